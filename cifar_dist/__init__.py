@@ -1,0 +1,3 @@
+"""cifar-dist: distributed training of small-image classifiers."""
+
+__version__ = "0.1.0"

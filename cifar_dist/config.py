@@ -1,0 +1,283 @@
+"""The one tree of settings. A run is a pure function of this tree (and of the packed data it names).
+
+Every section is a frozen dataclass; a recipe TOML fills it, ``--section.field VALUE`` overrides it, and what
+no section knows is refused. The text under a field is its documentation: ``--help`` prints it.
+This file imports nothing of the project and nothing slow, so that every part may depend on it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+OptionValue = bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]
+
+# An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Which run this is."""
+
+    name: str = ""
+    """Name of the run folder. Starting again with the same name resumes. Empty: the recipe's name."""
+    dir: str = "runs"
+    """Folder that holds the run folders."""
+    seed: int = 0
+    """Seed of everything random: weights, order, augmentation, dropout."""
+    fresh: bool = False
+    """Refuse to start when the run folder exists already."""
+    processes: int = 0
+    """Refuse to train on any other number of processes; 0 takes what the launcher gives."""
+
+    def __post_init__(self) -> None:
+        _require(
+            not self.name or _NAME.fullmatch(self.name) is not None,
+            f"name {self.name!r} must be 1 to 128 of A-Z a-z 0-9 _ . + = - and not start with . + = or -",
+        )
+        _require(0 <= self.seed < 2**31, f"seed {self.seed} must be between 0 and 2147483647")
+        _require(self.processes >= 0, f"processes {self.processes} must not be negative")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which packed dataset, in which order, kept where."""
+
+    path: str = "shards/cifar10"
+    """Folder of a packed dataset: what ``cifar-dist pack`` wrote."""
+    shuffle_block: int = 64
+    """Shards whose samples are mixed with each other: 1 mixes within a shard only; at least the number of
+    training shards gives one uniform permutation. Part of the order, so a resume may not change it."""
+    resident_mb: int = 4096
+    """Keep the decoded uint8 images on the device when they take at most this many MiB; 0 always streams."""
+    read_ahead: int = 4
+    """Batches decoded in advance when streaming."""
+
+    def __post_init__(self) -> None:
+        _require(self.shuffle_block >= 1, f"shuffle_block {self.shuffle_block} must be at least 1")
+        _require(self.resident_mb >= 0, f"resident_mb {self.resident_mb} must not be negative")
+        _require(self.read_ahead >= 1, f"read_ahead {self.read_ahead} must be at least 1")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to a training image, on the device, from counter-based randomness."""
+
+    flip: Literal["none", "random", "alternating"] = "random"
+    """Horizontal flip: with probability 1/2 in each epoch, or in every second epoch (airbench's, a random
+    half of the samples starts flipped)."""
+    crop: int = 4
+    """Random crop of the original size after padding each side by this many pixels; 0 for none."""
+    crop_fill: Literal["constant", "reflect"] = "reflect"
+    """What the padding of ``crop`` holds: the dataset's mean colour, or the image mirrored at its edge."""
+    cutout: int = 0
+    """Side in pixels of a square set to the mean colour at a random place; 0 for none."""
+    mean: tuple[float, ...] = ()
+    """Per-channel mean, in [0, 1], subtracted from the image; empty: of the training split, from the manifest."""
+    std: tuple[float, ...] = ()
+    """Per-channel standard deviation, in [0, 1], divided by; empty: of the training split, from the manifest."""
+
+    def __post_init__(self) -> None:
+        _require(self.crop >= 0, f"crop {self.crop} must not be negative")
+        _require(self.cutout >= 0, f"cutout {self.cutout} must not be negative")
+        _require(len(self.mean) == len(self.std), "mean and std must have the same number of channels")
+        _require(all(s > 0 for s in self.std), f"std {list(self.std)} must be positive")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network."""
+
+    name: str = "custom-resnet"
+    """A registered model, or ``torchvision:NAME``."""
+    options: dict[str, OptionValue] = field(default_factory=dict)
+    """The model's own options, for example ``--model.options.widths "[64, 128, 256]"``."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How weights follow gradients."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """The optimizer."""
+    lr: float = 0.1
+    """Learning rate at the schedule's peak, for the global batch as it is (no scaling rule is applied)."""
+    momentum: float = 0.9
+    """Momentum (sgd)."""
+    nesterov: bool = True
+    """Nesterov momentum (sgd)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the two moments (adam, adamw)."""
+    eps: float = 1e-8
+    """Term added to the denominator (adam, adamw)."""
+    weight_decay: float = 5e-4
+    """Weight decay: L2 in the gradient for sgd and adam, decoupled for adamw."""
+    decay_norms: bool = False
+    """Decay the weights of norm layers and the biases too."""
+    clip_norm: float = 0.0
+    """Clip the global gradient norm at this value; 0 for none."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"lr {self.lr} must be positive")
+        _require(0 <= self.momentum < 1, f"momentum {self.momentum} must be in [0, 1)")
+        _require(
+            not (self.name == "sgd" and self.nesterov and self.momentum == 0),
+            "nesterov needs a momentum; set nesterov = false or momentum = 0.9",
+        )
+        _require(all(0 <= b < 1 for b in self.betas), f"betas {list(self.betas)} must be in [0, 1)")
+        _require(self.weight_decay >= 0, f"weight_decay {self.weight_decay} must not be negative")
+        _require(self.clip_norm >= 0, f"clip_norm {self.clip_norm} must not be negative")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate as a function of the step."""
+
+    name: Literal["constant", "onecycle", "cosine", "step"] = "onecycle"
+    """onecycle rises to the peak and falls to ``final``; cosine is a warm-up and half a cosine; step multiplies
+    by ``gamma`` at each milestone; constant stays."""
+    warmup: float = 0.0
+    """Epochs from ``start`` to the peak."""
+    start: float = 0.0
+    """LR of the first step, as a fraction of ``optim.lr``."""
+    final: float = 0.0
+    """LR that the last step tends to, as a fraction of ``optim.lr`` (onecycle, cosine)."""
+    shape: Literal["linear", "cosine"] = "linear"
+    """How onecycle rises and falls."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which step multiplies the LR by ``gamma``."""
+    gamma: float = 0.1
+    """Factor of step."""
+
+    def __post_init__(self) -> None:
+        _require(self.warmup >= 0, f"warmup {self.warmup} must not be negative")
+        _require(0 <= self.start <= 1, f"start {self.start} must be a fraction of optim.lr, in [0, 1]")
+        _require(0 <= self.final <= 1, f"final {self.final} must be a fraction of optim.lr, in [0, 1]")
+        _require(
+            list(self.milestones) == sorted(set(self.milestones)),
+            f"milestones {list(self.milestones)} must increase",
+        )
+        _require(
+            self.name == "step" or not self.milestones,
+            f"milestones belong to the schedule 'step', not to '{self.name}'",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    epochs: int = 24
+    """Times that every training sample is seen."""
+    batch_size: int = 512
+    """Samples in one optimizer step, over all processes and accumulation steps together."""
+    accumulate: int = 1
+    """Forward and backward passes per optimizer step."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Automatic mixed precision: none, bfloat16, or float16 with loss scaling (GPU)."""
+    label_smoothing: float = 0.0
+    """Probability mass spread evenly over all classes."""
+    channels_last: bool = False
+    """Keep images and convolutions in the NHWC memory layout."""
+    compile: bool = False
+    """Compile the model with ``torch.compile``."""
+    threads: int = 0
+    """CPU threads per process; 0 shares the machine's cores among its processes."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
+        _require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
+        _require(self.accumulate >= 1, f"accumulate {self.accumulate} must be at least 1")
+        _require(
+            self.batch_size % self.accumulate == 0,
+            f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}",
+        )
+        _require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
+        _require(self.threads >= 0, f"threads {self.threads} must not be negative")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """When and how accuracy is measured."""
+
+    every: int = 1
+    """Epochs between evaluations on the validation split; the last epoch is always evaluated."""
+    batch_size: int = 500
+    """Images in one forward pass. Batches are cut before they are dealt to processes, so predictions do not
+    depend on the number of processes."""
+    tta: str = "mirror"
+    """Views of the evaluation that ends a run: 0 (none), mirror (2), translate (6), or N for N random views."""
+    split: str = "test"
+    """Split of the evaluation that ends a run."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 1, f"every {self.every} must be at least 1")
+        _require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
+        _require(
+            self.tta in ("mirror", "translate") or (self.tta.isdecimal() and int(self.tta) <= 1024),
+            f"tta {self.tta!r} must be 0, mirror, translate, or a number of random views up to 1024",
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When state is saved and how long it is kept."""
+
+    every: int = 1
+    """Epochs between checkpoints; the end of training always saves one."""
+    every_steps: int = 0
+    """Optimizer steps between checkpoints, besides those of ``every``; 0 for none."""
+    keep: int = 2
+    """Newest checkpoints that are kept, besides the best one."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 1, f"every {self.every} must be at least 1")
+        _require(self.every_steps >= 0, f"every_steps {self.every_steps} must not be negative")
+        _require(self.keep >= 1, f"keep {self.keep} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where metrics go besides the run folder."""
+
+    every: int = 10
+    """Steps between two looks at the metrics: they reach the console and metrics.jsonl (every step has its
+    line there, whatever this is) that often."""
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    """Mirror the run to Weights & Biases, from rank 0; it can never stop or fail a run."""
+    project: str = "cifar-dist"
+    """W&B project."""
+    entity: str = ""
+    """W&B user or team; empty: the account's default."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 1, f"every {self.every} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole tree."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.schedule.warmup <= self.train.epochs,
+            f"schedule.warmup {self.schedule.warmup} is longer than train.epochs {self.train.epochs}",
+        )

@@ -1,0 +1,238 @@
+"""``manifest.json``: what a packed dataset holds, down to the offset of every member of every shard.
+
+A dataset is a folder of plain WebDataset tars beside its manifest. The manifest is what makes the tars random
+access: a sample id is a position in it, and an image is ``shard[offset : offset + size]``. Everything a run
+derives from data (steps per epoch, order, labels) comes from here, the same on every rank, before a shard is
+opened. Nothing read from a manifest is trusted: names stay inside the folder, numbers inside the shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_dist.errors import UserError
+
+FORMAT = "cifar-dist-manifest"
+VERSION = 1
+FILE_NAME = "manifest.json"
+
+Codec = Literal["png", "npy"]
+UNLABELLED = -1
+
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a split, and where its samples lie in it.
+
+    Attributes:
+        name: file name inside the dataset's folder.
+        bytes: size of the file.
+        sha256: checksum of the file, hexadecimal.
+        keys: WebDataset key of each sample, in the order of the tar.
+        labels: int64 [samples], class index, or -1 where the source has no labels.
+        image_offset, image_size: int64 [samples], the ``KEY.png`` or ``KEY.npy`` member's data, in bytes.
+        label_offset, label_size: int64 [samples], the ``KEY.cls`` member's data (empty without labels).
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+    keys: tuple[str, ...]
+    labels: NDArray[np.int64]
+    image_offset: NDArray[np.int64]
+    image_size: NDArray[np.int64]
+    label_offset: NDArray[np.int64]
+    label_size: NDArray[np.int64]
+
+    @property
+    def samples(self) -> int:
+        return len(self.keys)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "samples": self.samples,
+            "keys": list(self.keys),
+            **{column: getattr(self, column).tolist() for column in _COLUMNS},
+        }
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Shard:
+        """Raises ValueError, KeyError or TypeError on anything that is not a valid shard entry."""
+        columns = {column: _int_column(raw[column], column) for column in _COLUMNS}
+        shard = cls(
+            name=str(raw["name"]),
+            bytes=int(raw["bytes"]),
+            sha256=str(raw["sha256"]),
+            keys=tuple(str(key) for key in raw["keys"]),
+            **columns,
+        )
+        if not _SHARD_NAME.fullmatch(shard.name):
+            raise ValueError(f"shard name {shard.name!r} is not a plain file name ending in .tar")
+        if not _SHA256.fullmatch(shard.sha256):
+            raise ValueError(f"shard {shard.name}: sha256 is not 64 hexadecimal digits")
+        lengths = {raw["samples"], len(shard.labels), len(shard.image_offset), len(shard.image_size), shard.samples}
+        if len(lengths) != 1:
+            raise ValueError(f"shard {shard.name}: its columns have different lengths {sorted(lengths)}")
+        for offset, size in ((shard.image_offset, shard.image_size), (shard.label_offset, shard.label_size)):
+            if len(offset) != len(size) or len(offset) not in (0, shard.samples):
+                raise ValueError(f"shard {shard.name}: an offset has no size")
+            if len(offset) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > shard.bytes):
+                raise ValueError(f"shard {shard.name}: a member lies outside the file's {shard.bytes} bytes")
+        return shard
+
+
+_COLUMNS = ("labels", "image_offset", "image_size", "label_offset", "label_size")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A packed dataset. Sample id ``i`` of a split is its i-th sample, counting through the shards in order.
+
+    Attributes:
+        name: short name of the dataset, for example ``cifar10``.
+        classes: class names; a label is an index into them. Empty for an unlabelled dataset.
+        shape: (height, width, channels) of every image, pixels are uint8.
+        codec: how an image is stored, ``png`` or ``npy`` (raw array).
+        source: where it came from: ``kind``, ``name``, ``sha256`` and what pack was asked for.
+        mean, std: per channel, in [0, 1], over the training split.
+        splits: split name to its shards.
+        root: the folder it was loaded from or packed into.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    codec: Codec
+    source: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: dict[str, tuple[Shard, ...]]
+    root: Path
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """Raises UserError when the dataset has no such split."""
+        if split not in self.splits:
+            raise UserError(f"{self.root} has no split '{split}'; it has {', '.join(self.splits)}")
+        return self.splits[split]
+
+    def samples(self, split: str) -> int:
+        return sum(shard.samples for shard in self.shards(split))
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """int64 [samples], in sample-id order; -1 where there is no label."""
+        return np.concatenate([shard.labels for shard in self.shards(split)])
+
+    def keys(self, split: str) -> list[str]:
+        return [key for shard in self.shards(split) for key in shard.keys]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name for the exact content: two packs with the same one hold the same bytes."""
+        import hashlib
+
+        shards = [[split, shard.name, shard.sha256] for split, many in self.splits.items() for shard in many]
+        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "classes": list(self.classes),
+            "shape": list(self.shape),
+            "codec": self.codec,
+            "source": self.source,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "splits": {split: [shard.to_json() for shard in shards] for split, shards in self.splits.items()},
+        }
+
+    def save(self, folder: Path) -> Path:
+        """Write ``manifest.json`` into ``folder`` whole or not at all: temp name, fsync, rename."""
+        target = folder / FILE_NAME
+        temporary = folder / f".{FILE_NAME}.{os.getpid()}"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(self.to_json(), file, separators=(",", ":"))
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        return target
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Manifest:
+        """Read and check ``folder/manifest.json``.
+
+        Raises:
+            UserError: no such folder or manifest, another format or version, or an entry that is not valid.
+        """
+        root = Path(folder)
+        path = root / FILE_NAME
+        if not path.is_file():
+            what = "there is no such folder" if not root.is_dir() else f"it holds no {FILE_NAME}"
+            raise UserError(f"no packed dataset at {root}: {what}; make one with: cifar-dist pack SOURCE {root}")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            if raw["format"] != FORMAT:
+                raise ValueError(f"its format is {raw['format']!r}, not {FORMAT!r}")
+            if raw["version"] != VERSION:
+                raise ValueError(f"its version is {raw['version']}, this program reads version {VERSION}")
+            return cls._from_json(raw, root)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+            what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{path} is not a valid manifest: {what}; pack the dataset again") from None
+
+    @classmethod
+    def _from_json(cls, raw: dict[str, Any], root: Path) -> Manifest:
+        height, width, channels = (int(n) for n in raw["shape"])
+        if not (1 <= height <= 4096 and 1 <= width <= 4096 and 1 <= channels <= 4):
+            raise ValueError(f"shape {raw['shape']} is not [height, width, channels] of a small image")
+        if raw["codec"] not in ("png", "npy"):
+            raise ValueError(f"codec {raw['codec']!r} is neither 'png' nor 'npy'")
+        manifest = cls(
+            name=str(raw["name"]),
+            classes=tuple(str(name) for name in raw["classes"]),
+            shape=(height, width, channels),
+            codec=raw["codec"],
+            source=dict(raw["source"]),
+            mean=tuple(float(x) for x in raw["mean"]),
+            std=tuple(float(x) for x in raw["std"]),
+            splits={
+                str(split): tuple(Shard.from_json(shard) for shard in shards) for split, shards in raw["splits"].items()
+            },
+            root=root,
+        )
+        for split, shards in manifest.splits.items():
+            if not shards or any(shard.samples == 0 for shard in shards):
+                raise ValueError(f"split '{split}' has no shards, or one without samples")
+            labels = manifest.labels(split)
+            if labels.min() < UNLABELLED or labels.max() >= max(len(manifest.classes), 0):
+                raise ValueError(f"split '{split}' has a label outside the {len(manifest.classes)} classes")
+        names = [shard.name for shards in manifest.splits.values() for shard in shards]
+        if len(set(names)) != len(names):
+            raise ValueError("two shards have the same name")
+        if len(manifest.mean) != channels or len(manifest.std) != channels:
+            raise ValueError(f"mean and std are not given for {channels} channels")
+        return manifest
+
+
+def _int_column(values: list[int], name: str) -> NDArray[np.int64]:
+    column = np.asarray(values, dtype=np.int64)
+    if column.ndim != 1 or (len(values) and not all(type(value) is int for value in values)):
+        raise ValueError(f"'{name}' is not a list of whole numbers")
+    return column

@@ -1,0 +1,26 @@
+"""The errors that are written for the reader: what was wrong, where, and what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request with a checkpoint, run me again
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line that says what, where, and what to type instead; exit code 2."""
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on (a non-finite loss, ranks that do not synchronise). One line; exit code 1."""
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """The clause that names the right word: ``did you mean 'lr'?`` or, with none near, the whole list."""
+    names = sorted(known)
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
