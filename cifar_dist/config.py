@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 OptionValue = bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]
 
@@ -22,8 +22,14 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+class _Section:
+    """What all sections share: how pydantic checks them."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "coerce_numbers_to_str": True, "allow_inf_nan": False}
+
+
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(_Section):
     """Which run this is."""
 
     name: str = ""
@@ -47,7 +53,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Section):
     """Which packed dataset, in which order, kept where."""
 
     path: str = "shards/cifar10"
@@ -67,7 +73,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(_Section):
     """What is done to a training image, on the device, from counter-based randomness."""
 
     flip: Literal["none", "random", "alternating"] = "random"
@@ -92,7 +98,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Section):
     """Which network."""
 
     name: str = "custom-resnet"
@@ -102,7 +108,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(_Section):
     """How weights follow gradients."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -137,7 +143,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
+class ScheduleConfig(_Section):
     """The learning rate as a function of the step."""
 
     name: Literal["constant", "onecycle", "cosine", "step"] = "onecycle"
@@ -171,7 +177,7 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(_Section):
     """The loop."""
 
     epochs: int = 24
@@ -204,7 +210,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(_Section):
     """When and how accuracy is measured."""
 
     every: int = 1
@@ -227,7 +233,7 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(_Section):
     """When state is saved and how long it is kept."""
 
     every: int = 1
@@ -244,7 +250,7 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class TrackingConfig:
+class TrackingConfig(_Section):
     """Where metrics go besides the run folder."""
 
     every: int = 10
@@ -262,7 +268,7 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(_Section):
     """The whole tree."""
 
     run: RunConfig = field(default_factory=RunConfig)

@@ -15,7 +15,7 @@ class UserError(ValueError):
     """Bad input. The message is one line that says what, where, and what to type instead; exit code 2."""
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailedError(RuntimeError):
     """Training cannot go on (a non-finite loss, ranks that do not synchronise). One line; exit code 1."""
 
 

@@ -1,0 +1,15 @@
+"""``cifar-dist VERB`` and ``python -m cifar_dist VERB``: the same, so that any launcher can start any verb."""
+
+import sys
+
+from cifar_dist.cli import run
+from cifar_dist.exit import end_with
+
+
+def main() -> None:
+    """The console script."""
+    end_with(lambda: run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Checkpoints: save, verify, choose, load.
+
+::
+
+    checkpoints/step-00001234/
+      model.safetensors       full weights and buffers by name
+      optimizer.safetensors   full optimizer state as KEY/PARAMETER
+      state.json              plain numbers: step, epoch, best so far, loss scaler
+      COMPLETE.json           size and sha256 of the three, written last
+    checkpoints/latest, best  links
+
+A folder gets its name after everything in it is on the disk, so it is complete or absent; and it is verified all
+the same before it is believed, because disks are not perfect. One that fails is set aside by name and the one
+before it is taken. Nothing here can execute what it reads, and nothing here is collective: rank 0 saves and chooses.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cifar_dist.errors import UserError
+from cifar_dist.files import folder_atomic, free_name, link_atomic, sha256
+
+VERSION = 1
+MARKER = "COMPLETE.json"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+_FOLDER = re.compile(r"step-(\d{8,12})")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which part of it and why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on.
+
+    Attributes:
+        model: weights and buffers by name.
+        optimizer: optimizer state as ``KEY/PARAMETER``.
+        state: plain JSON numbers and strings; at least ``step``, optimizer steps done.
+        path: where it was loaded from or is saved.
+    """
+
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    path: Path
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int | None:
+    """The step in a checkpoint folder's name; None for any other name."""
+    match = _FOLDER.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def listing(folder: Path) -> list[Path]:
+    """Checkpoints of a run, newest first; whether they are whole is not looked at."""
+    found = [path for path in folder.glob("step-*") if step_of(path) is not None and path.is_dir()]
+    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
+
+
+def save(
+    folder: Path, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any], *, best: bool
+) -> Path:
+    """Write a checkpoint and point ``latest`` (and ``best``) at it.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        model, optimizer, state: see :class:`Checkpoint`.
+        best: whether it is the best so far.
+
+    Raises:
+        OSError: the disk would not take it; nothing half-written is left.
+    """
+    target = folder / folder_name(state["step"])
+    with folder_atomic(target, replace=True) as path:
+        save_file(dict(model), path / MODEL)
+        save_file(dict(optimizer), path / OPTIMIZER)
+        (path / STATE).write_text(json.dumps({"version": VERSION, **state}, indent=2) + "\n", encoding="utf-8")
+        parts = {name: path / name for name in (MODEL, OPTIMIZER, STATE)}
+        marker = {name: {"bytes": part.stat().st_size, "sha256": sha256(part)} for name, part in parts.items()}
+        (path / MARKER).write_text(json.dumps({"version": VERSION, "files": marker}, indent=2) + "\n", encoding="utf-8")
+    link_atomic(folder / "latest", target.name)
+    if best:
+        link_atomic(folder / "best", target.name)
+    return target
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints and the best one, and what a killed save left."""
+    best = (folder / "best").resolve()
+    for path in listing(folder)[keep:]:
+        if path.resolve() != best:
+            # Renamed first: a deletion that is cut short leaves no folder that looks like a checkpoint.
+            doomed = path.rename(free_name(path.with_name(f".{path.name}.tmp")))
+            shutil.rmtree(doomed, ignore_errors=True)
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove unfinished leftovers. Only while no other process writes here."""
+    for leftover in folder.glob(".*.tmp*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def verify(path: Path) -> None:
+    """Check a checkpoint against its own marker.
+
+    Raises:
+        CheckpointError: a part is missing, truncated or changed.
+    """
+    try:
+        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        if marker["version"] != VERSION:
+            raise CheckpointError(f"its version is {marker['version']}, this program reads version {VERSION}")
+        files = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in marker["files"].items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"it has no {MARKER}, so it was never finished") from None
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise CheckpointError(f"its {MARKER} is not readable ({error})") from None
+    for name in (MODEL, OPTIMIZER, STATE):
+        if name not in files:
+            raise CheckpointError(f"its {MARKER} does not list {name}")
+        size, checksum = files[name]
+        part = path / name
+        if not part.is_file():
+            raise CheckpointError(f"{name} is missing")
+        if part.stat().st_size != size:
+            raise CheckpointError(f"{name} has {part.stat().st_size} of {size} bytes")
+        if sha256(part) != checksum:
+            raise CheckpointError(f"{name} is not what was saved (sha256 differs)")
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint that :func:`verify` has passed.
+
+    Raises:
+        CheckpointError: a part cannot be read.
+    """
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMIZER), state, path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"it cannot be read ({error})") from None
+
+
+def choose(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, and one line for each that was set aside on the way.
+
+    A bad one is renamed ``step-N.damaged``: out of the way of the next start, and there for who wants to look.
+    """
+    notes: list[str] = []
+    for path in listing(folder):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            aside = path.rename(free_name(path.with_name(f"{path.name}.damaged")))
+            notes.append(f"checkpoint {path.name} was set aside as {aside.name}: {error}")
+            continue
+        return path, notes
+    return None, notes
+
+
+def named(folder: Path, which: str) -> Path:
+    """The checkpoint that a person asks for: ``best``, ``latest`` or a step number; verified.
+
+    Raises:
+        UserError: there is none of that name, or it is damaged.
+    """
+    known = [str(step_of(path)) for path in listing(folder)]
+    if not known:
+        raise UserError(f"{folder} holds no checkpoint yet; train first")
+    if which.isdecimal():
+        path = folder / folder_name(int(which))
+    elif which == "latest":
+        path = listing(folder)[0]
+    elif which == "best":
+        path = (folder / "best").resolve() if (folder / "best").exists() else listing(folder)[0]
+    else:
+        raise UserError(f"checkpoint '{which}' is neither best, latest nor a step; steps here: {', '.join(known)}")
+    if not path.is_dir():
+        raise UserError(f"{folder} has no checkpoint of step {which}; steps here: {', '.join(known)}")
+    try:
+        verify(path)
+    except CheckpointError as error:
+        raise UserError(f"{path}: {error}; take another with --checkpoint: {', '.join(known)}") from None
+    return path
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load a checkpoint's weights.
+
+    Raises:
+        UserError: they are of another model.
+    """
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        what = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} holds the weights of another model: {what}") from None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """``state.json`` of a checkpoint.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        return {"val_accuracy": None, **state, "step": int(state["step"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / STATE} cannot be read: {error}") from None

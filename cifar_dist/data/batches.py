@@ -1,0 +1,144 @@
+"""Batches for one process: the order's ids become images, from the device's memory or streamed with read-ahead.
+
+Both ways give the same bytes in the same order; which one is used depends only on whether the decoded split fits
+``data.resident_mb``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from cifar_dist.config import DataConfig
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.order import Share, epoch_order, global_batch, shares, steps_per_epoch
+from cifar_dist.data.read import ShardReader
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's samples of one accumulation step, on the device.
+
+    Attributes:
+        images: uint8 [n, height, width, channels].
+        labels: int64 [n].
+        ids: int64 [n], sample ids within the split.
+        weight: float32 [n], 0 for padding.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    weight: Tensor
+
+
+class Images:
+    """The images of one split, by sample id, on a device.
+
+    Args:
+        manifest: the packed dataset.
+        split: one of its splits.
+        config: how much may be resident.
+        device: where batches go.
+
+    Raises:
+        UserError: a shard is missing, truncated or changed.
+    """
+
+    def __init__(self, manifest: Manifest, split: str, config: DataConfig, device: torch.device) -> None:
+        self._device = device
+        self._reader = ShardReader(manifest, split)
+        self._reader.check()
+        decoded = len(self._reader) * prod(manifest.shape)
+        self.resident = decoded <= config.resident_mb * 2**20
+        self._all = self._reader.all().to(device) if self.resident else None
+        self._read_ahead = config.read_ahead
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def get(self, ids: Tensor) -> Tensor:
+        """uint8 [len(ids), height, width, channels] on the device; ids int64 on the CPU."""
+        if self._all is not None:
+            return self._all[ids.to(self._device)]
+        return self._reader.images(ids).to(self._device)
+
+    def stream(self, requests: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The images of each request, in order, decoded ahead of need when they are not resident."""
+        if self._all is not None:
+            yield from map(self.get, requests)
+            return
+        with ThreadPoolExecutor(self._read_ahead) as pool:
+            ahead: deque[Future[Tensor]] = deque()
+            try:
+                for position in range(len(requests)):
+                    while len(ahead) < self._read_ahead and position + len(ahead) < len(requests):
+                        ahead.append(pool.submit(self._reader.images, requests[position + len(ahead)]))
+                    yield ahead.popleft().result().to(self._device, non_blocking=True)
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+
+class TrainBatches:
+    """The training split, epoch by epoch, for one process.
+
+    Args:
+        manifest: the packed dataset.
+        config: its order and where it is kept.
+        seed: the run's seed.
+        batch_size: samples in a global batch.
+        accumulate: accumulation steps in it.
+        rank, processes: which part of each global batch this process takes.
+        device: where batches go.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        config: DataConfig,
+        *,
+        seed: int,
+        batch_size: int,
+        accumulate: int,
+        rank: int,
+        processes: int,
+        device: torch.device,
+    ) -> None:
+        self.images = Images(manifest, "train", config, device)
+        self._labels = torch.from_numpy(manifest.labels("train"))
+        self._sizes = [shard.samples for shard in manifest.shards("train")]
+        self._block = config.shuffle_block
+        self._seed = seed
+        self._batch_size = batch_size
+        self._place = (rank, processes, accumulate)
+        self._device = device
+        self.steps_per_epoch = steps_per_epoch(len(self.images), batch_size)
+
+    def size(self, step: int) -> int:
+        """Samples in global batch ``step`` of an epoch, over all processes."""
+        return min(self._batch_size, len(self.images) - step * self._batch_size)
+
+    def _order(self, epoch: int) -> Tensor:
+        return epoch_order(self._sizes, self._seed, epoch, self._block)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
+        """This process's batches of one epoch from ``first_step`` on: one list of accumulation steps per step."""
+        order = self._order(epoch)
+        plan = [
+            shares(global_batch(order, step, self._batch_size), *self._place)
+            for step in range(first_step, self.steps_per_epoch)
+        ]
+        images = self.images.stream([share.ids for step in plan for share in step])
+        for step in plan:
+            yield [self._batch(share, next(images)) for share in step]
+
+    def _batch(self, share: Share, images: Tensor) -> Batch:
+        labels = self._labels[share.ids]
+        return Batch(images, *(t.to(self._device) for t in (labels, share.ids, share.weight)))

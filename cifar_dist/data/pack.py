@@ -1,0 +1,226 @@
+"""A source, packed: WebDataset tars and the manifest that makes them random access.
+
+The same source and the same arguments give the same bytes: no time, user, path or process leaves a trace.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Codec, Manifest, Shard
+from cifar_dist.data.progress import progress
+from cifar_dist.data.randomness import permutation
+from cifar_dist.data.raw import SPLITS, RawSplit
+from cifar_dist.data.sources import Source, open_source
+from cifar_dist.data.split import hold_out
+from cifar_dist.errors import UserError
+from cifar_dist.files import folder_atomic, sha256
+
+VAL_FRACTION = 0.1
+"""Part of train that becomes val, where the source has none and nobody says otherwise."""
+
+# A test split belongs to the dataset: it may not change with the seed of one packing.
+_TEST_SEED = 0
+_OWN_FILE = re.compile(rf"(train|val|test)-\d+\.tar|{re.escape(FILE_NAME)}")
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    codec: Codec = "png",
+    samples_per_shard: int = 1000,
+    val_fraction: float | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    show: bool = True,
+) -> Manifest:
+    """Pack a source into the folder ``out``, whole or not at all; a packed dataset of that name is replaced.
+
+    Training samples are written in a permuted order, so that every shard holds all classes; val and test keep
+    the source's. A sample's key is its number in the source, which finds it again there.
+
+    Args:
+        source: what :func:`~cifar_dist.data.sources.open_source` opens.
+        out: folder of the packed dataset.
+        codec: ``png`` (lossless, smaller) or ``npy`` (raw array, faster to read).
+        samples_per_shard: samples in a tar; the last one of a split holds what is left.
+        val_fraction: part of each training class that becomes val, in [0, 1); 0 for no val split. None takes the
+            dataset file's, or 0.1 where the source has no val split.
+        seed: of the order of train and of the choice of val.
+        size: side in pixels that every image is resized to.
+        show: show progress on stderr.
+
+    Raises:
+        UserError: the source cannot be read, ``out`` holds something else, or an argument is not valid.
+    """
+    out = Path(out)
+    if samples_per_shard < 1:
+        raise UserError(f"samples per shard is {samples_per_shard}; it must be at least 1")
+    if size is not None and not 1 <= size <= 4096:
+        raise UserError(f"size is {size}; it must be between 1 and 4096 pixels")
+    _require_replaceable(out)
+    opened = open_source(str(source), size, show=show)
+    splits, fractions = _split(opened, val_fraction, seed)
+
+    first = next(iter(splits.values())).images  # train, unless there is none
+    mean, std = channel_statistics(first)
+    order = {name: np.arange(len(split)) for name, split in splits.items()}
+    if "train" in order:
+        order["train"] = permutation(seed, 0, len(splits["train"]), "pack").numpy()
+    try:
+        # The real folder, where ``out`` is a link to one: the new one must be on the same file system.
+        with folder_atomic(out.resolve(), replace=True) as folder:
+            packed = Manifest(
+                name=opened.name,
+                classes=opened.data.classes,
+                shape=(int(first.shape[1]), int(first.shape[2]), int(first.shape[3])),
+                codec=codec,
+                source={
+                    **opened.origin,
+                    **fractions,
+                    "samples_per_shard": samples_per_shard,
+                    "seed": seed,
+                    "size": size,
+                },
+                mean=mean,
+                std=std,
+                splits={
+                    name: _write_split(folder, name, split, codec, samples_per_shard, order[name], show=show)
+                    for name, split in splits.items()
+                },
+                root=out,
+            )
+            packed.save(folder)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from None
+    return packed
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, in [0, 1].
+
+    Computed from whole numbers and rounded once, so neither the order nor the number of images leaves a trace.
+
+    Args:
+        images: uint8 [samples, height, width, channels].
+    """
+    means, stds = [], []
+    for channel in range(images.shape[3]):
+        counts = np.zeros(256, dtype=np.int64)
+        for part in np.array_split(images[..., channel], max(1, len(images) // 4096)):
+            counts += np.bincount(part.reshape(-1), minlength=256)
+        n = int(counts.sum())
+        total = sum(value * int(count) for value, count in enumerate(counts))
+        squares = sum(value * value * int(count) for value, count in enumerate(counts))
+        means.append(total / (255 * n))
+        stds.append(math.sqrt((n * squares - total * total) / (255 * n) ** 2))
+    return tuple(means), tuple(stds)
+
+
+def _require_replaceable(out: Path) -> None:
+    """Only what pack wrote may be replaced."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder for the packed dataset")
+    names = sorted(path.name for path in out.iterdir())
+    if names and FILE_NAME not in names:
+        raise UserError(f"{out} is not empty and not a packed dataset; name a new folder")
+    foreign = [name for name in names if not _OWN_FILE.fullmatch(name)]
+    if foreign:
+        raise UserError(f"{out} holds '{foreign[0]}', which pack did not write and will not remove; move it away")
+
+
+def _split(
+    source: Source, val_fraction: float | None, seed: int
+) -> tuple[dict[str, RawSplit], dict[str, float | None]]:
+    """The splits to write, in the order train, val, test, and the fractions that were held out of train."""
+    splits = dict(source.data.splits)
+    if val_fraction is None:
+        val_fraction = source.val_fraction
+    if val_fraction is None and "train" in splits and "val" not in splits:
+        val_fraction = VAL_FRACTION
+    for name, fraction, hash_seed in (("test", source.test_fraction, _TEST_SEED), ("val", val_fraction, seed)):
+        if not fraction:
+            continue
+        if not 0 <= fraction < 1:
+            raise UserError(f"the {name} fraction is {fraction}; it must be at least 0 and less than 1")
+        if "train" not in splits or name in splits:
+            what = f"a split '{name}' already" if name in splits else "no training split"
+            raise UserError(f"{source.origin['name']} has {what}; leave the {name} fraction out")
+        splits["train"], held = hold_out(splits["train"], fraction, hash_seed, name)
+        if not len(splits["train"]):
+            raise UserError(f"a {name} fraction of {fraction} leaves nothing to train on; choose a smaller one")
+        if len(held):
+            splits[name] = held
+    fractions = {"val_fraction": val_fraction, "test_fraction": source.test_fraction}
+    return {name: splits[name] for name in SPLITS if name in splits}, fractions
+
+
+def _write_split(
+    folder: Path,
+    name: str,
+    split: RawSplit,
+    codec: Codec,
+    samples_per_shard: int,
+    order: NDArray[np.int64],
+    *,
+    show: bool,
+) -> tuple[Shard, ...]:
+    shards = []
+    with progress(f"packing {name}", len(split), show=show) as advance:
+        for number, start in enumerate(range(0, len(split), samples_per_shard)):
+            rows = order[start : start + samples_per_shard]
+            shards.append(_write_shard(folder / f"{name}-{number:06d}.tar", split.take(rows), codec))
+            advance(len(rows))
+    return tuple(shards)
+
+
+def _write_shard(path: Path, samples: RawSplit, codec: Codec) -> Shard:
+    from webdataset import TarWriter
+
+    keys = tuple(f"{number:08d}" for number in samples.ids)
+    # No encoder: bytes go in as they are. The time, the owner and the mode are part of the shard's bytes.
+    with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644) as tar:
+        for key, image, label in zip(keys, samples.images, samples.labels.tolist(), strict=True):
+            sample = {"__key__": key, codec: encode(image, codec)}
+            tar.write(sample if label == UNLABELLED else {**sample, "cls": str(label).encode()})
+    return _index_shard(path, keys, samples.labels, codec)
+
+
+def encode(image: NDArray[np.uint8], codec: Codec) -> bytes:
+    """An image [height, width, channels] as the bytes of a member."""
+    data = io.BytesIO()
+    if codec == "npy":
+        np.save(data, image, allow_pickle=False)
+    else:
+        Image.fromarray(image).save(data, format="PNG")
+    return data.getvalue()
+
+
+def _index_shard(path: Path, keys: tuple[str, ...], labels: NDArray[np.int64], codec: Codec) -> Shard:
+    """Where the members lie, read back from the tar as any reader will find them."""
+    with tarfile.open(path, "r:") as tar:
+        place = {member.name: (member.offset_data, member.size) for member in tar}
+    image = np.array([place[f"{key}.{codec}"] for key in keys], dtype=np.int64)
+    label = np.array([place[f"{key}.cls"] for key in keys if f"{key}.cls" in place], dtype=np.int64).reshape(-1, 2)
+    return Shard(
+        name=path.name,
+        bytes=path.stat().st_size,
+        sha256=sha256(path),
+        keys=keys,
+        labels=labels,
+        image_offset=image[:, 0],
+        image_size=image[:, 1],
+        label_offset=label[:, 0],
+        label_size=label[:, 1],
+    )

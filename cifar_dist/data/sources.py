@@ -1,0 +1,105 @@
+"""What ``pack`` is given, opened: a dataset file, an archive, a folder, a pickle or an npz."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cifar_dist.data import manifest
+from cifar_dist.data.archives import SUFFIXES, member_names
+from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
+from cifar_dist.data.digits import read_digits
+from cifar_dist.data.image_folder import read_image_folder
+from cifar_dist.data.raw import RawDataset, RawSplit
+from cifar_dist.errors import UserError, nearest
+from cifar_dist.files import sha256
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset, and what is known of where it came from.
+
+    Attributes:
+        name: short name of the dataset.
+        data: its images and labels.
+        origin: ``kind``, ``name`` (of the file or folder) and, for a file, its ``sha256``.
+        val_fraction, test_fraction: what the dataset file asks for; None where it says nothing.
+    """
+
+    name: str
+    data: RawDataset
+    origin: dict[str, str]
+    val_fraction: float | None = None
+    test_fraction: float | None = None
+
+
+def open_source(source: str, size: int | None = None, *, show: bool = True) -> Source:
+    """Read a source into memory.
+
+    Args:
+        source: NAME of a ``shards/NAME.toml``, a path to a TOML, or a path to an archive, folder, pickle or npz.
+        size: side in pixels that every image is resized to; None takes the dataset file's, or leaves them.
+        show: show progress bars.
+
+    Raises:
+        UserError: there is no such source, or it cannot be read; one line that says what and where.
+    """
+    path = find_dataset_file(source)
+    if path is None:
+        return _open_path(Path(source), size, show=show)
+    file = DatasetFile.load(path)
+    size = size or file.size
+    if file.embedded is not None:
+        data = read_digits() if size is None else read_digits(size)
+        opened = Source(file.name, data, {"kind": data.kind, "name": file.embedded})
+    else:
+        opened = _open_path(locate(file, path, show=show), size, show=show)
+    data = opened.data if file.classes is None else _with_classes(opened.data, tuple(file.classes), path)
+    return replace(opened, name=file.name, data=data, val_fraction=file.val_fraction, test_fraction=file.test_fraction)
+
+
+def _open_path(path: Path, size: int | None, *, show: bool) -> Source:
+    if not path.exists():
+        raise UserError(f"there is no file, folder or dataset '{path}'; {nearest(str(path), known_names())}")
+    if (path / manifest.FILE_NAME).is_file():
+        raise UserError(f"{path} is packed already; look at it with: cifar-dist verify {path}")
+    data = _read(path, size, show=show)
+    if size is not None:
+        data = replace(data, splits={name: split.resized(size) for name, split in data.splits.items()})
+    stem = path.resolve().name
+    origin = {"kind": data.kind, "name": stem}
+    if path.is_file():
+        origin["sha256"] = sha256(path)
+        stem = next((stem[: -len(s)] for s in _KNOWN if stem.lower().endswith(s)), stem)
+    return Source(stem, data, origin)
+
+
+_KNOWN = (*sorted(SUFFIXES, key=len, reverse=True), ".pkl", ".pickle", ".npz")
+
+
+def _read(path: Path, size: int | None, *, show: bool) -> RawDataset:
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in (".pkl", ".pickle", ".npz"):
+        raise UserError("TODO")
+    names = member_names(path)
+    return read_image_folder(path, names, size, show=show)
+
+
+def locate(file, path, *, show):  # TODO
+    raise UserError("TODO")
+
+
+def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> RawDataset:
+    """The dataset with the classes named, and for an image folder ordered, as the dataset file says."""
+    if len(set(classes)) != len(classes) or len(classes) != len(data.classes):
+        raise UserError(f"{path}: classes names {len(set(classes))} classes and the source has {len(data.classes)}")
+    if data.kind != "image-folder":
+        return replace(data, classes=classes)
+    unknown = sorted(set(data.classes) - set(classes))
+    if unknown:
+        raise UserError(f"{path}: classes does not name '{unknown[0]}', which the source has; known: {classes}")
+    order = np.array([classes.index(name) for name in data.classes], dtype=np.int64)
+    splits = {name: RawSplit(split.images, order[split.labels], split.ids) for name, split in data.splits.items()}
+    return replace(data, classes=classes, splits=splits)

@@ -1,0 +1,411 @@
+"""The only file that knows Accelerate, DeepSpeed and torch.distributed.
+
+An :class:`Engine` is a process's place in the job: it starts the process group, wraps model and optimizer, runs
+one optimizer step, and lets ranks agree. It asserts that it got what the launcher was asked for. What goes into
+a checkpoint leaves it as full tensors by parameter name, the same whichever engine wrote it, so a run may resume
+on another number of processes or another engine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from cifar_dist.config import TrainConfig
+from cifar_dist.errors import TrainingFailedError, UserError
+from cifar_dist.world import check_launch, launched_processes, local_processes
+
+T = TypeVar("T")
+
+# Above the slowest checkpoint or evaluation that one rank may do alone; a rank that dies ends the job long before.
+_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An exchange under way, see :meth:`Engine.exchange`."""
+
+    values: Tensor
+    work: dist.Work | None
+
+    def wait(self) -> list[float]:
+        if self.work is not None:
+            self.work.wait()
+        return [float(value) for value in self.values.tolist()]
+
+
+class Engine:
+    """This process's place in the job.
+
+    Attributes:
+        rank, processes, local_rank: place among all processes; rank 0 is the main one.
+        device: where this process computes.
+        kind: ``single``, ``ddp``, ``zero1``, ``zero2`` or ``zero3``.
+    """
+
+    def __init__(self, train: TrainConfig | None = None, *, clip_norm: float = 0.0, processes: int = 0) -> None:
+        """Start the process group and check that it is the one that was asked for.
+
+        Args:
+            train: precision, accumulation and batch size; None where nothing is trained.
+            clip_norm: global gradient norm to clip at, 0 for none.
+            processes: refuse any other number of processes; 0 for any.
+
+        Raises:
+            UserError: not the processes or wrapper that were asked for, or a precision this device cannot do.
+        """
+        check_launch(processes)
+        self._train = train or TrainConfig()
+        self._clip_norm = clip_norm
+        deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+        cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+        if cpu:
+            self._share_cores()
+        if self._train.precision == "fp16" and (cpu or deepspeed):
+            raise UserError("train.precision fp16 needs a GPU without DeepSpeed; use --train.precision bf16")
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+            raise UserError("FSDP is not supported yet; use launch/ddp.yaml or launch/zero2.yaml")
+        # DeepSpeed picks its own device and ignores Accelerate's cpu flag, with which it would silently be DDP.
+        group = InitProcessGroupKwargs(backend="gloo" if cpu and deepspeed else None, timeout=_TIMEOUT)
+        self._accelerator = Accelerator(
+            cpu=cpu and not deepspeed,
+            mixed_precision="no" if deepspeed else self._train.precision,
+            dynamo_backend="inductor" if self._train.compile else "no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=self._train.accumulate, sync_with_dataloader=False
+            ),
+            kwargs_handlers=[group],
+        )
+        self.rank = self._accelerator.process_index
+        self.local_rank = self._accelerator.local_process_index
+        self.processes = self._accelerator.num_processes
+        self.device = self._accelerator.device
+        self.kind = self._kind(deepspeed)
+        self.model: nn.Module | None = None
+        self._module: nn.Module | None = None
+        self._optimizer: Any = None
+        if self.processes != launched_processes():
+            raise UserError(
+                f"the launcher started {launched_processes()} processes and {self.processes} joined; "
+                "use one of the files in launch/: accelerate launch --config_file launch/cpu.yaml train.py ..."
+            )
+
+    def _share_cores(self) -> None:
+        """CPU threads: what the recipe says, else this machine's cores dealt to its processes."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = self._train.threads or max(1, cores // local_processes())
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # or Accelerate counts for itself, and warns
+        torch.set_num_threads(threads)
+
+    def _kind(self, deepspeed: bool) -> str:
+        if deepspeed:
+            plugin = self._accelerator.state.deepspeed_plugin
+            if plugin is None:
+                raise UserError("DeepSpeed was asked for and is not in use; start with launch/zero2.yaml")
+            return f"zero{plugin.zero_stage}"
+        return "ddp" if self.processes > 1 else "single"
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def wrapper(self) -> str:
+        """What synchronises the processes, for the reader."""
+        return {"single": "one process", "ddp": "DDP"}.get(self.kind, f"DeepSpeed ZeRO-{self.kind[-1]}")
+
+    @property
+    def device_name(self) -> str:
+        """What a process computes on, for the reader."""
+        return f"cuda ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else self.device.type
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, for the reader."""
+        return {"no": "fp32"}.get(self._train.precision, self._train.precision)
+
+    # ---- model and optimizer ----------------------------------------------------------------------------------
+
+    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+        """Move ``module`` to the device, wrap it, and assert that the wrapper is the right one."""
+        self._module = module.to(self.device)
+        if optimizer is None:
+            self.model = module
+            return module
+        if self.kind.startswith("zero"):
+            self._configure_deepspeed()
+        self.model, self._optimizer = self._accelerator.prepare(module, optimizer)
+        self._assert_wrapped()
+        return self.model
+
+    def _configure_deepspeed(self) -> None:
+        settings = self._accelerator.state.deepspeed_plugin.deepspeed_config
+        train = self._train
+        settings["train_micro_batch_size_per_gpu"] = train.batch_size // (self.processes * train.accumulate)
+        settings["train_batch_size"] = train.batch_size
+        settings["gradient_accumulation_steps"] = train.accumulate
+        settings["gradient_clipping"] = self._clip_norm
+        settings["zero_allow_untested_optimizer"] = True
+        settings["steps_per_print"] = 2**31
+        # Autocast rather than DeepSpeed's own bf16 mode: the same arithmetic as DDP, and BatchNorm works on a CPU.
+        if train.precision == "bf16":
+            settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+
+    def _assert_wrapped(self) -> None:
+        wrapper = type(getattr(self.model, "_orig_mod", self.model)).__name__
+        wanted = {"single": None, "ddp": "DistributedDataParallel"}.get(self.kind, "DeepSpeedEngine")
+        if wanted is not None and wrapper != wanted:
+            raise UserError(
+                f"{self.kind} was asked for and the model's wrapper is {wrapper}, not {wanted}; "
+                "start with one of the files in launch/"
+            )
+
+    def step(self, losses: Callable[[int], Tensor], lr: float) -> None:
+        """One optimizer step: forward and backward of every accumulation step, clip, update.
+
+        Args:
+            losses: gives the loss of accumulation step i, a scalar that is this process's share such that the
+                gradient of the global batch is the sum over processes and accumulation steps.
+            lr: learning rate of this step.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        # Each engine averages over processes, and accumulation divides; the losses given are shares of a mean.
+        scale = self.processes * self._train.accumulate
+        if not self.kind.startswith("zero"):  # DeepSpeed clears its own, earlier
+            self._optimizer.optimizer.zero_grad()
+        for index in range(self._train.accumulate):
+            with self._accelerator.accumulate(self.model):
+                self._accelerator.backward(losses(index) * scale)
+                if self._clip_norm and self._accelerator.sync_gradients and not self.kind.startswith("zero"):
+                    self._accelerator.clip_grad_norm_(self._parameters().values(), self._clip_norm)
+                self._optimizer.step()
+
+    @torch.no_grad()
+    def infer(self, images: Tensor) -> Tensor:
+        """Logits float32 [n, classes] of normalised images float32 [n, c, h, w], in the run's precision.
+
+        The bare module is asked: a DDP forward is collective, and ranks may have different numbers of batches.
+        """
+        assert self._module is not None
+        dtype = torch.float16 if self._train.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, dtype=dtype, enabled=self._train.precision != "no"):
+            logits: Tensor = self._module(images)
+        return logits.float()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode with one set of batch statistics on all ranks; training mode after it. Collective."""
+        assert self._module is not None
+        self.sync_buffers()
+        was_training = self._module.training
+        self._module.eval()
+        try:
+            yield
+        finally:
+            self._module.train(was_training)
+
+    def assert_synchronised(self) -> None:
+        """After a first step: gradients (or, where an engine has given them up, weights) are equal on all ranks.
+
+        Raises:
+            TrainingFailedError: they differ; the processes train separate models.
+        """
+        tensors = [p.grad if p.grad is not None else p.detach() for p in self._parameters().values()]
+        fingerprint = torch.stack([t.double().sum() for t in tensors] + [t.double().square().sum() for t in tensors])
+        everyone = self.gather(fingerprint[None])
+        if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and bool(torch.isfinite(everyone).all()):
+            raise TrainingFailedError(
+                f"the {self.processes} processes hold different gradients after their first step: they do not "
+                "synchronise; start with one of the files in launch/"
+            )
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        assert self._module is not None
+        return {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+
+    def sync_buffers(self) -> None:
+        """Give every rank the batch statistics of rank 0, which are the run's."""
+        assert self._module is not None
+        if self.processes > 1:
+            for buffer in self._module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    # ---- state ------------------------------------------------------------------------------------------------
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Full weights and buffers by name, on the CPU. Collective."""
+        assert self._module is not None
+        self.sync_buffers()
+        return {name: value.detach().cpu().contiguous() for name, value in self._module.state_dict().items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Full optimizer state as ``KEY/PARAMETER`` (for example ``momentum_buffer/conv1.weight``), on the CPU.
+
+        Collective. The same for every engine: nothing in it depends on how the state was sharded.
+        """
+        state: dict[str, Tensor] = {}
+        for name, parameter in self._parameters().items():
+            for key, value in self._state_of(parameter).items():
+                state[f"{key}/{name}"] = value.detach().cpu().clone().contiguous()
+        return state
+
+    def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        if not self.kind.startswith("zero"):
+            return {k: v for k, v in self._optimizer.state[parameter].items() if isinstance(v, Tensor)}
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        return {
+            key: value if value.ndim == 0 else safe_get_full_optimizer_state(parameter, key)
+            for key, value in self._zero_state(parameter).items()
+        }
+
+    def _zero_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The flat state of the group that holds ``parameter``: this rank's partition."""
+        zero = self._optimizer.optimizer
+        for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+            if any(parameter is member for member in group):
+                return {k: v for k, v in zero.optimizer.state[flat].items() if isinstance(v, Tensor)}
+        raise AssertionError("a trained parameter belongs to no group of the ZeRO optimizer")
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`optimizer_state` gave, whichever engine gave it.
+
+        Raises:
+            UserError: the state belongs to another model or optimizer.
+        """
+        parameters = self._parameters()
+        by_name: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
+        for entry, value in state.items():
+            key, _, name = entry.partition("/")
+            if name not in by_name or (value.ndim and value.shape != parameters[name].shape):
+                raise UserError(f"the checkpoint's optimizer state '{entry}' fits no parameter of this model")
+            by_name[name][key] = value
+        if self.kind.startswith("zero"):
+            self._load_zero_state(by_name)
+            return
+        for name, parameter in parameters.items():
+            # Adam keeps its step counts on the CPU; everything else lives with the parameter.
+            self._optimizer.state[parameter] = {
+                key: value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+                for key, value in by_name[name].items()
+            }
+
+    def _load_zero_state(self, by_name: Mapping[str, Mapping[str, Tensor]]) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        zero = self._optimizer.optimizer
+        names = {id(parameter): name for name, parameter in self._parameters().items()}
+        for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+            example = by_name[names[id(group[0])]]
+            zero.optimizer.state[flat] = {
+                key: value.clone() if value.ndim == 0 else torch.zeros_like(flat) for key, value in example.items()
+            }
+        # DeepSpeed makes and links this state lazily, after a first update; a resume needs it before.
+        zero._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self._parameters().items():
+            for key, value in by_name[name].items():
+                if value.ndim:
+                    safe_set_full_optimizer_state(parameter, value.to(self.device), key)
+
+    def scaler_state(self) -> dict[str, float]:
+        """The fp16 loss scaler's numbers; empty without one."""
+        scaler = self._accelerator.scaler
+        return dict(scaler.state_dict()) if scaler is not None else {}
+
+    def load_scaler_state(self, state: Mapping[str, float]) -> None:
+        if self._accelerator.scaler is not None and state:
+            self._accelerator.scaler.load_state_dict(dict(state))
+
+    # ---- agreement --------------------------------------------------------------------------------------------
+
+    def exchange(self, values: Tensor) -> Pending:
+        """Start an element-wise maximum over all ranks, to be read a step later so that no device waits for it."""
+        if self.processes == 1:
+            return Pending(values, None)
+        return Pending(values, dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over all ranks; changes and returns ``values``."""
+        if self.processes > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Rows of all ranks, in rank order: [n, ...] -> [sum of n, ...]; n may differ between ranks."""
+        if self.processes == 1:
+            return values
+        sizes = torch.zeros(self.processes, dtype=torch.int64, device=self.device)
+        sizes[self.rank] = len(values)
+        lengths = [int(n) for n in self.sum(sizes).tolist()]
+        padded = values.new_zeros((max(lengths), *values.shape[1:]))
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded.contiguous())
+        return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
+
+    def gather_objects(self, value: T) -> list[T]:
+        """The value of every rank, in rank order. Only for our own plain data: it is pickled between our ranks."""
+        if self.processes == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.processes
+        dist.all_gather_object(everyone, value)
+        return everyone
+
+    def decide(self, choose: Callable[[], T]) -> T:
+        """Run ``choose`` on rank 0 alone and give its result to all; what it raises, all raise.
+
+        The one way to touch the run folder: which name, which checkpoint, whether it can be written.
+        """
+        if self.processes == 1:
+            return choose()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = choose()
+            except (UserError, TrainingFailedError) as error:
+                outcome[1] = error
+            except OSError as error:
+                outcome[1] = UserError(f"{error.filename or 'the run folder'}: {error.strerror or error}")
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: T = outcome[0]
+        return result
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on every rank; if it fails on any, all raise that rank's error and none is left waiting.
+
+        For what each process must do for itself with its own disk, such as opening the shards.
+        """
+        result: T | None = None
+        failed: UserError | None = None
+        try:
+            result = work()
+        except UserError as error:
+            failed = error
+        for error in self.gather_objects(failed):
+            if error is not None:
+                raise error
+        return result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Tear the process group down while the interpreter is whole: left to its exit, one job in thirty aborts."""
+        self.model = self._module = self._optimizer = None
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def share_of(items: Sequence[T], rank: int, processes: int) -> list[T]:
+    """Items rank, rank + processes, ...: a dealing of fixed work units to processes."""
+    return list(items[rank::processes])

@@ -1,0 +1,93 @@
+"""Evaluate one checkpoint of a run on one split, and leave an evaluation folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_dist.config import Config
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.engine import Engine
+from cifar_dist.evaluation.folder import Summary, write_evaluation
+from cifar_dist.evaluation.split import Split
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that the engine holds.
+
+    Attributes:
+        file: the safetensors they are in.
+        name: what they are called in folder names, for example ``final`` or ``step-00000345``.
+        step: optimizer steps behind them.
+        val_accuracy: as measured in training, None when it was not.
+    """
+
+    file: Path
+    name: str
+    step: int
+    val_accuracy: float | None
+
+
+def evaluate(
+    engine: Engine,
+    config: Config,
+    run: Path,
+    weights: Weights,
+    data: Manifest,
+    split: str,
+    tta: str,
+    *,
+    trained_on: Manifest,
+    poll: Callable[[], None] = lambda: None,
+) -> tuple[Path, Summary]:
+    """Predict every sample of ``split`` once and write the evaluation folder. Collective.
+
+    Args:
+        engine: its model has ``weights``.
+        config: the run's.
+        run: the run folder.
+        weights: what is evaluated.
+        data: the packed dataset.
+        split: one of its splits.
+        tta: see ``eval.tta``.
+        trained_on: manifest of the run's training data.
+        poll: called before each batch; it may raise to stop.
+
+    Returns:
+        The folder and its summary.
+
+    Raises:
+        UserError: no such split, images of another shape, a damaged shard, a folder that cannot be written.
+    """
+    opened = Split(engine, config, data, split, trained_on)
+    begin = time.perf_counter()
+    predictions = opened.predict(tta, poll)
+    summary = Summary(
+        run=run.name,
+        checkpoint=weights.name,
+        step=weights.step,
+        split=split,
+        data=data.name,
+        samples=len(predictions.logits),
+        classes=data.classes,
+        tta=tta,
+        accuracy=predictions.accuracy if predictions.labels is not None else None,
+        loss=predictions.loss if predictions.labels is not None else None,
+        val_accuracy=weights.val_accuracy,
+        seconds=round(time.perf_counter() - begin, 3),
+        processes=engine.processes,
+    )
+    ids = sample_ids(data, split)
+    folder = engine.decide(lambda: write_evaluation(run / "evaluations", summary, predictions, ids, weights.file))
+    return folder, summary
+
+
+def sample_ids(data: Manifest, split: str) -> list[int]:
+    """The ID of each sample: its key where all keys are numbers without a repeat, else its position."""
+    keys = data.keys(split)
+    if all(key.isdecimal() for key in keys) and len({int(key) for key in keys}) == len(keys):
+        return [int(key) for key in keys]
+    return list(range(len(keys)))

@@ -1,0 +1,77 @@
+"""The folder that an evaluation leaves: predictions, their summary, and the weights they came from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from cifar_dist.evaluation.predict import Predictions
+from cifar_dist.evaluation.submission import write_submission
+from cifar_dist.files import folder_atomic, free_name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``summary.json`` of an evaluation.
+
+    Attributes:
+        run, checkpoint, step: whose weights.
+        split, data, samples, classes: on what.
+        tta, views: how many looks at each image.
+        accuracy: fraction right, None without labels.
+        loss: mean cross-entropy in nats, None without labels.
+        val_accuracy: of this checkpoint during training, None when it was not measured.
+        seconds: wall time of the predictions.
+        processes: how many computed them.
+    """
+
+    run: str
+    checkpoint: str
+    step: int
+    split: str
+    data: str
+    samples: int
+    classes: tuple[str, ...]
+    tta: str
+    accuracy: float | None
+    loss: float | None
+    val_accuracy: float | None
+    seconds: float
+    processes: int
+
+
+def write_evaluation(
+    parent: Path, summary: Summary, predictions: Predictions, ids: Sequence[int], weights: Path
+) -> Path:
+    """Write ``{run}_val_acc_{acc}_{time}_model_{file}/`` whole or not at all.
+
+    It holds ``submission.csv``, ``probabilities.npz`` (``ids`` int64 [N], ``probabilities`` float32 [N, classes],
+    ``labels`` int64 [N] when known), ``summary.json`` and a copy of the weights.
+
+    Args:
+        parent: the run's ``evaluations``.
+        summary: what was evaluated.
+        predictions: of every sample.
+        ids: ID of each sample.
+        weights: the safetensors file that was evaluated.
+    """
+    accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
+    time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    name = f"{summary.run}_val_acc_{accuracy}_{time}_model_{summary.checkpoint}"
+    target = free_name(parent / name)
+    with folder_atomic(target) as folder:
+        write_submission(folder / "submission.csv", ids, predictions.classes.tolist())
+        arrays = {"ids": np.asarray(ids, dtype=np.int64), "probabilities": predictions.probabilities.numpy()}
+        if predictions.labels is not None:
+            arrays["labels"] = predictions.labels.numpy()
+        with (folder / "probabilities.npz").open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(weights, folder / weights.name)
+    return target

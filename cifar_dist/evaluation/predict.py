@@ -1,0 +1,103 @@
+"""Predictions for every sample exactly once, on any number of processes.
+
+The samples are cut into batches first and whole batches are dealt to processes, so each forward pass sees the same
+images however many processes there are, and so gives the same numbers. What comes back is put in order by sample
+id, and the count is asserted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cifar_dist.engine import Engine, share_of
+from cifar_dist.evaluation.views import Views
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of each sample, on the CPU, in sample-id order.
+
+    Attributes:
+        logits: float32 [samples, classes], averaged over the views.
+        labels: int64 [samples], -1 where there is none; None without any.
+    """
+
+    logits: Tensor
+    labels: Tensor | None
+
+    @property
+    def classes(self) -> Tensor:
+        """int64 [samples], the predicted class."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float32 [samples, classes]."""
+        return self.logits.softmax(dim=1)
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction that is right."""
+        assert self.labels is not None
+        return (self.classes == self.labels).double().mean().item()
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats."""
+        assert self.labels is not None
+        return F.cross_entropy(self.logits.double(), self.labels).item()
+
+
+Stream = Callable[[Sequence[Tensor]], Iterator[Tensor]]
+"""Lists of sample ids -> uint8 images [n, h, w, c] on the device, one batch at a time."""
+
+
+def predict(
+    engine: Engine,
+    stream: Stream,
+    count: int,
+    views: Views,
+    *,
+    batch_size: int,
+    labels: Tensor | None = None,
+    poll: Callable[[], None] = lambda: None,
+) -> Predictions:
+    """Average the model's logits over views for samples 0..count-1. Collective; every rank gets all of them.
+
+    Args:
+        engine: whose processes share the work and hold the model.
+        stream: gives the images of the batches dealt to this process.
+        count: number of samples.
+        views: see :mod:`cifar_dist.evaluation.views`.
+        batch_size: images in one forward pass.
+        labels: int64 [count] when they are known.
+        poll: called before each batch, the same number of times on every rank.
+    """
+    mine = share_of(torch.arange(count).split(batch_size), engine.rank, engine.processes)
+    rounds = -(-count // (batch_size * engine.processes))
+    rows: list[Tensor] = []
+    with engine.evaluating():
+        batches = zip(mine, stream(mine), strict=True)
+        for _ in range(rounds):
+            poll()
+            for ids, images in itertools.islice(batches, 1):  # none in the last round of a rank dealt one batch less
+                looks = views(images, ids.to(images.device))
+                rows.append(torch.stack([weight * engine.infer(view) for weight, view in looks]).sum(dim=0))
+    ids = engine.gather(torch.cat([*mine, torch.empty(0, dtype=torch.int64)]).to(engine.device)).cpu()
+    logits = engine.gather(_stack(rows, engine)).cpu()
+    ordered = torch.full((count, logits.shape[1]), torch.nan)
+    ordered[ids] = logits
+    assert len(ids) == count == len(ids.unique()), f"{len(ids)} predictions of {count} samples"
+    return Predictions(ordered, labels)
+
+
+def _stack(rows: Sequence[Tensor], engine: Engine) -> Tensor:
+    """This process's logits as one tensor; with no batch of its own it still must give rows of the right width."""
+    width = max(engine.gather_objects(rows[0].shape[1] if rows else 0))
+    return torch.cat(list(rows)) if rows else torch.empty(0, width, device=engine.device)

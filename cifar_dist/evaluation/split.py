@@ -1,0 +1,89 @@
+"""A split made ready for prediction: its images, its labels, and the normalisation the model was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from cifar_dist.config import Config
+from cifar_dist.data.augment import Normalize
+from cifar_dist.data.batches import Images
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.engine import Engine
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.predict import Predictions, Stream, predict
+from cifar_dist.evaluation.views import make_views
+
+
+def statistics(config: Config, trained_on: Manifest) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation in [0, 1]: the recipe's, else of the data the run trains on.
+
+    Raises:
+        UserError: the recipe's have another number of channels than the images.
+    """
+    if not config.augment.mean:
+        return trained_on.mean, trained_on.std
+    channels = trained_on.shape[2]
+    if len(config.augment.mean) != channels:
+        raise UserError(f"augment.mean has {len(config.augment.mean)} channels and the images have {channels}")
+    return config.augment.mean, config.augment.std
+
+
+class Predictor:
+    """Predicts images as the run's model sees them.
+
+    Args:
+        engine: whose processes and model do it.
+        config: the run's.
+        trained_on: the manifest of the run's training data.
+    """
+
+    def __init__(self, engine: Engine, config: Config, trained_on: Manifest) -> None:
+        self._engine = engine
+        self._config = config
+        self._mean, std = statistics(config, trained_on)
+        self._normalize = Normalize(self._mean, std, engine.device, config.train.channels_last)
+
+    def predict(
+        self,
+        stream: Stream,
+        count: int,
+        tta: str,
+        *,
+        labels: torch.Tensor | None = None,
+        poll: Callable[[], None] = lambda: None,
+    ) -> Predictions:
+        """Predictions of samples 0..count-1; see :func:`cifar_dist.evaluation.predict.predict`. Collective."""
+        views = make_views(tta, self._config.augment, self._config.run.seed, self._mean, self._normalize)
+        return predict(
+            self._engine,
+            stream,
+            count,
+            views,
+            batch_size=self._config.eval.batch_size,
+            labels=labels,
+            poll=poll,
+        )
+
+
+class Split:
+    """One split of a packed dataset, opened for evaluation.
+
+    Raises:
+        UserError: no such split, a damaged shard, or images of another shape than the model was trained on.
+    """
+
+    def __init__(self, engine: Engine, config: Config, manifest: Manifest, split: str, trained_on: Manifest) -> None:
+        if manifest.shape != trained_on.shape:
+            raise UserError(
+                f"images of {manifest.root} are {manifest.shape}; the run was trained on {trained_on.shape}"
+            )
+        labels = torch.from_numpy(manifest.labels(split))
+        self.images = Images(manifest, split, config.data, engine.device)
+        self.labels = labels if bool((labels >= 0).all()) else None
+        self._predictor = Predictor(engine, config, trained_on)
+
+    def predict(self, tta: str, poll: Callable[[], None] = lambda: None) -> Predictions:
+        """Collective; every rank gets all predictions."""
+        return self._predictor.predict(self.images.stream, len(self.images), tta, labels=self.labels, poll=poll)

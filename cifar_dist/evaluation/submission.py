@@ -1,0 +1,33 @@
+"""The ``ID,Labels`` CSV that course competitions score."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_dist.errors import UserError
+from cifar_dist.files import write_atomic
+
+
+def write_submission(path: Path, ids: Sequence[int], labels: Sequence[int]) -> None:
+    """One row per ID, in the order given: ``ID,Labels`` and then ``17,3``.
+
+    Raises:
+        UserError: an ID comes twice, or the file cannot be written.
+    """
+    assert len(ids) == len(labels), f"{len(ids)} ids for {len(labels)} labels"
+    if len(set(ids)) != len(ids):
+        twice = next(number for number in ids if ids.count(number) > 1)
+        raise UserError(
+            f"the ID {twice} comes more than once in the input, so a file of predictions by ID cannot be made"
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["ID", "Labels"])
+    writer.writerows(zip(ids, labels, strict=True))
+    try:
+        write_atomic(path, text.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --out") from None

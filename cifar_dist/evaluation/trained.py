@@ -1,0 +1,74 @@
+"""A trained run opened again: its config, its data's manifest, its network with the weights of a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from cifar_dist import checkpoint, models, recipe
+from cifar_dist.config import Config
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.engine import Engine
+from cifar_dist.errors import UserError, nearest
+from cifar_dist.evaluation.evaluate import Weights
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's config and data, and one of its checkpoints."""
+
+    run: Path
+    config: Config
+    trained_on: Manifest
+    weights: Weights
+
+
+def find_run(run: str, parent: Path = Path("runs")) -> Path:
+    """The folder of a run given by name or by path.
+
+    Raises:
+        UserError: there is none; the message names the nearest.
+    """
+    for path in (parent / run, Path(run)):
+        if (path / "config.toml").is_file():
+            return path
+    known = [path.parent.name for path in parent.glob("*/config.toml")]
+    hint = nearest(run, known) if known else f"{parent} holds none yet; train one first"
+    raise UserError(f"there is no run '{run}'; {hint}")
+
+
+def open_trained(run: Path, which: str) -> Trained:
+    """Choose and verify a checkpoint: ``best``, ``latest`` or a step.
+
+    Raises:
+        UserError: no such checkpoint, or a run folder that is not whole.
+    """
+    path = checkpoint.named(run / "checkpoints", which)
+    state = checkpoint.read_state(path)
+    weights = Weights(path / checkpoint.MODEL, path.name, state["step"], state["val_accuracy"])
+    return Trained(run, recipe.read(run / "config.toml"), Manifest.load(run), weights)
+
+
+def load_model(engine: Engine, trained: Trained) -> nn.Module:
+    """Build the run's network, load the weights and give it to the engine.
+
+    Raises:
+        UserError: the weights cannot be read or are of another model.
+    """
+    data = trained.trained_on
+    module = models.build(
+        trained.config.model.name,
+        classes=len(data.classes),
+        channels=data.shape[2],
+        options=trained.config.model.options,
+    )
+    try:
+        weights = load_file(trained.weights.file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{trained.weights.file} cannot be read: {error}") from None
+    checkpoint.load_weights(module, weights, trained.weights.file)
+    return engine.prepare(module)

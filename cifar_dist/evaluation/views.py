@@ -1,0 +1,68 @@
+"""Test-time augmentation: the views of an image whose predictions are averaged.
+
+The levels ``mirror`` and ``translate`` are airbench's (Keller Jordan, arXiv:2404.00498, section 3.6 and its code);
+N random views are the recipe's own flips and crops, looked up by (seed, view, sample id), so that they are the same
+whatever computes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cifar_dist.config import AugmentConfig
+from cifar_dist.data.augment import Augment, Normalize
+
+View = tuple[float, Tensor]
+"""A weight and images, float32 [n, c, h, w]; the weights of one batch sum to 1."""
+
+Views = Callable[[Tensor, Tensor], Iterator[View]]
+"""(uint8 images [n, h, w, c], ids int64 [n]) -> views, one at a time."""
+
+_SHIFT = 1  # pixels by which translate moves, to the upper left and the lower right
+
+
+def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> Views:
+    """The views of a level.
+
+    Args:
+        tta: ``0``, ``mirror``, ``translate`` or a number N; config.EvalConfig checks it.
+        config: the recipe's augmentation, for N random views (its cutout is left out).
+        seed: of the random views.
+        mean: per-channel fill of random crops, in [0, 1].
+        normalize: pixels to the model's input.
+    """
+    if tta == "0":
+        return lambda images, ids: iter([(1.0, normalize(images))])
+    if tta == "mirror":
+        return lambda images, ids: _mirrored(normalize(images), 1.0)
+    if tta == "translate":
+        return lambda images, ids: _translated(normalize(images))
+    count = int(tta)
+    # Alternating flips alternate by epoch; here each view tosses for itself. A recipe that never flips does not here.
+    flip: Literal["none", "random"] = "none" if config.flip == "none" else "random"
+    augment = Augment(dataclasses.replace(config, cutout=0, flip=flip), seed, mean, normalize)
+
+    def random_views(images: Tensor, ids: Tensor) -> Iterator[View]:
+        for view in range(count):
+            # Negative epochs: no view repeats what training saw. The first view is the image itself.
+            yield 1.0 / count, normalize(images) if view == 0 else augment(images, ids, -view)
+
+    return random_views
+
+
+def _mirrored(images: Tensor, weight: float) -> Iterator[View]:
+    yield 0.5 * weight, images
+    yield 0.5 * weight, images.flip(-1)
+
+
+def _translated(images: Tensor) -> Iterator[View]:
+    height, width = images.shape[-2:]
+    yield from _mirrored(images, 0.5)
+    padded = F.pad(images, (_SHIFT,) * 4, mode="reflect")
+    for offset in (0, 2 * _SHIFT):
+        yield from _mirrored(padded[:, :, offset : offset + height, offset : offset + width], 0.25)

@@ -1,0 +1,84 @@
+"""Nothing half-written: files and folders appear under their name whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def fsync(path: Path) -> None:
+    """Flush a file's, or a folder's entries', way to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file: temp name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        fsync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync(path.parent)
+
+
+def link_atomic(link: Path, target: str) -> None:
+    """Point the symbolic link ``link`` at ``target`` (a name beside it), replacing what it was."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+@contextlib.contextmanager
+def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder that gets its name only when the block ends well; on an error nothing is left of it.
+
+    Args:
+        target: its name.
+        replace: take the place of a folder of that name, which goes only after the new one is whole.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            if not path.is_symlink():
+                fsync(path)
+        old = (
+            target.rename(free_name(target.with_name(f".{target.name}.old.tmp")))
+            if replace and target.exists()
+            else None
+        )
+        temporary.rename(target)
+        fsync(target.parent)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_name(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
+    candidate, number = path, 1
+    while candidate.exists() or candidate.is_symlink():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -1,0 +1,170 @@
+"""ResNets under 5 million parameters for small images: one family, every dimension an option.
+
+Basic blocks as in He et al.: *Deep Residual Learning for Image Recognition*, arXiv:1512.03385, section 4.2, in the
+shape that pytorch-cifar made common: a stem without max-pool, the first stage at stride 1, the later at stride 2.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from cifar_dist.models.options import Kernel, Probability, Size
+from cifar_dist.models.registry import register
+
+_IMAGE = 32  # side of the images that ``pool`` is given for
+
+
+@register("small-resnet")
+def small_resnet(
+    classes: int,
+    channels: int,
+    *,
+    widths: tuple[Size, ...] = (64, 128, 256),
+    blocks: tuple[Size, ...] = (2, 2, 2),
+    kernels: tuple[Kernel, ...] = (3, 3),
+    expansion: Size = 1,
+    stem: Size = 64,
+    stem_kernel: Kernel = 3,
+    pool: int = 0,
+    extra_conv: int = 0,
+    head: tuple[Size, ...] = (),
+    dropout: tuple[Probability, ...] = (),
+) -> nn.Module:
+    """Any member of the family; the options are the arguments of :class:`SmallResNet`."""
+    return SmallResNet(
+        classes,
+        channels,
+        widths=widths,
+        blocks=blocks,
+        kernels=kernels,
+        expansion=expansion,
+        stem=stem,
+        stem_kernel=stem_kernel,
+        pool=pool,
+        extra_conv=extra_conv,
+        head=head,
+        dropout=dropout,
+    )
+
+
+@register("tiny-resnet")
+def tiny_resnet(classes: int, channels: int, *, widths: tuple[Size, ...] = (16, 32, 64)) -> nn.Module:
+    """One block a stage behind a stem of stride 2: 78 thousand parameters, for demonstrations on a CPU."""
+    return SmallResNet(classes, channels, widths=widths, blocks=(1,) * len(widths), stem=widths[0], stem_stride=2)
+
+
+class SmallResNet(nn.Module):
+    """Takes float [N, C, H, W] of any size, gives logits, float [N, classes].
+
+    Args:
+        widths: channels of each stage.
+        blocks: residual blocks of each stage.
+        kernels: kernel of each convolution of a block: (3, 3) is the basic block, (1, 3, 1) the bottleneck.
+        expansion: a block's last convolution has this many times the width (4 in the usual bottleneck).
+        stem: channels of the first convolution.
+        stem_kernel, stem_stride: its kernel and stride.
+        pool: side of the average pool before the linear layers, for 32x32 images; 0 pools the whole map. Smaller
+            than the map, it leaves several features per channel. Other sizes get as many features.
+        extra_conv: channels of a 3x3 convolution with BatchNorm behind the last stage; 0 for none.
+        head: widths of hidden linear layers.
+        dropout: probability before each linear layer (one more than ``head``); empty for none.
+
+    Raises:
+        ValueError: lengths that do not agree, or a pool that does not divide the map.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        channels: int,
+        *,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        kernels: tuple[int, ...] = (3, 3),
+        expansion: int = 1,
+        stem: int = 64,
+        stem_kernel: int = 3,
+        stem_stride: int = 1,
+        pool: int = 0,
+        extra_conv: int = 0,
+        head: tuple[int, ...] = (),
+        dropout: tuple[float, ...] = (),
+    ) -> None:
+        super().__init__()
+        _require(len(widths) == len(blocks) > 0, "widths and blocks must be equally long, one entry a stage")
+        _require(len(kernels) > 0, "kernels must name at least one convolution")
+        _require(len(dropout) in (0, len(head) + 1), f"dropout must be empty or have {len(head) + 1} entries")
+        _require(extra_conv >= 0, f"extra_conv {extra_conv} must not be negative")
+
+        self.stem = nn.Sequential(*_conv(channels, stem, stem_kernel, stem_stride), nn.ReLU())
+        width = stem
+        stages = []
+        for stage, (channels_out, count) in enumerate(zip(widths, blocks, strict=True)):
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                stages.append(_Block(width, channels_out, stride, kernels, expansion))
+                width = channels_out * expansion
+        self.stages = nn.Sequential(*stages)
+        if extra_conv:
+            self.stages.append(nn.Sequential(*_conv(width, extra_conv, 3, 1), nn.ReLU()))
+            width = extra_conv
+
+        grid = _grid(_IMAGE // (stem_stride * 2 ** (len(widths) - 1)), pool)
+        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.head = _head((width * grid**2, *head, classes), dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.pool(self.stages(self.stem(images))).flatten(1))
+        return logits
+
+
+class _Block(nn.Module):
+    """Convolutions with BatchNorm, added to the input or, where the shape changes, to a 1x1 projection of it."""
+
+    def __init__(self, inputs: int, width: int, stride: int, kernels: tuple[int, ...], expansion: int) -> None:
+        super().__init__()
+        # A strided 1x1 would drop three pixels in four unseen: the first larger kernel has the stride.
+        strided = next((index for index, kernel in enumerate(kernels) if kernel > 1), 0)
+        outputs = width * expansion
+        chain = (inputs, *[width] * (len(kernels) - 1), outputs)
+        layers: list[nn.Module] = []
+        for index, (kernel, (a, b)) in enumerate(zip(kernels, pairwise(chain), strict=True)):
+            layers += [*_conv(a, b, kernel, stride if index == strided else 1), nn.ReLU()]
+        self.body = nn.Sequential(*layers[:-1])
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(inputs, outputs, 1, stride))
+        self.activation = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.body(x) + self.shortcut(x))
+        return out
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return conv, nn.BatchNorm2d(outputs)
+
+
+def _grid(side: int, pool: int) -> int:
+    """Side of the map after the pool."""
+    _require(
+        pool == 0 or (0 < pool <= side and side % pool == 0),
+        f"pool {pool} does not divide the last map, {side}x{side} for 32x32 images; 0 pools all of it",
+    )
+    return side // pool if pool else 1
+
+
+def _head(widths: tuple[int, ...], dropout: tuple[float, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index, (a, b) in enumerate(pairwise(widths)):
+        if dropout:
+            layers.append(nn.Dropout(dropout[index]))
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,141 @@
+"""The airbench94 network (Keller Jordan: *94% on CIFAR-10 in 3.29 seconds on a single GPU*, arXiv:2404.00498).
+
+::
+
+    whiten 2x2 -> GELU -> 3 x [conv 3x3, max-pool 2, BN, GELU, conv 3x3, BN, GELU] -> max-pool -> linear * 1/9
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar_dist.models.options import Factor, Size
+from cifar_dist.models.registry import register
+
+_WHITEN_KERNEL = 2
+_WHITEN_EPS = 5e-4
+_WHITEN_CHUNK = 256  # images whose patches are held at once: 25 MB at 32x32
+_BN_MOMENTUM = 0.4
+
+
+@register("speed-net")
+def speed_net(
+    classes: int,
+    channels: int,
+    *,
+    widths: tuple[Size, Size, Size] = (64, 256, 256),
+    whiten: bool = True,
+    scale: Factor = 1 / 9,
+    bias_gain: Factor = 8.0,
+) -> nn.Module:
+    """The network of the paper; narrower ``widths`` make a small fast one."""
+    return SpeedNet(classes, channels, widths=widths, whiten=whiten, scale=scale, bias_gain=bias_gain)
+
+
+class SpeedNet(nn.Module):
+    """Takes float [N, C, H, W] with H and W at least 9, gives logits, float [N, classes].
+
+    Args:
+        widths: channels of the three groups.
+        whiten: compute the first layer's weights in :meth:`initialize` and freeze them (its bias learns). Without,
+            it is a convolution like any other.
+        scale: factor on the logits.
+        bias_gain: BatchNorm's biases are stored divided by this, so that SGD moves them its square times faster:
+            the paper's "bias scaler" of 64 without a parameter group of its own. No effect on what is computed.
+    """
+
+    def __init__(
+        self, classes: int, channels: int, *, widths: tuple[int, int, int], whiten: bool, scale: float, bias_gain: float
+    ) -> None:
+        super().__init__()
+        self.whitened = whiten
+        self.scale = scale
+        filters = 2 * channels * _WHITEN_KERNEL**2  # every eigenvector with both signs: GELU would lose one
+        self.whiten = nn.Conv2d(channels, filters, _WHITEN_KERNEL)
+        self.whiten.weight.requires_grad = not whiten
+        nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]  # torch types a bias that may be None
+        widths_in = (filters, *widths[:-1])
+        self.groups = nn.Sequential(*(_Group(a, b, bias_gain) for a, b in zip(widths_in, widths, strict=True)))
+        self.head = nn.Linear(widths[-1], classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.groups(F.gelu(self.whiten(images)))
+        x = F.adaptive_max_pool2d(x, 1).flatten(1)  # the paper's max-pool 3 on 32x32 images; takes any size
+        logits: Tensor = self.head(x) * self.scale
+        return logits
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Set the whitening filters: the eigenvectors of the patches' covariance, scaled to unit variance.
+
+        Deterministic, and nothing when the network was built with ``whiten = false``. To be called before the
+        network is wrapped or sharded.
+
+        Args:
+            images: float [N, C, H, W], normalised training images on any device; the paper takes 5000.
+        """
+        if not self.whitened:
+            return
+        eigenvalues, eigenvectors = torch.linalg.eigh(_patch_covariance(images).cpu())
+        # An eigenvector's sign is arbitrary and differs among libraries: the largest entry becomes positive.
+        largest = eigenvectors.gather(0, eigenvectors.abs().argmax(dim=0, keepdim=True))
+        filters = (eigenvectors * largest.sign() / torch.sqrt(eigenvalues.clamp(min=0) + _WHITEN_EPS)).T.flip(0)
+        weight = self.whiten.weight
+        weight.copy_(torch.cat((filters, -filters)).view(weight.shape))
+
+
+def _patch_covariance(images: Tensor) -> Tensor:
+    """Second moments of all 2x2 patches, float64 [C * 4, C * 4]; the patch is flattened as a convolution's weight."""
+    size = images.shape[1] * _WHITEN_KERNEL**2
+    total = torch.zeros(size, size, dtype=torch.float64, device=images.device)
+    count = 0
+    for chunk in torch.split(images, _WHITEN_CHUNK):
+        patches = F.unfold(chunk.double(), _WHITEN_KERNEL).transpose(0, 1).flatten(1)
+        total += patches @ patches.T
+        count += patches.shape[1]
+    return total / count
+
+
+class _Group(nn.Module):
+    def __init__(self, inputs: int, width: int, bias_gain: float) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, width)
+        self.norm1 = _BatchNorm(width, bias_gain)
+        self.conv2 = _conv(width, width)
+        self.norm2 = _BatchNorm(width, bias_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.gelu(self.norm2(self.conv2(x)))
+
+
+def _conv(inputs: int, width: int) -> nn.Conv2d:
+    """3x3 whose first filters are the identity (dirac): a residual connection at the start of training."""
+    conv = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(conv.weight[:inputs])
+    return conv
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """BatchNorm without a learnt scale: its weight stays 1 and its bias is ``bias * gain``."""
+
+    def __init__(self, width: int, gain: float) -> None:
+        super().__init__(width, eps=1e-12, momentum=_BN_MOMENTUM)
+        self.weight.requires_grad = False
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The step count that nn.BatchNorm2d keeps is needed for a cumulative average only.
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias * self.gain,
+            training=self.training,
+            momentum=_BN_MOMENTUM,
+            eps=self.eps,
+        )

@@ -1,0 +1,42 @@
+"""Signals become one agreed decision to stop.
+
+A handler only sets a flag; the loop asks for it at every step, all ranks exchange what they saw, and all stop after
+the same one. TERM, INT and USR1 mean: finish the step, save, exit with 75 (please run me again). A second INT
+ends the process at once, for the person who means it.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopSignals:
+    """Context manager that listens for a request to stop.
+
+    Attributes:
+        received: name of the first signal that came, or the empty string.
+    """
+
+    def __init__(self) -> None:
+        self.received = ""
+        self._before: dict[int, signal.Handlers | int | None] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._handle)  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == "SIGINT":
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        self.received = self.received or signal.Signals(number).name

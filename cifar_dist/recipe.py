@@ -1,0 +1,201 @@
+"""A recipe TOML and ``--section.field VALUE`` overrides become one checked :class:`Config`, and the way back.
+
+File and command line take the same path through the same checks, so they get the same errors. An error names the
+key, says what is wrong and, for an unknown key, the nearest right one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from cifar_dist.config import Config
+from cifar_dist.errors import UserError, nearest
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+Tree = dict[str, Any]
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package, for example ``demo``."""
+    return sorted(str(path.relative_to(SHIPPED).with_suffix("")) for path in SHIPPED.rglob("*.toml"))
+
+
+def recipe_path(recipe: str) -> Path:
+    """The file of a shipped name or of a path.
+
+    Raises:
+        UserError: neither.
+    """
+    if recipe in shipped():
+        return SHIPPED / f"{recipe}.toml"
+    path = Path(recipe)
+    if path.suffix == ".toml":
+        if path.is_file():
+            return path
+        raise UserError(f"there is no recipe file {recipe}")
+    raise UserError(f"no recipe is called '{recipe}'; {nearest(recipe, shipped())} (or give the path of a .toml)")
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe and lay overrides over it.
+
+    Args:
+        recipe: a shipped name or a TOML path.
+        overrides: words of a command line: ``--section.field VALUE``, ``--section.field=VALUE``, and
+            ``--section.field`` alone for true.
+
+    Raises:
+        UserError: unreadable file, unknown key, or a value that cannot be.
+    """
+    path = recipe_path(recipe)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not readable as TOML: {error}") from None
+    check_keys(tree, where=str(path))
+    given = parse_overrides(overrides)
+    for key, value in given.items():
+        _put(tree, key, value)
+    config = build(tree, where=str(path), given=list(given))
+    if not config.run.name:
+        named = dataclasses.replace(config.run, name=path.stem)
+        config = dataclasses.replace(config, run=named)
+    return config
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """``--section.field VALUE`` pairs by dotted key. A list or table is written as in TOML: ``[64, 128]``.
+
+    Raises:
+        UserError: a word that is no override, or a key that is no setting.
+    """
+    found: dict[str, Any] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if not word.startswith("--"):
+            raise UserError(f"unexpected '{word}'; settings are written --section.field VALUE")
+        key, equals, text = word[2:].partition("=")
+        if not equals and position + 1 < len(words) and not words[position + 1].startswith("--"):
+            position += 1
+            text, equals = words[position], "="
+        parts = key.replace("-", "_").split(".")
+        nested: Any = text if equals else "true"
+        if nested.startswith(("[", "{")):
+            try:
+                nested = tomllib.loads(f"value = {nested}")["value"]
+            except tomllib.TOMLDecodeError:
+                raise UserError(f'--{key}: {text!r} is not a TOML list; for example --{key} "[64, 128]"') from None
+        elif parts[:2] == ["model", "options"]:
+            nested = _scalar(nested)
+        value = nested
+        for part in reversed(parts):
+            nested = {part: nested}
+        check_keys(nested, where="the command line", prefix="--")
+        found[".".join(parts)] = value
+        position += 1
+    return found
+
+
+def _scalar(text: str) -> Any:
+    """A value whose type no field declares (a model's own option): as TOML would read it, else a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: Tree, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = value
+
+
+def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config, path: str = "") -> None:
+    """Refuse a key that no section knows, naming the nearest right one.
+
+    Raises:
+        UserError: with the file or command line it stands in.
+    """
+    known = {field.name: field for field in fields(owner)}
+    hints = get_type_hints(owner)
+    for key, value in tree.items():
+        dotted = f"{path}{key}"
+        if key not in known:
+            raise UserError(f"{where}: no setting is called {prefix}{dotted}; {_suggestion(key, owner, path, prefix)}")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                example = fields(hints[key])[0].name  # type: ignore[arg-type]
+                raise UserError(f"{where}: {prefix}{dotted} is a section; set one of its keys, as {dotted}.{example}")
+            check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
+
+
+def _suggestion(key: str, owner: type, path: str, prefix: str) -> str:
+    """The right word: the same field in another section, else the nearest in this one."""
+    hints = get_type_hints(Config)
+    for section in fields(Config):
+        if any(field.name == key for field in fields(hints[section.name])):
+            return f"did you mean '{prefix}{section.name}.{key}'?"
+    return nearest(f"{prefix}{path}{key}", [f"{prefix}{path}{field.name}" for field in fields(owner)])
+
+
+def build(tree: Tree, *, where: str, given: Sequence[str] = ()) -> Config:
+    """The checked config of a nested dictionary; ``given`` are the keys that the command line set.
+
+    Raises:
+        UserError: the first value that is not of its type or in its range.
+    """
+    try:
+        return TypeAdapter(Config).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        given = first.get("input")
+        shown = "" if isinstance(given, dict) or first["type"] == "value_error" else f", not {given!r}"
+        if any(name.startswith(key) for name in given):
+            where = "the command line"
+        raise UserError(f"{where}: {key + ': ' if key else ''}{what[:1].lower()}{what[1:]}{shown}") from None
+
+
+def to_tree(config: Config) -> Tree:
+    """The config as nested dictionaries of plain TOML values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    tree: Tree = plain(dataclasses.asdict(config))
+    return tree
+
+
+def to_toml(config: Config) -> str:
+    """The config as a recipe file: loading it gives the same config."""
+    return tomli_w.dumps(to_tree(config))
+
+
+def read(path: Path) -> Config:
+    """The config that a run folder holds.
+
+    Raises:
+        UserError: it is missing or no longer valid.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no run at {path.parent}: it has no {path.name}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not readable as TOML: {error}") from None
+    check_keys(tree, where=str(path))
+    return build(tree, where=str(path))

@@ -1,0 +1,144 @@
+"""Loss, accuracy and learning rate over a run, from its metrics: faint steps, strong epochs, its interruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_dist.report.style import BLUE, GREY, ORANGE, PURPLE, RED, figure
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.table import EpochRow, EpochTable
+from cifar_dist.tracking.timeline import Event
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FAINT_POINTS = 1500  # more than these are one blur: neighbours are averaged
+_BREAKS = ("interrupted", "killed", "failed")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the panels draw; x is in epochs, so that runs of different batch sizes look alike."""
+
+    steps: list[Record]
+    rows: list[EpochRow]
+    test: Record | None
+    breaks: list[float]
+    steps_per_epoch: float
+
+    def x(self, step: float) -> float:
+        return step / self.steps_per_epoch
+
+
+def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path) -> list[Path]:
+    """Write loss.png, accuracy.png, lr.png and overview.png (all three) into ``folder``.
+
+    Args:
+        records: of ``metrics.jsonl``.
+        events: of ``timeline.jsonl``; where the run broke off gets a thin line.
+        folder: made when there is none.
+
+    Returns:
+        The files written; none when no training step was recorded yet.
+    """
+    steps = [record for record in records if record.split == "train"]
+    if not steps:
+        return []
+    per_epoch = steps_per_epoch(steps)
+    run = _Run(
+        steps=steps,
+        rows=[row for row in EpochTable(records).rows() if row.seconds > 0 or row.val_loss == row.val_loss],
+        test=next((record for record in reversed(records) if record.split == "test"), None),
+        breaks=[event.step / per_epoch for event in events if event.kind in _BREAKS],
+        steps_per_epoch=per_epoch,
+    )
+    panels: dict[str, Callable[[Axes, _Run], None]] = {"loss": _loss, "accuracy": _accuracy, "lr": _lr}
+    written = []
+    for name, panel in panels.items():
+        written.append(folder / f"{name}.png")
+        with figure(written[-1], 8, 4.2) as drawing:
+            panel(drawing.subplots(), run)
+    written.append(folder / "overview.png")
+    with figure(written[-1], 14, 4.2) as drawing:
+        for axes, panel in zip(drawing.subplots(1, 3), panels.values(), strict=True):
+            panel(axes, run)
+    return written
+
+
+def steps_per_epoch(steps: Sequence[Record]) -> float:
+    """Steps in one epoch, told from where the second one begins; so far, when there is none yet."""
+    later = [record for record in steps if record.epoch > 0]
+    if later:
+        first = min(later, key=lambda record: record.step)
+        return (first.step - 1) / first.epoch
+    return max(record.step for record in steps)
+
+
+def _loss(axes: Axes, run: _Run) -> None:
+    axes.set_title("Loss")
+    _train_and_val(axes, run, "loss", 1.0)
+    finite = [value for record in run.steps if np.isfinite(value := record.loss)]
+    values = [row.val_loss for row in run.rows if np.isfinite(row.val_loss)]
+    if finite:  # one wild step must not flatten the whole curve
+        axes.set_ylim(bottom=0, top=1.05 * max([float(np.quantile(finite, 0.995)), *values]) or None)
+    _decorate(axes, run, "upper right")
+
+
+def _accuracy(axes: Axes, run: _Run) -> None:
+    axes.set_title("Accuracy")
+    _train_and_val(axes, run, "accuracy", 100.0)
+    axes.yaxis.set_major_formatter("{x:.0f} %")
+    if run.test:
+        _mark(axes, run, run.test)
+    _decorate(axes, run, "lower right")
+
+
+def _lr(axes: Axes, run: _Run) -> None:
+    axes.set_title("Learning rate")
+    points = [(run.x(record.step), record.lr) for record in run.steps if record.lr is not None]
+    axes.plot([x for x, _ in points], [lr for _, lr in points], color=PURPLE)
+    axes.set_ylim(bottom=0)
+    _decorate(axes, run, None)
+
+
+def _train_and_val(axes: Axes, run: _Run, what: Literal["loss", "accuracy"], scale: float) -> None:
+    faint = _thin(np.array([[run.x(record.step), getattr(record, what)] for record in run.steps], dtype=np.float64))
+    axes.plot(faint[:, 0], scale * faint[:, 1], color=BLUE, alpha=0.28, linewidth=0.8, label="train, each step")
+    x = [run.x(row.step) for row in run.rows]
+    marker = "o" if len(x) <= 60 else ""
+    for name, colour in (("train", BLUE), ("val", ORANGE)):
+        y = [scale * getattr(row, f"{name}_{what}") for row in run.rows]
+        # Epochs without an evaluation leave no hole in the line.
+        points = [(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(b)]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=3.2, label=name)
+
+
+def _thin(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points [n, 2] averaged in runs of neighbours to at most _FAINT_POINTS."""
+    group = -(-len(points) // _FAINT_POINTS)
+    starts = np.arange(0, len(points), group)
+    counts = np.diff(np.append(starts, len(points)))
+    thinned: NDArray[np.float64] = np.add.reduceat(points, starts, axis=0) / counts[:, None]
+    return thinned
+
+
+def _mark(axes: Axes, run: _Run, test: Record) -> None:
+    x, y = run.x(test.step), 100 * test.accuracy
+    axes.plot([x], [y], color=RED, marker="*", markersize=13, linestyle="none", label=f"test {y:.2f} %", zorder=5)
+
+
+def _decorate(axes: Axes, run: _Run, legend: Literal["upper right", "lower right"] | None) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_xlim(0, run.x(run.steps[-1].step) * 1.02)
+    for index, x in enumerate(run.breaks):
+        label = "interrupted" if index == 0 else None
+        axes.axvline(x, color=GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1, label=label)
+    if legend:
+        axes.legend(loc=legend)

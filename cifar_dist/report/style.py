@@ -1,0 +1,98 @@
+"""One look for every picture: quiet axes, a palette that colour-blind readers can tell apart, titles at the left.
+
+Pictures are drawn on ``matplotlib.figure.Figure`` objects, which render with Agg: no pyplot, no display, no global
+state. Text is never parsed as mathematics, because class and run names may hold anything.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifar_dist.tracking.files import printable, replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+
+# Paul Tol's "bright" and "vibrant" schemes (https://sronpersonalpages.nl/~pault/).
+BLUE = "#4477AA"
+ORANGE = "#EE7733"
+GREEN = "#228833"
+RED = "#CC3311"
+PURPLE = "#AA3377"
+GREY = "#8A8F98"
+INK = "#24292F"
+PAPER = "#FFFFFF"
+GRID = "#E4E7EB"
+
+DPI = 150
+
+_STYLE: dict[RcKeyType, object] = {
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "font.size": 10,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": "#C3C8CF",
+    "axes.labelcolor": "#57606A",
+    "axes.labelsize": 9.5,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": "#57606A",
+    "ytick.color": "#57606A",
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure to draw on, in inches; written to ``path`` as PNG, atomically, when the block ends well."""
+    import logging
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # A name in a script that the font lacks shows as boxes; that is no reason to fill the log.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with matplotlib.rc_context(_STYLE):
+        drawing = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        yield drawing
+        png = io.BytesIO()
+        drawing.savefig(png, format="png", metadata={"Software": "cifar-dist"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, png.getvalue())
+
+
+def bare(axes: Axes) -> None:
+    """Axes for an image: no ticks, no grid."""
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def short(text: str, length: int) -> str:
+    """A name on one line, at most ``length`` characters."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= length else line[: length - 1] + "…"

@@ -1,0 +1,124 @@
+"""The run folder: where a run's whole story lies, and who may write it.
+
+Rank 0 alone opens it. A second job of the same name is refused while the first lives, a resume that contradicts the
+config that the run was started with is refused by key, and a folder that cannot be written is found out before
+the first step.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from cifar_dist import recipe
+from cifar_dist.config import Config
+from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.errors import UserError
+from cifar_dist.files import write_atomic
+
+# What may differ between two starts of one run: it changes how a run is watched and kept, not what it computes.
+_FREE = (
+    "run.dir",
+    "run.fresh",
+    "run.processes",
+    "data.path",
+    "data.resident_mb",
+    "data.read_ahead",
+    "train.compile",
+    "train.threads",
+    "eval",
+    "checkpoint",
+    "tracking",
+)
+
+
+class RunFolder:
+    """Paths inside ``runs/NAME``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.manifest = path / FILE_NAME
+        self.checkpoints = path / "checkpoints"
+        self.final = path / "final" / "model.safetensors"
+        self.evaluations = path / "evaluations"
+        self._lock: IO[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def finished(self) -> bool:
+        """Whether training ended and its last evaluation was written."""
+        return self.final.is_file() and any(self.evaluations.glob("*/summary.json"))
+
+    def open(self, config: Config, manifest: Manifest) -> None:
+        """Create the folder, or enter one that is there.
+
+        Raises:
+            UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
+                cannot be written.
+        """
+        resumes = self.config.is_file()
+        if self.path.exists() and config.run.fresh:
+            raise UserError(f"{self.path} exists and run.fresh is set; choose another --run.name, or resume without it")
+        if self.path.exists() and not resumes and any(self.path.iterdir()):
+            raise UserError(f"{self.path} is there and is not a run (no config.toml); choose another --run.name")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(
+                f"the run folder {self.path} cannot be written ({error.strerror}); choose another with --run.dir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            raise UserError(f"{self.path} is in use by {holder}; wait for it, or choose another --run.name") from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        self._lock.flush()
+        if resumes:
+            _refuse_contradiction(recipe.read(self.config), config, self.path)
+            self._refuse_other_data(manifest)
+        write_atomic(self.config, recipe.to_toml(config))
+        if not resumes:
+            shutil.copyfile(manifest.root / FILE_NAME, self.manifest)
+
+    def _refuse_other_data(self, manifest: Manifest) -> None:
+        started = Manifest.load(self.path)
+        if started.fingerprint != manifest.fingerprint:
+            raise UserError(
+                f"{self.path} was started on other data than {manifest.root} now holds "
+                f"({started.fingerprint}, now {manifest.fingerprint}); choose another --run.name"
+            )
+
+
+def _refuse_contradiction(started: Config, asked: Config, path: Path) -> None:
+    before, now = _flat(recipe.to_tree(started)), _flat(recipe.to_tree(asked))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not any(key == free or key.startswith(f"{free}.") for free in _FREE):
+            raise UserError(
+                f"{path} was started with {key} = {_shown(before.get(key))} and this command says "
+                f"{_shown(now.get(key))}; choose another --run.name, or leave {key} as it was"
+            )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value)

@@ -1,0 +1,211 @@
+"""What a person sees of a run: live bars at a terminal, plain lines in a pipe, the same lines in ``training.log``.
+
+Rank 0 alone has a console. Nothing it is told is taken as markup or can reach the terminal as a control character,
+and a terminal that goes away takes the output with it, never the run.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.files import printable
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.table import EpochRow
+from cifar_dist.tracking.timeline import utc
+
+PLAIN_INTERVAL = 10.0  # seconds between two progress lines where no bar can be drawn
+_LIVE_INTERVAL = 0.1
+_HEADER = f"{'epoch':>8} {'train loss':>11} {'acc':>8} {'val loss':>9} {'acc':>8} {'lr':>9} {'images/s':>9} {'time':>8}"
+
+
+class RunConsole:
+    """The console of one process of a run, and its log.
+
+    Args:
+        log: ``training.log``; appended to.
+        facts: steps and epochs of the run.
+        stream: where to say things; standard output.
+    """
+
+    def __init__(self, log: Path, facts: RunFacts, *, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._log = log.open("a", encoding="utf-8", errors="backslashreplace")
+        self._facts = facts
+        self._step = 0
+        self._pace_from: tuple[int, float] | None = None  # (step, when) of the first look at the metrics
+        self._said_progress = time.monotonic()
+        self._drawn = 0.0
+        self._header_due = True
+        self._gone = False
+        self._rich: Console | None = None
+        self._live: Progress | None = None
+        # Asked of the stream and not of rich, which FORCE_COLOR talks into colouring a pipe.
+        if self._stream.isatty():
+            self._rich = Console(file=self._stream, highlight=False, markup=False, emoji=False)
+            if self._rich.is_dumb_terminal:
+                self._rich = None
+
+    def banner(self, title: str, lines: Sequence[tuple[str, str]]) -> None:
+        """Say what starts: a title, and (what, text) lines."""
+        texts = [f"{what:<6} {printable(text)}" for what, text in lines]
+        for text in [title, *texts]:
+            self._write_log(text)
+        if self._rich:
+            panel = Panel(Text("\n".join(texts)), title=Text(printable(title), style="bold"), title_align="left")
+            self._print(panel)
+        else:
+            for text in [title, *texts]:
+                self._write_plain(text)
+
+    def say(self, text: str) -> None:
+        self._say(text, "")
+
+    def note(self, text: str) -> None:
+        """Put something into training.log alone."""
+        self._write_log(text)
+
+    def warn(self, text: str) -> None:
+        self._say(f"warning: {text}", "yellow")
+
+    def progress(self, records: Sequence[Record]) -> None:
+        """Show the last of these training records; their mean throughput."""
+        if not records:
+            return
+        now = time.monotonic()
+        self._step = records[-1].step
+        if self._pace_from is None:  # compilation and warm-up are behind the first look
+            self._pace_from = (self._step, now)
+        seconds = sum(record.seconds for record in records)
+        rate = sum(record.samples for record in records) / seconds if seconds > 0 else math.nan
+        epoch_ends = self._step % self._facts.steps_per_epoch == 0
+        if self._rich and (epoch_ends or now - self._drawn >= _LIVE_INTERVAL):
+            self._drawn = now
+            self._guard(lambda: self._draw(records[-1], rate, now))
+        if now - self._said_progress >= PLAIN_INTERVAL:
+            self._said_progress = now
+            text = f"{self._where(records[-1])}  {self._measures(records[-1])}  {self._pace(rate, now)}"
+            self._write_log(text)
+            if not self._rich:
+                self._write_plain(text)
+
+    def epoch(self, row: EpochRow, best: bool) -> None:
+        """The permanent line of a finished epoch."""
+        if self._header_due:
+            self._header_due = False
+            self._say(_HEADER, "dim")
+        line = (
+            f"{f'{row.epoch + 1}/{self._facts.epochs}':>8} {_number(row.train_loss):>11} "
+            f"{_percent(row.train_accuracy):>8} {_number(row.val_loss):>9} {_percent(row.val_accuracy):>8} "
+            f"{row.lr:>9.3g} {_count(row.images_per_second):>9} {duration(row.seconds):>8}"
+        )
+        self._say(line + (" best" if best else ""), "bold green" if best else "")
+
+    def close(self) -> None:
+        if self._live:
+            self._guard(self._live.stop)
+            self._live = None
+        self._log.close()
+
+    def _where(self, record: Record) -> str:
+        return f"epoch {record.epoch + 1}/{self._facts.epochs} step {record.step}/{self._facts.steps}"
+
+    @staticmethod
+    def _measures(record: Record) -> str:
+        lr = "" if record.lr is None else f"  lr {record.lr:.3g}"
+        return f"loss {_number(record.loss)}  acc {_percent(record.accuracy)}{lr}"
+
+    def _pace(self, rate: float, now: float) -> str:
+        assert self._pace_from is not None
+        first_step, start = self._pace_from
+        done = self._step - first_step
+        left = (now - start) / done * (self._facts.steps - self._step) if done else math.nan
+        return f"{_count(rate)} images/s  {duration(left)} left"
+
+    def _draw(self, record: Record, rate: float, now: float) -> None:
+        in_epoch = record.step - record.epoch * self._facts.steps_per_epoch
+        if not self._live:
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=self._rich,
+                auto_refresh=False,  # no thread: one would meet every signal and fork of a training job
+                transient=True,
+                expand=True,
+            )
+            self._live.add_task("", total=self._facts.steps_per_epoch, text="")
+            self._live.add_task("run", total=self._facts.steps, text="")
+            self._live.start()
+        epoch, run = self._live.task_ids
+        description = f"epoch {record.epoch + 1}/{self._facts.epochs}"
+        self._live.update(epoch, description=description, completed=in_epoch, text=self._measures(record))
+        self._live.update(run, completed=record.step, text=self._pace(rate, now))
+        self._live.refresh()
+
+    def _say(self, text: str, style: str) -> None:
+        self._write_log(text)
+        if self._rich:
+            self._print(Text(printable(text), style=style))
+        else:
+            self._write_plain(text)
+
+    def _print(self, what: Text | Panel) -> None:
+        console = self._rich
+        assert console is not None
+        self._guard(lambda: console.print(what))
+
+    def _write_plain(self, text: str) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        safe = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+        self._guard(lambda: print(safe, file=self._stream, flush=True))
+
+    def _write_log(self, text: str) -> None:
+        stamp = utc()
+        self._log.write("".join(f"{stamp} {line}\n" for line in printable(text).split("\n")))
+        self._log.flush()
+
+    def _guard(self, output: Callable[[], None]) -> None:
+        """Output, unless the reader is gone (a closed pipe, a lost terminal); training goes on without one."""
+        if self._gone:
+            return
+        try:
+            output()
+        except (OSError, ValueError):
+            self._gone = True
+
+
+def duration(seconds: float) -> str:
+    """``m:ss``, ``h:mm:ss`` or ``Nd h:mm:ss``; a dash when not known."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes}:{rest:02}"
+    days, hours = divmod(hours, 24)
+    clock = f"{hours}:{minutes:02}:{rest:02}"
+    return f"{days}d {clock}" if days else clock
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %" if math.isfinite(fraction) else "-"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "-"

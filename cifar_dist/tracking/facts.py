@@ -1,0 +1,60 @@
+"""What only the started trainer knows about a run: the network, the data and the processes as they turned out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Shown in the banner, written into environment.json, told by the report.
+
+    Attributes:
+        model: its name.
+        parameters: in all, trainable or not.
+        dataset: its name.
+        fingerprint: of the packed data (``Manifest.fingerprint``).
+        classes: their number.
+        image_shape: (height, width, channels).
+        train_samples, val_samples: of the two splits; 0 without validation.
+        processes: how many train.
+        wrapper: what synchronises them, for example ``DDP`` or ``DeepSpeed ZeRO-2``.
+        device: what each of them computes on, for example ``cuda (NVIDIA A100)`` or ``cpu``.
+        precision: for example ``fp32`` or ``bf16``.
+        steps_per_epoch: optimizer steps.
+        epochs: that the whole run has.
+    """
+
+    model: str
+    parameters: int
+    dataset: str
+    fingerprint: str
+    classes: int
+    image_shape: tuple[int, int, int]
+    train_samples: int
+    val_samples: int
+    processes: int
+    wrapper: str
+    device: str
+    precision: str
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(what, text) for a reader."""
+        height, width, channels = self.image_shape
+        processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
+        return [
+            ("model", f"{self.model}, {self.parameters:,} parameters"),
+            (
+                "data",
+                f"{self.dataset} ({self.fingerprint}), {self.classes} classes of {height}x{width}x{channels}, "
+                f"{self.train_samples:,} to train on, {self.val_samples:,} to validate",
+            ),
+            ("on", f"{processes}, {self.wrapper}, {self.device}, {self.precision}"),
+            ("steps", f"{self.steps:,} = {self.epochs} epochs of {self.steps_per_epoch:,}"),
+        ]

@@ -1,0 +1,106 @@
+"""``metrics.csv``: the training records of ``metrics.jsonl`` folded to one row an epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from cifar_dist.tracking.files import replace_file
+from cifar_dist.tracking.metrics import Record
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One epoch; nan where nothing was measured.
+
+    Attributes:
+        epoch: 0-based, as in metrics.jsonl.
+        step: optimizer steps done at its last record.
+        train_loss, train_accuracy: mean over the epoch's samples, as they were when each step was taken.
+        val_loss, val_accuracy: of the evaluation after it.
+        lr: learning rate of its last step.
+        seconds: training time, without evaluation.
+        images_per_second: training throughput over all processes.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(slots=True)
+class _Sums:
+    step: int = 0
+    samples: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    seconds: float = 0.0
+    lr: float = math.nan
+    val_loss: float = math.nan
+    val_accuracy: float = math.nan
+
+
+class EpochTable:
+    """Rows of epochs, kept up to date record by record (a long run is not read again at every epoch)."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._epochs: dict[int, _Sums] = {}
+        self.add(records)
+
+    def add(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.split not in ("train", "val"):
+                continue
+            sums = self._epochs.setdefault(record.epoch, _Sums())
+            sums.step = max(sums.step, record.step)
+            if record.split == "val":
+                sums.val_loss, sums.val_accuracy = record.loss, record.accuracy
+                continue
+            sums.samples += record.samples
+            sums.loss += record.loss * record.samples
+            sums.correct += record.accuracy * record.samples
+            sums.seconds += record.seconds
+            sums.lr = math.nan if record.lr is None else record.lr
+
+    def row(self, epoch: int) -> EpochRow:
+        """Raises KeyError when nothing was recorded in ``epoch``."""
+        sums = self._epochs[epoch]
+        return EpochRow(
+            epoch=epoch,
+            step=sums.step,
+            train_loss=_ratio(sums.loss, sums.samples),
+            train_accuracy=_ratio(sums.correct, sums.samples),
+            val_loss=sums.val_loss,
+            val_accuracy=sums.val_accuracy,
+            lr=sums.lr,
+            seconds=sums.seconds,
+            images_per_second=_ratio(sums.samples, sums.seconds),
+        )
+
+    def rows(self) -> list[EpochRow]:
+        return [self.row(epoch) for epoch in sorted(self._epochs)]
+
+    def write(self, path: Path) -> None:
+        """Write the whole CSV, atomically. A cell without a (finite) value is empty."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        columns = [field.name for field in fields(EpochRow)]
+        writer.writerow(columns)
+        for row in self.rows():
+            values = [getattr(row, column) for column in columns]
+            writer.writerow(["" if isinstance(v, float) and not math.isfinite(v) else v for v in values])
+        replace_file(path, text.getvalue().encode())
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else math.nan

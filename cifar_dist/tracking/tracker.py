@@ -1,0 +1,164 @@
+"""The one object a trainer tells what happens; it writes the truth first and then lets the mirrors follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from cifar_dist.config import Config
+from cifar_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.console import RunConsole
+from cifar_dist.tracking.environment import write_environment
+from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.metrics import MetricsLog, Record
+from cifar_dist.tracking.table import EpochTable
+from cifar_dist.tracking.timeline import Event
+from cifar_dist.tracking.wandb_mirror import WandbMirror
+
+Status = Literal["finished", "interrupted", "failed"]
+_EXIT_CODE: dict[Status, int] = {"finished": EXIT_DONE, "interrupted": EXIT_REQUEUE, "failed": EXIT_FAILED}
+
+
+class AnyTracker(Protocol):
+    """What the trainer talks to, on every rank."""
+
+    def train_steps(self, records: Sequence[Record]) -> None:
+        """Training steps since the last call, oldest first. Every step comes exactly once."""
+
+    def evaluation(self, record: Record, best: bool) -> None:
+        """A pass over another split; ``best``: the best validation accuracy so far."""
+
+    def say(self, text: str) -> None:
+        """Tell the reader something."""
+
+    def warn(self, text: str) -> None:
+        """Tell the reader of something wrong that does not stop the run."""
+
+    def sync(self) -> None:
+        """Bring the metrics to the disk; to be called before a checkpoint is written."""
+
+    def checkpoint(self, step: int, path: Path) -> None:
+        """A checkpoint is complete."""
+
+    def finish(self, status: Status, reason: str = "") -> None:
+        """The process stops training; to be called whatever happened (it gives the terminal back)."""
+
+
+class Tracker:
+    """Rank 0's tracker: metrics.jsonl first, then metrics.csv, training.log, the console and W&B.
+
+    Args:
+        folder: the run folder; must exist.
+        config: the resolved config.
+        facts: the run as it turned out.
+        resume_step: optimizer steps in the checkpoint that this process goes on from; 0 starts anew. Metrics after
+            it are dropped, because those steps are taken again.
+
+    Raises:
+        UserError: the metrics.jsonl of an earlier start is damaged.
+    """
+
+    def __init__(self, folder: Path, config: Config, *, facts: RunFacts, resume_step: int) -> None:
+        self._folder = folder
+        self._config = config
+        self._facts = facts
+        self._step = resume_step
+        self._open_epoch: int | None = None  # has training records but no line on the console yet
+        path = folder / "metrics.jsonl"
+        self._metrics = MetricsLog(path)
+        last_sign = path.stat().st_mtime
+        last_step = self._metrics.cut(resume_step)
+        history = metrics.read(path)
+        self._table = EpochTable(history)
+        self._table.write(folder / "metrics.csv")
+        write_environment(folder, facts)
+        self._console = RunConsole(folder / "training.log", facts)
+        resumed = [("resumed", f"after step {resume_step:,} of {facts.steps:,}")] if resume_step else []
+        self._console.banner(folder.name, [*facts.lines(), ("folder", str(folder)), *resumed])
+        self._note_kill(last_step, last_sign)
+        kind: Literal["resumed", "started"] = "resumed" if resume_step else "started"
+        again = f"{last_step - resume_step:,} steps are taken again" if last_step > resume_step else ""
+        where = f"{facts.wrapper}, {facts.device}"
+        timeline.append(folder, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
+        if again:
+            self.say(f"resumed before the end of the metrics: {again}")
+        self._wandb = WandbMirror(folder, config, facts, history, self.warn)
+
+    def train_steps(self, records: Sequence[Record]) -> None:
+        if not records:
+            return
+        steps = [record.step for record in records]
+        assert steps == list(range(self._step + 1, self._step + 1 + len(steps))), f"after {self._step} came {steps}"
+        self._step = steps[-1]
+        self._metrics.append(records)
+        self._table.add(records)
+        for epoch in sorted({record.epoch for record in records}):
+            if self._open_epoch is not None and epoch != self._open_epoch:
+                self._end_epoch(self._open_epoch, best=False)
+            self._open_epoch = epoch
+        self._console.progress(records)
+        self._wandb.log(records)
+
+    def evaluation(self, record: Record, best: bool) -> None:
+        self._metrics.append([record])
+        self._table.add([record])
+        if record.split == "val":
+            self._end_epoch(record.epoch, best)
+        else:
+            self.say(
+                f"{record.split}: accuracy {100 * record.accuracy:.2f} %, loss {record.loss:.4f}, "
+                f"{record.samples:,} images"
+            )
+        self._wandb.log([record])
+
+    def say(self, text: str) -> None:
+        self._console.say(text)
+
+    def warn(self, text: str) -> None:
+        self._console.warn(text)
+
+    def sync(self) -> None:
+        self._metrics.sync()
+
+    def checkpoint(self, step: int, path: Path) -> None:
+        self._console.note(f"checkpoint of step {step:,}: {path}")
+
+    def finish(self, status: Status, reason: str = "") -> None:
+        try:
+            if self._open_epoch is not None and status == "finished":
+                self._end_epoch(self._open_epoch, best=False)
+            self._metrics.close()
+            self._table.write(self._folder / "metrics.csv")
+            timeline.append(self._folder, Event(timeline.utc(), status, self._step, note=reason))
+            self._wandb.finish(_EXIT_CODE[status], preempted=status == "interrupted")
+            after = f"after step {self._step:,} of {self._facts.steps:,}"
+            self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
+        finally:
+            self._console.close()
+
+    def _end_epoch(self, epoch: int, best: bool) -> None:
+        self._table.write(self._folder / "metrics.csv")
+        self._console.epoch(self._table.row(epoch), best)
+        self._open_epoch = None
+
+    def _note_kill(self, step: int, timestamp: float) -> None:
+        """Put the end of an earlier process that could not say so itself into the timeline."""
+        events = timeline.read(self._folder)
+        if events and events[-1].kind in ("started", "resumed"):
+            killed = Event(timeline.utc(timestamp), "killed", step, note="without a word; the time is its last metrics")
+            timeline.append(self._folder, killed)
+            self.say(f"the last process was killed after step {step:,}, at about {killed.time}")
+
+
+class SilentTracker:
+    """The tracker of every other rank."""
+
+    def train_steps(self, records: Sequence[Record]) -> None: ...
+    def evaluation(self, record: Record, best: bool) -> None: ...
+    def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+    def sync(self) -> None: ...
+    def checkpoint(self, step: int, path: Path) -> None: ...
+    def finish(self, status: Status, reason: str = "") -> None: ...

@@ -1,0 +1,372 @@
+"""The loop, on one screen: :meth:`Trainer.fit` and :meth:`Trainer.train_step`. The rest puts their parts together.
+
+A step is a function of (config, seed, step): the order says which samples, counter-based randomness what is done
+to them, the schedule the learning rate, and the global generator that dropout draws from is seeded anew each time.
+So a resume needs weights, optimizer state and a step number, and nothing is replayed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cifar_dist import checkpoint, models
+from cifar_dist.checkpoint import Checkpoint
+from cifar_dist.config import Config
+from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.batches import Batch, TrainBatches
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.randomness import permutation, step_seed
+from cifar_dist.engine import Engine, Pending
+from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, TrainingFailedError, UserError
+from cifar_dist.evaluation.evaluate import Weights, evaluate
+from cifar_dist.evaluation.split import Split, statistics
+from cifar_dist.files import folder_atomic
+from cifar_dist.meter import StepMeter
+from cifar_dist.models.registry import DataInitialized
+from cifar_dist.optim.optimizers import build_optimizer
+from cifar_dist.optim.schedules import learning_rate
+from cifar_dist.preemption import StopSignals
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
+
+_INITIALIZE_IMAGES = 5000  # how many a network is shown that looks at the data before it trains
+
+
+class StopRequested(Exception):  # noqa: N818 - it is no error
+    """All ranks have agreed to stop."""
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """What every rank says after a step, on its way to all: a wish to stop, a loss that is not finite."""
+
+    pending: Pending
+    step: int
+    ids: Tensor
+    finite: Tensor
+
+
+def train(config: Config, engine: Engine) -> int:
+    """Train, or go on training, the run that ``config`` describes; returns the exit code. Collective.
+
+    Raises:
+        UserError: input that cannot be.
+        TrainingFailedError: a non-finite loss, or processes that do not synchronise.
+    """
+    with StopSignals() as signals:
+        return Trainer(config, engine, signals).run()
+
+
+class Trainer:
+    """One start of a run, on one process."""
+
+    def __init__(self, config: Config, engine: Engine, signals: StopSignals) -> None:
+        self.config, self.engine, self.signals = config, engine, signals
+        check_batch_size(config, engine.processes)
+        self.manifest = engine.decide(lambda: Manifest.load(config.data.path))
+        self.folder = RunFolder(Path(config.run.dir) / config.run.name)
+        engine.decide(lambda: self.folder.open(config, self.manifest))
+        mean, std = statistics(config, self.manifest)
+        self.normalize = Normalize(mean, std, engine.device, config.train.channels_last)
+        self.augment = Augment(config.augment, config.run.seed, mean, self.normalize)
+        self.batches, self.val = engine.together(self._open_data)
+
+        found, notes = engine.decide(lambda: checkpoint.choose(self.folder.checkpoints))
+        loaded = checkpoint.load(found) if found else None
+        state = loaded.state if loaded else {}
+        self.step: int = state.get("step", 0)  # optimizer steps done
+        self.evaluated: int = state.get("evaluated", 0)  # epochs whose end was evaluated
+        self.accuracy: float | None = state.get("val_accuracy")  # at the last evaluation
+        self.best: float = state.get("best", -1.0)
+        self.meter = StepMeter(engine.device)
+        self.model = self._prepare_model(loaded)
+        self._synchronised = False  # whether that was looked at since this start
+        self._flags: _Flags | None = None
+        self.tracker = self._start_tracker(notes)
+
+    # ---- the loop ---------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Train to the end, or until asked to stop; returns the exit code."""
+        try:
+            self.fit()
+            self.finish()
+        except StopRequested:
+            self.stop()
+            return EXIT_REQUEUE
+        except BaseException as error:
+            self.tracker.finish("failed", str(error))
+            raise
+        self.tracker.finish("finished")
+        return EXIT_DONE
+
+    def fit(self) -> None:
+        """Every epoch, every step of it; at the end of each epoch, evaluate and save."""
+        per_epoch, every = self.batches.steps_per_epoch, self.config.checkpoint.every_steps
+        if self.step == (self.evaluated + 1) * per_epoch:  # stopped between an epoch and its evaluation
+            self.end_epoch(self.evaluated)
+        for epoch in range(self.step // per_epoch, self.config.train.epochs):
+            for batches in self.batches.epoch(epoch, first_step=self.step % per_epoch):
+                self.train_step(epoch, batches)
+                if self.step % self.config.tracking.every == 0:
+                    self.flush()
+                if every and self.step % every == 0:
+                    self.settle()
+                    self.flush()
+                    self.save()
+            self.settle()
+            self.end_epoch(epoch)
+
+    def train_step(self, epoch: int, batches: list[Batch]) -> None:
+        """One optimizer step on this process's part of a global batch."""
+        config, step = self.config, self.step
+        lr = self.learning_rate(step)
+        samples = self.batches.size(step % self.batches.steps_per_epoch)
+        torch.manual_seed(step_seed(config.run.seed, step, self.engine.rank))
+        self.meter.start()
+        finite = []
+
+        def share_of_loss(index: int) -> Tensor:
+            batch = batches[index]
+            logits = self.model(self.augment(batch.images, batch.ids, epoch)).float()
+            losses = F.cross_entropy(
+                logits, batch.labels, reduction="none", label_smoothing=config.train.label_smoothing
+            )
+            self.meter.add(losses, logits.argmax(dim=1) == batch.labels, batch.weight)
+            finite.append(losses.detach().isfinite())
+            return (losses * batch.weight).sum() / samples
+
+        self.engine.step(share_of_loss, lr)
+        self.step = step + 1
+        self.meter.end(step=self.step, epoch=epoch, lr=lr)
+        self.exchange_flags(torch.cat([batch.ids for batch in batches]), torch.cat(finite))
+        if not self._synchronised:
+            self.engine.assert_synchronised()
+            self._synchronised = True
+
+    def end_epoch(self, epoch: int) -> None:
+        """Evaluate when it is due, then save when it is due or the best so far."""
+        last = epoch + 1 == self.config.train.epochs
+        best = False
+        self.flush()
+        if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
+            begin = time.perf_counter()
+            predictions = self.val.predict("0", poll=self.poll)
+            self.accuracy = predictions.accuracy
+            best = self.accuracy > self.best
+            self.best = max(self.best, self.accuracy)
+            seconds = round(time.perf_counter() - begin, 6)
+            count = len(predictions.logits)
+            record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
+            self.tracker.evaluation(record, best)
+        self.evaluated = epoch + 1
+        if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
+            self.save(best)
+        self.meter.restart_clock()
+
+    def finish(self) -> None:
+        """Keep the final weights and evaluate them with test-time augmentation."""
+        if self.folder.finished():
+            self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
+            return
+        model = self.engine.model_state()
+        self.engine.decide(lambda: self._write_final(model))
+        split, tta = self.config.eval.split, self.config.eval.tta
+        if split not in self.manifest.splits:
+            self.tracker.warn(f"the dataset has no split '{split}' to end with; see eval.split")
+            return
+        weights = Weights(self.folder.final, "final", self.step, self.accuracy)
+        folder, summary = evaluate(
+            self.engine,
+            self.config,
+            self.folder.path,
+            weights,
+            self.manifest,
+            split,
+            tta,
+            trained_on=self.manifest,
+            poll=self.poll,
+        )
+        self.tracker.say(f"{split} accuracy {summary.accuracy:.2%} of {summary.samples} with TTA {tta}: {folder}")
+
+    def stop(self) -> None:
+        """Save at the agreed step and say how to go on."""
+        self.settle(stopping=True)
+        self.flush()
+        self.save()
+        self.tracker.finish(
+            "interrupted", f"{self.signals.received or 'asked to stop'}; the same command goes on from here"
+        )
+
+    # ---- agreement --------------------------------------------------------------------------------------------
+
+    def exchange_flags(self, ids: Tensor, finite: Tensor) -> None:
+        """Tell all ranks about this step, and judge what they told about the step before.
+
+        The answer is read one step late so that no device waits for it. A loss that is not finite has by then
+        reached the weights in memory, never a checkpoint: :meth:`settle` comes before each save.
+        """
+        flags = torch.stack([torch.full_like(finite[0], bool(self.signals.received)), ~finite.all()]).float()
+        before, self._flags = self._flags, _Flags(self.engine.exchange(flags), self.step, ids, finite)
+        if before is not None:
+            self._judge(before)
+
+    def settle(self, *, stopping: bool = False) -> None:
+        """Judge the last step too, before anything is evaluated or saved."""
+        before, self._flags = self._flags, None
+        if before is not None:
+            self._judge(before, stopping=stopping)
+
+    def _judge(self, flags: _Flags, *, stopping: bool = False) -> None:
+        stop, broken = flags.pending.wait()
+        if broken:
+            ids = sorted(i for rank in self.engine.gather_objects(flags.ids[~flags.finite].tolist()) for i in set(rank))
+            shown = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+            raise TrainingFailedError(
+                f"the loss is not finite at step {flags.step} for {len(ids)} samples (ids {shown}); the checkpoints "
+                f"before it are whole. Try a lower --optim.lr, --optim.clip_norm 1, or --train.precision no"
+            )
+        if stop and not stopping:
+            raise StopRequested
+
+    def poll(self) -> None:
+        """Outside the steps: stop, on all ranks alike, when any of them was asked to."""
+        wish = torch.tensor([float(bool(self.signals.received))], device=self.engine.device)
+        if self.engine.exchange(wish).wait()[0]:
+            raise StopRequested
+
+    # ---- parts ------------------------------------------------------------------------------------------------
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(
+            self.config.schedule,
+            self.config.optim.lr,
+            step,
+            steps_per_epoch=self.batches.steps_per_epoch,
+            epochs=self.config.train.epochs,
+        )
+
+    def flush(self) -> None:
+        """Hand the metrics of the steps since the last look to the tracker. Collective."""
+        self.tracker.train_steps(self.meter.take(self.engine.sum))
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint of this step. Collective."""
+        model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
+        state = {
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "val_accuracy": self.accuracy,
+            "best": self.best,
+            "processes": self.engine.processes,
+            "engine": self.engine.kind,
+            "scaler": self.engine.scaler_state(),
+        }
+
+        def write() -> Path:
+            self.tracker.sync()
+            path = checkpoint.save(self.folder.checkpoints, model, optimizer, state, best=best)
+            checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
+            return path
+
+        path = self.engine.decide(write)
+        self.tracker.checkpoint(self.step, path)
+        self.meter.restart_clock()
+
+    def _open_data(self) -> tuple[TrainBatches, Split | None]:
+        config, engine = self.config, self.engine
+        batches = TrainBatches(
+            self.manifest,
+            config.data,
+            seed=config.run.seed,
+            batch_size=config.train.batch_size,
+            accumulate=config.train.accumulate,
+            rank=engine.rank,
+            processes=engine.processes,
+            device=engine.device,
+        )
+        if "val" not in self.manifest.splits:
+            return batches, None
+        return batches, Split(engine, config, self.manifest, "val", self.manifest)
+
+    def _prepare_model(self, loaded: Checkpoint | None) -> nn.Module:
+        """Build, load or initialise, and wrap the model; load the optimizer."""
+        config = self.config
+        torch.manual_seed(config.run.seed)
+        module = models.build(
+            config.model.name,
+            classes=len(self.manifest.classes),
+            channels=self.manifest.shape[2],
+            options=config.model.options,
+        )
+        if loaded is not None:
+            checkpoint.load_weights(module, loaded.model, loaded.path)
+        elif isinstance(module, DataInitialized):
+            count = len(self.batches.images)
+            ids = permutation(config.run.seed, 0, count, "initialize")[:_INITIALIZE_IMAGES]
+            module.initialize(self.normalize(self.batches.images.get(ids)).cpu())
+        if config.train.channels_last:
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = sum(p.numel() for p in module.parameters())
+        model = self.engine.prepare(module, build_optimizer(config.optim, module))
+        if loaded is not None:
+            self.engine.load_optimizer_state(loaded.optimizer)
+            self.engine.load_scaler_state(loaded.state["scaler"])
+        return model
+
+    def _start_tracker(self, notes: list[str]) -> AnyTracker:
+        if not self.engine.is_main:
+            return SilentTracker()
+        manifest, engine = self.manifest, self.engine
+        facts = RunFacts(
+            model=self.config.model.name,
+            parameters=self.parameters,
+            dataset=manifest.name,
+            fingerprint=manifest.fingerprint,
+            classes=len(manifest.classes),
+            image_shape=manifest.shape,
+            train_samples=manifest.samples("train"),
+            val_samples=len(self.val.images) if self.val else 0,
+            processes=engine.processes,
+            wrapper=engine.wrapper,
+            device=engine.device_name,
+            precision=engine.precision,
+            steps_per_epoch=self.batches.steps_per_epoch,
+            epochs=self.config.train.epochs,
+        )
+        tracker = Tracker(self.folder.path, self.config, facts=facts, resume_step=self.step)
+        for note in notes:
+            tracker.warn(note)
+        return tracker
+
+    def _write_final(self, model: dict[str, Tensor]) -> None:
+        with folder_atomic(self.folder.final.parent, replace=True) as folder:
+            save_file(model, folder / self.folder.final.name)
+
+    @property
+    def total_steps(self) -> int:
+        return self.batches.steps_per_epoch * self.config.train.epochs
+
+
+def check_batch_size(config: Config, processes: int) -> None:
+    """Refuse a global batch that does not divide among processes and accumulation steps.
+
+    Raises:
+        UserError: with the nearest sizes that do.
+    """
+    parts, size = processes * config.train.accumulate, config.train.batch_size
+    if size % parts:
+        lower = max(parts, size // parts * parts)
+        raise UserError(
+            f"train.batch_size {size} is not divisible by {processes} processes x {config.train.accumulate} "
+            f"accumulation steps; use --train.batch_size {lower} or {lower + parts}"
+        )

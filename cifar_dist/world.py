@@ -1,0 +1,91 @@
+"""What the launcher was asked for, so that the program can refuse to train on anything else.
+
+Several launches exit 0 without doing what was asked: ``accelerate launch --cpu --num_processes 2`` starts one process,
+and two processes under torchrun may never join. A run on half its machine is worse than an error.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cifar_dist.errors import UserError
+
+
+def launched_processes() -> int:
+    """Processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"WORLD_SIZE is {text!r}, not a number of processes; start with accelerate launch or torchrun")
+    return int(text)
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0, before any process group exists."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def local_processes() -> int:
+    """Processes of this job on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "0") or 0) or launched_processes()
+
+
+def asked_processes() -> int | None:
+    """Processes that an ``accelerate launch`` above this one was asked for, or None when that cannot be seen."""
+    import psutil
+
+    try:
+        command = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
+    except (psutil.Error, AttributeError):
+        return None
+    if "launch" not in command or not any("accelerate" in word for word in command[: command.index("launch")]):
+        return None
+    flags = _flags(command[command.index("launch") + 1 :])
+    if "num_processes" in flags:
+        return int(flags["num_processes"]) if flags["num_processes"].isdecimal() else None
+    if "config_file" in flags:
+        import yaml
+
+        try:
+            with open(flags["config_file"], encoding="utf-8") as file:
+                asked = yaml.safe_load(file).get("num_processes")
+        except (OSError, yaml.YAMLError, AttributeError):
+            return None
+        return asked if isinstance(asked, int) and asked > 0 else None
+    return None
+
+
+def _flags(words: list[str]) -> dict[str, str]:
+    """The launcher's own ``--name value`` pairs: those before the script's name."""
+    flags: dict[str, str] = {}
+    position = 0
+    while position < len(words) and words[position].startswith("-"):
+        name, equals, value = words[position].lstrip("-").partition("=")
+        if not equals and position + 1 < len(words) and not words[position + 1].startswith("-"):
+            value = words[position + 1]
+            position += not value.endswith(".py")
+        flags[name.replace("-", "_")] = value
+        position += 1
+    return flags
+
+
+def check_launch(expected: int) -> None:
+    """Refuse a launch that did not start what was asked for.
+
+    Args:
+        expected: ``run.processes``, 0 for any number.
+
+    Raises:
+        UserError: another number of processes runs than was asked for.
+    """
+    started = launched_processes()
+    asked = asked_processes()
+    if asked is not None and started == 1 and asked > 1:
+        raise UserError(
+            f"accelerate launch was asked for {asked} processes and started 1 (its --cpu and MULTI_CPU do that); "
+            f"use: accelerate launch --config_file launch/cpu.yaml --num_processes {asked} train.py ..."
+        )
+    if expected and started != expected:
+        raise UserError(
+            f"run.processes asks for {expected} processes and the launcher started {started}; "
+            f"use: accelerate launch --num_processes {expected} ... or --run.processes {started}"
+        )

@@ -1,0 +1,17 @@
+"""Train a recipe. Start it alone, with accelerate launch, with torchrun, or under srun:
+
+    python train.py demo
+    accelerate launch --config_file launch/cpu.yaml train.py demo --run.name first --optim.lr 0.05
+    python train.py demo --help        # every setting, with the recipe's values
+
+Starting again with the same --run.name resumes. Exit codes: 0 done; 2 bad input; 75 stopped on request with a
+checkpoint, please run me again; anything else failed.
+"""
+
+import sys
+
+from cifar_dist.cli import run
+from cifar_dist.exit import end_with
+
+if __name__ == "__main__":
+    end_with(lambda: run(["train", *sys.argv[1:]]))
