@@ -1,0 +1,54 @@
+# Two commands to know: `make demo` and `make test`. They need make, git and Python 3.11 or newer; a C++ compiler is
+# needed only by --train.compile, and by the tests that run DeepSpeed on a CPU.
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST_ARGS ?=
+
+# For scripts that look programs up by name: launch/local.sh starts accelerate.
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## install everything into .venv
+	@echo "$(VENV) is ready; to use it by name: source $(BIN)/activate"
+
+# The stamp is made last: an installation that was cut short is done again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "make: cifar-dist needs Python 3.11 or newer and '$(PYTHON)' is not; name one: make setup PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+	  "make: '$(PYTHON)' cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) shards/digits/manifest.json ## train the digits on 2 processes and evaluate them: runs/demo
+	@$(IN_VENV) launch/local.sh cpu demo
+	@echo "Now open runs/demo/report.html"
+
+shards/digits/manifest.json: | $(READY)
+	@$(BIN)/cifar-dist pack digits shards/digits
+
+test: $(READY) ## run the tests; PYTEST_ARGS='-k resume' runs some
+	@$(IN_VENV) python -m pytest $(PYTEST_ARGS)
+
+check: $(READY) ## lint, format, types, arrows between the modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(READY) ## run the benchmarks, each a ratio against a named peer
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(IN_VENV) python "$$script"; done
+
+clean: ## remove what these targets made; runs/ and your own datasets stay
+	rm -rf $(VENV) shards/digits .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

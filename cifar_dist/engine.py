@@ -48,7 +48,7 @@ class Engine:
     """This process's place in the job.
 
     Attributes:
-        rank, processes, local_rank: place among all processes; rank 0 is the main one.
+        rank, processes: place among all processes; rank 0 is the main one.
         device: where this process computes.
         kind: ``single``, ``ddp``, ``zero1``, ``zero2`` or ``zero3``.
     """
@@ -75,6 +75,8 @@ class Engine:
             raise UserError("train.precision fp16 needs a GPU without DeepSpeed; use --train.precision bf16")
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
             raise UserError("FSDP is not supported yet; use launch/ddp.yaml or launch/zero2.yaml")
+        if cpu and deepspeed:
+            _skip_deepspeed_build()
         # DeepSpeed picks its own device and ignores Accelerate's cpu flag, with which it would silently be DDP.
         group = InitProcessGroupKwargs(backend="gloo" if cpu and deepspeed else None, timeout=_TIMEOUT)
         self._accelerator = Accelerator(
@@ -86,10 +88,9 @@ class Engine:
             ),
             kwargs_handlers=[group],
         )
-        self.rank = self._accelerator.process_index
-        self.local_rank = self._accelerator.local_process_index
-        self.processes = self._accelerator.num_processes
-        self.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.processes: int = self._accelerator.num_processes
+        self.device: torch.device = self._accelerator.device
         self.kind = self._kind(deepspeed)
         self.model: nn.Module | None = None
         self._module: nn.Module | None = None
@@ -144,6 +145,8 @@ class Engine:
             return module
         if self.kind.startswith("zero"):
             self._configure_deepspeed()
+            # It broadcasts and flattens weights in their plain order; their images may stay channels-last.
+            self._module.to(memory_format=torch.contiguous_format)
         self.model, self._optimizer = self._accelerator.prepare(module, optimizer)
         self._assert_wrapped()
         return self.model
@@ -389,14 +392,14 @@ class Engine:
         For what each process must do for itself with its own disk, such as opening the shards.
         """
         result: T | None = None
-        failed: UserError | None = None
+        failure: UserError | None = None
         try:
             result = work()
         except UserError as error:
-            failed = error
-        for error in self.gather_objects(failed):
-            if error is not None:
-                raise error
+            failure = error
+        for first in self.gather_objects(failure):
+            if first is not None:
+                raise first
         return result  # type: ignore[return-value]
 
     def close(self) -> None:
@@ -404,6 +407,17 @@ class Engine:
         self.model = self._module = self._optimizer = None
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _skip_deepspeed_build() -> None:
+    """Spare a CPU process DeepSpeed's shared-memory all-reduce, which only its inference calls.
+
+    It is compiled at the first start: that takes a compiler and minutes, and one cut short leaves a lock that
+    every later start waits for.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}
 
 
 def share_of(items: Sequence[T], rank: int, processes: int) -> list[T]:

@@ -135,7 +135,7 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
             raise UserError(f"{where}: no setting is called {prefix}{dotted}; {_suggestion(key, owner, path, prefix)}")
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                example = fields(hints[key])[0].name  # type: ignore[arg-type]
+                example = fields(hints[key])[0].name
                 raise UserError(f"{where}: {prefix}{dotted} is a section; set one of its keys, as {dotted}.{example}")
             check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
 
@@ -150,7 +150,12 @@ def _suggestion(key: str, owner: type, path: str, prefix: str) -> str:
 
 
 def build(tree: Tree, *, where: str, given: Sequence[str] = ()) -> Config:
-    """The checked config of a nested dictionary; ``given`` are the keys that the command line set.
+    """The checked config of a nested dictionary.
+
+    Args:
+        tree: sections of fields.
+        where: the file it was read from, for the error.
+        given: dotted keys that the command line set, for the error.
 
     Raises:
         UserError: the first value that is not of its type or in its range.
@@ -161,9 +166,10 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = ()) -> Config:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         what = first["msg"].removeprefix("Value error, ")
-        given = first.get("input")
-        shown = "" if isinstance(given, dict) or first["type"] == "value_error" else f", not {given!r}"
-        if any(name.startswith(key) for name in given):
+        value = first.get("input")
+        shown = "" if isinstance(value, dict) or first["type"] == "value_error" else f", not {value!r}"
+        # A check of a whole section names the section; any of its keys may be the one to blame.
+        if any(name == key or name.startswith(f"{key}.") or not key for name in given):
             where = "the command line"
         raise UserError(f"{where}: {key + ': ' if key else ''}{what[:1].lower()}{what[1:]}{shown}") from None
 

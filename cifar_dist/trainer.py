@@ -315,7 +315,7 @@ class Trainer:
             ids = permutation(config.run.seed, 0, count, "initialize")[:_INITIALIZE_IMAGES]
             module.initialize(self.normalize(self.batches.images.get(ids)).cpu())
         if config.train.channels_last:
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = module.to(memory_format=torch.channels_last)
         self.parameters = sum(p.numel() for p in module.parameters())
         model = self.engine.prepare(module, build_optimizer(config.optim, module))
         if loaded is not None:

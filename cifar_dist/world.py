@@ -34,7 +34,7 @@ def asked_processes() -> int | None:
     import psutil
 
     try:
-        command = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
+        command = psutil.Process().parent().cmdline()
     except (psutil.Error, AttributeError):
         return None
     if "launch" not in command or not any("accelerate" in word for word in command[: command.index("launch")]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import lzma
 import os
 import re
@@ -18,9 +19,12 @@ import zlib
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from cifar_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -86,7 +90,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _walk(path: Path) -> Iterator[_Member]:
-    seen = set()
+    seen: set[str] = set()
     for member in _walk_folder(path) if path.is_dir() else _walk_archive(path):
         if len(seen) == MAX_MEMBERS:
             raise UserError(f"{path} holds more than {MAX_MEMBERS:,} files; pack a smaller part of it")
@@ -110,9 +114,11 @@ def _walk_folder(root: Path, prefix: str = "", depth: int = _FOLDER_DEPTH) -> It
 
 
 def _walk_archive(path: Path) -> Iterator[_Member]:
+    if path.suffix.lower() in (".zip", ".npz"):  # numpy's format is a zip of arrays
+        return _walk_zip(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise UserError(f"{path} is not a folder or an archive ({', '.join(SUFFIXES)})")
-    return _walk_zip(path) if path.name.lower().endswith(".zip") else _walk_tar(path)
+    return _walk_tar(path)
 
 
 def _walk_tar(path: Path) -> Iterator[_Member]:
@@ -131,6 +137,7 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
                     raise UserError(f"{path}: '{info.name}' is {kind}, which a dataset does not need; not read")
                 _check(path, name, info.size)
                 yield _Member(name, lambda tar=tar, info=info: _extract(tar, info))  # type: ignore[misc]
+                tar.members.clear()  # it would keep them all
         # tarfile takes a cut at a member's end for the end of the archive, and gzip checks its sum at its own.
         while stream.read(1 << 20):
             pass
@@ -144,20 +151,25 @@ def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-class _Bounded:
+class _Bounded(io.RawIOBase):
     """A stream that refuses to give more than ``limit`` bytes, and remembers the last block."""
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int, path: Path) -> None:
         self._stream, self._left, self._path = stream, limit, path
         self.tail = b""
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(min(size, 1 << 24) if size >= 0 else 1 << 24)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        data = self._stream.read(len(view))
+        view[: len(data)] = data
         self._left -= len(data)
         if self._left < 0:
             raise _bomb(self._path)
         self.tail = (self.tail + data[-tarfile.BLOCKSIZE :])[-tarfile.BLOCKSIZE :]
-        return data
+        return len(data)
 
 
 def _walk_zip(path: Path) -> Iterator[_Member]:
@@ -180,7 +192,7 @@ def _safe_name(path: Path, name: str) -> str:
     """``name`` without ``./``; UserError where it would leave the folder or upset a terminal."""
     parts = re.split(r"[/\\]", name)
     if not name or not name.isprintable():
-        raise UserError(f"{path}: the member name {ascii(name)} is not printable; not read")
+        raise UserError(f"{path}: the member name {name!a} is not printable; not read")
     if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name):
         raise UserError(f"{path}: the member name '{name}' leads out of the folder; not read")
     return "/".join(part for part in parts if part not in ("", "."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from cifar_dist.data.raw import RawDataset, numbered, resize
+from cifar_dist.data.raw import RawDataset, labelled, resize
 
 
 def read_digits(size: int = 32) -> RawDataset:
@@ -23,4 +23,5 @@ def read_digits(size: int = 32) -> RawDataset:
     large = np.stack([np.asarray(resize(Image.fromarray(image), size)) for image in grey])
     images = np.repeat(large[..., None], 3, axis=3)
     classes = tuple(str(name) for name in digits.target_names)
-    return RawDataset("embedded", classes, {"train": numbered(images, digits.target.astype(np.int64))})
+    train = labelled(images, digits.target.astype(np.int64), len(classes), "digits")
+    return RawDataset("embedded", classes, {"train": train})

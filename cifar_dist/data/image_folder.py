@@ -12,12 +12,10 @@ from PIL import Image
 
 from cifar_dist.data.archives import read_members
 from cifar_dist.data.progress import progress
-from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, numbered, resize
+from cifar_dist.data.raw import MAX_SIDE, SPLITS, RawDataset, RawSplit, labelled, resize
 from cifar_dist.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-MAX_SIDE = 4096
-"""Pixels; the header is looked at before anything is decoded."""
 
 
 def read_image_folder(path: Path, names: Sequence[str], size: int | None = None, *, show: bool = True) -> RawDataset:
@@ -61,7 +59,7 @@ def read_image_folder(path: Path, names: Sequence[str], size: int | None = None,
     for split in SPLITS:
         rows = np.flatnonzero([place[0] == split for place in places])
         if len(rows):
-            splits[split] = numbered(pixels[rows[0] : rows[-1] + 1], labels[rows])
+            splits[split] = labelled(pixels[rows[0] : rows[-1] + 1], labels[rows], len(classes), str(path))
     return RawDataset("image-folder", classes, splits)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from cifar_dist.errors import UserError
+
 SPLITS = ("train", "val", "test")
+MAX_SIDE = 4096
+"""Pixels. A larger image is no small image, and a header that claims one is not believed."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,66 @@ class RawDataset:
     splits: dict[str, RawSplit]
 
 
-def numbered(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> RawSplit:
-    """A split whose samples are named by their position."""
-    return RawSplit(images, labels, np.arange(len(images), dtype=np.int64))
-
-
 def resize(image: Image.Image, size: int) -> Image.Image:
     """``size`` x ``size``: the central square, bicubic. Stretching would teach shapes that nothing has."""
     return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def as_images(value: object, where: str) -> NDArray[np.uint8]:
+    """Images as packing wants them: uint8 [samples, height, width, 3].
+
+    Args:
+        value: a uint8 array: [samples, height, width, 3 or 1], [samples, height, width], or the layout of the CIFAR
+            files, [samples, 3 * side * side] with the red, green and blue planes in row-major order.
+        where: what begins an error message.
+
+    Raises:
+        UserError: anything else, or no samples.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
+        what = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise UserError(f"{where} is {what}; images are expected as an array of uint8")
+    side = math.isqrt(value.shape[1] // 3) if value.ndim == 2 else 0
+    match value.shape:
+        case (_, pixels) if side and pixels == 3 * side * side:
+            value = value.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
+        case (_, _, _):
+            value = np.repeat(value[..., None], 3, axis=3)
+        case (_, _, _, 1):
+            value = np.repeat(value, 3, axis=3)
+        case (_, _, _, 3):
+            pass
+        case _:
+            raise UserError(f"{where} has shape {value.shape}; expected [N, height, width, 3] or [N, 3 * side * side]")
+    if 0 in value.shape or max(value.shape[1:3]) > MAX_SIDE:
+        raise UserError(f"{where} has shape {value.shape}; images have 1 to {MAX_SIDE} pixels a side")
+    return np.require(value, requirements=["C", "W"])  # torch wants its memory writable
+
+
+def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
+    """``count`` whole numbers, int64 [count], from a list or an array ([count] or [count, 1]).
+
+    Raises:
+        UserError: that begins with ``where``.
+    """
+    if isinstance(value, list) and all(type(item) is int and abs(item) < 2**63 for item in value):
+        value = np.array(value, dtype=np.int64)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
+        raise UserError(f"{where} is no list of whole numbers")
+    if value.shape not in ((count,), (count, 1)):
+        raise UserError(f"{where} has shape {value.shape} for {count} images")
+    if value.dtype == np.uint64 and value.size and value.max() >= 2**63:
+        raise UserError(f"{where} holds a number of more than 63 bits")
+    return value.reshape(-1).astype(np.int64)
+
+
+def labelled(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, where: str) -> RawSplit:
+    """A split whose samples are named by their position.
+
+    Raises:
+        UserError: a label that is no class.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise UserError(f"{where}: label {labels[wrong[0]]} of image {wrong[0]} is not one of the {classes} classes")
+    return RawSplit(images, labels, np.arange(len(images), dtype=np.int64))

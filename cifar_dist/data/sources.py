@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from cifar_dist.data import manifest
-from cifar_dist.data.archives import SUFFIXES, member_names
+from cifar_dist.data import arrays, manifest
+from cifar_dist.data.archives import member_names
+from cifar_dist.data.cifar import find_cifar, read_cifar
 from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
 from cifar_dist.data.digits import read_digits
+from cifar_dist.data.download import locate
 from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.raw import RawDataset, RawSplit
 from cifar_dist.errors import UserError, nearest
@@ -72,23 +75,16 @@ def _open_path(path: Path, size: int | None, *, show: bool) -> Source:
     origin = {"kind": data.kind, "name": stem}
     if path.is_file():
         origin["sha256"] = sha256(path)
-        stem = next((stem[: -len(s)] for s in _KNOWN if stem.lower().endswith(s)), stem)
+        stem = re.sub(r"\.(tar|tar\.gz|tgz|zip|pkl|pickle|npz)$", "", stem, flags=re.IGNORECASE)
     return Source(stem, data, origin)
 
 
-_KNOWN = (*sorted(SUFFIXES, key=len, reverse=True), ".pkl", ".pickle", ".npz")
-
-
 def _read(path: Path, size: int | None, *, show: bool) -> RawDataset:
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix in (".pkl", ".pickle", ".npz"):
-        raise UserError("TODO")
+    if path.is_file() and path.name.lower().endswith(arrays.SUFFIXES):
+        return arrays.read_arrays(path)
     names = member_names(path)
-    return read_image_folder(path, names, size, show=show)
-
-
-def locate(file, path, *, show):  # TODO
-    raise UserError("TODO")
+    form = find_cifar(path, names)
+    return read_image_folder(path, names, size, show=show) if form is None else read_cifar(path, form)
 
 
 def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> RawDataset:

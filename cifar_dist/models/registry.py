@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # The module of this package that registers each shipped name.
 SHIPPED = {
     "custom-resnet": "custom_resnet",
+    "resnet18": "resnet",
+    "resnet34": "resnet",
+    "resnet50": "resnet",
+    "se-resnet": "se_resnet",
     "small-resnet": "small_resnet",
     "speed-net": "speed_net",
     "tiny-cnn": "tiny_cnn",

@@ -52,7 +52,9 @@ def small_resnet(
 @register("tiny-resnet")
 def tiny_resnet(classes: int, channels: int, *, widths: tuple[Size, ...] = (16, 32, 64)) -> nn.Module:
     """One block a stage behind a stem of stride 2: 78 thousand parameters, for demonstrations on a CPU."""
-    return SmallResNet(classes, channels, widths=widths, blocks=(1,) * len(widths), stem=widths[0], stem_stride=2)
+    return SmallResNet(
+        classes, channels, widths=widths, blocks=(1,) * len(widths), stem=widths[0] if widths else 1, stem_stride=2
+    )
 
 
 class SmallResNet(nn.Module):
@@ -70,6 +72,10 @@ class SmallResNet(nn.Module):
         extra_conv: channels of a 3x3 convolution with BatchNorm behind the last stage; 0 for none.
         head: widths of hidden linear layers.
         dropout: probability before each linear layer (one more than ``head``); empty for none.
+        squeeze: squeeze-and-excitation at the end of each block, with this many times fewer channels between its
+            two layers (Hu et al., arXiv:1709.01507); 0 for none.
+        stochastic_depth: probability that the last block is skipped for a sample in training; grows linearly from
+            the first block on (Huang et al., arXiv:1603.09382).
 
     Raises:
         ValueError: lengths that do not agree, or a pool that does not divide the map.
@@ -91,6 +97,8 @@ class SmallResNet(nn.Module):
         extra_conv: int = 0,
         head: tuple[int, ...] = (),
         dropout: tuple[float, ...] = (),
+        squeeze: int = 0,
+        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
         _require(len(widths) == len(blocks) > 0, "widths and blocks must be equally long, one entry a stage")
@@ -100,16 +108,17 @@ class SmallResNet(nn.Module):
 
         self.stem = nn.Sequential(*_conv(channels, stem, stem_kernel, stem_stride), nn.ReLU())
         width = stem
-        stages = []
+        stages = nn.Sequential()
         for stage, (channels_out, count) in enumerate(zip(widths, blocks, strict=True)):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(_Block(width, channels_out, stride, kernels, expansion))
+                skipped = stochastic_depth * (len(stages) + 1) / sum(blocks)
+                stages.append(_Block(width, channels_out, stride, kernels, expansion, squeeze, skipped))
                 width = channels_out * expansion
-        self.stages = nn.Sequential(*stages)
         if extra_conv:
-            self.stages.append(nn.Sequential(*_conv(width, extra_conv, 3, 1), nn.ReLU()))
+            stages.append(nn.Sequential(*_conv(width, extra_conv, 3, 1), nn.ReLU()))
             width = extra_conv
+        self.stages = stages
 
         grid = _grid(_IMAGE // (stem_stride * 2 ** (len(widths) - 1)), pool)
         self.pool = nn.AdaptiveAvgPool2d(grid)
@@ -123,7 +132,16 @@ class SmallResNet(nn.Module):
 class _Block(nn.Module):
     """Convolutions with BatchNorm, added to the input or, where the shape changes, to a 1x1 projection of it."""
 
-    def __init__(self, inputs: int, width: int, stride: int, kernels: tuple[int, ...], expansion: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        kernels: tuple[int, ...],
+        expansion: int,
+        squeeze: int,
+        skipped: float,
+    ) -> None:
         super().__init__()
         # A strided 1x1 would drop three pixels in four unseen: the first larger kernel has the stride.
         strided = next((index for index, kernel in enumerate(kernels) if kernel > 1), 0)
@@ -132,7 +150,16 @@ class _Block(nn.Module):
         layers: list[nn.Module] = []
         for index, (kernel, (a, b)) in enumerate(zip(kernels, pairwise(chain), strict=True)):
             layers += [*_conv(a, b, kernel, stride if index == strided else 1), nn.ReLU()]
-        self.body = nn.Sequential(*layers[:-1])
+        del layers[-1]  # the last activation comes after the sum
+        if squeeze:
+            from torchvision.ops import SqueezeExcitation
+
+            layers.append(SqueezeExcitation(outputs, max(outputs // squeeze, 1)))
+        if skipped:
+            from torchvision.ops import StochasticDepth
+
+            layers.append(StochasticDepth(skipped, mode="row"))
+        self.body = nn.Sequential(*layers)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(inputs, outputs, 1, stride))
         self.activation = nn.ReLU()

@@ -1,0 +1,66 @@
+"""What many tests share: a packed dataset, and a recipe small enough to train many times."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from running import ROOT
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded digits, packed as ``make demo`` packs them."""
+    from cifar_dist.data.pack import pack
+
+    out = tmp_path_factory.mktemp("shards") / "digits"
+    pack(str(ROOT / "shards" / "digits.toml"), out, samples_per_shard=200, show=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of the real CIFAR-10 files that tests may use."""
+    for folder in _DATA:
+        if folder and (Path(folder) / "cifar10-jpeg.tar.gz").is_file():
+            return Path(folder)
+    pytest.skip("no cifar10-jpeg.tar.gz in ../shared/data or $CIFAR_DIST_TEST_DATA")
+
+
+@pytest.fixture
+def tiny(digits: Path, tmp_path: Path) -> Path:
+    """A recipe that trains in a second: no batch statistics, fp32, so that runs can be compared bit for bit."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        f"""
+[run]
+dir = "{tmp_path}/runs"
+[data]
+path = "{digits}"
+[augment]
+flip = "none"
+crop = 2
+[model]
+name = "tiny-cnn"
+[optim]
+lr = 0.1
+[schedule]
+name = "cosine"
+[train]
+epochs = 2
+batch_size = 100
+[checkpoint]
+every_steps = 5
+keep = 3
+[tracking]
+every = 1
+[eval]
+tta = "0"
+"""
+    )
+    return path

@@ -1,0 +1,132 @@
+"""Networks by name: what is known, what is refused, and what every network owes the trainer."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cifar_dist.config import OptionValue
+from cifar_dist.errors import UserError
+from cifar_dist.models import DataInitialized, build, check_fits, names
+from cifar_dist.models.registry import SHIPPED
+
+
+def test_names_are_listed_without_importing_torch() -> None:
+    code = "import sys, cifar_dist.models as m; assert 'speed-net' in m.names(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_module_registers_the_names_that_are_listed_for_it() -> None:
+    from cifar_dist.models import registry
+
+    for module in set(SHIPPED.values()):
+        importlib.import_module(f"cifar_dist.models.{module}")
+    registered = {name: builder.__module__.rpartition(".")[2] for name, builder in registry._builders.items()}
+    assert registered == SHIPPED
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_network_trains_every_parameter_that_asks_for_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, classes=7, channels=1, options={}).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 1, 32, 32).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images)
+        loss = F.cross_entropy(logits, torch.arange(4))
+    loss.backward()
+    assert logits.shape == (4, 7)
+    for parameter_name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", names())
+def test_weights_are_a_function_of_the_seed_and_survive_a_state_dict(name: str) -> None:
+    def fresh(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return build(name, classes=3, options={}).eval()
+
+    first, again, other = fresh(1), fresh(1), fresh(2)
+    weights = first.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in again.state_dict().items())
+    image = torch.randn(1, 3, 32, 32)
+    assert not torch.equal(first(image), other(image))
+    other.load_state_dict(weights)
+    assert torch.equal(first(image), other(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("sped-net", {}, "did you mean 'speed-net'?"),
+        ("../../etc/passwd", {}, "known: custom-resnet"),
+        ("os", {}, "there is no model 'os'"),
+        ("speed-net", {"width": [1, 2, 3]}, "did you mean 'widths'?"),
+        ("speed-net", {"classes": 3}, "speed-net has no option 'classes'"),
+        ("speed-net", {"widths": [64, "256", 256]}, "model.options.widths[1] of speed-net"),
+        ("speed-net", {"widths": [64, 256]}, "model.options.widths[2] of speed-net"),
+        ("speed-net", {"widths": 64}, "Input should be a valid list"),
+        ("speed-net", {"whiten": 1}, "Input should be a valid boolean"),
+        ("speed-net", {"scale": float("nan")}, "Input should be a finite number"),
+        ("custom-resnet", {"width": 64}, "custom-resnet has no option 'width'; it has no options"),
+        ("small-resnet", {"widths": [10**9]}, "less than or equal to 4096"),
+        ("small-resnet", {"widths": [], "blocks": []}, "widths and blocks must be equally long"),
+        ("small-resnet", {"blocks": [2, 2]}, "widths and blocks must be equally long"),
+        ("small-resnet", {"kernels": [2, 2]}, "Input should be 1, 3, 5 or 7"),
+        ("small-resnet", {"kernels": []}, "kernels must name at least one"),
+        ("small-resnet", {"pool": 3}, "pool 3 does not divide the last map, 8x8"),
+        ("small-resnet", {"pool": -1}, "pool -1 does not divide"),
+        ("small-resnet", {"extra_conv": -1}, "extra_conv -1 must not be negative"),
+        ("small-resnet", {"dropout": [0.1, 0.1]}, "dropout must be empty or have 1 entries"),
+        ("small-resnet", {"dropout": [1.0]}, "less than 1"),
+        ("torchvision:resnet19", {}, "did you mean 'resnet18'?"),
+        ("torchvision:fcn_resnet50", {}, "no classification model"),
+        ("torchvision:resnet18", {"depth": 3}, "unexpected keyword argument 'depth'"),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, "model.options.weights of torchvision:resnet18 cannot be set"),
+    ],
+)
+def test_bad_names_and_options_are_refused_in_one_line(name: str, options: dict[str, OptionValue], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(name, classes=10, options=options)
+    message = str(caught.value)
+    assert says in message
+    assert message.startswith("model.")
+    assert "\n" not in message
+
+
+def test_torchvision_models_are_torchvisions_own() -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    model = build("torchvision:shufflenet_v2_x0_5", classes=5, options={}).eval()
+    torch.manual_seed(0)
+    reference = torchvision.models.shufflenet_v2_x0_5(num_classes=5).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(images), reference(images))
+    with pytest.raises(UserError, match="take 3 channels and the images have 1"):
+        build("torchvision:resnet18", classes=5, channels=1, options={})
+
+
+def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> None:
+    model = build("speed-net", classes=10, options={"widths": [4, 4, 4]})
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    check_fits(model, "speed-net", shape=(9, 32, 3), classes=10)
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    with pytest.raises(UserError, match="speed-net cannot take images of 8x8 with 3 channels"):
+        check_fits(model, "speed-net", shape=(8, 8, 3), classes=10)
+    with pytest.raises(UserError, match="cannot take images of 32x32 with 1 channels"):
+        check_fits(model, "speed-net", shape=(32, 32, 1), classes=10)
+    with pytest.raises(UserError, match="does not give one logit for each of 9 classes"):
+        check_fits(model, "speed-net", shape=(32, 32, 3), classes=9)
+
+
+def test_only_networks_that_look_at_data_say_so() -> None:
+    assert isinstance(build("speed-net", classes=2, options={}), DataInitialized)
+    assert not isinstance(build("tiny-cnn", classes=2, options={}), DataInitialized)

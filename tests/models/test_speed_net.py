@@ -1,0 +1,163 @@
+"""The airbench94 network against its paper."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cifar_dist.models import build
+from cifar_dist.models.speed_net import SpeedNet
+
+
+def small_net(*, channels: int = 3, **options: bool | float) -> SpeedNet:
+    torch.manual_seed(0)
+    model = build("speed-net", classes=10, channels=channels, options={"widths": [8, 16, 16], **options})
+    assert isinstance(model, SpeedNet)
+    return model
+
+
+def smooth_images(count: int, channels: int, seed: int) -> Tensor:
+    """Like photographs in what matters here: neighbouring pixels are correlated."""
+    noise = torch.randn(count, channels, 20, 20, generator=torch.Generator().manual_seed(seed))
+    return F.avg_pool2d(noise, 3, stride=1) * 3
+
+
+def test_the_default_network_has_the_size_of_airbench94() -> None:
+    model = build("speed-net", classes=10, options={})
+    assert sum(p.numel() for p in model.parameters()) == 1_972_792
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    norms = [f"groups.{group}.norm{norm}.weight" for group in range(3) for norm in (1, 2)]
+    assert frozen == ["whiten.weight", *norms]
+
+
+@settings(max_examples=20, deadline=None)
+@given(channels=st.integers(1, 4), count=st.integers(1, 300), seed=st.integers(0, 2**31 - 1))
+def test_filter_responses_are_white(channels: int, count: int, seed: int) -> None:
+    """Responses are uncorrelated, with second moment e / (e + eps) for the patch covariance's eigenvalues e."""
+    model = small_net(channels=channels)
+    images = smooth_images(count, channels, seed)
+    model.initialize(images)
+    filters = model.whiten.weight[: channels * 4].double()
+    responses = F.conv2d(images.double(), filters).transpose(0, 1).flatten(1)
+    patches = F.unfold(images.double(), 2).transpose(0, 1).flatten(1)
+    eigenvalues = torch.linalg.eigvalsh(patches @ patches.T / patches.shape[1]).flip(0)
+    expected = torch.diag(eigenvalues / (eigenvalues + 5e-4))
+    torch.testing.assert_close(responses @ responses.T / responses.shape[1], expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(model.whiten.weight[channels * 4 :], -model.whiten.weight[: channels * 4])
+
+
+def test_whitening_depends_on_the_images_alone() -> None:
+    images = smooth_images(600, 3, seed=1)
+    weights = []
+    for version in (images, images.to(memory_format=torch.channels_last), images.flip(0)):
+        model = small_net()
+        torch.nn.init.normal_(model.whiten.weight)
+        model.initialize(version)
+        weights.append(model.whiten.weight)
+    assert torch.equal(weights[0], weights[1])
+    torch.testing.assert_close(weights[0], weights[2])  # same images in another order: no sign or filter swapped
+    peaks = weights[0][:12].flatten(1)
+    assert (peaks.gather(1, peaks.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+def test_images_of_one_colour_do_not_break_whitening() -> None:
+    model = small_net()
+    model.initialize(torch.zeros(10, 3, 32, 32))
+    assert model.whiten.weight.isfinite().all()
+
+
+def test_without_whitening_the_first_layer_learns_and_ignores_images() -> None:
+    model = small_net(whiten=False)
+    before = model.whiten.weight.clone()
+    model.initialize(torch.randn(10, 3, 32, 32))
+    assert model.whiten.weight.requires_grad
+    assert torch.equal(model.whiten.weight, before)
+
+
+def test_convolutions_start_as_the_identity() -> None:
+    """Dirac initialisation: the first filters hand their channel through."""
+    group = small_net().groups[1]
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(group.conv1(x)[:, :8], x)
+    x = torch.randn(2, 16, 6, 6)
+    torch.testing.assert_close(group.conv2(x), x)
+
+
+def test_scale_multiplies_the_logits() -> None:
+    images = torch.randn(4, 3, 32, 32)
+    one, ninth = small_net(scale=1.0).eval(), small_net().eval()
+    torch.testing.assert_close(ninth(images) * 9, one(images))
+
+
+@pytest.mark.parametrize("gain", [8.0, 3.0])
+def test_bias_gain_is_a_learning_rate_of_its_square_for_norm_biases(gain: float) -> None:
+    """SGD on the stored biases equals the paper's parameter group with its LR times gain squared, decay included."""
+    images, labels = smooth_images(64, 3, seed=2).double(), torch.arange(64) % 10
+    lr, decay = 0.1, 0.01
+    stored, plain = small_net(bias_gain=gain, scale=1.0).double(), small_net(bias_gain=1.0, scale=1.0).double()
+    is_norm_bias = {f"groups.{group}.norm{norm}.bias" for group in range(3) for norm in (1, 2)}
+    learning = [(name, p) for name, p in plain.named_parameters() if p.requires_grad]
+    paper = torch.optim.SGD(
+        [
+            {"params": [p for name, p in learning if name not in is_norm_bias]},
+            {
+                "params": [p for name, p in learning if name in is_norm_bias],
+                "lr": lr * gain**2,
+                "weight_decay": decay / gain**2,
+            },
+        ],
+        lr=lr,
+        weight_decay=decay,
+        momentum=0.85,
+        nesterov=True,
+    )
+    ours = torch.optim.SGD(
+        [p for p in stored.parameters() if p.requires_grad], lr=lr, weight_decay=decay, momentum=0.85, nesterov=True
+    )
+    for _ in range(4):
+        for model, optimizer in ((stored, ours), (plain, paper)):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    learnt = dict(stored.named_parameters())
+    for name, parameter in learning:
+        value = learnt[name] * gain if name in is_norm_bias else learnt[name]
+        torch.testing.assert_close(value, parameter, atol=1e-9, rtol=1e-7)
+        assert name not in is_norm_bias or parameter.abs().max() > 1e-3
+
+
+def test_batch_norm_is_torchs_with_the_papers_settings() -> None:
+    norm = small_net(bias_gain=1.0).groups[0].norm1
+    reference = torch.nn.BatchNorm2d(8, eps=1e-12, momentum=0.4)
+    for _ in range(3):
+        x = torch.randn(4, 8, 5, 5) * 3 + 1
+        torch.testing.assert_close(norm(x), reference(x))
+    torch.testing.assert_close(norm.running_var, reference.running_var)
+    torch.testing.assert_close(norm.eval()(x), reference.eval()(x))
+
+
+def test_it_learns_in_bfloat16_and_channels_last() -> None:
+    """Eight classes told apart by where a bright square lies: learnt to the last image within a few steps."""
+    torch.manual_seed(0)
+    labels = torch.arange(128) % 8
+    images = torch.randn(128, 3, 32, 32) * 0.3
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[label % 3, (label // 4) * 16 : (label // 4) * 16 + 8, (label % 4) * 8 : (label % 4) * 8 + 8] += 2
+    images = images.to(memory_format=torch.channels_last)
+    model = small_net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.initialize(images)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=0.2, momentum=0.85, nesterov=True
+    )
+    for _ in range(25):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert (model.eval()(images).argmax(1) == labels).all()

@@ -1,0 +1,144 @@
+"""What a person does wrong: one clear line, exit code 2, no traceback, nothing damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from running import ROOT, spawn, train
+
+
+def refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
+    """One line on stderr that says all of it, exit code 2."""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("cifar-dist: ")
+    for text in says:
+        assert text in lines[0]
+    assert done.returncode == 2
+
+
+def verb(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return spawn(["-m", "cifar_dist", *words], cwd=cwd)[0]
+
+
+def test_typo_in_a_recipe_key(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("batch_size", "batchsize"))
+    refused(train(str(tiny))[0], "tiny.toml", "train.batchsize", "did you mean 'train.batch_size'?")
+
+
+def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
+    done = train(str(tiny), "--data.path", str(tmp_path / "nowhere"))[0]
+    refused(done, "no packed dataset at", "there is no such folder", "cifar-dist pack SOURCE")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_batch_not_divisible_by_the_processes(tiny: Path, tmp_path: Path, processes: int) -> None:
+    done = train(str(tiny), "--train.batch_size", "99", processes=processes)
+    refused(done[0], "train.batch_size 99 is not divisible by 2 processes", "use --train.batch_size 98 or 100")
+    assert (done[1].returncode, done[1].stderr) == (2, ""), "one line for the job, not one for each process"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unwritable_run_folder(tiny: Path) -> None:
+    refused(
+        train(str(tiny), "--run.dir", "/proc/runs")[0], "the run folder /proc/runs/tiny cannot be written", "--run.dir"
+    )
+
+
+def test_resume_with_another_setting(tiny: Path, tmp_path: Path) -> None:
+    assert train(str(tiny), "--train.epochs", "1")[0].returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    refused(
+        train(str(tiny), "--train.epochs", "1", "--optim.lr", "0.2")[0],
+        "was started with optim.lr = 0.1 and this command says 0.2",
+        "choose another --run.name",
+    )
+    refused(train(str(tiny), "--train.epochs", "1", "--run.fresh")[0], "exists and run.fresh is set")
+    after = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    before.pop(tmp_path / "runs/tiny/.lock"), after.pop(tmp_path / "runs/tiny/.lock")
+    assert before == after
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_damaged_shard(tiny: Path, digits: Path, tmp_path: Path, damage: str) -> None:
+    data = shutil.copytree(digits, tmp_path / "data")
+    shard = data / "train-000001.tar"
+    whole = shard.read_bytes()
+    says = {"truncated": "bytes and the manifest says", "flipped": "sha256", "missing": "cannot be opened"}[damage]
+    if damage == "missing":
+        shard.unlink()
+    else:
+        cut = whole[:-1000] if damage == "truncated" else bytes([*whole[:5000], whole[5000] ^ 1, *whole[5001:]])
+        shard.write_bytes(cut)
+    done = train(str(tiny), "--data.path", str(data))[0]
+    refused(done, "train-000001.tar", says, f"cifar-dist verify {data}")
+    assert verb("verify", str(data)).returncode == 2
+
+
+def test_unknown_words() -> None:
+    refused(verb("trian"), "no command is called 'trian'", "did you mean 'train'?")
+    refused(verb("train"), "which recipe?", "demo")
+    refused(verb("train", "demmo"), "did you mean 'demo'?")
+    refused(verb("train", "--optim.lr", "1", "demo"), "the first word is the recipe")
+    refused(verb("pack"), "source", "see: cifar-dist pack --help")
+    refused(verb("evaluate", "no-such-run"), "there is no run 'no-such-run'")
+    refused(verb("pack", "digits", "x", "--val-fraction", "2"), "'2' is not a fraction")
+
+
+def test_unknown_model_and_option(tiny: Path) -> None:
+    refused(train(str(tiny), "--model.name", "tiny-cn")[0], "there is no model 'tiny-cn'", "did you mean 'tiny-cnn'?")
+    refused(train(str(tiny), "--model.options.width", "8")[0], "tiny-cnn", "width")
+
+
+def test_a_damaged_manifest(tiny: Path, digits: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(digits, tmp_path / "data")
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["splits"]["train"][0]["name"] = "../x.tar"
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    refused(
+        train(str(tiny), "--data.path", str(data))[0], "is not a valid manifest", "'../x.tar' is not a plain file name"
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_all_ranks_with_the_step_and_the_samples(tiny: Path, tmp_path: Path) -> None:
+    done = train(str(tiny), "--optim.lr", "1e30", processes=2)
+    assert [d.returncode for d in done] == [1, 1], done[0].stderr
+    (line,) = [line for line in done[0].stderr.splitlines() if line.startswith("cifar-dist: ")]
+    assert "the loss is not finite at step 2" in line
+    assert "ids " in line
+    assert "Traceback" not in done[0].stderr + done[1].stderr
+    assert not list((tmp_path / "runs" / "tiny" / "checkpoints").glob("step-*")), "no broken weights are kept"
+
+
+def test_predicting_a_pickle_that_tries_to_execute(tiny: Path, tmp_path: Path) -> None:
+    import os
+    import pickle
+
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/executed",)
+
+    assert train(str(tiny), "--train.epochs", "1")[0].returncode == 0
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({b"data": Attack(), b"ids": [1]}))
+    out = tmp_path / "out.csv"
+    done = verb("predict", str(tmp_path / "runs" / "tiny"), str(tmp_path / "evil.pkl"), "--out", str(out))
+    refused(done, "evil.pkl", "system")
+    assert not (tmp_path / "executed").exists()
+    assert not out.exists()
+
+
+def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
+    from running import TRAIN, finish, start, wait_for_records
+
+    running = start([TRAIN, str(tiny), "--train.epochs", "500"])
+    try:
+        wait_for_records(tmp_path / "runs" / "tiny", 5, running)
+        refused(train(str(tiny), "--train.epochs", "500")[0], "is in use by process", "choose another --run.name")
+    finally:
+        running[0].terminate()
+        assert finish(running)[0].returncode == 75

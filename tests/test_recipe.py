@@ -1,0 +1,138 @@
+"""Recipes and overrides: one path, one set of checks, one line per mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_dist import recipe
+from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig
+from cifar_dist.errors import UserError
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> str:
+    path = tmp_path / "plain.toml"
+    path.write_text('[train]\nepochs = 3\nbatch_size = 32\n[model]\nname = "tiny-cnn"\n')
+    return str(path)
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_every_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
+    config = recipe.load(name)
+    assert config.run.name == Path(name).name
+    head = recipe.recipe_path(name).read_text().splitlines()
+    assert head[0].startswith("# "), "a recipe's head says in a line or two what it is"
+
+
+def test_file_then_overrides(plain: str) -> None:
+    config = recipe.load(
+        plain,
+        [
+            "--optim.lr",
+            "1e-3",
+            "--optim.betas=[0.8, 0.99]",
+            "--run.fresh",
+            "--train.channels-last",
+            "--run.name",
+            "1e3",
+        ],
+    )
+    assert config.train == TrainConfig(epochs=3, batch_size=32, channels_last=True)
+    assert config.optim == OptimConfig(lr=1e-3, betas=(0.8, 0.99))
+    assert config.run == RunConfig(name="1e3", fresh=True)
+
+
+def test_model_options_take_any_value_of_toml(plain: str) -> None:
+    words = ["--model.options.widths", "[8, 16]", "--model.options.act", "gelu", "--model.options.depth", "3"]
+    assert recipe.load(plain, words).model.options == {"widths": [8, 16], "act": "gelu", "depth": 3}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--optim.lrr", "1"], "did you mean '--optim.lr'?"),
+        (["--train.lr", "1"], "did you mean '--optim.lr'?"),
+        (["--epochs", "1"], "did you mean '--train.epochs'?"),
+        (["--optm.lr", "1"], "did you mean '--optim'?"),
+        (["--optim", "sgd"], "--optim is a section; set one of its keys, as optim.name"),
+        (["--optim.lr", "fast"], "optim.lr: input should be a valid number"),
+        (["--optim.lr", "nan"], "optim.lr: input should be a finite number"),
+        (["--optim.lr", "-1"], "lr -1.0 must be positive"),
+        (["--optim.name", "sgdd"], "input should be 'sgd', 'adam' or 'adamw', not 'sgdd'"),
+        (["--train.epochs", "2.5"], "train.epochs"),
+        (["--train.batch_size", "7", "--train.accumulate", "2"], "batch_size 7 is not divisible by accumulate 2"),
+        (["--schedule.warmup", "9"], "schedule.warmup 9.0 is longer than train.epochs 3"),
+        (["--schedule.milestones", "[1, 2]"], "milestones belong to the schedule 'step'"),
+        (["--run.name", "../x"], "name '../x' must be"),
+        (["--run.name", "a b"], "name 'a b' must be"),
+        (["--eval.tta", "flip"], "tta 'flip' must be 0, mirror, translate"),
+        (["--augment.mean", "[0.5"], "is not a TOML list"),
+        (["epochs=3"], "unexpected 'epochs=3'"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_type(plain: str, words: list[str], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipe.load(plain, words)
+    message = str(caught.value)
+    assert says in message
+    assert "\n" not in message
+    assert "plain.toml" not in message, "the mistake is on the command line, not in the file"
+
+
+def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[train]\nepoch = 3\n")
+    with pytest.raises(UserError, match=r"mine\.toml: no setting is called train\.epoch; did you mean 'train\.epochs'"):
+        recipe.load(str(path))
+    path.write_text("[train\n")
+    with pytest.raises(UserError, match=r"mine\.toml: not readable as TOML"):
+        recipe.load(str(path))
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'demo'"):
+        recipe.load("demmo")
+    with pytest.raises(UserError, match=r"there is no recipe file nowhere\.toml"):
+        recipe.load("nowhere.toml")
+
+
+@given(
+    st.builds(
+        Config,
+        run=st.builds(RunConfig, seed=st.integers(0, 2**31 - 1), name=st.from_regex(r"[a-z0-9_]{1,8}", fullmatch=True)),
+        optim=st.builds(
+            OptimConfig,
+            lr=st.floats(1e-12, 1e6),
+            betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+            weight_decay=st.floats(0, 1),
+        ),
+        train=st.builds(TrainConfig, epochs=st.integers(1, 10**6), label_smoothing=st.floats(0, 0.99)),
+    )
+)
+def test_what_a_run_folder_says_is_what_ran(config: Config) -> None:
+    """Writing a config and reading it gives the same config, to the last bit of every float."""
+    assert recipe.build(tomllib.loads(recipe.to_toml(config)), where="here") == config
+
+
+@given(st.lists(st.text(max_size=20), max_size=4))
+def test_no_command_line_causes_anything_but_a_user_error(words: list[str]) -> None:
+    try:
+        recipe.load("demo", words)
+    except UserError as error:
+        assert "\n" not in str(error).replace("\\n", ""), str(error)
+
+
+def test_every_setting_is_documented() -> None:
+    """`--help` prints the text under each field; a field without one would be a gap there."""
+    source = Path(recipe.__file__).with_name("config.py").read_text()
+    for section in dataclasses.fields(Config):
+        owner = recipe.get_type_hints(Config)[section.name]
+        for field in dataclasses.fields(owner):
+            after = source.split(f"class {owner.__name__}(")[1].split(f"\n    {field.name}: ", 1)[1]
+            assert after.splitlines()[1].lstrip().startswith('"""'), f"{section.name}.{field.name} has no text under it"
