@@ -5,7 +5,7 @@
     checkpoints/step-00001234/
       model.safetensors       full weights and buffers by name
       optimizer.safetensors   full optimizer state as KEY/PARAMETER
-      state.json              plain numbers: step, epoch, best so far, loss scaler
+      state.json              plain numbers: step, epochs evaluated, best so far, loss scaler
       COMPLETE.json           size and sha256 of the three, written last
     checkpoints/latest, best  links
 
@@ -22,8 +22,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -38,8 +39,20 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 _FOLDER = re.compile(r"step-(\d{8,12})")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message says which part of it and why."""
+
+
+class _State(BaseModel, strict=True, extra="allow"):
+    """What ``state.json`` may hold: a file that says anything else is not believed."""
+
+    version: Literal[1] = VERSION
+    step: Annotated[int, Field(ge=0, lt=10**12)]
+    evaluated: Annotated[int, Field(ge=0, lt=10**12)] = 0
+    val_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    best: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    scaler: dict[str, int | float] = {}
+    is_best: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,8 @@ class Checkpoint:
     Attributes:
         model: weights and buffers by name.
         optimizer: optimizer state as ``KEY/PARAMETER``.
-        state: plain JSON numbers and strings; at least ``step``, optimizer steps done.
+        state: plain JSON numbers and strings; at least ``step``, optimizer steps done, ``evaluated``,
+            ``val_accuracy``, ``best`` and ``scaler``.
         path: where it was loaded from or is saved.
     """
 
@@ -93,17 +107,25 @@ def save(
         OSError: the disk would not take it; nothing half-written is left.
     """
     target = folder / folder_name(state["step"])
+    content = {"version": VERSION, **state, "is_best": best}
     with folder_atomic(target, replace=True) as path:
-        save_file(dict(model), path / MODEL)
-        save_file(dict(optimizer), path / OPTIMIZER)
-        (path / STATE).write_text(json.dumps({"version": VERSION, **state}, indent=2) + "\n", encoding="utf-8")
+        try:
+            save_file(dict(model), path / MODEL)
+            save_file(dict(optimizer), path / OPTIMIZER)
+        except SafetensorError as error:
+            raise OSError(f"{target} cannot be written: {error}") from None
+        (path / STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         parts = {name: path / name for name in (MODEL, OPTIMIZER, STATE)}
         marker = {name: {"bytes": part.stat().st_size, "sha256": sha256(part)} for name, part in parts.items()}
         (path / MARKER).write_text(json.dumps({"version": VERSION, "files": marker}, indent=2) + "\n", encoding="utf-8")
-    link_atomic(folder / "latest", target.name)
-    if best:
-        link_atomic(folder / "best", target.name)
+    _link(target, best=best)
     return target
+
+
+def _link(path: Path, *, best: bool) -> None:
+    link_atomic(path.with_name("latest"), path.name)
+    if best:
+        link_atomic(path.with_name("best"), path.name)
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -135,13 +157,13 @@ def verify(path: Path) -> None:
     try:
         marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
         if marker["version"] != VERSION:
-            raise CheckpointError(f"its version is {marker['version']}, this program reads version {VERSION}")
+            raise CheckpointError(f"its version is {marker['version']!r:.20}, this program reads version {VERSION}")
         files = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in marker["files"].items()}
     except FileNotFoundError:
         raise CheckpointError(f"it has no {MARKER}, so it was never finished") from None
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"its {MARKER} is not readable ({error})") from None
     for name in (MODEL, OPTIMIZER, STATE):
         if name not in files:
@@ -152,7 +174,11 @@ def verify(path: Path) -> None:
             raise CheckpointError(f"{name} is missing")
         if part.stat().st_size != size:
             raise CheckpointError(f"{name} has {part.stat().st_size} of {size} bytes")
-        if sha256(part) != checksum:
+        try:
+            found = sha256(part)
+        except OSError as error:
+            raise CheckpointError(f"{name} cannot be read ({error.strerror})") from None
+        if found != checksum:
             raise CheckpointError(f"{name} is not what was saved (sha256 differs)")
 
 
@@ -162,28 +188,61 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a part cannot be read.
     """
+    state = read_state(path)
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
         return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMIZER), state, path)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"it cannot be read ({error})") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """``state.json`` of a checkpoint, see :class:`Checkpoint`.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds what no checkpoint does.
+    """
+    try:
+        return _State.model_validate_json((path / STATE).read_bytes()).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = ": ".join([*map(str, first["loc"]), first["msg"]])
+    except OSError as error:
+        what = str(error.strerror)
+    raise CheckpointError(f"{path / STATE} cannot be used: {what}")
 
 
 def choose(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, and one line for each that was set aside on the way.
 
     A bad one is renamed ``step-N.damaged``: out of the way of the next start, and there for who wants to look.
+    What a save left undone that was killed near its end is done first. Only while no other process writes here.
     """
     notes: list[str] = []
+    _adopt(folder)
     for path in listing(folder):
         try:
             verify(path)
+            state = read_state(path)
         except CheckpointError as error:
             aside = path.rename(free_name(path.with_name(f"{path.name}.damaged")))
             notes.append(f"checkpoint {path.name} was set aside as {aside.name}: {error}")
             continue
+        _link(path, best=state["is_best"])
         return path, notes
     return None, notes
+
+
+def _adopt(folder: Path) -> None:
+    """Give a whole checkpoint its name that lost it when a save in its place was killed between two renames."""
+    for leftover in sorted(folder.glob(".step-*.tmp*")):  # the new one, named by a process id, before the old one
+        target = folder / leftover.name.split(".")[1]
+        if step_of(target) is None or target.exists():
+            continue
+        try:
+            verify(leftover)
+        except CheckpointError:
+            continue
+        leftover.rename(target)
 
 
 def named(folder: Path, which: str) -> Path:
@@ -192,23 +251,25 @@ def named(folder: Path, which: str) -> Path:
     Raises:
         UserError: there is none of that name, or it is damaged.
     """
-    known = [str(step_of(path)) for path in listing(folder)]
+    known = {str(step_of(path)): path for path in listing(folder)}
     if not known:
         raise UserError(f"{folder} holds no checkpoint yet; train first")
-    if which.isdecimal():
-        path = folder / folder_name(int(which))
-    elif which == "latest":
-        path = listing(folder)[0]
+    steps = ", ".join(known)
+    newest = next(iter(known.values()))
+    if which == "latest":
+        path = newest
     elif which == "best":
-        path = (folder / "best").resolve() if (folder / "best").exists() else listing(folder)[0]
+        path = (folder / "best").resolve() if (folder / "best").is_dir() else newest  # nothing was measured yet
+    elif not which.isdecimal():
+        raise UserError(f"checkpoint '{which}' is neither best, latest nor a step; steps here: {steps}")
+    elif (step := which.lstrip("0") or "0") in known:
+        path = known[step]
     else:
-        raise UserError(f"checkpoint '{which}' is neither best, latest nor a step; steps here: {', '.join(known)}")
-    if not path.is_dir():
-        raise UserError(f"{folder} has no checkpoint of step {which}; steps here: {', '.join(known)}")
+        raise UserError(f"{folder} has no checkpoint of step {which}; steps here: {steps}")
     try:
         verify(path)
     except CheckpointError as error:
-        raise UserError(f"{path}: {error}; take another with --checkpoint: {', '.join(known)}") from None
+        raise UserError(f"{path}: {error}; take another with --checkpoint: {steps}") from None
     return path
 
 
@@ -223,16 +284,3 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     except RuntimeError as error:
         what = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} holds the weights of another model: {what}") from None
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """``state.json`` of a checkpoint.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        return {"val_accuracy": None, **state, "step": int(state["step"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / STATE} cannot be read: {error}") from None

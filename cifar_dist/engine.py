@@ -258,6 +258,8 @@ class Engine:
         Collective. The same for every engine: nothing in it depends on how the state was sharded.
         """
         state: dict[str, Tensor] = {}
+        if self.kind.startswith("zero"):
+            self._link_zero_state()
         for name, parameter in self._parameters().items():
             for key, value in self._state_of(parameter).items():
                 state[f"{key}/{name}"] = value.detach().cpu().clone().contiguous()
@@ -280,6 +282,16 @@ class Engine:
             if any(parameter is member for member in group):
                 return {k: v for k, v in zero.optimizer.state[flat].items() if isinstance(v, Tensor)}
         raise AssertionError("a trained parameter belongs to no group of the ZeRO optimizer")
+
+    def _link_zero_state(self) -> None:
+        """Point every parameter at its part of the flat state.
+
+        DeepSpeed does it once, after the first update of the first group: too late for a resume, and too early for
+        the other groups, which have no state yet.
+        """
+        zero = self._optimizer.optimizer
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`optimizer_state` gave, whichever engine gave it.
@@ -314,8 +326,7 @@ class Engine:
             zero.optimizer.state[flat] = {
                 key: value.clone() if value.ndim == 0 else torch.zeros_like(flat) for key, value in example.items()
             }
-        # DeepSpeed makes and links this state lazily, after a first update; a resume needs it before.
-        zero._lazy_init_hp_params_optimizer_state()
+        self._link_zero_state()
         for name, parameter in self._parameters().items():
             for key, value in by_name[name].items():
                 if value.ndim:

@@ -36,6 +36,8 @@ def link_atomic(link: Path, target: str) -> None:
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
+    if link.is_dir() and not link.is_symlink():  # a copy of the run that followed its links
+        link.rename(free_name(link.with_name(f".{link.name}.tmp")))
     temporary.replace(link)
 
 
@@ -55,12 +57,15 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
         for path in [*temporary.rglob("*"), temporary]:
             if not path.is_symlink():
                 fsync(path)
-        old = (
-            target.rename(free_name(target.with_name(f".{target.name}.old.tmp")))
-            if replace and target.exists()
-            else None
-        )
-        temporary.rename(target)
+        old = None
+        if replace and target.exists():
+            old = target.rename(free_name(target.with_name(f".{target.name}.old.tmp")))
+        try:
+            temporary.rename(target)
+        except BaseException:
+            if old is not None:
+                old.rename(target)
+            raise
         fsync(target.parent)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)

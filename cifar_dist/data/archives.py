@@ -137,7 +137,7 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
                     raise UserError(f"{path}: '{info.name}' is {kind}, which a dataset does not need; not read")
                 _check(path, name, info.size)
                 yield _Member(name, lambda tar=tar, info=info: _extract(tar, info))  # type: ignore[misc]
-                tar.members.clear()  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
         # tarfile takes a cut at a member's end for the end of the archive, and gzip checks its sum at its own.
         while stream.read(1 << 20):
             pass

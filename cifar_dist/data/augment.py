@@ -25,7 +25,8 @@ class Normalize:
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
-        self._scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float64))
+        # A channel that never varies has a deviation of 0.
+        self._scale = 1.0 / (255.0 * torch.tensor([s or 1.0 for s in std], dtype=torch.float64))
         self._shift = -torch.tensor(mean, dtype=torch.float64) * 255.0 * self._scale
         self._scale, self._shift = (t.to(torch.float32).to(device) for t in (self._scale, self._shift))
         self._channels_last = channels_last
@@ -64,7 +65,7 @@ class Augment:
         count, height, width, channels = images.shape
         if config.crop_fill == "reflect" and config.crop >= min(height, width):
             raise UserError(f"augment.crop {config.crop} is too large to reflect in images of {height}x{width}")
-        fill = self._fill.to(images.device)
+        fill = self._fill.to(images.device, non_blocking=True)
         rows = torch.arange(height, device=images.device).expand(count, -1)
         columns = torch.arange(width, device=images.device).expand(count, -1)
         flip = flips(config.flip, self._seed, epoch, ids)

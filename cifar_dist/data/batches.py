@@ -19,6 +19,7 @@ from cifar_dist.config import DataConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import Share, epoch_order, global_batch, shares, steps_per_epoch
 from cifar_dist.data.read import ShardReader
+from cifar_dist.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Images:
     def get(self, ids: Tensor) -> Tensor:
         """uint8 [len(ids), height, width, channels] on the device; ids int64 on the CPU."""
         if self._all is not None:
-            return self._all[ids.to(self._device)]
+            return self._all[ids.to(self._device, non_blocking=True)]
         return self._reader.images(ids).to(self._device)
 
     def stream(self, requests: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -97,6 +98,9 @@ class TrainBatches:
         accumulate: accumulation steps in it.
         rank, processes: which part of each global batch this process takes.
         device: where batches go.
+
+    Raises:
+        UserError: no such split, samples without a label, or a shard that is missing, truncated or changed.
     """
 
     def __init__(
@@ -113,6 +117,10 @@ class TrainBatches:
     ) -> None:
         self.images = Images(manifest, "train", config, device)
         self._labels = torch.from_numpy(manifest.labels("train"))
+        if bool((self._labels < 0).any()):
+            raise UserError(
+                f"{manifest.root}: split 'train' has samples without a label, and nothing to learn from them"
+            )
         self._sizes = [shard.samples for shard in manifest.shards("train")]
         self._block = config.shuffle_block
         self._seed = seed
@@ -141,4 +149,5 @@ class TrainBatches:
 
     def _batch(self, share: Share, images: Tensor) -> Batch:
         labels = self._labels[share.ids]
-        return Batch(images, *(t.to(self._device) for t in (labels, share.ids, share.weight)))
+        # From plain memory non-blocking is safe, and without it the host would wait for the device at each step.
+        return Batch(images, *(t.to(self._device, non_blocking=True) for t in (labels, share.ids, share.weight)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cifar_dist.data.archives import read_members
 from cifar_dist.data.progress import progress
@@ -39,7 +39,7 @@ def read_image_folder(path: Path, names: Sequence[str], size: int | None = None,
     label_of = {name: label for label, name in enumerate(classes)}
     row_of = {name: row for row, name in enumerate(images)}
 
-    pixels = None
+    pixels, left = None, set(images)
     with progress(f"reading {path.name}", len(images), show=show) as advance:
         for name, data in read_members(path, row_of):
             image = decode_image(data, f"{path}: '{name}'", size)
@@ -50,8 +50,9 @@ def read_image_folder(path: Path, names: Sequence[str], size: int | None = None,
                 sizes = [f"'{n}' is {s[1]}x{s[0]}" for n, s in ((first, pixels.shape[1:]), (name, image.shape))]
                 raise UserError(f"{path}: images differ in size ({', '.join(sizes)}); add --size 32 to resize them all")
             pixels[row_of[name]] = image
+            left.discard(name)
             advance(1)
-    if pixels is None:
+    if pixels is None or left:
         raise UserError(f"{path} changed while it was read; start again")
 
     splits: dict[str, RawSplit] = {}
@@ -80,7 +81,8 @@ def decode_image(data: bytes, where: str, size: int | None = None) -> np.ndarray
     except UserError:
         raise
     except Exception as error:  # a decoder fed with anything raises almost anything
-        raise UserError(f"{where} is not a whole PNG or JPEG image ({error}); mend it or take it out") from None
+        what = "of another format" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{where} is not a whole PNG or JPEG image ({what}); mend it or take it out") from None
 
 
 def _places(path: Path, images: Sequence[str]) -> list[tuple[str, str]]:

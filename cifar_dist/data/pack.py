@@ -1,6 +1,7 @@
 """A source, packed: WebDataset tars and the manifest that makes them random access.
 
-The same source and the same arguments give the same bytes: no time, user, path or process leaves a trace.
+The same source and the same arguments give the same bytes: no time, user, path or process leaves a trace. (How a
+PNG is compressed is up to Pillow's zlib: another build may give other bytes for the same pixels.)
 """
 
 from __future__ import annotations

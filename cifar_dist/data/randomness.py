@@ -11,6 +11,7 @@ splittable pseudorandom number generators*, OOPSLA 2014), applied once per count
 
 from __future__ import annotations
 
+import functools
 import zlib
 
 import torch
@@ -49,10 +50,16 @@ def bits(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int = 0) -> Ten
         purpose: what the number decides; different purposes are independent.
         draw: tells several numbers for one purpose apart.
     """
-    word = torch.zeros((), dtype=torch.int64, device=ids.device)
+    return _shift_right(_mix(ids ^ _key(seed, epoch, purpose, draw)), 1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(seed: int, epoch: int, purpose: str, draw: int) -> int:
+    """The words that all samples share, mixed. Kept, because every batch of an epoch asks for the same few."""
+    word = torch.zeros((), dtype=torch.int64, device="cpu")
     for counter in (seed, epoch, zlib.crc32(purpose.encode()), draw):
         word = _mix((word + _GOLDEN) ^ counter)
-    return _shift_right(_mix((word + _GOLDEN) ^ ids), 1)
+    return int(word + _GOLDEN)
 
 
 def uniform(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int = 0) -> Tensor:

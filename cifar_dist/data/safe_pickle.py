@@ -22,10 +22,14 @@ MAX_OPERATIONS = 20_000_000
 
 
 class _Name:
-    """A global that was named; an object of its own, so that it is equal to nothing else in the pickle."""
+    """A global that was named, and what is done here where it is called."""
 
     def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
+        known = _FUNCTIONS.get((_OTHER_NAMES.get(module, module), name))
+        if known is None:
+            shown = ascii(f"{module}.{name}"[:80])[1:-1]  # safe to print, whatever it is
+            raise RefusedError(f"it asks for {shown}, which data never needs")
+        self.function = known
 
 
 def read_pickle(data: bytes, where: str) -> dict[str, object]:
@@ -163,10 +167,7 @@ class _Machine:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
             raise RefusedError("it calls what is no function")
-        known = _FUNCTIONS.get((_module(function.module), function.name))
-        if known is None:
-            raise RefusedError(f"it asks for {_shown(function)}, which data never needs")
-        self._stack.append(known(self, *arguments))
+        self._stack.append(function.function(self, *arguments))
 
     def build(self, _: object) -> None:
         state, target = self._pop(), self._stack[-1]
@@ -200,22 +201,22 @@ class _Machine:
             raise RefusedError("it makes more bytes than it has")
 
 
-def _shown(name: _Name) -> str:
-    """``os.system``, or what is safe to print of it."""
-    return ascii(f"{name.module}.{name.name}"[:80])[1:-1]
+def _no_call(*_: object) -> object:
+    raise RefusedError("it makes an array as data never does")
 
 
-def _module(name: str) -> str:
-    """numpy 2 and Python 2 call the same modules by other names."""
-    return {"numpy._core.multiarray": "numpy.core.multiarray", "numpy._core.numeric": "numpy.core.numeric"}.get(
-        name, "builtins" if name == "__builtin__" else name
-    )
-
+# numpy 2 and Python 2 call the same modules by other names.
+_OTHER_NAMES = {
+    "numpy._core.multiarray": "numpy.core.multiarray",
+    "numpy._core.numeric": "numpy.core.numeric",
+    "__builtin__": "builtins",
+}
 
 _FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
     ("numpy.core.multiarray", "_reconstruct"): lambda machine, *_: Array(),
     ("numpy.core.multiarray", "scalar"): lambda machine, *arguments: scalar(*arguments),
     ("numpy.core.numeric", "_frombuffer"): lambda machine, *arguments: from_buffer(*arguments),
+    ("numpy", "ndarray"): _no_call,  # only named, as the argument of _reconstruct
     ("numpy", "dtype"): lambda machine, code, *_: Dtype(code),
     ("_codecs", "encode"): _Machine.encode,
     ("builtins", "bytes"): _Machine.as_bytes,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_dist.data import arrays, manifest
+from cifar_dist.data import manifest, npz, unlabelled
 from cifar_dist.data.archives import member_names
 from cifar_dist.data.cifar import find_cifar, read_cifar
 from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
@@ -43,6 +43,7 @@ def open_source(source: str, size: int | None = None, *, show: bool = True) -> S
 
     Args:
         source: NAME of a ``shards/NAME.toml``, a path to a TOML, or a path to an archive, folder, pickle or npz.
+            A name comes first; ``./NAME`` is always a path.
         size: side in pixels that every image is resized to; None takes the dataset file's, or leaves them.
         show: show progress bars.
 
@@ -80,8 +81,12 @@ def _open_path(path: Path, size: int | None, *, show: bool) -> Source:
 
 
 def _read(path: Path, size: int | None, *, show: bool) -> RawDataset:
-    if path.is_file() and path.name.lower().endswith(arrays.SUFFIXES):
-        return arrays.read_arrays(path)
+    if path.is_file() and path.suffix.lower() in (npz.SUFFIX, *unlabelled.PICKLE_SUFFIXES):
+        if path.suffix.lower() == npz.SUFFIX and npz.is_labelled(path):
+            return npz.read_labelled_npz(path)
+        hidden = unlabelled.read_unlabelled(path)
+        labels = np.full(len(hidden.ids), manifest.UNLABELLED, dtype=np.int64)
+        return RawDataset("unlabelled", (), {"test": RawSplit(hidden.images, labels, hidden.ids)})
     names = member_names(path)
     form = find_cifar(path, names)
     return read_image_folder(path, names, size, show=show) if form is None else read_cifar(path, form)

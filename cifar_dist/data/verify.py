@@ -62,7 +62,7 @@ class VerifyReport:
     Attributes:
         manifest: the dataset.
         splits: split name to what it holds.
-        mixing: of the split train; None where there is none.
+        mixing: of the split train; None where there is none, or a sample without a label.
     """
 
     manifest: Manifest
@@ -116,10 +116,11 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
     if problems:
         head = f"{folder}: {len(problems)} of {len(shards)} shards are damaged; fetch them again, or pack it again with"
         raise UserError("\n".join([f"{head}: cifar-dist pack SOURCE {folder}", *problems]))
+    labelled = "train" in manifest.splits and bool((manifest.labels("train") >= 0).all())
     return VerifyReport(
         manifest=manifest,
         splits={name: _describe(manifest, name) for name in manifest.splits},
-        mixing=_mixing(manifest, shuffle_block) if "train" in manifest.splits and manifest.classes else None,
+        mixing=_mixing(manifest, shuffle_block) if labelled else None,
     )
 
 

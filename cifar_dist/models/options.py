@@ -13,6 +13,7 @@ from cifar_dist.errors import UserError, nearest
 
 Size = Annotated[int, Field(ge=1, le=4096)]
 """A width or a number of blocks. Bounded, so that a slip of the finger is not an out-of-memory error."""
+SizeOrZero = Annotated[int, Field(ge=0, le=4096)]
 Kernel = Literal[1, 3, 5, 7]
 """Side of an odd kernel, padded so that the map keeps its size."""
 Probability = Annotated[float, Field(ge=0, lt=1)]

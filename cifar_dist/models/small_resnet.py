@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from cifar_dist.models.options import Kernel, Probability, Size
+from cifar_dist.models.options import Kernel, Probability, Size, SizeOrZero
 from cifar_dist.models.registry import register
 
 _IMAGE = 32  # side of the images that ``pool`` is given for
@@ -27,8 +27,8 @@ def small_resnet(
     expansion: Size = 1,
     stem: Size = 64,
     stem_kernel: Kernel = 3,
-    pool: int = 0,
-    extra_conv: int = 0,
+    pool: SizeOrZero = 0,
+    extra_conv: SizeOrZero = 0,
     head: tuple[Size, ...] = (),
     dropout: tuple[Probability, ...] = (),
 ) -> nn.Module:
@@ -104,7 +104,6 @@ class SmallResNet(nn.Module):
         _require(len(widths) == len(blocks) > 0, "widths and blocks must be equally long, one entry a stage")
         _require(len(kernels) > 0, "kernels must name at least one convolution")
         _require(len(dropout) in (0, len(head) + 1), f"dropout must be empty or have {len(head) + 1} entries")
-        _require(extra_conv >= 0, f"extra_conv {extra_conv} must not be negative")
 
         self.stem = nn.Sequential(*_conv(channels, stem, stem_kernel, stem_stride), nn.ReLU())
         width = stem
@@ -177,7 +176,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Conv2
 def _grid(side: int, pool: int) -> int:
     """Side of the map after the pool."""
     _require(
-        pool == 0 or (0 < pool <= side and side % pool == 0),
+        pool == 0 or (pool <= side and side % pool == 0),
         f"pool {pool} does not divide the last map, {side}x{side} for 32x32 images; 0 pools all of it",
     )
     return side // pool if pool else 1

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import http.server
 import io
-import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -18,11 +17,11 @@ import pytest
 from PIL import Image
 
 from cifar_dist.data.archives import member_names
-from cifar_dist.data.arrays import read_unlabelled
 from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.pack import channel_statistics
 from cifar_dist.data.raw import RawDataset
 from cifar_dist.data.sources import Source, open_source
+from cifar_dist.data.unlabelled import read_unlabelled
 from cifar_dist.errors import UserError
 
 open_quietly = functools.partial(open_source, show=False)
@@ -167,7 +166,9 @@ def test_every_colour_mode_becomes_rgb(tmp_path: Path) -> None:
     files = {}
     for mode in ("L", "P", "RGBA", "CMYK", "1"):
         data = io.BytesIO()
-        grey.convert("RGB").convert(mode).save(data, format="JPEG" if mode == "CMYK" else "PNG")
+        grey.convert("RGB").convert(mode, palette=Image.Palette.ADAPTIVE).save(
+            data, format="JPEG" if mode == "CMYK" else "PNG"
+        )
         files[f"grey/{mode}.{'jpg' if mode == 'CMYK' else 'png'}"] = data.getvalue()
     images = open_quietly(str(build.write_folder(tmp_path / "f", files))).data.splits["train"].images
     assert images.shape == (5, 8, 8, 3)
@@ -354,26 +355,10 @@ def test_a_failed_download_leaves_nothing_and_says_which_file_goes_where(
     assert message.endswith(f"put it at {tmp_path / 'gone.zip'}")
 
 
-DATA = next(
-    (
-        folder
-        for folder in (
-            Path(os.environ.get("CIFAR_DIST_TEST_DATA", "/nonexistent")),
-            Path(__file__).parents[3] / "shared" / "data",
-        )
-        if (folder / "cifar10-jpeg.tar.gz").is_file()
-    ),
-    None,
-)
-needs_data = pytest.mark.skipif(DATA is None, reason="neither ../shared/data nor $CIFAR_DIST_TEST_DATA has the files")
-
-
-@needs_data
-def test_a_tenth_of_the_real_jpeg_archive() -> None:
-    assert DATA is not None
-    names = member_names(DATA / "cifar10-jpeg.tar.gz")
+def test_a_tenth_of_the_real_jpeg_archive(test_data: Path) -> None:
+    names = member_names(test_data / "cifar10-jpeg.tar.gz")
     assert len(names) == 55_000
-    data = read_image_folder(DATA / "cifar10-jpeg.tar.gz", names[::10], show=False)
+    data = read_image_folder(test_data / "cifar10-jpeg.tar.gz", names[::10], show=False)
     assert data.classes == tuple(build.CLASSES_10)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 5000, "test": 500}
     assert np.bincount(data.splits["train"].labels).tolist() == [500] * 10
@@ -382,10 +367,8 @@ def test_a_tenth_of_the_real_jpeg_archive() -> None:
     assert std == pytest.approx((0.2452, 0.2428, 0.2606), abs=0.01)
 
 
-@needs_data
-def test_the_real_unlabelled_pickle() -> None:
-    assert DATA is not None
-    unlabelled = read_unlabelled(DATA / "cifar_test_nolabel.pkl")
+def test_the_real_unlabelled_pickle(test_data: Path) -> None:
+    unlabelled = read_unlabelled(test_data / "cifar_test_nolabel.pkl")
     assert unlabelled.images.shape == (5000, 32, 32, 3)
     assert sorted(unlabelled.ids.tolist()) == list(range(5000))
     assert unlabelled.images.mean() / 255 == pytest.approx(0.473, abs=0.005)

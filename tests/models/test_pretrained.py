@@ -64,7 +64,7 @@ class Malicious:
 def test_no_file_runs_code_or_raises_anything_else(tmp_path: Path) -> None:
     target = tmp_path / "touched"
     torch.save({"stem.0.weight": Malicious(target)}, tmp_path / "zip.pth")
-    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Malicious(target)))
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Malicious(target), protocol=2))
     (tmp_path / "empty.pth").touch()
     (tmp_path / "noise.pth").write_bytes(bytes(range(256)) * 8)
     (tmp_path / "noise.safetensors").write_bytes(b"\xff" * 64)

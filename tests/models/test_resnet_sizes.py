@@ -89,6 +89,13 @@ def test_a_block_at_stride_one_starts_as_its_input_when_its_body_is_silenced() -
     assert torch.equal(block(x), x.relu())
 
 
+@pytest.mark.parametrize(("kernels", "strides"), [([3, 3], [2, 1]), ([1, 3, 1], [1, 2, 1]), ([1, 5], [1, 2])])
+def test_no_pixel_is_dropped_by_a_strided_one_by_one(kernels: list[int], strides: list[int]) -> None:
+    options: dict[str, OptionValue] = {"widths": [4, 8], "blocks": [1, 1], "kernels": kernels}
+    body = build("small-resnet", classes=10, options=options).stages[1].body
+    assert [layer.stride[0] for layer in body if isinstance(layer, torch.nn.Conv2d)] == strides
+
+
 def test_custom_resnet_has_the_published_size_and_cost() -> None:
     model = build("custom-resnet", classes=10, options={}).eval()
     assert parameters(model) == 6_573_130

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The checks and figures that need a GPU, in one command, under ten minutes on one:
+#
+#     benchmarks/gpu.sh CIFAR10_SOURCE [OUT_FOLDER]
+#
+# CIFAR10_SOURCE is anything that `cifar-dist pack` reads. Uses the Python on PATH (or $PYTHON). What it prints goes into
+# docs/results.md together with the hardware's name.
+set -euo pipefail
+source_data=${1:?usage: benchmarks/gpu.sh CIFAR10_SOURCE [OUT_FOLDER]}
+out=${2:-gpu-out}
+python=${PYTHON:-python3}
+cd "$(dirname "$0")/.."
+mkdir -p "$out"
+"$python" -c 'import torch, sys
+if not torch.cuda.is_available(): sys.exit("benchmarks/gpu.sh: this machine shows no CUDA device")
+print(torch.cuda.get_device_name(0), "torch", torch.__version__)'
+gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+
+[[ -f $out/cifar10/manifest.json ]] || "$python" -m cifar_dist pack "$source_data" "$out/cifar10" --codec raw
+[[ -f $out/digits/manifest.json ]] || "$python" -m cifar_dist pack digits "$out/digits"
+
+timed() { # NAME COMMAND...: how long it took, and the last lines it said
+    local name=$1 begin=$SECONDS
+    shift
+    echo "== $name"
+    "$@" >"$out/$name.log" 2>&1 || { tail -n 20 "$out/$name.log"; echo "== $name FAILED"; return 1; }
+    tail -n 4 "$out/$name.log"
+    echo "== $name: $((SECONDS - begin)) s"
+}
+train() { timed "$1" "$python" -m torch.distributed.run --standalone --nproc-per-node "$gpus" train.py "${@:2}" \
+    --run.dir "$out/runs" --run.name "$1"; }
+
+# fp32, bf16 and fp16 (with its loss scaler), NCCL, compile: each must train, resume and evaluate.
+for precision in no bf16 fp16; do
+    train "demo-$precision" demo --data.path "$out/digits" --train.precision "$precision"
+done
+train demo-compile demo --data.path "$out/digits" --train.compile
+timed zero2 "$python" -m accelerate.commands.launch --config_file launch/zero2.yaml --num_processes "$gpus" train.py demo \
+    --data.path "$out/digits" --run.dir "$out/runs" --run.name zero2
+# The real job, whole.
+train cpu-quick cpu-quick --data.path "$out/cifar10"
+train custom-resnet custom-resnet --data.path "$out/cifar10"
+grep -H '"accuracy"' "$out"/runs/*/evaluations/*/summary.json

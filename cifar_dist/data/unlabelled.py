@@ -1,0 +1,64 @@
+"""Images to be predicted: the pickle or npz in which a hidden test set is handed out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_dist.data import npz, safe_pickle
+from cifar_dist.data.raw import as_images, as_integers
+from cifar_dist.errors import UserError
+
+PICKLE_SUFFIXES = (".pkl", ".pickle")
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels, in the file's order.
+
+    Attributes:
+        images: uint8 [samples, height, width, 3].
+        ids: int64 [samples], each of them once.
+    """
+
+    images: NDArray[np.uint8]
+    ids: NDArray[np.int64]
+
+
+def read_unlabelled(path: str | Path) -> Unlabelled:
+    """Read a pickle or npz with ``data``, the images, and ``ids``, whole numbers that name them.
+
+    Images are uint8 [samples, height, width, 3], or [samples, 3 * side * side] in the planes of the CIFAR files.
+
+    Raises:
+        UserError: not such a file, an id that occurs twice, or a pickle that asks for more than data.
+    """
+    path = Path(path)
+    arrays = _read(path)
+    missing = [key for key in ("data", "ids") if key not in arrays]
+    if missing:
+        keys = ", ".join(ascii(key[:40]) for key in list(arrays)[:8]) or "nothing"
+        raise UserError(f"{path} has no '{missing[0]}'; an unlabelled set has 'data' and 'ids', this file has {keys}")
+    images = as_images(arrays["data"], f"{path}: data")
+    ids = as_integers(arrays["ids"], len(images), f"{path}: ids")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) != len(ids):
+        raise UserError(f"{path}: id {unique[counts > 1][0]} occurs more than once; ids must be unique")
+    return Unlabelled(images, ids)
+
+
+def _read(path: Path) -> dict[str, object]:
+    if path.suffix.lower() == npz.SUFFIX:
+        return dict(npz.read_npz(path))
+    if path.suffix.lower() not in PICKLE_SUFFIXES:
+        expected = ", ".join((*PICKLE_SUFFIXES, npz.SUFFIX))
+        raise UserError(f"{path} is not an unlabelled set; expected a file ending in one of {expected}")
+    try:
+        if path.stat().st_size > safe_pickle.MAX_BYTES:
+            raise UserError(f"{path} has more than the {safe_pickle.MAX_BYTES:,} bytes that are read; make it an npz")
+        return safe_pickle.read_pickle(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None

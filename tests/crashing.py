@@ -1,0 +1,76 @@
+"""A process that dies, or a machine that loses power, at a chosen moment of writing to the disk."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+# The C functions that change what is on the disk: between two of them a death makes no difference.
+_WRITING = frozenset(
+    ["mkdir", "open", "write", "__exit__", "close", "serialize_file", "fsync"]
+    + ["rename", "replace", "symlink", "unlink", "remove", "rmdir"]
+)
+
+
+def dies_at(moment: int, work: Callable[[], object], folder: Path, *, power_loss: bool = False) -> bool:
+    """Run ``work`` in a forked process that dies before its ``moment``-th writing call; False once it ends alive.
+
+    With ``power_loss`` every file in ``folder`` that it wrote and that was not flushed to the disk loses its second
+    half, as after a crash of the machine.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            _arm(moment, folder, power_loss=power_loss)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 1), f"the work failed before it was killed (exit code {code})"
+    return code == 1
+
+
+def every_death(prepare: Callable[[], Path], work: Callable[[Path], object], *, power_loss: bool) -> Iterator[Path]:
+    """For every moment at which ``work(folder)`` can die: the folder that ``prepare()`` made, as it was left."""
+    for moment in range(1, 1000):
+        folder = prepare()
+        if not dies_at(moment, lambda: work(folder), folder, power_loss=power_loss):  # noqa: B023 - it is called here
+            assert moment > 1, "nothing was written"
+            return
+        yield folder
+    raise AssertionError("no end of writing calls")
+
+
+def _arm(moment: int, folder: Path, *, power_loss: bool) -> None:
+    before = _inodes(folder)
+    flushed: set[int] = set()
+    fsync = os.fsync
+    calls = 0
+
+    def noted_fsync(file: int) -> None:
+        fsync(file)
+        flushed.add(os.fstat(file).st_ino)
+
+    def count(frame: FrameType, event: str, function: Callable[..., object]) -> None:
+        nonlocal calls
+        if event != "c_call" or function.__name__ not in _WRITING or frame.f_code.co_name == "noted_fsync":
+            return
+        calls += 1
+        if calls == moment:
+            sys.setprofile(None)
+            for inode, path in _inodes(folder).items() if power_loss else ():
+                if inode not in flushed | before.keys():
+                    os.truncate(path, path.stat().st_size // 2)
+            os._exit(1)
+
+    os.fsync = noted_fsync
+    sys.setprofile(count)
+
+
+def _inodes(folder: Path) -> dict[int, Path]:
+    return {path.stat().st_ino: path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}

@@ -1,0 +1,23 @@
+"""A small packed dataset of random images: 53 and 11 samples in shards of 7."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cifar_dist.data.manifest import Codec, Manifest
+from cifar_dist.data.pack import pack
+
+TRAIN, TEST = 53, 11
+
+
+def small_packed(folder: Path, codec: Codec) -> Manifest:
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        arrays[f"x_{split}"] = random.integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 4
+    np.savez(folder / "source.npz", **arrays)
+    out = folder / f"packed-{codec}"
+    return pack(folder / "source.npz", out, codec=codec, samples_per_shard=7, val_fraction=0, show=False)

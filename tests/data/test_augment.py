@@ -1,0 +1,148 @@
+"""Augmentation against torchvision's reference for the same parameters, and its promise: a sample's pixels are its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms.v2 import functional as reference
+
+from cifar_dist.config import AugmentConfig
+from cifar_dist.data.augment import Augment, Normalize, flips
+from cifar_dist.data.randomness import integers, uniform
+from cifar_dist.errors import UserError
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+FILL = [125, 123, 114]  # MEAN in 0..255, rounded
+
+
+def images(count: int, height: int = 12, width: int = 10) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8))
+
+
+def augment(config: AugmentConfig, seed: int = 0, *, channels_last: bool = False) -> Augment:
+    return Augment(config, seed, MEAN, Normalize(MEAN, STD, torch.device("cpu"), channels_last))
+
+
+def by_torchvision(config: AugmentConfig, seed: int, image: Tensor, sample: int, epoch: int) -> Tensor:
+    """One uint8 image [h, w, c], padded, cropped, flipped and erased with the parameters of the sample."""
+    height, width, _ = image.shape
+    one = torch.tensor(sample)
+    image = image.permute(2, 0, 1)
+    if config.crop:
+        fill = FILL if config.crop_fill == "constant" else None
+        image = reference.pad(image, [config.crop] * 4, fill=fill, padding_mode=config.crop_fill)
+        top, left = (int(integers(seed, epoch, one, "crop", 2 * config.crop + 1, draw)) for draw in (0, 1))
+        image = reference.crop(image, top, left, height, width)
+    toss = uniform(seed, epoch, one, "flip") < 0.5
+    if config.flip == "alternating":
+        toss = (integers(seed, 0, one, "flip", 2) + epoch) % 2 == 1
+    if config.flip != "none" and bool(toss):
+        image = reference.horizontal_flip(image)
+    if config.cutout:
+        row, column = (int(integers(seed, epoch, one, "cutout", side, i)) for i, side in enumerate((height, width)))
+        top, left = row - config.cutout // 2, column - config.cutout // 2
+        rows = range(max(top, 0), min(top + config.cutout, height))
+        columns = range(max(left, 0), min(left + config.cutout, width))
+        color = torch.tensor(FILL, dtype=torch.uint8)[:, None, None]
+        image = reference.erase(image, rows.start, columns.start, len(rows), len(columns), color)
+    return image.permute(1, 2, 0)
+
+
+CONFIGS = st.builds(
+    AugmentConfig,
+    flip=st.sampled_from(["none", "random", "alternating"]),
+    crop=st.integers(0, 9),
+    crop_fill=st.sampled_from(["constant", "reflect"]),
+    cutout=st.integers(0, 15),
+)
+SEEDS, EPOCHS, IDS = st.integers(0, 2**31 - 1), st.integers(0, 500), st.integers(0, 2**40)
+
+
+@settings(deadline=None, max_examples=150)
+@given(CONFIGS, SEEDS, EPOCHS, st.lists(IDS, min_size=1, max_size=4))
+def test_pixels_are_torchvisions(config: AugmentConfig, seed: int, epoch: int, ids: list[int]) -> None:
+    batch = images(len(ids))
+    result = augment(config, seed).pixels(batch, torch.tensor(ids), epoch)
+    assert result.dtype == torch.uint8
+    for row, sample in enumerate(ids):
+        expected = by_torchvision(config, seed, batch[row], sample, epoch)
+        assert torch.equal(result[row], expected), f"sample {sample}"
+
+
+@settings(deadline=None)
+@given(CONFIGS, st.data(), SEEDS, EPOCHS)
+def test_a_sample_is_the_same_in_any_batch(config: AugmentConfig, data: st.DataObject, seed: int, epoch: int) -> None:
+    """In any company, at any place: so on any rank, whatever the batch size and the number of processes."""
+    batch, ids = images(7), torch.arange(100, 107)
+    whole = augment(config, seed)(batch, ids, epoch)
+    chosen = torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=9)))
+    assert torch.equal(augment(config, seed)(batch[chosen], ids[chosen], epoch), whole[chosen])
+
+
+def test_the_input_is_left_alone() -> None:
+    batch = images(4)
+    before = batch.clone()
+    augment(AugmentConfig(crop=3, cutout=5))(batch, torch.arange(4), 0)
+    assert torch.equal(batch, before)
+
+
+def test_every_crop_comes_and_each_equally_often() -> None:
+    """By the place of one marked pixel: 25 crops, none favoured (six standard deviations)."""
+    count = 25 * 400
+    marked = torch.zeros(count, 9, 9, 3, dtype=torch.uint8)
+    marked[:, 4, 4] = 255
+    config = AugmentConfig(flip="none", crop=2, crop_fill="constant")
+    result = augment(config).pixels(marked, torch.arange(count), 0)
+    places = (result[..., 0] == 255).reshape(count, -1).float().argmax(dim=1)
+    unique, counts = places.unique(return_counts=True)
+    assert len(unique) == 25
+    assert (counts - 400).abs().max() < 6 * 400**0.5
+
+
+@given(SEEDS, EPOCHS)
+def test_alternating_shows_both_sides_in_two_epochs(seed: int, epoch: int) -> None:
+    sides = [flips("alternating", seed, when, torch.arange(64)).tolist() for when in range(epoch, epoch + 3)]
+    assert all(now != then for now, then in zip(sides[0], sides[1], strict=True))
+    assert sides[0] == sides[2]
+
+
+@pytest.mark.parametrize("kind", ["random", "alternating"])
+def test_half_of_the_samples_are_flipped(kind: str) -> None:
+    flipped = flips(kind, 0, 0, torch.arange(10_000))
+    assert abs(int(flipped.sum()) - 5000) < 6 * 50
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalize_is_torchvisions(channels_last: bool, channels: int) -> None:
+    batch = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(2, 1, 1, channels)
+    mean, std = MEAN[:channels], STD[:channels]
+    result = Normalize(mean, std, torch.device("cpu"), channels_last)(batch)
+    scaled = reference.to_dtype(batch.permute(0, 3, 1, 2), torch.float32, scale=True)
+    torch.testing.assert_close(result, reference.normalize(scaled, list(mean), list(std)), rtol=1e-6, atol=1e-6)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert result.is_contiguous(memory_format=layout)
+
+
+def test_memory_layouts_hold_the_same_numbers() -> None:
+    config, ids = AugmentConfig(crop=2, cutout=3), torch.arange(5)
+    plain, last = (augment(config, channels_last=layout)(images(5), ids, 1) for layout in (False, True))
+    assert torch.equal(plain, last)
+
+
+def test_a_channel_that_never_varies_is_no_division_by_zero() -> None:
+    """Its standard deviation, which pack measures, is 0."""
+    white = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
+    result = Normalize((0.5, 1.0, 0.5), (0.2, 0.0, 0.2), torch.device("cpu"), channels_last=False)(white)
+    assert result.isfinite().all()
+    assert result[:, 1].abs().max() < 1e-6
+
+
+def test_a_crop_that_cannot_reflect_is_refused() -> None:
+    with pytest.raises(UserError, match=r"augment\.crop 10 is too large to reflect in images of 12x10") as caught:
+        augment(AugmentConfig(crop=10))(images(2), torch.arange(2), 0)
+    assert "\n" not in str(caught.value)

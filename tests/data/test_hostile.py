@@ -1,0 +1,256 @@
+"""Archives, images and arrays that were made to harm are refused with one line, and nothing is written."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import dataset_builders as build
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cifar_dist.data import archives
+from cifar_dist.data.archives import member_names, read_members
+from cifar_dist.data.image_folder import decode_image
+from cifar_dist.data.pack import pack
+from cifar_dist.errors import UserError
+
+IMAGE = build.image_file(build.random_images(1)[0])
+
+
+def refusal(path: Path) -> str:
+    """The message with which pack refuses a source; everything on disk is as it was before."""
+    before = build.read_folder(path.parent)
+    with pytest.raises(UserError) as error:
+        pack(path, path.parent / "packed", show=False)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.isprintable()
+    assert str(path) in message
+    assert build.read_folder(path.parent) == before
+    return message
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+@pytest.mark.parametrize(
+    "name",
+    ["../x.png", "train/../../x.png", "/etc/x.png", "a\\..\\..\\x.png", "\\x.png", "C:/x.png", "cat/../dog/x.png"],
+)
+def test_a_member_that_would_leave_the_folder_is_named(tmp_path: Path, suffix: str, name: str) -> None:
+    path = build.write_archive(tmp_path / f"a{suffix}", {"cat/0.png": IMAGE, name: IMAGE})
+    assert f"the member name '{name}' leads out of the folder" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["cat/\x1b[2J.png", "cat/a\nb.png", "cat/\x7f.png", "cat/\u202egnp.exe"])
+def test_a_member_name_cannot_write_to_the_terminal(tmp_path: Path, name: str) -> None:
+    assert "is not printable" in refusal(build.write_archive(tmp_path / "a.tar", {name: IMAGE}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        (tarfile.SYMTYPE, "a link"),
+        (tarfile.LNKTYPE, "a link"),
+        (tarfile.CHRTYPE, "a device"),
+        (tarfile.BLKTYPE, "a device"),
+        (tarfile.FIFOTYPE, "a device, a pipe"),
+        (tarfile.GNUTYPE_SPARSE, "a sparse file"),
+    ],
+)
+def test_only_files_are_taken_from_a_tar(tmp_path: Path, kind: bytes, word: str) -> None:
+    info = tarfile.TarInfo("cat/link.png")
+    info.type, info.linkname = kind, "/etc/passwd"
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(info)
+    message = refusal(tmp_path / "a.tar")
+    assert "'cat/link.png' is " in message
+    assert word in message
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("cat/link.png")
+    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    assert "'cat/link.png' is a link" in refusal(tmp_path / "a.zip")
+
+
+def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("cat/0.png", "./cat/0.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(IMAGE)
+            tar.addfile(info, io.BytesIO(IMAGE))
+    assert "holds 'cat/0.png' twice" in refusal(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.5, 0.7, 0.98])
+def test_a_truncated_archive_is_refused(tmp_path: Path, suffix: str, part: float) -> None:
+    path = build.write_archive(tmp_path / f"a{suffix}", build.class_folder({"train/cat": 20}))
+    data = path.read_bytes()
+    end = len(data) if suffix != ".tar" else len(data.rstrip(b"\0"))  # a tar ends with blocks of zeros
+    path.write_bytes(data[: int(part * end)])
+    assert "damaged, cut short or no archive" in refusal(path)
+
+
+def test_a_tar_that_is_cut_between_two_members_is_refused(tmp_path: Path) -> None:
+    files = build.class_folder({"train/cat": 3})
+    path = build.write_archive(tmp_path / "a.tar", files)
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[2].offset
+    path.write_bytes(path.read_bytes()[:third])
+    with tarfile.open(path) as tar:
+        assert len(tar.getmembers()) == 2  # Python takes it for whole
+    assert "it has no end mark" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>not found</html>", bytes(100), b"\x1f\x8b\x08junk"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    refusal(path)
+
+
+def test_a_gzip_bomb_is_not_decompressed(tmp_path: Path) -> None:
+    """A hundred kilobytes that become a hundred megabytes, in a member that nobody asked for."""
+    with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
+        info = tarfile.TarInfo("readme.txt")
+        info.size = 100 << 20
+        file.write(info.tobuf())
+        for _ in range(100):
+            file.write(bytes(1 << 20))
+    assert "more than 100 times its size" in refusal(tmp_path / "a.tar.gz")
+
+
+def test_a_zip_bomb_is_not_decompressed(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for n in range(5):
+            archive.writestr(f"cat/{n}.png", bytes(16 << 20))
+    assert "more than 100 times its size" in refusal(tmp_path / "a.zip")
+
+
+def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path: Path) -> None:
+    path = build.write_archive(tmp_path / "a.zip", {"cat/0.png": IMAGE})
+    data = bytearray(path.read_bytes())
+    for header, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        struct.pack_into("<I", data, data.index(header) + offset, 10)
+    path.write_bytes(data)
+    refusal(path)
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    path = build.write_archive(tmp_path / "a.zip", {"cat/0.png": IMAGE})
+    data = bytearray(path.read_bytes())
+    for header, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(header) + offset] |= 1
+    path.write_bytes(data)
+    assert "encrypted" in refusal(path)
+
+
+@pytest.mark.parametrize("size", [1 << 40, (1 << 30) + 1])
+def test_a_member_that_claims_a_terabyte_is_refused(tmp_path: Path, size: int) -> None:
+    info = tarfile.TarInfo("cat/0.png")
+    info.size = size
+    (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(1024))
+    assert f"has {size:,} bytes" in refusal(tmp_path / "a.tar")
+
+
+def test_a_long_name_that_claims_a_terabyte_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    refusal(tmp_path / "a.tar")
+
+
+def test_folders_that_lead_into_themselves_end(tmp_path: Path) -> None:
+    build.write_folder(tmp_path / "f", {"cat/0.png": IMAGE})
+    (tmp_path / "f" / "cat" / "loop").symlink_to(tmp_path / "f")
+    assert "does not lie at CLASS/FILE" in refusal(tmp_path / "f")
+
+
+def _png(width: int, height: int, data: bytes = b"") -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (_png(60000, 60000), "decompression bomb"),
+        (_png(5000, 50), "5000x50 pixels; more than 4096 a side"),
+        (_png(4096, 4096, b"x"), "not a whole PNG or JPEG"),
+        (IMAGE[:-40], "not a whole PNG or JPEG"),
+        (b"", "not a whole PNG or JPEG"),
+        (b"GIF89a" + bytes(40), "not a whole PNG or JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a whole PNG or JPEG"),
+    ],
+    ids=["bomb", "large", "no pixels", "cut short", "empty", "gif", "postscript"],
+)
+def test_a_hostile_image_is_refused(data: bytes, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        decode_image(data, "a.zip: 'cat/0.png'")
+
+
+def test_an_npz_with_objects_in_it_is_not_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", data=np.array([object, 1], dtype=object), ids=np.arange(2))
+    assert "only numbers are read" in refusal(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (100000000000,), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': __import__('os').system('true'), }",
+        "[" * 9000,
+    ],
+)
+def test_an_npz_whose_header_lies_is_refused(tmp_path: Path, header: str) -> None:
+    text = header.ljust(10_100)[:60_000].encode()
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + b"x"
+    refusal(build.write_archive(tmp_path / "a.zip", {"data.npy": data, "ids.npy": data}).rename(tmp_path / "a.npz"))
+
+
+SMALL = build.class_folder({"cat": 2, "dog": 1}, side=4)
+
+
+@pytest.fixture(scope="module", params=[".tar", ".tar.gz", ".zip"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build.write_archive(tmp_path_factory.mktemp("archive") / f"a{request.param}", SMALL)
+
+
+@settings(deadline=None, max_examples=120)
+@given(changes=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=3))
+def test_any_damage_to_an_archive_gives_files_or_one_line(whole: Path, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(whole.read_bytes())
+    for place, value in changes:
+        data[place % len(data)] = value
+    damaged = whole.with_name(f"damaged{''.join(whole.suffixes)}")
+    damaged.write_bytes(data)
+    message = ""
+    try:
+        names = member_names(damaged)
+        content = dict(read_members(damaged, set(names)))
+        assert sorted(content) == sorted(names)
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("limit", ["MAX_MEMBERS", "MAX_MEMBER"])
+def test_the_bounds_hold_for_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(archives, limit, 2)
+    assert "more than" in refusal(build.write_folder(tmp_path / "f", SMALL))

@@ -1,0 +1,84 @@
+"""The order of samples: each once, from nothing but its arguments, and dealt without loss to any number of processes."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cifar_dist.data.order import epoch_order, global_batch, shares, steps_per_epoch
+
+SHARDS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+SEEDS = st.integers(0, 2**31 - 1)
+EPOCHS = st.integers(0, 1000)
+
+
+def test_known_answer() -> None:
+    """Frozen: a change here changes every run that anyone has ever made."""
+    assert epoch_order([3, 3, 3], seed=1, epoch=2, block=2).tolist() == [4, 3, 7, 5, 6, 8, 0, 2, 1]
+
+
+@given(SHARDS, SEEDS, EPOCHS, st.integers(1, 14))
+def test_every_sample_once_and_the_same_again(sizes: list[int], seed: int, epoch: int, block: int) -> None:
+    order = epoch_order(sizes, seed, epoch, block)
+    assert order.dtype == torch.int64
+    assert sorted(order.tolist()) == list(range(sum(sizes)))
+    torch.manual_seed(epoch)
+    torch.rand(seed % 7)  # what was drawn elsewhere is no argument
+    assert torch.equal(epoch_order(sizes, seed, epoch, block), order)
+
+
+@given(SHARDS, SEEDS, EPOCHS, st.integers(1, 14))
+def test_only_the_shards_of_a_block_are_open_at_once(sizes: list[int], seed: int, epoch: int, block: int) -> None:
+    shard_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    come = shard_of[epoch_order(sizes, seed, epoch, block)].tolist()
+    finished: set[int] = set()
+    while come:
+        opened = set(come[: sum(sizes[shard] for shard in list(dict.fromkeys(come))[:block])])
+        assert len(opened) <= block
+        assert not opened & finished, "a shard that was done with comes again"
+        count = sum(sizes[shard] for shard in opened)
+        assert sorted(come[:count]) == sorted(shard for shard in opened for _ in range(sizes[shard]))
+        come, finished = come[count:], finished | opened
+
+
+def test_epochs_seeds_and_blocks_differ() -> None:
+    sizes = [25] * 8
+    orders = [epoch_order(sizes, *arguments) for arguments in ((0, 0, 8), (0, 1, 8), (1, 0, 8), (0, 0, 2), (0, 0, 1))]
+    for i, one in enumerate(orders):
+        for other in orders[:i]:
+            assert (one == other).float().mean() < 0.1
+
+
+def test_the_shards_come_in_another_order_each_epoch() -> None:
+    sizes = [5] * 6
+    shard_of = torch.arange(6).repeat_interleave(5)
+    first = {int(shard_of[epoch_order(sizes, 0, epoch, 1)[0]]) for epoch in range(60)}
+    assert first == set(range(6))
+
+
+@given(st.integers(1, 500), st.integers(1, 64))
+def test_the_batches_of_an_epoch_are_its_samples(samples: int, batch_size: int) -> None:
+    order = epoch_order([samples], 0, 0, 1)
+    batches = [global_batch(order, step, batch_size) for step in range(steps_per_epoch(samples, batch_size))]
+    assert torch.equal(torch.cat(batches), order)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert 1 <= len(batches[-1]) <= batch_size
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5))
+def test_shares_are_the_batch_on_any_number_of_processes(size: int, processes: int, accumulate: int) -> None:
+    """With their weights exactly its samples, each once; padding repeats samples of the batch and counts nothing."""
+    batch = epoch_order([1000], 0, 0, 1)[:size]
+    all_shares = [shares(batch, rank, processes, accumulate) for rank in range(processes)]
+    assert {len(of_rank) for of_rank in all_shares} == {accumulate}
+    flat = [share for of_rank in all_shares for share in of_rank]
+    assert len({len(share.ids) for share in flat}) == 1, "no rank waits for another that has more to do"
+    assert all(len(share.ids) == len(share.weight) and share.weight.dtype == torch.float32 for share in flat)
+
+    ids, weight = torch.cat([share.ids for share in flat]), torch.cat([share.weight for share in flat])
+    assert set(weight.tolist()) <= {0.0, 1.0}
+    assert sorted(ids[weight == 1].tolist()) == sorted(batch.tolist())
+    assert set(ids[weight == 0].tolist()) <= set(batch.tolist())
+    assert len(ids) - size < processes * accumulate, "no more padding than division makes necessary"

@@ -1,0 +1,315 @@
+"""Packing: same source, same bytes; nothing half-written; read back by webdataset as it went in."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import dataset_builders as build
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from webdataset import WebDataset
+
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.pack import channel_statistics, encode, pack
+from cifar_dist.data.raw import RawSplit
+from cifar_dist.data.read import ShardReader, decode
+from cifar_dist.data.split import hold_out
+from cifar_dist.errors import UserError
+
+pack_quietly = functools.partial(pack, show=False)
+
+
+def npz(path: Path, samples: int, classes: int = 3, side: int = 6, test: int = 0) -> Path:
+    """A labelled npz of random images."""
+    images = build.random_images(samples + test, seed=samples, side=side)
+    labels = np.arange(samples + test) * 7 % classes
+    arrays = {"x_train": images[:samples], "y_train": labels[:samples]}
+    if test:
+        arrays |= {"x_test": images[samples:], "y_test": labels[samples:]}
+    np.savez(path, **arrays)
+    return path
+
+
+def webdataset_samples(manifest: Manifest, split: str) -> dict[str, dict[str, bytes]]:
+    """What webdataset itself finds in a split, by key."""
+    urls = [str(manifest.root / shard.name) for shard in manifest.shards(split)]
+    samples = list(WebDataset(urls, shardshuffle=False, empty_check=False))
+    found = {sample["__key__"]: sample for sample in samples}
+    assert len(found) == len(samples)
+    return found
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    samples=st.integers(1, 60),
+    test=st.integers(0, 5),
+    per_shard=st.integers(1, 25),
+    fraction=st.sampled_from([0.0, 0.1, 0.5]),
+    codec=st.sampled_from(["png", "npy"]),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_what_is_packed_is_read_back_by_webdataset_and_by_us(
+    tmp_path_factory: pytest.TempPathFactory,
+    samples: int, test: int, per_shard: int, fraction: float, codec: str, seed: int,
+) -> None:  # fmt: skip
+    folder = tmp_path_factory.mktemp("pack")
+    source = npz(folder / "a.npz", samples, test=test)
+    arrays = np.load(source)
+    packed = pack_quietly(
+        source, folder / "out", codec=codec, samples_per_shard=per_shard, val_fraction=fraction, seed=seed
+    )
+    manifest = Manifest.load(folder / "out")
+
+    assert manifest.to_json() == packed.to_json()
+    seen = {"train": 0, "val": 0, "test": 0}
+    for split, shards in manifest.splits.items():
+        assert all(shard.samples == per_shard for shard in shards[:-1])
+        assert 1 <= shards[-1].samples <= per_shard
+        found = webdataset_samples(manifest, split)
+        assert list(found) == manifest.keys(split)
+        ours = ShardReader(manifest, split).all().numpy()
+        where = "test" if split == "test" else "train"
+        for row, (key, sample) in enumerate(found.items()):
+            image, label = arrays[f"x_{where}"][int(key)], arrays[f"y_{where}"][int(key)]
+            assert np.array_equal(decode(sample[codec], codec), image)
+            assert np.array_equal(ours[row], image)
+            assert int(sample["cls"]) == manifest.labels(split)[row] == label
+            assert set(sample) - {"__key__", "__url__", "__local_path__"} == {codec, "cls"}
+        seen[split] = len(found)
+    assert seen["train"] + seen["val"] == samples
+    assert seen["test"] == test
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = npz(tmp_path / "a.npz", 50, test=9)
+    pack_quietly(source, tmp_path / "one", samples_per_shard=20)
+    time.sleep(1.1)  # a time in a tar or a gzip header has a resolution of a second
+    os.utime(source)
+    before = os.umask(0o077)
+    try:
+        pack_quietly(source, tmp_path / "two", samples_per_shard=20)
+    finally:
+        os.umask(before)
+    one, two = build.read_folder(tmp_path / "one"), build.read_folder(tmp_path / "two")
+    assert one == two
+    assert set(one) == {"manifest.json", "train-000000.tar", "train-000001.tar", "train-000002.tar", "val-000000.tar",
+                        "test-000000.tar"}  # fmt: skip
+    assert str(tmp_path) not in one["manifest.json"].decode()
+
+
+def test_the_tars_are_plain_ustar_without_a_trace_of_who_made_them(tmp_path: Path) -> None:
+    pack_quietly(npz(tmp_path / "a.npz", 5), tmp_path / "out", val_fraction=0)
+    with tarfile.open(tmp_path / "out" / "train-000000.tar") as tar:
+        for member in tar:
+            assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
+            assert member.type == tarfile.REGTYPE
+            assert not member.pax_headers
+    data = (tmp_path / "out" / "train-000000.tar").read_bytes()
+    assert data[257:265] == b"ustar\x0000"
+
+
+def test_another_seed_is_another_order_and_another_val(tmp_path: Path) -> None:
+    source = npz(tmp_path / "a.npz", 300)
+    first, second = (pack_quietly(source, tmp_path / f"{seed}", seed=seed) for seed in (0, 1))
+    assert first.keys("train") != second.keys("train")
+    assert set(first.keys("val")) != set(second.keys("val"))
+    assert sorted(first.keys("train")) != first.keys("train")
+    assert first.keys("val") == sorted(first.keys("val"))
+    assert (first.mean, first.std) != (second.mean, second.std)  # of other training samples
+
+
+def test_every_shard_of_train_holds_every_class_of_a_sorted_source(tmp_path: Path) -> None:
+    files = build.class_folder({f"class_{n}": 40 for n in range(4)}, side=4)
+    source = build.write_archive(tmp_path / "a.zip", files)
+    manifest = pack_quietly(source, tmp_path / "out", samples_per_shard=40, val_fraction=0.1)
+    assert np.bincount(manifest.labels("val")).tolist() == [4] * 4
+    for shard in manifest.shards("train")[:-1]:
+        assert np.bincount(shard.labels, minlength=4).min() > 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=80),
+    fraction=st.floats(0, 1, exclude_max=True),
+    seed=st.integers(0, 2**31 - 1),
+    shift=st.randoms(use_true_random=False),
+)
+def test_a_held_out_part_is_stratified_and_belongs_to_its_ids(labels, fraction, seed, shift) -> None:  # type: ignore[no-untyped-def]
+    images = np.zeros((len(labels), 1, 1, 3), np.uint8)
+    split = RawSplit(images, np.array(labels), np.arange(len(labels)))
+    kept, held = hold_out(split, fraction, seed, "val")
+    assert sorted([*kept.ids, *held.ids]) == list(range(len(labels)))
+    for label in set(labels):
+        assert (held.labels == label).sum() == round(fraction * labels.count(label))
+    order = list(range(len(labels)))
+    shift.shuffle(order)
+    again = hold_out(split.take(np.array(order)), fraction, seed, "val")[1]
+    assert sorted(again.ids) == list(held.ids)
+
+
+def test_digits_are_split_70_10_20_and_the_test_split_never_changes(tmp_path: Path) -> None:
+    first, second = (pack_quietly("digits", tmp_path / f"{seed}", seed=seed, codec="npy") for seed in (0, 1))
+    assert {name: first.samples(name) for name in first.splits} == {"train": 1259, "val": 179, "test": 359}
+    for split in first.splits:
+        counts = np.bincount(first.labels(split))
+        assert counts.max() - counts.min() <= 8
+    assert first.keys("test") == second.keys("test")
+    assert first.keys("val") != second.keys("val")
+    assert first.source["name"] == "digits"
+    assert len(first.shards("train")) == 2
+
+
+def test_cifar_is_packed_with_its_own_test_split(tmp_path: Path) -> None:
+    expected = build.cifar10(tmp_path / "cifar-10-batches-py", per_batch=20)
+    files = {f"cifar-10-batches-py/{k}": v for k, v in build.read_folder(tmp_path / "cifar-10-batches-py").items()}
+    source = build.write_archive(tmp_path / "cifar-10-python.tar.gz", files)
+    manifest = pack_quietly(source, tmp_path / "out", val_fraction=0.2)
+    assert manifest.name == "cifar-10-python"
+    assert manifest.source["kind"] == "cifar10-python"
+    assert len(manifest.source["sha256"]) == 64
+    assert manifest.labels("test").tolist() == expected["test"][1]  # in the published order
+    assert np.array_equal(ShardReader(manifest, "test").all().numpy(), expected["test"][0])
+    assert manifest.samples("train") + manifest.samples("val") == 100
+
+
+def test_an_unlabelled_set_has_one_split_and_no_labels(tmp_path: Path) -> None:
+    images = build.random_images(7)
+    np.savez(tmp_path / "hidden.npz", data=images, ids=np.array([9, 8, 7, 1, 2, 3, 123456789]))
+    manifest = pack_quietly(tmp_path / "hidden.npz", tmp_path / "out")
+    assert list(manifest.splits) == ["test"]
+    assert manifest.classes == ()
+    assert [int(key) for key in manifest.keys("test")] == [9, 8, 7, 1, 2, 3, 123456789]
+    assert manifest.labels("test").tolist() == [-1] * 7
+    assert all(set(sample) & {"png", "cls"} == {"png"} for sample in webdataset_samples(manifest, "test").values())
+    assert np.array_equal(ShardReader(manifest, "test").all().numpy(), images)
+    assert Manifest.load(tmp_path / "out").to_json() == manifest.to_json()
+
+
+def test_the_statistics_are_those_of_train_to_the_last_bit(tmp_path: Path) -> None:
+    images = build.random_images(5000, side=3)
+    mean, std = channel_statistics(images)
+    scaled = torch.from_numpy(images).double() / 255
+    assert torch.allclose(torch.tensor(mean).double(), scaled.mean((0, 1, 2)), atol=1e-7)
+    assert torch.allclose(torch.tensor(std).double(), scaled.std((0, 1, 2), correction=0), atol=1e-7)
+    order = np.random.default_rng(0).permutation(5000)
+    assert channel_statistics(images[order]) == (mean, std)
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    assert channel_statistics(black) == ((0, 0, 0), (0, 0, 0))
+    manifest = pack_quietly(npz(tmp_path / "a.npz", 40), tmp_path / "out")
+    train = ShardReader(manifest, "train").all().numpy()
+    assert (manifest.mean, manifest.std) == channel_statistics(train)
+
+
+@pytest.mark.parametrize("codec", ["png", "npy"])
+def test_an_image_is_stored_without_loss(codec: str) -> None:
+    image = build.random_images(1, side=17)[0]
+    assert np.array_equal(decode(encode(image, codec), codec), image)  # type: ignore[arg-type]
+
+
+def test_a_packed_dataset_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
+    source, out = npz(tmp_path / "a.npz", 30), tmp_path / "out"
+    out.mkdir()  # an empty folder is fine
+    pack_quietly(source, out, samples_per_shard=5)
+    pack_quietly(source, out, samples_per_shard=100)
+    assert sorted(build.read_folder(out)) == ["manifest.json", "train-000000.tar", "val-000000.tar"]
+
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds 'notes.txt', which pack did not write"):
+        pack_quietly(source, out)
+    (out / "manifest.json").unlink()
+    with pytest.raises(UserError, match="is not empty and not a packed dataset"):
+        pack_quietly(source, out)
+    with pytest.raises(UserError, match="is a file"):
+        pack_quietly(source, source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "out"]
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "scratch")
+    pack_quietly(npz(tmp_path / "a.npz", 5), tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "scratch" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"samples_per_shard": 0}, "samples per shard is 0"),
+        ({"val_fraction": 1.0}, "the val fraction is 1.0"),
+        ({"val_fraction": -0.1}, "the val fraction is -0.1"),
+        ({"val_fraction": 0.99}, "leaves nothing to train on"),
+        ({"size": 0}, "size is 0"),
+        ({"size": 5000}, "size is 5000"),
+    ],
+)
+def test_wrong_arguments_are_refused_and_nothing_is_written(tmp_path: Path, arguments: dict, complaint: str) -> None:
+    source = npz(tmp_path / "a.npz", 6)
+    with pytest.raises(UserError, match=complaint):
+        pack_quietly(source, tmp_path / "out", **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_second_val_split_is_refused(tmp_path: Path) -> None:
+    files = build.class_folder({"train/cat": 4, "val/cat": 2}, side=4)
+    source = build.write_archive(tmp_path / "a.zip", files)
+    with pytest.raises(UserError, match="has a split 'val' already; leave the val fraction out"):
+        pack_quietly(source, tmp_path / "out", val_fraction=0.5)
+    assert pack_quietly(source, tmp_path / "out").samples("val") == 2
+    np.savez(tmp_path / "b.npz", data=build.random_images(2), ids=np.arange(2))
+    with pytest.raises(UserError, match="has no training split"):
+        pack_quietly(tmp_path / "b.npz", tmp_path / "out", val_fraction=0.5)
+
+
+def test_a_packed_dataset_is_no_source(tmp_path: Path) -> None:
+    pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "out")
+    with pytest.raises(UserError, match="is packed already; look at it with: cifar-dist verify"):
+        pack_quietly(tmp_path / "out", tmp_path / "again")
+
+
+def test_an_interrupt_leaves_nothing_behind_and_the_old_dataset_whole(tmp_path: Path) -> None:
+    old = pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "out")
+    source = npz(tmp_path / "b.npz", 20_000, side=4)
+
+    def interrupt() -> None:
+        """Press Ctrl-C as soon as a shard is being written."""
+        for _ in range(2000):
+            if any(tmp_path.glob(".out*/train-*.tar")):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        pack_quietly(source, tmp_path / "out", samples_per_shard=10_000)
+    thread.join()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz", "out"]
+    assert Manifest.load(tmp_path / "out").to_json() == old.to_json()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "file" / "out")
+
+
+def test_progress_goes_to_stderr_in_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pack(npz(tmp_path / "a.npz", 40), tmp_path / "out", samples_per_shard=9, val_fraction=0)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1] == "packing train: 40 of 40 images"
+    assert len(said.err.splitlines()) == 4
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["source"]["samples_per_shard"] == 9

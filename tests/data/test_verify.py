@@ -1,0 +1,237 @@
+"""verify finds every fault, names all of them, and says how well the order mixes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import dataset_builders as build
+import numpy as np
+import pytest
+import torch
+from webdataset import TarWriter
+
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.pack import pack
+from cifar_dist.data.verify import total_variation, verify
+from cifar_dist.errors import UserError
+
+verify_quietly = functools.partial(verify, show=False)
+CLASSES = 4
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of train, one of val, one of test."""
+    folder = tmp_path_factory.mktemp("whole")
+    images = build.random_images(70, side=5)
+    labels = np.arange(70) % CLASSES
+    np.savez(folder / "a.npz", x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:])
+    pack(folder / "a.npz", folder / "out", samples_per_shard=20, show=False)
+    return folder / "out"
+
+
+@pytest.fixture
+def dataset(whole: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(whole, tmp_path / "data"))
+
+
+def problems(folder: Path) -> list[str]:
+    """The lines after the first, which says what to type."""
+    with pytest.raises(UserError) as error:
+        verify_quietly(folder)
+    head, *lines = str(error.value).splitlines()
+    assert f"cifar-dist pack SOURCE {folder}" in head
+    assert f"{len(lines)} of 5 shards are damaged" in head
+    return [line.strip() for line in lines]
+
+
+def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
+    """Change the manifest, keeping the shards' checksums true: what only a look at the members finds."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    for shards in manifest["splits"].values():
+        for shard in shards:
+            data = (folder / shard["name"]).read_bytes()
+            shard["bytes"], shard["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_whole_dataset_is_described(whole: Path) -> None:
+    report = verify_quietly(whole)
+    assert {name: (split.samples, split.shards) for name, split in report.splits.items()} == {
+        "train": (52, 3),
+        "val": (8, 1),
+        "test": (10, 1),
+    }
+    assert report.splits["train"].class_counts.tolist() == [13] * CLASSES
+    assert report.splits["train"].bytes == sum(path.stat().st_size for path in whole.glob("train-*.tar"))
+    text = str(report)
+    assert "all shards are whole" in text
+    assert "13 per class" in text
+    assert "2 to 3 per class" in text
+    assert report.manifest.fingerprint in text
+
+
+def test_every_fault_of_every_shard_is_listed(dataset: Path) -> None:
+    (dataset / "train-000001.tar").unlink()
+    data = (dataset / "train-000002.tar").read_bytes()
+    (dataset / "train-000002.tar").write_bytes(data[:5000])
+    flipped = bytearray((dataset / "val-000000.tar").read_bytes())
+    flipped[700] ^= 1
+    (dataset / "val-000000.tar").write_bytes(flipped)
+    with (dataset / "test-000000.tar").open("ab") as file:
+        file.write(b"x")
+    found = problems(dataset)
+    assert found[0] == "train-000001.tar: missing"
+    assert found[1] == f"train-000002.tar: truncated: 5,000 of {len(data):,} bytes"
+    assert found[2].startswith("val-000000.tar: sha256 is ")
+    assert found[3].startswith("test-000000.tar: ")
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("place", [0, 600, 1100, 3000, -1])
+def test_one_flipped_bit_anywhere_is_found(dataset: Path, place: int) -> None:
+    path = dataset / "train-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+    assert "sha256" in problems(dataset)[0]
+
+
+def test_offsets_that_point_elsewhere_are_found(dataset: Path) -> None:
+    def change(manifest: dict) -> None:
+        train, test = manifest["splits"]["train"][0], manifest["splits"]["test"][0]
+        train["image_offset"][3] += 512
+        test["label_offset"][:2] = reversed(test["label_offset"][:2])
+
+    key = json.loads((dataset / "manifest.json").read_text())["splits"]["train"][0]["keys"][3]
+    rewrite(dataset, change)
+    assert problems(dataset) == [
+        f"train-000000.tar: '{key}.png' does not lie where the manifest says",
+        "test-000000.tar: '00000000.cls' does not lie where the manifest says",
+    ]
+
+
+def test_a_label_that_is_not_the_cls_is_found(dataset: Path) -> None:
+    def change(manifest: dict) -> None:
+        labels = manifest["splits"]["test"][0]["labels"]
+        labels[2] = (labels[2] + 1) % CLASSES
+
+    rewrite(dataset, change)
+    assert problems(dataset) == ["test-000000.tar: '00000002.cls' is b'2', the manifest says 3"]
+
+
+def test_a_sample_that_webdataset_does_not_find_is_found(dataset: Path) -> None:
+    def change(manifest: dict) -> None:
+        manifest["splits"]["test"][0]["keys"][2] = "00000099"
+
+    rewrite(dataset, change)
+    assert problems(dataset) == ["test-000000.tar: webdataset reads 10 samples from it, and not the 10 of the manifest"]
+
+
+@pytest.mark.parametrize(
+    ("image", "complaint"),
+    [
+        (build.image_file(build.random_images(1, side=4)[0]), "is uint8 (4, 4, 3), the manifest says (5, 5, 3)"),
+        (b"no image", "cannot be decoded"),
+        (build.image_file(build.random_images(1, side=5)[0])[:-30], "cannot be decoded"),
+    ],
+    ids=["other shape", "no image", "cut short"],
+)
+def test_an_image_that_cannot_be_used_is_found(dataset: Path, image: bytes, complaint: str) -> None:
+    with (dataset / "val-000000.tar").open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
+        tar.write({"__key__": "0", "png": image, "cls": b"1"})
+
+    def change(manifest: dict) -> None:
+        size = len(image)
+        manifest["splits"]["val"] = [
+            {"name": "val-000000.tar", "samples": 1, "keys": ["0"], "labels": [1], "label_offset": [512],
+             "label_size": [1], "image_offset": [1536], "image_size": [size]}
+        ]  # fmt: skip
+
+    rewrite(dataset, change)
+    found = problems(dataset)
+    assert len(found) == 1
+    assert found[0].startswith("val-000000.tar: '0.png' ")
+    assert complaint in found[0]
+
+
+def test_a_shard_that_is_no_tar_is_found(dataset: Path) -> None:
+    (dataset / "val-000000.tar").write_bytes(b"x" * 20_000)
+    rewrite(dataset, lambda manifest: None)
+    assert "is no WebDataset tar" in problems(dataset)[0]
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(dataset: Path) -> None:
+    for name in ("../secret.tar", "/etc/passwd", "train-000000.tar/../x.tar", ".hidden.tar"):
+        manifest = json.loads((dataset / "manifest.json").read_text())
+        manifest["splits"]["train"][0]["name"] = name
+        (dataset / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(UserError, match="is not a plain file name"):
+            verify_quietly(dataset)
+
+
+def test_no_dataset_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no packed dataset at .* make one with: cifar-dist pack"):
+        verify_quietly(tmp_path)
+
+
+@pytest.mark.parametrize("codec", ["png", "npy"])
+def test_unlabelled_and_npy_datasets_are_verified(tmp_path: Path, codec: str) -> None:
+    np.savez(tmp_path / "a.npz", data=build.random_images(5), ids=np.arange(5))
+    pack(tmp_path / "a.npz", tmp_path / "out", codec=codec, show=False)  # type: ignore[arg-type]
+    report = verify_quietly(tmp_path / "out")
+    assert report.mixing is None
+    assert report.splits["test"].samples == 5
+    assert "per class" not in str(report)
+
+
+def test_total_variation_of_known_orders() -> None:
+    labels = torch.arange(1000) // 100  # ten classes, sorted
+    assert total_variation(labels, torch.arange(1000), 100, 10) == pytest.approx(0.9)
+    interleaved = torch.arange(1000).reshape(10, 100).T.reshape(-1)
+    assert total_variation(labels, interleaved, 100, 10) == pytest.approx(0)
+    assert total_variation(labels, torch.arange(1000), 2000, 10) == pytest.approx(0)
+    half = torch.tensor([0, 0, 0, 1])
+    assert total_variation(half, torch.arange(4), 2, 2) == pytest.approx(0.25)
+
+
+def test_mixing_tells_a_poor_order_from_a_good_one(tmp_path: Path) -> None:
+    """Shards of one class each, as a WebDataset made elsewhere may have them."""
+    folder = tmp_path / "sorted"
+    folder.mkdir()
+    images = build.random_images(1, side=2)
+    np.savez(tmp_path / "a.npz", x_train=np.repeat(images, 1500, axis=0), y_train=np.arange(1500) * 6 // 1500)
+    packed = pack(tmp_path / "a.npz", folder, samples_per_shard=50, codec="npy", val_fraction=0, show=False)
+    good = verify_quietly(folder).mixing
+    assert good is not None
+    assert good.epoch == pytest.approx(good.uniform, rel=0.1)
+    assert good.stored == pytest.approx(good.uniform, rel=0.5)
+
+    # The same manifest with the classes sorted: only labels and keys are looked at for the mixing.
+    raw = packed.to_json()
+    for number, shard in enumerate(raw["splits"]["train"]):
+        rows = range(50 * number, 50 * (number + 1))
+        with (folder / shard["name"]).open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
+            data = io.BytesIO()
+            np.save(data, images[0])
+            for row in rows:
+                tar.write({"__key__": f"{row}", "npy": data.getvalue(), "cls": str(row // 250).encode()})
+        shard["keys"], shard["labels"] = [str(row) for row in rows], [row // 250 for row in rows]
+    (folder / "manifest.json").write_text(json.dumps(raw))
+    rewrite(folder, lambda manifest: None)
+    poor = verify_quietly(folder, shuffle_block=1).mixing
+    assert poor is not None
+    assert Manifest.load(folder).labels("train").tolist() == [row // 250 for row in range(1500)]
+    assert poor.stored == pytest.approx(4 / 6)  # a batch of 500 holds two of the six classes
+    assert good.uniform < poor.epoch < poor.stored
+    mixed = verify_quietly(folder, shuffle_block=64).mixing
+    assert mixed is not None
+    assert mixed.epoch == pytest.approx(mixed.uniform, rel=0.1)

@@ -1,0 +1,177 @@
+"""Nothing half-written: a name shows the old content or the new, whatever happens in between."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from crashing import every_death
+
+from cifar_dist.files import folder_atomic, free_name, link_atomic, sha256, write_atomic
+
+NUMBERS = count()
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def fresh(tmp_path: Path) -> Path:
+    folder = tmp_path / f"case-{next(NUMBERS)}"
+    folder.mkdir()
+    return folder
+
+
+def replace_folder(target: Path) -> None:
+    with folder_atomic(target, replace=True) as folder:
+        (folder / "a").write_text("new a")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "b").write_text("new b")
+
+
+NEW = {"a": "new a", "deep/b": "new b"}
+
+
+@pytest.mark.parametrize("power_loss", [False, True])
+def test_a_file_is_old_or_new_at_every_death(tmp_path: Path, power_loss: bool) -> None:
+    def prepare() -> Path:
+        folder = fresh(tmp_path)
+        (folder / "config.toml").write_text("old")
+        return folder
+
+    seen = [
+        (folder / "config.toml").read_text()
+        for folder in every_death(prepare, lambda f: write_atomic(f / "config.toml", "new"), power_loss=power_loss)
+    ]
+    assert seen == sorted(seen, reverse=True), "old, then new"
+    assert set(seen) == {"old", "new"}
+
+
+@pytest.mark.parametrize("power_loss", [False, True])
+def test_a_new_folder_is_absent_or_whole_at_every_death(tmp_path: Path, power_loss: bool) -> None:
+    states = []
+    for folder in every_death(lambda: fresh(tmp_path), lambda f: replace_folder(f / "it"), power_loss=power_loss):
+        states.append((folder / "it").exists())
+        assert not states[-1] or content(folder / "it") == NEW
+    assert set(states) == {False, True}
+
+
+@pytest.mark.parametrize("power_loss", [False, True])
+def test_a_replaced_folder_is_never_lost(tmp_path: Path, power_loss: bool) -> None:
+    """Two renames cannot be one: between them the old and the new are both there, whole, under other names."""
+
+    def prepare() -> Path:
+        folder = fresh(tmp_path)
+        (folder / "it").mkdir()
+        (folder / "it" / "a").write_text("old a")
+        return folder
+
+    for folder in every_death(prepare, lambda f: replace_folder(f / "it"), power_loss=power_loss):
+        if (folder / "it").exists():
+            assert content(folder / "it") in ({"a": "old a"}, NEW)
+        else:
+            assert sorted(map(content, folder.iterdir()), key=len) == [{"a": "old a"}, NEW]
+
+
+def test_a_link_points_to_the_old_or_the_new_at_every_death(tmp_path: Path) -> None:
+    def prepare() -> Path:
+        folder = fresh(tmp_path)
+        (folder / "latest").symlink_to("old")
+        return folder
+
+    seen = [
+        os.readlink(folder / "latest")
+        for folder in every_death(prepare, lambda f: link_atomic(f / "latest", "new"), power_loss=False)
+    ]
+    assert set(seen) <= {"old", "new"}
+
+
+def test_what_is_done_is_done_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file", "one")
+    write_atomic(tmp_path / "file", "two, in Ünicode")
+    link_atomic(tmp_path / "link", "file")
+    link_atomic(tmp_path / "link", "file")
+    for _ in range(2):
+        replace_folder(tmp_path / "parent" / "it")
+    assert content(tmp_path) == {
+        "file": "two, in Ünicode",
+        "link": "two, in Ünicode",
+        "parent/it/a": "new a",
+        "parent/it/deep/b": "new b",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "parent"]
+    assert [path.name for path in (tmp_path / "parent").iterdir()] == ["it"]
+
+
+def fail_in_the_block(target: Path) -> None:
+    with folder_atomic(target, replace=True) as folder:
+        (folder / "a").write_text("half")
+        raise KeyboardInterrupt
+
+
+def fail_at_the_last_rename(target: Path) -> None:
+    rename, calls = Path.rename, count()
+
+    def second_fails(path: Path, to: Path) -> Path:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", second_fails)
+        replace_folder(target)
+
+
+@pytest.mark.parametrize("fail", [fail_in_the_block, fail_at_the_last_rename])
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path, fail: Callable[[Path], None]) -> None:
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / "a").write_text("old a")
+    with pytest.raises(KeyboardInterrupt):
+        fail(tmp_path / "it")
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+    assert content(tmp_path / "it") == {"a": "old a"}
+
+
+def test_a_folder_in_the_way_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:
+    replace_folder(tmp_path / "it")
+    with pytest.raises(OSError, match="not empty"), folder_atomic(tmp_path / "it") as folder:
+        (folder / "other").write_text("")
+    assert content(tmp_path) == {f"it/{name}": text for name, text in NEW.items()}
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(tmp_path / "file", "half \ud800")
+    assert content(tmp_path) == {"file": "old"}
+    with pytest.raises(FileNotFoundError):
+        write_atomic(tmp_path / "nowhere" / "file", "")
+
+
+def test_a_link_takes_the_place_of_a_copy_that_followed_links(tmp_path: Path) -> None:
+    """What `scp -r` and `cp -rL` make of a run's links."""
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "weights").write_text("a copy")
+    link_atomic(tmp_path / "latest", "step-1")
+    assert os.readlink(tmp_path / "latest") == "step-1"
+
+
+def test_free_name_counts_up(tmp_path: Path) -> None:
+    def names() -> Iterator[str]:
+        for _ in range(3):
+            path = free_name(tmp_path / "it.damaged")
+            path.symlink_to("nowhere")  # a name is taken even where it leads nowhere
+            yield path.name
+
+    assert list(names()) == ["it.damaged", "it.damaged-2", "it.damaged-3"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000])
+def test_sha256(tmp_path: Path, size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    (tmp_path / "file").write_bytes(data)
+    assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
