@@ -76,14 +76,17 @@ def train(words: Sequence[str]) -> int:
         raise UserError(f"which recipe? {', '.join(recipe.shipped())}, or the path of a .toml; {_TRAIN_USAGE}")
     config = recipe.load(rest[0], rest[1:])
 
-    from cifar_dist.engine import Engine
-    from cifar_dist.trainer import train as train_run
+    from cifar_dist.preemption import StopSignals
 
-    engine = Engine(config.train, clip_norm=config.optim.clip_norm, processes=config.run.processes)
-    try:
-        code = train_run(config, engine)
-    finally:
-        engine.close()
+    with StopSignals() as signals:  # before torch is loaded: who asks during the start is heard too
+        from cifar_dist.engine import Engine
+        from cifar_dist.trainer import Trainer
+
+        engine = Engine(config.train, clip_norm=config.optim.clip_norm, processes=config.run.processes)
+        try:
+            code = Trainer(config, engine, signals).run()
+        finally:
+            engine.close()
     if code == EXIT_DONE and engine.is_main:
         _draw(Path(config.run.dir) / config.run.name)
     return code

@@ -170,6 +170,7 @@ class ScheduleConfig(_Section):
             list(self.milestones) == sorted(set(self.milestones)),
             f"milestones {list(self.milestones)} must increase",
         )
+        _require(0 < self.gamma <= 1, f"gamma {self.gamma} must be above 0 and at most 1")
         _require(
             self.name == "step" or not self.milestones,
             f"milestones belong to the schedule 'step', not to '{self.name}'",

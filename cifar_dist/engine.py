@@ -381,8 +381,6 @@ class Engine:
 
         The one way to touch the run folder: which name, which checkpoint, whether it can be written.
         """
-        if self.processes == 1:
-            return choose()
         outcome: list[Any] = [None, None]
         if self.is_main:
             try:
@@ -391,7 +389,8 @@ class Engine:
                 outcome[1] = error
             except OSError as error:
                 outcome[1] = UserError(f"{error.filename or 'the run folder'}: {error.strerror or error}")
-        dist.broadcast_object_list(outcome, src=0)
+        if self.processes > 1:
+            dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
         result: T = outcome[0]

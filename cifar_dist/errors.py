@@ -11,8 +11,16 @@ EXIT_BAD_INPUT = 2
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request with a checkpoint, run me again
 
 
+def printable(text: str) -> str:
+    """``text`` with what cannot be printed escaped: nothing that a file or a person gave can break the line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 class UserError(ValueError):
     """Bad input. The message is one line that says what, where, and what to type instead; exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class TrainingFailedError(RuntimeError):

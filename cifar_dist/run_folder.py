@@ -22,6 +22,7 @@ from cifar_dist.files import write_atomic
 
 # What may differ between two starts of one run: it changes how a run is watched and kept, not what it computes.
 _FREE = (
+    "run.name",
     "run.dir",
     "run.fresh",
     "run.processes",
@@ -63,12 +64,8 @@ class RunFolder:
             UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
                 cannot be written.
         """
-        resumes = self.config.is_file()
-        if self.path.exists() and config.run.fresh:
-            raise UserError(f"{self.path} exists and run.fresh is set; choose another --run.name, or resume without it")
-        if self.path.exists() and not resumes and any(self.path.iterdir()):
-            raise UserError(f"{self.path} is there and is not a run (no config.toml); choose another --run.name")
         try:
+            self._refuse_foreign(config)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a+")
         except OSError as error:
@@ -77,19 +74,32 @@ class RunFolder:
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
             raise UserError(f"{self.path} is in use by {holder}; wait for it, or choose another --run.name") from None
+        except OSError:
+            pass  # a file system without locks: better unguarded than no run at all
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         self._lock.flush()
-        if resumes:
+        if self.config.is_file():
             _refuse_contradiction(recipe.read(self.config), config, self.path)
             self._refuse_other_data(manifest)
-        write_atomic(self.config, recipe.to_toml(config))
-        if not resumes:
+        else:
             shutil.copyfile(manifest.root / FILE_NAME, self.manifest)
+        write_atomic(self.config, recipe.to_toml(config))  # last: it is what makes the folder a run
+
+    def _refuse_foreign(self, config: Config) -> None:
+        if not self.path.exists():
+            return
+        if config.run.fresh:
+            raise UserError(f"{self.path} exists and run.fresh is set; choose another --run.name, or resume without it")
+        # A start that ended before it wrote the config leaves these, and may be made again.
+        begun = {self.checkpoints, self.manifest}
+        foreign = any(path not in begun and not path.name.startswith(".") for path in self.path.iterdir())
+        if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
+            raise UserError(f"{self.path} is there and is not a run (no config.toml); choose another --run.name")
 
     def _refuse_other_data(self, manifest: Manifest) -> None:
         started = Manifest.load(self.path)

@@ -55,31 +55,34 @@ class _Flags:
     finite: Tensor
 
 
-def train(config: Config, engine: Engine) -> int:
-    """Train, or go on training, the run that ``config`` describes; returns the exit code. Collective.
+class Trainer:
+    """One start of a run, on one process. Making one and running it are collective.
+
+    Args:
+        config: the run.
+        engine: this process's place in the job.
+        signals: asked at every step whether to stop.
 
     Raises:
         UserError: input that cannot be.
         TrainingFailedError: a non-finite loss, or processes that do not synchronise.
     """
-    with StopSignals() as signals:
-        return Trainer(config, engine, signals).run()
-
-
-class Trainer:
-    """One start of a run, on one process."""
 
     def __init__(self, config: Config, engine: Engine, signals: StopSignals) -> None:
         self.config, self.engine, self.signals = config, engine, signals
         check_batch_size(config, engine.processes)
         self.manifest = engine.decide(lambda: Manifest.load(config.data.path))
-        self.folder = RunFolder(Path(config.run.dir) / config.run.name)
-        engine.decide(lambda: self.folder.open(config, self.manifest))
         mean, std = statistics(config, self.manifest)
         self.normalize = Normalize(mean, std, engine.device, config.train.channels_last)
         self.augment = Augment(config.augment, config.run.seed, mean, self.normalize)
+        self.augment.check(self.manifest.shape)
         self.batches, self.val = engine.together(self._open_data)
+        torch.manual_seed(config.run.seed)
+        module = models.build_for(config.model, shape=self.manifest.shape, classes=len(self.manifest.classes))
 
+        # Only now, with nothing left that the config could have wrong, does the run get its folder.
+        self.folder = RunFolder(Path(config.run.dir) / config.run.name)
+        engine.decide(lambda: self.folder.open(config, self.manifest))
         found, notes = engine.decide(lambda: checkpoint.choose(self.folder.checkpoints))
         loaded = checkpoint.load(found) if found else None
         state = loaded.state if loaded else {}
@@ -88,7 +91,8 @@ class Trainer:
         self.accuracy: float | None = state.get("val_accuracy")  # at the last evaluation
         self.best: float = state.get("best", -1.0)
         self.meter = StepMeter(engine.device)
-        self.model = self._prepare_model(loaded)
+        self.parameters = sum(parameter.numel() for parameter in module.parameters())
+        self.model = self._prepare_model(module, loaded)
         self._synchronised = False  # whether that was looked at since this start
         self._flags: _Flags | None = None
         self.tracker = self._start_tracker(notes)
@@ -298,16 +302,9 @@ class Trainer:
             return batches, None
         return batches, Split(engine, config, self.manifest, "val", self.manifest)
 
-    def _prepare_model(self, loaded: Checkpoint | None) -> nn.Module:
-        """Build, load or initialise, and wrap the model; load the optimizer."""
+    def _prepare_model(self, module: nn.Module, loaded: Checkpoint | None) -> nn.Module:
+        """Load or initialise the weights, wrap the model, load the optimizer's state."""
         config = self.config
-        torch.manual_seed(config.run.seed)
-        module = models.build(
-            config.model.name,
-            classes=len(self.manifest.classes),
-            channels=self.manifest.shape[2],
-            options=config.model.options,
-        )
         if loaded is not None:
             checkpoint.load_weights(module, loaded.model, loaded.path)
         elif isinstance(module, DataInitialized):
@@ -316,7 +313,6 @@ class Trainer:
             module.initialize(self.normalize(self.batches.images.get(ids)).cpu())
         if config.train.channels_last:
             module = module.to(memory_format=torch.channels_last)
-        self.parameters = sum(p.numel() for p in module.parameters())
         model = self.engine.prepare(module, build_optimizer(config.optim, module))
         if loaded is not None:
             self.engine.load_optimizer_state(loaded.optimizer)

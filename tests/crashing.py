@@ -10,8 +10,7 @@ from types import FrameType
 
 # The C functions that change what is on the disk: between two of them a death makes no difference.
 _WRITING = frozenset(
-    ["mkdir", "open", "write", "__exit__", "close", "serialize_file", "fsync"]
-    + ["rename", "replace", "symlink", "unlink", "remove", "rmdir"]
+    "mkdir open write __exit__ close serialize_file fsync rename replace symlink unlink remove rmdir".split()
 )
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +104,19 @@ def story(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
-def wait_for_records(run: Path, count: int, running: Sequence[subprocess.Popen[str]]) -> None:
-    """Until a run that is going on has written ``count`` metrics."""
-    path, deadline = run / "metrics.jsonl", time.monotonic() + 90
-    while not path.is_file() or path.read_bytes().count(b"\n") < count:
+def wait_until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[str]]) -> None:
+    """Until something has happened in a run that is going on."""
+    deadline = time.monotonic() + 90
+    while not happened():
         assert time.monotonic() < deadline, "the run does not get on"
         assert all(process.poll() is None for process in running), "it ended before it could be interrupted"
         time.sleep(0.005)
+
+
+def wait_for_records(run: Path, count: int, running: Sequence[subprocess.Popen[str]]) -> None:
+    """Until a run that is going on, and has not before, has written ``count`` metrics."""
+    path = run / "metrics.jsonl"
+    wait_until(lambda: path.is_file() and path.read_bytes().count(b"\n") >= count, running)
 
 
 def interrupt(words: Sequence[str], run: Path, after: int, processes: int, how: signal.Signals) -> list[int]:

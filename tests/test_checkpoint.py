@@ -78,7 +78,7 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(folder: Path) -> None:
     for name, value in model.items():
         assert loaded.model[name].dtype == value.dtype
         assert loaded.model[name].shape == value.shape
-        assert bytes(loaded.model[name].view(torch.uint8).reshape(-1)) == bytes(value.view(torch.uint8).reshape(-1))
+        assert torch.equal(loaded.model[name].reshape(-1).view(torch.uint8), value.reshape(-1).view(torch.uint8))
     assert {key: loaded.state[key] for key in state} == state
     assert type(loaded.state["scaler"]["n"]) is int, "the loss scaler takes nothing else"
 
@@ -224,13 +224,16 @@ def save_and_prune(folder: Path, step: int, best: bool) -> None:
     checkpoint.prune(folder, keep=1)
 
 
-@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "power lost"])
-@pytest.mark.parametrize("best", [False, True], ids=["latest", "best"])
-@pytest.mark.parametrize(("before", "step"), [([], 2), ([1], 2), ([1, 2], 2), ([2], 2)])
+@pytest.mark.parametrize(
+    ("before", "best", "power_loss"),
+    [([], True, True), ([1], False, False), ([1, 2], True, True), ([2], True, False)],
+    ids=["first", "next", "again, power lost", "again"],
+)
 def test_a_save_that_dies_leaves_the_old_one_or_the_new(
-    tmp_path: Path, before: list[int], step: int, best: bool, power_loss: bool
+    tmp_path: Path, before: list[int], best: bool, power_loss: bool
 ) -> None:
-    """At every moment of it; the same step may be saved twice, before and after its evaluation."""
+    """At every moment of it; a step may be saved twice, before and after its evaluation."""
+    step = 2
     prepare = functools.partial(fresh, tmp_path, before)
     seen = set()
     for folder in every_death(prepare, lambda f: save_and_prune(f, step, best), power_loss=power_loss):
@@ -388,7 +391,7 @@ FACTS = {MODEL: {"bytes": 1, "sha256": "0"}, OPTIMIZER: {"bytes": 1, "sha256": "
     [
         json.dumps({"version": 1, "files": FACTS | {STATE: {"bytes": float("inf"), "sha256": "0"}}}),
         json.dumps({"version": 1, "files": FACTS | {STATE: {"bytes": None, "sha256": "0"}}}),
-        json.dumps({"version": 1, "files": FACTS}),
+        json.dumps({"version": 1, "files": {}}),
         json.dumps({"version": 1, "files": list(FACTS)}),
         json.dumps({"version": "1\n" * 99, "files": FACTS}),
         "[" * 100_000,

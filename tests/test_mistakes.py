@@ -90,9 +90,13 @@ def test_unknown_words() -> None:
     refused(verb("pack", "digits", "x", "--val-fraction", "2"), "'2' is not a fraction")
 
 
-def test_unknown_model_and_option(tiny: Path) -> None:
+def test_what_cannot_be_trained(tiny: Path, tmp_path: Path) -> None:
     refused(train(str(tiny), "--model.name", "tiny-cn")[0], "there is no model 'tiny-cn'", "did you mean 'tiny-cnn'?")
-    refused(train(str(tiny), "--model.options.width", "8")[0], "tiny-cnn", "width")
+    refused(train(str(tiny), "--model.options.width", "8")[0], "tiny-cnn has no option 'width'")
+    refused(train(str(tiny), "--augment.crop", "40")[0], "augment.crop 40 is too large to reflect in images of 32x32")
+    assert not (tmp_path / "runs").exists(), (
+        "a run that cannot start leaves nothing that its correction would contradict"
+    )
 
 
 def test_a_damaged_manifest(tiny: Path, digits: Path, tmp_path: Path) -> None:

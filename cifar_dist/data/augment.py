@@ -44,9 +44,6 @@ class Augment:
         seed: the run's seed.
         mean: per channel, in [0, 1]: the colour that fills what a crop or cutout leaves empty.
         normalize: applied last.
-
-    Raises:
-        UserError: a reflecting crop of more pixels than the image has.
     """
 
     def __init__(self, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> None:
@@ -54,6 +51,16 @@ class Augment:
         self._seed = seed
         self._fill = torch.tensor([round(255 * m) for m in mean], dtype=torch.uint8)
         self._normalize = normalize
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Refuse images (height, width, channels) that are too small.
+
+        Raises:
+            UserError: a reflecting crop of more pixels than the image has.
+        """
+        height, width, _ = shape
+        if self._config.crop_fill == "reflect" and self._config.crop >= min(height, width):
+            raise UserError(f"augment.crop {self._config.crop} is too large to reflect in images of {height}x{width}")
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
         """float32 [n, c, h, w] of uint8 ``images`` [n, h, w, c] with sample ``ids`` int64 [n]."""
@@ -63,8 +70,7 @@ class Augment:
         """The same before normalisation: uint8 [n, h, w, c]."""
         config = self._config
         count, height, width, channels = images.shape
-        if config.crop_fill == "reflect" and config.crop >= min(height, width):
-            raise UserError(f"augment.crop {config.crop} is too large to reflect in images of {height}x{width}")
+        self.check((height, width, channels))
         fill = self._fill.to(images.device, non_blocking=True)
         rows = torch.arange(height, device=images.device).expand(count, -1)
         columns = torch.arange(width, device=images.device).expand(count, -1)

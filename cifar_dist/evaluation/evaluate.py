@@ -86,8 +86,8 @@ def evaluate(
 
 
 def sample_ids(data: Manifest, split: str) -> list[int]:
-    """The ID of each sample: its key where all keys are numbers without a repeat, else its position."""
+    """The ID of each sample: its key where all keys are numbers (of an int64) without a repeat, else its position."""
     keys = data.keys(split)
-    if all(key.isdecimal() for key in keys) and len({int(key) for key in keys}) == len(keys):
+    if all(key.isdecimal() and len(key) < 19 for key in keys) and len({int(key) for key in keys}) == len(keys):
         return [int(key) for key in keys]
     return list(range(len(keys)))

@@ -23,7 +23,7 @@ class Summary:
     Attributes:
         run, checkpoint, step: whose weights.
         split, data, samples, classes: on what.
-        tta, views: how many looks at each image.
+        tta: how many looks at each image.
         accuracy: fraction right, None without labels.
         loss: mean cross-entropy in nats, None without labels.
         val_accuracy: of this checkpoint during training, None when it was not measured.

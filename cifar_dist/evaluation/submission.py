@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def write_submission(path: Path, ids: Sequence[int], labels: Sequence[int]) -> N
     """
     assert len(ids) == len(labels), f"{len(ids)} ids for {len(labels)} labels"
     if len(set(ids)) != len(ids):
-        twice = next(number for number in ids if ids.count(number) > 1)
+        ((twice, _),) = Counter(ids).most_common(1)
         raise UserError(
             f"the ID {twice} comes more than once in the input, so a file of predictions by ID cannot be made"
         )

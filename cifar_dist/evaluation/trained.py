@@ -60,12 +60,7 @@ def load_model(engine: Engine, trained: Trained) -> nn.Module:
         UserError: the weights cannot be read or are of another model.
     """
     data = trained.trained_on
-    module = models.build(
-        trained.config.model.name,
-        classes=len(data.classes),
-        channels=data.shape[2],
-        options=trained.config.model.options,
-    )
+    module = models.build_for(trained.config.model, shape=data.shape, classes=len(data.classes))
     try:
         weights = load_file(trained.weights.file)
     except (SafetensorError, OSError) as error:

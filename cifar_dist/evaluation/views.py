@@ -36,13 +36,11 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
         mean: per-channel fill of random crops, in [0, 1].
         normalize: pixels to the model's input.
     """
-    if tta == "0":
-        return lambda images, ids: iter([(1.0, normalize(images))])
     if tta == "mirror":
         return lambda images, ids: _mirrored(normalize(images), 1.0)
     if tta == "translate":
         return lambda images, ids: _translated(normalize(images))
-    count = int(tta)
+    count = max(1, int(tta))
     # Alternating flips alternate by epoch; here each view tosses for itself. A recipe that never flips does not here.
     flip: Literal["none", "random"] = "none" if config.flip == "none" else "random"
     augment = Augment(dataclasses.replace(config, cutout=0, flip=flip), seed, mean, normalize)

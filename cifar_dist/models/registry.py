@@ -14,7 +14,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
-from cifar_dist.config import OptionValue
+from cifar_dist.config import ModelConfig, OptionValue
 from cifar_dist.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -108,6 +108,17 @@ def _build_torchvision(name: str, classes: int, channels: int, options: Mapping[
         model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **settings)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"model.options of {_TORCHVISION}{name}: {_first_line(error)}") from None
+    return model
+
+
+def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network of a config for images of ``shape`` (height, width, channels), tried on one of them.
+
+    Raises:
+        UserError: as :func:`build`, and when it cannot take such an image.
+    """
+    model = build(config.name, classes=classes, channels=shape[2], options=config.options)
+    check_fits(model, config.name, shape=shape, classes=classes)
     return model
 
 

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from running import TRAIN, finish, interrupt, metrics, start, story, train, wait_for_records
+from running import TRAIN, finish, interrupt, metrics, start, story, train, wait_for_records, wait_until
 
 ENDLESS = ["--train.epochs", "500", "--checkpoint.every", "500"]
 
@@ -77,17 +77,17 @@ def test_a_rank_that_dies_ends_the_job_and_loses_nothing(tiny: Path, tmp_path: P
 def test_a_half_written_checkpoint_is_set_aside_and_the_one_before_is_taken(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     assert interrupt([str(tiny), *ENDLESS], run, 40, 1, signal.SIGKILL) == [-signal.SIGKILL]
-    newest, before = sorted((run / "checkpoints").glob("step-*"), reverse=True)[:2]
-    weights = newest / "model.safetensors"
+    newest = max((run / "checkpoints").glob("step-*"))
+    weights, aside = newest / "model.safetensors", newest.with_name(f"{newest.name}.damaged")
     weights.write_bytes(weights.read_bytes()[:-7])
     running = start([TRAIN, str(tiny), *ENDLESS])
-    wait_for_records(run, int(before.name[5:]) + 5, running)
+    wait_until(aside.exists, running)
     running[0].send_signal(signal.SIGTERM)
     (done,) = finish(running)
     assert done.returncode == 75, done.stderr
     said = done.stdout + done.stderr
     assert f"checkpoint {newest.name} was set aside as {newest.name}.damaged: model.safetensors has" in said
-    assert (newest.with_name(newest.name + ".damaged") / "COMPLETE.json").is_file(), "it can still be looked at"
+    assert (aside / "COMPLETE.json").is_file(), "it can still be looked at"
     assert [record["step"] for record in metrics(run)] == list(range(1, len(metrics(run)) + 1))
 
 

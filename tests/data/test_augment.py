@@ -1,4 +1,4 @@
-"""Augmentation against torchvision's reference for the same parameters, and its promise: a sample's pixels are its own."""
+"""Augmentation against torchvision's reference, and its promise: what is done to a sample is the sample's own."""
 
 from __future__ import annotations
 
@@ -143,6 +143,10 @@ def test_a_channel_that_never_varies_is_no_division_by_zero() -> None:
 
 
 def test_a_crop_that_cannot_reflect_is_refused() -> None:
-    with pytest.raises(UserError, match=r"augment\.crop 10 is too large to reflect in images of 12x10") as caught:
-        augment(AugmentConfig(crop=10))(images(2), torch.arange(2), 0)
-    assert "\n" not in str(caught.value)
+    refused = augment(AugmentConfig(crop=10))
+    for use in (lambda: refused.check((12, 10, 3)), lambda: refused(images(2), torch.arange(2), 0)):
+        with pytest.raises(UserError, match=r"augment\.crop 10 is too large to reflect in images of 12x10") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    for config in (AugmentConfig(crop=9), AugmentConfig(crop=10, crop_fill="constant"), AugmentConfig(crop=0)):
+        augment(config).check((12, 10, 3))

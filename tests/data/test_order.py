@@ -1,4 +1,4 @@
-"""The order of samples: each once, from nothing but its arguments, and dealt without loss to any number of processes."""
+"""The order of samples: each once, from nothing but its arguments, and dealt without loss to all processes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,119 @@
+"""What an evaluation leaves: whole, under a name of its own, readable by anyone."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.evaluate import sample_ids
+from cifar_dist.evaluation.folder import Summary, write_evaluation
+from cifar_dist.evaluation.predict import Predictions
+
+LOGITS = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 5.0], [1.0, 1.5, 1.0]])
+SUMMARY = Summary(
+    run="my-run",
+    checkpoint="step-00000345",
+    step=345,
+    split="test",
+    data="digits",
+    samples=4,
+    classes=("a", "b", "c"),
+    tta="mirror",
+    accuracy=0.75,
+    loss=0.5,
+    val_accuracy=0.98765,
+    seconds=1.5,
+    processes=2,
+)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_predictions_say_class_probability_accuracy_and_loss() -> None:
+    predictions = Predictions(LOGITS, torch.tensor([1, 0, 2, 0]))
+    assert predictions.classes.tolist() == [1, 0, 2, 1]
+    assert predictions.accuracy == 0.75
+    torch.testing.assert_close(predictions.probabilities, LOGITS.exp() / LOGITS.exp().sum(1, keepdim=True))
+    by_hand = -torch.stack([predictions.probabilities[i, label] for i, label in enumerate([1, 0, 2, 0])]).log().mean()
+    assert predictions.loss == pytest.approx(by_hand.item())
+
+
+def test_the_folder_holds_what_it_says(tmp_path: Path, weights: Path) -> None:
+    labels = torch.tensor([1, 0, 2, 0])
+    folder = write_evaluation(tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels), [40, 30, 20, 10], weights)
+    assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model.safetensors",
+        "probabilities.npz",
+        "submission.csv",
+        "summary.json",
+    ]
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    with (folder / "submission.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["ID", "Labels"], ["40", "1"], ["30", "0"], ["20", "2"], ["10", "1"]]
+    arrays = np.load(folder / "probabilities.npz", allow_pickle=False)
+    assert arrays["ids"].tolist() == [40, 30, 20, 10]
+    assert arrays["labels"].tolist() == labels.tolist()
+    assert arrays["probabilities"].dtype == np.float32
+    assert np.allclose(arrays["probabilities"].sum(axis=1), 1)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary == {**dataclasses.asdict(SUMMARY), "classes": ["a", "b", "c"]}
+    assert summary.keys() >= {"accuracy", "samples", "tta", "checkpoint", "split"}
+
+
+def test_without_labels_there_is_no_accuracy(tmp_path: Path, weights: Path) -> None:
+    summary = dataclasses.replace(SUMMARY, accuracy=None, loss=None, val_accuracy=None)
+    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None), range(4), weights)
+    assert "_val_acc_unknown_" in folder.name
+    assert sorted(np.load(folder / "probabilities.npz").files) == ["ids", "probabilities"]
+    assert json.loads((folder / "summary.json").read_text())["accuracy"] is None
+
+
+def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: Path) -> None:
+    folders = {
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), range(4), weights) for _ in range(5)
+    }
+    assert len(folders) == 5
+    assert set((tmp_path / "e").iterdir()) == folders
+
+
+def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(UserError, match="the ID 7 comes more than once"):
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), [7, 8, 9, 7], weights)
+    with pytest.raises(FileNotFoundError):
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), range(4), tmp_path / "nowhere")
+    assert list((tmp_path / "e").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "ids"),
+    [
+        (["00000007", "00000003"], [7, 3]),
+        (["7", "007"], [0, 1]),
+        (["cat", "dog"], [0, 1]),
+        (["-1", "2"], [0, 1]),
+        (["9" * 18, "1"], [10**18 - 1, 1]),
+        (["9" * 20, "1"], [0, 1]),
+        (["9" * 5000, "1"], [0, 1]),
+    ],
+)
+def test_ids_are_the_keys_where_all_are_different_numbers(digits: Path, keys: list[str], ids: list[int]) -> None:
+    manifest = Manifest.load(digits)
+    shard = dataclasses.replace(manifest.splits["test"][0], keys=tuple(keys))
+    found = sample_ids(dataclasses.replace(manifest, splits={"test": (shard,)}), "test")
+    assert found == ids
+    np.asarray(found, dtype=np.int64)

@@ -1,0 +1,108 @@
+"""Predictions of every sample exactly once, the same numbers from any number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from predict_on_ranks import CASES, predict_on
+from running import spawn
+from torch import Tensor, nn
+
+from cifar_dist.config import AugmentConfig, Config, EvalConfig
+from cifar_dist.data.augment import Normalize
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.read import ShardReader
+from cifar_dist.engine import Engine
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.predict import predict
+from cifar_dist.evaluation.split import Split, statistics
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_any_number_of_processes_gives_the_bits_of_one(digits: Path, tmp_path: Path, processes: int) -> None:
+    alone = predict_on(Engine(), digits)
+    script = Path(__file__).with_name("predict_on_ranks.py")
+    done = spawn([str(script), str(digits), str(tmp_path / "rank")], processes)
+    assert [d.returncode for d in done] == [0] * processes, "\n".join(d.stderr for d in done)
+    for rank in range(processes):
+        together = np.load(tmp_path / f"rank-{rank}.npz")
+        for tta, _ in CASES:
+            assert np.isfinite(together[tta]).all()
+            assert together[tta].tobytes() == alone[tta].tobytes(), f"rank {rank}, tta {tta}"
+
+
+class Counting(nn.Module):
+    """Answers with what the first pixel says: images in the order of their ids can be told from any other."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, :, 0, 0].clone()
+
+
+def test_predictions_are_in_the_order_of_sample_ids(digits: Path) -> None:
+    manifest = Manifest.load(digits)
+    engine = Engine()
+    engine.prepare(Counting())
+    config = Config(eval=EvalConfig(batch_size=7))
+    logits = Split(engine, config, manifest, "test", manifest).predict("0").logits
+    normalize = Normalize(manifest.mean, manifest.std, torch.device("cpu"), channels_last=False)
+    assert torch.equal(logits, normalize(ShardReader(manifest, "test").all())[:, :, 0, 0])
+
+
+def test_a_poll_that_stops_leaves_the_model_as_it_was(digits: Path) -> None:
+    manifest = Manifest.load(digits)
+    engine = Engine()
+    model = engine.prepare(Counting())
+    split = Split(engine, Config(eval=EvalConfig(batch_size=10)), manifest, "test", manifest)
+    left = iter([None, None])
+
+    def poll() -> None:
+        try:
+            next(left)
+        except StopIteration:
+            raise InterruptedError from None
+
+    with pytest.raises(InterruptedError):
+        split.predict("0", poll)
+    assert model.training
+    assert len(split.predict("0").logits) == len(split.images)
+
+
+def test_a_stream_that_gives_too_little_is_noticed() -> None:
+    engine = Engine()
+    engine.prepare(Counting())
+    images = torch.zeros(3, 4, 4, 3)
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        predict(
+            engine,
+            lambda requests: (images for _ in requests[1:]),
+            count=6,
+            views=lambda batch, ids: iter([(1.0, batch.permute(0, 3, 1, 2))]),
+            batch_size=3,
+        )
+
+
+def test_labels_are_given_only_where_every_sample_has_one(digits: Path) -> None:
+    manifest = Manifest.load(digits)
+    (shard, *rest) = manifest.splits["test"]
+    one_missing = replace(shard, labels=np.where(np.arange(shard.samples) == 3, -1, shard.labels))
+    partly = replace(manifest, splits={**manifest.splits, "test": (one_missing, *rest)})
+    assert Split(Engine(), Config(), partly, "test", manifest).labels is None
+
+
+def test_images_of_another_shape_are_refused(digits: Path) -> None:
+    manifest = Manifest.load(digits)
+    with pytest.raises(UserError, match=r"are \(32, 32, 3\); the run was trained on \(28, 28, 1\)"):
+        Split(Engine(), Config(), manifest, "test", replace(manifest, shape=(28, 28, 1)))
+
+
+def test_statistics_are_the_recipes_else_the_datas(digits: Path) -> None:
+    manifest = Manifest.load(digits)
+    assert statistics(Config(), manifest) == (manifest.mean, manifest.std)
+    own = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+    assert statistics(Config(augment=own), manifest) == (own.mean, own.std)
+    with pytest.raises(UserError, match=r"augment\.mean has 1 channels and the images have 3"):
+        statistics(Config(augment=AugmentConfig(mean=(0.5,), std=(0.2,))), manifest)

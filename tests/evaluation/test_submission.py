@@ -1,0 +1,51 @@
+"""The ID,Labels CSV."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.submission import write_submission
+
+
+def test_one_row_per_id_in_the_order_given(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    write_submission(out, [17, 3, -5], [3, 0, 9])
+    assert out.read_bytes() == b"ID,Labels\n17,3\n3,0\n-5,9\n"
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=50), st.randoms())
+def test_what_a_reader_finds_is_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[int], random: object
+) -> None:
+    labels = [random.randrange(100) for _ in ids]
+    out = tmp_path_factory.getbasetemp() / "submission.csv"
+    write_submission(out, ids, labels)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(row["ID"]), int(row["Labels"])) for row in rows] == list(zip(ids, labels, strict=True))
+
+
+def test_an_id_that_comes_twice_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    """Also among very many, at once."""
+    out = tmp_path / "out.csv"
+    write_submission(out, [1], [2])
+    ids = [*range(300_000), 299_998]
+    with pytest.raises(UserError, match="the ID 299998 comes more than once in the input"):
+        write_submission(out, ids, [0] * len(ids))
+    assert out.read_text() == "ID,Labels\n1,2\n"
+
+
+@pytest.mark.parametrize("place", ["nowhere/out.csv", "file/out.csv", "folder"])
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"cannot be written \(.*\); choose another with --out") as caught:
+        write_submission(tmp_path / place, [1], [2])
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

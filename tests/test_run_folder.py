@@ -1,0 +1,211 @@
+"""Who may write into a run folder, and what may change between two starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from running import ROOT, environment
+
+from cifar_dist import recipe
+from cifar_dist.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
+
+CONFIG = Config(run=RunConfig(name="it"), model=ModelConfig("tiny-cnn", {"dropout": 0.1}))
+
+
+@pytest.fixture(scope="module")
+def manifest(digits: Path) -> Manifest:
+    return Manifest.load(digits)
+
+
+def open_folder(path: Path, config: Config, manifest: Manifest) -> None:
+    """Start and end: the lock goes with the object."""
+    RunFolder(path).open(config, manifest)
+
+
+def refusal(path: Path, config: Config, manifest: Manifest) -> str:
+    with pytest.raises(UserError) as caught:
+        open_folder(path, config, manifest)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_new_folder_says_what_was_asked_on_what_data(tmp_path: Path, manifest: Manifest) -> None:
+    folder = RunFolder(tmp_path / "runs" / "it")
+    folder.open(CONFIG, manifest)
+    assert folder.name == "it"
+    assert recipe.read(folder.config) == CONFIG
+    assert Manifest.load(folder.path).fingerprint == manifest.fingerprint
+    assert folder.checkpoints.is_dir()
+    assert not folder.finished()
+
+
+def test_finished_is_final_weights_and_an_evaluation(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.final.parent.mkdir()
+    folder.final.touch()
+    assert not folder.finished()
+    (folder.evaluations / "one").mkdir(parents=True)
+    assert not folder.finished()
+    (folder.evaluations / "one" / "summary.json").touch()
+    assert folder.finished()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from cifar_dist import recipe
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.run_folder import RunFolder
+path = Path(sys.argv[1])
+folder = RunFolder(path)
+folder.open(recipe.read(path / "config.toml"), Manifest.load(sys.argv[2]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest: Manifest) -> None:
+    path = tmp_path / "it"
+    open_folder(path, CONFIG, manifest)
+    job = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), str(manifest.root)],
+        env=environment(),
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "open\n"
+        before = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
+        message = refusal(path, replace(CONFIG, optim=OptimConfig(lr=9.0)), manifest)
+        assert f"is in use by process {job.pid} on {os.uname().nodename}; wait for it" in message
+        assert {file: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
+    finally:
+        job.kill()
+        job.communicate()
+    open_folder(path, CONFIG, manifest)  # a killed job holds nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"optim": OptimConfig(lr=0.2)}, "optim.lr = 0.1 and this command says 0.2"),
+        ({"run": RunConfig(name="it", seed=1)}, "run.seed = 0 and this command says 1"),
+        ({"train": TrainConfig(batch_size=256)}, "train.batch_size = 512 and this command says 256"),
+        ({"data": DataConfig(shuffle_block=1)}, "data.shuffle_block = 64 and this command says 1"),
+        ({"model": ModelConfig("tiny-cnn")}, "model.options.dropout = 0.1 and this command says nothing"),
+        (
+            {"model": ModelConfig("tiny-cnn", {"dropout": 0.1, "widths": [8, 16]})},
+            "model.options.widths = nothing and this command says [8, 16]",
+        ),
+        ({"optim": OptimConfig(betas=(0.5, 0.9))}, "optim.betas = [0.9, 0.999] and this command says [0.5, 0.9]"),
+    ],
+)
+def test_a_resume_that_contradicts_is_refused_by_key(
+    tmp_path: Path, manifest: Manifest, change: dict[str, object], key: str
+) -> None:
+    open_folder(tmp_path / "it", CONFIG, manifest)
+    message = refusal(tmp_path / "it", replace(CONFIG, **change), manifest)
+    assert f"it was started with {key}; choose another --run.name, or leave " in message
+    assert recipe.read(tmp_path / "it" / "config.toml") == CONFIG, "the run keeps its config"
+
+
+def test_what_changes_no_result_may_change(tmp_path: Path, manifest: Manifest) -> None:
+    open_folder(tmp_path / "it", CONFIG, manifest)
+    later = Config(
+        run=RunConfig(name="renamed", dir="elsewhere", processes=2),
+        data=DataConfig(path="moved", resident_mb=0, read_ahead=9),
+        model=CONFIG.model,
+        train=TrainConfig(threads=3, compile=True),
+        eval=EvalConfig(every=3, tta="16"),
+        checkpoint=dataclasses.replace(CONFIG.checkpoint, keep=9),
+        tracking=dataclasses.replace(CONFIG.tracking, wandb="offline"),
+    )
+    (tmp_path / "it").rename(tmp_path / "renamed")
+    open_folder(tmp_path / "renamed", later, manifest)
+    assert recipe.read(tmp_path / "renamed" / "config.toml") == later
+
+
+def test_other_data_is_refused(tmp_path: Path, manifest: Manifest) -> None:
+    open_folder(tmp_path / "it", CONFIG, manifest)
+    other = replace(manifest, splits={"train": manifest.splits["test"]})
+    message = refusal(tmp_path / "it", CONFIG, other)
+    assert "was started on other data than" in message
+    assert manifest.fingerprint in message
+    assert other.fingerprint in message
+
+
+def test_fresh_refuses_what_is_there(tmp_path: Path, manifest: Manifest) -> None:
+    fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
+    open_folder(tmp_path / "it", fresh, manifest)
+    assert "exists and run.fresh is set" in refusal(tmp_path / "it", fresh, manifest)
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "checkpoints/step-00000001", "data/"])
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, manifest: Manifest, name: str) -> None:
+    path = tmp_path / "it" / name
+    if "." in name:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    else:
+        path.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    assert "is there and is not a run (no config.toml)" in refusal(tmp_path / "it", CONFIG, manifest)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path: Path, manifest: Manifest) -> None:
+    open_folder(tmp_path, CONFIG, manifest)
+
+
+def test_a_start_that_was_killed_before_it_wrote_the_config_may_be_made_again(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    open_folder(tmp_path / "it", CONFIG, manifest)
+    (tmp_path / "it" / "config.toml").rename(tmp_path / "it" / ".config.toml.77.tmp")
+    (tmp_path / "it" / "manifest.json").write_text("half of i")
+    open_folder(tmp_path / "it", CONFIG, manifest)
+    assert Manifest.load(tmp_path / "it").fingerprint == manifest.fingerprint
+
+
+def cannot_be_written(tmp_path: Path) -> list[Path]:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to("nowhere/deep")
+    return [
+        tmp_path / "file",
+        tmp_path / "file" / "it",
+        tmp_path / "dangling",
+        tmp_path / ("x" * 300),
+        Path("/proc/it"),
+    ]
+
+
+@pytest.mark.parametrize("case", range(5), ids=["file", "below a file", "dangling link", "long name", "proc"])
+def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path, manifest: Manifest, case: int) -> None:
+    path = cannot_be_written(tmp_path)[case]
+    message = refusal(path, CONFIG, manifest)
+    assert message.startswith(f"the run folder {path} cannot be written (")
+    assert message.endswith("); choose another with --run.dir")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_told_at_the_start(tmp_path: Path, manifest: Manifest) -> None:
+    tmp_path.chmod(0o555)
+    assert "Permission denied" in refusal(tmp_path / "it", CONFIG, manifest)
+
+
+def test_a_config_that_was_edited_into_nonsense_is_told(tmp_path: Path, manifest: Manifest) -> None:
+    open_folder(tmp_path / "it", CONFIG, manifest)
+    (tmp_path / "it" / "config.toml").write_text("[optim]\nlr = 'fast'\n")
+    assert "config.toml: optim.lr" in refusal(tmp_path / "it", CONFIG, manifest)
