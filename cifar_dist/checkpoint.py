@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic, free_name, link_atomic, sha256
 
-VERSION = 1
+VERSION: Final = 1
 MARKER = "COMPLETE.json"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 

@@ -22,11 +22,12 @@ from collections.abc import Iterable, Sequence
 import psutil
 
 _EXIT_BAD_INPUT, _EXIT_REQUEUE = 2, 75
-# A lost terminal asks like TERM does: ranks know no HUP.
+# What a rank is told for each. It knows no HUP, which a lost terminal sends; and a second INT ends it at once, so none
+# goes from here: Slurm sends its own to every process.
 _REQUESTS = {
     signal.SIGTERM: signal.SIGTERM,
-    signal.SIGINT: signal.SIGINT,
     signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGINT: signal.SIGTERM,
     signal.SIGHUP: signal.SIGTERM,
 }
 
@@ -93,12 +94,12 @@ def failed(codes: dict[str, int]) -> int:
     """The exit code of a job whose ranks ended with these; a negative one is a signal.
 
     Ranks agree on 75 after the checkpoint is whole, and on 2 before anything is done: one of them says it for all.
-    Else the first failure counts; the launcher ends the others.
+    Else a signal is the cause and what the other ranks died of its effect.
     """
     for agreed in (_EXIT_REQUEUE, _EXIT_BAD_INPUT):
         if agreed in codes.values():
             return agreed
-    who, code = next(iter(codes.items()))
+    who, code = min(codes.items(), key=lambda item: item[1])
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
     print(f"cifar-dist: {who} {how}; what it said is above", file=sys.stderr)
     return code if code >= 0 else 128 - code

@@ -15,7 +15,7 @@ if ((SLURM_NNODES > 1)); then
     options+=(--num_machines="$SLURM_NNODES" --machine_rank="$SLURM_NODEID" --main_process_ip="$host"
         --main_process_port="$port" --deepspeed_multinode_launcher=standard)
 fi
-echo "machine $SLURM_NODEID of $SLURM_NNODES is $(hostname): $processes processes, launch/$config.yaml"
+echo "machine $SLURM_NODEID of $SLURM_NNODES is $(hostname), processes on it: $processes, launch/$config.yaml"
 
 trap '' TERM USR1  # the launcher listens
 "$repository/launch/local.sh" "$config" "${options[@]}" "$@"

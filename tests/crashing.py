@@ -9,9 +9,10 @@ from pathlib import Path
 from types import FrameType
 
 # The C functions that change what is on the disk: between two of them a death makes no difference.
-_WRITING = frozenset(
-    "mkdir open write __exit__ close serialize_file fsync rename replace symlink unlink remove rmdir".split()
-)
+_WRITING = {
+    *("mkdir", "open", "write", "__exit__", "close", "serialize_file", "fsync"),
+    *("rename", "replace", "symlink", "unlink", "remove", "rmdir"),
+}
 
 
 def dies_at(moment: int, work: Callable[[], object], folder: Path, *, power_loss: bool = False) -> bool:

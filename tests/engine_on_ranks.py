@@ -1,4 +1,4 @@
-"""One rank of a job that tries the engine: ``python engine_on_ranks.py OUT``; test_engine.py reads what it found."""
+"""A job of two processes that tries the engine: ``python engine_on_ranks.py OUT``; test_engine.py reads the result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Callable
 
+import forked_ranks
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,12 +124,17 @@ def drifted_buffers(engine: Engine) -> tuple[float, bool, bool]:
     return (*inside, module.training)
 
 
-if __name__ == "__main__":
-    one = Engine()
-    found: dict[str, object] = agreement(one)
-    found["differing"] = differing(one)
-    found["drifted"] = drifted_buffers(one)
+def rank() -> None:
+    engine = Engine()
+    found: dict[str, object] = agreement(engine)
+    found["differing"] = differing(engine)
+    found["drifted"] = drifted_buffers(engine)
     found["trained"] = [trained(*case) for case in CASES]
-    with open(f"{sys.argv[1]}-{one.rank}.pickle", "wb") as file:
+    with open(f"{sys.argv[1]}-{engine.rank}.pickle", "wb") as file:
         pickle.dump(found, file)
-    one.close()
+    engine.close()
+
+
+if __name__ == "__main__":
+    optimizer("sgd", network())  # torch imports its compiler here, in seconds: once, before the ranks part
+    forked_ranks.run(2, rank)

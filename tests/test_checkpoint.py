@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import resource
@@ -138,7 +137,7 @@ def flip(data: bytes, place: float, bit: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.sampled_from(PARTS), st.sampled_from(["flip", "truncate"]), st.floats(0, 1), st.integers(0, 7))
 def test_one_changed_bit_or_a_lost_end_of_any_file_is_never_believed(
     pair: Path, tmp_path_factory: pytest.TempPathFactory, part: str, how: str, place: float, bit: int
@@ -211,14 +210,6 @@ def test_each_bad_one_is_set_aside_until_one_is_whole(folder: Path) -> None:
 # ---- death ------------------------------------------------------------------------------------------------------
 
 
-def fresh(tmp_path: Path, steps: list[int]) -> Path:
-    folder = tmp_path / f"case-{next(NUMBERS)}"
-    folder.mkdir()
-    for step in steps:
-        save(folder, step, best=step == 1)
-    return folder
-
-
 def save_and_prune(folder: Path, step: int, best: bool) -> None:
     save(folder, step, best=best)
     checkpoint.prune(folder, keep=1)
@@ -234,7 +225,13 @@ def test_a_save_that_dies_leaves_the_old_one_or_the_new(
 ) -> None:
     """At every moment of it; a step may be saved twice, before and after its evaluation."""
     step = 2
-    prepare = functools.partial(fresh, tmp_path, before)
+    (tmp_path / "before").mkdir()
+    for earlier in before:
+        save(tmp_path / "before", earlier, best=earlier == 1)
+
+    def prepare() -> Path:
+        return Path(shutil.copytree(tmp_path / "before", tmp_path / f"case-{next(NUMBERS)}", symlinks=True))
+
     seen = set()
     for folder in every_death(prepare, lambda f: save_and_prune(f, step, best), power_loss=power_loss):
         chosen, notes = checkpoint.choose(folder)
@@ -260,7 +257,7 @@ def test_a_save_that_dies_leaves_the_old_one_or_the_new(
 # ---- pruning ----------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(1, 4))
 def test_the_newest_and_the_best_are_kept(
     tmp_path_factory: pytest.TempPathFactory, improves: list[bool], keep: int
@@ -362,7 +359,7 @@ JSON = st.recursive(
 KEYS = st.sampled_from(["version", "step", "evaluated", "val_accuracy", "best", "scaler", "is_best", "files", "new"])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(content=st.dictionaries(KEYS, JSON) | JSON)
 def test_any_json_is_a_state_a_marker_or_a_clean_error(
     pair: Path, tmp_path_factory: pytest.TempPathFactory, content: object

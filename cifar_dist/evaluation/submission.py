@@ -29,6 +29,9 @@ def write_submission(path: Path, ids: Sequence[int], labels: Sequence[int]) -> N
     writer.writerow(["ID", "Labels"])
     writer.writerows(zip(ids, labels, strict=True))
     try:
-        write_atomic(path, text.getvalue())
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe, or a device as /dev/stdout
+            path.write_text(text.getvalue(), encoding="utf-8")
+        else:
+            write_atomic(path.resolve(), text.getvalue())
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --out") from None

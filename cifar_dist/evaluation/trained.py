@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def find_run(run: str, parent: Path = Path("runs")) -> Path:
         UserError: there is none; the message names the nearest.
     """
     for path in (parent / run, Path(run)):
-        if (path / "config.toml").is_file():
+        if os.path.isfile(path / "config.toml"):  # unlike Path's, never an error: any words may be asked for
             return path
     known = [path.parent.name for path in parent.glob("*/config.toml")]
     hint = nearest(run, known) if known else f"{parent} holds none yet; train one first"

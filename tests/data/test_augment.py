@@ -83,6 +83,13 @@ def test_a_sample_is_the_same_in_any_batch(config: AugmentConfig, data: st.DataO
     assert torch.equal(augment(config, seed)(batch[chosen], ids[chosen], epoch), whole[chosen])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_gives_the_pixels_of_a_cpu() -> None:
+    config, ids = AugmentConfig(flip="alternating", crop=4, crop_fill="constant", cutout=5), torch.arange(64)
+    on_gpu = augment(config).pixels(images(64).cuda(), ids.cuda(), 3)
+    assert torch.equal(on_gpu.cpu(), augment(config).pixels(images(64), ids, 3))
+
+
 def test_the_input_is_left_alone() -> None:
     batch = images(4)
     before = batch.clone()
@@ -103,6 +110,7 @@ def test_every_crop_comes_and_each_equally_often() -> None:
     assert (counts - 400).abs().max() < 6 * 400**0.5
 
 
+@settings(deadline=None)
 @given(SEEDS, EPOCHS)
 def test_alternating_shows_both_sides_in_two_epochs(seed: int, epoch: int) -> None:
     sides = [flips("alternating", seed, when, torch.arange(64)).tolist() for when in range(epoch, epoch + 3)]

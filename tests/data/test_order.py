@@ -18,6 +18,7 @@ def test_known_answer() -> None:
     assert epoch_order([3, 3, 3], seed=1, epoch=2, block=2).tolist() == [4, 3, 7, 5, 6, 8, 0, 2, 1]
 
 
+@settings(deadline=None)
 @given(SHARDS, SEEDS, EPOCHS, st.integers(1, 14))
 def test_every_sample_once_and_the_same_again(sizes: list[int], seed: int, epoch: int, block: int) -> None:
     order = epoch_order(sizes, seed, epoch, block)
@@ -28,6 +29,7 @@ def test_every_sample_once_and_the_same_again(sizes: list[int], seed: int, epoch
     assert torch.equal(epoch_order(sizes, seed, epoch, block), order)
 
 
+@settings(deadline=None)
 @given(SHARDS, SEEDS, EPOCHS, st.integers(1, 14))
 def test_only_the_shards_of_a_block_are_open_at_once(sizes: list[int], seed: int, epoch: int, block: int) -> None:
     shard_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
@@ -57,6 +59,7 @@ def test_the_shards_come_in_another_order_each_epoch() -> None:
     assert first == set(range(6))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 64))
 def test_the_batches_of_an_epoch_are_its_samples(samples: int, batch_size: int) -> None:
     order = epoch_order([samples], 0, 0, 1)
@@ -66,7 +69,7 @@ def test_the_batches_of_an_epoch_are_its_samples(samples: int, batch_size: int) 
     assert 1 <= len(batches[-1]) <= batch_size
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5))
 def test_shares_are_the_batch_on_any_number_of_processes(size: int, processes: int, accumulate: int) -> None:
     """With their weights exactly its samples, each once; padding repeats samples of the batch and counts nothing."""

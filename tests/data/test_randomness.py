@@ -44,12 +44,14 @@ def test_known_answers() -> None:
     assert step_seed(1, 100, 3) == 7655340883474200551
 
 
+@settings(deadline=None)
 @given(SEEDS, EPOCHS, st.lists(COUNTERS, min_size=1, max_size=5), st.text(max_size=8), st.integers(0, 9))
 def test_it_is_the_documented_mixer(seed: int, epoch: int, ids: list[int], purpose: str, draw: int) -> None:
     expected = [reference(seed, epoch, sample, purpose, draw) for sample in ids]
     assert bits(seed, epoch, torch.tensor(ids), purpose, draw).tolist() == expected
 
 
+@settings(deadline=None)
 @given(st.data(), SEEDS, EPOCHS, st.integers(1, 65))
 def test_a_sample_has_the_same_number_in_any_batch(data: st.DataObject, seed: int, epoch: int, count: int) -> None:
     """Alone, in another place, in another shape, beside other samples: vectorised arithmetic may not show."""
@@ -70,6 +72,7 @@ def test_a_gpu_gives_the_bits_of_a_cpu() -> None:
         assert torch.equal(numbers(3, 5, ids.cuda(), "flip", 1).cpu(), numbers(3, 5, ids, "flip", 1))
 
 
+@settings(deadline=None)
 @given(SEEDS, EPOCHS, st.lists(COUNTERS, min_size=1, max_size=50), st.integers(1, 2**40))
 def test_ranges(seed: int, epoch: int, counters: list[int], below: int) -> None:
     ids = torch.tensor(counters)
@@ -127,7 +130,7 @@ def test_what_differs_in_one_argument_is_independent(other: str) -> None:
     assert (WORDS["one"] == WORDS[other]).sum() == 0
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(SEEDS, EPOCHS, st.integers(0, 300))
 def test_a_permutation_holds_each_number_once(seed: int, epoch: int, count: int) -> None:
     order = permutation(seed, epoch, count, "shards")

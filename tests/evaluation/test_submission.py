@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar_dist.errors import UserError
@@ -19,6 +20,7 @@ def test_one_row_per_id_in_the_order_given(tmp_path: Path) -> None:
     assert out.read_bytes() == b"ID,Labels\n17,3\n3,0\n-5,9\n"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=50), st.randoms())
 def test_what_a_reader_finds_is_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, ids: list[int], random: object
@@ -39,6 +41,21 @@ def test_an_id_that_comes_twice_is_refused_and_the_old_file_stays(tmp_path: Path
     with pytest.raises(UserError, match="the ID 299998 comes more than once in the input"):
         write_submission(out, ids, [0] * len(ids))
     assert out.read_text() == "ID,Labels\n1,2\n"
+
+
+def test_a_link_is_written_through_and_a_pipe_is_written_into(tmp_path: Path) -> None:
+    """As /dev/stdout, which is both: neither is replaced by a file."""
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    write_submission(tmp_path / "link.csv", [1], [2])
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text() == "ID,Labels\n1,2\n"
+
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_submission(tmp_path / "pipe", [1], [2])
+    assert os.read(reader, 100) == b"ID,Labels\n1,2\n"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("place", ["nowhere/out.csv", "file/out.csv", "folder"])

@@ -1,10 +1,11 @@
-"""One rank of a job that predicts the digits: ``python predict_on_ranks.py DIGITS OUT``."""
+"""Jobs of two and of three processes that predict the digits: ``python predict_on_ranks.py DIGITS OUT``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import forked_ranks
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -48,7 +49,12 @@ def predict_on(engine: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
     return logits
 
 
+def rank() -> None:
+    engine = Engine()
+    np.savez(f"{sys.argv[2]}/{engine.rank}-of-{engine.processes}.npz", **predict_on(engine, Path(sys.argv[1])))
+    engine.close()
+
+
 if __name__ == "__main__":
-    one = Engine()
-    np.savez(f"{sys.argv[2]}-{one.rank}.npz", **predict_on(one, Path(sys.argv[1])))
-    one.close()
+    for processes in (2, 3):
+        forked_ranks.run(processes, rank)

@@ -1,0 +1,111 @@
+"""Many launches in a row, each with its exit code checked: ``python tests/launch/soak.py 50``.
+
+Left to the interpreter's own exit, about one two-process gloo job in thirty aborts after its work; and launchers turn
+every code into 1. Takes some ten seconds a launch. Prints the counts, and what a wrong one said.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from running import ROOT, environment
+
+LOCAL = ROOT / "launch" / "local.sh"
+CODES = {"done": 0, "stopped": 75, "refused": 2}
+_SIGNALS = itertools.cycle([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+_TIMEOUT = 180
+
+
+def write_recipe(folder: Path, digits: Path) -> Path:
+    """A recipe of ``folder`` that trains thirteen steps of almost nothing."""
+    path = folder / "soak.toml"
+    path.write_text(
+        f"""
+        run.dir = "{folder}/runs"
+        data.path = "{digits}"
+        augment.flip = "none"
+        model.name = "tiny-cnn"
+        schedule.name = "constant"
+        train = {{ epochs = 1, batch_size = 100 }}
+        tracking.every = 1
+        eval.tta = "0"
+        """
+    )
+    return path
+
+
+def start(recipe: Path, name: str, *words: str, config: str = "cpu") -> subprocess.Popen[str]:
+    """``launch/local.sh`` on two processes; its two outputs come as one."""
+    return subprocess.Popen(
+        [LOCAL, config, "--num_processes=2", recipe, "--run.name", name, *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def steps_done(run: Path) -> int:
+    """Lines of a run's metrics.jsonl so far."""
+    metrics = run / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def wait_for_steps(job: subprocess.Popen[str], run: Path, steps: int) -> None:
+    """Until the run has logged so many steps, or the job is over."""
+    deadline = time.monotonic() + _TIMEOUT
+    while steps_done(run) < steps and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def end(job: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and output of a job; one that does not end is killed, which is no code that anyone expects."""
+    try:
+        output, _ = job.communicate(timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        job.kill()
+        output, _ = job.communicate()
+    return job.returncode, output
+
+
+def launch(kind: str, recipe: Path, name: str) -> tuple[int, str]:
+    """One job: of its own accord ``done``, ``stopped`` by a signal, or ``refused`` after its processes have joined."""
+    words = {"done": [], "stopped": ["--train.epochs", "10000"], "refused": ["--train.batch_size", "101"]}[kind]
+    job = start(recipe, name, *words)
+    if kind == "stopped":
+        wait_for_steps(job, recipe.parent / "runs" / name, 1)
+        job.send_signal(next(_SIGNALS))
+    return end(job)
+
+
+def main(launches: int) -> int:
+    """Run so many, in turn of each kind; returns 1 if any code was wrong."""
+    from cifar_dist.data.pack import pack
+
+    right: collections.Counter[str] = collections.Counter()
+    wrong: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        digits = Path(folder) / "digits"
+        pack(str(ROOT / "shards" / "digits.toml"), digits, show=False)
+        recipe = write_recipe(Path(folder), digits)
+        for number, kind in zip(range(launches), itertools.cycle(CODES), strict=False):
+            code, output = launch(kind, recipe, f"launch-{number}")
+            (right if code == CODES[kind] else wrong)[kind] += 1
+            print(f"{number + 1:4} {kind:8} {code}", flush=True)
+            if code != CODES[kind]:
+                print(output, flush=True)
+    for kind, code in CODES.items():
+        print(f"{kind}: {right[kind]} of {right[kind] + wrong[kind]} launches ended with {code}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,118 @@
+"""Exit codes and signals through launch/local.sh, with real launchers and ranks."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import soak
+from running import ROOT, environment
+
+
+@pytest.fixture
+def recipe(digits: Path, tmp_path: Path) -> Path:
+    return soak.write_recipe(tmp_path, digits)
+
+
+def left_of(recipe: Path, program: str = "") -> list[str]:
+    """Command lines of processes that still work on it."""
+    found = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in found if str(recipe) in line and program in line]
+
+
+@pytest.mark.parametrize("kind", ["stopped", "refused"])
+def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, kind: str) -> None:
+    """soak.py does it many times, and the runs of test_zero2.py are done."""
+    code, output = soak.launch(kind, recipe, kind)
+    assert code == soak.CODES[kind], output
+    assert "Traceback" not in output
+    assert not left_of(recipe)
+    run = recipe.parent / "runs" / kind
+    if kind == "stopped":
+        (saved,) = (run / "checkpoints").glob("step-*")
+        assert saved.name == f"step-{soak.steps_done(run):08d}", "it saves the last step that it logged"
+    if kind == "refused":
+        assert output.startswith("cifar-dist: train.batch_size 101 is not divisible by 2 processes")
+        assert output.count("\n") == 1, "one line, and not one for each rank"
+
+
+def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Path) -> None:
+    """The terminal sends INT to everything in the foreground; only one process may take it, once."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = ["cpu", "--num_processes=2", str(recipe), "--run.name", "typed", "--train.epochs", "10000"]
+        os.execve(soak.LOCAL, ["local.sh", *words], environment())
+    output = b""
+    deadline = time.monotonic() + 60
+    while not left_of(recipe, f"-u {ROOT}/train.py") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.write(terminal, b"\x03")
+    try:
+        while chunk := os.read(terminal, 4096):
+            output += chunk
+    except OSError:  # the other end is closed: it has ended
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75, output.decode()
+    assert b"once more ends it now" in output
+    assert b"Traceback" not in output
+    assert not left_of(recipe)
+    assert (recipe.parent / "runs" / "typed" / "checkpoints" / "latest").is_dir()
+
+
+def test_a_killed_rank_ends_the_job(recipe: Path) -> None:
+    job = soak.start(recipe, "killed", "--train.epochs", "10000")
+    soak.wait_for_steps(job, recipe.parent / "runs" / "killed", 1)
+    ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
+    ranks[0].send_signal(signal.SIGKILL)
+    code, output = soak.end(job)
+    assert code == 128 + signal.SIGKILL, output
+    assert output.rstrip().endswith("cifar-dist: rank 1 was ended by SIGKILL; what it said is above")
+    assert not left_of(recipe)
+
+
+def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path) -> None:
+    job = soak.start(recipe, "orphans", "--train.epochs", "10000")
+    soak.wait_for_steps(job, recipe.parent / "runs" / "orphans", 1)
+    (launcher,) = psutil.Process(job.pid).children()
+    time.sleep(1.5)  # the launcher's children are looked at once a second
+    launcher.send_signal(signal.SIGKILL)
+    code, output = soak.end(job)
+    assert code == 128 + signal.SIGKILL, output
+    assert not left_of(recipe)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "usage: launch/local.sh CONFIG"),
+        (["cup", "demo"], "there is no launch/cup.yaml; configs: cpu ddp single zero2"),
+        (["cpu"], "which recipe? usage: launch/local.sh CONFIG"),
+        (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
+    ],
+)
+def test_what_local_sh_refuses_before_it_starts_anything(words: list[str], said: str) -> None:
+    done = subprocess.run([soak.LOCAL, *words], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_environment_is_named() -> None:
+    env = environment({"CIFAR_DIST_VENV": "/nowhere"})
+    done = subprocess.run([soak.LOCAL, "cpu", "demo"], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "launch/local.sh: CIFAR_DIST_VENV is /nowhere, and there is no /nowhere/bin/python\n"
+
+
+def test_gpus_that_are_not_there_are_one_line() -> None:
+    env = environment({"CUDA_VISIBLE_DEVICES": ""})
+    done = subprocess.run([soak.LOCAL, "ddp", "demo"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cifar-dist: accelerate launch: Cuda is not available")
+    assert "launch/local.sh cpu" in done.stderr
