@@ -55,7 +55,7 @@ class RunFolder:
 
     def finished(self) -> bool:
         """Whether training ended and its last evaluation was written."""
-        return self.final.is_file() and any(self.evaluations.glob("*/summary.json"))
+        return self.final.is_file() and any(self.evaluations.glob("*_model_final*/summary.json"))
 
     def open(self, config: Config, manifest: Manifest) -> None:
         """Create the folder, or enter one that is there.

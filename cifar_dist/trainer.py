@@ -339,7 +339,9 @@ class Trainer:
             steps_per_epoch=self.batches.steps_per_epoch,
             epochs=self.config.train.epochs,
         )
-        tracker = Tracker(self.folder.path, self.config, facts=facts, resume_step=self.step)
+        tracker = Tracker(
+            self.folder.path, self.config, facts=facts, resume_step=self.step, resume_epoch=self.evaluated
+        )
         for note in notes:
             tracker.warn(note)
         return tracker

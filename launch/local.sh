@@ -2,7 +2,7 @@
 # Train on this machine: launch/local.sh CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]
 #
 #   launch/local.sh cpu demo --run.name first
-#   launch/local.sh ddp --num_processes=4 cifar10 --train.epochs 30
+#   launch/local.sh ddp --num_processes=4 custom-resnet --train.epochs 30
 #
 # CONFIG is a file in launch/ without its .yaml. TERM, USR1, HUP and Ctrl-C finish the step, save and end with 75; the same
 # command then goes on from there. A second Ctrl-C ends it at once. The other exit codes are train.py's: 0 done,

@@ -89,8 +89,13 @@ class MetricsLog:
         """Bring everything appended to the disk. Called before a checkpoint, which must not outlive its metrics."""
         os.fsync(self._file.fileno())
 
-    def cut(self, step: int) -> int:
+    def cut(self, step: int, evaluated: int | None = None) -> int:
         """Drop every record after ``step`` and whatever a kill left half-written at the end, atomically.
+
+        Args:
+            step: of the checkpoint that a resume goes on from.
+            evaluated: epochs that were evaluated before it. A checkpoint at the very end of an epoch may have been
+                saved before the evaluation there, which is then done again. None keeps all evaluations up to ``step``.
 
         Returns:
             The last step that any record had before; ``step`` when none came after it.
@@ -108,7 +113,8 @@ class MetricsLog:
                 unreadable = unreadable or (number, error)
                 continue
             last = max(last, record.step)
-            if record.step <= step:
+            done_again = evaluated is not None and record.split != "train" and record.epoch >= evaluated
+            if record.step <= step and not done_again:
                 if unreadable:
                     raise _not_a_record(self.path, *unreadable)
                 kept.append(line)

@@ -55,12 +55,15 @@ class Tracker:
         facts: the run as it turned out.
         resume_step: optimizer steps in the checkpoint that this process goes on from; 0 starts anew. Metrics after
             it are dropped, because those steps are taken again.
+        resume_epoch: epochs evaluated before that checkpoint; see :meth:`MetricsLog.cut`.
 
     Raises:
         UserError: the metrics.jsonl of an earlier start is damaged.
     """
 
-    def __init__(self, folder: Path, config: Config, *, facts: RunFacts, resume_step: int) -> None:
+    def __init__(
+        self, folder: Path, config: Config, *, facts: RunFacts, resume_step: int, resume_epoch: int | None = None
+    ) -> None:
         self._folder = folder
         self._config = config
         self._facts = facts
@@ -69,7 +72,7 @@ class Tracker:
         path = folder / "metrics.jsonl"
         self._metrics = MetricsLog(path)
         last_sign = path.stat().st_mtime
-        last_step = self._metrics.cut(resume_step)
+        last_step = self._metrics.cut(resume_step, resume_epoch)
         history = metrics.read(path)
         self._table = EpochTable(history)
         self._table.write(folder / "metrics.csv")

@@ -1,0 +1,66 @@
+"""DeepSpeed ZeRO-2 over gloo: really used, stopped and resumed, and exchangeable with DDP in the middle of a run."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import resume_on_ranks
+import soak
+import torch
+from running import ROOT, metrics, spawn
+from safetensors.torch import load_file
+
+STEPS = 39
+
+
+@pytest.fixture(scope="module")
+def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folders of resume_on_ranks.py."""
+    folder = tmp_path_factory.mktemp("engines")
+    words = [resume_on_ranks.__file__, str(soak.write_recipe(folder, digits)), str(folder / "runs")]
+    (done,) = spawn(words, env={"PYTHONPATH": str(ROOT / "tests")})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs"
+
+
+def engine_of(run: Path) -> str:
+    """What wrote the newest checkpoint."""
+    return str(json.loads((run / "checkpoints" / "latest" / "state.json").read_text())["engine"])
+
+
+@pytest.mark.parametrize("optimizer", resume_on_ranks.OPTIMIZERS)
+@pytest.mark.parametrize(("first", "second"), resume_on_ranks.CONTINUED)
+def test_a_run_may_go_on_with_another_engine(runs: Path, optimizer: str, first: str, second: str) -> None:
+    """Weights, momentum and step counts of both parameter groups come over: it ends like a run without a break."""
+    whole, broken = runs / f"{optimizer}-{first}", runs / f"{optimizer}-{first}-{second}"
+    assert (engine_of(whole), engine_of(broken)) == (first, second)
+    assert [record["step"] for record in metrics(broken)] == list(range(1, STEPS + 1))
+    weights = [load_file(run / "final" / "model.safetensors") for run in (whole, broken)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", resume_on_ranks.OPTIMIZERS)
+def test_zero2_takes_the_steps_of_ddp(runs: Path, optimizer: str) -> None:
+    ddp, zero2 = (metrics(runs / f"{optimizer}-{engine}") for engine in resume_on_ranks.ENGINES)
+    assert [record["loss"] for record in zero2] == pytest.approx([record["loss"] for record in ddp], rel=1e-4)
+
+
+def test_its_launch_file_stops_and_resumes(digits: Path, tmp_path: Path) -> None:
+    recipe = soak.write_recipe(tmp_path, digits)
+    run, words = tmp_path / "runs" / "zero2", ["--train.epochs", "24"]
+    job = soak.start(recipe, "zero2", *words, config="zero2")
+    soak.wait_for_steps(job, run, 2)
+    job.send_signal(signal.SIGUSR1)
+    code, output = soak.end(job)
+    assert code == 75, output
+    assert "2 processes, DeepSpeed ZeRO-2" in output
+    stopped = soak.steps_done(run)
+    code, output = soak.end(soak.start(recipe, "zero2", *words, config="zero2"))
+    assert code == 0, output
+    assert f"resumed after step {stopped}" in output
+    assert [record["step"] for record in metrics(run)] == list(range(1, 24 * 13 + 1))
+    assert engine_of(run) == "zero2"
