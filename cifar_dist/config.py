@@ -94,6 +94,8 @@ class AugmentConfig(_Section):
         _require(self.crop >= 0, f"crop {self.crop} must not be negative")
         _require(self.cutout >= 0, f"cutout {self.cutout} must not be negative")
         _require(len(self.mean) == len(self.std), "mean and std must have the same number of channels")
+        mean = list(self.mean)
+        _require(all(0 <= m <= 1 for m in mean), f"mean {mean} must be in [0, 1]; divide pixel values by 255")
         _require(all(s > 0 for s in self.std), f"std {list(self.std)} must be positive")
 
 

@@ -19,11 +19,11 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file: temp name, fsync, rename."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file (text as UTF-8): temp name, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         fsync(temporary)
         temporary.replace(path)
     finally:

@@ -84,7 +84,7 @@ class Trainer:
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
         engine.decide(lambda: self.folder.open(config, self.manifest))
         found, notes = engine.decide(lambda: checkpoint.choose(self.folder.checkpoints))
-        loaded = checkpoint.load(found) if found else None
+        loaded = engine.together(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else {}
         self.step: int = state.get("step", 0)  # optimizer steps done
         self.evaluated: int = state.get("evaluated", 0)  # epochs whose end was evaluated

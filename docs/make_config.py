@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import inspect
 import re
-import sys
 from pathlib import Path
 
 from cifar_dist import config
@@ -65,7 +64,7 @@ def _type(annotation: ast.expr) -> str:
         items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         if kind == "Literal":
             return ", ".join(f"`{ast.literal_eval(item)}`" for item in items)
-        return "table" if kind == "dict" else f"list of {_type(items[0])}"
+        return "table" if kind == "dict" else f"list of {_type(items[0])}s"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true, false"}[ast.unparse(annotation)]
 
 
@@ -82,5 +81,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
     DOCUMENT.write_text(up_to_date(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")

@@ -48,14 +48,15 @@ def test_a_new_folder_says_what_was_asked_on_what_data(tmp_path: Path, manifest:
     assert not folder.finished()
 
 
-def test_finished_is_final_weights_and_an_evaluation(tmp_path: Path) -> None:
+def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.final.parent.mkdir()
     folder.final.touch()
-    assert not folder.finished()
-    (folder.evaluations / "one").mkdir(parents=True)
-    assert not folder.finished()
-    (folder.evaluations / "one" / "summary.json").touch()
+    for name in ("it_val_acc_0.9_model_step-00000001", "it_val_acc_0.9_model_final"):
+        assert not folder.finished()
+        (folder.evaluations / name).mkdir(parents=True)
+        assert not folder.finished()
+        (folder.evaluations / name / "summary.json").touch()
     assert folder.finished()
 
 

@@ -228,6 +228,8 @@ class Manifest:
             raise ValueError("two shards have the same name")
         if len(manifest.mean) != channels or len(manifest.std) != channels:
             raise ValueError(f"mean and std are not given for {channels} channels")
+        if not all(0 <= x <= 1 for x in (*manifest.mean, *manifest.std)):
+            raise ValueError("mean and std are not in [0, 1]")
         return manifest
 
 

@@ -18,8 +18,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from cifar_dist.errors import printable
 from cifar_dist.tracking.facts import RunFacts
-from cifar_dist.tracking.files import printable
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochRow
 from cifar_dist.tracking.timeline import utc
@@ -59,21 +59,19 @@ class RunConsole:
     def banner(self, title: str, lines: Sequence[tuple[str, str]]) -> None:
         """Say what starts: a title, and (what, text) lines."""
         texts = [f"{what:<6} {printable(text)}" for what, text in lines]
-        for text in [title, *texts]:
-            self._write_log(text)
+        title = printable(title)
+        self._write_log([title, *texts])
         if self._rich:
-            panel = Panel(Text("\n".join(texts)), title=Text(printable(title), style="bold"), title_align="left")
-            self._print(panel)
+            self._print(Panel(Text("\n".join(texts)), title=Text(title, style="bold"), title_align="left"))
         else:
-            for text in [title, *texts]:
-                self._write_plain(text)
+            self._write_plain([title, *texts])
 
     def say(self, text: str) -> None:
         self._say(text, "")
 
     def note(self, text: str) -> None:
         """Put something into training.log alone."""
-        self._write_log(text)
+        self._write_log(_lines(text))
 
     def warn(self, text: str) -> None:
         self._say(f"warning: {text}", "yellow")
@@ -95,9 +93,9 @@ class RunConsole:
         if now - self._said_progress >= PLAIN_INTERVAL:
             self._said_progress = now
             text = f"{self._where(records[-1])}  {self._measures(records[-1])}  {self._pace(rate, now)}"
-            self._write_log(text)
+            self._write_log([text])
             if not self._rich:
-                self._write_plain(text)
+                self._write_plain([text])
 
     def epoch(self, row: EpochRow, best: bool) -> None:
         """The permanent line of a finished epoch."""
@@ -155,25 +153,26 @@ class RunConsole:
         self._live.refresh()
 
     def _say(self, text: str, style: str) -> None:
-        self._write_log(text)
+        lines = _lines(text)
+        self._write_log(lines)
         if self._rich:
-            self._print(Text(printable(text), style=style))
+            self._print(Text("\n".join(lines), style=style))
         else:
-            self._write_plain(text)
+            self._write_plain(lines)
 
     def _print(self, what: Text | Panel) -> None:
         console = self._rich
         assert console is not None
         self._guard(lambda: console.print(what))
 
-    def _write_plain(self, text: str) -> None:
+    def _write_plain(self, lines: Sequence[str]) -> None:
         encoding = self._stream.encoding or "utf-8"
-        safe = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+        safe = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
         self._guard(lambda: print(safe, file=self._stream, flush=True))
 
-    def _write_log(self, text: str) -> None:
+    def _write_log(self, lines: Sequence[str]) -> None:
         stamp = utc()
-        self._log.write("".join(f"{stamp} {line}\n" for line in printable(text).split("\n")))
+        self._log.write("".join(f"{stamp} {line}\n" for line in lines))
         self._log.flush()
 
     def _guard(self, output: Callable[[], None]) -> None:
@@ -184,6 +183,11 @@ class RunConsole:
             output()
         except (OSError, ValueError):
             self._gone = True
+
+
+def _lines(text: str) -> list[str]:
+    """Safe to print, and each with its own time in the log: what is said may have several lines."""
+    return [printable(line) for line in text.split("\n")]
 
 
 def duration(seconds: float) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from cifar_dist.files import write_atomic
 from cifar_dist.tracking.facts import RunFacts
-from cifar_dist.tracking.files import replace_file
 from cifar_dist.tracking.timeline import utc
 
 FILE_NAME = "environment.json"
@@ -31,7 +31,7 @@ _USER_IN_URL = re.compile(r"(://)[^/@\s]+@")
 def write_environment(folder: Path, facts: RunFacts) -> None:
     """Write ``folder/environment.json`` of this process and its run."""
     text = json.dumps({"written": utc(), "run": asdict(facts), **describe()}, indent=2)
-    replace_file(folder / FILE_NAME, text.encode() + b"\n")
+    write_atomic(folder / FILE_NAME, text + "\n")
 
 
 def describe() -> dict[str, object]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.tracking.files import replace_file
+from cifar_dist.files import write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class MetricsLog:
                     raise _not_a_record(self.path, *unreadable)
                 kept.append(line)
         self._file.close()
-        replace_file(self.path, b"".join(kept))
+        write_atomic(self.path, b"".join(kept))
         self._file = self.path.open("ab")
         return last
 

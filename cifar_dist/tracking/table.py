@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from cifar_dist.tracking.files import replace_file
+from cifar_dist.files import write_atomic
 from cifar_dist.tracking.metrics import Record
 
 
@@ -99,7 +99,7 @@ class EpochTable:
         for row in self.rows():
             values = [getattr(row, column) for column in columns]
             writer.writerow(["" if isinstance(v, float) and not math.isfinite(v) else v for v in values])
-        replace_file(path, text.getvalue().encode())
+        write_atomic(path, text.getvalue())
 
 
 def _ratio(total: float, count: float) -> float:

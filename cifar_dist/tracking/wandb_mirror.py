@@ -19,8 +19,8 @@ from typing import Protocol
 
 from cifar_dist.config import Config
 from cifar_dist.errors import EXIT_DONE
+from cifar_dist.files import write_atomic
 from cifar_dist.tracking.facts import RunFacts
-from cifar_dist.tracking.files import replace_file
 from cifar_dist.tracking.metrics import Record
 
 _INIT_SECONDS = 30
@@ -65,7 +65,7 @@ class WandbMirror:
             run_id, last_mode = _identity(folder / "wandb.json")
             self._run = _start(folder, config, facts, run_id)
             text = json.dumps({"id": run_id, "mode": mode, "project": config.tracking.project})
-            replace_file(folder / "wandb.json", text.encode() + b"\n")
+            write_atomic(folder / "wandb.json", text + "\n")
             if mode == "offline" or last_mode != "online":
                 self.log(history)
 

@@ -1,0 +1,233 @@
+"""Pictures of one evaluation: confusion, accuracy per class, calibration, and galleries of what was right and wrong."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_dist.errors import UserError
+from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, bare, figure, short
+
+ImageOf = Callable[[int], NDArray[np.uint8]]
+"""Position of a sample in its split -> uint8 [height, width, channels]."""
+
+_COLUMNS, _ROWS = 8, 3
+_BINS = 10
+_NAMED_CLASSES = 30  # with more, names and numbers in the matrix would be smaller than can be read
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation folder holds.
+
+    Attributes:
+        folder: where it lies.
+        summary: its summary.json.
+        probabilities: float32 [N, classes].
+        labels: int64 [N], or None when they were not known.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64] | None
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        return np.argmax(self.probabilities, axis=1)
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        return np.max(self.probabilities, axis=1, initial=0)
+
+    def name(self, label: int) -> str:
+        """The class's name, or its number."""
+        classes = self.summary.get("classes") or []
+        return short(str(classes[label]), 14) if label < len(classes) else str(label)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read an evaluation folder.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        with np.load(folder / "probabilities.npz", allow_pickle=False) as arrays:
+            probabilities = arrays["probabilities"]
+            labels = arrays["labels"] if "labels" in arrays.files else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{folder} is not a whole evaluation: {error}; make it again with: cifar-dist evaluate"
+        ) from None
+    if not isinstance(summary, dict) or probabilities.ndim != 2:
+        raise UserError(f"{folder} is not an evaluation; make it again with: cifar-dist evaluate")
+    return Evaluation(folder, summary, probabilities, labels)
+
+
+def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> list[Path]:
+    """Write the pictures into the evaluation's ``figures`` folder; returns them, the most telling first.
+
+    Args:
+        evaluation: with or without labels.
+        image_of: gives the images for the galleries; None leaves them out.
+    """
+    folder = evaluation.folder / "figures"
+    written = []
+    if image_of is not None:
+        written.append(_samples(evaluation, image_of, folder / "samples.png"))
+    if evaluation.labels is None:
+        return written
+    if image_of is not None and bool((evaluation.predicted != evaluation.labels).any()):
+        written.append(_mistakes(evaluation, evaluation.labels, image_of, folder / "mistakes.png"))
+    written.append(_confusion(evaluation, evaluation.labels, folder / "confusion.png"))
+    written.append(_per_class(evaluation, evaluation.labels, folder / "per_class.png"))
+    written.append(_calibration(evaluation, evaluation.labels, folder / "calibration.png"))
+    return written
+
+
+def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """int64 [classes, classes]: row is the true class, column the predicted one."""
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Path:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    classes = evaluation.probabilities.shape[1]
+    matrix = confusion_matrix(labels, evaluation.predicted, classes)
+    share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    named = classes <= _NAMED_CLASSES
+    side = min(9.0, 2.6 + 0.52 * classes)
+    with figure(path, side + 0.6, side) as drawing:
+        axes = drawing.subplots()
+        bare(axes)
+        axes.imshow(share**0.5, cmap=LinearSegmentedColormap.from_list("", [PAPER, BLUE]), vmin=0, vmax=1)
+        axes.set_title("What was taken for what")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        if named:
+            names = [evaluation.name(label) for label in range(classes)]
+            axes.set_xticks(range(classes), names, rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(classes), names)
+            for row, column in np.argwhere(matrix):
+                count = matrix[row, column]
+                axes.text(
+                    column,
+                    row,
+                    f"{count}",
+                    ha="center",
+                    va="center",
+                    fontsize=8.5 if classes <= 12 else 6,
+                    fontweight="bold" if row == column else "normal",
+                    color=PAPER if share[row, column] > 0.35 else INK,
+                )
+    return path
+
+
+def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Path:
+    classes = evaluation.probabilities.shape[1]
+    right = evaluation.predicted == labels
+    known = [label for label in range(classes) if bool((labels == label).any())]
+    accuracy = {label: 100 * float(right[labels == label].mean()) for label in known}
+    order = sorted(known, key=lambda label: accuracy[label])
+    if len(order) > _NAMED_CLASSES:
+        order = [*order[: _NAMED_CLASSES // 2], *order[-_NAMED_CLASSES // 2 :]]
+    with figure(path, 8, 1.4 + 0.3 * len(order)) as drawing:
+        axes = drawing.subplots()
+        axes.set_title("Accuracy per class" + ("" if len(order) == len(known) else ", the worst and the best"))
+        values = [accuracy[label] for label in order]
+        mean = 100 * float(right.mean())
+        axes.barh(range(len(order)), values, color=[ORANGE if v < mean else BLUE for v in values], height=0.62)
+        axes.axvline(mean, color=GREY, linewidth=1, linestyle=(0, (2, 2)))
+        axes.set_yticks(range(len(order)), [evaluation.name(label) for label in order])
+        axes.grid(False, axis="y")
+        low = max(0.0, min(values) - 8)
+        axes.set_xlim(low, 100 + (100 - low) * 0.09)
+        axes.xaxis.set_major_formatter("{x:.0f} %")
+        for y, value in enumerate(values):
+            axes.text(value + (100 - low) * 0.008, y, f"{value:.1f}", va="center", fontsize=8.5)
+    return path
+
+
+def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Path:
+    """Reliability diagram and expected calibration error (Guo et al., arXiv:1706.04599), 10 equal bins."""
+    confidence, right = evaluation.confidence, evaluation.predicted == labels
+    bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
+    counts = np.bincount(bins, minlength=_BINS)
+    filled = counts > 0
+    truth = np.bincount(bins, weights=right, minlength=_BINS)[filled] / counts[filled]
+    belief = np.bincount(bins, weights=confidence, minlength=_BINS)[filled] / counts[filled]
+    error = float((counts[filled] / len(labels) * np.abs(truth - belief)).sum())
+    with figure(path, 8, 4.2) as drawing:
+        left, middle = drawing.subplots(1, 2)
+        left.set_title("How often a confidence is right")
+        left.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="perfect")
+        left.plot(100 * belief, 100 * truth, color=BLUE, marker="o", label=f"model, error {100 * error:.1f} %")
+        left.set_xlabel("confidence")
+        left.set_xlim(0, 102)
+        left.set_ylim(0, 102)
+        left.xaxis.set_major_formatter("{x:.0f} %")
+        left.yaxis.set_major_formatter("{x:.0f} %")
+        left.legend(loc="upper left")
+        middle.set_title("How confident it is")
+        edges = np.linspace(0, 100, 21)
+        middle.hist(
+            [100 * confidence[right], 100 * confidence[~right]],
+            bins=edges.tolist(),
+            stacked=True,
+            color=[BLUE, ORANGE],
+            label=["right", "wrong"],
+        )
+        middle.set_xlabel("confidence")
+        middle.set_ylabel("images")
+        middle.xaxis.set_major_formatter("{x:.0f} %")
+        middle.legend(loc="upper left")
+    return path
+
+
+def _samples(evaluation: Evaluation, image_of: ImageOf, path: Path) -> Path:
+    """A random choice (always the same one), so that nothing is made to look better than it is."""
+    count = min(_COLUMNS * _ROWS, len(evaluation.probabilities))
+    chosen = np.random.default_rng(0).choice(len(evaluation.probabilities), count, replace=False)
+    return _gallery(evaluation, sorted(chosen.tolist()), image_of, "A random sample", path)
+
+
+def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: ImageOf, path: Path) -> Path:
+    wrong = np.flatnonzero(evaluation.predicted != labels)
+    worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][: _COLUMNS * _ROWS]
+    return _gallery(evaluation, worst.tolist(), image_of, f"The surest of {len(wrong)} mistakes", path)
+
+
+def _gallery(evaluation: Evaluation, chosen: Sequence[int], image_of: ImageOf, title: str, path: Path) -> Path:
+    rows = -(-len(chosen) // _COLUMNS)
+    with figure(path, 1.45 * _COLUMNS, 1.95 * rows + 0.5) as drawing:
+        drawing.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        grid = drawing.subplots(rows, _COLUMNS, squeeze=False)
+        for axes in grid.flat[len(chosen) :]:
+            axes.axis("off")
+        for axes, sample in zip(grid.flat, chosen, strict=False):
+            bare(axes)
+            image = image_of(sample)
+            axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", interpolation="nearest")
+            predicted = int(evaluation.predicted[sample])
+            says = f"{evaluation.name(predicted)} {100 * evaluation.confidence[sample]:.0f} %"
+            colour = INK
+            if evaluation.labels is not None:
+                true = int(evaluation.labels[sample])
+                colour = GREEN if true == predicted else RED
+                if true != predicted:
+                    own = 100 * evaluation.probabilities[sample, true]
+                    says += f"\nis {evaluation.name(true)} {own:.0f} %"
+            axes.set_title(says, fontsize=8, fontweight="normal", color=colour, loc="center", pad=4)
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=colour, linewidth=2)
+    return path

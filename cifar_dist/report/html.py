@@ -1,0 +1,271 @@
+"""``report.html``: a run on one page that needs nothing else, from the run folder alone, at any time.
+
+Whatever of the run is missing (it is still training, was never evaluated, lost a file) is left out of the page, not
+an error. Everything that comes from a file is escaped, and the page runs no script.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_dist import recipe
+from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.data.read import ShardReader
+from cifar_dist.errors import UserError
+from cifar_dist.files import write_atomic
+from cifar_dist.report.curves import draw_curves
+from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
+from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.table import EpochRow, EpochTable
+
+_EVALUATIONS_SHOWN = 3
+
+_CSS = """
+:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d9dee3; --paper: #ffffff; --card: #f6f8fa;
+  --accent: #33628f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #9aa4ae; --line: #343b43; --paper: #14181c;
+  --card: #1d2329; --accent: #8cbbe8; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 48px 24px 80px; }
+h1 { font-size: 20px; font-weight: 600; margin: 0; color: var(--soft); letter-spacing: .01em; overflow-wrap: anywhere; }
+h2 { font-size: 21px; margin: 56px 0 16px; padding-top: 16px; border-top: 1px solid var(--line); }
+h3 { font-size: 16px; margin: 28px 0 8px; overflow-wrap: anywhere; }
+.headline { display: flex; flex-wrap: wrap; gap: 12px 40px; align-items: baseline; margin: 8px 0 4px; }
+.figure { font-size: 76px; font-weight: 700; letter-spacing: -.03em; line-height: 1.05; color: var(--accent); }
+.figure small { font-size: 34px; font-weight: 600; }
+.beside { color: var(--soft); font-size: 17px; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 12px; margin: 28px 0 0; }
+.facts div { background: var(--card); border-radius: 10px; padding: 12px 16px; }
+.facts dt { color: var(--soft); font-size: 13px; }
+.facts dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
+dl { margin: 0; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 10px; border: 1px solid var(--line); }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; align-items: start; }
+.pictures .wide { grid-column: 1 / -1; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14.5px; }
+th, td { text-align: right; padding: 6px 12px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; }
+td.text, th.text { text-align: left; white-space: normal; }
+tr.best td { font-weight: 700; color: var(--accent); }
+pre { background: var(--card); border-radius: 10px; padding: 16px; overflow-x: auto; font-size: 13.5px; line-height: 1.45; }
+details summary { cursor: pointer; color: var(--soft); margin: 12px 0; }
+footer { margin-top: 64px; color: var(--soft); font-size: 14px; }
+"""
+
+
+def write_report(run: Path) -> Path:
+    """Draw a run's figures anew and write its ``report.html``; returns its path.
+
+    Args:
+        run: the run folder; only ``config.toml`` has to be there.
+
+    Raises:
+        UserError: it is not a run folder.
+    """
+    config_text = recipe.to_toml(recipe.read(run / "config.toml"))
+    records = metrics.read(run / "metrics.jsonl")
+    events = timeline.read(run)
+    curves = draw_curves(records, events, run / "figures")
+    rows = EpochTable(records).rows()
+    evaluations = _evaluations(run)
+    environment = _json(run / "environment.json")
+
+    parts = [
+        _headline(run, rows, evaluations),
+        _facts(environment, rows, events),
+        _section("Training", _pictures(path for path in curves if path.name != "overview.png")),
+        *(_evaluation(run, evaluation) for evaluation in evaluations[:_EVALUATIONS_SHOWN]),
+        _section("Epochs", _epochs(rows)) if rows else "",
+        _section("What happened", _events(events)) if events else "",
+        _section("Settings", f"<pre>{escape(config_text)}</pre>"),
+        _section("Environment", f"<pre>{escape(json.dumps(environment, indent=2, ensure_ascii=False))}</pre>"),
+    ]
+    name = escape(run.name)
+    page = (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{name}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
+        f"<body>\n<main>\n{''.join(parts)}\n<footer>Made by cifar-dist from the run folder alone; "
+        f"make it again with <code>cifar-dist report {name}</code>.</footer>\n</main>\n</body>\n</html>\n"
+    )
+    write_atomic(run / "report.html", page)
+    return run / "report.html"
+
+
+# ---- what there is ----------------------------------------------------------------------------------------------
+
+
+def _evaluations(run: Path) -> list[Evaluation]:
+    """The run's whole evaluations, the one that ended the run first, then the newest."""
+    found = []
+    for path in sorted((run / "evaluations").glob("*/summary.json"), reverse=True):
+        try:
+            found.append(read_evaluation(path.parent))
+        except UserError:
+            continue
+    return sorted(found, key=lambda evaluation: evaluation.summary.get("checkpoint") != "final")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _images(run: Path, evaluation: Evaluation) -> ImageOf | None:
+    """The evaluated images, when the packed dataset that they came from is still where it was."""
+    try:
+        here = Manifest.load(recipe.read(run / "config.toml").data.path)
+        if here.fingerprint != Manifest.load(run).fingerprint or evaluation.summary.get("data") != here.name:
+            return None
+        reader = ShardReader(here, str(evaluation.summary.get("split")))
+        if len(reader) != len(evaluation.probabilities):
+            return None
+    except UserError:
+        return None
+
+    def image(sample: int) -> NDArray[np.uint8]:
+        return reader.image(sample)
+
+    return image
+
+
+# ---- parts of the page ------------------------------------------------------------------------------------------
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{escape(title)}</h2>\n{body}\n" if body else ""
+
+
+def _headline(run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluation]) -> str:
+    known = [evaluation for evaluation in evaluations if isinstance(evaluation.summary.get("accuracy"), float)]
+    best = max((row.val_accuracy for row in rows if row.val_accuracy == row.val_accuracy), default=None)
+    if known:
+        summary = known[0].summary
+        value = _percent(summary["accuracy"])
+        tta = str(summary.get("tta"))
+        looks = "one look at each image" if tta == "0" else f"test-time augmentation {escape(tta)}"
+        beside = f"accuracy on the {escape(str(summary.get('split')))} split: {_whole(summary.get('samples'))} images, {looks}"
+        if best is not None:
+            beside += f"<br>best validation accuracy {_percent(best)}"
+    elif best is not None:
+        value, beside = _percent(best), "best validation accuracy so far"
+    else:
+        value, beside = "", "not evaluated yet"
+    number = f'<span class="figure">{value.replace(" %", "")}<small>&thinsp;%</small></span>' if value else ""
+    return f'<h1>{escape(run.name)}</h1>\n<div class="headline">{number}<span class="beside">{beside}</span></div>\n'
+
+
+def _facts(environment: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timeline.Event]) -> str:
+    told = environment.get("run", {})
+    run = told if isinstance(told, dict) else {}
+    seconds = sum(row.seconds for row in rows if row.seconds == row.seconds)
+    starts = sum(event.kind in ("started", "resumed") for event in events)
+    pairs = [
+        ("model", run.get("model")),
+        ("parameters", _whole(run.get("parameters"))),
+        ("dataset", run.get("dataset")),
+        ("training images", _whole(run.get("train_samples"))),
+        ("epochs", f"{len(rows)} of {run['epochs']}" if rows and "epochs" in run else len(rows) or None),
+        ("training time", _duration(seconds) if seconds else None),
+        ("images per second", _whole(round(rows[-1].images_per_second)) if rows and seconds else None),
+        ("on", _join(run.get("processes"), run.get("device"))),
+        ("through", _join_words(run.get("wrapper"), run.get("precision"))),
+        ("starts", starts if starts > 1 else None),
+    ]
+    cards = "".join(
+        f"<div><dt>{escape(what)}</dt><dd>{escape(str(value))}</dd></div>" for what, value in pairs if value
+    )
+    return f'<dl class="facts">{cards}</dl>\n' if cards else ""
+
+
+def _evaluation(run: Path, evaluation: Evaluation) -> str:
+    pictures = draw_evaluation(evaluation, _images(run, evaluation))
+    summary = evaluation.summary
+    accuracy = summary.get("accuracy")
+    title = f"{summary.get('checkpoint')} on {summary.get('split')}"
+    title += f": {_percent(accuracy)}" if isinstance(accuracy, float) else ""
+    wide = ("samples.png", "mistakes.png")
+    about = f"<p>TTA {escape(str(summary.get('tta')))}, in <code>{escape(evaluation.folder.name)}</code></p>"
+    return _section(title[:1].upper() + title[1:], about + _pictures(pictures, wide))
+
+
+def _pictures(paths: Iterable[Path], wide: Sequence[str] = ()) -> str:
+    tags = []
+    for path in paths:
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        kind = ' class="wide"' if path.name in wide else ""
+        tags.append(f'<img{kind} alt="{escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">')
+    return f'<div class="pictures">{"".join(tags)}</div>' if tags else ""
+
+
+def _epochs(rows: Sequence[EpochRow]) -> str:
+    best = max((row.val_accuracy for row in rows if row.val_accuracy == row.val_accuracy), default=None)
+    head = "<tr>" + "".join(
+        f"<th>{title}</th>"
+        for title in ("epoch", "train loss", "train", "val loss", "val", "learning rate", "images/s", "time")
+    )
+    mark = ' class="best"'
+    body = "".join(
+        f"<tr{mark if row.val_accuracy == best else ''}>"
+        f"<td>{row.epoch + 1}</td><td>{_number(row.train_loss)}</td><td>{_percent(row.train_accuracy)}</td>"
+        f"<td>{_number(row.val_loss)}</td><td>{_percent(row.val_accuracy)}</td><td>{row.lr:.4g}</td>"
+        f"<td>{_whole(round(row.images_per_second)) if row.images_per_second == row.images_per_second else ''}</td>"
+        f"<td>{_duration(row.seconds)}</td></tr>"
+        for row in rows
+    )
+    table = f'<div class="scroll"><table><thead>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return table if len(rows) <= 40 else f"<details><summary>all {len(rows)} epochs</summary>{table}</details>"
+
+
+def _events(events: Sequence[timeline.Event]) -> str:
+    rows = "".join(
+        f'<tr><td class="text">{escape(event.time.replace("T", " ").replace("Z", " UTC"))}</td>'
+        f'<td class="text">{escape(event.kind)}</td><td>step {event.step:,}</td>'
+        f'<td class="text">{escape(_join(event.processes, event.where) or "")}</td>'
+        f'<td class="text">{escape(event.note)}</td></tr>'
+        for event in events
+    )
+    return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+
+
+# ---- numbers for the reader -------------------------------------------------------------------------------------
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %" if value == value else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value == value else ""
+
+
+def _whole(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _join(processes: object, where: object) -> str | None:
+    return f"{processes} \u00d7 {where}" if processes and where else None
+
+
+def _join_words(*words: object) -> str | None:
+    return ", ".join(str(word) for word in words if word) or None
