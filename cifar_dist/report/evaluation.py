@@ -41,11 +41,13 @@ class Evaluation:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        return np.argmax(self.probabilities, axis=1)
+        classes: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return classes
 
     @property
     def confidence(self) -> NDArray[np.float32]:
-        return np.max(self.probabilities, axis=1, initial=0)
+        highest: NDArray[np.float32] = self.probabilities.max(axis=1)
+        return highest
 
     def name(self, label: int) -> str:
         """The class's name, or its number."""

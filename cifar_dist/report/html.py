@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist import recipe
-from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
@@ -49,16 +49,17 @@ h3 { font-size: 16px; margin: 28px 0 8px; overflow-wrap: anywhere; }
 .facts dt { color: var(--soft); font-size: 13px; }
 .facts dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 dl { margin: 0; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 10px; border: 1px solid var(--line); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; align-items: start; }
-.pictures .wide { grid-column: 1 / -1; }
+img { display: block; max-width: 100%; height: auto; margin-bottom: 16px; background: #fff;
+  border-radius: 10px; border: 1px solid var(--line); }
+.pictures { columns: 440px; column-gap: 16px; }
+.pictures img { break-inside: avoid; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14.5px; }
 th, td { text-align: right; padding: 6px 12px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
 td.text, th.text { text-align: left; white-space: normal; }
 tr.best td { font-weight: 700; color: var(--accent); }
-pre { background: var(--card); border-radius: 10px; padding: 16px; overflow-x: auto; font-size: 13.5px; line-height: 1.45; }
+pre { background: var(--card); border-radius: 10px; padding: 16px; overflow-x: auto; font-size: 13.5px; }
 details summary { cursor: pointer; color: var(--soft); margin: 12px 0; }
 footer { margin-top: 64px; color: var(--soft); font-size: 14px; }
 """
@@ -157,7 +158,7 @@ def _headline(run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluat
         value = _percent(summary["accuracy"])
         tta = str(summary.get("tta"))
         looks = "one look at each image" if tta == "0" else f"test-time augmentation {escape(tta)}"
-        beside = f"accuracy on the {escape(str(summary.get('split')))} split: {_whole(summary.get('samples'))} images, {looks}"
+        beside = f"accuracy on {_whole(summary.get('samples'))} {escape(str(summary.get('split')))} images, {looks}"
         if best is not None:
             beside += f"<br>best validation accuracy {_percent(best)}"
     elif best is not None:
@@ -181,8 +182,7 @@ def _facts(environment: dict[str, Any], rows: Sequence[EpochRow], events: Sequen
         ("epochs", f"{len(rows)} of {run['epochs']}" if rows and "epochs" in run else len(rows) or None),
         ("training time", _duration(seconds) if seconds else None),
         ("images per second", _whole(round(rows[-1].images_per_second)) if rows and seconds else None),
-        ("on", _join(run.get("processes"), run.get("device"))),
-        ("through", _join_words(run.get("wrapper"), run.get("precision"))),
+        ("on", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
         ("starts", starts if starts > 1 else None),
     ]
     cards = "".join(
@@ -203,12 +203,14 @@ def _evaluation(run: Path, evaluation: Evaluation) -> str:
 
 
 def _pictures(paths: Iterable[Path], wide: Sequence[str] = ()) -> str:
-    tags = []
+    """The pictures as part of the page: those named in ``wide`` over its whole width, the others in columns."""
+    across: list[str] = []
+    columns: list[str] = []
     for path in paths:
         data = base64.b64encode(path.read_bytes()).decode("ascii")
-        kind = ' class="wide"' if path.name in wide else ""
-        tags.append(f'<img{kind} alt="{escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">')
-    return f'<div class="pictures">{"".join(tags)}</div>' if tags else ""
+        tag = f'<img alt="{escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">'
+        (across if path.name in wide else columns).append(tag)
+    return "".join(across) + (f'<div class="pictures">{"".join(columns)}</div>' if columns else "")
 
 
 def _epochs(rows: Sequence[EpochRow]) -> str:
@@ -267,5 +269,5 @@ def _join(processes: object, where: object) -> str | None:
     return f"{processes} \u00d7 {where}" if processes and where else None
 
 
-def _join_words(*words: object) -> str | None:
+def _words(*words: object) -> str | None:
     return ", ".join(str(word) for word in words if word) or None

@@ -111,6 +111,7 @@ class RunConsole:
 
     def close(self) -> None:
         if self._live:
+            self._gone = False  # even without a reader: stop gives sys.stdout and sys.stderr back
             self._guard(self._live.stop)
             self._live = None
         self._log.close()
@@ -142,6 +143,7 @@ class RunConsole:
                 auto_refresh=False,  # no thread: one would meet every signal and fork of a training job
                 transient=True,
                 expand=True,
+                redirect_stderr=sys.stderr.isatty(),  # else `2> FILE` would miss what is said while a bar is shown
             )
             self._live.add_task("", total=self._facts.steps_per_epoch, text="")
             self._live.add_task("run", total=self._facts.steps, text="")

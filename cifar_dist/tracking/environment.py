@@ -24,8 +24,10 @@ _VARIABLES = re.compile(
     r"(SLURM|NCCL|GLOO|OMP|MKL|CUDA|ACCELERATE|DEEPSPEED|FSDP|TORCH|PYTORCH|TORCHELASTIC)_\w+"
     r"|(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)"
 )
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|JWT|CREDENTIAL|AUTH", re.IGNORECASE)
-_USER_IN_URL = re.compile(r"(://)[^/@\s]+@")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|JWT|CREDENTIAL|AUTH|SIGNATURE", re.IGNORECASE)
+# The user of a URL (a password may hold an @), and a NAME=value inside a value: SLURM_EXPORT_ENV lists those.
+_USER_IN_URL = re.compile(r"(://)[^/\s]+@")
+_SECRET_IN_TEXT = re.compile(rf"(\w*(?:{_SECRET.pattern})\w*=)[^,;&\s]+", re.IGNORECASE)
 
 
 def write_environment(folder: Path, facts: RunFacts) -> None:
@@ -44,7 +46,7 @@ def describe() -> dict[str, object]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpus": _gpus(),
-        "command": [_USER_IN_URL.sub(r"\1***@", word) for word in sys.orig_argv],
+        "command": [_masked(word) for word in sys.orig_argv],
         "folder": os.getcwd(),
         "commit": _commit(),
         "variables": relevant(os.environ),
@@ -54,10 +56,14 @@ def describe() -> dict[str, object]:
 def relevant(variables: Mapping[str, str]) -> dict[str, str]:
     """The environment variables that change how a run behaves, but none whose name speaks of a secret."""
     return {
-        name: _USER_IN_URL.sub(r"\1***@", value)
+        name: _masked(value)
         for name, value in sorted(variables.items())
         if _VARIABLES.fullmatch(name) and not _SECRET.search(name)
     }
+
+
+def _masked(text: str) -> str:
+    return _SECRET_IN_TEXT.sub(r"\1***", _USER_IN_URL.sub(r"\1***@", text))
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,148 @@
+"""Brightness, contrast, saturation, hue and gray; the random jitter of all of them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cifar_dist.data.randomness import integers, uniform
+from cifar_dist.data.transforms.groups import apply_by_group, apply_where
+from cifar_dist.errors import UserError
+
+_LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """uint8 [n, c, h, w] times ``factor`` float32 [n], at least 0: 0 is black, 1 changes nothing."""
+    return images.to(torch.float32).mul_(_per_image(factor)).clamp_(0, 255).to(torch.uint8)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Away from (or for ``factor`` float32 [n] below 1, towards) the mean gray of each image uint8 [n, c, h, w]."""
+    _, _, height, width = images.shape
+    # Gray levels are whole numbers: their sum is exact, in whichever order a device adds them up.
+    total = _luma(images).to(torch.int32).sum(dim=(1, 2, 3), keepdim=True)
+    return _blend(images, total.to(torch.float32) / (height * width), factor)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Away from (``factor`` float32 [n] below 1: towards) the gray of each pixel; uint8 [n, c, h, w]."""
+    return images.clone() if images.shape[1] == 1 else _blend(images, _luma(images), factor)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue of uint8 [n, c, h, w] by ``shift`` float32 [n], in [-0.5, 0.5] of the colour circle.
+
+    There and back through HSV is a change of the position on the hexagon of hues alone: with the largest channel
+    V and its distance C to the smallest, a channel is ``V - C * clamp(min(k, 4 - k), 0, 1)`` at hue position
+    ``k = (5, 3, 1 for r, g, b) + 6 hue`` modulo 6. So neither saturation nor a choice among six cases is computed.
+    """
+    if images.shape[1] == 1:
+        return images.clone()
+    red, green, blue = images.to(torch.float32).unbind(1)
+    largest = torch.maximum(torch.maximum(red, green), blue)
+    chroma = largest - torch.minimum(torch.minimum(red, green), blue)
+    by_green = torch.where(largest == green, blue - red + 2 * chroma, red - green + 4 * chroma)
+    position = torch.where(largest == red, green - blue, by_green)
+    position = position.div_(chroma.clamp(min=1)).add_(6 * shift[:, None, None])
+    result = torch.empty_like(images)
+    for channel, corner in enumerate((5, 3, 1)):
+        k = position + corner
+        k = k.sub_((k / 6).floor_().mul_(6))
+        value = torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma).neg_().add_(largest)
+        # As torchvision goes back from [0, 1]: 256 bins of equal width.
+        result[:, channel] = value.mul_((256 - 1e-3) / 255)
+    return result
+
+
+def to_gray(images: Tensor) -> Tensor:
+    """Each pixel's gray in every channel; uint8 [n, c, h, w]."""
+    return _luma(images).to(torch.uint8).repeat(1, images.shape[1], 1, 1)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """float32 [n, 1, h, w], whole numbers."""
+    if images.shape[1] == 1:
+        return images.to(torch.float32)
+    red, green, blue = images.to(torch.float32).split(1, dim=1)
+    gray: Tensor = red * _LUMA[0]
+    return gray.add_(green * _LUMA[1]).add_(blue * _LUMA[2]).floor_()
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    factor = _per_image(factor)
+    return (images.to(torch.float32).mul_(factor)).add_(other * (1 - factor)).clamp_(0, 255).to(torch.uint8)
+
+
+def _per_image(numbers: Tensor) -> Tensor:
+    return numbers[:, None, None, None]
+
+
+_ORDERS = tuple(itertools.permutations(range(4)))
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Random brightness, contrast, saturation and hue, in a random order for each sample, as ``torchvision``'s.
+
+    Attributes:
+        brightness, contrast, saturation: a factor in [max(0, 1 - x), 1 + x].
+        hue: a shift in [-x, x] of the colour circle, at most 0.5.
+
+    Raises:
+        UserError: a range that makes no sense.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise UserError(f"jitter {name} {getattr(self, name)} must not be negative")
+        if not 0 <= self.hue <= 0.5:
+            raise UserError(f"jitter hue {self.hue} must be in [0, 0.5]")
+
+    def parameters(self, seed: int, epoch: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The order of 0 to 3 (the attributes), int64 [n, 4], and each attribute's amount, float32 [n, 4]."""
+        order = torch.tensor(_ORDERS).to(ids.device)[integers(seed, epoch, ids, "jitter", len(_ORDERS), 0)]
+        ranges = [(max(0.0, 1 - x), 1 + x) for x in (self.brightness, self.contrast, self.saturation)]
+        ranges.append((-self.hue, self.hue))
+        amounts = [
+            low + uniform(seed, epoch, ids, "jitter", draw) * (high - low)
+            for draw, (low, high) in enumerate(ranges, start=1)
+        ]
+        return order, torch.stack(amounts, dim=1)
+
+    def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
+        order, amounts = self.parameters(seed, epoch, ids)
+        brightness, contrast, saturation, hue = amounts.unbind(1)
+        operations = (
+            (lambda part, rows: adjust_brightness(part, brightness[rows])) if self.brightness else None,
+            (lambda part, rows: adjust_contrast(part, contrast[rows])) if self.contrast else None,
+            (lambda part, rows: adjust_saturation(part, saturation[rows])) if self.saturation else None,
+            (lambda part, rows: adjust_hue(part, hue[rows])) if self.hue else None,
+        )
+        for place in range(4):
+            images = apply_by_group(images, order[:, place], operations)
+        return images
+
+
+@dataclass(frozen=True)
+class RandomGray:
+    """:func:`to_gray` with probability ``p``, in [0, 1] (else: UserError)."""
+
+    p: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise UserError(f"gray p {self.p} must be in [0, 1]")
+
+    def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
+        chosen = uniform(seed, epoch, ids, "gray") < self.p
+        return apply_where(images, chosen, lambda part, _: to_gray(part))

@@ -1,0 +1,217 @@
+"""Where a pixel comes from: affine maps and perspective, nearest interpolation.
+
+Each output pixel looks its source up, so an image is read once whatever the map is made of. Angles are in degrees,
+lengths in pixels, points are (x, y) with the origin in the top left corner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cifar_dist.data.randomness import integers, uniform
+from cifar_dist.data.transforms.groups import apply_where
+from cifar_dist.errors import UserError
+
+Fill = tuple[int, ...]
+"""Colour of what lies outside of the image, in 0..255: one number for each channel, or one for all."""
+
+BLACK: Fill = (0,)
+
+
+def affine(
+    images: Tensor,
+    *,
+    angle: Tensor | None = None,
+    translate: Tensor | None = None,
+    scale: Tensor | None = None,
+    shear: Tensor | None = None,
+    center: Tensor | None = None,
+    fill: Fill = BLACK,
+) -> Tensor:
+    """Rotate, shear, scale and translate, as ``torchvision.transforms.v2.functional.affine``.
+
+    Args:
+        images: uint8 [n, c, h, w].
+        angle: [n], degrees, clockwise.
+        translate: [n, 2], pixels right and down.
+        scale: [n], above 0.
+        shear: [n, 2], degrees along x and y.
+        center: [n, 2], the point that rotation, shear and scale leave in place; None: the image's centre.
+        fill: colour of what lies outside.
+    """
+    count, _, height, width = images.shape
+    nothing = torch.zeros(count, 2, dtype=torch.float64, device=images.device)
+    rotation = torch.deg2rad(nothing[:, 0] if angle is None else angle.to(torch.float64))
+    shift_x, shift_y = (nothing if translate is None else translate.to(torch.float64)).unbind(1)
+    shear_x, shear_y = torch.deg2rad(nothing if shear is None else shear.to(torch.float64)).unbind(1)
+    zoom = nothing[:, 0] + 1 if scale is None else scale.to(torch.float64)
+    # The origin moves to the image's centre, between its two middle pixels.
+    half = torch.tensor([width / 2, height / 2], dtype=torch.float64).to(images.device)
+    center_x, center_y = (nothing if center is None else center.to(torch.float64) - half).unbind(1)
+
+    # Rotation * shear_y * shear_x has the determinant 1, so its inverse is its adjugate.
+    a = torch.cos(rotation - shear_y) / torch.cos(shear_y)
+    b = -(a * torch.tan(shear_x) + torch.sin(rotation))
+    c = torch.sin(rotation - shear_y) / torch.cos(shear_y)
+    d = torch.cos(rotation) - c * torch.tan(shear_x)
+    x_from_x, x_from_y, y_from_x, y_from_y = d / zoom, -b / zoom, -c / zoom, a / zoom
+    x_offset = center_x - x_from_x * (center_x + shift_x) - x_from_y * (center_y + shift_y)
+    y_offset = center_y - y_from_x * (center_x + shift_x) - y_from_y * (center_y + shift_y)
+
+    def single(numbers: Tensor) -> Tensor:
+        return numbers.to(torch.float32)[:, None, None]
+
+    x = torch.arange(width, device=images.device) - (width - 1) / 2
+    y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
+    source_x = single(x_from_x) * x + single(x_offset + (width - 1) / 2) + single(x_from_y) * y
+    source_y = single(y_from_x) * x + (single(y_from_y) * y + single(y_offset + (height - 1) / 2))
+    return _nearest(images, source_x, source_y, fill)
+
+
+def rotate(images: Tensor, angle: Tensor, fill: Fill = BLACK) -> Tensor:
+    """Rotate uint8 [n, c, h, w] by ``angle`` [n] degrees, counter-clockwise (the other way than :func:`affine`)."""
+    return affine(images, angle=-angle, fill=fill)
+
+
+def perspective(images: Tensor, coefficients: Tensor, fill: Fill = BLACK) -> Tensor:
+    """Change the perspective of uint8 [n, c, h, w].
+
+    Args:
+        images: uint8 [n, c, h, w].
+        coefficients: [n, 8], a to h of the source of output pixel (x, y), both measured to the pixel's middle:
+            ``((a x + b y + c) / (g x + h y + 1), (d x + e y + f) / (g x + h y + 1))``.
+        fill: colour of what lies outside.
+    """
+    _, _, height, width = images.shape
+    a, b, c, d, e, f, g, h = coefficients.to(torch.float32)[:, :, None, None].unbind(1)
+    x = torch.arange(width, device=images.device) + 0.5
+    y = (torch.arange(height, device=images.device) + 0.5)[:, None]
+    depth = g * x + (h * y + 1)
+    return _nearest(images, (a * x + (b * y + c)) / depth - 0.5, (d * x + (e * y + f)) / depth - 0.5, fill)
+
+
+def perspective_coefficients(start: Tensor, end: Tensor) -> Tensor:
+    """The coefficients of :func:`perspective` that take the corners ``start`` to ``end``.
+
+    Args:
+        start, end: [n, 4, 2], four points (x, y) each, no three on a line.
+
+    Returns:
+        float64 [n, 8].
+    """
+    target, (x, y) = start.to(torch.float64), end.to(torch.float64).unbind(2)
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    for_x = torch.stack([x, y, one, zero, zero, zero, -target[..., 0] * x, -target[..., 0] * y], dim=2)
+    for_y = torch.stack([zero, zero, zero, x, y, one, -target[..., 1] * x, -target[..., 1] * y], dim=2)
+    # Corners that fell on one line have no map; whatever comes out then is no reason to stop a run.
+    coefficients: Tensor
+    coefficients, _ = torch.linalg.solve_ex(torch.cat([for_x, for_y], dim=1), target.transpose(1, 2).flatten(1))
+    return coefficients
+
+
+def _nearest(images: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
+    """The pixels nearest to the places ``x``, ``y`` float32 [n, h, w]; a tie goes to the even one."""
+    count, channels, height, width = images.shape
+    x, y = x.round_(), y.round_()
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # false for what is not a number, too
+    source = torch.where(inside, y.mul_(width).add_(x), 0).to(torch.int64).view(count, 1, -1)
+    picked = images.flatten(2).gather(2, source.expand(-1, channels, -1)).view_as(images)
+    outside = inside.logical_not_()[:, None]
+    if len(set(fill)) == 1:
+        return picked.masked_fill_(outside, fill[0])
+    color = torch.tensor(fill, dtype=torch.uint8).to(images.device)
+    return torch.where(outside, color[:, None, None], picked)
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Rotation, translation, scale and shear, each uniform in its range, as ``torchvision``'s.
+
+    Attributes:
+        degrees: rotation in [-degrees, degrees].
+        translate: at most this fraction of the width and of the height, in whole pixels.
+        scale: smallest and largest factor.
+        shear: along x and along y, in [-shear, shear] degrees.
+        fill: colour of what lies outside.
+
+    Raises:
+        UserError: a range that makes no sense.
+    """
+
+    degrees: float = 0.0
+    translate: tuple[float, float] = (0.0, 0.0)
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: tuple[float, float] = (0.0, 0.0)
+    fill: Fill = BLACK
+
+    def __post_init__(self) -> None:
+        if self.degrees < 0:
+            raise UserError(f"affine degrees {self.degrees} must not be negative: they are turned both ways")
+        if not all(0 <= part <= 1 for part in self.translate):
+            raise UserError(f"affine translate {list(self.translate)} must be fractions of the image, in [0, 1]")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise UserError(f"affine scale {list(self.scale)} must be two increasing numbers above 0")
+        if not all(0 <= angle < 90 for angle in self.shear):
+            raise UserError(f"affine shear {list(self.shear)} must be degrees in [0, 90)")
+
+    def parameters(
+        self, seed: int, epoch: int, ids: Tensor, height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """angle [n], translate [n, 2], scale [n] and shear [n, 2], float32, as :func:`affine` takes them."""
+
+        def between(low: float, high: float, draw: int) -> Tensor:
+            return low + uniform(seed, epoch, ids, "affine", draw) * (high - low)
+
+        far_x, far_y = self.translate[0] * width, self.translate[1] * height
+        return (
+            between(-self.degrees, self.degrees, 0),
+            torch.stack([between(-far_x, far_x, 1), between(-far_y, far_y, 2)], dim=1).round(),
+            between(*self.scale, 3),
+            torch.stack([between(-angle, angle, 4 + axis) for axis, angle in enumerate(self.shear)], dim=1),
+        )
+
+    def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
+        angle, translate, scale, shear = self.parameters(seed, epoch, ids, *images.shape[2:])
+        return affine(images, angle=angle, translate=translate, scale=scale, shear=shear, fill=self.fill)
+
+
+@dataclass(frozen=True)
+class RandomPerspective:
+    """Each corner moved inwards by a random part, as ``torchvision``'s.
+
+    Attributes:
+        distortion: how far a corner may move, as a fraction of half the image, in [0, 1].
+        p: probability that an image is changed.
+        fill: colour of what lies outside.
+
+    Raises:
+        UserError: a fraction outside of [0, 1].
+    """
+
+    distortion: float = 0.5
+    p: float = 0.5
+    fill: Fill = BLACK
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.distortion <= 1 and 0 <= self.p <= 1):
+            raise UserError(f"perspective distortion {self.distortion} and p {self.p} must be in [0, 1]")
+
+    def corners(self, seed: int, epoch: int, ids: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Where the corners are and where they go: int64 [4, 2] and [n, 4, 2], clockwise from the top left."""
+        most_x, most_y = (int(self.distortion * (side // 2)) + 1 for side in (width, height))
+        x = [integers(seed, epoch, ids, "perspective", most_x, draw) for draw in range(4)]
+        y = [integers(seed, epoch, ids, "perspective", most_y, draw) for draw in range(4, 8)]
+        right, bottom = width - 1, height - 1
+        start = torch.tensor([[0, 0], [right, 0], [right, bottom], [0, bottom]])
+        moved_x = torch.stack([x[0], right - x[1], right - x[2], x[3]], dim=1)
+        moved_y = torch.stack([y[0], y[1], bottom - y[2], bottom - y[3]], dim=1)
+        return start.to(ids.device), torch.stack([moved_x, moved_y], dim=2)
+
+    def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
+        chosen = uniform(seed, epoch, ids, "perspective", 8) < self.p
+        start, end = self.corners(seed, epoch, ids, *images.shape[2:])
+        coefficients = perspective_coefficients(start.expand_as(end), end)
+        return apply_where(images, chosen, lambda part, rows: perspective(part, coefficients[rows], self.fill))

@@ -1,0 +1,65 @@
+"""What changes levels and edges and leaves places and hues alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def invert(images: Tensor) -> Tensor:
+    """255 - x; uint8 of any shape."""
+    return images.bitwise_not()
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the ``bits`` [n] (0 to 8) high bits of each value of uint8 [n, c, h, w]."""
+    mask = (0xFF00 >> bits.to(torch.int64)) & 0xFF
+    return images & mask.to(torch.uint8)[:, None, None, None]
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert the values of uint8 [n, c, h, w] from ``threshold`` [n] on, in [0, 255]."""
+    first = threshold.ceil().to(torch.uint8)[:, None, None, None]
+    return torch.where(images >= first, images.bitwise_not(), images)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretch each channel of each image uint8 [n, c, h, w] to 0..255; one that is flat stays."""
+    low = images.amin(dim=(2, 3), keepdim=True).to(torch.float32)
+    span = images.amax(dim=(2, 3), keepdim=True).to(torch.float32) - low
+    flat = span == 0
+    low, span = low.masked_fill_(flat, 0), span.mul_(1 / 255).masked_fill_(flat, 1)
+    return images.to(torch.float32).sub_(low).div_(span).clamp_(0, 255).to(torch.uint8)
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Even the histogram of each channel of each image uint8 [n, c, h, w] out, as Pillow and torchvision do."""
+    values = images.flatten(2).to(torch.int64)
+    histogram = torch.zeros(*values.shape[:2], 256, dtype=torch.int32, device=images.device)
+    histogram.scatter_add_(2, values, histogram.new_ones(()).expand_as(values))
+    cumulated = histogram.cumsum(2, dtype=torch.int32)
+    # Pillow leaves the pixels of the largest value that occurs out of the count.
+    of_largest = histogram.gather(2, values.amax(dim=2, keepdim=True))
+    step = (values.shape[2] - of_largest) // 255
+    below = torch.nn.functional.pad(cumulated[..., :-1], (1, 0))
+    table = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255).to(torch.uint8)
+    table[..., :1] = 0
+    equalized = table.gather(2, values).view_as(images)
+    return torch.where((step == 0)[..., None], images, equalized)
+
+
+def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """Away from (``factor`` float32 [n] below 1: towards) the blurred image; uint8 [n, c, h, w].
+
+    The blur is the mean of 3x3 pixels in which the middle counts five times. The outermost pixels stay, and so does
+    an image of fewer than three rows or columns.
+    """
+    if min(images.shape[2:]) < 3:
+        return images.clone()
+    pixels = images.to(torch.float32)
+    middle = pixels[:, :, 1:-1, 1:-1]
+    columns = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
+    total = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:] + middle * 4
+    blurred = total.div_(13).round_()
+    middle.add_(blurred.sub_(middle).mul_(1 - factor[:, None, None, None]))
+    return pixels.clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,168 @@
+"""Averages of the weights over the run: EMA and SWA, and the batch statistics that an average needs.
+
+There is no counter to save: whether step n counts, and how much, is computed from n. So the tensors alone, by name,
+are the state, and a resumed run goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from cifar_dist.errors import UserError
+
+
+class WeightAverage(ABC):
+    """A running average of a model's parameters and floating buffers, kept beside it: A <- A + weight * (W - A).
+
+    It begins as a copy of the model after step ``start`` and takes the model in after every ``every`` steps from
+    there. Each process keeps its own; as the weights are equal on all of them, so is it.
+
+    Args:
+        model: the bare model, on its device, its parameters whole.
+        start: optimizer steps done when it begins.
+        every: steps between two updates.
+    """
+
+    def __init__(self, model: nn.Module, *, start: int, every: int = 1) -> None:
+        assert start >= 0, "a run has no step before 0"
+        assert every >= 1, "an average is updated every step or every few"
+        self._model, self._start, self._every = model, start, every
+        self._average: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def weight(self, step: int) -> float:
+        """How much the model after ``step`` steps counts, in [0, 1]."""
+
+    @torch.no_grad()
+    def update(self, step: int) -> bool:
+        """Take the model in if its turn has come. To be called once after each step.
+
+        Args:
+            step: optimizer steps done.
+
+        Returns:
+            whether it counted.
+        """
+        if step < self._start or (step - self._start) % self._every:
+            return False
+        model = self._tensors()
+        if step == self._start:
+            self._average = {name: value.clone() for name, value in model.items()}
+        else:
+            assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
+            torch._foreach_lerp_(list(self._average.values()), list(model.values()), self.weight(step))
+        return True
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside, to be evaluated or saved, and its own again after.
+
+        Before the average has begun it keeps its own.
+        """
+        model = self._tensors()
+        kept = {name: value.clone() for name, value in model.items()} if self._average else {}
+        try:
+            self._put(self._average)
+            yield
+        finally:
+            self._put(kept)
+
+    def state(self) -> dict[str, Tensor]:
+        """The average by name of parameter or buffer, on the CPU; empty before it has begun."""
+        return {name: value.cpu().clone().contiguous() for name, value in self._average.items()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Put back what :meth:`state` gave after ``step`` steps.
+
+        Raises:
+            UserError: the state is of another model, or of another setting of the average.
+        """
+        model = self._tensors() if step >= self._start else {}
+        if {name: value.shape for name, value in model.items()} != {n: value.shape for n, value in state.items()}:
+            raise UserError(
+                f"the checkpoint of step {step} holds {len(state) or 'no'} averaged weights and this run needs "
+                f"{len(model) or 'none'}; resume with the settings it was started with, or take another --run.name"
+            )
+        self._average = {name: torch.empty_like(value).copy_(state[name]) for name, value in model.items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The model's own floating tensors, in a fixed order; counters of batches are no weights."""
+        return {name: value for name, value in self._model.state_dict().items() if value.is_floating_point()}
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        model = self._tensors()
+        for name, value in values.items():
+            model[name].copy_(value)
+
+
+class EMA(WeightAverage):
+    """Exponential moving average, Polyak, Juditsky: *Acceleration of Stochastic Approximation by Averaging*, 1992.
+
+    A <- decay * A + (1 - decay) * W.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float, start: int = 0, every: int = 1) -> None:
+        """``decay``: of one update, in [0, 1)."""
+        super().__init__(model, start=start, every=every)
+        self._decay = decay
+
+    def weight(self, step: int) -> float:
+        return 1 - self._decay
+
+
+class SWA(WeightAverage):
+    """The mean of all models that count. Izmailov et al.: *Averaging Weights Leads to Wider Optima*, arXiv:1803.05407.
+
+    The n-th, from 0: A <- A + (W - A) / (n + 1). Their batch statistics are to be computed anew: :func:`recalibrate`.
+    """
+
+    def weight(self, step: int) -> float:
+        return 1 / ((step - self._start) // self._every + 1)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of all batch norms to the mean over ``batches`` of each one's own.
+
+    What torch.optim.swa_utils.update_bn does, but that dropout is off, as it will be when the statistics are used,
+    and that it asks nothing of a layer's momentum. Deterministic; equal on all processes that see the same batches.
+
+    Args:
+        model: the bare model. Its mode is as before afterwards.
+        batches: float [n, c, h, w], normalised as in training, n at least 2.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    modes = {module: module.training for module in model.modules()}
+    before = [buffer.clone() for norm in norms for buffer in norm.buffers()]
+    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
+
+    def look(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].float()
+        seen[norm].append(torch.var_mean(x, dim=[axis for axis in range(x.ndim) if axis != 1]))
+
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()  # normalises with the batch's own statistics, as the layers after it will expect
+    try:
+        for images in batches:
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+        for buffer, value in zip((b for norm in norms for b in norm.buffers()), before, strict=True):
+            buffer.copy_(value)  # the passes moved them too, by their own momentum
+    for norm in norms:
+        if seen[norm]:
+            variances, means = zip(*seen[norm], strict=True)
+            norm.running_mean.copy_(torch.stack(means).mean(dim=0))
+            norm.running_var.copy_(torch.stack(variances).mean(dim=0))

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import FACTS
+
+from cifar_dist.tracking.environment import FILE_NAME, relevant, write_environment
+
+CANARY = "canary-4711"
+SECRET_WORDS = ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "JWT", "CREDENTIALS", "AUTH"]
+
+
+def test_the_file_tells_versions_machine_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    monkeypatch.setenv("MASTER_ADDR", "node7")
+    monkeypatch.setenv("HOME_PAGE", "irrelevant")
+    write_environment(tmp_path, FACTS)
+    written = json.loads((tmp_path / FILE_NAME).read_text())
+    assert written["run"]["processes"] == 2
+    assert written["run"]["image_shape"] == [8, 8, 1]
+    assert {"torch", "accelerate", "numpy"} <= written["versions"].keys()
+    assert written["python"].split(".")[0] == "3"
+    assert written["command"] == sys.orig_argv
+    assert written["variables"]["SLURM_JOB_ID"] == "42"
+    assert written["variables"]["MASTER_ADDR"] == "node7"
+    assert "HOME_PAGE" not in written["variables"]
+    assert written["cores"] >= 1
+
+
+def test_no_secret_reaches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "SLURM_JWT", "NCCL_AUTH_TOKEN", "TORCH_PASSWORD"):
+        monkeypatch.setenv(name, CANARY)
+    monkeypatch.setenv("SLURM_EXPORT_ENV", f"ALL,WANDB_API_KEY={CANARY},SLURM_X=1")
+    monkeypatch.setenv("TORCH_HOME", f"s3://me:{CANARY}@host/models")
+    urls = [f"--data.path=https://me:{CANARY}@host/a", f"https://me:p@{CANARY}@host/a", f"s3://b/a?X-Signature={CANARY}&v=1"]
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", *urls])
+    write_environment(tmp_path, FACTS)
+    text = (tmp_path / FILE_NAME).read_text()
+    assert CANARY not in text
+    written = json.loads(text)
+    assert written["variables"]["SLURM_EXPORT_ENV"] == "ALL,WANDB_API_KEY=***,SLURM_X=1"
+    assert written["command"][2:] == [
+        "--data.path=https://***@host/a",
+        "https://***@host/a",
+        "s3://b/a?X-Signature=***&v=1",
+    ]
+
+
+words = st.text("ABCXYZ_059abc", max_size=8)
+
+
+@given(st.sampled_from(["SLURM_", "NCCL_", "TORCH_"]), words, st.sampled_from(SECRET_WORDS), words, st.booleans())
+def test_a_name_that_speaks_of_a_secret_is_left_out(prefix: str, a: str, word: str, b: str, lower: bool) -> None:
+    name = prefix + a + (word.lower() if lower else word) + b
+    assert relevant({name: CANARY}) == {}
+
+
+@given(st.dictionaries(st.text(max_size=20), st.text(max_size=20)))
+def test_only_what_changes_a_run_is_kept(variables: dict[str, str]) -> None:
+    assert relevant({**variables, "OMP_NUM_THREADS": "1"}).keys() - variables.keys() <= {"OMP_NUM_THREADS"}
+    assert relevant({**variables, "OMP_NUM_THREADS": "1"})["OMP_NUM_THREADS"] == "1"
+    assert relevant({"PATH": "/bin", "MY_RANK": "1", "XSLURM_ID": "1"}) == {}

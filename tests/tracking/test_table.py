@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import csv
+import math
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import train, val, write_metrics
+
+from cifar_dist.tracking.metrics import Record, read
+from cifar_dist.tracking.table import EpochTable
+
+COLUMNS = "epoch,step,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds,images_per_second"
+fractions = st.floats(0, 1)
+
+
+def cells(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[Record]:
+    """Records of some epochs with some evaluations; epochs without any are possible after the first."""
+    records: list[Record] = []
+    step = 0
+    for epoch in range(draw(st.integers(0, 4))):
+        for _ in range(draw(st.integers(0, 4))):
+            step += 1
+            loss, accuracy, seconds = draw(st.floats(0, 100)), draw(fractions), draw(st.floats(0.001, 100))
+            records.append(Record(step, epoch, "train", loss, accuracy, draw(st.integers(1, 99)), seconds, draw(fractions)))
+        for split in draw(st.lists(st.sampled_from(["val", "test"]), max_size=2)):
+            records.append(Record(step, epoch, split, draw(st.floats(0, 9)), draw(fractions), 12, 0.5))
+    return records
+
+
+@given(runs(), st.integers(0, 20))
+def test_the_csv_is_what_the_jsonl_says(records: list[Record], split_at: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        jsonl, path = Path(folder) / "metrics.jsonl", Path(folder) / "metrics.csv"
+        write_metrics(jsonl, records)
+        table = EpochTable(records[:split_at])
+        table.add(records[split_at:])
+        table.write(path)
+        written = path.read_bytes()
+        EpochTable(read(jsonl)).write(path)
+        assert path.read_bytes() == written, "kept up to date or read again: the same bytes"
+
+        rows = cells(path)
+        told = [r for r in records if r.split != "test"]
+        assert [int(row["epoch"]) for row in rows] == sorted({r.epoch for r in told})
+        for row in rows:
+            of_epoch = [r for r in told if r.epoch == int(row["epoch"])]
+            steps = [r for r in of_epoch if r.split == "train"]
+            evaluations = [r for r in of_epoch if r.split == "val"]
+            assert int(row["step"]) == of_epoch[-1].step
+            if steps:
+                samples = sum(r.samples for r in steps)
+                assert float(row["train_loss"]) == pytest.approx(sum(r.loss * r.samples for r in steps) / samples)
+                right = sum(r.accuracy * r.samples for r in steps)
+                assert float(row["train_accuracy"]) == pytest.approx(right / samples)
+                assert float(row["lr"]) == steps[-1].lr
+                assert float(row["seconds"]) == pytest.approx(sum(r.seconds for r in steps))
+                assert float(row["images_per_second"]) == pytest.approx(samples / float(row["seconds"]))
+            else:
+                assert row["train_loss"] == row["train_accuracy"] == row["lr"] == row["images_per_second"] == ""
+            if evaluations:
+                assert float(row["val_loss"]) == evaluations[-1].loss
+                assert float(row["val_accuracy"]) == evaluations[-1].accuracy
+            else:
+                assert row["val_loss"] == row["val_accuracy"] == ""
+
+
+def test_the_exact_bytes_of_a_small_csv(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    EpochTable([train(1), train(2, loss=2.5), train(3), val(0), train(4, samples=5)]).write(path)
+    assert path.read_text() == (
+        f"{COLUMNS}\n"
+        f"0,3,{5.5 / 3},0.5,0.5,0.75,0.1,0.75,40.0\n"
+        "1,4,1.5,0.5,,,0.1,0.25,20.0\n"
+    )  # fmt: skip
+
+
+def test_a_large_batch_weighs_more() -> None:
+    table = EpochTable([train(1, loss=1.0, samples=30), train(2, loss=5.0, samples=10)])
+    assert table.row(0).train_loss == 2.0
+
+
+def test_a_loss_that_is_not_finite_is_an_empty_cell_and_hides_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    EpochTable([train(1, loss=math.nan), train(2), train(4)]).write(path)
+    first, second = cells(path)
+    assert (first["train_loss"], first["train_accuracy"], second["train_loss"]) == ("", "0.5", "1.5")
+
+
+def test_a_run_without_records_has_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    EpochTable().write(path)
+    assert path.read_text() == COLUMNS + "\n"
+
+
+def test_an_epoch_without_records_has_no_row() -> None:
+    with pytest.raises(KeyError):
+        EpochTable([train(1)]).row(1)
