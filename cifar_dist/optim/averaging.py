@@ -138,7 +138,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         model: the bare model. Its mode is as before afterwards.
         batches: float [n, c, h, w], normalised as in training, n at least 2.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     modes = {module: module.training for module in model.modules()}
     before = [buffer.clone() for norm in norms for buffer in norm.buffers()]
     seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
@@ -162,7 +162,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for buffer, value in zip((b for norm in norms for b in norm.buffers()), before, strict=True):
             buffer.copy_(value)  # the passes moved them too, by their own momentum
     for norm in norms:
-        if seen[norm]:
+        if seen[norm] and norm.running_mean is not None and norm.running_var is not None:
             variances, means = zip(*seen[norm], strict=True)
             norm.running_mean.copy_(torch.stack(means).mean(dim=0))
             norm.running_var.copy_(torch.stack(variances).mean(dim=0))

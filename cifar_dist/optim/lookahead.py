@@ -8,6 +8,8 @@ Zhang, Lucas, Hinton, Ba: *Lookahead Optimizer: k steps forward, 1 step back*, a
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -48,7 +50,7 @@ class Lookahead(WeightAverage):
         self._steps_per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
 
     def weight(self, step: int) -> float:
-        return 1 - self._decay * (step / self._total) ** self._ramp
+        return 1 - self._decay * math.pow(step / self._total, self._ramp)
 
     @torch.no_grad()
     def update(self, step: int) -> bool:

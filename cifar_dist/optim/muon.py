@@ -40,13 +40,13 @@ class Muon(Optimizer):
         momentum: in [0, 1).
         weight_decay: decoupled, times the learning rate.
         normalize: before each step scale each matrix to the Frobenius norm sqrt(out), as airbench94_muon does
-            (https://github.com/KellerJordan/cifar10-airbench): for weights whose scale the norm layer after them undoes.
+            (https://github.com/KellerJordan/cifar10-airbench). For weights whose scale a norm layer undoes.
         iterations: of Newton-Schulz; airbench94_muon takes 3.
     """
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter],
+        matrices: Iterable[Tensor],
         rest: Optimizer,
         *,
         lr: float,
@@ -124,7 +124,7 @@ def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     return x.T if tall else x
 
 
-def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
+def hidden_weights(model: nn.Module) -> list[Tensor]:
     """The weights that Muon is for: of all convolutions and linear layers but the first and the last, if they learn.
 
     First and last in the order in which the model registers them.

@@ -28,52 +28,57 @@ def learning_rate(schedule: ScheduleConfig, lr: float, step: int, *, steps_per_e
     name: str = schedule.name
     total = steps_per_epoch * epochs
     warmup = schedule.warmup * steps_per_epoch
+    cycle = _setting(schedule, "cycle", 0.0) * steps_per_epoch
     step = min(step, total)
     if name == "triangular":
-        return lr * _triangle(schedule, step, warmup, _cycle(schedule, steps_per_epoch) or total)
+        return lr * _triangle(schedule.start, step % (cycle or total), warmup, cycle or total)
     if step < warmup:
         cosine = name == "onecycle" and schedule.shape == "cosine"
         return lr * _between(schedule.start, 1.0, step / warmup, cosine=cosine)
-    if name == "constant":
-        return lr
-    if name == "step":
-        passed = sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
-        return lr * schedule.gamma**passed
-    if name == "restarts":
-        length = _cycle(schedule, steps_per_epoch) or total - warmup
-        progress = _since_restart(step - warmup, length, growth=_setting(schedule, "growth", 1.0))
-        return lr * _between(1.0, schedule.final, progress, cosine=True)
-    top, begin = 1.0, warmup  # where the last descent starts: from which fraction of the peak, at which step
-    if name == "wsd":
-        begin = max(warmup, total - _setting(schedule, "decay", 0.0) * steps_per_epoch)
-    elif name == "onecycle" and _setting(schedule, "three_phase", False):
-        if step < 2 * warmup:
-            cosine = schedule.shape == "cosine"
-            return lr * _between(1.0, schedule.start, (step - warmup) / warmup, cosine=cosine)
-        if warmup:
-            top, begin = schedule.start, 2 * warmup
-    progress = max(0.0, step - begin) / (total - begin) if total > begin else 0.0
-    if name in ("linear", "polynomial"):
-        power = 1.0 if name == "linear" else _setting(schedule, "power", 1.0)
-        return lr * _between(top, schedule.final, 1 - (1 - progress) ** power, cosine=False)
-    return lr * _between(top, schedule.final, progress, cosine=name == "cosine" or schedule.shape == "cosine")
+    since, left = step - warmup, total - warmup  # since the peak; from the peak to the end
+    cosine = name in ("cosine", "restarts") or schedule.shape == "cosine"
+    match name:
+        case "constant":
+            return lr
+        case "step":
+            passed = sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
+            return lr * schedule.gamma**passed
+        case "linear" | "polynomial":
+            power = 1.0 if name == "linear" else _setting(schedule, "power", 1.0)
+            return lr * _between(schedule.final, 1.0, math.pow(1 - _share(since, left), power), cosine=False)
+        case "wsd":
+            decay = min(left, _setting(schedule, "decay", 0.0) * steps_per_epoch)
+            return lr * _between(1.0, schedule.final, _share(since - (left - decay), decay), cosine=cosine)
+        case "restarts":
+            progress = _since_restart(since, cycle or left, growth=_setting(schedule, "growth", 1.0))
+            return lr * _between(1.0, schedule.final, progress, cosine=cosine)
+        case "onecycle" if warmup and _setting(schedule, "three_phase", 0.0):
+            if since < warmup:
+                return lr * _between(1.0, schedule.start, since / warmup, cosine=cosine)
+            progress = _share(since - warmup, left - warmup)
+            return lr * _between(schedule.start, schedule.final, progress, cosine=cosine)
+    return lr * _between(1.0, schedule.final, _share(since, left), cosine=cosine)
 
 
-def _triangle(schedule: ScheduleConfig, step: int, rise: float, length: float) -> float:
-    """Up from ``start`` in ``rise`` steps and back to it in the rest of each cycle."""
-    position = step % length
-    if position < rise:
-        return _between(schedule.start, 1.0, position / rise, cosine=False)
-    return _between(1.0, schedule.start, (position - rise) / (length - rise), cosine=False) if length > rise else 1.0
+def _triangle(start: float, step: float, rise: float, length: float) -> float:
+    """From ``start`` to 1 in ``rise`` steps and back in the rest of ``length``."""
+    if step < rise:
+        return _between(start, 1.0, step / rise, cosine=False)
+    return _between(1.0, start, _share(step - rise, length - rise), cosine=False)
 
 
 def _since_restart(steps: float, length: float, *, growth: float) -> float:
     """Progress in [0, 1) of the cycle that ``steps`` falls in; each is ``growth`` times as long as the one before."""
     if growth == 1.0:
-        return steps % length / length if length else 0.0
+        return _share(steps % length, length) if length else 0.0
     while steps >= length > 0:
         steps, length = steps - length, length * growth
-    return steps / length if length else 0.0
+    return _share(steps, length)
+
+
+def _share(steps: float, length: float) -> float:
+    """Progress in [0, 1] of a phase of ``length`` steps; one without length has none."""
+    return min(1.0, max(0.0, steps) / length) if length > 0 else 0.0
 
 
 def _between(first: float, last: float, progress: float, *, cosine: bool) -> float:
@@ -83,10 +88,6 @@ def _between(first: float, last: float, progress: float, *, cosine: bool) -> flo
     # Of the forms of interpolation, the one that meets both ends exactly; rounding may still pass one by an ulp.
     value = first * (1 - progress) + last * progress
     return min(max(value, min(first, last)), max(first, last))
-
-
-def _cycle(schedule: ScheduleConfig, steps_per_epoch: int) -> float:
-    return _setting(schedule, "cycle", 0.0) * steps_per_epoch
 
 
 def _setting(schedule: ScheduleConfig, name: str, default: float) -> float:

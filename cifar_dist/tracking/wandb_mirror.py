@@ -104,7 +104,7 @@ def _identity(path: Path) -> tuple[str, str]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         run_id, mode = str(raw["id"]), str(raw["mode"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         run_id, mode = "", ""
     return (run_id, mode) if _ID.fullmatch(run_id) else (secrets.token_hex(4), "")
 

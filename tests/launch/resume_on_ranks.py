@@ -1,7 +1,7 @@
 """Runs that change their engine midway: ``python resume_on_ranks.py RECIPE RUNS``; test_zero2.py reads their folders.
 
 For each optimizer: an uninterrupted run of DDP and one of ZeRO-2, and from the middle of them on, continuations by
-the other and by the same. One interpreter imports DeepSpeed once for all of them.
+the other and by the same. One interpreter imports DeepSpeed and torch's compiler, which its first step asks for, once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import forked_ranks
 
-from cifar_dist.cli import run
+from cifar_dist import recipe
+from cifar_dist.preemption import StopSignals
 
 ENGINES = {
     "ddp": {"ACCELERATE_USE_DEEPSPEED": "false"},
@@ -25,13 +26,18 @@ MIDDLE = 15
 SETTINGS = ["--train.epochs", "3", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
 
 
-def train(engine: str, recipe: str, name: str, optimizer: str) -> None:
+def train(engine: str, path: str, name: str, optimizer: str) -> None:
     """Train on two processes, or go on training."""
+    from cifar_dist.engine import Engine
+    from cifar_dist.trainer import Trainer
+
     os.environ.update(ENGINES[engine])
-    words = ["train", recipe, "--run.name", name, *SETTINGS, *OPTIMIZERS[optimizer]]
+    config = recipe.load(path, ["--run.name", name, *SETTINGS, *OPTIMIZERS[optimizer]])
 
     def work() -> None:
-        assert run(words) == 0
+        place = Engine(config.train)
+        assert Trainer(config, place, StopSignals()).run() == 0
+        place.close()
 
     forked_ranks.run(2, work)
 
@@ -48,20 +54,18 @@ def cut(source: Path, target: Path) -> None:
     shutil.rmtree(target / "evaluations")
 
 
-def main(recipe: str, runs: Path) -> None:
+def main(path: str, runs: Path) -> None:
     """Train them all."""
-    # Before the ranks are forked.
-    import deepspeed  # noqa: F401
-
-    import cifar_dist.trainer  # noqa: F401
+    import deepspeed.compile.init_z1_and_2
+    import torch._dynamo  # noqa: F401
 
     for optimizer in OPTIMIZERS:
         for engine in ENGINES:
-            train(engine, recipe, f"{optimizer}-{engine}", optimizer)
+            train(engine, path, f"{optimizer}-{engine}", optimizer)
         for first, second in CONTINUED:
             name = f"{optimizer}-{first}-{second}"
             cut(runs / f"{optimizer}-{first}", runs / name)
-            train(second, recipe, name, optimizer)
+            train(second, path, name, optimizer)
 
 
 if __name__ == "__main__":

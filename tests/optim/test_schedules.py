@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,18 @@ LR = 0.4
 EPOCHS = 8
 STEPS = 10  # per epoch
 TOTAL = EPOCHS * STEPS
+
+
+@dataclass(frozen=True)
+class Schedule(ScheduleConfig):
+    """ScheduleConfig with the settings of the newer schedules."""
+
+    name: str = "onecycle"  # type: ignore[assignment]
+    three_phase: bool = False
+    power: float = 1.0
+    cycle: float = 0.0
+    growth: float = 1.0
+    decay: float = 0.0
 
 
 def ours(schedule: ScheduleConfig, steps: int = TOTAL + 1) -> list[float]:
@@ -89,6 +102,100 @@ def test_constant_stays_after_its_warm_up() -> None:
     assert rates[STEPS:] == [LR] * (TOTAL + 1 - STEPS)
 
 
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+@pytest.mark.parametrize("warmup", [1, 2.5, 3.9])
+def test_three_phase_onecycle_is_torchs(shape: str, warmup: float) -> None:
+    schedule = Schedule(name="onecycle", three_phase=True, shape=shape, warmup=warmup, start=0.04, final=0.001)  # type: ignore[arg-type]
+    reference = lr_scheduler.OneCycleLR(
+        optimizer(),
+        max_lr=LR,
+        total_steps=TOTAL + 1,
+        pct_start=(warmup * STEPS + 1) / (TOTAL + 1),
+        anneal_strategy={"linear": "linear", "cosine": "cos"}[shape],  # type: ignore[arg-type]
+        div_factor=1 / 0.04,
+        final_div_factor=0.04 / 0.001,
+        three_phase=True,
+        cycle_momentum=False,
+    )
+    assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
+
+
+def test_three_phases_without_a_warm_up_are_one() -> None:
+    assert ours(Schedule(name="onecycle", three_phase=True)) == ours(ScheduleConfig(name="onecycle"))
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, 2.0])
+def test_polynomial_is_torchs_and_linear_is_its_first_power(power: float) -> None:
+    reference = lr_scheduler.PolynomialLR(optimizer(), total_iters=TOTAL, power=power)
+    expected = torchs(reference)
+    assert ours(Schedule(name="polynomial", power=power)) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    if power == 1:
+        assert ours(Schedule(name="linear", power=7.0)) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_linear_ends_at_final_like_torchs() -> None:
+    reference = lr_scheduler.LinearLR(optimizer(), start_factor=1.0, end_factor=0.1, total_iters=TOTAL)
+    assert ours(Schedule(name="linear", final=0.1)) == pytest.approx(torchs(reference), rel=1e-9)
+
+
+@pytest.mark.parametrize("growth", [1, 2])
+def test_restarts_are_torchs_warm_restarts(growth: int) -> None:
+    reference = lr_scheduler.CosineAnnealingWarmRestarts(optimizer(), T_0=STEPS, T_mult=growth, eta_min=0.01 * LR)
+    schedule = Schedule(name="restarts", cycle=1, growth=growth, final=0.01)
+    assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
+
+
+def test_restarts_count_from_the_end_of_the_warm_up() -> None:
+    rates = ours(Schedule(name="restarts", cycle=2, growth=1.5, warmup=1, start=0.1))
+    peaks = [step for step in range(1, TOTAL) if rates[step] == LR]
+    assert peaks == [10, 30, 60]
+    assert ours(Schedule(name="restarts", warmup=1)) == [*ours(ScheduleConfig(name="cosine", warmup=1))[:-1], LR]
+
+
+@pytest.mark.parametrize(("up", "length"), [(2, 4), (0.5, 2), (1, 3)])
+def test_triangular_is_torchs_cyclic(up: float, length: float) -> None:
+    reference = lr_scheduler.CyclicLR(
+        optimizer(),
+        base_lr=0.1 * LR,
+        max_lr=LR,
+        step_size_up=int(up * STEPS),
+        step_size_down=int((length - up) * STEPS),
+        mode="triangular",
+        cycle_momentum=False,
+    )
+    schedule = Schedule(name="triangular", warmup=up, cycle=length, start=0.1)
+    assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
+
+
+def test_triangular_is_one_triangle_by_default() -> None:
+    rates = ours(Schedule(name="triangular", warmup=2, start=0.1))
+    assert rates == pytest.approx(ours(ScheduleConfig(name="onecycle", warmup=2, start=0.1, final=0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_wsd_warms_up_stays_and_decays(shape: str) -> None:
+    opt = optimizer()
+    last = (
+        lr_scheduler.LinearLR(opt, start_factor=1.0, end_factor=0.1, total_iters=20)
+        if shape == "linear"
+        else lr_scheduler.CosineAnnealingLR(opt, T_max=20, eta_min=0.1 * LR)
+    )
+    phases = [
+        lr_scheduler.LinearLR(opt, start_factor=0.25, total_iters=10),
+        lr_scheduler.ConstantLR(opt, factor=1.0),
+        last,
+    ]
+    reference = lr_scheduler.SequentialLR(opt, phases, milestones=[10, 60])
+    schedule = Schedule(name="wsd", warmup=1, start=0.25, decay=2, final=0.1, shape=shape)  # type: ignore[arg-type]
+    assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
+
+
+def test_wsd_with_no_room_to_stay_only_decays() -> None:
+    schedule = Schedule(name="wsd", warmup=2, decay=50)
+    assert ours(schedule) == pytest.approx(ours(ScheduleConfig(name="onecycle", warmup=2)), rel=1e-9, abs=1e-15)
+    assert ours(Schedule(name="wsd")) == [LR] * (TOTAL + 1)
+
+
 schedules = st.builds(
     ScheduleConfig,
     name=st.sampled_from(["constant", "onecycle", "cosine"]),
@@ -102,12 +209,25 @@ schedules = st.builds(
     warmup=st.floats(0, 50),
     start=st.floats(0, 1),
     milestones=st.sets(st.floats(0, 60)).map(lambda m: tuple(sorted(m))),
-    gamma=st.floats(0, 1),
+    gamma=st.floats(0, 1, exclude_min=True),
+)
+newer = st.builds(
+    Schedule,
+    name=st.sampled_from(["linear", "polynomial", "restarts", "triangular", "wsd", "onecycle"]),
+    warmup=st.floats(0, 50),
+    start=st.floats(0, 1),
+    final=st.floats(0, 1),
+    shape=st.sampled_from(["linear", "cosine"]),
+    three_phase=st.booleans(),
+    power=st.floats(0.1, 10),
+    cycle=st.just(0.0) | st.floats(0.1, 60),
+    growth=st.just(1.0) | st.floats(1.1, 4),
+    decay=st.floats(0, 60),
 )
 
 
 @settings(deadline=None)
-@given(schedules, st.floats(1e-9, 1e3), st.integers(0, 10**6), st.integers(1, 1000), st.integers(1, 50))
+@given(schedules | newer, st.floats(1e-9, 1e3), st.integers(0, 10**6), st.integers(1, 1000), st.integers(1, 50))
 def test_never_negative_never_above_the_peak_and_still_after_the_end(
     schedule: ScheduleConfig, lr: float, step: int, steps_per_epoch: int, epochs: int
 ) -> None:

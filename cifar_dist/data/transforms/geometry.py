@@ -115,15 +115,16 @@ def perspective_coefficients(start: Tensor, end: Tensor) -> Tensor:
 def _nearest(images: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
     """The pixels nearest to the places ``x``, ``y`` float32 [n, h, w]; a tie goes to the even one."""
     count, channels, height, width = images.shape
-    x, y = x.round_(), y.round_()
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # false for what is not a number, too
-    source = torch.where(inside, y.mul_(width).add_(x), 0).to(torch.int64).view(count, 1, -1)
-    picked = images.flatten(2).gather(2, source.expand(-1, channels, -1)).view_as(images)
-    outside = inside.logical_not_()[:, None]
-    if len(set(fill)) == 1:
-        return picked.masked_fill_(outside, fill[0])
-    color = torch.tensor(fill, dtype=torch.uint8).to(images.device)
-    return torch.where(outside, color[:, None, None], picked)
+    # One pixel of the fill on each side catches all that lies outside: no mask, which would cost more than the rest.
+    framed = images.new_empty(count, channels, height + 2, width + 2)
+    framed[:] = torch.tensor(fill, dtype=torch.uint8).to(images.device)[:, None, None]
+    framed[:, :, 1:-1, 1:-1] = images
+    column, row = (
+        places.nan_to_num_(nan=-1).round_().clamp_(-1, size).to(torch.int32) + 1
+        for places, size in ((x, width), (y, height))
+    )
+    source = (row.mul_(width + 2) + column).to(torch.int64).view(count, 1, -1)
+    return framed.flatten(2).gather(2, source.expand(-1, channels, -1)).view_as(images)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert the values of uint8 [n, c, h, w] from ``threshold`` [n] on, in [0, 255]."""
     first = threshold.ceil().to(torch.uint8)[:, None, None, None]
-    return torch.where(images >= first, images.bitwise_not(), images)
+    return images ^ (images >= first).to(torch.uint8).neg_()  # 1 becomes 255; `where` is five times slower here
 
 
 def autocontrast(images: Tensor) -> Tensor:
@@ -35,8 +35,10 @@ def autocontrast(images: Tensor) -> Tensor:
 def equalize(images: Tensor) -> Tensor:
     """Even the histogram of each channel of each image uint8 [n, c, h, w] out, as Pillow and torchvision do."""
     values = images.flatten(2).to(torch.int64)
-    histogram = torch.zeros(*values.shape[:2], 256, dtype=torch.int32, device=images.device)
-    histogram.scatter_add_(2, values, histogram.new_ones(()).expand_as(values))
+    planes = values.shape[0] * values.shape[1]
+    first = torch.arange(planes, device=images.device).view(*values.shape[:2], 1) * 256
+    histogram = torch.bincount((values + first).flatten(), minlength=planes * 256).view(*values.shape[:2], 256)
+    histogram = histogram.to(torch.int32)
     cumulated = histogram.cumsum(2, dtype=torch.int32)
     # Pillow leaves the pixels of the largest value that occurs out of the count.
     of_largest = histogram.gather(2, values.amax(dim=2, keepdim=True))

@@ -1,0 +1,94 @@
+"""The commands in the documents, run in order in a copy of the repository, as a reader would."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documents import NEEDS, Block, blocks, pages
+from running import ROOT, environment
+
+
+def is_run(block: Block) -> bool:
+    return block.language == "bash" and not block.needs
+
+
+RUN = [page for page in pages() if page.name == "README.md" and page.parent == ROOT or any(map(is_run, blocks(page)))]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_markers_name_something_that_is_known(page: Path) -> None:
+    assert {need for block in blocks(page) for need in block.needs.split(", ") if need} <= NEEDS
+    markers = re.findall(r"<!-- needs", page.read_text(encoding="utf-8"))
+    assert len(markers) == sum(bool(block.needs) for block in blocks(page)), "a marker stands directly before its block"
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    assert any(map(is_run, blocks(page))), f"{page.name} has no ```bash block that is run"
+    copy = copy_of_the_repository(tmp_path / "cifar-dist")
+    env = environment(
+        {
+            "PATH": f"{copy}/.venv/bin:{os.environ['PATH']}",
+            "PYTHONPATH": str(copy),  # or the installed package would be the one that is tested
+            "UV_OFFLINE": "1",
+            "PIP_NO_INDEX": "1",
+        }
+    )
+    for block in blocks(page):
+        if block.file:
+            (copy / block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "diff":
+            apply(block.text, copy)
+        elif is_run(block):
+            run(block.text, copy, env)
+
+
+def copy_of_the_repository(target: Path) -> Path:
+    """What git would commit, with the installed environment of this process and a demo of two epochs."""
+    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in names:
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    (target / ".venv").mkdir()
+    for part in ("bin", "lib", "pyvenv.cfg"):
+        (target / ".venv" / part).symlink_to(Path(sys.prefix, part))
+    (target / ".venv" / ".ready").touch()  # newer than what it is made from: nothing is installed again
+    demo = target / "cifar_dist" / "recipes" / "demo.toml"
+    shorter, found = re.subn(r"^epochs = \d+", "epochs = 2", demo.read_text(encoding="utf-8"), flags=re.M)
+    assert found == 1
+    demo.write_text(shorter, encoding="utf-8")
+    return target
+
+
+def run(text: str, copy: Path, env: dict[str, str]) -> None:
+    """Run a block; the tests are not run inside the tests."""
+    script = re.sub(r"^make test\b.*$", "", text, flags=re.M)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=copy,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}"
+
+
+def apply(diff: str, copy: Path) -> None:
+    """Make the change that a diff of one hunk without line numbers shows."""
+    header, *lines = diff.splitlines()[1:]
+    path = copy / header.removeprefix("+++ b/")
+    old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] in kept) for kept in (" -", " +"))
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{header}: the lines of the diff are not there"
+    path.write_text(text.replace(old, new), encoding="utf-8")

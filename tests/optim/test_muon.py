@@ -1,0 +1,195 @@
+"""Muon against the published update by hand, torch's own for matrices, and airbench's for convolutions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_model import loss_of, same, small_model, train
+from torch import Tensor, nn
+
+from cifar_dist.models import build
+from cifar_dist.optim.muon import Muon, hidden_weights, orthogonalize
+
+
+def others(model: nn.Module) -> list[nn.Parameter]:
+    hidden = {id(weight) for weight in hidden_weights(model)}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in hidden]
+
+
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.85, nesterov=True, weight_decay=1e-3)
+
+
+def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)
+
+
+def muon(model: nn.Module, rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = sgd, lr: float = 0.1) -> Muon:
+    return Muon(hidden_weights(model), rest(others(model)), lr=lr, momentum=0.6, normalize=True, iterations=3)
+
+
+def test_two_steps_by_hand() -> None:
+    """A diagonal matrix stays one: Newton-Schulz works on each singular value alone, as a polynomial."""
+
+    def newton_schulz(first: float, second: float) -> list[float]:
+        norm = (first**2 + second**2) ** 0.5
+        values = [first / norm, second / norm]
+        for _ in range(5):
+            values = [3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5 for x in values]
+        return values
+
+    weight, bias = nn.Parameter(torch.eye(2)), nn.Parameter(torch.zeros(1))
+    optimizer = Muon([weight], sgd([bias]), lr=0.1, momentum=0.5, weight_decay=0.2)
+    expected, buffer = [1.0, 1.0], [0.0, 0.0]
+    for gradient in ([3.0, -1.0], [2.0, 4.0]):
+        weight.grad = torch.diag(torch.tensor(gradient))
+        optimizer.step()
+        buffer = [0.5 * b + 0.5 * g for b, g in zip(buffer, gradient, strict=True)]
+        update = newton_schulz(*(0.5 * b + 0.5 * g for b, g in zip(buffer, gradient, strict=True)))
+        expected = [(1 - 0.1 * 0.2) * w - 0.1 * u for w, u in zip(expected, update, strict=True)]
+    # bfloat16 has 8 bits: two updates of 0.1 times about 1
+    assert torch.diag(weight.detach()).tolist() == pytest.approx(expected, abs=3e-3)
+    assert weight[0, 1] == weight[1, 0] == 0
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_a_linear_layer_is_torchs_muon_bit_for_bit(shape: tuple[int, int], nesterov: bool) -> None:
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(shape))
+    theirs = nn.Parameter(ours.detach().clone())
+    settings = {"lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
+    optimizers = (
+        Muon([ours], sgd([nn.Parameter(torch.zeros(1))]), **settings),  # type: ignore[arg-type]
+        torch.optim.Muon([theirs], **settings),  # type: ignore[arg-type]
+    )
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+
+
+def airbench(weights: list[Tensor], buffers: list[Tensor], gradients: list[Tensor], lr: float, momentum: float) -> None:
+    """The update of airbench94_muon, as its source states it, in float64."""
+    for weight, buffer, gradient in zip(weights, buffers, gradients, strict=True):
+        buffer.mul_(momentum).add_(gradient)
+        x = (gradient + momentum * buffer).reshape(len(weight), -1)
+        weight.mul_(len(weight) ** 0.5 / weight.norm())
+        x = x / (x.norm() + 1e-7)
+        for _ in range(3):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        weight.sub_(lr * x.view(weight.shape))
+
+
+def test_convolutions_follow_airbench() -> None:
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Parameter(torch.randn(16, 8, 3, 3))]
+    ours[1].data = ours[1].data.to(memory_format=torch.channels_last)
+    theirs = [weight.detach().double() for weight in ours]
+    buffers = [torch.zeros_like(weight) for weight in theirs]
+    rest = sgd([nn.Parameter(torch.zeros(1))])
+    optimizer = Muon(ours, rest, lr=0.24, momentum=0.6, normalize=True, iterations=3)
+    for _ in range(3):
+        gradients = [torch.randn_like(weight) for weight in ours]
+        for weight, gradient in zip(ours, gradients, strict=True):
+            weight.grad = gradient
+        optimizer.step()
+        airbench(theirs, buffers, [gradient.double() for gradient in gradients], lr=0.24, momentum=0.6)
+    for mine, wanted in zip(ours, theirs, strict=True):
+        assert (mine.double() - wanted).norm() / wanted.norm() < 5e-3
+    assert ours[1].is_contiguous(memory_format=torch.channels_last)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(-6, 6), st.integers(0, 1000))
+def test_singular_values_come_near_one_and_vectors_stay(rows: int, columns: int, log_scale: float, seed: int) -> None:
+    """The published property, for matrices that are not nearly singular."""
+    small = min(rows, columns)
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.linalg.qr(torch.randn(rows, small, generator=generator))[0]
+    right = torch.linalg.qr(torch.randn(columns, small, generator=generator))[0]
+    values = torch.rand(small, generator=generator) * 0.9 + 0.1
+    result = orthogonalize(10**log_scale * (left * values) @ right.T).float()
+    assert result.shape == (rows, columns)
+    inner = left.T @ result @ right
+    assert (inner.diagonal() - 0.95).abs().max() < 0.32
+    assert (inner - torch.diag(inner.diagonal())).abs().max() < 0.05
+
+
+def test_a_zero_gradient_is_no_update() -> None:
+    assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("rest", [sgd, adamw])
+def test_the_other_parameters_follow_the_other_optimizer_bit_for_bit(
+    rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> None:
+    models = [small_model(), small_model()]
+    optimizers: list[torch.optim.Optimizer] = [muon(models[0], rest, lr=0.0), rest(others(models[1]))]
+    for model in models:  # where normalize takes them, lest only one of the two is normalised
+        for weight in hidden_weights(model):
+            weight.data.mul_(len(weight) ** 0.5 / weight.norm())
+            weight.requires_grad = model is models[0]
+    for step in range(3):
+        for group in optimizers[0].param_groups[1:]:
+            group["lr"] = optimizers[1].param_groups[0]["lr"] = 0.01 * (step + 1)
+        for model, optimizer in zip(models, optimizers, strict=True):
+            train(model, optimizer, range(step, step + 1))
+    for mine, wanted in zip(*(others(model) for model in models), strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rest", [sgd, adamw])
+@pytest.mark.parametrize("through_torch", [True, False])
+def test_resumes_bit_for_bit(rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer], through_torch: bool) -> None:
+    """As the engine does it, tensor by tensor in ``state``; and with torch's own state_dict, which Accelerate uses."""
+    model = small_model()
+    optimizer = muon(model, rest)
+    train(model, optimizer, range(3))
+    resumed = small_model()
+    resumed.load_state_dict(model.state_dict())
+    again = muon(resumed, rest)
+    if through_torch:
+        again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    else:
+        for before, after in zip(model.parameters(), resumed.parameters(), strict=True):
+            state = optimizer.state[before]
+            assert state
+            assert all(isinstance(value, Tensor) and value.shape in (before.shape, ()) for value in state.values())
+            again.state[after] = {key: value.clone() for key, value in state.items()}
+    train(model, optimizer, range(3, 6))
+    train(resumed, again, range(3, 6))
+    assert same(model.state_dict(), resumed.state_dict())
+
+
+def test_hidden_weights_leave_out_the_first_layer_the_head_and_the_frozen() -> None:
+    def names(name: str) -> list[str]:
+        model = build(name, classes=10, options={"widths": [4, 4, 4]} if name == "speed-net" else {})
+        by_id = {id(parameter): key for key, parameter in model.named_parameters()}
+        return [by_id[id(weight)] for weight in hidden_weights(model)]
+
+    assert names("speed-net") == [f"groups.{group}.conv{conv}.weight" for group in range(3) for conv in (1, 2)]
+    tiny = names("tiny-resnet")
+    assert len(tiny) == 8
+    assert not {"stem.0.weight", "head.0.weight"} & set(tiny)
+
+
+def test_it_learns() -> None:
+    model = small_model()
+    optimizer = muon(model, lr=0.02)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = loss_of(model, 0)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.1 * losses[0]

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import re
+import struct
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import FACTS, train, val
+
+from cifar_dist.tracking import console
+from cifar_dist.tracking.console import RunConsole, duration
+from cifar_dist.tracking.table import EpochTable
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]x[/] :smile: \u202e\udc80\r\x9b8m"
+HARMLESS = r"\x1b[2J\x1b]0;owned\x07[red]x[/] :smile: \u202e\udc80\r\x9b8m"
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
+
+
+class Reader:
+    """Collects what is written to the other end of a pipe or a terminal, so that no writer ever waits."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._seen = b""
+        self._thread = threading.Thread(target=self._collect)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+            while part := os.read(self._descriptor, 65536):
+                self._seen += part
+
+    def text(self) -> str:
+        """All of it; the writing end has to be closed."""
+        self._thread.join(timeout=30)
+        assert not self._thread.is_alive()
+        os.close(self._descriptor)
+        return self._seen.decode()
+
+
+def piped() -> tuple[Reader, TextIO]:
+    out, into = os.pipe()
+    return Reader(out), open(into, "w", encoding="utf-8")
+
+
+def open_terminal() -> tuple[int, TextIO]:
+    outside, inside = os.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
+    return outside, open(inside, "w", encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def terminal_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "training.log"
+    yield path
+    for line in path.read_text(encoding="utf-8").splitlines():
+        assert STAMP.match(line), f"without its time: {line!r}"
+        assert line.isprintable()
+
+
+def tell_everything(run: RunConsole) -> None:
+    run.banner("demo", [*FACTS.lines(), ("folder", "runs/demo")])
+    run.say("two lines\nat once")
+    run.warn("careful")
+    table = EpochTable()
+    for step in range(1, 7):
+        run.progress([train(step)])
+        table.add([train(step)])
+    table.add([val(1)])
+    run.epoch(table.row(0), best=False)
+    run.epoch(table.row(1), best=True)
+    run.note("for the log alone")
+    run.close()
+
+
+def without_times(log: Path) -> str:
+    return "".join(STAMP.sub("", line, count=1) for line in log.read_text().splitlines(keepends=True))
+
+
+def test_a_pipe_gets_plain_lines_even_where_colour_is_forced(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    reader, stream = piped()
+    tell_everything(RunConsole(log, FACTS, stream=stream))
+    stream.close()
+    said = reader.text()
+    assert all(line.isprintable() for line in said.split("\n"))
+    assert said + "for the log alone\n" == without_times(log)
+    assert said.startswith("demo\nmodel  tiny-cnn, 1,234 parameters\n")
+    assert "two lines\nat once\nwarning: careful\n" in said
+    assert re.search(r"^ +1/2 +1\.5000 +50\.00 % +- +- +0\.1 +40 +0:01$", said, re.MULTILINE)
+    assert re.search(r"^ +2/2 +1\.5000 +50\.00 % +0\.5000 +75\.00 % +0\.1 +40 +0:01 best$", said, re.MULTILINE)
+    assert said.count("train loss") == 1, "one header"
+
+
+@pytest.mark.parametrize(("interval", "lines"), [(0.0, 6), (math.inf, 0)])
+def test_a_pipe_gets_a_progress_line_each_interval(
+    log: Path, monkeypatch: pytest.MonkeyPatch, interval: float, lines: int
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_INTERVAL", interval)
+    reader, stream = piped()
+    tell_everything(RunConsole(log, FACTS, stream=stream))
+    stream.close()
+    progress = [line for line in reader.text().splitlines() if line.startswith("epoch ")]
+    assert len(progress) == lines
+    if progress:
+        assert progress[4].startswith("epoch 2/2 step 5/6  loss 1.5000  acc 50.00 %  lr 0.1  40 images/s  ")
+
+
+def test_a_terminal_gets_bars_and_keeps_the_lines(log: Path) -> None:
+    descriptor, stream = open_terminal()
+    reader = Reader(descriptor)
+    own, threads = (sys.stdout, sys.stderr), threading.active_count()
+    run = RunConsole(log, FACTS, stream=stream)
+    run.progress([train(1)])
+    run.progress([train(2), train(3)])
+    assert threading.active_count() == threads, "no thread draws: one would meet every signal and fork"
+    assert sys.stderr is own[1], "a redirected stderr stays where it goes"
+    tell_everything(run)
+    assert (sys.stdout, sys.stderr) == own
+    stream.close()
+    said = reader.text()
+    assert "\x1b[?25l" in said
+    assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l"), "the cursor is given back"
+    assert "━" in said
+    assert "epoch 1/2" in said
+    assert "loss 1.5000  acc 50.00 %  lr 0.1" in said
+    assert "40 images/s" in said
+    permanent = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
+    assert re.search(r" +2/2 +1\.5000 .* best", permanent)
+    assert "best" in log.read_text()
+    assert "━" not in log.read_text()
+
+
+def test_a_dumb_terminal_is_written_to_as_a_pipe_is(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    descriptor, stream = open_terminal()
+    reader = Reader(descriptor)
+    tell_everything(RunConsole(log, FACTS, stream=stream))
+    stream.close()
+    assert all(line.isprintable() for line in reader.text().replace("\r\n", "\n").split("\n"))
+
+
+@pytest.mark.parametrize("where", ["pipe", "terminal"])
+def test_hostile_names_reach_no_terminal(log: Path, where: str) -> None:
+    if where == "pipe":
+        reader, stream = piped()
+    else:
+        descriptor, stream = open_terminal()
+        reader = Reader(descriptor)
+    run = RunConsole(log, FACTS, stream=stream)
+    run.banner(f"{HOSTILE}\nforged", [("data", f"{HOSTILE}\nforged")])
+    run.say(HOSTILE)
+    run.warn(HOSTILE)
+    run.close()
+    stream.close()
+    said = reader.text()
+    for bad in ("\x1b[2J", "\x1b]0", "\x07", "\u202e", "\x9b", "\r\x9b"):
+        assert bad not in said
+    assert said.count(HARMLESS) == 4
+    assert r"\nforged" in said
+    assert not re.search(r"^\W*forged", said, re.MULTILINE), "a name cannot begin a line of its own"
+    assert log.read_text().count(HARMLESS) == 4
+
+
+@given(st.text(st.characters(), max_size=60))
+def test_nothing_said_puts_a_control_character_into_pipe_or_log(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    log = tmp_path_factory.getbasetemp() / "any.log"
+    log.unlink(missing_ok=True)
+    reader, stream = piped()
+    run = RunConsole(log, FACTS, stream=stream)
+    run.say(text)
+    run.close()
+    stream.close()
+    lines = reader.text().split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) == text.count("\n") + 2
+    assert without_times(log).split("\n") == lines
+
+
+def test_an_ascii_stream_gets_escapes(log: Path) -> None:
+    out, into = os.pipe()
+    reader = Reader(out)
+    with open(into, "w", encoding="ascii") as stream:
+        run = RunConsole(log, FACTS, stream=stream)
+        run.say("naïve 猫")
+        run.close()
+    assert reader.text() == "na\\xefve \\u732b\n"
+    assert "naïve 猫" in log.read_text(encoding="utf-8")
+
+
+def test_the_log_is_appended_to(log: Path) -> None:
+    for text in ("first start", "second start"):
+        reader, stream = piped()
+        run = RunConsole(log, FACTS, stream=stream)
+        run.say(text)
+        run.close()
+        stream.close()
+        assert reader.text() == f"{text}\n"
+    assert without_times(log) == "first start\nsecond start\n"
+
+
+@pytest.mark.parametrize("where", ["pipe", "terminal"])
+def test_a_reader_that_goes_away_does_not_end_the_run(log: Path, where: str) -> None:
+    if where == "pipe":
+        outside, inside = os.pipe()
+        stream: TextIO = open(inside, "w", encoding="utf-8")
+    else:
+        outside, stream = open_terminal()
+    own = sys.stdout, sys.stderr
+    run = RunConsole(log, FACTS, stream=stream)
+    run.say("heard")
+    run.progress([train(1), train(2), train(3)])  # draws: the end of an epoch always does
+    os.close(outside)
+    tell_everything(run)
+    assert (sys.stdout, sys.stderr) == own
+    with contextlib.suppress(OSError):
+        stream.close()
+    assert "for the log alone" in log.read_text(), "the log has everything"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (90061, "1d 1:01:01"), (math.nan, "-"), (math.inf, "-")],
+)
+def test_durations_are_clocks(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from recorded import FACTS, train, val
+from wandb_offline import segments
+
+from cifar_dist.config import Config, TrackingConfig
+from cifar_dist.tracking.wandb_mirror import WandbMirror
+
+OFFLINE = Config(tracking=TrackingConfig(wandb="offline", project="a-project"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """W&B as on a fresh account of a machine: no settings of the user, and its service ended afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        for kind in ("CONFIG", "CACHE", "DATA"):
+            patch.setenv(f"WANDB_{kind}_DIR", str(tmp_path_factory.mktemp(f"wandb-{kind.lower()}")))
+        yield
+        import wandb
+
+        wandb.teardown()
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+def one_warning(warnings: list[str], what: str) -> None:
+    assert len(warnings) == 1, warnings
+    assert warnings[0].startswith(f"W&B could not {what}: ")
+    assert warnings[0].endswith("; the run goes on, metrics.jsonl has everything")
+    assert "\n" not in warnings[0]
+
+
+def test_a_resume_goes_on_with_the_same_run_on_its_own_axis(tmp_path: Path, warnings: list[str]) -> None:
+    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
+    mirror.log([train(1), train(2), train(3), val(0), train(4)])
+    mirror.finish(75, preempted=True)
+
+    history = [train(1), train(2), train(3), val(0)]  # step 4 came after the checkpoint
+    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, history, warnings.append)
+    mirror.log([train(4), train(5)])
+    mirror.finish(0)
+
+    assert warnings == []
+    first, second = segments(tmp_path)
+    assert first.run_id == second.run_id == json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert (first.exit_code, second.exit_code) == (75, 0)
+    assert first.project == "a-project"
+    assert first.config["facts"]["parameters"] == 1234  # type: ignore[index]
+    assert first.config["train"]["epochs"] == 24  # type: ignore[index]
+    # The newest segment alone is the whole run, each step once, although step 4 was logged before.
+    assert [row["step"] for row in second.rows] == [1, 2, 3, 3, 4, 5]
+    assert second.rows[3]["val/accuracy"] == 0.75
+    assert second.rows[4]["train/loss"] == 1.5
+    assert second.rows[4]["train/lr"] == 0.1
+    for segment in (first, second):
+        assert segment.step_metric["step"] == ""
+        assert segment.step_metric["*"] == "step"
+        assert segment.step_metric["val/accuracy"] == "step"
+
+
+def test_a_loss_that_is_not_finite_is_mirrored_too(tmp_path: Path, warnings: list[str]) -> None:
+    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
+    mirror.log([train(1, loss=math.nan), train(2, loss=math.inf), train(3)])
+    mirror.finish(0)
+    assert warnings == []
+    assert [row["step"] for row in segments(tmp_path)[0].rows] == [1, 2, 3]
+
+
+def test_disabled_leaves_no_trace(tmp_path: Path, warnings: list[str]) -> None:
+    mirror = WandbMirror(tmp_path, Config(), FACTS, [train(1)], warnings.append)
+    mirror.log([train(2)])
+    mirror.finish(0)
+    assert (warnings, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_a_folder_that_wandb_cannot_write_is_one_warning_or_none(tmp_path: Path, warnings: list[str]) -> None:
+    (tmp_path / "wandb").write_text("in the way")
+    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [train(1)], warnings.append)
+    mirror.log([train(2)])
+    mirror.log([train(3)])
+    mirror.finish(0)
+    one_warning(warnings, "start")
+    assert (tmp_path / "wandb").read_text() == "in the way"
+
+
+def test_an_id_that_cannot_be_kept_is_one_warning(tmp_path: Path, warnings: list[str]) -> None:
+    (tmp_path / "wandb.json").mkdir()
+    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
+    mirror.log([train(1)])
+    mirror.finish(0)
+    one_warning(warnings, "start")
+
+
+def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnings: list[str]) -> None:
+    import wandb
+
+    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
+    mirror.log([train(1)])
+    wandb.finish()  # from outside: what is logged afterwards is an error of W&B
+    mirror.log([train(2)])
+    mirror.log([train(3)])
+    mirror.finish(0)
+    one_warning(warnings, "log")
+
+
+@pytest.mark.parametrize("broken", ["raise RuntimeError('no service\\nhere')", "raise ImportError('half installed')", ""])
+def test_a_wandb_that_cannot_be_used_is_one_warning(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "wandb.py").write_text(broken)  # empty: imports, and has nothing that is needed
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    for name in [name for name in sys.modules if name.split(".")[0] == "wandb"]:
+        monkeypatch.delitem(sys.modules, name)
+    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
+    mirror.log([train(1)])
+    mirror.finish(0)
+    one_warning(warnings, "start")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", '{"id": 7}', '{"id": "../../etc", "mode": "offline"}', '{"id": "", "mode": ""}', "[" * 100_000]
+)
+def test_an_id_file_that_is_not_to_be_trusted_gets_a_new_id(tmp_path: Path, text: str) -> None:
+    from cifar_dist.tracking.wandb_mirror import _identity
+
+    (tmp_path / "wandb.json").write_text(text)
+    run_id, mode = _identity(tmp_path / "wandb.json")
+    assert run_id.isalnum()
+    assert len(run_id) == 8
+    assert mode == ""

@@ -1,0 +1,68 @@
+"""Reads what W&B wrote offline: a log of protobuf messages in LevelDB's log format.
+
+https://github.com/google/leveldb/blob/main/doc/log_format.md; W&B puts 7 bytes of its own before the first block.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_BLOCK = 32768
+
+
+@dataclass
+class Segment:
+    """One start of a run, as ``wandb sync`` would send it."""
+
+    run_id: str
+    project: str
+    config: dict[str, object]
+    rows: list[dict[str, object]]
+    step_metric: dict[str, str]  # of a metric's name or pattern
+    exit_code: int | None
+
+
+def segments(folder: Path) -> list[Segment]:
+    """The offline starts in a run folder, oldest first."""
+    paths = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    return [_segment(path) for path in paths]
+
+
+def _segment(path: Path) -> Segment:
+    from wandb.proto import wandb_internal_pb2
+
+    found = Segment("", "", {}, [], {}, None)
+    for message in _messages(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(message)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found.run_id, found.project = record.run.run_id, record.run.project
+            found.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "history":
+            items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+            found.rows.append({key: json.loads(value) for key, value in items.items()})
+        elif kind == "metric":
+            found.step_metric[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        elif kind == "exit":
+            found.exit_code = record.exit.exit_code
+    return found
+
+
+def _messages(data: bytes) -> Iterator[bytes]:
+    assert data[:4] == b":W&B"
+    offset, message = 7, b""
+    while offset + 7 <= len(data):
+        room = _BLOCK - offset % _BLOCK
+        if room < 7:  # too small for a header: padding
+            offset += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, offset)
+        message += data[offset + 7 : offset + 7 + length]
+        offset += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield message
+            message = b""
