@@ -1,7 +1,7 @@
 """Write docs/results.md from run folders, never by hand: python docs/make_results.py runs/cpu-quick runs/demo ...
 
-A run's row is told by its own files: config.toml, environment.json, metrics.jsonl and the evaluation that ended it. Rows
-of runs that are not named are kept as they are.
+A run's row is told by its own files: config.toml, environment.json, metrics.jsonl and the evaluation that ended it.
+Rows of runs that are not named are kept as they are.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Block:
 
 def pages() -> list[Path]:
     """Everything that a user reads."""
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("*/README.md")]
+    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("[a-z]*/README.md")]
     return sorted([*found, *(ROOT / "docs").glob("*.md")])
 
 

@@ -18,7 +18,7 @@ def is_run(block: Block) -> bool:
     return block.language == "bash" and not block.needs
 
 
-RUN = [page for page in pages() if page.name == "README.md" and page.parent == ROOT or any(map(is_run, blocks(page)))]
+RUN = [page for page in pages() if (page.name == "README.md" and page.parent == ROOT) or any(map(is_run, blocks(page)))]
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
