@@ -32,7 +32,7 @@ class WeightAverage(ABC):
         assert start >= 0, "a run has no step before 0"
         assert every >= 1, "an average is updated every step or every few"
         self._model, self._start, self._every = model, start, every
-        self._average: dict[str, Tensor] = {}
+        self._average = self._copy() if start == 0 else {}
 
     @abstractmethod
     def weight(self, step: int) -> float:
@@ -50,11 +50,11 @@ class WeightAverage(ABC):
         """
         if step < self._start or (step - self._start) % self._every:
             return False
-        model = self._tensors()
         if step == self._start:
-            self._average = {name: value.clone() for name, value in model.items()}
+            self._average = self._copy()
         else:
             assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
+            model = self._tensors()
             torch._foreach_lerp_(list(self._average.values()), list(model.values()), self.weight(step))
         return True
 
@@ -64,8 +64,7 @@ class WeightAverage(ABC):
 
         Before the average has begun it keeps its own.
         """
-        model = self._tensors()
-        kept = {name: value.clone() for name, value in model.items()} if self._average else {}
+        kept = self._copy() if self._average else {}
         try:
             self._put(self._average)
             yield
@@ -94,6 +93,9 @@ class WeightAverage(ABC):
     def _tensors(self) -> dict[str, Tensor]:
         """The model's own floating tensors, in a fixed order; counters of batches are no weights."""
         return {name: value for name, value in self._model.state_dict().items() if value.is_floating_point()}
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self._tensors().items()}
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:

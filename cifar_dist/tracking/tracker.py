@@ -82,7 +82,8 @@ class Tracker:
         self._console.banner(folder.name, [*facts.lines(), ("folder", str(folder)), *resumed])
         self._note_kill(last_step, last_sign)
         kind: Literal["resumed", "started"] = "resumed" if resume_step else "started"
-        again = f"{last_step - resume_step:,} steps are taken again" if last_step > resume_step else ""
+        lost = last_step - resume_step
+        again = "" if not lost else "1 step is taken again" if lost == 1 else f"{lost:,} steps are taken again"
         where = f"{facts.wrapper}, {facts.device}"
         timeline.append(folder, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
         if again:

@@ -56,7 +56,7 @@ def cut(source: Path, target: Path) -> None:
 
 def main(path: str, runs: Path) -> None:
     """Train them all."""
-    import deepspeed.compile.init_z1_and_2
+    import deepspeed.compile.init_z1_and_2  # noqa: F401
     import torch._dynamo  # noqa: F401
 
     for optimizer in OPTIMIZERS:

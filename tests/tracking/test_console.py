@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import FACTS, train, val
 
@@ -49,9 +49,9 @@ class Reader:
         return self._seen.decode()
 
 
-def piped() -> tuple[Reader, TextIO]:
-    out, into = os.pipe()
-    return Reader(out), open(into, "w", encoding="utf-8")
+def open_pipe(encoding: str = "utf-8") -> tuple[int, TextIO]:
+    outside, inside = os.pipe()
+    return outside, open(inside, "w", encoding=encoding)
 
 
 def open_terminal() -> tuple[int, TextIO]:
@@ -99,7 +99,8 @@ def without_times(log: Path) -> str:
 def test_a_pipe_gets_plain_lines_even_where_colour_is_forced(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    reader, stream = piped()
+    descriptor, stream = open_pipe()
+    reader = Reader(descriptor)
     tell_everything(RunConsole(log, FACTS, stream=stream))
     stream.close()
     said = reader.text()
@@ -117,7 +118,8 @@ def test_a_pipe_gets_a_progress_line_each_interval(
     log: Path, monkeypatch: pytest.MonkeyPatch, interval: float, lines: int
 ) -> None:
     monkeypatch.setattr(console, "PLAIN_INTERVAL", interval)
-    reader, stream = piped()
+    descriptor, stream = open_pipe()
+    reader = Reader(descriptor)
     tell_everything(RunConsole(log, FACTS, stream=stream))
     stream.close()
     progress = [line for line in reader.text().splitlines() if line.startswith("epoch ")]
@@ -162,11 +164,8 @@ def test_a_dumb_terminal_is_written_to_as_a_pipe_is(log: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("where", ["pipe", "terminal"])
 def test_hostile_names_reach_no_terminal(log: Path, where: str) -> None:
-    if where == "pipe":
-        reader, stream = piped()
-    else:
-        descriptor, stream = open_terminal()
-        reader = Reader(descriptor)
+    descriptor, stream = OPEN[where]()
+    reader = Reader(descriptor)
     run = RunConsole(log, FACTS, stream=stream)
     run.banner(f"{HOSTILE}\nforged", [("data", f"{HOSTILE}\nforged")])
     run.say(HOSTILE)
@@ -182,11 +181,15 @@ def test_hostile_names_reach_no_terminal(log: Path, where: str) -> None:
     assert log.read_text().count(HARMLESS) == 4
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(st.characters(), max_size=60))
-def test_nothing_said_puts_a_control_character_into_pipe_or_log(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_nothing_said_puts_a_control_character_into_pipe_or_log(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
     log = tmp_path_factory.getbasetemp() / "any.log"
     log.unlink(missing_ok=True)
-    reader, stream = piped()
+    descriptor, stream = open_pipe()
+    reader = Reader(descriptor)
     run = RunConsole(log, FACTS, stream=stream)
     run.say(text)
     run.close()
@@ -198,19 +201,20 @@ def test_nothing_said_puts_a_control_character_into_pipe_or_log(tmp_path_factory
 
 
 def test_an_ascii_stream_gets_escapes(log: Path) -> None:
-    out, into = os.pipe()
-    reader = Reader(out)
-    with open(into, "w", encoding="ascii") as stream:
-        run = RunConsole(log, FACTS, stream=stream)
-        run.say("naïve 猫")
-        run.close()
+    descriptor, stream = open_pipe("ascii")
+    reader = Reader(descriptor)
+    run = RunConsole(log, FACTS, stream=stream)
+    run.say("naïve 猫")
+    run.close()
+    stream.close()
     assert reader.text() == "na\\xefve \\u732b\n"
     assert "naïve 猫" in log.read_text(encoding="utf-8")
 
 
 def test_the_log_is_appended_to(log: Path) -> None:
     for text in ("first start", "second start"):
-        reader, stream = piped()
+        descriptor, stream = open_pipe()
+        reader = Reader(descriptor)
         run = RunConsole(log, FACTS, stream=stream)
         run.say(text)
         run.close()
@@ -221,11 +225,7 @@ def test_the_log_is_appended_to(log: Path) -> None:
 
 @pytest.mark.parametrize("where", ["pipe", "terminal"])
 def test_a_reader_that_goes_away_does_not_end_the_run(log: Path, where: str) -> None:
-    if where == "pipe":
-        outside, inside = os.pipe()
-        stream: TextIO = open(inside, "w", encoding="utf-8")
-    else:
-        outside, stream = open_terminal()
+    outside, stream = open_pipe() if where == "pipe" else open_terminal()
     own = sys.stdout, sys.stderr
     run = RunConsole(log, FACTS, stream=stream)
     run.say("heard")
@@ -240,7 +240,15 @@ def test_a_reader_that_goes_away_does_not_end_the_run(log: Path, where: str) -> 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (90061, "1d 1:01:01"), (math.nan, "-"), (math.inf, "-")],
+    [
+        (0, "0:00"),
+        (59.6, "1:00"),
+        (3599, "59:59"),
+        (3600, "1:00:00"),
+        (90061, "1d 1:01:01"),
+        (math.nan, "-"),
+        (math.inf, "-"),
+    ],
 )
 def test_durations_are_clocks(seconds: float, text: str) -> None:
     assert duration(seconds) == text

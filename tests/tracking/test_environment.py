@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import FACTS
 
@@ -33,11 +33,22 @@ def test_the_file_tells_versions_machine_and_run(tmp_path: Path, monkeypatch: py
 
 
 def test_no_secret_reaches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "SLURM_JWT", "NCCL_AUTH_TOKEN", "TORCH_PASSWORD"):
+    for name in (
+        "WANDB_API_KEY",
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "SLURM_JWT",
+        "NCCL_AUTH_TOKEN",
+        "TORCH_PASSWORD",
+    ):
         monkeypatch.setenv(name, CANARY)
     monkeypatch.setenv("SLURM_EXPORT_ENV", f"ALL,WANDB_API_KEY={CANARY},SLURM_X=1")
     monkeypatch.setenv("TORCH_HOME", f"s3://me:{CANARY}@host/models")
-    urls = [f"--data.path=https://me:{CANARY}@host/a", f"https://me:p@{CANARY}@host/a", f"s3://b/a?X-Signature={CANARY}&v=1"]
+    urls = [
+        f"--data.path=https://me:{CANARY}@host/a",
+        f"https://me:p@{CANARY}@host/a",
+        f"s3://b/a?X-Signature={CANARY}&v=1",
+    ]
     monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", *urls])
     write_environment(tmp_path, FACTS)
     text = (tmp_path / FILE_NAME).read_text()
@@ -54,12 +65,14 @@ def test_no_secret_reaches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 words = st.text("ABCXYZ_059abc", max_size=8)
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.sampled_from(["SLURM_", "NCCL_", "TORCH_"]), words, st.sampled_from(SECRET_WORDS), words, st.booleans())
 def test_a_name_that_speaks_of_a_secret_is_left_out(prefix: str, a: str, word: str, b: str, lower: bool) -> None:
     name = prefix + a + (word.lower() if lower else word) + b
     assert relevant({name: CANARY}) == {}
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=20)))
 def test_only_what_changes_a_run_is_kept(variables: dict[str, str]) -> None:
     assert relevant({**variables, "OMP_NUM_THREADS": "1"}).keys() - variables.keys() <= {"OMP_NUM_THREADS"}

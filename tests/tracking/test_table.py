@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import train, val, write_metrics
 
@@ -31,12 +31,15 @@ def runs(draw: st.DrawFn) -> list[Record]:
         for _ in range(draw(st.integers(0, 4))):
             step += 1
             loss, accuracy, seconds = draw(st.floats(0, 100)), draw(fractions), draw(st.floats(0.001, 100))
-            records.append(Record(step, epoch, "train", loss, accuracy, draw(st.integers(1, 99)), seconds, draw(fractions)))
+            records.append(
+                Record(step, epoch, "train", loss, accuracy, draw(st.integers(1, 99)), seconds, draw(fractions))
+            )
         for split in draw(st.lists(st.sampled_from(["val", "test"]), max_size=2)):
             records.append(Record(step, epoch, split, draw(st.floats(0, 9)), draw(fractions), 12, 0.5))
     return records
 
 
+@settings(deadline=None, max_examples=50)
 @given(runs(), st.integers(0, 20))
 def test_the_csv_is_what_the_jsonl_says(records: list[Record], split_at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,8 @@ from recorded import FACTS, train, val
 from wandb_offline import segments
 
 from cifar_dist.config import Config, TrackingConfig
+from cifar_dist.tracking import metrics
+from cifar_dist.tracking.tracker import Tracker
 from cifar_dist.tracking.wandb_mirror import WandbMirror
 
 OFFLINE = Config(tracking=TrackingConfig(wandb="offline", project="a-project"))
@@ -26,14 +28,19 @@ def own_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for kind in ("CONFIG", "CACHE", "DATA"):
             patch.setenv(f"WANDB_{kind}_DIR", str(tmp_path_factory.mktemp(f"wandb-{kind.lower()}")))
         yield
-        import wandb
-
-        wandb.teardown()
+        end_of_process()
 
 
 @pytest.fixture
 def warnings() -> list[str]:
     return []
+
+
+def end_of_process() -> None:
+    """What W&B does at the exit of a process: its service writes what it still has, and ends."""
+    import wandb
+
+    wandb.teardown()
 
 
 def one_warning(warnings: list[str], what: str) -> None:
@@ -47,11 +54,13 @@ def test_a_resume_goes_on_with_the_same_run_on_its_own_axis(tmp_path: Path, warn
     mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
     mirror.log([train(1), train(2), train(3), val(0), train(4)])
     mirror.finish(75, preempted=True)
+    end_of_process()
 
     history = [train(1), train(2), train(3), val(0)]  # step 4 came after the checkpoint
     mirror = WandbMirror(tmp_path, OFFLINE, FACTS, history, warnings.append)
     mirror.log([train(4), train(5)])
     mirror.finish(0)
+    end_of_process()
 
     assert warnings == []
     first, second = segments(tmp_path)
@@ -75,6 +84,7 @@ def test_a_loss_that_is_not_finite_is_mirrored_too(tmp_path: Path, warnings: lis
     mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
     mirror.log([train(1, loss=math.nan), train(2, loss=math.inf), train(3)])
     mirror.finish(0)
+    end_of_process()
     assert warnings == []
     assert [row["step"] for row in segments(tmp_path)[0].rows] == [1, 2, 3]
 
@@ -116,7 +126,21 @@ def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnin
     one_warning(warnings, "log")
 
 
-@pytest.mark.parametrize("broken", ["raise RuntimeError('no service\\nhere')", "raise ImportError('half installed')", ""])
+def test_a_run_goes_on_without_wandb(tmp_path: Path) -> None:
+    (tmp_path / "wandb").write_text("in the way")
+    tracker = Tracker(tmp_path, OFFLINE, facts=FACTS, resume_step=0)
+    tracker.train_steps([train(1), train(2), train(3)])
+    tracker.evaluation(val(0), best=True)
+    tracker.finish("interrupted")
+    assert len(metrics.read(tmp_path / "metrics.jsonl")) == 4
+    log = (tmp_path / "training.log").read_text()
+    assert log.count("warning: W&B could not start: ") == 1
+    assert "interrupted after step 3 of 6" in log
+
+
+@pytest.mark.parametrize(
+    "broken", ["raise RuntimeError('no service\\nhere')", "raise ImportError('half installed')", ""]
+)
 def test_a_wandb_that_cannot_be_used_is_one_warning(
     tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -132,7 +156,8 @@ def test_a_wandb_that_cannot_be_used_is_one_warning(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "null", '{"id": 7}', '{"id": "../../etc", "mode": "offline"}', '{"id": "", "mode": ""}', "[" * 100_000]
+    "text",
+    ["", "[]", "null", '{"id": 7}', '{"id": "../../etc", "mode": "offline"}', '{"id": "", "mode": ""}', "[" * 100_000],
 )
 def test_an_id_file_that_is_not_to_be_trusted_gets_a_new_id(tmp_path: Path, text: str) -> None:
     from cifar_dist.tracking.wandb_mirror import _identity

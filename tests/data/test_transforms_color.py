@@ -1,0 +1,163 @@
+"""Colour operations against torchvision, each sample with its own factor.
+
+Brightness is exact. The others add products of float32, which torchvision fuses and this project does not; the sum is
+then cut to a whole number, so a value may differ by one level where the sum is next to one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_images import images
+from torch import Tensor
+from torchvision.transforms.v2 import functional as reference
+
+from cifar_dist.data.transforms.color import (
+    ColorJitter,
+    RandomGray,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    to_gray,
+)
+from cifar_dist.errors import UserError
+
+FACTORS = st.floats(0, 3, width=32) | st.sampled_from([0.0, 0.5, 1.0, 2.0])
+HUES = st.floats(-0.5, 0.5, width=32) | st.sampled_from([-0.5, -0.25, 0.0, 0.5])
+BLENDS = [
+    (adjust_brightness, reference.adjust_brightness, 0),
+    (adjust_contrast, reference.adjust_contrast, 1),
+    (adjust_saturation, reference.adjust_saturation, 1),
+]
+
+
+def distance(one: Tensor, other: Tensor) -> int:
+    """The largest difference of two uint8 tensors."""
+    assert one.dtype == other.dtype == torch.uint8
+    return int((one.to(torch.int32) - other.to(torch.int32)).abs().max())
+
+
+@pytest.mark.parametrize(("ours", "theirs", "tolerance"), BLENDS)
+@settings(deadline=None, max_examples=50)
+@given(factors=st.lists(FACTORS, min_size=1, max_size=7), channels=st.sampled_from([1, 3]))
+def test_blends_are_torchvisions(
+    ours: Callable[[Tensor, Tensor], Tensor],
+    theirs: Callable[[Tensor, float], Tensor],
+    tolerance: int,
+    factors: list[float],
+    channels: int,
+) -> None:
+    batch = images(len(factors), channels=channels)
+    result = ours(batch, torch.tensor(factors))
+    for row, factor in enumerate(factors):
+        assert distance(result[row], theirs(batch[row], factor)) <= tolerance
+
+
+@settings(deadline=None, max_examples=50)
+@given(shifts=st.lists(HUES, min_size=1, max_size=7), channels=st.sampled_from([1, 3]))
+def test_hue_is_torchvisions(shifts: list[float], channels: int) -> None:
+    batch = images(len(shifts), channels=channels)
+    result = adjust_hue(batch, torch.tensor(shifts))
+    for row, shift in enumerate(shifts):
+        assert distance(result[row], reference.adjust_hue(batch[row], shift)) <= 1
+
+
+def many_colors() -> Tensor:
+    """A million colours and all that have only the values 0, 1, 2, 127, 128, 254 and 255: uint8 [1, 3, h, w]."""
+    random = np.random.default_rng(1).integers(0, 256, (1_000_000, 3), dtype=np.uint8)
+    corners = np.array(list(itertools.product([0, 1, 2, 127, 128, 254, 255], repeat=3)), dtype=np.uint8)
+    return torch.from_numpy(np.concatenate([random, corners]).T.copy())[None, :, None]
+
+
+def test_few_colors_differ_from_torchvision_at_all() -> None:
+    """Over a million colours: one level at most, and in under one value of a thousand (gray: exact in all)."""
+    colors = many_colors()
+    assert torch.equal(to_gray(colors), reference.rgb_to_grayscale(colors, num_output_channels=3))
+    for shift in (0.1, -0.37):
+        theirs = reference.adjust_hue(colors, shift)
+        ours = adjust_hue(colors, torch.tensor([shift]))
+        assert distance(ours, theirs) <= 1
+        assert (ours != theirs).float().mean() < 1e-3
+    for ours_of, theirs_of, _ in BLENDS:
+        factor = torch.tensor([1.2734])
+        ours, theirs = ours_of(colors, factor), theirs_of(colors, float(factor))
+        assert distance(ours, theirs) <= 1
+        assert (ours != theirs).float().mean() < 1e-3
+
+
+def test_no_shift_of_the_hue_keeps_every_color() -> None:
+    colors = many_colors()
+    assert torch.equal(adjust_hue(colors, torch.zeros(1)), colors)
+
+
+def test_gray_keeps_the_channels() -> None:
+    for channels in (1, 3):
+        batch = images(7, channels=channels)
+        for row, gray in enumerate(to_gray(batch)):
+            assert torch.equal(gray, reference.rgb_to_grayscale(batch[row], num_output_channels=channels))
+
+
+def test_jitter_applies_the_four_in_the_order_of_the_sample() -> None:
+    """Against torchvision's operations one after the other. One level that a step differs by grows in the next."""
+    batch, ids = images(48), torch.arange(48)
+    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
+    result = jitter(batch, 5, 1, ids)
+    order, amounts = jitter.parameters(5, 1, ids)
+    theirs = (
+        reference.adjust_brightness,
+        reference.adjust_contrast,
+        reference.adjust_saturation,
+        reference.adjust_hue,
+    )
+    assert len({tuple(row) for row in order.tolist()}) > 10
+    for row in range(len(batch)):
+        expected = batch[row]
+        for which in order[row].tolist():
+            expected = theirs[which](expected, float(amounts[row, which]))
+        assert distance(result[row], expected) <= 3
+        assert (result[row] != expected).float().mean() < 0.02
+
+
+def test_what_is_not_asked_for_is_not_jittered() -> None:
+    batch, ids = images(9), torch.arange(9)
+    assert torch.equal(ColorJitter()(batch, 0, 0, ids), batch)
+    only = ColorJitter(brightness=0.5)
+    _, amounts = only.parameters(0, 0, ids)
+    assert torch.equal(only(batch, 0, 0, ids), adjust_brightness(batch, amounts[:, 0]))
+
+
+def test_jitter_draws_torchvisions_ranges_and_all_orders() -> None:
+    order, amounts = ColorJitter(0.4, 1.5, 0.2, 0.1).parameters(0, 0, torch.arange(24 * 400))
+    counts = Counter(tuple(row) for row in order.tolist())
+    assert set(counts) == set(itertools.permutations(range(4)))
+    assert max(abs(count - 400) for count in counts.values()) < 6 * math.sqrt(400)
+    for column, (low, high) in enumerate([(0.6, 1.4), (0.0, 2.5), (0.8, 1.2), (-0.1, 0.1)]):
+        values, width = amounts[:, column], high - low
+        assert low - 1e-6 <= values.min() < low + 0.01 * width
+        assert high - 0.01 * width < values.max() <= high + 1e-6
+        assert abs(float(values.mean()) - (low + high) / 2) < 6 * width / math.sqrt(12 * len(values))
+
+
+def test_gray_comes_with_its_probability() -> None:
+    batch = images(1).expand(2000, -1, -1, -1)
+    gray = (RandomGray(0.3)(batch, 0, 0, torch.arange(2000)) != batch).flatten(1).any(dim=1)
+    assert abs(int(gray.sum()) - 600) < 6 * math.sqrt(2000 * 0.3 * 0.7)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+def test_ranges_that_make_no_sense_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"jitter {name} -0.1"):
+        ColorJitter(**{name: -0.1})
+    with pytest.raises(UserError, match="hue"):
+        ColorJitter(hue=0.6)
+    with pytest.raises(UserError, match="gray p 2"):
+        RandomGray(2)

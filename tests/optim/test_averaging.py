@@ -1,0 +1,205 @@
+"""EMA and SWA against torch.optim.swa_utils, batch statistics against its update_bn, and resumes bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from small_model import images, loss_of, same, small_model, train
+from torch import nn
+from torch.optim import swa_utils
+
+from cifar_dist.errors import UserError
+from cifar_dist.models import build
+from cifar_dist.optim.averaging import EMA, SWA, WeightAverage, recalibrate
+
+STEPS = 12
+Make = Callable[[nn.Module], WeightAverage]
+AVERAGES = [partial(EMA, decay=0.9, start=3, every=2), partial(SWA, start=3, every=2), partial(EMA, decay=0.5)]
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "reference"),
+    [
+        (partial(EMA, decay=0.9), swa_utils.get_ema_avg_fn(0.9)),
+        (SWA, swa_utils.get_swa_avg_fn()),
+    ],
+)
+def test_is_torchs_average(make: Callable[..., WeightAverage], reference: Callable[..., None]) -> None:
+    model = small_model()
+    optimizer = sgd(model)
+    ours = make(model, start=3, every=2)
+    theirs = swa_utils.AveragedModel(model, avg_fn=reference, use_buffers=True)
+    for step in range(1, STEPS + 1):
+        train(model, optimizer, range(step, step + 1))
+        if ours.update(step):
+            theirs.update_parameters(model)
+    expected = theirs.module.state_dict()
+    state = ours.state()
+    assert state.keys() == {name for name in expected if not name.endswith("num_batches_tracked")}
+    for name, value in state.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
+    assert not torch.equal(state["0.weight"], model.state_dict()["0.weight"])
+
+
+def test_swa_is_the_mean() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    average = SWA(model, start=10, every=5)
+    counted = []
+    for step in range(1, 31):
+        nn.init.constant_(model.weight, step)
+        if average.update(step):
+            counted.append(step)
+    assert counted == [10, 15, 20, 25, 30]
+    assert average.state()["weight"].item() == pytest.approx(20)
+
+
+@pytest.mark.parametrize("make", AVERAGES)
+@pytest.mark.parametrize("stop", [2, 3, 6, 11])
+def test_resumes_bit_for_bit(make: Make, stop: int) -> None:
+    model = small_model()
+    average, optimizer = make(model), sgd(model)
+    for step in range(1, stop + 1):
+        train(model, optimizer, range(step, step + 1))
+        average.update(step)
+    resumed = small_model()
+    resumed.load_state_dict(model.state_dict())
+    again = make(resumed)
+    again.load(average.state(), stop)
+    for module, running in ((model, average), (resumed, again)):
+        optimizer = sgd(module)
+        for step in range(stop + 1, STEPS + 1):
+            train(module, optimizer, range(step, step + 1))
+            running.update(step)
+    assert average.state()
+    assert same(average.state(), again.state())
+
+
+@pytest.mark.parametrize("make", AVERAGES)
+def test_applied_puts_the_average_in_and_the_weights_back(make: Make) -> None:
+    model = small_model()
+    average, optimizer = make(model), sgd(model)
+    for step in range(1, STEPS + 1):
+        train(model, optimizer, range(step, step + 1))
+        average.update(step)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with average.applied():
+        inside = {name: model.state_dict()[name].clone() for name in average.state()}
+    assert same(inside, average.state())
+    assert not torch.equal(inside["0.weight"], before["0.weight"])
+    assert same(model.state_dict(), before)
+    with average.applied():
+        recalibrate(model, [images(0)])
+    assert same(model.state_dict(), before)
+    with pytest.raises(RuntimeError), average.applied():
+        model(torch.zeros(1, 1, 1, 1))
+    assert same(model.state_dict(), before)
+
+
+def test_before_its_start_there_is_no_average() -> None:
+    model = small_model()
+    average = EMA(model, decay=0.9, start=5)
+    assert not average.update(4)
+    assert average.state() == {}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with average.applied():
+        assert same(model.state_dict(), before)
+    average.load({}, 4)
+
+
+def test_an_average_that_does_not_fit_is_one_clear_line() -> None:
+    model = small_model()
+    average = EMA(model, decay=0.9, start=5)
+    average.update(5)
+    state = average.state()
+    wrong_shape = {**state, "0.weight": torch.zeros(1)}
+    for content, step in (({}, 5), (state, 4), (wrong_shape, 5), ({"other.weight": torch.zeros(1)}, 5)):
+        with pytest.raises(UserError, match=f"checkpoint of step {step} holds") as error:
+            EMA(model, decay=0.9, start=5).load(content, step)
+        assert "\n" not in str(error.value)
+
+
+def test_the_average_has_the_memory_layout_of_its_model() -> None:
+    model = small_model().to(memory_format=torch.channels_last)
+    average = EMA(model, decay=0.9)
+    average.update(0)
+    again = EMA(model, decay=0.9)
+    again.load(average.state(), 1)
+    for kept in (average, again):
+        assert kept._average["0.weight"].is_contiguous(memory_format=torch.channels_last)
+
+
+# ---- batch statistics ------------------------------------------------------------------------------------------
+
+
+def test_recalibrate_is_torchs_update_bn() -> None:
+    ours, theirs = small_model(), small_model()
+    batches = [images(step) for step in range(4)]
+    recalibrate(ours, batches)
+    swa_utils.update_bn(batches, theirs)
+    for name, value in theirs.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(ours[1].running_mean, torch.zeros(4))  # type: ignore[index,arg-type]
+
+
+def test_recalibrate_asks_nothing_of_a_layers_momentum() -> None:
+    """speed-net's batch norm has a momentum of its own that update_bn cannot reach."""
+    torch.manual_seed(0)
+    model = build("speed-net", classes=3, options={"widths": [4, 4, 4]})
+    batches = [torch.randn(6, 3, 12, 12) for _ in range(3)]
+    recalibrate(model, batches)
+    inputs = torch.stack([model.groups[0].conv1(torch.nn.functional.gelu(model.whiten(batch))) for batch in batches])  # type: ignore[index,union-attr,operator]
+    pooled = torch.nn.functional.max_pool2d(inputs.flatten(0, 1), 2)
+    torch.testing.assert_close(model.groups[0].norm1.running_mean, pooled.mean(dim=(0, 2, 3)))  # type: ignore[index,union-attr]
+
+
+def test_recalibrate_uses_no_dropout_and_changes_nothing_but_statistics() -> None:
+    model, without = small_model(dropout=0.5), small_model()
+    model.train()
+    model[4].eval()  # type: ignore[index]
+    modes = [module.training for module in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    for network in (model, without):
+        recalibrate(network, [images(0), images(1)])
+    assert torch.equal(state, torch.get_rng_state())
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    after = model.state_dict()
+    assert same(after, without.state_dict())
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {f"{norm}.running_{what}" for norm in (1, 4) for what in ("mean", "var")}
+
+
+def test_recalibrate_leaves_a_network_without_batch_norm_and_one_without_batches() -> None:
+    recalibrate(nn.Linear(2, 2), [torch.zeros(2, 2)])
+    model = small_model()
+    recalibrate(model, [])
+    assert same(model.state_dict(), small_model().state_dict())
+
+
+def test_an_averaged_model_is_better_than_the_one_that_jumps() -> None:
+    """The reason for it all: at a large learning rate the mean of the weights lies lower than they do."""
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    average = SWA(model, start=60)
+    noise = torch.Generator().manual_seed(0)
+    for step in range(1, 121):
+        train(model, optimizer, range(1))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.05)
+        average.update(step)
+    alone = loss_of(model, 0).item()
+    with average.applied():
+        recalibrate(model, [images(0)])
+        together = loss_of(model.eval(), 0).item()
+    assert together < alone

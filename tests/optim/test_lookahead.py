@@ -1,0 +1,100 @@
+"""Lookahead against the paper's algorithm and airbench's variant of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_model import same, small_model, train
+from torch import Tensor, nn
+
+from cifar_dist.optim.lookahead import Lookahead
+
+PER_EPOCH, EPOCHS = 8, 4
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def airbench(model: nn.Module, *, start: int, every: int, base: float, power: float) -> None:
+    """Train by the loop of airbench94, as its source states it."""
+    optimizer, slow, total = sgd(model), None, PER_EPOCH * EPOCHS
+
+    def update(slow: dict[str, Tensor], decay: float) -> None:
+        for held, own in zip(slow.values(), model.state_dict().values(), strict=True):
+            if own.dtype is torch.float32:
+                held.lerp_(own, 1 - decay)
+                own.copy_(held)
+
+    for epoch in range(EPOCHS):
+        for step in range(epoch * PER_EPOCH + 1, (epoch + 1) * PER_EPOCH + 1):
+            train(model, optimizer, range(step, step + 1))
+            if step >= start and step % every == 0:
+                if slow is None:
+                    slow = {name: value.clone() for name, value in model.state_dict().items()}
+                else:
+                    update(slow, base**every * (step / total) ** power)
+        if slow is not None:
+            update(slow, 1.0)
+
+
+def test_is_airbenchs() -> None:
+    theirs, ours = small_model(), small_model()
+    airbench(theirs, start=10, every=5, base=0.95, power=3.0)
+    lookahead = Lookahead(ours, start=10, every=5, decay=0.95**5, ramp=3.0, steps_per_epoch=PER_EPOCH, epochs=EPOCHS)
+    optimizer = sgd(ours)
+    for step in range(1, PER_EPOCH * EPOCHS + 1):
+        train(ours, optimizer, range(step, step + 1))
+        lookahead.update(step)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_the_papers_algorithm_on_a_number() -> None:
+    """k = 2, alpha = 0.5: slow goes half way to where two fast steps of +1 have come."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    lookahead = Lookahead(model, start=0, every=2, decay=0.5, steps_per_epoch=100, epochs=1)
+    values = []
+    for step in range(1, 7):
+        model.weight.data += 1
+        lookahead.update(step)
+        values.append(model.weight.item())
+    assert values == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    with lookahead.applied():
+        assert model.weight.item() == 3.0
+
+
+def test_an_epoch_ends_on_the_slow_weights() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    lookahead = Lookahead(model, start=2, every=5, decay=0.5, steps_per_epoch=3, epochs=2)
+    values = []
+    for step in range(1, 7):
+        model.weight.data += 1
+        lookahead.update(step)
+        values.append(model.weight.item())
+    assert values == [1.0, 2.0, 2.0, 3.0, 4.0, 2.0]  # a copy after 2; back to it after 3 and 6
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 8])
+def test_resumes_bit_for_bit(stop: int) -> None:
+    def lookahead(model: nn.Module) -> Lookahead:
+        return Lookahead(model, start=4, every=3, decay=0.8, ramp=1.0, steps_per_epoch=PER_EPOCH, epochs=EPOCHS)
+
+    model = small_model()
+    before, optimizer = lookahead(model), sgd(model)
+    for step in range(1, stop + 1):
+        train(model, optimizer, range(step, step + 1))
+        before.update(step)
+    resumed = small_model()
+    resumed.load_state_dict(model.state_dict())
+    after = lookahead(resumed)
+    after.load(before.state(), stop)
+    for module, running in ((model, before), (resumed, after)):
+        optimizer = sgd(module)
+        for step in range(stop + 1, 20):
+            train(module, optimizer, range(step, step + 1))
+            running.update(step)
+    assert same(model.state_dict(), resumed.state_dict())
+    assert same(before.state(), after.state())

@@ -1,0 +1,140 @@
+"""The report: whole or partial runs, hostile names, pictures that show something."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifar_dist import recipe
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.folder import Summary, write_evaluation
+from cifar_dist.evaluation.predict import Predictions
+from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
+from cifar_dist.report.html import write_report
+from cifar_dist.tracking import timeline
+from cifar_dist.tracking.metrics import MetricsLog, Record
+
+HOSTILE = '<script>alert("x")</script>&"'
+
+
+def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str, ...] | None = None) -> Path:
+    """A run folder as the trainer leaves it, with made-up numbers."""
+    run = folder / "some-run"
+    run.mkdir()
+    config = recipe.load("demo", ["--data.path", str(digits), "--run.name", "some-run"])
+    (run / "config.toml").write_text(recipe.to_toml(config))
+    shutil.copy(digits / "manifest.json", run)
+    log = MetricsLog(run / "metrics.jsonl")
+    for step in range(1, 10 * epochs + 1):
+        epoch, seconds = (step - 1) // 10, 0.1
+        log.append([Record(step, epoch, "train", 2 / step, 1 - 1 / step, 100, seconds, 0.1 / step)])
+        if step % 10 == 0:
+            log.append([Record(step, epoch, "val", 3 / step, 1 - 2 / step, 50, seconds)])
+    log.close()
+    for kind, step in (("started", 0), ("killed", 12), ("resumed", 10), ("finished", 10 * epochs)):
+        timeline.append(run, timeline.Event(timeline.utc(0), kind, step, 2, HOSTILE, HOSTILE))
+    (run / "environment.json").write_text(json.dumps({"run": {"model": HOSTILE, "processes": 2}, "command": [HOSTILE]}))
+    manifest = Manifest.load(digits)
+    labels = torch.from_numpy(manifest.labels("test"))
+    logits = torch.nn.functional.one_hot(labels, 10).float() * 3
+    logits[::7] = logits[::7].roll(1, dims=1)  # one in seven is wrong
+    names = classes or manifest.classes
+    summary = Summary("some-run", "final", 30, "test", manifest.name, len(labels), names, "0", 0.857, 0.5, 0.9, 1.0, 2)
+    weights = run / "model.safetensors"
+    weights.write_bytes(b"weights")
+    write_evaluation(run / "evaluations", summary, Predictions(logits, labels), list(range(len(labels))), weights)
+    return run
+
+
+class Tags(HTMLParser):
+    """All tags of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_needs_nothing_else_and_escapes_everything(digits: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, digits, classes=(HOSTILE, *"abcdefghi"))
+    page = Tags(write_report(run).read_text())
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert page.tags.count("img") == 3 + 5
+    assert HOSTILE in page.text, "it is shown, as text"
+    assert "85.70" in page.text
+    assert re.search(r"killed\s*step 12", page.text)
+
+
+def test_pictures_are_drawn_and_not_blank(digits: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, digits)
+    write_report(run)
+    pictures = sorted(run.rglob("*.png"))
+    assert {path.stem for path in pictures} == {
+        *("loss", "accuracy", "lr", "overview"),
+        *("samples", "mistakes", "confusion", "per_class", "calibration"),
+    }
+    for path in pictures:
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        assert min(pixels.shape[:2]) > 300
+        assert pixels.std() > 5, f"{path.name} is blank"
+
+
+def test_missing_parts_are_left_out(digits: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, digits)
+    (run / "environment.json").write_text("{ torn")
+    (run / "timeline.jsonl").unlink()
+    for path in (run / "evaluations").glob("*/probabilities.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert Tags(write_report(run).read_text()).tags.count("img") == 3
+    (run / "metrics.jsonl").unlink()
+    shutil.rmtree(run / "evaluations")
+    assert "not evaluated yet" in write_report(run).read_text()
+    (run / "config.toml").unlink()
+    with pytest.raises(UserError, match="there is no run at"):
+        write_report(run)
+
+
+def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, digits)
+    (folder,) = (run / "evaluations").iterdir()
+    evaluation = dataclasses.replace(read_evaluation(folder), labels=None)
+    (only,) = draw_evaluation(evaluation, lambda sample: np.full((8, 8, 1), sample % 256, dtype=np.uint8))
+    assert only.name == "samples.png"
+    assert draw_evaluation(evaluation) == []
+
+
+def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 100, 2000))
+    predictions = Predictions(torch.from_numpy(rng.normal(size=(2000, 100)).astype(np.float32)), labels)
+    weights = tmp_path / "w"
+    weights.write_bytes(b"")
+    names = tuple(f"class-{i}" for i in range(100))
+    summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1)
+    folder = write_evaluation(tmp_path / "evaluations", summary, predictions, list(range(2000)), weights)
+    assert len(draw_evaluation(read_evaluation(folder))) == 3
+
+
+def test_the_confusion_matrix_counts_rows_as_true() -> None:
+    matrix = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]

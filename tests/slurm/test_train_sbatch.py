@@ -1,0 +1,138 @@
+"""slurm/train.sbatch on two real nodes: trains one run, survives a requeue bit for bit, and knows when to give up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from running import ROOT, environment, metrics
+from safetensors.torch import load_file
+from two_nodes import Cluster, Job, two_nodes, until
+
+pytestmark = pytest.mark.slurm
+
+STEPS = 26 * 13
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with two_nodes() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def recipe(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some seconds of training on one thread a process, so that a signal falls into the middle of it."""
+    folder = tmp_path_factory.mktemp("slurm")
+    path = folder / "small.toml"
+    path.write_text(
+        f"""
+        run.dir = "{folder}/runs"
+        data.path = "{digits}"
+        augment.flip = "none"
+        model.name = "tiny-cnn"
+        schedule.name = "cosine"
+        train = {{ epochs = 26, batch_size = 100, threads = 1 }}
+        tracking.every = 1
+        eval = {{ every = 10, tta = "0" }}
+        """
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, recipe: Path) -> Job:
+    """A job that nothing happens to; its nodes have a GPU each, as far as Slurm can tell."""
+    job = cluster.submit(recipe.parent, str(recipe), "--run.name", "undisturbed", env={"SBATCH_GRES": "gpu:1"})
+    assert job.wait() == "COMPLETED", job.output()
+    return job
+
+
+def steps_logged(run: Path) -> list[int]:
+    return [record["step"] for record in metrics(run)]
+
+
+def test_two_nodes_train_one_run(undisturbed: Job) -> None:
+    run = undisturbed.folder / "runs" / "undisturbed"
+    for rank, node in enumerate(["node1", "node2"]):
+        assert f"machine {rank} of 2 is {node}, processes on it: 1, launch/ddp.yaml" in undisturbed.output()
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["run"]["processes"] == 2
+    assert environment["host"] == environment["variables"]["MASTER_ADDR"] == "node1"
+    assert environment["variables"]["MASTER_PORT"] == str(20000 + int(undisturbed.id) % 12000)
+    assert steps_logged(run) == list(range(1, STEPS + 1))
+    assert undisturbed.facts()["Restarts"] == "0"
+
+
+def test_a_requeued_job_ends_with_the_same_weights(cluster: Cluster, recipe: Path, undisturbed: Job) -> None:
+    job = cluster.submit(recipe.parent, str(recipe), "--run.fresh")
+    run = recipe.parent / "runs" / f"small-{job.id}"
+    until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)
+    job.call("scancel", "--signal=USR1", job.id)
+    assert job.wait() == "COMPLETED", job.output()
+    assert job.facts()["Restarts"] == "1", f"the signal did not come in time\n{job.output()}"
+    assert f"job {job.id}, attempt 2, on node[1-2]: {run} from step-" in job.output(), "the output is appended to"
+    assert "SIGUSR1" in job.output()
+    assert steps_logged(run) == list(range(1, STEPS + 1)), "each step once"
+    whole = load_file(recipe.parent / "runs" / "undisturbed" / "final" / "model.safetensors")
+    broken = load_file(run / "final" / "model.safetensors")
+    assert whole.keys() == broken.keys()
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Path) -> None:
+    job = cluster.submit(recipe.parent, str(recipe))
+    run = recipe.parent / "runs" / f"small-{job.id}"
+    until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)
+    job.call("scancel", job.id)
+    assert job.wait() == "CANCELLED"
+    until(lambda: "is not requeued because the job is" in job.output(), job.output)
+    assert steps_logged(run)[-1] < STEPS, "the signal did not come in time"
+    assert (run / "checkpoints" / "latest").resolve().name == f"step-{steps_logged(run)[-1]:08d}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["smal.toml"], "cifar-dist: there is no recipe file smal.toml\n"),
+        (["demo", "--data.path", "nowhere"], "cifar-dist: no packed dataset at nowhere: there is no such folder"),
+        (["demo", "--optim.lr", "fast"], "cifar-dist: the command line: optim.lr"),
+        ([], "cifar-dist: which recipe?"),
+    ],
+)
+def test_bad_input_ends_the_job_before_any_node_trains(
+    cluster: Cluster, tmp_path: Path, words: list[str], said: str
+) -> None:
+    job = cluster.submit(tmp_path, *words)
+    assert job.wait() == "FAILED"
+    assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("2:0", "0")
+    assert job.output().startswith(said)
+    assert job.output().count("\n") == 1
+
+
+def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
+    """The real script and cluster, with a launcher that says "stopped, please requeue" and has done nothing."""
+    (tmp_path / "launch").mkdir()
+    launcher = tmp_path / "launch" / "local.sh"
+    launcher.write_text("#!/bin/sh\nexit 75\n")
+    launcher.chmod(0o755)
+    for name in ("slurm", "cifar_dist"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), env={"CIFAR_DIST_HOME": str(tmp_path)})
+    assert job.wait() == "FAILED"
+    assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("1:0", "0")
+    assert "attempt 1 made no progress since the start, so it is not requeued" in job.output()
+
+
+def test_who_forgets_sbatch_is_told() -> None:
+    done = subprocess.run(
+        ["bash", ROOT / "slurm" / "train.sbatch", "demo"], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "slurm/train.sbatch: this runs inside a job; submit it: sbatch [slurm options] slurm/train.sbatch demo\n"
+    )

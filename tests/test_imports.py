@@ -1,0 +1,64 @@
+"""What is imported when: help and typos must not wait for torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from running import environment
+
+SLOW = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "accelerate",
+    "deepspeed",
+    "wandb",
+    "matplotlib",
+    "sklearn",
+    "webdataset",
+    "PIL",
+)
+
+# Runs a command line and ends with what it printed, then the slow modules that it loaded.
+PROBE = """
+import sys
+from cifar_dist.cli import run
+from cifar_dist.errors import UserError
+try:
+    run(sys.argv[1:])
+except (SystemExit, UserError) as end:
+    print("ended with", end)
+print("loaded:", *sorted(set({slow!r}) & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--help"], "pack a dataset into WebDataset shards"),
+        (["pack", "--help"], "--samples-per-shard"),
+        (["evaluate", "--help"], "--checkpoint"),
+        (["train", "demo", "--help"], "--optim.lr"),
+        (["trian"], "did you mean 'train'?"),
+        (["evaluate"], "the following arguments are required: run"),
+        (["train", "dmeo"], "did you mean 'demo'?"),
+        (["train", "demo", "--optim.rl", "1"], "did you mean '--optim.lr'?"),
+        (["train", "demo", "--train.batch_size", "big"], "train.batch_size"),
+    ],
+    ids=" ".join,
+)
+def test_help_and_mistakes_load_nothing_slow(words: list[str], said: str) -> None:
+    command = [sys.executable, "-c", PROBE.format(slow=SLOW), *words]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+@pytest.mark.parametrize("module", ["cli", "config", "models", "optim", "recipe", "run_folder", "world"])
+def test_torch_is_not_loaded_by_importing(module: str) -> None:
+    code = f"import sys, cifar_dist.{module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr

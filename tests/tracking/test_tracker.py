@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recorded import FACTS, train, val
+
+from cifar_dist.config import Config
+from cifar_dist.errors import UserError
+from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.table import EpochTable
+from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Status, Tracker
+
+
+def start(folder: Path, step: int = 0, evaluated: int | None = None) -> Tracker:
+    return Tracker(folder, Config(), facts=FACTS, resume_step=step, resume_epoch=evaluated)
+
+
+def whole_run(tracker: AnyTracker, first: int = 1) -> None:
+    for step in range(first, 7):
+        tracker.train_steps([train(step)])
+        if step % 3 == 0:
+            tracker.evaluation(val(step // 3 - 1), best=step == 3)
+    tracker.evaluation(Record(6, 1, "test", 0.4, 0.875, 16, 0.5), best=False)
+    tracker.finish("finished")
+
+
+def events(folder: Path) -> list[tuple[str, int]]:
+    return [(event.kind, event.step) for event in timeline.read(folder)]
+
+
+def steps(folder: Path, split: str = "train") -> list[int]:
+    return [record.step for record in metrics.read(folder / "metrics.jsonl") if record.split == split]
+
+
+def csv_agrees(folder: Path) -> bool:
+    written = (folder / "metrics.csv").read_bytes()
+    again = folder / "again.csv"
+    EpochTable(metrics.read(folder / "metrics.jsonl")).write(again)
+    same = again.read_bytes() == written
+    again.unlink()
+    return same
+
+
+def test_a_run_leaves_its_whole_story(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = start(tmp_path)
+    tracker.sync()
+    tracker.checkpoint(3, tmp_path / "checkpoints" / "step-00000003")
+    whole_run(tracker)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert (steps(tmp_path, "val"), steps(tmp_path, "test")) == ([3, 6], [6])
+    assert csv_agrees(tmp_path)
+    assert events(tmp_path) == [("started", 0), ("finished", 6)]
+    assert timeline.read(tmp_path)[0].processes == 2
+    assert json.loads((tmp_path / "environment.json").read_text())["run"]["model"] == "tiny-cnn"
+    said = capfd.readouterr().out
+    assert "1/2" in said
+    assert "test: accuracy 87.50 %, loss 0.4000, 16 images" in said
+    assert said.rstrip().endswith("finished after step 6 of 6")
+    log = (tmp_path / "training.log").read_text()
+    assert "checkpoint of step 3" in log
+    assert all(line in log for line in said.splitlines())
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "metrics.jsonl",
+        "metrics.csv",
+        "training.log",
+        "timeline.jsonl",
+        "environment.json",
+    }, "and nothing temporary"
+
+
+def test_the_csv_agrees_at_every_end_of_an_epoch(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker.train_steps([train(1), train(2)])
+    tracker.train_steps([train(3), train(4)])  # epoch 0 had no evaluation
+    assert csv_agrees(tmp_path)
+    tracker.train_steps([train(5), train(6)])
+    tracker.evaluation(val(1), best=True)
+    assert csv_agrees(tmp_path)
+    tracker.finish("finished")
+    assert csv_agrees(tmp_path)
+
+
+def test_a_stop_on_request_and_its_resume(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = start(tmp_path)
+    tracker.train_steps([train(1), train(2), train(3)])
+    tracker.evaluation(val(0), best=True)
+    tracker.train_steps([train(4)])
+    tracker.finish("interrupted", "SIGUSR1")
+    assert csv_agrees(tmp_path), "in the middle of an epoch too"
+    assert "interrupted after step 4 of 6: SIGUSR1" in capfd.readouterr().out
+
+    whole_run(start(tmp_path, 4, 1), first=5)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert events(tmp_path) == [("started", 0), ("interrupted", 4), ("resumed", 4), ("finished", 6)]
+    assert [event.note for event in timeline.read(tmp_path)] == ["", "SIGUSR1", "", ""]
+    assert "killed" not in (tmp_path / "training.log").read_text()
+
+
+def test_a_killed_process_is_noted_at_the_next_start_and_its_steps_are_taken_again(tmp_path: Path) -> None:
+    code = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[2])
+        from test_tracker import start, train, val
+        tracker = start(Path(sys.argv[1]))
+        tracker.train_steps([train(1), train(2), train(3)])
+        tracker.evaluation(val(0), best=True)
+        tracker.train_steps([train(4), train(5)])
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert steps(tmp_path) == [1, 2, 3, 4, 5]
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(train(6).to_line()[:20])
+
+    tracker = start(tmp_path, 4, 1)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+    assert csv_agrees(tmp_path), "what is taken again has left the CSV too"
+    whole_run(tracker, first=5)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert csv_agrees(tmp_path)
+    assert events(tmp_path) == [("started", 0), ("killed", 5), ("resumed", 4), ("finished", 6)]
+    note, resumed = timeline.read(tmp_path)[1:3]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", note.time)
+    assert resumed.note == "1 step is taken again"
+    log = (tmp_path / "training.log").read_text()
+    assert "the last process was killed after step 5, at about" in log
+    assert "resumed before the end of the metrics: 1 step is taken again" in log
+
+
+def test_an_evaluation_killed_before_its_checkpoint_is_told_once(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker.train_steps([train(1), train(2), train(3)])
+    tracker.evaluation(val(0), best=True)
+    again = start(tmp_path, 3, evaluated=0)
+    again.evaluation(val(0), best=True)
+    again.finish("interrupted")
+    assert steps(tmp_path, "val") == [3]
+    assert csv_agrees(tmp_path)
+
+
+def test_a_start_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker.train_steps([train(1), train(2)])
+    whole_run(start(tmp_path))
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert events(tmp_path) == [("started", 0), ("killed", 2), ("started", 0), ("finished", 6)]
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_an_end_before_the_first_step_is_told(tmp_path: Path, status: Status) -> None:
+    start(tmp_path).finish(status, "a reason\nof \x1b[2J two lines")
+    assert events(tmp_path) == [("started", 0), (status, 0)]
+    log = (tmp_path / "training.log").read_text()
+    assert f"{status} after step 0 of 6: a reason" in log
+    assert "\x1b" not in log
+
+
+def test_steps_that_do_not_follow_are_a_bug_of_the_caller(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker.train_steps([])
+    tracker.train_steps([train(1), train(2)])
+    with pytest.raises(AssertionError, match="after 2 came"):
+        tracker.train_steps([train(2)])
+    with pytest.raises(AssertionError, match="after 2 came"):
+        tracker.train_steps([train(4)])
+    tracker.finish("failed")
+    assert steps(tmp_path) == [1, 2], "nothing wrong was written"
+
+
+def test_damaged_metrics_are_one_clear_line_and_stay(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(train(1).to_line() + b"\x00\n" + train(2).to_line())
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="line 2 is not a metrics record"):
+        start(tmp_path, 2)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_csv_or_timeline_is_no_reason_not_to_resume(tmp_path: Path) -> None:
+    start(tmp_path).finish("interrupted")
+    (tmp_path / "metrics.csv").write_text("garbage")
+    with (tmp_path / "timeline.jsonl").open("ab") as file:
+        file.write(b'\xff\n[1]\n{"kind": "eaten", "step": 1, "time": ""}\n{"kind": "sta')
+    whole_run(start(tmp_path))
+    assert events(tmp_path) == [("started", 0), ("interrupted", 0), ("started", 0), ("finished", 6)]
+    with (tmp_path / "metrics.csv").open(newline="") as rows:
+        assert [row["step"] for row in csv.DictReader(rows)] == ["3", "6"]
+
+
+def methods(kind: type) -> dict[str, inspect.Signature]:
+    return {name: inspect.signature(f) for name, f in inspect.getmembers(kind, callable) if not name.startswith("_")}
+
+
+def test_every_tracker_has_the_same_methods() -> None:
+    assert methods(Tracker) == methods(SilentTracker) == methods(AnyTracker)
+    assert {"train_steps", "evaluation", "finish"} <= methods(AnyTracker).keys()
+
+
+def test_the_silent_tracker_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = SilentTracker()
+    tracker.say("nothing")
+    tracker.warn("nothing")
+    tracker.sync()
+    tracker.checkpoint(3, tmp_path / "c")
+    whole_run(tracker)
+    assert (capfd.readouterr(), list(tmp_path.iterdir())) == (("", ""), [])
