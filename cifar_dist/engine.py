@@ -50,7 +50,7 @@ class Engine:
     Attributes:
         rank, processes: place among all processes; rank 0 is the main one.
         device: where this process computes.
-        kind: ``single``, ``ddp``, ``zero1``, ``zero2`` or ``zero3``.
+        kind: ``single``, ``ddp``, ``zero1`` or ``zero2``.
     """
 
     def __init__(self, train: TrainConfig | None = None, *, clip_norm: float = 0.0, processes: int = 0) -> None:
@@ -113,6 +113,8 @@ class Engine:
             plugin = self._accelerator.state.deepspeed_plugin
             if plugin is None:
                 raise UserError("DeepSpeed was asked for and is not in use; start with launch/zero2.yaml")
+            if plugin.zero_stage not in (1, 2):  # at 3 no rank has the weights that a checkpoint is made of
+                raise UserError(f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported yet; use launch/zero2.yaml")
             return f"zero{plugin.zero_stage}"
         return "ddp" if self.processes > 1 else "single"
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import ROOT, spawn, train
+from running import ROOT, TRAIN, finish, spawn, start, train, wait_for_records
 
 
 def refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
@@ -137,8 +137,6 @@ def test_predicting_a_pickle_that_tries_to_execute(tiny: Path, tmp_path: Path) -
 
 
 def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
-    from running import TRAIN, finish, start, wait_for_records
-
     running = start([TRAIN, str(tiny), "--train.epochs", "500"])
     try:
         wait_for_records(tmp_path / "runs" / "tiny", 5, running)
@@ -146,3 +144,13 @@ def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
     finally:
         running[0].terminate()
         assert finish(running)[0].returncode == 75
+
+
+def test_an_engine_that_is_not_supported_yet(tiny: Path, tmp_path: Path) -> None:
+    zero3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
+    done = spawn([TRAIN, str(tiny)], 2, env=zero3)
+    (line,) = [line for line in done[0].stderr.splitlines() if line.startswith("cifar-dist: ")]
+    assert "ZeRO-3 is not supported yet; use launch/zero2.yaml" in line
+    assert [d.returncode for d in done] == [2, 2]
+    refused(spawn([TRAIN, str(tiny)], env={"ACCELERATE_USE_FSDP": "true"})[0], "FSDP is not supported yet")
+    assert not (tmp_path / "runs").exists()

@@ -31,7 +31,7 @@ class WeightAverage(ABC):
     def __init__(self, model: nn.Module, *, start: int, every: int = 1) -> None:
         assert start >= 0, "a run has no step before 0"
         assert every >= 1, "an average is updated every step or every few"
-        self._model, self._start, self._every = model, start, every
+        self.model, self._start, self._every = model, start, every
         self._average = self._copy() if start == 0 else {}
 
     @abstractmethod
@@ -59,15 +59,16 @@ class WeightAverage(ABC):
         return True
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Iterator[bool]:
         """The model has the averaged weights inside, to be evaluated or saved, and its own again after.
 
-        Before the average has begun it keeps its own.
+        Yields:
+            whether there is an average; before it has begun the model keeps its own weights.
         """
         kept = self._copy() if self._average else {}
         try:
             self._put(self._average)
-            yield
+            yield bool(kept)
         finally:
             self._put(kept)
 
@@ -92,7 +93,7 @@ class WeightAverage(ABC):
 
     def _tensors(self) -> dict[str, Tensor]:
         """The model's own floating tensors, in a fixed order; counters of batches are no weights."""
-        return {name: value for name, value in self._model.state_dict().items() if value.is_floating_point()}
+        return {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self._tensors().items()}

@@ -153,6 +153,13 @@ def test_gray_comes_with_its_probability() -> None:
     assert abs(int(gray.sum()) - 600) < 6 * math.sqrt(2000 * 0.3 * 0.7)
 
 
+def test_colors_need_one_or_three_channels() -> None:
+    batch, ids = images(4, channels=4), torch.arange(4)
+    for transform in (ColorJitter(contrast=0.1), ColorJitter(saturation=0.1), ColorJitter(hue=0.1), RandomGray(1)):
+        with pytest.raises(UserError, match="images of 4 channels"):
+            transform(batch, 0, 0, ids)
+
+
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_ranges_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"jitter {name} -0.1"):

@@ -64,7 +64,7 @@ PIXELS = st.floats(-9, 9, width=32) | st.integers(-9, 9).map(float)
 AFFINE = st.tuples(
     ANGLES,
     st.lists(PIXELS, min_size=2, max_size=2),
-    st.floats(0.3, 3, width=32),
+    st.floats(0.25, 3, width=32),
     st.lists(SHEARS, min_size=2, max_size=2),
 )
 

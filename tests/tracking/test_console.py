@@ -33,7 +33,7 @@ class Reader:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._seen = b""
-        self._thread = threading.Thread(target=self._collect)
+        self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
 
     def _collect(self) -> None:
@@ -164,7 +164,7 @@ def test_a_dumb_terminal_is_written_to_as_a_pipe_is(log: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("where", ["pipe", "terminal"])
 def test_hostile_names_reach_no_terminal(log: Path, where: str) -> None:
-    descriptor, stream = OPEN[where]()
+    descriptor, stream = open_pipe() if where == "pipe" else open_terminal()
     reader = Reader(descriptor)
     run = RunConsole(log, FACTS, stream=stream)
     run.banner(f"{HOSTILE}\nforged", [("data", f"{HOSTILE}\nforged")])

@@ -33,7 +33,7 @@ records = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(records)
 def test_what_was_appended_is_read_and_every_line_is_strict_json(written: list[Record]) -> None:
     def refuse(word: str) -> None:
@@ -54,7 +54,7 @@ def test_a_loss_that_is_not_finite_is_null_in_the_file_and_nan_again_when_read(t
     assert all(math.isnan(record.loss) for record in read(path))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(records, st.data())
 def test_a_file_torn_at_any_byte_keeps_its_whole_lines(written: list[Record], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def test_a_file_torn_at_any_byte_keeps_its_whole_lines(written: list[Record], da
         log.close()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(records, st.integers(0, 40), st.none() | st.integers(0, 6))
 def test_cut_drops_what_is_done_again_and_nothing_else(written: list[Record], step: int, evaluated: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def test_cut_drops_what_is_done_again_and_nothing_else(written: list[Record], st
         assert list(Path(folder).iterdir()) == [path], "nothing temporary stays"
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 7), st.lists(st.integers(1, 30), max_size=5), st.integers(0, 60))
 def test_each_step_is_there_once_whatever_interrupted(every: int, deaths: list[int], torn: int) -> None:
     steps = 30

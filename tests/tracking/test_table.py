@@ -39,7 +39,7 @@ def runs(draw: st.DrawFn) -> list[Record]:
     return records
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(runs(), st.integers(0, 20))
 def test_the_csv_is_what_the_jsonl_says(records: list[Record], split_at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -67,8 +67,8 @@ def test_a_resume_goes_on_with_the_same_run_on_its_own_axis(tmp_path: Path, warn
     assert first.run_id == second.run_id == json.loads((tmp_path / "wandb.json").read_text())["id"]
     assert (first.exit_code, second.exit_code) == (75, 0)
     assert first.project == "a-project"
-    assert first.config["facts"]["parameters"] == 1234  # type: ignore[index]
-    assert first.config["train"]["epochs"] == 24  # type: ignore[index]
+    assert first.config["facts"]["parameters"] == 1234
+    assert first.config["train"]["epochs"] == 24
     # The newest segment alone is the whole run, each step once, although step 4 was logged before.
     assert [row["step"] for row in second.rows] == [1, 2, 3, 3, 4, 5]
     assert second.rows[3]["val/accuracy"] == 0.75

@@ -20,7 +20,7 @@ class Segment:
 
     run_id: str
     project: str
-    config: dict[str, object]
+    config: dict[str, dict[str, object]]
     rows: list[dict[str, object]]
     step_metric: dict[str, str]  # of a metric's name or pattern
     exit_code: int | None

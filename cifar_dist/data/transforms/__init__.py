@@ -1,6 +1,6 @@
 """Augmentation of uint8 batches on their device, each sample with its own parameters.
 
-One family a file: :mod:`geometry`, :mod:`color`, :mod:`tone`, :mod:`erasing`, :mod:`mixing`, :mod:`policies`. Each
+One family a file: ``geometry``, ``color``, ``tone``, ``erasing``, ``mixing``, ``policies``. Each
 has two layers: operations, pure functions of (images, parameters) with one parameter per sample, and the random
 transforms, small frozen dataclasses that look their parameters up in counter-based randomness and so are functions
 of (images, seed, epoch, ids). What is done to a sample depends on nothing else: not on the batch, its place

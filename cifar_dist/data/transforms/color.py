@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cifar_dist.data.randomness import integers, uniform
-from cifar_dist.data.transforms.groups import apply_by_group, apply_where
+from cifar_dist.data.transforms.common import apply_by_group, apply_where
 from cifar_dist.errors import UserError
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
@@ -30,7 +30,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Away from (``factor`` float32 [n] below 1: towards) the gray of each pixel; uint8 [n, c, h, w]."""
-    return images.clone() if images.shape[1] == 1 else _blend(images, _luma(images), factor)
+    return images.clone() if _has_no_color(images) else _blend(images, _luma(images), factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     from p to the channel's opposite (3 for r, 5 for g, 1 for b), the shorter way round the 6. No case is told
     apart: on a CPU a choice per pixel costs twenty times an addition.
     """
-    if images.shape[1] == 1:
+    if _has_no_color(images):
         return images.clone()
     red, green, blue = images.to(torch.float32).unbind(1)
     largest = torch.maximum(torch.maximum(red, green), blue)
@@ -66,9 +66,16 @@ def to_gray(images: Tensor) -> Tensor:
     return _luma(images).to(torch.uint8).repeat(1, images.shape[1], 1, 1)
 
 
+def _has_no_color(images: Tensor) -> bool:
+    """Raises UserError for anything but gray and RGB."""
+    if images.shape[1] not in (1, 3):
+        raise UserError(f"images of {images.shape[1]} channels have no hue or gray; these transforms take 1 or 3")
+    return images.shape[1] == 1
+
+
 def _luma(images: Tensor) -> Tensor:
     """float32 [n, 1, h, w], whole numbers."""
-    if images.shape[1] == 1:
+    if _has_no_color(images):
         return images.to(torch.float32)
     red, green, blue = images.to(torch.float32).split(1, dim=1)
     gray: Tensor = red * _LUMA[0]

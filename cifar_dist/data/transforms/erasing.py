@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from cifar_dist.data.randomness import bits, uniform
+from cifar_dist.data.transforms.common import BLACK, Fill, fill_color
 from cifar_dist.errors import UserError
 
 _ATTEMPTS = 10  # torchvision's
 
 
-def erase(images: Tensor, boxes: Tensor, fill: tuple[float, ...] = (0,)) -> Tensor:
+def erase(images: Tensor, boxes: Tensor, fill: Fill = BLACK) -> Tensor:
     """Set a rectangle of each image to ``fill``.
 
     Args:
@@ -22,8 +23,8 @@ def erase(images: Tensor, boxes: Tensor, fill: tuple[float, ...] = (0,)) -> Tens
         boxes: int64 [n, 4]: top, left, height, width in pixels. What sticks out is ignored.
         fill: one number for each channel, or one for all.
     """
-    color = torch.tensor(fill, dtype=images.dtype).to(images.device)
-    return torch.where(inside_boxes(boxes, *images.shape[2:])[:, None], color[:, None, None], images)
+    inside = inside_boxes(boxes, *images.shape[2:])[:, None]
+    return torch.where(inside, fill_color(fill, images), images)
 
 
 def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -55,7 +56,7 @@ class RandomErasing:
     p: float = 0.5
     area: tuple[float, float] = (0.02, 0.33)
     ratio: tuple[float, float] = (0.3, 3.3)
-    fill: tuple[float, ...] = (0,)
+    fill: Fill = BLACK
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:

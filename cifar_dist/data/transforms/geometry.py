@@ -12,13 +12,8 @@ import torch
 from torch import Tensor
 
 from cifar_dist.data.randomness import integers, uniform
-from cifar_dist.data.transforms.groups import apply_where
+from cifar_dist.data.transforms.common import BLACK, Fill, apply_where, fill_color
 from cifar_dist.errors import UserError
-
-Fill = tuple[int, ...]
-"""Colour of what lies outside of the image, in 0..255: one number for each channel, or one for all."""
-
-BLACK: Fill = (0,)
 
 
 def affine(
@@ -117,13 +112,13 @@ def _nearest(images: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
     count, channels, height, width = images.shape
     # One pixel of the fill on each side catches all that lies outside: no mask, which would cost more than the rest.
     framed = images.new_empty(count, channels, height + 2, width + 2)
-    framed[:] = torch.tensor(fill, dtype=torch.uint8).to(images.device)[:, None, None]
+    framed[:] = fill_color(fill, images)
     framed[:, :, 1:-1, 1:-1] = images
     column, row = (
         places.nan_to_num_(nan=-1).round_().clamp_(-1, size).to(torch.int32) + 1
         for places, size in ((x, width), (y, height))
     )
-    source = (row.mul_(width + 2) + column).to(torch.int64).view(count, 1, -1)
+    source = (row.mul_(width + 2) + column).to(torch.int64).view(count, 1, height * width)
     return framed.flatten(2).gather(2, source.expand(-1, channels, -1)).view_as(images)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cifar_dist.data.randomness import integers, uniform
 from cifar_dist.data.transforms import color, tone
-from cifar_dist.data.transforms.geometry import BLACK, Fill, affine
-from cifar_dist.data.transforms.groups import apply_by_group
+from cifar_dist.data.transforms.common import BLACK, Fill, apply_by_group
+from cifar_dist.data.transforms.geometry import affine
 from cifar_dist.errors import UserError
 
 OPERATIONS = (

@@ -1,4 +1,4 @@
-"""Different operations for different samples of a batch, each computed only for the samples that want it."""
+"""What the families share: the colour of empty places, and different operations for different samples of a batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from cifar_dist.errors import UserError
+
+Fill = tuple[int, ...]
+"""Colour of a place that an operation leaves empty, in 0..255: one number for each channel, or one for all."""
+
+BLACK: Fill = (0,)
+
+
+def fill_color(fill: Fill, images: Tensor) -> Tensor:
+    """``fill`` in the dtype and on the device of ``images`` [n, c, h, w]: [c or 1, 1, 1].
+
+    Raises:
+        UserError: neither one number nor one for each channel.
+    """
+    if len(fill) not in (1, images.shape[1]):
+        raise UserError(f"fill {list(fill)} must be one number or {images.shape[1]}, one for each channel")
+    return torch.tensor(fill, dtype=images.dtype).to(images.device)[:, None, None]
+
 
 Operation = Callable[[Tensor, Tensor], Tensor]
 """(images of the group [m, ...], their rows in the batch int64 [m]) -> new images of the same shape and dtype."""

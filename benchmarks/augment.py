@@ -1,0 +1,116 @@
+"""Crop, flip, colour jitter and RandAugment of 32x32 images: ours on a batch against torchvision v2 in a DataLoader.
+
+    python benchmarks/augment.py
+
+Both give uint8 batches of 512 with parameters of its own for each image. The peer is torchvision on tensors and on
+Pillow images, each with every number of workers up to the machine's cores; its best one counts. Images are in memory
+on both sides, so reading and decoding cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from cifar_dist.config import AugmentConfig
+from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.transforms.color import ColorJitter
+from cifar_dist.data.transforms.policies import RandAugment
+
+BATCH = 512
+BATCHES = 8  # of one pass of the peer
+SEED = 0
+JITTER = (0.4, 0.4, 0.4, 0.1)
+
+
+def images(count: int) -> Tensor:
+    """uint8 [count, 32, 32, 3]: noise enlarged four times, which has the edges and the flat places of a picture."""
+    noise = torch.randint(0, 256, (count, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(SEED))
+    return noise.repeat_interleave(4, 1).repeat_interleave(4, 2)
+
+
+def ours(batch: Tensor) -> dict[str, float]:
+    """Images per second of each stage, and of all together; the best of 20 passes over one batch, each another epoch."""
+    mean = (0.5, 0.5, 0.5)
+    crop_and_flip = Augment(AugmentConfig(), SEED, mean, Normalize(mean, mean, torch.device("cpu"), False)).pixels
+    jitter, rand_augment = ColorJitter(*JITTER), RandAugment()
+    ids = torch.arange(BATCH)
+    stages: dict[str, Callable[[Tensor, int], Tensor]] = {
+        "crop and flip": lambda x, epoch: crop_and_flip(x, ids, epoch),
+        "to planes": lambda x, _: x.permute(0, 3, 1, 2).contiguous(),
+        "jitter": lambda x, epoch: jitter(x, SEED, epoch, ids),
+        "RandAugment": lambda x, epoch: rand_augment(x, SEED, epoch, ids),
+    }
+    seconds = []
+    for epoch in range(21):  # the first one warms up
+        x, spent = batch, []
+        for stage in stages.values():
+            begin = time.perf_counter()
+            x = stage(x, epoch)
+            spent.append(time.perf_counter() - begin)
+        seconds.append([*spent, sum(spent)])
+    best = torch.tensor(seconds[1:]).amin(dim=0)
+    return {name: BATCH / float(s) for name, s in zip([*stages, "all"], best, strict=True)}
+
+
+class _Samples(torch.utils.data.Dataset[Tensor]):
+    def __init__(self, items: list[Tensor] | list[Image.Image], transform: v2.Transform) -> None:
+        self._items, self._transform = items, transform
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._transform(self._items[index])
+
+
+def peer(items: list[Tensor] | list[Image.Image], workers: int) -> float:
+    """Images per second in the second pass, with the workers up and running."""
+    transforms = [
+        v2.RandomCrop(32, padding=4, padding_mode="reflect"),
+        v2.RandomHorizontalFlip(),
+        v2.ColorJitter(*JITTER),
+        v2.RandAugment(),
+    ]
+    if isinstance(items[0], Image.Image):
+        transforms.append(v2.PILToTensor())
+    loader = torch.utils.data.DataLoader(
+        _Samples(items, v2.Compose(transforms)), BATCH, num_workers=workers, persistent_workers=workers > 0
+    )
+    _drain(loader)
+    begin = time.perf_counter()
+    return _drain(loader) / (time.perf_counter() - begin)
+
+
+def _drain(loader: Iterable[Tensor]) -> int:
+    return sum(len(batch) for batch in loader)
+
+
+def main() -> None:
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    pixels = images(BATCH * BATCHES)
+    rates = ours(pixels[:BATCH])
+    for stage, rate in rates.items():
+        print(f"ours, {stage:15} {rate:9,.0f} images/s")
+    best = 0.0
+    kinds: dict[str, list[Tensor] | list[Image.Image]] = {
+        "tensors": list(pixels.permute(0, 3, 1, 2).contiguous()),
+        "Pillow": [Image.fromarray(image.numpy()) for image in pixels],
+    }
+    for kind, items in kinds.items():
+        for workers in range(cores + 1):
+            rate = peer(items, workers)
+            best = max(best, rate)
+            print(f"torchvision, {kind:7}, {workers:2} workers {rate:9,.0f} images/s")
+    print(f"ratio to its best {rates['all'] / best:.1f}")
+
+
+if __name__ == "__main__":
+    main()

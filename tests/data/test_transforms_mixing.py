@@ -1,0 +1,108 @@
+"""MixUp and CutMix against torchvision, with another ratio for each sample."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from small_images import images
+from torch import Tensor
+from torchvision.transforms import v2
+
+from cifar_dist.data.transforms.mixing import CutMix, MixUp, mix_labels, mixup, partners
+from cifar_dist.errors import UserError
+
+CLASSES = 10
+LABELS = torch.arange(30) % CLASSES
+
+
+def by_torchvision(transform: v2.Transform, pair: Tensor, labels: Tensor, **params: object) -> tuple[Tensor, Tensor]:
+    """The second of a pair and its label; torchvision mixes each with the one before it."""
+    params |= {"labels": labels, "batch_size": 2}
+    return transform.transform(pair, params)[1], transform.transform(labels, params)[1]
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_mixup_is_torchvisions(alpha: float) -> None:
+    batch, ids = images(30).to(torch.float32), torch.arange(30)
+    partner = partners(ids)
+    mixed, ratio = MixUp(alpha)(batch, batch[partner], 3, 1, ids)
+    labels = mix_labels(LABELS, LABELS[partner], ratio, CLASSES)
+    for row in range(30):
+        which = torch.stack([partner[row], ids[row]])
+        expected, label = by_torchvision(
+            v2.MixUp(num_classes=CLASSES), batch[which], LABELS[which], lam=float(ratio[row])
+        )
+        assert torch.equal(mixed[row], expected)
+        torch.testing.assert_close(labels[row], label, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_cutmix_is_torchvisions(dtype: torch.dtype) -> None:
+    batch, ids = images(30).to(dtype), torch.arange(30)
+    partner, transform = partners(ids), CutMix()
+    mixed, ratio = transform(batch, batch[partner], 3, 1, ids)
+    labels = mix_labels(LABELS, LABELS[partner], ratio, CLASSES)
+    boxes = transform.boxes(3, 1, ids, 14, 11).tolist()
+    for row, (top, left, height, width) in enumerate(boxes):
+        which = torch.stack([partner[row], ids[row]])
+        lam = 1.0 - height * width / (14 * 11)
+        expected, label = by_torchvision(
+            v2.CutMix(num_classes=CLASSES),
+            batch[which],
+            LABELS[which],
+            box=(left, top, left + width, top + height),
+            lam_adjusted=lam,
+        )
+        assert torch.equal(mixed[row], expected)
+        torch.testing.assert_close(labels[row], label, rtol=0, atol=1e-6)
+
+
+def test_mixup_of_pixels_is_float() -> None:
+    batch = images(2)
+    assert torch.equal(mixup(batch, batch.flip(0), torch.tensor([1.0, 0.0])), batch[[0, 0]].to(torch.float32))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=9, unique=True))
+def test_everyone_is_somebodys_partner(batch: list[int]) -> None:
+    found = partners(torch.tensor(batch)).tolist()
+    assert sorted(found) == sorted(batch)
+    assert len(batch) == 1 or all(one != other for one, other in zip(batch, found, strict=True))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 3.0])
+def test_ratios_are_beta_distributed(alpha: float) -> None:
+    ratio = MixUp(alpha).ratio(0, 0, torch.arange(5000))
+    assert ratio.dtype == torch.float32
+    assert 0 <= ratio.min() <= ratio.max() <= 1
+    for level in (1e-3, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999):
+        expected = stats.beta(alpha, alpha).cdf(level)
+        below = float((ratio <= level).double().mean())
+        assert abs(below - expected) < 6 * math.sqrt(expected * (1 - expected) / 5000)
+
+
+def test_boxes_of_cutmix_follow_torchvisions_law() -> None:
+    """The same mean and spread of place and size, within six standard errors."""
+    ours = CutMix().boxes(0, 0, torch.arange(10_000), 32, 24).to(torch.float64)
+    assert (ours[:, 0] + ours[:, 2]).max() <= 32
+    assert (ours[:, 1] + ours[:, 3]).max() <= 24
+    transform, image = v2.CutMix(num_classes=CLASSES), torch.zeros(2, 3, 32, 24)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = [transform.make_params([image])["box"] for _ in range(2500)]
+    theirs = torch.tensor([[y1, x1, y2 - y1, x2 - x1] for x1, y1, x2, y2 in drawn], dtype=torch.float64)
+    for one, other in ((ours, theirs), (ours**2, theirs**2)):
+        error = torch.sqrt(one.var(0) / len(one) + other.var(0) / len(other))
+        assert ((one.mean(0) - other.mean(0)).abs() < 6 * error).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("transform", [MixUp, CutMix])
+def test_alphas_that_make_no_sense_are_refused(transform: type, alpha: float) -> None:
+    with pytest.raises(UserError, match=f"{transform.__name__.lower()} alpha"):
+        transform(alpha)

@@ -1,0 +1,149 @@
+"""The policies against torchvision's: the operations, their magnitudes, and how often each is drawn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small_images import images
+from torch import Tensor
+from torchvision.transforms import v2
+
+from cifar_dist.data.transforms.policies import (
+    _CIFAR10,
+    OPERATIONS,
+    AutoAugment,
+    RandAugment,
+    Step,
+    TrivialAugmentWide,
+    _Policy,
+    apply_step,
+)
+from cifar_dist.errors import UserError
+
+SIZE = (32, 24)
+SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
+BLENDED = ("Color", "Contrast", "Sharpness")  # one level of tolerance, as their own tests explain
+SPACES = {
+    "auto": (v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10), 10),
+    "rand": (v2.RandAugment(), 31),
+    "trivial": (v2.TrivialAugmentWide(), 31),
+}
+
+
+def torchvisions_magnitudes(space: str, name: str) -> list[float]:
+    """Every magnitude that torchvision may draw for an operation, with its sign."""
+    policy, bins = SPACES[space]
+    levels, signed = policy._AUGMENTATION_SPACE[name]
+    values = levels(bins, *SIZE)
+    if values is None:
+        return [0.0]
+    assert signed == (name in SIGNED)
+    return [*map(float, values), *(-float(value) for value in values if signed)]
+
+
+def by_torchvision(image: Tensor, name: str, magnitude: float, fill: int) -> Tensor:
+    applied = SPACES["auto"][0]._apply_image_or_video_transform(
+        image, name, magnitude, interpolation="nearest", fill={torch.Tensor: [float(fill)]}
+    )
+    assert isinstance(applied, Tensor)
+    return applied
+
+
+@pytest.mark.parametrize("fill", [0, 128])
+@pytest.mark.parametrize("space", ["rand", "trivial"])
+def test_operations_are_torchvisions_at_every_magnitude(space: str, fill: int) -> None:
+    """All operations and magnitudes mixed in one batch."""
+    steps = [(name, m) for name in OPERATIONS[:-1] for m in torchvisions_magnitudes(space, name)] + [("Invert", 0.0)]
+    batch = images(len(steps), *SIZE)
+    operation = torch.tensor([OPERATIONS.index(name) for name, _ in steps])
+    result = apply_step(batch, operation, torch.tensor([magnitude for _, magnitude in steps]), (fill,))
+    for row, (name, magnitude) in enumerate(steps):
+        expected = by_torchvision(batch[row], name, magnitude, fill)
+        differs = (result[row].to(torch.int32) - expected.to(torch.int32)).abs()
+        if name in ("ShearX", "ShearY", "Rotate"):
+            # Where a hair less or more gives another pixel, the source is on the border of two: float32 decides.
+            less, more = (by_torchvision(batch[row], name, magnitude + hair, fill) for hair in (-1e-4, 1e-4))
+            differs = differs * (less == more)
+        assert int(differs.max()) <= (name in BLENDED), f"{name} {magnitude}"
+
+
+def steps_of(policy: _Policy, count: int) -> list[Step]:
+    return list(policy.steps(4, 2, torch.arange(count), *SIZE))
+
+
+def assert_close_to(seen: int, expected: float) -> None:
+    assert abs(seen - expected) <= 6 * math.sqrt(expected)
+
+
+@pytest.mark.parametrize("level", [0, 9, 30])
+def test_rand_augment_draws_each_operation_equally_often_at_its_level(level: int) -> None:
+    steps = steps_of(RandAugment(operations=3, magnitude=level), 14 * 300)
+    assert len(steps) == 3
+    for operation, magnitude in steps:
+        for index, name in enumerate(OPERATIONS[:-1]):
+            values = magnitude[operation == index]
+            assert_close_to(len(values), 300)
+            allowed = torchvisions_magnitudes("rand", name)
+            expected = allowed[level] if len(allowed) > 1 else 0.0
+            assert set(values.abs().tolist()) == {abs(expected)}
+            if name in SIGNED and expected:
+                assert_close_to(int((values < 0).sum()), len(values) / 2)
+        assert not (operation == OPERATIONS.index("Invert")).any()
+    assert not torch.equal(steps[0][0], steps[1][0])
+
+
+def test_trivial_augment_draws_every_operation_and_magnitude() -> None:
+    ((operation, magnitude),) = steps_of(TrivialAugmentWide(), 14 * 31 * 2 * 20)
+    for index, name in enumerate(OPERATIONS[:-1]):
+        values = magnitude[operation == index]
+        assert_close_to(len(values), 31 * 2 * 20)
+        assert set(values.tolist()) == set(torchvisions_magnitudes("trivial", name))
+
+
+def test_auto_augment_has_torchvisions_policy() -> None:
+    theirs = SPACES["auto"][0]._policies
+    assert [tuple((name, p, level or 0) for name, p, level in pair) for pair in theirs] == list(_CIFAR10)
+
+
+def test_auto_augment_draws_each_pair_with_its_probabilities() -> None:
+    """Each operation as often as the 25 pairs and their probabilities say, with torchvision's magnitudes."""
+    count = 25 * 800
+    for place, (operation, magnitude) in enumerate(steps_of(AutoAugment(), count)):
+        for index, name in enumerate(OPERATIONS[1:], start=1):
+            entries = [pair[place] for pair in _CIFAR10 if pair[place][0] == name]
+            values = magnitude[operation == index]
+            assert_close_to(len(values), sum(800 * probability for _, probability, _ in entries))
+            allowed = torchvisions_magnitudes("auto", name)
+            levels = {abs(allowed[level]) if len(allowed) > 1 else 0.0 for _, p, level in entries if p}
+            assert set(values.abs().tolist()) == levels
+
+
+@pytest.mark.parametrize("policy", [RandAugment(fill=(9, 80, 255)), TrivialAugmentWide(), AutoAugment()])
+def test_a_policy_is_its_steps_one_after_the_other(policy: _Policy) -> None:
+    batch, ids = images(40, *SIZE), torch.arange(40)
+    expected = batch
+    for operation, magnitude in policy.steps(1, 2, ids, *SIZE):
+        expected = apply_step(expected, operation, magnitude, policy.fill)
+    assert torch.equal(policy(batch, 1, 2, ids), expected)
+    assert not torch.equal(expected, batch)
+
+
+def test_no_operations_change_nothing() -> None:
+    batch = images(7)
+    assert torch.equal(RandAugment(operations=0)(batch, 0, 0, torch.arange(7)), batch)
+
+
+@pytest.mark.parametrize(
+    ("policy", "wrong", "word"),
+    [
+        (RandAugment, {"magnitude": 31}, r"magnitude 31 must be in 0\.\.30"),
+        (RandAugment, {"magnitude": -1}, "magnitude -1"),
+        (RandAugment, {"operations": -1}, "operations -1"),
+        (TrivialAugmentWide, {"bins": 1}, "bins 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(policy: type[_Policy], wrong: dict[str, int], word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        policy(**wrong)

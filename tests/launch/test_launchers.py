@@ -1,0 +1,53 @@
+"""The launchers' own commands, as the documentation gives them, start what they were asked for or say that they cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soak
+from running import ROOT, environment
+
+BIN = Path(sys.executable).parent
+CONFIGS = sorted((ROOT / "launch").glob("*.yaml"))
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=180)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        [BIN / "torchrun", "--nproc-per-node", "2"],
+        [BIN / "accelerate", "launch", "--config_file", "launch/cpu.yaml"],
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_two_processes_train_together(digits: Path, tmp_path: Path, launcher: list[str | Path]) -> None:
+    done = run(*launcher, "train.py", soak.write_recipe(tmp_path, digits))
+    assert done.returncode == 0, done.stderr
+    assert "2 processes, DDP, cpu" in done.stdout
+
+
+def test_a_launch_that_would_silently_start_one_process_is_refused(digits: Path, tmp_path: Path) -> None:
+    recipe = soak.write_recipe(tmp_path, digits)
+    done = run(BIN / "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py", recipe)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("cifar-dist:")]
+    assert len(said) == 1
+    assert "was asked for 2 processes and started 1" in said[0]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_accelerate_knows_every_key_of_a_launch_file(path: Path) -> None:
+    from accelerate.commands.config import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_machines == 1
+    assert config.mixed_precision == "no", "the recipe's train.precision decides"
+    head = [line.startswith("#") for line in path.read_text().splitlines()[:3]]
+    assert head == [True, True, False], "two lines that say what it is"
