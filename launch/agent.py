@@ -83,7 +83,7 @@ def launch(words: Sequence[str]) -> int:
         return failed({f"rank {rank}": failure.exitcode for rank, failure in error.failures.items()})
     except subprocess.CalledProcessError as error:
         return failed({"the process": error.returncode})
-    except ValueError as error:
+    except (ValueError, ConnectionError) as error:  # an option, or a port that is taken
         hint = " Without GPUs: launch/local.sh cpu" if "cuda" in str(error).lower() else ""
         print(f"cifar-dist: accelerate launch: {error}{hint}", file=sys.stderr)
         return _EXIT_BAD_INPUT

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.tracking.files import printable, replace_file
+from cifar_dist.errors import printable
+from cifar_dist.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +83,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         png = io.BytesIO()
         drawing.savefig(png, format="png", metadata={"Software": "cifar-dist"})
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, png.getvalue())
+    write_atomic(path, png.getvalue())
 
 
 def bare(axes: Axes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from running import ROOT
 
-NEEDS = {"cluster", "network", "gpu", "cifar10"}
+NEEDS = {"cluster", "network", "gpu", "cifar10", "data", "minutes"}
 """What ``<!-- needs: ... -->`` before a block may name: then it is not run."""
 
 _BLOCK = re.compile(r"(?:^<!-- needs: (?P<needs>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)

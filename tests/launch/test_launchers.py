@@ -1,4 +1,4 @@
-"""The launchers' own commands, as the documentation gives them, start what they were asked for or say that they cannot."""
+"""The launchers' own commands, as the documentation has them, start what they were asked for or say why not."""
 
 from __future__ import annotations
 

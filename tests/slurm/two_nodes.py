@@ -21,7 +21,7 @@ SCRIPT = ROOT / "slurm" / "train.sbatch"
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
-def until(happened: Callable[[], bool], what: Callable[[], str], timeout: float = 180) -> None:
+def until(happened: Callable[[], bool], what: Callable[[], str], timeout: float = 240) -> None:
     """Wait for something that must happen; the test fails with ``what()`` when it does not."""
     deadline = time.monotonic() + timeout
     while not happened():
