@@ -36,7 +36,7 @@ def images(count: int) -> Tensor:
 
 
 def ours(batch: Tensor) -> dict[str, float]:
-    """Images per second of each stage, and of all together; the best of 20 passes over one batch, each another epoch."""
+    """Images per second of each stage and of all together: the best of 20 passes, each another epoch of one batch."""
     mean = (0.5, 0.5, 0.5)
     crop_and_flip = Augment(AugmentConfig(), SEED, mean, Normalize(mean, mean, torch.device("cpu"), False)).pixels
     jitter, rand_augment = ColorJitter(*JITTER), RandAugment()

@@ -61,7 +61,12 @@ def test_files_exist(page: Path) -> None:
     for span in spans(page):
         path = span.split()[0].rstrip("/") if "/" in span else span
         is_path = ("/" in path and path.split("/")[0] in tops) or re.fullmatch(r"[\w-]+\.(py|md|sh|sbatch)", path)
-        if not is_path or is_placeholder(path) or path in made(page) or re.match(r"(shards|runs)/[\w-]+$|shards/mine\.", path):
+        if (
+            not is_path
+            or is_placeholder(path)
+            or path in made(page)
+            or re.match(r"(shards|runs)/[\w-]+$|shards/mine\.", path)
+        ):
             continue
         assert (ROOT / path).exists() or (page.parent / path).exists() or is_in_the_package(path), span
 
