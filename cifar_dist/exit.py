@@ -11,16 +11,12 @@ from typing import NoReturn
 from cifar_dist.errors import EXIT_BAD_INPUT, EXIT_FAILED, TrainingFailedError, UserError
 from cifar_dist.world import is_main_process
 
-EXIT_FILE = "CIFAR_DIST_EXIT_FILE"
-
 
 def end_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
 
     A :class:`UserError` is known to all ranks alike (the engine sees to it), so rank 0 alone says it. The interpreter's
     own shutdown is left out: with a gloo process group it aborts about one job in thirty after the work is done.
-    Launchers turn every non-zero code of a process into 1, so rank 0 also writes its code to the file that
-    ``CIFAR_DIST_EXIT_FILE`` names, for launch/local.sh and slurm/train.sbatch.
     """
     try:
         code = work()
@@ -37,9 +33,6 @@ def end_with(work: Callable[[], int]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         code = EXIT_FAILED
-    if is_main_process() and os.environ.get(EXIT_FILE):
-        with open(os.environ[EXIT_FILE], "w", encoding="ascii") as file:
-            file.write(f"{code}\n")
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -52,14 +52,13 @@ def test_two_steps_by_hand() -> None:
         buffer = [0.5 * b + 0.5 * g for b, g in zip(buffer, gradient, strict=True)]
         update = newton_schulz(*(0.5 * b + 0.5 * g for b, g in zip(buffer, gradient, strict=True)))
         expected = [(1 - 0.1 * 0.2) * w - 0.1 * u for w, u in zip(expected, update, strict=True)]
-    # bfloat16 has 8 bits: two updates of 0.1 times about 1
-    assert torch.diag(weight.detach()).tolist() == pytest.approx(expected, abs=3e-3)
+    assert torch.diag(weight.detach()).tolist() == pytest.approx(expected, rel=1e-5)
     assert weight[0, 1] == weight[1, 0] == 0
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_a_linear_layer_is_torchs_muon_bit_for_bit(shape: tuple[int, int], nesterov: bool) -> None:
+def test_a_linear_layer_is_torchs_muon(shape: tuple[int, int], nesterov: bool) -> None:
     torch.manual_seed(0)
     ours = nn.Parameter(torch.randn(shape))
     theirs = nn.Parameter(ours.detach().clone())
@@ -73,7 +72,19 @@ def test_a_linear_layer_is_torchs_muon_bit_for_bit(shape: tuple[int, int], neste
         for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
             parameter.grad = gradient.clone()
             optimizer.step()
-    assert torch.equal(ours, theirs)
+    # Torch computes in bfloat16, which has 8 bits: three updates of 0.02 times about 1.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=3 * 0.02 * 5e-2)
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
+def test_in_bfloat16_the_iteration_is_torchs_bit_for_bit(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(shape))
+    weight.grad = torch.randn(shape)
+    torch.optim.Muon([weight], lr=1.0, momentum=0.0, weight_decay=0.0).step()
+    scale = max(1.0, shape[0] / shape[1]) ** 0.5
+    ours = torch.zeros(shape).add_(orthogonalize(weight.grad, dtype=torch.bfloat16), alpha=-scale)
+    assert torch.equal(ours, weight)
 
 
 def airbench(weights: list[Tensor], buffers: list[Tensor], gradients: list[Tensor], lr: float, momentum: float) -> None:
@@ -104,7 +115,7 @@ def test_convolutions_follow_airbench() -> None:
         optimizer.step()
         airbench(theirs, buffers, [gradient.double() for gradient in gradients], lr=0.24, momentum=0.6)
     for mine, wanted in zip(ours, theirs, strict=True):
-        assert (mine.double() - wanted).norm() / wanted.norm() < 5e-3
+        assert (mine.double() - wanted).norm() / wanted.norm() < 1e-6
     assert ours[1].is_contiguous(memory_format=torch.channels_last)
 
 
@@ -117,15 +128,15 @@ def test_singular_values_come_near_one_and_vectors_stay(rows: int, columns: int,
     left = torch.linalg.qr(torch.randn(rows, small, generator=generator))[0]
     right = torch.linalg.qr(torch.randn(columns, small, generator=generator))[0]
     values = torch.rand(small, generator=generator) * 0.9 + 0.1
-    result = orthogonalize(10**log_scale * (left * values) @ right.T).float()
+    result = orthogonalize(10**log_scale * (left * values) @ right.T)
     assert result.shape == (rows, columns)
     inner = left.T @ result @ right
     assert (inner.diagonal() - 0.95).abs().max() < 0.32
-    assert (inner - torch.diag(inner.diagonal())).abs().max() < 0.05
+    assert (inner - torch.diag(inner.diagonal())).abs().max() < 1e-4
 
 
 def test_a_zero_gradient_is_no_update() -> None:
-    assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4, dtype=torch.bfloat16))
+    assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
 @pytest.mark.parametrize("rest", [sgd, adamw])
