@@ -36,7 +36,7 @@ from cifar_dist.preemption import StopSignals
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
-from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
+from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Status, Tracker
 
 _INITIALIZE_IMAGES = 5000  # how many a network is shown that looks at the data before it trains
 
@@ -110,7 +110,7 @@ class Trainer:
         except BaseException as error:
             self.tracker.finish("failed", str(error))
             raise
-        self.tracker.finish("finished")
+        self.close("finished")
         return EXIT_DONE
 
     def fit(self) -> None:
@@ -207,9 +207,11 @@ class Trainer:
         self.settle(stopping=True)
         self.flush()
         self.save()
-        self.tracker.finish(
-            "interrupted", f"{self.signals.received or 'asked to stop'}; the same command goes on from here"
-        )
+        self.close("interrupted", f"{self.signals.received or 'asked to stop'}; the same command goes on from here")
+
+    def close(self, status: Status, reason: str = "") -> None:
+        """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
+        self.engine.decide(lambda: self.tracker.finish(status, reason))
 
     # ---- agreement --------------------------------------------------------------------------------------------
 

@@ -112,9 +112,9 @@ def orthogonalize(matrix: Tensor, iterations: int = 5, dtype: torch.dtype | None
     """Float [m, n] -> [m, n] with the same singular vectors and singular values near 1.
 
     Args:
-        dtype: what it computes in and returns. By default bfloat16 on a GPU, as published, and float32 on a CPU: it
-            costs 2 % of a step there, and rounding then stays far below what bfloat16 makes of it (an update that
-            differs by 1e-2 where gradients differ in their last bit, so runs on 1 and 2 processes soon part).
+        dtype: what it computes in and returns. By default bfloat16 on a GPU, as published, and float32 on a CPU,
+            where it is a few percent of a step: with bfloat16, gradients that differ in their last bit give updates
+            that differ by 1e-2, and runs on one and on two processes soon part.
     """
     x = matrix.to(dtype or (torch.bfloat16 if matrix.is_cuda else torch.float32))
     tall = x.shape[0] > x.shape[1]

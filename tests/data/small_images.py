@@ -1,6 +1,12 @@
-"""Images that augmentation treats differently: noise, gradients, gray, flat, two-valued, black and white."""
+"""What the tests of the transforms share.
+
+Images that augmentation treats differently: noise, gradients, gray, flat, two-valued, black and white; and a test
+of independence.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -24,3 +30,12 @@ def images(count: int, height: int = 14, width: int = 11, channels: int = 3) -> 
         elif index % 7 == 5:
             batch[index] = 255 * (index // 7 % 2)
     return torch.from_numpy(batch)
+
+
+def assert_unrelated(columns: Tensor, but: Collection[tuple[int, int]] = ()) -> None:
+    """No two of the columns [n, k] are correlated, within six standard errors; pairs in ``but`` may be."""
+    correlation = torch.corrcoef(columns.T)
+    for one in range(columns.shape[1]):
+        for other in range(one + 1, columns.shape[1]):
+            if (one, other) not in but:
+                assert abs(float(correlation[one, other])) < 6 / len(columns) ** 0.5, f"{one} and {other}"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_images import images
+from small_images import assert_unrelated, images
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
@@ -145,6 +145,7 @@ def test_jitter_draws_torchvisions_ranges_and_all_orders() -> None:
         assert low - 1e-6 <= values.min() < low + 0.01 * width
         assert high - 0.01 * width < values.max() <= high + 1e-6
         assert abs(float(values.mean()) - (low + high) / 2) < 6 * width / math.sqrt(12 * len(values))
+    assert_unrelated(torch.cat([amounts, order[:, :2].to(torch.float32)], dim=1), but={(4, 5)})
 
 
 def test_gray_comes_with_its_probability() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_images import images
+from small_images import assert_unrelated, images
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
@@ -146,6 +146,11 @@ def test_corners_stay_in_torchvisions_range(seed: int, distortion: float, height
     assert y[:, [2, 3]].min() >= height - 1 - far_y
 
 
+def test_corners_move_independently() -> None:
+    _, end = RandomPerspective(1.0).corners(0, 0, torch.arange(4000), 32, 32)
+    assert_unrelated(end.flatten(1).to(torch.float32))
+
+
 def test_corners_that_meet_stop_nothing() -> None:
     """With a distortion of 1 two corners may meet, and an image of one pixel has one corner."""
     for size in (1, 2, 4):
@@ -163,6 +168,7 @@ def test_affine_parameters_fill_torchvisions_ranges() -> None:
         assert high - 0.02 * (high - low) < values.max() <= high
         spread = (high - low) / math.sqrt(12 * 4000)
         assert abs(float(values.mean()) - (low + high) / 2) < 6 * spread
+    assert_unrelated(torch.cat([angle[:, None], translate, scale[:, None], shear], dim=1))
 
 
 def test_random_affine_applies_its_parameters() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small_images import images
+from small_images import assert_unrelated, images
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -91,7 +91,9 @@ def test_rand_augment_draws_each_operation_equally_often_at_its_level(level: int
             if name in SIGNED and expected:
                 assert_close_to(int((values < 0).sum()), len(values) / 2)
         assert not (operation == OPERATIONS.index("Invert")).any()
-    assert not torch.equal(steps[0][0], steps[1][0])
+        signed = magnitude[magnitude.ne(0) & operation.ge(1) & operation.le(len(SIGNED))]
+        assert abs(int((signed < 0).sum()) - len(signed) / 2) <= 4 * math.sqrt(len(signed)) / 2
+    assert_unrelated(torch.stack([operation.to(torch.float32) for operation, _ in steps], dim=1))
 
 
 def test_trivial_augment_draws_every_operation_and_magnitude() -> None:

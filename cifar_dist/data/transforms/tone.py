@@ -45,7 +45,6 @@ def equalize(images: Tensor) -> Tensor:
     step = (values.shape[2] - of_largest) // 255
     below = torch.nn.functional.pad(cumulated[..., :-1], (1, 0))
     table = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255).to(torch.uint8)
-    table[..., :1] = 0
     table = torch.where(step == 0, torch.arange(256, dtype=torch.uint8, device=images.device), table)
     return table.gather(2, values).view_as(images)
 
