@@ -82,7 +82,9 @@ def train(words: Sequence[str]) -> int:
         from cifar_dist.engine import Engine
         from cifar_dist.trainer import Trainer
 
-        engine = Engine(config.train, clip_norm=config.optim.clip_norm, processes=config.run.processes)
+        engine = Engine(
+            config.train, clip_norm=config.optim.clip_norm, sam_rho=config.optim.sam_rho, processes=config.run.processes
+        )
         try:
             code = Trainer(config, engine, signals).run()
         finally:

@@ -83,6 +83,22 @@ class AugmentConfig(_Section):
     """Random crop of the original size after padding each side by this many pixels; 0 for none."""
     crop_fill: Literal["constant", "reflect"] = "reflect"
     """What the padding of ``crop`` holds: the dataset's mean colour, or the image mirrored at its edge."""
+    policy: Literal["none", "randaugment", "trivialaugment", "autoaugment"] = "none"
+    """Learnt or drawn sequence of operations; autoaugment is the policy found on CIFAR-10."""
+    operations: int = 2
+    """Operations that randaugment applies."""
+    magnitude: int = 9
+    """How strong randaugment's are, 0 to 30."""
+    rotation: float = 0.0
+    """Rotate by up to this many degrees either way."""
+    perspective: float = 0.0
+    """Probability of a random perspective (corners move by up to a quarter of the image)."""
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Random brightness, contrast and saturation (a factor of 1 give or take this) and hue (a shift of up to this)."""
+    gray: float = 0.0
+    """Probability of losing all colour."""
+    erasing: float = 0.0
+    """Probability of random erasing: a rectangle of 2 to 33 % of the image, set to the mean colour."""
     cutout: int = 0
     """Side in pixels of a square set to the mean colour at a random place; 0 for none."""
     mean: tuple[float, ...] = ()
@@ -93,6 +109,9 @@ class AugmentConfig(_Section):
     def __post_init__(self) -> None:
         _require(self.crop >= 0, f"crop {self.crop} must not be negative")
         _require(self.cutout >= 0, f"cutout {self.cutout} must not be negative")
+        for name in ("perspective", "gray", "erasing"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"{name} {value} is a probability and must be in [0, 1]")
         _require(len(self.mean) == len(self.std), "mean and std must have the same number of channels")
         mean = list(self.mean)
         _require(all(0 <= m <= 1 for m in mean), f"mean {mean} must be in [0, 1]; divide pixel values by 255")
@@ -113,24 +132,37 @@ class ModelConfig(_Section):
 class OptimConfig(_Section):
     """How weights follow gradients."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """The optimizer."""
+    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """The optimizer. muon is for the hidden layers; first layer, head, norm layers and biases follow ``rest``."""
     lr: float = 0.1
     """Learning rate at the schedule's peak, for the global batch as it is (no scaling rule is applied)."""
     momentum: float = 0.9
-    """Momentum (sgd)."""
+    """Momentum (sgd, muon)."""
     nesterov: bool = True
-    """Nesterov momentum (sgd)."""
+    """Nesterov momentum (sgd, muon and its sgd)."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the two moments (adam, adamw)."""
     eps: float = 1e-8
     """Term added to the denominator (adam, adamw)."""
     weight_decay: float = 5e-4
-    """Weight decay: L2 in the gradient for sgd and adam, decoupled for adamw."""
+    """Weight decay: L2 in the gradient for sgd and adam, decoupled for adamw and muon."""
     decay_norms: bool = False
     """Decay the weights of norm layers and the biases too."""
     clip_norm: float = 0.0
     """Clip the global gradient norm at this value; 0 for none."""
+    sam_rho: float = 0.0
+    """Radius of sharpness-aware minimisation, around any optimizer: two passes per step; 0 for none."""
+    rest: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer of the parameters that muon leaves."""
+    rest_lr: float = 1.0
+    """Its learning rate, as a multiple of ``lr``."""
+    rest_momentum: float = 0.9
+    """Its momentum (sgd)."""
+    normalize: bool = False
+    """Scale each matrix to the norm sqrt(outputs) before each step, and do not decay it (muon): for weights whose
+    scale a norm layer undoes."""
+    iterations: int = 5
+    """Newton-Schulz iterations (muon)."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"lr {self.lr} must be positive")
@@ -142,23 +174,44 @@ class OptimConfig(_Section):
         _require(all(0 <= b < 1 for b in self.betas), f"betas {list(self.betas)} must be in [0, 1)")
         _require(self.weight_decay >= 0, f"weight_decay {self.weight_decay} must not be negative")
         _require(self.clip_norm >= 0, f"clip_norm {self.clip_norm} must not be negative")
+        _require(self.sam_rho >= 0, f"sam_rho {self.sam_rho} must not be negative")
+        _require(self.rest_lr > 0, f"rest_lr {self.rest_lr} must be positive")
+        _require(0 <= self.rest_momentum < 1, f"rest_momentum {self.rest_momentum} must be in [0, 1)")
+        _require(1 <= self.iterations <= 20, f"iterations {self.iterations} must be between 1 and 20")
+        _require(
+            not (self.name == "muon" and self.rest == "sgd" and self.nesterov and self.rest_momentum == 0),
+            "nesterov needs a momentum; set nesterov = false or rest_momentum = 0.9",
+        )
 
 
 @dataclass(frozen=True)
 class ScheduleConfig(_Section):
     """The learning rate as a function of the step."""
 
-    name: Literal["constant", "onecycle", "cosine", "step"] = "onecycle"
-    """onecycle rises to the peak and falls to ``final``; cosine is a warm-up and half a cosine; step multiplies
-    by ``gamma`` at each milestone; constant stays."""
+    name: Literal["constant", "onecycle", "cosine", "step", "linear", "polynomial", "restarts", "triangular", "wsd"] = (
+        "onecycle"
+    )
+    """After a warm-up: constant stays; onecycle, linear, polynomial and cosine fall to ``final``; step multiplies by
+    ``gamma`` at each milestone; restarts is a cosine anew in each ``cycle``; wsd stays, and falls in the last ``decay``
+    epochs. triangular rises for ``warmup`` epochs and falls back to ``start``, in each ``cycle``."""
     warmup: float = 0.0
     """Epochs from ``start`` to the peak."""
     start: float = 0.0
     """LR of the first step, as a fraction of ``optim.lr``."""
     final: float = 0.0
-    """LR that the last step tends to, as a fraction of ``optim.lr`` (onecycle, cosine)."""
+    """LR that the last step (of a cycle, for restarts) tends to, as a fraction of ``optim.lr``."""
     shape: Literal["linear", "cosine"] = "linear"
-    """How onecycle rises and falls."""
+    """How onecycle rises and falls, and how wsd falls."""
+    three_phase: bool = False
+    """Fall back to ``start`` in as many epochs as the warm-up, and from there to ``final`` (onecycle)."""
+    power: float = 1.0
+    """Exponent of polynomial."""
+    cycle: float = 0.0
+    """Epochs of the (first) cycle of restarts and triangular; 0 for one over the whole run."""
+    growth: float = 1.0
+    """Factor from the length of one cycle of restarts to the next."""
+    decay: float = 0.0
+    """Epochs at the end in which wsd falls to ``final``."""
     milestones: tuple[float, ...] = ()
     """Epochs at which step multiplies the LR by ``gamma``."""
     gamma: float = 0.1
@@ -173,10 +226,43 @@ class ScheduleConfig(_Section):
             f"milestones {list(self.milestones)} must increase",
         )
         _require(0 < self.gamma <= 1, f"gamma {self.gamma} must be above 0 and at most 1")
+        _require(self.power > 0, f"power {self.power} must be positive")
+        _require(self.cycle >= 0, f"cycle {self.cycle} must not be negative")
+        _require(1 <= self.growth <= 10, f"growth {self.growth} must be between 1 and 10")
+        _require(self.decay >= 0, f"decay {self.decay} must not be negative")
+        _require(
+            self.name != "triangular" or not self.cycle or self.warmup <= self.cycle,
+            f"warmup {self.warmup} is how long a triangle of {self.cycle} epochs rises, and longer than it",
+        )
         _require(
             self.name == "step" or not self.milestones,
             f"milestones belong to the schedule 'step', not to '{self.name}'",
         )
+
+
+@dataclass(frozen=True)
+class AverageConfig(_Section):
+    """Which average of the weights is evaluated and kept in place of the last ones."""
+
+    name: Literal["none", "ema", "swa", "lookahead"] = "none"
+    """ema forgets by ``decay``; swa is the mean; lookahead also gives the weights the average, at each update."""
+    start: float = 0.0
+    """Epochs before the average begins, as a copy of the weights."""
+    every: int = 1
+    """Steps between two updates."""
+    decay: float = 0.999
+    """Share of the average that an update keeps (ema, lookahead); 1 minus the paper's alpha for lookahead."""
+    ramp: float = 0.0
+    """Let lookahead's decay grow over the run as decay * (step / steps) ** ramp."""
+    recalibrate: int = 0
+    """Training images from which batch statistics are computed anew for the averaged weights; 0 averages them too."""
+
+    def __post_init__(self) -> None:
+        _require(self.start >= 0, f"start {self.start} must not be negative")
+        _require(self.every >= 1, f"every {self.every} must be at least 1")
+        _require(0 <= self.decay < 1, f"decay {self.decay} must be in [0, 1)")
+        _require(self.ramp >= 0, f"ramp {self.ramp} must not be negative")
+        _require(self.recalibrate >= 0, f"recalibrate {self.recalibrate} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -280,6 +366,7 @@ class Config(_Section):
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -289,4 +376,13 @@ class Config(_Section):
         _require(
             self.schedule.warmup <= self.train.epochs,
             f"schedule.warmup {self.schedule.warmup} is longer than train.epochs {self.train.epochs}",
+        )
+        _require(
+            not self.schedule.three_phase or 2 * self.schedule.warmup <= self.train.epochs,
+            f"schedule.three_phase takes twice schedule.warmup {self.schedule.warmup}, and that is longer than "
+            f"train.epochs {self.train.epochs}",
+        )
+        _require(
+            self.average.name == "none" or self.average.start < self.train.epochs,
+            f"average.start {self.average.start} must be below train.epochs {self.train.epochs}",
         )

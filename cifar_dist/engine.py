@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from cifar_dist.config import TrainConfig
 from cifar_dist.errors import TrainingFailedError, UserError
+from cifar_dist.optim.sam import ascended
 from cifar_dist.world import check_launch, launched_processes, local_processes
 
 T = TypeVar("T")
@@ -53,12 +54,15 @@ class Engine:
         kind: ``single``, ``ddp``, ``zero1`` or ``zero2``.
     """
 
-    def __init__(self, train: TrainConfig | None = None, *, clip_norm: float = 0.0, processes: int = 0) -> None:
+    def __init__(
+        self, train: TrainConfig | None = None, *, clip_norm: float = 0.0, sam_rho: float = 0.0, processes: int = 0
+    ) -> None:
         """Start the process group and check that it is the one that was asked for.
 
         Args:
             train: precision, accumulation and batch size; None where nothing is trained.
             clip_norm: global gradient norm to clip at, 0 for none.
+            sam_rho: radius of sharpness-aware minimisation, 0 for none.
             processes: refuse any other number of processes; 0 for any.
 
         Raises:
@@ -66,7 +70,7 @@ class Engine:
         """
         check_launch(processes)
         self._train = train or TrainConfig()
-        self._clip_norm = clip_norm
+        self._clip_norm, self._sam_rho = clip_norm, sam_rho
         deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
         cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
         if cpu:
@@ -176,7 +180,7 @@ class Engine:
             )
 
     def step(self, losses: Callable[[int], Tensor], lr: float) -> None:
-        """One optimizer step: forward and backward of every accumulation step, clip, update.
+        """One optimizer step: forward and backward of every accumulation step (twice for SAM), clip, update.
 
         Args:
             losses: gives the loss of accumulation step i, a scalar that is this process's share such that the
@@ -184,17 +188,26 @@ class Engine:
             lr: learning rate of this step.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        sharded = self.kind.startswith("zero")
+        if not sharded:  # DeepSpeed clears its own, earlier; and it clips and steps in its backward
+            self._optimizer.optimizer.zero_grad()
+        self._backward(losses)
+        if self._sam_rho:
+            assert self._module is not None
+            with ascended(self._module, self._sam_rho):
+                self._backward(losses)
+        if self._clip_norm and not sharded:
+            self._accelerator.clip_grad_norm_(self._parameters().values(), self._clip_norm)
+        self._optimizer.step()
+
+    def _backward(self, losses: Callable[[int], Tensor]) -> None:
+        """Forward and backward of every accumulation step; the gradients are synchronised in the last one."""
         # Each engine averages over processes, and accumulation divides; the losses given are shares of a mean.
         scale = self.processes * self._train.accumulate
-        if not self.kind.startswith("zero"):  # DeepSpeed clears its own, earlier
-            self._optimizer.optimizer.zero_grad()
         for index in range(self._train.accumulate):
             with self._accelerator.accumulate(self.model):
                 self._accelerator.backward(losses(index) * scale)
-                if self._clip_norm and self._accelerator.sync_gradients and not self.kind.startswith("zero"):
-                    self._accelerator.clip_grad_norm_(self._parameters().values(), self._clip_norm)
-                self._optimizer.step()
 
     @torch.no_grad()
     def infer(self, images: Tensor) -> Tensor:

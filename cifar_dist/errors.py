@@ -17,10 +17,19 @@ def printable(text: str) -> str:
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line that says what, where, and what to type instead; exit code 2."""
+    """Bad input; exit code 2.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+    Args:
+        message: one line that says what, where, and what to type instead.
+        more: a line for each of several things that are wrong at once.
+    """
+
+    def __init__(self, message: str, more: Iterable[str] = ()) -> None:
+        super().__init__(message, tuple(more))
+
+    def __str__(self) -> str:
+        message, more = self.args
+        return "\n".join(printable(line) for line in (message, *more))
 
 
 class TrainingFailedError(RuntimeError):

@@ -8,7 +8,8 @@ So a resume needs weights, optimizer state and a step number, and nothing is rep
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,19 +18,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cifar_dist import checkpoint, models
+from cifar_dist.agreement import Agreement, StopRequested
 from cifar_dist.checkpoint import Checkpoint
 from cifar_dist.config import Config
 from cifar_dist.data.augment import Augment, Normalize
 from cifar_dist.data.batches import Batch, TrainBatches
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.randomness import permutation, step_seed
-from cifar_dist.engine import Engine, Pending
-from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, TrainingFailedError, UserError
+from cifar_dist.engine import Engine
+from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, UserError
 from cifar_dist.evaluation.evaluate import Weights, evaluate
 from cifar_dist.evaluation.split import Split, statistics
 from cifar_dist.files import folder_atomic
 from cifar_dist.meter import StepMeter
 from cifar_dist.models.registry import DataInitialized
+from cifar_dist.optim.averaging import recalibrate
+from cifar_dist.optim.lookahead import build_average
 from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.optim.schedules import learning_rate
 from cifar_dist.preemption import StopSignals
@@ -39,20 +43,6 @@ from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Status, Tracker
 
 _INITIALIZE_IMAGES = 5000  # how many a network is shown that looks at the data before it trains
-
-
-class StopRequested(Exception):  # noqa: N818 - it is no error
-    """All ranks have agreed to stop."""
-
-
-@dataclass(frozen=True)
-class _Flags:
-    """What every rank says after a step, on its way to all: a wish to stop, a loss that is not finite."""
-
-    pending: Pending
-    step: int
-    ids: Tensor
-    finite: Tensor
 
 
 class Trainer:
@@ -71,6 +61,7 @@ class Trainer:
     def __init__(self, config: Config, engine: Engine, signals: StopSignals) -> None:
         self.config, self.engine, self.signals = config, engine, signals
         check_batch_size(config, engine.processes)
+        check_sharding(config, engine.kind)
         self.manifest = engine.decide(lambda: Manifest.load(config.data.path))
         mean, std = statistics(config, self.manifest)
         self.normalize = Normalize(mean, std, engine.device, config.train.channels_last)
@@ -93,8 +84,13 @@ class Trainer:
         self.meter = StepMeter(engine.device)
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
         self.model = self._prepare_model(module, loaded)
+        self.average = build_average(
+            config.average, module, steps_per_epoch=self.batches.steps_per_epoch, epochs=config.train.epochs
+        )
+        if self.average is not None and loaded is not None:
+            self.average.load(_part(loaded.optimizer, "average"), self.step)
         self._synchronised = False  # whether that was looked at since this start
-        self._flags: _Flags | None = None
+        self.agreement = Agreement(engine, signals)
         self.tracker = self._start_tracker(notes)
 
     # ---- the loop ---------------------------------------------------------------------------------------------
@@ -124,10 +120,10 @@ class Trainer:
                 if self.step % self.config.tracking.every == 0:
                     self.flush()
                 if every and self.step % every == 0:
-                    self.settle()
+                    self.agreement.settle()
                     self.flush()
                     self.save()
-            self.settle()
+            self.agreement.settle()
             self.end_epoch(epoch)
 
     def train_step(self, epoch: int, batches: list[Batch]) -> None:
@@ -135,24 +131,28 @@ class Trainer:
         config, step = self.config, self.step
         lr = self.learning_rate(step)
         samples = self.batches.size(step % self.batches.steps_per_epoch)
-        torch.manual_seed(step_seed(config.run.seed, step, self.engine.rank))
         self.meter.start()
-        finite = []
+        finite: list[Tensor] = []
 
         def share_of_loss(index: int) -> Tensor:
             batch = batches[index]
+            if index == 0:
+                torch.manual_seed(step_seed(config.run.seed, step, self.engine.rank))
             logits = self.model(self.augment(batch.images, batch.ids, epoch)).float()
             losses = F.cross_entropy(
                 logits, batch.labels, reduction="none", label_smoothing=config.train.label_smoothing
             )
-            self.meter.add(losses, logits.argmax(dim=1) == batch.labels, batch.weight)
-            finite.append(losses.detach().isfinite())
+            if len(finite) == index:  # not in SAM's second pass
+                self.meter.add(losses, logits.argmax(dim=1) == batch.labels, batch.weight)
+                finite.append(losses.detach().isfinite())
             return (losses * batch.weight).sum() / samples
 
         self.engine.step(share_of_loss, lr)
         self.step = step + 1
+        if self.average is not None:
+            self.average.update(self.step)
         self.meter.end(step=self.step, epoch=epoch, lr=lr)
-        self.exchange_flags(torch.cat([batch.ids for batch in batches]), torch.cat(finite))
+        self.agreement.after_step(self.step, torch.cat([batch.ids for batch in batches]), torch.cat(finite))
         if not self._synchronised:
             self.engine.assert_synchronised()
             self._synchronised = True
@@ -164,7 +164,8 @@ class Trainer:
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
-            predictions = self.val.predict("0", poll=self.poll)
+            with self.averaged():
+                predictions = self.val.predict("0", poll=self.agreement.poll)
             self.accuracy = predictions.accuracy
             best = self.accuracy > self.best
             self.best = max(self.best, self.accuracy)
@@ -182,6 +183,10 @@ class Trainer:
         if self.folder.finished():
             self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
             return
+        with self.averaged():
+            self._finish()
+
+    def _finish(self) -> None:
         model = self.engine.model_state()
         self.engine.decide(lambda: self._write_final(model))
         split, tta = self.config.eval.split, self.config.eval.tta
@@ -198,13 +203,13 @@ class Trainer:
             split,
             tta,
             trained_on=self.manifest,
-            poll=self.poll,
+            poll=self.agreement.poll,
         )
         self.tracker.say(f"{split} accuracy {summary.accuracy:.2%} of {summary.samples} with TTA {tta}: {folder}")
 
     def stop(self) -> None:
         """Save at the agreed step and say how to go on."""
-        self.settle(stopping=True)
+        self.agreement.settle(stopping=True)
         self.flush()
         self.save()
         self.close("interrupted", f"{self.signals.received or 'asked to stop'}; the same command goes on from here")
@@ -212,43 +217,6 @@ class Trainer:
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
         self.engine.decide(lambda: self.tracker.finish(status, reason))
-
-    # ---- agreement --------------------------------------------------------------------------------------------
-
-    def exchange_flags(self, ids: Tensor, finite: Tensor) -> None:
-        """Tell all ranks about this step, and judge what they told about the step before.
-
-        The answer is read one step late so that no device waits for it. A loss that is not finite has by then
-        reached the weights in memory, never a checkpoint: :meth:`settle` comes before each save.
-        """
-        flags = torch.stack([torch.full_like(finite[0], bool(self.signals.received)), ~finite.all()]).float()
-        before, self._flags = self._flags, _Flags(self.engine.exchange(flags), self.step, ids, finite)
-        if before is not None:
-            self._judge(before)
-
-    def settle(self, *, stopping: bool = False) -> None:
-        """Judge the last step too, before anything is evaluated or saved."""
-        before, self._flags = self._flags, None
-        if before is not None:
-            self._judge(before, stopping=stopping)
-
-    def _judge(self, flags: _Flags, *, stopping: bool = False) -> None:
-        stop, broken = flags.pending.wait()
-        if broken:
-            ids = sorted(i for rank in self.engine.gather_objects(flags.ids[~flags.finite].tolist()) for i in set(rank))
-            shown = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-            raise TrainingFailedError(
-                f"the loss is not finite at step {flags.step} for {len(ids)} samples (ids {shown}); the checkpoints "
-                f"before it are whole. Try a lower --optim.lr, --optim.clip_norm 1, or --train.precision no"
-            )
-        if stop and not stopping:
-            raise StopRequested
-
-    def poll(self) -> None:
-        """Outside the steps: stop, on all ranks alike, when any of them was asked to."""
-        wish = torch.tensor([float(bool(self.signals.received))], device=self.engine.device)
-        if self.engine.exchange(wish).wait()[0]:
-            raise StopRequested
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -267,7 +235,12 @@ class Trainer:
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of this step. Collective."""
-        model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
+        with self.averaged():
+            model = self.engine.model_state()
+        optimizer = self.engine.optimizer_state()
+        if self.average is not None:  # the checkpoint's model is what was evaluated; what trains goes here
+            optimizer |= {f"weights/{name}": value for name, value in self.engine.model_state().items()}
+            optimizer |= {f"average/{name}": value for name, value in self.average.state().items()}
         state = {
             "step": self.step,
             "evaluated": self.evaluated,
@@ -287,6 +260,19 @@ class Trainer:
         path = self.engine.decide(write)
         self.tracker.checkpoint(self.step, path)
         self.meter.restart_clock()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model as it is evaluated and kept: with averaged weights inside, where the run has an average."""
+        if self.average is None:
+            yield
+            return
+        with self.average.applied() as begun:
+            if begun and (count := min(self.config.average.recalibrate, len(self.batches.images))):
+                ids = permutation(self.config.run.seed, 0, len(self.batches.images), "recalibrate")[:count]
+                parts = ids.tensor_split(-(-count // self.config.eval.batch_size))
+                recalibrate(self.average.model, (self.normalize(self.batches.images.get(part)) for part in parts))
+            yield
 
     def _open_data(self) -> tuple[TrainBatches, Split | None]:
         config, engine = self.config, self.engine
@@ -308,7 +294,7 @@ class Trainer:
         """Load or initialise the weights, wrap the model, load the optimizer's state."""
         config = self.config
         if loaded is not None:
-            checkpoint.load_weights(module, loaded.model, loaded.path)
+            checkpoint.load_weights(module, _part(loaded.optimizer, "weights") or loaded.model, loaded.path)
         elif isinstance(module, DataInitialized):
             count = len(self.batches.images)
             ids = permutation(config.run.seed, 0, count, "initialize")[:_INITIALIZE_IMAGES]
@@ -317,7 +303,8 @@ class Trainer:
             module = module.to(memory_format=torch.channels_last)
         model = self.engine.prepare(module, build_optimizer(config.optim, module))
         if loaded is not None:
-            self.engine.load_optimizer_state(loaded.optimizer)
+            own = ("weights/", "average/")
+            self.engine.load_optimizer_state({k: v for k, v in loaded.optimizer.items() if not k.startswith(own)})
             self.engine.load_scaler_state(loaded.state["scaler"])
         return model
 
@@ -355,6 +342,27 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         return self.batches.steps_per_epoch * self.config.train.epochs
+
+
+def _part(state: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
+    """Entries ``KEY/NAME`` of a checkpoint's tensors, by name."""
+    return {name.removeprefix(f"{key}/"): value for name, value in state.items() if name.startswith(f"{key}/")}
+
+
+def check_sharding(config: Config, kind: str) -> None:
+    """Refuse what needs whole weights with an engine that keeps its own, sharded ones.
+
+    Raises:
+        UserError: with what to use instead.
+    """
+    wanted = {
+        "optim.name muon": config.optim.name == "muon",
+        "optim.sam_rho": config.optim.sam_rho > 0,
+        "average.name lookahead": config.average.name == "lookahead",
+    }
+    for setting, asked in wanted.items():
+        if asked and kind.startswith("zero"):
+            raise UserError(f"{setting} needs whole weights on each process, not DeepSpeed; use launch/ddp.yaml")
 
 
 def check_batch_size(config: Config, processes: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.randomness import integers, uniform
+from cifar_dist.data.transforms.chain import build_transforms
 from cifar_dist.errors import UserError
 
 
@@ -37,28 +38,35 @@ class Normalize:
 
 
 class Augment:
-    """Random flip, crop and cutout of uint8 batches, then :class:`Normalize`.
+    """Random flip and crop of uint8 batches, the recipe's transforms, cutout, then :class:`Normalize`.
 
     Args:
         config: what is done.
         seed: the run's seed.
         mean: per channel, in [0, 1]: the colour that fills what a crop or cutout leaves empty.
         normalize: applied last.
+
+    Raises:
+        UserError: a transform's range that makes no sense.
     """
 
     def __init__(self, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> None:
         self._config = config
         self._seed = seed
-        self._fill = torch.tensor([round(255 * m) for m in mean], dtype=torch.uint8)
+        fill = tuple(round(255 * m) for m in mean)
+        self._fill = torch.tensor(fill, dtype=torch.uint8)
+        self._transforms = build_transforms(config, fill)
         self._normalize = normalize
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Refuse images (height, width, channels) that are too small.
+        """Refuse images (height, width, channels) that cannot be augmented so.
 
         Raises:
-            UserError: a reflecting crop of more pixels than the image has.
+            UserError: a reflecting crop of more pixels than the image has, or colour transforms without colours.
         """
-        height, width, _ = shape
+        height, width, channels = shape
+        if self._transforms and channels != 3:
+            raise UserError(f"only flip, crop and cutout work on images of {channels} channels; set the others off")
         if self._config.crop_fill == "reflect" and self._config.crop >= min(height, width):
             raise UserError(f"augment.crop {self._config.crop} is too large to reflect in images of {height}x{width}")
 
@@ -91,6 +99,11 @@ class Augment:
             images = images.reshape(-1, channels)[source + columns[:, None, :]]
             if config.crop and config.crop_fill == "constant":
                 images = torch.where(outside[..., None], fill, images)
+        if self._transforms:
+            planes = images.permute(0, 3, 1, 2).contiguous()  # what they work on, see cifar_dist.data.transforms
+            for transform in self._transforms:
+                planes = transform(planes, self._seed, epoch, ids)
+            images = planes.permute(0, 2, 3, 1).contiguous()
         if config.cutout:
             top = integers(self._seed, epoch, ids, "cutout", height, 0) - config.cutout // 2
             left = integers(self._seed, epoch, ids, "cutout", width, 1) - config.cutout // 2

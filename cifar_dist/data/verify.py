@@ -115,7 +115,7 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
             advance(shard.samples)
     if problems:
         head = f"{folder}: {len(problems)} of {len(shards)} shards are damaged; fetch them again, or pack it again with"
-        raise UserError("\n".join([f"{head}: cifar-dist pack SOURCE {folder}", *problems]))
+        raise UserError(f"{head}: cifar-dist pack SOURCE {folder}", problems)
     labelled = "train" in manifest.splits and bool((manifest.labels("train") >= 0).all())
     return VerifyReport(
         manifest=manifest,

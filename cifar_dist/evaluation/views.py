@@ -7,7 +7,6 @@ whatever computes them.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -31,7 +30,7 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
 
     Args:
         tta: ``0``, ``mirror``, ``translate`` or a number N; config.EvalConfig checks it.
-        config: the recipe's augmentation, for N random views (its cutout is left out).
+        config: the recipe's augmentation, for N random views (only its flips and crops).
         seed: of the random views.
         mean: per-channel fill of random crops, in [0, 1].
         normalize: pixels to the model's input.
@@ -43,7 +42,8 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
     count = max(1, int(tta))
     # Alternating flips alternate by epoch; here each view tosses for itself. A recipe that never flips does not here.
     flip: Literal["none", "random"] = "none" if config.flip == "none" else "random"
-    augment = Augment(dataclasses.replace(config, cutout=0, flip=flip), seed, mean, normalize)
+    own = AugmentConfig(flip=flip, crop=config.crop, crop_fill=config.crop_fill)
+    augment = Augment(own, seed, mean, normalize)
 
     def random_views(images: Tensor, ids: Tensor) -> Iterator[View]:
         for view in range(count):

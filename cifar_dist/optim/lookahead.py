@@ -13,7 +13,8 @@ import math
 import torch
 from torch import nn
 
-from cifar_dist.optim.averaging import WeightAverage
+from cifar_dist.config import AverageConfig
+from cifar_dist.optim.averaging import EMA, SWA, WeightAverage
 
 
 class Lookahead(WeightAverage):
@@ -59,3 +60,25 @@ class Lookahead(WeightAverage):
         if counted or step % self._steps_per_epoch == 0:
             self._put(self._average)
         return counted
+
+
+def build_average(
+    config: AverageConfig, model: nn.Module, *, steps_per_epoch: int, epochs: int
+) -> WeightAverage | None:
+    """The average that the config asks for, of the bare model on its device; None for none."""
+    start = math.ceil(config.start * steps_per_epoch)
+    if config.name == "ema":
+        return EMA(model, decay=config.decay, start=start, every=config.every)
+    if config.name == "swa":
+        return SWA(model, start=start, every=config.every)
+    if config.name == "lookahead":
+        return Lookahead(
+            model,
+            start=start,
+            every=config.every,
+            decay=config.decay,
+            ramp=config.ramp,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+        )
+    return None

@@ -25,10 +25,10 @@ def learning_rate(schedule: ScheduleConfig, lr: float, step: int, *, steps_per_e
     Returns:
         a learning rate in [0, ``lr``].
     """
-    name: str = schedule.name
+    name = schedule.name
     total = steps_per_epoch * epochs
     warmup = schedule.warmup * steps_per_epoch
-    cycle = _setting(schedule, "cycle", 0.0) * steps_per_epoch
+    cycle = schedule.cycle * steps_per_epoch
     step = min(step, total)
     if name == "triangular":
         return lr * _triangle(schedule.start, step % (cycle or total), warmup, cycle or total)
@@ -44,15 +44,15 @@ def learning_rate(schedule: ScheduleConfig, lr: float, step: int, *, steps_per_e
             passed = sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
             return lr * schedule.gamma**passed
         case "linear" | "polynomial":
-            power = 1.0 if name == "linear" else _setting(schedule, "power", 1.0)
+            power = 1.0 if name == "linear" else schedule.power
             return lr * _between(schedule.final, 1.0, math.pow(1 - _share(since, left), power), cosine=False)
         case "wsd":
-            decay = min(left, _setting(schedule, "decay", 0.0) * steps_per_epoch)
+            decay = min(left, schedule.decay * steps_per_epoch)
             return lr * _between(1.0, schedule.final, _share(since - (left - decay), decay), cosine=cosine)
         case "restarts":
-            progress = _since_restart(since, cycle or left, growth=_setting(schedule, "growth", 1.0))
+            progress = _since_restart(since, cycle or left, growth=schedule.growth)
             return lr * _between(1.0, schedule.final, progress, cosine=cosine)
-        case "onecycle" if warmup and _setting(schedule, "three_phase", 0.0):
+        case "onecycle" if warmup and schedule.three_phase:
             if since < warmup:
                 return lr * _between(1.0, schedule.start, since / warmup, cosine=cosine)
             progress = _share(since - warmup, left - warmup)
@@ -88,8 +88,3 @@ def _between(first: float, last: float, progress: float, *, cosine: bool) -> flo
     # Of the forms of interpolation, the one that meets both ends exactly; rounding may still pass one by an ulp.
     value = first * (1 - progress) + last * progress
     return min(max(value, min(first, last)), max(first, last))
-
-
-def _setting(schedule: ScheduleConfig, name: str, default: float) -> float:
-    """A field that ScheduleConfig is about to get."""
-    return float(getattr(schedule, name, default))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cifar_dist.config import OptimConfig
+from cifar_dist.errors import UserError
 from cifar_dist.models import build
 from cifar_dist.optim import build_optimizer
 
@@ -77,3 +78,22 @@ def test_each_name_is_torchs_optimizer_with_these_settings(name: Literal["sgd", 
         assert not torch.equal(model.weight, start)
         models.append(model)
     assert torch.equal(models[0].weight, models[1].weight)
+
+
+@pytest.mark.parametrize("rest", ["sgd", "adamw"])
+def test_muon_has_the_hidden_layers_and_the_rest_follows_at_its_own_rate(rest: Literal["sgd", "adamw"]) -> None:
+    model = build("speed-net", classes=10, options={"widths": [4, 4, 4]})
+    config = OptimConfig(name="muon", rest=rest, rest_lr=3.0, weight_decay=0.1, momentum=0.6, normalize=True)
+    hidden, decayed, exempt = build_optimizer(config, model).param_groups
+    assert names_of(model, hidden["params"]) == [f"groups.{g}.conv{c}.weight" for g in range(3) for c in (1, 2)]
+    assert names_of(model, decayed["params"]) == ["head.weight"]
+    assert len(exempt["params"]) == 7
+    assert (hidden["weight_decay"], decayed["weight_decay"], exempt["weight_decay"]) == (0.0, 0.1, 0.0)
+    assert [group.get("lr_scale", 1.0) for group in (hidden, decayed, exempt)] == [1.0, 3.0, 3.0]
+    assert hidden["momentum"] == 0.6
+    assert rest == "adamw" or decayed["momentum"] == config.rest_momentum
+
+
+def test_muon_refuses_a_model_without_hidden_layers() -> None:
+    with pytest.raises(UserError, match=r"optim\.name muon .* use --optim\.name sgd"):
+        build_optimizer(OptimConfig(name="muon"), nn.Linear(2, 2))

@@ -1,0 +1,35 @@
+"""Whole runs with muon, SAM and averages: an interrupted one ends on the same bits."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from running import interrupt, metrics, train
+from safetensors.torch import load_file
+
+RUNS = {
+    "muon and an EMA": "--optim.name muon --optim.lr 0.05 --optim.rest-lr 2 --optim.normalize True --average.name ema "
+    "--average.start 0.5 --average.decay 0.8 --average.recalibrate 200 --model.name tiny-resnet --train.epochs 1",
+    "SAM and lookahead": "--optim.sam-rho 0.05 --average.name lookahead --average.every 5 --average.decay 0.5 "
+    "--train.accumulate 2",
+}
+
+
+@pytest.mark.parametrize("words", RUNS.values(), ids=RUNS.keys())
+def test_an_interrupted_run_ends_on_the_same_bits(tiny: Path, tmp_path: Path, words: str) -> None:
+    command = [str(tiny), "--train.threads", "1", *words.split()]
+    (whole,) = train(*command, "--run.name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    run = tmp_path / "runs" / "broken"
+    assert interrupt([*command, "--run.name", "broken"], run, 8, 1, signal.SIGTERM) == [75]
+    assert train(*command, "--run.name", "broken")[0].returncode == 0
+    one, two = (tmp_path / "runs" / name for name in ("whole", "broken"))
+    assert [r["loss"] for r in metrics(one)] == [r["loss"] for r in metrics(two)]
+    assert [r["accuracy"] for r in metrics(one, "val")] == [r["accuracy"] for r in metrics(two, "val")]
+    for file in ("final/model.safetensors", "checkpoints/latest/optimizer.safetensors"):
+        tensors = [load_file(folder / file) for folder in (one, two)]
+        assert tensors[0].keys() == tensors[1].keys()
+        assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
