@@ -70,6 +70,7 @@ class Trainer:
         self.batches, self.val = engine.together(self._open_data)
         torch.manual_seed(config.run.seed)
         module = models.build_for(config.model, shape=self.manifest.shape, classes=len(self.manifest.classes))
+        optimizer = build_optimizer(config.optim, module)
 
         # Only now, with nothing left that the config could have wrong, does the run get its folder.
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
@@ -83,7 +84,7 @@ class Trainer:
         self.best: float = state.get("best", -1.0)
         self.meter = StepMeter(engine.device)
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
-        self.model = self._prepare_model(module, loaded)
+        self.model = self._prepare_model(module, optimizer, loaded)
         self.average = build_average(
             config.average, module, steps_per_epoch=self.batches.steps_per_epoch, epochs=config.train.epochs
         )
@@ -290,7 +291,9 @@ class Trainer:
             return batches, None
         return batches, Split(engine, config, self.manifest, "val", self.manifest)
 
-    def _prepare_model(self, module: nn.Module, loaded: Checkpoint | None) -> nn.Module:
+    def _prepare_model(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, loaded: Checkpoint | None
+    ) -> nn.Module:
         """Load or initialise the weights, wrap the model, load the optimizer's state."""
         config = self.config
         if loaded is not None:
@@ -301,7 +304,7 @@ class Trainer:
             module.initialize(self.normalize(self.batches.images.get(ids)).cpu())
         if config.train.channels_last:
             module = module.to(memory_format=torch.channels_last)
-        model = self.engine.prepare(module, build_optimizer(config.optim, module))
+        model = self.engine.prepare(module, optimizer)
         if loaded is not None:
             own = ("weights/", "average/")
             self.engine.load_optimizer_state({k: v for k, v in loaded.optimizer.items() if not k.startswith(own)})
