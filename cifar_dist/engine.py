@@ -1,4 +1,4 @@
-"""The only file that knows Accelerate, DeepSpeed and torch.distributed.
+"""The only file that knows Accelerate and torch.distributed, and that starts DeepSpeed.
 
 An :class:`Engine` is a process's place in the job: it starts the process group, wraps model and optimizer, runs
 one optimizer step, and lets ranks agree. It asserts that it got what the launcher was asked for. What goes into
@@ -24,6 +24,13 @@ from torch import Tensor, nn
 from cifar_dist.config import TrainConfig
 from cifar_dist.errors import TrainingFailedError, UserError
 from cifar_dist.optim.sam import ascended
+from cifar_dist.optimizer_state import (
+    by_parameter,
+    collect_sharded,
+    collect_whole,
+    restore_sharded,
+    restore_whole,
+)
 from cifar_dist.world import check_launch, launched_processes, local_processes
 
 T = TypeVar("T")
@@ -268,45 +275,10 @@ class Engine:
         return {name: value.detach().cpu().contiguous() for name, value in self._module.state_dict().items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Full optimizer state as ``KEY/PARAMETER`` (for example ``momentum_buffer/conv1.weight``), on the CPU.
-
-        Collective. The same for every engine: nothing in it depends on how the state was sharded.
-        """
-        state: dict[str, Tensor] = {}
-        if self.kind.startswith("zero"):
-            self._link_zero_state()
-        for name, parameter in self._parameters().items():
-            for key, value in self._state_of(parameter).items():
-                state[f"{key}/{name}"] = value.detach().cpu().clone().contiguous()
-        return state
-
-    def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        if not self.kind.startswith("zero"):
-            return {k: v for k, v in self._optimizer.state[parameter].items() if isinstance(v, Tensor)}
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        return {
-            key: value if value.ndim == 0 else safe_get_full_optimizer_state(parameter, key)
-            for key, value in self._zero_state(parameter).items()
-        }
-
-    def _zero_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """The flat state of the group that holds ``parameter``: this rank's partition."""
-        zero = self._optimizer.optimizer
-        for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
-            if any(parameter is member for member in group):
-                return {k: v for k, v in zero.optimizer.state[flat].items() if isinstance(v, Tensor)}
-        raise AssertionError("a trained parameter belongs to no group of the ZeRO optimizer")
-
-    def _link_zero_state(self) -> None:
-        """Point every parameter at its part of the flat state.
-
-        DeepSpeed does it once, after the first update of the first group: too late for a resume, and too early for
-        the other groups, which have no state yet.
-        """
-        zero = self._optimizer.optimizer
-        zero._hp_optimizer_states_linked = False
-        zero._lazy_init_hp_params_optimizer_state()
+        """Full optimizer state, see :mod:`cifar_dist.optimizer_state`. Collective."""
+        assert self._optimizer is not None
+        collect = collect_sharded if self.kind.startswith("zero") else collect_whole
+        return collect(self._optimizer.optimizer, self._parameters())
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`optimizer_state` gave, whichever engine gave it.
@@ -315,37 +287,8 @@ class Engine:
             UserError: the state belongs to another model or optimizer.
         """
         parameters = self._parameters()
-        by_name: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
-        for entry, value in state.items():
-            key, _, name = entry.partition("/")
-            if name not in by_name or (value.ndim and value.shape != parameters[name].shape):
-                raise UserError(f"the checkpoint's optimizer state '{entry}' fits no parameter of this model")
-            by_name[name][key] = value
-        if self.kind.startswith("zero"):
-            self._load_zero_state(by_name)
-            return
-        for name, parameter in parameters.items():
-            # Adam keeps its step counts on the CPU; everything else lives with the parameter.
-            self._optimizer.state[parameter] = {
-                key: value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
-                for key, value in by_name[name].items()
-            }
-
-    def _load_zero_state(self, by_name: Mapping[str, Mapping[str, Tensor]]) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
-
-        zero = self._optimizer.optimizer
-        names = {id(parameter): name for name, parameter in self._parameters().items()}
-        for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
-            example = by_name[names[id(group[0])]]
-            zero.optimizer.state[flat] = {
-                key: value.clone() if value.ndim == 0 else torch.zeros_like(flat) for key, value in example.items()
-            }
-        self._link_zero_state()
-        for name, parameter in self._parameters().items():
-            for key, value in by_name[name].items():
-                if value.ndim:
-                    safe_set_full_optimizer_state(parameter, value.to(self.device), key)
+        restore = restore_sharded if self.kind.startswith("zero") else restore_whole
+        restore(self._optimizer.optimizer, parameters, by_parameter(state, parameters))
 
     def scaler_state(self) -> dict[str, float]:
         """The fp16 loss scaler's numbers; empty without one."""
