@@ -54,9 +54,8 @@ def start(recipe: Path, name: str, *words: str, config: str = "cpu") -> subproce
 
 
 def steps_done(run: Path) -> int:
-    """Lines of a run's metrics.jsonl so far."""
-    metrics = run / "metrics.jsonl"
-    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+    """Training steps in a run's metrics.jsonl so far (an evaluation has a line there too)."""
+    return (run / "metrics.jsonl").read_text().count('"split":"train"') if (run / "metrics.jsonl").exists() else 0
 
 
 def wait_for_steps(job: subprocess.Popen[str], run: Path, steps: int) -> None:
