@@ -1,4 +1,4 @@
-"""Write the tables of docs/config.md from the docstrings of cifar_dist/config.py: python docs/make_config.py"""
+"""Write the tables of docs/config.md from the docstrings of cifar_dist/config/: python docs/make_config.py"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 from cifar_dist import config
 from cifar_dist.recipe import to_tree
@@ -17,11 +18,11 @@ BEGIN = "<!-- written by docs/make_config.py: everything from here to the end of
 
 def tables() -> str:
     """One Markdown table per section of the config: key, type, default, meaning."""
-    classes = {node.name: node for node in _source().body if isinstance(node, ast.ClassDef)}
+    hints = get_type_hints(config.Config)
     defaults = to_tree(config.Config())
     parts = []
     for section in dataclasses.fields(config.Config):
-        owner = classes[str(section.type)]
+        owner = _class(hints[section.name])
         lines = [f"## {section.name}", "", ast.get_docstring(owner) or "", ""]
         lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         for name, annotation, text in _fields(owner):
@@ -43,8 +44,10 @@ def up_to_date(document: str) -> str:
     return f"{head}{BEGIN}\n{tables()}"
 
 
-def _source() -> ast.Module:
-    return ast.parse(inspect.getsource(config))
+def _class(section: type) -> ast.ClassDef:
+    node = ast.parse(inspect.getsource(section)).body[0]
+    assert isinstance(node, ast.ClassDef)
+    return node
 
 
 def _fields(owner: ast.ClassDef) -> list[tuple[str, ast.expr, str]]:

@@ -1,4 +1,4 @@
-"""docs/config.md says what cifar_dist/config.py says."""
+"""docs/config.md says what cifar_dist/config/ says."""
 
 from __future__ import annotations
 

@@ -137,8 +137,8 @@ def check_verb(words: Sequence[str], line: str, known: set[str]) -> None:
     if words[0] == "train":
         check_training(words[1:], line, known)
     elif words[0] not in ("--help", "--version"):
-        arguments = cli._parser().parse_args(words)
-        assert arguments.work is cli.VERBS[words[0]][0], line
+        arguments = cli.parse(words)
+        assert arguments.work is cli.VERBS[words[0]].run, line
 
 
 def check_training(words: Sequence[str], line: str, known: set[str]) -> None:

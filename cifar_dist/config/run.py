@@ -1,0 +1,127 @@
+"""Settings of the loop and of everything around it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from cifar_dist.config.section import Section, require
+
+# An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")
+
+
+@dataclass(frozen=True)
+class RunConfig(Section):
+    """Which run this is."""
+
+    name: str = ""
+    """Name of the run folder. Starting again with the same name resumes. Empty: the recipe's name."""
+    dir: str = "runs"
+    """Folder that holds the run folders."""
+    seed: int = 0
+    """Seed of everything random: weights, order, augmentation, dropout."""
+    fresh: bool = False
+    """Refuse to start when the run folder exists already."""
+    processes: int = 0
+    """Refuse to train on any other number of processes; 0 takes what the launcher gives."""
+
+    def __post_init__(self) -> None:
+        require(
+            not self.name or _NAME.fullmatch(self.name) is not None,
+            f"name {self.name!r} must be 1 to 128 of A-Z a-z 0-9 _ . + = - and not start with . + = or -",
+        )
+        require(0 <= self.seed < 2**31, f"seed {self.seed} must be between 0 and 2147483647")
+        require(self.processes >= 0, f"processes {self.processes} must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Section):
+    """The loop."""
+
+    epochs: int = 24
+    """Times that every training sample is seen."""
+    batch_size: int = 512
+    """Samples in one optimizer step, over all processes and accumulation steps together."""
+    accumulate: int = 1
+    """Forward and backward passes per optimizer step."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Automatic mixed precision: none, bfloat16, or float16 with loss scaling (GPU)."""
+    label_smoothing: float = 0.0
+    """Probability mass spread evenly over all classes."""
+    channels_last: bool = False
+    """Keep images and convolutions in the NHWC memory layout."""
+    compile: bool = False
+    """Compile the model with ``torch.compile``."""
+    threads: int = 0
+    """CPU threads per process; 0 shares the machine's cores among its processes."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
+        require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
+        require(self.accumulate >= 1, f"accumulate {self.accumulate} must be at least 1")
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}",
+        )
+        require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
+        require(self.threads >= 0, f"threads {self.threads} must not be negative")
+
+
+@dataclass(frozen=True)
+class EvalConfig(Section):
+    """When and how accuracy is measured."""
+
+    every: int = 1
+    """Epochs between evaluations on the validation split; the last epoch is always evaluated."""
+    batch_size: int = 500
+    """Images in one forward pass. Batches are cut before they are dealt to processes, so predictions do not
+    depend on the number of processes."""
+    tta: str = "mirror"
+    """Views of the evaluation that ends a run: 0 (none), mirror (2), translate (6), or N for N random views."""
+    split: str = "test"
+    """Split of the evaluation that ends a run."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"every {self.every} must be at least 1")
+        require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
+        require(
+            self.tta in ("mirror", "translate") or (self.tta.isdecimal() and int(self.tta) <= 1024),
+            f"tta {self.tta!r} must be 0, mirror, translate, or a number of random views up to 1024",
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig(Section):
+    """When state is saved and how long it is kept."""
+
+    every: int = 1
+    """Epochs between checkpoints; the end of training always saves one."""
+    every_steps: int = 0
+    """Optimizer steps between checkpoints, besides those of ``every``; 0 for none."""
+    keep: int = 2
+    """Newest checkpoints that are kept, besides the best one."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"every {self.every} must be at least 1")
+        require(self.every_steps >= 0, f"every_steps {self.every_steps} must not be negative")
+        require(self.keep >= 1, f"keep {self.keep} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrackingConfig(Section):
+    """Where metrics go besides the run folder."""
+
+    every: int = 10
+    """Steps between two looks at the metrics: they reach the console and metrics.jsonl (every step has its
+    line there, whatever this is) that often."""
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    """Mirror the run to Weights & Biases, from rank 0; it can never stop or fail a run."""
+    project: str = "cifar-dist"
+    """W&B project."""
+    entity: str = ""
+    """W&B user or team; empty: the account's default."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"every {self.every} must be at least 1")

@@ -1,0 +1,48 @@
+"""Types of arguments that several verbs take, with errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from cifar_dist.errors import UserError
+
+TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the recipe's)"
+CHECKPOINT = "best, latest or a step (default: best)"
+RUN = "name of a run, or its folder"
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number of at least ``least``."""
+
+    def whole_number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
+        return int(text)
+
+    return whole_number
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a fraction from 0 to below 1")
+    return value
+
+
+def checked_tta(asked: str | None, default: str) -> str:
+    """The views asked for, else the recipe's.
+
+    Raises:
+        UserError: no such views.
+    """
+    from cifar_dist.config import EvalConfig
+
+    try:
+        return EvalConfig(tta=asked or default).tta
+    except ValueError as error:
+        raise UserError(f"--{error}") from None

@@ -1,0 +1,52 @@
+"""``cifar-dist evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta
+from cifar_dist.verbs.report import draw
+
+HELP = "evaluate a checkpoint of a run with test-time augmentation"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", help=RUN)
+    verb.add_argument("--tta", help=TTA)
+    verb.add_argument("--data", type=Path, help="a packed dataset (default: the one it was trained on)")
+    verb.add_argument("--split", default="test", help="default: test")
+    verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.data.manifest import Manifest
+    from cifar_dist.engine import Engine
+    from cifar_dist.evaluation.evaluate import evaluate
+    from cifar_dist.evaluation.trained import find_run, load_model, open_trained
+
+    run_path = find_run(arguments.run)
+    trained = open_trained(run_path, arguments.checkpoint)
+    tta = checked_tta(arguments.tta, trained.config.eval.tta)
+    data = Manifest.load(arguments.data or trained.config.data.path)
+    engine = Engine(trained.config.train)
+    try:
+        engine.together(lambda: load_model(engine, trained))
+        folder, summary = evaluate(
+            engine,
+            trained.config,
+            run_path,
+            trained.weights,
+            data,
+            arguments.split,
+            tta,
+            trained_on=trained.trained_on,
+        )
+    finally:
+        engine.close()
+    if engine.is_main:
+        accuracy = "no labels" if summary.accuracy is None else f"accuracy {summary.accuracy:.2%}"
+        print(f"{arguments.split}: {accuracy} on {summary.samples} samples, TTA {tta}, {summary.checkpoint}: {folder}")
+        draw(run_path)
+    return EXIT_DONE

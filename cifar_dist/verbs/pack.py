@@ -1,0 +1,38 @@
+"""``cifar-dist pack``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE
+from cifar_dist.verbs.arguments import at_least, fraction
+
+HELP = "pack a dataset into WebDataset shards and a manifest"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("source", help="a dataset's name or TOML (shards/NAME.toml), an archive, a folder or a file")
+    verb.add_argument("out", type=Path, help="folder for the shards and their manifest")
+    verb.add_argument("--codec", choices=["png", "raw"], default="png", help="how an image is stored (default: png)")
+    verb.add_argument("--samples-per-shard", type=at_least(1), default=1000, metavar="N", help="default: 1000")
+    verb.add_argument("--val-fraction", type=fraction, metavar="F", help="part of train kept for validation")
+    verb.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of the order and of the val split")
+    verb.add_argument("--size", type=at_least(1), metavar="N", help="resize every image to N x N pixels")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.data.pack import pack
+
+    manifest = pack(
+        arguments.source,
+        arguments.out,
+        codec="npy" if arguments.codec == "raw" else "png",
+        samples_per_shard=arguments.samples_per_shard,
+        val_fraction=arguments.val_fraction,
+        seed=arguments.seed,
+        size=arguments.size,
+    )
+    counts = ", ".join(f"{manifest.samples(split)} {split}" for split in manifest.splits)
+    print(f"packed {manifest.name} into {arguments.out}: {counts}, {len(manifest.classes)} classes")
+    return EXIT_DONE

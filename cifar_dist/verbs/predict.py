@@ -1,0 +1,36 @@
+"""``cifar-dist predict``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta
+
+HELP = "predict an unlabelled set and write the ID,Labels file"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", help=RUN)
+    verb.add_argument("unlabelled", type=Path, help="a pickle or npz with data and ids, or a packed dataset")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="where the ID,Labels rows go")
+    verb.add_argument("--tta", help=TTA)
+    verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.engine import Engine
+    from cifar_dist.evaluation.predict_file import predict_file
+    from cifar_dist.evaluation.trained import find_run, open_trained
+
+    trained = open_trained(find_run(arguments.run), arguments.checkpoint)
+    tta = checked_tta(arguments.tta, trained.config.eval.tta)
+    engine = Engine(trained.config.train)
+    try:
+        rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out)
+    finally:
+        engine.close()
+    if engine.is_main:
+        print(f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}")
+    return EXIT_DONE

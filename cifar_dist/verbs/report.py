@@ -1,0 +1,34 @@
+"""``cifar-dist report``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE
+from cifar_dist.verbs.arguments import RUN
+
+HELP = "draw a run's figures and its report.html"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", help=RUN)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.evaluation.trained import find_run
+    from cifar_dist.report.html import write_report
+
+    print(write_report(find_run(arguments.run)))
+    return EXIT_DONE
+
+
+def draw(run_path: Path) -> None:
+    """Draw the report; a picture that fails must not fail the run that it shows."""
+    try:
+        from cifar_dist.report.html import write_report
+
+        print(f"report: {write_report(run_path)}")
+    except Exception as error:
+        print(f"cifar-dist: the report was not drawn ({error}); try: cifar-dist report {run_path}", file=sys.stderr)

@@ -1,0 +1,58 @@
+"""``cifar-dist train RECIPE [--section.field VALUE ...]``. Its settings are the config's, not argparse's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.verbs.report import draw
+from cifar_dist.world import is_main_process
+
+HELP = "train a recipe, or go on training it: train RECIPE [--section.field VALUE ...]"
+USAGE = "usage: cifar-dist train RECIPE [--section.field VALUE ...]"
+
+
+def run(words: Sequence[str]) -> int:
+    """``train RECIPE [--section.field VALUE ...]``."""
+    from cifar_dist import recipe
+
+    asks_help = any(word in ("-h", "--help") for word in words)
+    rest = [word for word in words if word not in ("-h", "--help")]
+    if rest and rest[0].startswith("-"):
+        raise UserError(f"the first word is the recipe, before its settings; {USAGE}")
+    if asks_help:
+        return _train_help(rest)
+    if not rest:
+        raise UserError(f"which recipe? {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
+    config = recipe.load(rest[0], rest[1:])
+
+    from cifar_dist.preemption import StopSignals
+
+    with StopSignals() as signals:  # before torch is loaded: who asks during the start is heard too
+        from cifar_dist.engine import Engine
+        from cifar_dist.trainer import Trainer
+
+        engine = Engine(
+            config.train, clip_norm=config.optim.clip_norm, sam_rho=config.optim.sam_rho, processes=config.run.processes
+        )
+        try:
+            code = Trainer(config, engine, signals).run()
+        finally:
+            engine.close()
+    if code == EXIT_DONE and engine.is_main:
+        draw(Path(config.run.dir) / config.run.name)
+    return code
+
+
+def _train_help(rest: Sequence[str]) -> int:
+    import tyro
+
+    from cifar_dist import recipe
+    from cifar_dist.config import Config
+
+    if is_main_process():
+        print(f"{USAGE}\n\nRecipes: {', '.join(recipe.shipped())}, or the path of a .toml\n")
+        default = recipe.load(rest[0]) if rest else Config()
+        tyro.cli(Config, default=default, args=["--help"], prog="cifar-dist train RECIPE")
+    return EXIT_DONE
