@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from cifar_dist.config import ModelConfig, OptionValue
 from cifar_dist.errors import UserError, nearest
+from cifar_dist.models import external
+from cifar_dist.models.external import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,16 +25,19 @@ if TYPE_CHECKING:
 # The module of this package that registers each shipped name.
 SHIPPED = {
     "custom-resnet": "custom_resnet",
+    "preact-resnet18": "preact_resnet",
     "resnet18": "resnet",
     "resnet34": "resnet",
     "resnet50": "resnet",
     "se-resnet": "se_resnet",
     "small-resnet": "small_resnet",
     "speed-net": "speed_net",
+    "speed-net-96": "speed_net",
     "tiny-cnn": "tiny_cnn",
     "tiny-resnet": "small_resnet",
+    "wrn-16-8": "wide_resnet",
+    "wrn-28-10": "wide_resnet",
 }
-_TORCHVISION = "torchvision:"
 
 _Builder = TypeVar("_Builder", bound="Callable[..., nn.Module]")
 _builders: dict[str, Callable[..., nn.Module]] = {}
@@ -68,7 +73,7 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
     Weights are drawn from torch's global generator: seed it first.
 
     Args:
-        name: a registered name, or ``torchvision:NAME``.
+        name: a registered name, ``torchvision:NAME`` or ``timm:NAME``.
         options: the model's own options, as they stand in a recipe.
 
     Raises:
@@ -76,39 +81,19 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
     """
     from cifar_dist.models.options import checked
 
-    if name.startswith(_TORCHVISION):
-        return _build_torchvision(name.removeprefix(_TORCHVISION), classes, channels, options)
+    if name.startswith(external.PREFIXES):
+        return external.build(name, classes, channels, options)
     if name not in _builders and name in SHIPPED:
         importlib.import_module(f"cifar_dist.models.{SHIPPED[name]}")
     if name not in _builders:
-        raise UserError(f"model.name: there is no model '{name}'; {nearest(name, [*names(), _TORCHVISION + 'NAME'])}")
+        known = [*names(), *(f"{prefix}NAME" for prefix in external.PREFIXES)]
+        raise UserError(f"model.name: there is no model '{name}'; {nearest(name, known)}")
     try:
         return _builders[name](classes, channels, **checked(_builders[name], options, name))
     except UserError:
         raise
     except ValueError as error:  # options that are valid one by one and not together
         raise UserError(f"model.options of {name}: {error}") from None
-
-
-def _build_torchvision(name: str, classes: int, channels: int, options: Mapping[str, OptionValue]) -> nn.Module:
-    import torchvision
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UserError(f"model.name: torchvision has no classification model '{name}'; {nearest(name, known)}")
-    if channels != 3:
-        raise UserError(f"model.name: torchvision's models take 3 channels and the images have {channels}")
-    settings: dict[str, OptionValue] = dict(options)
-    for fixed in ("weights", "num_classes", "progress"):
-        if fixed in settings:
-            raise UserError(f"model.options.{fixed} of {_TORCHVISION}{name} cannot be set; remove it")
-    if name in ("googlenet", "inception_v3"):
-        settings.setdefault("aux_logits", False)  # else they return three tensors while training
-    try:
-        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **settings)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"model.options of {_TORCHVISION}{name}: {_first_line(error)}") from None
-    return model
 
 
 def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -118,8 +103,24 @@ def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
         UserError: as :func:`build`, and when it cannot take such an image.
     """
     model = build(config.name, classes=classes, channels=shape[2], options=config.options)
+    if config.conv == "handmade":
+        from cifar_dist.models.convolution import by_hand
+
+        by_hand(model)
+    if config.image_size:
+        _enlarge(model, config.image_size)
     check_fits(model, config.name, shape=shape, classes=classes)
     return model
+
+
+def _enlarge(model: nn.Module, side: int) -> None:
+    """Have ``model`` see its images at ``side`` x ``side`` pixels. A hook: no name of a weight changes."""
+    import torch.nn.functional as F
+
+    def enlarged(model: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        return F.interpolate(inputs[0], (side, side), mode="bilinear", antialias=True)
+
+    model.register_forward_pre_hook(enlarged)
 
 
 def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], classes: int) -> None:
@@ -142,12 +143,10 @@ def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], clas
             output = model(image)
     except (RuntimeError, ValueError, AssertionError) as error:
         size = f"images of {height}x{width} with {channels} channels"
-        raise UserError(f"model.name: {name} cannot take {size}: {_first_line(error)}; choose another model") from None
+        reason = first_line(error).rstrip(".")
+        advice = "choose another model, or enlarge the images with --model.image_size"
+        raise UserError(f"model.name: {name} cannot take {size}: {reason}; {advice}") from None
     finally:
         model.train(training)
     if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
         raise UserError(f"model.name: {name} does not give one logit for each of {classes} classes")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,8 +1,12 @@
-"""The airbench94 network (Keller Jordan: *94% on CIFAR-10 in 3.29 seconds on a single GPU*, arXiv:2404.00498).
+"""The airbench networks (Keller Jordan: *94% on CIFAR-10 in 3.29 seconds on a single GPU*, arXiv:2404.00498).
 
 ::
 
-    whiten 2x2 -> GELU -> 3 x [conv 3x3, max-pool 2, BN, GELU, conv 3x3, BN, GELU] -> max-pool -> linear * 1/9
+    whiten 2x2 -> GELU -> 3 groups -> max-pool -> linear * 1/9
+
+    group of airbench94:  conv 3x3 -> max-pool 2 -> BN -> GELU -> conv 3x3 -> BN -> GELU
+    group of airbench96:  conv 3x3 -> max-pool 2 -> BN -> GELU -> conv 3x3 -> BN -> GELU -> conv 3x3 -> BN -> + -> GELU
+                                                           `-----------------------------------------------'
 """
 
 from __future__ import annotations
@@ -17,7 +21,6 @@ from cifar_dist.models.registry import register
 _WHITEN_KERNEL = 2
 _WHITEN_EPS = 5e-4
 _WHITEN_CHUNK = 256  # images whose patches are held at once: 25 MB at 32x32
-_BN_MOMENTUM = 0.4
 
 
 @register("speed-net")
@@ -29,9 +32,45 @@ def speed_net(
     whiten: bool = True,
     scale: Factor = 1 / 9,
     bias_gain: Factor = 8.0,
+    whiten_gain: Factor = 1.0,
 ) -> nn.Module:
-    """The network of the paper; narrower ``widths`` make a small fast one."""
-    return SpeedNet(classes, channels, widths=widths, whiten=whiten, scale=scale, bias_gain=bias_gain)
+    """airbench94's; narrower ``widths`` make a small fast one."""
+    return SpeedNet(
+        classes,
+        channels,
+        widths=widths,
+        residual=False,
+        norm_momentum=0.4,
+        whiten=whiten,
+        scale=scale,
+        bias_gain=bias_gain,
+        whiten_gain=whiten_gain,
+    )
+
+
+@register("speed-net-96")
+def speed_net_96(
+    classes: int,
+    channels: int,
+    *,
+    widths: tuple[Size, Size, Size] = (128, 384, 512),
+    whiten: bool = True,
+    scale: Factor = 1 / 9,
+    bias_gain: Factor = 8.0,
+    whiten_gain: Factor = 1.0,
+) -> nn.Module:
+    """airbench96's: wider, three convolutions a group with a residual connection, slower batch statistics."""
+    return SpeedNet(
+        classes,
+        channels,
+        widths=widths,
+        residual=True,
+        norm_momentum=0.1,
+        whiten=whiten,
+        scale=scale,
+        bias_gain=bias_gain,
+        whiten_gain=whiten_gain,
+    )
 
 
 class SpeedNet(nn.Module):
@@ -39,25 +78,39 @@ class SpeedNet(nn.Module):
 
     Args:
         widths: channels of the three groups.
+        residual: airbench96's groups in place of airbench94's.
+        norm_momentum: BatchNorm's, the share of a batch in the running statistics.
         whiten: compute the first layer's weights in :meth:`initialize` and freeze them (its bias learns). Without,
             it is a convolution like any other.
         scale: factor on the logits.
         bias_gain: BatchNorm's biases are stored divided by this, so that SGD moves them its square times faster:
             the paper's "bias scaler" of 64 without a parameter group of its own. No effect on what is computed.
+        whiten_gain: the same for the whitening layer's bias: 8 in airbench94 with Muon, 1 in the others.
     """
 
     def __init__(
-        self, classes: int, channels: int, *, widths: tuple[int, int, int], whiten: bool, scale: float, bias_gain: float
+        self,
+        classes: int,
+        channels: int,
+        *,
+        widths: tuple[int, int, int],
+        residual: bool,
+        norm_momentum: float,
+        whiten: bool,
+        scale: float,
+        bias_gain: float,
+        whiten_gain: float,
     ) -> None:
         super().__init__()
         self.whitened = whiten
         self.scale = scale
         filters = 2 * channels * _WHITEN_KERNEL**2  # every eigenvector with both signs: GELU would lose one
-        self.whiten = nn.Conv2d(channels, filters, _WHITEN_KERNEL)
+        self.whiten = _Whiten(channels, filters, whiten_gain)
         self.whiten.weight.requires_grad = not whiten
-        nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]  # torch types a bias that may be None
         widths_in = (filters, *widths[:-1])
-        self.groups = nn.Sequential(*(_Group(a, b, bias_gain) for a, b in zip(widths_in, widths, strict=True)))
+        group = _ResidualGroup if residual else _Group
+        groups = (group(a, b, bias_gain, norm_momentum) for a, b in zip(widths_in, widths, strict=True))
+        self.groups = nn.Sequential(*groups)
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -98,17 +151,43 @@ def _patch_covariance(images: Tensor) -> Tensor:
     return total / count
 
 
+class _Whiten(nn.Conv2d):
+    """2x2 convolution whose bias is ``bias * gain``."""
+
+    bias: nn.Parameter  # nn.Conv2d's may be None
+
+    def __init__(self, channels: int, filters: int, gain: float) -> None:
+        super().__init__(channels, filters, _WHITEN_KERNEL)
+        nn.init.zeros_(self.bias)
+        self.gain = gain
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(images, self.weight, self.bias * self.gain)
+
+
 class _Group(nn.Module):
-    def __init__(self, inputs: int, width: int, bias_gain: float) -> None:
+    def __init__(self, inputs: int, width: int, bias_gain: float, norm_momentum: float) -> None:
         super().__init__()
         self.conv1 = _conv(inputs, width)
-        self.norm1 = _BatchNorm(width, bias_gain)
+        self.norm1 = _BatchNorm(width, bias_gain, norm_momentum)
         self.conv2 = _conv(width, width)
-        self.norm2 = _BatchNorm(width, bias_gain)
+        self.norm2 = _BatchNorm(width, bias_gain, norm_momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
         return F.gelu(self.norm2(self.conv2(x)))
+
+
+class _ResidualGroup(_Group):
+    def __init__(self, inputs: int, width: int, bias_gain: float, norm_momentum: float) -> None:
+        super().__init__(inputs, width, bias_gain, norm_momentum)
+        self.conv3 = _conv(width, width)
+        self.norm3 = _BatchNorm(width, bias_gain, norm_momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        x = F.gelu(self.norm2(self.conv2(first)))
+        return F.gelu(self.norm3(self.conv3(x)) + first)
 
 
 def _conv(inputs: int, width: int) -> nn.Conv2d:
@@ -122,8 +201,9 @@ def _conv(inputs: int, width: int) -> nn.Conv2d:
 class _BatchNorm(nn.BatchNorm2d):
     """BatchNorm without a learnt scale: its weight stays 1 and its bias is ``bias * gain``."""
 
-    def __init__(self, width: int, gain: float) -> None:
-        super().__init__(width, eps=1e-12, momentum=_BN_MOMENTUM)
+    def __init__(self, width: int, gain: float, momentum: float) -> None:
+        super().__init__(width, eps=1e-12)
+        self.momentum: float = momentum
         self.weight.requires_grad = False
         self.gain = gain
 
@@ -136,6 +216,6 @@ class _BatchNorm(nn.BatchNorm2d):
             self.weight,
             self.bias * self.gain,
             training=self.training,
-            momentum=_BN_MOMENTUM,
+            momentum=self.momentum,
             eps=self.eps,
         )

@@ -5,16 +5,24 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cifar_dist.config import OptionValue
+from cifar_dist.config import ModelConfig, OptionValue
 from cifar_dist.errors import UserError
-from cifar_dist.models import DataInitialized, build, check_fits, names
+from cifar_dist.models import DataInitialized, build, build_for, check_fits, names
 from cifar_dist.models.registry import SHIPPED
+
+# Options that make a network small enough for a test; the others are as they are.
+SMALL: dict[str, dict[str, OptionValue]] = {
+    "speed-net-96": {"widths": [32, 64, 64]},
+    "wrn-16-8": {"width": 1},
+    "wrn-28-10": {"width": 1},
+}
 
 
 def test_names_are_listed_without_importing_torch() -> None:
@@ -34,7 +42,7 @@ def test_every_module_registers_the_names_that_are_listed_for_it() -> None:
 @pytest.mark.parametrize("name", names())
 def test_every_network_trains_every_parameter_that_asks_for_a_gradient(name: str) -> None:
     torch.manual_seed(0)
-    model = build(name, classes=7, channels=1, options={}).to(memory_format=torch.channels_last)
+    model = build(name, classes=7, channels=1, options=SMALL.get(name, {})).to(memory_format=torch.channels_last)
     images = torch.randn(4, 1, 32, 32).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(images)
@@ -50,7 +58,7 @@ def test_every_network_trains_every_parameter_that_asks_for_a_gradient(name: str
 def test_weights_are_a_function_of_the_seed_and_survive_a_state_dict(name: str) -> None:
     def fresh(seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return build(name, classes=3, options={}).eval()
+        return build(name, classes=3, options=SMALL.get(name, {})).eval()
 
     first, again, other = fresh(1), fresh(1), fresh(2)
     weights = first.state_dict()
@@ -74,6 +82,8 @@ def test_weights_are_a_function_of_the_seed_and_survive_a_state_dict(name: str) 
         ("speed-net", {"widths": 64}, "Input should be a valid list"),
         ("speed-net", {"whiten": 1}, "Input should be a valid boolean"),
         ("speed-net", {"scale": float("nan")}, "Input should be a finite number"),
+        ("resnet18", {"freeze": True}, "resnet18 has no option 'freeze'"),
+        ("preact-resnet18", {"stem": "cifar"}, "preact-resnet18 has no option 'stem'; it has no options"),
         ("custom-resnet", {"width": 64}, "custom-resnet has no option 'width'; it has no options"),
         ("small-resnet", {"widths": [10**9]}, "less than or equal to 4096"),
         ("small-resnet", {"widths": [], "blocks": []}, "widths and blocks must be equally long"),
@@ -85,10 +95,6 @@ def test_weights_are_a_function_of_the_seed_and_survive_a_state_dict(name: str) 
         ("small-resnet", {"extra_conv": -1}, "greater than or equal to 0"),
         ("small-resnet", {"dropout": [0.1, 0.1]}, "dropout must be empty or have 1 entries"),
         ("small-resnet", {"dropout": [1.0]}, "less than 1"),
-        ("torchvision:resnet19", {}, "did you mean 'resnet18'?"),
-        ("torchvision:fcn_resnet50", {}, "no classification model"),
-        ("torchvision:resnet18", {"depth": 3}, "unexpected keyword argument 'depth'"),
-        ("torchvision:resnet18", {"weights": "DEFAULT"}, "model.options.weights of torchvision:resnet18 cannot be set"),
     ],
 )
 def test_bad_names_and_options_are_refused_in_one_line(name: str, options: dict[str, OptionValue], says: str) -> None:
@@ -98,19 +104,6 @@ def test_bad_names_and_options_are_refused_in_one_line(name: str, options: dict[
     assert says in message
     assert message.startswith("model.")
     assert "\n" not in message
-
-
-def test_torchvision_models_are_torchvisions_own() -> None:
-    import torchvision
-
-    torch.manual_seed(0)
-    model = build("torchvision:shufflenet_v2_x0_5", classes=5, options={}).eval()
-    torch.manual_seed(0)
-    reference = torchvision.models.shufflenet_v2_x0_5(num_classes=5).eval()
-    images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(model(images), reference(images))
-    with pytest.raises(UserError, match="take 3 channels and the images have 1"):
-        build("torchvision:resnet18", classes=5, channels=1, options={})
 
 
 def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> None:
@@ -125,6 +118,13 @@ def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> No
         check_fits(model, "speed-net", shape=(32, 32, 1), classes=10)
     with pytest.raises(UserError, match="does not give one logit for each of 9 classes"):
         check_fits(model, "speed-net", shape=(32, 32, 3), classes=9)
+
+
+def test_a_network_is_tried_on_images_as_it_will_see_them() -> None:
+    config = ModelConfig(name="speed-net", options={"widths": [4, 4, 4]})
+    with pytest.raises(UserError, match=r"images of 8x8 .* enlarge the images with --model\.image_size"):
+        build_for(config, shape=(8, 8, 3), classes=10)
+    build_for(replace(config, image_size=9), shape=(8, 8, 3), classes=10)
 
 
 def test_only_networks_that_look_at_data_say_so() -> None:

@@ -1,4 +1,4 @@
-"""The airbench94 network against its paper."""
+"""The airbench networks against their paper and its code."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cifar_dist.models import build
 from cifar_dist.models.speed_net import SpeedNet
 
 
-def small_net(*, channels: int = 3, **options: bool | float) -> SpeedNet:
+def small_net(name: str = "speed-net", *, channels: int = 3, **options: bool | float) -> SpeedNet:
     torch.manual_seed(0)
-    model = build("speed-net", classes=10, channels=channels, options={"widths": [8, 16, 16], **options})
+    model = build(name, classes=10, channels=channels, options={"widths": [8, 16, 16], **options})
     assert isinstance(model, SpeedNet)
     return model
 
@@ -32,6 +32,31 @@ def test_the_default_network_has_the_size_of_airbench94() -> None:
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     norms = [f"groups.{group}.norm{norm}.weight" for group in range(3) for norm in (1, 2)]
     assert frozen == ["whiten.weight", *norms]
+
+
+def test_the_larger_network_has_the_size_of_airbench96() -> None:
+    with torch.device("meta"):
+        model = build("speed-net-96", classes=10, options={})
+    count, inputs = 24 * 3 * 2**2 + 24, 24
+    for width in (128, 384, 512):
+        count += 9 * (inputs * width + 2 * width * width) + 3 * 2 * width
+        inputs = width
+    assert sum(p.numel() for p in model.parameters()) == count + 512 * 10 == 9_918_776
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"whiten.weight"} | {
+        f"groups.{group}.norm{norm}.weight" for group in range(3) for norm in (1, 2, 3)
+    }
+
+
+def test_checkpoints_of_old_still_load() -> None:
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    groups = [
+        f"groups.{group}.{layer}"
+        for group in range(3)
+        for index in (1, 2)
+        for layer in (f"conv{index}.weight", *(f"norm{index}.{value}" for value in norm))
+    ]
+    assert list(small_net().state_dict()) == ["whiten.weight", "whiten.bias", *groups, "head.weight"]
 
 
 @settings(max_examples=20, deadline=None)
@@ -87,25 +112,67 @@ def test_convolutions_start_as_the_identity() -> None:
     torch.testing.assert_close(group.conv2(x), x)
 
 
+def airbench96(model: SpeedNet, images: Tensor) -> Tensor:
+    """The logits in training mode as airbench96 computes them; padding "same", biases as they are meant."""
+    weights = dict(model.named_parameters())
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.batch_norm(x, None, None, None, weights[f"{name}.bias"] * 8, training=True, eps=1e-12)
+
+    x = F.gelu(F.conv2d(images, weights["whiten.weight"], weights["whiten.bias"]))
+    for group in range(3):
+        g = f"groups.{group}"
+        x = F.conv2d(x, weights[f"{g}.conv1.weight"], padding="same")
+        first = F.gelu(norm(F.max_pool2d(x, 2), f"{g}.norm1"))
+        x = F.gelu(norm(F.conv2d(first, weights[f"{g}.conv2.weight"], padding="same"), f"{g}.norm2"))
+        x = norm(F.conv2d(x, weights[f"{g}.conv3.weight"], padding="same"), f"{g}.norm3")
+        x = F.gelu(x + first)
+    return F.linear(F.max_pool2d(x, 3).flatten(1), weights["head.weight"]) * (1 / 9)
+
+
+def test_the_larger_network_computes_what_airbench96_does() -> None:
+    model = small_net("speed-net-96").double()
+    images = smooth_images(8, 3, seed=3).double()
+    images = F.interpolate(images, size=(32, 32))
+    model.initialize(images)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    torch.testing.assert_close(model(images), airbench96(model, images))
+
+
+def test_each_network_has_its_own_memory_of_batch_statistics() -> None:
+    for name, share in (("speed-net", 0.4), ("speed-net-96", 0.1)):
+        norm = small_net(name).groups[0].norm1
+        norm(torch.ones(2, 8, 4, 4))
+        torch.testing.assert_close(norm.running_mean, torch.full((8,), share))
+
+
 def test_scale_multiplies_the_logits() -> None:
     images = torch.randn(4, 3, 32, 32)
     one, ninth = small_net(scale=1.0).eval(), small_net().eval()
     torch.testing.assert_close(ninth(images) * 9, one(images))
 
 
-@pytest.mark.parametrize("gain", [8.0, 3.0])
-def test_bias_gain_is_a_learning_rate_of_its_square_for_norm_biases(gain: float) -> None:
+NORM_BIASES = {f"groups.{group}.norm{norm}.bias" for group in range(3) for norm in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("option", "gain", "scaled"),
+    [("bias_gain", 8.0, NORM_BIASES), ("bias_gain", 3.0, NORM_BIASES), ("whiten_gain", 8.0, {"whiten.bias"})],
+)
+def test_a_gain_is_a_learning_rate_of_its_square(option: str, gain: float, scaled: set[str]) -> None:
     """SGD on the stored biases equals the paper's parameter group with its LR times gain squared, decay included."""
     images, labels = smooth_images(64, 3, seed=2).double(), torch.arange(64) % 10
     lr, decay = 0.1, 0.01
-    stored, plain = small_net(bias_gain=gain, scale=1.0).double(), small_net(bias_gain=1.0, scale=1.0).double()
-    is_norm_bias = {f"groups.{group}.norm{norm}.bias" for group in range(3) for norm in (1, 2)}
+    ungained: dict[str, float] = {"bias_gain": 1.0, "whiten_gain": 1.0, "scale": 1.0}
+    stored, plain = (small_net(**options).double() for options in ({**ungained, option: gain}, ungained))
     learning = [(name, p) for name, p in plain.named_parameters() if p.requires_grad]
     paper = torch.optim.SGD(
         [
-            {"params": [p for name, p in learning if name not in is_norm_bias]},
+            {"params": [p for name, p in learning if name not in scaled]},
             {
-                "params": [p for name, p in learning if name in is_norm_bias],
+                "params": [p for name, p in learning if name in scaled],
                 "lr": lr * gain**2,
                 "weight_decay": decay / gain**2,
             },
@@ -125,9 +192,9 @@ def test_bias_gain_is_a_learning_rate_of_its_square_for_norm_biases(gain: float)
             optimizer.step()
     learnt = dict(stored.named_parameters())
     for name, parameter in learning:
-        value = learnt[name] * gain if name in is_norm_bias else learnt[name]
+        value = learnt[name] * gain if name in scaled else learnt[name]
         torch.testing.assert_close(value, parameter, atol=1e-9, rtol=1e-7)
-        assert name not in is_norm_bias or parameter.abs().max() > 1e-3
+        assert name not in scaled or parameter.abs().max() > 1e-3
 
 
 def test_batch_norm_is_torchs_with_the_papers_settings() -> None:
