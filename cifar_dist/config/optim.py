@@ -27,7 +27,7 @@ class OptimConfig(Section):
     backbone_lr: float = 1.0
     """Learning rate of all but the last layer, as a multiple of ``lr`` (not for muon)."""
     layer_decay: float = 1.0
-    """Factor on the learning rate from each stage of the network to the one before it (not for muon)."""
+    """Factor on the learning rate from each stage of the backbone to the one before it (not for muon)."""
     weight_decay: float = 5e-4
     """Weight decay: L2 in the gradient for sgd and adam, decoupled for adamw and muon."""
     decay_norms: bool = False

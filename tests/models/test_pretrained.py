@@ -1,15 +1,20 @@
-"""Weights from files: what fits is taken, anything else is one clear line."""
+"""Weights from files and from the libraries: what fits is taken, anything else is one clear line."""
 
 from __future__ import annotations
 
 import pickle
+import re
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from running import free_port
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from cifar_dist.config import OptionValue
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
 from cifar_dist.models.pretrained import load_pretrained
@@ -24,7 +29,7 @@ def test_all_weights_are_taken(tmp_path: Path, suffix: str) -> None:
     source, model = tiny(), tiny()
     path = tmp_path / f"weights{suffix}"
     save_file(source.state_dict(), path) if suffix == ".safetensors" else torch.save(source.state_dict(), path)
-    assert load_pretrained(model, path) == []
+    assert load_pretrained(model, path, "tiny-resnet") == []
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
 
 
@@ -32,7 +37,7 @@ def test_the_last_layer_stays_new_for_other_classes(tmp_path: Path) -> None:
     source, model = tiny(1000), tiny(10)
     before = model.state_dict()["head.0.weight"].clone()
     torch.save(source.state_dict(), tmp_path / "weights.pth")
-    assert load_pretrained(model, tmp_path / "weights.pth") == ["head.0.weight", "head.0.bias"]
+    assert load_pretrained(model, tmp_path / "weights.pth", "tiny-resnet") == ["head.0.weight", "head.0.bias"]
     assert torch.equal(model.state_dict()["head.0.weight"], before)
     assert torch.equal(model.state_dict()["stem.0.weight"], source.state_dict()["stem.0.weight"])
 
@@ -49,7 +54,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_changed(tmp_path:
     ):
         torch.save(damaged, path)
         with pytest.raises(UserError, match=says):
-            load_pretrained(model, path)
+            load_pretrained(model, path, "tiny-resnet")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -73,8 +78,102 @@ def test_no_file_runs_code_or_raises_anything_else(tmp_path: Path) -> None:
     model = tiny()
     for name in ("zip.pth", "pickle.pt", "empty.pth", "noise.pth", "noise.safetensors", "list.pth", "numbers.pth"):
         with pytest.raises(UserError, match=f"cannot read weights from .*{name}") as caught:
-            load_pretrained(model, tmp_path / name)
+            load_pretrained(model, tmp_path / name, "tiny-resnet")
         assert "\n" not in str(caught.value)
     assert not target.exists()
     with pytest.raises(UserError, match="there are no weights at"):
-        load_pretrained(model, tmp_path / "nowhere.pth")
+        load_pretrained(model, tmp_path / "nowhere.pth", "tiny-resnet")
+
+
+# ---- published --------------------------------------------------------------------------------------------------
+
+FILES = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "torchvision:resnet18": "resnet18-f37072fd.pth",
+    "torchvision:densenet121": "densenet121-a639ec97.pth",
+    "torchvision:googlenet": "googlenet-1378be20.pth",
+    "torchvision:squeezenet1_1": "squeezenet1_1-b8a52dc0.pth",
+}
+"""What torchvision publishes for a network, as its cache names it."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch's cache, empty."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def network(name: str, classes: int = 10, **options: OptionValue) -> nn.Module:
+    return build(name, classes=classes, options=options)
+
+
+def as_published(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as torchvision's file of them has them."""
+    if "densenet" in name:
+        return {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): weights[key] for key in weights}
+    if "googlenet" in name:
+        return {**weights, "aux1.fc1.weight": torch.zeros(2), "aux2.conv.bn.bias": torch.zeros(2)}
+    return weights
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_published_weights_come_from_the_cache_and_the_head_stays_new(cache: Path, name: str) -> None:
+    options: dict[str, OptionValue] = {"init_weights": False} if "googlenet" in name else {}
+    published = network(name, 1000, **options).state_dict()
+    torch.save(as_published(name, published), cache / FILES[name])
+    model = network(name, 10, **options)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    skipped = load_pretrained(model, "published", name)
+    assert skipped == list(before)[-2:]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, (before if key in skipped else published)[key]), key
+    assert [file.name for file in cache.iterdir()] == [FILES[name]]
+
+
+def test_a_file_in_the_cache_is_not_trusted(cache: Path, tmp_path: Path) -> None:
+    target = tmp_path / "touched"
+    for damaged in (pickle.dumps(Malicious(target), protocol=2), b"noise"):
+        (cache / FILES["resnet18"]).write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"cannot read weights from .*{FILES['resnet18']}: .*; remove that file"):
+            load_pretrained(network("resnet18"), "published", "resnet18")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(("stem", "channels"), [("cifar", 3), ("imagenet", 1)])
+def test_published_weights_need_the_stem_that_they_were_trained_with(cache: Path, stem: str, channels: int) -> None:
+    model = build("resnet18", classes=10, channels=channels, options={"stem": stem})
+    with pytest.raises(UserError, match=r"use --model\.options\.stem imagenet --model\.image_size 224"):
+        load_pretrained(model, "published", "resnet18")
+
+
+def test_a_network_without_published_weights_says_so() -> None:
+    with pytest.raises(UserError, match=r"no weights are published for tiny-resnet; give a file: --model\.pretrained"):
+        load_pretrained(tiny(), "published", "tiny-resnet")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The proxy is a port that nothing listens on, so there is no network wherever this runs."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    urllib.request.install_opener(None)  # the next request looks at the environment anew
+    yield
+    urllib.request.install_opener(None)
+
+
+@pytest.mark.usefixtures("offline")
+def test_without_a_network_one_line_says_what_where_and_what_to_do(cache: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_pretrained(network("resnet18"), "published", "resnet18")
+    file = FILES["resnet18"]
+    assert re.sub(r"\(.*refused\)", "(refused)", str(caught.value)) == (
+        f"model.pretrained: https://download.pytorch.org/models/{file} cannot be fetched (refused); fetch it where "
+        f"there is a network and put it at {cache / file}, or give a file: --model.pretrained FILE"
+    )
+    assert not list(cache.iterdir())

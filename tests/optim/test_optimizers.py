@@ -1,4 +1,4 @@
-"""Parameter groups, and that each name is torch's optimizer with the settings it was given."""
+"""Parameter groups, by decay and by stage, and that each name is torch's optimizer with the settings it was given."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Literal
 
 import pytest
 import torch
+from small_model import same, small_model, train
 from torch import nn
 
 from cifar_dist.config import OptimConfig
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
 from cifar_dist.optim import build_optimizer
+from cifar_dist.optim.optimizers import thaw
 
 
 def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
@@ -97,3 +99,80 @@ def test_muon_has_the_hidden_layers_and_the_rest_follows_at_its_own_rate(rest: L
 def test_muon_refuses_a_model_without_hidden_layers() -> None:
     with pytest.raises(UserError, match=r"optim\.name muon .* use --optim\.name sgd"):
         build_optimizer(OptimConfig(name="muon"), nn.Linear(2, 2))
+
+
+def test_muon_is_not_for_gradual_unfreezing() -> None:
+    with pytest.raises(UserError, match=r"model\.unfreeze is not for optim\.name muon; use --optim\.name sgd or adamw"):
+        build_optimizer(OptimConfig(name="muon"), small_model(), gradual=True)
+
+
+# ---- stages -----------------------------------------------------------------------------------------------------
+
+
+def stages_of(model: nn.Module) -> list[list[nn.Parameter]]:
+    """First convolution and its norm, second and its, head."""
+    layers = [list(layer.parameters()) for layer in model.children()]
+    return [layers[0] + layers[1], layers[3] + layers[4], layers[7]]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """As the engine does at each step."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def test_stages_change_nothing_where_they_do_not_differ() -> None:
+    model = small_model()
+    first, second = (build_optimizer(OptimConfig(), model, stages).param_groups for stages in ((), stages_of(model)))
+    assert [names_of(model, group["params"]) for group in first] == [names_of(model, g["params"]) for g in second]
+    assert all("lr_scale" not in group and "stage" not in group for group in second)
+
+
+def test_each_stage_has_its_learning_rate_and_decays_as_ever() -> None:
+    model = small_model()
+    model.get_submodule("0").requires_grad_(False)
+    config = OptimConfig(weight_decay=0.1, backbone_lr=0.5, layer_decay=0.1)
+    groups = build_optimizer(config, model, stages_of(model)).param_groups
+    found = [(g["stage"], names_of(model, g["params"]), g["weight_decay"], g["lr_scale"]) for g in groups]
+    assert found == [
+        (2, ["1.weight", "1.bias"], 0.0, pytest.approx(0.05)),  # what is frozen is left out
+        (1, ["3.weight"], 0.1, 0.5),
+        (1, ["3.bias", "4.weight", "4.bias"], 0.0, 0.5),
+        (0, ["7.weight"], 0.1, 1.0),
+        (0, ["7.bias"], 0.0, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_stage_at_a_tenth_of_the_rate_is_torchs_group_at_a_tenth(name: Literal["sgd", "adamw"]) -> None:
+    config = OptimConfig(name=name, lr=0.1, backbone_lr=0.1, weight_decay=0.01, decay_norms=True)
+    weights = []
+    for ours in (True, False):
+        model = small_model()
+        *backbone, head = stages_of(model)
+        if ours:
+            optimizer = build_optimizer(config, model, [*backbone, head])
+            set_lr(optimizer, 0.1)
+        else:
+            optimizer = reference(name, config, head)
+            optimizer.add_param_group({"params": [*backbone[0], *backbone[1]], "lr": 0.1 * 0.1})
+        train(model, optimizer, range(3))
+        weights.append(model.state_dict())
+    assert same(*weights)
+
+
+def test_thaw_says_the_same_whatever_was_said_before() -> None:
+    model = small_model()
+    config = OptimConfig(backbone_lr=0.5, layer_decay=0.5)
+    groups = build_optimizer(config, model, stages_of(model), gradual=True).param_groups
+    scales = {1: [0.0, 0.0, 1.0], 2: [0.0, 0.5, 1.0], 3: [0.25, 0.5, 1.0], 9: [0.25, 0.5, 1.0]}
+    for learning in (2, 1, 9, 1, 3, 2):
+        thaw(groups, learning)
+        assert [group["lr_scale"] for group in groups[::2]] == scales[learning]
+        assert [group["lr_scale"] for group in groups[1::2]] == scales[learning]
+
+
+def test_thaw_leaves_groups_without_a_stage_alone() -> None:
+    groups = [{"lr_scale": 3.0}, {"lr": 1.0}]
+    thaw(groups, 1)
+    assert groups == [{"lr_scale": 3.0}, {"lr": 1.0}]
