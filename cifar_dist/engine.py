@@ -370,6 +370,12 @@ class Engine:
                 raise first
         return result  # type: ignore[return-value]
 
+    def each_node_once(self, work: Callable[[], None]) -> None:
+        """:meth:`together`, but one process of each node first: what it fetches into a cache, the others find there."""
+        first = self._accelerator.is_local_main_process
+        self.together(work if first else lambda: None)
+        self.together(lambda: None if first else work())
+
     def close(self) -> None:
         """Tear the process group down while the interpreter is whole: left to its exit, one job in thirty aborts."""
         self.model = self._module = self._optimizer = None

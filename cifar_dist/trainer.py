@@ -1,48 +1,35 @@
-"""The loop, on one screen: :meth:`Trainer.fit` and :meth:`Trainer.train_step`. The rest puts their parts together.
+"""The loop, on one screen: :meth:`Trainer.fit` and :meth:`Trainer.train_step`.
 
-A step is a function of (config, seed, step): the order says which samples, counter-based randomness what is done
-to them, the schedule the learning rate, and the global generator that dropout draws from is seeded anew each time.
-So a resume needs weights, optimizer state and a step number, and nothing is replayed.
+What learns is the :class:`~cifar_dist.learner.Learner`; the rest puts evaluation, checkpoints, tracking and
+the run folder around it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from cifar_dist import checkpoint, models
+from cifar_dist import checkpoint
 from cifar_dist.agreement import Agreement, StopRequested
-from cifar_dist.checkpoint import Checkpoint
 from cifar_dist.config import Config
-from cifar_dist.data.augment import Augment, Normalize
-from cifar_dist.data.batches import Batch, TrainBatches
-from cifar_dist.data.manifest import Manifest
-from cifar_dist.data.randomness import permutation, step_seed
+from cifar_dist.data.batches import Batch
 from cifar_dist.engine import Engine
-from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, UserError
+from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.evaluation.evaluate import Weights, evaluate
-from cifar_dist.evaluation.split import Split, statistics
+from cifar_dist.evaluation.split import Split
 from cifar_dist.files import folder_atomic
+from cifar_dist.learner import Learner
 from cifar_dist.meter import StepMeter
-from cifar_dist.models.registry import DataInitialized
-from cifar_dist.optim.averaging import recalibrate
-from cifar_dist.optim.lookahead import build_average
-from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.optim.schedules import learning_rate
 from cifar_dist.preemption import StopSignals
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Status, Tracker
-
-_INITIALIZE_IMAGES = 5000  # how many a network is shown that looks at the data before it trains
 
 
 class Trainer:
@@ -60,17 +47,9 @@ class Trainer:
 
     def __init__(self, config: Config, engine: Engine, signals: StopSignals) -> None:
         self.config, self.engine, self.signals = config, engine, signals
-        check_batch_size(config, engine.processes)
-        check_sharding(config, engine.kind)
-        self.manifest = engine.decide(lambda: Manifest.load(config.data.path))
-        mean, std = statistics(config, self.manifest)
-        self.normalize = Normalize(mean, std, engine.device, config.train.channels_last)
-        self.augment = Augment(config.augment, config.run.seed, mean, self.normalize)
-        self.augment.check(self.manifest.shape)
-        self.batches, self.val = engine.together(self._open_data)
-        torch.manual_seed(config.run.seed)
-        module = models.build_for(config.model, shape=self.manifest.shape, classes=len(self.manifest.classes))
-        optimizer = build_optimizer(config.optim, module)
+        self.learner = Learner(config, engine)
+        self.batches, self.manifest = self.learner.batches, self.learner.manifest
+        self.val = engine.together(self._open_val)
 
         # Only now, with nothing left that the config could have wrong, does the run get its folder.
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
@@ -83,13 +62,7 @@ class Trainer:
         self.accuracy: float | None = state.get("val_accuracy")  # at the last evaluation
         self.best: float = state.get("best", -1.0)
         self.meter = StepMeter(engine.device)
-        self.parameters = sum(parameter.numel() for parameter in module.parameters())
-        self.model = self._prepare_model(module, optimizer, loaded)
-        self.average = build_average(
-            config.average, module, steps_per_epoch=self.batches.steps_per_epoch, epochs=config.train.epochs
-        )
-        if self.average is not None and loaded is not None:
-            self.average.load(_part(loaded.optimizer, "average"), self.step)
+        self.learner.start(loaded)
         self._synchronised = False  # whether that was looked at since this start
         self.agreement = Agreement(engine, signals)
         self.tracker = self._start_tracker(notes)
@@ -116,6 +89,7 @@ class Trainer:
         if self.step == (self.evaluated + 1) * per_epoch:  # stopped between an epoch and its evaluation
             self.end_epoch(self.evaluated)
         for epoch in range(self.step // per_epoch, self.config.train.epochs):
+            self.learner.begin_epoch(epoch)
             for batches in self.batches.epoch(epoch, first_step=self.step % per_epoch):
                 self.train_step(epoch, batches)
                 if self.step % self.config.tracking.every == 0:
@@ -129,31 +103,11 @@ class Trainer:
 
     def train_step(self, epoch: int, batches: list[Batch]) -> None:
         """One optimizer step on this process's part of a global batch."""
-        config, step = self.config, self.step
-        lr = self.learning_rate(step)
-        samples = self.batches.size(step % self.batches.steps_per_epoch)
-        self.meter.start()
-        finite: list[Tensor] = []
-
-        def share_of_loss(index: int) -> Tensor:
-            batch = batches[index]
-            if index == 0:
-                torch.manual_seed(step_seed(config.run.seed, step, self.engine.rank))
-            logits = self.model(self.augment(batch.images, batch.ids, epoch)).float()
-            losses = F.cross_entropy(
-                logits, batch.labels, reduction="none", label_smoothing=config.train.label_smoothing
-            )
-            if len(finite) == index:  # not in SAM's second pass
-                self.meter.add(losses, logits.argmax(dim=1) == batch.labels, batch.weight)
-                finite.append(losses.detach().isfinite())
-            return (losses * batch.weight).sum() / samples
-
-        self.engine.step(share_of_loss, lr)
-        self.step = step + 1
-        if self.average is not None:
-            self.average.update(self.step)
+        lr = self.learning_rate(self.step)
+        finite = self.learner.step(self.step, batches, lr, self.meter)
+        self.step += 1
         self.meter.end(step=self.step, epoch=epoch, lr=lr)
-        self.agreement.after_step(self.step, torch.cat([batch.ids for batch in batches]), torch.cat(finite))
+        self.agreement.after_step(self.step, torch.cat([batch.ids for batch in batches]), finite)
         if not self._synchronised:
             self.engine.assert_synchronised()
             self._synchronised = True
@@ -165,7 +119,7 @@ class Trainer:
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
-            with self.averaged():
+            with self.learner.averaged():
                 predictions = self.val.predict("0", poll=self.agreement.poll)
             self.accuracy = predictions.accuracy
             best = self.accuracy > self.best
@@ -184,7 +138,7 @@ class Trainer:
         if self.folder.finished():
             self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
             return
-        with self.averaged():
+        with self.learner.averaged():
             self._finish()
 
     def _finish(self) -> None:
@@ -236,12 +190,7 @@ class Trainer:
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of this step. Collective."""
-        with self.averaged():
-            model = self.engine.model_state()
-        optimizer = self.engine.optimizer_state()
-        if self.average is not None:  # the checkpoint's model is what was evaluated; what trains goes here
-            optimizer |= {f"weights/{name}": value for name, value in self.engine.model_state().items()}
-            optimizer |= {f"average/{name}": value for name, value in self.average.state().items()}
+        model, optimizer = self.learner.state()
         state = {
             "step": self.step,
             "evaluated": self.evaluated,
@@ -262,54 +211,10 @@ class Trainer:
         self.tracker.checkpoint(self.step, path)
         self.meter.restart_clock()
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The model as it is evaluated and kept: with averaged weights inside, where the run has an average."""
-        if self.average is None:
-            yield
-            return
-        with self.average.applied() as begun:
-            if begun and (count := min(self.config.average.recalibrate, len(self.batches.images))):
-                ids = permutation(self.config.run.seed, 0, len(self.batches.images), "recalibrate")[:count]
-                parts = ids.tensor_split(-(-count // self.config.eval.batch_size))
-                recalibrate(self.average.model, (self.normalize(self.batches.images.get(part)) for part in parts))
-            yield
-
-    def _open_data(self) -> tuple[TrainBatches, Split | None]:
-        config, engine = self.config, self.engine
-        batches = TrainBatches(
-            self.manifest,
-            config.data,
-            seed=config.run.seed,
-            batch_size=config.train.batch_size,
-            accumulate=config.train.accumulate,
-            rank=engine.rank,
-            processes=engine.processes,
-            device=engine.device,
-        )
+    def _open_val(self) -> Split | None:
         if "val" not in self.manifest.splits:
-            return batches, None
-        return batches, Split(engine, config, self.manifest, "val", self.manifest)
-
-    def _prepare_model(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, loaded: Checkpoint | None
-    ) -> nn.Module:
-        """Load or initialise the weights, wrap the model, load the optimizer's state."""
-        config = self.config
-        if loaded is not None:
-            checkpoint.load_weights(module, _part(loaded.optimizer, "weights") or loaded.model, loaded.path)
-        elif isinstance(module, DataInitialized):
-            count = len(self.batches.images)
-            ids = permutation(config.run.seed, 0, count, "initialize")[:_INITIALIZE_IMAGES]
-            module.initialize(self.normalize(self.batches.images.get(ids)).cpu())
-        if config.train.channels_last:
-            module = module.to(memory_format=torch.channels_last)
-        model = self.engine.prepare(module, optimizer)
-        if loaded is not None:
-            own = ("weights/", "average/")
-            self.engine.load_optimizer_state({k: v for k, v in loaded.optimizer.items() if not k.startswith(own)})
-            self.engine.load_scaler_state(loaded.state["scaler"])
-        return model
+            return None
+        return Split(self.engine, self.config, self.manifest, "val", self.manifest)
 
     def _start_tracker(self, notes: list[str]) -> AnyTracker:
         if not self.engine.is_main:
@@ -317,7 +222,7 @@ class Trainer:
         manifest, engine = self.manifest, self.engine
         facts = RunFacts(
             model=self.config.model.name,
-            parameters=self.parameters,
+            parameters=self.learner.parameters,
             dataset=manifest.name,
             fingerprint=manifest.fingerprint,
             classes=len(manifest.classes),
@@ -345,39 +250,3 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         return self.batches.steps_per_epoch * self.config.train.epochs
-
-
-def _part(state: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
-    """Entries ``KEY/NAME`` of a checkpoint's tensors, by name."""
-    return {name.removeprefix(f"{key}/"): value for name, value in state.items() if name.startswith(f"{key}/")}
-
-
-def check_sharding(config: Config, kind: str) -> None:
-    """Refuse what needs whole weights with an engine that keeps its own, sharded ones.
-
-    Raises:
-        UserError: with what to use instead.
-    """
-    wanted = {
-        "optim.name muon": config.optim.name == "muon",
-        "optim.sam_rho": config.optim.sam_rho > 0,
-        "average.name lookahead": config.average.name == "lookahead",
-    }
-    for setting, asked in wanted.items():
-        if asked and kind.startswith("zero"):
-            raise UserError(f"{setting} needs whole weights on each process, not DeepSpeed; use launch/ddp.yaml")
-
-
-def check_batch_size(config: Config, processes: int) -> None:
-    """Refuse a global batch that does not divide among processes and accumulation steps.
-
-    Raises:
-        UserError: with the nearest sizes that do.
-    """
-    parts, size = processes * config.train.accumulate, config.train.batch_size
-    if size % parts:
-        lower = max(parts, size // parts * parts)
-        raise UserError(
-            f"train.batch_size {size} is not divisible by {processes} processes x {config.train.accumulate} "
-            f"accumulation steps; use --train.batch_size {lower} or {lower + parts}"
-        )

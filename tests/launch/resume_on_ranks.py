@@ -20,7 +20,10 @@ ENGINES = {
     "ddp": {"ACCELERATE_USE_DEEPSPEED": "false"},
     "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
 }
-OPTIMIZERS = {"sgd": [], "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"]}
+OPTIMIZERS = {
+    "sgd": ["--optim.layer_decay", "0.5", "--model.unfreeze", "0.7"],  # a group a stage, some asleep
+    "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"],
+}
 CONTINUED = [("zero2", "zero2"), ("zero2", "ddp"), ("ddp", "zero2")]
 MIDDLE = 15
 SETTINGS = ["--train.epochs", "3", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]

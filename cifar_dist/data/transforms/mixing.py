@@ -43,13 +43,16 @@ def mix_labels(labels: Tensor, partner_labels: Tensor, ratio: Tensor, classes: i
 def _beta(seed: int, epoch: int, ids: Tensor, purpose: str, alpha: float) -> Tensor:
     """float32 [n], Beta(alpha, alpha): its quantile function at a uniform number.
 
-    Computed on the CPU, where each number has the same bits whatever is computed beside it.
+    Computed on the CPU, where each number has the same bits whatever is computed beside it; Beta(1, 1) is uniform
+    and needs no such trip.
     """
+    # The middle of each of the 2**24 steps that uniform numbers come in: 0 would be the far end of a long tail.
+    u = uniform(seed, epoch, ids, purpose, 0).to(torch.float64) + 2.0**-25
+    if alpha == 1:
+        return u.to(torch.float32)
     from scipy.special import betaincinv  # type: ignore[import-untyped]  # slow to import
 
-    # The middle of each of the 2**24 steps that uniform numbers come in: 0 would be the far end of a long tail.
-    u = uniform(seed, epoch, ids, purpose, 0).to("cpu", torch.float64) + 2.0**-25
-    return torch.from_numpy(betaincinv(alpha, alpha, u.numpy())).to(ids.device, torch.float32)
+    return torch.from_numpy(betaincinv(alpha, alpha, u.cpu().numpy())).to(ids.device, torch.float32)
 
 
 @dataclass(frozen=True)
