@@ -1,5 +1,7 @@
 """A recipe TOML and ``--section.field VALUE`` overrides become one checked :class:`Config`, and the way back.
 
+A recipe may name another one as its ``base`` and say only what differs from it.
+
 File and command line take the same path through the same checks, so they get the same errors. An error names the
 key, says what is wrong and, for an unknown key, the nearest right one.
 """
@@ -7,6 +9,8 @@ key, says what is wrong and, for an unknown key, the nearest right one.
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -18,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cifar_dist.config import Config
 from cifar_dist.errors import UserError, nearest
+from cifar_dist.files import write_atomic
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -26,7 +31,8 @@ Tree = dict[str, Any]
 
 def shipped() -> list[str]:
     """Names of the recipes that come with the package, for example ``demo``."""
-    return sorted(str(path.relative_to(SHIPPED).with_suffix("")) for path in SHIPPED.rglob("*.toml"))
+    names = (path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.toml"))
+    return sorted(name for name in names if not name.startswith("sweeps/"))
 
 
 def recipe_path(recipe: str) -> Path:
@@ -57,19 +63,55 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
         UserError: unreadable file, unknown key, or a value that cannot be.
     """
     path = recipe_path(recipe)
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not readable as TOML: {error}") from None
-    check_keys(tree, where=str(path))
+    tree = _read_tree(path)
     given = parse_overrides(overrides)
     for key, value in given.items():
         _put(tree, key, value)
     config = build(tree, where=str(path), given=list(given))
     if not config.run.name:
-        named = dataclasses.replace(config.run, name=path.stem)
+        named = dataclasses.replace(config.run, name=_run_name(path))
         config = dataclasses.replace(config, run=named)
     return config
+
+
+def _run_name(path: Path) -> str:
+    shipped_name = path.relative_to(SHIPPED) if path.is_relative_to(SHIPPED) else Path(path.name)
+    return "-".join(shipped_name.with_suffix("").parts)
+
+
+def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
+    """The sections of a recipe file laid over those of its ``base``, and so on."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not readable as TOML: {error}") from None
+    base = tree.pop("base", None)
+    check_keys(tree, where=str(path))
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base is {base!r} and must be a recipe's name, or a .toml beside this one")
+    beside = path.parent / base
+    try:
+        below = beside if base.endswith(".toml") and beside.is_file() else recipe_path(base)
+    except UserError as error:
+        raise UserError(f"{path}: base: {error}") from None
+    chain = (*above, path.resolve())
+    if below.resolve() in chain:
+        raise UserError(f"{path}: base {base} leads back to {below.name}; a recipe cannot be its own base")
+    return _laid_over(_read_tree(below, chain), tree)
+
+
+def _laid_over(base: Tree, tree: Tree) -> Tree:
+    """Both trees, where they meet the second; another model does not get the options of the first."""
+    model, own = base.get("model", {}), tree.get("model", {})
+    if own.get("name", model.get("name")) != model.get("name"):
+        base = {**base, "model": {key: value for key, value in model.items() if key != "options"}}
+    result = dict(base)
+    for key, value in tree.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _laid_over(result[key], value) if both else value
+    return result
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -205,3 +247,64 @@ def read(path: Path) -> Config:
         raise UserError(f"{path}: not readable as TOML: {error}") from None
     check_keys(tree, where=str(path))
     return build(tree, where=str(path))
+
+
+# ---- writing one value ------------------------------------------------------------------------------------------
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that :func:`write_lr` could not write, before the work that it is to hold is done.
+
+    Raises:
+        UserError: it is no .toml, lies in no folder, or is there and is not a recipe.
+    """
+    if path.suffix != ".toml" or not path.parent.is_dir():
+        raise UserError(f"{path} cannot hold a recipe: it must be a .toml in a folder that is there")
+    if path.exists():
+        _with_lr(path, 1.0)
+
+
+def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) -> None:
+    """Set ``optim.lr`` in a recipe file, leaving the rest of it as it is written.
+
+    Args:
+        path: the file. Where there is none, it becomes a recipe on ``base`` with ``settings`` and the rate.
+        base, settings: as for :func:`load`.
+
+    Raises:
+        UserError: as :func:`check_writable`.
+    """
+    if path.exists():
+        write_atomic(path, _with_lr(path, lr))
+        return
+    whole = to_tree(load(base, settings))
+    tree: Tree = {}
+    for key in parse_overrides(settings):
+        value: Any = whole
+        for part in key.split("."):
+            value = value[part]
+        _put(tree, key, value)
+    _put(tree, "optim.lr", lr)
+    below = os.path.relpath(base, path.parent) if base.endswith(".toml") else base
+    write_atomic(path, tomli_w.dumps({"base": below, **tree}))
+
+
+def _with_lr(path: Path, lr: float) -> str:
+    """The text of a recipe file with another ``optim.lr``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        wanted = tomllib.loads(text)
+        _put(wanted, "optim.lr", lr)
+        section = re.search(r"(?m)^\[optim\][^\n]*\n", text)
+        if section is None:
+            text = f"{text.rstrip()}\n\n[optim]\nlr = {lr!r}\n"
+        else:
+            rest = text[section.end() :]
+            own, others = re.split(r"(?m)^(?=\[)", rest, maxsplit=1) if re.search(r"(?m)^\[", rest) else (rest, "")
+            edited, count = re.subn(r"(?m)^lr\s*=\s*[^\s#]+", f"lr = {lr!r}", own)
+            text = text[: section.end()] + (edited if count else f"lr = {lr!r}\n{own}") + others
+        if tomllib.loads(text) == wanted:
+            return text
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, AttributeError):
+        pass
+    raise UserError(f"{path} is not a recipe whose optim.lr can be set; take a new file, or set it by hand")

@@ -47,6 +47,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.final = path / "final" / "model.safetensors"
         self.evaluations = path / "evaluations"
+        self.lr_curve = path / "lr_curve.json"
         self._lock: IO[str] | None = None
 
     @property
@@ -84,7 +85,7 @@ class RunFolder:
         self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         self._lock.flush()
         if self.config.is_file():
-            _refuse_contradiction(recipe.read(self.config), config, self.path)
+            refuse_contradiction(recipe.read(self.config), config, self.path)
             self._refuse_other_data(manifest)
         else:
             shutil.copyfile(manifest.root / FILE_NAME, self.manifest)
@@ -95,8 +96,8 @@ class RunFolder:
             return
         if config.run.fresh:
             raise UserError(f"{self.path} exists and run.fresh is set; choose another --run.name, or resume without it")
-        # A start that ended before it wrote the config leaves these, and may be made again.
-        begun = {self.checkpoints, self.manifest}
+        # A start that ended before it wrote the config leaves the first two, a range test the others.
+        begun = {self.checkpoints, self.manifest, self.lr_curve, self.path / "figures"}
         foreign = any(path not in begun and not path.name.startswith(".") for path in self.path.iterdir())
         if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
             raise UserError(f"{self.path} is there and is not a run (no config.toml); choose another --run.name")
@@ -110,7 +111,7 @@ class RunFolder:
             )
 
 
-def _refuse_contradiction(started: Config, asked: Config, path: Path) -> None:
+def refuse_contradiction(started: Config, asked: Config, path: Path) -> None:
     before, now = _flat(recipe.to_tree(started)), _flat(recipe.to_tree(asked))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not any(key == free or key.startswith(f"{free}.") for free in _FREE):

@@ -21,8 +21,10 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
+from cifar_dist.optim.range_test import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
+from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.table import EpochRow, EpochTable
 
@@ -78,6 +80,9 @@ def write_report(run: Path) -> Path:
     records = metrics.read(run / "metrics.jsonl")
     events = timeline.read(run)
     curves = draw_curves(records, events, run / "figures")
+    lr_curve = Curve.load(run / "lr_curve.json")
+    if lr_curve is not None:
+        curves.append(draw_lr_curve(lr_curve, run / "figures" / "lr_curve.png"))
     rows = EpochTable(records).rows()
     evaluations = _evaluations(run)
     environment = _json(run / "environment.json")

@@ -34,6 +34,17 @@ def fraction(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
 def checked_tta(asked: str | None, default: str) -> str:
     """The views asked for, else the recipe's.
 

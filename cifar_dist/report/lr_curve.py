@@ -1,0 +1,42 @@
+"""The picture of a learning-rate range test: loss over rate, and the rates it suggests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cifar_dist.errors import UserError
+from cifar_dist.optim.range_test import Curve
+from cifar_dist.report.style import BLUE, GREEN, ORANGE, figure
+
+
+def draw_lr_curve(curve: Curve, path: Path) -> Path:
+    """Write the picture to ``path``; returns it."""
+    smooth = curve.smoothed()
+    with figure(path, 8, 4.6) as drawing:
+        axes = drawing.subplots()
+        axes.set_title("Learning-rate range test")
+        axes.plot(curve.lrs, curve.losses, color=BLUE, alpha=0.28, linewidth=0.8, label="each step")
+        axes.plot(curve.lrs, smooth, color=BLUE, label="smoothed")
+        for name, suggest, colour, marker in (
+            ("steepest", curve.steepest, ORANGE, "o"),
+            ("valley", curve.valley, GREEN, "D"),
+        ):
+            try:
+                lr = suggest()
+            except UserError:  # a curve that never falls is drawn all the same
+                continue
+            axes.axvline(lr, color=colour, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+            loss = smooth[curve.lrs.index(lr)]
+            label = f"{name} {lr:.3g}"
+            axes.plot([lr], [loss], color=colour, marker=marker, markersize=8, linestyle="none", label=label, zorder=5)
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss")
+        axes.xaxis.set_major_formatter("{x:g}")
+        low, high = min(curve.losses), float(np.median(curve.losses[: max(1, len(smooth) // 4)]))
+        margin = 0.1 * max(high - low, 0.05)
+        axes.set_ylim(low - margin, high + 3 * margin)  # the climb at the end would flatten the rest
+        axes.legend(loc="lower left")
+    return path
