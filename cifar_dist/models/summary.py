@@ -1,0 +1,207 @@
+"""A network layer by layer: shapes, parameters, multiply-adds and receptive fields, from one pass over shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import inf, prod
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifar_dist.models.receptive_field import Field, FieldTracer
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of a module that has parameters, computes products, or changes the map's shape or receptive field.
+
+    Attributes:
+        name: dotted, as in the state dict; empty for what the network itself does outside its modules.
+        kind: the module's class.
+        inputs, outputs: shapes without the batch; empty where that is no tensor.
+        kernel, stride: of a convolution or pool, (height, width); empty for other layers.
+        parameters: its own, without those of layers within it and those that an earlier layer counts already.
+        multiply_adds: of its convolutions and matrix products, for the whole batch. A bias and all that is done
+            element by element count as nothing.
+        field: receptive field of its output; None where there is no map, or one that is not followed.
+    """
+
+    name: str
+    kind: str
+    inputs: Shape
+    outputs: Shape
+    kernel: Shape
+    stride: Shape
+    parameters: int
+    multiply_adds: int
+    field: Field | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network, for a batch of images of one shape.
+
+    Attributes:
+        layers: in the order in which they are called.
+        parameters, trainable: all of them, and those that ask for a gradient.
+        output_bytes: of what all innermost modules give in float32: about what training keeps for a batch.
+        last_convolution: receptive field of the last convolution in pixels, the longer side; infinite for the whole
+            image, None where it is not known.
+        receptive_field: the same, of the pool behind it where there is one.
+        pools_as_strides: the same in another count that is in use: pools between convolutions as if their kernel
+            were 1, and the global pool with its kernel.
+    """
+
+    layers: tuple[Layer, ...]
+    parameters: int
+    trainable: int
+    output_bytes: int
+    last_convolution: float | None
+    receptive_field: float | None
+    pools_as_strides: float | None
+
+    @property
+    def multiply_adds(self) -> int:
+        """For the whole batch."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+
+def summarize(model: nn.Module, shape: tuple[int, int, int], batch: int = 1) -> Summary:
+    """The layers of ``model`` in evaluation mode.
+
+    Args:
+        model: takes float [N, C, H, W]. On the ``meta`` device nothing is computed but shapes.
+        shape: (height, width, channels) of an image that it takes.
+        batch: images in the batch.
+    """
+    fields = FieldTracer()
+    calls = _calls(model, shape, fields)
+    strides = FieldTracer(pools_as_strides=True)
+    _calls(model, shape, strides)
+    convolved = [call.after.size for call in calls if isinstance(call.module, nn.Conv2d) and call.after]
+    # What is flat has no field and ends the way; a map without one is a way that was lost, unless it saw all before.
+    lost = any(call.after is None and len(call.outputs) > 1 for call in calls)
+    known = not lost or fields.largest == inf
+    parameters = list(model.parameters())
+    return Summary(
+        layers=tuple(_layers(calls, batch)),
+        parameters=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        output_bytes=sum(4 * batch * prod(call.outputs) for call in calls if call.outputs and not call.inner),
+        last_convolution=max(convolved, default=None) if known else None,
+        receptive_field=fields.largest if known else None,
+        pools_as_strides=strides.largest if known else None,
+    )
+
+
+@dataclass
+class _Call:
+    """One call of a module, filled in while it runs. ``flops`` are two for a multiply-add."""
+
+    name: str
+    module: nn.Module
+    inputs: Shape
+    before: Field | None
+    flops_before: int
+    flops: int = 0
+    outputs: Shape = ()
+    after: Field | None = None
+    inner: tuple[_Call, ...] = ()
+
+
+def _calls(model: nn.Module, shape: tuple[int, int, int], fields: FieldTracer) -> list[_Call]:
+    """All calls of modules in the pass of one image, in the order in which they began."""
+    calls: list[_Call] = []
+    running: list[_Call] = []
+    counter = FlopCounterMode(display=False)
+
+    def enter(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
+            images = inputs[0] if inputs else None
+            call = _Call(name, module, _shape(images), fields.of(images), counter.get_total_flops())
+            if running:
+                running[-1].inner += (call,)
+            running.append(call)
+            calls.append(call)
+
+        return hook
+
+    def leave(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        call = running.pop()
+        if isinstance(module, nn.Conv2d) and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            fields.convolved(module, inputs[0], output)
+        call.flops = counter.get_total_flops() - call.flops_before
+        call.outputs, call.after = _shape(output), fields.of(output)
+
+    height, width, channels = shape
+    images = torch.zeros(1, channels, height, width, device=next(model.parameters()).device)
+    training = model.training
+    model.eval()
+    with ExitStack() as stack:
+        stack.callback(model.train, training)
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_pre_hook(enter(name)).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        for context in (torch.no_grad(), counter, fields):
+            stack.enter_context(context)
+        fields.start(images)
+        model(images)
+    return calls
+
+
+def _shape(tensor: object) -> Shape:
+    """Without the batch."""
+    return tuple(tensor.shape[1:]) if isinstance(tensor, Tensor) else ()
+
+
+def _layers(calls: list[_Call], batch: int) -> Iterator[Layer]:
+    called = {id(call.module) for call in calls}
+    counted: set[int] = set()
+    for call in calls:
+        own = {id(p): p.numel() for p in _own_parameters(call.module, called) if id(p) not in counted}
+        counted |= own.keys()
+        flops = call.flops - sum(inner.flops for inner in call.inner)
+        changes = not call.inner and (call.inputs != call.outputs or call.before != call.after)
+        if own or flops or changes:
+            kernel, stride = _kernel(call)
+            yield Layer(
+                name=call.name,
+                kind=type(call.module).__name__,
+                inputs=call.inputs,
+                outputs=call.outputs,
+                kernel=kernel,
+                stride=stride,
+                parameters=sum(own.values()),
+                multiply_adds=batch * flops // 2,
+                field=call.after,
+            )
+
+
+def _own_parameters(module: nn.Module, called: set[int]) -> Iterator[nn.Parameter]:
+    """Those that are no called module's own: attention uses its output layer's without calling it."""
+    yield from module.parameters(recurse=False)
+    for child in module.children():
+        if id(child) not in called:
+            yield from _own_parameters(child, called)
+
+
+def _kernel(call: _Call) -> tuple[Shape, Shape]:
+    """Kernel and stride, (height, width); of an adaptive pool, what they come to."""
+    module = call.module
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return _pair(module.kernel_size), _pair(module.stride)
+    if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+        sides = list(zip(call.inputs[-2:], call.outputs[-2:], strict=True))
+        if not any(before % after for before, after in sides):
+            kernel = tuple(before // after for before, after in sides)
+            return kernel, kernel
+    return (), ()
+
+
+def _pair(sides: int | tuple[int, ...]) -> Shape:
+    return (sides, sides) if isinstance(sides, int) else tuple(sides)

@@ -1,0 +1,162 @@
+"""A sheet of training images: each as it is stored, and as a recipe shows it to the network in its first epochs."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cifar_dist.config import AugmentConfig, Config
+from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.batches import Batch
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.mix import Mix
+from cifar_dist.data.randomness import permutation
+from cifar_dist.data.read import ShardReader
+from cifar_dist.data.transforms.mixing import partners
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.split import statistics
+from cifar_dist.report.style import INK, bare, figure, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SPLIT = "train"
+_CELL = 1.15  # inches
+_MOST_SAMPLES, _MOST_VERSIONS = 50, 20  # what is larger is no picture to look at
+_POLICIES = {"trivialaugment": "TrivialAugment", "autoaugment": "AutoAugment (CIFAR-10)"}
+
+
+def draw_preview(config: Config, manifest: Manifest, path: Path, *, samples: int = 8, versions: int = 6) -> Path:
+    """Write the sheet to ``path``: a row for each of ``samples`` random training images; returns ``path``.
+
+    The versions are those of epochs 0, 1, ... of a run of ``config``, to the pixel, before normalisation. Only where
+    images are mixed differs the partner: here it is the sample of the row above.
+
+    Raises:
+        UserError: no training split, mixing without labels, images that cannot be augmented so, or too many of them.
+    """
+    if samples > _MOST_SAMPLES or versions > _MOST_VERSIONS:
+        most = f"at most {_MOST_SAMPLES} samples of {_MOST_VERSIONS} versions"
+        raise UserError(f"a sheet shows {most}, not {samples} of {versions}")
+    reader = ShardReader(manifest, _SPLIT)
+    try:
+        count = min(samples, len(reader))
+        ids = permutation(config.run.seed, 0, len(reader), "preview")[:count]
+        images = reader.images(ids)
+    finally:
+        reader.close()
+    labels = torch.from_numpy(manifest.labels(_SPLIT))[ids]
+    columns = [(images.to(torch.float32) / 255, None), *augmented(config, manifest, images, labels, ids, versions)]
+    names = [short(name, 14) for name in manifest.classes]
+    mixed = any(targets is not None and targets.is_floating_point() for _, targets in columns)
+    width = max((1 + versions) * _CELL + 0.3, 6.0)
+    parts = describe(config.augment) or ["no augmentation"]
+    words = textwrap.wrap(", ".join(part.replace(" ", "\u00a0") for part in parts), int(15 * width))
+    head = 0.45 + 0.17 * len(words)
+    height = head + 0.25 + count * (_CELL + (0.36 if mixed else 0.22))
+    with figure(path, width, height) as drawing:
+        margin = (0.1 / width, 0.08 / height)
+        below_head = (margin[0], margin[1], 1 - 2 * margin[0], 1 - margin[1] - head / height)
+        drawing.set_layout_engine("constrained", rect=below_head, w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+        left, top = 0.13 / width, 1 - 0.12 / height
+        title = short(f"{manifest.name}, augmented by {config.run.name}", int(8 * width))
+        drawing.text(left, top, title, va="top", fontsize=12, fontweight="bold")
+        drawing.text(left, top - 0.24 / height, "\n".join(words), va="top", fontsize=8.5, linespacing=1.25)
+        grid = drawing.subplots(count, len(columns), squeeze=False)
+        for place, (shown, targets) in enumerate(columns):
+            title = "as stored" if place == 0 else f"epoch {place - 1}"
+            grid[0, place].set_title(title, fontsize=9, fontweight="normal", loc="center", pad=4)
+            for row in range(count):
+                axes = grid[row, place]
+                _show(axes, shown[row])
+                if targets is None:
+                    axes.set_xlabel(_named(int(labels[row]), names), fontsize=8, color=INK, labelpad=3)
+                elif targets.is_floating_point():
+                    axes.set_xlabel(_shares(targets[row], names), fontsize=7, labelpad=3)
+    return path
+
+
+def augmented(
+    config: Config, manifest: Manifest, images: Tensor, labels: Tensor, ids: Tensor, versions: int
+) -> list[tuple[Tensor, Tensor]]:
+    """For each of ``versions`` epochs the images, float32 [n, h, w, c] in [0, 1], and the targets.
+
+    Args:
+        images: uint8 [n, h, w, c].
+        labels, ids: int64 [n]. Each sample's partner is the one before it.
+
+    Raises:
+        UserError: mixing samples without a label, or images that cannot be augmented so.
+    """
+    channels = manifest.shape[2]
+    mean, _ = statistics(config, manifest)
+    unchanged = Normalize((0.0,) * channels, (1.0,) * channels, torch.device("cpu"), channels_last=False)
+    augment = Augment(config.augment, config.run.seed, mean, unchanged)
+    augment.check(manifest.shape)
+    mix = Mix(config.augment, config.run.seed, augment, len(manifest.classes))
+    if mix.partners and bool((labels < 0).any()):
+        raise UserError(f"{manifest.root}: split '{_SPLIT}' has samples without a label, and nothing to mix them by")
+    batch = Batch(images, labels, ids, torch.ones(len(ids)))
+    if mix.partners:
+        before = partners(torch.arange(len(ids)))
+        partner = Batch(images[before], labels[before], ids[before], batch.weight)
+        batch = Batch(images, labels, ids, batch.weight, partner)
+    shown = []
+    for epoch in range(versions):
+        pixels, targets = mix(batch, epoch)
+        shown.append((pixels.permute(0, 2, 3, 1).clamp(0, 1), targets))
+    return shown
+
+
+def describe(augment: AugmentConfig) -> list[str]:
+    """What is switched on, in the order in which it is applied: ``random flip``, ``perspective 50%``."""
+    parts = []
+    if augment.flip != "none":
+        parts.append(f"{augment.flip} flip")
+    if augment.crop:
+        edge = "mirrored" if augment.crop_fill == "reflect" else "the mean colour"
+        parts.append(f"crop by up to {augment.crop} px ({edge} outside)")
+    if augment.policy == "randaugment":
+        parts.append(f"RandAugment ({augment.operations} operations, magnitude {augment.magnitude})")
+    elif augment.policy != "none":
+        parts.append(_POLICIES[augment.policy])
+    if augment.rotation:
+        parts.append(f"rotation up to {augment.rotation:g} degrees")
+    if augment.perspective:
+        parts.append(f"perspective {augment.perspective:.0%}")
+    jitter = zip(("brightness", "contrast", "saturation", "hue"), augment.jitter, strict=True)
+    parts += [f"{name} \u00b1{amount:g}" for name, amount in jitter if amount]
+    for name, share in (("gray", augment.gray), ("random erasing", augment.erasing)):
+        if share:
+            parts.append(f"{name} {share:.0%}")
+    if augment.cutout:
+        parts.append(f"cutout {augment.cutout} px")
+    for name, share in (("MixUp", augment.mixup), ("CutMix", augment.cutmix)):
+        if share:
+            parts.append(f"{name} {share:.0%} (alpha {augment.mix_alpha:g})")
+    return parts
+
+
+def _show(axes: Axes, image: Tensor) -> None:
+    bare(axes)
+    pixels = image if image.shape[2] in (3, 4) else image[:, :, 0]
+    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _named(label: int, names: list[str]) -> str:
+    return names[label] if label >= 0 else "no label"
+
+
+def _shares(target: Tensor, names: list[str]) -> str:
+    """The classes of a mixed sample, a line each: ``cat 62 %``; of one that has a single class, that."""
+    order: list[int] = target.argsort(descending=True).tolist()
+    classes = [label for label in order if target[label] >= 0.005]
+    if len(classes) == 1:
+        return names[classes[0]]
+    return "\n".join(f"{names[label]} {100 * target[label]:.0f} %" for label in classes)

@@ -1,0 +1,193 @@
+"""``cifar-dist model``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifar_dist.errors import EXIT_DONE, UserError, printable
+from cifar_dist.verbs.arguments import at_least
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cifar_dist.config import ModelConfig
+    from cifar_dist.models.summary import Layer, Summary
+
+HELP = "show a network layer by layer: shapes, parameters, mult-adds, receptive field"
+
+_IMAGES = (10, (32, 32, 3))  # classes, and the shape of an image: CIFAR-10's, where nothing says otherwise
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", nargs="?", metavar="NAME", help="a model, torchvision:NAME or timm:NAME")
+    verb.add_argument("--recipe", help="the model of a recipe, for the dataset that it trains on")
+    verb.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help='for example "widths=[64, 128]"')
+    verb.add_argument("--classes", type=_up_to(10**6), metavar="N", help="default: the recipe's dataset's, else 10")
+    verb.add_argument("--size", type=_up_to(4096), metavar="PIXELS", help="side of an image (default: as above, or 32)")
+    verb.add_argument("--channels", type=_up_to(4096), metavar="C", help="of an image (default: as above, or 3)")
+    verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a batch (default: 1)")
+    verb.add_argument("--receptive-field", action="store_true", help="show kernel, stride, jump and field alone")
+
+
+def _up_to(most: int) -> Callable[[str], int]:
+    """A whole number from 1, and not so large that the network would not fit the memory."""
+
+    def whole_number(text: str) -> int:
+        value = at_least(1)(text)
+        if value > most:
+            raise argparse.ArgumentTypeError(f"'{text}' is more than {most}")
+        return value
+
+    return whole_number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.world import is_main_process
+
+    model, classes, (height, width, channels) = _asked(arguments)
+    if model.image_size:
+        height = width = model.image_size
+    if arguments.size:
+        height = width = arguments.size
+    shape = (height, width, arguments.channels or channels)
+    classes = arguments.classes or classes
+    if not is_main_process():
+        return EXIT_DONE
+
+    from rich.console import Console
+
+    from cifar_dist.models import build, check_fits
+    from cifar_dist.models.summary import summarize
+    from cifar_dist.models.transfer import freeze_backbone
+
+    # Who computes the convolutions, and from which weights, changes nothing here; and nothing needs to be computed.
+    network = build(model.name, classes=classes, channels=shape[2], options=model.options).to("meta")
+    check_fits(network, model.name, shape=shape, classes=classes)
+    if model.freeze:
+        freeze_backbone(network)
+    summary = summarize(network, shape, arguments.batch)
+    table = _field_table(summary) if arguments.receptive_field else _layer_table(summary)
+    # In a pipe a table is as wide as it needs to be, and never coloured: rich would ask FORCE_COLOR.
+    at_terminal = sys.stdout.isatty()
+    columns = None if at_terminal else 500
+    console = Console(force_terminal=at_terminal, width=columns, highlight=False, markup=False, emoji=False)
+    console.print(printable(f"{model.name}: {classes} classes, images of {height}x{width}x{shape[2]}"), style="bold")
+    console.print()
+    console.print(table)
+    console.print()
+    for what, text in _totals(summary, arguments.batch):
+        console.print(f"{what:<16} {text}", soft_wrap=True)
+    return EXIT_DONE
+
+
+def _asked(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, int, int]]:
+    """The model, the number of classes, and the shape of an image: (height, width, channels)."""
+    from cifar_dist import recipe
+    from cifar_dist.models import names
+
+    wrong = next((option for option in arguments.options if not option.partition("=")[1]), None)
+    if wrong is not None:
+        raise UserError(f"--options takes KEY=VALUE, not '{wrong}'; for example --options blocks=[2,2,2]")
+    overrides = [f"--model.options.{option}" for option in arguments.options]
+    if (arguments.name is None) == (arguments.recipe is None):
+        raise UserError("which model? cifar-dist model NAME, or cifar-dist model --recipe RECIPE")
+    if arguments.name is not None:
+        if arguments.name not in names() and (arguments.name in recipe.shipped() or arguments.name.endswith(".toml")):
+            raise UserError(f"'{arguments.name}' is a recipe; type: cifar-dist model --recipe {arguments.name}")
+        options = {key.removeprefix("model.options."): v for key, v in recipe.parse_overrides(overrides).items()}
+        tree = {"model": {"name": arguments.name, "options": options}}
+        return recipe.build(tree, where="the command line").model, *_IMAGES
+    config = recipe.load(arguments.recipe, overrides)
+    packed = Path(config.data.path)
+    if not (packed / "manifest.json").is_file():
+        return config.model, *_IMAGES
+
+    from cifar_dist.data.manifest import Manifest
+
+    manifest = Manifest.load(packed)
+    return config.model, len(manifest.classes), manifest.shape
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+
+
+def _table(*columns: str) -> Table:
+    """A plain table: the first two columns are words, the others numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < 2 else "right", overflow="fold", no_wrap=place > 1)
+    return table
+
+
+def _layer_table(summary: Summary) -> Table:
+    table = _table("layer", "type", "input", "output", "kernel", "parameters", "share", "mult-adds", "field")
+    for layer in summary.layers:
+        share = layer.parameters / summary.parameters
+        table.add_row(
+            *(layer.name or "(itself)", layer.kind),
+            *(_sides(layer.inputs), _sides(layer.outputs), _kernel(layer)),
+            *(f"{layer.parameters:,}", f"{share:.1%}") if layer.parameters else ("", ""),
+            _si(layer.multiply_adds) if layer.multiply_adds else "",
+            _pixels(layer.field.size, "all") if layer.field else "",
+        )
+    return table
+
+
+def _field_table(summary: Summary) -> Table:
+    table = _table("layer", "type", "kernel", "stride", "jump", "field")
+    for layer in summary.layers:
+        if layer.kernel and layer.field:
+            numbers = (str(layer.field.height.jump), _pixels(layer.field.size, "all"))
+            table.add_row(layer.name or "(itself)", layer.kind, _sides(layer.kernel), _sides(layer.stride), *numbers)
+    return table
+
+
+def _totals(summary: Summary, batch: int) -> list[tuple[str, str]]:
+    frozen = summary.parameters - summary.trainable
+    parts = f"{summary.trainable:,} trainable, {frozen:,} frozen" if frozen else "all trainable"
+    of = "an image" if batch == 1 else f"a batch of {batch}"
+    field = "not known: positions are mixed in a way that is not followed"
+    if summary.receptive_field is not None:
+        field = _pixels(summary.receptive_field, "the whole image", " pixels")
+        others = (
+            (summary.last_convolution, "at the last convolution"),
+            (summary.pools_as_strides, "with pools between convolutions counted as strides alone"),
+        )
+        for size, what in others:
+            if size is not None and size != summary.receptive_field:
+                field += f"; {_pixels(size, 'all')} {what}"
+    return [
+        ("parameters", f"{summary.parameters:,} ({parts})"),
+        ("mult-adds", f"{_si(summary.multiply_adds)} for {of}"),
+        ("layer outputs", f"{summary.output_bytes / 2**20:,.1f} MiB for {of}, in float32"),
+        ("receptive field", field),
+    ]
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _kernel(layer: Layer) -> str:
+    """``3x3/2`` at stride 2; a global pool needs no stride."""
+    strided = max(layer.stride, default=1) > 1 and max(layer.outputs[-2:]) > 1
+    return _sides(layer.kernel) + (f"/{layer.stride[0]}" if strided else "")
+
+
+def _pixels(size: float, everything: str, unit: str = "") -> str:
+    return everything if math.isinf(size) else f"{size:.0f}{unit}"
+
+
+def _si(count: int) -> str:
+    """``194.18 G``."""
+    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return str(count)

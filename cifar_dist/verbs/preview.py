@@ -1,0 +1,47 @@
+"""``cifar-dist preview DATASET RECIPE [--section.field VALUE ...]``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.verbs.arguments import at_least
+
+HELP = "draw training images as a recipe's augmentation shows them"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "%(prog)s DATASET RECIPE [options] [--section.field VALUE ...]"
+    verb.add_argument("dataset", help="a packed dataset: its folder, or its name in shards/")
+    verb.add_argument("recipe", help="a shipped recipe, or the path of a .toml")
+    verb.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="images (default: 8)")
+    verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="epochs shown (default: 6)")
+    verb.add_argument(
+        "--seed", type=at_least(0), metavar="S", help="of the choice and the epochs (default: the recipe's)"
+    )
+    verb.add_argument("--out", type=Path, metavar="FILE.png", help="default: preview-RECIPE.png")
+    verb.set_defaults(settings=[])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist import recipe
+    from cifar_dist.world import is_main_process
+
+    seed = [] if arguments.seed is None else [f"--run.seed={arguments.seed}"]
+    config = recipe.load(arguments.recipe, [*arguments.settings, *seed])
+
+    from cifar_dist.data.manifest import Manifest
+    from cifar_dist.report.preview import draw_preview
+
+    named = Path("shards") / arguments.dataset
+    manifest = Manifest.load(named if not Path(arguments.dataset).is_dir() and named.is_dir() else arguments.dataset)
+    if is_main_process():
+        out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")
+        if out.is_dir():
+            raise UserError(f"{out} is a folder; give the picture a name, as --out {out / 'preview.png'}")
+        try:
+            print(draw_preview(config, manifest, out, samples=arguments.samples, versions=arguments.versions))
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror}; choose another place with --out FILE.png") from None
+    return EXIT_DONE

@@ -1,0 +1,111 @@
+"""``cifar-dist model``: the table a person reads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.verbs import model
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    parser = argparse.ArgumentParser()
+    model.add_arguments(parser)
+    assert model.run(parser.parse_args(words)) == EXIT_DONE
+    return capsys.readouterr().out
+
+
+def row(text: str, layer: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == [layer]]
+    return line.split()[1:]
+
+
+def test_the_published_figures_of_the_custom_resnet_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "custom-resnet", "--batch", "512")
+    assert text.startswith("custom-resnet: 10 classes, images of 32x32x3\n")
+    assert "6,573,130 (all trainable)" in text
+    assert "194.18 G for a batch of 512" in text
+    assert "88 pixels; 64 at the last convolution; 81 with pools between convolutions counted as strides" in text
+    assert row(text, "layer3.1.body.1.0") == [
+        "Conv2d",
+        "512x4x4",
+        "512x4x4",
+        "3x3",
+        "2,359,296",
+        "35.9%",
+        "19.33",
+        "G",
+        "64",
+    ]
+    assert row(text, "layer1.0.1") == ["MaxPool2d", "128x32x32", "128x16x16", "2x2/2", "6"]
+    table = text.partition("\n\n")[2].partition("\n\n")[0]
+    assert max(len(line) for line in table.splitlines()) <= 100
+
+
+def test_the_receptive_field_table_lists_what_widens_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "resnet34", "--size", "224", "--receptive-field")
+    assert row(text, "conv1") == ["Conv2d", "7x7", "2x2", "2", "7"]
+    assert row(text, "maxpool") == ["MaxPool2d", "3x3", "2x2", "4", "11"]
+    assert row(text, "layer4.2.conv2") == ["Conv2d", "3x3", "1x1", "32", "899"]
+    assert "BatchNorm2d" not in text
+
+
+def test_options_classes_and_images_are_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("widths=[8, 16]", "blocks=[1, 1]", "dropout=[0.5]")
+    text = said(capsys, "small-resnet", "--options", *options, "--classes", "7", "--size", "16", "--channels", "1")
+    assert "small-resnet: 7 classes, images of 16x16x1" in text
+    assert row(text, "stem.0")[:3] == ["Conv2d", "1x16x16", "64x16x16"]
+    assert row(text, "head.1")[:3] == ["Linear", "16", "7"]
+
+
+def test_a_recipe_gives_its_model_and_its_dataset_s_images(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[model]\nname = "tiny-resnet"\nfreeze = true\n[model.options]\nwidths = [4, 8]\n')
+    text = said(capsys, "--recipe", str(path), "--classes", "3")
+    assert "tiny-resnet: 3 classes, images of 32x32x3" in text
+    assert "27 trainable" in text
+    assert row(text, "head.0")[1:3] == ["8", "3"]
+    path.write_text(path.read_text() + f'[data]\npath = "{digits}"\n')
+    text = said(capsys, "--recipe", str(path), "--options", "widths=[4]", "--size", "20")
+    assert "tiny-resnet: 10 classes, images of 20x20x" in text
+
+
+def test_where_nothing_is_known_nothing_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "receptive field  the whole image\n" in said(capsys, "se-resnet")
+    text = said(capsys, "torchvision:swin_t", "--size", "64")
+    assert "receptive field  not known: positions are mixed in a way that is not followed\n" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "which model? cifar-dist model NAME"),
+        (["tiny-cnn", "--recipe", "demo"], "which model?"),
+        (["demo"], "'demo' is a recipe; type: cifar-dist model --recipe demo"),
+        (["mine.toml"], "type: cifar-dist model --recipe mine.toml"),
+        (["tiny-cn"], "did you mean 'tiny-cnn'"),
+        (["--recipe", "dmeo"], "did you mean 'demo'"),
+        (["tiny-cnn", "--options", "dropout"], "--options takes KEY=VALUE, not 'dropout'"),
+        (["tiny-cnn", "--options", "drop=0.1"], "tiny-cnn has no option 'drop'; did you mean 'dropout'"),
+        (["small-resnet", "--options", "widths=[8"], "is not a TOML list"),
+        (["small-resnet", "--options", "a.b=1"], "has no option 'a"),
+        (["speed-net", "--size", "8"], "speed-net cannot take images of 8x8 with 3 channels"),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        said(capsys, *words)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["--size", "100000"], ["--classes", "0"], ["--channels", "many"], ["--batch", "-1"]])
+def test_numbers_out_of_range_are_refused_by_the_parser(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        said(capsys, "tiny-cnn", *words)
