@@ -7,11 +7,26 @@ from collections.abc import Callable, Sequence
 
 from cifar_dist import __version__
 from cifar_dist.errors import UserError, nearest
-from cifar_dist.verbs import evaluate, pack, predict, report, train, verify
+from cifar_dist.verbs import (
+    evaluate,
+    lr_find,
+    model,
+    pack,
+    predict,
+    preview,
+    report,
+    sweep,
+    train,
+    verify,
+)
 
 VERBS = {
     "pack": pack,
     "verify": verify,
+    "preview": preview,
+    "model": model,
+    "lr-find": lr_find,
+    "sweep": sweep,
     "evaluate": evaluate,
     "predict": predict,
     "report": report,

@@ -6,15 +6,12 @@ Rows of runs that are not named are kept as they are.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 
-from cifar_dist import recipe
 from cifar_dist.errors import UserError
-from cifar_dist.tracking import metrics
-from cifar_dist.tracking.table import EpochTable
+from cifar_dist.report.results import duration, read_result
 
 DOCUMENT = Path(__file__).with_name("results.md")
 HEAD = """# Results
@@ -34,25 +31,21 @@ def row(run: Path) -> str:
     Raises:
         UserError: the run is not finished.
     """
-    config = recipe.read(run / "config.toml")
-    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    finals = sorted((run / "evaluations").glob("*_model_final*/summary.json"))
-    if not finals:
+    result = read_result(run)
+    final, facts = result.final, result.environment
+    if final is None or final.accuracy is None:
         raise UserError(f"{run} has no evaluation of its final weights; finish it first")
-    summary = json.loads(finals[0].read_text(encoding="utf-8"))
-    rows = EpochTable(metrics.read(run / "metrics.jsonl")).rows()
-    minutes = sum(epoch.seconds for epoch in rows) / 60
     hardware = " + ".join(sorted(set(facts["gpus"]))) or f"{facts['cores']} cores of {facts['cpu']}"
     on = f"{facts['run']['processes']} x {facts['run']['wrapper']}, {facts['run']['precision']}, {hardware}"
     cells = [
         f"`{run.name}`",
-        summary["data"],
-        f"{100 * summary['accuracy']:.2f} % of {summary['samples']:,}",
-        summary["tta"],
-        f"{100 * summary['val_accuracy']:.2f} %" if summary["val_accuracy"] is not None else "",
-        f"{facts['run']['parameters']:,}",
-        str(config.train.epochs),
-        f"{minutes:.1f} min" if minutes >= 1 else f"{60 * minutes:.0f} s",
+        final.data,
+        f"{100 * final.accuracy:.2f} % of {final.samples:,}",
+        final.tta,
+        f"{100 * result.val_accuracy:.2f} %" if result.val_accuracy is not None else "",
+        f"{result.parameters:,}",
+        str(result.config.train.epochs),
+        duration(result.seconds),
         on,
         facts["versions"]["torch"],
     ]

@@ -1,0 +1,108 @@
+"""A run in figures, from its folder alone: what tables of runs are made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifar_dist import recipe
+from cifar_dist.config import Config
+from cifar_dist.tracking import metrics
+from cifar_dist.tracking.table import EpochTable
+
+
+@dataclass(frozen=True)
+class Final:
+    """The evaluation that ended a run.
+
+    Attributes:
+        accuracy: fraction of ``samples``; None without labels.
+        samples: images.
+        split, data, tta: of which split of which dataset, with how many looks at each image.
+    """
+
+    accuracy: float | None
+    samples: int
+    split: str
+    data: str
+    tta: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run as far as it has come; None where nothing was measured yet.
+
+    Attributes:
+        config: its settings.
+        epochs: that were begun.
+        seconds: of training, over all its starts; without evaluation.
+        train_accuracy, val_accuracy: fractions, of the last epoch that has one.
+        final: the evaluation of the final weights.
+        environment: ``environment.json``; empty where there is none.
+    """
+
+    config: Config
+    epochs: int
+    seconds: float
+    train_accuracy: float | None
+    val_accuracy: float | None
+    final: Final | None
+    environment: dict[str, Any]
+
+    @property
+    def parameters(self) -> int | None:
+        """Trainable or not."""
+        facts = self.environment.get("run")
+        count = facts.get("parameters") if isinstance(facts, dict) else None
+        return count if isinstance(count, int) else None
+
+
+def read_result(run: Path) -> Result:
+    """Read a run folder; only ``config.toml`` has to be there.
+
+    Raises:
+        UserError: it is not a run folder, or its config or metrics are damaged.
+    """
+    config = recipe.read(run / "config.toml")
+    rows = EpochTable(metrics.read(run / "metrics.jsonl")).rows()
+    summaries = sorted(run.glob("evaluations/*_model_final*/summary.json"))
+    return Result(
+        config=config,
+        epochs=len(rows),
+        seconds=sum(row.seconds for row in rows),
+        train_accuracy=_last([row.train_accuracy for row in rows]),
+        val_accuracy=_last([row.val_accuracy for row in rows]),
+        final=_final(read_json(summaries[0])) if summaries else None,
+        environment=read_json(run / "environment.json"),
+    )
+
+
+def duration(seconds: float) -> str:
+    """For a reader: ``41 s``, ``12.3 min``, ``2.5 h``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where it is missing or damaged: a table shows what there is."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _final(summary: dict[str, Any]) -> Final | None:
+    accuracy, samples = summary.get("accuracy"), summary.get("samples")
+    if not isinstance(samples, int) or not isinstance(accuracy, float | int | None):
+        return None
+    split, data, tta = (str(summary.get(key, "")) for key in ("split", "data", "tta"))
+    return Final(accuracy, samples, split, data, tta)
+
+
+def _last(values: list[float]) -> float | None:
+    """The last that is not nan."""
+    return next((value for value in reversed(values) if value == value), None)

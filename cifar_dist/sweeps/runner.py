@@ -1,0 +1,225 @@
+"""Start the runs of a sweep on this machine, each in a process of its own, and see them through.
+
+What is finished is skipped and what was interrupted goes on, so starting a sweep again is always right. A run that
+fails is reported and the others go on. A request to stop is passed on to the runs that are training, which save and
+end with 75, and the sweep ends with 75 too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from cifar_dist import recipe
+from cifar_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, UserError, nearest
+from cifar_dist.report.results import duration, read_result
+from cifar_dist.run_folder import refuse_contradiction as refuse_contradiction
+from cifar_dist.sweeps.sweep import Run, Sweep
+
+ROOT = Path(__file__).parents[2]
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_LINES_SHOWN = 20  # of what a run said that failed beside others
+_PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when the one that started it dies
+
+
+@dataclass
+class _Started:
+    run: Run
+    number: int
+    slot: int
+    process: subprocess.Popen[bytes]
+    output: IO[bytes] | None  # what it says, where it runs beside others
+
+
+def check(sweep: Sweep) -> None:
+    """Find out now what a run would find out at its turn: data that is not there, a network that cannot be built, a
+    folder of another run.
+
+    Raises:
+        UserError: the first of them, with the run's name.
+    """
+    from cifar_dist.data.manifest import Manifest
+
+    for run in sweep.runs:
+        if run.folder.config.is_file():
+            try:
+                refuse_contradiction(recipe.read(run.folder.config), run.config, run.folder.path)
+            except UserError as error:
+                reason = str(error).partition("; choose another --run.name")[0]
+                raise UserError(f"{reason}; remove that run, or keep this sweep's in another --run.dir") from None
+    configs = {row.name: row.runs[0].config for row in sweep.rows}
+    manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
+
+    import torch
+
+    from cifar_dist import models
+
+    for row, config in configs.items():
+        manifest = manifests[config.data.path]
+        try:
+            with torch.device("meta"):  # shapes without numbers: costs no time and no memory
+                models.build_for(config.model, shape=manifest.shape, classes=len(manifest.classes))
+        except UserError as error:
+            raise UserError(f"row '{row}': {error}") from None
+
+
+def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
+    """Train every run that is not finished; returns the exit code.
+
+    Args:
+        sweep: what to train; see :func:`check`.
+        launch: a config of ``launch/`` by name, or the path of one: each run is started with it. None: one process.
+        jobs: how many at a time, each on a GPU of its own where there are several.
+
+    Raises:
+        UserError: a launch config that is not there.
+    """
+    if launch and jobs > 1:
+        raise UserError("--jobs is for runs of one process; with --launch each run takes the whole machine")
+    command = _command(launch)
+    waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.finished()]
+    total = len(sweep.runs)
+    say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
+    devices = _devices() if jobs > 1 else []
+    started: list[_Started] = []
+    failed: list[str] = []
+    stopping = False
+    with _Requests() as requests:
+        while started or (waiting and not stopping):
+            while waiting and len(started) < jobs and not stopping:
+                number, run = waiting.pop(0)
+                say(f"{number} of {total}: {run.name}")
+                slot = min(set(range(jobs)) - {one.slot for one in started})
+                started.append(_start(command, run, number, slot, devices, quiet=jobs > 1))
+            for request in requests.new():
+                stopping = True
+                if request == signal.SIGINT:  # a second one ends a run at once
+                    say("stopping after this step, to save; once more ends it now")
+                for one in started:
+                    one.process.send_signal(signal.SIGTERM if request == signal.SIGHUP else request)
+            for one in [one for one in started if one.process.poll() is not None]:
+                started.remove(one)
+                code = one.process.returncode
+                stopping = stopping or code == EXIT_REQUEUE  # who stops a run stops the sweep
+                if code not in (EXIT_DONE, EXIT_REQUEUE) and not stopping:
+                    failed.append(one.run.name)
+                _report(one, code, total, stopping)
+            time.sleep(0.05)
+    if stopping and any(not run.folder.finished() for run in sweep.runs):
+        say("stopped; the same command goes on from here")
+        return EXIT_REQUEUE
+    if failed:
+        say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
+        return EXIT_FAILED
+    say(f"all {total} runs are finished")
+    return EXIT_DONE
+
+
+def say(text: str) -> None:
+    print(f"sweep: {text}", flush=True)
+
+
+def _report(one: _Started, code: int, total: int, stopping: bool) -> None:
+    """One line for a run that ended, and what it said last where it said it to nobody."""
+    if code == EXIT_DONE:
+        result = read_result(one.run.folder.path)
+        accuracies = [("val", result.val_accuracy), ("test", result.final.accuracy if result.final else None)]
+        figures = [f"{split} {100 * value:.2f} %" for split, value in accuracies if value is not None]
+        how = ", ".join(["finished", *figures, duration(result.seconds)])
+    elif stopping:
+        how = "interrupted"
+    else:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        if one.output is not None:
+            one.output.seek(0)
+            for line in one.output.read().decode(errors="replace").splitlines()[-_LINES_SHOWN:]:
+                print(f"    {line}")
+    say(f"{one.number} of {total}: {one.run.name} {how}")
+    if one.output is not None:
+        one.output.close()
+
+
+# ---- processes --------------------------------------------------------------------------------------------------
+
+
+def _command(launch: str | None) -> list[str]:
+    """What a run's words are put behind."""
+    if launch is None:
+        return [sys.executable, "-m", "cifar_dist", "train"]
+    config = Path(launch) if launch.endswith(".yaml") else ROOT / "launch" / f"{launch}.yaml"
+    agent = ROOT / "launch" / "agent.py"
+    if not config.is_file() or not agent.is_file():
+        known = [path.stem for path in (ROOT / "launch").glob("*.yaml")]
+        hint = nearest(config.stem, known) if known else f"there is no repository around {ROOT}"
+        raise UserError(f"--launch: there is no {config}; {hint}")
+    return [sys.executable, str(agent), "--config_file", str(config), str(ROOT / "train.py")]
+
+
+def _start(command: Sequence[str], run: Run, number: int, slot: int, devices: Sequence[str], quiet: bool) -> _Started:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    if devices:
+        env["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    output = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115 - closed with the run
+    process = subprocess.Popen(
+        [*command, *run.words],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if quiet else None,
+        start_new_session=True,  # Ctrl-C goes to this process alone, which passes it on once
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+    )
+    return _Started(run, number, slot, process, output)
+
+
+def _end_with_parent() -> None:
+    """Have the run saved and ended when this process is killed, or the next sweep would find it still training."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _devices() -> list[str]:
+    """The GPUs to share out, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+class _Requests:
+    """The signals that came, in order: a handler only notes, the loop acts."""
+
+    def __init__(self) -> None:
+        self._received: list[int] = []
+        self._seen = 0
+        self._before: dict[int, signal.Handlers | int | None] = {}
+
+    def __enter__(self) -> _Requests:
+        for number in _SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
+                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def new(self) -> list[int]:
+        """Those since the last call."""
+        fresh = self._received[self._seen :]
+        self._seen += len(fresh)
+        return fresh
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)

@@ -1,0 +1,158 @@
+"""A sweep's results as one table, from the run folders alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_dist import recipe
+from cifar_dist.report.results import Result, duration, read_result
+from cifar_dist.sweeps.sweep import Row, Sweep, flatten
+
+_KEPT_HOW = ("run.", "checkpoint.", "tracking.")  # no row is better for what differs there
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of ``n`` numbers and their sample standard deviation (divisor n - 1); None for a single one."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Of those that are known; None when none is."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row's figures, over its finished runs; fractions and seconds.
+
+    Attributes:
+        name: of the row.
+        settings: its value of each setting that varies, as TOML writes it.
+        parameters: of its network.
+        train, val, test: accuracies; train is the mean over the steps of the last epoch, test the evaluation that ended
+            the run (of ``eval.split``).
+        seconds: of training.
+        runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34``, ``not run yet``.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    parameters: int | None
+    train: Spread | None
+    val: Spread | None
+    test: Spread | None
+    seconds: Spread | None
+    runs: str
+
+
+class Table:
+    """All rows of a sweep, read now.
+
+    Raises:
+        UserError: a run folder that is damaged.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.keys, values = _varying(sweep.rows)
+        self.lines = [_line(row, value) for row, value in zip(sweep.rows, values, strict=True)]
+        # By validation, as a choice should be; where there is none, by what there is.
+        measured = [(line.val or line.test, line) for line in self.lines]
+        best = max((spread.mean for spread, _ in measured if spread), default=None)
+        self.best = [line for spread, line in measured if spread and spread.mean == best]
+
+    def markdown(self) -> str:
+        """For a reader: percent, the best row bold."""
+        head = ["row", *(_short(key, self.keys) for key in self.keys)]
+        head += ["parameters", "train %", "val %", "test %", "time", "runs"]
+        text = [head, ["---"] * (1 + len(self.keys)) + ["---:"] * 5 + ["---"]]
+        for line in self.lines:
+            cells = [
+                line.name,
+                *line.settings,
+                f"{line.parameters:,}" if line.parameters is not None else "",
+                *(_shown(spread, lambda value: f"{100 * value:.2f}") for spread in (line.train, line.val, line.test)),
+                _shown(line.seconds, duration, spread=False),
+                line.runs,
+            ]
+            text.append([f"**{cell}**" if cell and line in self.best else cell for cell in map(_cell, cells)])
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in text)
+
+    def csv(self) -> str:
+        """For a program: fractions and seconds, each with its deviation and its number of runs."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        figures = ("train_accuracy", "val_accuracy", "test_accuracy", "seconds")
+        columns = [f"{figure}{part}" for figure in figures for part in ("", "_sd", "_n")]
+        writer.writerow(["row", *self.keys, "parameters", *columns, "runs"])
+        for line in self.lines:
+            cells: list[object] = []
+            for spread in (line.train, line.val, line.test, line.seconds):
+                cells += [spread.mean, spread.deviation, spread.n] if spread else [None, None, 0]
+            writer.writerow([line.name, *line.settings, line.parameters, *cells, line.runs])
+        return text.getvalue()
+
+
+def _line(row: Row, settings: tuple[str, ...]) -> Line:
+    folders = [run.folder for run in row.runs]
+    results = [(read_result(folder.path), folder.finished()) for folder in folders if folder.config.is_file()]
+    done = [result for result, finished in results if finished]
+    return Line(
+        name=row.name,
+        settings=settings,
+        parameters=next((result.parameters for result, _ in results if result.parameters is not None), None),
+        train=Spread.of(result.train_accuracy for result in done),
+        val=Spread.of(result.val_accuracy for result in done),
+        test=Spread.of(result.final.accuracy if result.final else None for result in done),
+        seconds=Spread.of(result.seconds for result in done),
+        runs=_progress(len(row.runs), len(done), [result for result, finished in results if not finished]),
+    )
+
+
+def _progress(runs: int, done: int, begun: Sequence[Result]) -> str:
+    if not done and not begun:
+        return "not run yet"
+    now = [f"epoch {result.epochs} of {result.config.train.epochs}" for result in begun]
+    return ", ".join([f"{done} of {runs}", *now])
+
+
+def _varying(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The settings in which rows differ, and their values in each; a model's option that a row lacks is empty."""
+    trees = [dict(flatten(recipe.to_tree(row.runs[0].config))) for row in rows]
+    keys = dict.fromkeys(key for tree in trees for key in tree if not key.startswith(_KEPT_HOW))
+    differ = [key for key in keys if any(tree.get(key) != trees[0].get(key) for tree in trees)]
+    return differ, [tuple(_value(tree.get(key)) for key in differ) for tree in trees]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The last part of a key where that is not ambiguous."""
+    last = key.rpartition(".")[2]
+    return last if [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
+
+
+def _shown(value: Spread | None, write: Callable[[float], str], *, spread: bool = True) -> str:
+    if value is None:
+        return ""
+    return write(value.mean) + (f" ± {write(value.deviation)}" if spread and value.deviation is not None else "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,98 @@
+"""``cifar-dist sweep run|submit|table FILE``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.verbs.arguments import at_least
+
+HELP = "train many runs from one file, here or on a cluster, and put their results into one table"
+
+_FILE = "a shipped sweep's name, or the path of a .toml"
+_SETTINGS = "Settings for all runs are written --section.field VALUE."
+
+
+class _Action(argparse.ArgumentParser):
+    """Keeps what it does not know, in order, as ``words``: settings, and options of sbatch."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        known, rest = super().parse_known_args(args, namespace)
+        known.words = rest
+        return known, []
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    actions = verb.add_subparsers(
+        title="actions", metavar="run|submit|table", dest="action", required=True, parser_class=_Action
+    )
+    run = _add(actions, "run", "train on this machine what is not finished")
+    run.add_argument("--launch", metavar="CONFIG", help="start each run with this config of launch/, for example ddp")
+    run.add_argument("--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time (default: 1)")
+    submit = _add(actions, "submit", "train on a Slurm cluster what is not finished; takes sbatch's options too")
+    submit.add_argument(
+        "--jobs", type=at_least(1), metavar="N", help="runs at a time (default: what there is room for)"
+    )
+    table = _add(actions, "table", "print the results as a markdown table")
+    table.add_argument("--csv", type=Path, metavar="OUT", help="write them to this file too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    actions = {"run": _run, "submit": _submit, "table": _table}
+    return actions[arguments.action](arguments)
+
+
+def _add(
+    actions: argparse._SubParsersAction[_Action],  # the only name that argparse has for it
+    name: str,
+    help_text: str,
+) -> argparse.ArgumentParser:
+    about = f"{help_text[0].upper()}{help_text[1:]}. {_SETTINGS}"
+    action = actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
+    action.add_argument("file", help=_FILE)
+    action.add_argument("--seeds", type=at_least(1), metavar="N", help="runs of each row (default: the file's)")
+    return action
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.sweeps.runner import check, run_all
+    from cifar_dist.sweeps.sweep import load
+    from cifar_dist.world import launched_processes
+
+    if launched_processes() > 1:
+        raise UserError("a sweep is one process that starts its runs; say how with --launch, for example --launch ddp")
+    sweep = load(arguments.file, arguments.words, arguments.seeds)
+    check(sweep)
+    return run_all(sweep, launch=arguments.launch, jobs=arguments.jobs)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from cifar_dist.sweeps.submit import split_words, submit
+    from cifar_dist.sweeps.sweep import load
+
+    settings, options = split_words(arguments.words)
+    print(submit(load(arguments.file, settings, arguments.seeds), options, arguments.jobs))
+    return EXIT_DONE
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from cifar_dist.files import write_atomic
+    from cifar_dist.sweeps.sweep import load
+    from cifar_dist.sweeps.table import Table
+
+    table = Table(load(arguments.file, arguments.words, arguments.seeds))
+    print(table.markdown(), end="")
+    if arguments.csv:
+        try:
+            write_atomic(arguments.csv, table.csv())
+        except OSError as error:
+            raise UserError(f"{arguments.csv} cannot be written: {error.strerror}") from None
+    return EXIT_DONE

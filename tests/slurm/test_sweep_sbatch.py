@@ -1,0 +1,109 @@
+"""A sweep as a real Slurm array: a task for each run, and a task that is stopped is requeued alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import ROOT, environment, metrics
+from two_nodes import Cluster, Job, two_nodes, until
+
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.verbs import sweep
+
+pytestmark = pytest.mark.slurm
+
+STEPS = 26 * 13
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with two_nodes() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def file(digits: Path, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two runs, the second of some seconds on one thread. The working folder is not the repository."""
+    (tmp_path / "small.toml").write_text(
+        f"""
+        run.dir = "runs"
+        data.path = "{digits}"
+        augment.flip = "none"
+        model.name = "tiny-cnn"
+        schedule.name = "cosine"
+        train = {{ epochs = 26, batch_size = 100, threads = 1 }}
+        tracking.every = 1
+        eval = {{ every = 26, tta = "0" }}
+        """
+    )
+    (tmp_path / "sizes.toml").write_text(
+        """
+        recipe = "small.toml"
+        [[rows]]
+        name = "short"
+        train.epochs = 1
+        [[rows]]
+        name = "long"
+        """
+    )
+    monkeypatch.chdir(tmp_path)
+    for name in set(os.environ) - set(cluster.env):
+        monkeypatch.delenv(name)
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "sizes.toml"
+
+
+def submit(*words: str) -> None:
+    parser = argparse.ArgumentParser()
+    sweep.add_arguments(parser)
+    assert sweep.run(parser.parse_args(["submit", *words])) == 0
+
+
+def test_each_task_trains_one_run_and_a_stopped_one_is_requeued_alone(
+    file: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit(str(file), "--time", "0:10:00", "--nodes=1", "--optim.lr", "0.05")
+    said = capsys.readouterr().out
+    found = re.fullmatch(r"sizes: job (\d+), 2 of 2 runs.*\n", said)
+    assert found, said
+    file.write_text("recipe = 7")  # the job has what it needs
+    array = found[1]
+    short, long = (RunFolder(file.parent / "runs" / f"sizes.{name}.s0") for name in ("short", "long"))
+    tasks = [Job(f"{array}_{index}", file.parent, dict(cluster.env)) for index in range(2)]
+    assert tasks[0].facts()["TimeLimit"] == "00:10:00"
+
+    def begun() -> bool:
+        return (long.path / "metrics.jsonl").exists() and len(metrics(long.path)) >= 5
+
+    until(begun, tasks[1].output)
+    tasks[1].call("scancel", "--signal=USR1", tasks[1].id)
+    assert [task.wait() for task in tasks] == ["COMPLETED", "COMPLETED"], "".join(task.output() for task in tasks)
+    assert [task.facts()["Restarts"] for task in tasks] == ["0", "1"], tasks[1].output()
+    assert short.finished()
+    assert long.finished()
+    assert [record["step"] for record in metrics(long.path)] == list(range(1, STEPS + 1)), "each step once"
+    assert "--optim.lr 0.05" not in (long.path / "config.toml").read_text()
+    assert "\nlr = 0.05\n" in (long.path / "config.toml").read_text()
+
+
+def test_what_sbatch_refuses_is_one_line(file: Path) -> None:
+    with pytest.raises(UserError, match=r"^sbatch: .*[Ii]nvalid") as error:
+        submit(str(file), "--time=yesterday")
+    assert "\n" not in str(error.value)
+
+
+def test_who_starts_a_task_by_hand_is_told() -> None:
+    command = ["bash", ROOT / "slurm" / "sweep.sbatch", "demo"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "slurm/sweep.sbatch: this runs in a job array; submit it: cifar-dist sweep submit FILE [slurm options]\n"
+    )

@@ -1,0 +1,239 @@
+"""A sweep file becomes named runs with checked configs, and a mistake in it is one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_dist import recipe
+from cifar_dist.errors import UserError
+from cifar_dist.sweeps import sweep
+from cifar_dist.sweeps.sweep import Sweep, load
+
+BASE = """
+[data]
+path = "shards/digits"
+[model]
+name = "tiny-resnet"
+options = { widths = [8, 16] }
+[train]
+epochs = 3
+batch_size = 100
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "base.toml").write_text(BASE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def made(text: str, *words: str, seeds: int | None = None) -> Sweep:
+    Path("mine.toml").write_text(text)
+    return load("mine.toml", words, seeds)
+
+
+def names(found: Sweep) -> list[str]:
+    return [row.name for row in found.rows]
+
+
+def test_rows_are_recipes_times_the_grid_and_then_the_named_ones(folder: Path) -> None:
+    (folder / "other-0.2.toml").write_text(BASE)
+    found = made(
+        """
+        recipes = ["base.toml", "other-0.2.toml"]
+        grid = { optim.lr = [0.1, 1e-5], train.channels_last = [true, false] }
+        [[rows]]
+        name = "adam"
+        recipe = "base.toml"
+        optim.name = "adam"
+        """
+    )
+    assert names(found) == [
+        f"{base}+lr={lr}+channels_last={last}"
+        for base in ("base", "other-0.2")
+        for lr in ("0.1", "1e-05")
+        for last in ("true", "false")
+    ] + ["adam"]
+    config = found.rows[3].runs[0].config
+    assert (config.optim.lr, config.train.channels_last, config.train.epochs) == (1e-5, False, 3)
+    assert found.rows[-1].runs[0].config.optim.name == "adam"
+
+
+def test_each_row_has_a_run_for_each_seed_and_all_rows_come_before_the_next_seed(folder: Path) -> None:
+    found = made('recipe = "base.toml"\nseeds = [3, 1]\ngrid.optim.lr = [0.1, 0.2]')
+    assert [run.name for run in found.runs] == [
+        *("mine.lr=0.1.s3", "mine.lr=0.2.s3"),
+        *("mine.lr=0.1.s1", "mine.lr=0.2.s1"),
+    ]
+    assert [run.config.run.seed for run in found.runs] == [3, 3, 1, 1]
+    assert [run.folder.path for run in found.runs] == [Path("runs", run.name) for run in found.runs]
+    assert [run.config.run.seed for run in made('recipe = "base.toml"', seeds=2).runs] == [0, 1]
+
+
+def test_a_recipe_alone_is_one_row_with_its_name(folder: Path) -> None:
+    assert names(made('recipe = "base.toml"\nseeds = 5')) == ["base"]
+
+
+def test_a_row_keeps_its_name_when_others_are_added(folder: Path) -> None:
+    few = made('recipe = "base.toml"\ngrid.optim.lr = [0.1]')
+    more = made('recipe = "base.toml"\ngrid.optim.lr = [0.3, 0.1]\n[[rows]]\nname = "x"\noptim.lr = 1.0', seeds=3)
+    assert {run.name for run in few.runs} < {run.name for run in more.runs}
+
+
+def test_the_later_word_wins_and_the_command_line_comes_last(folder: Path) -> None:
+    found = made(
+        """
+        recipe = "base.toml"
+        [settings]
+        train.epochs = 5
+        "train.batch_size" = 50
+        run.dir = "elsewhere"
+        [[rows]]
+        name = "long"
+        train.epochs = 9
+        [[rows]]
+        name = "short"
+        """,
+        *("--train.batch_size", "25", "--train.channels-last"),
+    )
+    long, short = (row.runs[0].config for row in found.rows)
+    assert (long.train.epochs, short.train.epochs) == (9, 5)
+    assert (long.train.batch_size, long.train.channels_last, long.run.dir) == (25, True, "elsewhere")
+
+
+def test_the_words_of_a_run_are_what_train_needs(folder: Path) -> None:
+    text = """
+        recipe = "base.toml"
+        [settings]
+        augment.jitter = [0.1, 0.2, 0.3, 0.0]
+        model.options = { widths = [4, 8], act = "3", deep = true }
+        model.pretrained = ""
+        """
+    (run,) = made(text).runs
+    again = recipe.load(run.words[0], run.words[1:])
+    assert again == run.config
+    assert again.augment.jitter == (0.1, 0.2, 0.3, 0.0)
+    assert again.model.options == {"widths": [4, 8], "act": "3", "deep": True}
+
+
+_VALUES = st.recursive(
+    st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
+    lambda inner: st.lists(inner, min_size=1, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(_VALUES)
+def test_a_models_option_reaches_the_run_as_the_file_has_it(value: object) -> None:
+    word = sweep._word("model.options.any", value)
+    (read,) = recipe.parse_overrides([word]).values()
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize("name", sweep.shipped())
+def test_every_shipped_sweep_is_valid_and_says_what_it_is(name: str) -> None:
+    found = load(name)
+    assert len(found.rows) > 1
+    assert len({run.name for run in found.runs}) == len(found.runs)
+    assert sweep._path(name).read_text().startswith("# ")
+
+
+def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
+    assert sweep.shipped() == [
+        *("architecture-blocks", "architecture-depth", "architecture-head", "augmentation"),
+        *("batch-size", "lr-weight-decay", "optimizer"),
+    ]
+    assert [len(load(name).rows) for name in sweep.shipped()] == [7, 7, 12, 5, 4, 6, 8]
+    last = load("augmentation").rows[-1].runs[0].config.augment
+    assert last == recipe.load("small-resnet/baseline").augment, "cumulative: the last row is the whole"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('recipe = "base.toml"\nsettngs.optim.lr = 1', "mine.toml: a sweep has no 'settngs'; did you mean 'settings'?"),
+        ('recipe = "base.toml"\n"optim.lr" = 1', "a sweep has no 'optim.lr'; settings of all runs go into [settings]"),
+        ('recipe = "base.toml"\n[optim]\nlr = 1', "a sweep has no 'optim'; settings of all runs go into [settings]"),
+        (f'recipe = "base.toml"\nsettings{".a" * 9999} = 1', "mine.toml [settings] is nested too deeply"),
+        ('recipe = "base.toml"\nsettings.optim.rl = 1', "[settings]: no setting is called optim.rl; did you mean"),
+        (
+            'recipe = "base.toml"\ngrid.optim.rl = [1]',
+            "[grid]: no setting is called optim.rl; did you mean 'optim.lr'?",
+        ),
+        ('recipe = "base.toml"\ngrid.optim.lr = 1', "[grid]: optim.lr is 1; give a list of values, or move it to"),
+        ('recipe = "base.toml"\ngrid.optim.lr = []', "[grid]: optim.lr is []; give a list of values"),
+        ('recipe = "base.toml"\ngrid = [1]', "[grid] is [1]; it is a table of settings"),
+        ('recipe = "base.toml"\nsettings.optim = 3', "[settings]: optim is a section; set one of its keys"),
+        (
+            'recipe = "base.toml"\n[[rows]]\nname = "a"\n[[rows]]\nname = "b"\noptim.lr = -1.0',
+            "mine.toml row 'b': optim: lr -1.0 must be positive",
+        ),
+        (
+            'recipe = "base.toml"\n[[rows]]\nname = "a"\noptim.lr = 1979-05-27',
+            "mine.toml row 'a': optim.lr: input should be a valid number, unable to parse string",
+        ),
+        ('recipe = "base.toml"\n[[rows]]\nname = "../b"', "mine.toml row '../b': run: name 'mine.../b.s0' must be"),
+        ('recipe = "base.toml"\n[[rows]]\noptim.lr = 1', "row 1 of [[rows]] has no name"),
+        ('recipe = "base.toml"\n[rows]\nname = "a"', "rows are written [[rows]]"),
+        ('recipe = "base.toml"\n[[rows]]\nname = "a"\n[[rows]]\nname = "A"', "two rows are called 'A'"),
+        ('recipe = "base.toml"\nsettings.run.name = "a"', "run.name cannot be set in a sweep"),
+        ('recipe = "base.toml"\ngrid.run.seed = [1, 2]', "run.seed cannot be set in a sweep; give seeds = [...]"),
+        ('recipe = "base.toml"\nseeds = 0', "seeds is 0; give how many"),
+        ('recipe = "base.toml"\nseeds = [1, 1]', "seeds is [1, 1]; give how many"),
+        ('recipe = "base.toml"\nseeds = [-1]', "mine.toml row 'base': run: seed -1 must be between"),
+        ('recipe = "base.toml"\nseeds = 10000\ngrid.optim.lr = [1, 2]', "makes 20,000 runs"),
+        ('recipe = "dmeo"', "mine.toml row 'dmeo': no recipe is called 'dmeo'; did you mean 'demo'?"),
+        ('recipe = ["demo"]', "recipe is ['demo']; give one name or path, or recipes"),
+        ('recipe = "demo"\nrecipes = ["demo"]', 'give recipe = "..." or recipes'),
+        ("", "which recipe?"),
+        ('[[rows]]\nname = "a"', "mine.toml row 'a': which recipe?"),
+        ("recipe = ", "mine.toml: not readable as TOML"),
+        (f"recipe = {'[' * 9999}", "mine.toml: not readable as TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(folder: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        made(text)
+    assert "\n" not in str(error.value)
+    assert "command line" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optim.rl", "1"], "the command line: no setting is called --optim.rl; did you mean '--optim.lr'?"),
+        (["--optim.lr", "1"], "the command line: --optim.lr is what mine.toml varies"),
+        (["--run.name", "a"], "the command line: run.name cannot be set in a sweep"),
+        (
+            ["--train.epochs", "0"],
+            "mine.toml row 'lr=0.1' with the settings of the command line: train: epochs 0 must be",
+        ),
+        (["epochs"], "unexpected 'epochs'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(folder: Path, words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        made('recipe = "base.toml"\ngrid.optim.lr = [0.1]', *words)
+
+
+def test_a_grid_too_large_is_refused_before_it_is_made(folder: Path) -> None:
+    keys = "\n".join(f"model.options.a{n} = [{', '.join(map(str, range(99)))}]" for n in range(9))
+    with pytest.raises(UserError, match="makes more than 10,000 rows"):
+        made(f'recipe = "base.toml"\n[grid]\n{keys}')
+
+
+def test_a_sweep_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="did you mean 'batch-size'"):
+        load("batchsize")
+    with pytest.raises(UserError, match=r"there is no sweep file nowhere\.toml"):
+        load("nowhere.toml")

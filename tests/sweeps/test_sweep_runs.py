@@ -1,0 +1,168 @@
+"""Sweeps that are really run: interrupted in every way, gone on with, and told in a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import finish, metrics, spawn, start, wait_for_records, wait_until
+
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.sweeps.submit import split_words
+from cifar_dist.verbs import sweep
+
+EPOCHS = 80
+SWEEP = ["-m", "cifar_dist", "sweep"]
+
+
+@pytest.fixture
+def file(tiny: Path, tmp_path: Path) -> Path:
+    """A run long enough to be interrupted twice, and two that fail at once."""
+    path = tmp_path / "three.toml"
+    path.write_text(
+        f"""
+        recipe = "{tiny}"
+        [settings]
+        train.threads = 1
+        checkpoint = {{ every = {EPOCHS}, every_steps = 0 }}
+        eval.every = {EPOCHS}
+        [[rows]]
+        name = "long"
+        train.epochs = {EPOCHS}
+        [[rows]]
+        name = "diverges"
+        optim.lr = 1e30
+        [[rows]]
+        name = "diverges-too"
+        optim.lr = 2e30
+        """
+    )
+    return path
+
+
+def verb(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    sweep.add_arguments(parser)
+    return sweep.run(parser.parse_args(words))
+
+
+def device(run: Path) -> str:
+    variables: dict[str, str] = json.loads((run / "environment.json").read_text())["variables"]
+    return variables["CUDA_VISIBLE_DEVICES"]
+
+
+def said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The sweep's own lines."""
+    return [line.removeprefix("sweep: ") for line in done.stdout.splitlines() if line.startswith("sweep: ")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no run hears that its sweep was killed")
+def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_path: Path) -> None:
+    long = RunFolder(tmp_path / "runs" / "three.long.s0")
+
+    # Killed without a word: the run that it had started saves and ends by itself.
+    running = start([*SWEEP, "run", str(file)])
+    wait_for_records(long.path, 5, running)
+    running[0].kill()
+    (killed,) = finish(running)  # to the end of its output, which the run has too
+    assert killed.returncode == -signal.SIGKILL
+    assert "interrupted after step" in killed.stdout
+    steps = len(metrics(long.path))
+    assert (long.checkpoints / "latest").resolve().name == f"step-{steps:08d}"
+
+    # Asked to stop, while it trains on two processes: the request goes through the launcher to both.
+    running = start([*SWEEP, "run", str(file), "--launch", "cpu"])
+    wait_until(lambda: len(metrics(long.path)) >= steps + 5, running)
+    running[0].send_signal(signal.SIGTERM)
+    (stopped,) = finish(running)
+    assert stopped.returncode == 75, stopped.stderr
+    assert said(stopped) == [
+        "three: 3 runs, 0 finished before",
+        "1 of 3: three.long.s0",
+        "1 of 3: three.long.s0 interrupted",
+        "stopped; the same command goes on from here",
+    ]
+    assert not long.finished(), "the signal did not come in time"
+    assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
+
+    # Two at a time to the end, on two GPUs (that are not there). One fails, and the next is started.
+    (ended,) = spawn([*SWEEP, "run", str(file), "--jobs", "2"], env={"CUDA_VISIBLE_DEVICES": "-1,-2"})
+    assert ended.returncode == 1, ended.stderr
+    assert "2 of 3: three.diverges.s0 failed with exit code 1" in said(ended)
+    assert said(ended)[-1] == "2 of 3 runs failed: three.diverges.s0, three.diverges-too.s0"
+    assert len(re.findall(r"^    cifar-dist: .*not finite", ended.stdout, re.M)) == 2, "what the failed ones said"
+    assert "  three.long.s0" not in ended.stdout, "what the others said is in their training.log"
+    assert [device(long.path), device(long.path.with_name("three.diverges.s0"))] == ["-1", "-2"]
+    assert long.finished()
+    assert [record["step"] for record in metrics(long.path)] == list(range(1, EPOCHS * 13 + 1)), "each step once"
+
+    (table,) = spawn([*SWEEP, "table", str(file)])
+    lines = table.stdout.splitlines()
+    assert lines[0] == "| row | lr | epochs | parameters | train % | val % | test % | time | runs |"
+    assert re.fullmatch(r"(\| \*\*[^|]+\*\* ){9}\|", lines[2]), "the best row is bold"
+    assert lines[2].endswith("| **1 of 1** |")
+    assert lines[3].startswith("| diverges | 1e+30 | 2 | 4,010 |  |  |  |  | 0 of 1, epoch ")
+
+    # A finished run is another one than the file asks for: said, and nothing is trained.
+    file.write_text(file.read_text().replace(f"epochs = {EPOCHS}", "epochs = 2"))
+    (refused,) = spawn([*SWEEP, "run", str(file)])
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"cifar-dist: {long.path} was started with train.epochs = {EPOCHS} and this command says 2; "
+        "remove that run, or keep this sweep's in another --run.dir\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "said"),
+    [
+        (["--data.path", "nowhere"], "", "no packed dataset at nowhere: there is no such folder"),
+        ([], "model.options.widths = [3]", "row 'diverges-too': model.options: tiny-cnn has no option 'widths'; "),
+        (["--launch", "dpp"], "", "launch/dpp.yaml; did you mean 'ddp'?"),
+        (["--launch", "ddp", "--jobs", "2"], "", "--jobs is for runs of one process"),
+        (["--jobs", "none"], "", "argument --jobs: 'none' is not a whole number of at least 1; see: "),
+        (["--job", "2"], "", "the command line: no setting is called --job; "),
+    ],
+)
+def test_what_can_be_known_is_said_before_anything_is_trained(
+    file: Path, tmp_path: Path, words: list[str], change: str, said: str
+) -> None:
+    file.write_text(f"{file.read_text()}\n{change}\n")
+    with pytest.raises(UserError) as error:
+        verb("run", str(file), *words)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_on_many_processes_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="a sweep is one process that starts its runs; say how with --launch"):
+        verb("run", str(file))
+
+
+def test_settings_and_options_of_sbatch_are_told_apart() -> None:
+    words = ["--time=8:00:00", "--optim.lr", "0.1", "-p", "gpu", "--output", "a.b", "--run.fresh", "--gres=gpu:1"]
+    words += ["-oa.b", "--augment.mean", "-0.5"]
+    settings, options = split_words(words)
+    assert settings == ["--optim.lr", "0.1", "--run.fresh", "--augment.mean", "-0.5"]
+    assert options == ["--time=8:00:00", "-p", "gpu", "--output", "a.b", "--gres=gpu:1", "-oa.b"]
+
+
+def test_submit_without_slurm_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="there is no sbatch here; log in to the cluster, or use: cifar-dist sweep run"):
+        verb("submit", str(file))
+
+
+def test_submit_refuses_what_the_script_cannot_pass_on(file: Path) -> None:
+    file.write_text(f'{file.read_text()}\n[settings.tracking]\nproject = "a\\tb"\n')
+    with pytest.raises(UserError, match="a setting holds a tab or a line break"):
+        verb("submit", str(file), "--test-only")

@@ -1,0 +1,122 @@
+"""The table of a sweep: figures of run folders, their mean and spread, and what is not there yet."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_dist import recipe
+from cifar_dist.errors import UserError
+from cifar_dist.sweeps.sweep import Run, load
+from cifar_dist.sweeps.table import Spread, Table
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.verbs import sweep
+
+SEEDS = 3
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("base.toml").write_text('model.name = "tiny-cnn"\ntrain = { epochs = 4, batch_size = 10 }')
+    Path("lr.toml").write_text(f'recipe = "base.toml"\nseeds = {SEEDS}\ngrid.optim.lr = [0.1, 0.2, 0.3]')
+    return "lr.toml"
+
+
+def write(run: Run, *, epochs: int = 4, val: float | None = None, test: float | None = None) -> Path:
+    """The run folder as training leaves it, after some epochs and, with ``test``, the last evaluation."""
+    folder = run.folder.path
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(recipe.to_toml(run.config))
+    (folder / "environment.json").write_text(json.dumps({"run": {"parameters": 12345}}))
+    lines = b""
+    for epoch in range(epochs):
+        lines += Record(epoch + 1, epoch, "train", 1.0, 0.5, 10, 30.0, lr=0.1).to_line()
+        if val is not None:
+            lines += Record(epoch + 1, epoch, "val", 1.0, val, 10, 5.0).to_line()
+    (folder / "metrics.jsonl").write_bytes(lines)
+    if test is not None:
+        (folder / "final").mkdir()
+        (folder / "final" / "model.safetensors").touch()
+        evaluation = folder / "evaluations" / f"{run.name}_val_acc_0_model_final"
+        evaluation.mkdir(parents=True)
+        summary = {"accuracy": test, "samples": 10, "split": "test", "data": "digits", "tta": "0"}
+        (evaluation / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def cells(markdown: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines()]
+
+
+def test_rows_show_mean_and_sample_deviation_of_what_is_finished(file: str) -> None:
+    low, high, unknown = load(file).rows
+    for run, val, test in zip(low.runs, (0.80, 0.81, 0.85), (0.90, 0.91, 0.92), strict=True):
+        write(run, val=val, test=test)
+    write(high.runs[0], val=0.9, test=0.7)
+    write(high.runs[1], epochs=2, val=0.1)
+    head, _, *lines = cells(Table(load(file)).markdown())
+    assert head == ["row", "lr", "parameters", "train %", "val %", "test %", "time", "runs"]
+    assert lines[0] == ["lr=0.1", "0.1", "12,345", "50.00 ± 0.00", "82.00 ± 2.65", "91.00 ± 1.00", "2.0 min", "3 of 3"]
+    best = ["lr=0.2", "0.2", "12,345", "50.00", "90.00", "70.00", "2.0 min", "1 of 3, epoch 2 of 4"]
+    assert lines[1] == [f"**{cell}**" for cell in best], "the best by validation, not by test"
+    assert lines[2] == ["lr=0.3", "0.3", "", "", "", "", "", "not run yet"]
+    assert unknown.name == "lr=0.3"
+
+
+def test_without_validation_the_best_is_by_test(file: str) -> None:
+    low, high, _ = load(file, seeds=1).rows
+    write(low.runs[0], test=0.6)
+    write(high.runs[0], test=0.7)
+    _, _, first, second, _ = cells(Table(load(file, seeds=1)).markdown())
+    assert first[4:6] == ["", "60.00"]
+    assert second[4:6] == ["", "**70.00**"]
+
+
+def test_the_csv_has_the_exact_numbers(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tests = (0.90, 0.91, 0.925)
+    for run, test in zip(load(file).rows[0].runs, tests, strict=True):
+        write(run, val=0.5, test=test)
+    parser = argparse.ArgumentParser()
+    sweep.add_arguments(parser)
+    assert sweep.run(parser.parse_args(["table", file, "--csv", "out.csv"])) == 0
+    assert capsys.readouterr().out == Table(load(file)).markdown()
+    with open("out.csv", newline="") as text:
+        first, *_, last = csv.DictReader(text)
+    assert float(first["test_accuracy"]) == statistics.fmean(tests)
+    assert float(first["test_accuracy_sd"]) == statistics.stdev(tests)
+    assert (first["optim.lr"], first["test_accuracy_n"], first["seconds"]) == ("0.1", "3", "120.0")
+    assert (last["test_accuracy"], last["test_accuracy_n"], last["runs"]) == ("", "0", "not run yet")
+
+
+def test_damaged_folders_give_what_is_left_or_one_line(file: str) -> None:
+    first, second, third = load(file, seeds=1).rows
+    folder = write(first.runs[0], val=0.5, test=0.5)
+    (folder / "environment.json").write_text("[" * 100_000)
+    next(folder.glob("evaluations/*/summary.json")).write_text('{"accuracy": "high", "samples": {}}')
+    write(second.runs[0], epochs=0)
+    _, _, *lines = cells(Table(load(file, seeds=1)).markdown())
+    assert lines[0][2:6] == ["", "**50.00**", "**50.00**", ""]
+    assert lines[1][-1] == "0 of 1, epoch 0 of 4"
+    (write(third.runs[0]) / "config.toml").write_text("[optim]\nlr = 'fast'\n")
+    with pytest.raises(UserError, match=r"lr=0\.3\.s0/config\.toml: optim\.lr"):
+        Table(load(file, seeds=1))
+
+
+@given(st.lists(st.floats(0, 1) | st.none(), max_size=6))
+def test_a_spread_is_of_the_known_values(values: list[float | None]) -> None:
+    known = [value for value in values if value is not None]
+    spread = Spread.of(values)
+    if not known:
+        assert spread is None
+        return
+    assert spread is not None
+    assert (spread.n, spread.mean) == (len(known), statistics.fmean(known))
+    assert spread.deviation == (statistics.stdev(known) if len(known) > 1 else None)
