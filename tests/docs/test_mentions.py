@@ -151,11 +151,6 @@ def check_training(words: Sequence[str], line: str, known: set[str]) -> None:
         assert name in known, line
 
 
-def test_every_recipe_is_listed_with_the_settings() -> None:
-    (table,) = re.findall(r"^Shipped recipes:\n\n(.*?)\n\n", (ROOT / "docs" / "config.md").read_text(), re.M | re.S)
-    assert set(re.findall(r"^\| `([^`]+)`", table, re.M)) == set(recipe.shipped())
-
-
 def test_what_a_resume_may_change_is_listed() -> None:
     text = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
     listed = text.partition("## What may change between two starts")[2].partition("Any other key")[0]

@@ -1,0 +1,47 @@
+"""docs/config.md says what cifar_dist/config/ says, docs/recipes.md what the heads of the recipes say."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from types import ModuleType
+from typing import get_type_hints
+
+import pytest
+from running import ROOT
+
+from cifar_dist.config import Config
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look it up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["config", "recipes"])
+def test_the_tables_are_up_to_date(page: str) -> None:
+    document = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert script(f"make_{page}").up_to_date(document) == document, f"run: python docs/make_{page}.py"
+
+
+def test_every_setting_has_a_row_and_a_meaning() -> None:
+    rows = [line.split(" | ") for line in script("make_config").tables().splitlines() if line.startswith("| `")]
+    meaning = {cells[0].strip("|` "): cells[-1].strip(" |") for cells in rows}
+    kinds = get_type_hints(Config)
+    assert list(meaning) == [
+        f"{section.name}.{field.name}"
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(kinds[section.name])
+    ]
+    assert all(meaning.values()), [key for key, text in meaning.items() if not text]
+
+
+def test_a_document_without_its_mark_is_not_overwritten() -> None:
+    with pytest.raises(ValueError, match="put it before the first table"):
+        script("make_config").up_to_date("# Settings\n")
