@@ -20,6 +20,7 @@ from cifar_dist.models.registry import register
 
 _WHITEN_KERNEL = 2
 _WHITEN_EPS = 5e-4
+_FLAT = 1e-9  # of the largest eigenvalue; the smallest of CIFAR-10 is 1e-5 of it
 _WHITEN_CHUNK = 256  # images whose patches are held at once: 25 MB at 32x32
 
 
@@ -123,7 +124,8 @@ class SpeedNet(nn.Module):
     def initialize(self, images: Tensor) -> None:
         """Set the whitening filters: the eigenvectors of the patches' covariance, scaled to unit variance.
 
-        Deterministic, and nothing when the network was built with ``whiten = false``. To be called before the
+        A direction in which the images do not vary at all (gray ones have many) keeps the filter it was born with: its
+        own response is rounding noise, which the first batch norm would blow up. Deterministic, and nothing when the network was built with ``whiten = false``. To be called before the
         network is wrapped or sharded.
 
         Args:
@@ -136,6 +138,8 @@ class SpeedNet(nn.Module):
         largest = eigenvectors.gather(0, eigenvectors.abs().argmax(dim=0, keepdim=True))
         filters = (eigenvectors * largest.sign() / torch.sqrt(eigenvalues.clamp(min=0) + _WHITEN_EPS)).T.flip(0)
         weight = self.whiten.weight
+        varies = (eigenvalues > _FLAT * eigenvalues.max()).flip(0)[:, None]
+        filters = torch.where(varies, filters, weight[: len(filters)].flatten(1).to(filters))
         weight.copy_(torch.cat((filters, -filters)).view(weight.shape))
 
 

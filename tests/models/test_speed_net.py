@@ -95,6 +95,25 @@ def test_images_of_one_colour_do_not_break_whitening() -> None:
     assert model.whiten.weight.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["speed-net", "speed-net-96"])
+def test_gray_images_in_three_channels_can_be_learnt(name: str) -> None:
+    """They vary in a third of the directions: the others' responses must not be rounding noise."""
+    images = smooth_images(200, 1, seed=2).expand(-1, 3, -1, -1).contiguous()
+    labels = (images.mean((1, 2, 3)) > 0).long()
+    model = small_net(name)
+    model.initialize(images)
+    assert (model.whiten(images).std((0, 2, 3)) > 0.05).all()
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.5, momentum=0.85)
+    losses = []
+    for _ in range(12):
+        loss = F.cross_entropy(model(images), labels)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert min(losses) < 0.5 * losses[0]
+
+
 def test_without_whitening_the_first_layer_learns_and_ignores_images() -> None:
     model = small_net(whiten=False)
     before = model.whiten.weight.clone()
