@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# The checks and figures that need a GPU, in one command, under ten minutes on one:
+# The checks and figures that need a GPU:
 #
-#     benchmarks/gpu.sh CIFAR10_SOURCE [OUT_FOLDER]
+#     benchmarks/gpu.sh CIFAR10_SOURCE [OUT_FOLDER]             # what must work, in under ten minutes on one GPU
+#     benchmarks/gpu.sh CIFAR10_SOURCE [OUT_FOLDER] speedruns   # 94 % and 96 %, three seeds each
+#     benchmarks/gpu.sh CIFAR10_SOURCE [OUT_FOLDER] recipes     # every recipe that takes over a figure, whole
 #
-# CIFAR10_SOURCE is anything that `cifar-dist pack` reads. Uses the Python on PATH (or $PYTHON). What it prints goes into
-# docs/results.md together with the hardware's name.
+# CIFAR10_SOURCE is anything that `cifar-dist pack` reads. Uses the Python on PATH (or $PYTHON). A run that is cut off goes
+# on when the command is given again, and a finished one is not trained again. The figures of all finished runs are
+# written into docs/results.md, with the hardware's name.
 set -euo pipefail
-source_data=${1:?usage: benchmarks/gpu.sh CIFAR10_SOURCE [OUT_FOLDER]}
+source_data=${1:?usage: benchmarks/gpu.sh CIFAR10_SOURCE [OUT_FOLDER] [checks|speedruns|recipes]}
 out=${2:-gpu-out}
+part=${3:-checks}
 python=${PYTHON:-python3}
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
@@ -30,14 +34,37 @@ timed() { # NAME COMMAND...: how long it took, and the last lines it said
 train() { timed "$1" "$python" -m torch.distributed.run --standalone --nproc-per-node "$gpus" train.py "${@:2}" \
     --run.dir "$out/runs" --run.name "$1"; }
 
-# fp32, bf16 and fp16 (with its loss scaler), NCCL, compile: each must train, resume and evaluate.
-for precision in no bf16 fp16; do
-    train "demo-$precision" demo --data.path "$out/digits" --train.precision "$precision"
-done
-train demo-compile demo --data.path "$out/digits" --train.compile
-timed zero2 "$python" -m accelerate.commands.launch --config_file launch/zero2.yaml --num_processes "$gpus" train.py demo \
-    --data.path "$out/digits" --run.dir "$out/runs" --run.name zero2
-# The real job, whole.
-train cpu-quick cpu-quick --data.path "$out/cifar10"
-train custom-resnet custom-resnet --data.path "$out/cifar10"
-grep -H '"accuracy"' "$out"/runs/*/evaluations/*/summary.json
+case $part in
+checks)
+    # fp32, bf16 and fp16 (with its loss scaler), NCCL, compile: each must train, resume and evaluate.
+    for precision in no bf16 fp16; do
+        train "demo-$precision" demo --data.path "$out/digits" --train.precision "$precision"
+    done
+    train demo-compile demo --data.path "$out/digits" --train.compile
+    timed zero2 "$python" -m accelerate.commands.launch --config_file launch/zero2.yaml --num_processes "$gpus" \
+        train.py demo --data.path "$out/digits" --run.dir "$out/runs" --run.name zero2
+    # The real job, whole.
+    train cpu-quick cpu-quick --data.path "$out/cifar10"
+    train custom-resnet custom-resnet --data.path "$out/cifar10"
+    ;;
+speedruns)
+    # On all training images, as their source does.
+    [[ -f $out/all/manifest.json ]] || "$python" -m cifar_dist pack "$source_data" "$out/all" --codec raw --val-fraction 0
+    for seed in 0 1 2; do
+        for goal in 94 96; do
+            train "speedrun-$goal.s$seed" "speedrun-$goal" --data.path "$out/all" --run.seed "$seed"
+        done
+    done
+    ;;
+recipes)
+    for recipe in custom-resnet se-resnet se-resnet-randaugment se-resnet-stochastic-depth small-resnet/baseline \
+        small-resnet resnet34-scratch resnet18; do
+        train "${recipe//\//-}" "$recipe" --data.path "$out/cifar10"
+    done
+    ;;
+*)
+    echo "benchmarks/gpu.sh: no part is called '$part'; checks, speedruns or recipes" >&2
+    exit 2
+    ;;
+esac
+"$python" docs/make_results.py "$out"/runs/*
