@@ -47,6 +47,12 @@ class AugmentConfig(Section):
     """How strong randaugment's are, 0 to 30."""
     rotation: float = 0.0
     """Rotate by up to this many degrees either way."""
+    translate: float = 0.0
+    """Move by up to this fraction of the image's side, in whole pixels, along both axes."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest factor by which the image is scaled."""
+    shear: float = 0.0
+    """Shear by up to this many degrees either way, along both axes."""
     perspective: float = 0.0
     """Probability of a random perspective (corners move by up to a quarter of the image)."""
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)

@@ -126,6 +126,12 @@ def describe(augment: AugmentConfig) -> list[str]:
         parts.append(_POLICIES[augment.policy])
     if augment.rotation:
         parts.append(f"rotation up to {augment.rotation:g} degrees")
+    if augment.translate:
+        parts.append(f"translation up to {augment.translate:.0%}")
+    if augment.scale != (1.0, 1.0):
+        parts.append(f"scale {augment.scale[0]:g} to {augment.scale[1]:g}")
+    if augment.shear:
+        parts.append(f"shear up to {augment.shear:g} degrees")
     if augment.perspective:
         parts.append(f"perspective {augment.perspective:.0%}")
     jitter = zip(("brightness", "contrast", "saturation", "hue"), augment.jitter, strict=True)

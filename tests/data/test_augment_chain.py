@@ -16,6 +16,9 @@ EACH = [
     AugmentConfig(policy="trivialaugment"),
     AugmentConfig(policy="autoaugment"),
     AugmentConfig(rotation=15),
+    AugmentConfig(translate=0.2),
+    AugmentConfig(scale=(0.7, 1.2)),
+    AugmentConfig(shear=12),
     AugmentConfig(perspective=0.8),
     AugmentConfig(jitter=(0.4, 0.4, 0.4, 0.1)),
     AugmentConfig(gray=0.7),
@@ -62,5 +65,7 @@ def test_images_without_colour_and_ranges_without_sense_are_refused() -> None:
     augment(AugmentConfig()).check((32, 32, 1))
     with pytest.raises(UserError, match="must not be negative"):
         augment(AugmentConfig(rotation=-1))
+    with pytest.raises(UserError, match="scale .* must be two increasing numbers above 0"):
+        augment(AugmentConfig(scale=(1.2, 0.8)))
     with pytest.raises(ValueError, match="gray 2 is a probability"):
         AugmentConfig(gray=2)

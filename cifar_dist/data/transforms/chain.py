@@ -18,7 +18,7 @@ Transform = Callable[[Tensor, int, int, Tensor], Tensor]
 
 
 def build_transforms(config: AugmentConfig, fill: Fill) -> list[Transform]:
-    """Policy, rotation, perspective, jitter, gray, erasing: those that are not off.
+    """Policy, affine map, perspective, jitter, gray, erasing: those that are not off.
 
     Args:
         config: the recipe's.
@@ -33,8 +33,15 @@ def build_transforms(config: AugmentConfig, fill: Fill) -> list[Transform]:
         "autoaugment": AutoAugment(fill=fill),
     }
     brightness, contrast, saturation, hue = config.jitter
+    affine = RandomAffine(
+        degrees=config.rotation,
+        translate=(config.translate, config.translate),
+        scale=config.scale,
+        shear=(config.shear, config.shear),
+        fill=fill,
+    )
     chain: list[tuple[bool, Transform]] = [
-        (config.rotation != 0, RandomAffine(degrees=config.rotation, fill=fill)),
+        (affine != RandomAffine(fill=fill), affine),
         (config.perspective > 0, RandomPerspective(p=config.perspective, fill=fill)),
         (any(config.jitter), ColorJitter(brightness, contrast, saturation, hue)),
         (config.gray > 0, RandomGray(config.gray)),
