@@ -125,8 +125,8 @@ class SpeedNet(nn.Module):
         """Set the whitening filters: the eigenvectors of the patches' covariance, scaled to unit variance.
 
         A direction in which the images do not vary at all (gray ones have many) keeps the filter it was born with: its
-        own response is rounding noise, which the first batch norm would blow up. Deterministic, and nothing when the network was built with ``whiten = false``. To be called before the
-        network is wrapped or sharded.
+        own response is rounding noise, which the first batch norm would blow up. Deterministic, and nothing when the
+        network was built with ``whiten = false``. To be called before the network is wrapped or sharded.
 
         Args:
             images: float [N, C, H, W], normalised training images on any device; the paper takes 5000.

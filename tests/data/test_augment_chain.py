@@ -65,7 +65,7 @@ def test_images_without_colour_and_ranges_without_sense_are_refused() -> None:
     augment(AugmentConfig()).check((32, 32, 1))
     with pytest.raises(UserError, match="must not be negative"):
         augment(AugmentConfig(rotation=-1))
-    with pytest.raises(UserError, match="scale .* must be two increasing numbers above 0"):
+    with pytest.raises(UserError, match=r"scale .* must be two increasing numbers above 0"):
         augment(AugmentConfig(scale=(1.2, 0.8)))
     with pytest.raises(ValueError, match="gray 2 is a probability"):
         AugmentConfig(gray=2)
