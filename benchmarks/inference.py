@@ -51,7 +51,7 @@ def main(name: str) -> None:
     print(f"{name} on {device}, {torch.get_num_threads()} threads")
     for batch in BATCHES:
         images = torch.randn(batch, 3, 32, 32, device=device)
-        for form, answer in forms.items():
+        for answer in forms.values():
             for _ in range(3):  # TorchScript looks at two calls before it optimises; compiling takes one
                 torch.testing.assert_close(answer(images), model(images), rtol=1e-3, atol=1e-3)
         best = dict.fromkeys(forms, float("inf"))
