@@ -1,7 +1,8 @@
 """Write docs/results.md from run folders, never by hand: python docs/make_results.py runs/cpu-quick runs/demo ...
 
 A run's row is told by its own files: config.toml, environment.json, metrics.jsonl and the evaluation that ended it.
-A run that was stopped before its end goes into a table of its own. Rows of runs that are not named are kept.
+A run that was stopped before its end goes into a table of its own. Rows of runs that are not named are kept, and so
+is what stands below the heading "Notes".
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def _source(run: str) -> str:
 
 def main(runs: list[Path]) -> None:
     old = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+    old, notes, said = old.partition("\n## Notes\n")
     tables: list[dict[str, str]] = []
     for part in (old.partition("## Begun")[0], old.partition("## Begun")[2]):
         tables.append({match[1]: match[0] for match in re.finditer(r"(?m)^\| `([^`]+)` \|.*$", part)})
@@ -91,7 +93,7 @@ def main(runs: list[Path]) -> None:
     text = INTRODUCTION + FINISHED + "".join(f"{finished[name]}\n" for name in sorted(finished))
     if begun:
         text += BEGUN + "".join(f"{begun[name]}\n" for name in sorted(begun))
-    DOCUMENT.write_text(text, encoding="utf-8")
+    DOCUMENT.write_text(text + notes + said, encoding="utf-8")
     print(f"wrote {DOCUMENT}: {len(finished)} finished, {len(begun)} begun")
 
 
