@@ -50,7 +50,7 @@ def lr_find(
     agreement = Agreement(engine, signals)
     meter = StepMeter(engine.device)
     per_epoch = learner.batches.steps_per_epoch
-    curve = Curve([], [])
+    curve = Curve([], [], math.log(len(learner.manifest.classes)))
     step = 0
     for epoch in range(-(-steps // per_epoch)):
         learner.begin_epoch(epoch)

@@ -30,7 +30,7 @@ def test_one_process_and_two_find_the_same_curve(tiny: Path, tmp_path: Path) -> 
     curves = []
     for processes in (1, 2):
         said = find(str(tiny), *RANGE, "--run.name", f"on-{processes}", processes=processes)
-        assert said.count("sgd: steepest ") == 1
+        assert said.count("sgd: valley ") == 1
         run = tmp_path / "runs" / f"on-{processes}"
         assert (run / "figures" / "lr_curve.png").read_bytes().startswith(b"\x89PNG")
         found = Curve.load(run / "lr_curve.json")
@@ -73,7 +73,7 @@ def test_the_rate_is_written_into_a_new_recipe_and_into_an_old_one(tiny: Path, t
 
     old = tmp_path / "old.toml"
     old.write_text('# mine\nbase = "tiny.toml"\n\n[optim]\nmomentum = 0.8 # gentle\nlr = 3.0 # too much\n\n[train]\n')
-    find(str(old), *RANGE, "--write", str(old), "--suggest", "valley")
+    find(str(old), *RANGE, "--write", str(old), "--suggest", "steepest")
     text = old.read_text()
     assert text.startswith('# mine\nbase = "tiny.toml"\n\n[optim]\nmomentum = 0.8 # gentle\nlr = ')
     assert text.endswith(" # too much\n\n[train]\n")
@@ -109,4 +109,4 @@ def test_mistakes_are_one_line(tiny: Path, words: list[str], says: str) -> None:
 def test_the_curve_is_plain_json(tiny: Path, tmp_path: Path) -> None:
     find(str(tiny), *RANGE)
     kept = json.loads((tmp_path / "runs" / "tiny" / "lr_curve.json").read_text())
-    assert kept.keys() == {"lrs", "losses"}
+    assert kept.keys() == {"lrs", "losses", "guessing"}

@@ -1,9 +1,10 @@
 """The learning-rate range test: which rates to try, and which to take from the losses that they gave.
 
 Smith: *Cyclical Learning Rates for Training Neural Networks*, arXiv:1506.01186, section 3.3, with the rate rising
-exponentially. Two suggestions, both on the smoothed curve: where the loss falls steepest over the logarithm of
-the rate, and fastai's *valley*, the middle of the longest stretch of falling losses (Howard and Gugger, *fastai: A
-Layered API for Deep Learning*, arXiv:2002.04688).
+exponentially. Two suggestions, both on the smoothed curve: fastai's *valley*, the middle of the longest stretch of
+falling losses (Howard and Gugger, *fastai: A Layered API for Deep Learning*, arXiv:2002.04688), and where the loss
+falls steepest over the logarithm of the rate. Neither looks above the loss of guessing: a network whose first logits
+are too large falls to it at any rate, and learns nothing there.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ class Curve:
     Attributes:
         lrs: learning rate of each step, rising.
         losses: mean loss of the global batch before that step, in nats; all finite.
+        guessing: loss of one probability for all classes, ln(classes), whatever the targets are.
     """
 
     lrs: list[float]
     losses: list[float]
+    guessing: float
 
     def smoothed(self) -> NDArray[np.float64]:
         """The losses' mean under a Gaussian window over the logarithm of the rate, float64 [steps].
@@ -53,15 +56,15 @@ class Curve:
         return len(values) > _FEWEST and bool(values[-1] > _DIVERGED * values.min())
 
     def steepest(self) -> float:
-        """The rate at which the smoothed loss falls fastest."""
-        self._require_fall()
+        """The rate at which the smoothed loss falls fastest, below that of guessing."""
+        learnt = self._learnt()
         fall = np.gradient(self.smoothed(), np.log(self.lrs))
-        return self.lrs[int(fall[: self._end()].argmin())]
+        return self.lrs[int(np.where(learnt, fall, np.inf).argmin())]
 
     def valley(self) -> float:
-        """The middle of the longest falling subsequence of the smoothed loss."""
-        self._require_fall()
-        values = self.smoothed()
+        """The middle of the longest falling subsequence of the smoothed loss, below that of guessing."""
+        self._learnt()
+        values = np.minimum(self.smoothed(), self.guessing)
         longest = np.ones(len(values), dtype=int)
         for step in range(1, len(values)):
             higher = values[:step] > values[step]
@@ -69,19 +72,21 @@ class Curve:
         end = int(longest.argmax())
         return self.lrs[end - int(longest[end]) // 2]
 
-    def _end(self) -> int:
-        """The steps up to the lowest loss."""
-        return int(self.smoothed().argmin()) + 1
+    def _learnt(self) -> NDArray[np.bool_]:
+        """Which steps up to the lowest loss are better than guessing, bool [steps].
 
-    def _require_fall(self) -> None:
-        """Raises:
-        UserError: the loss never fell, so that no rate can be told from another.
+        Raises:
+            UserError: none, so that no rate can be told from another.
         """
-        if len(self.lrs) < _FEWEST or self._end() == 1:
+        values = self.smoothed() if self.lrs else np.empty(0)
+        learnt = values < self.guessing
+        learnt[int(values.argmin()) + 1 if len(values) else 0 :] = False
+        if len(values) < _FEWEST or learnt.sum() < 2:
             raise UserError(
-                f"the loss did not fall in {len(self.lrs)} steps from learning rate {self.lrs[0]:.3g} on; "
-                "start lower with --low, or take more --steps"
+                f"in {len(values)} steps the loss did not come below that of guessing, {self.guessing:.2f}; "
+                "take more --steps, or another --low and --high"
             )
+        return learnt
 
     def save(self, path: Path) -> None:
         write_atomic(path, json.dumps(asdict(self)))
@@ -91,11 +96,12 @@ class Curve:
         """The curve in a file; None where there is none, or it is damaged."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            curve = Curve(*([float(value) for value in found[key]] for key in ("lrs", "losses")))
+            lrs, losses = ([float(value) for value in found[key]] for key in ("lrs", "losses"))
+            curve = Curve(lrs, losses, float(found["guessing"]))
         except (OSError, ValueError, TypeError, KeyError):
             return None
         whole = len(curve.lrs) == len(curve.losses) and min(curve.lrs, default=0) > 0
-        return curve if whole and all(map(math.isfinite, (*curve.lrs, *curve.losses))) else None
+        return curve if whole and all(map(math.isfinite, (*curve.lrs, *curve.losses, curve.guessing))) else None
 
 
 def rates(low: float, high: float, steps: int) -> Sequence[float]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cifar_dist.errors import UserError
 from cifar_dist.optim.range_test import Curve
-from cifar_dist.report.style import BLUE, GREEN, ORANGE, figure
+from cifar_dist.report.style import BLUE, GREEN, GREY, ORANGE, figure
 
 
 def draw_lr_curve(curve: Curve, path: Path) -> Path:
@@ -19,9 +19,10 @@ def draw_lr_curve(curve: Curve, path: Path) -> Path:
         axes.set_title("Learning-rate range test")
         axes.plot(curve.lrs, curve.losses, color=BLUE, alpha=0.28, linewidth=0.8, label="each step")
         axes.plot(curve.lrs, smooth, color=BLUE, label="smoothed")
+        axes.axhline(curve.guessing, color=GREY, linewidth=1, zorder=1, label="guessing")
         for name, suggest, colour, marker in (
-            ("steepest", curve.steepest, ORANGE, "o"),
             ("valley", curve.valley, GREEN, "D"),
+            ("steepest", curve.steepest, ORANGE, "o"),
         ):
             try:
                 lr = suggest()

@@ -18,7 +18,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--high", type=positive, default=1.0, metavar="LR", help="rate of the last one (default: 1)")
     verb.add_argument("--steps", type=at_least(20), default=100, metavar="N", help="default: 100")
     verb.add_argument(
-        "--suggest", choices=["steepest", "valley"], default="steepest", help="the rate to take (default: steepest)"
+        "--suggest", choices=["steepest", "valley"], default="valley", help="the rate to take (default: valley)"
     )
     verb.add_argument(
         "--write", type=Path, metavar="FILE.toml", help="put it into this recipe; a new file is based on RECIPE"
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         print(f"curve: {draw_lr_curve(curve, kept.parent / 'figures' / 'lr_curve.png')}")
         steepest, valley = curve.steepest(), curve.valley()
-        print(f"{config.optim.name}: steepest {steepest:.3g}, valley {valley:.3g}")
+        print(f"{config.optim.name}: valley {valley:.3g}, steepest {steepest:.3g}")
         if arguments.write is not None:
             lr = float(f"{steepest if arguments.suggest == 'steepest' else valley:.3g}")
             recipe.write_lr(arguments.write, lr, base=arguments.recipe, settings=arguments.settings)
