@@ -53,7 +53,8 @@ def row(run: Path) -> tuple[bool, str]:
     facts, final = result.environment, result.final
     epochs = EpochTable(metrics.read(run / "metrics.jsonl")).rows()
     val = [f"{100 * epoch.val_accuracy:.2f}" for epoch in epochs if epoch.val_accuracy == epoch.val_accuracy]
-    last = [f"{result.parameters:,}", f"{len(epochs)} of {result.config.train.epochs}"]
+    whole = len(epochs) if final else len(val)  # what was begun of the next epoch is not worth a mention
+    last = [f"{result.parameters:,}", f"{whole} of {result.config.train.epochs}"]
     last += [duration(result.seconds), _hardware(result), facts["versions"]["torch"]]
     if final is None or final.accuracy is None:
         if not val:
