@@ -370,8 +370,8 @@ class Engine:
                 raise first
         return result  # type: ignore[return-value]
 
-    def each_node_once(self, work: Callable[[], None]) -> None:
-        """:meth:`together`, but one process of each node first: what it fetches into a cache, the others find there."""
+    def one_of_each_node_first(self, work: Callable[[], None]) -> None:
+        """:meth:`together`, in two turns: what the first fetches into its node's cache, the others find there."""
         first = self._accelerator.is_local_main_process
         self.together(work if first else lambda: None)
         self.together(lambda: None if first else work())

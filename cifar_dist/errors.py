@@ -41,3 +41,9 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+
+
+def first_line(error: Exception) -> str:
+    """What another library says of an error, in one line."""
+    reason = getattr(error, "reason", None) or error  # urllib's URLError keeps what happened there
+    return next(iter(str(reason).splitlines()), type(error).__name__)

@@ -97,7 +97,7 @@ class Learner:
         if loaded is not None:
             load_weights(self.module, _part(loaded.optimizer, _WEIGHTS) or loaded.model, loaded.path)
         elif config.model.pretrained:
-            self._engine.each_node_once(self._load_pretrained)
+            self._engine.one_of_each_node_first(self._load_pretrained)
         elif isinstance(self.module, DataInitialized):
             self.module.initialize(next(self._plain_images("initialize", _INITIALIZE_IMAGES, _INITIALIZE_IMAGES)).cpu())
         if config.train.channels_last:
@@ -163,12 +163,9 @@ class Learner:
             yield
             return
         with self._average.applied() as begun:
+            count = min(self._config.average.recalibrate, len(self.batches.images))
             # Frozen batch statistics belong to the weights that they came with.
-            if (
-                begun
-                and not self._config.model.freeze
-                and (count := min(self._config.average.recalibrate, len(self.batches.images)))
-            ):
+            if begun and count and not self._config.model.freeze:
                 recalibrate(self.module, self._plain_images("recalibrate", count, self._config.eval.batch_size))
             yield
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from cifar_dist.agreement import Agreement
 from cifar_dist.config import Config
 from cifar_dist.engine import Engine
+from cifar_dist.errors import UserError
 from cifar_dist.learner import Learner
 from cifar_dist.meter import StepMeter
 from cifar_dist.optim.range_test import Curve, rates
@@ -36,13 +37,15 @@ def lr_find(
         config: the recipe; its schedule is not followed.
         engine: this process's place in the job.
         signals: asked at every step whether to stop.
+        low, high: learning rate of the first step and of the last.
+        steps: how many at most.
         show: told of each step: how many are done, its learning rate and its loss.
 
     Returns:
         The curve, the same on every process.
 
     Raises:
-        UserError: input that cannot be.
+        UserError: input that cannot be, or a loss that is not finite from the start.
         StopRequested: a process was asked to stop.
     """
     learner = Learner(config, engine)
@@ -62,6 +65,11 @@ def lr_find(
             (record,) = meter.take(engine.sum)
             show(step, lr, record.loss)
             if not math.isfinite(record.loss):
+                if step == 1:
+                    raise UserError(
+                        "the loss is not finite in the first step, before any rate was tried; "
+                        "look at the data (augment.mean, augment.std), or try --train.precision no"
+                    )
                 return curve
             curve.lrs.append(lr)
             curve.losses.append(record.loss)

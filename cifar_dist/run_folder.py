@@ -85,7 +85,11 @@ class RunFolder:
         self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         self._lock.flush()
         if self.config.is_file():
-            refuse_contradiction(recipe.read(self.config), config, self.path)
+            if found := contradiction(recipe.read(self.config), config):
+                key, words = found
+                raise UserError(
+                    f"{self.path} was started with {words}; choose another --run.name, or leave {key} as it was"
+                )
             self._refuse_other_data(manifest)
         else:
             shutil.copyfile(manifest.root / FILE_NAME, self.manifest)
@@ -111,24 +115,13 @@ class RunFolder:
             )
 
 
-def refuse_contradiction(started: Config, asked: Config, path: Path) -> None:
-    before, now = _flat(recipe.to_tree(started)), _flat(recipe.to_tree(asked))
+def contradiction(started: Config, asked: Config) -> tuple[str, str] | None:
+    """The first setting in which a resume differs and may not, and the difference in words; None for none."""
+    before, now = (dict(recipe.flatten(recipe.to_tree(config))) for config in (started, asked))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not any(key == free or key.startswith(f"{free}.") for free in _FREE):
-            raise UserError(
-                f"{path} was started with {key} = {_shown(before.get(key))} and this command says "
-                f"{_shown(now.get(key))}; choose another --run.name, or leave {key} as it was"
-            )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            return key, f"{key} = {_shown(before.get(key))} and this command says {_shown(now.get(key))}"
+    return None
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cifar_dist.config import OptionValue
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError, first_line, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,8 +82,3 @@ def _near(name: str, known: set[str]) -> str:
     """As ``nearest``, without listing two thousand names."""
     clause = nearest(name, known)
     return clause if clause.startswith("did") else "timm.list_models() lists them"
-
-
-def first_line(error: Exception) -> str:
-    """What another library says, in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

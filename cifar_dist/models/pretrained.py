@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, first_line
 from cifar_dist.models.transfer import last_layer
 
 PUBLISHED = "published"
@@ -68,7 +68,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         # weights_only: an unpickler that knows tensors and containers and can call nothing else.
         return _checked(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged or hostile file fails in any of a dozen ways, all of them its own
-        raise UserError(f"model.pretrained: cannot read weights from {path}: {_first_line(error)}") from None
+        raise UserError(f"model.pretrained: cannot read weights from {path}: {first_line(error)}") from None
 
 
 def _checked(weights: object) -> dict[str, Tensor]:
@@ -110,10 +110,10 @@ def _from_torchvision(name: str) -> dict[str, Tensor]:
     except Exception as error:
         if cached.is_file():
             raise UserError(
-                f"model.pretrained: cannot read weights from {cached}: {_first_line(error)}; remove that file"
+                f"model.pretrained: cannot read weights from {cached}: {first_line(error)}; remove that file"
             ) from None
         raise UserError(
-            f"model.pretrained: {default.url} cannot be fetched ({_first_line(error)}); fetch it where there is a "
+            f"model.pretrained: {default.url} cannot be fetched ({first_line(error)}); fetch it where there is a "
             f"network and put it at {cached}, or give a file: --model.pretrained FILE"
         ) from None
     # DenseNets are published under the names of an older torch, norm.1 for norm1.
@@ -132,7 +132,7 @@ def _from_timm(name: str) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
         raise UserError(
-            f"model.pretrained: timm's weights of {name} cannot be fetched ({_first_line(error)}); fetch them where "
+            f"model.pretrained: timm's weights of {name} cannot be fetched ({first_line(error)}); fetch them where "
             f"there is a network, into {HF_HUB_CACHE}, or give a file: --model.pretrained FILE"
         ) from None
     return weights
@@ -151,8 +151,3 @@ def _impatient() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _first_line(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error  # URLError keeps what happened there
-    return next(iter(str(reason).splitlines()), type(error).__name__)

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from cifar_dist.config import ModelConfig, OptionValue
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError, first_line, nearest
 from cifar_dist.models import external
-from cifar_dist.models.external import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

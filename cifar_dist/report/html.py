@@ -25,6 +25,7 @@ from cifar_dist.optim.range_test import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
+from cifar_dist.report.results import read_json
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.table import EpochRow, EpochTable
 
@@ -85,7 +86,7 @@ def write_report(run: Path) -> Path:
         curves.append(draw_lr_curve(lr_curve, run / "figures" / "lr_curve.png"))
     rows = EpochTable(records).rows()
     evaluations = _evaluations(run)
-    environment = _json(run / "environment.json")
+    environment = read_json(run / "environment.json")
 
     parts = [
         _headline(run, rows, evaluations),
@@ -120,14 +121,6 @@ def _evaluations(run: Path) -> list[Evaluation]:
         except UserError:
             continue
     return sorted(found, key=lambda evaluation: evaluation.summary.get("checkpoint") != "final")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _images(run: Path, evaluation: Evaluation) -> ImageOf | None:

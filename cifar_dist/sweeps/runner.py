@@ -23,7 +23,7 @@ from typing import IO
 from cifar_dist import recipe
 from cifar_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, UserError, nearest
 from cifar_dist.report.results import duration, read_result
-from cifar_dist.run_folder import refuse_contradiction
+from cifar_dist.run_folder import contradiction
 from cifar_dist.sweeps.sweep import Run, Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -51,12 +51,13 @@ def check(sweep: Sweep) -> None:
     from cifar_dist.data.manifest import Manifest
 
     for run in sweep.runs:
-        if run.folder.config.is_file():
-            try:
-                refuse_contradiction(recipe.read(run.folder.config), run.config, run.folder.path)
-            except UserError as error:
-                reason = str(error).partition("; choose another --run.name")[0]
-                raise UserError(f"{reason}; remove that run, or keep this sweep's in another --run.dir") from None
+        if not run.folder.config.is_file():
+            continue
+        if found := contradiction(recipe.read(run.folder.config), run.config):
+            raise UserError(
+                f"{run.folder.path} was started with {found[1]}; "
+                "remove that run, or keep this sweep's in another --run.dir"
+            )
     configs = {row.name: row.runs[0].config for row in sweep.rows}
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
 

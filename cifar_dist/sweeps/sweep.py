@@ -184,7 +184,7 @@ def _settings(tree: object, where: str) -> Settings:
     if not isinstance(tree, dict):
         raise UserError(f"{where} is {tree!r}; it is a table of settings: optim.lr = ...")
     try:
-        flat = dict(flatten(tree))
+        flat = dict(recipe.flatten(tree))
     except RecursionError:
         raise UserError(f"{where} is nested too deeply; settings are written section.field = ...") from None
     for key in flat:
@@ -194,15 +194,6 @@ def _settings(tree: object, where: str) -> Settings:
         recipe.check_keys(nested, where=where)
     _refuse_reserved(flat, where)
     return flat
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested tables."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _seeds(value: object, where: str) -> Sequence[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.report.results import Result, duration, read_result
-from cifar_dist.sweeps.sweep import Row, Sweep, flatten
+from cifar_dist.sweeps.sweep import Row, Sweep
 
 _KEPT_HOW = ("run.", "checkpoint.", "tracking.")  # no row is better for what differs there
 
@@ -130,7 +130,7 @@ def _progress(runs: int, done: int, begun: Sequence[Result]) -> str:
 
 def _varying(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, ...]]]:
     """The settings in which rows differ, and their values in each; a model's option that a row lacks is empty."""
-    trees = [dict(flatten(recipe.to_tree(row.runs[0].config))) for row in rows]
+    trees = [dict(recipe.flatten(recipe.to_tree(row.runs[0].config))) for row in rows]
     keys = dict.fromkeys(key for tree in trees for key in tree if not key.startswith(_KEPT_HOW))
     differ = [key for key in keys if any(tree.get(key) != trees[0].get(key) for tree in trees)]
     return differ, [tuple(_value(tree.get(key)) for key in differ) for tree in trees]

@@ -71,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"curve: {draw_lr_curve(curve, kept.parent / 'figures' / 'lr_curve.png')}")
         steepest, valley = curve.steepest(), curve.valley()
         print(f"{config.optim.name}: valley {valley:.3g}, steepest {steepest:.3g}")
+        lr = float(f"{valley if arguments.suggest == 'valley' else steepest:.3g}")
         if arguments.write is not None:
-            lr = float(f"{steepest if arguments.suggest == 'steepest' else valley:.3g}")
             recipe.write_lr(arguments.write, lr, base=arguments.recipe, settings=arguments.settings)
             print(f"optim.lr = {lr:g}: {arguments.write}")
         else:
-            print(f"take it with --optim.lr {steepest if arguments.suggest == 'steepest' else valley:.3g}")
+            print(f"take it with --optim.lr {lr:g}")
     return EXIT_DONE

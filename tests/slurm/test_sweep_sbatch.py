@@ -6,12 +6,11 @@ import argparse
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from running import ROOT, environment, metrics
-from two_nodes import Cluster, Job, two_nodes, until
+from two_nodes import STEPS, Cluster, Job, until, write_recipe
 
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
@@ -19,30 +18,11 @@ from cifar_dist.verbs import sweep
 
 pytestmark = pytest.mark.slurm
 
-STEPS = 26 * 13
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with two_nodes() as cluster:
-        yield cluster
-
 
 @pytest.fixture
 def file(digits: Path, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two runs, the second of some seconds on one thread. The working folder is not the repository."""
-    (tmp_path / "small.toml").write_text(
-        f"""
-        run.dir = "runs"
-        data.path = "{digits}"
-        augment.flip = "none"
-        model.name = "tiny-cnn"
-        schedule.name = "cosine"
-        train = {{ epochs = 26, batch_size = 100, threads = 1 }}
-        tracking.every = 1
-        eval = {{ every = 26, tta = "0" }}
-        """
-    )
+    write_recipe(tmp_path, digits, runs="runs", eval_every=26)
     (tmp_path / "sizes.toml").write_text(
         """
         recipe = "small.toml"

@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from running import ROOT, environment, metrics
 from safetensors.torch import load_file
-from two_nodes import Cluster, Job, two_nodes, until
+from two_nodes import STEPS, Cluster, Job, until, write_recipe
 
 pytestmark = pytest.mark.slurm
-
-STEPS = 26 * 13
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with two_nodes() as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")
 def recipe(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some seconds of training on one thread a process, so that a signal falls into the middle of it."""
     folder = tmp_path_factory.mktemp("slurm")
-    path = folder / "small.toml"
-    path.write_text(
-        f"""
-        run.dir = "{folder}/runs"
-        data.path = "{digits}"
-        augment.flip = "none"
-        model.name = "tiny-cnn"
-        schedule.name = "cosine"
-        train = {{ epochs = 26, batch_size = 100, threads = 1 }}
-        tracking.every = 1
-        eval = {{ every = 10, tta = "0" }}
-        """
-    )
-    return path
+    return write_recipe(folder, digits, runs=f"{folder}/runs", eval_every=10)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,26 @@ from running import ROOT, environment, free_port
 
 HERE = Path(__file__).parent
 SCRIPT = ROOT / "slurm" / "train.sbatch"
+STEPS = 26 * 13  # of the recipe below
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+
+
+def write_recipe(folder: Path, digits: Path, *, runs: str, eval_every: int) -> Path:
+    """``small.toml``: some seconds of training on one thread a process, so that a signal falls into them."""
+    path = folder / "small.toml"
+    path.write_text(
+        f"""
+        run.dir = "{runs}"
+        data.path = "{digits}"
+        augment.flip = "none"
+        model.name = "tiny-cnn"
+        schedule.name = "cosine"
+        train = {{ epochs = 26, batch_size = 100, threads = 1 }}
+        tracking.every = 1
+        eval = {{ every = {eval_every}, tta = "0" }}
+        """
+    )
+    return path
 
 
 def until(happened: Callable[[], bool], what: Callable[[], str], timeout: float = 240) -> None:

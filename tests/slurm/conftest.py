@@ -1,0 +1,14 @@
+"""What the tests on a real cluster share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from two_nodes import Cluster, two_nodes
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with two_nodes() as cluster:
+        yield cluster
