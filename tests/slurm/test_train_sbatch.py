@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,10 +94,16 @@ def test_bad_input_ends_the_job_before_any_node_trains(
 
 
 def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
-    """The real script and cluster, with a launcher that says "stopped, please requeue" and has done nothing."""
+    """The real script and cluster, with a launcher that says "stopped, please requeue" and has done nothing.
+
+    On the second node it takes seconds longer to say so, in which Slurm must not end it.
+    """
     (tmp_path / "launch").mkdir()
     launcher = tmp_path / "launch" / "local.sh"
-    launcher.write_text("#!/bin/sh\nexit 75\n")
+    launcher.write_text(
+        f"#!{sys.executable}\nimport os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\ntime.sleep(5 * int(os.environ['SLURM_NODEID']))\nsys.exit(75)\n"
+    )
     launcher.chmod(0o755)
     for name in ("slurm", "cifar_dist"):
         (tmp_path / name).symlink_to(ROOT / name)
