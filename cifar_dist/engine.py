@@ -31,6 +31,7 @@ from cifar_dist.optimizer_state import (
     restore_sharded,
     restore_whole,
 )
+from cifar_dist.precision import Precision
 from cifar_dist.world import check_launch, launched_processes, local_processes
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Engine:
         rank, processes: place among all processes; rank 0 is the main one.
         device: where this process computes.
         kind: ``single``, ``ddp``, ``zero1`` or ``zero2``.
+        precision: what all processes compute in.
     """
 
     def __init__(
@@ -82,8 +84,7 @@ class Engine:
         cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
         if cpu:
             self._share_cores()
-        if self._train.precision == "fp16" and (cpu or deepspeed):
-            raise UserError("train.precision fp16 needs a GPU without DeepSpeed; use --train.precision bf16")
+        self.precision = Precision.of(self._train.precision, cpu=cpu, deepspeed=deepspeed)
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
             raise UserError("FSDP is not supported yet; use launch/ddp.yaml or launch/zero2.yaml")
         if cpu and deepspeed:
@@ -92,7 +93,7 @@ class Engine:
         group = InitProcessGroupKwargs(backend="gloo" if cpu and deepspeed else None, timeout=_TIMEOUT)
         self._accelerator = Accelerator(
             cpu=cpu and not deepspeed,
-            mixed_precision="no" if deepspeed else self._train.precision,
+            mixed_precision="no" if deepspeed else self.precision.name,
             dynamo_backend="inductor" if self._train.compile else "no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=self._train.accumulate, sync_with_dataloader=False
@@ -111,6 +112,9 @@ class Engine:
                 f"the launcher started {launched_processes()} processes and {self.processes} joined; "
                 "use one of the files in launch/: accelerate launch --config_file launch/cpu.yaml train.py ..."
             )
+        found = sorted(set(self.gather_objects(self.precision.shown)))
+        if len(found) > 1:
+            raise UserError(f"the processes' devices differ: {' and '.join(found)}; say which, as --train.precision no")
 
     def _share_cores(self) -> None:
         """CPU threads: what the recipe says, else this machine's cores dealt to its processes."""
@@ -143,11 +147,6 @@ class Engine:
         """What a process computes on, for the reader."""
         return f"cuda ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else self.device.type
 
-    @property
-    def precision(self) -> str:
-        """What it computes in, for the reader."""
-        return {"no": "fp32"}.get(self._train.precision, self._train.precision)
-
     # ---- model and optimizer ----------------------------------------------------------------------------------
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
@@ -174,7 +173,7 @@ class Engine:
         settings["zero_allow_untested_optimizer"] = True
         settings["steps_per_print"] = 2**31
         # Autocast rather than DeepSpeed's own bf16 mode: the same arithmetic as DDP, and BatchNorm works on a CPU.
-        if train.precision == "bf16":
+        if self.precision.name == "bf16":
             settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
 
     def _assert_wrapped(self) -> None:
@@ -223,8 +222,8 @@ class Engine:
         The bare module is asked: a DDP forward is collective, and ranks may have different numbers of batches.
         """
         assert self._module is not None
-        dtype = torch.float16 if self._train.precision == "fp16" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype=dtype, enabled=self._train.precision != "no"):
+        dtype = self.precision.autocast
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             logits: Tensor = self._module(images)
         return logits.float()
 

@@ -232,15 +232,16 @@ class Trainer:
             processes=engine.processes,
             wrapper=engine.wrapper,
             device=engine.device_name,
-            precision=engine.precision,
+            precision=engine.precision.shown,
             steps_per_epoch=self.batches.steps_per_epoch,
             epochs=self.config.train.epochs,
         )
         tracker = Tracker(
             self.folder.path, self.config, facts=facts, resume_step=self.step, resume_epoch=self.evaluated
         )
-        for note in notes:
-            tracker.warn(note)
+        for note in (*notes, engine.precision.advice):
+            if note:
+                tracker.warn(note)
         return tracker
 
     def _write_final(self, model: dict[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 
+from accelerate.state import AcceleratorState
 from running import free_port
 
 
@@ -30,5 +31,6 @@ def _rank(rank: int, processes: int, port: int, work: Callable[[], None]) -> Non
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an engine that this interpreter had before
     work()
     os._exit(0)  # as every command ends: left to the interpreter's exit, gloo aborts now and then

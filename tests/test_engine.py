@@ -203,13 +203,6 @@ def test_another_number_of_processes_than_asked_for_is_refused(processes: int, s
         Engine(processes=processes)
 
 
-def test_a_precision_that_the_device_cannot_do_is_refused() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("a GPU does float16")
-    with pytest.raises(UserError, match=r"train\.precision fp16 needs a GPU"):
-        Engine(TrainConfig(precision="fp16"))
-
-
 def test_units_of_work_are_dealt_without_loss() -> None:
     for processes in (1, 2, 3, 7):
         dealt = [share_of(range(10), rank, processes) for rank in range(processes)]

@@ -46,8 +46,9 @@ class TrainConfig(Section):
     """Samples in one optimizer step, over all processes and accumulation steps together."""
     accumulate: int = 1
     """Forward and backward passes per optimizer step."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Automatic mixed precision: none, bfloat16, or float16 with loss scaling (GPU)."""
+    precision: Literal["no", "auto", "bf16", "fp16"] = "no"
+    """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 where the device
+    has arithmetic for it, else none."""
     label_smoothing: float = 0.0
     """Probability mass spread evenly over all classes."""
     channels_last: bool = False

@@ -42,6 +42,7 @@ def evaluate(
     *,
     trained_on: Manifest,
     poll: Callable[[], None] = lambda: None,
+    show: bool = False,
 ) -> tuple[Path, Summary]:
     """Predict every sample of ``split`` once and write the evaluation folder. Collective.
 
@@ -55,6 +56,7 @@ def evaluate(
         tta: see ``eval.tta``.
         trained_on: manifest of the run's training data.
         poll: called before each batch; it may raise to stop.
+        show: show progress on stderr.
 
     Returns:
         The folder and its summary.
@@ -64,7 +66,7 @@ def evaluate(
     """
     opened = Split(engine, config, data, split, trained_on)
     begin = time.perf_counter()
-    predictions = opened.predict(tta, poll)
+    predictions = opened.predict(tta, poll, f"evaluating {split}" if show else "")
     summary = Summary(
         run=run.name,
         checkpoint=weights.name,

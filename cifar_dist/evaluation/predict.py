@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifar_dist.data.progress import progress
 from cifar_dist.engine import Engine, share_of
 from cifar_dist.evaluation.views import Views
 
@@ -67,6 +68,7 @@ def predict(
     batch_size: int,
     labels: Tensor | None = None,
     poll: Callable[[], None] = lambda: None,
+    show: str = "",
 ) -> Predictions:
     """Average the model's logits over views for samples 0..count-1. Collective; every rank gets all of them.
 
@@ -78,17 +80,21 @@ def predict(
         batch_size: images in one forward pass.
         labels: int64 [count] when they are known.
         poll: called before each batch, the same number of times on every rank.
+        show: what rank 0 calls this while it shows on stderr how far it is; empty says nothing.
     """
     mine = share_of(torch.arange(count).split(batch_size), engine.rank, engine.processes)
     rounds = -(-count // (batch_size * engine.processes))
     rows: list[Tensor] = []
-    with engine.evaluating():
+    said = progress(show, count, show=bool(show) and engine.is_main)
+    with engine.evaluating(), said as advance:
         batches = zip(mine, stream(mine), strict=True)
-        for _ in range(rounds):
+        for number in range(rounds):
             poll()
             for ids, images in itertools.islice(batches, 1):  # none in the last round of a rank dealt one batch less
                 looks = views(images, ids.to(images.device))
                 rows.append(torch.stack([weight * engine.infer(view) for weight, view in looks]).sum(dim=0))
+            done = number * batch_size * engine.processes
+            advance(min(batch_size * engine.processes, count - done))
     ids = engine.gather(torch.cat([*mine, torch.empty(0, dtype=torch.int64)]).to(engine.device)).cpu()
     logits = engine.gather(_stack(rows, engine)).cpu()
     ordered = torch.full((count, logits.shape[1]), torch.nan)

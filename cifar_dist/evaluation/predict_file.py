@@ -38,7 +38,7 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
     if shape != trained.trained_on.shape:
         raise UserError(f"images of {source} are {shape}; the run was trained on {trained.trained_on.shape}")
     predictor = Predictor(engine, trained.config, trained.trained_on)
-    predictions = predictor.predict(stream, len(ids), tta)
+    predictions = predictor.predict(stream, len(ids), tta, show=f"predicting {source.name}")
     engine.decide(lambda: write_submission(out, ids, predictions.classes.tolist()))
     return len(ids)
 

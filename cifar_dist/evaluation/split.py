@@ -53,6 +53,7 @@ class Predictor:
         *,
         labels: torch.Tensor | None = None,
         poll: Callable[[], None] = lambda: None,
+        show: str = "",
     ) -> Predictions:
         """Predictions of samples 0..count-1; see :func:`cifar_dist.evaluation.predict.predict`. Collective."""
         views = make_views(tta, self._config.augment, self._config.run.seed, self._mean, self._normalize)
@@ -64,6 +65,7 @@ class Predictor:
             batch_size=self._config.eval.batch_size,
             labels=labels,
             poll=poll,
+            show=show,
         )
 
 
@@ -84,6 +86,8 @@ class Split:
         self.labels = labels if bool((labels >= 0).all()) else None
         self._predictor = Predictor(engine, config, trained_on)
 
-    def predict(self, tta: str, poll: Callable[[], None] = lambda: None) -> Predictions:
+    def predict(self, tta: str, poll: Callable[[], None] = lambda: None, show: str = "") -> Predictions:
         """Collective; every rank gets all predictions."""
-        return self._predictor.predict(self.images.stream, len(self.images), tta, labels=self.labels, poll=poll)
+        return self._predictor.predict(
+            self.images.stream, len(self.images), tta, labels=self.labels, poll=poll, show=show
+        )

@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.split,
             tta,
             trained_on=trained.trained_on,
+            show=True,
         )
     finally:
         engine.close()

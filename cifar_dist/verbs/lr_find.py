@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from pathlib import Path
 
 from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, UserError
@@ -41,13 +43,20 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.agreement import StopRequested
         from cifar_dist.engine import Engine
         from cifar_dist.lr_find import keep, lr_find
+        from cifar_dist.tracking.console import PLAIN_INTERVAL
 
         engine = Engine(
             config.train, clip_norm=config.optim.clip_norm, sam_rho=config.optim.sam_rho, processes=config.run.processes
         )
 
+        if engine.is_main and engine.precision.advice:
+            print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
+        said = time.monotonic()
+
         def show(step: int, lr: float, loss: float) -> None:
-            if engine.is_main and step % 10 == 0:
+            nonlocal said
+            if engine.is_main and (step % 10 == 0 or time.monotonic() - said >= PLAIN_INTERVAL):
+                said = time.monotonic()
                 print(f"step {step}/{arguments.steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
 
         try:
