@@ -69,7 +69,7 @@ def _timm(name: str, classes: int, channels: int, options: dict[str, OptionValue
     try:
         import timm
     except ImportError:
-        raise UserError(f'model.name: timm:{name} needs timm; type: pip install "cifar-dist[timm]"') from None
+        raise UserError(f"model.name: timm:{name} needs timm; type: pip install timm") from None
     # create_model would take more: names of folders and of repositories to download from.
     known = {*timm.list_models(), *timm.list_pretrained()}
     if name not in known:
