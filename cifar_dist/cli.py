@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cifar_dist import __version__
 from cifar_dist.errors import UserError, nearest
+from cifar_dist.threads import wait_briefly
 from cifar_dist.verbs import (
     evaluate,
     lr_find,
@@ -46,6 +47,7 @@ def run(words: Sequence[str]) -> int:
     Raises:
         UserError: words that are no command, or anything that the verb refuses.
     """
+    wait_briefly()
     if words and words[0] == "train":  # its settings are the config's, not argparse's
         return train.run(words[1:])
     if words and not words[0].startswith("-") and words[0] not in VERBS:

@@ -32,7 +32,8 @@ from cifar_dist.optimizer_state import (
     restore_whole,
 )
 from cifar_dist.precision import Precision
-from cifar_dist.world import check_launch, launched_processes, local_processes
+from cifar_dist.threads import share_cores
+from cifar_dist.world import check_launch, launched_processes
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ class Engine:
         deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
         cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
         if cpu:
-            self._share_cores()
+            share_cores(self._train.threads)
         self.precision = Precision.of(self._train.precision, cpu=cpu, deepspeed=deepspeed)
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
             raise UserError("FSDP is not supported yet; use launch/ddp.yaml or launch/zero2.yaml")
@@ -115,13 +116,6 @@ class Engine:
         found = sorted(set(self.gather_objects(self.precision.shown)))
         if len(found) > 1:
             raise UserError(f"the processes' devices differ: {' and '.join(found)}; say which, as --train.precision no")
-
-    def _share_cores(self) -> None:
-        """CPU threads: what the recipe says, else this machine's cores dealt to its processes."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = self._train.threads or max(1, cores // local_processes())
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # or Accelerate counts for itself, and warns
-        torch.set_num_threads(threads)
 
     def _kind(self, deepspeed: bool) -> str:
         if deepspeed:

@@ -9,10 +9,13 @@ import hypothesis
 import pytest
 from running import ROOT
 
+from cifar_dist.threads import wait_briefly
+
 # A machine may be slow; that is no failure.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+wait_briefly()
 
 _DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"]
 

@@ -21,7 +21,7 @@ FILE_NAME = "environment.json"
 
 _PACKAGES = ("cifar-dist", "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "wandb", "numpy")
 _VARIABLES = re.compile(
-    r"(SLURM|NCCL|GLOO|OMP|MKL|CUDA|ACCELERATE|DEEPSPEED|FSDP|TORCH|PYTORCH|TORCHELASTIC)_\w+"
+    r"(SLURM|NCCL|GLOO|G?OMP|MKL|CUDA|ACCELERATE|DEEPSPEED|FSDP|TORCH|PYTORCH|TORCHELASTIC)_\w+"
     r"|(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)"
 )
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|JWT|CREDENTIAL|AUTH|SIGNATURE", re.IGNORECASE)
