@@ -66,7 +66,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     tree = _read_tree(path)
     given = parse_overrides(overrides)
     for key, value in given.items():
-        _put(tree, key, value)
+        put(tree, key, value)
     config = build(tree, where=str(path), given=list(given))
     if not config.run.name:
         named = dataclasses.replace(config.run, name=_run_name(path))
@@ -156,7 +156,8 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def _put(tree: Tree, key: str, value: Any) -> None:
+def put(tree: Tree, key: str, value: Any) -> None:
+    """Set ``value`` at a dotted key."""
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
@@ -292,8 +293,8 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
         value: Any = whole
         for part in key.split("."):
             value = value[part]
-        _put(tree, key, value)
-    _put(tree, "optim.lr", lr)
+        put(tree, key, value)
+    put(tree, "optim.lr", lr)
     below = os.path.relpath(base, path.parent) if base.endswith(".toml") else base
     write_atomic(path, tomli_w.dumps({"base": below, **tree}))
 
@@ -303,7 +304,7 @@ def _with_lr(path: Path, lr: float) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         wanted = tomllib.loads(text)
-        _put(wanted, "optim.lr", lr)
+        put(wanted, "optim.lr", lr)
         section = re.search(r"(?m)^\[optim\][^\n]*\n", text)
         if section is None:
             text = f"{text.rstrip()}\n\n[optim]\nlr = {lr!r}\n"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 
+from cifar_dist import cli
 from cifar_dist.errors import EXIT_DONE, UserError
-from cifar_dist.verbs import model
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    parser = argparse.ArgumentParser()
-    model.add_arguments(parser)
-    assert model.run(parser.parse_args(words)) == EXIT_DONE
+    assert cli.run(["model", *words]) == EXIT_DONE
     return capsys.readouterr().out
 
 
@@ -75,6 +72,16 @@ def test_a_recipe_gives_its_model_and_its_dataset_s_images(
     assert "tiny-resnet: 10 classes, images of 20x20x" in text
 
 
+def test_settings_are_written_as_for_any_other_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["torchvision:vit_b_16", "--classes", "10"]
+    with pytest.raises(UserError, match=r"enlarge the images with --model\.image_size"):
+        said(capsys, *words)
+    text = said(capsys, *words, "--model.image_size", "224")
+    assert "torchvision:vit_b_16: 10 classes, images of 224x224x3" in text
+    text = said(capsys, "--recipe", "small-resnet", "--model.options.widths=[8]", "--model.options.blocks=[1]")
+    assert row(text, "head.2")[:3] == ["Linear", "128", "10"]
+
+
 def test_where_nothing_is_known_nothing_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "receptive field  the whole image\n" in said(capsys, "se-resnet")
     text = said(capsys, "torchvision:swin_t", "--size", "64")
@@ -93,7 +100,7 @@ def test_where_nothing_is_known_nothing_is_claimed(capsys: pytest.CaptureFixture
         (["tiny-cnn", "--options", "dropout"], "--options takes KEY=VALUE, not 'dropout'"),
         (["tiny-cnn", "--options", "drop=0.1"], "tiny-cnn has no option 'drop'; did you mean 'dropout'"),
         (["small-resnet", "--options", "widths=[8"], "is not a TOML list"),
-        (["small-resnet", "--options", "a.b=1"], "has no option 'a"),
+        (["small-resnet", "--options", "a.b=1"], "--options takes KEY=VALUE, not 'a.b=1'"),
         (["speed-net", "--size", "8"], "speed-net cannot take images of 8x8 with 3 channels"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
@@ -107,5 +114,5 @@ def test_bad_input_is_one_line(words: list[str], says: str, capsys: pytest.Captu
 
 @pytest.mark.parametrize("words", [["--size", "100000"], ["--classes", "0"], ["--channels", "many"], ["--batch", "-1"]])
 def test_numbers_out_of_range_are_refused_by_the_parser(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match=f"argument {words[0]}: "):
         said(capsys, "tiny-cnn", *words)

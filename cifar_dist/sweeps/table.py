@@ -143,9 +143,9 @@ def _value(value: Any) -> str:
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """The last part of a key where that is not ambiguous."""
+    """The last part of a key where that is not ambiguous; a name is one of something."""
     last = key.rpartition(".")[2]
-    return last if [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
+    return last if last != "name" and [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
 
 
 def _shown(value: Spread | None, write: Callable[[float], str], *, spread: bool = True) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ _IMAGES = (10, (32, 32, 3))  # classes, and the shape of an image: CIFAR-10's, w
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "%(prog)s (NAME | --recipe RECIPE) [options] [--section.field VALUE ...]"
     verb.add_argument("name", nargs="?", metavar="NAME", help="a model, torchvision:NAME or timm:NAME")
     verb.add_argument("--recipe", help="the model of a recipe, for the dataset that it trains on")
     verb.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help='for example "widths=[64, 128]"')
@@ -32,6 +34,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--channels", type=_up_to(4096), metavar="C", help="of an image (default: as above, or 3)")
     verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a batch (default: 1)")
     verb.add_argument("--receptive-field", action="store_true", help="show kernel, stride, jump and field alone")
+    verb.set_defaults(settings=[])
 
 
 def _up_to(most: int) -> Callable[[str], int]:
@@ -90,19 +93,20 @@ def _asked(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, 
     from cifar_dist import recipe
     from cifar_dist.models import names
 
-    wrong = next((option for option in arguments.options if not option.partition("=")[1]), None)
+    wrong = next((option for option in arguments.options if not re.match(r"\w+=", option)), None)
     if wrong is not None:
         raise UserError(f"--options takes KEY=VALUE, not '{wrong}'; for example --options blocks=[2,2,2]")
-    overrides = [f"--model.options.{option}" for option in arguments.options]
+    settings = [*arguments.settings, *(f"--model.options.{option}" for option in arguments.options)]
     if (arguments.name is None) == (arguments.recipe is None):
         raise UserError("which model? cifar-dist model NAME, or cifar-dist model --recipe RECIPE")
     if arguments.name is not None:
         if arguments.name not in names() and (arguments.name in recipe.shipped() or arguments.name.endswith(".toml")):
             raise UserError(f"'{arguments.name}' is a recipe; type: cifar-dist model --recipe {arguments.name}")
-        options = {key.removeprefix("model.options."): v for key, v in recipe.parse_overrides(overrides).items()}
-        tree = {"model": {"name": arguments.name, "options": options}}
+        tree: recipe.Tree = {}
+        for key, value in {**recipe.parse_overrides(settings), "model.name": arguments.name}.items():
+            recipe.put(tree, key, value)
         return recipe.build(tree, where="the command line").model, *_IMAGES
-    config = recipe.load(arguments.recipe, overrides)
+    config = recipe.load(arguments.recipe, settings)
     packed = Path(config.data.path)
     if not (packed / "manifest.json").is_file():
         return config.model, *_IMAGES
