@@ -8,9 +8,11 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cifar_dist import recipe
+from cifar_dist.report.comparison import Compared, draw_comparison
 from cifar_dist.report.results import Result, duration, read_result
 from cifar_dist.sweeps.sweep import Row, Sweep
 
@@ -19,19 +21,28 @@ _KEPT_HOW = ("run.", "checkpoint.", "tracking.")  # no row is better for what di
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean of ``n`` numbers and their sample standard deviation (divisor n - 1); None for a single one."""
+    """One or more numbers, their mean and their sample standard deviation."""
 
-    mean: float
-    deviation: float | None
-    n: int
+    values: tuple[float, ...]
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
         """Of those that are known; None when none is."""
-        known = [value for value in values if value is not None]
-        if not known:
-            return None
-        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+        known = tuple(value for value in values if value is not None)
+        return cls(known) if known else None
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """With divisor n - 1; None for a single one."""
+        return statistics.stdev(self.values) if self.n > 1 else None
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
 
 
 @dataclass(frozen=True)
@@ -83,12 +94,22 @@ class Table:
                 line.name,
                 *line.settings,
                 f"{line.parameters:,}" if line.parameters is not None else "",
-                *(_shown(spread, lambda value: f"{100 * value:.2f}") for spread in (line.train, line.val, line.test)),
+                *(_shown(spread, _percent) for spread in (line.train, line.val, line.test)),
                 _shown(line.seconds, duration, spread=False),
                 line.runs,
             ]
             text.append([f"**{cell}**" if cell and line in self.best else cell for cell in map(_cell, cells)])
         return "".join(f"| {' | '.join(cells)} |\n" for cells in text)
+
+    def draw(self, title: str, path: Path) -> Path:
+        """Write the accuracies as a picture to ``path``; returns it."""
+        rows = []
+        for line in self.lines:
+            beside = [f"test {_shown(line.test, _percent)} %"] if line.test else []
+            beside += [f"{line.parameters / 1e6:.2f} M"] if line.parameters is not None else []
+            val, test = (spread.values if spread else () for spread in (line.val, line.test))
+            rows.append(Compared(line.name, val, test, ", ".join(beside)))
+        return draw_comparison(title, rows, path)
 
     def csv(self) -> str:
         """For a program: fractions and seconds, each with its deviation and its number of runs."""
@@ -146,6 +167,10 @@ def _short(key: str, keys: Sequence[str]) -> str:
     """The last part of a key where that is not ambiguous; a name is one of something."""
     last = key.rpartition(".")[2]
     return last if last != "name" and [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
 
 
 def _shown(value: Spread | None, write: Callable[[float], str], *, spread: bool = True) -> str:

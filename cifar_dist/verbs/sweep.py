@@ -43,6 +43,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     table = _add(actions, "table", "print the results as a markdown table")
     table.add_argument("--csv", type=Path, metavar="OUT", help="write them to this file too")
+    table.add_argument("--picture", type=Path, metavar="OUT.png", help="draw them into this file too")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -88,11 +89,14 @@ def _table(arguments: argparse.Namespace) -> int:
     from cifar_dist.sweeps.sweep import load
     from cifar_dist.sweeps.table import Table
 
-    table = Table(load(arguments.file, arguments.words, arguments.seeds))
+    sweep = load(arguments.file, arguments.words, arguments.seeds)
+    table = Table(sweep)
     print(table.markdown(), end="")
-    if arguments.csv:
-        try:
+    try:
+        if arguments.csv:
             write_atomic(arguments.csv, table.csv())
-        except OSError as error:
-            raise UserError(f"{arguments.csv} cannot be written: {error.strerror}") from None
+        if arguments.picture:
+            table.draw(sweep.name, arguments.picture)
+    except OSError as error:
+        raise UserError(f"{error.filename or 'the file'} cannot be written: {error.strerror}") from None
     return EXIT_DONE

@@ -8,11 +8,14 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 
-from cifar_dist import recipe
+from cifar_dist import cli, recipe
 from cifar_dist.errors import UserError
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table
@@ -94,6 +97,29 @@ def test_the_csv_has_the_exact_numbers(file: str, tmp_path: Path, capsys: pytest
     assert float(first["test_accuracy_sd"]) == statistics.stdev(tests)
     assert (first["optim.lr"], first["test_accuracy_n"], first["seconds"]) == ("0.1", "3", "120.0")
     assert (last["test_accuracy"], last["test_accuracy_n"], last["runs"]) == ("", "0", "not run yet")
+
+
+def test_the_picture_has_a_dot_for_each_run_at_its_accuracy(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["sweep", "table", file, "--picture", "none.png"]) == 0, "a sweep that has not begun"
+    low, high, _ = load(file).rows
+    for run, test in zip(low.runs, (0.40, 0.60, 0.80), strict=True):
+        write(run, val=0.5, test=test)
+    write(high.runs[0], val=0.9, test=0.7)
+    assert cli.run(["sweep", "table", file, "--picture", "some.png"]) == 0
+    none, some = (np.asarray(Image.open(name).convert("RGB")) for name in ("none.png", "some.png"))
+    orange, blue = (238, 119, 51), (68, 119, 170)
+
+    def places(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.intp]:
+        return np.argwhere((np.abs(picture.astype(int) - colour) < 40).all(axis=2))
+
+    assert not len(places(none, orange)) + len(places(none, blue))
+    marks = places(some, orange)
+    first_row = marks[np.abs(marks[:, 0] - np.median(marks[:, 0])) < 4]
+    assert np.ptp(first_row[:, 1]) > 100, "the runs of one row are far apart, and so are their dots"
+    capsys.readouterr()
+    Path("no").write_text("a file")
+    with pytest.raises(UserError, match=r"^no cannot be written: File exists"):
+        cli.run(["sweep", "table", file, "--picture", "no/where.png"])
 
 
 def test_damaged_folders_give_what_is_left_or_one_line(file: str) -> None:

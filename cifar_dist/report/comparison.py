@@ -1,0 +1,66 @@
+"""Rows of runs side by side: what each run reached, and the mean and spread of a row."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_dist.report.style import BLUE, GREY, ORANGE, figure, short
+
+_SPLITS = (("val", BLUE, -0.14), ("test", ORANGE, 0.14))  # colour, and place beside the middle of the row
+_NAME = 44  # characters
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One row.
+
+    Attributes:
+        name: what it is called.
+        val, test: accuracy of each of its runs, fractions; empty where nothing is known.
+        beside: what is written at its right.
+    """
+
+    name: str
+    val: Sequence[float]
+    test: Sequence[float]
+    beside: str = ""
+
+
+def draw_comparison(title: str, rows: Sequence[Compared], path: Path) -> Path:
+    """Write the picture to ``path``; returns it.
+
+    A dot is a run, a ring the mean of a row, and a bar its sample deviation either way.
+    """
+    names = [short(row.name, _NAME) for row in rows]
+    with figure(path, 5.5 + 0.075 * max(map(len, names), default=0), 1.3 + 0.42 * len(rows)) as drawing:
+        axes = drawing.subplots()
+        axes.set_title(title)
+        for split, colour, shift in _SPLITS:
+            label: str | None = split
+            for place, row in enumerate(rows):
+                values = [100 * value for value in (row.val if split == "val" else row.test)]
+                if not values:
+                    continue
+                mean, height = statistics.fmean(values), [place + shift]
+                if len(values) > 1:
+                    deviation = statistics.stdev(values)
+                    axes.plot([mean - deviation, mean + deviation], height * 2, color=colour, alpha=0.45, linewidth=5)
+                axes.plot(values, height * len(values), ".", color=colour, markersize=6, alpha=0.8)
+                axes.plot([mean], height, "o", color=colour, fillstyle="none", markersize=9, label=label)
+                label = None
+        for place, row in enumerate(rows):
+            known = bool(row.val or row.test)
+            text = row.beside if known else "not finished yet"
+            axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=GREY, fontsize=8.5)
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel("accuracy, %")
+        axes.grid(True, axis="x")
+        if any(row.val or row.test for row in rows):
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
+        else:
+            axes.set_xlim(0, 100)
+    return path
