@@ -84,7 +84,7 @@ class Learner:
             rank=engine.rank,
             processes=engine.processes,
             device=engine.device,
-            partners=self._mix.partners,
+            mixed=self._mix.mixes,
         )
 
     def start(self, loaded: Checkpoint | None) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.randomness import integers, uniform
+from cifar_dist.data.randomness import bits, integers, uniform
 from cifar_dist.data.transforms.chain import build_transforms
 from cifar_dist.errors import UserError
 
@@ -86,18 +86,18 @@ class Augment:
         if flip is not None:
             columns = torch.where(flip[:, None], width - 1 - columns, columns)
         if config.crop:
-            span = 2 * config.crop + 1
-            rows = rows + integers(self._seed, epoch, ids, "crop", span, 0)[:, None] - config.crop
-            columns = columns + integers(self._seed, epoch, ids, "crop", span, 1)[:, None] - config.crop
+            offset = integers(self._seed, epoch, ids, "crop", 2 * config.crop + 1, range(2))[..., None] - config.crop
+            rows, columns = rows + offset[0], columns + offset[1]
         if flip is not None or config.crop:
-            outside = _outside(rows, height)[:, :, None] | _outside(columns, width)[:, None, :]
-            if config.crop_fill == "reflect":
+            outside = None
+            if config.crop and config.crop_fill == "reflect":
                 rows, columns = _reflect(rows, height), _reflect(columns, width)
-            else:
+            elif config.crop:
+                outside = _outside(rows, height)[:, :, None] | _outside(columns, width)[:, None, :]
                 rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
             source = (torch.arange(count, device=images.device)[:, None, None] * height + rows[:, :, None]) * width
             images = images.reshape(-1, channels)[source + columns[:, None, :]]
-            if config.crop and config.crop_fill == "constant":
+            if outside is not None:
                 images = torch.where(outside[..., None], fill, images)
         if self._transforms:
             planes = images.permute(0, 3, 1, 2).contiguous()  # what they work on, see cifar_dist.data.transforms
@@ -105,8 +105,8 @@ class Augment:
                 planes = transform(planes, self._seed, epoch, ids)
             images = planes.permute(0, 2, 3, 1).contiguous()
         if config.cutout:
-            top = integers(self._seed, epoch, ids, "cutout", height, 0) - config.cutout // 2
-            left = integers(self._seed, epoch, ids, "cutout", width, 1) - config.cutout // 2
+            places = bits(self._seed, epoch, ids, "cutout", range(2))
+            top, left = places[0] % height - config.cutout // 2, places[1] % width - config.cutout // 2
             inside = _between(height, top, config.cutout)[:, :, None] & _between(width, left, config.cutout)[:, None, :]
             images = torch.where(inside[..., None], fill, images)
         return images

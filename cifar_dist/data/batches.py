@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -19,7 +19,6 @@ from cifar_dist.config import DataConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import Share, epoch_order, global_batch, shares, steps_per_epoch
 from cifar_dist.data.read import ShardReader
-from cifar_dist.data.transforms.mixing import partners
 from cifar_dist.errors import UserError
 
 
@@ -32,14 +31,15 @@ class Batch:
         labels: int64 [n].
         ids: int64 [n], sample ids within the split.
         weight: float32 [n], 0 for padding.
-        partner: what each sample is mixed with; None where nothing is.
+        before: the one sample before the first, with which that is mixed, as each other one is with the sample before
+            it; None where nothing is mixed.
     """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
     weight: Tensor
-    partner: Batch | None = None
+    before: Batch | None = None
 
 
 class Images:
@@ -101,7 +101,7 @@ class TrainBatches:
         accumulate: accumulation steps in it.
         rank, processes: which part of each global batch this process takes.
         device: where batches go.
-        partners: give each sample's partner with it, see :mod:`cifar_dist.data.transforms.mixing`.
+        mixed: samples are mixed with the one before them: give the one before the first of a batch with it.
 
     Raises:
         UserError: no such split, samples without a label, or a shard that is missing, truncated or changed.
@@ -118,7 +118,7 @@ class TrainBatches:
         rank: int,
         processes: int,
         device: torch.device,
-        partners: bool = False,
+        mixed: bool = False,
     ) -> None:
         self.images = Images(manifest, "train", config, device)
         self._labels = torch.from_numpy(manifest.labels("train"))
@@ -132,7 +132,7 @@ class TrainBatches:
         self._batch_size = batch_size
         self._place = (rank, processes, accumulate)
         self._device = device
-        self._partners = partners
+        self._mixed = mixed
         self.steps_per_epoch = steps_per_epoch(len(self.images), batch_size)
 
     def size(self, step: int) -> int:
@@ -146,24 +146,19 @@ class TrainBatches:
         """This process's batches of one epoch from ``first_step`` on: one list of accumulation steps per step."""
         order = self._order(epoch)
         slices = [global_batch(order, step, self._batch_size) for step in range(first_step, self.steps_per_epoch)]
-        plan = [self._shares(batch) for batch in slices]
-        images = self.images.stream([share.ids for step in plan for pair in step for share in pair])
+        plan = [shares(batch, *self._place) for batch in slices]
+        images = self.images.stream([self._wanted(share) for step in plan for share in step])
         for step in plan:
-            batches = []
-            for pair in step:
-                own, *others = [self._batch(share, next(images)) for share in pair]
-                batches.append(replace(own, partner=others[0]) if others else own)
-            yield batches
+            yield [self._batch(share, next(images)) for share in step]
 
-    def _shares(self, batch: Tensor) -> list[tuple[Share, ...]]:
-        """This process's shares of a global batch, each with its partners' where they are wanted."""
-        own = shares(batch, *self._place)
-        if not self._partners:
-            return [(share,) for share in own]
-        return list(zip(own, shares(partners(batch), *self._place), strict=True))
+    def _wanted(self, share: Share) -> Tensor:
+        """The ids whose images a share takes."""
+        return torch.cat([share.before, share.ids]) if self._mixed else share.ids
 
     def _batch(self, share: Share, images: Tensor) -> Batch:
-        labels = self._labels[share.ids]
+        ids = self._wanted(share)
         # From plain memory non-blocking is safe, and without it the host would wait for the device at each step.
-        labels, ids, weight = (t.to(self._device, non_blocking=True) for t in (labels, share.ids, share.weight))
-        return Batch(images, labels, ids, weight)
+        labels, ids, weight = (t.to(self._device, non_blocking=True) for t in (self._labels[ids], ids, share.weight))
+        if not self._mixed:
+            return Batch(images, labels, ids, weight)
+        return Batch(images[1:], labels[1:], ids[1:], weight, Batch(images[:1], labels[:1], ids[:1], weight[:1]))

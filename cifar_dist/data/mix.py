@@ -18,7 +18,7 @@ class Mix:
     Args:
         config: with which probability, and how much.
         seed: the run's seed.
-        augment: applied to a sample and to its partner, to each as its own id says.
+        augment: applied to each sample once, also to that before the first, which is another process's.
         classes: how many there are.
     """
 
@@ -30,17 +30,25 @@ class Mix:
         self._mixes = [(probability, mix) for probability, mix in mixes if probability > 0]
 
     @property
-    def partners(self) -> bool:
-        """Whether batches must come with partners."""
+    def mixes(self) -> bool:
+        """Whether batches must come with the sample before their first."""
         return bool(self._mixes)
 
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """The images float32 [n, c, h, w], and the targets: labels int64 [n], or float32 [n, classes] when mixed."""
-        images = self._augment(batch.images, batch.ids, epoch)
         if not self._mixes:
-            return images, batch.labels
-        assert batch.partner is not None
-        partner = self._augment(batch.partner.images, batch.partner.ids, epoch)
+            return self._augment(batch.images, batch.ids, epoch), batch.labels
+        assert batch.before is not None
+        ids, labels, pixels = (
+            torch.cat(pair)
+            for pair in (
+                (batch.before.ids, batch.ids),
+                (batch.before.labels, batch.labels),
+                (batch.before.images, batch.images),
+            )
+        )
+        augmented = self._augment(pixels, ids, epoch)
+        partner, images = augmented[:-1], augmented[1:]
         draw = uniform(self._seed, epoch, batch.ids, "mix")
         ratio = torch.ones_like(draw)
         result, below = images, 0.0
@@ -50,4 +58,4 @@ class Mix:
             result = torch.where(chosen[:, None, None, None], mixed, result)
             ratio = torch.where(chosen, own, ratio)
             below += probability
-        return result, mix_labels(batch.labels, batch.partner.labels, ratio, self._classes)
+        return result, mix_labels(batch.labels, labels[:-1], ratio, self._classes)

@@ -57,10 +57,12 @@ class Share:
     Attributes:
         ids: int64 [n], the same n on every process. Padded by repeating ids where the batch does not divide.
         weight: float32 [n], 1 for a sample of the batch and 0 for padding.
+        before: int64 [1], the sample before the first one in the global batch; before its very first stands its last.
     """
 
     ids: Tensor
     weight: Tensor
+    before: Tensor
 
 
 def shares(batch: Tensor, rank: int, processes: int, accumulate: int) -> list[Share]:
@@ -74,5 +76,5 @@ def shares(batch: Tensor, rank: int, processes: int, accumulate: int) -> list[Sh
     position = torch.arange(size * parts)
     padded = batch[position % len(batch)]
     weight = (position < len(batch)).to(torch.float32)
-    mine = range(rank * accumulate, (rank + 1) * accumulate)
-    return [Share(padded[i * size : (i + 1) * size], weight[i * size : (i + 1) * size]) for i in mine]
+    cuts = [slice(i * size, (i + 1) * size) for i in range(rank * accumulate, (rank + 1) * accumulate)]
+    return [Share(padded[cut], weight[cut], batch[[(cut.start - 1) % len(batch)]]) for cut in cuts]

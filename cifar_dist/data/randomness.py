@@ -40,7 +40,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def bits(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int = 0) -> Tensor:
+def bits(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0) -> Tensor:
     """63 random bits for each sample: int64 in [0, 2**63), the shape and device of ``ids``.
 
     Args:
@@ -48,9 +48,17 @@ def bits(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int = 0) -> Ten
         epoch: which pass over the data.
         ids: int64, any shape: the sample ids (or any other counter).
         purpose: what the number decides; different purposes are independent.
-        draw: tells several numbers for one purpose apart.
+        draw: tells several numbers for one purpose apart. Of a range all are given, [len(draw), *ids.shape], for
+            the price of one: on a GPU a hash costs its dozen launches, and not its arithmetic.
     """
-    return _shift_right(_mix(ids ^ _key(seed, epoch, purpose, draw)), 1)
+    return _shift_right(_hash(seed, epoch, ids, purpose, draw), 1)
+
+
+def _hash(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range) -> Tensor:
+    """All 64 bits; as :func:`bits`."""
+    if isinstance(draw, int):
+        return _mix(ids ^ _key(seed, epoch, purpose, draw))
+    return _mix(ids ^ _keys(seed, epoch, purpose, draw, ids.device).view(-1, *[1] * ids.ndim))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -62,13 +70,19 @@ def _key(seed: int, epoch: int, purpose: str, draw: int) -> int:
     return int(word + _GOLDEN)
 
 
-def uniform(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int = 0) -> Tensor:
-    """float32 in [0, 1), a multiple of 2**-24 (exact in float32 on every device); shape of ``ids``."""
-    return (bits(seed, epoch, ids, purpose, draw) >> 39).to(torch.float32) * 2.0**-24
+@functools.lru_cache(maxsize=1024)
+def _keys(seed: int, epoch: int, purpose: str, draws: range, device: torch.device) -> Tensor:
+    """The keys of several draws, int64 [len(draws)], kept on the device."""
+    return torch.tensor([_key(seed, epoch, purpose, draw) for draw in draws]).to(device)
 
 
-def integers(seed: int, epoch: int, ids: Tensor, purpose: str, below: int, draw: int = 0) -> Tensor:
-    """int64 in [0, below), shape of ``ids``. The bias of the modulus is under below / 2**63."""
+def uniform(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0) -> Tensor:
+    """float32 in [0, 1), a multiple of 2**-24 (exact in float32 on every device); shape as of :func:`bits`."""
+    return _shift_right(_hash(seed, epoch, ids, purpose, draw), 40).to(torch.float32) * 2.0**-24
+
+
+def integers(seed: int, epoch: int, ids: Tensor, purpose: str, below: int, draw: int | range = 0) -> Tensor:
+    """int64 in [0, below), shape as of :func:`bits`. The bias of the modulus is under below / 2**63."""
     return bits(seed, epoch, ids, purpose, draw) % below
 
 

@@ -16,7 +16,6 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.read import ShardReader
-from cifar_dist.data.transforms.mixing import partners
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.split import statistics
 from cifar_dist.report.style import INK, bare, figure, short
@@ -87,7 +86,7 @@ def augmented(
 
     Args:
         images: uint8 [n, h, w, c].
-        labels, ids: int64 [n]. Each sample's partner is the one before it.
+        labels, ids: int64 [n]. Each sample's partner is the one before it, the first one's the last.
 
     Raises:
         UserError: mixing samples without a label, or images that cannot be augmented so.
@@ -98,13 +97,10 @@ def augmented(
     augment = Augment(config.augment, config.run.seed, mean, unchanged)
     augment.check(manifest.shape)
     mix = Mix(config.augment, config.run.seed, augment, len(manifest.classes))
-    if mix.partners and bool((labels < 0).any()):
+    if mix.mixes and bool((labels < 0).any()):
         raise UserError(f"{manifest.root}: split '{_SPLIT}' has samples without a label, and nothing to mix them by")
-    batch = Batch(images, labels, ids, torch.ones(len(ids)))
-    if mix.partners:
-        before = partners(torch.arange(len(ids)))
-        partner = Batch(images[before], labels[before], ids[before], batch.weight)
-        batch = Batch(images, labels, ids, batch.weight, partner)
+    weight = torch.ones(len(ids))
+    batch = Batch(images, labels, ids, weight, Batch(images[-1:], labels[-1:], ids[-1:], weight[-1:]))
     shown = []
     for epoch in range(versions):
         pixels, targets = mix(batch, epoch)

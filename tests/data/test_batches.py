@@ -50,8 +50,8 @@ def flat(steps: Iterator[list[Batch]]) -> list[Batch]:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    assert one.partner is other.partner is None
-    names = [field.name for field in dataclasses.fields(Batch) if field.name != "partner"]
+    assert one.before is other.before is None
+    names = [field.name for field in dataclasses.fields(Batch) if field.name != "before"]
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 

@@ -47,7 +47,7 @@ def shown(
             rank=rank,
             processes=processes,
             device=CPU,
-            partners=mix.partners,
+            mixed=mix.mixes,
         )
         for step in source.epoch(3):
             for batch in step:
@@ -91,7 +91,7 @@ def test_each_sample_is_mixed_one_way_or_none(packed: Manifest) -> None:
 
 def test_without_mixing_the_labels_stay_whole_numbers(packed: Manifest) -> None:
     mix = mixer()
-    assert not mix.partners
+    assert not mix.mixes
     assert all(target.dtype == torch.int64 for _, target in shown(packed, mix).values())
 
 

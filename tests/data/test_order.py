@@ -85,3 +85,7 @@ def test_shares_are_the_batch_on_any_number_of_processes(size: int, processes: i
     assert sorted(ids[weight == 1].tolist()) == sorted(batch.tolist())
     assert set(ids[weight == 0].tolist()) <= set(batch.tolist())
     assert len(ids) - size < processes * accumulate, "no more padding than division makes necessary"
+
+    partners = torch.cat([torch.cat([share.before, share.ids[:-1]]) for share in flat])
+    pairs = sorted(zip(ids[weight == 1].tolist(), partners[weight == 1].tolist(), strict=True))
+    assert pairs == sorted(zip(batch.tolist(), batch.roll(1).tolist(), strict=True)), "the one before in the batch"

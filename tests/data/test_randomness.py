@@ -65,6 +65,18 @@ def test_a_sample_has_the_same_number_in_any_batch(data: st.DataObject, seed: in
     assert torch.equal(bits(seed, epoch, ids.repeat_interleave(2)[::2], "crop"), together)
 
 
+@settings(deadline=None)
+@given(SEEDS, EPOCHS, st.lists(COUNTERS, min_size=1, max_size=5), st.integers(0, 30), st.integers(1, 5))
+def test_several_draws_at_once_are_those_one_by_one(
+    seed: int, epoch: int, counters: list[int], first: int, count: int
+) -> None:
+    draws = range(first, first + count)
+    for ids in (torch.tensor(counters), torch.tensor(counters[0]), torch.tensor([counters] * 2)):
+        for number in (bits, uniform, lambda *args: integers(*args[:4], 77, args[4])):
+            together = number(seed, epoch, ids, "crop", draws)
+            assert torch.equal(together, torch.stack([number(seed, epoch, ids, "crop", draw) for draw in draws]))
+
+
 @needs_gpu
 def test_a_gpu_gives_the_bits_of_a_cpu() -> None:
     ids = torch.arange(100_000) * 977

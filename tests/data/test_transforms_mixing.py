@@ -6,14 +6,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 from small_images import images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cifar_dist.data.transforms.mixing import CutMix, MixUp, mix_labels, mixup, partners
+from cifar_dist.data.transforms.mixing import CutMix, MixUp, mix_labels, mixup
 from cifar_dist.errors import UserError
 
 CLASSES = 10
@@ -29,7 +27,7 @@ def by_torchvision(transform: v2.Transform, pair: Tensor, labels: Tensor, **para
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_mixup_is_torchvisions(alpha: float) -> None:
     batch, ids = images(30).to(torch.float32), torch.arange(30)
-    partner = partners(ids)
+    partner = ids.roll(1)
     mixed, ratio = MixUp(alpha)(batch, batch[partner], 3, 1, ids)
     labels = mix_labels(LABELS, LABELS[partner], ratio, CLASSES)
     for row in range(30):
@@ -44,7 +42,7 @@ def test_mixup_is_torchvisions(alpha: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_cutmix_is_torchvisions(dtype: torch.dtype) -> None:
     batch, ids = images(30).to(dtype), torch.arange(30)
-    partner, transform = partners(ids), CutMix()
+    partner, transform = ids.roll(1), CutMix()
     mixed, ratio = transform(batch, batch[partner], 3, 1, ids)
     labels = mix_labels(LABELS, LABELS[partner], ratio, CLASSES)
     boxes = transform.boxes(3, 1, ids, 14, 11).tolist()
@@ -65,14 +63,6 @@ def test_cutmix_is_torchvisions(dtype: torch.dtype) -> None:
 def test_mixup_of_pixels_is_float() -> None:
     batch = images(2)
     assert torch.equal(mixup(batch, batch.flip(0), torch.tensor([1.0, 0.0])), batch[[0, 0]].to(torch.float32))
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=9, unique=True))
-def test_everyone_is_somebodys_partner(batch: list[int]) -> None:
-    found = partners(torch.tensor(batch)).tolist()
-    assert sorted(found) == sorted(batch)
-    assert len(batch) == 1 or all(one != other for one, other in zip(batch, found, strict=True))
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 3.0])

@@ -18,7 +18,7 @@ from cifar_dist.data.transforms.policies import (
     Step,
     TrivialAugmentWide,
     _Policy,
-    apply_step,
+    apply_steps,
 )
 from cifar_dist.errors import UserError
 
@@ -58,7 +58,7 @@ def test_operations_are_torchvisions_at_every_magnitude(space: str, fill: int) -
     steps = [(name, m) for name in OPERATIONS[:-1] for m in torchvisions_magnitudes(space, name)] + [("Invert", 0.0)]
     batch = images(len(steps), *SIZE)
     operation = torch.tensor([OPERATIONS.index(name) for name, _ in steps])
-    result = apply_step(batch, operation, torch.tensor([magnitude for _, magnitude in steps]), (fill,))
+    result = apply_steps(batch, [(operation, torch.tensor([magnitude for _, magnitude in steps]))], (fill,))
     for row, (name, magnitude) in enumerate(steps):
         expected = by_torchvision(batch[row], name, magnitude, fill)
         differs = (result[row].to(torch.int32) - expected.to(torch.int32)).abs()
@@ -127,7 +127,7 @@ def test_a_policy_is_its_steps_one_after_the_other(policy: _Policy) -> None:
     batch, ids = images(40, *SIZE), torch.arange(40)
     expected = batch
     for operation, magnitude in policy.steps(1, 2, ids, *SIZE):
-        expected = apply_step(expected, operation, magnitude, policy.fill)
+        expected = apply_steps(expected, [(operation, magnitude)], policy.fill)
     assert torch.equal(policy(batch, 1, 2, ids), expected)
     assert not torch.equal(expected, batch)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cifar_dist.data.randomness import integers, uniform
-from cifar_dist.data.transforms.common import apply_by_group, apply_where
+from cifar_dist.data.transforms.common import apply_in_turn, apply_where
 from cifar_dist.errors import UserError
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
@@ -123,10 +123,8 @@ class ColorJitter:
         order = torch.tensor(_ORDERS).to(ids.device)[integers(seed, epoch, ids, "jitter", len(_ORDERS), 0)]
         ranges = [(max(0.0, 1 - x), 1 + x) for x in (self.brightness, self.contrast, self.saturation)]
         ranges.append((-self.hue, self.hue))
-        amounts = [
-            low + uniform(seed, epoch, ids, "jitter", draw) * (high - low)
-            for draw, (low, high) in enumerate(ranges, start=1)
-        ]
+        draws = uniform(seed, epoch, ids, "jitter", range(1, 5))
+        amounts = [low + draw * (high - low) for draw, (low, high) in zip(draws.unbind(), ranges, strict=True)]
         return order, torch.stack(amounts, dim=1)
 
     def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
@@ -138,9 +136,7 @@ class ColorJitter:
             (lambda part, rows: adjust_saturation(part, saturation[rows])) if self.saturation else None,
             (lambda part, rows: adjust_hue(part, hue[rows])) if self.hue else None,
         )
-        for place in range(4):
-            images = apply_by_group(images, order[:, place], operations)
-        return images
+        return apply_in_turn(images, order.T, [operations] * 4)
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,31 @@ def apply_by_group(images: Tensor, group: Tensor, operations: Sequence[Operation
     Returns:
         A new tensor like ``images``.
     """
-    order = torch.argsort(group, stable=True)
-    # The one place that waits for the device: the sizes of the groups decide what is launched.
-    sizes = torch.bincount(group, minlength=len(operations)).tolist()
-    # A sort, a concatenation and the way back move whole images; writing into rows of a tensor is many times slower.
-    parts = zip(operations, images.index_select(0, order).split(sizes), order.split(sizes), strict=True)
-    done = [part if operation is None or not len(rows) else operation(part, rows) for operation, part, rows in parts]
-    return torch.cat(done).index_select(0, torch.argsort(order))
+    return apply_in_turn(images, group[None], [operations])
+
+
+def apply_in_turn(images: Tensor, groups: Tensor, operations: Sequence[Sequence[Operation | None]]) -> Tensor:
+    """Operation ``groups[0, i]`` of the first turn applied to image i, then ``groups[1, i]`` of the second, and so on.
+
+    Args:
+        images: [n, ...], left alone.
+        groups: int64 [turns, n], indices into each turn's operations.
+        operations: of each turn, as many in all of them.
+
+    Returns:
+        A new tensor like ``images``.
+    """
+    count = len(operations[0])
+    order = torch.argsort(groups, dim=1, stable=True)
+    back = torch.argsort(order, dim=1)
+    # The one place that waits for the device: the sizes of the groups decide what is launched. So of all turns at once.
+    sizes = (groups[:, None] == torch.arange(count, device=groups.device)[:, None]).sum(dim=2).tolist()
+    for turn, sort, unsort, split in zip(operations, order, back, sizes, strict=True):
+        # A sort, a concatenation and the way back move whole images; writing into rows of a tensor is far slower.
+        groups_of = zip(turn, images.index_select(0, sort).split(split), sort.split(split), strict=True)
+        done = [part if work is None or not len(rows) else work(part, rows) for work, part, rows in groups_of]
+        images = torch.cat(done).index_select(0, unsort)
+    return images
 
 
 def apply_where(images: Tensor, chosen: Tensor, operation: Operation) -> Tensor:

@@ -69,24 +69,20 @@ class RandomErasing:
     def boxes(self, seed: int, epoch: int, ids: Tensor, height: int, width: int) -> Tensor:
         """int64 [n, 4] for :func:`erase`; height and width are 0 where nothing is erased.
 
-        A rectangle that is not smaller than the image is drawn anew, ten times at most.
+        A rectangle that is not smaller than the image is drawn anew, ten times at most. All ten are drawn at once, and
+        the first that fits is taken: to ask whether a second is needed would wait for the device.
         """
         low, high = (math.log(ratio) for ratio in self.ratio)
-        rows, columns = torch.zeros_like(ids), torch.zeros_like(ids)
-        wanted = uniform(seed, epoch, ids, "erasing", 0) < self.p
-        for attempt in range(_ATTEMPTS):
-            u, v = (uniform(seed, epoch, ids, "erasing", 3 + 2 * attempt + i).to(torch.float64) for i in range(2))
-            area = height * width * (self.area[0] + u * (self.area[1] - self.area[0]))
-            ratio = torch.exp(low + v * (high - low))
-            tall, wide = ((side.sqrt().round().to(torch.int64)) for side in (area * ratio, area / ratio))
-            fits = wanted & (tall < height) & (wide < width)
-            rows, columns = torch.where(fits, tall, rows), torch.where(fits, wide, columns)
-            wanted = wanted & ~fits
-            if not wanted.any():  # nearly always after two attempts; further ones would change nothing
-                break
-        top = bits(seed, epoch, ids, "erasing", 1) % (height - rows + 1)
-        left = bits(seed, epoch, ids, "erasing", 2) % (width - columns + 1)
-        return torch.stack([top, left, rows, columns], dim=1)
+        draws = uniform(seed, epoch, ids, "erasing", range(3, 3 + 2 * _ATTEMPTS)).to(torch.float64)
+        area = height * width * (self.area[0] + draws[::2] * (self.area[1] - self.area[0]))
+        ratio = torch.exp(low + draws[1::2] * (high - low))
+        tall, wide = ((side.sqrt().round().to(torch.int64)) for side in (area * ratio, area / ratio))
+        fits = (tall < height) & (wide < width)
+        fits &= uniform(seed, epoch, ids, "erasing", 0) < self.p
+        first = fits & (fits.cumsum(0) == 1)
+        rows, columns = (tall * first).sum(0), (wide * first).sum(0)
+        places = bits(seed, epoch, ids, "erasing", range(1, 3))
+        return torch.stack([places[0] % (height - rows + 1), places[1] % (width - columns + 1), rows, columns], dim=1)
 
     def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
         return erase(images, self.boxes(seed, epoch, ids, *images.shape[2:]), self.fill)

@@ -38,23 +38,29 @@ def affine(
         fill: colour of what lies outside.
     """
     count, _, height, width = images.shape
-    nothing = torch.zeros(count, 2, dtype=torch.float64, device=images.device)
-    rotation = torch.deg2rad(nothing[:, 0] if angle is None else angle.to(torch.float64))
-    shift_x, shift_y = (nothing if translate is None else translate.to(torch.float64)).unbind(1)
-    shear_x, shear_y = torch.deg2rad(nothing if shear is None else shear.to(torch.float64)).unbind(1)
-    zoom = nothing[:, 0] + 1 if scale is None else scale.to(torch.float64)
-    # The origin moves to the image's centre, between its two middle pixels.
-    half = torch.tensor([width / 2, height / 2], dtype=torch.float64).to(images.device)
-    center_x, center_y = (nothing if center is None else center.to(torch.float64) - half).unbind(1)
-
+    zero = torch.zeros(count, dtype=torch.float64, device=images.device)
+    rotation = zero if angle is None else torch.deg2rad(angle.to(torch.float64))
     # Rotation * shear_y * shear_x has the determinant 1, so its inverse is its adjugate.
-    a = torch.cos(rotation - shear_y) / torch.cos(shear_y)
-    b = -(a * torch.tan(shear_x) + torch.sin(rotation))
-    c = torch.sin(rotation - shear_y) / torch.cos(shear_y)
-    d = torch.cos(rotation) - c * torch.tan(shear_x)
-    x_from_x, x_from_y, y_from_x, y_from_y = d / zoom, -b / zoom, -c / zoom, a / zoom
-    x_offset = center_x - x_from_x * (center_x + shift_x) - x_from_y * (center_y + shift_y)
-    y_offset = center_y - y_from_x * (center_x + shift_x) - y_from_y * (center_y + shift_y)
+    a, c = torch.cos(rotation), torch.sin(rotation)
+    b, d = -c, a
+    if shear is not None:
+        shear_x, shear_y = torch.deg2rad(shear.to(torch.float64)).unbind(1)
+        a, c = (along(rotation - shear_y) / torch.cos(shear_y) for along in (torch.cos, torch.sin))
+        b = -(a * torch.tan(shear_x) + torch.sin(rotation))
+        d = torch.cos(rotation) - c * torch.tan(shear_x)
+    x_from_x, x_from_y, y_from_x, y_from_y = d, -b, -c, a
+    if scale is not None:
+        x_from_x, x_from_y, y_from_x, y_from_y = (x / scale.to(torch.float64) for x in (d, -b, -c, a))
+    x_offset = y_offset = shift_x = shift_y = center_x = center_y = zero
+    if translate is not None:
+        shift_x, shift_y = translate.to(torch.float64).unbind(1)
+    if center is not None:
+        # The origin moves to the image's centre, between its two middle pixels.
+        half = torch.tensor([width / 2, height / 2], dtype=torch.float64).to(images.device)
+        center_x, center_y = (center.to(torch.float64) - half).unbind(1)
+    if translate is not None or center is not None:
+        x_offset = center_x - x_from_x * (center_x + shift_x) - x_from_y * (center_y + shift_y)
+        y_offset = center_y - y_from_x * (center_x + shift_x) - y_from_y * (center_y + shift_y)
 
     def single(numbers: Tensor) -> Tensor:
         return numbers.to(torch.float32)[:, None, None]
@@ -158,8 +164,10 @@ class RandomAffine:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """angle [n], translate [n, 2], scale [n] and shear [n, 2], float32, as :func:`affine` takes them."""
 
+        draws = uniform(seed, epoch, ids, "affine", range(6))
+
         def between(low: float, high: float, draw: int) -> Tensor:
-            return low + uniform(seed, epoch, ids, "affine", draw) * (high - low)
+            return low + draws[draw] * (high - low)
 
         far_x, far_y = self.translate[0] * width, self.translate[1] * height
         return (
@@ -171,7 +179,14 @@ class RandomAffine:
 
     def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
         angle, translate, scale, shear = self.parameters(seed, epoch, ids, *images.shape[2:])
-        return affine(images, angle=angle, translate=translate, scale=scale, shear=shear, fill=self.fill)
+        return affine(
+            images,
+            angle=angle if self.degrees else None,
+            translate=translate if any(self.translate) else None,
+            scale=scale if self.scale != (1.0, 1.0) else None,
+            shear=shear if any(self.shear) else None,
+            fill=self.fill,
+        )
 
 
 @dataclass(frozen=True)
@@ -198,8 +213,8 @@ class RandomPerspective:
     def corners(self, seed: int, epoch: int, ids: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Where the corners are and where they go: int64 [4, 2] and [n, 4, 2], clockwise from the top left."""
         most_x, most_y = (int(self.distortion * (side // 2)) + 1 for side in (width, height))
-        x = [integers(seed, epoch, ids, "perspective", most_x, draw) for draw in range(4)]
-        y = [integers(seed, epoch, ids, "perspective", most_y, draw) for draw in range(4, 8)]
+        x = integers(seed, epoch, ids, "perspective", most_x, range(4))
+        y = integers(seed, epoch, ids, "perspective", most_y, range(4, 8))
         right, bottom = width - 1, height - 1
         start = torch.tensor([[0, 0], [right, 0], [right, bottom], [0, bottom]])
         moved_x = torch.stack([x[0], right - x[1], right - x[2], x[3]], dim=1)

@@ -2,8 +2,8 @@
 
 The partner of a sample is the one before it in the global batch (torchvision rolls its batches by one, too), so it is
 a function of the epoch's order and not of the rank. What is done to the partner is the partner's own: any process
-makes the same pixels of it from its id. How much is mixed is drawn for each sample; torchvision draws once for a
-batch, from the same distribution.
+makes the same pixels of it from its id, so a process that has n samples augments n + 1. How much is mixed is drawn for
+each sample; torchvision draws once for a batch, from the same distribution.
 """
 
 from __future__ import annotations
@@ -13,14 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cifar_dist.data.randomness import integers, uniform
+from cifar_dist.data.randomness import bits, uniform
 from cifar_dist.data.transforms.erasing import inside_boxes
 from cifar_dist.errors import UserError
-
-
-def partners(batch: Tensor) -> Tensor:
-    """The partner of each sample of a global batch: int64 [B] of sample ids int64 [B], in their order."""
-    return batch.roll(1)
 
 
 def mixup(images: Tensor, partner_images: Tensor, ratio: Tensor) -> Tensor:
@@ -100,8 +95,8 @@ class CutMix:
         """
         reach = 0.5 * (1 - _beta(seed, epoch, ids, "cutmix", self.alpha)).sqrt()
         edges = []
-        for side, draw in ((height, 1), (width, 2)):
-            middle = integers(seed, epoch, ids, "cutmix", side, draw)
+        for side, draw in zip((height, width), bits(seed, epoch, ids, "cutmix", range(1, 3)).unbind(), strict=True):
+            middle = draw % side
             half = (reach * side).to(torch.int64)
             edges.append(((middle - half).clamp(min=0), (middle + half).clamp(max=side)))
         (top, bottom), (left, right) = edges

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cifar_dist.data.randomness import integers, uniform
 from cifar_dist.data.transforms import color, tone
-from cifar_dist.data.transforms.common import BLACK, Fill, apply_by_group
+from cifar_dist.data.transforms.common import BLACK, Fill, Operation, apply_in_turn
 from cifar_dist.data.transforms.geometry import affine
 from cifar_dist.errors import UserError
 
@@ -34,22 +34,28 @@ Step = tuple[Tensor, Tensor]
 """For each sample the operation, int64 [n], an index into OPERATIONS, and the magnitude, float32 [n]."""
 
 
-def apply_step(images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill = BLACK) -> Tensor:
-    """One operation on each image, with its own magnitude.
+def apply_steps(images: Tensor, steps: Sequence[Step], fill: Fill = BLACK) -> Tensor:
+    """One operation a step on each image, with its own magnitude.
 
     Args:
         images: uint8 [n, c, h, w].
-        operation: int64 [n], an index into :data:`OPERATIONS`.
-        magnitude: float32 [n]. Shear: the tangent; translate: pixels, rounded towards 0; rotate: degrees,
-            counter-clockwise; brightness, colour, contrast, sharpness: the factor less 1; posterize: bits;
-            solarize: the threshold in [0, 1]; of no meaning to the others.
+        steps: in their order, at least one. Magnitudes: shear: the tangent; translate: pixels, rounded towards 0;
+            rotate: degrees, counter-clockwise; brightness, colour, contrast, sharpness: the factor less 1;
+            posterize: bits; solarize: the threshold in [0, 1]; of no meaning to the others.
         fill: colour of what a geometric operation leaves empty.
     """
+    group = _GROUP.to(images.device)
+    groups = torch.stack([group[operation] for operation, _ in steps])
+    return apply_in_turn(images, groups, [_by_group(*step, fill) for step in steps])
+
+
+def _by_group(operation: Tensor, magnitude: Tensor, fill: Fill) -> Sequence[Operation | None]:
+    """What each group of ``_GROUP`` does to its images."""
 
     def geometric(part: Tensor, rows: Tensor) -> Tensor:
         return _geometric(part, operation[rows], magnitude[rows], fill)
 
-    by_group = (
+    return (
         None,
         geometric,
         lambda part, rows: color.adjust_brightness(part, 1 + magnitude[rows]),
@@ -62,7 +68,6 @@ def apply_step(images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill 
         lambda part, _: tone.equalize(part),
         lambda part, _: tone.invert(part),
     )
-    return apply_by_group(images, _GROUP.to(operation.device)[operation], by_group)
 
 
 def _geometric(images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill) -> Tensor:
@@ -119,9 +124,8 @@ class _Policy:
         raise NotImplementedError
 
     def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
-        for operation, magnitude in self.steps(seed, epoch, ids, *images.shape[2:]):
-            images = apply_step(images, operation, magnitude, self.fill)
-        return images
+        steps = list(self.steps(seed, epoch, ids, *images.shape[2:]))
+        return apply_steps(images, steps, self.fill) if steps else images
 
 
 @dataclass(frozen=True)
