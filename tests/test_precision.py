@@ -47,13 +47,14 @@ def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPat
 
 @no_gpu
 @pytest.mark.parametrize("asked", ["auto", "bf16"])
-def test_a_run_says_what_it_computed_in(digits: Path, tmp_path: Path, asked: str) -> None:
-    words = ["--data.path", str(digits), "--run.dir", str(tmp_path), "--train.epochs", "1", "--schedule.warmup", "0"]
-    (done,) = train("demo", *words, "--train.precision", asked)
+def test_a_run_says_what_it_computed_in(tiny: Path, tmp_path: Path, asked: str) -> None:
+    (done,) = train(str(tiny), "--train.epochs", "1", "--train.precision", asked)
     assert done.returncode == 0, done.stderr
     expected = "bf16" if asked == "bf16" or cpu_says() else "fp32"
-    assert json.loads((tmp_path / "demo" / "environment.json").read_text())["run"]["precision"] == expected
-    assert ("imitates it" in (tmp_path / "demo" / "training.log").read_text()) == (asked == "bf16" and not cpu_says())
+    assert json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["run"]["precision"] == expected
+    assert ("imitates it" in (tmp_path / "runs" / "tiny" / "training.log").read_text()) == (
+        asked == "bf16" and not cpu_says()
+    )
 
 
 @no_gpu
