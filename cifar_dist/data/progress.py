@@ -6,6 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from cifar_dist.errors import printable
+
 Advance = Callable[[int], None]
 
 
@@ -14,11 +16,12 @@ def progress(what: str, total: int, unit: str = "images", *, show: bool = True) 
     """Show how far a job of ``total`` units is; yields ``advance(n)``, to be told of n more units.
 
     Args:
-        what: what is done, for example ``packing train``.
+        what: what is done, for example ``packing train``; a name in it may hold anything.
         total: units when done; 0 where that is not known.
         unit: what is counted.
         show: False says nothing.
     """
+    what = printable(what)
     if not show:
         yield lambda count: None
     elif sys.stderr.isatty():
@@ -34,7 +37,7 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total or None)
         yield lambda count: bar.advance(task, count)
