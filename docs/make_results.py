@@ -24,6 +24,7 @@ INTRODUCTION = """# Results
 
 Written by `docs/make_results.py` from run folders. `cifar10-jpeg` is CIFAR-10 as quality-75 JPEG, which costs about 3.3
 points against the original files (the record holder's own script reaches 94.0 % on those and 90.7 % on these).
+`benchmarks/cpu.sh` and `benchmarks/gpu.sh` make the runs.
 
 """
 FINISHED = """## Finished
