@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -92,11 +92,18 @@ def _table(arguments: argparse.Namespace) -> int:
     sweep = load(arguments.file, arguments.words, arguments.seeds)
     table = Table(sweep)
     print(table.markdown(), end="")
-    try:
-        if arguments.csv:
-            write_atomic(arguments.csv, table.csv())
-        if arguments.picture:
-            table.draw(sweep.name, arguments.picture)
-    except OSError as error:
-        raise UserError(f"{error.filename or 'the file'} cannot be written: {error.strerror}") from None
+    if arguments.csv:
+        _written(arguments.csv, lambda: write_atomic(arguments.csv, table.csv()))
+    if arguments.picture:
+        _written(arguments.picture, lambda: table.draw(sweep.name, arguments.picture))
     return EXIT_DONE
+
+
+def _written(path: Path, write: Callable[[], object]) -> None:
+    """Raises:
+    UserError: ``path`` cannot be written.
+    """
+    try:
+        write()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -118,7 +118,7 @@ def test_the_picture_has_a_dot_for_each_run_at_its_accuracy(file: str, capsys: p
     assert np.ptp(first_row[:, 1]) > 100, "the runs of one row are far apart, and so are their dots"
     capsys.readouterr()
     Path("no").write_text("a file")
-    with pytest.raises(UserError, match=r"^no cannot be written: File exists"):
+    with pytest.raises(UserError, match=r"^no/where\.png cannot be written: File exists"):
         cli.run(["sweep", "table", file, "--picture", "no/where.png"])
 
 
