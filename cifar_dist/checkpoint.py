@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import folder_atomic, free_name, link_atomic, sha256
+from cifar_dist.files import discard, folder_atomic, free_name, leftovers, link_atomic, sha256
 
 VERSION: Final = 1
 MARKER = "COMPLETE.json"
@@ -129,23 +128,18 @@ def _link(path: Path, *, best: bool) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best one, and what a killed save left."""
+    """Delete all but the newest ``keep`` checkpoints and the best one, and what a killed save left.
+
+    Only while no other process writes here.
+    """
+    for path in (*surplus(folder, keep), *leftovers(folder)):
+        discard(path)
+
+
+def surplus(folder: Path, keep: int) -> list[Path]:
+    """The checkpoints that are neither among the newest ``keep`` nor the best one."""
     best = (folder / "best").resolve()
-    for path in listing(folder)[keep:]:
-        if path.resolve() != best:
-            # Renamed first: a deletion that is cut short leaves no folder that looks like a checkpoint.
-            doomed = path.rename(free_name(path.with_name(f".{path.name}.tmp")))
-            shutil.rmtree(doomed, ignore_errors=True)
-    sweep(folder)
-
-
-def sweep(folder: Path) -> None:
-    """Remove unfinished leftovers. Only while no other process writes here."""
-    for leftover in folder.glob(".*.tmp*"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+    return [path for path in listing(folder)[keep:] if path.resolve() != best]
 
 
 def verify(path: Path) -> None:
@@ -232,17 +226,22 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
     return None, notes
 
 
+def adoptable(leftover: Path) -> bool:
+    """Whether it is a whole checkpoint that lost its name when a save in its place was killed between two renames."""
+    target = leftover.with_name(leftover.name.split(".")[1])
+    if step_of(target) is None or target.exists():
+        return False
+    try:
+        verify(leftover)
+    except CheckpointError:
+        return False
+    return True
+
+
 def _adopt(folder: Path) -> None:
-    """Give a whole checkpoint its name that lost it when a save in its place was killed between two renames."""
     for leftover in sorted(folder.glob(".step-*.tmp*")):  # the new one, named by a process id, before the old one
-        target = folder / leftover.name.split(".")[1]
-        if step_of(target) is None or target.exists():
-            continue
-        try:
-            verify(leftover)
-        except CheckpointError:
-            continue
-        leftover.rename(target)
+        if adoptable(leftover):
+            leftover.rename(leftover.with_name(leftover.name.split(".")[1]))
 
 
 def named(folder: Path, which: str) -> Path:

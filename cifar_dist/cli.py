@@ -16,6 +16,7 @@ from cifar_dist.verbs import (
     predict,
     preview,
     report,
+    runs,
     sweep,
     train,
     verify,
@@ -31,6 +32,7 @@ VERBS = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
+    "runs": runs,
 }
 
 

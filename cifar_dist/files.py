@@ -74,6 +74,20 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """What a process that was killed left half-written in ``folder``, or one that lives is writing."""
+    return sorted(folder.glob(".*.tmp*"))
+
+
+def discard(path: Path) -> None:
+    """Delete a file, or a folder with what is in it. A deletion that is cut short leaves nothing that looks whole."""
+    if path.is_dir() and not path.is_symlink():
+        doomed = path if path.name.startswith(".") else path.rename(free_name(path.with_name(f".{path.name}.tmp")))
+        shutil.rmtree(doomed, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
     with path.open("rb") as file:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +38,10 @@ _FREE = (
 )
 
 
+_LOCK = ".lock"
+_LOOKS_LAST = 0.5  # seconds; who only looks whether a run is in use holds its lock for far less than that
+
+
 class RunFolder:
     """Paths inside ``runs/NAME``."""
 
@@ -47,12 +52,19 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.final = path / "final" / "model.safetensors"
         self.evaluations = path / "evaluations"
+        self.figures = path / "figures"
+        self.metrics = path / "metrics.jsonl"
         self.lr_curve = path / "lr_curve.json"
         self._lock: IO[str] | None = None
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    def began(self) -> bool:
+        """Whether anything was measured or kept."""
+        kept = (*self.checkpoints.glob("*"), *(path for path in (self.final, self.lr_curve) if path.exists()))
+        return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
     def finished(self) -> bool:
         """Whether training ended and its last evaluation was written."""
@@ -68,22 +80,11 @@ class RunFolder:
         try:
             self._refuse_foreign(config)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+")
+            self.lock()
         except OSError as error:
             raise UserError(
                 f"the run folder {self.path} cannot be written ({error.strerror}); choose another with --run.dir"
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            raise UserError(f"{self.path} is in use by {holder}; wait for it, or choose another --run.name") from None
-        except OSError:
-            pass  # a file system without locks: better unguarded than no run at all
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-        self._lock.flush()
         if self.config.is_file():
             if found := contradiction(recipe.read(self.config), config):
                 key, words = found
@@ -95,13 +96,41 @@ class RunFolder:
             shutil.copyfile(manifest.root / FILE_NAME, self.manifest)
         write_atomic(self.config, recipe.to_toml(config))  # last: it is what makes the folder a run
 
+    def lock(self) -> None:
+        """Keep every other process out, for as long as this object lives.
+
+        Raises:
+            UserError: another one is in.
+            OSError: the folder cannot be written.
+        """
+        lock = (self.path / _LOCK).open("a+")
+        deadline = time.monotonic() + _LOOKS_LAST
+        while not _locked(lock, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                raise UserError(f"{self.path} is in use by {holder}; wait for it, or choose another --run.name")
+            time.sleep(0.01)
+        self._lock = lock
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        lock.flush()
+
+    def in_use(self) -> bool:
+        """Whether a process trains here now."""
+        try:
+            with (self.path / _LOCK).open("r") as lock:
+                return not _locked(lock, fcntl.LOCK_SH)
+        except OSError:
+            return False
+
     def _refuse_foreign(self, config: Config) -> None:
         if not self.path.exists():
             return
         if config.run.fresh:
             raise UserError(f"{self.path} exists and run.fresh is set; choose another --run.name, or resume without it")
         # A start that ended before it wrote the config leaves the first two, a range test the others.
-        begun = {self.checkpoints, self.manifest, self.lr_curve, self.path / "figures"}
+        begun = {self.checkpoints, self.manifest, self.lr_curve, self.figures}
         foreign = any(path not in begun and not path.name.startswith(".") for path in self.path.iterdir())
         if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
             raise UserError(f"{self.path} is there and is not a run (no config.toml); choose another --run.name")
@@ -113,6 +142,17 @@ class RunFolder:
                 f"{self.path} was started on other data than {manifest.root} now holds "
                 f"({started.fingerprint}, now {manifest.fingerprint}); choose another --run.name"
             )
+
+
+def _locked(file: IO[str], how: int) -> bool:
+    """Take a lock on an open file, without waiting; false when another process has it."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: better unguarded than no run at all
+    return True
 
 
 def contradiction(started: Config, asked: Config) -> tuple[str, str] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +98,20 @@ def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest:
         job.kill()
         job.communicate()
     open_folder(path, CONFIG, manifest)  # a killed job holds nothing
+
+
+def test_who_only_looks_whether_a_run_is_in_use_keeps_nobody_out(tmp_path: Path, manifest: Manifest) -> None:
+    path = tmp_path / "it"
+    folder = RunFolder(path)
+    assert not folder.in_use(), "there is none yet"
+    folder.open(CONFIG, manifest)
+    assert RunFolder(path).in_use()
+    del folder
+    assert not RunFolder(path).in_use()
+    with (path / ".lock").open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.1, lambda: fcntl.flock(look, fcntl.LOCK_UN)).start()
+        open_folder(path, CONFIG, manifest)
 
 
 @pytest.mark.parametrize(

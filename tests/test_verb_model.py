@@ -72,6 +72,11 @@ def test_a_recipe_gives_its_model_and_its_dataset_s_images(
     assert "tiny-resnet: 10 classes, images of 20x20x" in text
 
 
+def test_a_name_that_no_model_has_may_be_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "small-resnet/bottleneck") == said(capsys, "--recipe", "small-resnet/bottleneck")
+    assert "2,820,390" in said(capsys, "se-resnet"), "the model, where there are both"
+
+
 def test_settings_are_written_as_for_any_other_verb(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["torchvision:vit_b_16", "--classes", "10"]
     with pytest.raises(UserError, match=r"enlarge the images with --model\.image_size"):
@@ -93,8 +98,7 @@ def test_where_nothing_is_known_nothing_is_claimed(capsys: pytest.CaptureFixture
     [
         ([], "which model? cifar-dist model NAME"),
         (["tiny-cnn", "--recipe", "demo"], "which model?"),
-        (["demo"], "'demo' is a recipe; type: cifar-dist model --recipe demo"),
-        (["mine.toml"], "type: cifar-dist model --recipe mine.toml"),
+        (["mine.toml"], "mine.toml"),
         (["tiny-cn"], "did you mean 'tiny-cnn'"),
         (["--recipe", "dmeo"], "did you mean 'demo'"),
         (["tiny-cnn", "--options", "dropout"], "--options takes KEY=VALUE, not 'dropout'"),

@@ -27,6 +27,13 @@ class Unlabelled:
     images: NDArray[np.uint8]
     ids: NDArray[np.int64]
 
+    @property
+    def shown(self) -> str:
+        """For a reader, on one line."""
+        samples, height, width, channels = self.images.shape
+        within = f" from {self.ids.min()} to {self.ids.max()}" if samples else ""
+        return f"{samples:,} images of {height}x{width}x{channels}, each with an id of its own{within}"
+
 
 def read_unlabelled(path: str | Path) -> Unlabelled:
     """Read a pickle or npz with ``data``, the images, and ``ids``, whole numbers that name them.

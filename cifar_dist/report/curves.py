@@ -36,13 +36,16 @@ class _Run:
         return step / self.steps_per_epoch
 
 
-def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path) -> list[Path]:
+def draw_curves(
+    records: Sequence[Record], events: Sequence[Event], folder: Path, steps_per_epoch: int | None = None
+) -> list[Path]:
     """Write loss.png, accuracy.png, lr.png and overview.png (all three) into ``folder``.
 
     Args:
         records: of ``metrics.jsonl``.
         events: of ``timeline.jsonl``; where the run broke off gets a thin line.
         folder: made when there is none.
+        steps_per_epoch: optimizer steps; None where that is not told.
 
     Returns:
         The files written; none when no training step was recorded yet.
@@ -50,7 +53,7 @@ def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path
     steps = [record for record in records if record.split == "train"]
     if not steps:
         return []
-    per_epoch = steps_per_epoch(steps)
+    per_epoch = steps_per_epoch or steps_so_far(steps)
     run = _Run(
         steps=steps,
         rows=[row for row in EpochTable(records).rows() if row.seconds > 0 or row.val_loss == row.val_loss],
@@ -71,8 +74,8 @@ def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path
     return written
 
 
-def steps_per_epoch(steps: Sequence[Record]) -> float:
-    """Steps in one epoch, told from where the second one begins; so far, when there is none yet."""
+def steps_so_far(steps: Sequence[Record]) -> float:
+    """Steps in one epoch where nothing else tells: from where the second one begins; those taken, before it does."""
     later = [record for record in steps if record.epoch > 0]
     if later:
         first = min(later, key=lambda record: record.step)
@@ -108,21 +111,22 @@ def _lr(axes: Axes, run: _Run) -> None:
 
 
 def _train_and_val(axes: Axes, run: _Run, what: Literal["loss", "accuracy"], scale: float) -> None:
-    faint = _thin(np.array([[run.x(record.step), getattr(record, what)] for record in run.steps], dtype=np.float64))
+    points = np.array([[run.x(record.step), getattr(record, what)] for record in run.steps], dtype=np.float64)
+    faint = thin(points, _FAINT_POINTS)
     axes.plot(faint[:, 0], scale * faint[:, 1], color=BLUE, alpha=0.28, linewidth=0.8, label="train, each step")
     x = [run.x(row.step) for row in run.rows]
     marker = "o" if len(x) <= 60 else ""
     for name, colour in (("train", BLUE), ("val", ORANGE)):
         y = [scale * getattr(row, f"{name}_{what}") for row in run.rows]
         # Epochs without an evaluation leave no hole in the line.
-        points = [(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(b)]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=3.2, label=name)
+        known = [(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(b)]
+        if known:
+            axes.plot(*zip(*known, strict=True), color=colour, marker=marker, markersize=3.2, label=name)
 
 
-def _thin(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points [n, 2] averaged in runs of neighbours to at most _FAINT_POINTS."""
-    group = -(-len(points) // _FAINT_POINTS)
+def thin(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Points [n, 2] averaged in runs of neighbours to at most ``most``."""
+    group = -(-len(points) // most)
     starts = np.arange(0, len(points), group)
     counts = np.diff(np.append(starts, len(points)))
     thinned: NDArray[np.float64] = np.add.reduceat(points, starts, axis=0) / counts[:, None]

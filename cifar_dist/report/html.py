@@ -25,7 +25,7 @@ from cifar_dist.optim.range_test import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
-from cifar_dist.report.results import read_json
+from cifar_dist.report.results import count, facts, read_json
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.table import EpochRow, EpochTable
 
@@ -80,17 +80,18 @@ def write_report(run: Path) -> Path:
     config_text = recipe.to_toml(recipe.read(run / "config.toml"))
     records = metrics.read(run / "metrics.jsonl")
     events = timeline.read(run)
-    curves = draw_curves(records, events, run / "figures")
+    environment = read_json(run / "environment.json")
+    told = facts(environment)
+    curves = draw_curves(records, events, run / "figures", count(told, "steps_per_epoch"))
     lr_curve = Curve.load(run / "lr_curve.json")
     if lr_curve is not None:
         curves.append(draw_lr_curve(lr_curve, run / "figures" / "lr_curve.png"))
     rows = EpochTable(records).rows()
     evaluations = _evaluations(run)
-    environment = read_json(run / "environment.json")
 
     parts = [
         _headline(run, rows, evaluations),
-        _facts(environment, rows, events),
+        _facts(told, rows, events),
         _section("Training", _pictures(path for path in curves if path.name != "overview.png")),
         *(_evaluation(run, evaluation) for evaluation in evaluations[:_EVALUATIONS_SHOWN]),
         _section("Epochs", _epochs(rows)) if rows else "",
@@ -167,9 +168,7 @@ def _headline(run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluat
     return f'<h1>{escape(run.name)}</h1>\n<div class="headline">{number}<span class="beside">{beside}</span></div>\n'
 
 
-def _facts(environment: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timeline.Event]) -> str:
-    told = environment.get("run", {})
-    run = told if isinstance(told, dict) else {}
+def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timeline.Event]) -> str:
     seconds = sum(row.seconds for row in rows if row.seconds == row.seconds)
     starts = sum(event.kind in ("started", "resumed") for event in events)
     pairs = [

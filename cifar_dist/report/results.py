@@ -52,11 +52,14 @@ class Result:
     environment: dict[str, Any]
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What the started trainer knew, see :func:`facts`."""
+        return facts(self.environment)
+
+    @property
     def parameters(self) -> int | None:
         """Trainable or not."""
-        facts = self.environment.get("run")
-        count = facts.get("parameters") if isinstance(facts, dict) else None
-        return count if isinstance(count, int) else None
+        return count(self.facts, "parameters")
 
 
 def read_result(run: Path) -> Result:
@@ -93,6 +96,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def facts(environment: dict[str, Any]) -> dict[str, Any]:
+    """Of ``environment.json``: see :class:`~cifar_dist.tracking.facts.RunFacts`; empty where it does not tell."""
+    told = environment.get("run")
+    return told if isinstance(told, dict) else {}
+
+
+def count(facts: dict[str, Any], name: str) -> int | None:
+    """A whole number above 0; None where it is not told."""
+    value = facts.get(name)
+    return value if type(value) is int and value > 0 else None
 
 
 def _final(summary: dict[str, Any]) -> Final | None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cifar_dist import recipe
 from cifar_dist.report.comparison import Compared, draw_comparison
 from cifar_dist.report.results import Result, duration, read_result
+from cifar_dist.report.settings import differences, short_key
+from cifar_dist.report.tables import markdown, percent
 from cifar_dist.sweeps.sweep import Row, Sweep
-
-_KEPT_HOW = ("run.", "checkpoint.", "tracking.")  # no row is better for what differs there
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,10 @@ class Table:
     """
 
     def __init__(self, sweep: Sweep) -> None:
-        self.keys, values = _varying(sweep.rows)
-        self.lines = [_line(row, value) for row, value in zip(sweep.rows, values, strict=True)]
+        differ = differences([row.runs[0].config for row in sweep.rows])
+        self.keys = list(differ)
+        settings: Iterable[tuple[str, ...]] = zip(*differ.values(), strict=True) if differ else [()] * len(sweep.rows)
+        self.lines = [_line(row, values) for row, values in zip(sweep.rows, settings, strict=True)]
         # By validation, as a choice should be; where there is none, by what there is.
         measured = [(line.val or line.test, line) for line in self.lines]
         best = max((spread.mean for spread, _ in measured if spread), default=None)
@@ -86,26 +85,25 @@ class Table:
 
     def markdown(self) -> str:
         """For a reader: percent, the best row bold."""
-        head = ["row", *(_short(key, self.keys) for key in self.keys)]
-        head += ["parameters", "train %", "val %", "test %", "time", "runs"]
-        text = [head, ["---"] * (1 + len(self.keys)) + ["---:"] * 5 + ["---"]]
+        numbers = ["parameters", "train %", "val %", "test %", "time"]
+        rows = []
         for line in self.lines:
             cells = [
                 line.name,
                 *line.settings,
                 f"{line.parameters:,}" if line.parameters is not None else "",
-                *(_shown(spread, _percent) for spread in (line.train, line.val, line.test)),
+                *(_shown(spread, percent) for spread in (line.train, line.val, line.test)),
                 _shown(line.seconds, duration, spread=False),
                 line.runs,
             ]
-            text.append([f"**{cell}**" if cell and line in self.best else cell for cell in map(_cell, cells)])
-        return "".join(f"| {' | '.join(cells)} |\n" for cells in text)
+            rows.append([f"**{cell}**" if cell and line in self.best else cell for cell in cells])
+        return markdown(["row", *(short_key(key, self.keys) for key in self.keys), *numbers, "runs"], rows, numbers)
 
     def draw(self, title: str, path: Path) -> Path:
         """Write the accuracies as a picture to ``path``; returns it."""
         rows = []
         for line in self.lines:
-            beside = [f"test {_shown(line.test, _percent)} %"] if line.test else []
+            beside = [f"test {_shown(line.test, percent)} %"] if line.test else []
             beside += [f"{line.parameters / 1e6:.2f} M"] if line.parameters is not None else []
             val, test = (spread.values if spread else () for spread in (line.val, line.test))
             rows.append(Compared(line.name, val, test, ", ".join(beside)))
@@ -149,35 +147,7 @@ def _progress(runs: int, done: int, begun: Sequence[Result]) -> str:
     return ", ".join([f"{done} of {runs}", *now])
 
 
-def _varying(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """The settings in which rows differ, and their values in each; a model's option that a row lacks is empty."""
-    trees = [dict(recipe.flatten(recipe.to_tree(row.runs[0].config))) for row in rows]
-    keys = dict.fromkeys(key for tree in trees for key in tree if not key.startswith(_KEPT_HOW))
-    differ = [key for key in keys if any(tree.get(key) != trees[0].get(key) for tree in trees)]
-    return differ, [tuple(_value(tree.get(key)) for key in differ) for tree in trees]
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """The last part of a key where that is not ambiguous; a name is one of something."""
-    last = key.rpartition(".")[2]
-    return last if last != "name" and [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
 def _shown(value: Spread | None, write: Callable[[float], str], *, spread: bool = True) -> str:
     if value is None:
         return ""
     return write(value.mean) + (f" ± {write(value.deviation)}" if spread and value.deviation is not None else "")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from cifar_dist.errors import UserError
 
@@ -57,3 +58,15 @@ def checked_tta(asked: str | None, default: str) -> str:
         return EvalConfig(tta=asked or default).tta
     except ValueError as error:
         raise UserError(f"--{error}") from None
+
+
+def written(path: Path, write: Callable[[], object]) -> None:
+    """Call ``write``, which writes to ``path``.
+
+    Raises:
+        UserError: ``path`` cannot be written.
+    """
+    try:
+        write()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

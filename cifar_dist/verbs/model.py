@@ -26,8 +26,8 @@ _IMAGES = (10, (32, 32, 3))  # classes, and the shape of an image: CIFAR-10's, w
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s (NAME | --recipe RECIPE) [options] [--section.field VALUE ...]"
-    verb.add_argument("name", nargs="?", metavar="NAME", help="a model, torchvision:NAME or timm:NAME")
-    verb.add_argument("--recipe", help="the model of a recipe, for the dataset that it trains on")
+    verb.add_argument("name", nargs="?", metavar="NAME", help="a model, torchvision:NAME or timm:NAME; or a recipe")
+    verb.add_argument("--recipe", help="the model of a recipe, for its dataset; where a model has the same name too")
     verb.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help='for example "widths=[64, 128]"')
     verb.add_argument("--classes", type=_up_to(10**6), metavar="N", help="default: the recipe's dataset's, else 10")
     verb.add_argument("--size", type=_up_to(4096), metavar="PIXELS", help="side of an image (default: as above, or 32)")
@@ -99,14 +99,15 @@ def _asked(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, 
     settings = [*arguments.settings, *(f"--model.options.{option}" for option in arguments.options)]
     if (arguments.name is None) == (arguments.recipe is None):
         raise UserError("which model? cifar-dist model NAME, or cifar-dist model --recipe RECIPE")
-    if arguments.name is not None:
-        if arguments.name not in names() and (arguments.name in recipe.shipped() or arguments.name.endswith(".toml")):
-            raise UserError(f"'{arguments.name}' is a recipe; type: cifar-dist model --recipe {arguments.name}")
+    name, of = arguments.name, arguments.recipe
+    if of is None and name not in names() and (name in recipe.shipped() or name.endswith(".toml")):
+        of = name
+    if of is None:
         tree: recipe.Tree = {}
-        for key, value in {**recipe.parse_overrides(settings), "model.name": arguments.name}.items():
+        for key, value in {**recipe.parse_overrides(settings), "model.name": name}.items():
             recipe.put(tree, key, value)
         return recipe.build(tree, where="the command line").model, *_IMAGES
-    config = recipe.load(arguments.recipe, settings)
+    config = recipe.load(of, settings)
     packed = Path(config.data.path)
     if not (packed / "manifest.json").is_file():
         return config.model, *_IMAGES

@@ -9,18 +9,19 @@ from pathlib import Path
 from cifar_dist.errors import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN
 
-HELP = "draw a run's figures and its report.html"
+HELP = "draw the figures of runs, and their report.html"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", help=RUN)
+    verb.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.evaluation.trained import find_run
     from cifar_dist.report.html import write_report
 
-    print(write_report(find_run(arguments.run)))
+    for run in [find_run(name) for name in arguments.runs]:
+        print(write_report(run), flush=True)
     return EXIT_DONE
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from cifar_dist.errors import EXIT_DONE, UserError
-from cifar_dist.verbs.arguments import at_least
+from cifar_dist.verbs.arguments import at_least, written
 
 HELP = "train many runs from one file, here or on a cluster, and put their results into one table"
 
@@ -93,17 +93,7 @@ def _table(arguments: argparse.Namespace) -> int:
     table = Table(sweep)
     print(table.markdown(), end="")
     if arguments.csv:
-        _written(arguments.csv, lambda: write_atomic(arguments.csv, table.csv()))
+        written(arguments.csv, lambda: write_atomic(arguments.csv, table.csv()))
     if arguments.picture:
-        _written(arguments.picture, lambda: table.draw(sweep.name, arguments.picture))
+        written(arguments.picture, lambda: table.draw(sweep.name, arguments.picture))
     return EXIT_DONE
-
-
-def _written(path: Path, write: Callable[[], object]) -> None:
-    """Raises:
-    UserError: ``path`` cannot be written.
-    """
-    try:
-        write()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -7,15 +7,20 @@ from pathlib import Path
 
 from cifar_dist.errors import EXIT_DONE
 
-HELP = "check every byte of a packed dataset"
+HELP = "check every byte of a packed dataset, or whether a file can be predicted"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("folder", type=Path, help="a packed dataset")
+    verb.add_argument("path", type=Path, help="a packed dataset; or an unlabelled set, a .pkl or .npz for predict")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.data.verify import verify
+    if arguments.path.is_file():
+        from cifar_dist.data.unlabelled import read_unlabelled
 
-    print(verify(arguments.folder))
+        print(f"{arguments.path}: {read_unlabelled(arguments.path).shown}")
+    else:
+        from cifar_dist.data.verify import verify
+
+        print(verify(arguments.path))
     return EXIT_DONE

@@ -16,6 +16,7 @@ import pytest
 import torch
 from webdataset import TarWriter
 
+from cifar_dist import cli
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.verify import total_variation, verify
@@ -235,3 +236,13 @@ def test_mixing_tells_a_poor_order_from_a_good_one(tmp_path: Path) -> None:
     mixed = verify_quietly(folder, shuffle_block=64).mixing
     assert mixed is not None
     assert mixed.epoch == pytest.approx(mixed.uniform, rel=0.1)
+
+
+def test_an_unlabelled_file_is_checked_as_predict_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "hidden.npz"
+    np.savez(path, data=np.zeros((3, 4, 4, 3), np.uint8), ids=np.array([7, 5, 9]))
+    assert cli.run(["verify", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: 3 images of 4x4x3, each with an id of its own from 5 to 9\n"
+    np.savez(path, data=np.zeros((3, 4, 4, 3), np.uint8), ids=np.array([7, 5, 7]))
+    with pytest.raises(UserError, match="id 7 occurs more than once"):
+        cli.run(["verify", str(path)])

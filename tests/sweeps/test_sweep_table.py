@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from run_folders import cells, write_run
 
-from cifar_dist import cli, recipe
+from cifar_dist import cli
 from cifar_dist.errors import UserError
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table
-from cifar_dist.tracking.metrics import Record
 from cifar_dist.verbs import sweep
 
 SEEDS = 3
@@ -34,29 +33,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def write(run: Run, *, epochs: int = 4, val: float | None = None, test: float | None = None) -> Path:
-    """The run folder as training leaves it, after some epochs and, with ``test``, the last evaluation."""
-    folder = run.folder.path
-    folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(recipe.to_toml(run.config))
-    (folder / "environment.json").write_text(json.dumps({"run": {"parameters": 12345}}))
-    lines = b""
-    for epoch in range(epochs):
-        lines += Record(epoch + 1, epoch, "train", 1.0, 0.5, 10, 30.0, lr=0.1).to_line()
-        if val is not None:
-            lines += Record(epoch + 1, epoch, "val", 1.0, val, 10, 5.0).to_line()
-    (folder / "metrics.jsonl").write_bytes(lines)
-    if test is not None:
-        (folder / "final").mkdir()
-        (folder / "final" / "model.safetensors").touch()
-        evaluation = folder / "evaluations" / f"{run.name}_val_acc_0_model_final"
-        evaluation.mkdir(parents=True)
-        summary = {"accuracy": test, "samples": 10, "split": "test", "data": "digits", "tta": "0"}
-        (evaluation / "summary.json").write_text(json.dumps(summary))
-    return folder
-
-
-def cells(markdown: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines()]
+    return write_run(run.folder.path, run.config, epochs=epochs, val=val, test=test)
 
 
 def test_rows_show_mean_and_sample_deviation_of_what_is_finished(file: str) -> None:

@@ -1,0 +1,90 @@
+"""The curves of several runs in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from cifar_dist.report.curves import steps_so_far, thin
+from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, figure, short
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.table import EpochTable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, INK, RED, GREY)
+_NAME = 36  # characters
+_MEANS = 80  # of neighbouring training steps, in a whole run: with more the lines hide each other
+
+_Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Overlaid:
+    """A run.
+
+    Attributes:
+        name: what it is called.
+        records: of its ``metrics.jsonl``.
+        steps_per_epoch: optimizer steps; None where that is not told.
+        test: accuracy of the evaluation that ended it, a fraction; None where there is none.
+    """
+
+    name: str
+    records: Sequence[Record]
+    steps_per_epoch: int | None
+    test: float | None
+
+
+def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
+    """Write loss and accuracy over epochs, one colour a run, to ``path``; returns it.
+
+    Dashes are the training data, lines the validation split, a star the evaluation that ended the run.
+    """
+    with figure(path, 13, 4.5 + 0.25 * ((len(runs) - 1) // 4)) as drawing:
+        loss, accuracy = drawing.subplots(1, 2)
+        for axes, title in ((loss, "Loss"), (accuracy, "Accuracy")):
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+        for place, run in enumerate(runs):
+            colour = _COLOURS[place % len(_COLOURS)]
+            loss.plot([], [], color=colour, linewidth=4, label=short(run.name, _NAME))
+            _draw(loss, run, "loss", colour)
+            _draw(accuracy, run, "accuracy", colour)
+        for axes in (loss, accuracy):
+            axes.set_xlim(left=0)
+        accuracy.yaxis.set_major_formatter("{x:.0%}")
+        for split in ("train", "val", "test"):
+            _plot(accuracy, split, [], GREY, split)
+        accuracy.legend(loc="lower right")
+        drawing.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return path
+
+
+def _draw(axes: Axes, run: Overlaid, what: Literal["loss", "accuracy"], colour: str) -> None:
+    steps = [record for record in run.records if record.split == "train"]
+    if not steps:
+        return
+    per_epoch = run.steps_per_epoch or steps_so_far(steps)
+    train = np.array([[record.step / per_epoch, getattr(record, what)] for record in steps], dtype=np.float64)
+    rows = EpochTable(run.records).rows()
+    _plot(axes, "train", [(float(x), float(y)) for x, y in thin(train, _MEANS)], colour)
+    _plot(axes, "val", [(row.step / per_epoch, getattr(row, f"val_{what}")) for row in rows], colour)
+    if what == "accuracy" and run.test is not None:
+        _plot(axes, "test", [(steps[-1].step / per_epoch, run.test)], colour)
+
+
+def _plot(axes: Axes, split: str, points: _Points, colour: str, label: str | None = None) -> None:
+    known = [point for point in points if np.isfinite(point[1])]
+    x, y = [x for x, _ in known], [y for _, y in known]
+    if split == "train":
+        axes.plot(x, y, color=colour, label=label, linestyle=(0, (4, 2)), linewidth=1.1, alpha=0.8)
+    elif split == "val":
+        axes.plot(x, y, color=colour, label=label, marker="o" if len(x) <= 60 else "", markersize=3.2)
+    else:
+        axes.plot(x, y, color=colour, label=label, marker="*", markersize=13, linestyle="none", zorder=5)

@@ -1,0 +1,1 @@
+"""Run folders seen from above: which there are, how they differ, what of them can go."""

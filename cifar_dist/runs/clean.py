@@ -1,0 +1,61 @@
+"""What nobody needs of a run. Never its newest and best checkpoint, its final weights, or what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_dist import checkpoint
+from cifar_dist.files import discard, leftovers
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.runs.listing import disk_bytes
+
+
+@dataclass(frozen=True)
+class Removable:
+    """Attributes:
+    path: a file, or a folder with all that is in it.
+    why: it can go.
+    bytes: that this frees.
+    """
+
+    path: Path
+    why: str
+    bytes: int
+
+
+def removable(run: Path) -> list[Removable]:
+    """What :func:`clean` would remove from a run; nothing while it trains."""
+    folder = RunFolder(run)
+    return [] if folder.in_use() else _removable(folder)
+
+
+def clean(run: Path) -> list[Removable]:
+    """Remove it; returns what was removed.
+
+    Raises:
+        UserError: the run trains now.
+        OSError: the folder cannot be written.
+    """
+    folder = RunFolder(run)
+    folder.lock()
+    items = _removable(folder)
+    for item in items:
+        discard(item.path)
+    return items
+
+
+def _removable(folder: RunFolder) -> list[Removable]:
+    return [Removable(path, why, disk_bytes(path)) for path, why in _useless(folder)]
+
+
+def _useless(folder: RunFolder) -> Iterator[tuple[Path, str]]:
+    if not folder.began():
+        yield folder.path, "never finished a step"
+        return
+    for place in (folder.path, folder.checkpoints, folder.evaluations, folder.figures):
+        yield from ((path, "left by a kill") for path in leftovers(place) if not checkpoint.adoptable(path))
+    yield from ((path, "damaged") for path in sorted(folder.checkpoints.glob("step-*.damaged*")))
+    if folder.finished():  # until then the older ones are there for when the newest is damaged
+        yield from ((path, "neither newest nor best") for path in checkpoint.surplus(folder.checkpoints, keep=1))

@@ -1,0 +1,77 @@
+"""Two runs or more, side by side: the settings in which they differ, and what each reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_dist.report.overlay import Overlaid, draw_overlay
+from cifar_dist.report.results import Result, count, duration, read_result
+from cifar_dist.report.settings import differences, short_key
+from cifar_dist.report.tables import markdown, percent
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import metrics
+
+
+class Comparison:
+    """Runs read now.
+
+    Args:
+        runs: their folders.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+
+    def __init__(self, runs: Sequence[Path]) -> None:
+        self.runs = runs
+        self.results = [read_result(run) for run in runs]
+
+    def markdown(self) -> str:
+        """A column for each run, its figures below its settings; the best accuracy bold."""
+        differ = differences([result.config for result in self.results])
+        rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
+        finals = [result.final for result in self.results]
+        figures: dict[str, list[str]] = {
+            "data": [str(result.facts.get("dataset", "")) for result in self.results],
+            "parameters": ["" if result.parameters is None else f"{result.parameters:,}" for result in self.results],
+            "epochs": [f"{result.epochs} of {result.config.train.epochs}" for result in self.results],
+            "train %": [percent(result.train_accuracy) for result in self.results],
+            "val %": _best([result.val_accuracy for result in self.results]),
+            "test %": _best([final.accuracy if final else None for final in finals]),
+            "TTA": [final.tta if final else "" for final in finals],
+            "time": [duration(result.seconds) for result in self.results],
+            "on": [_on(result) for result in self.results],
+        }
+        rows += [[name, *cells] for name, cells in figures.items() if any(cells)]
+        return markdown(["", *self.names], rows)
+
+    def draw(self, path: Path) -> Path:
+        """Write loss and accuracy of all runs into one picture; returns ``path``."""
+        runs = []
+        for name, run, result in zip(self.names, self.runs, self.results, strict=True):
+            test = result.final.accuracy if result.final else None
+            runs.append(
+                Overlaid(name, metrics.read(RunFolder(run).metrics), count(result.facts, "steps_per_epoch"), test)
+            )
+        return draw_overlay(runs, path)
+
+    @property
+    def names(self) -> list[str]:
+        """What a run is called here: its folder's name, or its path where names are the same."""
+        names = [run.name for run in self.runs]
+        return [name if names.count(name) == 1 else str(run) for name, run in zip(names, self.runs, strict=True)]
+
+
+def _best(values: Sequence[float | None]) -> list[str]:
+    best = max((value for value in values if value is not None), default=None)
+    several = len(values) > 1
+    return [
+        f"**{percent(value)}**" if several and value is not None and value == best else percent(value)
+        for value in values
+    ]
+
+
+def _on(result: Result) -> str:
+    parts = [str(result.facts.get(name, "")) for name in ("processes", "wrapper", "device", "precision")]
+    return f"{parts[0]} x {', '.join(parts[1:])}" if all(parts) else ""

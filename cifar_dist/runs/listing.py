@@ -1,0 +1,202 @@
+"""Every run below a folder, how far each is and what it reached, from the run folders alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cifar_dist.errors import UserError
+from cifar_dist.report.results import Result, duration, read_result
+from cifar_dist.report.tables import markdown, percent, size
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import timeline
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run.
+
+    Attributes:
+        path: its folder.
+        state: ``finished``, ``training``, ``stopped``, ``failed``, ``killed``, ``not begun`` or ``damaged``.
+        result: its figures; None when it is damaged.
+        problem: what is damaged; empty when nothing is.
+        bytes: on the disk.
+        written: when its metrics last grew, seconds since 1970.
+    """
+
+    path: Path
+    state: str
+    result: Result | None
+    problem: str
+    bytes: int
+    written: float
+
+    @property
+    def epochs(self) -> str:
+        """``8 of 8``, ``3 of 24``: the last one may not be whole."""
+        return f"{self.result.epochs} of {self.result.config.train.epochs}" if self.result else ""
+
+    @property
+    def val(self) -> float | None:
+        return self.result.val_accuracy if self.result else None
+
+    @property
+    def test(self) -> float | None:
+        return self.result.final.accuracy if self.result and self.result.final else None
+
+
+# What is looked for stands first: the newest, the best, the largest.
+ORDERS: Final[dict[str, Callable[[Entry], tuple[float, str] | tuple[str]]]] = {
+    "date": lambda entry: (-entry.written, str(entry.path)),
+    "name": lambda entry: (str(entry.path),),
+    "val": lambda entry: (-_known(entry.val), str(entry.path)),
+    "test": lambda entry: (-_known(entry.test), str(entry.path)),
+    "size": lambda entry: (-entry.bytes, str(entry.path)),
+}
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run folders in ``folder``, at any depth, or ``folder`` itself; by name.
+
+    Raises:
+        UserError: there is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder '{folder}' here; train first, or name another: cifar-dist runs list FOLDER"
+        )
+    found = sorted(_below(folder))
+    if not found:
+        raise UserError(f"{folder} holds no run yet; train first, or name another: cifar-dist runs list FOLDER")
+    return found
+
+
+def describe(path: Path) -> Entry:
+    """Read one run; a damaged one is described as such."""
+    result, problem = None, ""
+    try:
+        result = read_result(path)
+        state = _state(RunFolder(path), result)
+    except UserError as error:
+        state, problem = "damaged", str(error)
+    return Entry(path, state, result, problem, disk_bytes(path), _written(path))
+
+
+def table(entries: Sequence[Entry], folder: Path) -> str:
+    """Markdown, one run a line, named as ``cifar-dist report`` and the others take it."""
+    numbers = ["epochs", "val %", "test %", "parameters", "time", "on disk"]
+    rows = []
+    for entry in entries:
+        result = entry.result
+        final = result.final if result else None
+        rows.append(
+            [
+                _name(entry.path, folder),
+                entry.state,
+                result.config.model.name if result else "",
+                entry.epochs,
+                percent(entry.val),
+                percent(entry.test),
+                final.tta if final else "",
+                f"{result.parameters:,}" if result and result.parameters is not None else "",
+                duration(result.seconds) if result and result.epochs else "",
+                size(entry.bytes),
+                timeline.utc(entry.written)[:16].replace("T", " "),
+            ]
+        )
+    head = [
+        "run",
+        "state",
+        "model",
+        "epochs",
+        "val %",
+        "test %",
+        "TTA",
+        "parameters",
+        "time",
+        "on disk",
+        "last written",
+    ]
+    return markdown(head, rows, numbers)
+
+
+def to_csv(entries: Sequence[Entry]) -> str:
+    """For a program: fractions, seconds, bytes; empty where nothing is known."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    figures = ["train_accuracy", "val_accuracy", "test_accuracy", "tta", "seconds"]
+    writer.writerow(
+        ["run", "state", "model", "dataset", "parameters", "epochs", "epochs_asked", *figures, "bytes", "written"]
+    )
+    for entry in entries:
+        cells: list[object] = [None] * 10
+        if result := entry.result:
+            config, tta = result.config, result.final.tta if result.final else None
+            cells = [
+                config.model.name,
+                result.facts.get("dataset"),
+                result.parameters,
+                result.epochs,
+                config.train.epochs,
+            ]
+            cells += [result.train_accuracy, entry.val, entry.test, tta, result.seconds]
+        writer.writerow([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written)])
+    return text.getvalue()
+
+
+def disk_bytes(path: Path) -> int:
+    """Of a file, or of all files below a folder; links count as nothing."""
+    if path.is_symlink() or not path.is_dir():
+        return _length(path)
+    return sum(_length(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        if "config.toml" in files:
+            folders.clear()  # no run lies in another
+            yield Path(place)
+        else:
+            folders[:] = [name for name in folders if not name.startswith(".")]
+
+
+def _state(folder: RunFolder, result: Result) -> str:
+    if folder.finished():
+        return "finished"
+    events = timeline.read(folder.path)
+    last = events[-1].kind if events else ""
+    if last in ("started", "resumed"):
+        return "training" if folder.in_use() else "killed"
+    ends = {"": "not begun", "interrupted": "stopped"}
+    return ends.get(last, last)
+
+
+def _written(path: Path) -> float:
+    times = []
+    for name in ("metrics.jsonl", timeline.FILE_NAME, "config.toml"):
+        try:
+            times.append((path / name).stat().st_mtime)
+        except OSError:
+            continue
+    return max(times, default=0.0)
+
+
+def _length(path: Path) -> int:
+    try:
+        return 0 if path.is_symlink() else path.stat().st_size
+    except OSError:  # it went away meanwhile: the run is being written
+        return 0
+
+
+def _known(value: float | None) -> float:
+    return -1.0 if value is None else value
+
+
+def _name(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path != folder else str(path)

@@ -1,0 +1,106 @@
+"""``cifar-dist runs [list|compare|clean]``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE, UserError, printable
+from cifar_dist.verbs.arguments import RUN, written
+
+HELP = "list the runs there are, compare some, remove what nobody needs"
+
+_FOLDER = Path("runs")
+_ORDERS = ("date", "name", "val", "test", "size")
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "%(prog)s [list | compare | clean] [options]"
+    actions = verb.add_subparsers(
+        title="actions", metavar="list|compare|clean", dest="action", prog=verb.prog, parser_class=type(verb)
+    )
+    listing = _add(actions, "list", "print a table of all runs (what `cifar-dist runs` does)")
+    listing.add_argument("folder", nargs="?", type=Path, default=_FOLDER, help="that holds them (default: runs)")
+    listing.add_argument(
+        "--sort", choices=_ORDERS, default="date", help="what stands first: the newest, the best, the largest"
+    )
+    listing.add_argument("--csv", type=Path, metavar="OUT", help="write them to this file too")
+    compare = _add(actions, "compare", "print the settings in which runs differ, and what each reached")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    compare.add_argument("--picture", type=Path, metavar="OUT.png", help="draw their curves into this file too")
+    clean = _add(actions, "clean", "remove what kills left, damaged checkpoints, the older ones of finished runs")
+    clean.add_argument(
+        "folder", nargs="?", type=Path, default=_FOLDER, help="that holds the runs, or a run (default: runs)"
+    )
+    clean.add_argument("--yes", action="store_true", help="do it; without, it is only shown")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.action == "compare":
+        return _compare(arguments)
+    if arguments.action == "clean":
+        return _clean(arguments)
+    return _list(arguments)
+
+
+def _add(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],  # the only name that argparse has for it
+    name: str,
+    help_text: str,
+) -> argparse.ArgumentParser:
+    about = f"{help_text[0].upper()}{help_text[1:]}."
+    return actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from cifar_dist.files import write_atomic
+    from cifar_dist.runs.listing import ORDERS, describe, find_runs, table, to_csv
+
+    asked = vars(arguments)  # `cifar-dist runs` alone has no arguments of an action
+    folder = asked.get("folder", _FOLDER)
+    entries = sorted(map(describe, find_runs(folder)), key=ORDERS[asked.get("sort", "date")])
+    print(table(entries, folder), end="")
+    for entry in entries:
+        if entry.problem:
+            print(f"warning: {printable(entry.problem)}", file=sys.stderr)
+    if out := asked.get("csv"):
+        written(out, lambda: write_atomic(out, to_csv(entries)))
+    return EXIT_DONE
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from cifar_dist.evaluation.trained import find_run
+    from cifar_dist.runs.comparison import Comparison
+
+    comparison = Comparison([find_run(run) for run in arguments.runs])
+    print(comparison.markdown(), end="")
+    if arguments.picture:
+        written(arguments.picture, lambda: comparison.draw(arguments.picture))
+    return EXIT_DONE
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from cifar_dist.report.tables import markdown, size
+    from cifar_dist.runs.clean import clean, removable
+    from cifar_dist.runs.listing import find_runs
+
+    items = []
+    for found in find_runs(arguments.folder):
+        try:
+            items += clean(found) if arguments.yes else removable(found)
+        except (UserError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            print(f"warning: {printable(str(found))} is left as it is: {why}", file=sys.stderr)
+    total = size(sum(item.bytes for item in items))
+    if not items:
+        print("nothing to remove")
+        return EXIT_DONE
+    print(markdown(["what", "why", "size"], [(str(item.path), item.why, size(item.bytes)) for item in items], ["size"]))
+    print(
+        f"removed: {total}"
+        if arguments.yes
+        else f"would free {total}; do it with: cifar-dist runs clean {shlex.quote(str(arguments.folder))} --yes"
+    )
+    return EXIT_DONE

@@ -1,0 +1,39 @@
+"""A run folder as training leaves it, without the training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cifar_dist import recipe
+from cifar_dist.config import Config
+from cifar_dist.tracking.metrics import Record
+
+
+def write_run(
+    folder: Path, config: Config, *, epochs: int = 4, val: float | None = None, test: float | None = None
+) -> Path:
+    """After some epochs of one step each and, with ``test``, the last evaluation; returns the folder."""
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(recipe.to_toml(config))
+    facts = {"parameters": 12345, "steps_per_epoch": 1, "dataset": "digits"}
+    (folder / "environment.json").write_text(json.dumps({"run": facts}))
+    lines = b""
+    for epoch in range(epochs):
+        lines += Record(epoch + 1, epoch, "train", 1.0, 0.5, 10, 30.0, lr=0.1).to_line()
+        if val is not None:
+            lines += Record(epoch + 1, epoch, "val", 1.0, val, 10, 5.0).to_line()
+    (folder / "metrics.jsonl").write_bytes(lines)
+    if test is not None:
+        (folder / "final").mkdir()
+        (folder / "final" / "model.safetensors").touch()
+        evaluation = folder / "evaluations" / f"{folder.name}_val_acc_0_model_final"
+        evaluation.mkdir(parents=True)
+        summary = {"accuracy": test, "samples": 10, "split": "test", "data": "digits", "tta": "0"}
+        (evaluation / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def cells(markdown: str) -> list[list[str]]:
+    """The cells of each line of a table, without the spaces around them."""
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines()]

@@ -1,0 +1,96 @@
+"""Cleaning: what nobody needs goes, and a run goes on, is evaluated and is finished as before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from run_folders import write_run
+from running import train
+from small_checkpoint import holds, names, save
+
+from cifar_dist import checkpoint, cli
+from cifar_dist.config import Config, ModelConfig, TrainConfig
+from cifar_dist.runs.clean import clean, removable
+
+CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
+
+
+def run_with(path: Path, *steps: int, best: int, test: float | None = None) -> Path:
+    write_run(path, CONFIG, test=test)
+    for step in steps:
+        save(path / "checkpoints", step, best=step == best)
+    return path
+
+
+def test_a_finished_run_keeps_its_newest_and_its_best(tmp_path: Path) -> None:
+    run = run_with(tmp_path / "it", 1, 2, 3, 4, best=2, test=0.5)
+    plan = removable(run)
+    assert [item.path.name for item in plan] == ["step-00000003", "step-00000001"]
+    assert all(item.bytes > 500 for item in plan)
+    assert clean(run) == plan
+    folder = run / "checkpoints"
+    assert names(folder) == ["best", "latest", "step-00000002", "step-00000004"]
+    assert holds(checkpoint.named(folder, "best"), 2)
+    assert holds(checkpoint.named(folder, "latest"), 4)
+    assert clean(run) == []
+
+
+def test_an_unfinished_run_keeps_all_that_it_may_need(tmp_path: Path) -> None:
+    run = run_with(tmp_path / "it", 1, 2, 3, best=1)
+    folder = run / "checkpoints"
+    (folder / "step-00000003").rename(folder / ".step-00000003.old.tmp")  # whole: the next start gives it its name
+    (folder / ".step-00000004.77.tmp").mkdir()
+    (folder / ".step-00000004.77.tmp" / "model.safetensors").write_bytes(b"half of it")
+    (folder / "step-00000009.damaged-2").mkdir()
+    (run / ".final.77.tmp").mkdir()
+    (run / ".metrics.csv.77.tmp").touch()
+    assert {(item.path.name, item.why) for item in clean(run)} == {
+        (".step-00000004.77.tmp", "left by a kill"),
+        ("step-00000009.damaged-2", "damaged"),
+        (".final.77.tmp", "left by a kill"),
+        (".metrics.csv.77.tmp", "left by a kill"),
+    }
+    path, notes = checkpoint.choose(folder)
+    assert not notes
+    assert path is not None
+    assert holds(path, 3)
+
+
+def test_a_run_that_never_finished_a_step_goes_as_a_whole(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs" / "it", CONFIG, epochs=0)
+    (run / "lr_curve.json").write_text("{}")
+    assert clean(run) == [], "a range test was made in it"
+    (run / "lr_curve.json").unlink()
+    assert [item.path for item in clean(run)] == [run]
+    assert names(run.parent) == []
+
+
+def test_nothing_goes_before_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = run_with(tmp_path / "my runs" / "it", 1, 2, best=2, test=0.5)
+    assert cli.run(["runs", "clean", "my runs"]) == 0
+    out = capsys.readouterr().out
+    assert "| my runs/it/checkpoints/step-00000001 | neither newest nor best |" in out
+    assert out.endswith("do it with: cifar-dist runs clean 'my runs' --yes\n")
+    assert (run / "checkpoints" / "step-00000001").is_dir()
+    assert cli.run(["runs", "clean", "my runs", "--yes"]) == 0
+    assert "\nremoved: " in capsys.readouterr().out
+    assert not (run / "checkpoints" / "step-00000001").exists()
+    assert cli.run(["runs", "clean", "my runs"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"
+
+
+def test_a_cleaned_run_is_still_finished_and_evaluated(tiny: Path) -> None:
+    words = [str(tiny), "--run.name", "it"]
+    assert train(*words)[0].returncode == 0
+    run = tiny.parent / "runs" / "it"
+    kept = {path: path.read_bytes() for path in (run / "metrics.jsonl", run / "final" / "model.safetensors")}
+    assert clean(run)
+    for which in ("best", "latest"):
+        assert cli.run(["evaluate", str(run), "--checkpoint", which]) == 0
+    (done,) = train(*words)
+    assert (done.returncode, "is finished already" in done.stdout) == (0, True)
+    assert {path: path.read_bytes() for path in kept} == kept

@@ -1,0 +1,72 @@
+"""Runs side by side: what differs, what each reached, and their curves in one picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_folders import cells, write_run
+
+from cifar_dist import cli
+from cifar_dist.config import Config, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from cifar_dist.errors import UserError
+
+CONFIG = Config(model=ModelConfig("tiny-cnn", {"dropout": 0.1}), train=TrainConfig(epochs=4))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_settings_that_differ_then_figures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = replace(CONFIG, optim=OptimConfig(lr=0.5), model=ModelConfig("tiny-cnn"), run=RunConfig(name="b", seed=7))
+    write_run(here / "runs" / "a", CONFIG, val=0.7, test=0.9)
+    write_run(here / "elsewhere" / "b", other, epochs=2, val=0.8)
+    assert cli.run(["runs", "compare", "a", "elsewhere/b", "--picture", "out.png"]) == 0
+    head, _, *lines = cells(capsys.readouterr().out)
+    assert head == ["", "a", "b"]
+    assert lines == [
+        ["`seed`", "0", "7"],
+        ["`dropout`", "0.1", ""],
+        ["`lr`", "0.1", "0.5"],
+        ["data", "digits", "digits"],
+        ["parameters", "12,345", "12,345"],
+        ["epochs", "4 of 4", "2 of 4"],
+        ["train %", "50.00", "50.00"],
+        ["val %", "70.00", "**80.00**"],
+        ["test %", "**90.00**", ""],
+        ["TTA", "0", ""],
+        ["time", "2.0 min", "1.0 min"],
+    ]
+    picture = np.asarray(Image.open("out.png").convert("RGB")).astype(int)
+    for colour in ((68, 119, 170), (238, 119, 51)):
+        assert (np.abs(picture - colour) < 30).all(axis=2).sum() > 100, "a line of each run"
+
+
+def test_runs_of_one_name_are_told_by_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for parent in ("x", "y"):
+        write_run(here / parent / "a", CONFIG)
+    assert cli.run(["runs", "compare", "x/a", "y/a"]) == 0
+    assert cells(capsys.readouterr().out)[0] == ["", "x/a", "y/a"]
+
+
+def test_a_run_that_has_not_begun_has_no_curve_and_breaks_no_picture(here: Path) -> None:
+    write_run(here / "runs" / "a", CONFIG, epochs=0)
+    assert cli.run(["runs", "compare", "a", "--picture", "out.png"]) == 0
+    assert Image.open("out.png").width > 1000
+
+
+def test_what_cannot_be_compared_is_one_line(here: Path) -> None:
+    (write_run(here / "runs" / "damaged", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
+    for words, says in (
+        (["nothing"], r"there is no run 'nothing'; did you mean|known: damaged"),
+        (["damaged"], r"runs/damaged/metrics\.jsonl"),
+        ([], "the following arguments are required: RUN"),
+    ):
+        with pytest.raises(UserError, match=says):
+            cli.run(["runs", "compare", *words])

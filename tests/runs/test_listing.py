@@ -1,0 +1,112 @@
+"""The list of runs: each state told truly, nothing that one damaged folder could break."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from run_folders import cells, write_run
+from running import TRAIN, finish, start, train, wait_for_records
+
+from cifar_dist import cli
+from cifar_dist.config import Config, ModelConfig, TrainConfig
+from cifar_dist.errors import UserError
+from cifar_dist.runs.listing import disk_bytes
+
+CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
+HEAD = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "last written"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[list[str]]:
+    capsys.readouterr()
+    assert cli.run(["runs", *words]) == 0
+    head, _, *lines = cells(capsys.readouterr().out)
+    assert head == HEAD
+    return lines
+
+
+def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tiny.parent / "runs"
+    words = [str(tiny), "--run.name", "it"]
+    job = start([TRAIN, *words, "--train.epochs", "200"])
+    try:
+        wait_for_records(runs / "it", 3, job)
+        assert listed(capsys, "list", str(runs))[0][:3] == ["it", "training", "tiny-cnn"]
+        assert cli.run(["runs", "clean", str(runs), "--yes"]) == 0, "and is left alone"
+        assert "in use by process" in capsys.readouterr().err
+    finally:
+        job[0].send_signal(signal.SIGKILL)
+        finish(job)
+    assert listed(capsys, "list", str(runs))[0][1] == "killed"
+    shutil.rmtree(runs)
+    assert train(*words)[0].returncode == 0
+    (line,) = listed(capsys, "list", str(runs))
+    assert line[:4] == ["it", "finished", "tiny-cnn", "2 of 2"]
+    assert line[6] == "0"
+    assert listed(capsys, "list", str(runs / "it")) == [[str(runs / "it"), *line[1:]]], "a run alone"
+
+
+def test_what_is_looked_for_stands_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for age, (name, val, test) in enumerate([("b", 0.7, None), ("a", 0.9, 0.6), ("sweep/c", None, 0.8)]):
+        run = write_run(here / "runs" / name, CONFIG, val=val, test=test)
+        for file in run.iterdir():
+            os.utime(file, (1e9 - age, 1e9 - age))
+    (here / "runs" / "a" / "final" / "model.safetensors").write_bytes(bytes(5000))
+
+    def order(*words: str) -> list[str]:
+        return [line[0] for line in listed(capsys, *words)]
+
+    assert order() == order("list") == order("list", "runs", "--sort", "date") == ["b", "a", "sweep/c"]
+    assert order("list", "--sort", "name") == ["a", "b", "sweep/c"]
+    assert order("list", "--sort", "val") == ["a", "b", "sweep/c"]
+    assert order("list", "--sort", "test") == ["sweep/c", "a", "b"]
+    assert order("list", "--sort", "size")[0] == "a"
+    b, a, _ = listed(capsys)
+    assert b[1:9] == ["not begun", "tiny-cnn", "4 of 4", "70.00", "", "", "12,345", "2.0 min"]
+    assert a[1:7] == ["finished", "tiny-cnn", "4 of 4", "90.00", "60.00", "0"]
+    assert a[10] == "2001-09-09 01:46"
+
+
+def test_the_csv_has_the_exact_numbers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(here / "runs" / "a", CONFIG, val=0.123456, test=0.5)
+    assert cli.run(["runs", "list", "--csv", "out.csv"]) == 0
+    with open("out.csv", newline="") as text:
+        (line,) = csv.DictReader(text)
+    assert (line["run"], line["val_accuracy"], line["test_accuracy"]) == ("runs/a", "0.123456", "0.5")
+    assert (line["dataset"], line["epochs_asked"], line["bytes"]) == ("digits", "4", str(disk_bytes(run)))
+    with pytest.raises(UserError, match=r"^no/out\.csv cannot be written: No such file"):
+        cli.run(["runs", "list", "--csv", "no/out.csv"])
+
+
+def test_one_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(here / "runs" / "a", CONFIG)
+    (write_run(here / "runs" / "b", CONFIG) / "config.toml").write_text("[optim]\nlr = 'fast'\n")
+    (write_run(here / "runs" / "c", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
+    (write_run(here / "runs" / "d\nd", CONFIG) / "environment.json").write_text("[" * 100_000)
+    assert cli.run(["runs", "list", "--sort", "name"]) == 0
+    out, err = capsys.readouterr()
+    assert [line[1] for line in cells(out)[2:]] == ["not begun", "damaged", "damaged", "not begun"]
+    first, second = err.splitlines()
+    assert "runs/b/config.toml: optim.lr" in first
+    assert "runs/c/metrics.jsonl" in second
+
+
+def test_no_run_is_one_line(here: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder 'runs' here; train first, or name another"):
+        cli.run(["runs"])
+    (here / "runs" / ".hidden").mkdir(parents=True)
+    (here / "runs" / ".hidden" / "config.toml").touch()
+    with pytest.raises(UserError, match="runs holds no run yet"):
+        cli.run(["runs"])
+    with pytest.raises(UserError, match=r"invalid choice: 'lst'.*; see: cifar-dist runs --help"):
+        cli.run(["runs", "lst"])
