@@ -41,8 +41,10 @@ checks)
         train "demo-$precision" demo --data.path "$out/digits" --train.precision "$precision"
     done
     train demo-compile demo --data.path "$out/digits" --train.compile
-    timed zero2 "$python" -m accelerate.commands.launch --config_file launch/zero2.yaml --num_processes "$gpus" \
-        train.py demo --data.path "$out/digits" --run.dir "$out/runs" --run.name zero2
+    for sharding in zero2 fsdp; do
+        timed "$sharding" "$python" -m accelerate.commands.launch --config_file "launch/$sharding.yaml" \
+            --num_processes "$gpus" train.py demo --data.path "$out/digits" --run.dir "$out/runs" --run.name "$sharding"
+    done
     # The real job, whole.
     train cpu-quick cpu-quick --data.path "$out/cifar10"
     train custom-resnet custom-resnet --data.path "$out/cifar10"

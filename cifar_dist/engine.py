@@ -1,4 +1,4 @@
-"""The only file that knows Accelerate and torch.distributed, and that starts DeepSpeed.
+"""The only file that knows Accelerate, and that starts the process group, DeepSpeed or FSDP.
 
 An :class:`Engine` is a process's place in the job: it starts the process group, wraps model and optimizer, runs
 one optimizer step, and lets ranks agree. It asserts that it got what the launcher was asked for. What goes into
@@ -8,6 +8,7 @@ on another number of processes or another engine.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,14 +24,9 @@ from torch import Tensor, nn
 
 from cifar_dist.config import TrainConfig
 from cifar_dist.errors import TrainingFailedError, UserError
+from cifar_dist.fully_sharded import is_sharded, shard, whole
 from cifar_dist.optim.sam import ascended
-from cifar_dist.optimizer_state import (
-    by_parameter,
-    collect_sharded,
-    collect_whole,
-    restore_sharded,
-    restore_whole,
-)
+from cifar_dist.optimizer_state import by_parameter, collect, collect_zero, restore, restore_zero
 from cifar_dist.precision import Precision
 from cifar_dist.threads import share_cores
 from cifar_dist.world import check_launch, launched_processes
@@ -60,7 +56,7 @@ class Engine:
     Attributes:
         rank, processes: place among all processes; rank 0 is the main one.
         device: where this process computes.
-        kind: ``single``, ``ddp``, ``zero1`` or ``zero2``.
+        kind: ``single``, ``ddp``, ``fsdp``, ``zero1`` or ``zero2``.
         precision: what all processes compute in.
     """
 
@@ -81,32 +77,34 @@ class Engine:
         check_launch(processes)
         self._train = train or TrainConfig()
         self._clip_norm, self._sam_rho = clip_norm, sam_rho
-        deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+        deepspeed, fsdp = _asked_for("DEEPSPEED"), _asked_for("FSDP") and launched_processes() > 1
         cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
         if cpu:
             share_cores(self._train.threads)
-        self.precision = Precision.of(self._train.precision, cpu=cpu, deepspeed=deepspeed)
-        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-            raise UserError("FSDP is not supported yet; use launch/ddp.yaml or launch/zero2.yaml")
+        self.precision = Precision.of(self._train.precision, cpu=cpu, sharded=deepspeed or fsdp)
+        if fsdp and self._train.compile:
+            raise UserError("train.compile is not for FSDP; use launch/ddp.yaml, or --train.compile false")
         if cpu and deepspeed:
             _skip_deepspeed_build()
         # DeepSpeed picks its own device and ignores Accelerate's cpu flag, with which it would silently be DDP.
         group = InitProcessGroupKwargs(backend="gloo" if cpu and deepspeed else None, timeout=_TIMEOUT)
-        self._accelerator = Accelerator(
-            cpu=cpu and not deepspeed,
-            mixed_precision="no" if deepspeed else self.precision.name,
-            dynamo_backend="inductor" if self._train.compile else "no",
-            gradient_accumulation_plugin=GradientAccumulationPlugin(
-                num_steps=self._train.accumulate, sync_with_dataloader=False
-            ),
-            kwargs_handlers=[group],
-        )
+        with _without_its_fsdp():
+            self._accelerator = Accelerator(
+                cpu=cpu and not deepspeed,
+                mixed_precision="no" if deepspeed else self.precision.name,
+                dynamo_backend="inductor" if self._train.compile else "no",
+                gradient_accumulation_plugin=GradientAccumulationPlugin(
+                    num_steps=self._train.accumulate, sync_with_dataloader=False
+                ),
+                kwargs_handlers=[group],
+            )
         self.rank: int = self._accelerator.process_index
         self.processes: int = self._accelerator.num_processes
         self.device: torch.device = self._accelerator.device
-        self.kind = self._kind(deepspeed)
+        self.kind = "fsdp" if fsdp else self._kind(deepspeed)
         self.model: nn.Module | None = None
         self._module: nn.Module | None = None
+        self._replica: nn.Module | None = None  # with whole weights, to be evaluated where the module has parts
         self._optimizer: Any = None
         if self.processes != launched_processes():
             raise UserError(
@@ -134,7 +132,8 @@ class Engine:
     @property
     def wrapper(self) -> str:
         """What synchronises the processes, for the reader."""
-        return {"single": "one process", "ddp": "DDP"}.get(self.kind, f"DeepSpeed ZeRO-{self.kind[-1]}")
+        own = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP"}
+        return own.get(self.kind, f"DeepSpeed ZeRO-{self.kind[-1]}")
 
     @property
     def device_name(self) -> str:
@@ -149,11 +148,18 @@ class Engine:
         if optimizer is None:
             self.model = module
             return module
-        if self.kind.startswith("zero"):
-            self._configure_deepspeed()
-            # It broadcasts and flattens weights in their plain order; their images may stay channels-last.
+        if self.kind not in ("single", "ddp"):
+            # They cut or flatten weights in their plain order; the images may stay channels-last.
             self._module.to(memory_format=torch.contiguous_format)
-        self.model, self._optimizer = self._accelerator.prepare(module, optimizer)
+        if self.kind == "fsdp":
+            self._replica = copy.deepcopy(self._module)
+            shard(self._module, optimizer, self.device, self.processes)
+            self.model = self._accelerator.prepare_model(module, evaluation_mode=True)  # its autocast, and no wrapper
+            self._optimizer = self._accelerator.prepare_optimizer(optimizer)
+        else:
+            if self.kind != "single" and self.kind != "ddp":
+                self._configure_deepspeed()
+            self.model, self._optimizer = self._accelerator.prepare(module, optimizer)
         self._assert_wrapped()
         return self.model
 
@@ -171,6 +177,11 @@ class Engine:
             settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
 
     def _assert_wrapped(self) -> None:
+        assert self._module is not None
+        if self.kind == "fsdp":
+            if not is_sharded(self._module, self.processes):
+                raise UserError("FSDP was asked for and the weights are not sharded; start with launch/fsdp.yaml")
+            return
         wrapper = type(getattr(self.model, "_orig_mod", self.model)).__name__
         wanted = {"single": None, "ddp": "DistributedDataParallel"}.get(self.kind, "DeepSpeedEngine")
         if wanted is not None and wrapper != wanted:
@@ -189,15 +200,15 @@ class Engine:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        sharded = self.kind.startswith("zero")
-        if not sharded:  # DeepSpeed clears its own, earlier; and it clips and steps in its backward
+        deepspeed = self.kind.startswith("zero")
+        if not deepspeed:  # DeepSpeed clears its own, earlier; and it clips and steps in its backward
             self._optimizer.optimizer.zero_grad()
         self._backward(losses)
         if self._sam_rho:
             assert self._module is not None
             with ascended(self._module, self._sam_rho):
                 self._backward(losses)
-        if self._clip_norm and not sharded:
+        if self._clip_norm and not deepspeed:
             self._accelerator.clip_grad_norm_(self._parameters().values(), self._clip_norm)
         self._optimizer.step()
 
@@ -213,12 +224,14 @@ class Engine:
     def infer(self, images: Tensor) -> Tensor:
         """Logits float32 [n, classes] of normalised images float32 [n, c, h, w], in the run's precision.
 
-        The bare module is asked: a DDP forward is collective, and ranks may have different numbers of batches.
+        The bare module is asked, with whole weights: the forward of DDP and FSDP is collective, and ranks may have
+        different numbers of batches.
         """
-        assert self._module is not None
+        module = self._replica or self._module
+        assert module is not None
         dtype = self.precision.autocast
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            logits: Tensor = self._module(images)
+            logits: Tensor = module(images)
         return logits.float()
 
     @contextmanager
@@ -226,6 +239,9 @@ class Engine:
         """Evaluation mode with one set of batch statistics on all ranks; training mode after it. Collective."""
         assert self._module is not None
         self.sync_buffers()
+        if self._replica is not None:
+            self._replica.load_state_dict({name: whole(value) for name, value in self._module.state_dict().items()})
+            self._replica.eval()
         was_training = self._module.training
         self._module.eval()
         try:
@@ -239,7 +255,7 @@ class Engine:
         Raises:
             TrainingFailedError: they differ; the processes train separate models.
         """
-        tensors = [p.grad if p.grad is not None else p.detach() for p in self._parameters().values()]
+        tensors = [whole(p.grad if p.grad is not None else p.detach()) for p in self._parameters().values()]
         fingerprint = torch.stack([t.double().sum() for t in tensors] + [t.double().square().sum() for t in tensors])
         everyone = self.gather(fingerprint[None])
         if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and bool(torch.isfinite(everyone).all()):
@@ -265,13 +281,14 @@ class Engine:
         """Full weights and buffers by name, on the CPU. Collective."""
         assert self._module is not None
         self.sync_buffers()
-        return {name: value.detach().cpu().contiguous() for name, value in self._module.state_dict().items()}
+        state = self._module.state_dict()
+        return {name: whole(value.detach()).cpu().contiguous() for name, value in state.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Full optimizer state, see :mod:`cifar_dist.optimizer_state`. Collective."""
         assert self._optimizer is not None
-        collect = collect_sharded if self.kind.startswith("zero") else collect_whole
-        return collect(self._optimizer.optimizer, self._parameters())
+        taken = collect_zero if self.kind.startswith("zero") else collect
+        return taken(self._optimizer.optimizer, self._parameters())
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`optimizer_state` gave, whichever engine gave it.
@@ -280,8 +297,8 @@ class Engine:
             UserError: the state belongs to another model or optimizer.
         """
         parameters = self._parameters()
-        restore = restore_sharded if self.kind.startswith("zero") else restore_whole
-        restore(self._optimizer.optimizer, parameters, by_parameter(state, parameters))
+        put = restore_zero if self.kind.startswith("zero") else restore
+        put(self._optimizer.optimizer, parameters, by_parameter(state, parameters))
 
     def scaler_state(self) -> dict[str, float]:
         """The fp16 loss scaler's numbers; empty without one."""
@@ -371,9 +388,25 @@ class Engine:
 
     def close(self) -> None:
         """Tear the process group down while the interpreter is whole: left to its exit, one job in thirty aborts."""
-        self.model = self._module = self._optimizer = None
+        self.model = self._module = self._replica = self._optimizer = None
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _asked_for(what: str) -> bool:
+    """Whether the launcher's config says so."""
+    return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
+
+
+@contextmanager
+def _without_its_fsdp() -> Iterator[None]:
+    """Accelerate starts the processes as for DDP inside, see :mod:`cifar_dist.fully_sharded`."""
+    asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ["ACCELERATE_USE_FSDP"] = asked
 
 
 def _skip_deepspeed_build() -> None:

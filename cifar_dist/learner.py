@@ -57,7 +57,7 @@ class Learner:
     def __init__(self, config: Config, engine: Engine) -> None:
         self._config, self._engine = config, engine
         check_batch_size(config, engine.processes)
-        check_sharding(config, engine.kind)
+        check_sharding(config, engine.kind, engine.wrapper)
         self.manifest = engine.decide(lambda: Manifest.load(config.data.path))
         mean, std = statistics(config, self.manifest)
         self._normalize = Normalize(mean, std, engine.device, config.train.channels_last)
@@ -191,20 +191,23 @@ def _part(state: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{key}/"): value for name, value in state.items() if name.startswith(f"{key}/")}
 
 
-def check_sharding(config: Config, kind: str) -> None:
-    """Refuse what needs whole weights with an engine that keeps its own, sharded ones.
+def check_sharding(config: Config, kind: str, wrapper: str) -> None:
+    """Refuse what needs whole weights with an engine that shards them, or that keeps its own.
 
     Raises:
         UserError: with what to use instead.
     """
+    if kind in ("single", "ddp"):
+        return
     wanted = {
         "optim.name muon": config.optim.name == "muon",
         "optim.sam_rho": config.optim.sam_rho > 0,
-        "average.name lookahead": config.average.name == "lookahead",
+        f"average.name {config.average.name}": config.average.name == "lookahead"
+        or (config.average.name != "none" and kind == "fsdp"),
     }
     for setting, asked in wanted.items():
-        if asked and kind.startswith("zero"):
-            raise UserError(f"{setting} needs whole weights on each process, not DeepSpeed; use launch/ddp.yaml")
+        if asked:
+            raise UserError(f"{setting} needs whole weights on each process, not {wrapper}; use launch/ddp.yaml")
 
 
 def check_batch_size(config: Config, processes: int) -> None:

@@ -1,8 +1,8 @@
 """Optimizer state as full tensors by parameter name: ``momentum_buffer/conv1.weight``, on the CPU.
 
 Nothing in it depends on how the state was sharded or by whom, so a run may resume on another number of processes or
-another engine. Of a sharded optimizer (DeepSpeed's ZeRO-1 and 2) every rank holds a flat part of each parameter group;
-the full tensors are collected from and given back to these parts, which is collective.
+another engine. With FSDP every rank holds a part of each tensor; of DeepSpeed's ZeRO-1 and 2 a flat part of each
+parameter group. The full tensors are collected from and given back to these parts, which is collective.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.errors import UserError
+from cifar_dist.fully_sharded import part_like, whole
 
 Parameters = Mapping[str, nn.Parameter]
 """The parameters that learn, by name."""
@@ -34,11 +35,11 @@ def by_parameter(state: Mapping[str, Tensor], parameters: Parameters) -> dict[st
     return found
 
 
-# ---- whole: each rank has all of it -----------------------------------------------------------------------------
+# ---- torch's own optimizers: whole, or in parts where the parameters are ------------------------------------------
 
 
-def collect_whole(optimizer: torch.optim.Optimizer, parameters: Parameters) -> dict[str, Tensor]:
-    """The state of an optimizer that has all of it."""
+def collect(optimizer: torch.optim.Optimizer, parameters: Parameters) -> dict[str, Tensor]:
+    """The full state. Collective where the parameters are sharded."""
     return {
         f"{key}/{name}": _on_cpu(value)
         for name, parameter in parameters.items()
@@ -47,23 +48,22 @@ def collect_whole(optimizer: torch.optim.Optimizer, parameters: Parameters) -> d
     }
 
 
-def restore_whole(
+def restore(
     optimizer: torch.optim.Optimizer, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Give it back; ``state`` as :func:`by_parameter` gives it."""
     for name, parameter in parameters.items():
         # Adam keeps its step counts on the CPU; everything else lives with the parameter.
         optimizer.state[parameter] = {
-            key: value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
-            for key, value in state[name].items()
+            key: value.clone() if value.ndim == 0 else part_like(value, parameter) for key, value in state[name].items()
         }
 
 
-# ---- sharded: each rank has a flat part of each group -----------------------------------------------------------
-# ``zero`` is DeepSpeed's ZeRO-1 and 2 optimizer, which has no types.
+# ---- DeepSpeed's: each rank has a flat part of each group ---------------------------------------------------------
+# ``zero`` is the optimizer of ZeRO-1 and 2, which has no types.
 
 
-def collect_sharded(zero: Any, parameters: Parameters) -> dict[str, Tensor]:
+def collect_zero(zero: Any, parameters: Parameters) -> dict[str, Tensor]:
     """The full state from the parts of all ranks. Collective."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -78,7 +78,7 @@ def collect_sharded(zero: Any, parameters: Parameters) -> dict[str, Tensor]:
     return state
 
 
-def restore_sharded(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+def restore_zero(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Give each rank its part of it; ``state`` as :func:`by_parameter` gives it."""
     from deepspeed.utils import safe_set_full_optimizer_state
 
@@ -115,4 +115,4 @@ def _link(zero: Any) -> None:
 
 
 def _on_cpu(value: Tensor) -> Tensor:
-    return value.detach().cpu().clone().contiguous()
+    return whole(value.detach()).cpu().clone().contiguous()

@@ -23,15 +23,17 @@ class Precision:
     advice: str = ""
 
     @classmethod
-    def of(cls, asked: str, *, cpu: bool, deepspeed: bool) -> Precision:
+    def of(cls, asked: str, *, cpu: bool, sharded: bool) -> Precision:
         """``asked`` is ``train.precision``; ``auto`` becomes bf16 where the device computes it, and ``no`` elsewhere.
+
+        With sharded weights nobody scales the loss as fp16 needs it.
 
         Raises:
             UserError: a precision that this device cannot do.
         """
         if asked == "fp16":
-            if cpu or deepspeed:
-                raise UserError("train.precision fp16 needs a GPU without DeepSpeed; use --train.precision auto")
+            if cpu or sharded:
+                raise UserError("train.precision fp16 needs a GPU, one process or DDP; use --train.precision auto")
             return cls("fp16")
         if asked == "no":
             return cls("no")
@@ -41,7 +43,7 @@ class Precision:
         if asked == "bf16":
             slow = f"this {device} has no bf16 arithmetic and imitates it, many times slower than fp32"
             return cls("bf16", f"{slow}; a new run with --train.precision auto trains in fp32 here")
-        if cpu or deepspeed:
+        if cpu or sharded:
             return cls("no")
         return cls("no", f"this {device} has no bf16 arithmetic: fp32; a new run with --train.precision fp16 is faster")
 

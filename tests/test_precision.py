@@ -36,7 +36,7 @@ def test_a_cpu_computes_bf16_when_it_says_so() -> None:
 @pytest.mark.parametrize("asked", ["no", "auto", "bf16"])
 def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPatch, asked: str, can: bool) -> None:
     monkeypatch.setattr(precision, "computes_bf16", lambda *, cpu: can)
-    found = Precision.of(asked, cpu=True, deepspeed=False)
+    found = Precision.of(asked, cpu=True, sharded=False)
     assert found.name == ("bf16" if asked == "bf16" or (asked == "auto" and can) else "no")
     assert found.shown == found.name.replace("no", "fp32")
     assert found.autocast == (torch.bfloat16 if found.name == "bf16" else None)

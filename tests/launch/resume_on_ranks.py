@@ -1,7 +1,7 @@
-"""Runs that change their engine midway: ``python resume_on_ranks.py RECIPE RUNS``; test_zero2.py reads their folders.
+"""Runs that change their engine midway: ``python resume_on_ranks.py RECIPE RUNS``; test_sharding.py reads the folders.
 
-For each optimizer: an uninterrupted run of DDP and one of ZeRO-2, and from the middle of them on, continuations by
-the other and by the same. One interpreter imports DeepSpeed and torch's compiler, which its first step asks for, once.
+For each optimizer: an uninterrupted run of each engine, and from the middle of them on, continuations by others and by
+the same. One interpreter imports DeepSpeed and torch's compiler, which its first step asks for, once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from cifar_dist import recipe
 from cifar_dist.preemption import StopSignals
 
 ENGINES = {
-    "ddp": {"ACCELERATE_USE_DEEPSPEED": "false"},
-    "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+    "ddp": {"ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_FSDP": "false"},
+    "fsdp": {"ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_FSDP": "true"},
+    "zero2": {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_USE_FSDP": "false",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
+    },
 }
 OPTIMIZERS = {
     "sgd": ["--optim.layer_decay", "0.5", "--model.unfreeze", "0.7"],  # a group a stage, some asleep
-    "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"],
+    "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003", "--optim.clip_norm", "1", "--train.accumulate", "2"],
 }
-CONTINUED = [("zero2", "zero2"), ("zero2", "ddp"), ("ddp", "zero2")]
+CONTINUED = [("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero2")]
 MIDDLE = 15
 SETTINGS = ["--train.epochs", "3", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
 

@@ -28,7 +28,7 @@ def left_of(recipe: Path, program: str = "") -> list[str]:
 
 @pytest.mark.parametrize("kind", ["stopped", "refused"])
 def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, kind: str) -> None:
-    """soak.py does it many times, and the runs of test_zero2.py are done."""
+    """soak.py does it many times, and the runs of test_sharding.py are done."""
     code, output = soak.launch(kind, recipe, kind)
     assert code == soak.CODES[kind], output
     assert "Traceback" not in output
