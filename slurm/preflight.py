@@ -10,6 +10,7 @@ from cifar_dist import recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import EXIT_DONE, UserError
 from cifar_dist.exit import end_with
+from cifar_dist.sbatch import config_in_job
 
 
 def main() -> int:
@@ -17,11 +18,7 @@ def main() -> int:
     job, *words = sys.argv[1:]
     if not words:
         raise UserError(f"which recipe? {', '.join(recipe.shipped())}, or the path of a .toml")
-    config = recipe.load(words[0], words[1:])
-    default = recipe.recipe_path(words[0]).stem
-    if config.run.name == default and "run.name" not in recipe.parse_overrides(words[1:]):
-        # The job's id outlives a requeue: the next attempt finds this one's checkpoints, and no other job does.
-        config = recipe.load(words[0], [*words[1:], "--run.name", f"{default}-{job}"])
+    config = config_in_job(words[0], words[1:], job)
     Manifest.load(config.data.path)
     print(Path(config.run.dir) / config.run.name)
     return EXIT_DONE

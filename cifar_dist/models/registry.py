@@ -112,6 +112,18 @@ def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
     return model
 
 
+def check_builds(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> None:
+    """:func:`build_for` in shapes without numbers: that costs no time and no memory.
+
+    Raises:
+        UserError: the network could not be built.
+    """
+    import torch
+
+    with torch.device("meta"):
+        build_for(config, shape=shape, classes=classes)
+
+
 def _enlarge(model: nn.Module, side: int) -> None:
     """Have ``model`` see its images at ``side`` x ``side`` pixels. A hook: no name of a weight changes."""
     import torch.nn.functional as F

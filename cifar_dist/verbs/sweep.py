@@ -76,7 +76,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from cifar_dist.sweeps.submit import split_words, submit
+    from cifar_dist.sbatch import split_words
+    from cifar_dist.sweeps.submit import submit
     from cifar_dist.sweeps.sweep import load
 
     settings, options = split_words(arguments.words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,14 @@ def test_a_requeued_job_ends_with_the_same_weights(cluster: Cluster, recipe: Pat
 
 
 def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Path) -> None:
-    job = cluster.submit(recipe.parent, str(recipe))
-    run = recipe.parent / "runs" / f"small-{job.id}"
+    """Submitted by the command for it, which knows where the run will lie."""
+    words = [sys.executable, "-m", "cifar_dist", "submit", str(recipe), "--nodes=2", "-J", "it", "--optim.lr", "0.02"]
+    done = subprocess.run(words, env=cluster.env, cwd=recipe.parent, capture_output=True, text=True, timeout=60)
+    said = re.fullmatch(r"job (\d+): (.*)\nwatch it: tail -F slurm-\1\.out; cifar-dist runs list .*\n", done.stdout)
+    assert said, done.stdout + done.stderr
+    job, run = Job(said[1], recipe.parent, dict(cluster.env)), Path(said[2])
+    assert run == recipe.parent / "runs" / f"small-{job.id}"
+    assert job.facts()["JobName"] == "it"
     until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)
     job.call("scancel", job.id)
     assert job.wait() == "CANCELLED"

@@ -15,7 +15,7 @@ from running import finish, metrics, spawn, start, wait_for_records, wait_until
 
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.sweeps.submit import split_words
+from cifar_dist.sbatch import split_words
 from cifar_dist.verbs import sweep
 
 EPOCHS = 80

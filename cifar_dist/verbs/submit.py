@@ -1,0 +1,42 @@
+"""``cifar-dist submit RECIPE``: one run as a Slurm job, looked at before it waits in the queue."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE, UserError
+
+HELP = "train a recipe on a Slurm cluster; takes sbatch's options too"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "%(prog)s RECIPE [sbatch options] [--section.field VALUE ...]"
+    verb.add_argument("recipe", help="a shipped recipe, or the path of a .toml; it stands first")
+    verb.set_defaults(settings=[])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist import recipe
+    from cifar_dist.data.manifest import Manifest
+    from cifar_dist.models import check_builds
+    from cifar_dist.run_folder import RunFolder, contradiction
+    from cifar_dist.sbatch import config_in_job, split_words, submit
+
+    settings, options = split_words(arguments.settings)
+    config = recipe.load(arguments.recipe, settings)
+    manifest = Manifest.load(config.data.path)
+    check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))
+    folder = RunFolder(Path(config.run.dir) / config.run.name)
+    if "run.name" in recipe.parse_overrides(settings) and folder.config.is_file():
+        if found := contradiction(recipe.read(folder.config), config):
+            raise UserError(f"{folder.path} was started with {found[1]}; choose another --run.name")
+        if folder.finished():
+            raise UserError(f"{folder.path} is finished already; another --run.name starts a new run")
+    words = [arguments.recipe, *settings]
+    job = submit("train.sbatch", words, options, otherwise=f"launch/local.sh ddp {' '.join(words)}")
+    run_config = config_in_job(arguments.recipe, settings, job).run
+    print(f"job {job}: {Path(run_config.dir) / run_config.name}")
+    if not any(option.startswith(("-o", "--output")) for option in options):
+        print(f"watch it: tail -F slurm-{job}.out; cifar-dist runs list {run_config.dir}")
+    return EXIT_DONE
