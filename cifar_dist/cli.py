@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from cifar_dist import __version__
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import EXIT_DONE, UserError, nearest
 from cifar_dist.threads import wait_briefly
 from cifar_dist.verbs import (
     evaluate,
@@ -22,6 +22,7 @@ from cifar_dist.verbs import (
     train,
     verify,
 )
+from cifar_dist.world import is_main_process
 
 VERBS = {
     "pack": pack,
@@ -36,6 +37,13 @@ VERBS = {
     "report": report,
     "runs": runs,
 }
+
+
+_TOGETHER = (
+    "evaluate",
+    "predict",
+    "lr-find",
+)  # the work of all processes of a launch; the others are that of the first
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,6 +65,8 @@ def run(words: Sequence[str]) -> int:
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise UserError(f"no command is called '{words[0]}'; {nearest(words[0], [*VERBS, 'train'])}")
     arguments = parse(words)
+    if words[0] not in _TOGETHER and not is_main_process():
+        return EXIT_DONE
     work: Callable[[argparse.Namespace], int] = arguments.work
     return work(arguments)
 
@@ -81,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cifar-dist",
         description="Distributed training of small-image classifiers: exact, elastic, hard to kill.",
-        epilog="Any verb also runs on many processes: accelerate launch -m cifar_dist VERB ...",
+        epilog="train, evaluate, predict, lr-find also run on many processes: accelerate launch -m cifar_dist VERB ...",
     )
     parser.add_argument("--version", action="version", version=f"cifar-dist {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="VERB", required=True, parser_class=_Parser)

@@ -50,8 +50,6 @@ def _up_to(most: int) -> Callable[[str], int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.world import is_main_process
-
     model, classes, (height, width, channels) = _asked(arguments)
     if model.image_size:
         height = width = model.image_size
@@ -59,8 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
         height = width = arguments.size
     shape = (height, width, arguments.channels or channels)
     classes = arguments.classes or classes
-    if not is_main_process():
-        return EXIT_DONE
 
     from rich.console import Console
 

@@ -26,7 +26,6 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
-    from cifar_dist.world import is_main_process
 
     seed = [] if arguments.seed is None else [f"--run.seed={arguments.seed}"]
     config = recipe.load(arguments.recipe, [*arguments.settings, *seed])
@@ -36,12 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     named = Path("shards") / arguments.dataset
     manifest = Manifest.load(named if not Path(arguments.dataset).is_dir() and named.is_dir() else arguments.dataset)
-    if is_main_process():
-        out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")
-        if out.is_dir():
-            raise UserError(f"{out} is a folder; give the picture a name, as --out {out / 'preview.png'}")
-        try:
-            print(draw_preview(config, manifest, out, samples=arguments.samples, versions=arguments.versions))
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror}; choose another place with --out FILE.png") from None
+    out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give the picture a name, as --out {out / 'preview.png'}")
+    try:
+        print(draw_preview(config, manifest, out, samples=arguments.samples, versions=arguments.versions))
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another place with --out FILE.png") from None
     return EXIT_DONE

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from run_folders import cells, write_run
-from running import TRAIN, finish, start, train, wait_for_records
+from running import TRAIN, finish, spawn, start, train, wait_for_records
 
 from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, TrainConfig
@@ -110,3 +110,11 @@ def test_no_run_is_one_line(here: Path) -> None:
         cli.run(["runs"])
     with pytest.raises(UserError, match=r"invalid choice: 'lst'.*; see: cifar-dist runs --help"):
         cli.run(["runs", "lst"])
+
+
+def test_many_processes_say_it_once(here: Path) -> None:
+    write_run(here / "runs" / "a", CONFIG)
+    first, second = spawn(["-m", "cifar_dist", "runs"], processes=2, cwd=here)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert cells(first.stdout)[2][0] == "a"
+    assert second.stdout == ""
