@@ -9,6 +9,7 @@ from cifar_dist import __version__
 from cifar_dist.errors import EXIT_DONE, UserError, nearest
 from cifar_dist.threads import wait_briefly
 from cifar_dist.verbs import (
+    doctor,
     evaluate,
     lr_find,
     model,
@@ -30,6 +31,7 @@ VERBS = {
     "preview": preview,
     "model": model,
     "lr-find": lr_find,
+    "doctor": doctor,
     "sweep": sweep,
     "submit": submit,
     "evaluate": evaluate,
@@ -39,11 +41,8 @@ VERBS = {
 }
 
 
-_TOGETHER = (
-    "evaluate",
-    "predict",
-    "lr-find",
-)  # the work of all processes of a launch; the others are that of the first
+# The work of all processes of a launch; of any other verb the first process does it.
+_TOGETHER = ("doctor", "lr-find", "evaluate", "predict")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cifar-dist",
         description="Distributed training of small-image classifiers: exact, elastic, hard to kill.",
-        epilog="train, evaluate, predict, lr-find also run on many processes: accelerate launch -m cifar_dist VERB ...",
+        epilog="train, doctor, lr-find, evaluate, predict on many processes: accelerate launch -m cifar_dist VERB ...",
     )
     parser.add_argument("--version", action="version", version=f"cifar-dist {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="VERB", required=True, parser_class=_Parser)
