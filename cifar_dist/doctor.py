@@ -89,8 +89,8 @@ def _processes(engine: Engine) -> Finding:
     """Where each is; that they answer each other is seen by asking."""
     places = defaultdict(list)
     device = str(engine.device) if engine.device.type == "cuda" else engine.device.type
-    for rank, (host, device) in enumerate(engine.gather_objects((platform.node(), device))):
-        places[host].append(f"{rank} ({device})")
+    for rank, (host, on) in enumerate(engine.gather_objects((platform.node(), device))):
+        places[host].append(f"{rank} ({on})")
     where = "; ".join(f"{host}: rank {', '.join(ranks)}" for host, ranks in places.items())
     several = f"{engine.processes}, " if engine.processes > 1 else ""
     return Finding("processes", f"{several}{engine.wrapper}; {where}")
