@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from cifar_dist.config import TrainConfig
 from cifar_dist.errors import TrainingFailedError, UserError
 from cifar_dist.fully_sharded import is_sharded, shard, whole
+from cifar_dist.memory import keep_freed_memory
 from cifar_dist.optim.sam import ascended
 from cifar_dist.optimizer_state import by_parameter, collect, collect_zero, restore, restore_zero
 from cifar_dist.precision import Precision
@@ -81,6 +82,7 @@ class Engine:
         cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
         if cpu:
             share_cores(self._train.threads)
+            keep_freed_memory()
         self.precision = Precision.of(self._train.precision, cpu=cpu, sharded=deepspeed or fsdp)
         if fsdp and self._train.compile:
             raise UserError("train.compile is not for FSDP; use launch/ddp.yaml, or --train.compile false")
