@@ -11,6 +11,7 @@ from cifar_dist.threads import wait_briefly
 from cifar_dist.verbs import (
     doctor,
     evaluate,
+    export,
     lr_find,
     model,
     pack,
@@ -36,6 +37,7 @@ VERBS = {
     "submit": submit,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "report": report,
     "runs": runs,
 }

@@ -54,8 +54,8 @@ def open_trained(run: Path, which: str) -> Trained:
     return Trained(run, recipe.read(run / "config.toml"), Manifest.load(run), weights)
 
 
-def load_model(engine: Engine, trained: Trained) -> nn.Module:
-    """Build the run's network, load the weights and give it to the engine.
+def build_trained(trained: Trained) -> nn.Module:
+    """The run's network with its weights, on the CPU.
 
     Raises:
         UserError: the weights cannot be read or are of another model.
@@ -67,4 +67,9 @@ def load_model(engine: Engine, trained: Trained) -> nn.Module:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{trained.weights.file} cannot be read: {error}") from None
     checkpoint.load_weights(module, weights, trained.weights.file)
-    return engine.prepare(module)
+    return module
+
+
+def load_model(engine: Engine, trained: Trained) -> nn.Module:
+    """:func:`build_trained`, given to the engine."""
+    return engine.prepare(build_trained(trained))

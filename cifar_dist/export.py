@@ -1,0 +1,99 @@
+"""A trained network as one file that needs nothing of this project: stored images go in, probabilities come out."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from cifar_dist.data.augment import Normalize
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.split import statistics
+from cifar_dist.evaluation.trained import Trained, build_trained
+from cifar_dist.files import write_atomic
+
+ABOUT = "about.json"  # what lies in the file beside the program
+
+
+class Exported(nn.Module):
+    """uint8 [n, height, width, channels] -> probabilities float32 [n, classes]: normalisation, network, softmax."""
+
+    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
+        super().__init__()
+        self.network = network
+        self._normalize = normalize
+
+    def forward(self, images: Tensor) -> Tensor:
+        probabilities: Tensor = self.network(self._normalize(images)).softmax(dim=1)
+        return probabilities
+
+
+def export(trained: Trained, out: Path) -> str:
+    """Write ``out``, read it again, and compare; returns what it takes and gives, for the reader.
+
+    Its ending says what it is: ``.pt2`` a program of ``torch.export``, ``.pt`` TorchScript. Both hold ``about.json``:
+    the run, the checkpoint, and the names of the classes.
+
+    Raises:
+        UserError: another ending, a network that cannot be exported so, or a file that cannot be written.
+    """
+    if out.suffix not in _FORMS:
+        raise UserError(f"{out} is no name for an export; it ends with .pt2 (torch.export) or .pt (TorchScript)")
+    data, weights = trained.trained_on, trained.weights
+    mean, std = statistics(trained.config, data)
+    normalize = Normalize(mean, std, torch.device("cpu"), trained.config.train.channels_last)
+    module = Exported(build_trained(trained), normalize).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, *data.shape), dtype=torch.uint8, generator=generator)
+    about = json.dumps(
+        {"run": trained.run.name, "checkpoint": weights.name, "step": weights.step, "classes": data.classes}
+    )
+    write, read = _FORMS[out.suffix]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is out of fashion, and still what some programs load
+        wanted = module(images)
+        try:
+            content = write(module, images[:2], about)
+            for count in (1, 3):  # neither is the batch that it was made with
+                torch.testing.assert_close(read(content)(images[:count]), wanted[:count], rtol=1e-4, atol=1e-5)
+        except Exception as error:  # of a compiler, that has many
+            first = str(error).strip().partition("\n")[0]
+            other = ", ".join(suffix for suffix in _FORMS if suffix != out.suffix)
+            raise UserError(f"this network cannot be exported as {out.suffix} ({first}); try {other}") from None
+    try:
+        write_atomic(out, content)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    height, width, channels = data.shape
+    return (
+        f"{weights.name} of {trained.run.name}: uint8 [n, {height}, {width}, {channels}] -> "
+        f"probabilities float32 [n, {len(data.classes)}]"
+    )
+
+
+def _program(module: nn.Module, images: Tensor, about: str) -> bytes:
+    shapes = {"images": {0: torch.export.Dim("n", min=1)}}
+    program = torch.export.export(module, (images,), dynamic_shapes=shapes)
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={ABOUT: about})
+    return content.getvalue()
+
+
+def _script(module: nn.Module, images: Tensor, about: str) -> bytes:
+    content = io.BytesIO()
+    torch.jit.save(torch.jit.freeze(torch.jit.trace(module, images)), content, _extra_files={ABOUT: about})
+    return content.getvalue()
+
+
+_Write = Callable[[nn.Module, Tensor, str], bytes]
+_Read = Callable[[bytes], Callable[[Tensor], Tensor]]
+_FORMS: Final[dict[str, tuple[_Write, _Read]]] = {
+    ".pt2": (_program, lambda content: torch.export.load(io.BytesIO(content)).module()),
+    ".pt": (_script, lambda content: torch.jit.load(io.BytesIO(content))),
+}

@@ -1,0 +1,29 @@
+"""``cifar-dist export RUN``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar_dist.errors import EXIT_DONE
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN
+
+HELP = "write a run's network as one file that needs nothing of this project"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", help=RUN)
+    verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
+    verb.add_argument(
+        "--out", type=Path, metavar="FILE", help="ends with .pt2 (torch.export) or .pt (TorchScript); default: RUN.pt2"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.evaluation.trained import find_run, open_trained
+    from cifar_dist.export import export
+
+    folder = find_run(arguments.run)
+    out = arguments.out or Path(f"{folder.name}.pt2")
+    print(f"{out}: {export(open_trained(folder, arguments.checkpoint), out)}")
+    return EXIT_DONE

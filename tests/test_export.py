@@ -1,0 +1,74 @@
+"""An exported network, read where this project is not: it says what the run says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import environment, train
+
+from cifar_dist import cli
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.read import ShardReader
+from cifar_dist.errors import UserError
+
+READ = """
+import json, sys
+import numpy as np, torch
+path, images, out = sys.argv[1:]
+about = {"about.json": ""}
+if path.endswith(".pt2"):
+    answer = torch.export.load(path, extra_files=about).module()
+else:
+    answer = torch.jit.load(path, _extra_files=about)
+with torch.no_grad():
+    np.save(out, answer(torch.from_numpy(np.load(images))).numpy())
+about = about["about.json"]
+print(about if isinstance(about, str) else about.decode())
+assert "cifar_dist" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    words = ["--data.path", str(digits), "--model.name", "tiny-resnet", "--model.options.widths=[8,16]"]
+    words += ["--train.epochs", "2", "--schedule.warmup", "0.5", "--eval.tta", "0", "--run.dir", str(folder)]
+    assert train("demo", *words, "--run.name", "it")[0].returncode == 0
+    return folder / "it"
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".pt"])
+def test_it_says_what_the_run_says(run: Path, digits: Path, tmp_path: Path, suffix: str) -> None:
+    out, images, answers = tmp_path / f"it{suffix}", tmp_path / "images.npy", tmp_path / "answers.npy"
+    assert cli.run(["export", str(run), "--checkpoint", "latest", "--out", str(out)]) == 0
+    np.save(images, ShardReader(Manifest.load(digits), "test").all().numpy())
+    words = [sys.executable, "-c", READ, str(out), str(images), str(answers)]
+    done = subprocess.run(words, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "run": "it",
+        "checkpoint": "step-00000040",
+        "step": 40,
+        "classes": [str(digit) for digit in range(10)],
+    }
+    (evaluation,) = run.glob("evaluations/*_model_final")
+    wanted = np.load(evaluation / "probabilities.npz")["probabilities"]
+    np.testing.assert_allclose(np.load(answers), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_what_cannot_be_is_one_line(run: Path, tmp_path: Path) -> None:
+    for words, says in (
+        (["nothing"], "there is no run 'nothing'"),
+        ([str(run), "--out", "it.onnx"], r"it\.onnx is no name for an export; it ends with \.pt2 .*or \.pt "),
+        ([str(run), "--out", f"{tmp_path}/no/it.pt"], r"no/it\.pt cannot be written: No such file or directory"),
+        ([str(run), "--checkpoint", "7"], "has no checkpoint of step 7"),
+    ):
+        with pytest.raises(UserError, match=says) as error:
+            cli.run(["export", *words])
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
