@@ -159,7 +159,7 @@ class Engine:
             self.model = self._accelerator.prepare_model(module, evaluation_mode=True)  # its autocast, and no wrapper
             self._optimizer = self._accelerator.prepare_optimizer(optimizer)
         else:
-            if self.kind != "single" and self.kind != "ddp":
+            if self.kind.startswith("zero"):
                 self._configure_deepspeed()
             self.model, self._optimizer = self._accelerator.prepare(module, optimizer)
         self._assert_wrapped()
