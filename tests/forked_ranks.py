@@ -19,7 +19,7 @@ def run(processes: int, work: Callable[[], None]) -> None:
         for rank in ranks:
             rank.start()
         for rank in ranks:
-            rank.join(timeout=100)
+            rank.join(timeout=300)
         codes = [rank.exitcode for rank in ranks]
         assert codes == [0] * processes, f"exit codes of the ranks: {codes}"
     finally:

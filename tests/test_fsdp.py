@@ -13,7 +13,7 @@ from running import TRAIN, spawn
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     out = tmp_path_factory.mktemp("fsdp") / "found.json"
-    (done,) = spawn([fsdp_on_ranks.__file__, str(out)])
+    (done,) = spawn([fsdp_on_ranks.__file__, str(out)], timeout=400)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     return dict(json.loads(out.read_text()))

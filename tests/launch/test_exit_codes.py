@@ -91,7 +91,7 @@ def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path) -> None:
     ("words", "said"),
     [
         ([], "usage: launch/local.sh CONFIG"),
-        (["cup", "demo"], "there is no launch/cup.yaml; configs: cpu ddp single zero2"),
+        (["cup", "demo"], "there is no launch/cup.yaml; configs: cpu ddp fsdp single zero2"),
         (["cpu"], "which recipe? usage: launch/local.sh CONFIG"),
         (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
     ],

@@ -21,7 +21,7 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folders of resume_on_ranks.py."""
     folder = tmp_path_factory.mktemp("engines")
     words = [resume_on_ranks.__file__, str(soak.write_recipe(folder, digits)), str(folder / "runs")]
-    (done,) = spawn(words, env={"PYTHONPATH": str(ROOT / "tests")})
+    (done,) = spawn(words, env={"PYTHONPATH": str(ROOT / "tests")}, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs"
 
