@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cifar_dist.engine import Engine, Pending
+from cifar_dist.engine import Engine
 from cifar_dist.errors import TrainingFailedError
 from cifar_dist.preemption import StopSignals
+from cifar_dist.ranks import Pending
 
 _IDS_SHOWN = 8
 

@@ -1,8 +1,8 @@
 """The only file that knows Accelerate, and that starts the process group, DeepSpeed or FSDP.
 
-An :class:`Engine` is a process's place in the job: it starts the process group, wraps model and optimizer, runs
-one optimizer step, and lets ranks agree. It asserts that it got what the launcher was asked for. What goes into
-a checkpoint leaves it as full tensors by parameter name, the same whichever engine wrote it, so a run may resume
+An :class:`Engine` is a process's place in the job, its :class:`~cifar_dist.ranks.Ranks`, and what it trains there: it
+wraps model and optimizer, runs one optimizer step, and asserts that it got what the launcher was asked for. What goes
+into a checkpoint leaves it as full tensors by parameter name, the same whichever engine wrote it, so a run may resume
 on another number of processes or another engine.
 """
 
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,34 +28,18 @@ from cifar_dist.memory import keep_freed_memory
 from cifar_dist.optim.sam import ascended
 from cifar_dist.optimizer_state import by_parameter, collect, collect_zero, restore, restore_zero
 from cifar_dist.precision import Precision
+from cifar_dist.ranks import Ranks
 from cifar_dist.threads import share_cores
-from cifar_dist.world import check_launch, launched_processes
-
-T = TypeVar("T")
+from cifar_dist.world import asked_for, check_launch, launched_processes
 
 # Above the slowest checkpoint or evaluation that one rank may do alone; a rank that dies ends the job long before.
 _TIMEOUT = timedelta(minutes=30)
 
 
-@dataclass(frozen=True)
-class Pending:
-    """An exchange under way, see :meth:`Engine.exchange`."""
-
-    values: Tensor
-    work: dist.Work | None
-
-    def wait(self) -> list[float]:
-        if self.work is not None:
-            self.work.wait()
-        return [float(value) for value in self.values.tolist()]
-
-
-class Engine:
-    """This process's place in the job.
+class Engine(Ranks):
+    """This process's place in the job, and what it trains there.
 
     Attributes:
-        rank, processes: place among all processes; rank 0 is the main one.
-        device: where this process computes.
         kind: ``single``, ``ddp``, ``fsdp``, ``zero1`` or ``zero2``.
         precision: what all processes compute in.
     """
@@ -78,8 +61,8 @@ class Engine:
         check_launch(processes)
         self._train = train or TrainConfig()
         self._clip_norm, self._sam_rho = clip_norm, sam_rho
-        deepspeed, fsdp = _asked_for("DEEPSPEED"), _asked_for("FSDP") and launched_processes() > 1
-        cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+        deepspeed, fsdp = asked_for("DEEPSPEED"), asked_for("FSDP") and launched_processes() > 1
+        cpu = not torch.cuda.is_available() or asked_for("CPU")
         if cpu:
             share_cores(self._train.threads)
             keep_freed_memory()
@@ -100,9 +83,10 @@ class Engine:
                 ),
                 kwargs_handlers=[group],
             )
-        self.rank: int = self._accelerator.process_index
-        self.processes: int = self._accelerator.num_processes
-        self.device: torch.device = self._accelerator.device
+        place = self._accelerator
+        super().__init__(
+            place.process_index, place.num_processes, place.device, first_of_node=place.is_local_main_process
+        )
         self.kind = "fsdp" if fsdp else self._kind(deepspeed)
         self.model: nn.Module | None = None
         self._module: nn.Module | None = None
@@ -126,10 +110,6 @@ class Engine:
                 raise UserError(f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported yet; use launch/zero2.yaml")
             return f"zero{plugin.zero_stage}"
         return "ddp" if self.processes > 1 else "single"
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
 
     @property
     def wrapper(self) -> str:
@@ -311,93 +291,11 @@ class Engine:
         if self._accelerator.scaler is not None and state:
             self._accelerator.scaler.load_state_dict(dict(state))
 
-    # ---- agreement --------------------------------------------------------------------------------------------
-
-    def exchange(self, values: Tensor) -> Pending:
-        """Start an element-wise maximum over all ranks, to be read a step later so that no device waits for it."""
-        if self.processes == 1:
-            return Pending(values, None)
-        return Pending(values, dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True))
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Element-wise sum over all ranks; changes and returns ``values``."""
-        if self.processes > 1:
-            dist.all_reduce(values)
-        return values
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Rows of all ranks, in rank order: [n, ...] -> [sum of n, ...]; n may differ between ranks."""
-        if self.processes == 1:
-            return values
-        sizes = torch.zeros(self.processes, dtype=torch.int64, device=self.device)
-        sizes[self.rank] = len(values)
-        lengths = [int(n) for n in self.sum(sizes).tolist()]
-        padded = values.new_zeros((max(lengths), *values.shape[1:]))
-        padded[: len(values)] = values
-        parts = [torch.empty_like(padded) for _ in lengths]
-        dist.all_gather(parts, padded.contiguous())
-        return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
-
-    def gather_objects(self, value: T) -> list[T]:
-        """The value of every rank, in rank order. Only for our own plain data: it is pickled between our ranks."""
-        if self.processes == 1:
-            return [value]
-        everyone: list[Any] = [None] * self.processes
-        dist.all_gather_object(everyone, value)
-        return everyone
-
-    def decide(self, choose: Callable[[], T]) -> T:
-        """Run ``choose`` on rank 0 alone and give its result to all; what it raises, all raise.
-
-        The one way to touch the run folder: which name, which checkpoint, whether it can be written.
-        """
-        outcome: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                outcome[0] = choose()
-            except (UserError, TrainingFailedError) as error:
-                outcome[1] = error
-            except OSError as error:
-                outcome[1] = UserError(f"{error.filename or 'the run folder'}: {error.strerror or error}")
-        if self.processes > 1:
-            dist.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
-            raise outcome[1]
-        result: T = outcome[0]
-        return result
-
-    def together(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on every rank; if it fails on any, all raise that rank's error and none is left waiting.
-
-        For what each process must do for itself with its own disk, such as opening the shards.
-        """
-        result: T | None = None
-        failure: UserError | None = None
-        try:
-            result = work()
-        except UserError as error:
-            failure = error
-        for first in self.gather_objects(failure):
-            if first is not None:
-                raise first
-        return result  # type: ignore[return-value]
-
-    def one_of_each_node_first(self, work: Callable[[], None]) -> None:
-        """:meth:`together`, in two turns: what the first fetches into its node's cache, the others find there."""
-        first = self._accelerator.is_local_main_process
-        self.together(work if first else lambda: None)
-        self.together(lambda: None if first else work())
-
     def close(self) -> None:
         """Tear the process group down while the interpreter is whole: left to its exit, one job in thirty aborts."""
         self.model = self._module = self._replica = self._optimizer = None
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _asked_for(what: str) -> bool:
-    """Whether the launcher's config says so."""
-    return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
 
 
 @contextmanager
@@ -420,8 +318,3 @@ def _skip_deepspeed_build() -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__ = {}
-
-
-def share_of(items: Sequence[T], rank: int, processes: int) -> list[T]:
-    """Items rank, rank + processes, ...: a dealing of fixed work units to processes."""
-    return list(items[rank::processes])

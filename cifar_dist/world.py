@@ -19,6 +19,11 @@ def launched_processes() -> int:
     return int(text)
 
 
+def asked_for(what: str) -> bool:
+    """Whether the config that Accelerate was launched with says ``CPU``, ``DEEPSPEED`` or ``FSDP``."""
+    return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
+
+
 def is_main_process() -> bool:
     """Whether this is rank 0, before any process group exists."""
     return os.environ.get("RANK", "0") == "0"

@@ -13,8 +13,9 @@ from running import spawn
 from torch import Tensor, nn
 
 from cifar_dist.config import TrainConfig
-from cifar_dist.engine import Engine, share_of
+from cifar_dist.engine import Engine
 from cifar_dist.errors import UserError
+from cifar_dist.ranks import share_of
 
 Found = dict[str, object]
 

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_dist.data.progress import progress
-from cifar_dist.engine import Engine, share_of
+from cifar_dist.engine import Engine
 from cifar_dist.evaluation.views import Views
+from cifar_dist.ranks import share_of
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,21 @@ class Result:
         return facts(self.environment)
 
     @property
+    def test_accuracy(self) -> float | None:
+        """Fraction, of the evaluation that ended the run."""
+        return self.final.accuracy if self.final else None
+
+    @property
+    def tta(self) -> str:
+        """The views of that evaluation; empty where there is none."""
+        return self.final.tta if self.final else ""
+
+    @property
+    def progress(self) -> str:
+        """``8 of 8``, ``3 of 24`` epochs that were begun."""
+        return f"{self.epochs} of {self.config.train.epochs}"
+
+    @property
     def parameters(self) -> int | None:
         """Trainable or not."""
         return count(self.facts, "parameters")

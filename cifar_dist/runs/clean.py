@@ -14,10 +14,12 @@ from cifar_dist.runs.listing import disk_bytes
 
 @dataclass(frozen=True)
 class Removable:
-    """Attributes:
-    path: a file, or a folder with all that is in it.
-    why: it can go.
-    bytes: that this frees.
+    """Something that can go.
+
+    Attributes:
+        path: a file, or a folder with all that is in it.
+        why: in a few words.
+        bytes: that this frees.
     """
 
     path: Path
@@ -28,7 +30,7 @@ class Removable:
 def removable(run: Path) -> list[Removable]:
     """What :func:`clean` would remove from a run; nothing while it trains."""
     folder = RunFolder(run)
-    return [] if folder.in_use() else _removable(folder)
+    return [] if folder.in_use() else _useless(folder)
 
 
 def clean(run: Path) -> list[Removable]:
@@ -40,17 +42,17 @@ def clean(run: Path) -> list[Removable]:
     """
     folder = RunFolder(run)
     folder.lock()
-    items = _removable(folder)
+    items = _useless(folder)
     for item in items:
         discard(item.path)
     return items
 
 
-def _removable(folder: RunFolder) -> list[Removable]:
-    return [Removable(path, why, disk_bytes(path)) for path, why in _useless(folder)]
+def _useless(folder: RunFolder) -> list[Removable]:
+    return [Removable(path, why, disk_bytes(path)) for path, why in _with_reasons(folder)]
 
 
-def _useless(folder: RunFolder) -> Iterator[tuple[Path, str]]:
+def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     if not folder.began():
         yield folder.path, "never finished a step"
         return

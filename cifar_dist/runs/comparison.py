@@ -31,15 +31,14 @@ class Comparison:
         """A column for each run, its figures below its settings; the best accuracy bold."""
         differ = differences([result.config for result in self.results])
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
-        finals = [result.final for result in self.results]
         figures: dict[str, list[str]] = {
             "data": [str(result.facts.get("dataset", "")) for result in self.results],
             "parameters": ["" if result.parameters is None else f"{result.parameters:,}" for result in self.results],
-            "epochs": [f"{result.epochs} of {result.config.train.epochs}" for result in self.results],
+            "epochs": [result.progress for result in self.results],
             "train %": [percent(result.train_accuracy) for result in self.results],
             "val %": _best([result.val_accuracy for result in self.results]),
-            "test %": _best([final.accuracy if final else None for final in finals]),
-            "TTA": [final.tta if final else "" for final in finals],
+            "test %": _best([result.test_accuracy for result in self.results]),
+            "TTA": [result.tta for result in self.results],
             "time": [duration(result.seconds) for result in self.results],
             "on": [_on(result) for result in self.results],
         }
@@ -50,10 +49,8 @@ class Comparison:
         """Write loss and accuracy of all runs into one picture; returns ``path``."""
         runs = []
         for name, run, result in zip(self.names, self.runs, self.results, strict=True):
-            test = result.final.accuracy if result.final else None
-            runs.append(
-                Overlaid(name, metrics.read(RunFolder(run).metrics), count(result.facts, "steps_per_epoch"), test)
-            )
+            records, per_epoch = metrics.read(RunFolder(run).metrics), count(result.facts, "steps_per_epoch")
+            runs.append(Overlaid(name, records, per_epoch, result.test_accuracy))
         return draw_overlay(runs, path)
 
     @property

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from cifar_dist.errors import UserError
 from cifar_dist.report.results import Result, duration, read_result
@@ -27,7 +26,7 @@ class Entry:
         result: its figures; None when it is damaged.
         problem: what is damaged; empty when nothing is.
         bytes: on the disk.
-        written: when its metrics last grew, seconds since 1970.
+        written: when it last got on, seconds since 1970.
     """
 
     path: Path
@@ -38,27 +37,12 @@ class Entry:
     written: float
 
     @property
-    def epochs(self) -> str:
-        """``8 of 8``, ``3 of 24``: the last one may not be whole."""
-        return f"{self.result.epochs} of {self.result.config.train.epochs}" if self.result else ""
-
-    @property
     def val(self) -> float | None:
         return self.result.val_accuracy if self.result else None
 
     @property
     def test(self) -> float | None:
-        return self.result.final.accuracy if self.result and self.result.final else None
-
-
-# What is looked for stands first: the newest, the best, the largest.
-ORDERS: Final[dict[str, Callable[[Entry], tuple[float, str] | tuple[str]]]] = {
-    "date": lambda entry: (-entry.written, str(entry.path)),
-    "name": lambda entry: (str(entry.path),),
-    "val": lambda entry: (-_known(entry.val), str(entry.path)),
-    "test": lambda entry: (-_known(entry.test), str(entry.path)),
-    "size": lambda entry: (-entry.bytes, str(entry.path)),
-}
+        return self.result.test_accuracy if self.result else None
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -82,7 +66,7 @@ def describe(path: Path) -> Entry:
     result, problem = None, ""
     try:
         result = read_result(path)
-        state = _state(RunFolder(path), result)
+        state = _state(RunFolder(path))
     except UserError as error:
         state, problem = "damaged", str(error)
     return Entry(path, state, result, problem, disk_bytes(path), _written(path))
@@ -94,36 +78,23 @@ def table(entries: Sequence[Entry], folder: Path) -> str:
     rows = []
     for entry in entries:
         result = entry.result
-        final = result.final if result else None
         rows.append(
             [
                 _name(entry.path, folder),
                 entry.state,
                 result.config.model.name if result else "",
-                entry.epochs,
+                result.progress if result else "",
                 percent(entry.val),
                 percent(entry.test),
-                final.tta if final else "",
+                result.tta if result else "",
                 f"{result.parameters:,}" if result and result.parameters is not None else "",
                 duration(result.seconds) if result and result.epochs else "",
                 size(entry.bytes),
                 timeline.utc(entry.written)[:16].replace("T", " "),
             ]
         )
-    head = [
-        "run",
-        "state",
-        "model",
-        "epochs",
-        "val %",
-        "test %",
-        "TTA",
-        "parameters",
-        "time",
-        "on disk",
-        "last written",
-    ]
-    return markdown(head, rows, numbers)
+    head = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk"]
+    return markdown([*head, "last written"], rows, numbers)
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
@@ -137,15 +108,9 @@ def to_csv(entries: Sequence[Entry]) -> str:
     for entry in entries:
         cells: list[object] = [None] * 10
         if result := entry.result:
-            config, tta = result.config, result.final.tta if result.final else None
-            cells = [
-                config.model.name,
-                result.facts.get("dataset"),
-                result.parameters,
-                result.epochs,
-                config.train.epochs,
-            ]
-            cells += [result.train_accuracy, entry.val, entry.test, tta, result.seconds]
+            config, dataset = result.config, result.facts.get("dataset")
+            cells = [config.model.name, dataset, result.parameters, result.epochs, config.train.epochs]
+            cells += [result.train_accuracy, entry.val, entry.test, result.tta, result.seconds]
         writer.writerow([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written)])
     return text.getvalue()
 
@@ -166,7 +131,7 @@ def _below(folder: Path) -> Iterator[Path]:
             folders[:] = [name for name in folders if not name.startswith(".")]
 
 
-def _state(folder: RunFolder, result: Result) -> str:
+def _state(folder: RunFolder) -> str:
     if folder.finished():
         return "finished"
     events = timeline.read(folder.path)
@@ -192,10 +157,6 @@ def _length(path: Path) -> int:
         return 0 if path.is_symlink() else path.stat().st_size
     except OSError:  # it went away meanwhile: the run is being written
         return 0
-
-
-def _known(value: float | None) -> float:
-    return -1.0 if value is None else value
 
 
 def _name(path: Path, folder: Path) -> str:

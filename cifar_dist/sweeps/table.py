@@ -134,7 +134,7 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
         parameters=next((result.parameters for result, _ in results if result.parameters is not None), None),
         train=Spread.of(result.train_accuracy for result in done),
         val=Spread.of(result.val_accuracy for result in done),
-        test=Spread.of(result.final.accuracy if result.final else None for result in done),
+        test=Spread.of(result.test_accuracy for result in done),
         seconds=Spread.of(result.seconds for result in done),
         runs=_progress(len(row.runs), len(done), [result for result, finished in results if not finished]),
     )
@@ -143,7 +143,7 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
 def _progress(runs: int, done: int, begun: Sequence[Result]) -> str:
     if not done and not begun:
         return "not run yet"
-    now = [f"epoch {result.epochs} of {result.config.train.epochs}" for result in begun]
+    now = [f"epoch {result.progress}" for result in begun]
     return ", ".join([f"{done} of {runs}", *now])
 
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar_dist.errors import EXIT_DONE, UserError, printable
 from cifar_dist.verbs.arguments import RUN, written
 
+if TYPE_CHECKING:
+    from cifar_dist.runs.listing import Entry
+
 HELP = "list the runs there are, compare some, remove what nobody needs"
 
 _FOLDER = Path("runs")
-_ORDERS = ("date", "name", "val", "test", "size")
+# What is looked for stands first: the newest, the best, the largest.
+_ORDERS: dict[str, Callable[[Entry], float | str]] = {
+    "date": lambda entry: -entry.written,
+    "name": lambda entry: str(entry.path),
+    "val": lambda entry: 1.0 if entry.val is None else -entry.val,
+    "test": lambda entry: 1.0 if entry.test is None else -entry.test,
+    "size": lambda entry: -entry.bytes,
+}
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -56,11 +68,11 @@ def _add(
 
 def _list(arguments: argparse.Namespace) -> int:
     from cifar_dist.files import write_atomic
-    from cifar_dist.runs.listing import ORDERS, describe, find_runs, table, to_csv
+    from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
     asked = vars(arguments)  # `cifar-dist runs` alone has no arguments of an action
     folder = asked.get("folder", _FOLDER)
-    entries = sorted(map(describe, find_runs(folder)), key=ORDERS[asked.get("sort", "date")])
+    entries = sorted(map(describe, find_runs(folder)), key=_ORDERS[asked.get("sort", "date")])
     print(table(entries, folder), end="")
     for entry in entries:
         if entry.problem:
