@@ -86,11 +86,7 @@ class RunFolder:
                 f"the run folder {self.path} cannot be written ({error.strerror}); choose another with --run.dir"
             ) from None
         if self.config.is_file():
-            if found := contradiction(recipe.read(self.config), config):
-                key, words = found
-                raise UserError(
-                    f"{self.path} was started with {words}; choose another --run.name, or leave {key} as it was"
-                )
+            self.refuse_other_settings(config)
             self._refuse_other_data(manifest)
         else:
             shutil.copyfile(manifest.root / FILE_NAME, self.manifest)
@@ -134,6 +130,18 @@ class RunFolder:
         foreign = any(path not in begun and not path.name.startswith(".") for path in self.path.iterdir())
         if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
             raise UserError(f"{self.path} is there and is not a run (no config.toml); choose another --run.name")
+
+    def refuse_other_settings(self, config: Config) -> None:
+        """Of a run that is there.
+
+        Raises:
+            UserError: it was started with a setting that ``config`` contradicts; the message names the first.
+        """
+        if found := contradiction(recipe.read(self.config), config):
+            key, words = found
+            raise UserError(
+                f"{self.path} was started with {words}; choose another --run.name, or leave {key} as it was"
+            )
 
     def _refuse_other_data(self, manifest: Manifest) -> None:
         started = Manifest.load(self.path)

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
     from cifar_dist.data.manifest import Manifest
     from cifar_dist.models import check_builds
-    from cifar_dist.run_folder import RunFolder, contradiction
+    from cifar_dist.run_folder import RunFolder
     from cifar_dist.sbatch import config_in_job, split_words, submit
 
     settings, options = split_words(arguments.settings)
@@ -29,8 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))
     folder = RunFolder(Path(config.run.dir) / config.run.name)
     if "run.name" in recipe.parse_overrides(settings) and folder.config.is_file():
-        if found := contradiction(recipe.read(folder.config), config):
-            raise UserError(f"{folder.path} was started with {found[1]}; choose another --run.name")
+        folder.refuse_other_settings(config)
         if folder.finished():
             raise UserError(f"{folder.path} is finished already; another --run.name starts a new run")
     words = [arguments.recipe, *settings]
