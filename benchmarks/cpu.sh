@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The figures of docs/results.md that two CPU cores can give, in one command and about two hours with bf16 arithmetic:
+# The figures of docs/results.md that two CPU cores can give, in one command and about an hour with bf16 arithmetic:
 #
 #     benchmarks/cpu.sh CIFAR10_SOURCE [OUT_FOLDER]
 #
-# speedrun-94 with three seeds, custom-resnet in 3 epochs, and the first 3 epochs of small-resnet/baseline, se-resnet and
-# resnet34-scratch. CIFAR10_SOURCE is anything that `cifar-dist pack` reads. Cut off, it goes on when the command is given
+# custom-resnet in 3 epochs, the first 3 epochs of se-resnet, small-resnet/baseline and resnet34-scratch, and speedrun-94
+# with three seeds. CIFAR10_SOURCE is anything that `cifar-dist pack` reads. Cut off, it goes on when the command is given
 # again, and what is finished is not trained again. Ends with the figures written into docs/results.md.
 set -euo pipefail
 source_data=${1:?usage: benchmarks/cpu.sh CIFAR10_SOURCE [OUT_FOLDER]}
@@ -34,11 +34,11 @@ begin() { # EPOCHS NAME RECIPE: the recipe as it is, stopped after so many epoch
 
 pack "$out/cifar10"
 pack "$out/all" --val-fraction 0 # all training images, as the source of speedrun-94 has them
+train custom-resnet.3-epochs custom-resnet --data.path "$out/cifar10" --train.epochs 3 --schedule.warmup 0.6
+begin 3 se-resnet se-resnet
+begin 3 small-resnet-baseline small-resnet/baseline
+begin 3 resnet34-scratch resnet34-scratch
 for seed in 0 1 2; do
     train "speedrun-94.s$seed" speedrun-94 --data.path "$out/all" --run.seed "$seed"
 done
-train custom-resnet.3-epochs custom-resnet --data.path "$out/cifar10" --train.epochs 3 --schedule.warmup 0.6
-begin 3 small-resnet-baseline small-resnet/baseline
-begin 3 se-resnet se-resnet
-begin 3 resnet34-scratch resnet34-scratch
 .venv/bin/python docs/make_results.py "$out"/runs/*
