@@ -12,6 +12,7 @@ from cifar_dist.verbs import (
     doctor,
     evaluate,
     export,
+    index,
     lr_find,
     model,
     pack,
@@ -28,6 +29,7 @@ from cifar_dist.world import is_main_process
 
 VERBS = {
     "pack": pack,
+    "index": index,
     "verify": verify,
     "preview": preview,
     "model": model,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from cifar_dist.data.raw import RawDataset, labelled, resize
+from cifar_dist.data.image import resize
+from cifar_dist.data.raw import RawDataset, labelled
 
 
 def read_digits(size: int = 32) -> RawDataset:

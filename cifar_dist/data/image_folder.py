@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from cifar_dist.data.archives import read_members
+from cifar_dist.data.image import decode_rgb, resize
 from cifar_dist.data.progress import progress
-from cifar_dist.data.raw import MAX_SIDE, SPLITS, RawDataset, RawSplit, labelled, resize
+from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled
 from cifar_dist.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -71,26 +71,21 @@ def decode_image(data: bytes, where: str, size: int | None = None) -> np.ndarray
         UserError: that begins with ``where``: no such image, too large, or of more than 8 bits a channel.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
-            if max(image.size) > MAX_SIDE:
-                raise UserError(f"{where} is {image.width}x{image.height} pixels; more than {MAX_SIDE} a side")
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{where} has more than 8 bits a channel; convert it to 8 bits")
-            rgb = image.convert("RGB")
-            return np.asarray(rgb if size is None else resize(rgb, size))
-    except UserError:
-        raise
+        image = decode_rgb(data, ("PNG", "JPEG"))
+    except UserError as error:
+        raise UserError(f"{where} {error}") from None
     except Exception as error:  # a decoder fed with anything raises almost anything
         what = "of another format" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{where} is not a whole PNG or JPEG image ({what}); mend it or take it out") from None
+    return np.asarray(image if size is None else resize(image, size))
 
 
 def _places(path: Path, images: Sequence[str]) -> list[tuple[str, str]]:
     """Split and class of each image."""
     if not images:
         raise UserError(
-            f"{path} holds no CIFAR batches and no images; "
-            "expected SPLIT/CLASS/FILE.png or CLASS/FILE.png (or .jpg), or what the CIFAR archives hold"
+            f"{path} holds no CIFAR batches and no images; expected SPLIT/CLASS/FILE.png or CLASS/FILE.png (or .jpg), "
+            "or what the CIFAR archives hold; WebDataset tars: cifar-dist index FOLDER"
         )
     parts = [name.split("/") for name in images]
     if len({name[0] for name in parts}) == 1 and parts[0][0] not in SPLITS and all(len(name) > 2 for name in parts):

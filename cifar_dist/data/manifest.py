@@ -14,21 +14,25 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.data.image import MAX_SIDE, Codec
 from cifar_dist.errors import UserError
 
 FORMAT = "cifar-dist-manifest"
 VERSION = 1
 FILE_NAME = "manifest.json"
 
-Codec = Literal["png", "npy"]
 UNLABELLED = -1
+INDEXED = "webdataset"
+"""``source["kind"]`` of tars that were made elsewhere."""
 
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+SHARD_NAME = re.compile(rf"({_PART}/)?{_PART}\.tar")
+"""A tar in the dataset's folder, or in a folder in it."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,7 +41,7 @@ class Shard:
     """One tar of a split, and where its samples lie in it.
 
     Attributes:
-        name: file name inside the dataset's folder.
+        name: file name inside the dataset's folder, perhaps with one folder before it.
         bytes: size of the file.
         sha256: checksum of the file, hexadecimal.
         keys: WebDataset key of each sample, in the order of the tar.
@@ -81,7 +85,7 @@ class Shard:
             keys=tuple(str(key) for key in raw["keys"]),
             **columns,
         )
-        if not _SHARD_NAME.fullmatch(shard.name):
+        if not SHARD_NAME.fullmatch(shard.name):
             raise ValueError(f"shard name {shard.name!r} is not a plain file name ending in .tar")
         if not _SHA256.fullmatch(shard.sha256):
             raise ValueError(f"shard {shard.name}: sha256 is not 64 hexadecimal digits")
@@ -107,7 +111,7 @@ class Manifest:
         name: short name of the dataset, for example ``cifar10``.
         classes: class names; a label is an index into them. Empty for an unlabelled dataset.
         shape: (height, width, channels) of every image, pixels are uint8.
-        codec: how an image is stored, ``png`` or ``npy`` (raw array).
+        codec: how an image is stored, the suffix of its member.
         source: where it came from: ``kind``, ``name``, ``sha256`` and what pack was asked for.
         mean, std: per channel, in [0, 1], over the training split.
         splits: split name to its shards.
@@ -139,6 +143,16 @@ class Manifest:
 
     def keys(self, split: str) -> list[str]:
         return [key for shard in self.shards(split) for key in shard.keys]
+
+    @property
+    def command(self) -> str:
+        """What makes the manifest again."""
+        return f"cifar-dist {'index' if self.source.get('kind') == INDEXED else 'pack SOURCE'} {self.root}"
+
+    @property
+    def shown(self) -> str:
+        """For a reader, on one line."""
+        return f"{', '.join(f'{self.samples(split)} {split}' for split in self.splits)}, {len(self.classes)} classes"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -185,7 +199,8 @@ class Manifest:
         path = root / FILE_NAME
         if not path.is_file():
             what = "there is no such folder" if not root.is_dir() else f"it holds no {FILE_NAME}"
-            raise UserError(f"no packed dataset at {root}: {what}; make one with: cifar-dist pack SOURCE {root}")
+            verb = "index" if any(root.glob("*.tar")) else "pack SOURCE"
+            raise UserError(f"no packed dataset at {root}: {what}; make one with: cifar-dist {verb} {root}")
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             if raw["format"] != FORMAT:
@@ -200,10 +215,10 @@ class Manifest:
     @classmethod
     def _from_json(cls, raw: dict[str, Any], root: Path) -> Manifest:
         height, width, channels = (int(n) for n in raw["shape"])
-        if not (1 <= height <= 4096 and 1 <= width <= 4096 and 1 <= channels <= 4):
+        if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and 1 <= channels <= 4):
             raise ValueError(f"shape {raw['shape']} is not [height, width, channels] of a small image")
-        if raw["codec"] not in ("png", "npy"):
-            raise ValueError(f"codec {raw['codec']!r} is neither 'png' nor 'npy'")
+        if raw["codec"] not in get_args(Codec):
+            raise ValueError(f"codec {raw['codec']!r} is none of {', '.join(get_args(Codec))}")
         manifest = cls(
             name=str(raw["name"]),
             classes=tuple(str(name) for name in raw["classes"]),

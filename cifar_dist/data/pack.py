@@ -6,24 +6,23 @@ PNG is compressed is up to Pillow's zlib: another build may give other bytes for
 
 from __future__ import annotations
 
-import io
-import math
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Codec, Manifest, Shard
+from cifar_dist.data.image import Lossless, encode
+from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Manifest, Shard
 from cifar_dist.data.progress import progress
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.raw import SPLITS, RawSplit
 from cifar_dist.data.sources import Source, open_source
 from cifar_dist.data.split import hold_out
+from cifar_dist.data.statistics import channel_statistics, pixel_counts
+from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
-from cifar_dist.files import folder_atomic, sha256
+from cifar_dist.files import folder_atomic
 
 VAL_FRACTION = 0.1
 """Part of train that becomes val, where the source has none and nobody says otherwise."""
@@ -37,7 +36,7 @@ def pack(
     source: str | Path,
     out: str | Path,
     *,
-    codec: Codec = "png",
+    codec: Lossless = "png",
     samples_per_shard: int = 1000,
     val_fraction: float | None = None,
     seed: int = 0,
@@ -73,7 +72,7 @@ def pack(
     splits, fractions = _split(opened, val_fraction, seed)
 
     first = next(iter(splits.values())).images  # train, unless there is none
-    mean, std = channel_statistics(first)
+    mean, std = channel_statistics(pixel_counts(first))
     order = {name: np.arange(len(split)) for name, split in splits.items()}
     if "train" in order:
         order["train"] = permutation(seed, 0, len(splits["train"]), "pack").numpy()
@@ -104,27 +103,6 @@ def pack(
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from None
     return packed
-
-
-def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, in [0, 1].
-
-    Computed from whole numbers and rounded once, so neither the order nor the number of images leaves a trace.
-
-    Args:
-        images: uint8 [samples, height, width, channels].
-    """
-    means, stds = [], []
-    for channel in range(images.shape[3]):
-        counts = np.zeros(256, dtype=np.int64)
-        for part in np.array_split(images[..., channel], max(1, len(images) // 4096)):
-            counts += np.bincount(part.reshape(-1), minlength=256)
-        n = int(counts.sum())
-        total = sum(value * int(count) for value, count in enumerate(counts))
-        squares = sum(value * value * int(count) for value, count in enumerate(counts))
-        means.append(total / (255 * n))
-        stds.append(math.sqrt((n * squares - total * total) / (255 * n) ** 2))
-    return tuple(means), tuple(stds)
 
 
 def _require_replaceable(out: Path) -> None:
@@ -171,7 +149,7 @@ def _write_split(
     folder: Path,
     name: str,
     split: RawSplit,
-    codec: Codec,
+    codec: Lossless,
     samples_per_shard: int,
     order: NDArray[np.int64],
     *,
@@ -186,7 +164,7 @@ def _write_split(
     return tuple(shards)
 
 
-def _write_shard(path: Path, samples: RawSplit, codec: Codec) -> Shard:
+def _write_shard(path: Path, samples: RawSplit, codec: Lossless) -> Shard:
     from webdataset import TarWriter
 
     keys = tuple(f"{number:08d}" for number in samples.ids)
@@ -195,33 +173,4 @@ def _write_shard(path: Path, samples: RawSplit, codec: Codec) -> Shard:
         for key, image, label in zip(keys, samples.images, samples.labels.tolist(), strict=True):
             sample = {"__key__": key, codec: encode(image, codec)}
             tar.write(sample if label == UNLABELLED else {**sample, "cls": str(label).encode()})
-    return _index_shard(path, keys, samples.labels, codec)
-
-
-def encode(image: NDArray[np.uint8], codec: Codec) -> bytes:
-    """An image [height, width, channels] as the bytes of a member."""
-    data = io.BytesIO()
-    if codec == "npy":
-        np.save(data, image, allow_pickle=False)
-    else:
-        Image.fromarray(image).save(data, format="PNG")
-    return data.getvalue()
-
-
-def _index_shard(path: Path, keys: tuple[str, ...], labels: NDArray[np.int64], codec: Codec) -> Shard:
-    """Where the members lie, read back from the tar as any reader will find them."""
-    with tarfile.open(path, "r:") as tar:
-        place = {member.name: (member.offset_data, member.size) for member in tar}
-    image = np.array([place[f"{key}.{codec}"] for key in keys], dtype=np.int64)
-    label = np.array([place[f"{key}.cls"] for key in keys if f"{key}.cls" in place], dtype=np.int64).reshape(-1, 2)
-    return Shard(
-        name=path.name,
-        bytes=path.stat().st_size,
-        sha256=sha256(path),
-        keys=keys,
-        labels=labels,
-        image_offset=image[:, 0],
-        image_size=image[:, 1],
-        label_offset=label[:, 0],
-        label_size=label[:, 1],
-    )
+    return index_tar(path.parent, path.name)[0]  # as any reader will find it

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from cifar_dist.data.image import MAX_SIDE, resize
 from cifar_dist.errors import UserError
 
 SPLITS = ("train", "val", "test")
-MAX_SIDE = 4096
-"""Pixels. A larger image is no small image, and a header that claims one is not believed."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,6 @@ class RawDataset:
     kind: str
     classes: tuple[str, ...]
     splits: dict[str, RawSplit]
-
-
-def resize(image: Image.Image, size: int) -> Image.Image:
-    """``size`` x ``size``: the central square, bicubic. Stretching would teach shapes that nothing has."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
 def as_images(value: object, where: str) -> NDArray[np.uint8]:

@@ -1,13 +1,12 @@
 """Random access to the images of a packed split, by sample id, through the manifest's offsets.
 
 No tar is walked and nothing is unpacked: an image is ``pread(shard, size, offset)``, decoded by code that can
-execute nothing (PNG by Pillow, arrays by numpy without pickles). A damaged shard fails loudly and by name.
+execute nothing (images by Pillow, arrays by numpy without pickles). A damaged shard fails loudly and by name.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from cifar_dist.data.image import decode
 from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.errors import UserError
 
@@ -115,17 +114,3 @@ class ShardReader:
         """All images in id order, uint8 [samples, height, width, channels], decoded by a pool of threads."""
         with ThreadPoolExecutor(threads) as pool:
             return torch.cat(list(pool.map(self.images, torch.arange(len(self)).split(1024))))
-
-
-def decode(data: bytes, codec: str) -> NDArray[np.uint8]:
-    """One member's bytes to an array [height, width, channels].
-
-    Raises:
-        Exception: not such an image. The libraries promise no narrower type.
-    """
-    if codec == "npy":
-        array: NDArray[np.uint8] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-        return array
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        array = np.asarray(image)
-    return array if array.ndim == 3 else array[:, :, None]

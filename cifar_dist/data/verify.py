@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cifar_dist.data.image import decode
 from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.progress import progress
 from cifar_dist.data.randomness import permutation
-from cifar_dist.data.read import decode
+from cifar_dist.data.tar import members
 from cifar_dist.errors import UserError
 
 MIXING_BATCH = 500
@@ -114,8 +115,8 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
                 problems.append(f"  {shard.name}: {problem}")
             advance(shard.samples)
     if problems:
-        head = f"{folder}: {len(problems)} of {len(shards)} shards are damaged; fetch them again, or pack it again with"
-        raise UserError(f"{head}: cifar-dist pack SOURCE {folder}", problems)
+        head = f"{folder}: {len(problems)} of {len(shards)} shards are damaged; fetch them again, or make it again with"
+        raise UserError(f"{head}: {manifest.command}", problems)
     labelled = "train" in manifest.splits and bool((manifest.labels("train") >= 0).all())
     return VerifyReport(
         manifest=manifest,
@@ -195,14 +196,10 @@ def _member_problem(manifest: Manifest, shard: Shard, data: bytes) -> str | None
     """Compare what webdataset reads from the tar, and the tar's own headers, with the manifest."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        members = tar.getmembers()
-    if not all(member.isreg() and not member.issparse() for member in members):
-        return "it holds something else than files"
-    lies_at = {member.name: (member.offset_data, member.size) for member in members}
+    lies_at = members(io.BytesIO(data))
     files = tar_file_expander([{"url": shard.name, "stream": io.BytesIO(data)}])
     samples = {sample["__key__"]: sample for sample in group_by_keys(files)}
-    if list(samples) != list(shard.keys):
+    if not list(samples) == list(lies_at) == list(shard.keys):
         return f"webdataset reads {len(samples):,} samples from it, and not the {shard.samples:,} of the manifest"
     for row, key in enumerate(shard.keys):
         places: dict[str, tuple[int, int]] = {
@@ -211,7 +208,7 @@ def _member_problem(manifest: Manifest, shard: Shard, data: bytes) -> str | None
         if len(shard.label_offset):
             places["cls"] = (int(shard.label_offset[row]), int(shard.label_size[row]))
         for suffix, (offset, size) in places.items():
-            if lies_at.get(f"{key}.{suffix}") != (offset, size):
+            if lies_at[key].get(suffix) != (offset, size):
                 return f"'{key}.{suffix}' does not lie where the manifest says"
             if samples[key].get(suffix) != data[offset : offset + size]:
                 return f"webdataset reads '{key}.{suffix}' differently"

@@ -33,6 +33,5 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         size=arguments.size,
     )
-    counts = ", ".join(f"{manifest.samples(split)} {split}" for split in manifest.splits)
-    print(f"packed {manifest.name} into {arguments.out}: {counts}, {len(manifest.classes)} classes")
+    print(f"packed {manifest.name} into {arguments.out}: {manifest.shown}")
     return EXIT_DONE

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_dist.data.manifest import Codec, Manifest
+from cifar_dist.data.image import Lossless
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 
 TRAIN, TEST = 53, 11
 
 
-def small_packed(folder: Path, codec: Codec) -> Manifest:
+def small_packed(folder: Path, codec: Lossless) -> Manifest:
     random = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", TRAIN), ("test", TEST)):

@@ -19,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset import WebDataset
 
+from cifar_dist.data.image import decode, encode
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.data.pack import channel_statistics, encode, pack
+from cifar_dist.data.pack import pack
 from cifar_dist.data.raw import RawSplit
-from cifar_dist.data.read import ShardReader, decode
+from cifar_dist.data.read import ShardReader
 from cifar_dist.data.split import hold_out
+from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.errors import UserError
 
 pack_quietly = functools.partial(pack, show=False)
@@ -197,17 +199,18 @@ def test_an_unlabelled_set_has_one_split_and_no_labels(tmp_path: Path) -> None:
 
 def test_the_statistics_are_those_of_train_to_the_last_bit(tmp_path: Path) -> None:
     images = build.random_images(5000, side=3)
-    mean, std = channel_statistics(images)
+    mean, std = channel_statistics(pixel_counts(images))
     scaled = torch.from_numpy(images).double() / 255
     assert torch.allclose(torch.tensor(mean).double(), scaled.mean((0, 1, 2)), atol=1e-7)
     assert torch.allclose(torch.tensor(std).double(), scaled.std((0, 1, 2), correction=0), atol=1e-7)
     order = np.random.default_rng(0).permutation(5000)
-    assert channel_statistics(images[order]) == (mean, std)
+    assert channel_statistics(pixel_counts(images[order])) == (mean, std)
+    assert channel_statistics(pixel_counts(images[:77]) + pixel_counts(images[77:])) == (mean, std)
     black = np.zeros((2, 4, 4, 3), np.uint8)
-    assert channel_statistics(black) == ((0, 0, 0), (0, 0, 0))
+    assert channel_statistics(pixel_counts(black)) == ((0, 0, 0), (0, 0, 0))
     manifest = pack_quietly(npz(tmp_path / "a.npz", 40), tmp_path / "out")
     train = ShardReader(manifest, "train").all().numpy()
-    assert (manifest.mean, manifest.std) == channel_statistics(train)
+    assert (manifest.mean, manifest.std) == channel_statistics(pixel_counts(train))
 
 
 @pytest.mark.parametrize("codec", ["png", "npy"])

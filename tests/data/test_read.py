@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_packed import TEST, TRAIN, small_packed
 
-from cifar_dist.data.manifest import Codec, Manifest, Shard
-from cifar_dist.data.pack import encode
+from cifar_dist.data.image import Codec, Lossless, encode
+from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 
-CODECS: tuple[Codec, ...] = get_args(Codec)
+CODECS: tuple[Lossless, ...] = get_args(Lossless)
 
 
 @pytest.fixture(params=CODECS)

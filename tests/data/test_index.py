@@ -1,0 +1,290 @@
+"""index: tars made elsewhere, by webdataset itself or by tarfile, are trained on as they lie."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import dataset_builders as build
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import spawn, train
+from webdataset import TarWriter, WebDataset
+
+from cifar_dist import cli
+from cifar_dist.data.image import decode
+from cifar_dist.data.index import index
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.pack import pack
+from cifar_dist.data.read import ShardReader
+from cifar_dist.data.statistics import channel_statistics, pixel_counts
+from cifar_dist.data.verify import verify
+from cifar_dist.errors import UserError
+
+FORMS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
+
+
+def sample(key: str, label: int | None = 0, seed: int = 0, side: int = 8, codec: str = "png") -> dict[str, bytes | str]:
+    image = build.random_images(1, seed, side)[0]
+    if codec == "npy":
+        data = io.BytesIO()
+        np.save(data, image)
+        member = data.getvalue()
+    else:
+        member = build.image_file(image, FORMS[codec])
+    return {"__key__": key, codec: member, **({} if label is None else {"cls": str(label).encode()})}
+
+
+def write(path: Path, samples: Sequence[Mapping[str, bytes | str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file, TarWriter(file, encoder=False) as tar:
+        for entry in samples:
+            tar.write(dict(entry))
+    return path
+
+
+def refusal(folder: Path, **how: Sequence[str]) -> str:
+    before = build.read_folder(folder) if folder.is_dir() else None
+    with pytest.raises(UserError) as error:
+        index(folder, show=False, **how)
+    assert (build.read_folder(folder) if folder.is_dir() else None) == before  # nothing written
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("codec", [*FORMS, "npy"])
+def test_tars_made_elsewhere_are_read_as_webdataset_reads_them(tmp_path: Path, codec: str) -> None:
+    for split, tars in (("train", 3), ("test", 1)):
+        for number in range(tars):
+            extra = {"json": b"{}", "__meta__": b""} if split == "train" else {}
+            samples = [
+                {**sample(f"{split}/{number}{row}", (number + row) % 3, 10 * number + row, codec=codec), **extra}
+                for row in range(4 + number)
+            ]
+            write(tmp_path / f"pets-{split}-{number:04d}.tar", samples)
+    manifest = index(tmp_path, show=False)
+    assert manifest.name == tmp_path.name
+    assert (manifest.codec, manifest.shape, manifest.classes) == (codec, (8, 8, 3), ("0", "1", "2"))
+    assert {split: len(many) for split, many in manifest.splits.items()} == {"train": 3, "test": 1}
+    assert Manifest.load(tmp_path).to_json() == manifest.to_json()
+    assert "all shards are whole" in str(verify(tmp_path, show=False))
+    for split in ("train", "test"):
+        urls = [str(tmp_path / shard.name) for shard in manifest.shards(split)]
+        samples = list(WebDataset(urls, shardshuffle=False, empty_check=False))
+        assert manifest.keys(split) == [entry["__key__"] for entry in samples]
+        assert manifest.labels(split).tolist() == [int(entry["cls"]) for entry in samples]
+        images = ShardReader(manifest, split).all().numpy()
+        assert np.array_equal(images, np.stack([decode(entry[codec], codec) for entry in samples]))  # type: ignore[arg-type]
+        if split == "train":
+            assert (manifest.mean, manifest.std) == channel_statistics(pixel_counts(images))
+
+
+def test_what_pack_wrote_is_indexed_to_the_same_manifest(tmp_path: Path) -> None:
+    packed = pack("digits", tmp_path / "digits", show=False)
+    (tmp_path / "digits" / "manifest.json").unlink()
+    found = index(tmp_path / "digits", show=False)
+    assert found.splits["train"][0].to_json() == packed.splits["train"][0].to_json()
+    assert {**found.to_json(), "source": None} == {**packed.to_json(), "source": None}
+
+
+def test_an_indexed_dataset_trains(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    samples = [sample(f"{row:04d}", row % 10, row, side=16, codec="jpg") for row in range(64)]
+    write(folder / "train" / "0.tar", samples[:40])
+    write(folder / "valid" / "0.tar", samples[40:52])
+    write(folder / "test" / "0.tar", samples[52:])
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(build.CLASSES_10) + "\n")
+    (indexed,) = spawn(["-m", "cifar_dist", "index", str(folder), "--classes", str(names)])
+    assert indexed.returncode == 0, indexed.stderr
+    assert indexed.stdout == "indexed mine: 40 train, 12 val, 12 test, 10 classes\n"
+    again = ["index", str(folder), "--classes", str(names)]
+    assert cli.run(again) == 0
+    small = ["--data.path", str(folder), "--train.epochs", "2", "--train.batch_size", "16"]
+    (run,) = train("demo", *small, "--run.dir", str(tmp_path / "runs"), "--run.name", "r")
+    assert run.returncode == 0, run.stderr
+    (csv,) = (tmp_path / "runs" / "r").glob("evaluations/*/submission.csv")
+    assert [line.split(",")[0] for line in csv.read_text().splitlines()] == ["ID", *(str(n) for n in range(52, 64))]
+
+
+def test_splits_by_name_or_folder_and_numbers_by_value(tmp_path: Path) -> None:
+    names = ["cifar-train-10.tar", "cifar-train-9.tar", "validation/a.tar", "x_TEST_0.tar", "training.2/1.tar"]
+    for name in names:
+        write(tmp_path / name, [sample("0")])
+    write(tmp_path / ".hidden.tar", [sample("0")])
+    manifest = index(tmp_path, show=False)
+    assert {split: [shard.name for shard in many] for split, many in manifest.splits.items()} == {
+        "train": ["cifar-train-9.tar", "cifar-train-10.tar", "training.2/1.tar"],
+        "val": ["validation/a.tar"],
+        "test": ["x_TEST_0.tar"],
+    }
+    for path in tmp_path.rglob("*.tar"):
+        path.rename(path.with_name(path.name.replace("train", "part").replace("TEST", "part")))
+    write(tmp_path / "plain" / "0.tar", [sample("0")])
+    assert "says no split and others do; rename it as train-" in refusal(tmp_path)
+
+
+def test_tars_without_a_word_are_train_and_without_labels_have_no_classes(tmp_path: Path) -> None:
+    write(tmp_path / "0.tar", [sample("a", None), sample("b", None, 1)])
+    manifest = index(tmp_path, show=False)
+    assert list(manifest.splits) == ["train"]
+    assert manifest.classes == ()
+    assert manifest.labels("train").tolist() == [-1, -1]
+    verify(tmp_path, show=False)
+
+
+def test_names_of_classes(tmp_path: Path) -> None:
+    write(tmp_path / "0.tar", [sample("a", 0), sample("b", 2, 1)])
+    assert index(tmp_path, classes=["x", "y", "z", "unseen"], show=False).classes == ("x", "y", "z", "unseen")
+    assert "has the label 2 and 2 classes are named; name 3" in refusal(tmp_path, classes=["x", "y"])
+
+
+def raw(path: Path, members: Sequence[tuple[str, bytes]], **info: bytes | str) -> Path:
+    """A tar of these members; ``info`` sets attributes of the last one's header."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            if (name, data) == members[-1]:
+                for key, value in info.items():
+                    setattr(header, key, value)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+PNG = build.image_file(build.random_images(1, side=8)[0])
+OTHER = build.image_file(build.random_images(1, side=9)[0])
+
+
+@pytest.mark.parametrize(
+    ("members", "complaint"),
+    [
+        ([], "it holds no samples"),
+        ([("a.cls", b"0")], "sample 'a' has .cls and not one of png, npy, jpg, jpeg, webp"),
+        ([("a.txt", b"0"), ("a.input.png", PNG)], "sample 'a' has .txt, .input.png and not one of"),
+        ([("a.png", PNG), ("a.jpg", PNG)], "sample 'a' has .png, .jpg and not one of"),
+        ([("a.png", PNG), ("b.jpg", PNG)], "its images are stored as png and jpg"),
+        ([("a.png", PNG), ("a.cls", b"0"), ("b.png", PNG)], "sample 'b' has no .cls, and others have"),
+        ([("a.png", PNG), ("b.png", PNG), ("a.cls", b"0")], "the files of sample 'a' do not follow each other"),
+        ([("a.png", PNG), ("a.PNG", PNG)], "'a.png' is in it twice"),
+        ([("a.png", PNG), ("a.cls", b"cat")], "'a.cls' is b'cat', and not the number of a class"),
+        ([("a.png", PNG), ("a.cls", b"-1")], "'a.cls' is b'-1', and not"),
+        ([("a.png", PNG), ("a.cls", b"9" * 4000)], "and not the number of a class"),
+        ([("a.png", PNG), ("a.cls", "٣".encode())], "and not the number of a class"),
+        ([("a.png", b"no image")], "'a.png' cannot be decoded"),
+        ([("a.png", PNG[:-30])], "'a.png' cannot be decoded"),
+        ([("a.jpg", PNG)], "'a.jpg' cannot be decoded"),
+        ([("a.png", PNG), ("b.png", OTHER)], "'a' is 8x8 and 'b' is 9x9; one size and format is needed"),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else value[:40],
+)
+def test_a_tar_that_cannot_be_trained_on_is_refused(
+    tmp_path: Path, members: list[tuple[str, bytes]], complaint: str
+) -> None:
+    raw(tmp_path / "train-0.tar", members)
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path / 'train-0.tar'}")
+    assert complaint in message
+
+
+def test_an_array_that_is_no_rgb_image_is_refused(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    np.save(data, np.zeros((8, 8)))
+    raw(tmp_path / "0.tar", [("a.npy", data.getvalue())])
+    assert "'a.npy' is float64 (8, 8); expected uint8 [height, width, 3]" in refusal(tmp_path)
+
+
+def test_grey_palette_and_deep_images(tmp_path: Path) -> None:
+    grey = build.random_images(1, side=8)[0, :, :, 0]
+    raw(tmp_path / "0.tar", [("a.png", build.image_file(grey))])
+    image = ShardReader(index(tmp_path, show=False), "train").image(0)
+    assert np.array_equal(image, np.repeat(grey[..., None], 3, axis=2))
+    raw(tmp_path / "0.tar", [("a.png", build.image_file(grey.astype(np.uint16)))])
+    (tmp_path / "manifest.json").unlink()
+    assert "more than 8 bits a channel" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    raw(tmp_path / "0.tar", [("a.png", PNG), ("b.png", b"")], type=kind, linkname="/etc/passwd")
+    assert "'b.png' in it is no plain file" in refusal(tmp_path)
+
+
+def test_folders_and_remarks_in_a_tar_are_passed_over(tmp_path: Path) -> None:
+    raw(tmp_path / "0.tar", [("__readme__", b"hi"), ("a/b.png", PNG), ("a", b"")], type=tarfile.DIRTYPE)
+    assert index(tmp_path, show=False).keys("train") == ["a/b"]
+    verify(tmp_path, show=False)
+
+
+def test_forms_that_differ_between_tars_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.tar", [sample("a")])
+    write(tmp_path / "test-0.tar", [sample("b", side=9)])
+    assert "train-0.tar holds .png of 8x8, test-0.tar holds .png of 9x9; one size and format" in refusal(tmp_path)
+    write(tmp_path / "test-0.tar", [sample("b", codec="jpg")])
+    assert "test-0.tar holds .jpg of 8x8" in refusal(tmp_path)
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    assert f"there is no folder {tmp_path / 'none'}" in refusal(tmp_path / "none")
+    assert "holds no .tar, and neither do the folders in it" in refusal(tmp_path)
+    pack("digits", tmp_path / "digits", show=False)
+    assert "is packed already" in refusal(tmp_path / "digits")
+    write(tmp_path / "names" / "a b-0.tar", [sample("a")])
+    assert "may have letters, digits" in refusal(tmp_path / "names")
+    write(tmp_path / "both" / "test" / "train-0.tar", [sample("a")])
+    assert "says test and train" in refusal(tmp_path / "both")
+    (tmp_path / "zipped").mkdir()
+    with tarfile.open(tmp_path / "zipped" / "0.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.png"))
+    assert "is no tar to train on" in refusal(tmp_path / "zipped")
+    with pytest.raises(UserError, match="it has the name of a class in each line"):
+        cli.run(["index", str(tmp_path / "digits"), "--classes", str(tmp_path / "none.txt")])
+
+
+def test_others_say_that_tars_are_to_be_indexed(tmp_path: Path) -> None:
+    path = write(tmp_path / "0.tar", [sample("a")])
+    with pytest.raises(UserError, match=f"make one with: cifar-dist index {tmp_path}"):
+        Manifest.load(tmp_path)
+    with pytest.raises(UserError, match="WebDataset tars: cifar-dist index FOLDER"):
+        pack(path.rename(tmp_path / "x-0.tar").parent, tmp_path / "out", show=False)
+    index(tmp_path, show=False)
+    (tmp_path / "x-0.tar").unlink()
+    with pytest.raises(UserError, match=f"make it again with: cifar-dist index {tmp_path}\n  x-0.tar: missing"):
+        verify(tmp_path, show=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    return write(folder / "0.tar", [sample(f"{row}", row % 2, row) for row in range(4)])
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3), length=st.integers(0, 20_000)
+)
+def test_a_damaged_tar_is_refused_or_is_a_dataset_that_verifies(
+    whole: Path, changes: list[tuple[int, int]], length: int
+) -> None:
+    data = bytearray(whole.read_bytes())
+    for place, value in changes:
+        data[place % len(data)] = value
+    folder = whole.parent / "damaged"
+    folder.mkdir(exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    (folder / "0.tar").write_bytes(data[:length])
+    message = ""
+    try:
+        index(folder, show=False)
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
+    if message:
+        assert os.listdir(folder) == ["0.tar"]
+    else:
+        verify(folder, show=False)
