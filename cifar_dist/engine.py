@@ -25,6 +25,7 @@ from cifar_dist.config import TrainConfig
 from cifar_dist.errors import TrainingFailedError, UserError
 from cifar_dist.fully_sharded import is_sharded, shard, whole
 from cifar_dist.memory import keep_freed_memory
+from cifar_dist.onednn import spare_strided_1x1
 from cifar_dist.optim.sam import ascended
 from cifar_dist.optimizer_state import by_parameter, collect, collect_zero, restore, restore_zero
 from cifar_dist.precision import Precision
@@ -130,6 +131,8 @@ class Engine(Ranks):
         if optimizer is None:
             self.model = module
             return module
+        if self.device.type == "cpu":
+            spare_strided_1x1(module)
         if self.kind not in ("single", "ddp"):
             # They cut or flatten weights in their plain order; the images may stay channels-last.
             self._module.to(memory_format=torch.contiguous_format)

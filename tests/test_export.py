@@ -38,6 +38,7 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     words = ["--data.path", str(digits), "--model.name", "tiny-resnet", "--model.options.widths=[8,16]"]
     words += ["--train.epochs", "2", "--schedule.warmup", "0.5", "--eval.tta", "0", "--run.dir", str(folder)]
+    words += ["--train.precision", "no"]  # an export computes in fp32
     assert train("demo", *words, "--run.name", "it")[0].returncode == 0
     return folder / "it"
 

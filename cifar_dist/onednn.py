@@ -1,0 +1,33 @@
+"""What oneDNN, which computes torch's convolutions on a CPU, gets wrong, and how training is kept from it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from torch import Tensor, nn
+
+_VECTOR: Final = 16  # floats in the widest register, and the channels of one of oneDNN's blocks
+
+
+def spare_strided_1x1(module: nn.Module) -> None:
+    """Have narrow 1x1 convolutions pick the pixels of their stride before they convolve. In place; the sum is the same.
+
+    For images that are channels-last, fewer channels than a block and a stride, oneDNN writes past its workspace when
+    it computes the gradient of the weights: a crash, or wrong numbers (uxlfoundation/oneDNN#6035; torch 2.15, fp32
+    and bf16). Shortcuts of small residual networks are such convolutions. Without a stride there is no workspace.
+    """
+    for conv in module.modules():
+        if (
+            type(conv) is nn.Conv2d
+            and (conv.kernel_size, conv.padding, conv.groups) == ((1, 1), (0, 0), 1)
+            and max(conv.stride) > 1
+            and conv.in_channels < _VECTOR
+        ):
+            rows, columns = conv.stride
+            conv.register_forward_pre_hook(partial(_pick, rows, columns))
+            conv.stride = (1, 1)
+
+
+def _pick(rows: int, columns: int, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return inputs[0][..., ::rows, ::columns]
