@@ -13,9 +13,12 @@ _VECTOR: Final = 16  # floats in the widest register, and the channels of one of
 def spare_strided_1x1(module: nn.Module) -> None:
     """Have narrow 1x1 convolutions pick the pixels of their stride before they convolve. In place; the sum is the same.
 
-    For images that are channels-last, fewer channels than a block and a stride, oneDNN writes past its workspace when
-    it computes the gradient of the weights: a crash, or wrong numbers (uxlfoundation/oneDNN#6035; torch 2.15, fp32
-    and bf16). Shortcuts of small residual networks are such convolutions. Without a stride there is no workspace.
+    With a stride, channels-last images and fewer than 16 channels, oneDNN writes past its workspace in the
+    gradient of the weights: a crash, or wrong numbers (uxlfoundation/oneDNN#6035; torch 2.15, fp32 and bf16). The
+    shortcuts of small residual networks are such convolutions. Without a stride there is no workspace.
+
+    Args:
+        module: a network, before it is wrapped; its state keeps its names and shapes.
     """
     for conv in module.modules():
         if (
@@ -30,4 +33,5 @@ def spare_strided_1x1(module: nn.Module) -> None:
 
 
 def _pick(rows: int, columns: int, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Images [n, c, h, w] -> [n, c, ceil(h / rows), ceil(w / columns)]."""
     return inputs[0][..., ::rows, ::columns]

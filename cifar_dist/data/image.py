@@ -15,7 +15,7 @@ Codec = Literal["png", "npy", "jpg", "jpeg", "webp"]
 """How an image is stored, which is the suffix of its member: a format of Pillow, or a plain array of NumPy."""
 Lossless = Literal["png", "npy"]
 """How pack stores an image."""
-FORMATS: Final[dict[Codec, str]] = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
+_FORMATS: Final[dict[Codec, str]] = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
 """Pillow's name of each of its formats that are read; no other decoder gets to see a byte."""
 
 MAX_SIDE = 4096
@@ -23,7 +23,7 @@ MAX_SIDE = 4096
 
 
 def encode(image: NDArray[np.uint8], codec: Lossless) -> bytes:
-    """An image [height, width, channels] as the bytes of a member, without loss."""
+    """An image, uint8 [height, width, channels], as the bytes of a member, without loss."""
     data = io.BytesIO()
     if codec == "npy":
         np.save(data, image, allow_pickle=False)
@@ -33,7 +33,7 @@ def encode(image: NDArray[np.uint8], codec: Lossless) -> bytes:
 
 
 def decode(data: bytes, codec: Codec) -> NDArray[np.uint8]:
-    """One member's bytes to an array [height, width, channels]: RGB, unless it was stored as an array.
+    """One member's bytes to uint8 [height, width, 3], RGB; what was stored as an array is given as it is, unchecked.
 
     Raises:
         Exception: not such an image. The libraries promise no narrower type.
@@ -41,7 +41,7 @@ def decode(data: bytes, codec: Codec) -> NDArray[np.uint8]:
     if codec == "npy":
         array: NDArray[np.uint8] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         return array
-    return np.asarray(decode_rgb(data, (FORMATS[codec],)))
+    return np.asarray(decode_rgb(data, (_FORMATS[codec],)))
 
 
 def decode_rgb(data: bytes, formats: tuple[str, ...]) -> Image.Image:

@@ -75,13 +75,13 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
                 advance(1)
     assert form is not None
     mean, std = channel_statistics(counts)
-    name = root.resolve().name
+    dataset = root.resolve().name
     manifest = Manifest(
-        name=name,
+        name=dataset,
         classes=_classes(root, shards, classes),
         shape=(form.height, form.width, 3),
         codec=form.codec,
-        source={"kind": INDEXED, "name": name},
+        source={"kind": INDEXED, "name": dataset},
         mean=mean,
         std=std,
         splits={split: tuple(many) for split, many in shards.items()},

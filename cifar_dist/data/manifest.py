@@ -145,8 +145,8 @@ class Manifest:
         return [key for shard in self.shards(split) for key in shard.keys]
 
     @property
-    def command(self) -> str:
-        """What makes the manifest again."""
+    def made_with(self) -> str:
+        """The command that makes it again."""
         return f"cifar-dist {'index' if self.source.get('kind') == INDEXED else 'pack SOURCE'} {self.root}"
 
     @property

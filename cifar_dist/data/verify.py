@@ -116,7 +116,7 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
             advance(shard.samples)
     if problems:
         head = f"{folder}: {len(problems)} of {len(shards)} shards are damaged; fetch them again, or make it again with"
-        raise UserError(f"{head}: {manifest.command}", problems)
+        raise UserError(f"{head}: {manifest.made_with}", problems)
     labelled = "train" in manifest.splits and bool((manifest.labels("train") >= 0).all())
     return VerifyReport(
         manifest=manifest,

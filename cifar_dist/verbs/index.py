@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    """Raises UserError: no such text."""
+    """The lines of a text that are not empty; raises UserError where it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
