@@ -11,7 +11,7 @@ checkpoint, please run me again; anything else failed.
 import sys
 
 from cifar_dist.cli import run
-from cifar_dist.exit import end_with
+from cifar_dist.process_exit import exit_with
 
 if __name__ == "__main__":
-    end_with(lambda: run(["train", *sys.argv[1:]]))
+    exit_with(lambda: run(["train", *sys.argv[1:]]))

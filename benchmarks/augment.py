@@ -20,7 +20,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.augment import Augment
+from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.transforms.color import ColorJitter
 from cifar_dist.data.transforms.policies import RandAugment
 

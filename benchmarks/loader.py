@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 
 from cifar_dist.config import AugmentConfig, DataConfig
-from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.normalize import Normalize
 
 BATCH = 500
 

@@ -57,7 +57,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["ours"]:
-        from cifar_dist.memory import keep_freed_memory
+        from cifar_dist.cpu.malloc import keep_freed_memory
 
         assert keep_freed_memory()
     if sys.argv[1:]:

@@ -55,9 +55,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["ours"]:
-        from cifar_dist.threads import wait_briefly
+        from cifar_dist.cpu.openmp import shorten_openmp_spin
 
-        wait_briefly()
+        shorten_openmp_spin()
     if sys.argv[1:]:
         train()
     else:

@@ -3,12 +3,12 @@
 import sys
 
 from cifar_dist.cli import run
-from cifar_dist.exit import end_with
+from cifar_dist.process_exit import exit_with
 
 
 def main() -> None:
     """The console script."""
-    end_with(lambda: run(sys.argv[1:]))
+    exit_with(lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from cifar_dist import __version__
+from cifar_dist.cpu.openmp import shorten_openmp_spin
+from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import EXIT_DONE, UserError, nearest
-from cifar_dist.threads import wait_briefly
 from cifar_dist.verbs import (
     doctor,
     evaluate,
@@ -25,7 +26,6 @@ from cifar_dist.verbs import (
     train,
     verify,
 )
-from cifar_dist.world import is_main_process
 
 VERBS = {
     "pack": pack,
@@ -62,7 +62,7 @@ def run(words: Sequence[str]) -> int:
     Raises:
         UserError: words that are no command, or anything that the verb refuses.
     """
-    wait_briefly()
+    shorten_openmp_spin()
     if words and words[0] == "train":  # its settings are the config's, not argparse's
         return train.run(words[1:])
     if words and not words[0].startswith("-") and words[0] not in VERBS:

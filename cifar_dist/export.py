@@ -12,9 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cifar_dist.data.augment import Normalize
+from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.split import statistics
 from cifar_dist.evaluation.trained import Trained, build_trained
 from cifar_dist.files import write_atomic
 
@@ -46,7 +45,7 @@ def export(trained: Trained, out: Path) -> str:
     if out.suffix not in _FORMS:
         raise UserError(f"{out} is no name for an export; it ends with .pt2 (torch.export) or .pt (TorchScript)")
     data, weights = trained.trained_on, trained.weights
-    mean, std = statistics(trained.config, data)
+    mean, std = normalization_statistics(trained.config.augment, data)
     normalize = Normalize(mean, std, torch.device("cpu"), trained.config.train.channels_last)
     module = Exported(build_trained(trained), normalize).eval()
     generator = torch.Generator().manual_seed(0)

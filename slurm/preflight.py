@@ -9,8 +9,8 @@ from pathlib import Path
 from cifar_dist import recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import EXIT_DONE, UserError
-from cifar_dist.exit import end_with
-from cifar_dist.sbatch import config_in_job
+from cifar_dist.process_exit import exit_with
+from cifar_dist.slurm.sbatch import config_in_job
 
 
 def main() -> int:
@@ -25,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    exit_with(main)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from running import ROOT
+from support.running import ROOT
 
-from cifar_dist.threads import wait_briefly
+from cifar_dist.cpu.openmp import shorten_openmp_spin
 
 # A machine may be slow; that is no failure.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-wait_briefly()
+shorten_openmp_spin()
 
 _DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from crashing import every_death
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_checkpoint import PARTS, holds, names, optimizer, save
+from support.crashing import every_death
+from support.small_checkpoint import PARTS, holds, names, optimizer, save
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import MODEL

@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from running import metrics, story, train
+from support.running import metrics, story, train
 
 
 def test_a_kill_between_the_evaluation_and_its_checkpoint_leaves_one_record(tiny: Path, tmp_path: Path) -> None:

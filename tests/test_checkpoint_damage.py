@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_checkpoint import PARTS, holds, names, save, sign
+from support.small_checkpoint import PARTS, holds, names, save, sign
 from torch import nn
 
 from cifar_dist import checkpoint

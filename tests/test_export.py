@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import environment, train
+from support.running import environment, train
 
 from cifar_dist import cli
 from cifar_dist.data.manifest import Manifest

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from crashing import every_death
+from support.crashing import every_death
 
 from cifar_dist.files import folder_atomic, free_name, link_atomic, sha256, write_atomic
 

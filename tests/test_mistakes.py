@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import ROOT, TRAIN, finish, spawn, start, train, wait_for_records
+from support.running import ROOT, TRAIN, finish, spawn, start, train, wait_for_records
 
 
 def refused(done: subprocess.CompletedProcess[str], *says: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from running import ROOT, environment
+from support.running import ROOT, environment
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig

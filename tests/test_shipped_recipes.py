@@ -6,20 +6,20 @@ import json
 import shutil
 from pathlib import Path
 
-import forked_ranks
 import numpy as np
 import pytest
 import torch
 import torchvision.ops  # noqa: F401 - half of the models want it, and every fork would load it for itself
-from running import metrics
+from support import forked_ranks
+from support.running import metrics
 
 from cifar_dist import models, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
-from cifar_dist.engine import Engine
-from cifar_dist.preemption import StopSignals
-from cifar_dist.trainer import Trainer
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.training.trainer import Trainer
 
 SIDE = 16  # what the deepest of them still takes, and a quarter of the work
 PER_SPLIT = {"train": 18, "val": 4, "test": 4}

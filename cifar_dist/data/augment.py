@@ -11,30 +11,10 @@ import torch
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
+from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.randomness import bits, integers, uniform
 from cifar_dist.data.transforms.chain import build_transforms
 from cifar_dist.errors import UserError
-
-
-class Normalize:
-    """uint8 [n, h, w, c] -> float32 [n, c, h, w]: ``(x / 255 - mean) / std`` per channel.
-
-    Args:
-        mean, std: per channel, in [0, 1].
-        device: where batches are.
-        channels_last: give the result in the NHWC memory layout (it is a view, free of cost).
-    """
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
-        # A channel that never varies has a deviation of 0.
-        self._scale = 1.0 / (255.0 * torch.tensor([s or 1.0 for s in std], dtype=torch.float64))
-        self._shift = -torch.tensor(mean, dtype=torch.float64) * 255.0 * self._scale
-        self._scale, self._shift = (t.to(torch.float32).to(device) for t in (self._scale, self._shift))
-        self._channels_last = channels_last
-
-    def __call__(self, images: Tensor) -> Tensor:
-        batch = torch.addcmul(self._shift, images.to(torch.float32), self._scale).permute(0, 3, 1, 2)
-        return batch if self._channels_last else batch.contiguous()
 
 
 class Augment:

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cifar_dist.data.dataset_file import DatasetFile
-from cifar_dist.data.progress import progress
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import progress
 
 MAX_BYTES = 64 << 30
 _CHUNK = 1 << 20

@@ -11,9 +11,9 @@ from PIL import UnidentifiedImageError
 
 from cifar_dist.data.archives import read_members
 from cifar_dist.data.image import decode_rgb, resize
-from cifar_dist.data.progress import progress
 from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

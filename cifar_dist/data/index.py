@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.image import Codec, decode
 from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard
-from cifar_dist.data.progress import progress
 from cifar_dist.data.raw import SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import progress
 
 _SPLIT_OF: Final = {
     **dict.fromkeys(("train", "training"), "train"),

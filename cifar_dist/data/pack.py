@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.image import Lossless, encode
 from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Manifest, Shard
-from cifar_dist.data.progress import progress
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.raw import SPLITS, RawSplit
 from cifar_dist.data.sources import Source, open_source
@@ -23,6 +22,7 @@ from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic
+from cifar_dist.formatting import progress
 
 VAL_FRACTION = 0.1
 """Part of train that becomes val, where the source has none and nobody says otherwise."""

@@ -16,10 +16,10 @@ from torch import Tensor
 from cifar_dist.data.image import decode
 from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
-from cifar_dist.data.progress import progress
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.tar import members
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import progress
 
 MIXING_BATCH = 500
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.engine import Engine
+from cifar_dist.distributed.engine import Engine
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.split import Split
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_dist.data.progress import progress
-from cifar_dist.engine import Engine
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.ranks import share_of
 from cifar_dist.evaluation.views import Views
-from cifar_dist.ranks import share_of
+from cifar_dist.formatting import progress
 
 
 @dataclass(frozen=True)

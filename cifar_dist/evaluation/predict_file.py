@@ -11,7 +11,7 @@ from torch import Tensor
 from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.data.unlabelled import read_unlabelled
-from cifar_dist.engine import Engine
+from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import sample_ids
 from cifar_dist.evaluation.predict import Stream

@@ -7,27 +7,13 @@ from collections.abc import Callable
 import torch
 
 from cifar_dist.config import Config
-from cifar_dist.data.augment import Normalize
 from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.engine import Engine
+from cifar_dist.data.normalize import Normalize, normalization_statistics
+from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import Predictions, Stream, predict
 from cifar_dist.evaluation.views import make_views
-
-
-def statistics(config: Config, trained_on: Manifest) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation in [0, 1]: the recipe's, else of the data the run trains on.
-
-    Raises:
-        UserError: the recipe's have another number of channels than the images.
-    """
-    if not config.augment.mean:
-        return trained_on.mean, trained_on.std
-    channels = trained_on.shape[2]
-    if len(config.augment.mean) != channels:
-        raise UserError(f"augment.mean has {len(config.augment.mean)} channels and the images have {channels}")
-    return config.augment.mean, config.augment.std
 
 
 class Predictor:
@@ -42,7 +28,7 @@ class Predictor:
     def __init__(self, engine: Engine, config: Config, trained_on: Manifest) -> None:
         self._engine = engine
         self._config = config
-        self._mean, std = statistics(config, trained_on)
+        self._mean, std = normalization_statistics(config.augment, trained_on)
         self._normalize = Normalize(self._mean, std, engine.device, config.train.channels_last)
 
     def predict(

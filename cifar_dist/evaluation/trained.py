@@ -13,7 +13,7 @@ from torch import nn
 from cifar_dist import checkpoint, models, recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.engine import Engine
+from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.evaluation.evaluate import Weights
 

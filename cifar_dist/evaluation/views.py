@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.augment import Augment
+from cifar_dist.data.normalize import Normalize
 
 View = tuple[float, Tensor]
 """A weight and images, float32 [n, c, h, w]; the weights of one batch sum to 1."""

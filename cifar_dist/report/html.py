@@ -21,7 +21,8 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
-from cifar_dist.optim.range_test import Curve
+from cifar_dist.formatting import duration
+from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
@@ -177,7 +178,7 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
         ("dataset", run.get("dataset")),
         ("training images", _whole(run.get("train_samples"))),
         ("epochs", f"{len(rows)} of {run['epochs']}" if rows and "epochs" in run else len(rows) or None),
-        ("training time", _duration(seconds) if seconds else None),
+        ("training time", duration(seconds) if seconds else None),
         ("images per second", _whole(round(rows[-1].images_per_second)) if rows and seconds else None),
         ("on", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
         ("starts", starts if starts > 1 else None),
@@ -222,7 +223,7 @@ def _epochs(rows: Sequence[EpochRow]) -> str:
         f"<td>{row.epoch + 1}</td><td>{_number(row.train_loss)}</td><td>{_percent(row.train_accuracy)}</td>"
         f"<td>{_number(row.val_loss)}</td><td>{_percent(row.val_accuracy)}</td><td>{row.lr:.4g}</td>"
         f"<td>{_whole(round(row.images_per_second)) if row.images_per_second == row.images_per_second else ''}</td>"
-        f"<td>{_duration(row.seconds)}</td></tr>"
+        f"<td>{duration(row.seconds)}</td></tr>"
         for row in rows
     )
     table = f'<div class="scroll"><table><thead>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -253,13 +254,6 @@ def _number(value: float) -> str:
 
 def _whole(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _join(processes: object, where: object) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_dist.errors import UserError
-from cifar_dist.optim.range_test import Curve
+from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.style import BLUE, GREEN, GREY, ORANGE, figure
 
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig, Config
-from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
+from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.split import statistics
 from cifar_dist.report.style import INK, bare, figure, short
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def augmented(
         UserError: mixing samples without a label, or images that cannot be augmented so.
     """
     channels = manifest.shape[2]
-    mean, _ = statistics(config, manifest)
+    mean, _ = normalization_statistics(config.augment, manifest)
     unchanged = Normalize((0.0,) * channels, (1.0,) * channels, torch.device("cpu"), channels_last=False)
     augment = Augment(config.augment, config.run.seed, mean, unchanged)
     augment.check(manifest.shape)

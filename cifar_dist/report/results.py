@@ -97,13 +97,6 @@ def read_result(run: Path) -> Result:
     )
 
 
-def duration(seconds: float) -> str:
-    """For a reader: ``41 s``, ``12.3 min``, ``2.5 h``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where it is missing or damaged: a table shows what there is."""
     try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_dist.formatting import duration, markdown, percent
 from cifar_dist.report.overlay import Overlaid, draw_overlay
-from cifar_dist.report.results import Result, count, duration, read_result
+from cifar_dist.report.results import Result, count, read_result
 from cifar_dist.report.settings import differences, short_key
-from cifar_dist.report.tables import markdown, percent
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.report.results import Result, duration, read_result
-from cifar_dist.report.tables import markdown, percent, size
+from cifar_dist.formatting import duration, markdown, percent, size
+from cifar_dist.report.results import Result, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 

@@ -22,7 +22,8 @@ from typing import IO
 
 from cifar_dist import recipe
 from cifar_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, UserError, nearest
-from cifar_dist.report.results import duration, read_result
+from cifar_dist.formatting import duration
+from cifar_dist.report.results import read_result
 from cifar_dist.run_folder import contradiction
 from cifar_dist.sweeps.sweep import Run, Sweep
 

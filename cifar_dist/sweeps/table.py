@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_dist.formatting import duration, markdown, percent
 from cifar_dist.report.comparison import Compared, draw_comparison
-from cifar_dist.report.results import Result, duration, read_result
+from cifar_dist.report.results import Result, read_result
 from cifar_dist.report.settings import differences, short_key
-from cifar_dist.report.tables import markdown, percent
 from cifar_dist.sweeps.sweep import Row, Sweep
 
 

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from cifar_dist.errors import printable
+from cifar_dist.formatting import clock
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochRow
@@ -105,7 +106,7 @@ class RunConsole:
         line = (
             f"{f'{row.epoch + 1}/{self._facts.epochs}':>8} {_number(row.train_loss):>11} "
             f"{_percent(row.train_accuracy):>8} {_number(row.val_loss):>9} {_percent(row.val_accuracy):>8} "
-            f"{row.lr:>9.3g} {_count(row.images_per_second):>9} {duration(row.seconds):>8}"
+            f"{row.lr:>9.3g} {_count(row.images_per_second):>9} {clock(row.seconds):>8}"
         )
         self._say(line + (" best" if best else ""), "bold green" if best else "")
 
@@ -129,7 +130,7 @@ class RunConsole:
         first_step, start = self._pace_from
         done = self._step - first_step
         left = (now - start) / done * (self._facts.steps - self._step) if done else math.nan
-        return f"{_count(rate)} images/s  {duration(left)} left"
+        return f"{_count(rate)} images/s  {clock(left)} left"
 
     def _draw(self, record: Record, rate: float, now: float) -> None:
         in_epoch = record.step - record.epoch * self._facts.steps_per_epoch
@@ -190,19 +191,6 @@ class RunConsole:
 def _lines(text: str) -> list[str]:
     """Safe to print, and each with its own time in the log: what is said may have several lines."""
     return [printable(line) for line in text.split("\n")]
-
-
-def duration(seconds: float) -> str:
-    """``m:ss``, ``h:mm:ss`` or ``Nd h:mm:ss``; a dash when not known."""
-    if not math.isfinite(seconds):
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if not hours:
-        return f"{minutes}:{rest:02}"
-    days, hours = divmod(hours, 24)
-    clock = f"{hours}:{minutes:02}:{rest:02}"
-    return f"{days}d {clock}" if days else clock
 
 
 def _number(value: float) -> str:

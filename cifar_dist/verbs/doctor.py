@@ -18,16 +18,16 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
     from cifar_dist.config import Config, TrainConfig
-    from cifar_dist.preemption import StopSignals
+    from cifar_dist.distributed.stop_signals import StopSignals
 
     config: Config | None = None
     if arguments.recipe is not None or arguments.settings:
         config = recipe.load(arguments.recipe or "", arguments.settings)
 
     with StopSignals() as signals:
-        from cifar_dist.agreement import StopRequested
-        from cifar_dist.doctor import examine
-        from cifar_dist.engine import Engine
+        from cifar_dist.distributed.agreement import StopRequested
+        from cifar_dist.distributed.engine import Engine
+        from cifar_dist.training.doctor import examine
 
         engine = Engine(
             config.train if config else TrainConfig(precision="auto"),

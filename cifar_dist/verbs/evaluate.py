@@ -22,7 +22,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.data.manifest import Manifest
-    from cifar_dist.engine import Engine
+    from cifar_dist.distributed.engine import Engine
     from cifar_dist.evaluation.evaluate import evaluate
     from cifar_dist.evaluation.trained import find_run, load_model, open_trained
 

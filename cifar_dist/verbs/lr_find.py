@@ -37,13 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.write is not None:
         recipe.check_writable(arguments.write)
 
-    from cifar_dist.preemption import StopSignals
+    from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:
-        from cifar_dist.agreement import StopRequested
-        from cifar_dist.engine import Engine
-        from cifar_dist.lr_find import keep, lr_find
+        from cifar_dist.distributed.agreement import StopRequested
+        from cifar_dist.distributed.engine import Engine
         from cifar_dist.tracking.console import PLAIN_INTERVAL
+        from cifar_dist.training.range_test import keep, lr_find
 
         engine = Engine(
             config.train, clip_norm=config.optim.clip_norm, sam_rho=config.optim.sam_rho, processes=config.run.processes

@@ -20,7 +20,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.engine import Engine
+    from cifar_dist.distributed.engine import Engine
     from cifar_dist.evaluation.predict_file import predict_file
     from cifar_dist.evaluation.trained import find_run, open_trained
 

@@ -94,7 +94,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    from cifar_dist.report.tables import markdown, size
+    from cifar_dist.formatting import markdown, size
     from cifar_dist.runs.clean import clean, removable
     from cifar_dist.runs.listing import find_runs
 

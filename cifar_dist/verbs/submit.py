@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.data.manifest import Manifest
     from cifar_dist.models import check_builds
     from cifar_dist.run_folder import RunFolder
-    from cifar_dist.sbatch import config_in_job, split_words, submit
+    from cifar_dist.slurm.sbatch import config_in_job, split_words, submit
 
     settings, options = split_words(arguments.settings)
     config = recipe.load(arguments.recipe, settings)

@@ -64,9 +64,9 @@ def _add(
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.distributed.launch_checks import launched_processes
     from cifar_dist.sweeps.runner import check, run_all
     from cifar_dist.sweeps.sweep import load
-    from cifar_dist.world import launched_processes
 
     if launched_processes() > 1:
         raise UserError("a sweep is one process that starts its runs; say how with --launch, for example --launch ddp")
@@ -76,8 +76,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from cifar_dist.sbatch import split_words
-    from cifar_dist.sweeps.submit import submit
+    from cifar_dist.slurm.sbatch import split_words
+    from cifar_dist.slurm.sweep_array import submit
     from cifar_dist.sweeps.sweep import load
 
     settings, options = split_words(arguments.words)

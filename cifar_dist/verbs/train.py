@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import EXIT_DONE, UserError
 from cifar_dist.verbs.report import draw
-from cifar_dist.world import is_main_process
 
 HELP = "train a recipe, or go on training it: train RECIPE [--section.field VALUE ...]"
 USAGE = "usage: cifar-dist train RECIPE [--section.field VALUE ...]"
@@ -27,11 +27,11 @@ def run(words: Sequence[str]) -> int:
         raise UserError(f"which recipe? {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
     config = recipe.load(rest[0], rest[1:])
 
-    from cifar_dist.preemption import StopSignals
+    from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:  # before torch is loaded: who asks during the start is heard too
-        from cifar_dist.engine import Engine
-        from cifar_dist.trainer import Trainer
+        from cifar_dist.distributed.engine import Engine
+        from cifar_dist.training.trainer import Trainer
 
         engine = Engine(
             config.train, clip_norm=config.optim.clip_norm, sam_rho=config.optim.sam_rho, processes=config.run.processes

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from running import TRAIN, finish, interrupt, metrics, start, story, train, wait_for_records, wait_until
+from support.running import TRAIN, finish, interrupt, metrics, start, story, train, wait_for_records, wait_until
 
 ENDLESS = ["--train.epochs", "500", "--checkpoint.every", "500"]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.augment import Augment, Normalize, flips
+from cifar_dist.data.augment import Augment, flips
+from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.randomness import integers, uniform
 from cifar_dist.errors import UserError
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.augment import Augment
+from cifar_dist.data.normalize import Normalize
 from cifar_dist.errors import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_packed import TRAIN, small_packed
+from support.small_packed import TRAIN, small_packed
 
 from cifar_dist.config import DataConfig
 from cifar_dist.data.batches import Batch, Images, TrainBatches

@@ -11,11 +11,11 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import dataset_builders as build
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import dataset_builders as build
 
 from cifar_dist.data import archives
 from cifar_dist.data.archives import member_names, read_members

@@ -8,12 +8,12 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import dataset_builders as build
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import spawn, train
+from support import dataset_builders as build
+from support.running import spawn, train
 from webdataset import TarWriter, WebDataset
 
 from cifar_dist import cli

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from small_packed import small_packed
+from support.small_packed import small_packed
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig, DataConfig
-from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
+from cifar_dist.data.normalize import Normalize
 from cifar_dist.errors import UserError
 
 CPU = torch.device("cpu")

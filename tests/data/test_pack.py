@@ -11,12 +11,12 @@ import threading
 import time
 from pathlib import Path
 
-import dataset_builders as build
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import dataset_builders as build
 from webdataset import WebDataset
 
 from cifar_dist.data.image import decode, encode

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from small_packed import TEST, TRAIN, small_packed
+from support.small_packed import TEST, TRAIN, small_packed
 
 from cifar_dist.data.image import Codec, Lossless, encode
 from cifar_dist.data.manifest import Manifest, Shard

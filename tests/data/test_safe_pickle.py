@@ -13,10 +13,10 @@ from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
-from dataset_builders import python_2_pickle
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
+from support.dataset_builders import python_2_pickle
 
 from cifar_dist.data.safe_pickle import read_pickle
 from cifar_dist.errors import UserError

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import dataset_builders as build
 import numpy as np
 import pytest
 from PIL import Image
+from support import dataset_builders as build
 
 from cifar_dist.data.archives import member_names
 from cifar_dist.data.image_folder import read_image_folder

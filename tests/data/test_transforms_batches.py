@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_images import images
+from support.small_images import images
 from torch import Tensor
 
 from cifar_dist.data.transforms.color import ColorJitter, RandomGray

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small_images import images
+from support.small_images import images
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_images import assert_unrelated, images
+from support.small_images import assert_unrelated, images
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference

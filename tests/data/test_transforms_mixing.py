@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from scipy import stats
-from small_images import images
+from support.small_images import images
 from torch import Tensor
 from torchvision.transforms import v2
 

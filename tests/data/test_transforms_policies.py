@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small_images import assert_unrelated, images
+from support.small_images import assert_unrelated, images
 from torch import Tensor
 from torchvision.transforms import v2
 

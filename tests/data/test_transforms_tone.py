@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy import uint8
 from numpy.typing import NDArray
-from small_images import images
+from support.small_images import images
 from torchvision.transforms.v2 import functional as reference
 
 from cifar_dist.data.transforms.tone import adjust_sharpness, autocontrast, equalize, invert, posterize, solarize

@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import dataset_builders as build
 import numpy as np
 import pytest
 import torch
+from support import dataset_builders as build
 from webdataset import TarWriter
 
 from cifar_dist import cli

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import NEEDS, Block, blocks, pages
-from running import ROOT, environment
+from support.documents import NEEDS, Block, blocks, pages
+from support.running import ROOT, environment
 
 
 def is_run(block: Block) -> bool:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import get_type_hints
 
 import pytest
-from running import ROOT
+from support.running import ROOT
 
 from cifar_dist.config import Config
 

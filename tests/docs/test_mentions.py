@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from documents import blocks, commands, made, pages, prose
-from running import ROOT
+from support.documents import blocks, commands, made, pages, prose
+from support.running import ROOT
 
 from cifar_dist import cli, recipe
 from cifar_dist.config import Config

@@ -6,21 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import predict_on_ranks
 import pytest
 import torch
-from predict_on_ranks import CASES, predict_on
-from running import spawn
+from support import predict_on_ranks
+from support.predict_on_ranks import CASES, predict_on
+from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist.config import AugmentConfig, Config, EvalConfig
-from cifar_dist.data.augment import Normalize
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.read import ShardReader
-from cifar_dist.engine import Engine
+from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import predict
-from cifar_dist.evaluation.split import Split, statistics
+from cifar_dist.evaluation.split import Split
 
 
 def test_any_number_of_processes_gives_the_bits_of_one(digits: Path, tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_images_of_another_shape_are_refused(digits: Path) -> None:
 
 def test_statistics_are_the_recipes_else_the_datas(digits: Path) -> None:
     manifest = Manifest.load(digits)
-    assert statistics(Config(), manifest) == (manifest.mean, manifest.std)
+    assert normalization_statistics(AugmentConfig(), manifest) == (manifest.mean, manifest.std)
     own = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
-    assert statistics(Config(augment=own), manifest) == (own.mean, own.std)
+    assert normalization_statistics(own, manifest) == (own.mean, own.std)
     with pytest.raises(UserError, match=r"augment\.mean has 1 channels and the images have 3"):
-        statistics(Config(augment=AugmentConfig(mean=(0.5,), std=(0.2,))), manifest)
+        normalization_statistics(AugmentConfig(mean=(0.5,), std=(0.2,)), manifest)

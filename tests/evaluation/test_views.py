@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.augment import Augment
+from cifar_dist.data.normalize import Normalize
 from cifar_dist.evaluation.views import View, make_views
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from running import ROOT, environment
+from support.running import ROOT, environment
 
 LOCAL = ROOT / "launch" / "local.sh"
 CODES = {"done": 0, "stopped": 75, "refused": 2}

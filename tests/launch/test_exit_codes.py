@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import soak
-from running import ROOT, environment
+from support.running import ROOT, environment
 
 
 @pytest.fixture

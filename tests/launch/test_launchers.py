@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import soak
-from running import ROOT, environment
+from support.running import ROOT, environment
 
 BIN = Path(sys.executable).parent
 CONFIGS = sorted((ROOT / "launch").glob("*.yaml"))

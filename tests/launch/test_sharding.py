@@ -7,11 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
-import resume_on_ranks
 import soak
 import torch
-from running import ROOT, metrics, spawn
 from safetensors.torch import load_file
+from support import resume_on_ranks
+from support.running import metrics, spawn
 
 STEPS = 39
 
@@ -21,7 +21,7 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folders of resume_on_ranks.py."""
     folder = tmp_path_factory.mktemp("engines")
     words = [resume_on_ranks.__file__, str(soak.write_recipe(folder, digits)), str(folder / "runs")]
-    (done,) = spawn(words, env={"PYTHONPATH": str(ROOT / "tests")}, timeout=600)
+    (done,) = spawn(words, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs"
 

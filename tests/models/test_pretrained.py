@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import free_port
 from safetensors.torch import save_file
+from support.running import free_port
 from torch import Tensor, nn
 
 from cifar_dist.config import OptionValue

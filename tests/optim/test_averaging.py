@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_model import images, loss_of, same, small_model, train
+from support.small_model import images, loss_of, same, small_model, train
 from torch import nn
 from torch.optim import swa_utils
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_model import same, small_model, train
+from support.small_model import same, small_model, train
 from torch import Tensor, nn
 
 from cifar_dist.optim.lookahead import Lookahead

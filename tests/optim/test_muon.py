@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import loss_of, same, small_model, train
+from support.small_model import loss_of, same, small_model, train
 from torch import Tensor, nn
 
 from cifar_dist.models import build

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import interrupt, metrics, train
 from safetensors.torch import load_file
+from support.running import interrupt, metrics, train
 
 RUNS = {
     "muon and an EMA": "--optim.name muon --optim.lr 0.05 --optim.rest-lr 2 --optim.normalize True --average.name ema "

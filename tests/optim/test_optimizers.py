@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
-from small_model import same, small_model, train
+from support.small_model import same, small_model, train
 from torch import nn
 
 from cifar_dist.config import OptimConfig

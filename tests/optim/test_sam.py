@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_model import images, loss_of, same, small_model
+from support.small_model import images, loss_of, same, small_model
 from torch import nn
 
 from cifar_dist.optim.sam import ascended

@@ -13,9 +13,10 @@ from PIL import Image
 
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig, DataConfig
-from cifar_dist.data.augment import Augment, Normalize
+from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.report.preview import augmented, describe, draw_preview

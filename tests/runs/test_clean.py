@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_folders import write_run
-from running import train
-from small_checkpoint import holds, names, save
+from support.run_folders import write_run
+from support.running import train
+from support.small_checkpoint import holds, names, save
 
 from cifar_dist import checkpoint, cli
 from cifar_dist.config import Config, ModelConfig, TrainConfig

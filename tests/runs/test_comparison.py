@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from run_folders import cells, write_run
+from support.run_folders import cells, write_run
 
 from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, OptimConfig, RunConfig, TrainConfig

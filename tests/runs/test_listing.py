@@ -9,8 +9,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from run_folders import cells, write_run
-from running import TRAIN, finish, spawn, start, train, wait_for_records
+from support.run_folders import cells, write_run
+from support.running import TRAIN, finish, spawn, start, train, wait_for_records
 
 from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, TrainConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from two_nodes import Cluster, two_nodes
+from support.two_nodes import Cluster, two_nodes
 
 
 @pytest.fixture(scope="module")

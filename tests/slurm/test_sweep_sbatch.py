@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import ROOT, environment, metrics
-from two_nodes import STEPS, Cluster, Job, until, write_recipe
+from support.running import ROOT, environment, metrics
+from support.two_nodes import STEPS, Cluster, Job, until, write_recipe
 
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder

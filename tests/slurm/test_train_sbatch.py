@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import ROOT, environment, metrics
 from safetensors.torch import load_file
-from two_nodes import STEPS, Cluster, Job, until, write_recipe
+from support.running import ROOT, environment, metrics
+from support.two_nodes import STEPS, Cluster, Job, until, write_recipe
 
 pytestmark = pytest.mark.slurm
 

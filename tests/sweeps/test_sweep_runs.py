@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_folders import cells
-from running import finish, metrics, spawn, start, wait_for_records, wait_until
+from support.run_folders import cells
+from support.running import finish, metrics, spawn, start, wait_for_records, wait_until
 
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.sbatch import split_words
+from cifar_dist.slurm.sbatch import split_words
 from cifar_dist.verbs import sweep
 
 EPOCHS = 80

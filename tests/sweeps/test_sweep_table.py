@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from run_folders import cells, write_run
+from support.run_folders import cells, write_run
 
 from cifar_dist import cli
 from cifar_dist.errors import UserError

@@ -16,10 +16,10 @@ from typing import TextIO
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded import FACTS, train, val
+from support.recorded import FACTS, train, val
 
 from cifar_dist.tracking import console
-from cifar_dist.tracking.console import RunConsole, duration
+from cifar_dist.tracking.console import RunConsole
 from cifar_dist.tracking.table import EpochTable
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]x[/] :smile: \u202e\udc80\r\x9b8m"
@@ -236,19 +236,3 @@ def test_a_reader_that_goes_away_does_not_end_the_run(log: Path, where: str) -> 
     with contextlib.suppress(OSError):
         stream.close()
     assert "for the log alone" in log.read_text(), "the log has everything"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0:00"),
-        (59.6, "1:00"),
-        (3599, "59:59"),
-        (3600, "1:00:00"),
-        (90061, "1d 1:01:01"),
-        (math.nan, "-"),
-        (math.inf, "-"),
-    ],
-)
-def test_durations_are_clocks(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

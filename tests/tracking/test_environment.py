@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded import FACTS
+from support.recorded import FACTS
 
 from cifar_dist.tracking.environment import FILE_NAME, relevant, write_environment
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded import as_written, train, val, write_metrics
+from support.recorded import as_written, train, val, write_metrics
 
 from cifar_dist.errors import UserError
 from cifar_dist.tracking.metrics import MetricsLog, Record, read

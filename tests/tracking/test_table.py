@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded import train, val, write_metrics
+from support.recorded import train, val, write_metrics
 
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.tracking.table import EpochTable

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from recorded import FACTS, train, val
+from support.recorded import FACTS, train, val
+from support.running import ROOT
 
 from cifar_dist.config import Config
 from cifar_dist.errors import UserError
@@ -109,7 +110,7 @@ def test_a_killed_process_is_noted_at_the_next_start_and_its_steps_are_taken_aga
     code = """if True:
         import os, signal, sys
         from pathlib import Path
-        sys.path.insert(0, sys.argv[2])
+        sys.path[:0] = sys.argv[2:]
         from test_tracker import start, train, val
         tracker = start(Path(sys.argv[1]))
         tracker.train_steps([train(1), train(2), train(3)])
@@ -117,7 +118,7 @@ def test_a_killed_process_is_noted_at_the_next_start_and_its_steps_are_taken_aga
         tracker.train_steps([train(4), train(5)])
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", code, str(tmp_path), str(ROOT / "tests"), str(ROOT / "tests" / "tracking")]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert steps(tmp_path) == [1, 2, 3, 4, 5]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from recorded import FACTS, train, val
-from wandb_offline import segments
+from support.recorded import FACTS, train, val
+from support.wandb_offline import segments
 
 from cifar_dist.config import Config, TrackingConfig
 from cifar_dist.tracking import metrics

@@ -1,0 +1,1 @@
+"""What the libraries of a CPU get wrong (OpenMP, malloc, oneDNN), and the way around it."""

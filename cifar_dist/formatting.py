@@ -1,0 +1,119 @@
+"""What a person reads: durations, sizes, percentages, tables, and the progress of a long job."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from cifar_dist.errors import printable
+
+
+def clock(seconds: float) -> str:
+    """Format a duration as ``m:ss``, ``h:mm:ss`` or ``Nd h:mm:ss``; a dash when it is unknown."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes}:{rest:02}"
+    days, hours = divmod(hours, 24)
+    text = f"{hours}:{minutes:02}:{rest:02}"
+    return f"{days}d {text}" if days else text
+
+
+def duration(seconds: float) -> str:
+    """Format a duration with its unit: ``41 s``, ``12.3 min``, ``2.5 h``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def percent(fraction: float | None) -> str:
+    """Format a fraction without its sign: ``91.08``; empty when it is unknown."""
+    return "" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def size(count: float) -> str:
+    """Format a number of bytes: ``312 kB``, ``1.4 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if count >= 99.5 or unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()) -> str:
+    """Format a table in Markdown, its columns aligned; whatever a cell holds stays in it.
+
+    Args:
+        head: a name for each column.
+        rows: a cell for each column.
+        numbers: names of the columns that are right-aligned.
+    """
+    lines = [[printable(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    right = [name in numbers for name in head]
+    lines.insert(1, ["-" * (width - flush) + ":" * flush for width, flush in zip(widths, right, strict=True)])
+    text = ""
+    for line in lines:
+        columns = zip(line, widths, right, strict=True)
+        text += (
+            f"| {' | '.join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in columns)} |\n"
+        )
+    return text
+
+
+Advance = Callable[[int], None]
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int, unit: str = "images", *, show: bool = True) -> Iterator[Advance]:
+    """Show the progress of a job of ``total`` units; yields ``advance(n)``, to call after n more of them.
+
+    A bar on a terminal, plain lines in a log. On stderr, so that stdout stays data.
+
+    Args:
+        what: what is done, for example ``packing train``; a name in it may hold anything.
+        total: units when done; 0 where that is not known.
+        unit: what is counted.
+        show: False says nothing.
+    """
+    what = printable(what)
+    if not show:
+        yield lambda count: None
+    elif sys.stderr.isatty():
+        with _bar(what, total) as advance:
+            yield advance
+    else:
+        with _lines(what, total, unit) as advance:
+            yield advance
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total or None)
+        yield lambda count: bar.advance(task, count)
+
+
+@contextlib.contextmanager
+def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
+    """A line at each quarter, and one at the end where the total is not known: enough for a log."""
+    done = quarters = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, quarters
+        done += count
+        if total and 4 * done // total > quarters:
+            quarters = 4 * done // total
+            print(f"{what}: {done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
+
+    yield advance
+    if not total:
+        print(f"{what}: {done:,} {unit}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Slurm jobs: checked, submitted, and requeued."""

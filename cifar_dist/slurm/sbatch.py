@@ -1,0 +1,72 @@
+"""Jobs of a Slurm cluster: the scripts of ``slurm/``, submitted, and the run that one of them trains."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_dist import recipe
+from cifar_dist.config import Config
+from cifar_dist.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def submit(script: str, words: Sequence[str], options: Sequence[str], *, otherwise: str) -> str:
+    """Submit a script of ``slurm/``; returns the job's id.
+
+    Args:
+        script: its name there.
+        words: that it is given.
+        options: of ``sbatch``.
+        otherwise: what to type where there is no Slurm.
+
+    Raises:
+        UserError: there is no Slurm here, or it refuses the job.
+    """
+    path = ROOT / "slurm" / script
+    if not path.is_file():
+        raise UserError(f"there is no {path}; submit from a checkout of the repository")
+    if not shutil.which("sbatch"):
+        raise UserError(f"there is no sbatch here; log in to the cluster, or use: {otherwise}")
+    env = {**os.environ}
+    env.setdefault("CIFAR_DIST_HOME", str(ROOT))
+    if sys.prefix != sys.base_prefix:
+        env.setdefault("CIFAR_DIST_VENV", sys.prefix)
+    done = subprocess.run(
+        ["sbatch", "--parsable", *options, str(path), *words], env=env, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise UserError(f"{' '.join(done.stderr.split()) or 'sbatch failed'}; see: sbatch --help")
+    return done.stdout.strip().partition(";")[0]
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Settings and options of sbatch apart: the name of a setting has a dot."""
+    settings: list[str] = []
+    options: list[str] = []
+    kind = options
+    for word in words:
+        if word.startswith("-") and not word[1:2].isdigit():  # else it is a value
+            kind = settings if word.startswith("--") and "." in word.partition("=")[0] else options
+        kind.append(word)
+    return settings, options
+
+
+def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
+    """The config of the run that a job trains: ``RECIPE-JOBID``, where no name was given.
+
+    The job's id outlives a requeue: the next attempt finds this one's checkpoints, and no other job does.
+
+    Raises:
+        UserError: no such recipe or setting.
+    """
+    config = recipe.load(name, settings)
+    default = recipe.recipe_path(name).stem
+    if config.run.name != default or "run.name" in recipe.parse_overrides(settings):
+        return config
+    return recipe.load(name, [*settings, "--run.name", f"{default}-{job}"])

@@ -1,0 +1,36 @@
+"""A sweep as one Slurm job array: a task for each run that is not finished, started by ``slurm/sweep.sbatch``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cifar_dist.errors import UserError
+from cifar_dist.slurm import sbatch
+from cifar_dist.sweeps.sweep import Sweep
+
+
+def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> str:
+    """Submit what is not finished; returns one line for the reader.
+
+    The job carries the words of every run with it, so the file may be changed while it waits in the queue.
+
+    Args:
+        sweep: what to train.
+        options: of ``sbatch``.
+        jobs: how many tasks may run at a time; None: as many as there is room for.
+
+    Raises:
+        UserError: there is no Slurm here, or it refuses the job.
+    """
+    waiting = [run for run in sweep.runs if not run.folder.finished()]
+    if not waiting:
+        return f"{sweep.name}: all {len(sweep.runs)} runs are finished"
+    lines = ["\t".join(run.words) for run in waiting]
+    for run, line in zip(waiting, lines, strict=True):
+        if line.count("\t") + 1 != len(run.words) or "\n" in line:
+            raise UserError(
+                f"{run.name}: a setting holds a tab or a line break, which slurm/sweep.sbatch cannot pass on"
+            )
+    array = [f"--array=0-{len(waiting) - 1}{f'%{jobs}' if jobs else ''}", f"--job-name={sweep.name}"]
+    job = sbatch.submit("sweep.sbatch", lines, [*array, *options], otherwise="cifar-dist sweep run")
+    return f"{sweep.name}: job {job}, {len(waiting)} of {len(sweep.runs)} runs"

@@ -1,0 +1,41 @@
+"""What a step frees is kept for the next, unless the user has said how memory is to be kept."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+from support.running import environment
+
+# Steps that free 64 MiB each, in a process that has an engine on the CPU, and the page faults that they take.
+PROBE = """
+import resource
+import torch
+from cifar_dist.distributed.engine import Engine
+engine = Engine()
+def step():
+    torch.ones(2**24).add_(1)
+for _ in range(20):  # until what is kept has found its places
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+engine.close()
+"""
+
+
+def faults(env: dict[str, str]) -> int:
+    env = environment({"ACCELERATE_USE_CPU": "true", **env})
+    done = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is the GNU C library's")
+def test_steps_take_no_new_pages_unless_the_user_says_so() -> None:
+    pages = 20 * 2**26 // 4096
+    assert faults({}) < pages / 20
+    assert faults({"MALLOC_MMAP_MAX_": "65536"}) > pages / 2

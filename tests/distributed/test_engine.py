@@ -1,0 +1,211 @@
+"""The engine: one update whatever computes it, state that moves between engines, and ranks that agree."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import engine_on_ranks
+from support.engine_on_ranks import BATCHES, CASES, agreement, network, optimizer, samples, train, trained
+from support.running import spawn
+from torch import Tensor, nn
+
+from cifar_dist.config import TrainConfig
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.ranks import share_of
+from cifar_dist.errors import UserError
+
+Found = dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    """What each of two real processes found."""
+    out = tmp_path_factory.mktemp("ranks") / "rank"
+    (done,) = spawn([engine_on_ranks.__file__, str(out)])
+    assert done.returncode == 0, done.stderr
+    return [pickle.loads(out.with_name(f"rank-{rank}.pickle").read_bytes()) for rank in range(2)]
+
+
+def by_torch(name: str, clip_norm: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The same steps as one big batch each, in torch alone."""
+    module = network()
+    updater = optimizer(name, module)
+    images, labels = samples()
+    for number, size in enumerate(BATCHES):
+        updater.param_groups[0]["lr"] = 0.1 / (number + 1)
+        updater.zero_grad()
+        F.cross_entropy(module(images[:size]), labels[:size]).backward()
+        if clip_norm:
+            norm = nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+            assert norm > clip_norm, "or the test would show nothing"
+        updater.step()
+    return module, updater
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{n}-{a}-{c}" for n, a, c in CASES])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_accumulation_and_processes_give_the_update_of_one_big_batch(
+    request: pytest.FixtureRequest, processes: int, case: int
+) -> None:
+    """Gradient clipping and batches that do not divide included. Only the order of additions differs."""
+    name, accumulate, clip_norm = CASES[case]
+    if processes == 1:
+        everyone = [trained(name, accumulate, clip_norm)]
+    else:
+        everyone = [found["trained"][case] for found in request.getfixturevalue("ranks")]
+    module, updater = by_torch(name, clip_norm)
+    for found in everyone:
+        assert found.keys() == everyone[0].keys()
+        for key, value in found.items():
+            assert torch.equal(value, everyone[0][key]), "the ranks hold the same"
+        for parameter_name, parameter in module.named_parameters():
+            torch.testing.assert_close(found[parameter_name], parameter.detach(), rtol=1e-4, atol=1e-5)
+            for key, value in updater.state[parameter].items():
+                torch.testing.assert_close(found[f"{key}/{parameter_name}"], value, rtol=1e-4, atol=1e-5)
+
+
+# ---- state ------------------------------------------------------------------------------------------------------
+
+
+def prepared(name: str) -> tuple[Engine, nn.Module]:
+    engine, module = Engine(TrainConfig()), network()
+    engine.prepare(module, optimizer(name, module))
+    return engine, module
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_state_that_is_put_back_goes_on_bit_for_bit(name: str) -> None:
+    engine, _ = prepared(name)
+    train(engine, 1, [16, 13])
+    weights = {key: value.clone() for key, value in engine.model_state().items()}
+    state = engine.optimizer_state()
+    keys = {"sgd": {"momentum_buffer"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}[name]
+    assert set(state) == {f"{key}/{parameter}" for key in keys for parameter in weights}
+
+    other, module = prepared(name)
+    module.load_state_dict(weights)
+    other.load_optimizer_state(state)
+    assert same(other.optimizer_state(), state)
+    for both in (engine, other):
+        train(both, 1, [7, 16])
+    assert same(other.model_state(), engine.model_state())
+    assert same(other.optimizer_state(), engine.optimizer_state())
+    untouched, _ = prepared(name)
+    train(untouched, 1, [7, 16])
+    assert not same(untouched.optimizer_state(), engine.optimizer_state())
+
+
+def test_a_saved_state_does_not_change_with_the_next_step() -> None:
+    engine, _ = prepared("sgd")
+    train(engine, 1, [16])
+    state = engine.optimizer_state()
+    before = {key: value.clone() for key, value in state.items()}
+    train(engine, 1, [16])
+    assert same(state, before)
+
+
+def test_before_the_first_step_there_is_no_state() -> None:
+    engine, _ = prepared("sgd")
+    assert engine.optimizer_state() == {}
+    engine.load_optimizer_state({})
+    train(engine, 1, [16])
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("momentum_buffer/0.weight", torch.zeros(8, 7)),
+        ("momentum_buffer/9.weight", torch.zeros(8, 6)),
+        ("momentum_buffer", torch.zeros(8, 6)),
+        ("/", torch.zeros(())),
+    ],
+)
+def test_optimizer_state_of_another_model_is_refused(entry: str, value: Tensor) -> None:
+    engine, _ = prepared("sgd")
+    with pytest.raises(UserError, match=f"optimizer state '{entry}' fits no parameter of this model"):
+        engine.load_optimizer_state({entry: value})
+
+
+def test_frozen_parameters_have_no_state() -> None:
+    engine, module = Engine(TrainConfig()), network()
+    module[0].requires_grad_(False)
+    before = module[0].weight.clone()
+    engine.prepare(module, torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1, momentum=0.9))
+    train(engine, 1, [16])
+    assert not [key for key in engine.optimizer_state() if "/0." in key]
+    assert torch.equal(module[0].weight, before)
+    assert "0.weight" in engine.model_state()
+
+
+# ---- agreement --------------------------------------------------------------------------------------------------
+
+
+def test_two_ranks_agree(ranks: list[Found]) -> None:
+    assert [found["place"] for found in ranks] == [(0, 2, "ddp", True, "DDP"), (1, 2, "ddp", False, "DDP")]
+    for found in ranks:
+        assert found["gather unequal"].tolist() == [[0, 0], [10, 10], [11, 11], [12, 12]]
+        assert found["gather none of one"].tolist() == [[7.0] * 3] * 2
+        assert found["gather none at all"].shape == (0, 3)
+        assert found["objects"] == [{"rank": 0}, {"rank": 1}]
+        assert found["sum"] == [2.0, 1.0]
+        assert found["exchange"] == [0.0, 1.0, 1.0]
+        assert found["decide"] == "chosen by 0"
+
+
+def test_what_fails_on_one_rank_fails_on_all_and_none_waits(ranks: list[Found]) -> None:
+    for found in ranks:
+        assert found["decide fails"] == "UserError: no such thing, says 0"
+        assert found["decide broken"] == "TrainingFailedError: broken, says 0"
+        assert found["decide no file"] == "UserError: /nowhere/it: No such file or directory"
+        assert found["together fails"] == "UserError: the disk of rank 1"
+        assert found["after failures"] == [0, 1]
+    assert [found["together"] for found in ranks] == ["own of 0", "own of 1"]
+
+
+def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
+    found = agreement(Engine())
+    assert found["place"] == (0, 1, "single", True, "one process")
+    assert found["gather unequal"].tolist() == [[0, 0]]
+    assert found["objects"] == [{"rank": 0}]
+    assert found["exchange"] == [0.0, 0.0, 1.0]
+    assert found["decide fails"] == "UserError: no such thing, says 0"
+    assert found["decide no file"] == "UserError: /nowhere/it: No such file or directory"
+
+
+def test_ranks_that_do_not_synchronise_are_found_out(ranks: list[Found]) -> None:
+    for found in ranks:
+        assert "the 2 processes hold different gradients after their first step" in str(found["differing"])
+
+
+def test_evaluation_uses_the_batch_statistics_of_rank_0(ranks: list[Found]) -> None:
+    assert [found["drifted"] for found in ranks] == [(5.0, True, True)] * 2
+
+
+def test_inference_asks_the_bare_module_without_gradients() -> None:
+    engine, module = prepared("sgd")
+    images, _ = samples()
+    logits = engine.infer(images)
+    assert logits.dtype == torch.float32
+    assert not logits.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(logits, module(images))
+
+
+@pytest.mark.parametrize(("processes", "says"), [(2, "asks for 2 processes and the launcher started 1")])
+def test_another_number_of_processes_than_asked_for_is_refused(processes: int, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Engine(processes=processes)
+
+
+def test_units_of_work_are_dealt_without_loss() -> None:
+    for processes in (1, 2, 3, 7):
+        dealt = [share_of(range(10), rank, processes) for rank in range(processes)]
+        assert sorted(item for hand in dealt for item in hand) == list(range(10))
+        assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

@@ -1,0 +1,43 @@
+"""FSDP over gloo: every network is sharded, and updated as in one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support import fsdp_on_ranks
+from support.running import TRAIN, spawn
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("fsdp") / "found.json"
+    (done,) = spawn([fsdp_on_ranks.__file__, str(out)], timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    return dict(json.loads(out.read_text()))
+
+
+@pytest.mark.parametrize("name", fsdp_on_ranks.NETWORKS)
+def test_a_process_holds_half_and_the_update_is_that_of_one_process(found: dict[str, str], name: str) -> None:
+    """Weights, batch statistics and predictions; frozen weights among them."""
+    assert found[name] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["--optim.name", "muon"],
+            "optim.name muon needs whole weights on each process, not FSDP; use launch/ddp.yaml",
+        ),
+        (["--average.name", "ema"], "average.name ema needs whole weights on each process, not FSDP"),
+        (["--train.compile"], "train.compile is not for FSDP; use launch/ddp.yaml"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused(tiny: Path, words: list[str], says: str) -> None:
+    done = spawn([TRAIN, str(tiny), *words], processes=2, env={"ACCELERATE_USE_FSDP": "true"})
+    assert {process.returncode for process in done} == {2}
+    assert says in done[0].stderr
+    assert not (tiny.parent / "runs").exists()

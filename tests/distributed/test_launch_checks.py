@@ -1,0 +1,125 @@
+"""What the launcher was asked for, seen from a real child of a launcher."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.running import ROOT, environment
+
+from cifar_dist.distributed.launch_checks import (
+    asked_processes,
+    check_launch,
+    is_main_process,
+    launched_processes,
+    local_processes,
+)
+from cifar_dist.errors import UserError
+
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PLACE:
+        monkeypatch.delenv(name, raising=False)
+
+
+# Accelerate's command line and process tree without its imports: `accelerate launch` starts python, which asks.
+LAUNCHER = """
+import subprocess, sys
+sys.exit(subprocess.call([sys.executable, "-c", sys.argv.pop()]))
+"""
+
+
+def under_accelerate(tmp_path: Path, words: list[str], code: str) -> str:
+    launcher = tmp_path / "accelerate"
+    launcher.write_text(LAUNCHER)
+    done = subprocess.run(
+        [sys.executable, str(launcher), "launch", *words, code],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert not done.stderr, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("--cpu --num_processes 2 train.py demo", "2"),
+        ("--num-processes=3 train.py demo --num_processes 9", "3"),
+        ("--cpu train.py --num_processes 2", "None"),
+        ("--multi_gpu -m cifar_dist train demo --num_processes 2", "None"),
+        ("--config_file four.yaml train.py demo", "4"),
+        ("--config_file four.yaml --num_processes 2 -m cifar_dist train demo", "2"),
+        ("--config_file nowhere.yaml train.py demo", "None"),
+        ("--config_file list.yaml train.py demo", "None"),
+        ("--config_file broken.yaml train.py demo", "None"),
+        ("--num_processes many train.py demo", "None"),
+    ],
+)
+def test_what_accelerate_was_asked_for(tmp_path: Path, words: str, asked: str) -> None:
+    for name, text in (("four", "num_processes: 4"), ("list", "[1, 2]"), ("broken", "a: [")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    line = [str(tmp_path / word) if word.endswith(".yaml") else word for word in words.split()]
+    code = "from cifar_dist.distributed.launch_checks import asked_processes; print(asked_processes())"
+    assert under_accelerate(tmp_path, line, code) == asked
+
+
+def test_a_launch_on_half_the_machine_is_refused(tmp_path: Path) -> None:
+    """Accelerate's --cpu starts one process whatever --num_processes says, and exits 0."""
+    code = """
+from cifar_dist.errors import UserError
+from cifar_dist.distributed.launch_checks import check_launch
+try:
+    check_launch(0)
+except UserError as error:
+    print(error)
+"""
+    said = under_accelerate(tmp_path, ["--cpu", "--num_processes", "2", "train.py"], code)
+    assert said.startswith("accelerate launch was asked for 2 processes and started 1")
+    assert "use: accelerate launch --config_file launch/cpu.yaml --num_processes 2 train.py" in said
+    assert "\n" not in said
+    assert under_accelerate(tmp_path, ["--cpu", "--num_processes", "1", "train.py"], code) == ""
+
+
+def test_without_a_launcher_there_is_one_process() -> None:
+    assert asked_processes() is None
+    assert launched_processes() == local_processes() == 1
+    assert is_main_process()
+    check_launch(0)
+    check_launch(1)
+
+
+def test_the_place_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(PLACE, ("3", "8", "1", "2"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert launched_processes() == 8
+    assert local_processes() == 2
+    assert not is_main_process()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "")
+    assert local_processes() == 8
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "two", "2.0"])
+def test_a_world_size_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(UserError, match="not a number of processes"):
+        launched_processes()
+
+
+@pytest.mark.parametrize(("started", "expected"), [("1", 2), ("4", 2), ("2", 1)])
+def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, started: str, expected: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", started)
+    with pytest.raises(UserError, match=f"asks for {expected} processes and the launcher started {started}; use: "):
+        check_launch(expected)
+    check_launch(int(started))

@@ -1,0 +1,78 @@
+"""What ``train.precision`` becomes on the machine at hand, and that all processes agree on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from support import forked_ranks
+from support.running import train
+
+from cifar_dist.config import TrainConfig
+from cifar_dist.distributed import precision
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.precision import Precision, computes_bf16
+from cifar_dist.errors import UserError
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a CPU's arithmetic is looked at")
+
+
+def cpu_says() -> bool:
+    """What the kernel says of this processor."""
+    flags = re.search(r"(?m)^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text())
+    return flags is not None and bool({"avx512_bf16", "amx_bf16", "bf16", "svebf16"} & set(flags[1].split()))
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no kernel that tells")
+def test_a_cpu_computes_bf16_when_it_says_so() -> None:
+    assert computes_bf16(cpu=True) == cpu_says()
+
+
+@pytest.mark.parametrize("can", [False, True])
+@pytest.mark.parametrize("asked", ["no", "auto", "bf16"])
+def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPatch, asked: str, can: bool) -> None:
+    monkeypatch.setattr(precision, "computes_bf16", lambda *, cpu: can)
+    found = Precision.of(asked, cpu=True, sharded=False)
+    assert found.name == ("bf16" if asked == "bf16" or (asked == "auto" and can) else "no")
+    assert found.shown == found.name.replace("no", "fp32")
+    assert found.autocast == (torch.bfloat16 if found.name == "bf16" else None)
+    assert ("--train.precision auto" in found.advice) == (asked == "bf16" and not can), (
+        "who is slow is told the way out"
+    )
+
+
+@no_gpu
+@pytest.mark.parametrize("asked", ["auto", "bf16"])
+def test_a_run_says_what_it_computed_in(tiny: Path, tmp_path: Path, asked: str) -> None:
+    (done,) = train(str(tiny), "--train.epochs", "1", "--train.precision", asked)
+    assert done.returncode == 0, done.stderr
+    expected = "bf16" if asked == "bf16" or cpu_says() else "fp32"
+    assert json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["run"]["precision"] == expected
+    assert ("imitates it" in (tmp_path / "runs" / "tiny" / "training.log").read_text()) == (
+        asked == "bf16" and not cpu_says()
+    )
+
+
+@no_gpu
+def test_fp16_is_refused_on_a_cpu() -> None:
+    with pytest.raises(UserError, match=r"train\.precision fp16 needs a GPU"):
+        Engine(TrainConfig(precision="fp16"))
+
+
+@no_gpu
+def test_processes_whose_devices_differ_are_told(tmp_path: Path) -> None:
+    def one_can() -> None:
+        rank = os.environ["RANK"]
+        precision.computes_bf16 = lambda *, cpu: rank == "1"  # two machines of different ages
+        try:
+            Engine(TrainConfig(precision="auto"))
+        except UserError as error:
+            (tmp_path / rank).write_text(str(error))
+
+    forked_ranks.run(2, one_can)
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+    assert "bf16 and fp32; say which" in (tmp_path / "0").read_text()

@@ -1,0 +1,73 @@
+"""A signal sets a flag, and nothing else happens in its handler."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from support.running import ROOT, environment
+
+from cifar_dist.distributed.stop_signals import StopSignals
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_request_is_noted_and_interrupts_nothing(name: str) -> None:
+    with StopSignals() as signals:
+        assert signals.received == ""
+        os.kill(os.getpid(), signal.Signals[name])
+        assert signals.received == name
+
+
+def test_the_first_request_is_the_one_that_is_told() -> None:
+    with StopSignals() as signals:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert signals.received == "SIGUSR1"
+
+
+def test_the_handlers_of_before_are_put_back() -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    with StopSignals():
+        assert [signal.getsignal(number) for number in numbers] != before
+        os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+STUCK = """
+import os, signal, sys
+from cifar_dist.distributed.stop_signals import StopSignals
+with StopSignals() as signals:
+    for name in sys.argv[1:]:
+        os.kill(os.getpid(), signal.Signals[name])
+        print(name, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "survived"),
+    [
+        (["SIGINT", "SIGINT", "SIGUSR1"], ["SIGINT"]),
+        (["SIGTERM", "SIGINT", "SIGINT"], ["SIGTERM", "SIGINT"]),
+        (
+            ["SIGTERM", "SIGTERM", "SIGUSR1", "SIGTERM", "SIGINT"],
+            ["SIGTERM", "SIGTERM", "SIGUSR1", "SIGTERM", "SIGINT"],
+        ),
+    ],
+)
+def test_a_second_ctrl_c_ends_the_process_at_once(sent: list[str], survived: list[str]) -> None:
+    """Whatever came before it; a second TERM does not, because launchers repeat it."""
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, *sent],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == survived
+    assert done.returncode == (0 if sent == survived else -signal.SIGINT)

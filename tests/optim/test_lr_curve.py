@@ -1,0 +1,104 @@
+"""The rates of a range test, and what is read off its curve."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_dist.errors import UserError
+from cifar_dist.optim.lr_curve import Curve, rates
+
+GUESSING = 2.3
+
+
+def falling(centre: float, noise: float = 0.0, steps: int = 120) -> Curve:
+    """A loss that falls from 2.35 to 0.35 around ``centre``, and climbs from a hundred times that rate on."""
+    lrs = list(rates(1e-6, 1.0, steps))
+    decades = np.log10(np.array(lrs) / centre)
+    losses = 2.35 - 2 / (1 + np.exp(-4 * decades)) + 0.5 * np.exp(6 * (decades - 2))
+    losses += noise * np.random.default_rng(0).standard_normal(steps)
+    return Curve(lrs, losses.tolist(), GUESSING)
+
+
+def test_rates_rise_by_one_factor() -> None:
+    found = rates(1e-4, 1.0, 5)
+    assert found == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1.0], rel=1e-12)
+
+
+@pytest.mark.parametrize("centre", [1e-4, 6.58e-4, 5e-3])
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_steepest_is_where_the_loss_falls_fastest(centre: float, noise: float) -> None:
+    assert abs(math.log10(falling(centre, noise).steepest() / centre)) < 0.25
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_valley_is_inside_the_fall(noise: float) -> None:
+    curve = falling(1e-3, noise)
+    end = curve.lrs[int(curve.smoothed().argmin())]
+    assert 1e-6 < curve.valley() < end
+
+
+def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
+    lrs = list(rates(1e-5, 1e-1, 200))
+    line = (3 - np.log10(lrs)).tolist()
+    assert Curve(lrs, line, GUESSING).smoothed()[40:-40] == pytest.approx(line[40:-40], rel=1e-6)
+
+
+@given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=80))
+def test_a_suggestion_is_one_of_the_rates_or_a_clear_refusal(losses: list[float]) -> None:
+    curve = Curve(list(rates(1e-6, 1.0, 80))[: len(losses)], losses, GUESSING)
+    for suggest in (curve.steepest, curve.valley):
+        try:
+            found = suggest()
+        except UserError:  # what it says has a test of its own
+            continue
+        assert found in curve.lrs
+
+
+def test_a_loss_that_climbs_has_diverged_and_one_that_falls_has_not() -> None:
+    curve = falling(1e-3)
+    assert not Curve(curve.lrs[:80], curve.losses[:80], GUESSING).diverged()
+    assert Curve(curve.lrs[:80], [*curve.losses[:79], 1e4], GUESSING).diverged()
+
+
+@pytest.mark.parametrize("last", [2.4, 5.0])
+def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
+    curve = Curve(list(rates(1e-3, 1.0, 30)), np.linspace(4, last, 30).tolist(), GUESSING)
+    for suggest in (curve.steepest, curve.valley):
+        with pytest.raises(UserError, match=r"in 30 steps the loss did not come below that of guessing, 2\.30"):
+            suggest()
+
+
+def test_falling_to_the_loss_of_guessing_says_nothing() -> None:
+    """A network that starts out too sure of itself: the same suggestions as for one that does not."""
+    calm = falling(3e-3)
+    early = [loss + 3 / (1 + (lr / 1e-5) ** 2) for lr, loss in zip(calm.lrs, calm.losses, strict=True)]
+    hasty = Curve(calm.lrs, early, GUESSING)
+    assert hasty.steepest() == calm.steepest()
+    assert abs(math.log10(hasty.valley() / calm.valley())) < 0.35
+
+
+def test_a_curve_is_kept_and_read_again(tmp_path: Path) -> None:
+    curve = falling(1e-3)
+    curve.save(tmp_path / "curve.json")
+    assert Curve.load(tmp_path / "curve.json") == curve
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[1]", '{"lrs": [1], "losses": [1]}'),
+        '{"lrs": [1], "losses": [], "guessing": 2}',
+        '{"lrs": [1], "losses": [NaN], "guessing": 2}',
+        '{"lrs": [0], "losses": [1], "guessing": 2}',
+    ],
+)
+def test_a_damaged_curve_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "curve.json").write_text(text)
+    assert Curve.load(tmp_path / "curve.json") is None
+    assert Curve.load(tmp_path / "missing.json") is None

@@ -1,0 +1,37 @@
+"""The processes of a job as forks of one interpreter, which imports torch once for all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+
+from accelerate.state import AcceleratorState
+
+from support.running import free_port
+
+
+def run(processes: int, work: Callable[[], None]) -> None:
+    """Call ``work`` once per rank, in real processes that find each other over gloo, and wait for all."""
+    port = free_port()
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=_rank, args=(rank, processes, port, work)) for rank in range(processes)]
+    try:
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(timeout=300)
+        codes = [rank.exitcode for rank in ranks]
+        assert codes == [0] * processes, f"exit codes of the ranks: {codes}"
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+def _rank(rank: int, processes: int, port: int, work: Callable[[], None]) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an engine that this interpreter had before
+    work()
+    os._exit(0)  # as every command ends: left to the interpreter's exit, gloo aborts now and then

@@ -1,0 +1,100 @@
+"""A job of two processes that shards every network: ``python fsdp_on_ranks.py OUT``; test_fsdp.py reads the result."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar_dist import models
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.models.transfer import freeze_backbone
+from support import forked_ranks
+
+LARGER = {"resnet50", "wrn-28-10"}  # than another of their family
+NETWORKS = [*sorted({*models.names()} - LARGER), "torchvision:mobilenet_v3_small", "timm:resnet10t"]
+FROZEN = "resnet18"
+LR, DECAY = 0.01, 0.1
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    module = models.build(name, classes=10, options={})
+    if name == FROZEN:
+        freeze_backbone(module)
+    return module
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    """The same on every process, so that batch statistics are those of one process."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4)
+
+
+def optimizer(module: nn.Module) -> torch.optim.Optimizer:
+    learn = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(learn, lr=LR, momentum=0.9, weight_decay=DECAY)
+
+
+def loss_of(model: nn.Module) -> Tensor:
+    torch.manual_seed(2)  # of dropout
+    images, labels = samples()
+    return F.cross_entropy(model(images).float(), labels)
+
+
+def by_torch(module: nn.Module) -> Tensor:
+    """One update in torch alone; logits of the network after it."""
+    updater = optimizer(module)
+    loss_of(module).backward()
+    updater.step()
+    module.eval()
+    with torch.no_grad():
+        logits: Tensor = module(samples()[0])
+    return logits
+
+
+def compare(engine: Engine, name: str) -> str:
+    """What is not as in torch alone after one update; empty where all is."""
+    sharded = network(name)
+    alone = copy.deepcopy(sharded)
+    wanted = by_torch(alone)
+    engine.prepare(sharded, optimizer(sharded))
+    held = sum(parameter.to_local().numel() for parameter in sharded.parameters())  # type: ignore[attr-defined]
+    model = engine.model
+    assert model is not None
+    engine.step(lambda _: loss_of(model) / engine.processes, LR)
+    engine.assert_synchronised()
+    with engine.evaluating():
+        logits = engine.infer(samples()[0])
+    everything = sum(parameter.numel() for parameter in alone.parameters())
+    try:
+        torch.testing.assert_close(logits, wanted, rtol=1e-3, atol=1e-3)
+        for key, value in engine.model_state().items():
+            torch.testing.assert_close(value, alone.state_dict()[key], rtol=1e-3, atol=1e-4)
+    except AssertionError as error:
+        return str(error)
+    return "" if 0.4 < held / everything < 0.6 else f"a process holds {held} of {everything} numbers"
+
+
+def main(out: Path) -> None:
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+
+    def work() -> None:
+        engine = Engine()
+        assert engine.kind == "fsdp"
+        found = {name: compare(engine, name) for name in NETWORKS}
+        if engine.is_main:
+            out.write_text(json.dumps(found))
+        engine.close()
+
+    forked_ranks.run(2, work)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

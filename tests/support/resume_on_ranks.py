@@ -1,0 +1,79 @@
+"""Runs that change their engine midway: ``python resume_on_ranks.py RECIPE RUNS``; test_sharding.py reads the folders.
+
+For each optimizer: an uninterrupted run of each engine, and from the middle of them on, continuations by others and by
+the same. One interpreter imports DeepSpeed and torch's compiler, which its first step asks for, once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from cifar_dist import recipe
+from cifar_dist.distributed.stop_signals import StopSignals
+from support import forked_ranks
+
+ENGINES = {
+    "ddp": {"ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_FSDP": "false"},
+    "fsdp": {"ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_FSDP": "true"},
+    "zero2": {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_USE_FSDP": "false",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
+    },
+}
+OPTIMIZERS = {
+    "sgd": ["--optim.layer_decay", "0.5", "--model.unfreeze", "0.7"],  # a group a stage, some asleep
+    "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003", "--optim.clip_norm", "1", "--train.accumulate", "2"],
+}
+CONTINUED = [("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero2")]
+MIDDLE = 15
+SETTINGS = ["--train.epochs", "3", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
+
+
+def train(engine: str, path: str, name: str, optimizer: str) -> None:
+    """Train on two processes, or go on training."""
+    from cifar_dist.distributed.engine import Engine
+    from cifar_dist.training.trainer import Trainer
+
+    os.environ.update(ENGINES[engine])
+    config = recipe.load(path, ["--run.name", name, *SETTINGS, *OPTIMIZERS[optimizer]])
+
+    def work() -> None:
+        place = Engine(config.train)
+        assert Trainer(config, place, StopSignals()).run() == 0
+        place.close()
+
+    forked_ranks.run(2, work)
+
+
+def cut(source: Path, target: Path) -> None:
+    """A copy of a finished run as it was after the step MIDDLE."""
+    shutil.copytree(source, target, symlinks=True)
+    for checkpoint in (target / "checkpoints").iterdir():
+        if checkpoint.is_symlink():
+            checkpoint.unlink()
+        elif checkpoint.name > f"step-{MIDDLE:08d}":
+            shutil.rmtree(checkpoint)
+    shutil.rmtree(target / "final")
+    shutil.rmtree(target / "evaluations")
+
+
+def main(path: str, runs: Path) -> None:
+    """Train them all."""
+    import deepspeed.compile.init_z1_and_2  # noqa: F401
+    import torch._dynamo  # noqa: F401
+
+    for optimizer in OPTIMIZERS:
+        for engine in ENGINES:
+            train(engine, path, f"{optimizer}-{engine}", optimizer)
+        for first, second in CONTINUED:
+            name = f"{optimizer}-{first}-{second}"
+            cut(runs / f"{optimizer}-{first}", runs / name)
+            train(second, path, name, optimizer)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,132 @@
+"""Start the real thing: processes of a job, each with its place in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TRAIN = str(ROOT / "train.py")
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what a launcher or a cluster put there."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "SLURM_", "TORCHELASTIC_"))}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        own.pop(name, None)
+    own["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [own.get("PYTHONPATH")])])
+    # Without it a message in one rank's output could come from another test's warning filters.
+    return {**own, "PYTHONUNBUFFERED": "1", **(extra or {})}
+
+
+def start(
+    args: Sequence[str], processes: int = 1, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> list[subprocess.Popen[str]]:
+    """Start ``python *args`` once per rank; the processes find each other over gloo on a free port."""
+    port = str(free_port())
+    running = []
+    for rank in range(processes):
+        place = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        running.append(
+            subprocess.Popen(
+                [sys.executable, *args],
+                env=environment({**(place if processes > 1 else {}), **(env or {})}),
+                cwd=cwd,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return running
+
+
+def finish(running: Sequence[subprocess.Popen[str]], timeout: float = 120) -> list[subprocess.CompletedProcess[str]]:
+    """Wait for all; a job that does not end is killed and fails the test with what it said."""
+    done = []
+    try:
+        for process in running:
+            out, err = process.communicate(timeout=timeout)
+            done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                out, err = process.communicate()
+                print(f"killed after {timeout} s; it said:\n{out}\n{err}")
+    return done
+
+
+def spawn(
+    args: Sequence[str],
+    processes: int = 1,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 120,
+    cwd: Path = ROOT,
+) -> list[subprocess.CompletedProcess[str]]:
+    """:func:`start` and :func:`finish`."""
+    return finish(start(args, processes, env, cwd), timeout)
+
+
+def train(*words: str, processes: int = 1, timeout: float = 120) -> list[subprocess.CompletedProcess[str]]:
+    """``train.py *words`` on some processes."""
+    return spawn([TRAIN, *words], processes, timeout=timeout)
+
+
+def metrics(run: Path, split: str = "train") -> list[dict[str, Any]]:
+    """The records of one split in a run's metrics.jsonl."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == split]
+
+
+def story(run: Path) -> list[dict[str, Any]]:
+    """What happened in a run, without how long it took."""
+    records = [*metrics(run), *metrics(run, "val")]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def wait_until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[str]]) -> None:
+    """Until something has happened in a run that is going on."""
+    deadline = time.monotonic() + 90
+    while not happened():
+        assert time.monotonic() < deadline, "the run does not get on"
+        assert all(process.poll() is None for process in running), "it ended before it could be interrupted"
+        time.sleep(0.005)
+
+
+def wait_for_records(run: Path, count: int, running: Sequence[subprocess.Popen[str]]) -> None:
+    """Until a run that is going on, and has not before, has written ``count`` metrics."""
+    path = run / "metrics.jsonl"
+    wait_until(lambda: path.is_file() and path.read_bytes().count(b"\n") >= count, running)
+
+
+def interrupt(words: Sequence[str], run: Path, after: int, processes: int, how: signal.Signals) -> list[int]:
+    """Train, signal every process once ``after`` records are written, and give their exit codes."""
+    running = start([TRAIN, *words], processes)
+    try:
+        wait_for_records(run, after, running)
+        for process in running:
+            process.send_signal(how)
+    finally:
+        done = finish(running)
+    return [process.returncode for process in done]

@@ -1,0 +1,135 @@
+"""A real two-node Slurm cluster on this machine, for as long as a test takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.running import ROOT, environment, free_port
+
+HERE = ROOT / "tests" / "slurm"
+SCRIPT = ROOT / "slurm" / "train.sbatch"
+STEPS = 26 * 13  # of the recipe below
+_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+
+
+def write_recipe(folder: Path, digits: Path, *, runs: str, eval_every: int) -> Path:
+    """``small.toml``: some seconds of training on one thread a process, so that a signal falls into them."""
+    path = folder / "small.toml"
+    path.write_text(
+        f"""
+        run.dir = "{runs}"
+        data.path = "{digits}"
+        augment.flip = "none"
+        model.name = "tiny-cnn"
+        schedule.name = "cosine"
+        train = {{ epochs = 26, batch_size = 100, threads = 1 }}
+        tracking.every = 1
+        eval = {{ every = {eval_every}, tta = "0" }}
+        """
+    )
+    return path
+
+
+def until(happened: Callable[[], bool], what: Callable[[], str], timeout: float = 240) -> None:
+    """Wait for something that must happen; the test fails with ``what()`` when it does not."""
+    deadline = time.monotonic() + timeout
+    while not happened():
+        if time.monotonic() > deadline:
+            pytest.fail(f"it took more than {timeout:.0f} s: {what()}")
+        time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job.
+
+    Attributes:
+        id: Slurm's number.
+        folder: where it was submitted and its output goes.
+        env: the environment of the cluster's commands.
+    """
+
+    id: str
+    folder: Path
+    env: dict[str, str]
+
+    def call(self, *words: str) -> str:
+        done = subprocess.run(words, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+    def facts(self) -> dict[str, str]:
+        """What ``scontrol show job`` knows: JobState, ExitCode, Restarts, ..."""
+        return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "show", "job", self.id)))
+
+    def output(self) -> str:
+        path = self.folder / f"slurm-{self.id}.out"
+        return path.read_text() if path.exists() else ""
+
+    def wait(self) -> str:
+        """Until the job has ended for good; returns its state."""
+        until(lambda: self.facts()["JobState"] in _ENDED, lambda: f"{self.facts()['JobState']}\n{self.output()}")
+        return self.facts()["JobState"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Submits to the two nodes."""
+
+    env: dict[str, str]
+
+    def submit(self, folder: Path, *words: str, nodes: int = 2, env: dict[str, str] | None = None) -> Job:
+        """``sbatch slurm/train.sbatch *words`` from ``folder``, which is not the repository."""
+        own = {**self.env, "CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **(env or {})}
+        command = ["sbatch", "--parsable", f"--nodes={nodes}", str(SCRIPT), *words]
+        done = subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return Job(done.stdout.strip(), folder, own)
+
+
+def lacking(path: str) -> str:
+    """Why there can be no such cluster here, or nothing."""
+    missing = [tool for tool in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(tool, path=path)]
+    if missing:
+        return f"no {', '.join(missing)}; on Debian: apt-get install --no-install-recommends slurm-wlm munge"
+    if subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True).returncode:
+        return "a node with its own hostname takes root, and namespaces"
+    return ""
+
+
+@contextmanager
+def two_nodes() -> Iterator[Cluster]:
+    """Up, and down again whatever happens. Skips the test where there can be none."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if reason := lacking(path):
+        pytest.skip(reason)
+    # Its own folder, port, bridge and subnet: another cluster of this kind may run beside it.
+    number = os.getpid() % 100000
+    lab = {
+        "SLURM_LAB_DIR": f"/tmp/cifar-dist-slurm-{number}",
+        "SLURM_LAB_PORT": str(free_port()),
+        "SLURM_LAB_BRIDGE": f"cdist{number}",
+        "SLURM_LAB_SUBNET": f"10.213.{number % 250 + 1}",
+    }
+    env = environment(lab)
+    try:
+        _script("slurm_up.sh", "2", env=env)
+        yield Cluster({**env, "SLURM_CONF": f"{lab['SLURM_LAB_DIR']}/slurm.conf", "PATH": path})
+    finally:
+        _script("slurm_down.sh", "--purge", env=env)
+
+
+def _script(name: str, word: str, env: dict[str, str]) -> None:
+    done = subprocess.run(["bash", HERE / name, word], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,97 @@
+"""What a person reads: a few lines in a log, a bar on a terminal, tables whose cells stay in their columns."""
+
+from __future__ import annotations
+
+import math
+import os
+import pty
+import re
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_dist.formatting import clock, duration, markdown, percent, progress, size
+
+CELLS = st.lists(st.lists(st.text(max_size=8), min_size=2, max_size=2), max_size=4)
+
+
+@given(CELLS)
+def test_lines_are_of_one_length_and_hold_their_cells(rows: list[list[str]]) -> None:
+    table = markdown(["name", "figure"], rows, ["figure"])
+    lines = table.split("\n")
+    assert lines.pop() == ""
+    assert len(lines) == 2 + len(rows)
+    assert len(set(map(len, lines))) == 1
+    assert all(line.isprintable() for line in lines)
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in lines)
+
+
+def test_figures_stand_flush_right() -> None:
+    assert markdown(["run", "val %"], [["a|b", "9.50"], ["c", "10.25"]], ["val %"]) == (
+        "| run  | val % |\n| ---- | ----: |\n| a\\|b |  9.50 |\n| c    | 10.25 |\n"
+    )
+
+
+def test_words_for_figures() -> None:
+    assert (percent(0.91084), percent(None)) == ("91.08", "")
+    assert [size(n) for n in (0, 999, 1000, 99_499, 99_500, 999_499, 999_500, 1.2e9, 5e12)] == [
+        *("0 B", "999 B", "1 kB", "99.5 kB", "100 kB", "999 kB", "1 MB", "1.2 GB", "5 TB")
+    ]
+    assert [duration(seconds) for seconds in (41, 738, 9000)] == ["41 s", "12.3 min", "2.5 h"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00"),
+        (59.6, "1:00"),
+        (3599, "59:59"),
+        (3600, "1:00:00"),
+        (90061, "1d 1:01:01"),
+        (math.nan, "-"),
+        (math.inf, "-"),
+    ],
+)
+def test_a_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_a_log_gets_a_line_a_quarter(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("packing train", 1000) as advance:
+        for _ in range(10):
+            advance(100)
+    captured = capsys.readouterr()
+    assert captured.out == "", "stdout stays data"
+    assert captured.err.splitlines() == [f"packing train: {n} of 1,000 images" for n in ("300", "500", "800", "1,000")]
+
+
+def test_a_log_of_an_unknown_total_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("reading", 0, "files") as advance:
+        advance(3)
+        advance(4)
+    assert capsys.readouterr().err == "reading: 7 files\n"
+
+
+def test_a_name_cannot_reach_the_terminal_as_more_than_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("predicting \x1b[2J[bold]\n.pkl", 1) as advance:
+        advance(1)
+    assert capsys.readouterr().err == "predicting \\x1b[2J[bold]\\n.pkl: 1 of 1 images\n"
+
+
+def test_a_bar_shows_a_name_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "120")
+        with progress("predicting [bold]a\x1b[2J", 2) as advance:
+            advance(2)
+        stream.flush()
+        shown = ""
+        while "2/2" not in shown:  # the terminal hands it over in pieces
+            shown += os.read(reader, 65536).decode()
+    os.close(reader)
+    assert "predicting [bold]a\\x1b[2J" in shown
+    assert "2/2" in shown

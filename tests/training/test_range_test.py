@@ -1,0 +1,113 @@
+"""``lr-find``: one curve on any number of processes, a run that is there left alone, a recipe written."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tomllib
+from pathlib import Path
+
+import pytest
+from support.running import finish, spawn, start, train
+
+from cifar_dist import recipe
+from cifar_dist.optim.lr_curve import Curve
+
+RANGE = ["--low", "1e-4", "--high", "10", "--steps", "30"]
+
+
+def find(*words: str, processes: int = 1, code: int = 0) -> str:
+    done = spawn(["-m", "cifar_dist", "lr-find", *words], processes)
+    assert [d.returncode for d in done] == [code] * processes, done[0].stderr
+    return done[0].stdout if code == 0 else done[0].stderr
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_one_process_and_two_find_the_same_curve(tiny: Path, tmp_path: Path) -> None:
+    curves = []
+    for processes in (1, 2):
+        said = find(str(tiny), *RANGE, "--run.name", f"on-{processes}", processes=processes)
+        assert said.count("sgd: valley ") == 1
+        run = tmp_path / "runs" / f"on-{processes}"
+        assert (run / "figures" / "lr_curve.png").read_bytes().startswith(b"\x89PNG")
+        found = Curve.load(run / "lr_curve.json")
+        assert found is not None
+        curves.append(found)
+    one, two = curves
+    assert one.lrs[:15] == two.lrs[:15]
+    # While the rate is low; chaos has the last word.
+    assert one.losses[:15] == pytest.approx(two.losses[:15], rel=1e-4)
+    assert min(one.losses) < 0.8 * one.losses[0]
+
+
+def test_a_run_that_is_there_is_left_alone_and_shows_the_curve(tiny: Path, tmp_path: Path) -> None:
+    command = [str(tiny), "--train.epochs", "1"]
+    assert train(*command)[0].returncode == 0
+    run = tmp_path / "runs" / "tiny"
+    before = content(run)
+    find(*command[:1], *RANGE, *command[1:])
+    after = content(run)
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {"lr_curve.json", "figures/lr_curve.png"}
+    (done,) = spawn(["-m", "cifar_dist", "report", str(run)])
+    assert done.returncode == 0, done.stderr
+    assert 'alt="lr curve"' in (run / "report.html").read_text()
+
+
+def test_a_run_may_begin_in_the_folder_of_its_curve(tiny: Path, tmp_path: Path) -> None:
+    find(str(tiny), *RANGE)
+    assert train(str(tiny), "--train.epochs", "1")[0].returncode == 0
+    assert (tmp_path / "runs" / "tiny" / "config.toml").is_file()
+
+
+def test_the_rate_is_written_into_a_new_recipe_and_into_an_old_one(tiny: Path, tmp_path: Path) -> None:
+    new = tmp_path / "found.toml"
+    said = find(str(tiny), *RANGE, "--write", str(new), "--optim.momentum", "0.8")
+    lr = recipe.load(str(new)).optim.lr
+    assert f"optim.lr = {lr:g}: {new}" in said
+    assert recipe.load(str(new)).optim.momentum == 0.8
+    assert tomllib.loads(new.read_text())["base"] == "tiny.toml"
+
+    old = tmp_path / "old.toml"
+    old.write_text('# mine\nbase = "tiny.toml"\n\n[optim]\nmomentum = 0.8 # gentle\nlr = 3.0 # too much\n\n[train]\n')
+    find(str(old), *RANGE, "--write", str(old), "--suggest", "steepest")
+    text = old.read_text()
+    assert text.startswith('# mine\nbase = "tiny.toml"\n\n[optim]\nmomentum = 0.8 # gentle\nlr = ')
+    assert text.endswith(" # too much\n\n[train]\n")
+    assert recipe.load(str(old)).optim.lr < 3
+
+
+def test_a_stop_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    running = start(["-m", "cifar_dist", "lr-find", str(tiny), "--low", "1e-9", "--high", "1e-8", "--steps", "100000"])
+    assert running[0].stdout is not None
+    while not running[0].stdout.readline().startswith("step 10/"):
+        assert running[0].poll() is None
+    running[0].send_signal(signal.SIGTERM)
+    assert [done.returncode for done in finish(running)] == [75]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--low", "1", "--high", "0.1"], "--low 1 must be below --high 0.1"),
+        (["--low", "0"], "'0' is not a number above 0"),
+        (["--steps", "3"], "'3' is not a whole number of at least 20"),
+        (["--write", "/nowhere/x.toml"], "it must be a .toml in a folder that is there"),
+        (["--augment.mean", "[0, 0, 0]", "--augment.std", "[1e-38, 1e-38, 1e-38]"], "not finite in the first step"),
+        (["--optim.lrr", "1"], "did you mean '--optim.lr'?"),
+    ],
+)
+def test_mistakes_are_one_line(tiny: Path, words: list[str], says: str) -> None:
+    said = find(str(tiny), *words, code=2)
+    assert says in said
+    assert "Traceback" not in said
+
+
+def test_the_curve_is_plain_json(tiny: Path, tmp_path: Path) -> None:
+    find(str(tiny), *RANGE)
+    kept = json.loads((tmp_path / "runs" / "tiny" / "lr_curve.json").read_text())
+    assert kept.keys() == {"lrs", "losses", "guessing"}

@@ -1,0 +1,127 @@
+"""The verbs that use a trained run: evaluate, predict, report; on one process and on two."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.running import spawn, train
+
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.read import ShardReader
+
+RECIPE = """
+[run]
+dir = "{folder}"
+[data]
+path = "{digits}"
+[augment]
+flip = "none"
+crop = 2
+[model]
+name = "tiny-cnn"
+[train]
+epochs = 2
+batch_size = 100
+[eval]
+batch_size = 50
+tta = "3"
+"""
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verbs")
+    (folder / "tiny.toml").write_text(RECIPE.format(folder=folder, digits=digits))
+    (done,) = train(str(folder / "tiny.toml"))
+    assert done.returncode == 0, done.stderr
+    return folder / "tiny"
+
+
+def verb(*words: str, processes: int = 1) -> str:
+    done = spawn(["-m", "cifar_dist", *words], processes)
+    assert [d.returncode for d in done] == [0] * processes, done[0].stderr
+    return done[0].stdout
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+def test_the_run_folder_is_complete(run: Path, digits: Path) -> None:
+    for name in (
+        *("config.toml", "environment.json", "manifest.json", "metrics.jsonl", "metrics.csv", "training.log"),
+        *("checkpoints/latest/model.safetensors", "checkpoints/best/model.safetensors", "final/model.safetensors"),
+        *("figures/loss.png", "figures/accuracy.png", "figures/lr.png", "report.html"),
+    ):
+        assert (run / name).is_file(), name
+    (folder,) = (run / "evaluations").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    manifest = Manifest.load(digits)
+    assert summary["samples"] == manifest.samples("test")
+    assert summary["tta"] == "3"
+    assert summary["split"] == "test"
+    assert folder.name.startswith(f"tiny_val_acc_{summary['val_accuracy']:.4f}_")
+    assert folder.name.endswith(f"_model_{summary['checkpoint']}")
+    submission = rows(folder / "submission.csv")
+    assert submission[0] == ["ID", "Labels"]
+    assert [int(number) for number, _ in submission[1:]] == [int(key) for key in manifest.keys("test")]
+    arrays = np.load(folder / "probabilities.npz", allow_pickle=False)
+    assert (arrays["probabilities"].argmax(1) == [int(label) for _, label in submission[1:]]).all()
+    assert (arrays["probabilities"].argmax(1) == arrays["labels"]).mean() == summary["accuracy"]
+    assert (folder / "model.safetensors").read_bytes() == (run / "final" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("tta", ["mirror", "4"])
+def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: str) -> None:
+    before = set((run / "evaluations").iterdir())
+    found = []
+    for processes in (1, 2):
+        verb("evaluate", str(run), "--tta", tta, "--split", "val", "--checkpoint", "latest", processes=processes)
+        (new,) = set((run / "evaluations").iterdir()) - before
+        before.add(new)
+        found.append(new)
+    one, two = found
+    assert (one / "submission.csv").read_bytes() == (two / "submission.csv").read_bytes()
+    one_p, two_p = (np.load(folder / "probabilities.npz")["probabilities"] for folder in found)
+    np.testing.assert_array_equal(one_p, two_p)
+    facts = [json.loads((folder / "summary.json").read_text()) for folder in found]
+    assert [f["processes"] for f in facts] == [1, 2]
+    assert [f["accuracy"] for f in facts] == [facts[0]["accuracy"]] * 2
+
+
+def test_a_long_evaluation_says_how_far_it_is(run: Path) -> None:
+    main, other = spawn(["-m", "cifar_dist", "evaluate", str(run), "--split", "val"], 2)
+    assert (main.returncode, other.returncode) == (0, 0), main.stderr
+    assert main.stderr.splitlines()[-1] == "evaluating val: 179 of 179 images"
+    assert "evaluating" not in other.stderr
+
+
+@pytest.mark.parametrize("form", ["pickle", "npz"])
+def test_predict_writes_every_id_once_in_the_input_order(run: Path, digits: Path, tmp_path: Path, form: str) -> None:
+    manifest = Manifest.load(digits)
+    images = ShardReader(manifest, "test").all().numpy()[:123]
+    ids = np.random.default_rng(0).permutation(10_000)[:123]
+    source, out = tmp_path / f"unlabelled.{form}", tmp_path / "out.csv"
+    if form == "pickle":
+        source.write_bytes(pickle.dumps({b"data": images, b"ids": ids}))
+    else:
+        np.savez(source, data=images, ids=ids)
+    said = verb("predict", str(run), str(source), "--tta", "0", "--out", str(out), processes=2)
+    assert "123 predictions, TTA 0" in said
+    found = rows(out)
+    assert found[0] == ["ID", "Labels"]
+    assert [int(row[0]) for row in found[1:]] == ids.tolist()
+    right = np.mean([int(row[1]) for row in found[1:]] == manifest.labels("test")[:123])
+    assert right > 0.5, "the model has learnt something, so rows and images belong together"
+
+
+def test_report_can_be_drawn_again(run: Path) -> None:
+    (run / "report.html").unlink()
+    assert str(run / "report.html") in verb("report", str(run))
+    assert (run / "report.html").stat().st_size > 50_000
