@@ -39,7 +39,7 @@ def ours(manifest: Manifest) -> tuple[float, float]:
     begin = time.perf_counter()
     device = torch.device("cpu")
     batches = TrainBatches(
-        manifest, DataConfig(), seed=0, batch_size=BATCH, accumulate=1, rank=0, processes=1, device=device
+        manifest, DataConfig(), seed=0, batch_size=BATCH, accumulate=1, rank=0, world_size=1, device=device
     )
     augment = Augment(AugmentConfig(), 0, manifest.mean, Normalize(manifest.mean, manifest.std, device, False))
 

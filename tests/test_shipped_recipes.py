@@ -17,7 +17,7 @@ from cifar_dist import models, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
-from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.training.trainer import Trainer
 
@@ -67,10 +67,8 @@ def small(name: str, data: Path, runs: Path) -> list[str]:
 
 def start(name: str, words: list[str]) -> None:
     config = recipe.load(name, words)
-    engine = Engine(config.train, clip_norm=config.optim.clip_norm, sam_rho=config.optim.sam_rho)
-    with StopSignals() as signals:
+    with StopSignals() as signals, start_engine(config) as engine:
         assert Trainer(config, engine, signals).run() == 0
-    engine.close()
 
 
 @pytest.mark.parametrize("name", recipe.shipped())

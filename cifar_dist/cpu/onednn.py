@@ -1,4 +1,4 @@
-"""What oneDNN, which computes torch's convolutions on a CPU, gets wrong, and how training is kept from it."""
+"""A fault of oneDNN, which computes torch's convolutions on a CPU, and the way around it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 _VECTOR: Final = 16  # floats in the widest register, and the channels of one of oneDNN's blocks
 
 
-def spare_strided_1x1(module: nn.Module) -> None:
-    """Have narrow 1x1 convolutions pick the pixels of their stride before they convolve. In place; the sum is the same.
+def avoid_strided_1x1(module: nn.Module) -> None:
+    """Make narrow strided 1x1 convolutions subsample their input and convolve without stride. In place; equal results.
 
     With a stride, channels-last images and fewer than 16 channels, oneDNN writes past its workspace in the
     gradient of the weights: a crash, or wrong numbers (uxlfoundation/oneDNN#6035; torch 2.15, fp32 and bf16). The
@@ -28,10 +28,10 @@ def spare_strided_1x1(module: nn.Module) -> None:
             and conv.in_channels < _VECTOR
         ):
             rows, columns = conv.stride
-            conv.register_forward_pre_hook(partial(_pick, rows, columns))
+            conv.register_forward_pre_hook(partial(_subsample, rows, columns))
             conv.stride = (1, 1)
 
 
-def _pick(rows: int, columns: int, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+def _subsample(rows: int, columns: int, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     """Images [n, c, h, w] -> [n, c, ceil(h / rows), ceil(w / columns)]."""
     return inputs[0][..., ::rows, ::columns]

@@ -99,7 +99,7 @@ class TrainBatches:
         seed: the run's seed.
         batch_size: samples in a global batch.
         accumulate: accumulation steps in it.
-        rank, processes: which part of each global batch this process takes.
+        rank, world_size: of this process, which takes its share of each global batch.
         device: where batches go.
         mixed: samples are mixed with the one before them: give the one before the first of a batch with it.
 
@@ -116,7 +116,7 @@ class TrainBatches:
         batch_size: int,
         accumulate: int,
         rank: int,
-        processes: int,
+        world_size: int,
         device: torch.device,
         mixed: bool = False,
     ) -> None:
@@ -130,7 +130,7 @@ class TrainBatches:
         self._block = config.shuffle_block
         self._seed = seed
         self._batch_size = batch_size
-        self._place = (rank, processes, accumulate)
+        self._place = (rank, world_size, accumulate)
         self._device = device
         self._mixed = mixed
         self.steps_per_epoch = steps_per_epoch(len(self.images), batch_size)

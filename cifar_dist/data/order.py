@@ -52,12 +52,12 @@ def global_batch(order: Tensor, step: int, batch_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Share:
-    """What one process works on in one accumulation step.
+    """One process's micro-batch.
 
     Attributes:
-        ids: int64 [n], the same n on every process. Padded by repeating ids where the batch does not divide.
+        ids: int64 [n], the same n on every process. Padded by repeating ids where the batch does not divide evenly.
         weight: float32 [n], 1 for a sample of the batch and 0 for padding.
-        before: int64 [1], the sample before the first one in the global batch; before its very first stands its last.
+        before: int64 [1], the sample before the first one in the global batch; its last sample precedes its first.
     """
 
     ids: Tensor
@@ -65,13 +65,13 @@ class Share:
     before: Tensor
 
 
-def shares(batch: Tensor, rank: int, processes: int, accumulate: int) -> list[Share]:
-    """Rank ``rank``'s part of a global batch, one :class:`Share` per accumulation step.
+def shares(batch: Tensor, rank: int, world_size: int, accumulate: int) -> list[Share]:
+    """Split a global batch into rank ``rank``'s micro-batches, one :class:`Share` each.
 
-    All processes get shares of one length, so that none waits for a peer that has nothing to do; what does not
-    divide is padded with weight 0 and counts for nothing in the loss.
+    All ranks receive micro-batches of equal length, so that none waits for a peer that has nothing to do; a batch that
+    does not divide evenly is padded with samples of weight 0, which the loss ignores.
     """
-    parts = processes * accumulate
+    parts = world_size * accumulate
     size = -(-len(batch) // parts)
     position = torch.arange(size * parts)
     padded = batch[position % len(batch)]

@@ -1,4 +1,4 @@
-"""What the launcher was asked for, so that the program can refuse to train on anything else.
+"""What the launcher was asked for, and a check that it did it.
 
 Several launches exit 0 without doing what was asked: ``accelerate launch --cpu --num_processes 2`` starts one process,
 and two processes under torchrun may never join. A run on half its machine is worse than an error.
@@ -12,15 +12,15 @@ from cifar_dist.errors import UserError
 
 
 def launched_processes() -> int:
-    """Processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher."""
+    """The number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher."""
     text = os.environ.get("WORLD_SIZE", "1")
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"WORLD_SIZE is {text!r}, not a number of processes; start with accelerate launch or torchrun")
     return int(text)
 
 
-def asked_for(what: str) -> bool:
-    """Whether the config that Accelerate was launched with says ``CPU``, ``DEEPSPEED`` or ``FSDP``."""
+def was_asked_for(what: str) -> bool:
+    """Whether the config of ``accelerate launch`` says ``CPU``, ``DEEPSPEED`` or ``FSDP``."""
     return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
 
 
@@ -30,12 +30,12 @@ def is_main_process() -> bool:
 
 
 def local_processes() -> int:
-    """Processes of this job on this machine."""
+    """The number of processes of this job on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "0") or 0) or launched_processes()
 
 
-def asked_processes() -> int | None:
-    """Processes that an ``accelerate launch`` above this one was asked for, or None when that cannot be seen."""
+def requested_processes() -> int | None:
+    """The number of processes that the parent ``accelerate launch`` was asked for; None where that is unknown."""
     import psutil
 
     try:
@@ -74,16 +74,16 @@ def _flags(words: list[str]) -> dict[str, str]:
 
 
 def check_launch(expected: int) -> None:
-    """Refuse a launch that did not start what was asked for.
+    """Refuse a launch that started another number of processes than it was asked for.
 
     Args:
-        expected: ``run.processes``, 0 for any number.
+        expected: ``run.processes``; 0 for any number.
 
     Raises:
         UserError: another number of processes runs than was asked for.
     """
     started = launched_processes()
-    asked = asked_processes()
+    asked = requested_processes()
     if asked is not None and started == 1 and asked > 1:
         raise UserError(
             f"accelerate launch was asked for {asked} processes and started 1 (its --cpu and MULTI_CPU do that); "

@@ -1,8 +1,8 @@
 """Optimizer state as full tensors by parameter name: ``momentum_buffer/conv1.weight``, on the CPU.
 
-Nothing in it depends on how the state was sharded or by whom, so a run may resume on another number of processes or
-another engine. With FSDP every rank holds a part of each tensor; of DeepSpeed's ZeRO-1 and 2 a flat part of each
-parameter group. The full tensors are collected from and given back to these parts, which is collective.
+Nothing in it depends on how the state was sharded, so a run may resume on another number of processes or with another
+engine. With FSDP every rank holds a shard of each tensor, with DeepSpeed's ZeRO-1 and 2 a flat shard of each parameter
+group. Collecting the full tensors from these shards, and splitting them again, is collective.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifar_dist.distributed.fsdp import part_like, whole
+from cifar_dist.distributed.sharded_tensor import full_tensor, shard_like
 from cifar_dist.errors import UserError
 
 Parameters = Mapping[str, nn.Parameter]
-"""The parameters that learn, by name."""
+"""The trainable parameters, by name."""
 
 
 def by_parameter(state: Mapping[str, Tensor], parameters: Parameters) -> dict[str, dict[str, Tensor]]:
     """``KEY/PARAMETER`` entries as parameter -> key -> tensor.
 
     Raises:
-        UserError: an entry is of another model.
+        UserError: an entry belongs to another model.
     """
     found: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
     for entry, value in state.items():
@@ -35,11 +35,11 @@ def by_parameter(state: Mapping[str, Tensor], parameters: Parameters) -> dict[st
     return found
 
 
-# ---- torch's own optimizers: whole, or in parts where the parameters are ------------------------------------------
+# ---- torch's own optimizers: full tensors, or shards where the parameters are sharded -----------------------------
 
 
 def collect(optimizer: torch.optim.Optimizer, parameters: Parameters) -> dict[str, Tensor]:
-    """The full state. Collective where the parameters are sharded."""
+    """Collect the full state. Collective where the parameters are sharded."""
     return {
         f"{key}/{name}": _on_cpu(value)
         for name, parameter in parameters.items()
@@ -51,35 +51,36 @@ def collect(optimizer: torch.optim.Optimizer, parameters: Parameters) -> dict[st
 def restore(
     optimizer: torch.optim.Optimizer, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Give it back; ``state`` as :func:`by_parameter` gives it."""
+    """Load ``state``, as :func:`by_parameter` returns it."""
     for name, parameter in parameters.items():
         # Adam keeps its step counts on the CPU; everything else lives with the parameter.
         optimizer.state[parameter] = {
-            key: value.clone() if value.ndim == 0 else part_like(value, parameter) for key, value in state[name].items()
+            key: value.clone() if value.ndim == 0 else shard_like(value, parameter)
+            for key, value in state[name].items()
         }
 
 
-# ---- DeepSpeed's: each rank has a flat part of each group ---------------------------------------------------------
+# ---- DeepSpeed's: each rank has a flat shard of each group --------------------------------------------------------
 # ``zero`` is the optimizer of ZeRO-1 and 2, which has no types.
 
 
 def collect_zero(zero: Any, parameters: Parameters) -> dict[str, Tensor]:
-    """The full state from the parts of all ranks. Collective."""
+    """Collect the full state from the shards of all ranks. Collective."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     _link(zero)
     state = {}
     for group, flat in _groups(zero):
         for name in _names(group, parameters):
-            for key, part in zero.optimizer.state[flat].items():
-                if isinstance(part, Tensor):
-                    full = part if part.ndim == 0 else safe_get_full_optimizer_state(parameters[name], key)
+            for key, shard in zero.optimizer.state[flat].items():
+                if isinstance(shard, Tensor):
+                    full = shard if shard.ndim == 0 else safe_get_full_optimizer_state(parameters[name], key)
                     state[f"{key}/{name}"] = _on_cpu(full)
     return state
 
 
 def restore_zero(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Give each rank its part of it; ``state`` as :func:`by_parameter` gives it."""
+    """Load on each rank its shard of ``state``, as :func:`by_parameter` returns it."""
     from deepspeed.utils import safe_set_full_optimizer_state
 
     for group, flat in _groups(zero):
@@ -95,7 +96,7 @@ def restore_zero(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[
 
 
 def _groups(zero: Any) -> list[tuple[list[nn.Parameter], Tensor]]:
-    """The members of each parameter group, and this rank's flat part of them."""
+    """The members of each parameter group, and this rank's flat shard of them."""
     return list(zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True))
 
 
@@ -105,7 +106,7 @@ def _names(group: list[nn.Parameter], parameters: Parameters) -> list[str]:
 
 
 def _link(zero: Any) -> None:
-    """Point every parameter at its part of the flat state.
+    """Point every parameter at its slice of the flat state.
 
     DeepSpeed does it once, after the first update of the first group: too late for a resume, and too early for the
     other groups, which have no state yet.
@@ -115,4 +116,4 @@ def _link(zero: Any) -> None:
 
 
 def _on_cpu(value: Tensor) -> Tensor:
-    return whole(value.detach()).cpu().clone().contiguous()
+    return full_tensor(value.detach()).cpu().clone().contiguous()

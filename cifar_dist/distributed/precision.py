@@ -1,4 +1,4 @@
-"""In which numbers this machine trains: ``train.precision`` as asked for, and as its device can do it."""
+"""The number format of a run's arithmetic: ``train.precision`` as this device can honour it."""
 
 from __future__ import annotations
 
@@ -12,56 +12,59 @@ from cifar_dist.errors import UserError
 
 @dataclass(frozen=True)
 class Precision:
-    """What is computed in.
+    """What operations are computed in.
 
     Attributes:
-        name: as Accelerate says it: ``no``, ``bf16`` or ``fp16``.
-        advice: what the reader should know of it, in one line; empty where there is nothing.
+        name: Accelerate's word for it: ``no``, ``bf16`` or ``fp16``.
+        advice: one line for the reader; empty where there is nothing to advise.
     """
 
     name: Literal["no", "bf16", "fp16"]
     advice: str = ""
 
     @classmethod
-    def of(cls, asked: str, *, cpu: bool, sharded: bool) -> Precision:
-        """``asked`` is ``train.precision``; ``auto`` becomes bf16 where the device computes it, and ``no`` elsewhere.
+    def resolve(cls, requested: str, *, cpu: bool, scales_loss: bool) -> Precision:
+        """Resolve ``train.precision``: ``auto`` becomes bf16 where the device has arithmetic for it, else ``no``.
 
-        With sharded weights nobody scales the loss as fp16 needs it.
+        Args:
+            requested: ``train.precision``.
+            cpu: whether the run computes on a CPU.
+            scales_loss: whether the engine scales the loss, as fp16 requires.
 
         Raises:
-            UserError: a precision that this device cannot do.
+            UserError: fp16 on a CPU.
         """
-        if asked == "fp16":
-            if cpu or sharded:
-                raise UserError("train.precision fp16 needs a GPU, one process or DDP; use --train.precision auto")
+        if requested == "fp16":
+            if cpu:
+                raise UserError("train.precision fp16 requires a GPU; use --train.precision auto")
             return cls("fp16")
-        if asked == "no":
+        if requested == "no":
             return cls("no")
         if computes_bf16(cpu=cpu):
             return cls("bf16")
         device = "CPU" if cpu else torch.cuda.get_device_name()
-        if asked == "bf16":
-            slow = f"this {device} has no bf16 arithmetic and imitates it, many times slower than fp32"
+        if requested == "bf16":
+            slow = f"this {device} has no bf16 arithmetic and emulates it, many times slower than fp32"
             return cls("bf16", f"{slow}; a new run with --train.precision auto trains in fp32 here")
-        if cpu or sharded:
+        if cpu or not scales_loss:
             return cls("no")
         return cls("no", f"this {device} has no bf16 arithmetic: fp32; a new run with --train.precision fp16 is faster")
 
     @property
-    def shown(self) -> str:
-        """For the reader."""
+    def label(self) -> str:
+        """Its name for a reader."""
         return {"no": "fp32"}.get(self.name, self.name)
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """What operations are cast to; None for nothing."""
+        """The dtype that operations are cast to; None for none."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
 
 
 def computes_bf16(*, cpu: bool) -> bool:
-    """Whether the device multiplies bfloat16 itself. Every device can imitate it."""
+    """Whether the device has bfloat16 arithmetic. Every device can emulate it."""
     if not cpu:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # AVX-512 and AMX on x86, NEON's and SVE's extension on Arm; what else there may be is not known to be fast.
+    # AVX-512 and AMX on x86, NEON's and SVE's extension on Arm; others are not known to be fast.
     can = torch.cpu.get_capabilities()
     return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))

@@ -1,4 +1,4 @@
-"""The processes of a job among themselves: numbers that become one, objects that are gathered, decisions made once."""
+"""The processes of a job among themselves: sums, gathered objects, and work that one or all of them do."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pending:
-    """An exchange under way, see :meth:`Ranks.exchange`."""
+class PendingMaximum:
+    """An all-reduce under way, see :meth:`Ranks.start_maximum`."""
 
     values: Tensor
     work: dist.Work | None
@@ -29,41 +29,41 @@ class Pending:
 
 
 class Ranks:
-    """A process's place among all processes of the job, once they have joined.
+    """A process among all processes of the job, once they have joined.
 
     Attributes:
-        rank, processes: its place, and how many there are; rank 0 is the main one.
+        rank, world_size: of this process; rank 0 is the main one.
         device: where this process computes.
 
     Args:
         first_of_node: whether it is the first process on its machine.
     """
 
-    def __init__(self, rank: int, processes: int, device: torch.device, *, first_of_node: bool) -> None:
-        self.rank, self.processes, self.device = rank, processes, device
+    def __init__(self, rank: int, world_size: int, device: torch.device, *, first_of_node: bool) -> None:
+        self.rank, self.world_size, self.device = rank, world_size, device
         self._first_of_node = first_of_node
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def exchange(self, values: Tensor) -> Pending:
-        """Start an element-wise maximum over all ranks, to be read a step later so that no device waits for it."""
-        if self.processes == 1:
-            return Pending(values, None)
-        return Pending(values, dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True))
+    def start_maximum(self, values: Tensor) -> PendingMaximum:
+        """Start an element-wise maximum over all ranks. It is read a step later, so that no device waits for it."""
+        if self.world_size == 1:
+            return PendingMaximum(values, None)
+        return PendingMaximum(values, dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True))
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over all ranks; changes and returns ``values``."""
-        if self.processes > 1:
+        if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor) -> Tensor:
         """Rows of all ranks, in rank order: [n, ...] -> [sum of n, ...]; n may differ between ranks."""
-        if self.processes == 1:
+        if self.world_size == 1:
             return values
-        sizes = torch.zeros(self.processes, dtype=torch.int64, device=self.device)
+        sizes = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)
         sizes[self.rank] = len(values)
         lengths = [int(n) for n in self.sum(sizes).tolist()]
         padded = values.new_zeros((max(lengths), *values.shape[1:]))
@@ -73,37 +73,37 @@ class Ranks:
         return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
 
     def gather_objects(self, value: T) -> list[T]:
-        """The value of every rank, in rank order. Only for our own plain data: it is pickled between our ranks."""
-        if self.processes == 1:
+        """The value of every rank, in rank order. Only for plain data of our own: it is pickled between our ranks."""
+        if self.world_size == 1:
             return [value]
-        everyone: list[Any] = [None] * self.processes
+        everyone: list[Any] = [None] * self.world_size
         dist.all_gather_object(everyone, value)
         return everyone
 
-    def decide(self, choose: Callable[[], T]) -> T:
-        """Run ``choose`` on rank 0 alone and give its result to all; what it raises, all raise.
+    def run_on_main(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on rank 0 alone and return its result on every rank; what it raises, every rank raises.
 
-        The one way to touch the run folder: which name, which checkpoint, whether it can be written.
+        The only way to change the run folder or to decide something for all ranks, such as which checkpoint to load.
         """
         outcome: list[Any] = [None, None]
         if self.is_main:
             try:
-                outcome[0] = choose()
+                outcome[0] = work()
             except (UserError, TrainingFailedError) as error:
                 outcome[1] = error
             except OSError as error:
                 outcome[1] = UserError(f"{error.filename or 'the run folder'}: {error.strerror or error}")
-        if self.processes > 1:
+        if self.world_size > 1:
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
         result: T = outcome[0]
         return result
 
-    def together(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on every rank; if it fails on any, all raise that rank's error and none is left waiting.
+    def run_on_all(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on every rank; if it fails on one, every rank raises that rank's error and none is left waiting.
 
-        For what each process must do for itself with its own disk, such as opening the shards.
+        For what each process does with its own disk, such as opening the shards.
         """
         result: T | None = None
         failure: UserError | None = None
@@ -116,12 +116,12 @@ class Ranks:
                 raise first
         return result  # type: ignore[return-value]
 
-    def one_of_each_node_first(self, work: Callable[[], None]) -> None:
-        """:meth:`together`, in two turns: what the first fetches into its node's cache, the others find there."""
-        self.together(work if self._first_of_node else lambda: None)
-        self.together(lambda: None if self._first_of_node else work())
+    def run_once_per_node_first(self, work: Callable[[], object]) -> None:
+        """:meth:`run_on_all` in two turns: what a node's first process puts into a cache, its others find there."""
+        self.run_on_all(work if self._first_of_node else lambda: None)
+        self.run_on_all(lambda: None if self._first_of_node else work())
 
 
-def share_of(items: Sequence[T], rank: int, processes: int) -> list[T]:
-    """Items rank, rank + processes, ...: a dealing of fixed work units to processes."""
-    return list(items[rank::processes])
+def deal(items: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """Items rank, rank + world_size, ...: fixed units of work, dealt to processes."""
+    return list(items[rank::world_size])

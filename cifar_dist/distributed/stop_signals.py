@@ -1,8 +1,7 @@
-"""Signals become one agreed decision to stop.
+"""Signals that ask a process to stop. The handler only sets a flag, which the loop polls at every step.
 
-A handler only sets a flag; the loop asks for it at every step, all ranks exchange what they saw, and all stop after
-the same one. TERM, INT and USR1 mean: finish the step, save, exit with 75 (please run me again). A second INT
-ends the process at once, for the person who means it.
+TERM, INT and USR1 mean: finish the step, save, exit with 75 (please requeue). A second INT ends the process at once.
+:mod:`cifar_dist.distributed.agreement` makes all ranks stop after the same step.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Context manager that listens for a request to stop.
+    """A context manager that listens for requests to stop.
 
     Attributes:
-        received: name of the first signal that came, or the empty string.
+        received: name of the first signal received, or the empty string.
     """
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.split import Split
 
@@ -32,7 +32,7 @@ class Weights:
 
 
 def evaluate(
-    engine: Engine,
+    model: InferenceModel,
     config: Config,
     run: Path,
     weights: Weights,
@@ -47,7 +47,7 @@ def evaluate(
     """Predict every sample of ``split`` once and write the evaluation folder. Collective.
 
     Args:
-        engine: its model has ``weights``.
+        model: it has ``weights``.
         config: the run's.
         run: the run folder.
         weights: what is evaluated.
@@ -64,9 +64,10 @@ def evaluate(
     Raises:
         UserError: no such split, images of another shape, a damaged shard, a folder that cannot be written.
     """
-    opened = Split(engine, config, data, split, trained_on)
+    ranks = model.ranks
+    opened = Split(ranks.device, config, data, split, trained_on)
     begin = time.perf_counter()
-    predictions = opened.predict(tta, poll, f"evaluating {split}" if show else "")
+    predictions = opened.predict(model, tta, poll, f"evaluating {split}" if show else "")
     summary = Summary(
         run=run.name,
         checkpoint=weights.name,
@@ -80,10 +81,10 @@ def evaluate(
         loss=predictions.loss if predictions.labels is not None else None,
         val_accuracy=weights.val_accuracy,
         seconds=round(time.perf_counter() - begin, 3),
-        processes=engine.processes,
+        processes=ranks.world_size,
     )
     ids = sample_ids(data, split)
-    folder = engine.decide(lambda: write_evaluation(run / "evaluations", summary, predictions, ids, weights.file))
+    folder = ranks.run_on_main(lambda: write_evaluation(run / "evaluations", summary, predictions, ids, weights.file))
     return folder, summary
 
 

@@ -1,8 +1,7 @@
 """Predictions for every sample exactly once, on any number of processes.
 
-The samples are cut into batches first and whole batches are dealt to processes, so each forward pass sees the same
-images however many processes there are, and so gives the same numbers. What comes back is put in order by sample
-id, and the count is asserted.
+The samples are split into batches first, and batches are dealt to processes, so each forward pass sees the same images
+on any number of processes and computes the same numbers. The results are ordered by sample id, and counted.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.ranks import share_of
+from cifar_dist.distributed.ranks import Ranks, deal
+from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.views import Views
 from cifar_dist.formatting import progress
 
@@ -61,7 +60,7 @@ Stream = Callable[[Sequence[Tensor]], Iterator[Tensor]]
 
 
 def predict(
-    engine: Engine,
+    model: InferenceModel,
     stream: Stream,
     count: int,
     views: Views,
@@ -74,37 +73,38 @@ def predict(
     """Average the model's logits over views for samples 0..count-1. Collective; every rank gets all of them.
 
     Args:
-        engine: whose processes share the work and hold the model.
+        model: on every rank; its ranks share the work.
         stream: gives the images of the batches dealt to this process.
         count: number of samples.
         views: see :mod:`cifar_dist.evaluation.views`.
         batch_size: images in one forward pass.
         labels: int64 [count] when they are known.
-        poll: called before each batch, the same number of times on every rank.
-        show: what rank 0 calls this while it shows on stderr how far it is; empty says nothing.
+        poll: called before each batch, equally often on every rank.
+        show: rank 0 shows progress under this name on stderr; nothing where it is empty.
     """
-    mine = share_of(torch.arange(count).split(batch_size), engine.rank, engine.processes)
-    rounds = -(-count // (batch_size * engine.processes))
+    ranks = model.ranks
+    mine = deal(torch.arange(count).split(batch_size), ranks.rank, ranks.world_size)
+    rounds = -(-count // (batch_size * ranks.world_size))
     rows: list[Tensor] = []
-    said = progress(show, count, show=bool(show) and engine.is_main)
-    with engine.evaluating(), said as advance:
+    said = progress(show, count, show=bool(show) and ranks.is_main)
+    with model.evaluating(), said as advance:
         batches = zip(mine, stream(mine), strict=True)
         for number in range(rounds):
             poll()
             for ids, images in itertools.islice(batches, 1):  # none in the last round of a rank dealt one batch less
                 looks = views(images, ids.to(images.device))
-                rows.append(torch.stack([weight * engine.infer(view) for weight, view in looks]).sum(dim=0))
-            done = number * batch_size * engine.processes
-            advance(min(batch_size * engine.processes, count - done))
-    ids = engine.gather(torch.cat([*mine, torch.empty(0, dtype=torch.int64)]).to(engine.device)).cpu()
-    logits = engine.gather(_stack(rows, engine)).cpu()
+                rows.append(torch.stack([weight * model.infer(view) for weight, view in looks]).sum(dim=0))
+            done = number * batch_size * ranks.world_size
+            advance(min(batch_size * ranks.world_size, count - done))
+    ids = ranks.gather(torch.cat([*mine, torch.empty(0, dtype=torch.int64)]).to(ranks.device)).cpu()
+    logits = ranks.gather(_stack(rows, ranks)).cpu()
     ordered = torch.full((count, logits.shape[1]), torch.nan)
     ordered[ids] = logits
     assert len(ids) == count == len(ids.unique()), f"{len(ids)} predictions of {count} samples"
     return Predictions(ordered, labels)
 
 
-def _stack(rows: Sequence[Tensor], engine: Engine) -> Tensor:
-    """This process's logits as one tensor; with no batch of its own it still must give rows of the right width."""
-    width = max(engine.gather_objects(rows[0].shape[1] if rows else 0))
-    return torch.cat(list(rows)) if rows else torch.empty(0, width, device=engine.device)
+def _stack(rows: Sequence[Tensor], ranks: Ranks) -> Tensor:
+    """This process's logits as one tensor; without a batch of its own, no rows of the right width."""
+    width = max(ranks.gather_objects(rows[0].shape[1] if rows else 0))
+    return torch.cat(list(rows)) if rows else torch.empty(0, width, device=ranks.device)

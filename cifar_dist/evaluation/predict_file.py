@@ -24,7 +24,7 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
     """Predict every image of ``source`` once, write one row for each in its order; returns their number. Collective.
 
     Args:
-        engine: whose processes do it.
+        engine: this process in the job.
         trained: the run and checkpoint.
         source: a pickle or npz with ``data`` and ``ids``, or a packed dataset (its ``test`` split).
         tta: see ``eval.tta``.
@@ -33,25 +33,25 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
     Raises:
         UserError: a source that cannot be read, of another image shape, with an ID twice, or ``out`` not writable.
     """
-    engine.together(lambda: load_model(engine, trained))
-    stream, ids, shape = engine.together(lambda: _open(engine, trained, source))
+    model, ranks = load_model(engine, trained), engine.ranks
+    stream, ids, shape = ranks.run_on_all(lambda: _open(ranks.device, trained, source))
     if shape != trained.trained_on.shape:
         raise UserError(f"images of {source} are {shape}; the run was trained on {trained.trained_on.shape}")
-    predictor = Predictor(engine, trained.config, trained.trained_on)
-    predictions = predictor.predict(stream, len(ids), tta, show=f"predicting {source.name}")
-    engine.decide(lambda: write_submission(out, ids, predictions.classes.tolist()))
+    predictor = Predictor(ranks.device, trained.config, trained.trained_on)
+    predictions = predictor.predict(model, stream, len(ids), tta, show=f"predicting {source.name}")
+    ranks.run_on_main(lambda: write_submission(out, ids, predictions.classes.tolist()))
     return len(ids)
 
 
-def _open(engine: Engine, trained: Trained, source: Path) -> tuple[Stream, list[int], tuple[int, int, int]]:
+def _open(device: torch.device, trained: Trained, source: Path) -> tuple[Stream, list[int], tuple[int, int, int]]:
     if (source / FILE_NAME).is_file():
         data = Manifest.load(source)
-        return Images(data, "test", trained.config.data, engine.device).stream, sample_ids(data, "test"), data.shape
+        return Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), data.shape
     unlabelled = read_unlabelled(source)
     pixels = torch.from_numpy(unlabelled.images)
 
     def stream(requests: Sequence[Tensor]) -> Iterator[Tensor]:
-        return (pixels[ids].to(engine.device) for ids in requests)
+        return (pixels[ids].to(device) for ids in requests)
 
     height, width, channels = unlabelled.images.shape[1:]
     return stream, unlabelled.ids.tolist(), (height, width, channels)

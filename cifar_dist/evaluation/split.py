@@ -10,7 +10,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import Normalize, normalization_statistics
-from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import Predictions, Stream, predict
 from cifar_dist.evaluation.views import make_views
@@ -20,19 +20,19 @@ class Predictor:
     """Predicts images as the run's model sees them.
 
     Args:
-        engine: whose processes and model do it.
+        device: of the images.
         config: the run's.
         trained_on: the manifest of the run's training data.
     """
 
-    def __init__(self, engine: Engine, config: Config, trained_on: Manifest) -> None:
-        self._engine = engine
+    def __init__(self, device: torch.device, config: Config, trained_on: Manifest) -> None:
         self._config = config
         self._mean, std = normalization_statistics(config.augment, trained_on)
-        self._normalize = Normalize(self._mean, std, engine.device, config.train.channels_last)
+        self._normalize = Normalize(self._mean, std, device, config.train.channels_last)
 
     def predict(
         self,
+        model: InferenceModel,
         stream: Stream,
         count: int,
         tta: str,
@@ -44,7 +44,7 @@ class Predictor:
         """Predictions of samples 0..count-1; see :func:`cifar_dist.evaluation.predict.predict`. Collective."""
         views = make_views(tta, self._config.augment, self._config.run.seed, self._mean, self._normalize)
         return predict(
-            self._engine,
+            model,
             stream,
             count,
             views,
@@ -62,18 +62,22 @@ class Split:
         UserError: no such split, a damaged shard, or images of another shape than the model was trained on.
     """
 
-    def __init__(self, engine: Engine, config: Config, manifest: Manifest, split: str, trained_on: Manifest) -> None:
+    def __init__(
+        self, device: torch.device, config: Config, manifest: Manifest, split: str, trained_on: Manifest
+    ) -> None:
         if manifest.shape != trained_on.shape:
             raise UserError(
                 f"images of {manifest.root} are {manifest.shape}; the run was trained on {trained_on.shape}"
             )
         labels = torch.from_numpy(manifest.labels(split))
-        self.images = Images(manifest, split, config.data, engine.device)
+        self.images = Images(manifest, split, config.data, device)
         self.labels = labels if bool((labels >= 0).all()) else None
-        self._predictor = Predictor(engine, config, trained_on)
+        self._predictor = Predictor(device, config, trained_on)
 
-    def predict(self, tta: str, poll: Callable[[], None] = lambda: None, show: str = "") -> Predictions:
-        """Collective; every rank gets all predictions."""
+    def predict(
+        self, model: InferenceModel, tta: str, poll: Callable[[], None] = lambda: None, show: str = ""
+    ) -> Predictions:
+        """Predict every sample; every rank returns all predictions. Collective."""
         return self._predictor.predict(
-            self.images.stream, len(self.images), tta, labels=self.labels, poll=poll, show=show
+            model, self.images.stream, len(self.images), tta, labels=self.labels, poll=poll, show=show
         )

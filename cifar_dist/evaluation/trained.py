@@ -14,6 +14,7 @@ from cifar_dist import checkpoint, models, recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.evaluation.evaluate import Weights
 
@@ -70,6 +71,6 @@ def build_trained(trained: Trained) -> nn.Module:
     return module
 
 
-def load_model(engine: Engine, trained: Trained) -> nn.Module:
-    """:func:`build_trained`, given to the engine."""
-    return engine.prepare(build_trained(trained))
+def load_model(engine: Engine, trained: Trained) -> InferenceModel:
+    """:func:`build_trained` on every rank's device. Collective."""
+    return engine.ranks.run_on_all(lambda: engine.prepare_for_inference(build_trained(trained)))

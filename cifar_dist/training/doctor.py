@@ -1,13 +1,12 @@
-"""Whether a run works here, and how long it takes, found out by its own first steps before it waits in a queue.
+"""Whether a run works here and how long it takes: its own first steps, tried before it waits in a queue.
 
-Weights, batches, processes and disk are those of the run. What is written is removed again, so a run that exists goes
-on as if nothing had been.
+Weights, batches, processes and disk are those of the run. Whatever is written is removed again, so an existing run is
+not affected.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import platform
 import shutil
@@ -22,24 +21,24 @@ import torch
 
 from cifar_dist import checkpoint
 from cifar_dist.config import Config
-from cifar_dist.data.batches import Batch
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration, size
-from cifar_dist.optim.schedules import learning_rate
 from cifar_dist.tracking.environment import describe
 from cifar_dist.training.learner import Learner
-from cifar_dist.training.measurements import StepMeter
+from cifar_dist.training.measurements import StepLog
+from cifar_dist.training.setup import TrainingSetup, build_setup
 
-_STEPS, _SECONDS = 10, 20  # timed steps: so many, or as many as so many seconds have room for
+_STEPS, _SECONDS = 10, 20  # at most so many timed steps, and about so many seconds
 _GRACE = 120  # seconds before a time limit at which slurm/train.sbatch asks a job to stop
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found, and what the reader should do about it (empty: nothing)."""
+    """What was checked, what was found, and what the reader should do about it (empty: nothing)."""
 
     what: str
     text: str
@@ -47,29 +46,29 @@ class Finding:
 
 
 def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
-    """Look at machine and processes and, with a ``config``, at its run; one finding after the other. Collective.
+    """Check machine and processes and, with a ``config``, its run; yields one finding after the other. Collective.
 
     Raises:
-        UserError: the run would end with this.
+        UserError: what would end the run.
         TrainingFailedError: a loss that is not finite, or processes that do not synchronise.
         StopRequested: a process was asked to stop.
     """
     yield _machine()
     yield _processes(engine)
-    yield Finding("precision", engine.precision.shown, engine.precision.advice)
+    yield Finding("precision", engine.precision.label, engine.precision.advice)
     if config is None:
         return
-    learner = Learner(config, engine)
-    data = learner.manifest
+    setup = build_setup(config, engine.ranks)
+    data = setup.manifest
     counts = ", ".join(f"{data.samples(split):,} {split}" for split in data.splits)
     yield Finding("data", f"{data.name}: {counts}; {len(data.classes)} classes, fingerprint {data.fingerprint}")
-    learner.start(None)
-    yield Finding("network", f"{config.model.name}, {learner.parameters:,} parameters")
-    seconds = _steps(learner, config, engine, signals)
-    yield _speed(learner, config, seconds)
-    if engine.device.type == "cuda":
-        yield _memory(engine)
-    yield _save(learner, config, engine, seconds)
+    learner = Learner(setup, engine)
+    yield Finding("network", f"{config.model.name}, {setup.parameters:,} parameters")
+    seconds = _time_steps(setup, learner, engine.ranks, signals)
+    yield _speed(setup, seconds)
+    if engine.ranks.device.type == "cuda":
+        yield _memory(engine.ranks.device)
+    yield _save(learner, config, engine.ranks, seconds)
 
 
 def _machine() -> Finding:
@@ -85,74 +84,65 @@ def _machine() -> Finding:
 
 
 def _processes(engine: Engine) -> Finding:
-    """Where each is; that they answer each other is seen by asking."""
+    """Where each rank is. That they reach each other is shown by gathering the answers."""
     places = defaultdict(list)
-    device = str(engine.device) if engine.device.type == "cuda" else engine.device.type
-    for rank, (host, on) in enumerate(engine.gather_objects((platform.node(), device))):
+    device = str(engine.ranks.device) if engine.ranks.device.type == "cuda" else engine.ranks.device.type
+    for rank, (host, on) in enumerate(engine.ranks.gather_objects((platform.node(), device))):
         places[host].append(f"{rank} ({on})")
     where = "; ".join(f"{host}: rank {', '.join(ranks)}" for host, ranks in places.items())
-    several = f"{engine.processes}, " if engine.processes > 1 else ""
-    return Finding("processes", f"{several}{engine.wrapper}; {where}")
+    several = f"{engine.ranks.world_size}, " if engine.ranks.world_size > 1 else ""
+    return Finding("processes", f"{several}{engine.description}; {where}")
 
 
-def _steps(learner: Learner, config: Config, engine: Engine, signals: StopSignals) -> float:
-    """Seconds of a step, after a first one that warms up."""
-    agreement, meter = Agreement(engine, signals), StepMeter(engine.device)
-    per_epoch, epochs = learner.batches.steps_per_epoch, config.train.epochs
+def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: StopSignals) -> float:
+    """Median seconds of a step, after a first one that warms up."""
+    agreement, step_log = Agreement(ranks, signals), StepLog(ranks)
     times: list[float] = []
-    for step, batches in enumerate(_batches(learner)):
-        agreement.poll()
-        lr = learning_rate(config.schedule, config.optim.lr, step, steps_per_epoch=per_epoch, epochs=epochs)
-        learner.step(step, batches, lr, meter)
-        meter.end(step=step + 1, epoch=step // per_epoch, lr=lr)
-        (record,) = meter.take(engine.sum)
+    for measured in learner.steps(0, _STEPS + 1, setup.learning_rate):
+        step_log.add(measured)
+        (record,) = step_log.take()
         if not math.isfinite(record.loss):
             raise UserError(
-                f"the loss of step {step + 1} is not finite; look at optim.lr, augment.mean and augment.std"
+                f"the loss of step {measured.step} is not finite; check optim.lr, augment.mean and augment.std"
             )
-        if step == 0:
-            engine.assert_synchronised()
-            meter.restart_clock()
-            continue
-        times.append(record.seconds)
-        if len(times) == _STEPS or engine.decide(lambda: sum(times) > _SECONDS):
-            break
+        if measured.step == 1:
+            learner.model.assert_synchronised()
+        else:
+            times.append(record.seconds)
+            if ranks.run_on_main(lambda: sum(times) > _SECONDS):
+                break
+        agreement.poll()
+        step_log.restart_clock()
     return statistics.median(times)
 
 
-def _batches(learner: Learner) -> Iterator[list[Batch]]:
-    """Those of the run, however many epochs they take."""
-    for epoch in itertools.count():
-        learner.begin_epoch(epoch)
-        yield from learner.batches.epoch(epoch)
-
-
-def _speed(learner: Learner, config: Config, seconds: float) -> Finding:
-    images, steps = config.train.batch_size / seconds, learner.batches.steps_per_epoch
-    whole = duration(seconds * steps * config.train.epochs)
-    text = f"{seconds:.3g} s each, {images:,.0f} images/s: {config.train.epochs} epochs of {steps:,} take about {whole}"
+def _speed(setup: TrainingSetup, seconds: float) -> Finding:
+    train, steps = setup.config.train, setup.steps_per_epoch
+    total = duration(seconds * steps * train.epochs)
+    rate = f"{seconds:.3g} s each, {train.batch_size / seconds:,.0f} images/s"
+    text = f"{rate}: {train.epochs} epochs of {steps:,} take about {total}"
     return Finding("steps", f"{text}, without evaluation")
 
 
-def _memory(engine: Engine) -> Finding:
-    used, whole = torch.cuda.max_memory_allocated(engine.device), torch.cuda.mem_get_info(engine.device)[1]
+def _memory(device: torch.device) -> Finding:
+    used, whole = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
     advice = "" if used < 0.9 * whole else "hardly any is left; --train.accumulate 2 takes about half"
     return Finding("memory", f"{size(used)} of the {size(whole)} of a GPU", advice)
 
 
-def _save(learner: Learner, config: Config, engine: Engine, step_seconds: float) -> Finding:
+def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float) -> Finding:
     begin = time.perf_counter()
     model, optimizer = learner.state()
     folder = Path(config.run.dir)
 
     def write() -> tuple[int, int]:
-        """Bytes of a checkpoint, and those that are free after it."""
+        """Bytes of a checkpoint, and bytes that are free beside it."""
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"run.dir {folder} cannot be made ({error.strerror}); choose another") from None
-        trial = folder / f".doctor.{engine.processes}.tmp"
+            raise UserError(f"run.dir {folder} cannot be created ({error.strerror}); choose another") from None
+        trial = folder / f".doctor.{ranks.world_size}.tmp"
         try:
             path = checkpoint.save(trial, model, optimizer, {"step": 0}, best=False)
             return sum(file.stat().st_size for file in path.iterdir()), shutil.disk_usage(folder).free
@@ -164,7 +154,7 @@ def _save(learner: Learner, config: Config, engine: Engine, step_seconds: float)
                 for path in made:
                     path.rmdir()
 
-    count, free = engine.decide(write)
+    count, free = ranks.run_on_main(write)
     seconds = time.perf_counter() - begin
     stop, advice = seconds + step_seconds, ""
     if free < (config.checkpoint.keep + 2) * count:

@@ -1,160 +1,137 @@
-"""What learns: training batches, network, optimizer, average of weights. One step, its state, and nothing around it.
+"""What learns: a network, its optimizer and its averaged weights. One training step, and its state.
 
-A step is a function of (config, seed, step): the order says which samples, counter-based randomness what is done
-to them, and the global generator that dropout draws from is seeded anew each time. So a resume needs weights,
-optimizer state and a step number, and nothing is replayed.
+A step is a function of (config, seed, step): the order says which samples, counter-based randomness how they are
+augmented, and the global generator that dropout draws from is seeded in each step. So a resume needs weights,
+optimizer state and a step number, and replays nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_dist import models
 from cifar_dist.checkpoint import Checkpoint, load_weights
-from cifar_dist.config import Config
-from cifar_dist.data.augment import Augment
-from cifar_dist.data.batches import Batch, TrainBatches
-from cifar_dist.data.manifest import Manifest
-from cifar_dist.data.mix import Mix
-from cifar_dist.data.normalize import Normalize, normalization_statistics
+from cifar_dist.data.batches import Batch
 from cifar_dist.data.randomness import permutation, step_seed
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
 from cifar_dist.models.registry import DataInitialized
 from cifar_dist.optim.averaging import recalibrate
 from cifar_dist.optim.lookahead import build_average
-from cifar_dist.optim.optimizers import build_optimizer, thaw
-from cifar_dist.training.measurements import StepMeter
+from cifar_dist.optim.optimizers import thaw
+from cifar_dist.optim.sam import ascended
+from cifar_dist.training.measurements import StepMeasurements
+from cifar_dist.training.setup import TrainingSetup
 
-_INITIALIZE_IMAGES = 5000  # how many a network is shown that looks at the data before it trains
+_INITIALIZE_IMAGES = 5000  # shown to a network that computes some of its first weights from images
 _WEIGHTS, _AVERAGE = "weights", "average"  # what a checkpoint's optimizer state holds besides the optimizer's
 
 
 class Learner:
-    """One process's part of it. Making one, and all of its methods, are collective.
-
-    Attributes:
-        manifest: the packed dataset.
-        batches: its training split.
-        module: the bare network.
-        parameters: how many numbers the network has.
+    """One process's part of it. Construction and all methods are collective.
 
     Args:
-        config: the run.
-        engine: this process's place in the job.
+        setup: the parts of a run; the network gets its weights here and is wrapped.
+        engine: this process in the job.
+        loaded: the checkpoint to resume from; None for a new run.
+
+    Attributes:
+        model: the wrapped network, with its optimizer.
 
     Raises:
-        UserError: input that cannot be.
+        UserError: a checkpoint or pretrained weights of another network.
     """
 
-    def __init__(self, config: Config, engine: Engine) -> None:
-        self._config, self._engine = config, engine
-        check_batch_size(config, engine.processes)
-        check_sharding(config, engine.kind, engine.wrapper)
-        self.manifest = engine.decide(lambda: Manifest.load(config.data.path))
-        mean, std = normalization_statistics(config.augment, self.manifest)
-        self._normalize = Normalize(mean, std, engine.device, config.train.channels_last)
-        augment = Augment(config.augment, config.run.seed, mean, self._normalize)
-        augment.check(self.manifest.shape)
-        self._mix = Mix(config.augment, config.run.seed, augment, len(self.manifest.classes))
-        self.batches = engine.together(self._open)
-        torch.manual_seed(config.run.seed)
-        self.module = models.build_for(config.model, shape=self.manifest.shape, classes=len(self.manifest.classes))
-        if config.model.freeze:
-            transfer.freeze_backbone(self.module)
-        cut = [stage.parameters for stage in transfer.stages(self.module)]
-        self._optimizer = build_optimizer(config.optim, self.module, cut, gradual=config.model.unfreeze > 0)
-        self.parameters = sum(parameter.numel() for parameter in self.module.parameters())
-
-    def _open(self) -> TrainBatches:
-        config, engine = self._config, self._engine
-        return TrainBatches(
-            self.manifest,
-            config.data,
-            seed=config.run.seed,
-            batch_size=config.train.batch_size,
-            accumulate=config.train.accumulate,
-            rank=engine.rank,
-            processes=engine.processes,
-            device=engine.device,
-            mixed=self._mix.mixes,
-        )
-
-    def start(self, loaded: Checkpoint | None) -> None:
-        """Load or initialise the weights, wrap the network, load the optimizer's state.
-
-        Raises:
-            UserError: a checkpoint or pretrained weights of another network.
-        """
-        config = self._config
-        if loaded is not None:
-            load_weights(self.module, _part(loaded.optimizer, _WEIGHTS) or loaded.model, loaded.path)
-        elif config.model.pretrained:
-            self._engine.one_of_each_node_first(self._load_pretrained)
-        elif isinstance(self.module, DataInitialized):
-            self.module.initialize(next(self._plain_images("initialize", _INITIALIZE_IMAGES, _INITIALIZE_IMAGES)).cpu())
+    def __init__(self, setup: TrainingSetup, engine: Engine, loaded: Checkpoint | None = None) -> None:
+        self._config, self._setup, self._ranks = setup.config, setup, engine.ranks
+        config = setup.config
+        self._load_first_weights(loaded)
         if config.train.channels_last:
-            self.module.to(memory_format=torch.channels_last)
-        self._model = self._engine.prepare(self.module, self._optimizer)
+            setup.module.to(memory_format=torch.channels_last)
+        self.model = engine.prepare(setup.module, setup.optimizer)
         if loaded is not None:
             own = (f"{_WEIGHTS}/", f"{_AVERAGE}/")
             state = {key: value for key, value in loaded.optimizer.items() if not key.startswith(own)}
-            self._engine.load_optimizer_state(state)
-            self._engine.load_scaler_state(loaded.state["scaler"])
+            self.model.load_optimizer_state(state)
+            self.model.load_scaler_state(loaded.state["scaler"])
         self._average = build_average(
-            config.average, self.module, steps_per_epoch=self.batches.steps_per_epoch, epochs=config.train.epochs
+            config.average, setup.module, steps_per_epoch=setup.steps_per_epoch, epochs=config.train.epochs
         )
         if self._average is not None and loaded is not None:
             self._average.load(_part(loaded.optimizer, _AVERAGE), loaded.state["step"])
 
-    def _load_pretrained(self) -> None:
-        load_pretrained(self.module, self._config.model.pretrained, self._config.model.name)
+    def _load_first_weights(self, loaded: Checkpoint | None) -> None:
+        module, model = self._setup.module, self._config.model
+        if loaded is not None:
+            load_weights(module, _part(loaded.optimizer, _WEIGHTS) or loaded.model, loaded.path)
+        elif model.pretrained:
+            self._ranks.run_once_per_node_first(lambda: load_pretrained(module, model.pretrained, model.name))
+        elif isinstance(module, DataInitialized):
+            module.initialize(next(self._plain_images("initialize", _INITIALIZE_IMAGES, _INITIALIZE_IMAGES)).cpu())
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Training mode, and learning rates, for the stages that learn in ``epoch``."""
-        thaw(self._optimizer.param_groups, transfer.set_mode(self.module, self._config.model, epoch))
+    def steps(self, first: int, last: int, learning_rate: Callable[[int], float]) -> Iterator[StepMeasurements]:
+        """Train from ``first`` to ``last`` optimizer steps done, yielding after each step.
 
-    def step(self, step: int, batches: Sequence[Batch], lr: float, meter: StepMeter) -> Tensor:
-        """One optimizer step on this process's part of a global batch.
+        Args:
+            first, last: steps of the whole run, however many epochs they span.
+            learning_rate: of a step, given the steps done before it.
+        """
+        step, per_epoch = first, self._setup.steps_per_epoch
+        while step < last:
+            epoch, position = divmod(step, per_epoch)
+            self._begin_epoch(epoch)
+            for batches in self._setup.batches.epoch(epoch, first_step=position):
+                yield self.train_step(step, batches, learning_rate(step))
+                step += 1
+                if step == last:
+                    return
+
+    def train_step(self, step: int, batches: Sequence[Batch], lr: float) -> StepMeasurements:
+        """One optimizer step on this process's share of a global batch.
 
         Args:
             step: optimizer steps done before.
-            batches: one of each accumulation step.
+            batches: one for each micro-batch.
             lr: learning rate.
-            meter: is told what was measured.
-
-        Returns:
-            bool [n]: whether the loss of each sample was finite.
         """
-        epoch, place = divmod(step, self.batches.steps_per_epoch)
-        samples = self.batches.size(place)
-        smoothing = self._config.train.label_smoothing
-        finite: list[Tensor] = []
-        meter.start()
-
-        def share_of_loss(index: int) -> Tensor:
-            batch = batches[index]
-            if index == 0:
-                torch.manual_seed(step_seed(self._config.run.seed, step, self._engine.rank))
-            images, targets = self._mix(batch, epoch)
-            logits = self._model(images).float()
-            losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
-            if len(finite) == index:  # not in SAM's second pass
-                meter.add(losses, logits.argmax(dim=1) == batch.labels, batch.weight)
-                finite.append(losses.detach().isfinite())
-            return (losses * batch.weight).sum() / samples
-
-        self._engine.step(share_of_loss, lr)
+        self.model.begin_step(lr)
+        measured = self._forward_backward(step, batches, lr)
+        if rho := self._config.optim.sam_rho:
+            with ascended(self.model.module, rho):
+                self._forward_backward(step, batches, lr)
+        self.model.update()
         if self._average is not None:
             self._average.update(step + 1)
-        return torch.cat(finite)
+        return measured
+
+    def _forward_backward(self, step: int, batches: Sequence[Batch], lr: float) -> StepMeasurements:
+        """Forward and backward pass of every micro-batch of a step."""
+        epoch, position = divmod(step, self._setup.steps_per_epoch)
+        samples = self._setup.batches.size(position)
+        sums = torch.zeros(3, dtype=torch.float64, device=self._ranks.device)
+        finite: list[Tensor] = []
+        torch.manual_seed(step_seed(self._config.run.seed, step, self._ranks.rank))  # dropout draws from it
+        for batch in batches:
+            with self.model.accumulate():
+                images, targets = self._setup.mix(batch, epoch)
+                logits = self.model(images).float()
+                smoothing = self._config.train.label_smoothing
+                losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+                self.model.backward((losses * batch.weight).sum() / samples)
+            losses, correct = losses.detach(), logits.argmax(dim=1) == batch.labels
+            sums += torch.stack([(losses * batch.weight).sum(), (correct * batch.weight).sum(), batch.weight.sum()])
+            finite.append(losses.isfinite())
+        ids = torch.cat([batch.ids for batch in batches])
+        return StepMeasurements(step + 1, epoch, lr, ids, torch.cat(finite), sums)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Set training mode, and the learning rates of the stages that learn in ``epoch``."""
+        thaw(self._setup.optimizer.param_groups, transfer.set_mode(self._setup.module, self._config.model, epoch))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -163,63 +140,30 @@ class Learner:
             yield
             return
         with self._average.applied() as begun:
-            count = min(self._config.average.recalibrate, len(self.batches.images))
+            count = min(self._config.average.recalibrate, len(self._setup.batches.images))
             # Frozen batch statistics belong to the weights that they came with.
             if begun and count and not self._config.model.freeze:
-                recalibrate(self.module, self._plain_images("recalibrate", count, self._config.eval.batch_size))
+                images = self._plain_images("recalibrate", count, self._config.eval.batch_size)
+                recalibrate(self._setup.module, images)
             yield
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What a checkpoint holds: the network as it is evaluated, and what its training goes on with."""
+        """What a checkpoint holds: the network as it is evaluated, and what its training continues with."""
         with self.averaged():
-            model = self._engine.model_state()
-        optimizer = self._engine.optimizer_state()
+            model = self.model.state()
+        optimizer = self.model.optimizer_state()
         if self._average is not None:  # the checkpoint's model is what was evaluated; what trains goes here
-            optimizer |= {f"{_WEIGHTS}/{name}": value for name, value in self._engine.model_state().items()}
+            optimizer |= {f"{_WEIGHTS}/{name}": value for name, value in self.model.state().items()}
             optimizer |= {f"{_AVERAGE}/{name}": value for name, value in self._average.state().items()}
         return model, optimizer
 
     def _plain_images(self, purpose: str, count: int, at_once: int) -> Iterator[Tensor]:
-        """``count`` training images as evaluation shows them: float32 [at most at_once, c, h, w] on the device."""
-        images = self.batches.images
+        """``count`` training images as evaluation sees them: float32 [at most at_once, c, h, w], on the device."""
+        images = self._setup.batches.images
         ids = permutation(self._config.run.seed, 0, len(images), purpose)[:count]
-        return (self._normalize(images.get(part)) for part in ids.tensor_split(-(-len(ids) // at_once)))
+        return (self._setup.normalize(images.get(part)) for part in ids.tensor_split(-(-len(ids) // at_once)))
 
 
 def _part(state: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
     """Entries ``KEY/NAME`` of a checkpoint's tensors, by name."""
     return {name.removeprefix(f"{key}/"): value for name, value in state.items() if name.startswith(f"{key}/")}
-
-
-def check_sharding(config: Config, kind: str, wrapper: str) -> None:
-    """Refuse what needs whole weights with an engine that shards them, or that keeps its own.
-
-    Raises:
-        UserError: with what to use instead.
-    """
-    if kind in ("single", "ddp"):
-        return
-    wanted = {
-        "optim.name muon": config.optim.name == "muon",
-        "optim.sam_rho": config.optim.sam_rho > 0,
-        f"average.name {config.average.name}": config.average.name == "lookahead"
-        or (config.average.name != "none" and kind == "fsdp"),
-    }
-    for setting, asked in wanted.items():
-        if asked:
-            raise UserError(f"{setting} needs whole weights on each process, not {wrapper}; use launch/ddp.yaml")
-
-
-def check_batch_size(config: Config, processes: int) -> None:
-    """Refuse a global batch that does not divide among processes and accumulation steps.
-
-    Raises:
-        UserError: with the nearest sizes that do.
-    """
-    parts, size = processes * config.train.accumulate, config.train.batch_size
-    if size % parts:
-        lower = max(parts, size // parts * parts)
-        raise UserError(
-            f"train.batch_size {size} is not divisible by {processes} processes x {config.train.accumulate} "
-            f"accumulation steps; use --train.batch_size {lower} or {lower + parts}"
-        )

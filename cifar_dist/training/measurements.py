@@ -1,53 +1,75 @@
-"""What each step measured, kept on the device until someone looks: no step waits for its own numbers."""
+"""What training steps measured. It stays on the device until it is read: no step waits for its own numbers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.tracking.metrics import Record
 
 
-class StepMeter:
-    """Sums of the steps since the last look.
+@dataclass(frozen=True)
+class StepMeasurements:
+    """What one process measured in one training step.
 
-    Args:
-        device: where the sums are kept.
+    Attributes:
+        step: optimizer steps done, this one included.
+        epoch: of its samples, from 0.
+        lr: learning rate.
+        ids: int64 [n], this process's samples.
+        finite: bool [n], whether the loss of each was finite.
+        sums: float64 [3]: loss in nats, correct predictions, samples; padding counts as none.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._sums: list[Tensor] = []
-        self._steps: list[tuple[int, int, float, float]] = []
+    step: int
+    epoch: int
+    lr: float
+    ids: Tensor
+    finite: Tensor
+    sums: Tensor
+
+
+class StepLog:
+    """The measurements of the steps since they were last read, and the time that each step took.
+
+    Args:
+        ranks: the processes whose sums are added up.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._steps: list[tuple[StepMeasurements, float]] = []
         self._since = time.perf_counter()
 
-    def start(self) -> None:
-        """Begin a step's sums: loss in nats, right answers, samples."""
-        self._sums.append(torch.zeros(3, dtype=torch.float64, device=self._device))
-
-    def add(self, losses: Tensor, right: Tensor, weight: Tensor) -> None:
-        """Add one accumulation step: float32 [n], bool [n], float32 [n]."""
-        self._sums[-1] += torch.stack([(losses.detach() * weight).sum(), (right * weight).sum(), weight.sum()])
-
-    def end(self, *, step: int, epoch: int, lr: float) -> None:
-        """Note which step it was; ``step`` counts optimizer steps done."""
+    def add(self, measured: StepMeasurements) -> None:
+        """Add a step that has just ended."""
         before, self._since = self._since, time.perf_counter()
-        self._steps.append((step, epoch, lr, self._since - before))
+        self._steps.append((measured, self._since - before))
 
     def restart_clock(self) -> None:
         """Leave what was done since the last step (an evaluation, a checkpoint) out of the training time."""
         self._since = time.perf_counter()
 
-    def take(self, total: Callable[[Tensor], Tensor]) -> list[Record]:
-        """The records of the steps since the last look; ``total`` sums float64 [steps, 3] over all processes."""
-        if not self._steps:
+    def take(self) -> list[Record]:
+        """The records of the steps since the last call, over all processes. Collective."""
+        steps, self._steps = self._steps, []
+        if not steps:
             return []
-        sums, steps = total(torch.stack(self._sums)).tolist(), self._steps
-        self._sums, self._steps = [], []
+        sums = self._ranks.sum(torch.stack([measured.sums for measured, _ in steps])).tolist()
         return [
-            Record(step, epoch, "train", loss / samples, right / samples, round(samples), round(seconds, 6), lr)
-            for (step, epoch, lr, seconds), (loss, right, samples) in zip(steps, sums, strict=True)
+            Record(
+                step=measured.step,
+                epoch=measured.epoch,
+                split="train",
+                loss=loss / samples,
+                accuracy=correct / samples,
+                samples=round(samples),
+                seconds=round(seconds, 6),
+                lr=measured.lr,
+            )
+            for (measured, seconds), (loss, correct, samples) in zip(steps, sums, strict=True)
         ]

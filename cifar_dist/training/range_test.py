@@ -1,7 +1,7 @@
-"""The learning-rate range test of a recipe: its own step on its own batches, on as many processes as were launched.
+"""The learning-rate range test of a recipe: its own steps on its own batches, at rising learning rates.
 
-A test starts from new weights and throws them away: it reads and writes no checkpoint, so a run that exists goes on
-as if nothing had been. Only its curve is kept, in the run folder.
+A test trains new weights and discards them: it neither reads nor writes a checkpoint, so an existing run is not
+affected. Only its curve is kept, in the run folder.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve, rates
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.training.learner import Learner
-from cifar_dist.training.measurements import StepMeter
+from cifar_dist.training.measurements import StepLog
+from cifar_dist.training.setup import build_setup
 
 
-def lr_find(
+def run_range_test(
     config: Config,
     engine: Engine,
     signals: StopSignals,
@@ -34,52 +35,45 @@ def lr_find(
     """Train ``steps`` steps from new weights, at rates from ``low`` to ``high``, until the loss diverges. Collective.
 
     Args:
-        config: the recipe; its schedule is not followed.
-        engine: this process's place in the job.
-        signals: asked at every step whether to stop.
+        config: the recipe; its schedule is not used.
+        engine: this process in the job.
+        signals: polled at every step.
         low, high: learning rate of the first step and of the last.
-        steps: how many at most.
-        show: told of each step: how many are done, its learning rate and its loss.
+        steps: the most steps to train.
+        show: called after each step with the steps done, the learning rate and the loss.
 
     Returns:
-        The curve, the same on every process.
+        The curve, equal on every process.
 
     Raises:
-        UserError: input that cannot be, or a loss that is not finite from the start.
+        UserError: input that cannot be trained, or a loss that is not finite in the first step.
         StopRequested: a process was asked to stop.
     """
-    learner = Learner(config, engine)
-    learner.start(None)
-    agreement = Agreement(engine, signals)
-    meter = StepMeter(engine.device)
-    per_epoch = learner.batches.steps_per_epoch
-    curve = Curve([], [], math.log(len(learner.manifest.classes)))
-    step = 0
-    for epoch in range(-(-steps // per_epoch)):
-        learner.begin_epoch(epoch)
-        for batches, lr in zip(learner.batches.epoch(epoch), rates(low, high, steps)[step:], strict=False):
-            agreement.poll()
-            learner.step(step, batches, lr, meter)
-            step += 1
-            meter.end(step=step, epoch=epoch, lr=lr)
-            (record,) = meter.take(engine.sum)
-            show(step, lr, record.loss)
-            if not math.isfinite(record.loss):
-                if step == 1:
-                    raise UserError(
-                        "the loss is not finite in the first step, before any rate was tried; "
-                        "look at the data (augment.mean, augment.std), or try --train.precision no"
-                    )
-                return curve
-            curve.lrs.append(lr)
-            curve.losses.append(record.loss)
-            if curve.diverged():
-                return curve
+    setup = build_setup(config, engine.ranks)
+    learner = Learner(setup, engine)
+    agreement, step_log = Agreement(engine.ranks, signals), StepLog(engine.ranks)
+    curve = Curve([], [], math.log(len(setup.manifest.classes)))
+    for measured in learner.steps(0, steps, rates(low, high, steps).__getitem__):
+        step_log.add(measured)
+        (record,) = step_log.take()
+        show(measured.step, measured.lr, record.loss)
+        if not math.isfinite(record.loss):
+            if measured.step == 1:
+                raise UserError(
+                    "the loss is not finite in the first step, before any rate was tried; "
+                    "check augment.mean and augment.std, or try --train.precision no"
+                )
+            break
+        curve.lrs.append(measured.lr)
+        curve.losses.append(record.loss)
+        if curve.diverged():
+            break
+        agreement.poll()
     return curve
 
 
-def keep(curve: Curve, config: Config) -> Path:
-    """Put the curve into the run folder of ``config``, made when there is none; returns its path there."""
+def save_curve(curve: Curve, config: Config) -> Path:
+    """Write the curve into the run folder of ``config``, creating it where it does not exist; returns its path."""
     folder = RunFolder(Path(config.run.dir) / config.run.name)
     folder.path.mkdir(parents=True, exist_ok=True)
     curve.save(folder.lr_curve)

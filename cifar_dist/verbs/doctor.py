@@ -26,23 +26,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     with StopSignals() as signals:
         from cifar_dist.distributed.agreement import StopRequested
-        from cifar_dist.distributed.engine import Engine
+        from cifar_dist.distributed.start import start_engine
         from cifar_dist.training.doctor import examine
 
-        engine = Engine(
-            config.train if config else TrainConfig(precision="auto"),
-            clip_norm=config.optim.clip_norm if config else 0.0,
-            sam_rho=config.optim.sam_rho if config else 0.0,
-            processes=config.run.processes if config else 0,
-        )
         try:
-            for finding in examine(config, engine, signals):
-                if engine.is_main:
-                    print(f"{finding.what:<10} {printable(finding.text)}", flush=True)
-                    if finding.advice:
-                        print(f"{'':<10} warning: {printable(finding.advice)}", flush=True)
+            with start_engine(
+                config or Config(train=TrainConfig(precision="auto")), trains=config is not None
+            ) as engine:
+                for finding in examine(config, engine, signals):
+                    if engine.ranks.is_main:
+                        print(f"{finding.what:<10} {printable(finding.text)}", flush=True)
+                        if finding.advice:
+                            print(f"{'':<10} warning: {printable(finding.advice)}", flush=True)
         except StopRequested:
             return EXIT_REQUEUE
-        finally:
-            engine.close()
     return EXIT_DONE

@@ -22,7 +22,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.data.manifest import Manifest
-    from cifar_dist.distributed.engine import Engine
+    from cifar_dist.distributed.start import start_engine
     from cifar_dist.evaluation.evaluate import evaluate
     from cifar_dist.evaluation.trained import find_run, load_model, open_trained
 
@@ -30,11 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     trained = open_trained(run_path, arguments.checkpoint)
     tta = checked_tta(arguments.tta, trained.config.eval.tta)
     data = Manifest.load(arguments.data or trained.config.data.path)
-    engine = Engine(trained.config.train)
-    try:
-        engine.together(lambda: load_model(engine, trained))
+    with start_engine(trained.config, trains=False) as engine:
         folder, summary = evaluate(
-            engine,
+            load_model(engine, trained),
             trained.config,
             run_path,
             trained.weights,
@@ -44,9 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             trained_on=trained.trained_on,
             show=True,
         )
-    finally:
-        engine.close()
-    if engine.is_main:
+    if engine.ranks.is_main:
         accuracy = "no labels" if summary.accuracy is None else f"accuracy {summary.accuracy:.2%}"
         print(f"{arguments.split}: {accuracy} on {summary.samples} samples, TTA {tta}, {summary.checkpoint}: {folder}")
         draw(run_path)

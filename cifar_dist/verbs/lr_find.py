@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, UserError
@@ -41,43 +42,29 @@ def run(arguments: argparse.Namespace) -> int:
 
     with StopSignals() as signals:
         from cifar_dist.distributed.agreement import StopRequested
-        from cifar_dist.distributed.engine import Engine
-        from cifar_dist.tracking.console import PLAIN_INTERVAL
-        from cifar_dist.training.range_test import keep, lr_find
-
-        engine = Engine(
-            config.train, clip_norm=config.optim.clip_norm, sam_rho=config.optim.sam_rho, processes=config.run.processes
-        )
-
-        if engine.is_main and engine.precision.advice:
-            print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
-        said = time.monotonic()
-
-        def show(step: int, lr: float, loss: float) -> None:
-            nonlocal said
-            if engine.is_main and (step % 10 == 0 or time.monotonic() - said >= PLAIN_INTERVAL):
-                said = time.monotonic()
-                print(f"step {step}/{arguments.steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
+        from cifar_dist.distributed.start import start_engine
+        from cifar_dist.training.range_test import run_range_test, save_curve
 
         try:
-            curve = lr_find(
-                config,
-                engine,
-                signals,
-                low=arguments.low,
-                high=arguments.high,
-                steps=arguments.steps,
-                show=show,
-            )
-            kept = engine.decide(lambda: keep(curve, config))
+            with start_engine(config) as engine:
+                if engine.ranks.is_main and engine.precision.advice:
+                    print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
+                curve = run_range_test(
+                    config,
+                    engine,
+                    signals,
+                    low=arguments.low,
+                    high=arguments.high,
+                    steps=arguments.steps,
+                    show=_progress(arguments.steps) if engine.ranks.is_main else lambda step, lr, loss: None,
+                )
+                path = engine.ranks.run_on_main(lambda: save_curve(curve, config))
         except StopRequested:
             return EXIT_REQUEUE
-        finally:
-            engine.close()
-    if engine.is_main:
+    if engine.ranks.is_main:
         from cifar_dist.report.lr_curve import draw_lr_curve
 
-        print(f"curve: {draw_lr_curve(curve, kept.parent / 'figures' / 'lr_curve.png')}")
+        print(f"curve: {draw_lr_curve(curve, path.parent / 'figures' / 'lr_curve.png')}")
         steepest, valley = curve.steepest(), curve.valley()
         print(f"{config.optim.name}: valley {valley:.3g}, steepest {steepest:.3g}")
         lr = float(f"{valley if arguments.suggest == 'valley' else steepest:.3g}")
@@ -87,3 +74,18 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(f"take it with --optim.lr {lr:g}")
     return EXIT_DONE
+
+
+def _progress(steps: int) -> Callable[[int, float, float], None]:
+    """Print every tenth step, and one at least every PLAIN_INTERVAL seconds."""
+    from cifar_dist.tracking.console import PLAIN_INTERVAL
+
+    printed = time.monotonic()
+
+    def show(step: int, lr: float, loss: float) -> None:
+        nonlocal printed
+        if step % 10 == 0 or time.monotonic() - printed >= PLAIN_INTERVAL:
+            printed = time.monotonic()
+            print(f"step {step}/{steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
+
+    return show

@@ -20,17 +20,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.distributed.engine import Engine
+    from cifar_dist.distributed.start import start_engine
     from cifar_dist.evaluation.predict_file import predict_file
     from cifar_dist.evaluation.trained import find_run, open_trained
 
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)
     tta = checked_tta(arguments.tta, trained.config.eval.tta)
-    engine = Engine(trained.config.train)
-    try:
+    with start_engine(trained.config, trains=False) as engine:
         rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out)
-    finally:
-        engine.close()
-    if engine.is_main:
+    if engine.ranks.is_main:
         print(f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}")
     return EXIT_DONE

@@ -30,17 +30,12 @@ def run(words: Sequence[str]) -> int:
     from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:  # before torch is loaded: who asks during the start is heard too
-        from cifar_dist.distributed.engine import Engine
+        from cifar_dist.distributed.start import start_engine
         from cifar_dist.training.trainer import Trainer
 
-        engine = Engine(
-            config.train, clip_norm=config.optim.clip_norm, sam_rho=config.optim.sam_rho, processes=config.run.processes
-        )
-        try:
+        with start_engine(config) as engine:
             code = Trainer(config, engine, signals).run()
-        finally:
-            engine.close()
-    if code == EXIT_DONE and engine.is_main:
+    if code == EXIT_DONE and engine.ranks.is_main:
         draw(Path(config.run.dir) / config.run.name)
     return code
 

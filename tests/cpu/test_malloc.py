@@ -13,17 +13,17 @@ from support.running import environment
 PROBE = """
 import resource
 import torch
-from cifar_dist.distributed.engine import Engine
-engine = Engine()
+from cifar_dist.config import Config, TrainConfig
+from cifar_dist.distributed.start import start_engine
 def step():
     torch.ones(2**24).add_(1)
-for _ in range(20):  # until what is kept has found its places
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-engine.close()
+with start_engine(Config(train=TrainConfig())):
+    for _ in range(20):  # until what is kept has found its places
+        step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 

@@ -9,14 +9,14 @@ import torch
 from support.running import spawn
 from torch import nn
 
-from cifar_dist.cpu.onednn import spare_strided_1x1
+from cifar_dist.cpu.onednn import avoid_strided_1x1
 
 # Without the way around it this dies of a signal with oneDNN's AVX-512 convolutions; on one thread it does not.
 STEPS = """
 import torch
 from torch import nn
 from cifar_dist.cpu.malloc import keep_freed_memory
-from cifar_dist.cpu.onednn import spare_strided_1x1
+from cifar_dist.cpu.onednn import avoid_strided_1x1
 
 keep_freed_memory()
 torch.set_num_threads(2)
@@ -24,7 +24,7 @@ torch.manual_seed(0)
 kept = []
 for step in range(200):
     conv = nn.Conv2d({channels}, 16, 1, stride=2, bias=False).to(memory_format=torch.channels_last)
-    spare_strided_1x1(conv)
+    avoid_strided_1x1(conv)
     images = torch.randn(43, {channels}, 16, 16).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", enabled={autocast}):
         answers = conv(images)
@@ -45,8 +45,8 @@ def test_it_is_the_same_sum(stride: int | tuple[int, int]) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(5, 7, 1, stride=stride).double()
     spared = copy.deepcopy(plain)
-    spare_strided_1x1(spared)
-    spare_strided_1x1(spared)  # again changes nothing
+    avoid_strided_1x1(spared)
+    avoid_strided_1x1(spared)  # again changes nothing
     assert spared.stride == (1, 1)
     assert plain.state_dict().keys() == spared.state_dict().keys()
     images = torch.randn(3, 5, 9, 8, dtype=torch.float64)
@@ -72,6 +72,6 @@ def test_it_is_the_same_sum(stride: int | tuple[int, int]) -> None:
 )
 def test_others_are_left_alone(conv: nn.Conv2d) -> None:
     stride = conv.stride
-    spare_strided_1x1(conv)
+    avoid_strided_1x1(conv)
     assert conv.stride == stride
     assert not conv._forward_pre_hooks

@@ -40,7 +40,7 @@ def batches(
         batch_size=size,
         accumulate=accumulate,
         rank=rank,
-        processes=processes,
+        world_size=processes,
         device=CPU,
     )
 

@@ -46,7 +46,7 @@ def shown(
             batch_size=12,
             accumulate=accumulate,
             rank=rank,
-            processes=processes,
+            world_size=processes,
             device=CPU,
             mixed=mix.mixes,
         )

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import engine_on_ranks
-from support.engine_on_ranks import BATCHES, CASES, agreement, network, optimizer, samples, train, trained
+from support.engine_on_ranks import BATCHES, CASES, agreement, network, optimizer, prepared, samples, train, trained
+from support.engines import engine as start
 from support.running import spawn
 from torch import Tensor, nn
 
-from cifar_dist.config import TrainConfig
-from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.ranks import share_of
+from cifar_dist.config import Config, RunConfig
+from cifar_dist.distributed.ranks import deal
 from cifar_dist.errors import UserError
 
 Found = dict[str, object]
@@ -70,52 +70,46 @@ def test_accumulation_and_processes_give_the_update_of_one_big_batch(
 # ---- state ------------------------------------------------------------------------------------------------------
 
 
-def prepared(name: str) -> tuple[Engine, nn.Module]:
-    engine, module = Engine(TrainConfig()), network()
-    engine.prepare(module, optimizer(name, module))
-    return engine, module
-
-
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_state_that_is_put_back_goes_on_bit_for_bit(name: str) -> None:
-    engine, _ = prepared(name)
-    train(engine, 1, [16, 13])
-    weights = {key: value.clone() for key, value in engine.model_state().items()}
-    state = engine.optimizer_state()
+    model = prepared(name)
+    train(model, 1, [16, 13])
+    weights = {key: value.clone() for key, value in model.state().items()}
+    state = model.optimizer_state()
     keys = {"sgd": {"momentum_buffer"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}[name]
     assert set(state) == {f"{key}/{parameter}" for key in keys for parameter in weights}
 
-    other, module = prepared(name)
-    module.load_state_dict(weights)
+    other = prepared(name)
+    other.module.load_state_dict(weights)
     other.load_optimizer_state(state)
     assert same(other.optimizer_state(), state)
-    for both in (engine, other):
+    for both in (model, other):
         train(both, 1, [7, 16])
-    assert same(other.model_state(), engine.model_state())
-    assert same(other.optimizer_state(), engine.optimizer_state())
-    untouched, _ = prepared(name)
+    assert same(other.state(), model.state())
+    assert same(other.optimizer_state(), model.optimizer_state())
+    untouched = prepared(name)
     train(untouched, 1, [7, 16])
-    assert not same(untouched.optimizer_state(), engine.optimizer_state())
+    assert not same(untouched.optimizer_state(), model.optimizer_state())
 
 
 def test_a_saved_state_does_not_change_with_the_next_step() -> None:
-    engine, _ = prepared("sgd")
-    train(engine, 1, [16])
-    state = engine.optimizer_state()
+    model = prepared("sgd")
+    train(model, 1, [16])
+    state = model.optimizer_state()
     before = {key: value.clone() for key, value in state.items()}
-    train(engine, 1, [16])
+    train(model, 1, [16])
     assert same(state, before)
 
 
 def test_before_the_first_step_there_is_no_state() -> None:
-    engine, _ = prepared("sgd")
-    assert engine.optimizer_state() == {}
-    engine.load_optimizer_state({})
-    train(engine, 1, [16])
+    model = prepared("sgd")
+    assert model.optimizer_state() == {}
+    model.load_optimizer_state({})
+    train(model, 1, [16])
 
 
 @pytest.mark.parametrize(
@@ -128,27 +122,29 @@ def test_before_the_first_step_there_is_no_state() -> None:
     ],
 )
 def test_optimizer_state_of_another_model_is_refused(entry: str, value: Tensor) -> None:
-    engine, _ = prepared("sgd")
+    model = prepared("sgd")
     with pytest.raises(UserError, match=f"optimizer state '{entry}' fits no parameter of this model"):
-        engine.load_optimizer_state({entry: value})
+        model.load_optimizer_state({entry: value})
 
 
 def test_frozen_parameters_have_no_state() -> None:
-    engine, module = Engine(TrainConfig()), network()
+    module = network()
     module[0].requires_grad_(False)
     before = module[0].weight.clone()
-    engine.prepare(module, torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1, momentum=0.9))
-    train(engine, 1, [16])
-    assert not [key for key in engine.optimizer_state() if "/0." in key]
+    learn = [p for p in module.parameters() if p.requires_grad]
+    model = start().prepare(module, torch.optim.SGD(learn, lr=1, momentum=0.9))
+    train(model, 1, [16])
+    assert not [key for key in model.optimizer_state() if "/0." in key]
     assert torch.equal(module[0].weight, before)
-    assert "0.weight" in engine.model_state()
+    assert "0.weight" in model.state()
 
 
 # ---- agreement --------------------------------------------------------------------------------------------------
 
 
 def test_two_ranks_agree(ranks: list[Found]) -> None:
-    assert [found["place"] for found in ranks] == [(0, 2, "ddp", True, "DDP"), (1, 2, "ddp", False, "DDP")]
+    assert [found["engine"] for found in ranks] == [("ddp", "DDP")] * 2
+    assert [found["place"] for found in ranks] == [(0, 2, True), (1, 2, False)]
     for found in ranks:
         assert found["gather unequal"].tolist() == [[0, 0], [10, 10], [11, 11], [12, 12]]
         assert found["gather none of one"].tolist() == [[7.0] * 3] * 2
@@ -170,8 +166,9 @@ def test_what_fails_on_one_rank_fails_on_all_and_none_waits(ranks: list[Found]) 
 
 
 def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
-    found = agreement(Engine())
-    assert found["place"] == (0, 1, "single", True, "one process")
+    found = agreement(start().ranks)
+    assert (start().kind, start().description) == ("single", "one process")
+    assert found["place"] == (0, 1, True)
     assert found["gather unequal"].tolist() == [[0, 0]]
     assert found["objects"] == [{"rank": 0}]
     assert found["exchange"] == [0.0, 0.0, 1.0]
@@ -189,23 +186,23 @@ def test_evaluation_uses_the_batch_statistics_of_rank_0(ranks: list[Found]) -> N
 
 
 def test_inference_asks_the_bare_module_without_gradients() -> None:
-    engine, module = prepared("sgd")
+    model = prepared("sgd")
     images, _ = samples()
-    logits = engine.infer(images)
+    logits = model.infer(images)
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
     with torch.no_grad():
-        torch.testing.assert_close(logits, module(images))
+        torch.testing.assert_close(logits, model.module(images))
 
 
 @pytest.mark.parametrize(("processes", "says"), [(2, "asks for 2 processes and the launcher started 1")])
 def test_another_number_of_processes_than_asked_for_is_refused(processes: int, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        Engine(processes=processes)
+        start(Config(run=RunConfig(processes=processes)))
 
 
 def test_units_of_work_are_dealt_without_loss() -> None:
     for processes in (1, 2, 3, 7):
-        dealt = [share_of(range(10), rank, processes) for rank in range(processes)]
+        dealt = [deal(range(10), rank, processes) for rank in range(processes)]
         assert sorted(item for hand in dealt for item in hand) == list(range(10))
         assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

@@ -30,10 +30,13 @@ def test_a_process_holds_half_and_the_update_is_that_of_one_process(found: dict[
     [
         (
             ["--optim.name", "muon"],
-            "optim.name muon needs whole weights on each process, not FSDP; use launch/ddp.yaml",
+            'optim.name = "muon" needs full weights and gradients on each process, not FSDP; use launch/ddp.yaml',
         ),
-        (["--average.name", "ema"], "average.name ema needs whole weights on each process, not FSDP"),
-        (["--train.compile"], "train.compile is not for FSDP; use launch/ddp.yaml"),
+        (["--average.name", "ema"], 'average.name = "ema" needs full weights and gradients on each process, not FSDP'),
+        (
+            ["--train.compile"],
+            "train.compile = true needs one process, DDP or DeepSpeed, not FSDP",
+        ),
     ],
 )
 def test_what_needs_whole_weights_is_refused(tiny: Path, words: list[str], says: str) -> None:

@@ -10,11 +10,11 @@ import pytest
 from support.running import ROOT, environment
 
 from cifar_dist.distributed.launch_checks import (
-    asked_processes,
     check_launch,
     is_main_process,
     launched_processes,
     local_processes,
+    requested_processes,
 )
 from cifar_dist.errors import UserError
 
@@ -69,7 +69,7 @@ def test_what_accelerate_was_asked_for(tmp_path: Path, words: str, asked: str) -
     for name, text in (("four", "num_processes: 4"), ("list", "[1, 2]"), ("broken", "a: [")):
         (tmp_path / f"{name}.yaml").write_text(text)
     line = [str(tmp_path / word) if word.endswith(".yaml") else word for word in words.split()]
-    code = "from cifar_dist.distributed.launch_checks import asked_processes; print(asked_processes())"
+    code = "from cifar_dist.distributed.launch_checks import requested_processes; print(requested_processes())"
     assert under_accelerate(tmp_path, line, code) == asked
 
 
@@ -91,7 +91,7 @@ except UserError as error:
 
 
 def test_without_a_launcher_there_is_one_process() -> None:
-    assert asked_processes() is None
+    assert requested_processes() is None
     assert launched_processes() == local_processes() == 1
     assert is_main_process()
     check_launch(0)

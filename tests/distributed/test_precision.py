@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from support import forked_ranks
+from support.engines import engine
 from support.running import train
 
-from cifar_dist.config import TrainConfig
+from cifar_dist.config import Config, TrainConfig
 from cifar_dist.distributed import precision
-from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.precision import Precision, computes_bf16
 from cifar_dist.errors import UserError
 
@@ -36,9 +36,9 @@ def test_a_cpu_computes_bf16_when_it_says_so() -> None:
 @pytest.mark.parametrize("asked", ["no", "auto", "bf16"])
 def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPatch, asked: str, can: bool) -> None:
     monkeypatch.setattr(precision, "computes_bf16", lambda *, cpu: can)
-    found = Precision.of(asked, cpu=True, sharded=False)
+    found = Precision.resolve(asked, cpu=True, scales_loss=True)
     assert found.name == ("bf16" if asked == "bf16" or (asked == "auto" and can) else "no")
-    assert found.shown == found.name.replace("no", "fp32")
+    assert found.label == found.name.replace("no", "fp32")
     assert found.autocast == (torch.bfloat16 if found.name == "bf16" else None)
     assert ("--train.precision auto" in found.advice) == (asked == "bf16" and not can), (
         "who is slow is told the way out"
@@ -52,15 +52,15 @@ def test_a_run_says_what_it_computed_in(tiny: Path, tmp_path: Path, asked: str) 
     assert done.returncode == 0, done.stderr
     expected = "bf16" if asked == "bf16" or cpu_says() else "fp32"
     assert json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["run"]["precision"] == expected
-    assert ("imitates it" in (tmp_path / "runs" / "tiny" / "training.log").read_text()) == (
+    assert ("emulates it" in (tmp_path / "runs" / "tiny" / "training.log").read_text()) == (
         asked == "bf16" and not cpu_says()
     )
 
 
 @no_gpu
 def test_fp16_is_refused_on_a_cpu() -> None:
-    with pytest.raises(UserError, match=r"train\.precision fp16 needs a GPU"):
-        Engine(TrainConfig(precision="fp16"))
+    with pytest.raises(UserError, match=r"train\.precision fp16 requires a GPU"):
+        engine(Config(train=TrainConfig(precision="fp16")))
 
 
 @no_gpu
@@ -69,10 +69,10 @@ def test_processes_whose_devices_differ_are_told(tmp_path: Path) -> None:
         rank = os.environ["RANK"]
         precision.computes_bf16 = lambda *, cpu: rank == "1"  # two machines of different ages
         try:
-            Engine(TrainConfig(precision="auto"))
+            engine(Config(train=TrainConfig(precision="auto")))
         except UserError as error:
             (tmp_path / rank).write_text(str(error))
 
     forked_ranks.run(2, one_can)
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
-    assert "bf16 and fp32; say which" in (tmp_path / "0").read_text()
+    assert "to bf16 and fp32; set it" in (tmp_path / "0").read_text()

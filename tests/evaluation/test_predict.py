@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support import predict_on_ranks
+from support.engines import engine
 from support.predict_on_ranks import CASES, predict_on
 from support.running import spawn
 from torch import Tensor, nn
@@ -17,14 +18,13 @@ from cifar_dist.config import AugmentConfig, Config, EvalConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.read import ShardReader
-from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import predict
 from cifar_dist.evaluation.split import Split
 
 
 def test_any_number_of_processes_gives_the_bits_of_one(digits: Path, tmp_path: Path) -> None:
-    alone = predict_on(Engine(), digits)
+    alone = predict_on(engine(), digits)
     (done,) = spawn([predict_on_ranks.__file__, str(digits), str(tmp_path)])
     assert done.returncode == 0, done.stderr
     for processes in (2, 3):
@@ -44,19 +44,17 @@ class Counting(nn.Module):
 
 def test_predictions_are_in_the_order_of_sample_ids(digits: Path) -> None:
     manifest = Manifest.load(digits)
-    engine = Engine()
-    engine.prepare(Counting())
+    model = engine().prepare_for_inference(Counting())
     config = Config(eval=EvalConfig(batch_size=7))
-    logits = Split(engine, config, manifest, "test", manifest).predict("0").logits
+    logits = Split(model.ranks.device, config, manifest, "test", manifest).predict(model, "0").logits
     normalize = Normalize(manifest.mean, manifest.std, torch.device("cpu"), channels_last=False)
     assert torch.equal(logits, normalize(ShardReader(manifest, "test").all())[:, :, 0, 0])
 
 
 def test_a_poll_that_stops_leaves_the_model_as_it_was(digits: Path) -> None:
     manifest = Manifest.load(digits)
-    engine = Engine()
-    model = engine.prepare(Counting())
-    split = Split(engine, Config(eval=EvalConfig(batch_size=10)), manifest, "test", manifest)
+    model = engine().prepare_for_inference(Counting())
+    split = Split(model.ranks.device, Config(eval=EvalConfig(batch_size=10)), manifest, "test", manifest)
     left = iter([None, None])
 
     def poll() -> None:
@@ -66,18 +64,17 @@ def test_a_poll_that_stops_leaves_the_model_as_it_was(digits: Path) -> None:
             raise InterruptedError from None
 
     with pytest.raises(InterruptedError):
-        split.predict("0", poll)
-    assert model.training
-    assert len(split.predict("0").logits) == len(split.images)
+        split.predict(model, "0", poll)
+    assert model.module.training
+    assert len(split.predict(model, "0").logits) == len(split.images)
 
 
 def test_a_stream_that_gives_too_little_is_noticed() -> None:
-    engine = Engine()
-    engine.prepare(Counting())
+    model = engine().prepare_for_inference(Counting())
     images = torch.zeros(3, 4, 4, 3)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         predict(
-            engine,
+            model,
             lambda requests: (images for _ in requests[1:]),
             count=6,
             views=lambda batch, ids: iter([(1.0, batch.permute(0, 3, 1, 2))]),
@@ -90,13 +87,13 @@ def test_labels_are_given_only_where_every_sample_has_one(digits: Path) -> None:
     (shard, *rest) = manifest.splits["test"]
     one_missing = replace(shard, labels=np.where(np.arange(shard.samples) == 3, -1, shard.labels))
     partly = replace(manifest, splits={**manifest.splits, "test": (one_missing, *rest)})
-    assert Split(Engine(), Config(), partly, "test", manifest).labels is None
+    assert Split(torch.device("cpu"), Config(), partly, "test", manifest).labels is None
 
 
 def test_images_of_another_shape_are_refused(digits: Path) -> None:
     manifest = Manifest.load(digits)
     with pytest.raises(UserError, match=r"are \(32, 32, 3\); the run was trained on \(28, 28, 1\)"):
-        Split(Engine(), Config(), manifest, "test", replace(manifest, shape=(28, 28, 1)))
+        Split(torch.device("cpu"), Config(), manifest, "test", replace(manifest, shape=(28, 28, 1)))
 
 
 def test_statistics_are_the_recipes_else_the_datas(digits: Path) -> None:

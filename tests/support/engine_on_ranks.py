@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_dist.config import TrainConfig
+from cifar_dist.config import Config, OptimConfig, TrainConfig
 from cifar_dist.data.order import shares
-from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import TrainingFailedError, UserError
 from support import forked_ranks
+from support.engines import engine
 
 BATCHES = [16, 13, 1]
 """Samples of each step: what divides by two processes and two accumulation steps, and what does not."""
@@ -37,37 +39,39 @@ def optimizer(name: str, module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(module.parameters(), lr=1.0, weight_decay=1e-2)
 
 
-def train(engine: Engine, accumulate: int, steps: list[int]) -> None:
+def train(model: WrappedModel, accumulate: int, steps: list[int]) -> None:
     """Steps on the first samples; the learning rate falls from 0.1."""
     images, labels = samples()
-    assert engine.model is not None
     for number, size in enumerate(steps):
-        mine = shares(torch.arange(size), engine.rank, engine.processes, accumulate)
+        model.begin_step(0.1 / (number + 1))
+        for share in shares(torch.arange(size), model.ranks.rank, model.ranks.world_size, accumulate):
+            with model.accumulate():
+                losses = F.cross_entropy(model(images[share.ids]), labels[share.ids], reduction="none")
+                model.backward((losses * share.weight).sum() / size)
+        model.update()
 
-        def loss(index: int, mine: list = mine, size: int = size) -> Tensor:
-            share = mine[index]
-            losses = F.cross_entropy(engine.model(images[share.ids]), labels[share.ids], reduction="none")
-            return (losses * share.weight).sum() / size
 
-        engine.step(loss, 0.1 / (number + 1))
+def prepared(name: str, accumulate: int = 1, clip_norm: float = 0.0) -> WrappedModel:
+    """A new network, wrapped."""
+    config = Config(train=TrainConfig(accumulate=accumulate), optim=OptimConfig(clip_norm=clip_norm))
+    module = network()
+    return engine(config).prepare(module, optimizer(name, module))
 
 
 def trained(name: str, accumulate: int = 1, clip_norm: float = 0.0) -> dict[str, Tensor]:
     """Weights and optimizer state after BATCHES."""
-    engine = Engine(TrainConfig(accumulate=accumulate), clip_norm=clip_norm)
-    module = network()
-    engine.prepare(module, optimizer(name, module))
-    train(engine, accumulate, BATCHES)
-    engine.assert_synchronised()
-    return engine.model_state() | engine.optimizer_state()
+    model = prepared(name, accumulate, clip_norm)
+    train(model, accumulate, BATCHES)
+    model.assert_synchronised()
+    return model.state() | model.optimizer_state()
 
 
 CASES = [("sgd", 1, 0.0), ("sgd", 2, 0.0), ("sgd", 2, 0.05), ("adamw", 1, 0.0)]
 
 
-def agreement(engine: Engine) -> dict[str, object]:
+def agreement(ranks: Ranks) -> dict[str, object]:
     """What one rank is told by the others."""
-    rank = engine.rank
+    rank = ranks.rank
 
     def told(work: Callable[[], object]) -> str:
         try:
@@ -84,55 +88,54 @@ def agreement(engine: Engine) -> dict[str, object]:
         return "fine"
 
     return {
-        "place": (rank, engine.processes, engine.kind, engine.is_main, engine.wrapper),
-        "gather unequal": engine.gather(torch.arange(rank * 10, rank * 10 + 1 + 2 * rank)[:, None].repeat(1, 2)),
-        "gather none of one": engine.gather(torch.full((rank * 2, 3), 7.0)),
-        "gather none at all": engine.gather(torch.empty(0, 3)),
-        "objects": engine.gather_objects({"rank": rank}),
-        "sum": engine.sum(torch.tensor([1.0, rank])).tolist(),
-        "exchange": engine.exchange(torch.tensor([0.0, rank, 1 - rank])).wait(),
-        "decide": engine.decide(lambda: f"chosen by {rank}"),
-        "decide fails": told(lambda: engine.decide(lambda: fail(UserError(f"no such thing, says {rank}")))),
-        "decide broken": told(lambda: engine.decide(lambda: fail(TrainingFailedError(f"broken, says {rank}")))),
-        "decide no file": told(lambda: engine.decide(lambda: open("/nowhere/it"))),
-        "together": engine.together(lambda: f"own of {rank}"),
-        "together fails": told(lambda: engine.together(fail_on_rank_1)),
-        "after failures": engine.gather_objects(rank),
+        "place": (rank, ranks.world_size, ranks.is_main),
+        "gather unequal": ranks.gather(torch.arange(rank * 10, rank * 10 + 1 + 2 * rank)[:, None].repeat(1, 2)),
+        "gather none of one": ranks.gather(torch.full((rank * 2, 3), 7.0)),
+        "gather none at all": ranks.gather(torch.empty(0, 3)),
+        "objects": ranks.gather_objects({"rank": rank}),
+        "sum": ranks.sum(torch.tensor([1.0, rank])).tolist(),
+        "exchange": ranks.start_maximum(torch.tensor([0.0, rank, 1 - rank])).wait(),
+        "decide": ranks.run_on_main(lambda: f"chosen by {rank}"),
+        "decide fails": told(lambda: ranks.run_on_main(lambda: fail(UserError(f"no such thing, says {rank}")))),
+        "decide broken": told(lambda: ranks.run_on_main(lambda: fail(TrainingFailedError(f"broken, says {rank}")))),
+        "decide no file": told(lambda: ranks.run_on_main(lambda: open("/nowhere/it"))),
+        "together": ranks.run_on_all(lambda: f"own of {rank}"),
+        "together fails": told(lambda: ranks.run_on_all(fail_on_rank_1)),
+        "after failures": ranks.gather_objects(rank),
     }
 
 
-def differing(engine: Engine) -> str:
-    """What is said when the ranks' gradients differ."""
-    module = network()
-    engine.prepare(module, optimizer("sgd", module))
-    train(engine, 1, [16])
-    next(module.parameters()).grad[0, 0] += 0.001 * engine.rank
+def differing() -> str:
+    """The error when the ranks' gradients differ."""
+    model = prepared("sgd")
+    train(model, 1, [16])
+    next(model.module.parameters()).grad[0, 0] += 0.001 * model.ranks.rank
     try:
-        engine.assert_synchronised()
+        model.assert_synchronised()
     except TrainingFailedError as error:
         return str(error)
     return "nothing"
 
 
-def drifted_buffers(engine: Engine) -> tuple[float, bool, bool]:
+def drifted_buffers() -> tuple[float, bool, bool]:
     """A batch statistic during evaluation, and whether the mode was evaluation then, and after it training."""
+    place = engine()
     module = nn.BatchNorm1d(2)
-    nn.init.constant_(module.running_mean, float(engine.rank + 5))
-    engine.prepare(module)
-    with engine.evaluating():
+    nn.init.constant_(module.running_mean, float(place.ranks.rank + 5))
+    with place.prepare_for_inference(module).evaluating():
         inside = float(module.running_mean[0]), not module.training
     return (*inside, module.training)
 
 
 def rank() -> None:
-    engine = Engine()
-    found: dict[str, object] = agreement(engine)
-    found["differing"] = differing(engine)
-    found["drifted"] = drifted_buffers(engine)
+    place = engine()
+    found: dict[str, object] = {"engine": (place.kind, place.description), **agreement(place.ranks)}
+    found["differing"] = differing()
+    found["drifted"] = drifted_buffers()
     found["trained"] = [trained(*case) for case in CASES]
-    with open(f"{sys.argv[1]}-{engine.rank}.pickle", "wb") as file:
+    with open(f"{sys.argv[1]}-{place.ranks.rank}.pickle", "wb") as file:
         pickle.dump(found, file)
-    engine.close()
+    place.close()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from cifar_dist import models
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.models.transfer import freeze_backbone
 from support import forked_ranks
+from support.engines import engine
 
 LARGER = {"resnet50", "wrn-28-10"}  # than another of their family
 NETWORKS = [*sorted({*models.names()} - LARGER), "torchvision:mobilenet_v3_small", "timm:resnet10t"]
@@ -42,7 +44,7 @@ def optimizer(module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(learn, lr=LR, momentum=0.9, weight_decay=DECAY)
 
 
-def loss_of(model: nn.Module) -> Tensor:
+def loss_of(model: Callable[[Tensor], Tensor]) -> Tensor:
     torch.manual_seed(2)  # of dropout
     images, labels = samples()
     return F.cross_entropy(model(images).float(), labels)
@@ -59,23 +61,24 @@ def by_torch(module: nn.Module) -> Tensor:
     return logits
 
 
-def compare(engine: Engine, name: str) -> str:
+def compare(place: Engine, name: str) -> str:
     """What is not as in torch alone after one update; empty where all is."""
     sharded = network(name)
     alone = copy.deepcopy(sharded)
     wanted = by_torch(alone)
-    engine.prepare(sharded, optimizer(sharded))
+    model = place.prepare(sharded, optimizer(sharded))
     held = sum(parameter.to_local().numel() for parameter in sharded.parameters())  # type: ignore[attr-defined]
-    model = engine.model
-    assert model is not None
-    engine.step(lambda _: loss_of(model) / engine.processes, LR)
-    engine.assert_synchronised()
-    with engine.evaluating():
-        logits = engine.infer(samples()[0])
+    model.begin_step(LR)
+    with model.accumulate():
+        model.backward(loss_of(model) / model.ranks.world_size)
+    model.update()
+    model.assert_synchronised()
+    with model.evaluating():
+        logits = model.infer(samples()[0])
     everything = sum(parameter.numel() for parameter in alone.parameters())
     try:
         torch.testing.assert_close(logits, wanted, rtol=1e-3, atol=1e-3)
-        for key, value in engine.model_state().items():
+        for key, value in model.state().items():
             torch.testing.assert_close(value, alone.state_dict()[key], rtol=1e-3, atol=1e-4)
     except AssertionError as error:
         return str(error)
@@ -86,12 +89,12 @@ def main(out: Path) -> None:
     os.environ["ACCELERATE_USE_FSDP"] = "true"
 
     def work() -> None:
-        engine = Engine()
-        assert engine.kind == "fsdp"
-        found = {name: compare(engine, name) for name in NETWORKS}
-        if engine.is_main:
+        place = engine()
+        assert place.kind == "fsdp"
+        found = {name: compare(place, name) for name in NETWORKS}
+        if place.ranks.is_main:
             out.write_text(json.dumps(found))
-        engine.close()
+        place.close()
 
     forked_ranks.run(2, work)
 

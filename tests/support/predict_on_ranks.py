@@ -15,20 +15,21 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.evaluation.split import Split
 from support import forked_ranks
+from support.engines import engine
 
 CASES = [("0", 64), ("mirror", 64), ("translate", 200), ("3", 1000)]
 """Views and batch size: of 270 samples batches of 64 do not divide, and 1000 leave a rank with nothing to do."""
 
 
-def predict_on(engine: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
+def predict_on(place: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
     manifest = Manifest.load(digits)
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 15 * 15, 10)
     )
     # The ranks' batch statistics have drifted apart, as they do under DDP; rank 0 has the run's.
-    torch.nn.init.constant_(model[1].running_mean, 0.1 * engine.rank)
-    engine.prepare(model)
+    torch.nn.init.constant_(model[1].running_mean, 0.1 * place.ranks.rank)
+    inference = place.prepare_for_inference(model)
     logits = {}
     polls = 0
 
@@ -38,21 +39,23 @@ def predict_on(engine: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
 
     for tta, batch_size in CASES:
         config = Config(data=DataConfig(resident_mb=0 if tta == "0" else 64), eval=EvalConfig(batch_size=batch_size))
-        split = Split(engine, config, manifest, "test", manifest)
-        predictions = split.predict(tta, poll)
+        split = Split(place.ranks.device, config, manifest, "test", manifest)
+        predictions = split.predict(inference, tta, poll)
         assert model.training, "evaluation leaves the mode it found"
         assert predictions.labels is not None
         assert predictions.labels.tolist() == manifest.labels("test").tolist()
         logits[tta] = predictions.logits.numpy()
-    rounds = [-(-len(logits[tta]) // (size * engine.processes)) for tta, size in CASES]
+    rounds = [-(-len(logits[tta]) // (size * place.ranks.world_size)) for tta, size in CASES]
     assert polls == sum(rounds), "all ranks poll equally often: a poll is collective"
     return logits
 
 
 def rank() -> None:
-    engine = Engine()
-    np.savez(f"{sys.argv[2]}/{engine.rank}-of-{engine.processes}.npz", **predict_on(engine, Path(sys.argv[1])))
-    engine.close()
+    place = engine()
+    np.savez(
+        f"{sys.argv[2]}/{place.ranks.rank}-of-{place.ranks.world_size}.npz", **predict_on(place, Path(sys.argv[1]))
+    )
+    place.close()
 
 
 if __name__ == "__main__":

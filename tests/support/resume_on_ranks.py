@@ -35,16 +35,15 @@ SETTINGS = ["--train.epochs", "3", "--checkpoint.every_steps", str(MIDDLE), "--c
 
 def train(engine: str, path: str, name: str, optimizer: str) -> None:
     """Train on two processes, or go on training."""
-    from cifar_dist.distributed.engine import Engine
+    from cifar_dist.distributed.start import start_engine
     from cifar_dist.training.trainer import Trainer
 
     os.environ.update(ENGINES[engine])
     config = recipe.load(path, ["--run.name", name, *SETTINGS, *OPTIMIZERS[optimizer]])
 
     def work() -> None:
-        place = Engine(config.train)
-        assert Trainer(config, place, StopSignals()).run() == 0
-        place.close()
+        with start_engine(config) as place:
+            assert Trainer(config, place, StopSignals()).run() == 0
 
     forked_ranks.run(2, work)
 

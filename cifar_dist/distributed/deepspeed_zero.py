@@ -1,0 +1,97 @@
+"""DeepSpeed ZeRO-1 and ZeRO-2: every process holds all weights, and a shard of optimizer state (and of gradients).
+
+Rajbhandari et al.: *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, 2020, arXiv:1910.02054.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cifar_dist.config import Config
+from cifar_dist.distributed.engine import Engine, Limit, check_wrapper
+from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, restore_zero
+from cifar_dist.distributed.wrapped_model import WrappedModel
+from cifar_dist.errors import UserError
+
+_NEEDS_WEIGHTS = "needs full weights and gradients on each process"
+
+
+class DeepSpeedZero(Engine):
+    """Stage 1 or 2, as the launcher's config says."""
+
+    limits = (
+        Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
+        Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
+        Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
+        Limit("average.name", lambda value: value == "lookahead", _NEEDS_WEIGHTS),
+    )
+
+    description = "DeepSpeed ZeRO"
+
+    def __init__(self, config: Config, *, cpu: bool) -> None:
+        if cpu:
+            _skip_inference_op_build()
+        super().__init__(config, cpu=cpu)
+        plugin = self._accelerator.state.deepspeed_plugin
+        if plugin is None:
+            raise UserError("DeepSpeed was asked for and is not in use; start with launch/zero2.yaml")
+        if plugin.zero_stage not in (1, 2):  # at stage 3 no rank has the weights that a checkpoint is made of
+            raise UserError(f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported; use launch/zero2.yaml")
+        self.kind, self.description = f"zero{plugin.zero_stage}", f"DeepSpeed ZeRO-{plugin.zero_stage}"
+
+    def _start(self, cpu: bool) -> Accelerator:
+        # DeepSpeed chooses its device itself. With Accelerate's cpu flag it would silently be DDP.
+        return self._accelerate(cpu=False, mixed_precision="no", backend="gloo" if cpu else None)
+
+    def _wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
+        # It flattens weights in their contiguous order; the images may stay channels-last.
+        module.to(memory_format=torch.contiguous_format)
+        self._configure()
+        wrapper, wrapped_optimizer = self._accelerator.prepare(module, optimizer)
+        check_wrapper(wrapper, self.kind, "DeepSpeedEngine")
+        return self._model(_ZeroModel, module, wrapper, wrapped_optimizer)
+
+    def _configure(self) -> None:
+        settings = self._accelerator.state.deepspeed_plugin.deepspeed_config
+        train = self._config.train
+        settings["train_micro_batch_size_per_gpu"] = train.batch_size // (self.ranks.world_size * train.accumulate)
+        settings["train_batch_size"] = train.batch_size
+        settings["gradient_accumulation_steps"] = train.accumulate
+        settings["gradient_clipping"] = self._config.optim.clip_norm
+        settings["zero_allow_untested_optimizer"] = True
+        settings["steps_per_print"] = 2**31
+        # Autocast rather than DeepSpeed's own bf16 mode: the same arithmetic as DDP, and BatchNorm works on a CPU.
+        if self.precision.name == "bf16":
+            settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+
+
+class _ZeroModel(WrappedModel):
+    """DeepSpeed clears gradients, clips them and steps its optimizer within the last backward pass of a step."""
+
+    def begin_step(self, lr: float) -> None:
+        self._set_lr(lr)
+
+    def update(self) -> None:
+        self._optimizer.step()
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return collect_zero(self._optimizer.optimizer, self.trainable_parameters())
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        parameters = self.trainable_parameters()
+        restore_zero(self._optimizer.optimizer, parameters, by_parameter(state, parameters))
+
+
+def _skip_inference_op_build() -> None:
+    """Skip compiling DeepSpeed's shared-memory all-reduce, which only its inference calls.
+
+    The first start would compile it, with a compiler and in minutes, and a build that is interrupted leaves a lock
+    that every later start waits for.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}

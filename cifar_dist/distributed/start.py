@@ -1,0 +1,50 @@
+"""Start the engine that the launcher was asked for: the one place that builds one from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from cifar_dist.config import Config
+from cifar_dist.cpu.malloc import keep_freed_memory
+from cifar_dist.cpu.openmp import share_cores
+from cifar_dist.distributed.data_parallel import DataParallel
+from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.fully_sharded import FullySharded
+from cifar_dist.distributed.launch_checks import check_launch, launched_processes, local_processes, was_asked_for
+
+
+@contextmanager
+def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
+    """Join this process with the others of the job, and leave them at the end of the block. Collective.
+
+    Args:
+        config: the run.
+        trains: False where the run is evaluated only, on any number of processes and with any engine.
+
+    Raises:
+        UserError: another number of processes than was asked for, or a setting that the engine or device lacks.
+    """
+    check_launch(config.run.processes if trains else 0)
+    create = _engine_class()
+    if trains:
+        for limit in create.limits:
+            limit.check(config, create.description)
+    cpu = not torch.cuda.is_available() or was_asked_for("CPU")
+    if cpu:
+        share_cores(config.train.threads, local_processes())
+        keep_freed_memory()
+    engine = create(config, cpu=cpu)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _engine_class() -> type[Engine]:
+    if was_asked_for("DEEPSPEED"):
+        return DeepSpeedZero
+    return FullySharded if was_asked_for("FSDP") and launched_processes() > 1 else DataParallel

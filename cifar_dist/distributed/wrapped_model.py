@@ -1,0 +1,196 @@
+"""A network as this process holds it: for prediction alone, or wrapped by an engine and trained.
+
+What goes into a checkpoint leaves it as full tensors by parameter name, the same for every engine, so a run may resume
+on another number of processes or with another engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from cifar_dist.distributed.optimizer_state import by_parameter, collect, restore
+from cifar_dist.distributed.precision import Precision
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.sharded_tensor import full_tensor
+from cifar_dist.errors import TrainingFailedError
+
+
+class InferenceModel:
+    """A network on this process's device.
+
+    Attributes:
+        module: the bare network.
+        ranks: this process among those that share the predictions.
+    """
+
+    def __init__(self, module: nn.Module, ranks: Ranks, precision: Precision) -> None:
+        self.module = module
+        self.ranks = ranks
+        self._precision = precision
+
+    @torch.no_grad()
+    def infer(self, images: Tensor) -> Tensor:
+        """Logits, float32 [n, classes], of normalised images, float32 [n, c, h, w], in the run's precision.
+
+        Calls the bare module: the forward pass of DDP and FSDP is collective, and ranks may have different numbers of
+        batches.
+        """
+        dtype = self._precision.autocast
+        with torch.autocast(self.ranks.device.type, dtype=dtype, enabled=dtype is not None):
+            logits: Tensor = self._full_module()(images)
+        return logits.float()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside, with rank 0's batch statistics on all ranks; the former mode after. Collective."""
+        self.broadcast_buffers()
+        self._update_full_module()
+        was_training = self.module.training
+        self._full_module().eval()
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(was_training)
+
+    def broadcast_buffers(self) -> None:
+        """Give every rank the buffers of rank 0: the batch statistics of the run. Collective."""
+        if self.ranks.world_size > 1:
+            for buffer in self.module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def state(self) -> dict[str, Tensor]:
+        """Full weights and buffers by name, on the CPU. Collective."""
+        self.broadcast_buffers()
+        state = self.module.state_dict()
+        return {name: full_tensor(value.detach()).cpu().contiguous() for name, value in state.items()}
+
+    def _full_module(self) -> nn.Module:
+        """The network with full weights."""
+        return self.module
+
+    def _update_full_module(self) -> None:
+        """Copy what was trained into :meth:`_full_module`, where that is another module. Collective."""
+
+
+class WrappedModel(InferenceModel):
+    """A network and its optimizer, wrapped by an engine. A training step is::
+
+        model.begin_step(lr)
+        for micro_batch in step:
+            with model.accumulate():
+                model.backward(loss_of(model(micro_batch)))
+        model.update()
+
+    Args:
+        module: the bare network, on its device.
+        wrapper: what a forward pass of training calls.
+        optimizer: as the engine wrapped it.
+        ranks, precision, accelerator: of the engine.
+        accumulate: micro-batches in a step.
+        clip_norm: maximum global gradient norm, 0 for none.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        wrapper: nn.Module,
+        optimizer: AcceleratedOptimizer,
+        *,
+        ranks: Ranks,
+        precision: Precision,
+        accelerator: Accelerator,
+        accumulate: int,
+        clip_norm: float,
+    ) -> None:
+        super().__init__(module, ranks, precision)
+        self._wrapper, self._optimizer, self._accelerator = wrapper, optimizer, accelerator
+        self._loss_scale = ranks.world_size * accumulate
+        self._clip_norm = clip_norm
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [n, classes] in the run's precision, with gradients."""
+        logits: Tensor = self._wrapper(images)
+        return logits
+
+    def begin_step(self, lr: float) -> None:
+        """Clear the gradients and set the learning rate, each group's by its ``lr_scale``."""
+        self._set_lr(lr)
+        self._optimizer.optimizer.zero_grad()
+
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """One micro-batch; the gradients are synchronised in the last of a step."""
+        with self._accelerator.accumulate(self._wrapper):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``, a scalar: this micro-batch's share of the global batch's mean loss.
+
+        The gradient of the global batch is the sum over ranks and micro-batches.
+        """
+        # Each engine averages over ranks, and Accelerate divides by the number of micro-batches.
+        self._accelerator.backward(loss * self._loss_scale)
+
+    def update(self) -> None:
+        """Clip the gradients and step the optimizer."""
+        if self._clip_norm:
+            self._accelerator.clip_grad_norm_(self.trainable_parameters().values(), self._clip_norm)
+        self._optimizer.step()
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that require gradients, by name."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def assert_synchronised(self) -> None:
+        """Assert after a first step that gradients (or, where an engine freed them, weights) are equal on all ranks.
+
+        Raises:
+            TrainingFailedError: they differ; the processes train separate models.
+        """
+        parameters = self.trainable_parameters().values()
+        tensors = [full_tensor(p.grad if p.grad is not None else p.detach()) for p in parameters]
+        fingerprint = torch.stack([t.double().sum() for t in tensors] + [t.double().square().sum() for t in tensors])
+        everyone = self.ranks.gather(fingerprint[None])
+        if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and bool(torch.isfinite(everyone).all()):
+            raise TrainingFailedError(
+                f"the {self.ranks.world_size} processes hold different gradients after their first step: they do not "
+                "synchronise; start with one of the files in launch/"
+            )
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Full optimizer state as ``KEY/PARAMETER``, on the CPU; see :mod:`cifar_dist.distributed.optimizer_state`.
+
+        Collective.
+        """
+        return collect(self._optimizer.optimizer, self.trainable_parameters())
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`optimizer_state` returned, whichever engine returned it.
+
+        Raises:
+            UserError: the state belongs to another model or optimizer.
+        """
+        parameters = self.trainable_parameters()
+        restore(self._optimizer.optimizer, parameters, by_parameter(state, parameters))
+
+    def scaler_state(self) -> dict[str, float]:
+        """The state of the fp16 loss scaler; empty without one."""
+        scaler = self._accelerator.scaler
+        return dict(scaler.state_dict()) if scaler is not None else {}
+
+    def load_scaler_state(self, state: Mapping[str, float]) -> None:
+        """Load what :meth:`scaler_state` returned; no effect without a scaler."""
+        if self._accelerator.scaler is not None and state:
+            self._accelerator.scaler.load_state_dict(dict(state))
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -1,0 +1,114 @@
+"""What a run trains, built from its config and checked: data, network and optimizer, before any weights are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cifar_dist import models
+from cifar_dist.config import Config
+from cifar_dist.data.augment import Augment
+from cifar_dist.data.batches import TrainBatches
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.mix import Mix
+from cifar_dist.data.normalize import Normalize, normalization_statistics
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.errors import UserError
+from cifar_dist.models import transfer
+from cifar_dist.optim.optimizers import build_optimizer
+from cifar_dist.optim.schedules import learning_rate
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """The parts of a run that its config alone determines.
+
+    Attributes:
+        config: the run.
+        manifest: the packed dataset.
+        normalize: of images, for training and evaluation alike.
+        mix: augmentation of a batch, and its targets.
+        batches: the training split.
+        module: the bare network, on the CPU, with new weights.
+        optimizer: of its parameters.
+    """
+
+    config: Config
+    manifest: Manifest
+    normalize: Normalize
+    mix: Mix
+    batches: TrainBatches
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the network has."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.batches.steps_per_epoch
+
+    def learning_rate(self, step: int) -> float:
+        """The schedule's learning rate, given the optimizer steps done before."""
+        config = self.config
+        return learning_rate(
+            config.schedule, config.optim.lr, step, steps_per_epoch=self.steps_per_epoch, epochs=config.train.epochs
+        )
+
+
+def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
+    """Open the data, and build network and optimizer. Collective.
+
+    Raises:
+        UserError: data, network and settings that do not fit each other.
+    """
+    check_batch_size(config, ranks.world_size)
+    manifest = ranks.run_on_main(lambda: Manifest.load(config.data.path))
+    classes = len(manifest.classes)
+    mean, std = normalization_statistics(config.augment, manifest)
+    normalize = Normalize(mean, std, ranks.device, config.train.channels_last)
+    augment = Augment(config.augment, config.run.seed, mean, normalize)
+    augment.check(manifest.shape)
+    mix = Mix(config.augment, config.run.seed, augment, classes)
+    batches = ranks.run_on_all(lambda: _open_batches(config, manifest, ranks, mixed=mix.mixes))
+    torch.manual_seed(config.run.seed)
+    module = models.build_for(config.model, shape=manifest.shape, classes=classes)
+    if config.model.freeze:
+        transfer.freeze_backbone(module)
+    stages = [stage.parameters for stage in transfer.stages(module)]
+    optimizer = build_optimizer(config.optim, module, stages, gradual=config.model.unfreeze > 0)
+    return TrainingSetup(config, manifest, normalize, mix, batches, module, optimizer)
+
+
+def check_batch_size(config: Config, world_size: int) -> None:
+    """Refuse a global batch that does not split evenly into micro-batches.
+
+    Raises:
+        UserError: with the nearest sizes that do.
+    """
+    parts, size = world_size * config.train.accumulate, config.train.batch_size
+    if size % parts:
+        lower = max(parts, size // parts * parts)
+        raise UserError(
+            f"train.batch_size {size} is not divisible by {world_size} processes x {config.train.accumulate} "
+            f"accumulation steps; use --train.batch_size {lower} or {lower + parts}"
+        )
+
+
+def _open_batches(config: Config, manifest: Manifest, ranks: Ranks, *, mixed: bool) -> TrainBatches:
+    return TrainBatches(
+        manifest,
+        config.data,
+        seed=config.run.seed,
+        batch_size=config.train.batch_size,
+        accumulate=config.train.accumulate,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+        mixed=mixed,
+    )
