@@ -52,7 +52,7 @@ def test_what_would_end_the_run_ends_it_with_one_line(tiny: Path) -> None:
         (["--data.path", "nowhere"], "no packed dataset at nowhere"),
         (["--train.batch_size", "7"], "train.batch_size 7 is not divisible by 2 processes"),
         (["--optim.lr", "1e30"], "is not finite; check optim.lr"),
-        (["--run.dir", f"{tiny}/below"], f"run.dir {tiny}/below cannot be made (Not a directory); choose another"),
+        (["--run.dir", f"{tiny}/below"], f"run.dir {tiny}/below cannot be created (Not a directory); choose another"),
     ):
         said = doctor(str(tiny), *words, processes=2, code=2)
         assert [line for line in said.splitlines() if line.startswith("cifar-dist: ") and says in line], said
