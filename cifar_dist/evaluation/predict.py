@@ -1,8 +1,8 @@
 """Predictions for every sample exactly once, on any number of processes.
 
 The samples are cut into batches first and whole batches are dealt to processes, so each forward pass sees the same
-images however many processes there are, and so gives the same numbers. What comes back is put in order by sample
-id, and the count is asserted.
+images however many processes there are, and so gives the same numbers (on CPUs to the bit if each process has the
+same number of threads). What comes back is put in order by sample id, and the count is asserted.
 """
 
 from __future__ import annotations

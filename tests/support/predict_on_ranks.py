@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cifar_dist.config import Config, DataConfig, EvalConfig
+from cifar_dist.config import Config, DataConfig, EvalConfig, TrainConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.evaluation.split import Split
@@ -50,7 +50,7 @@ def predict_on(engine: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def rank() -> None:
-    engine = Engine()
+    engine = Engine(TrainConfig(threads=1))
     np.savez(f"{sys.argv[2]}/{engine.rank}-of-{engine.processes}.npz", **predict_on(engine, Path(sys.argv[1])))
     engine.close()
 
