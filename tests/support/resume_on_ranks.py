@@ -25,8 +25,9 @@ ENGINES = {
     },
 }
 OPTIMIZERS = {
-    "sgd": ["--optim.layer_decay", "0.5", "--model.unfreeze", "0.7"],  # a group a stage, some asleep
-    "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003", "--optim.clip_norm", "1", "--train.accumulate", "2"],
+    # A group a stage, some asleep.
+    "sgd": "--optim.layer_decay 0.5 --model.unfreeze 0.7 --optim.clip_norm 0.5 --train.accumulate 2".split(),
+    "adamw": "--optim.name adamw --optim.lr 0.003".split(),
 }
 CONTINUED = [("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero2")]
 MIDDLE = 15
@@ -42,7 +43,7 @@ def train(engine: str, path: str, name: str, optimizer: str) -> None:
     config = recipe.load(path, ["--run.name", name, *SETTINGS, *OPTIMIZERS[optimizer]])
 
     def work() -> None:
-        place = Engine(config.train)
+        place = Engine(config.train, clip_norm=config.optim.clip_norm)
         assert Trainer(config, place, StopSignals()).run() == 0
         place.close()
 
