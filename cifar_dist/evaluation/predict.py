@@ -1,7 +1,8 @@
 """Predictions for every sample exactly once, on any number of processes.
 
 The samples are split into batches first, and batches are dealt to processes, so each forward pass sees the same images
-on any number of processes and computes the same numbers. The results are ordered by sample id, and counted.
+on any number of processes and computes the same numbers (on CPUs to the bit where each process has equally many
+threads). The results are ordered by sample id, and counted.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import tarfile
-import threading
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import dataset_builders as build
+from support.running import spawn
 from webdataset import WebDataset
 
 from cifar_dist.data.image import decode, encode
@@ -283,21 +283,23 @@ def test_a_packed_dataset_is_no_source(tmp_path: Path) -> None:
 
 def test_an_interrupt_leaves_nothing_behind_and_the_old_dataset_whole(tmp_path: Path) -> None:
     old = pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "out")
-    source = npz(tmp_path / "b.npz", 20_000, side=4)
+    source = npz(tmp_path / "b.npz", 60, side=4)
 
-    def interrupt() -> None:
-        """Press Ctrl-C as soon as a shard is being written."""
-        for _ in range(2000):
-            if any(tmp_path.glob(".out*/train-*.tar")):
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-            time.sleep(0.01)
+    # A process that presses Ctrl-C on itself when it opens the second shard: never before, and never too late.
+    program = f"""
+import os, signal, sys
+from cifar_dist.data.pack import pack
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        pack_quietly(source, tmp_path / "out", samples_per_shard=10_000)
-    thread.join()
+def audit(event, args):
+    if event == "open" and str(args[0]).endswith("train-000001.tar"):
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(audit)
+pack({str(source)!r}, {str(tmp_path / "out")!r}, samples_per_shard=10)
+"""
+    (done,) = spawn(["-c", program])
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert done.stderr.endswith("KeyboardInterrupt\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz", "out"]
     assert Manifest.load(tmp_path / "out").to_json() == old.to_json()
 

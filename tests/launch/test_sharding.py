@@ -45,9 +45,16 @@ def test_a_run_may_go_on_with_another_engine(runs: Path, optimizer: str, first: 
 
 @pytest.mark.parametrize("optimizer", resume_on_ranks.OPTIMIZERS)
 def test_each_engine_takes_the_steps_of_ddp(runs: Path, optimizer: str) -> None:
-    ddp, *others = (metrics(runs / f"{optimizer}-{engine}") for engine in resume_on_ranks.ENGINES)
-    for records in others:
-        assert [record["loss"] for record in records] == pytest.approx([record["loss"] for record in ddp], rel=1e-4)
+    """AdamW's to the bit: its sums are of two ranks' gradients, and it updates each weight alone.
+
+    Where gradients are accumulated, DDP adds up a rank's micro-batches first and the others the ranks; and the norm that
+    clips is added up in another order. SGD keeps such a difference in the last digit. AdamW, which divides each gradient
+    by its size, would let the loss drift by 1e-3 in these steps.
+    """
+    exact = optimizer == "adamw"
+    ddp, *others = ([r["loss"] for r in metrics(runs / f"{optimizer}-{engine}")] for engine in resume_on_ranks.ENGINES)
+    for losses in others:
+        assert losses == (ddp if exact else pytest.approx(ddp, rel=1e-5))
 
 
 @pytest.mark.parametrize(("config", "wrapper"), [("zero2", "DeepSpeed ZeRO-2"), ("fsdp", "FSDP")])

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cifar_dist.config import Config, DataConfig, EvalConfig
+from cifar_dist.config import Config, DataConfig, EvalConfig, TrainConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.evaluation.split import Split
@@ -51,7 +51,7 @@ def predict_on(place: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def rank() -> None:
-    place = engine()
+    place = engine(Config(train=TrainConfig(threads=1)))
     np.savez(
         f"{sys.argv[2]}/{place.ranks.rank}-of-{place.ranks.world_size}.npz", **predict_on(place, Path(sys.argv[1]))
     )

@@ -27,6 +27,7 @@ name = "tiny-cnn"
 [train]
 epochs = 2
 batch_size = 100
+threads = 1
 [eval]
 batch_size = 50
 tta = "3"
