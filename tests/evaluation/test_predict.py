@@ -104,5 +104,5 @@ def test_statistics_are_the_recipes_else_the_datas(digits: Path) -> None:
     assert normalization_statistics(AugmentConfig(), manifest) == (manifest.mean, manifest.std)
     own = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     assert normalization_statistics(own, manifest) == (own.mean, own.std)
-    with pytest.raises(UserError, match=r"augment\.mean has 1 channels and the images have 3"):
+    with pytest.raises(UserError, match=r"augment\.mean has 1 values, but the images have 3 channels"):
         normalization_statistics(AugmentConfig(mean=(0.5,), std=(0.2,)), manifest)
