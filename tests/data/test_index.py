@@ -244,7 +244,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "zipped" / "0.tar", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.png"))
     assert "cannot be used for training" in refusal(tmp_path / "zipped")
-    with pytest.raises(UserError, match="it has the name of a class in each line"):
+    with pytest.raises(UserError, match="give a text file with one class name per line"):
         cli.run(["index", str(tmp_path / "digits"), "--classes", str(tmp_path / "none.txt")])
 
 
