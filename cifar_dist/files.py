@@ -1,4 +1,4 @@
-"""Nothing half-written: files and folders appear under their name whole or not at all."""
+"""Atomic file operations: a file or folder appears under its name complete or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def fsync(path: Path) -> None:
-    """Flush a file's, or a folder's entries', way to the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -20,7 +20,7 @@ def fsync(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file (text as UTF-8): temp name, fsync, rename."""
+    """Write a file atomically (text as UTF-8): temporary name, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -32,22 +32,22 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def link_atomic(link: Path, target: str) -> None:
-    """Point the symbolic link ``link`` at ``target`` (a name beside it), replacing what it was."""
+    """Point the symbolic link ``link`` at ``target``, a name in the same folder, replacing what ``link`` was."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
-    if link.is_dir() and not link.is_symlink():  # a copy of the run that followed its links
+    if link.is_dir() and not link.is_symlink():  # the run was copied by a tool that follows links
         link.rename(free_name(link.with_name(f".{link.name}.tmp")))
     temporary.replace(link)
 
 
 @contextlib.contextmanager
 def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A new folder that gets its name only when the block ends well; on an error nothing is left of it.
+    """Create a folder that receives its name when the block succeeds; after an error nothing of it remains.
 
     Args:
-        target: its name.
-        replace: take the place of a folder of that name, which goes only after the new one is whole.
+        target: path of the folder.
+        replace: replace an existing folder, which is deleted only after the new one is complete.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -75,12 +75,12 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What a process that was killed left half-written in ``folder``, or one that lives is writing."""
+    """List incomplete files and folders in ``folder``: left by a killed process, or being written right now."""
     return sorted(folder.glob(".*.tmp*"))
 
 
 def discard(path: Path) -> None:
-    """Delete a file, or a folder with what is in it. A deletion that is cut short leaves nothing that looks whole."""
+    """Delete a file, or a folder with its content. An interrupted deletion leaves nothing that looks complete."""
     if path.is_dir() and not path.is_symlink():
         doomed = path if path.name.startswith(".") else path.rename(free_name(path.with_name(f".{path.name}.tmp")))
         shutil.rmtree(doomed, ignore_errors=True)
@@ -89,13 +89,13 @@ def discard(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
+    """Return the hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def free_name(path: Path) -> Path:
-    """``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
+    """Return ``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
     candidate, number = path, 1
     while candidate.exists() or candidate.is_symlink():
         number += 1

@@ -1,4 +1,4 @@
-"""What a person reads: durations, sizes, percentages, tables, and the progress of a long job."""
+"""Format text for people: durations, sizes, percentages, tables, and the progress of a long task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cifar_dist.errors import printable
 
 
 def clock(seconds: float) -> str:
-    """Format a duration as ``m:ss``, ``h:mm:ss`` or ``Nd h:mm:ss``; a dash when it is unknown."""
+    """Format a duration as ``m:ss``, ``h:mm:ss`` or ``Nd h:mm:ss``; a dash if it is not finite."""
     if not math.isfinite(seconds):
         return "-"
     minutes, rest = divmod(round(seconds), 60)
@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Format a fraction without its sign: ``91.08``; empty when it is unknown."""
+    """Format a fraction as a percentage without the sign: ``91.08``; empty for None."""
     return "" if fraction is None else f"{100 * fraction:.2f}"
 
 
@@ -45,12 +45,12 @@ def size(count: float) -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()) -> str:
-    """Format a table in Markdown, its columns aligned; whatever a cell holds stays in it.
+    """Format a Markdown table with aligned columns; cells are escaped, so their content cannot break the table.
 
     Args:
-        head: a name for each column.
-        rows: a cell for each column.
-        numbers: names of the columns that are right-aligned.
+        head: column names.
+        rows: cells, one for each column.
+        numbers: names of the columns to right-align.
     """
     lines = [[printable(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
@@ -70,29 +70,29 @@ Advance = Callable[[int], None]
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str = "images", *, show: bool = True) -> Iterator[Advance]:
-    """Show the progress of a job of ``total`` units; yields ``advance(n)``, to call after n more of them.
+    """Show the progress of a task of ``total`` units on stderr; yield ``advance(n)``, to call after n more units.
 
-    A bar on a terminal, plain lines in a log. On stderr, so that stdout stays data.
+    On a terminal it is a bar, in a log plain lines.
 
     Args:
-        what: what is done, for example ``packing train``; a name in it may hold anything.
-        total: units when done; 0 where that is not known.
-        unit: what is counted.
-        show: False says nothing.
+        what: description of the task, for example ``packing train``; may contain untrusted names.
+        total: number of units; 0 if unknown.
+        unit: name of the units.
+        show: False shows nothing.
     """
     what = printable(what)
     if not show:
         yield lambda count: None
     elif sys.stderr.isatty():
-        with _bar(what, total) as advance:
+        with _progress_bar(what, total) as advance:
             yield advance
     else:
-        with _lines(what, total, unit) as advance:
+        with _log_lines(what, total, unit) as advance:
             yield advance
 
 
 @contextlib.contextmanager
-def _bar(what: str, total: int) -> Iterator[Advance]:
+def _progress_bar(what: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -103,8 +103,8 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """A line at each quarter, and one at the end where the total is not known: enough for a log."""
+def _log_lines(what: str, total: int, unit: str) -> Iterator[Advance]:
+    """Print one line per quarter, or a single one at the end if the total is unknown."""
     done = quarters = 0
 
     def advance(count: int) -> None:

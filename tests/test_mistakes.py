@@ -69,7 +69,7 @@ def test_damaged_shard(tiny: Path, digits: Path, tmp_path: Path, damage: str) ->
     data = shutil.copytree(digits, tmp_path / "data")
     shard = data / "train-000001.tar"
     whole = shard.read_bytes()
-    says = {"truncated": "bytes and the manifest says", "flipped": "sha256", "missing": "cannot be opened"}[damage]
+    says = {"truncated": "bytes, the manifest says", "flipped": "sha256", "missing": "cannot be opened"}[damage]
     if damage == "missing":
         shard.unlink()
     else:

@@ -1,1 +1,1 @@
-"""What the libraries of a CPU get wrong (OpenMP, malloc, oneDNN), and the way around it."""
+"""Workarounds for libraries that make training on a CPU slow or wrong: OpenMP, malloc and oneDNN."""

@@ -1,4 +1,4 @@
-"""Memory of a process that trains on a CPU: what a step frees is kept for the next step."""
+"""Configure malloc to keep memory that one training step frees for the next step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Have the allocator keep what is freed; returns whether it does.
+    """Make the allocator keep freed memory; return whether it does.
 
-    The GNU C library gives blocks above 32 MiB, as activations are, back to the system at once, which then fills pages
-    with zeros for the next step: up to a sixth of a CPU's time. What the user has set stays. See
-    ``benchmarks/memory.py``.
+    The GNU C library returns freed blocks above 32 MiB, the size of activations, to the system at once, which then
+    zeroes new pages in the next step: up to a sixth of the CPU time. The user's own malloc settings take precedence.
+    Measured by ``benchmarks/memory.py``.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False

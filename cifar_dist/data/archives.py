@@ -1,7 +1,7 @@
-"""The files of a folder or an archive, one after the other, in memory. Nothing is ever extracted to disk.
+"""Read the files of a folder or an archive, one at a time, into memory. Nothing is extracted to disk.
 
-What an archive says is not trusted: a name that would leave the folder, a link, a device or a sparse file is
-refused by name, and so is what grows far beyond its size when it is decompressed.
+Archives are not trusted: a name that leads out of the folder, a link, a device or a sparse file is refused by name,
+and so is an archive that expands far beyond its size.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 MAX_MEMBER = 1 << 30
-"""Bytes of one member; the largest that is known, CIFAR-100's ``train``, has 156 MB."""
+"""Largest size of one member in bytes; the largest in practice, CIFAR-100's ``train``, has 156 MB."""
 MAX_MEMBERS = 10_000_000
 MAX_RATIO = 100
-"""Bytes that one byte of an archive may become; images and CIFAR batches stay under 10."""
-_ALWAYS_ALLOWED = 64 << 20  # bytes: small archives of flat test images do compress well
+"""Largest expansion of an archive when it is decompressed; images and CIFAR batches stay below 10."""
+_BASE_ALLOWANCE = 64 << 20  # bytes beyond MAX_RATIO: small archives of uniform test images compress very well
 
 _FOLDER_DEPTH = 4  # TOP/SPLIT/CLASS/FILE; also ends loops of symbolic links
-# RuntimeError and NotImplementedError: zipfile's for an encrypted member and for an unknown compression.
-_DAMAGE = (
+# zipfile raises RuntimeError for an encrypted member and NotImplementedError for an unknown compression.
+_DAMAGE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -51,18 +51,18 @@ _DAMAGE = (
 
 
 def member_names(path: Path) -> list[str]:
-    """Names of the regular files of a folder or archive, parts separated by ``/``; hidden files are left out.
+    """List the regular files of a folder or archive, path parts separated by ``/``, without hidden files.
 
     Raises:
-        UserError: not readable, damaged or cut short, or it holds what no dataset needs.
+        UserError: it cannot be read, is corrupt or truncated, or contains something no dataset needs.
     """
-    with _readable(path):
+    with _raise_user_errors(path):
         return [member.name for member in _walk(path)]
 
 
 def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of the wanted files, in the order in which they lie there; raises as :func:`member_names`."""
-    with _readable(path):
+    """Yield name and bytes of the wanted files, in stored order; raises like :func:`member_names`."""
+    with _raise_user_errors(path):
         for member in _walk(path):
             if member.name in wanted:
                 yield member.name, member.read()
@@ -70,21 +70,23 @@ def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, byte
 
 @dataclass(frozen=True)
 class _Member:
-    """A regular file: its name, and a way to its bytes that is good until the next member is drawn."""
+    """A regular file; ``read`` is valid until the next member is requested."""
 
     name: str
     read: Callable[[], bytes]
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _raise_user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
-    except (*_DAMAGE, gzip.BadGzipFile) as error:
+    except (*_DAMAGE_ERRORS, gzip.BadGzipFile) as error:
         what = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{path} is damaged, cut short or no archive ({what}); fetch or make it again") from None
+        raise UserError(
+            f"{path} is corrupt, truncated or not an archive ({what}); download or create it again"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -93,9 +95,9 @@ def _walk(path: Path) -> Iterator[_Member]:
     seen: set[str] = set()
     for member in _walk_folder(path) if path.is_dir() else _walk_archive(path):
         if len(seen) == MAX_MEMBERS:
-            raise UserError(f"{path} holds more than {MAX_MEMBERS:,} files; pack a smaller part of it")
+            raise UserError(f"{path} contains more than {MAX_MEMBERS:,} files; pack a smaller part of it")
         if member.name in seen:
-            raise UserError(f"{path} holds '{member.name}' twice; make the archive again")
+            raise UserError(f"{path} contains '{member.name}' twice; create the archive again")
         seen.add(member.name)
         if not any(part.startswith((".", "__MACOSX")) for part in member.name.split("/")):
             yield member
@@ -109,7 +111,7 @@ def _walk_folder(root: Path, prefix: str = "", depth: int = _FOLDER_DEPTH) -> It
                 if depth > 1 and not entry.name.startswith("."):
                     yield from _walk_folder(Path(entry.path), name + "/", depth - 1)
             elif entry.is_file():
-                _check(root, name, entry.stat().st_size)
+                _require_size(root, name, entry.stat().st_size)
                 yield _Member(name, Path(entry.path).read_bytes)
 
 
@@ -123,10 +125,10 @@ def _walk_archive(path: Path) -> Iterator[_Member]:
 
 def _walk_tar(path: Path) -> Iterator[_Member]:
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        gzipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        limit = _ALWAYS_ALLOWED + (MAX_RATIO if packed else 1) * path.stat().st_size
-        stream = _Bounded(gzip.GzipFile(fileobj=file) if packed else file, limit, path)
+        limit = _BASE_ALLOWANCE + (MAX_RATIO if gzipped else 1) * path.stat().st_size
+        stream = _BoundedStream(gzip.GzipFile(fileobj=file) if gzipped else file, limit, path)
         with tarfile.open(fileobj=stream, mode="r|") as tar:
             for info in tar:
                 name = _safe_name(path, info.name)
@@ -134,15 +136,15 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
                     continue
                 if not info.isreg() or info.issparse():
                     kind = "a link" if info.islnk() or info.issym() else "a device, a pipe or a sparse file"
-                    raise UserError(f"{path}: '{info.name}' is {kind}, which a dataset does not need; not read")
-                _check(path, name, info.size)
+                    raise UserError(f"{path}: '{info.name}' is {kind}; create the archive from regular files")
+                _require_size(path, name, info.size)
                 yield _Member(name, lambda tar=tar, info=info: _extract(tar, info))  # type: ignore[misc]
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-        # tarfile takes a cut at a member's end for the end of the archive, and gzip checks its sum at its own.
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
+        # tarfile accepts an archive truncated between members, and gzip verifies its checksum only at the end.
         while stream.read(1 << 20):
             pass
         if stream.tail.count(0) != tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("it has no end mark")
+            raise tarfile.ReadError("it has no end-of-archive marker")
 
 
 def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -151,8 +153,8 @@ def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than ``limit`` bytes, and remembers the last block."""
+class _BoundedStream(io.RawIOBase):
+    """A stream that raises after ``limit`` bytes, and remembers the last block in ``tail``."""
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int, path: Path) -> None:
         self._stream, self._left, self._path = stream, limit, path
@@ -167,7 +169,7 @@ class _Bounded(io.RawIOBase):
         view[: len(data)] = data
         self._left -= len(data)
         if self._left < 0:
-            raise _bomb(self._path)
+            raise _decompression_bomb(self._path)
         self.tail = (self.tail + data[-tarfile.BLOCKSIZE :])[-tarfile.BLOCKSIZE :]
         return len(data)
 
@@ -175,33 +177,37 @@ class _Bounded(io.RawIOBase):
 def _walk_zip(path: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
-        # A member never gives more than the size it declares, so the sum bounds what is read.
-        if sum(info.file_size for info in infos) > _ALWAYS_ALLOWED + MAX_RATIO * path.stat().st_size:
-            raise _bomb(path)
+        # zipfile never reads more of a member than its declared size, so the sum bounds the total.
+        if sum(info.file_size for info in infos) > _BASE_ALLOWANCE + MAX_RATIO * path.stat().st_size:
+            raise _decompression_bomb(path)
         for info in infos:
             name = _safe_name(path, info.filename)
             if info.is_dir():
                 continue
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise UserError(f"{path}: '{name}' is a link or a device, which a dataset does not need; not read")
-            _check(path, name, info.file_size)
+                raise UserError(f"{path}: '{name}' is a link or a device; create the archive from regular files")
+            _require_size(path, name, info.file_size)
             yield _Member(name, lambda info=info: archive.read(info))  # type: ignore[misc]
 
 
 def _safe_name(path: Path, name: str) -> str:
-    """``name`` without ``./``; UserError where it would leave the folder or upset a terminal."""
+    """Return ``name`` without ``./``; raise UserError if it leads out of the folder or is not printable."""
     parts = re.split(r"[/\\]", name)
     if not name or not name.isprintable():
-        raise UserError(f"{path}: the member name {name!a} is not printable; not read")
+        raise UserError(f"{path}: the member name {name!a} is not printable; rename it and create the archive again")
     if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name):
-        raise UserError(f"{path}: the member name '{name}' leads out of the folder; not read")
+        raise UserError(
+            f"{path}: the member name '{name}' leads out of the folder; create the archive again without it"
+        )
     return "/".join(part for part in parts if part not in ("", "."))
 
 
-def _check(path: Path, name: str, size: int) -> None:
+def _require_size(path: Path, name: str, size: int) -> None:
     if not 0 <= size <= MAX_MEMBER:
-        raise UserError(f"{path}: '{name}' has {size:,} bytes, more than the {MAX_MEMBER:,} that are read")
+        raise UserError(f"{path}: '{name}' has {size:,} bytes; the limit is {MAX_MEMBER:,}")
 
 
-def _bomb(path: Path) -> UserError:
-    return UserError(f"{path} grows to more than {MAX_RATIO} times its size when it is decompressed; not read")
+def _decompression_bomb(path: Path) -> UserError:
+    return UserError(
+        f"{path} expands to more than {MAX_RATIO} times its size; unpack it, check its content, and pack the folder"
+    )

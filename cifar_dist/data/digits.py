@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn: a real dataset that needs no network."""
+"""The handwritten digits bundled with scikit-learn: a real dataset that requires no download."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 from PIL import Image
 
 from cifar_dist.data.image import resize
-from cifar_dist.data.raw import RawDataset, labelled
+from cifar_dist.data.raw import RawDataset, labelled_split
 
 
 def read_digits(size: int = 32) -> RawDataset:
-    """1,797 digits, 8x8 with 17 grey levels, as RGB images of ``size`` x ``size``; all of them ``train``.
+    """Read the 1,797 digits, 8x8 with 17 grey levels, as RGB images of ``size`` x ``size``, all in ``train``.
 
-    Enlarged bicubically: smooth strokes, in which a crop by one pixel moves an edge by one pixel, as in a
-    photograph. Nearest-neighbour would give blocks of 4x4 equal pixels, which hardly change under it.
+    Bicubic enlargement gives smooth strokes, in which shifting the crop by one pixel moves an edge by one pixel, as in
+    a photograph. Nearest-neighbour gives blocks of 4x4 equal pixels, which such a shift hardly changes.
 
     Source: Alpaydin and Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998.
     """
@@ -24,5 +24,5 @@ def read_digits(size: int = 32) -> RawDataset:
     large = np.stack([np.asarray(resize(Image.fromarray(image), size)) for image in grey])
     images = np.repeat(large[..., None], 3, axis=3)
     classes = tuple(str(name) for name in digits.target_names)
-    train = labelled(images, digits.target.astype(np.int64), len(classes), "digits")
+    train = labelled_split(images, digits.target.astype(np.int64), len(classes), "digits")
     return RawDataset("embedded", classes, {"train": train})

@@ -1,4 +1,4 @@
-"""A dataset file's archive: the local copy, or fetched once, checked and kept."""
+"""Find the archive of a dataset file locally, or download it once and verify it."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from cifar_dist.errors import UserError
 from cifar_dist.formatting import progress
 
 MAX_BYTES = 64 << 30
-_CHUNK = 1 << 20
-_TIMEOUT = 30  # seconds without a byte
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 30  # without a byte received
 
 
-def locate(file: DatasetFile, path: Path, *, show: bool = True) -> Path:
-    """The archive or folder that the dataset file at ``path`` speaks of; downloaded beside it if need be.
+def locate_archive(file: DatasetFile, path: Path, *, show: bool = True) -> Path:
+    """Return the archive or folder that a dataset file names, downloading it beside that file if necessary.
 
     Args:
         file: the dataset file.
-        path: where it lies; a local copy is looked for there and in the working folder.
+        path: its path; a local copy is searched for beside it and then in the working directory.
         show: show a progress bar.
 
     Raises:
-        UserError: there is none and none can be fetched, or its MD5 is another than the dataset file says.
+        UserError: the archive does not exist and cannot be downloaded, or its MD5 differs from the dataset file's.
     """
     name = file.archive_name
     for candidate in (path.parent / name, Path(name)):
         if candidate.exists():
             if file.md5 is not None and candidate.is_file():
-                _check(candidate, _md5(candidate), file.md5, path)
+                _require_md5(candidate, _md5_of(candidate), file.md5, path)
             return candidate
     if file.url is None:
-        raise UserError(f"{path} speaks of '{name}', which is neither in {path.parent} nor here; put it there")
+        raise UserError(
+            f"{path}: the archive '{name}' does not exist in {path.parent} or in the working directory; put it there"
+        )
     target = path.parent / name
     _download(file.url, target, str(file.md5), path, show=show)
     return target
@@ -50,17 +52,17 @@ def _download(url: str, target: Path, md5: str, path: Path, *, show: bool) -> No
     request = urllib.request.Request(url, headers={"User-Agent": "cifar-dist"})
     try:
         with contextlib.ExitStack() as stack:
-            response = stack.enter_context(urllib.request.urlopen(request, timeout=_TIMEOUT))
+            response = stack.enter_context(urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS))
             if urlsplit(response.url).scheme not in ("http", "https"):
-                raise urllib.error.URLError("it was redirected to something that is no http address")
+                raise urllib.error.URLError("it redirects to a URL that is not http:// or https://")
             total = int(response.headers.get("Content-Length") or 0)
             advance = stack.enter_context(progress(f"fetching {target.name}", total, "bytes", show=show))
             output = stack.enter_context(temporary.open("wb"))
             received = 0
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read(_CHUNK_BYTES):
                 received += len(chunk)
                 if received > MAX_BYTES:
-                    raise urllib.error.URLError(f"it gives more than {MAX_BYTES:,} bytes")
+                    raise urllib.error.URLError(f"it sends more than {MAX_BYTES:,} bytes")
                 digest.update(chunk)
                 output.write(chunk)
                 advance(len(chunk))
@@ -68,25 +70,25 @@ def _download(url: str, target: Path, md5: str, path: Path, *, show: bool) -> No
                 raise urllib.error.URLError(f"the connection ended after {received:,} of {total:,} bytes")
             output.flush()
             os.fsync(output.fileno())
-        _check(url, digest.hexdigest(), md5, path)
+        _require_md5(url, digest.hexdigest(), md5, path)
         temporary.replace(target)
     except UserError:
         raise
-    except (OSError, HTTPException, ValueError) as error:  # URLError and a time-out are OSErrors
+    except (OSError, HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
         cause = getattr(error, "reason", None) or error
         reason = getattr(cause, "strerror", None) or cause
         raise UserError(
-            f"{url} cannot be fetched ({reason}); fetch it where there is a network and put it at {target}"
+            f"cannot download {url} ({reason}); download it on a machine with a network and copy it to {target}"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _md5(path: Path) -> str:
+def _md5_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _check(what: Path | str, found: str, expected: str, path: Path) -> None:
+def _require_md5(what: Path | str, found: str, expected: str, path: Path) -> None:
     if found != expected:
-        raise UserError(f"{what} has the MD5 {found} and {path} says {expected}; it is damaged or another file")
+        raise UserError(f"{what} has the MD5 {found}, but {path} requires {expected}; replace it, or correct the md5")

@@ -1,4 +1,4 @@
-"""One image, and the bytes that it is stored as."""
+"""Encode, decode and resize one image."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from PIL import Image, ImageOps
 from cifar_dist.errors import UserError
 
 Codec = Literal["png", "npy", "jpg", "jpeg", "webp"]
-"""How an image is stored, which is the suffix of its member: a format of Pillow, or a plain array of NumPy."""
+"""How an image is stored, and the suffix of its member: a Pillow format, or ``npy`` for a plain NumPy array."""
 Lossless = Literal["png", "npy"]
-"""How pack stores an image."""
+"""The codecs that ``pack`` writes."""
 _FORMATS: Final[dict[Codec, str]] = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
-"""Pillow's name of each of its formats that are read; no other decoder gets to see a byte."""
+"""Pillow's name of each accepted format; no other decoder is ever tried on the data."""
 
 MAX_SIDE = 4096
-"""Pixels. A larger image is no small image, and a header that claims one is not believed."""
+"""Largest side of an image in pixels; a header that claims more is refused before anything is decoded."""
 
 
 def encode(image: NDArray[np.uint8], codec: Lossless) -> bytes:
-    """An image, uint8 [height, width, channels], as the bytes of a member, without loss."""
+    """Encode an image, uint8 [height, width, channels], losslessly as the bytes of a member."""
     data = io.BytesIO()
     if codec == "npy":
         np.save(data, image, allow_pickle=False)
@@ -33,10 +33,10 @@ def encode(image: NDArray[np.uint8], codec: Lossless) -> bytes:
 
 
 def decode(data: bytes, codec: Codec) -> NDArray[np.uint8]:
-    """One member's bytes to uint8 [height, width, 3], RGB; what was stored as an array is given as it is, unchecked.
+    """Decode the bytes of a member to RGB, uint8 [height, width, 3]; an ``npy`` array is returned without checks.
 
     Raises:
-        Exception: not such an image. The libraries promise no narrower type.
+        Exception: the bytes are not such an image. The libraries promise no narrower type.
     """
     if codec == "npy":
         array: NDArray[np.uint8] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
@@ -45,20 +45,21 @@ def decode(data: bytes, codec: Codec) -> NDArray[np.uint8]:
 
 
 def decode_rgb(data: bytes, formats: tuple[str, ...]) -> Image.Image:
-    """An encoded image, decoded and in RGB.
+    """Decode an image of one of Pillow's ``formats`` and convert it to RGB.
 
     Raises:
-        UserError: more than ``MAX_SIDE`` pixels a side, or 8 bits a channel; goes on where a name ends, "is 9000x...".
-        Exception: not such an image. Pillow promises no narrower type.
+        UserError: more than ``MAX_SIDE`` pixels a side or 8 bits per channel; the message continues the caller's
+            prefix ("is 9000x...").
+        Exception: the bytes are not such an image. Pillow promises no narrower type.
     """
     with Image.open(io.BytesIO(data), formats=formats) as image:
         if max(image.size) > MAX_SIDE:
-            raise UserError(f"is {image.width}x{image.height} pixels; more than {MAX_SIDE} a side")
+            raise UserError(f"is {image.width}x{image.height} pixels; shrink it to at most {MAX_SIDE} a side")
         if image.mode.startswith(("I", "F")):
-            raise UserError("has more than 8 bits a channel; convert it to 8 bits")
+            raise UserError("has more than 8 bits per channel; convert it to 8 bits")
         return image.convert("RGB")
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """``size`` x ``size``: the central square, bicubic. Stretching would teach shapes that nothing has."""
+    """Resize the central square to ``size`` x ``size``, bicubic; stretching instead would distort shapes."""
     return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Pixels become what a network takes: scaled, and normalised per channel."""
+"""Turn uint8 pixels into the network's input: scaled and normalised per channel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Normalize:
 
     Args:
         mean, std: per channel, in [0, 1].
-        device: where batches are.
-        channels_last: give the result in the NHWC memory layout (it is a view, free of cost).
+        device: device of the batches.
+        channels_last: return the NHWC memory layout (a view, at no cost).
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool):
-        # A channel that never varies has a deviation of 0.
+        # The standard deviation of a constant channel is 0.
         self._scale = 1.0 / (255.0 * torch.tensor([s or 1.0 for s in std], dtype=torch.float64))
         self._shift = -torch.tensor(mean, dtype=torch.float64) * 255.0 * self._scale
         self._scale, self._shift = (t.to(torch.float32).to(device) for t in (self._scale, self._shift))
@@ -34,14 +34,16 @@ class Normalize:
 def normalization_statistics(
     config: AugmentConfig, trained_on: Manifest
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation in [0, 1]: the recipe's, or those of the training split.
+    """Return mean and standard deviation per channel, in [0, 1]: the recipe's, or the training split's.
 
     Raises:
-        UserError: the recipe's have another number of channels than the images.
+        UserError: the recipe's have a different number of channels than the images.
     """
     if not config.mean:
         return trained_on.mean, trained_on.std
     channels = trained_on.shape[2]
     if len(config.mean) != channels:
-        raise UserError(f"augment.mean has {len(config.mean)} channels and the images have {channels}")
+        raise UserError(
+            f"augment.mean has {len(config.mean)} values, but the images have {channels} channels; give one per channel"
+        )
     return config.mean, config.std

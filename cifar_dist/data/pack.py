@@ -1,7 +1,7 @@
-"""A source, packed: WebDataset tars and the manifest that makes them random access.
+"""Pack a source into WebDataset tars, with a manifest that gives random access to them.
 
-The same source and the same arguments give the same bytes: no time, user, path or process leaves a trace. (How a
-PNG is compressed is up to Pillow's zlib: another build may give other bytes for the same pixels.)
+The same source and the same arguments give the same bytes: the output contains no time, user, path or process id.
+(PNG compression depends on Pillow's zlib, so another build may produce different bytes for the same pixels.)
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from cifar_dist.files import folder_atomic
 from cifar_dist.formatting import progress
 
 VAL_FRACTION = 0.1
-"""Part of train that becomes val, where the source has none and nobody says otherwise."""
+"""Default fraction of train to hold out as val, if the source has no val split."""
 
-# A test split belongs to the dataset: it may not change with the seed of one packing.
+# The test split belongs to the dataset, so it must not depend on the seed of one packing.
 _TEST_SEED = 0
-_OWN_FILE = re.compile(rf"(train|val|test)-\d+\.tar|{re.escape(FILE_NAME)}")
+_PACKED_FILE = re.compile(rf"(train|val|test)-\d+\.tar|{re.escape(FILE_NAME)}")
 
 
 def pack(
@@ -43,41 +43,41 @@ def pack(
     size: int | None = None,
     show: bool = True,
 ) -> Manifest:
-    """Pack a source into the folder ``out``, whole or not at all; a packed dataset of that name is replaced.
+    """Pack a source into the folder ``out`` atomically, replacing a packed dataset of that name.
 
-    Training samples are written in a permuted order, so that every shard holds all classes; val and test keep
-    the source's. A sample's key is its number in the source, which finds it again there.
+    Training samples are written in a permuted order, so that every shard has all classes; val and test keep the
+    source's order. The key of a sample is its number in the source.
 
     Args:
-        source: what :func:`~cifar_dist.data.sources.open_source` opens.
+        source: as for :func:`~cifar_dist.data.sources.open_source`.
         out: folder of the packed dataset.
         codec: ``png`` (lossless, smaller) or ``npy`` (raw array, faster to read).
-        samples_per_shard: samples in a tar; the last one of a split holds what is left.
-        val_fraction: part of each training class that becomes val, in [0, 1); 0 for no val split. None takes the
-            dataset file's, or 0.1 where the source has no val split.
-        seed: of the order of train and of the choice of val.
-        size: side in pixels that every image is resized to.
+        samples_per_shard: samples per tar; the last tar of a split may have fewer.
+        val_fraction: fraction of each training class to hold out as val, in [0, 1); 0 for no val split. None uses
+            the dataset file's fraction, or 0.1 if the source has no val split.
+        seed: determines the order of train and the choice of val.
+        size: resize every image to this many pixels a side.
         show: show progress on stderr.
 
     Raises:
-        UserError: the source cannot be read, ``out`` holds something else, or an argument is not valid.
+        UserError: the source cannot be read, ``out`` contains other files, or an argument is invalid.
     """
     out = Path(out)
     if samples_per_shard < 1:
-        raise UserError(f"samples per shard is {samples_per_shard}; it must be at least 1")
+        raise UserError(f"samples per shard is {samples_per_shard}; use at least 1")
     if size is not None and not 1 <= size <= 4096:
-        raise UserError(f"size is {size}; it must be between 1 and 4096 pixels")
+        raise UserError(f"size is {size}; use 1 to 4096 pixels")
     _require_replaceable(out)
     opened = open_source(str(source), size, show=show)
-    splits, fractions = _split(opened, val_fraction, seed)
+    splits, fractions = _hold_out_splits(opened, val_fraction, seed)
 
-    first = next(iter(splits.values())).images  # train, unless there is none
+    first = next(iter(splits.values())).images  # train, if it exists
     mean, std = channel_statistics(pixel_counts(first))
     order = {name: np.arange(len(split)) for name, split in splits.items()}
     if "train" in order:
         order["train"] = permutation(seed, 0, len(splits["train"]), "pack").numpy()
     try:
-        # The real folder, where ``out`` is a link to one: the new one must be on the same file system.
+        # Resolve a link, because the new folder must be created on the file system of the old one.
         with folder_atomic(out.resolve(), replace=True) as folder:
             packed = Manifest(
                 name=opened.name,
@@ -106,23 +106,23 @@ def pack(
 
 
 def _require_replaceable(out: Path) -> None:
-    """Only what pack wrote may be replaced."""
+    """Refuse to replace anything that ``pack`` did not write."""
     if not out.exists():
         return
     if not out.is_dir():
         raise UserError(f"{out} is a file; name a folder for the packed dataset")
     names = sorted(path.name for path in out.iterdir())
     if names and FILE_NAME not in names:
-        raise UserError(f"{out} is not empty and not a packed dataset; name a new folder")
-    foreign = [name for name in names if not _OWN_FILE.fullmatch(name)]
+        raise UserError(f"{out} is neither empty nor a packed dataset; name a new folder")
+    foreign = [name for name in names if not _PACKED_FILE.fullmatch(name)]
     if foreign:
-        raise UserError(f"{out} holds '{foreign[0]}', which pack did not write and will not remove; move it away")
+        raise UserError(f"{out} contains '{foreign[0]}', which pack did not write and will not delete; move it away")
 
 
-def _split(
+def _hold_out_splits(
     source: Source, val_fraction: float | None, seed: int
 ) -> tuple[dict[str, RawSplit], dict[str, float | None]]:
-    """The splits to write, in the order train, val, test, and the fractions that were held out of train."""
+    """Return the splits to write, in the order train, val, test, and the fractions held out of train."""
     splits = dict(source.data.splits)
     if val_fraction is None:
         val_fraction = source.val_fraction
@@ -132,13 +132,13 @@ def _split(
         if not fraction:
             continue
         if not 0 <= fraction < 1:
-            raise UserError(f"the {name} fraction is {fraction}; it must be at least 0 and less than 1")
+            raise UserError(f"the {name} fraction is {fraction}; use a number from 0 to below 1")
         if "train" not in splits or name in splits:
-            what = f"a split '{name}' already" if name in splits else "no training split"
-            raise UserError(f"{source.origin['name']} has {what}; leave the {name} fraction out")
+            what = f"already has a split '{name}'" if name in splits else "has no training split"
+            raise UserError(f"{source.origin['name']} {what}; drop the {name} fraction")
         splits["train"], held = hold_out(splits["train"], fraction, hash_seed, name)
         if not len(splits["train"]):
-            raise UserError(f"a {name} fraction of {fraction} leaves nothing to train on; choose a smaller one")
+            raise UserError(f"a {name} fraction of {fraction} leaves no training samples; use a smaller one")
         if len(held):
             splits[name] = held
     fractions = {"val_fraction": val_fraction, "test_fraction": source.test_fraction}
@@ -168,9 +168,9 @@ def _write_shard(path: Path, samples: RawSplit, codec: Lossless) -> Shard:
     from webdataset import TarWriter
 
     keys = tuple(f"{number:08d}" for number in samples.ids)
-    # No encoder: bytes go in as they are. The time, the owner and the mode are part of the shard's bytes.
+    # encoder=False writes bytes unchanged. Time, owner and mode are fixed because they are part of the shard's bytes.
     with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644) as tar:
         for key, image, label in zip(keys, samples.images, samples.labels.tolist(), strict=True):
             sample = {"__key__": key, codec: encode(image, codec)}
             tar.write(sample if label == UNLABELLED else {**sample, "cls": str(label).encode()})
-    return index_tar(path.parent, path.name)[0]  # as any reader will find it
+    return index_tar(path.parent, path.name)[0]  # read back, so the manifest describes what is on disk

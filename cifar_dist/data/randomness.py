@@ -1,8 +1,8 @@
-"""Counter-based randomness: ``f(seed, epoch, sample id, purpose)``, a hash and no state.
+"""Counter-based randomness: ``f(seed, epoch, sample id, purpose)``, a hash without state.
 
-Every random decision about data is looked up here, never drawn from a generator, so it cannot depend on the rank,
-the number of workers, the batch or what was drawn before. Vectorised integer arithmetic on whatever device
-the ids are on; CPU and GPU give the same bits.
+Every random decision about data is computed here, never drawn from a generator, so it cannot depend on the rank, the
+number of workers, the batch or earlier draws. Vectorised integer arithmetic runs on the device of the ids; CPU and GPU
+give the same bits.
 
 The mixer is the 64-bit finaliser of MurmurHash3 with the constants of SplitMix64 (Steele, Lea, Flood: *Fast
 splittable pseudorandom number generators*, OOPSLA 2014), applied once per counter word as in Salmon et al.:
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same 64 bits: torch has no full uint64 arithmetic, and int64 wraps alike."""
+    """Return the int64 with the same 64 bits: torch lacks full uint64 arithmetic, and int64 wraps in the same way."""
     value &= 2**64 - 1
     return value - 2**64 if value >= 2**63 else value
 
@@ -30,7 +30,7 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift (torch's is arithmetic)."""
+    """Shift right logically (torch's shift is arithmetic)."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -41,21 +41,21 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def bits(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0) -> Tensor:
-    """63 random bits for each sample: int64 in [0, 2**63), the shape and device of ``ids``.
+    """Return 63 random bits for each sample: int64 in [0, 2**63), with the shape and device of ``ids``.
 
     Args:
         seed: the run's seed.
         epoch: which pass over the data.
         ids: int64, any shape: the sample ids (or any other counter).
         purpose: what the number decides; different purposes are independent.
-        draw: tells several numbers for one purpose apart. Of a range all are given, [len(draw), *ids.shape], for
-            the price of one: on a GPU a hash costs its dozen launches, and not its arithmetic.
+        draw: distinguishes several numbers for one purpose. A range gives all of its draws, [len(draw), *ids.shape],
+            at the cost of one: on a GPU a hash costs a dozen kernel launches, whatever its size.
     """
     return _shift_right(_hash(seed, epoch, ids, purpose, draw), 1)
 
 
 def _hash(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range) -> Tensor:
-    """All 64 bits; as :func:`bits`."""
+    """Return all 64 bits; arguments as for :func:`bits`."""
     if isinstance(draw, int):
         return _mix(ids ^ _key(seed, epoch, purpose, draw))
     return _mix(ids ^ _keys(seed, epoch, purpose, draw, ids.device).view(-1, *[1] * ids.ndim))
@@ -63,7 +63,7 @@ def _hash(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range) -
 
 @functools.lru_cache(maxsize=1024)
 def _key(seed: int, epoch: int, purpose: str, draw: int) -> int:
-    """The words that all samples share, mixed. Kept, because every batch of an epoch asks for the same few."""
+    """Mix the words that all samples share. Cached, because every batch of an epoch uses the same few."""
     word = torch.zeros((), dtype=torch.int64, device="cpu")
     for counter in (seed, epoch, zlib.crc32(purpose.encode()), draw):
         word = _mix((word + _GOLDEN) ^ counter)
@@ -72,28 +72,28 @@ def _key(seed: int, epoch: int, purpose: str, draw: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _keys(seed: int, epoch: int, purpose: str, draws: range, device: torch.device) -> Tensor:
-    """The keys of several draws, int64 [len(draws)], kept on the device."""
+    """Return the keys of several draws, int64 [len(draws)], cached on the device."""
     return torch.tensor([_key(seed, epoch, purpose, draw) for draw in draws]).to(device)
 
 
 def uniform(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0) -> Tensor:
-    """float32 in [0, 1), a multiple of 2**-24 (exact in float32 on every device); shape as of :func:`bits`."""
+    """Return float32 in [0, 1), multiples of 2**-24 (exact on every device); shape as for :func:`bits`."""
     return _shift_right(_hash(seed, epoch, ids, purpose, draw), 40).to(torch.float32) * 2.0**-24
 
 
 def integers(seed: int, epoch: int, ids: Tensor, purpose: str, below: int, draw: int | range = 0) -> Tensor:
-    """int64 in [0, below), shape as of :func:`bits`. The bias of the modulus is under below / 2**63."""
+    """Return int64 in [0, below), shape as for :func:`bits`. The modulo bias is below ``below / 2**63``."""
     return bits(seed, epoch, ids, purpose, draw) % below
 
 
 def permutation(seed: int, epoch: int, count: int, purpose: str) -> Tensor:
-    """A permutation of 0..count-1, int64 [count], on the CPU: the ids sorted by their hash.
+    """Return a permutation of 0..count-1, int64 [count], on the CPU: the ids sorted by their hash.
 
-    Two equal 63-bit hashes keep their order (the sort is stable), so the result is a pure function too.
+    The sort is stable, so the result is a pure function even if two hashes are equal.
     """
     return torch.argsort(bits(seed, epoch, torch.arange(count), purpose), stable=True)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed for the global generator that dropout draws from in one step: resume needs no saved generator."""
+    """Return the seed of the global generator for dropout in one optimizer step, so no generator state is saved."""
     return int(bits(seed, step, torch.tensor(rank), "dropout"))

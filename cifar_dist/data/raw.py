@@ -1,4 +1,4 @@
-"""A dataset as its source holds it, decoded and in memory, before it is packed."""
+"""A dataset decoded into memory, before it is packed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class RawSplit:
 
     Attributes:
         images: uint8 [samples, height, width, 3].
-        labels: int64 [samples], class index, or -1 where the source has no labels.
-        ids: int64 [samples], what names a sample in its source; unique within the split.
+        labels: int64 [samples], class index, or -1 if the source has no labels.
+        ids: int64 [samples], identifies a sample in its source; unique within the split.
     """
 
     images: NDArray[np.uint8]
@@ -39,11 +39,11 @@ class RawSplit:
         return len(self.ids)
 
     def take(self, rows: NDArray[np.int64]) -> RawSplit:
-        """These rows, in this order."""
+        """Return the given rows, in that order."""
         return RawSplit(self.images[rows], self.labels[rows], self.ids[rows])
 
     def resized(self, size: int) -> RawSplit:
-        """Every image as ``size`` x ``size``."""
+        """Return the split with every image resized to ``size`` x ``size``."""
         if self.images.shape[1:3] == (size, size):
             return self
         images = np.stack([np.asarray(resize(Image.fromarray(image), size)) for image in self.images])
@@ -52,12 +52,12 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """What a source holds.
+    """The content of a source.
 
     Attributes:
         kind: the source's format, for example ``image-folder``.
-        classes: class names, in label order; empty where nothing is labelled.
-        splits: at least one of train, val and test, none of them empty, all of one image shape.
+        classes: class names, in label order; empty if there are no labels.
+        splits: at least one of train, val and test, none of them empty, all with the same image shape.
     """
 
     kind: str
@@ -66,19 +66,19 @@ class RawDataset:
 
 
 def as_images(value: object, where: str) -> NDArray[np.uint8]:
-    """Images as packing wants them: uint8 [samples, height, width, 3].
+    """Convert images to uint8 [samples, height, width, 3].
 
     Args:
         value: a uint8 array: [samples, height, width, 3 or 1], [samples, height, width], or the layout of the CIFAR
             files, [samples, 3 * side * side] with the red, green and blue planes in row-major order.
-        where: what begins an error message.
+        where: prefix of error messages.
 
     Raises:
-        UserError: anything else, or no samples.
+        UserError: ``value`` is anything else, or has no samples.
     """
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
         what = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise UserError(f"{where} is {what}; images are expected as an array of uint8")
+        raise UserError(f"{where} is {what}; store images as an array of uint8")
     side = math.isqrt(value.shape[1] // 3) if value.ndim == 2 else 0
     match value.shape:
         case (_, pixels) if side and pixels == 3 * side * side:
@@ -92,32 +92,34 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
         case _:
             raise UserError(f"{where} has shape {value.shape}; expected [N, height, width, 3] or [N, 3 * side * side]")
     if 0 in value.shape or max(value.shape[1:3]) > MAX_SIDE:
-        raise UserError(f"{where} has shape {value.shape}; images have 1 to {MAX_SIDE} pixels a side")
-    return np.require(value, requirements=["C", "W"])  # torch wants its memory writable
+        raise UserError(
+            f"{where} has shape {value.shape}; expected at least one image, with 1 to {MAX_SIDE} pixels a side"
+        )
+    return np.require(value, requirements=["C", "W"])  # torch requires writable memory
 
 
 def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
-    """``count`` whole numbers, int64 [count], from a list or an array ([count] or [count, 1]).
+    """Convert a list or an array ([count] or [count, 1]) of integers to int64 [count].
 
     Raises:
-        UserError: that begins with ``where``.
+        UserError: ``value`` is anything else; the message begins with ``where``.
     """
     if isinstance(value, list) and all(type(item) is int and abs(item) < 2**63 for item in value):
         value = np.array(value, dtype=np.int64)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-        raise UserError(f"{where} is no list of whole numbers")
+        raise UserError(f"{where} is not a list of integers; store one integer per image")
     if value.shape not in ((count,), (count, 1)):
-        raise UserError(f"{where} has shape {value.shape} for {count} images")
+        raise UserError(f"{where} has shape {value.shape} for {count} images; store one integer per image")
     if value.dtype == np.uint64 and value.size and value.max() >= 2**63:
-        raise UserError(f"{where} holds a number of more than 63 bits")
+        raise UserError(f"{where} contains {value.max()}; use integers below 2**63")
     return value.reshape(-1).astype(np.int64)
 
 
-def labelled(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, where: str) -> RawSplit:
-    """A split whose samples are named by their position.
+def labelled_split(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, where: str) -> RawSplit:
+    """Create a split whose sample ids are positions.
 
     Raises:
-        UserError: a label that is no class.
+        UserError: a label is negative or not below ``classes``.
     """
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):

@@ -1,11 +1,11 @@
-"""Pickles of plain data, read by a reader that has nothing to execute them with.
+"""Read pickles of plain data with an interpreter that cannot execute code.
 
-A pickle is a program. This is a machine for the part of that language which data is written in: numbers, strings,
-lists, tuples, dicts and numpy arrays. A name such as ``os.system`` is never looked up, only compared with the
-few names by which numpy writes an array, and those are carried out here, without numpy's own unpickling.
+A pickle is a program. This module interprets the subset of the language that data uses: numbers, strings, lists,
+tuples, dicts and NumPy arrays. A name such as ``os.system`` is never imported; it is compared with the few names that
+NumPy uses to pickle an array, and those are implemented here, without NumPy's own unpickling.
 
-Python's Unpickler with a restricted ``find_class`` would not do: a dozen bytes make it allocate gigabytes (a memo
-index of 2**31) or hash a nested tuple for years (a dict key), and objects that it may call, it may also alter.
+Python's Unpickler with a restricted ``find_class`` is not enough: a dozen bytes make it allocate gigabytes (a memo
+index of 2**31) or hash a nested tuple for years (a dict key), and it can modify any object that it may call.
 """
 
 from __future__ import annotations
@@ -18,53 +18,53 @@ from cifar_dist.errors import UserError
 
 MAX_BYTES = 1 << 30
 MAX_OPERATIONS = 20_000_000
-"""Pickle operations; one costs about a hundred bytes of memory. A list of a million labels takes a million."""
+"""Largest number of pickle operations, at about a hundred bytes each. A list of a million labels takes a million."""
 
 
 class _Name:
-    """A global that was named, and what is done here where it is called."""
+    """A global that the pickle names, and the function here that implements it."""
 
     def __init__(self, module: str, name: str) -> None:
         known = _FUNCTIONS.get((_OTHER_NAMES.get(module, module), name))
         if known is None:
-            shown = ascii(f"{module}.{name}"[:80])[1:-1]  # safe to print, whatever it is
-            raise RefusedError(f"it asks for {shown}, which data never needs")
+            shown = ascii(f"{module}.{name}"[:80])[1:-1]  # safe to print, whatever the pickle contains
+            raise RefusedError(f"it requests {shown}, which plain data never requires")
         self.function = known
 
 
 def read_pickle(data: bytes, where: str) -> dict[str, object]:
-    """The dictionary that a pickle holds; string keys come as str, whichever Python wrote them.
+    """Read the dictionary in a pickle; string keys become str, whether Python 2 or 3 wrote them.
 
-    Values are None, bool, int, float, str, bytes, list, tuple, dict or a numpy array of numbers; strings that
-    Python 2 wrote are bytes.
+    Values are None, bool, int, float, str, bytes, list, tuple, dict or a numeric NumPy array; strings that Python 2
+    wrote are bytes.
 
     Args:
-        data: the pickle, of any protocol.
-        where: what begins an error message: the file.
+        data: the pickle, in any protocol.
+        where: prefix of error messages: the file.
 
     Raises:
-        UserError: damaged, not a dictionary, too large, or it asks for anything that data does not need.
+        UserError: the pickle is corrupt, not a dictionary, too large, or requests anything but data.
     """
     try:
         if len(data) > MAX_BYTES:
-            raise RefusedError(f"it has {len(data):,} bytes, more than the {MAX_BYTES:,} that are read")
+            raise RefusedError(f"it has {len(data):,} bytes, and the limit is {MAX_BYTES:,}")
         top = _Machine(data).run()
         if not isinstance(top, dict):
-            raise RefusedError(f"it holds a {type(top).__name__.lstrip('_').lower()} where a dictionary is expected")
+            raise RefusedError(f"it contains a {type(top).__name__.lstrip('_').lower()} instead of a dictionary")
         return {
             as_text(key): value.value if isinstance(value, Array) else value
             for key, value in top.items()
             if isinstance(key, str | bytes)
         }
     except RefusedError as error:
-        raise UserError(f"{where}: {error}; not read") from None
+        raise UserError(f"{where}: {error}; pickle a plain dictionary, or save the arrays as .npz") from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         what = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"{where} is not a whole pickle ({what}); fetch or make it again") from None
+        raise UserError(f"{where} is not an intact pickle ({what}); download or create it again") from None
 
 
 class _Machine:
-    """The pickle machine: a stack with marks, and a memo."""
+    """The pickle virtual machine: a stack with marks, and a memo."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -92,15 +92,15 @@ class _Machine:
             elif name == "STOP":
                 return self._pop()
             elif name not in ("PROTO", "FRAME"):
-                step = _STEPS.get(name)
-                if step is None:
-                    raise RefusedError(f"it uses the pickle operation {name}, which data never needs")
-                step(self, argument)
-        raise RefusedError("it has no end")
+                operation = _OPERATIONS.get(name)
+                if operation is None:
+                    raise RefusedError(f"it uses the pickle operation {name}, which plain data never requires")
+                operation(self, argument)
+        raise RefusedError("it has no STOP operation")
 
     def _pop(self) -> object:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise RefusedError("it takes more from its stack than it put there")
+            raise RefusedError("it pops more from its stack than it pushed")
         return self._stack.pop()
 
     def _pop_to_mark(self) -> list[object]:
@@ -143,15 +143,15 @@ class _Machine:
     def _extend(self, items: list[object]) -> None:
         target = self._stack[-1]
         if not isinstance(target, list):
-            raise RefusedError("it appends to what is no list")
+            raise RefusedError("it appends to something other than a list")
         target.extend(items)
 
     def _set_items(self, items: list[object]) -> None:
         target = self._stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise RefusedError("it sets items of what is no dictionary")
+            raise RefusedError("it sets items of something other than a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | bytes | int):  # the hash of a nested tuple can take for ever
+            if not isinstance(key, str | bytes | int):  # hashing a nested tuple can take forever
                 raise RefusedError(f"it has a dictionary key of type {type(key).__name__.lstrip('_').lower()}")
             target[key] = value
 
@@ -166,46 +166,46 @@ class _Machine:
     def reduce(self, _: object) -> None:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-            raise RefusedError("it calls what is no function")
+            raise RefusedError("it calls something other than a function")
         self._stack.append(function.function(self, *arguments))
 
     def build(self, _: object) -> None:
         state, target = self._pop(), self._stack[-1]
         if not isinstance(target, Array | Dtype):
-            raise RefusedError("it sets the state of what is no array")
+            raise RefusedError("it sets the state of something other than an array")
         target.set_state(state)
 
     def encode(self, text: object, encoding: object) -> bytes:
-        """``_codecs.encode``, by which Python 3 writes bytes in the old protocols."""
+        """Stand-in for ``_codecs.encode``, which Python 3 uses for bytes in the old protocols."""
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise RefusedError("it encodes text as data never is")
-        self._spend(len(text))
+            raise RefusedError("it encodes text in a way that plain data never requires")
+        self._spend_bytes(len(text))
         return text.encode("latin-1")
 
     def as_bytes(self, *arguments: object) -> bytes:
-        """``bytes`` and ``bytearray`` of bytes or a string: never of a number, which would be a size."""
+        """Stand-in for ``bytes`` and ``bytearray``; refuses a number, which would be a size to allocate."""
         match arguments:
             case []:
                 return b""
             case [bytes() as data]:
-                self._spend(len(data))
+                self._spend_bytes(len(data))
                 return data
             case [text, encoding]:
                 return self.encode(text, encoding)
-        raise RefusedError("it makes bytes as data never are")
+        raise RefusedError("it builds bytes in a way that plain data never requires")
 
-    def _spend(self, count: int) -> None:
-        """No more bytes are made than the pickle has: one string in the memo could be encoded again and again."""
+    def _spend_bytes(self, count: int) -> None:
+        """Limit the bytes built to the size of the pickle, because one string in the memo can be encoded repeatedly."""
         self._bytes_left -= count
         if self._bytes_left < 0:
-            raise RefusedError("it makes more bytes than it has")
+            raise RefusedError("it builds more bytes than it has")
 
 
-def _no_call(*_: object) -> object:
-    raise RefusedError("it makes an array as data never does")
+def _refuse_call(*_: object) -> object:
+    raise RefusedError("it builds an array in a way that plain data never requires")
 
 
-# numpy 2 and Python 2 call the same modules by other names.
+# NumPy 2 and Python 2 use other names for the same modules.
 _OTHER_NAMES = {
     "numpy._core.multiarray": "numpy.core.multiarray",
     "numpy._core.numeric": "numpy.core.numeric",
@@ -216,7 +216,7 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
     ("numpy.core.multiarray", "_reconstruct"): lambda machine, *_: Array(),
     ("numpy.core.multiarray", "scalar"): lambda machine, *arguments: scalar(*arguments),
     ("numpy.core.numeric", "_frombuffer"): lambda machine, *arguments: from_buffer(*arguments),
-    ("numpy", "ndarray"): _no_call,  # only named, as the argument of _reconstruct
+    ("numpy", "ndarray"): _refuse_call,  # named only as the argument of _reconstruct
     ("numpy", "dtype"): lambda machine, code, *_: Dtype(code),
     ("_codecs", "encode"): _Machine.encode,
     ("builtins", "bytes"): _Machine.as_bytes,
@@ -239,7 +239,7 @@ _LITERALS = {
 _PYTHON_2_STRINGS = frozenset(["STRING", "BINSTRING", "SHORT_BINSTRING"])
 _MEMO_PUT = frozenset(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"])
 _MEMO_GET = frozenset(["GET", "BINGET", "LONG_BINGET"])
-_STEPS: dict[str, Callable[[_Machine, object], None]] = {
+_OPERATIONS: dict[str, Callable[[_Machine, object], None]] = {
     "MARK": _Machine.mark,
     "TUPLE1": lambda machine, _: machine.tuple_of(1),
     "TUPLE2": lambda machine, _: machine.tuple_of(2),

@@ -1,4 +1,4 @@
-"""What ``pack`` is given, opened: a dataset file, an archive, a folder, a pickle or an npz."""
+"""Open the SOURCE of ``pack``: a dataset file, an archive, a folder, a pickle or an npz."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cifar_dist.data.archives import member_names
 from cifar_dist.data.cifar import find_cifar, read_cifar
 from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
 from cifar_dist.data.digits import read_digits
-from cifar_dist.data.download import locate
+from cifar_dist.data.download import locate_archive
 from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.raw import RawDataset, RawSplit
 from cifar_dist.errors import UserError, nearest
@@ -22,13 +22,13 @@ from cifar_dist.files import sha256
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset, and what is known of where it came from.
+    """A dataset in memory and its provenance.
 
     Attributes:
         name: short name of the dataset.
         data: its images and labels.
         origin: ``kind``, ``name`` (of the file or folder) and, for a file, its ``sha256``.
-        val_fraction, test_fraction: what the dataset file asks for; None where it says nothing.
+        val_fraction, test_fraction: the dataset file's settings; None if it has none.
     """
 
     name: str
@@ -43,12 +43,12 @@ def open_source(source: str, size: int | None = None, *, show: bool = True) -> S
 
     Args:
         source: NAME of a ``shards/NAME.toml``, a path to a TOML, or a path to an archive, folder, pickle or npz.
-            A name comes first; ``./NAME`` is always a path.
-        size: side in pixels that every image is resized to; None takes the dataset file's, or leaves them.
+            Names take precedence; ``./NAME`` is always a path.
+        size: resize every image to this many pixels a side; None uses the dataset file's size, or keeps the original.
         show: show progress bars.
 
     Raises:
-        UserError: there is no such source, or it cannot be read; one line that says what and where.
+        UserError: the source does not exist or cannot be read.
     """
     path = find_dataset_file(source)
     if path is None:
@@ -59,16 +59,16 @@ def open_source(source: str, size: int | None = None, *, show: bool = True) -> S
         data = read_digits() if size is None else read_digits(size)
         opened = Source(file.name, data, {"kind": data.kind, "name": file.embedded})
     else:
-        opened = _open_path(locate(file, path, show=show), size, show=show)
+        opened = _open_path(locate_archive(file, path, show=show), size, show=show)
     data = opened.data if file.classes is None else _with_classes(opened.data, tuple(file.classes), path)
     return replace(opened, name=file.name, data=data, val_fraction=file.val_fraction, test_fraction=file.test_fraction)
 
 
 def _open_path(path: Path, size: int | None, *, show: bool) -> Source:
     if not path.exists():
-        raise UserError(f"there is no file, folder or dataset '{path}'; {nearest(str(path), known_names())}")
+        raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), known_names())}")
     if (path / manifest.FILE_NAME).is_file():
-        raise UserError(f"{path} is packed already; look at it with: cifar-dist verify {path}")
+        raise UserError(f"{path} is already packed; check it with: cifar-dist verify {path}")
     data = _read(path, size, show=show)
     if size is not None:
         data = replace(data, splits={name: split.resized(size) for name, split in data.splits.items()})
@@ -88,19 +88,22 @@ def _read(path: Path, size: int | None, *, show: bool) -> RawDataset:
         labels = np.full(len(hidden.ids), manifest.UNLABELLED, dtype=np.int64)
         return RawDataset("unlabelled", (), {"test": RawSplit(hidden.images, labels, hidden.ids)})
     names = member_names(path)
-    form = find_cifar(path, names)
-    return read_image_folder(path, names, size, show=show) if form is None else read_cifar(path, form)
+    layout = find_cifar(path, names)
+    return read_image_folder(path, names, size, show=show) if layout is None else read_cifar(path, layout)
 
 
 def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> RawDataset:
-    """The dataset with the classes named, and for an image folder ordered, as the dataset file says."""
+    """Return the dataset with the class names of the dataset file, and for an image folder in its label order."""
     if len(set(classes)) != len(classes) or len(classes) != len(data.classes):
-        raise UserError(f"{path}: classes names {len(set(classes))} classes and the source has {len(data.classes)}")
+        raise UserError(
+            f"{path}: classes lists {len(set(classes))} names, but the source has {len(data.classes)} classes; "
+            "list each class once"
+        )
     if data.kind != "image-folder":
         return replace(data, classes=classes)
     unknown = sorted(set(data.classes) - set(classes))
     if unknown:
-        raise UserError(f"{path}: classes does not name '{unknown[0]}', which the source has; known: {classes}")
+        raise UserError(f"{path}: classes lacks '{unknown[0]}', which the source has; {nearest(unknown[0], classes)}")
     order = np.array([classes.index(name) for name in data.classes], dtype=np.int64)
     splits = {name: RawSplit(split.images, order[split.labels], split.ids) for name, split in data.splits.items()}
     return replace(data, classes=classes, splits=splits)

@@ -1,4 +1,4 @@
-"""Part of a split held out of it, class by class, by hash."""
+"""Hold out part of a split, per class, by hash."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from cifar_dist.data.raw import RawSplit
 
 
 def hold_out(split: RawSplit, fraction: float, seed: int, purpose: str) -> tuple[RawSplit, RawSplit]:
-    """Cut a split in two: what is kept, and ``round(fraction * n)`` of the n samples of each class.
+    """Split a split into the samples kept and ``round(fraction * n)`` of the n samples of each class held out.
 
-    A sample is chosen by the hash of (seed, purpose, its id) within its class, so the choice does not depend on
-    the order of the samples. Both parts keep that order; either may be empty.
+    Within a class, samples are chosen by the hash of (seed, purpose, id), so the choice does not depend on their
+    order. Both parts keep the original order; either may be empty.
 
     Args:
-        split: samples with labels.
+        split: labelled samples.
         fraction: of each class, in [0, 1).
-        seed: another seed chooses others.
-        purpose: what they are for; different purposes choose independently.
+        seed: determines the choice.
+        purpose: what the samples are held out for; choices for different purposes are independent.
     """
     by_hash = torch.argsort(bits(seed, 0, torch.from_numpy(split.ids), purpose), stable=True).numpy()
     held = np.zeros(len(split), dtype=bool)

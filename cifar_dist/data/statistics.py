@@ -1,7 +1,7 @@
-"""Mean and standard deviation of a dataset's pixels, to the last bit.
+"""Mean and standard deviation of a dataset's pixels, exactly reproducible.
 
-They come from how often each value occurs, whole numbers that are divided once: neither the order nor the grouping
-of the images leaves a trace.
+They are computed from integer counts of each pixel value and divided once, so neither the order nor the grouping of
+the images affects the result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def pixel_counts(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each value occurs, int64 [channels, 256]; counts of several batches may be added.
+    """Count how often each pixel value occurs, int64 [channels, 256]; counts of several batches can be added.
 
     Args:
         images: uint8 [samples, height, width, channels].
@@ -27,13 +27,13 @@ def pixel_counts(images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def channel_statistics(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, in [0, 1].
+    """Compute mean and standard deviation of each channel over all pixels, in [0, 1].
 
     Args:
-        counts: see :func:`pixel_counts`.
+        counts: from :func:`pixel_counts`.
     """
     means, stds = [], []
-    for channel in counts.tolist():  # Python's whole numbers do not overflow
+    for channel in counts.tolist():  # Python integers do not overflow
         n = sum(channel)
         total = sum(value * count for value, count in enumerate(channel))
         squares = sum(value * value * count for value, count in enumerate(channel))

@@ -1,4 +1,4 @@
-"""One WebDataset tar, packed here or made elsewhere: its samples, and where their members lie in it."""
+"""Index one WebDataset tar, whoever wrote it: its samples, and the offset and size of each member."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import sha256
 
 MAX_CLASSES: Final = 100_000
-"""A larger label is a number of something else."""
+"""Labels at or above this limit are refused: they number something other than classes."""
 
-Place = tuple[int, int]
+ByteRange = tuple[int, int]
 """Offset and size of a member's data in its tar, in bytes."""
 
 _CODECS: Final[tuple[Codec, ...]] = get_args(Codec)
-_META = re.compile(r"__[^/]*__($|/)")  # webdataset passes over these
+_METADATA = re.compile(r"__[^/]*__($|/)")  # members that webdataset skips
 
 
 def index_tar(root: Path, name: str) -> tuple[Shard, Codec]:
-    """What a manifest says of the tar ``root/name``, and how its images are stored.
+    """Return the manifest entry of the tar ``root/name``, and the codec of its images.
 
     Raises:
-        UserError: no plain tar, not whole, or not of ``KEY.png`` (jpg, jpeg, webp or npy) and perhaps ``KEY.cls``.
+        UserError: the file is not an intact, uncompressed tar of ``KEY.png`` (jpg, jpeg, webp or npy) with or without
+            ``KEY.cls``.
     """
     path = root / name
     try:
         with path.open("rb") as file:
-            samples = members(file)
-            codec = _codec(samples)
-            labelled = _labelled(samples)
-            labels = [_label(key, file, parts["cls"]) if labelled else UNLABELLED for key, parts in samples.items()]
+            samples = read_sample_index(file)
+            codec = _common_codec(samples)
+            labelled = _has_labels(samples)
+            labels = [
+                _read_label(key, file, parts["cls"]) if labelled else UNLABELLED for key, parts in samples.items()
+            ]
         image = np.array([parts[codec] for parts in samples.values()], dtype=np.int64)
         label = np.array([parts["cls"] for parts in samples.values() if labelled], dtype=np.int64).reshape(-1, 2)
         shard = Shard(
@@ -53,69 +56,69 @@ def index_tar(root: Path, name: str) -> tuple[Shard, Codec]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
-        raise UserError(f"{path} is no tar to train on: {str(error)[:200]}; mend it or take it out") from None
+        raise UserError(f"{path} cannot be used for training: {str(error)[:200]}; fix or remove it") from None
     return shard, codec
 
 
-def members(file: IO[bytes]) -> dict[str, dict[str, Place]]:
-    """The samples of a tar: key to suffix, in lower case, to place. As webdataset groups them.
+def read_sample_index(file: IO[bytes]) -> dict[str, dict[str, ByteRange]]:
+    """Map each key of a tar to its suffixes, in lower case, and their byte ranges, grouped as webdataset groups them.
 
     Raises:
-        ValueError, tarfile.TarError: no such tar, not whole, or members that webdataset would read in another way.
+        ValueError, tarfile.TarError: the file is not an intact tar, or webdataset would read its members differently.
     """
     from webdataset.tariterators import base_plus_ext
 
-    samples: dict[str, dict[str, Place]] = {}
+    samples: dict[str, dict[str, ByteRange]] = {}
     last = None
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
-            if member.isdir() or _META.match(member.name):
+            if member.isdir() or _METADATA.match(member.name):
                 continue
             if not member.isreg() or member.issparse():
-                raise ValueError(f"'{member.name}' in it is no plain file")
+                raise ValueError(f"'{member.name}' is not a regular file")
             key, suffix = base_plus_ext(member.name)
             if key is None:
                 continue
             if key != last and key in samples:
-                raise ValueError(f"the files of sample '{key}' do not follow each other")
+                raise ValueError(f"the members of sample '{key}' are not consecutive")
             parts = samples.setdefault(key, {})
             if suffix.lower() in parts:
-                raise ValueError(f"'{key}.{suffix.lower()}' is in it twice")
+                raise ValueError(f"it contains '{key}.{suffix.lower()}' twice")
             parts[suffix.lower()] = member.offset_data, member.size
             last = key
-        file.seek(tar.offset)  # tarfile takes a damaged header for the end
+        file.seek(tar.offset)  # tarfile mistakes a corrupt header for the end of the archive
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError(f"it is damaged or cut short at byte {tar.offset:,}")
+            raise ValueError(f"it is corrupt or truncated at byte {tar.offset:,}")
     return samples
 
 
-def _codec(samples: dict[str, dict[str, Place]]) -> Codec:
-    """The one format that all images have."""
+def _common_codec(samples: dict[str, dict[str, ByteRange]]) -> Codec:
+    """Return the codec that all images share."""
     if not samples:
-        raise ValueError("it holds no samples")
+        raise ValueError("it contains no samples")
     found: dict[Codec, str] = {}
     for key, parts in samples.items():
         images = [codec for codec in _CODECS if codec in parts]
         if len(images) != 1:
-            known = ", ".join(_CODECS)
-            raise ValueError(f"sample '{key}' has .{', .'.join(parts)} and not one of {known}")
+            known = ", ".join(f".{codec}" for codec in _CODECS)
+            raise ValueError(f"sample '{key}' has .{', .'.join(parts)}, but needs exactly one of {known}")
         found.setdefault(images[0], key)
     if len(found) > 1:
-        raise ValueError(f"its images are stored as {' and '.join(found)}; one format is needed")
+        raise ValueError(f"its images are stored as {' and '.join(found)}, but must share one format")
     return next(iter(found))
 
 
-def _labelled(samples: dict[str, dict[str, Place]]) -> bool:
+def _has_labels(samples: dict[str, dict[str, ByteRange]]) -> bool:
     without = [key for key, parts in samples.items() if "cls" not in parts]
     if without and len(without) < len(samples):
-        raise ValueError(f"sample '{without[0]}' has no .cls, and others have")
+        raise ValueError(f"sample '{without[0]}' has no .cls, but others do")
     return not without
 
 
-def _label(key: str, file: IO[bytes], place: Place) -> int:
-    offset, size = place
+def _read_label(key: str, file: IO[bytes], location: ByteRange) -> int:
+    offset, size = location
     file.seek(offset)
     text = file.read(min(size, 20)).strip()
     if not text.isdigit() or int(text) >= MAX_CLASSES:
-        raise ValueError(f"'{key}.cls' is {text!r:.40}, and not the number of a class")
+        raise ValueError(f"'{key}.cls' is {text!r:.40}, not a class number from 0 to {MAX_CLASSES - 1}")
     return int(text)

@@ -1,4 +1,4 @@
-"""Images to be predicted: the pickle or npz in which a hidden test set is handed out."""
+"""Read images to predict: the pickle or npz in which an unlabelled test set is distributed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Unlabelled:
 
     Attributes:
         images: uint8 [samples, height, width, 3].
-        ids: int64 [samples], each of them once.
+        ids: int64 [samples], unique.
     """
 
     images: NDArray[np.uint8]
@@ -29,31 +29,31 @@ class Unlabelled:
 
     @property
     def shown(self) -> str:
-        """For a reader, on one line."""
+        """A one-line description."""
         samples, height, width, channels = self.images.shape
-        within = f" from {self.ids.min()} to {self.ids.max()}" if samples else ""
-        return f"{samples:,} images of {height}x{width}x{channels}, each with an id of its own{within}"
+        id_range = f" from {self.ids.min()} to {self.ids.max()}" if samples else ""
+        return f"{samples:,} images of {height}x{width}x{channels}, with unique ids{id_range}"
 
 
 def read_unlabelled(path: str | Path) -> Unlabelled:
-    """Read a pickle or npz with ``data``, the images, and ``ids``, whole numbers that name them.
+    """Read a pickle or npz with ``data``, the images, and ``ids``, one integer per image.
 
-    Images are uint8 [samples, height, width, 3], or [samples, 3 * side * side] in the planes of the CIFAR files.
+    Images are uint8 [samples, height, width, 3], or [samples, 3 * side * side] in the plane order of the CIFAR files.
 
     Raises:
-        UserError: not such a file, an id that occurs twice, or a pickle that asks for more than data.
+        UserError: the file is anything else, an id occurs twice, or a pickle requests anything but data.
     """
     path = Path(path)
     arrays = _read(path)
     missing = [key for key in ("data", "ids") if key not in arrays]
     if missing:
         keys = ", ".join(ascii(key[:40]) for key in list(arrays)[:8]) or "nothing"
-        raise UserError(f"{path} has no '{missing[0]}'; an unlabelled set has 'data' and 'ids', this file has {keys}")
+        raise UserError(f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}")
     images = as_images(arrays["data"], f"{path}: data")
     ids = as_integers(arrays["ids"], len(images), f"{path}: ids")
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) != len(ids):
-        raise UserError(f"{path}: id {unique[counts > 1][0]} occurs more than once; ids must be unique")
+        raise UserError(f"{path}: the id {unique[counts > 1][0]} occurs more than once; give each image its own id")
     return Unlabelled(images, ids)
 
 
@@ -62,10 +62,10 @@ def _read(path: Path) -> dict[str, object]:
         return dict(npz.read_npz(path))
     if path.suffix.lower() not in PICKLE_SUFFIXES:
         expected = ", ".join((*PICKLE_SUFFIXES, npz.SUFFIX))
-        raise UserError(f"{path} is not an unlabelled set; expected a file ending in one of {expected}")
+        raise UserError(f"{path} is not an unlabelled set; use a file that ends in {expected}")
     try:
         if path.stat().st_size > safe_pickle.MAX_BYTES:
-            raise UserError(f"{path} has more than the {safe_pickle.MAX_BYTES:,} bytes that are read; make it an npz")
+            raise UserError(f"{path} has more than {safe_pickle.MAX_BYTES:,} bytes; save it as .npz")
         return safe_pickle.read_pickle(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Networks by name: ``build(name, classes=..., channels=..., options=...)``. They know nothing of training."""
+"""Build networks by name: ``build(name, classes=..., channels=..., options=...)``. Nothing here depends on training."""
 
 from cifar_dist.models.registry import DataInitialized, build, build_for, check_builds, check_fits, names, register
 

@@ -1,4 +1,4 @@
-"""A convolution made by hand: patches laid out as a matrix, and one matrix product a group."""
+"""A convolution written by hand: unfold the patches into a matrix, then one matrix product per group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 Sides = int | Sequence[int]
-"""One number for height and width, or one for each."""
+"""One number for both height and width, or one for each."""
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -25,35 +25,35 @@ def convolve(
     dilation: Sides = 1,
     groups: int = 1,
 ) -> Tensor:
-    """``torch.nn.functional.conv2d``, argument for argument, as image to column (Chellapilla et al., 2006).
+    """Compute ``torch.nn.functional.conv2d``, argument for argument, by im2col (Chellapilla et al., 2006).
 
     Args:
         input: float [N, C, H, W].
         weight: float [outputs, C / groups, kernel height, kernel width].
         bias: float [outputs].
-        padding: zeros on each side, ``valid`` for none, or ``same`` for as many as keep H and W.
+        padding: zeros on each side, ``valid`` for none, or ``same`` to preserve H and W.
 
     Returns:
         float [N, outputs, H', W'].
 
     Raises:
-        ValueError: another word as padding, or ``same`` with a stride.
+        ValueError: ``padding`` is another word, or ``same`` with a stride above 1.
     """
     outputs, kernel = len(weight), _pair(weight.shape[2:])
     stride, dilation = _pair(stride), _pair(dilation)
     if isinstance(padding, str):
         if padding not in ("same", "valid") or (padding == "same" and stride != (1, 1)):
             raise ValueError(
-                f"padding {padding!r} with stride {stride}: give numbers, 'valid', or 'same' with stride 1"
+                f"padding {padding!r} does not work with stride {stride}; use numbers, 'valid', or 'same' with stride 1"
             )
-        if padding == "same":  # where the kernel has an even side, one zero more at the bottom and the right
-            tall, wide = (step * (taps - 1) for step, taps in zip(dilation, kernel, strict=True))
-            input = F.pad(input, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
+        if padding == "same":  # an even kernel gets its extra zero at the bottom and on the right
+            rows, columns = (spacing * (taps - 1) for spacing, taps in zip(dilation, kernel, strict=True))
+            input = F.pad(input, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
         padding = 0
     padding = _pair(padding)
     height, width = (
-        (side + 2 * pad - step * (taps - 1) - 1) // jump + 1
-        for side, pad, step, taps, jump in zip(input.shape[2:], padding, dilation, kernel, stride, strict=True)
+        (side + 2 * pad - spacing * (taps - 1) - 1) // jump + 1
+        for side, pad, spacing, taps, jump in zip(input.shape[2:], padding, dilation, kernel, stride, strict=True)
     )
     patches = F.unfold(input, kernel, dilation, padding, stride)  # [N, C * kernel, H' * W']
     products = torch.einsum(
@@ -64,21 +64,21 @@ def convolve(
 
 
 class UnfoldConv2d(nn.Conv2d):
-    """``nn.Conv2d`` computed by :func:`convolve`: same arguments, parameters and numbers, slower."""
+    """``nn.Conv2d`` computed by :func:`convolve`: same arguments, parameters and results, but slower."""
 
     def forward(self, input: Tensor) -> Tensor:
-        with _Unfold():
+        with _UnfoldMode():
             return super().forward(input)
 
 
-def by_hand(model: _Model) -> _Model:
-    """Have every ``nn.Conv2d`` of ``model``, in place, computed by :func:`convolve`.
+def use_unfold_convolutions(model: _Model) -> _Model:
+    """Convert every ``nn.Conv2d`` of ``model``, in place, to compute with :func:`convolve`.
 
-    Parameters, state-dict keys, hooks and everything else stay, so checkpoints of the two forms interchange. A layer
-    of a class derived from ``nn.Conv2d`` (one that standardises its weights, say) goes on doing what it adds.
+    Parameters, state-dict keys and hooks are unchanged, so checkpoints are interchangeable. A subclass of
+    ``nn.Conv2d`` (one that standardises its weights, say) keeps the behaviour it adds.
 
     Returns:
-        the same model.
+        ``model`` itself.
     """
     kinds: dict[type[nn.Conv2d], type[UnfoldConv2d]] = {nn.Conv2d: UnfoldConv2d}
     for layer in model.modules():
@@ -90,8 +90,8 @@ def by_hand(model: _Model) -> _Model:
     return model
 
 
-class _Unfold(TorchFunctionMode):
-    """Inside it ``conv2d`` is :func:`convolve`. So ``nn.Conv2d`` itself sees to its padding modes."""
+class _UnfoldMode(TorchFunctionMode):
+    """Replace ``F.conv2d`` by :func:`convolve` within the context; ``nn.Conv2d`` still handles its padding modes."""
 
     def __torch_function__(
         self,

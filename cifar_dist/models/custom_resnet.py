@@ -15,12 +15,12 @@ from cifar_dist.models.registry import register
 
 @register("custom-resnet")
 def custom_resnet(classes: int, channels: int) -> nn.Module:
-    """The network; it has no options."""
+    """Build the network, which has no options."""
     return CustomResNet(classes, channels)
 
 
 class CustomResNet(nn.Module):
-    """Takes float [N, C, H, W] with H and W at least 8, gives logits, float [N, classes]."""
+    """Maps images, float [N, C, H, W] with H and W at least 8, to logits, float [N, classes]."""
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class CustomResNet(nn.Module):
         self.layer1 = nn.Sequential(_conv(64, 128, pool=True), _Residual(128))
         self.layer2 = _conv(128, 256, pool=True)
         self.layer3 = nn.Sequential(_conv(256, 512, pool=True), _Residual(512))
-        self.pool = nn.AdaptiveMaxPool2d(1)  # max-pool 4 on 32x32 images; takes any size
+        self.pool = nn.AdaptiveMaxPool2d(1)  # a 4x4 max-pool for 32x32 images, and works for any other size
         self.head = nn.Linear(512, classes)
 
     def forward(self, images: Tensor) -> Tensor:

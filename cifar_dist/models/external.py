@@ -1,7 +1,7 @@
-"""Networks of other libraries: ``torchvision:NAME`` and ``timm:NAME``, their options passed on as they are.
+"""Networks from other libraries: ``torchvision:NAME`` and ``timm:NAME``. Their options are passed through unchanged.
 
-Only names that the library lists are taken, and no option that would load a file or a download: what a run starts
-from is ``model.pretrained``'s to say.
+Only names that the library lists are accepted. Options that would load a file or download one are refused:
+initial weights come from ``model.pretrained`` alone.
 """
 
 from __future__ import annotations
@@ -30,55 +30,57 @@ _TIMM_FIXED = {
 
 
 def build(name: str, classes: int, channels: int, options: Mapping[str, OptionValue]) -> nn.Module:
-    """A new network with weights as the library draws them.
+    """Build a network with the library's own random initialisation.
 
     Args:
-        name: one of ``PREFIXES`` and a name of that library; timm's may have the tag of its published weights.
+        name: one of ``PREFIXES`` followed by a model of that library; a timm name may include a weights tag.
 
     Raises:
-        UserError: timm is not installed, no such model, or options that it cannot take.
+        UserError: timm is not installed, the model does not exist, or it rejects the options.
     """
     library, _, model = name.partition(":")
     fixed = (_TIMM_FIXED if library == "timm" else _TORCHVISION_FIXED) & options.keys()
     if fixed:
-        raise UserError(f"model.options.{min(fixed)} of {name} cannot be set; remove it")
-    maker = _timm if library == "timm" else _torchvision
+        raise UserError(f"model.options.{min(fixed)} cannot be set for {name}; remove it")
+    build_model = _build_timm if library == "timm" else _build_torchvision
     try:
-        return maker(model, classes, channels, dict(options))
+        return build_model(model, classes, channels, dict(options))
     except UserError:
         raise
-    except Exception as error:  # the options reach deep into another library, where anything may be raised
-        raise UserError(f"model.options of {name}: {first_line(error)}") from None
+    except Exception as error:  # options reach deep into another library, which may raise anything
+        raise UserError(f"model.options: {name} rejects them: {first_line(error)}") from None
 
 
-def _torchvision(name: str, classes: int, channels: int, options: dict[str, OptionValue]) -> nn.Module:
+def _build_torchvision(name: str, classes: int, channels: int, options: dict[str, OptionValue]) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
     if name not in known:
         raise UserError(f"model.name: torchvision has no classification model '{name}'; {nearest(name, known)}")
     if channels != 3:
-        raise UserError(f"model.name: torchvision's models take 3 channels and the images have {channels}")
+        raise UserError(
+            f"model.name: torchvision models require 3 channels, but the images have {channels}; choose another model"
+        )
     if name in ("googlenet", "inception_v3"):
-        options.setdefault("aux_logits", False)  # else they return three tensors while training
+        options.setdefault("aux_logits", False)  # otherwise they return several tensors in training mode
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
     return model
 
 
-def _timm(name: str, classes: int, channels: int, options: dict[str, OptionValue]) -> nn.Module:
+def _build_timm(name: str, classes: int, channels: int, options: dict[str, OptionValue]) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise UserError(f"model.name: timm:{name} needs timm; type: pip install timm") from None
-    # create_model would take more: names of folders and of repositories to download from.
+        raise UserError(f"model.name: timm:{name} requires timm; install it with: pip install timm") from None
+    # create_model also accepts folders, and repositories to download from.
     known = {*timm.list_models(), *timm.list_pretrained()}
     if name not in known:
-        raise UserError(f"model.name: timm has no model '{name}'; {_near(name, known)}")
+        raise UserError(f"model.name: timm has no model '{name}'; {_nearest_timm_name(name, known)}")
     model: nn.Module = timm.create_model(name, num_classes=classes, in_chans=channels, **options)
     return model
 
 
-def _near(name: str, known: set[str]) -> str:
-    """As ``nearest``, without listing two thousand names."""
-    clause = nearest(name, known)
-    return clause if clause.startswith("did") else "timm.list_models() lists them"
+def _nearest_timm_name(name: str, known: set[str]) -> str:
+    """Suggest a name as :func:`nearest` does, but never list all two thousand."""
+    hint = nearest(name, known)
+    return hint if hint.startswith("did") else "timm.list_models() lists them"

@@ -1,6 +1,6 @@
-"""Pre-activation ResNets for small images: normalisation and ReLU before each convolution, a bare sum after.
+"""Pre-activation ResNets for small images: normalisation and ReLU before each convolution, nothing after the sum.
 
-He et al.: *Identity Mappings in Deep Residual Networks*, arXiv:1603.05027, as pytorch-cifar made them common::
+He et al.: *Identity Mappings in Deep Residual Networks*, arXiv:1603.05027, in pytorch-cifar's form::
 
     conv 3x3 -> stages of blocks, all but the first at stride 2 -> (BN, ReLU) -> average pool -> linear
 
@@ -16,17 +16,17 @@ from cifar_dist.models.registry import register
 
 @register("preact-resnet18")
 def preact_resnet18(classes: int, channels: int) -> nn.Module:
-    """pytorch-cifar's PreActResNet18, 11,171,146 parameters at 10 classes; like it without the last BN and ReLU."""
+    """Build pytorch-cifar's PreActResNet18: 11,171,146 parameters at 10 classes, and no final BN and ReLU."""
     return PreActResNet(classes, channels, stem=64, widths=(64, 128, 256, 512), blocks=2, final_norm=False)
 
 
 class PreActResNet(nn.Module):
-    """Takes float [N, C, H, W] of any size, gives logits, float [N, classes].
+    """Maps images, float [N, C, H, W] of any size, to logits, float [N, classes].
 
     Args:
         stem: channels of the first convolution.
         widths: channels of each stage.
-        blocks: blocks of each stage.
+        blocks: number of blocks in every stage.
         final_norm: end in BN and ReLU, as the paper does.
         dropout: probability between the two convolutions of a block.
     """
@@ -78,7 +78,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu(self.norm1(x))
-        # A projection takes the activated input, as both papers' code does; the identity carries the bare one.
+        # A projection takes the activated input, as in the authors' code; the identity path carries the raw input.
         identity = x if self.projection is None else self.projection(activated)
         x = self.conv1(activated)
         x = self.conv2(self.dropout(self.relu(self.norm2(x))))

@@ -1,8 +1,8 @@
-"""The receptive field: how far apart the input pixels lie that one position of a feature map can depend on.
+"""The receptive field: the extent of the input pixels that one position of a feature map can depend on.
 
-Followed through the operations that a forward pass really makes, so residual branches and control flow need no
-care of their own: where paths meet, the field is what any of them sees. Arithmetic after Araujo, Norris and Sim,
-*Computing receptive fields of convolutional neural networks*, Distill 2019. Statistics of normalisation do not count.
+The field is traced through the operations that a forward pass actually executes, so residual branches and control
+flow need no special case: where branches join, it is the union of theirs. The arithmetic follows Araujo, Norris and
+Sim, *Computing receptive fields of convolutional neural networks*, Distill 2019. Normalisation statistics are ignored.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _aten = torch.ops.aten
 
-# Besides what torch tags as pointwise: operations that leave every position of a map where it is, as long as the
-# last two dimensions keep their sizes.
-_KEEPING = {
+# In addition to the operations that torch tags as pointwise: those that move no position of a map, provided that
+# the sizes of the last two dimensions do not change.
+_POSITION_PRESERVING = {
     *(_aten.cat, _aten.split, _aten.split_with_sizes, _aten.slice, _aten.view, _aten._unsafe_view, _aten.expand),
     *(_aten.detach, _aten.alias, _aten.as_strided, _aten._to_copy, _aten.hardswish, _aten.hardswish_),
     *(_aten.native_batch_norm, _aten.native_group_norm, _aten.native_dropout, _aten._prelu_kernel),
@@ -32,9 +32,9 @@ _KEEPING = {
 
 @dataclass(frozen=True)
 class Span:
-    """Along one axis, position i of a map depends on pixels ``i * jump + low`` to ``i * jump + high``.
+    """The pixels that position i depends on along one axis: ``i * jump + low`` to ``i * jump + high``.
 
-    Padding counts as pixels. Infinite bounds: all of the image, wherever i is.
+    Padding counts as pixels. Infinite bounds mean the entire image, whatever i is.
     """
 
     jump: int
@@ -43,29 +43,29 @@ class Span:
 
     @property
     def size(self) -> float:
-        """Pixels, both ends included."""
+        """Number of pixels, both ends included."""
         return self.high - self.low + 1
 
     def window(self, kernel: int, stride: int, padding: int, dilation: int) -> Span:
-        """Through a convolution or a pool."""
+        """Return the span after a convolution or a pool."""
         high = dilation * (kernel - 1) - padding
         return Span(self.jump * stride, self.low - padding * self.jump, self.high + high * self.jump)
 
     def union(self, other: Span) -> Span:
-        # A value seen everywhere keeps the coarse jump of its pooled map; the other's is the map's.
+        # A broadcast value has the coarse jump of the map it was pooled from; the smaller jump is the result's.
         return Span(min(self.jump, other.jump), min(self.low, other.low), max(self.high, other.high))
 
 
 @dataclass(frozen=True)
 class Field:
-    """Of the positions of a map; its height and width are the last two of at least four dimensions."""
+    """The receptive field of a map whose last two dimensions, of at least four, are height and width."""
 
     height: Span
     width: Span
 
     @property
     def size(self) -> float:
-        """The longer side, in pixels; infinite for all of the image."""
+        """The longer side, in pixels; infinite for the entire image."""
         return max(self.height.size, self.width.size)
 
     def window(
@@ -75,7 +75,7 @@ class Field:
         padding: Sequence[int] = (0,),
         dilation: Sequence[int] = (1,),
     ) -> Field:
-        """Through a convolution or a pool; one number may stand for both axes, as in torch."""
+        """Return the field after a convolution or a pool; a single number applies to both axes, as in torch."""
         pairs = [(*values, *values)[:2] for values in (kernel, stride, padding, dilation)]
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = pairs
         return Field(self.height.window(kh, sh, ph, dh), self.width.window(kw, sw, pw, dw))
@@ -85,37 +85,39 @@ class Field:
 
 
 class FieldTracer(TorchDispatchMode):
-    """Entered under ``torch.no_grad``: every map that is made of :meth:`start`'s image gets a field.
+    """Tracks the receptive field of every map computed from the image given to :meth:`set_input`.
+
+    Enter it under ``torch.no_grad``.
 
     Args:
-        pools_as_strides: count a pool for its stride alone, as if its kernel were 1, unless it is a global one.
+        pools_as_strides: count only the stride of a pool, as if its kernel were 1, unless the pool is global.
 
     Attributes:
-        largest: size of the largest known field so far, in pixels.
+        largest: size of the largest field recorded so far, in pixels.
     """
 
     def __init__(self, *, pools_as_strides: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.largest = 1.0
         self._pools_as_strides = pools_as_strides
-        self._fields = WeakTensorKeyDictionary()  # to None where the field is not known
+        self._fields = WeakTensorKeyDictionary()  # Tensor -> Field, or None where the field is unknown
 
-    def start(self, image: Tensor) -> None:
-        """``image``, [N, C, H, W], is the input."""
+    def set_input(self, image: Tensor) -> None:
+        """Declare ``image``, [N, C, H, W], to be the input."""
         self._fields[image] = Field(Span(1, 0, 0), Span(1, 0, 0))
 
-    def of(self, tensor: object) -> Field | None:
-        """None where positions are rearranged in a way that is not followed, as in attention."""
+    def field_of(self, tensor: object) -> Field | None:
+        """Return the field of ``tensor``; None where positions are mixed in a way that cannot be traced (attention)."""
         field: Field | None = self._fields.get(tensor) if isinstance(tensor, Tensor) else None
         return field
 
-    def convolved(self, conv: nn.Conv2d, images: Tensor, output: Tensor) -> None:
-        """``output`` is ``conv(images)``, by whatever operations it was computed."""
-        field = self.of(images)
+    def record_convolution(self, conv: nn.Conv2d, images: Tensor, output: Tensor) -> None:
+        """Record that ``output`` is ``conv(images)``, whatever operations computed it."""
+        field = self.field_of(images)
         if field is not None and not isinstance(conv.padding, str):
-            self._keep(output, field.window(conv.kernel_size, conv.stride, conv.padding, conv.dilation))
+            self._record(output, field.window(conv.kernel_size, conv.stride, conv.padding, conv.dilation))
 
-    def _keep(self, output: Tensor, field: Field | None) -> None:
+    def _record(self, output: Tensor, field: Field | None) -> None:
         self._fields[output] = field
         self.largest = max(self.largest, field.size if field else 0.0)
 
@@ -126,11 +128,11 @@ class FieldTracer(TorchDispatchMode):
         inputs = [tensor for tensor in _tensors(args) if tensor in self._fields]
         if inputs:
             for output in _tensors(result):
-                self._keep(output, self._field(func, args, inputs, output))
+                self._record(output, self._field(func, args, inputs, output))
         return result
 
     def _field(self, func: OpOverload, args: tuple[Any, ...], inputs: list[Tensor], output: Tensor) -> Field | None:
-        operation, first = func.overloadpacket, self.of(inputs[0])
+        operation, first = func.overloadpacket, self.field_of(inputs[0])
         if first is None or any(tensor.dim() < 4 for tensor in (*inputs, output)):
             return None
         if operation is _aten.convolution:
@@ -146,9 +148,13 @@ class FieldTracer(TorchDispatchMode):
                 return first.window((1,), stride or kernel)
             return first.window(kernel, stride or kernel, padding, dilation)
         if operation in (_aten._adaptive_avg_pool2d, _aten.adaptive_max_pool2d, _aten.mean):
-            return _pooled(first, inputs[0], output)
-        keeps = operation in _KEEPING or torch.Tag.pointwise in func.tags or _swaps_others(operation, args)
-        fields = [_spread(self.of(tensor), tensor, output) for tensor in inputs] if keeps else []
+            return _pool_field(first, inputs[0], output)
+        keeps = (
+            operation in _POSITION_PRESERVING
+            or torch.Tag.pointwise in func.tags
+            or _keeps_height_and_width(operation, args)
+        )
+        fields = [_broadcast_field(self.field_of(tensor), tensor, output) for tensor in inputs] if keeps else []
         known = [field for field in fields if field is not None]
         return reduce(Field.union, known) if known and len(known) == len(fields) else None
 
@@ -161,17 +167,17 @@ def _tensors(values: object) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _pooled(field: Field, before: Tensor, after: Tensor) -> Field | None:
-    """Through a pool given by the size of its result; uneven windows, as 7 pooled to 3, are not followed."""
+def _pool_field(field: Field, before: Tensor, after: Tensor) -> Field | None:
+    """Return the field after a pool to a given size; None for uneven windows, such as 7 to 3."""
     (height, width), (rows, columns) = before.shape[-2:], after.shape[-2:]
     if height % rows or width % columns:
-        return _spread(field, before, after)
+        return _broadcast_field(field, before, after)
     kernel = (height // rows, width // columns)
     return field.window(kernel, kernel)
 
 
-def _spread(field: Field | None, tensor: Tensor, output: Tensor) -> Field | None:
-    """The field of ``tensor`` where it becomes a part of ``output``: one value for a whole map is seen everywhere."""
+def _broadcast_field(field: Field | None, tensor: Tensor, output: Tensor) -> Field | None:
+    """Return the field of ``tensor`` as part of ``output``; a single value broadcast over a map reaches everywhere."""
     if field is None or tensor.shape[-2:] == output.shape[-2:]:
         return field
     if max(tensor.shape[-2:]) > 1:
@@ -180,8 +186,8 @@ def _spread(field: Field | None, tensor: Tensor, output: Tensor) -> Field | None
     return Field(everything, everything)
 
 
-def _swaps_others(operation: object, args: tuple[Any, ...]) -> bool:
-    """Whether dimensions are swapped and the last two are not among them, as when channels are shuffled."""
+def _keeps_height_and_width(operation: object, args: tuple[Any, ...]) -> bool:
+    """Whether a transpose or permute leaves the last two dimensions in place, as a channel shuffle does."""
     if operation not in (_aten.transpose, _aten.permute):
         return False
     tensor, *dims = args

@@ -103,9 +103,9 @@ def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
     """
     model = build(config.name, classes=classes, channels=shape[2], options=config.options)
     if config.conv == "handmade":
-        from cifar_dist.models.convolution import by_hand
+        from cifar_dist.models.convolution import use_unfold_convolutions
 
-        by_hand(model)
+        use_unfold_convolutions(model)
     if config.image_size:
         _enlarge(model, config.image_size)
     check_fits(model, config.name, shape=shape, classes=classes)

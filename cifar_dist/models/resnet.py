@@ -1,7 +1,7 @@
-"""ResNet-18, -34 and -50, layer for layer and key for key torchvision's, so that its pretrained weights load.
+"""ResNet-18, -34 and -50 with the layers and state-dict keys of torchvision's, so that its pretrained weights load.
 
-He et al.: *Deep Residual Learning for Image Recognition*, arXiv:1512.03385. The stride of a bottleneck is in its
-3x3 convolution ("v1.5"), as in torchvision.
+He et al.: *Deep Residual Learning for Image Recognition*, arXiv:1512.03385. A bottleneck strides in its 3x3
+convolution ("v1.5"), as in torchvision.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ Stem = Literal["imagenet", "cifar"]
 
 @register("resnet18")
 def resnet18(classes: int, channels: int, *, stem: Stem = "imagenet") -> nn.Module:
-    """Basic blocks, two a stage."""
+    """Build ResNet-18: two basic blocks per stage."""
     return ResNet(classes, channels, _BasicBlock, (2, 2, 2, 2), stem=stem)
 
 
 @register("resnet34")
 def resnet34(classes: int, channels: int, *, stem: Stem = "imagenet") -> nn.Module:
-    """Basic blocks: 21,797,672 parameters with 1000 classes."""
+    """Build ResNet-34: basic blocks, 21,797,672 parameters at 1000 classes."""
     return ResNet(classes, channels, _BasicBlock, (3, 4, 6, 3), stem=stem)
 
 
 @register("resnet50")
 def resnet50(classes: int, channels: int, *, stem: Stem = "imagenet") -> nn.Module:
-    """Bottleneck blocks."""
+    """Build ResNet-50: bottleneck blocks."""
     return ResNet(classes, channels, _Bottleneck, (3, 4, 6, 3), stem=stem)
 
 
@@ -75,12 +75,12 @@ class _Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Takes float [N, C, H, W] of any size, gives logits, float [N, classes].
+    """Maps images, float [N, C, H, W] of any size, to logits, float [N, classes].
 
     Args:
-        blocks: blocks of each of the four stages, 64 to 512 wide.
-        stem: ``imagenet`` is a 7x7 convolution at stride 2 and a max-pool; ``cifar`` a 3x3 convolution at stride 1,
-            for images too small to lose three quarters of their side at the door.
+        blocks: number of blocks in each of the four stages, which are 64 to 512 wide.
+        stem: ``imagenet`` is a 7x7 convolution of stride 2 and a max-pool; ``cifar`` is a 3x3 convolution of stride 1,
+            for images too small to be downsampled by 4 at once.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The small ResNet with squeeze-and-excitation, and with stochastic depth: about 2.8 million parameters."""
+"""The small ResNet with squeeze-and-excitation and optional stochastic depth: about 2.8 million parameters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def se_resnet(
     stochastic_depth: Probability = 0.0,
     dropout: Probability = 0.3,
 ) -> nn.Module:
-    """A 3x3 stem as wide as the first stage, basic blocks that end in squeeze-and-excitation, dropout, linear."""
+    """Build the network: a 3x3 stem as wide as the first stage, squeeze-and-excitation blocks, and a dropout head."""
     return SmallResNet(
         classes,
         channels,
         widths=widths,
         blocks=blocks,
-        stem=widths[0] if widths else 1,  # no widths at all is refused there
+        stem=widths[0] if widths else 1,  # SmallResNet refuses empty widths
         dropout=(dropout,),
         squeeze=reduction,
         stochastic_depth=stochastic_depth,

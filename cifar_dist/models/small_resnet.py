@@ -1,7 +1,7 @@
-"""ResNets under 5 million parameters for small images: one family, every dimension an option.
+"""ResNets under 5 million parameters for small images: one family in which every dimension is an option.
 
-Basic blocks as in He et al.: *Deep Residual Learning for Image Recognition*, arXiv:1512.03385, section 4.2, in the
-shape that pytorch-cifar made common: a stem without max-pool, the first stage at stride 1, the later at stride 2.
+Basic blocks as in He et al.: *Deep Residual Learning for Image Recognition*, arXiv:1512.03385, section 4.2, in
+pytorch-cifar's arrangement: a stem without max-pool, the first stage at stride 1, the others at stride 2.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cifar_dist.models.options import Kernel, Probability, Size, SizeOrZero
 from cifar_dist.models.registry import register
 
-_IMAGE = 32  # side of the images that ``pool`` is given for
+_IMAGE_SIDE = 32  # the image size that ``pool`` refers to
 
 
 @register("small-resnet")
@@ -32,7 +32,7 @@ def small_resnet(
     head: tuple[Size, ...] = (),
     dropout: tuple[Probability, ...] = (),
 ) -> nn.Module:
-    """Any member of the family; the options are the arguments of :class:`SmallResNet`."""
+    """Build any member of the family; the options are the arguments of :class:`SmallResNet`."""
     return SmallResNet(
         classes,
         channels,
@@ -51,34 +51,34 @@ def small_resnet(
 
 @register("tiny-resnet")
 def tiny_resnet(classes: int, channels: int, *, widths: tuple[Size, ...] = (16, 32, 64)) -> nn.Module:
-    """One block a stage behind a stem of stride 2: 78 thousand parameters, for demonstrations on a CPU."""
+    """Build a demonstration network for the CPU: one block per stage, a stem of stride 2, 78 thousand parameters."""
     return SmallResNet(
         classes, channels, widths=widths, blocks=(1,) * len(widths), stem=widths[0] if widths else 1, stem_stride=2
     )
 
 
 class SmallResNet(nn.Module):
-    """Takes float [N, C, H, W] of any size, gives logits, float [N, classes].
+    """Maps images, float [N, C, H, W] of any size, to logits, float [N, classes].
 
     Args:
         widths: channels of each stage.
-        blocks: residual blocks of each stage.
+        blocks: number of residual blocks in each stage.
         kernels: kernel of each convolution of a block: (3, 3) is the basic block, (1, 3, 1) the bottleneck.
-        expansion: a block's last convolution has this many times the width (4 in the usual bottleneck).
+        expansion: a block's last convolution is this many times as wide (4 in the usual bottleneck).
         stem: channels of the first convolution.
-        stem_kernel, stem_stride: its kernel and stride.
-        pool: side of the average pool before the linear layers, for 32x32 images; 0 pools the whole map. Smaller
-            than the map, it leaves several features per channel. Other sizes get as many features.
-        extra_conv: channels of a 3x3 convolution with BatchNorm behind the last stage; 0 for none.
+        stem_kernel, stem_stride: kernel and stride of the first convolution.
+        pool: kernel of the average pool before the linear layers, at 32x32 images; 0 pools the entire map. A kernel
+            smaller than the map leaves several features per channel. Other image sizes give as many features.
+        extra_conv: channels of a 3x3 convolution with BatchNorm after the last stage; 0 for none.
         head: widths of hidden linear layers.
-        dropout: probability before each linear layer (one more than ``head``); empty for none.
-        squeeze: squeeze-and-excitation at the end of each block, with this many times fewer channels between its
-            two layers (Hu et al., arXiv:1709.01507); 0 for none.
-        stochastic_depth: probability that the last block is skipped for a sample in training; grows linearly from
-            the first block on (Huang et al., arXiv:1603.09382).
+        dropout: probability before each linear layer (one more entry than ``head``); empty for none.
+        squeeze: reduction of a squeeze-and-excitation at the end of each block (Hu et al., arXiv:1709.01507);
+            0 for none.
+        stochastic_depth: probability that training skips the last block for a sample; the probability grows linearly
+            with the depth of the block (Huang et al., arXiv:1603.09382).
 
     Raises:
-        ValueError: lengths that do not agree, or a pool that does not divide the map.
+        ValueError: the lengths disagree, or ``pool`` does not divide the map.
     """
 
     def __init__(
@@ -101,9 +101,10 @@ class SmallResNet(nn.Module):
         stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
-        _require(len(widths) == len(blocks) > 0, "widths and blocks must be equally long, one entry a stage")
-        _require(len(kernels) > 0, "kernels must name at least one convolution")
-        _require(len(dropout) in (0, len(head) + 1), f"dropout must be empty or have {len(head) + 1} entries")
+        _require(len(widths) == len(blocks) > 0, "widths and blocks must have the same length, one entry per stage")
+        _require(len(kernels) > 0, "kernels must have at least one entry")
+        entries = f"{len(head) + 1} {'entries' if head else 'entry'}"
+        _require(len(dropout) in (0, len(head) + 1), f"dropout must be empty or have {entries}")
 
         self.stem = nn.Sequential(*_conv(channels, stem, stem_kernel, stem_stride), nn.ReLU())
         width = stem
@@ -111,15 +112,15 @@ class SmallResNet(nn.Module):
         for stage, (channels_out, count) in enumerate(zip(widths, blocks, strict=True)):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                skipped = stochastic_depth * (len(stages) + 1) / sum(blocks)
-                stages.append(_Block(width, channels_out, stride, kernels, expansion, squeeze, skipped))
+                drop_probability = stochastic_depth * (len(stages) + 1) / sum(blocks)
+                stages.append(_Block(width, channels_out, stride, kernels, expansion, squeeze, drop_probability))
                 width = channels_out * expansion
         if extra_conv:
             stages.append(nn.Sequential(*_conv(width, extra_conv, 3, 1), nn.ReLU()))
             width = extra_conv
         self.stages = stages
 
-        grid = _grid(_IMAGE // (stem_stride * 2 ** (len(widths) - 1)), pool)
+        grid = _pooled_side(_IMAGE_SIDE // (stem_stride * 2 ** (len(widths) - 1)), pool)
         self.pool = nn.AdaptiveAvgPool2d(grid)
         self.head = _head((width * grid**2, *head, classes), dropout)
 
@@ -129,7 +130,7 @@ class SmallResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Convolutions with BatchNorm, added to the input or, where the shape changes, to a 1x1 projection of it."""
+    """Convolutions with BatchNorm, added to the input or, where the shape changes, to its 1x1 projection."""
 
     def __init__(
         self,
@@ -139,10 +140,10 @@ class _Block(nn.Module):
         kernels: tuple[int, ...],
         expansion: int,
         squeeze: int,
-        skipped: float,
+        drop_probability: float,
     ) -> None:
         super().__init__()
-        # A strided 1x1 would drop three pixels in four unseen: the first larger kernel has the stride.
+        # A strided 1x1 convolution would ignore three pixels in four, so the first larger kernel has the stride.
         strided = next((index for index, kernel in enumerate(kernels) if kernel > 1), 0)
         outputs = width * expansion
         chain = (inputs, *[width] * (len(kernels) - 1), outputs)
@@ -154,10 +155,10 @@ class _Block(nn.Module):
             from torchvision.ops import SqueezeExcitation
 
             layers.append(SqueezeExcitation(outputs, max(outputs // squeeze, 1)))
-        if skipped:
+        if drop_probability:
             from torchvision.ops import StochasticDepth
 
-            layers.append(StochasticDepth(skipped, mode="row"))
+            layers.append(StochasticDepth(drop_probability, mode="row"))
         self.body = nn.Sequential(*layers)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(inputs, outputs, 1, stride))
@@ -173,11 +174,11 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Conv2
     return conv, nn.BatchNorm2d(outputs)
 
 
-def _grid(side: int, pool: int) -> int:
-    """Side of the map after the pool."""
+def _pooled_side(side: int, pool: int) -> int:
+    """Return the side of the map after the pool."""
     _require(
         pool == 0 or (pool <= side and side % pool == 0),
-        f"pool {pool} does not divide the last map, {side}x{side} for 32x32 images; 0 pools all of it",
+        f"pool {pool} does not divide the last map, which is {side}x{side} for 32x32 images; use 0 to pool all of it",
     )
     return side // pool if pool else 1
 

@@ -20,8 +20,8 @@ from cifar_dist.models.registry import register
 
 _WHITEN_KERNEL = 2
 _WHITEN_EPS = 5e-4
-_FLAT = 1e-9  # of the largest eigenvalue; the smallest of CIFAR-10 is 1e-5 of it
-_WHITEN_CHUNK = 256  # images whose patches are held at once: 25 MB at 32x32
+_MIN_VARIANCE_RATIO = 1e-9  # to the largest eigenvalue; CIFAR-10's smallest is at 1e-5
+_IMAGES_PER_CHUNK = 256  # bounds the memory for patches: 25 MB at 32x32
 
 
 @register("speed-net")
@@ -35,7 +35,7 @@ def speed_net(
     bias_gain: Factor = 8.0,
     whiten_gain: Factor = 1.0,
 ) -> nn.Module:
-    """airbench94's; narrower ``widths`` make a small fast one."""
+    """Build airbench94's network; narrower ``widths`` make it smaller and faster."""
     return SpeedNet(
         classes,
         channels,
@@ -60,7 +60,7 @@ def speed_net_96(
     bias_gain: Factor = 8.0,
     whiten_gain: Factor = 1.0,
 ) -> nn.Module:
-    """airbench96's: wider, three convolutions a group with a residual connection, slower batch statistics."""
+    """Build airbench96's: wider, three convolutions per group with a residual connection, slower batch statistics."""
     return SpeedNet(
         classes,
         channels,
@@ -75,18 +75,18 @@ def speed_net_96(
 
 
 class SpeedNet(nn.Module):
-    """Takes float [N, C, H, W] with H and W at least 9, gives logits, float [N, classes].
+    """Maps images, float [N, C, H, W] with H and W at least 9, to logits, float [N, classes].
 
     Args:
         widths: channels of the three groups.
-        residual: airbench96's groups in place of airbench94's.
-        norm_momentum: BatchNorm's, the share of a batch in the running statistics.
-        whiten: compute the first layer's weights in :meth:`initialize` and freeze them (its bias learns). Without,
-            it is a convolution like any other.
-        scale: factor on the logits.
-        bias_gain: BatchNorm's biases are stored divided by this, so that SGD moves them its square times faster:
-            the paper's "bias scaler" of 64 without a parameter group of its own. No effect on what is computed.
-        whiten_gain: the same for the whitening layer's bias: 8 in airbench94 with Muon, 1 in the others.
+        residual: use airbench96's groups instead of airbench94's.
+        norm_momentum: weight of the current batch in BatchNorm's running statistics.
+        whiten: compute the first layer's weights in :meth:`initialize` and freeze them (its bias still trains);
+            otherwise that layer is an ordinary convolution.
+        scale: factor applied to the logits.
+        bias_gain: BatchNorm's biases are stored divided by this, so SGD moves them its square times faster: the
+            paper's "bias scaler" of 64 without a separate parameter group. The function computed is the same.
+        whiten_gain: the same for the bias of the whitening layer: 8 in airbench94 with Muon, 1 in the others.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SpeedNet(nn.Module):
         super().__init__()
         self.whitened = whiten
         self.scale = scale
-        filters = 2 * channels * _WHITEN_KERNEL**2  # every eigenvector with both signs: GELU would lose one
+        filters = 2 * channels * _WHITEN_KERNEL**2  # each eigenvector with both signs, as GELU suppresses one
         self.whiten = _Whiten(channels, filters, whiten_gain)
         self.whiten.weight.requires_grad = not whiten
         widths_in = (filters, *widths[:-1])
@@ -116,39 +116,39 @@ class SpeedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.groups(F.gelu(self.whiten(images)))
-        x = F.adaptive_max_pool2d(x, 1).flatten(1)  # the paper's max-pool 3 on 32x32 images; takes any size
+        x = F.adaptive_max_pool2d(x, 1).flatten(1)  # the paper's 3x3 max-pool at 32x32 images, and works for any size
         logits: Tensor = self.head(x) * self.scale
         return logits
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Set the whitening filters: the eigenvectors of the patches' covariance, scaled to unit variance.
+        """Set the whitening filters to the eigenvectors of the patch covariance, scaled to unit variance.
 
-        A direction in which the images do not vary at all (gray ones have many) keeps the filter it was born with: its
-        own response is rounding noise, which the first batch norm would blow up. Deterministic, and nothing when the
-        network was built with ``whiten = false``. To be called before the network is wrapped or sharded.
+        Directions in which the images do not vary (grayscale images have many) keep their random filter: the response
+        of an eigenvector would be rounding noise, which the first batch norm would amplify. Deterministic, and does
+        nothing if ``whiten`` is false. Call it before the network is wrapped or sharded.
 
         Args:
-            images: float [N, C, H, W], normalised training images on any device; the paper takes 5000.
+            images: float [N, C, H, W], normalised training images on any device; the paper uses 5000.
         """
         if not self.whitened:
             return
         eigenvalues, eigenvectors = torch.linalg.eigh(_patch_covariance(images).cpu())
-        # An eigenvector's sign is arbitrary and differs among libraries: the largest entry becomes positive.
+        # The sign of an eigenvector is arbitrary and differs between libraries, so make its largest entry positive.
         largest = eigenvectors.gather(0, eigenvectors.abs().argmax(dim=0, keepdim=True))
         filters = (eigenvectors * largest.sign() / torch.sqrt(eigenvalues.clamp(min=0) + _WHITEN_EPS)).T.flip(0)
         weight = self.whiten.weight
-        varies = (eigenvalues > _FLAT * eigenvalues.max()).flip(0)[:, None]
+        varies = (eigenvalues > _MIN_VARIANCE_RATIO * eigenvalues.max()).flip(0)[:, None]
         filters = torch.where(varies, filters, weight[: len(filters)].flatten(1).to(filters))
         weight.copy_(torch.cat((filters, -filters)).view(weight.shape))
 
 
 def _patch_covariance(images: Tensor) -> Tensor:
-    """Second moments of all 2x2 patches, float64 [C * 4, C * 4]; the patch is flattened as a convolution's weight."""
+    """Compute the second moments of all 2x2 patches, float64 [C * 4, C * 4], flattened like a convolution's weight."""
     size = images.shape[1] * _WHITEN_KERNEL**2
     total = torch.zeros(size, size, dtype=torch.float64, device=images.device)
     count = 0
-    for chunk in torch.split(images, _WHITEN_CHUNK):
+    for chunk in torch.split(images, _IMAGES_PER_CHUNK):
         patches = F.unfold(chunk.double(), _WHITEN_KERNEL).transpose(0, 1).flatten(1)
         total += patches @ patches.T
         count += patches.shape[1]
@@ -156,7 +156,7 @@ def _patch_covariance(images: Tensor) -> Tensor:
 
 
 class _Whiten(nn.Conv2d):
-    """2x2 convolution whose bias is ``bias * gain``."""
+    """A 2x2 convolution whose effective bias is ``bias * gain``."""
 
     bias: nn.Parameter  # nn.Conv2d's may be None
 
@@ -195,7 +195,7 @@ class _ResidualGroup(_Group):
 
 
 def _conv(inputs: int, width: int) -> nn.Conv2d:
-    """3x3 whose first filters are the identity (dirac): a residual connection at the start of training."""
+    """Build a 3x3 convolution whose first filters are the identity (dirac), a residual connection at initialisation."""
     conv = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(conv.weight[:inputs])
@@ -203,7 +203,7 @@ def _conv(inputs: int, width: int) -> nn.Conv2d:
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """BatchNorm without a learnt scale: its weight stays 1 and its bias is ``bias * gain``."""
+    """BatchNorm without a learnable scale: its weight stays 1 and its effective bias is ``bias * gain``."""
 
     def __init__(self, width: int, gain: float, momentum: float) -> None:
         super().__init__(width, eps=1e-12)
@@ -212,7 +212,7 @@ class _BatchNorm(nn.BatchNorm2d):
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        # The step count that nn.BatchNorm2d keeps is needed for a cumulative average only.
+        # Skips the batch counter of nn.BatchNorm2d, which only a cumulative average needs.
         return F.batch_norm(
             x,
             self.running_mean,

@@ -1,4 +1,4 @@
-"""A network layer by layer: shapes, parameters, multiply-adds and receptive fields, from one pass over shapes alone."""
+"""A network layer by layer: shapes, parameters, multiply-adds and receptive fields, from one forward pass."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Layer:
     """One call of a module that has parameters, computes products, or changes the map's shape or receptive field.
 
     Attributes:
-        name: dotted, as in the state dict; empty for what the network itself does outside its modules.
-        kind: the module's class.
-        inputs, outputs: shapes without the batch; empty where that is no tensor.
-        kernel, stride: of a convolution or pool, (height, width); empty for other layers.
-        parameters: its own, without those of layers within it and those that an earlier layer counts already.
-        multiply_adds: of its convolutions and matrix products, for the whole batch. A bias and all that is done
-            element by element count as nothing.
-        field: receptive field of its output; None where there is no map, or one that is not followed.
+        name: dotted, as in the state dict; empty for what the network computes outside its modules.
+        kind: class name of the module.
+        inputs, outputs: shapes without the batch dimension; empty if the value is not a tensor.
+        kernel, stride: (height, width) of a convolution or pool; empty for other layers.
+        parameters: count, excluding those of nested layers and those already counted by an earlier layer.
+        multiply_adds: of its convolutions and matrix products, for the entire batch. Biases and element-wise
+            operations are not counted.
+        field: receptive field of its output; None if the output is not a map or its field cannot be traced.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Summary:
-    """A network, for a batch of images of one shape.
+    """The layers and totals of a network for a batch of images of one shape.
 
     Attributes:
-        layers: in the order in which they are called.
-        parameters, trainable: all of them, and those that ask for a gradient.
-        output_bytes: of what all innermost modules give in float32: about what training keeps for a batch.
-        last_convolution: receptive field of the last convolution in pixels, the longer side; infinite for the whole
-            image, None where it is not known.
-        receptive_field: the same, of the pool behind it where there is one.
-        pools_as_strides: the same in another count that is in use: pools between convolutions as if their kernel
-            were 1, and the global pool with its kernel.
+        layers: in call order.
+        parameters, trainable: number of all parameters, and of those that require a gradient.
+        output_bytes: size of the float32 outputs of all innermost modules: roughly what training keeps per batch.
+        last_convolution: receptive field of the last convolution, the longer side in pixels; infinite for the entire
+            image, None if unknown.
+        receptive_field: the same after the final pool, if there is one.
+        pools_as_strides: the same by another common convention: pools between convolutions count as if their kernel
+            were 1, and the global pool counts with its kernel.
     """
 
     layers: tuple[Layer, ...]
@@ -67,26 +67,26 @@ class Summary:
 
     @property
     def multiply_adds(self) -> int:
-        """For the whole batch."""
+        """Multiply-adds of all layers, for the entire batch."""
         return sum(layer.multiply_adds for layer in self.layers)
 
 
 def summarize(model: nn.Module, shape: tuple[int, int, int], batch: int = 1) -> Summary:
-    """The layers of ``model`` in evaluation mode.
+    """Summarise the layers of ``model`` in evaluation mode.
 
     Args:
-        model: takes float [N, C, H, W]. On the ``meta`` device nothing is computed but shapes.
-        shape: (height, width, channels) of an image that it takes.
+        model: takes float [N, C, H, W]. On the ``meta`` device only shapes are computed.
+        shape: (height, width, channels) of an image.
         batch: images in the batch.
     """
     fields = FieldTracer()
-    calls = _calls(model, shape, fields)
+    calls = _trace_calls(model, shape, fields)
     strides = FieldTracer(pools_as_strides=True)
-    _calls(model, shape, strides)
+    _trace_calls(model, shape, strides)
     convolved = [call.after.size for call in calls if isinstance(call.module, nn.Conv2d) and call.after]
-    # What is flat has no field and ends the way; a map without one is a way that was lost, unless it saw all before.
-    lost = any(call.after is None and len(call.outputs) > 1 for call in calls)
-    known = not lost or fields.largest == inf
+    # Flat outputs have no field. A map without one could not be traced, which matters unless the field is infinite.
+    untraced = any(call.after is None and len(call.outputs) > 1 for call in calls)
+    known = not untraced or fields.largest == inf
     parameters = list(model.parameters())
     return Summary(
         layers=tuple(_layers(calls, batch)),
@@ -101,7 +101,7 @@ def summarize(model: nn.Module, shape: tuple[int, int, int], batch: int = 1) -> 
 
 @dataclass
 class _Call:
-    """One call of a module, filled in while it runs. ``flops`` are two for a multiply-add."""
+    """One call of a module, filled in while it runs. A multiply-add counts as two ``flops``."""
 
     name: str
     module: nn.Module
@@ -114,8 +114,8 @@ class _Call:
     inner: tuple[_Call, ...] = ()
 
 
-def _calls(model: nn.Module, shape: tuple[int, int, int], fields: FieldTracer) -> list[_Call]:
-    """All calls of modules in the pass of one image, in the order in which they began."""
+def _trace_calls(model: nn.Module, shape: tuple[int, int, int], fields: FieldTracer) -> list[_Call]:
+    """Return all module calls of one image's forward pass, in the order in which they began."""
     calls: list[_Call] = []
     running: list[_Call] = []
     counter = FlopCounterMode(display=False)
@@ -123,7 +123,7 @@ def _calls(model: nn.Module, shape: tuple[int, int, int], fields: FieldTracer) -
     def enter(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
             images = inputs[0] if inputs else None
-            call = _Call(name, module, _shape(images), fields.of(images), counter.get_total_flops())
+            call = _Call(name, module, _shape(images), fields.field_of(images), counter.get_total_flops())
             if running:
                 running[-1].inner += (call,)
             running.append(call)
@@ -134,9 +134,9 @@ def _calls(model: nn.Module, shape: tuple[int, int, int], fields: FieldTracer) -
     def leave(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         call = running.pop()
         if isinstance(module, nn.Conv2d) and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            fields.convolved(module, inputs[0], output)
+            fields.record_convolution(module, inputs[0], output)
         call.flops = counter.get_total_flops() - call.flops_before
-        call.outputs, call.after = _shape(output), fields.of(output)
+        call.outputs, call.after = _shape(output), fields.field_of(output)
 
     height, width, channels = shape
     images = torch.zeros(1, channels, height, width, device=next(model.parameters()).device)
@@ -149,13 +149,13 @@ def _calls(model: nn.Module, shape: tuple[int, int, int], fields: FieldTracer) -
             stack.callback(module.register_forward_hook(leave).remove)
         for context in (torch.no_grad(), counter, fields):
             stack.enter_context(context)
-        fields.start(images)
+        fields.set_input(images)
         model(images)
     return calls
 
 
 def _shape(tensor: object) -> Shape:
-    """Without the batch."""
+    """Return the shape without the batch dimension."""
     return tuple(tensor.shape[1:]) if isinstance(tensor, Tensor) else ()
 
 
@@ -163,11 +163,11 @@ def _layers(calls: list[_Call], batch: int) -> Iterator[Layer]:
     called = {id(call.module) for call in calls}
     counted: set[int] = set()
     for call in calls:
-        own = {id(p): p.numel() for p in _own_parameters(call.module, called) if id(p) not in counted}
-        counted |= own.keys()
+        sizes = {id(p): p.numel() for p in _owned_parameters(call.module, called) if id(p) not in counted}
+        counted |= sizes.keys()
         flops = call.flops - sum(inner.flops for inner in call.inner)
         changes = not call.inner and (call.inputs != call.outputs or call.before != call.after)
-        if own or flops or changes:
+        if sizes or flops or changes:
             kernel, stride = _kernel(call)
             yield Layer(
                 name=call.name,
@@ -176,22 +176,22 @@ def _layers(calls: list[_Call], batch: int) -> Iterator[Layer]:
                 outputs=call.outputs,
                 kernel=kernel,
                 stride=stride,
-                parameters=sum(own.values()),
+                parameters=sum(sizes.values()),
                 multiply_adds=batch * flops // 2,
                 field=call.after,
             )
 
 
-def _own_parameters(module: nn.Module, called: set[int]) -> Iterator[nn.Parameter]:
-    """Those that are no called module's own: attention uses its output layer's without calling it."""
+def _owned_parameters(module: nn.Module, called: set[int]) -> Iterator[nn.Parameter]:
+    """Yield the parameters of ``module`` and of its uncalled children: attention never calls its output layer."""
     yield from module.parameters(recurse=False)
     for child in module.children():
         if id(child) not in called:
-            yield from _own_parameters(child, called)
+            yield from _owned_parameters(child, called)
 
 
 def _kernel(call: _Call) -> tuple[Shape, Shape]:
-    """Kernel and stride, (height, width); of an adaptive pool, what they come to."""
+    """Return kernel and stride, each (height, width); for an adaptive pool, the equivalent ones."""
     module = call.module
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         return _pair(module.kernel_size), _pair(module.stride)

@@ -1,7 +1,7 @@
-"""A network of some 4,000 parameters without batch statistics: its output for an image depends on no other image.
+"""A network of about 4,000 parameters without batch statistics: the output for an image depends on that image alone.
 
-Group normalisation (Wu, He: *Group Normalization*, arXiv:1803.08494) makes training on one and on many processes
-the same computation, so this is the network of tests that compare runs number by number.
+Group normalisation (Wu, He: *Group Normalization*, arXiv:1803.08494) makes training the same computation on any
+number of processes, so tests that compare runs exactly use this network.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from cifar_dist.models.registry import register
 
 @register("tiny-cnn")
 def tiny_cnn(classes: int, channels: int, *, dropout: Probability = 0.0) -> nn.Module:
-    """The network; ``dropout`` is the probability before the last layer."""
+    """Build the network; ``dropout`` is the probability before the last layer."""
     return TinyCNN(classes, channels, dropout=dropout)
 
 
 class TinyCNN(nn.Module):
-    """Takes float [N, C, H, W] of any size, gives logits, float [N, classes]."""
+    """Maps images, float [N, C, H, W] of any size, to logits, float [N, classes]."""
 
     def __init__(self, classes: int, channels: int, *, dropout: float) -> None:
         super().__init__()

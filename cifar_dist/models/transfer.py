@@ -1,8 +1,8 @@
-"""A network cut into stages, for transfer learning: the head learns first, the stages before it later or never.
+"""A network divided into stages for transfer learning: the head trains first, the stages before it later or never.
 
-Howard, Ruder: *Universal Language Model Fine-tuning for Text Classification*, arXiv:1801.06146: gradual unfreezing and
-discriminative fine-tuning, in which each stage has a learning rate of its own. What learns is a function of the epoch
-alone, so a run may resume anywhere.
+Gradual unfreezing, and discriminative fine-tuning with a learning rate per stage, follow Howard, Ruder: *Universal
+Language Model Fine-tuning for Text Classification*, arXiv:1801.06146. Which stages train depends on the epoch alone,
+so a run can resume at any step.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import nn
 
 from cifar_dist.config import ModelConfig
 
-_FEWEST = 4  # stages before the head, where the network can be cut into as many
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_CHAINS = (nn.Sequential, nn.ModuleList)
+_MIN_BACKBONE_STAGES = 4  # stages before the head, if the network can be divided that far
+_WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a network that learns, or does not, as one.
+    """A part of a network that is trained or frozen as a unit.
 
     Attributes:
-        modules: in the network's order; together they hold the layers that have a mode (batch norm, dropout).
-        parameters: in the network's order, whether they learn or not.
+        modules: in network order; they include every layer that has a mode (batch norm, dropout).
+        parameters: in network order, trainable or not.
     """
 
     modules: tuple[nn.Module, ...]
@@ -33,96 +33,96 @@ class Stage:
 
 
 def last_layer(model: nn.Module) -> tuple[str, nn.Module]:
-    """The layer that gives the logits, and its name: the linear layer (or convolution) that is registered last."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+    """Return name and module of the layer that computes the logits: the linear layer or convolution registered last."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _WEIGHT_LAYERS)]
     assert layers, "a network without a linear layer or convolution has no stages"
     return layers[-1]
 
 
 def stages(model: nn.Module) -> list[Stage]:
-    """The stages from the input to the head; every parameter is in exactly one of them.
+    """Divide a network into stages, from the input to the head; every parameter is in exactly one of them.
 
-    The last is the head: the last layer, and what has no tensors directly before it, such as dropout. The backbone is
-    cut at the top of its tree of modules, and its part with the most layers is opened, again and again, until it has
-    four parts or no more to open: ``layer1`` to ``layer4`` of a ResNet, but the layers of a VGG and the blocks
-    of a ViT. A block (a member of a Sequential) stays whole. A norm goes with the layer before it, a parameter that
-    belongs to no part (the tokens and positions of a ViT) with the first stage.
+    The last stage is the head: the last layer and the tensor-less modules directly before it, such as dropout. The
+    backbone is divided at the top of its module tree; then the part with the most layers is replaced by its children
+    until there are four parts or none can be divided. That gives ``layer1`` to ``layer4`` of a ResNet, but the layers
+    of a VGG and the blocks of a ViT. A block (a member of a Sequential) is never divided. A norm belongs to the stage
+    of the layer before it, and a parameter outside all parts (tokens and positions of a ViT) to the first stage.
 
     Args:
-        model: the bare network, not wrapped.
+        model: the unwrapped network.
     """
-    cut: list[list[nn.Module]] = []
-    waiting: list[nn.Module] = []  # without tensors (pool, dropout): they work on the input of what follows
-    for part in _parts(model):
-        waiting.append(part)
+    groups: list[list[nn.Module]] = []
+    pending: list[nn.Module] = []  # modules without tensors (pool, dropout) belong to the stage that follows
+    for part in _divide(model):
+        pending.append(part)
         if not [*part.parameters(), *part.buffers()]:
             continue
-        if not cut or any(parameter.ndim > 1 for parameter in part.parameters()):
-            cut.append([])
-        cut[-1] += waiting
-        waiting = []
-    cut[-1] += waiting
-    place = {p: index for index, modules in reversed([*enumerate(cut)]) for m in modules for p in m.parameters()}
-    parameters: list[list[nn.Parameter]] = [[] for _ in cut]
+        if not groups or any(parameter.ndim > 1 for parameter in part.parameters()):
+            groups.append([])
+        groups[-1] += pending
+        pending = []
+    groups[-1] += pending
+    stage_of = {p: index for index, modules in reversed([*enumerate(groups)]) for m in modules for p in m.parameters()}
+    parameters: list[list[nn.Parameter]] = [[] for _ in groups]
     for parameter in model.parameters():
-        parameters[place.get(parameter, 0)].append(parameter)
-    return [Stage(tuple(m), tuple(p)) for m, p in zip(cut, parameters, strict=True)]
+        parameters[stage_of.get(parameter, 0)].append(parameter)
+    return [Stage(tuple(m), tuple(p)) for m, p in zip(groups, parameters, strict=True)]
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Only the parameters of the head ask for a gradient; to be called before the optimizer is made."""
+    """Let only the head require gradients. Call it before the optimizer is created."""
     for stage in stages(model)[:-1]:
         for parameter in stage.parameters:
             parameter.requires_grad_(False)
 
 
 def set_mode(model: nn.Module, config: ModelConfig, epoch: float) -> int:
-    """Training mode for the stages that learn in ``epoch``, evaluation mode for those before them.
+    """Put the stages that train in ``epoch`` into training mode, and those before them into evaluation mode.
 
-    In evaluation mode batch statistics stay as they are and dropout is off. To be called at the beginning of each
-    epoch and whenever ``model.train()`` was. A function of its arguments alone.
+    Evaluation mode freezes batch statistics and disables dropout. Call it at the beginning of each epoch and after
+    every ``model.train()``. The result depends on the arguments alone.
 
     Args:
-        model: the bare network.
-        epoch: from 0; a fraction is the part of the epoch that is done.
+        model: the unwrapped network.
+        epoch: from 0; the fractional part is the completed part of the epoch.
 
     Returns:
-        how many stages learn, counted from the head: 1 with ``config.freeze``, 1 + floor(epoch / unfreeze) with
-        ``config.unfreeze``, else all. The optimizer's groups are told by :func:`cifar_dist.optim.optimizers.thaw`.
+        The number of stages that train, counted from the head: 1 with ``config.freeze``, 1 + floor(epoch / unfreeze)
+        with ``config.unfreeze``, otherwise all. :func:`cifar_dist.optim.optimizers.thaw` applies it to the optimizer.
     """
-    cut = stages(model)
-    learning = len(cut)
+    divided = stages(model)
+    training = len(divided)
     if config.freeze:
-        learning = 1
+        training = 1
     elif config.unfreeze:
-        # 0.6 / 0.2 is 2.9999999999999996; no step is a millionth of a stage away from its epoch.
-        learning = min(1 + math.floor(epoch / config.unfreeze + 1e-6), len(cut))
+        # 0.6 / 0.2 is 2.9999999999999996; the tolerance is far below one step.
+        training = min(1 + math.floor(epoch / config.unfreeze + 1e-6), len(divided))
     model.train()
-    for stage in cut[: len(cut) - learning]:
+    for stage in divided[: len(divided) - training]:
         for module in stage.modules:
             module.eval()
-    return learning
+    return training
 
 
-def _parts(model: nn.Module) -> list[nn.Module]:
-    """The modules that stages are made of, in the model's order; the last layer is one of them."""
+def _divide(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that stages are composed of, in model order; the last layer is one of them."""
     head = last_layer(model)[1]
-    parts, blocks = [model], set[nn.Module]()
+    parts, indivisible = [model], set[nn.Module]()
     while True:
-        backbone = [part for part in parts if _layers(part) and head not in part.modules()]
-        divisible = [part for part in backbone if _layers(part) > 1 and part not in blocks]
-        if divisible and len(backbone) < _FEWEST:
-            opened = max(divisible, key=_layers)
+        backbone = [part for part in parts if _count_layers(part) and head not in part.modules()]
+        divisible = [part for part in backbone if _count_layers(part) > 1 and part not in indivisible]
+        if divisible and len(backbone) < _MIN_BACKBONE_STAGES:
+            opened = max(divisible, key=_count_layers)
         elif head not in parts:
             opened = next(part for part in parts if head in part.modules())
         else:
             return parts
         children = list(opened.children())
-        if isinstance(opened, _CHAINS):
-            blocks.update(child for child in children if not isinstance(child, _CHAINS))
-        place = parts.index(opened)
-        parts[place : place + 1] = children
+        if isinstance(opened, _CONTAINERS):
+            indivisible.update(child for child in children if not isinstance(child, _CONTAINERS))
+        position = parts.index(opened)
+        parts[position : position + 1] = children
 
 
-def _layers(module: nn.Module) -> int:
-    return sum(isinstance(inner, _LAYERS) for inner in module.modules())
+def _count_layers(module: nn.Module) -> int:
+    return sum(isinstance(inner, _WEIGHT_LAYERS) for inner in module.modules())

@@ -1,8 +1,8 @@
-"""Start the runs of a sweep on this machine, each in a process of its own, and see them through.
+"""Train the runs of a sweep on this machine, each in its own process.
 
-What is finished is skipped and what was interrupted goes on, so starting a sweep again is always right. A run that
-fails is reported and the others go on. A request to stop is passed on to the runs that are training, which save and
-end with 75, and the sweep ends with 75 too.
+Finished runs are skipped and interrupted runs resume, so repeating the command is always safe. A run that fails is
+reported, and the others continue. A request to stop is forwarded to the runs in progress, which save a checkpoint and
+exit with 75; the sweep then exits with 75 too.
 """
 
 from __future__ import annotations
@@ -29,25 +29,24 @@ from cifar_dist.sweeps.sweep import Run, Sweep
 
 ROOT = Path(__file__).parents[2]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-_LINES_SHOWN = 20  # of what a run said that failed beside others
-_PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when the one that started it dies
+_LINES_SHOWN = 20  # of the captured output of a failed run
+_PR_SET_PDEATHSIG = 1  # Linux prctl: the signal that a process receives when its parent dies
 
 
 @dataclass
-class _Started:
+class _Job:
     run: Run
     number: int
     slot: int
     process: subprocess.Popen[bytes]
-    output: IO[bytes] | None  # what it says, where it runs beside others
+    output: IO[bytes] | None  # captured stdout and stderr, if several runs train at a time
 
 
 def check(sweep: Sweep) -> None:
-    """Find out now what a run would find out at its turn: data that is not there, a network that cannot be built, a
-    folder of another run.
+    """Detect, before any run starts, missing data, a model that cannot be built, and run folders of other settings.
 
     Raises:
-        UserError: the first of them, with the run's name.
+        UserError: the first problem, with the name of the run or row.
     """
     from cifar_dist.data.manifest import Manifest
 
@@ -57,7 +56,7 @@ def check(sweep: Sweep) -> None:
         if found := contradiction(recipe.read(run.folder.config), run.config):
             raise UserError(
                 f"{run.folder.path} was started with {found[1]}; "
-                "remove that run, or keep this sweep's in another --run.dir"
+                "delete that run, or use another --run.dir for this sweep"
             )
     configs = {row.name: row.runs[0].config for row in sweep.rows}
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
@@ -73,49 +72,49 @@ def check(sweep: Sweep) -> None:
 
 
 def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
-    """Train every run that is not finished; returns the exit code.
+    """Train every unfinished run and return the exit code.
 
     Args:
-        sweep: what to train; see :func:`check`.
-        launch: a config of ``launch/`` by name, or the path of one: each run is started with it. None: one process.
-        jobs: how many at a time, each on a GPU of its own where there are several.
+        sweep: the sweep; call :func:`check` first.
+        launch: name of a config in ``launch/``, or its path, to launch each run with. None: one process per run.
+        jobs: number of runs at a time, each on its own GPU if there are several.
 
     Raises:
-        UserError: a launch config that is not there.
+        UserError: the launch config does not exist, or ``jobs`` is combined with ``launch``.
     """
     if launch and jobs > 1:
-        raise UserError("--jobs is for runs of one process; with --launch each run takes the whole machine")
-    command = _command(launch)
+        raise UserError("--jobs has no effect with --launch, where each run uses the entire machine; drop one of them")
+    command = _base_command(launch)
     waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.finished()]
     total = len(sweep.runs)
-    say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
-    devices = _devices() if jobs > 1 else []
-    started: list[_Started] = []
+    say(f"{sweep.name}: {total} runs, {total - len(waiting)} already finished")
+    devices = _visible_gpus() if jobs > 1 else []
+    started: list[_Job] = []
     failed: list[str] = []
     stopping = False
-    with _Requests() as requests:
+    with _SignalQueue() as requests:
         while started or (waiting and not stopping):
             while waiting and len(started) < jobs and not stopping:
                 number, run = waiting.pop(0)
                 say(f"{number} of {total}: {run.name}")
                 slot = min(set(range(jobs)) - {one.slot for one in started})
-                started.append(_start(command, run, number, slot, devices, quiet=jobs > 1))
+                started.append(_start_job(command, run, number, slot, devices, quiet=jobs > 1))
             for request in requests.new():
                 stopping = True
                 if request == signal.SIGINT:  # a second one ends a run at once
-                    say("stopping after this step, to save; once more ends it now")
+                    say("stopping after this step to save a checkpoint; press Ctrl-C again to stop now")
                 for one in started:
                     one.process.send_signal(signal.SIGTERM if request == signal.SIGHUP else request)
             for one in [one for one in started if one.process.poll() is not None]:
                 started.remove(one)
                 code = one.process.returncode
-                stopping = stopping or code == EXIT_REQUEUE  # who stops a run stops the sweep
+                stopping = stopping or code == EXIT_REQUEUE  # stopping a run stops the sweep
                 if code not in (EXIT_DONE, EXIT_REQUEUE) and not stopping:
                     failed.append(one.run.name)
-                _report(one, code, total, stopping)
+                _report_end(one, code, total, stopping)
             time.sleep(0.05)
     if stopping and any(not run.folder.finished() for run in sweep.runs):
-        say("stopped; the same command goes on from here")
+        say("stopped; run the same command again to continue")
         return EXIT_REQUEUE
     if failed:
         say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
@@ -128,22 +127,22 @@ def say(text: str) -> None:
     print(f"sweep: {text}", flush=True)
 
 
-def _report(one: _Started, code: int, total: int, stopping: bool) -> None:
-    """One line for a run that ended, and what it said last where it said it to nobody."""
+def _report_end(one: _Job, code: int, total: int, stopping: bool) -> None:
+    """Print one line for a run that ended, after the last lines of its captured output if it failed."""
     if code == EXIT_DONE:
         result = read_result(one.run.folder.path)
         accuracies = [("val", result.val_accuracy), ("test", result.final.accuracy if result.final else None)]
         figures = [f"{split} {100 * value:.2f} %" for split, value in accuracies if value is not None]
-        how = ", ".join(["finished", *figures, duration(result.seconds)])
+        outcome = ", ".join(["finished", *figures, duration(result.seconds)])
     elif stopping:
-        how = "interrupted"
+        outcome = "interrupted"
     else:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        outcome = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         if one.output is not None:
             one.output.seek(0)
             for line in one.output.read().decode(errors="replace").splitlines()[-_LINES_SHOWN:]:
                 print(f"    {line}")
-    say(f"{one.number} of {total}: {one.run.name} {how}")
+    say(f"{one.number} of {total}: {one.run.name} {outcome}")
     if one.output is not None:
         one.output.close()
 
@@ -151,20 +150,20 @@ def _report(one: _Started, code: int, total: int, stopping: bool) -> None:
 # ---- processes --------------------------------------------------------------------------------------------------
 
 
-def _command(launch: str | None) -> list[str]:
-    """What a run's words are put behind."""
+def _base_command(launch: str | None) -> list[str]:
+    """Return the command line to which a run's arguments are appended."""
     if launch is None:
         return [sys.executable, "-m", "cifar_dist", "train"]
     config = Path(launch) if launch.endswith(".yaml") else ROOT / "launch" / f"{launch}.yaml"
     agent = ROOT / "launch" / "agent.py"
     if not config.is_file() or not agent.is_file():
         known = [path.stem for path in (ROOT / "launch").glob("*.yaml")]
-        hint = nearest(config.stem, known) if known else f"there is no repository around {ROOT}"
-        raise UserError(f"--launch: there is no {config}; {hint}")
+        hint = nearest(config.stem, known) if known else f"{ROOT} is not a checkout of the repository"
+        raise UserError(f"--launch: {config} does not exist; {hint}")
     return [sys.executable, str(agent), "--config_file", str(config), str(ROOT / "train.py")]
 
 
-def _start(command: Sequence[str], run: Run, number: int, slot: int, devices: Sequence[str], quiet: bool) -> _Started:
+def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices: Sequence[str], quiet: bool) -> _Job:
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     if devices:
         env["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
@@ -175,19 +174,19 @@ def _start(command: Sequence[str], run: Run, number: int, slot: int, devices: Se
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT if quiet else None,
-        start_new_session=True,  # Ctrl-C goes to this process alone, which passes it on once
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        start_new_session=True,  # Ctrl-C reaches only this process, which forwards it once
+        preexec_fn=_stop_with_parent if sys.platform == "linux" else None,
     )
-    return _Started(run, number, slot, process, output)
+    return _Job(run, number, slot, process, output)
 
 
-def _end_with_parent() -> None:
-    """Have the run saved and ended when this process is killed, or the next sweep would find it still training."""
+def _stop_with_parent() -> None:
+    """Ask for TERM when the sweep is killed, so that no run keeps training without it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _devices() -> list[str]:
-    """The GPUs to share out, as CUDA_VISIBLE_DEVICES names them."""
+def _visible_gpus() -> list[str]:
+    """List the GPUs to distribute, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -196,15 +195,15 @@ def _devices() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-class _Requests:
-    """The signals that came, in order: a handler only notes, the loop acts."""
+class _SignalQueue:
+    """Received signals, in order: the handler only records them, and the loop acts."""
 
     def __init__(self) -> None:
         self._received: list[int] = []
         self._seen = 0
         self._before: dict[int, signal.Handlers | int | None] = {}
 
-    def __enter__(self) -> _Requests:
+    def __enter__(self) -> _SignalQueue:
         for number in _SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
                 self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
@@ -215,7 +214,7 @@ class _Requests:
             signal.signal(number, handler)
 
     def new(self) -> list[int]:
-        """Those since the last call."""
+        """Return the signals received since the last call."""
         fresh = self._received[self._seen :]
         self._seen += len(fresh)
         return fresh

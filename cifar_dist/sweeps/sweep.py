@@ -1,20 +1,20 @@
-"""A sweep file becomes named runs, each built and checked before the first of them starts::
+"""Read a sweep file into named runs, and validate the config of every run before the first one starts::
 
-    recipe = "small-resnet/baseline"     # or recipes = [...]: a row for each
+    recipe = "small-resnet/baseline"     # or recipes = [...]: one row for each
     seeds = 3                            # 0, 1, 2; or a list
 
-    [settings]                           # of every run
+    [settings]                           # applied to every run
     train.epochs = 34
 
-    [grid]                               # a row for every combination
+    [grid]                               # one row for every combination
     optim.lr = [0.01, 0.001]
 
-    [[rows]]                             # and one more row for each of these
+    [[rows]]                             # one more row for each of these
     name = "sgd"
     optim.name = "sgd"
 
-A row is what is compared; it has a run for each seed, ``SWEEP.ROW.sSEED``. A name is made from the row alone, so rows
-that are added later rename none, and what was trained is found again.
+A sweep compares rows; a row has one run per seed, named ``SWEEP.ROW.sSEED``. The name depends on the row alone, so
+adding rows later renames nothing, and finished runs are recognised.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from cifar_dist.run_folder import RunFolder
 SHIPPED = recipe.SHIPPED / "sweeps"
 
 _KEYS = ("recipe", "recipes", "seeds", "settings", "grid", "rows")
-_NAMED_BY_THE_SWEEP = {"run.name": "runs are named after the sweep and the row", "run.seed": "give seeds = [...]"}
-_MOST_RUNS = 10_000  # a slip of the finger, not a sweep
+_RESERVED = {"run.name": "runs are named after the sweep and the row; remove it", "run.seed": "use seeds = [...]"}
+_MAX_RUNS = 10_000  # more is a typing mistake
 
-Settings = dict[str, Any]  # values of TOML by dotted key
+Settings = dict[str, Any]  # dotted key -> TOML value
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Run:
 
     Attributes:
         name: ``SWEEP.ROW.sSEED``.
-        words: what ``cifar-dist train`` is given.
-        config: what these words mean.
+        words: arguments of ``cifar-dist train``: recipe and overrides.
+        config: the config that these arguments give.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared with other rows: the runs of one set of settings, that differ in their seed."""
+    """One line of the comparison: runs that differ only in their seed."""
 
     name: str
     runs: tuple[Run, ...]
@@ -72,19 +72,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A whole sweep, in the order of its file."""
+    """A sweep: its rows in file order."""
 
     name: str
     rows: tuple[Row, ...]
 
     @property
     def runs(self) -> list[Run]:
-        """In the order they are started: the first seed of all rows, then the second."""
+        """All runs in the order in which they are trained: the first seed of every row, then the second."""
         return [run for seed in zip(*(row.runs for row in self.rows), strict=True) for run in seed]
 
 
 def shipped() -> list[str]:
-    """Names of the sweeps that come with the package."""
+    """List the names of the shipped sweeps."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
@@ -93,42 +93,44 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
 
     Args:
         sweep: a shipped name or a TOML path.
-        overrides: ``--section.field VALUE`` words that hold for all runs.
-        seeds: how many, instead of the file's.
+        overrides: ``--section.field VALUE`` words that apply to all runs.
+        seeds: number of seeds, instead of the file's.
 
     Raises:
-        UserError: anything that no run could be made of, with the row it stands in.
+        UserError: the file is invalid, or gives a row an invalid config; the message names the row.
     """
-    path = _path(sweep)
+    path = _find_file(sweep)
     where = str(path)
     tree = _read(path)
     for key in tree:
         if key not in _KEYS:
             is_setting = key.partition(".")[0] in {section.name for section in fields(Config)}
-            hint = "settings of all runs go into [settings]" if is_setting else nearest(key, _KEYS)
-            raise UserError(f"{where}: a sweep has no '{key}'; {hint}")
+            hint = "put settings for all runs into [settings]" if is_setting else nearest(key, _KEYS)
+            raise UserError(f"{where}: a sweep has no key '{key}'; {hint}")
     given = recipe.parse_overrides(overrides)
     _refuse_reserved(given, "the command line")
-    settings = _settings(tree.get("settings", {}), f"{where} [settings]")
-    found = list(_rows(tree, where))
-    taken = range(seeds) if seeds else _seeds(tree.get("seeds", 1), where)
-    if len(found) * len(taken) > _MOST_RUNS:
-        raise UserError(f"{where} makes {len(found) * len(taken):,} runs; more than {_MOST_RUNS:,} is no sweep")
+    settings = _flatten_settings(tree.get("settings", {}), f"{where} [settings]")
+    found = list(_parse_rows(tree, where))
+    run_seeds = range(seeds) if seeds else _parse_seeds(tree.get("seeds", 1), where)
+    if len(found) * len(run_seeds) > _MAX_RUNS:
+        raise UserError(f"{where} gives {len(found) * len(run_seeds):,} runs; the limit is {_MAX_RUNS:,}")
     rows = []
     for name, base, own in found:
         if fixed := sorted(own.keys() & given.keys()):
-            raise UserError(f"the command line: --{fixed[0]} is what {where} varies; leave it, or change the file")
-        words = [base, *(_word(key, value) for key, value in {**settings, **own}.items()), *overrides]
+            raise UserError(f"the command line: --{fixed[0]} is varied by {where}; drop it, or change the file")
+        words = [base, *(_override_word(key, value) for key, value in {**settings, **own}.items()), *overrides]
         row_where = f"{where} row '{name}'{' with the settings of the command line' if overrides else ''}"
-        rows.append(Row(name, tuple(_run(f"{path.stem}.{name}.s{seed}", seed, words, row_where) for seed in taken)))
-    _refuse_one_name(rows, where)
+        rows.append(
+            Row(name, tuple(_build_run(f"{path.stem}.{name}.s{seed}", seed, words, row_where) for seed in run_seeds))
+        )
+    _refuse_duplicate_names(rows, where)
     return Sweep(path.stem, tuple(rows))
 
 
 # ---- the file ---------------------------------------------------------------------------------------------------
 
 
-def _path(sweep: str) -> Path:
+def _find_file(sweep: str) -> Path:
     if sweep in shipped():
         return SHIPPED / f"{sweep}.toml"
     if sweep.endswith(".toml"):
@@ -140,53 +142,55 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"there is no sweep file {path}") from None
+        raise UserError(
+            f"the sweep file {path} does not exist; give the path of a .toml, or one of: {', '.join(shipped())}"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as TOML: {error}") from None
+        raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
-def _rows(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, Settings]]:
-    """(name, recipe, own settings) of each row: recipes x grid, then the named ones."""
+def _parse_rows(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, Settings]]:
+    """Yield (name, recipe, own settings) of each row: recipes x grid, then the named rows."""
     base, bases, named = tree.get("recipe", ""), tree.get("recipes", []), tree.get("rows", [])
     if not isinstance(base, str):
-        raise UserError(f'{where}: recipe is {base!r}; give one name or path, or recipes = ["...", "..."]')
+        raise UserError(f'{where}: recipe is {base!r}; use one name or path, or recipes = ["...", "..."]')
     if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases) or (base and bases):
-        raise UserError(f'{where}: give recipe = "..." or recipes = ["...", "..."], names or paths')
+        raise UserError(f'{where}: set either recipe = "..." or recipes = ["...", "..."], each a name or a path')
     if not isinstance(named, list) or not all(isinstance(row, dict) for row in named):
-        raise UserError(f"{where}: rows are written [[rows]], with two brackets, each with a name")
-    grid = _settings(tree.get("grid", {}), f"{where} [grid]")
+        raise UserError(f"{where}: rows is not a list of tables; write each row as [[rows]], with a name")
+    grid = _flatten_settings(tree.get("grid", {}), f"{where} [grid]")
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise UserError(f"{where} [grid]: {key} is {values!r}; give a list of values, or move it to [settings]")
-    if math.prod(len(values) for values in grid.values()) > _MOST_RUNS:
-        raise UserError(f"{where} [grid] makes more than {_MOST_RUNS:,} rows; that is no sweep")
+            raise UserError(f"{where} [grid]: {key} is {values!r}; use a list of values, or move it to [settings]")
+    if math.prod(len(values) for values in grid.values()) > _MAX_RUNS:
+        raise UserError(f"{where} [grid] gives more than {_MAX_RUNS:,} rows, which is the limit; use fewer values")
     if bases or grid or not named:
-        for one in bases or [_needed(base, where)]:
+        for one in bases or [_require_recipe(base, where)]:
             for values in itertools.product(*grid.values()):
                 own = dict(zip(grid, values, strict=True))
                 yield _row_name(one if bases or not grid else "", own), one, own
     for number, row in enumerate(named, 1):
         name = row.get("name")
         if not isinstance(name, str):
-            raise UserError(f'{where}: row {number} of [[rows]] has no name; give it one: name = "..."')
-        own = _settings({k: v for k, v in row.items() if k not in ("name", "recipe")}, f"{where} row '{name}'")
-        yield name, _needed(row.get("recipe", base), f"{where} row '{name}'"), own
+            raise UserError(f'{where}: row {number} of [[rows]] has no name; add name = "..."')
+        own = _flatten_settings({k: v for k, v in row.items() if k not in ("name", "recipe")}, f"{where} row '{name}'")
+        yield name, _require_recipe(row.get("recipe", base), f"{where} row '{name}'"), own
 
 
-def _needed(base: object, where: str) -> str:
+def _require_recipe(base: object, where: str) -> str:
     if not isinstance(base, str) or not base:
-        raise UserError(f'{where}: which recipe? recipe = "NAME", a shipped one or the path of a .toml')
+        raise UserError(f'{where} has no recipe; add recipe = "NAME", a shipped name or the path of a .toml')
     return base
 
 
-def _settings(tree: object, where: str) -> Settings:
-    """Settings by dotted key. ``optim.lr``, ``"optim.lr"`` and a table ``optim`` are the same."""
+def _flatten_settings(tree: object, where: str) -> Settings:
+    """Flatten settings to dotted keys: ``optim.lr``, ``"optim.lr"`` and a table ``optim`` are equivalent."""
     if not isinstance(tree, dict):
-        raise UserError(f"{where} is {tree!r}; it is a table of settings: optim.lr = ...")
+        raise UserError(f"{where} is {tree!r}; use a table of settings: optim.lr = ...")
     try:
         flat = dict(recipe.flatten(tree))
     except RecursionError:
-        raise UserError(f"{where} is nested too deeply; settings are written section.field = ...") from None
+        raise UserError(f"{where} is nested too deeply; write settings as section.field = ...") from None
     for key in flat:
         nested: dict[str, Any] = {key.split(".")[-1]: None}
         for part in reversed(key.split(".")[:-1]):
@@ -196,16 +200,16 @@ def _settings(tree: object, where: str) -> Settings:
     return flat
 
 
-def _seeds(value: object, where: str) -> Sequence[int]:
-    if type(value) is int and 1 <= value <= _MOST_RUNS:
+def _parse_seeds(value: object, where: str) -> Sequence[int]:
+    if type(value) is int and 1 <= value <= _MAX_RUNS:
         return range(value)
     if isinstance(value, list) and value and all(type(seed) is int for seed in value) and len(set(value)) == len(value):
         return value
-    raise UserError(f"{where}: seeds is {value!r}; give how many, or a list of different ones such as [0, 1, 2]")
+    raise UserError(f"{where}: seeds is {value!r}; use a count, or a list of distinct seeds such as [0, 1, 2]")
 
 
 def _refuse_reserved(settings: Settings, where: str) -> None:
-    for key, instead in _NAMED_BY_THE_SWEEP.items():
+    for key, instead in _RESERVED.items():
         if key in settings:
             raise UserError(f"{where}: {key} cannot be set in a sweep; {instead}")
 
@@ -214,16 +218,16 @@ def _refuse_reserved(settings: Settings, where: str) -> None:
 
 
 def _row_name(base: str, own: Settings) -> str:
-    """``RECIPE+lr=0.01+widths=64_128``: the shortest keys that tell the settings apart."""
+    """Name a row ``RECIPE+lr=0.01+widths=64_128``, with the last part of each key if that is unambiguous."""
     short = [key.rpartition(".")[2] for key in own]
     keys = short if len(set(short)) == len(short) else list(own)
-    parts = [f"{key}={_safe(value)}" for key, value in zip(keys, own.values(), strict=True)]
+    parts = [f"{key}={_folder_safe(value)}" for key, value in zip(keys, own.values(), strict=True)]
     return "+".join([*([Path(base.removesuffix(".toml")).name] if base else []), *parts])
 
 
-def _safe(value: object) -> str:
-    """A value as part of a folder's name."""
-    text = "_".join(map(_safe, value)) if isinstance(value, list) else _text(value)
+def _folder_safe(value: object) -> str:
+    """Format a value for use in a folder name."""
+    text = "_".join(map(_folder_safe, value)) if isinstance(value, list) else _text(value)
     return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
 
 
@@ -232,18 +236,18 @@ def _text(value: object) -> str:
 
 
 def _toml(value: object) -> str:
-    """A value on one line. JSON is TOML, but for one character that TOML wants escaped."""
+    """Format a value as TOML on one line: JSON, except for one character that TOML requires to be escaped."""
     return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _word(key: str, value: object) -> str:
-    """``--key=VALUE``, from which :func:`recipe.parse_overrides` gets the same value."""
-    if key.startswith("model.options.") and isinstance(value, str):  # no field declares its type: "3" is not 3
+def _override_word(key: str, value: object) -> str:
+    """Format ``--key=VALUE`` so that :func:`recipe.parse_overrides` returns the same value."""
+    if key.startswith("model.options.") and isinstance(value, str):  # options have no declared type: "3" is not 3
         return f"--{key}={_toml(value)}"
     return f"--{key}={_text(value)}"
 
 
-def _run(name: str, seed: int, words: Sequence[str], where: str) -> Run:
+def _build_run(name: str, seed: int, words: Sequence[str], where: str) -> Run:
     base, *settings = words
     settings += [f"--run.name={name}", f"--run.seed={seed}"]
     try:
@@ -253,10 +257,10 @@ def _run(name: str, seed: int, words: Sequence[str], where: str) -> Run:
     return Run(name, (base, *settings), config)
 
 
-def _refuse_one_name(rows: Sequence[Row], where: str) -> None:
-    """Two rows in one folder; on some file systems upper and lower case are the same."""
+def _refuse_duplicate_names(rows: Sequence[Row], where: str) -> None:
+    """Refuse two rows with the same folder, also where the file system ignores case."""
     seen: set[str] = set()
     for row in rows:
         if row.name.casefold() in seen:
-            raise UserError(f"{where}: two rows are called '{row.name}'; give each a name of its own in [[rows]]")
+            raise UserError(f"{where}: two rows are named '{row.name}'; give each its own name in [[rows]]")
         seen.add(row.name.casefold())

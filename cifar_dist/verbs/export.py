@@ -8,14 +8,14 @@ from pathlib import Path
 from cifar_dist.errors import EXIT_DONE
 from cifar_dist.verbs.arguments import CHECKPOINT, RUN
 
-HELP = "write a run's network as one file that needs nothing of this project"
+HELP = "export a run's network as one file that works without this project"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", help=RUN)
     verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
     verb.add_argument(
-        "--out", type=Path, metavar="FILE", help="ends with .pt2 (torch.export) or .pt (TorchScript); default: RUN.pt2"
+        "--out", type=Path, metavar="FILE", help="FILE.pt2 (torch.export) or FILE.pt (TorchScript); default: RUN.pt2"
     )
 
 

@@ -21,36 +21,38 @@ if TYPE_CHECKING:
 
 HELP = "show a network layer by layer: shapes, parameters, mult-adds, receptive field"
 
-_IMAGES = (10, (32, 32, 3))  # classes, and the shape of an image: CIFAR-10's, where nothing says otherwise
+_CIFAR10 = (10, (32, 32, 3))  # the default number of classes, and image shape
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s (NAME | --recipe RECIPE) [options] [--section.field VALUE ...]"
     verb.add_argument("name", nargs="?", metavar="NAME", help="a model, torchvision:NAME or timm:NAME; or a recipe")
-    verb.add_argument("--recipe", help="the model of a recipe, for its dataset; where a model has the same name too")
+    verb.add_argument("--recipe", help="the model of this recipe; required if a model has the same name")
     verb.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help='for example "widths=[64, 128]"')
-    verb.add_argument("--classes", type=_up_to(10**6), metavar="N", help="default: the recipe's dataset's, else 10")
+    verb.add_argument(
+        "--classes", type=_up_to(10**6), metavar="N", help="default: those of the recipe's dataset, or 10"
+    )
     verb.add_argument("--size", type=_up_to(4096), metavar="PIXELS", help="side of an image (default: as above, or 32)")
     verb.add_argument("--channels", type=_up_to(4096), metavar="C", help="of an image (default: as above, or 3)")
     verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a batch (default: 1)")
-    verb.add_argument("--receptive-field", action="store_true", help="show kernel, stride, jump and field alone")
+    verb.add_argument("--receptive-field", action="store_true", help="show only kernel, stride, jump and field")
     verb.set_defaults(settings=[])
 
 
 def _up_to(most: int) -> Callable[[str], int]:
-    """A whole number from 1, and not so large that the network would not fit the memory."""
+    """Return a parser of integers from 1 to ``most``, a bound that keeps the network within memory."""
 
-    def whole_number(text: str) -> int:
+    def parse(text: str) -> int:
         value = at_least(1)(text)
         if value > most:
             raise argparse.ArgumentTypeError(f"'{text}' is more than {most}")
         return value
 
-    return whole_number
+    return parse
 
 
 def run(arguments: argparse.Namespace) -> int:
-    model, classes, (height, width, channels) = _asked(arguments)
+    model, classes, (height, width, channels) = _resolve(arguments)
     if model.image_size:
         height = width = model.image_size
     if arguments.size:
@@ -64,14 +66,14 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.models.summary import summarize
     from cifar_dist.models.transfer import freeze_backbone
 
-    # Who computes the convolutions, and from which weights, changes nothing here; and nothing needs to be computed.
+    # On the meta device, without pretrained weights or model.conv: none of these changes shapes or counts.
     network = build(model.name, classes=classes, channels=shape[2], options=model.options).to("meta")
     check_fits(network, model.name, shape=shape, classes=classes)
     if model.freeze:
         freeze_backbone(network)
     summary = summarize(network, shape, arguments.batch)
     table = _field_table(summary) if arguments.receptive_field else _layer_table(summary)
-    # In a pipe a table is as wide as it needs to be, and never coloured: rich would ask FORCE_COLOR.
+    # In a pipe the table is as wide as necessary and never coloured; rich by itself would obey FORCE_COLOR.
     at_terminal = sys.stdout.isatty()
     columns = None if at_terminal else 500
     console = Console(force_terminal=at_terminal, width=columns, highlight=False, markup=False, emoji=False)
@@ -84,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _asked(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, int, int]]:
-    """The model, the number of classes, and the shape of an image: (height, width, channels)."""
+def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, int, int]]:
+    """Return the model, the number of classes, and the image shape (height, width, channels)."""
     from cifar_dist import recipe
     from cifar_dist.models import names
 
@@ -94,7 +96,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, 
         raise UserError(f"--options takes KEY=VALUE, not '{wrong}'; for example --options blocks=[2,2,2]")
     settings = [*arguments.settings, *(f"--model.options.{option}" for option in arguments.options)]
     if (arguments.name is None) == (arguments.recipe is None):
-        raise UserError("which model? cifar-dist model NAME, or cifar-dist model --recipe RECIPE")
+        raise UserError("give one model: cifar-dist model NAME, or cifar-dist model --recipe RECIPE")
     name, of = arguments.name, arguments.recipe
     if of is None and name not in names() and (name in recipe.shipped() or name.endswith(".toml")):
         of = name
@@ -102,11 +104,11 @@ def _asked(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, 
         tree: recipe.Tree = {}
         for key, value in {**recipe.parse_overrides(settings), "model.name": name}.items():
             recipe.put(tree, key, value)
-        return recipe.build(tree, where="the command line").model, *_IMAGES
+        return recipe.build(tree, where="the command line").model, *_CIFAR10
     config = recipe.load(of, settings)
     packed = Path(config.data.path)
     if not (packed / "manifest.json").is_file():
-        return config.model, *_IMAGES
+        return config.model, *_CIFAR10
 
     from cifar_dist.data.manifest import Manifest
 
@@ -118,7 +120,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, 
 
 
 def _table(*columns: str) -> Table:
-    """A plain table: the first two columns are words, the others numbers."""
+    """Create a plain table: the first two columns are text, the others numbers."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -154,12 +156,12 @@ def _totals(summary: Summary, batch: int) -> list[tuple[str, str]]:
     frozen = summary.parameters - summary.trainable
     parts = f"{summary.trainable:,} trainable, {frozen:,} frozen" if frozen else "all trainable"
     of = "an image" if batch == 1 else f"a batch of {batch}"
-    field = "not known: positions are mixed in a way that is not followed"
+    field = "unknown: positions are mixed in a way that cannot be traced"
     if summary.receptive_field is not None:
-        field = _pixels(summary.receptive_field, "the whole image", " pixels")
+        field = _pixels(summary.receptive_field, "the entire image", " pixels")
         others = (
             (summary.last_convolution, "at the last convolution"),
-            (summary.pools_as_strides, "with pools between convolutions counted as strides alone"),
+            (summary.pools_as_strides, "if pools between convolutions count only as strides"),
         )
         for size, what in others:
             if size is not None and size != summary.receptive_field:
@@ -177,7 +179,7 @@ def _sides(shape: tuple[int, ...]) -> str:
 
 
 def _kernel(layer: Layer) -> str:
-    """``3x3/2`` at stride 2; a global pool needs no stride."""
+    """Format a kernel as ``3x3``, or ``3x3/2`` at stride 2; the stride of a global pool is omitted."""
     strided = max(layer.stride, default=1) > 1 and max(layer.outputs[-2:]) > 1
     return _sides(layer.kernel) + (f"/{layer.stride[0]}" if strided else "")
 
@@ -187,7 +189,7 @@ def _pixels(size: float, everything: str, unit: str = "") -> str:
 
 
 def _si(count: int) -> str:
-    """``194.18 G``."""
+    """Format a count with an SI prefix: ``194.18 G``."""
     for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= factor:
             return f"{count / factor:.2f} {unit}"

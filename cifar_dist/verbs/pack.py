@@ -12,12 +12,14 @@ HELP = "pack a dataset into WebDataset shards and a manifest"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("source", help="a dataset's name or TOML (shards/NAME.toml), an archive, a folder or a file")
-    verb.add_argument("out", type=Path, help="folder for the shards and their manifest")
+    verb.add_argument(
+        "source", help="name of a dataset (shards/NAME.toml), or path of a .toml, archive, folder or file"
+    )
+    verb.add_argument("out", type=Path, help="folder to write the shards and the manifest to")
     verb.add_argument("--codec", choices=["png", "raw"], default="png", help="how an image is stored (default: png)")
     verb.add_argument("--samples-per-shard", type=at_least(1), default=1000, metavar="N", help="default: 1000")
-    verb.add_argument("--val-fraction", type=fraction, metavar="F", help="part of train kept for validation")
-    verb.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of the order and of the val split")
+    verb.add_argument("--val-fraction", type=fraction, metavar="F", help="fraction of train held out for validation")
+    verb.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="seed of the order and of the val split")
     verb.add_argument("--size", type=at_least(1), metavar="N", help="resize every image to N x N pixels")
 
 

@@ -8,17 +8,20 @@ from pathlib import Path
 from cifar_dist.errors import EXIT_DONE, UserError
 from cifar_dist.verbs.arguments import at_least
 
-HELP = "draw training images as a recipe's augmentation shows them"
+HELP = "draw training images as a recipe augments them"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s DATASET RECIPE [options] [--section.field VALUE ...]"
     verb.add_argument("dataset", help="a packed dataset: its folder, or its name in shards/")
-    verb.add_argument("recipe", help="a shipped recipe, or the path of a .toml")
-    verb.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="images (default: 8)")
-    verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="epochs shown (default: 6)")
+    verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml")
+    verb.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="number of images (default: 8)")
+    verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="number of epochs (default: 6)")
     verb.add_argument(
-        "--seed", type=at_least(0), metavar="S", help="of the choice and the epochs (default: the recipe's)"
+        "--seed",
+        type=at_least(0),
+        metavar="S",
+        help="selects the images and their augmentation (default: the recipe's)",
     )
     verb.add_argument("--out", type=Path, metavar="FILE.png", help="default: preview-RECIPE.png")
     verb.set_defaults(settings=[])
@@ -37,9 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = Manifest.load(named if not Path(arguments.dataset).is_dir() and named.is_dir() else arguments.dataset)
     out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")
     if out.is_dir():
-        raise UserError(f"{out} is a folder; give the picture a name, as --out {out / 'preview.png'}")
+        raise UserError(f"{out} is a folder; name a file: --out {out / 'preview.png'}")
     try:
         print(draw_preview(config, manifest, out, samples=arguments.samples, versions=arguments.versions))
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; choose another place with --out FILE.png") from None
+        raise UserError(f"{out} cannot be written: {error.strerror}; use another --out FILE.png") from None
     return EXIT_DONE

@@ -9,7 +9,7 @@ from pathlib import Path
 from cifar_dist.errors import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN
 
-HELP = "draw the figures of runs, and their report.html"
+HELP = "draw the figures and report.html of one or more runs"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -26,10 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def draw(run_path: Path) -> None:
-    """Draw the report; a picture that fails must not fail the run that it shows."""
+    """Draw the report of a run; a drawing error must not fail the run."""
     try:
         from cifar_dist.report.html import write_report
 
         print(f"report: {write_report(run_path)}")
     except Exception as error:
-        print(f"cifar-dist: the report was not drawn ({error}); try: cifar-dist report {run_path}", file=sys.stderr)
+        print(f"cifar-dist: cannot draw the report ({error}); retry: cifar-dist report {run_path}", file=sys.stderr)

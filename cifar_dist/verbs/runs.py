@@ -15,10 +15,10 @@ from cifar_dist.verbs.arguments import RUN, written
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
 
-HELP = "list the runs there are, compare some, remove what nobody needs"
+HELP = "list runs, compare them, or delete what is no longer needed"
 
 _FOLDER = Path("runs")
-# What is looked for stands first: the newest, the best, the largest.
+# Sort keys that put the newest, best or largest first.
 _ORDERS: dict[str, Callable[[Entry], float | str]] = {
     "date": lambda entry: -entry.written,
     "name": lambda entry: str(entry.path),
@@ -34,19 +34,19 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         title="actions", metavar="list|compare|clean", dest="action", prog=verb.prog, parser_class=type(verb)
     )
     listing = _add(actions, "list", "print a table of all runs (what `cifar-dist runs` does)")
-    listing.add_argument("folder", nargs="?", type=Path, default=_FOLDER, help="that holds them (default: runs)")
+    listing.add_argument("folder", nargs="?", type=Path, default=_FOLDER, help="folder of the runs (default: runs)")
     listing.add_argument(
-        "--sort", choices=_ORDERS, default="date", help="what stands first: the newest, the best, the largest"
+        "--sort", choices=_ORDERS, default="date", help="newest, best or largest first; names alphabetically"
     )
-    listing.add_argument("--csv", type=Path, metavar="OUT", help="write them to this file too")
-    compare = _add(actions, "compare", "print the settings in which runs differ, and what each reached")
+    listing.add_argument("--csv", type=Path, metavar="OUT", help="also write the table to this file")
+    compare = _add(actions, "compare", "print the settings in which runs differ, and their results")
     compare.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
-    compare.add_argument("--picture", type=Path, metavar="OUT.png", help="draw their curves into this file too")
-    clean = _add(actions, "clean", "remove what kills left, damaged checkpoints, the older ones of finished runs")
+    compare.add_argument("--picture", type=Path, metavar="OUT.png", help="also draw their curves to this file")
+    clean = _add(actions, "clean", "delete incomplete files, damaged checkpoints, and older ones of finished runs")
     clean.add_argument(
-        "folder", nargs="?", type=Path, default=_FOLDER, help="that holds the runs, or a run (default: runs)"
+        "folder", nargs="?", type=Path, default=_FOLDER, help="folder of the runs, or one run (default: runs)"
     )
-    clean.add_argument("--yes", action="store_true", help="do it; without, it is only shown")
+    clean.add_argument("--yes", action="store_true", help="delete them; without it, only list them")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _add(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser],  # the only name that argparse has for it
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],  # argparse has no public name for this type
     name: str,
     help_text: str,
 ) -> argparse.ArgumentParser:
@@ -70,14 +70,14 @@ def _list(arguments: argparse.Namespace) -> int:
     from cifar_dist.files import write_atomic
     from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
-    asked = vars(arguments)  # `cifar-dist runs` alone has no arguments of an action
-    folder = asked.get("folder", _FOLDER)
-    entries = sorted(map(describe, find_runs(folder)), key=_ORDERS[asked.get("sort", "date")])
+    given = vars(arguments)  # plain `cifar-dist runs` lacks the arguments of an action
+    folder = given.get("folder", _FOLDER)
+    entries = sorted(map(describe, find_runs(folder)), key=_ORDERS[given.get("sort", "date")])
     print(table(entries, folder), end="")
     for entry in entries:
         if entry.problem:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)
-    if out := asked.get("csv"):
+    if out := given.get("csv"):
         written(out, lambda: write_atomic(out, to_csv(entries)))
     return EXIT_DONE
 
@@ -104,15 +104,15 @@ def _clean(arguments: argparse.Namespace) -> int:
             items += clean(found) if arguments.yes else removable(found)
         except (UserError, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            print(f"warning: {printable(str(found))} is left as it is: {why}", file=sys.stderr)
+            print(f"warning: {printable(str(found))} was skipped: {why}", file=sys.stderr)
     total = size(sum(item.bytes for item in items))
     if not items:
-        print("nothing to remove")
+        print("nothing to delete")
         return EXIT_DONE
     print(markdown(["what", "why", "size"], [(str(item.path), item.why, size(item.bytes)) for item in items], ["size"]))
     print(
-        f"removed: {total}"
+        f"freed {total}"
         if arguments.yes
-        else f"would free {total}; do it with: cifar-dist runs clean {shlex.quote(str(arguments.folder))} --yes"
+        else f"would free {total}; delete with: cifar-dist runs clean {shlex.quote(str(arguments.folder))} --yes"
     )
     return EXIT_DONE

@@ -1,4 +1,4 @@
-"""``cifar-dist submit RECIPE``: one run as a Slurm job, looked at before it waits in the queue."""
+"""``cifar-dist submit RECIPE``: submit one run as a Slurm job, after checking its settings, data and model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from cifar_dist.errors import EXIT_DONE, UserError
 
-HELP = "train a recipe on a Slurm cluster; takes sbatch's options too"
+HELP = "train a recipe on a Slurm cluster; accepts sbatch options"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RECIPE [sbatch options] [--section.field VALUE ...]"
-    verb.add_argument("recipe", help="a shipped recipe, or the path of a .toml; it stands first")
+    verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml; must come first")
     verb.set_defaults(settings=[])
 
 

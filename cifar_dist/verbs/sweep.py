@@ -10,14 +10,14 @@ from typing import NoReturn
 from cifar_dist.errors import EXIT_DONE, UserError
 from cifar_dist.verbs.arguments import at_least, written
 
-HELP = "train many runs from one file, here or on a cluster, and put their results into one table"
+HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
 
-_FILE = "a shipped sweep's name, or the path of a .toml"
-_SETTINGS = "Settings for all runs are written --section.field VALUE."
+_FILE = "name of a shipped sweep, or path of a .toml"
+_SETTINGS = "Override a setting of all runs with --section.field VALUE."
 
 
 class _Action(argparse.ArgumentParser):
-    """Keeps what it does not know, in order, as ``words``: settings, and options of sbatch."""
+    """A parser that collects unknown arguments, in order, as ``words``: settings and sbatch options."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see: {self.prog} --help")
@@ -34,16 +34,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     actions = verb.add_subparsers(
         title="actions", metavar="run|submit|table", dest="action", required=True, parser_class=_Action
     )
-    run = _add(actions, "run", "train on this machine what is not finished")
-    run.add_argument("--launch", metavar="CONFIG", help="start each run with this config of launch/, for example ddp")
+    run = _add(actions, "run", "train the unfinished runs on this machine")
+    run.add_argument("--launch", metavar="CONFIG", help="launch each run with this config of launch/, for example ddp")
     run.add_argument("--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time (default: 1)")
-    submit = _add(actions, "submit", "train on a Slurm cluster what is not finished; takes sbatch's options too")
-    submit.add_argument(
-        "--jobs", type=at_least(1), metavar="N", help="runs at a time (default: what there is room for)"
-    )
-    table = _add(actions, "table", "print the results as a markdown table")
-    table.add_argument("--csv", type=Path, metavar="OUT", help="write them to this file too")
-    table.add_argument("--picture", type=Path, metavar="OUT.png", help="draw them into this file too")
+    submit = _add(actions, "submit", "train the unfinished runs on a Slurm cluster; accepts sbatch options")
+    submit.add_argument("--jobs", type=at_least(1), metavar="N", help="runs at a time (default: no limit)")
+    table = _add(actions, "table", "print the results as a Markdown table")
+    table.add_argument("--csv", type=Path, metavar="OUT", help="also write the results to this file")
+    table.add_argument("--picture", type=Path, metavar="OUT.png", help="also draw the results to this file")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,14 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _add(
-    actions: argparse._SubParsersAction[_Action],  # the only name that argparse has for it
+    actions: argparse._SubParsersAction[_Action],  # argparse has no public name for this type
     name: str,
     help_text: str,
 ) -> argparse.ArgumentParser:
     about = f"{help_text[0].upper()}{help_text[1:]}. {_SETTINGS}"
     action = actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
     action.add_argument("file", help=_FILE)
-    action.add_argument("--seeds", type=at_least(1), metavar="N", help="runs of each row (default: the file's)")
+    action.add_argument("--seeds", type=at_least(1), metavar="N", help="seeds per row (default: the file's)")
     return action
 
 
@@ -69,7 +67,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from cifar_dist.sweeps.sweep import load
 
     if launched_processes() > 1:
-        raise UserError("a sweep is one process that starts its runs; say how with --launch, for example --launch ddp")
+        raise UserError(
+            "run a sweep as one process, and launch each run on many with --launch, for example --launch ddp"
+        )
     sweep = load(arguments.file, arguments.words, arguments.seeds)
     check(sweep)
     return run_all(sweep, launch=arguments.launch, jobs=arguments.jobs)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cifar_dist.errors import EXIT_DONE
 
-HELP = "check every byte of a packed dataset, or whether a file can be predicted"
+HELP = "verify every byte of a packed dataset, or check that predict can read an unlabelled set"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("path", type=Path, help="a packed dataset; or an unlabelled set, a .pkl or .npz for predict")
+    verb.add_argument("path", type=Path, help="a packed dataset, or an unlabelled set (.pkl or .npz)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -72,7 +72,7 @@ def test_tars_made_elsewhere_are_read_as_webdataset_reads_them(tmp_path: Path, c
     assert (manifest.codec, manifest.shape, manifest.classes) == (codec, (8, 8, 3), ("0", "1", "2"))
     assert {split: len(many) for split, many in manifest.splits.items()} == {"train": 3, "test": 1}
     assert Manifest.load(tmp_path).to_json() == manifest.to_json()
-    assert "all shards are whole" in str(verify(tmp_path, show=False))
+    assert "all shards are intact" in str(verify(tmp_path, show=False))
     for split in ("train", "test"):
         urls = [str(tmp_path / shard.name) for shard in manifest.shards(split)]
         samples = list(WebDataset(urls, shardshuffle=False, empty_check=False))
@@ -126,7 +126,7 @@ def test_splits_by_name_or_folder_and_numbers_by_value(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.tar"):
         path.rename(path.with_name(path.name.replace("train", "part").replace("TEST", "part")))
     write(tmp_path / "plain" / "0.tar", [sample("0")])
-    assert "says no split and others do; rename it as train-" in refusal(tmp_path)
+    assert "names no split, but other tars do; rename it, as in train-" in refusal(tmp_path)
 
 
 def test_tars_without_a_word_are_train_and_without_labels_have_no_classes(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_tars_without_a_word_are_train_and_without_labels_have_no_classes(tmp_pa
 def test_names_of_classes(tmp_path: Path) -> None:
     write(tmp_path / "0.tar", [sample("a", 0), sample("b", 2, 1)])
     assert index(tmp_path, classes=["x", "y", "z", "unseen"], show=False).classes == ("x", "y", "z", "unseen")
-    assert "has the label 2 and 2 classes are named; name 3" in refusal(tmp_path, classes=["x", "y"])
+    assert "contains the label 2, but --classes names only 2 classes; name 3" in refusal(tmp_path, classes=["x", "y"])
 
 
 def raw(path: Path, members: Sequence[tuple[str, bytes]], **info: bytes | str) -> Path:
@@ -164,22 +164,22 @@ OTHER = build.image_file(build.random_images(1, side=9)[0])
 @pytest.mark.parametrize(
     ("members", "complaint"),
     [
-        ([], "it holds no samples"),
-        ([("a.cls", b"0")], "sample 'a' has .cls and not one of png, npy, jpg, jpeg, webp"),
-        ([("a.txt", b"0"), ("a.input.png", PNG)], "sample 'a' has .txt, .input.png and not one of"),
-        ([("a.png", PNG), ("a.jpg", PNG)], "sample 'a' has .png, .jpg and not one of"),
+        ([], "it contains no samples"),
+        ([("a.cls", b"0")], "sample 'a' has .cls, but needs exactly one of .png, .npy, .jpg, .jpeg, .webp"),
+        ([("a.txt", b"0"), ("a.input.png", PNG)], "sample 'a' has .txt, .input.png, but needs exactly one of"),
+        ([("a.png", PNG), ("a.jpg", PNG)], "sample 'a' has .png, .jpg, but needs exactly one of"),
         ([("a.png", PNG), ("b.jpg", PNG)], "its images are stored as png and jpg"),
-        ([("a.png", PNG), ("a.cls", b"0"), ("b.png", PNG)], "sample 'b' has no .cls, and others have"),
-        ([("a.png", PNG), ("b.png", PNG), ("a.cls", b"0")], "the files of sample 'a' do not follow each other"),
-        ([("a.png", PNG), ("a.PNG", PNG)], "'a.png' is in it twice"),
-        ([("a.png", PNG), ("a.cls", b"cat")], "'a.cls' is b'cat', and not the number of a class"),
-        ([("a.png", PNG), ("a.cls", b"-1")], "'a.cls' is b'-1', and not"),
-        ([("a.png", PNG), ("a.cls", b"9" * 4000)], "and not the number of a class"),
-        ([("a.png", PNG), ("a.cls", "٣".encode())], "and not the number of a class"),
+        ([("a.png", PNG), ("a.cls", b"0"), ("b.png", PNG)], "sample 'b' has no .cls, but others do"),
+        ([("a.png", PNG), ("b.png", PNG), ("a.cls", b"0")], "the members of sample 'a' are not consecutive"),
+        ([("a.png", PNG), ("a.PNG", PNG)], "it contains 'a.png' twice"),
+        ([("a.png", PNG), ("a.cls", b"cat")], "'a.cls' is b'cat', not a class number"),
+        ([("a.png", PNG), ("a.cls", b"-1")], "'a.cls' is b'-1', not"),
+        ([("a.png", PNG), ("a.cls", b"9" * 4000)], "not a class number from 0 to 99999"),
+        ([("a.png", PNG), ("a.cls", "٣".encode())], "not a class number from 0 to 99999"),
         ([("a.png", b"no image")], "'a.png' cannot be decoded"),
         ([("a.png", PNG[:-30])], "'a.png' cannot be decoded"),
         ([("a.jpg", PNG)], "'a.jpg' cannot be decoded"),
-        ([("a.png", PNG), ("b.png", OTHER)], "'a' is 8x8 and 'b' is 9x9; one size and format is needed"),
+        ([("a.png", PNG), ("b.png", OTHER)], "'a' is 8x8 and 'b' is 9x9; they must have one size and format"),
     ],
     ids=lambda value: "" if isinstance(value, list) else value[:40],
 )
@@ -196,7 +196,7 @@ def test_an_array_that_is_no_rgb_image_is_refused(tmp_path: Path) -> None:
     data = io.BytesIO()
     np.save(data, np.zeros((8, 8)))
     raw(tmp_path / "0.tar", [("a.npy", data.getvalue())])
-    assert "'a.npy' is float64 (8, 8); expected uint8 [height, width, 3]" in refusal(tmp_path)
+    assert "'a.npy' is float64 (8, 8); store it as uint8 [height, width, 3]" in refusal(tmp_path)
 
 
 def test_grey_palette_and_deep_images(tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ def test_grey_palette_and_deep_images(tmp_path: Path) -> None:
     assert np.array_equal(image, np.repeat(grey[..., None], 3, axis=2))
     raw(tmp_path / "0.tar", [("a.png", build.image_file(grey.astype(np.uint16)))])
     (tmp_path / "manifest.json").unlink()
-    assert "more than 8 bits a channel" in refusal(tmp_path)
+    assert "more than 8 bits per channel" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     raw(tmp_path / "0.tar", [("a.png", PNG), ("b.png", b"")], type=kind, linkname="/etc/passwd")
-    assert "'b.png' in it is no plain file" in refusal(tmp_path)
+    assert "'b.png' is not a regular file" in refusal(tmp_path)
 
 
 def test_folders_and_remarks_in_a_tar_are_passed_over(tmp_path: Path) -> None:
@@ -224,25 +224,27 @@ def test_folders_and_remarks_in_a_tar_are_passed_over(tmp_path: Path) -> None:
 def test_forms_that_differ_between_tars_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train-0.tar", [sample("a")])
     write(tmp_path / "test-0.tar", [sample("b", side=9)])
-    assert "train-0.tar holds .png of 8x8, test-0.tar holds .png of 9x9; one size and format" in refusal(tmp_path)
+    assert "train-0.tar holds .png of 8x8, test-0.tar holds .png of 9x9; they must have one size and format" in refusal(
+        tmp_path
+    )
     write(tmp_path / "test-0.tar", [sample("b", codec="jpg")])
     assert "test-0.tar holds .jpg of 8x8" in refusal(tmp_path)
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
-    assert f"there is no folder {tmp_path / 'none'}" in refusal(tmp_path / "none")
-    assert "holds no .tar, and neither do the folders in it" in refusal(tmp_path)
+    assert f"the folder {tmp_path / 'none'} does not exist" in refusal(tmp_path / "none")
+    assert "and its subfolders contain no .tar" in refusal(tmp_path)
     pack("digits", tmp_path / "digits", show=False)
-    assert "is packed already" in refusal(tmp_path / "digits")
+    assert "is already packed" in refusal(tmp_path / "digits")
     write(tmp_path / "names" / "a b-0.tar", [sample("a")])
-    assert "may have letters, digits" in refusal(tmp_path / "names")
+    assert "must be named with letters, digits" in refusal(tmp_path / "names")
     write(tmp_path / "both" / "test" / "train-0.tar", [sample("a")])
-    assert "says test and train" in refusal(tmp_path / "both")
+    assert "names two splits, test and train" in refusal(tmp_path / "both")
     (tmp_path / "zipped").mkdir()
     with tarfile.open(tmp_path / "zipped" / "0.tar", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.png"))
-    assert "is no tar to train on" in refusal(tmp_path / "zipped")
-    with pytest.raises(UserError, match="it has the name of a class in each line"):
+    assert "cannot be used for training" in refusal(tmp_path / "zipped")
+    with pytest.raises(UserError, match="give a text file with one class name per line"):
         cli.run(["index", str(tmp_path / "digits"), "--classes", str(tmp_path / "none.txt")])
 
 
@@ -250,11 +252,11 @@ def test_others_say_that_tars_are_to_be_indexed(tmp_path: Path) -> None:
     path = write(tmp_path / "0.tar", [sample("a")])
     with pytest.raises(UserError, match=f"make one with: cifar-dist index {tmp_path}"):
         Manifest.load(tmp_path)
-    with pytest.raises(UserError, match="WebDataset tars: cifar-dist index FOLDER"):
+    with pytest.raises(UserError, match="for WebDataset tars use: cifar-dist index FOLDER"):
         pack(path.rename(tmp_path / "x-0.tar").parent, tmp_path / "out", show=False)
     index(tmp_path, show=False)
     (tmp_path / "x-0.tar").unlink()
-    with pytest.raises(UserError, match=f"make it again with: cifar-dist index {tmp_path}\n  x-0.tar: missing"):
+    with pytest.raises(UserError, match=f"recreate the dataset with: cifar-dist index {tmp_path}\n  x-0.tar: missing"):
         verify(tmp_path, show=False)
 
 

@@ -227,10 +227,10 @@ def test_a_packed_dataset_is_replaced_and_anything_else_is_not(tmp_path: Path) -
     assert sorted(build.read_folder(out)) == ["manifest.json", "train-000000.tar", "val-000000.tar"]
 
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds 'notes.txt', which pack did not write"):
+    with pytest.raises(UserError, match=r"contains 'notes.txt', which pack did not write"):
         pack_quietly(source, out)
     (out / "manifest.json").unlink()
-    with pytest.raises(UserError, match="is not empty and not a packed dataset"):
+    with pytest.raises(UserError, match="is neither empty nor a packed dataset"):
         pack_quietly(source, out)
     with pytest.raises(UserError, match="is a file"):
         pack_quietly(source, source)
@@ -252,7 +252,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
         ({"samples_per_shard": 0}, "samples per shard is 0"),
         ({"val_fraction": 1.0}, "the val fraction is 1.0"),
         ({"val_fraction": -0.1}, "the val fraction is -0.1"),
-        ({"val_fraction": 0.99}, "leaves nothing to train on"),
+        ({"val_fraction": 0.99}, "leaves no training samples"),
         ({"size": 0}, "size is 0"),
         ({"size": 5000}, "size is 5000"),
     ],
@@ -267,7 +267,7 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(tmp_path: Path, argu
 def test_a_second_val_split_is_refused(tmp_path: Path) -> None:
     files = build.class_folder({"train/cat": 4, "val/cat": 2}, side=4)
     source = build.write_archive(tmp_path / "a.zip", files)
-    with pytest.raises(UserError, match="has a split 'val' already; leave the val fraction out"):
+    with pytest.raises(UserError, match="already has a split 'val'; drop the val fraction"):
         pack_quietly(source, tmp_path / "out", val_fraction=0.5)
     assert pack_quietly(source, tmp_path / "out").samples("val") == 2
     np.savez(tmp_path / "b.npz", data=build.random_images(2), ids=np.arange(2))
@@ -277,7 +277,7 @@ def test_a_second_val_split_is_refused(tmp_path: Path) -> None:
 
 def test_a_packed_dataset_is_no_source(tmp_path: Path) -> None:
     pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "out")
-    with pytest.raises(UserError, match="is packed already; look at it with: cifar-dist verify"):
+    with pytest.raises(UserError, match="is already packed; check it with: cifar-dist verify"):
         pack_quietly(tmp_path / "out", tmp_path / "again")
 
 

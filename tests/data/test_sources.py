@@ -84,7 +84,7 @@ def test_a_missing_cifar_batch_is_named(tmp_path: Path) -> None:
 def test_a_binary_batch_of_odd_size_is_refused(tmp_path: Path) -> None:
     build.cifar100_binary(tmp_path / "c")
     (tmp_path / "c" / "train.bin").write_bytes(bytes(3073))
-    assert "no records of 3074" in one_line(tmp_path / "c")
+    assert "is not a multiple of 3074" in one_line(tmp_path / "c")
 
 
 def test_a_label_outside_the_classes_is_refused(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_cifar_pickles_of_another_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c" / "data_batch_2").write_bytes(pickle.dumps({"data": np.zeros((2, 3072), np.uint8)}))
     assert "has no 'labels'" in one_line(tmp_path / "c")
     (tmp_path / "c" / "data_batch_2").write_bytes(pickle.dumps({"data": np.zeros((2, 3072)), "labels": [1, 2]}))
-    assert "array of uint8" in one_line(tmp_path / "c")
+    assert "store images as an array of uint8" in one_line(tmp_path / "c")
     (tmp_path / "c" / "data_batch_2").write_bytes(pickle.dumps({"data": np.zeros((2, 3072), "u1"), "labels": [1]}))
     assert "has shape (1,) for 2 images" in one_line(tmp_path / "c")
 
@@ -138,7 +138,7 @@ def test_without_split_folders_everything_is_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["train/0000.png", "0000.png", "a/b/c/0000.png", "holiday/cat/0000.png"])
 def test_an_image_in_the_wrong_place_is_named(tmp_path: Path, name: str) -> None:
     files = {**build.class_folder({"train/cat": 1}), name: build.image_file(build.random_images(1)[0])}
-    assert f"'{name}' does not lie at SPLIT/CLASS/FILE" in one_line(build.write_folder(tmp_path / "f", files))
+    assert f"'{name}' is not at SPLIT/CLASS/FILE" in one_line(build.write_folder(tmp_path / "f", files))
 
 
 def test_a_folder_of_anything_else_says_what_is_expected(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_folder_of_anything_else_says_what_is_expected(tmp_path: Path) -> None
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
     files = build.class_folder({"cat": 3})
     files["cat/0001.png"] = files["cat/0001.png"][:100]
-    assert "'cat/0001.png' is not a whole PNG or JPEG" in one_line(build.write_folder(tmp_path / "f", files))
+    assert "'cat/0001.png' is not an intact PNG or JPEG" in one_line(build.write_folder(tmp_path / "f", files))
 
 
 def test_images_of_different_sizes_ask_for_size(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_labelled_npz(tmp_path: Path) -> None:
     assert data.splits["train"].labels.tolist() == [0, 2, 1, 2, 0]
     assert data.splits["test"].labels.tolist() == [1, 1]
     np.savez(tmp_path / "b.npz", x_train=images)
-    assert "y_train is no list of whole numbers" in one_line(tmp_path / "b.npz")
+    assert "y_train is not a list of integers" in one_line(tmp_path / "b.npz")
     np.savez_compressed(tmp_path / "c.npz", x_train=images[..., 0], y_train=np.arange(5))
     grey = open_quietly(str(tmp_path / "c.npz"), 16).data.splits["train"].images
     assert grey.shape == (5, 16, 16, 3)
@@ -223,13 +223,13 @@ def test_unlabelled_npz_and_ids_in_a_list(tmp_path: Path) -> None:
     ("content", "complaint"),
     [
         ({"data": np.zeros((2, 32, 32, 3), "u1")}, "has no 'ids'"),
-        ({"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [7, 7]}, "id 7 occurs more than once"),
-        ({"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [1.0, 2.0]}, "no list of whole numbers"),
+        ({"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [7, 7]}, "the id 7 occurs more than once"),
+        ({"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [1.0, 2.0]}, "is not a list of integers"),
         ({"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [1, 2, 3]}, "shape (3,) for 2 images"),
-        ({"data": np.zeros((2, 32, 32, 3), "f4"), "ids": [1, 2]}, "is float32; images are expected"),
+        ({"data": np.zeros((2, 32, 32, 3), "f4"), "ids": [1, 2]}, "is float32; store images as an array of uint8"),
         ({"data": np.zeros((2, 100), "u1"), "ids": [1, 2]}, "has shape (2, 100)"),
         ({"data": np.zeros((0, 32, 32, 3), "u1"), "ids": []}, "has shape (0, 32, 32, 3)"),
-        ([1, 2], "holds a list"),
+        ([1, 2], "contains a list instead of a dictionary"),
     ],
 )
 def test_a_wrong_unlabelled_pickle_is_refused(tmp_path: Path, content: object, complaint: str) -> None:
@@ -242,7 +242,7 @@ def test_a_wrong_unlabelled_pickle_is_refused(tmp_path: Path, content: object, c
 
 def test_a_source_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     assert "did you mean 'digits'?" in one_line("digit")
-    assert "there is no file, folder or dataset" in one_line(tmp_path / "nothing.tar.gz")
+    assert "no file, folder or dataset is called" in one_line(tmp_path / "nothing.tar.gz")
     (tmp_path / "a.rar").write_bytes(b"x")
     assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
 
@@ -287,18 +287,21 @@ def test_a_dataset_file_names_an_archive_and_its_treatment(tmp_path: Path, monke
             'name = "a"\nembedded = "digits"\nval_fracton = 0.1',
             "unknown key 'val_fracton'; did you mean 'val_fraction'?",
         ),
-        ('name = "a"', "give either embedded"),
+        ('name = "a"', "set either embedded"),
         ('embedded = "digits"', "the key 'name' is missing"),
         ('name = "a"\nembedded = "faces"', "embedded = 'faces'"),
         ('name = "a"\nembedded = "digits"\nval_fraction = 1.0', "val_fraction = 1.0"),
         ('name = "a"\nembedded = "digits"\nsize = "32"', "size = '32'"),
         ('name = "../a"\nembedded = "digits"', "name = '../a'"),
-        ('name = "a"\nurl = "https://example.org/a.zip"', "needs the md5"),
-        (f'name = "a"\nurl = "file:///etc/passwd"\nmd5 = "{"0" * 32}"', "not an http:// or https:// address"),
+        ('name = "a"\nurl = "https://example.org/a.zip"', "url requires md5"),
+        (f'name = "a"\nurl = "file:///etc/passwd"\nmd5 = "{"0" * 32}"', "not an http:// or https:// URL"),
         (f'name = "a"\nurl = "https://e.org/a.zip"\nmd5 = "{"0" * 32}"\narchive = "../a"', "plain file name"),
         ("name = ", "is not valid TOML"),
-        ('name = "a"\nembedded = "digits"\nclasses = ["one", "two"]', "names 2 classes and the source has 10"),
-        ('name = "a"\narchive = "gone.zip"', "speaks of 'gone.zip', which is neither in"),
+        (
+            'name = "a"\nembedded = "digits"\nclasses = ["one", "two"]',
+            "lists 2 names, but the source has 10 classes",
+        ),
+        ('name = "a"\narchive = "gone.zip"', "the archive 'gone.zip' does not exist in"),
     ],
 )
 def test_a_wrong_dataset_file_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
@@ -338,7 +341,7 @@ def test_an_archive_is_fetched_once_checked_and_kept(tmp_path: Path, server: tup
     assert len(open_quietly(str(path)).data.splits["train"]) == 2  # from the local copy
 
     (tmp_path / "a.zip").write_bytes(data[:-1])
-    assert f"and {path} says {md5}" in one_line(path)
+    assert f"but {path} requires {md5}" in one_line(path)
 
 
 def test_a_failed_download_leaves_nothing_and_says_which_file_goes_where(
@@ -346,13 +349,13 @@ def test_a_failed_download_leaves_nothing_and_says_which_file_goes_where(
 ) -> None:
     url, served = server
     (served / "a.zip").write_bytes(b"not what was asked for")
-    for name, complaint in (("a.zip", "has the MD5"), ("gone.zip", "cannot be fetched")):
+    for name, complaint in (("a.zip", "has the MD5"), ("gone.zip", "cannot download")):
         path = dataset_file(tmp_path, f'name = "a"\nurl = "{url}/{name}"\nmd5 = "{"0" * 32}"\n')
         message = one_line(path)
         assert complaint in message
         assert f"{url}/{name}" in message
         assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.toml", "served"]
-    assert message.endswith(f"put it at {tmp_path / 'gone.zip'}")
+    assert message.endswith(f"copy it to {tmp_path / 'gone.zip'}")
 
 
 def test_a_tenth_of_the_real_jpeg_archive(test_data: Path) -> None:

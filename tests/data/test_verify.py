@@ -49,7 +49,7 @@ def problems(folder: Path) -> list[str]:
         verify_quietly(folder)
     head, *lines = str(error.value).splitlines()
     assert f"cifar-dist pack SOURCE {folder}" in head
-    assert f"{len(lines)} of 5 shards are damaged" in head
+    assert f"{len(lines)} of 5 shards are missing or damaged" in head
     return [line.strip() for line in lines]
 
 
@@ -74,7 +74,7 @@ def test_a_whole_dataset_is_described(whole: Path) -> None:
     assert report.splits["train"].class_counts.tolist() == [13] * CLASSES
     assert report.splits["train"].bytes == sum(path.stat().st_size for path in whole.glob("train-*.tar"))
     text = str(report)
-    assert "all shards are whole" in text
+    assert "all shards are intact" in text
     assert "13 per class" in text
     assert "2 to 3 per class" in text
     assert report.manifest.fingerprint in text
@@ -115,8 +115,8 @@ def test_offsets_that_point_elsewhere_are_found(dataset: Path) -> None:
     key = json.loads((dataset / "manifest.json").read_text())["splits"]["train"][0]["keys"][3]
     rewrite(dataset, change)
     assert problems(dataset) == [
-        f"train-000000.tar: '{key}.png' does not lie where the manifest says",
-        "test-000000.tar: '00000000.cls' does not lie where the manifest says",
+        f"train-000000.tar: '{key}.png' is not at the offset that the manifest says",
+        "test-000000.tar: '00000000.cls' is not at the offset that the manifest says",
     ]
 
 
@@ -134,7 +134,7 @@ def test_a_sample_that_webdataset_does_not_find_is_found(dataset: Path) -> None:
         manifest["splits"]["test"][0]["keys"][2] = "00000099"
 
     rewrite(dataset, change)
-    assert problems(dataset) == ["test-000000.tar: webdataset reads 10 samples from it, and not the 10 of the manifest"]
+    assert problems(dataset) == ["test-000000.tar: webdataset reads 10 samples that differ from the manifest's 10"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_an_image_that_cannot_be_used_is_found(dataset: Path, image: bytes, comp
 def test_a_shard_that_is_no_tar_is_found(dataset: Path) -> None:
     (dataset / "val-000000.tar").write_bytes(b"x" * 20_000)
     rewrite(dataset, lambda manifest: None)
-    assert "is no WebDataset tar" in problems(dataset)[0]
+    assert "is not a WebDataset tar" in problems(dataset)[0]
 
 
 def test_a_manifest_that_names_a_file_elsewhere_is_refused(dataset: Path) -> None:
@@ -242,7 +242,7 @@ def test_an_unlabelled_file_is_checked_as_predict_would(tmp_path: Path, capsys: 
     path = tmp_path / "hidden.npz"
     np.savez(path, data=np.zeros((3, 4, 4, 3), np.uint8), ids=np.array([7, 5, 9]))
     assert cli.run(["verify", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: 3 images of 4x4x3, each with an id of its own from 5 to 9\n"
+    assert capsys.readouterr().out == f"{path}: 3 images of 4x4x3, with unique ids from 5 to 9\n"
     np.savez(path, data=np.zeros((3, 4, 4, 3), np.uint8), ids=np.array([7, 5, 7]))
-    with pytest.raises(UserError, match="id 7 occurs more than once"):
+    with pytest.raises(UserError, match="the id 7 occurs more than once"):
         cli.run(["verify", str(path)])

@@ -49,8 +49,10 @@ def test_predictions_say_class_probability_accuracy_and_loss() -> None:
     assert predictions.classes.tolist() == [1, 0, 2, 1]
     assert predictions.accuracy == 0.75
     torch.testing.assert_close(predictions.probabilities, LOGITS.exp() / LOGITS.exp().sum(1, keepdim=True))
-    by_hand = -torch.stack([predictions.probabilities[i, label] for i, label in enumerate([1, 0, 2, 0])]).log().mean()
-    assert predictions.loss == pytest.approx(by_hand.item())
+    use_unfold_convolutions = (
+        -torch.stack([predictions.probabilities[i, label] for i, label in enumerate([1, 0, 2, 0])]).log().mean()
+    )
+    assert predictions.loss == pytest.approx(use_unfold_convolutions.item())
 
 
 def test_the_folder_holds_what_it_says(tmp_path: Path, weights: Path) -> None:

@@ -37,7 +37,7 @@ def test_any_number_of_processes_gives_the_bits_of_one(digits: Path, tmp_path: P
 
 def test_the_number_of_threads_changes_rounding_only(digits: Path) -> None:
     """A CPU's matrix products split their sums by thread, so logits differ by a few units in the last place."""
-    one, two = (predict_on(Engine(TrainConfig(threads=threads)), digits) for threads in (1, 2))
+    one, two = (predict_on(engine(Config(train=TrainConfig(threads=threads))), digits) for threads in (1, 2))
     for tta, _ in CASES:
         np.testing.assert_allclose(one[tta], two[tta], rtol=0, atol=1e-5)
 
@@ -108,5 +108,5 @@ def test_statistics_are_the_recipes_else_the_datas(digits: Path) -> None:
     assert normalization_statistics(AugmentConfig(), manifest) == (manifest.mean, manifest.std)
     own = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     assert normalization_statistics(own, manifest) == (own.mean, own.std)
-    with pytest.raises(UserError, match=r"augment\.mean has 1 channels and the images have 3"):
+    with pytest.raises(UserError, match=r"augment\.mean has 1 values, but the images have 3 channels"):
         normalization_statistics(AugmentConfig(mean=(0.5,), std=(0.2,)), manifest)

@@ -47,9 +47,9 @@ def test_a_run_may_go_on_with_another_engine(runs: Path, optimizer: str, first: 
 def test_each_engine_takes_the_steps_of_ddp(runs: Path, optimizer: str) -> None:
     """AdamW's to the bit: its sums are of two ranks' gradients, and it updates each weight alone.
 
-    Where gradients are accumulated, DDP adds up a rank's micro-batches first and the others the ranks; and the norm that
-    clips is added up in another order. SGD keeps such a difference in the last digit. AdamW, which divides each gradient
-    by its size, would let the loss drift by 1e-3 in these steps.
+    Where gradients are accumulated, DDP adds up a rank's micro-batches first and the others add up the ranks; and the
+    norm that clips is added up in another order. SGD keeps such a difference in the last digit. AdamW, which divides
+    each gradient by its size, would let the loss drift by 1e-3 in these steps.
     """
     exact = optimizer == "adamw"
     ddp, *others = ([r["loss"] for r in metrics(runs / f"{optimizer}-{engine}")] for engine in resume_on_ranks.ENGINES)

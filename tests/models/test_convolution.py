@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar_dist.config import ModelConfig, OptionValue
 from cifar_dist.models import build, build_for
-from cifar_dist.models.convolution import UnfoldConv2d, by_hand, convolve
+from cifar_dist.models.convolution import UnfoldConv2d, convolve, use_unfold_convolutions
 
 small = st.integers(1, 3)
 pair = st.tuples(small, small)
@@ -81,7 +81,7 @@ def test_a_layer_by_hand_has_the_outputs_and_gradients_of_torchs(
         padding_mode=padding_mode,
         dtype=torch.float64,
     )
-    ours = by_hand(copy.deepcopy(torchs))
+    ours = use_unfold_convolutions(copy.deepcopy(torchs))
     assert isinstance(ours, UnfoldConv2d)
     x = torch.randn(images, groups * inputs, *side, dtype=torch.float64, requires_grad=True)
     expected = torchs(x)
@@ -109,7 +109,7 @@ def test_autocast_gives_the_type_that_torch_gives() -> None:
     layer, x = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         expected = layer(x)
-        actual = by_hand(layer)(x)
+        actual = use_unfold_convolutions(layer)(x)
     assert actual.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(actual, expected, atol=2e-2, rtol=2e-2)
 
@@ -165,7 +165,7 @@ def test_a_derived_layer_keeps_what_it_adds_and_nothing_outside_changes() -> Non
     other, x = nn.Conv2d(3, 4, 3).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     model = nn.Sequential(Standardised(3, 4, 3, padding=1), Standardised(4, 4, 3)).double()
     expected = model(x)
-    assert by_hand(by_hand(model)) is model  # twice is once
+    assert use_unfold_convolutions(use_unfold_convolutions(model)) is model  # twice is once
     with Operators() as operators:
         actual = model(x)
     assert "aten::convolution" not in operators.names
@@ -182,5 +182,5 @@ def test_a_network_by_hand_can_be_copied_and_its_hooks_stay() -> None:
     next(model.modules()).register_forward_hook(lambda *call: seen.append(call[2].shape))
     images = torch.randn(2, 3, 32, 32)
     expected = model(images)
-    torch.testing.assert_close(copy.deepcopy(by_hand(model))(images), expected)
+    torch.testing.assert_close(copy.deepcopy(use_unfold_convolutions(model))(images), expected)
     assert seen == [(2, 10), (2, 10)]

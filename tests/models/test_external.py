@@ -18,9 +18,9 @@ REFUSED: list[tuple[str, dict[str, OptionValue], str]] = [
     ("torchvision:resnet19", {}, "did you mean 'resnet18'?"),
     ("torchvision:fcn_resnet50", {}, "no classification model"),
     ("torchvision:resnet18", {"depth": 3}, "unexpected keyword argument 'depth'"),
-    ("torchvision:resnet18", {"weights": "DEFAULT"}, "model.options.weights of torchvision:resnet18 cannot be set"),
-    ("timm:resnet18", {"pretrained": True}, "model.options.pretrained of timm:resnet18 cannot be set"),
-    ("timm:resnet18", {"checkpoint_path": "weights.pth"}, "checkpoint_path of timm:resnet18 cannot be set"),
+    ("torchvision:resnet18", {"weights": "DEFAULT"}, "model.options.weights cannot be set for torchvision:resnet18"),
+    ("timm:resnet18", {"pretrained": True}, "model.options.pretrained cannot be set for timm:resnet18"),
+    ("timm:resnet18", {"checkpoint_path": "weights.pth"}, "checkpoint_path cannot be set for timm:resnet18"),
 ]
 REFUSED_BY_TIMM: list[tuple[str, dict[str, OptionValue], str]] = [
     ("timm:resnet19", {}, "timm has no model 'resnet19'; did you mean 'resnet18'?"),
@@ -29,7 +29,7 @@ REFUSED_BY_TIMM: list[tuple[str, dict[str, OptionValue], str]] = [
     ("timm:local-dir:/etc", {}, "timm has no model 'local-dir:/etc'"),
     ("timm:hf-hub:timm/resnet18.a1_in1k", {}, "timm has no model 'hf-hub:timm/resnet18.a1_in1k'"),
     ("timm:resnet18", {"depth": 3}, "unexpected keyword argument 'depth'"),
-    ("timm:vit_tiny_patch16_224", {"patch_size": "x"}, "model.options of timm:vit_tiny_patch16_224: "),
+    ("timm:vit_tiny_patch16_224", {"patch_size": "x"}, "model.options: timm:vit_tiny_patch16_224 rejects them: "),
 ]
 
 
@@ -59,13 +59,13 @@ def test_torchvision_models_are_torchvisions_own() -> None:
     reference = torchvision.models.shufflenet_v2_x0_5(num_classes=5).eval()
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(model(images), reference(images))
-    with pytest.raises(UserError, match="take 3 channels and the images have 1"):
+    with pytest.raises(UserError, match="require 3 channels, but the images have 1; choose another model"):
         build("torchvision:resnet18", classes=5, channels=1, options={})
 
 
 def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)  # what makes an import fail, installed or not
-    assert "timm:resnet18 needs timm; type: pip install timm" in refusal("timm:resnet18", {})
+    assert "timm:resnet18 requires timm; install it with: pip install timm" in refusal("timm:resnet18", {})
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,10 @@ def test_weights_of_another_network_are_refused_and_nothing_is_changed(tmp_path:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     whole = tiny().state_dict()
     for damaged, says in (
-        ({key: value for key, value in whole.items() if key != "stem.0.weight"}, "lacks stem.0.weight"),
-        ({**whole, "other": torch.zeros(1)}, "has the unknown other"),
-        ({**whole, "stem.0.weight": torch.zeros(1)}, "has in another shape stem.0.weight"),
-        ({}, "lacks stem.0.weight and"),
+        ({key: value for key, value in whole.items() if key != "stem.0.weight"}, "missing: stem.0.weight"),
+        ({**whole, "other": torch.zeros(1)}, "unexpected: other"),
+        ({**whole, "stem.0.weight": torch.zeros(1)}, "of another shape: stem.0.weight"),
+        ({}, "missing: stem.0.weight and"),
     ):
         torch.save(damaged, path)
         with pytest.raises(UserError, match=says):
@@ -81,7 +81,7 @@ def test_no_file_runs_code_or_raises_anything_else(tmp_path: Path) -> None:
             load_pretrained(model, tmp_path / name, "tiny-resnet")
         assert "\n" not in str(caught.value)
     assert not target.exists()
-    with pytest.raises(UserError, match="there are no weights at"):
+    with pytest.raises(UserError, match=r"nowhere\.pth does not exist; give a \.safetensors or \.pth file"):
         load_pretrained(model, tmp_path / "nowhere.pth", "tiny-resnet")
 
 
@@ -137,7 +137,7 @@ def test_a_file_in_the_cache_is_not_trusted(cache: Path, tmp_path: Path) -> None
     target = tmp_path / "touched"
     for damaged in (pickle.dumps(Malicious(target), protocol=2), b"noise"):
         (cache / FILES["resnet18"]).write_bytes(damaged)
-        with pytest.raises(UserError, match=rf"cannot read weights from .*{FILES['resnet18']}: .*; remove that file"):
+        with pytest.raises(UserError, match=rf"cannot read weights from .*{FILES['resnet18']}: .*; delete that file"):
             load_pretrained(network("resnet18"), "published", "resnet18")
     assert not target.exists()
 
@@ -150,7 +150,7 @@ def test_published_weights_need_the_stem_that_they_were_trained_with(cache: Path
 
 
 def test_a_network_without_published_weights_says_so() -> None:
-    with pytest.raises(UserError, match=r"no weights are published for tiny-resnet; give a file: --model\.pretrained"):
+    with pytest.raises(UserError, match=r"no weights are published for tiny-resnet; use --model\.pretrained FILE"):
         load_pretrained(tiny(), "published", "tiny-resnet")
 
 
@@ -173,7 +173,7 @@ def test_without_a_network_one_line_says_what_where_and_what_to_do(cache: Path) 
         load_pretrained(network("resnet18"), "published", "resnet18")
     file = FILES["resnet18"]
     assert re.sub(r"\(.*refused\)", "(refused)", str(caught.value)) == (
-        f"model.pretrained: https://download.pytorch.org/models/{file} cannot be fetched (refused); fetch it where "
-        f"there is a network and put it at {cache / file}, or give a file: --model.pretrained FILE"
+        f"model.pretrained: cannot download https://download.pytorch.org/models/{file} (refused); download it on a "
+        f"machine with a network and copy it to {cache / file}, or use --model.pretrained FILE"
     )
     assert not list(cache.iterdir())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifar_dist.models import build, names
-from cifar_dist.models.convolution import by_hand
+from cifar_dist.models.convolution import use_unfold_convolutions
 from cifar_dist.models.receptive_field import Field, FieldTracer, Span
 from cifar_dist.models.summary import Summary, summarize
 
@@ -90,8 +90,8 @@ def test_a_field_is_exactly_where_the_gradient_reaches(layers: list[nn.Module]) 
     (gradient,) = torch.autograd.grad(output[0, 0, middle[0], middle[1]], images)
     tracer = FieldTracer()
     with torch.no_grad(), tracer:
-        tracer.start(images)
-        field = tracer.of(model(images))
+        tracer.set_input(images)
+        field = tracer.field_of(model(images))
     assert field is not None
     for axis, span in enumerate((field.height, field.width)):
         reached = gradient[0, 0].sum(dim=1 - axis).nonzero().flatten().tolist()
@@ -106,8 +106,8 @@ def test_a_max_pool_reaches_as_far_as_an_average_pool() -> None:
     for pool in (nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1), nn.MaxPool2d((3, 3), (2, 2), 1, 1)):
         tracer, image = FieldTracer(), torch.zeros(1, 1, SIDE, SIDE)
         with torch.no_grad(), tracer:
-            tracer.start(image)
-            fields.append(tracer.of(pool(conv(3)(image))))
+            tracer.set_input(image)
+            fields.append(tracer.field_of(pool(conv(3)(image))))
     assert fields == [Field(Span(2, -1, 3), Span(2, -1, 3))] * 3
     assert summarize(nn.Sequential(conv(3), nn.MaxPool2d(2, dilation=3)), (SIDE, SIDE, 1)).receptive_field == 3 + 3
 
@@ -198,7 +198,7 @@ def test_a_row_says_what_the_layer_is() -> None:
 def test_who_computes_the_convolutions_changes_no_count() -> None:
     model = build("small-resnet", classes=10, options={"widths": [8, 16], "blocks": [1, 1]})
     torchs = summarize(model, (16, 16, 3))
-    by_hand(model)
+    use_unfold_convolutions(model)
     ours = summarize(model, (16, 16, 3))
     assert ours.multiply_adds == torchs.multiply_adds
     assert ours.receptive_field == torchs.receptive_field == 1 + 2 + 4 + 2 + 4 + 2 * 7

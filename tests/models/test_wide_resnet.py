@@ -48,7 +48,7 @@ def test_sizes(name: str, options: dict[str, OptionValue], depth: int, width: in
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"depth": 27}, "depth 27 must be 6 n + 4; the nearest are 22 and 28"),
+        ({"depth": 27}, "depth 27 is not 6 n + 4; use 22 or 28"),
         ({"depth": 4}, "model.options.depth of wrn-16-8 is 4"),
         ({"width": 0}, "model.options.width of wrn-16-8 is 0"),
         ({"dropout": 1.0}, "less than 1"),

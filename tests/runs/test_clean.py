@@ -74,13 +74,13 @@ def test_nothing_goes_before_it_is_said(
     assert cli.run(["runs", "clean", "my runs"]) == 0
     out = capsys.readouterr().out
     assert "| my runs/it/checkpoints/step-00000001 | neither newest nor best |" in out
-    assert out.endswith("do it with: cifar-dist runs clean 'my runs' --yes\n")
+    assert out.endswith("delete with: cifar-dist runs clean 'my runs' --yes\n")
     assert (run / "checkpoints" / "step-00000001").is_dir()
     assert cli.run(["runs", "clean", "my runs", "--yes"]) == 0
-    assert "\nremoved: " in capsys.readouterr().out
+    assert "\nfreed " in capsys.readouterr().out
     assert not (run / "checkpoints" / "step-00000001").exists()
     assert cli.run(["runs", "clean", "my runs"]) == 0
-    assert capsys.readouterr().out == "nothing to remove\n"
+    assert capsys.readouterr().out == "nothing to delete\n"
 
 
 def test_a_cleaned_run_is_still_finished_and_evaluated(tiny: Path) -> None:

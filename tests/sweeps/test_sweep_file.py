@@ -134,7 +134,7 @@ _VALUES = st.recursive(
 
 @given(_VALUES)
 def test_a_models_option_reaches_the_run_as_the_file_has_it(value: object) -> None:
-    word = sweep._word("model.options.any", value)
+    word = sweep._override_word("model.options.any", value)
     (read,) = recipe.parse_overrides([word]).values()
     assert read == value
     assert type(read) is type(value)
@@ -145,7 +145,7 @@ def test_every_shipped_sweep_is_valid_and_says_what_it_is(name: str) -> None:
     found = load(name)
     assert len(found.rows) > 1
     assert len({run.name for run in found.runs}) == len(found.runs)
-    assert sweep._path(name).read_text().startswith("# ")
+    assert sweep._find_file(name).read_text().startswith("# ")
 
 
 def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
@@ -161,18 +161,27 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('recipe = "base.toml"\nsettngs.optim.lr = 1', "mine.toml: a sweep has no 'settngs'; did you mean 'settings'?"),
-        ('recipe = "base.toml"\n"optim.lr" = 1', "a sweep has no 'optim.lr'; settings of all runs go into [settings]"),
-        ('recipe = "base.toml"\n[optim]\nlr = 1', "a sweep has no 'optim'; settings of all runs go into [settings]"),
+        (
+            'recipe = "base.toml"\nsettngs.optim.lr = 1',
+            "mine.toml: a sweep has no key 'settngs'; did you mean 'settings'?",
+        ),
+        (
+            'recipe = "base.toml"\n"optim.lr" = 1',
+            "a sweep has no key 'optim.lr'; put settings for all runs into [settings]",
+        ),
+        (
+            'recipe = "base.toml"\n[optim]\nlr = 1',
+            "a sweep has no key 'optim'; put settings for all runs into [settings]",
+        ),
         (f'recipe = "base.toml"\nsettings{".a" * 9999} = 1', "mine.toml [settings] is nested too deeply"),
         ('recipe = "base.toml"\nsettings.optim.rl = 1', "[settings]: no setting is called optim.rl; did you mean"),
         (
             'recipe = "base.toml"\ngrid.optim.rl = [1]',
             "[grid]: no setting is called optim.rl; did you mean 'optim.lr'?",
         ),
-        ('recipe = "base.toml"\ngrid.optim.lr = 1', "[grid]: optim.lr is 1; give a list of values, or move it to"),
-        ('recipe = "base.toml"\ngrid.optim.lr = []', "[grid]: optim.lr is []; give a list of values"),
-        ('recipe = "base.toml"\ngrid = [1]', "[grid] is [1]; it is a table of settings"),
+        ('recipe = "base.toml"\ngrid.optim.lr = 1', "[grid]: optim.lr is 1; use a list of values, or move it to"),
+        ('recipe = "base.toml"\ngrid.optim.lr = []', "[grid]: optim.lr is []; use a list of values"),
+        ('recipe = "base.toml"\ngrid = [1]', "[grid] is [1]; use a table of settings"),
         ('recipe = "base.toml"\nsettings.optim = 3', "[settings]: optim is a section; set one of its keys"),
         (
             'recipe = "base.toml"\n[[rows]]\nname = "a"\n[[rows]]\nname = "b"\noptim.lr = -1.0',
@@ -184,21 +193,21 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
         ),
         ('recipe = "base.toml"\n[[rows]]\nname = "../b"', "mine.toml row '../b': run: name 'mine.../b.s0' must be"),
         ('recipe = "base.toml"\n[[rows]]\noptim.lr = 1', "row 1 of [[rows]] has no name"),
-        ('recipe = "base.toml"\n[rows]\nname = "a"', "rows are written [[rows]]"),
-        ('recipe = "base.toml"\n[[rows]]\nname = "a"\n[[rows]]\nname = "A"', "two rows are called 'A'"),
+        ('recipe = "base.toml"\n[rows]\nname = "a"', "rows is not a list of tables; write each row as [[rows]]"),
+        ('recipe = "base.toml"\n[[rows]]\nname = "a"\n[[rows]]\nname = "A"', "two rows are named 'A'"),
         ('recipe = "base.toml"\nsettings.run.name = "a"', "run.name cannot be set in a sweep"),
-        ('recipe = "base.toml"\ngrid.run.seed = [1, 2]', "run.seed cannot be set in a sweep; give seeds = [...]"),
-        ('recipe = "base.toml"\nseeds = 0', "seeds is 0; give how many"),
-        ('recipe = "base.toml"\nseeds = [1, 1]', "seeds is [1, 1]; give how many"),
+        ('recipe = "base.toml"\ngrid.run.seed = [1, 2]', "run.seed cannot be set in a sweep; use seeds = [...]"),
+        ('recipe = "base.toml"\nseeds = 0', "seeds is 0; use a count"),
+        ('recipe = "base.toml"\nseeds = [1, 1]', "seeds is [1, 1]; use a count"),
         ('recipe = "base.toml"\nseeds = [-1]', "mine.toml row 'base': run: seed -1 must be between"),
-        ('recipe = "base.toml"\nseeds = 10000\ngrid.optim.lr = [1, 2]', "makes 20,000 runs"),
+        ('recipe = "base.toml"\nseeds = 10000\ngrid.optim.lr = [1, 2]', "gives 20,000 runs; the limit is 10,000"),
         ('recipe = "dmeo"', "mine.toml row 'dmeo': no recipe is called 'dmeo'; did you mean 'demo'?"),
-        ('recipe = ["demo"]', "recipe is ['demo']; give one name or path, or recipes"),
-        ('recipe = "demo"\nrecipes = ["demo"]', 'give recipe = "..." or recipes'),
-        ("", "which recipe?"),
-        ('[[rows]]\nname = "a"', "mine.toml row 'a': which recipe?"),
-        ("recipe = ", "mine.toml: not readable as TOML"),
-        (f"recipe = {'[' * 9999}", "mine.toml: not readable as TOML"),
+        ('recipe = ["demo"]', "recipe is ['demo']; use one name or path, or recipes"),
+        ('recipe = "demo"\nrecipes = ["demo"]', 'set either recipe = "..." or recipes'),
+        ("", "mine.toml has no recipe; add recipe"),
+        ('[[rows]]\nname = "a"', "mine.toml row 'a' has no recipe; add recipe"),
+        ("recipe = ", "mine.toml is not valid TOML"),
+        (f"recipe = {'[' * 9999}", "mine.toml is not valid TOML"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(folder: Path, text: str, said: str) -> None:
@@ -212,7 +221,7 @@ def test_a_mistake_in_the_file_is_one_line(folder: Path, text: str, said: str) -
     ("words", "said"),
     [
         (["--optim.rl", "1"], "the command line: no setting is called --optim.rl; did you mean '--optim.lr'?"),
-        (["--optim.lr", "1"], "the command line: --optim.lr is what mine.toml varies"),
+        (["--optim.lr", "1"], "the command line: --optim.lr is varied by mine.toml; drop it"),
         (["--run.name", "a"], "the command line: run.name cannot be set in a sweep"),
         (
             ["--train.epochs", "0"],
@@ -228,12 +237,12 @@ def test_a_mistake_on_the_command_line_is_one_line(folder: Path, words: list[str
 
 def test_a_grid_too_large_is_refused_before_it_is_made(folder: Path) -> None:
     keys = "\n".join(f"model.options.a{n} = [{', '.join(map(str, range(99)))}]" for n in range(9))
-    with pytest.raises(UserError, match="makes more than 10,000 rows"):
+    with pytest.raises(UserError, match="gives more than 10,000 rows"):
         made(f'recipe = "base.toml"\n[grid]\n{keys}')
 
 
 def test_a_sweep_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="did you mean 'batch-size'"):
         load("batchsize")
-    with pytest.raises(UserError, match=r"there is no sweep file nowhere\.toml"):
+    with pytest.raises(UserError, match=r"the sweep file nowhere\.toml does not exist"):
         load("nowhere.toml")

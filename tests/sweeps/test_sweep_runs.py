@@ -85,10 +85,10 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     (stopped,) = finish(running)
     assert stopped.returncode == 75, stopped.stderr
     assert said(stopped) == [
-        "three: 3 runs, 0 finished before",
+        "three: 3 runs, 0 already finished",
         "1 of 3: three.long.s0",
         "1 of 3: three.long.s0 interrupted",
-        "stopped; the same command goes on from here",
+        "stopped; run the same command again to continue",
     ]
     assert not long.finished(), "the signal did not come in time"
     assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
@@ -118,7 +118,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     assert refused.returncode == 2
     assert refused.stderr == (
         f"cifar-dist: {long.path} was started with train.epochs = {EPOCHS} and this command says 2; "
-        "remove that run, or keep this sweep's in another --run.dir\n"
+        "delete that run, or use another --run.dir for this sweep\n"
     )
 
 
@@ -127,8 +127,8 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     [
         (["--data.path", "nowhere"], "", "no packed dataset at nowhere: there is no such folder"),
         ([], "model.options.widths = [3]", "row 'diverges-too': model.options: tiny-cnn has no option 'widths'; "),
-        (["--launch", "dpp"], "", "launch/dpp.yaml; did you mean 'ddp'?"),
-        (["--launch", "ddp", "--jobs", "2"], "", "--jobs is for runs of one process"),
+        (["--launch", "dpp"], "", "launch/dpp.yaml does not exist; did you mean 'ddp'?"),
+        (["--launch", "ddp", "--jobs", "2"], "", "--jobs has no effect with --launch"),
         (["--jobs", "none"], "", "argument --jobs: 'none' is not a whole number of at least 1; see: "),
         (["--job", "2"], "", "the command line: no setting is called --job; "),
     ],
@@ -146,7 +146,7 @@ def test_what_can_be_known_is_said_before_anything_is_trained(
 
 def test_a_sweep_on_many_processes_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="a sweep is one process that starts its runs; say how with --launch"):
+    with pytest.raises(UserError, match="run a sweep as one process, and launch each run on many with --launch"):
         verb("run", str(file))
 
 

@@ -25,7 +25,7 @@ def test_the_published_figures_of_the_custom_resnet_are_printed(capsys: pytest.C
     assert text.startswith("custom-resnet: 10 classes, images of 32x32x3\n")
     assert "6,573,130 (all trainable)" in text
     assert "194.18 G for a batch of 512" in text
-    assert "88 pixels; 64 at the last convolution; 81 with pools between convolutions counted as strides" in text
+    assert "88 pixels; 64 at the last convolution; 81 if pools between convolutions count only as strides" in text
     assert row(text, "layer3.1.body.1.0") == [
         "Conv2d",
         "512x4x4",
@@ -88,16 +88,16 @@ def test_settings_are_written_as_for_any_other_verb(capsys: pytest.CaptureFixtur
 
 
 def test_where_nothing_is_known_nothing_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "receptive field  the whole image\n" in said(capsys, "se-resnet")
+    assert "receptive field  the entire image\n" in said(capsys, "se-resnet")
     text = said(capsys, "torchvision:swin_t", "--size", "64")
-    assert "receptive field  not known: positions are mixed in a way that is not followed\n" in text
+    assert "receptive field  unknown: positions are mixed in a way that cannot be traced\n" in text
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "which model? cifar-dist model NAME"),
-        (["tiny-cnn", "--recipe", "demo"], "which model?"),
+        ([], "give one model: cifar-dist model NAME"),
+        (["tiny-cnn", "--recipe", "demo"], "give one model"),
         (["mine.toml"], "mine.toml"),
         (["tiny-cn"], "did you mean 'tiny-cnn'"),
         (["--recipe", "dmeo"], "did you mean 'demo'"),
