@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from cifar_dist.config import Config
 from cifar_dist.config.choice import UnknownSettingError, is_root, keys_of
 from cifar_dist.config.layers import Tree, laid_over, without_lost
+from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import write_atomic
 
@@ -89,6 +90,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not readable as TOML: {error}") from None
     base = tree.pop("base", None)
+    tree = upgraded(tree, Config)
     check_keys(tree, where=str(path))
     if base is None:
         return tree
@@ -257,6 +259,7 @@ def read(path: Path) -> Config:
         raise UserError(f"there is no run at {path.parent}: it has no {path.name}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not readable as TOML: {error}") from None
+    tree = upgraded(tree, Config)
     check_keys(tree, where=str(path))
     return build(tree, where=str(path), import_plugins=False)
 

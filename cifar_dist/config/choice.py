@@ -60,12 +60,16 @@ class Choice(Section):
         variants: the built-in ones. A class that defines it is a root, one that inherits it is a variant.
         needs: settings that act only beside another one: {"start": "warmup"}. Giving the first and not the second,
             whose default switches both off, is refused.
+        defined_by_variants: methods that the root only declares.
+        plug_in_base: what a dataclass from outside the package derives from, where that is not the root.
     """
 
     key: ClassVar[str] = ""
     picked_by: ClassVar[str] = "name"
     variants: ClassVar[Mapping[str, type[Choice]]]
     needs: ClassVar[Mapping[str, str]] = {}
+    defined_by_variants: ClassVar[tuple[str, ...]] = ()
+    plug_in_base: ClassVar[type[Choice] | None] = None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -179,13 +183,17 @@ def _either(names: Mapping[str, None]) -> str:
 
 def _plugin(root: type[Choice], name: str) -> type[Choice]:
     """The settings dataclass that a plug-in brings."""
-    found = plugins.load(name)
-    if isinstance(found, type) and issubclass(found, root) and "__dataclass_fields__" in vars(found):
-        return found
-    raise ValueError(
-        f"name {name!r}: {name.rpartition(':')[2]} is not a settings dataclass; derive it from "
-        f"cifar_dist.config.{root.__name__} and decorate it with @dataclass(frozen=True)"
-    )
+    found, attribute = plugins.load(name), name.rpartition(":")[2]
+    base = root.plug_in_base or root
+    if not (isinstance(found, type) and issubclass(found, base) and "__dataclass_fields__" in vars(found)):
+        raise ValueError(
+            f"name {name!r}: {attribute} is not a settings dataclass; derive it from "
+            f"{base.__module__}.{base.__qualname__} and decorate it with @dataclass(frozen=True)"
+        )
+    missing = [method for method in base.defined_by_variants if getattr(found, method) is getattr(base, method)]
+    if missing:
+        raise ValueError(f"name {name!r}: {attribute} does not define {', '.join(missing)}()")
+    return found
 
 
 def _unread(root: type[Choice], settings: Mapping[str, object]) -> type[Choice]:

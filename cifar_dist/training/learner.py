@@ -28,8 +28,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
 from cifar_dist.models.registry import DataInitialized
-from cifar_dist.optim.averaging import recalibrate
-from cifar_dist.optim.lookahead import build_average
+from cifar_dist.optim.averaging import build_average, recalibrate
 from cifar_dist.optim.optimizers import build_optimizer, thaw
 from cifar_dist.training.measurements import StepMeter
 
@@ -163,7 +162,7 @@ class Learner:
             yield
             return
         with self._average.applied() as begun:
-            count = min(self._config.average.recalibrate, len(self.batches.images))
+            count = min(self._average.recalibrate, len(self.batches.images))
             # Frozen batch statistics belong to the weights that they came with.
             if begun and count and not self._config.model.freeze:
                 recalibrate(self.module, self._plain_images("recalibrate", count, self._config.eval.batch_size))
