@@ -135,7 +135,7 @@ def pick(root: type[Choice], settings: Mapping[str, object], *, import_plugins: 
         name = settings.get(by, getattr(variant, by))
         if not isinstance(name, str):
             raise ValueError(f"{by} {name!r} must be text")
-        if variant is root and plugins.is_spec(name):
+        if by == "name" and plugins.is_spec(name):
             return _plugin(root, name) if import_plugins else _unread(root, settings)
         if name not in variant.variants:
             raise ValueError(f"{by} {name!r} is not known; {nearest(name, variant.variants)}")
