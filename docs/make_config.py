@@ -6,30 +6,69 @@ import ast
 import dataclasses
 import inspect
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 from cifar_dist import config
-from cifar_dist.recipe import to_tree
+from cifar_dist.config.choice import Choice, is_root
 
 DOCUMENT = Path(__file__).with_name("config.md")
 BEGIN = "<!-- written by docs/make_config.py: everything from here to the end of the file -->\n"
 
 
 def tables() -> str:
-    """One Markdown table per section of the config: key, type, default, meaning."""
+    """Markdown tables for each section of the config and each variant of a choice: key, type, default, meaning."""
     hints = get_type_hints(config.Config)
-    defaults = to_tree(config.Config())
     parts = []
     for section in dataclasses.fields(config.Config):
-        owner = _class(hints[section.name])
-        lines = [f"## {section.name}", "", ast.get_docstring(owner) or "", ""]
-        lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-        for name, annotation, text in _fields(owner):
-            default = _toml(defaults[section.name][name])
-            lines.append(f"| `{section.name}.{name}` | {_type(annotation)} | `{default}` | {_cell(text)} |")
-        parts.append("\n".join(lines))
+        owner = hints[section.name]
+        parts.append(f"## {section.name}\n\n{_table(owner, section.name, dataclasses.fields(owner))}")
+        for key, root in _choices(owner, section.name):
+            parts += _variants(root, key, depth=3)
     return "\n\n".join(parts) + "\n"
+
+
+def _choices(owner: type, section: str) -> Iterator[tuple[str, type[Choice]]]:
+    """The section itself where it is a choice, and its fields that list one."""
+    if is_root(owner):
+        yield section, owner
+    for name, hint in get_type_hints(owner).items():
+        items = [item for item in get_args(hint) if isinstance(item, type) and is_root(item)]
+        yield from ((f"{section}.{name}", item) for item in items)
+
+
+def _variants(root: type[Choice], key: str, *, depth: int) -> Iterator[str]:
+    """A part for each variant, with the fields that it adds to the root's; one for all names that share a dataclass."""
+    shared = {field.name for field in dataclasses.fields(root)}
+    names: dict[type[Choice], list[str]] = {}
+    for name, variant in root.variants.items():
+        names.setdefault(variant, []).append(f'`"{name}"`')
+    for variant, called in names.items():
+        added = [field for field in dataclasses.fields(variant) if field.name not in shared]
+        yield f"{'#' * depth} {key}.{root.picked_by} = {' or '.join(called)}\n\n{_table(variant, key, added)}"
+        if is_root(variant):
+            yield from _variants(variant, key, depth=depth + 1)
+
+
+def _table(owner: type, key: str, shown: Sequence[dataclasses.Field[object]]) -> str:
+    """The docstring of a dataclass and the table of its fields ``shown``, if any."""
+    lines = [_code(ast.get_docstring(_class(owner)) or "").partition("\n\nAttributes:")[0]]
+    if shown:
+        lines += ["", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    documented = {name: rest for base in reversed(owner.__mro__) for name, *rest in _fields(base)}
+    defaults = dataclasses.asdict(owner())
+    for field in shown:
+        annotation, text = documented[field.name]
+        default = _toml(defaults[field.name])
+        kind = _names(owner) if is_root(owner) and field.name == owner.picked_by else _type(annotation)
+        lines.append(f"| `{key}.{field.name}` | {kind} | `{default}` | {_cell(text)} |")
+    return "\n".join(lines)
+
+
+def _names(root: type[Choice]) -> str:
+    """What a choice can pick."""
+    return ", ".join(f"`{name}`" for name in root.variants)
 
 
 def up_to_date(document: str) -> str:
@@ -50,13 +89,16 @@ def _class(section: type) -> ast.ClassDef:
     return node
 
 
-def _fields(owner: ast.ClassDef) -> list[tuple[str, ast.expr, str]]:
-    """(name, annotation, the text under it) of each field, in order."""
-    found = []
-    for statement, after in zip(owner.body, [*owner.body[1:], ast.Pass()], strict=True):
+def _fields(owner: type) -> list[tuple[str, ast.expr, str]]:
+    """(name, annotation, the text under it) of each field that a dataclass itself declares and documents, in order."""
+    if not dataclasses.is_dataclass(owner):
+        return []
+    found, body = [], _class(owner).body
+    for statement, after in zip(body, [*body[1:], ast.Pass()], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-            found.append((statement.target.id, statement.annotation, str(text)))
+            if text:
+                found.append((statement.target.id, statement.annotation, str(text)))
     return found
 
 
@@ -68,6 +110,8 @@ def _type(annotation: ast.expr) -> str:
         if kind == "Literal":
             return ", ".join(f"`{ast.literal_eval(item)}`" for item in items)
         return "table" if kind == "dict" else f"list of {_type(items[0])}s"
+    if ast.unparse(annotation) not in ("str", "int", "float", "bool"):
+        return "table"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true, false"}[ast.unparse(annotation)]
 
 
@@ -76,11 +120,19 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
-    return "{}" if value == {} else repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(item)}' for key, item in value.items())} }}" if value else "{}"
+    return repr(value)
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split())).replace("|", r"\|")
+    return _code(" ".join(text.split())).replace("|", r"\|")
+
+
+def _code(text: str) -> str:
+    return re.sub(r"``(.+?)``", r"`\1`", text)
 
 
 if __name__ == "__main__":

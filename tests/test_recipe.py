@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist import config, recipe
-from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig
+from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig, WandbConfig
+from cifar_dist.config.choice import is_root, keys_of
+from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
+from cifar_dist.config.schedule import CosineConfig, StepConfig
 from cifar_dist.errors import UserError
 
 
@@ -37,6 +42,8 @@ def test_file_then_overrides(plain: str) -> None:
         [
             "--optim.lr",
             "1e-3",
+            "--optim.name",
+            "adam",
             "--optim.betas=[0.8, 0.99]",
             "--run.fresh",
             "--train.channels-last",
@@ -45,7 +52,7 @@ def test_file_then_overrides(plain: str) -> None:
         ],
     )
     assert loaded.train == TrainConfig(epochs=3, batch_size=32, channels_last=True)
-    assert loaded.optim == OptimConfig(lr=1e-3, betas=(0.8, 0.99))
+    assert loaded.optim == AdamConfig(lr=1e-3, betas=(0.8, 0.99))
     assert loaded.run == RunConfig(name="1e3", fresh=True)
 
 
@@ -64,12 +71,43 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
         (["--optim", "sgd"], "--optim is a section; set one of its keys, as optim.name"),
         (["--optim.lr", "fast"], "optim.lr: input should be a valid number"),
         (["--optim.lr", "nan"], "optim.lr: input should be a finite number"),
-        (["--optim.lr", "-1"], "lr -1.0 must be positive"),
-        (["--optim.name", "sgdd"], "input should be 'sgd', 'adam', 'adamw' or 'muon', not 'sgdd'"),
+        (["--optim.lr", "-1"], "command line: optim.lr -1.0 must be positive"),
+        (["--optim.momentum", "2"], "command line: optim.momentum 2.0 must be in [0, 1)"),
+        (["--optim.name", "sgdd"], "command line: optim.name 'sgdd' is not known; did you mean 'sgd'?"),
+        (["--schedule.fianl", "1"], "no setting is called --schedule.fianl; did you mean '--schedule.final'?"),
         (["--train.epochs", "2.5"], "train.epochs"),
         (["--train.batch_size", "7", "--train.accumulate", "2"], "batch_size 7 is not divisible by accumulate 2"),
         (["--schedule.warmup", "9"], "schedule.warmup 9.0 is longer than train.epochs 3"),
-        (["--schedule.milestones", "[1, 2]"], "milestones belong to the schedule 'step'"),
+        (
+            ["--schedule.milestones", "[1, 2]"],
+            'schedule.milestones has no effect with schedule.name = "onecycle"; remove it, or use --schedule.name step',
+        ),
+        (
+            ["--optim.name", "muon", "--optim.rest", "adamw", "--optim.rest_momentum", "0.5"],
+            'optim.rest_momentum has no effect with optim.rest = "adamw"; remove it, or use --optim.rest sgd',
+        ),
+        (
+            ["--optim.betas", "[0.5, 0.5]"],
+            'optim.betas has no effect with optim.name = "sgd"; remove it, or use --optim.name adam, adamw or muon',
+        ),
+        (
+            ["--tracking.project", "mine"],
+            'tracking.project has no effect with tracking.wandb = "disabled"; remove it, or use --tracking.wandb '
+            "offline or online",
+        ),
+        (
+            ["--schedule.start", "0.1"],
+            "schedule.start has no effect without warmup; remove it, or set --schedule.warmup",
+        ),
+        (
+            ["--model.freeze", "--optim.backbone_lr", "0.1"],
+            "optim.backbone_lr and optim.layer_decay have no effect with model.freeze",
+        ),
+        (
+            ["--model.freeze", "--average.name", "swa", "--average.recalibrate", "100"],
+            "average.recalibrate has no effect with model.freeze",
+        ),
+        (["--optim.name", "mine.py:Lion"], "optim.name 'mine.py:Lion': there is no file mine.py"),
         (["--run.name", "../x"], "name '../x' must be"),
         (["--run.name", "a b"], "name 'a b' must be"),
         (["--eval.tta", "flip"], "tta 'flip' must be 0, mirror, translate"),
@@ -108,11 +146,14 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         Config,
         run=st.builds(RunConfig, seed=st.integers(0, 2**31 - 1), name=st.from_regex(r"[a-z0-9_]{1,8}", fullmatch=True)),
         optim=st.builds(
-            OptimConfig,
+            AdamWConfig,
             lr=st.floats(1e-12, 1e6),
             betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
             weight_decay=st.floats(0, 1),
-        ),
+        )
+        | st.builds(MuonSGDConfig, rest_momentum=st.floats(0.1, 0.9), iterations=st.integers(1, 20)),
+        schedule=st.builds(StepConfig, milestones=st.just((1.0, 2.5)), gamma=st.floats(0.1, 1))
+        | st.just(CosineConfig()),
         train=st.builds(TrainConfig, epochs=st.integers(1, 10**6), label_smoothing=st.floats(0, 0.99)),
     )
 )
@@ -133,9 +174,110 @@ def test_no_command_line_causes_anything_but_a_user_error(words: list[str]) -> N
 
 def test_every_setting_is_documented() -> None:
     """`--help` prints the text under each field; a field without one would be a gap there."""
-    tree = ast.parse(Path(config.__file__).read_text())
-    for section in (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name != "Config"):
-        for field, text in pairwise(section.body):
-            if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).startswith("ClassVar"):
-                assert isinstance(text, ast.Expr), f"{section.name}.{ast.unparse(field.target)} has no text under it"
-                assert isinstance(text.value, ast.Constant)
+    found = []
+    for file in sorted(Path(config.__file__).parent.glob("*.py")):
+        sections = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+        for section in sections:
+            if not section.name.endswith("Config") or section.name == "Config":
+                continue
+            found.append(section.name)
+            for field, text in pairwise([*section.body, ast.Pass()]):
+                if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).startswith("ClassVar"):
+                    name = ast.unparse(field.target)
+                    documented = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+                    picks = name in ("name", "rest", "wandb")  # documented where the choice is
+                    assert documented or picks, f"{section.name}.{name} has no text under it"
+    assert len(found) > 30
+
+
+# ---- one layer over another -------------------------------------------------------------------------------------
+
+
+def test_who_picks_another_variant_does_not_inherit_what_only_the_first_has() -> None:
+    assert recipe.load("demo", ["--optim.name", "adam"]).optim == AdamConfig(weight_decay=1e-3)
+    assert recipe.load("demo", ["--schedule.name", "cosine"]).schedule == CosineConfig(warmup=2, start=0.1)
+    muon = recipe.load("speedrun-94", ["--optim.rest", "adamw"]).optim
+    assert isinstance(muon, MuonAdamWConfig)
+    assert (muon.rest_lr, muon.iterations) == (6.9, 3)
+    with pytest.raises(UserError, match=r'momentum has no effect with optim\.name = "adam"'):
+        recipe.load("demo", ["--optim.name", "adam", "--optim.momentum", "0.9"])
+
+
+def test_a_recipe_over_its_base(tmp_path: Path) -> None:
+    below, above = tmp_path / "below.toml", tmp_path / "above.toml"
+    below.write_text('[optim]\nmomentum = 0.5\nweight_decay = 0.0\n[tracking]\nwandb = "online"\nproject = "mine"\n')
+    above.write_text('base = "below.toml"\n[optim]\nname = "adamw"\n')
+    assert recipe.load(str(above)).optim == AdamWConfig(weight_decay=0.0)
+    assert recipe.load(str(above)).tracking == WandbConfig(wandb="online", project="mine")
+    assert recipe.load(str(above), ["--tracking.wandb", "offline"]).tracking == WandbConfig("offline", project="mine")
+    assert asdict(recipe.load(str(above), ["--tracking.wandb", "disabled"]).tracking) == {
+        "wandb": "disabled",
+        "every": 10,
+    }
+    above.write_text('base = "below.toml"\n[optim]\nname = "adamw"\nmomentum = 0.9\n')
+    with pytest.raises(UserError, match=r"above\.toml: optim\.momentum has no effect"):
+        recipe.load(str(above))
+    below.write_text("[optim]\niterations = 3\n")
+    above.write_text('base = "below.toml"\n[optim]\nname = "adamw"\n')
+    with pytest.raises(UserError, match=r"optim\.iterations has no effect"):
+        recipe.load(str(above))
+
+
+# ---- what a run folder holds ------------------------------------------------------------------------------------
+
+
+def version1(settings: Config) -> dict[str, dict[str, object]]:
+    """What version 1 wrote: every key of every variant."""
+    tree = recipe.to_tree(settings)
+    for section in fields(Config):
+        kind = type(getattr(Config(), section.name)).__mro__
+        root = next((base for base in kind if is_root(base)), None)
+        if root is not None:
+            variants = [*root.variants.values(), *MuonSGDConfig.variants.values()]
+            default = {key: value for variant in variants for key, value in asdict(variant()).items()}
+            tree[section.name] = {key: tree[section.name].get(key, default.get(key)) for key in keys_of(root)}
+    return tree
+
+
+@pytest.mark.parametrize("name", [*recipe.shipped()])
+def test_a_config_of_version_1_is_read_as_it_was_meant(tmp_path: Path, name: str) -> None:
+    now = recipe.load(name)
+    path = tmp_path / "config.toml"
+    path.write_text(tomli_w.dumps(version1(now)))
+    assert len(path.read_text().splitlines()) > len(recipe.to_toml(now).splitlines()), "it holds more"
+    assert recipe.read(path) == now
+    assert recipe.load(str(path)) == now
+
+
+def test_a_frozen_run_of_version_1_is_read_without_what_had_no_effect(tmp_path: Path) -> None:
+    now = recipe.load("demo", ["--model.freeze", "--average.name", "ema"])
+    tree = version1(now)
+    tree["optim"]["backbone_lr"], tree["average"]["recalibrate"] = 0.1, 100
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(tree))
+    assert recipe.read(tmp_path / "config.toml") == now
+
+
+def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> None:
+    """The settings of plug-ins are there as they were written, and are written again so."""
+    code = tmp_path / "code.py"
+    code.write_text(
+        "from dataclasses import dataclass\n"
+        "from cifar_dist.config import OptimConfig, ScheduleConfig\n"
+        "@dataclass(frozen=True)\n"
+        "class Lion(OptimConfig):\n"
+        "    betas: tuple[float, float] = (0.9, 0.99)\n"
+        "    def build(self, groups): ...\n"
+        "@dataclass(frozen=True)\n"
+        "class Sawtooth(ScheduleConfig):\n"
+        "    teeth: int = 3\n"
+    )
+    words = ["--optim.name", f"{code}:Lion", "--schedule.name", f"{code}:Sawtooth", "--schedule.teeth", "5"]
+    loaded = recipe.load("demo", words)
+    assert type(loaded.optim).__name__ == "Lion"
+    config_file = tmp_path / "config.toml"
+    config_file.write_text(recipe.to_toml(loaded))
+    code.write_text("raise SystemExit('this code must not run')")
+    found = recipe.read(config_file)
+    assert recipe.to_tree(found) == recipe.to_tree(loaded)
+    assert isinstance(found.optim, OptimConfig)
+    assert (found.optim.lr, found.schedule.name) == (0.1, f"{code}:Sawtooth")

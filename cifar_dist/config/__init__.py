@@ -1,18 +1,29 @@
 """The one tree of settings. A run is a pure function of this tree (and of the packed data it names).
 
-Every section is a frozen dataclass; a recipe TOML fills it, ``--section.field VALUE`` overrides it, and what
-no section knows is refused. The text under a field is its documentation: ``--help`` prints it.
-This package imports nothing else of the project and nothing slow, so that every part may depend on it.
+Every section is a frozen dataclass; a recipe TOML fills it, ``--section.field VALUE`` overrides it. Where a section
+offers a choice, its ``name`` picks the dataclass (see :mod:`.choice`), so a setting has an effect or is refused. The
+text under a field is its documentation: ``--help`` prints it.
+This package imports nothing slow and nothing else of the project but its errors, so that every part may depend on it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cifar_dist.config.average import AverageConfig, NoAverageConfig, RunningAverageConfig
 from cifar_dist.config.data import AugmentConfig, DataConfig
 from cifar_dist.config.model import ModelConfig, OptionValue
-from cifar_dist.config.optim import AverageConfig, OptimConfig, ScheduleConfig
-from cifar_dist.config.run import CheckpointConfig, EvalConfig, RunConfig, TrackingConfig, TrainConfig
+from cifar_dist.config.optim import OptimConfig, SGDConfig, StagedOptimConfig
+from cifar_dist.config.run import (
+    CheckpointConfig,
+    EvalConfig,
+    NoMirrorConfig,
+    RunConfig,
+    TrackingConfig,
+    TrainConfig,
+    WandbConfig,
+)
+from cifar_dist.config.schedule import OnecycleConfig, ScheduleConfig
 from cifar_dist.config.section import Section, require
 
 __all__ = [
@@ -26,9 +37,13 @@ __all__ = [
     "OptimConfig",
     "OptionValue",
     "RunConfig",
+    "RunningAverageConfig",
+    "SGDConfig",
     "ScheduleConfig",
+    "StagedOptimConfig",
     "TrackingConfig",
     "TrainConfig",
+    "WandbConfig",
 ]
 
 
@@ -40,25 +55,28 @@ class Config(Section):
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    average: AverageConfig = field(default_factory=AverageConfig)
+    optim: OptimConfig = field(default_factory=SGDConfig)
+    schedule: ScheduleConfig = field(default_factory=OnecycleConfig)
+    average: AverageConfig = field(default_factory=NoAverageConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    tracking: TrackingConfig = field(default_factory=NoMirrorConfig)
 
     def __post_init__(self) -> None:
-        require(
-            self.schedule.warmup <= self.train.epochs,
-            f"schedule.warmup {self.schedule.warmup} is longer than train.epochs {self.train.epochs}",
-        )
-        require(
-            not self.schedule.three_phase or 2 * self.schedule.warmup <= self.train.epochs,
-            f"schedule.three_phase takes twice schedule.warmup {self.schedule.warmup}, and that is longer than "
-            f"train.epochs {self.train.epochs}",
-        )
-        require(
-            self.average.name == "none" or self.average.start < self.train.epochs,
-            f"average.start {self.average.start} must be below train.epochs {self.train.epochs}",
-        )
+        self.schedule.check_length(self.train.epochs)
+        if isinstance(self.average, RunningAverageConfig):
+            require(
+                self.average.start < self.train.epochs,
+                f"average.start {self.average.start} must be below train.epochs {self.train.epochs}",
+            )
+            require(
+                not (self.average.recalibrate and self.model.freeze),
+                "average.recalibrate has no effect with model.freeze, which keeps batch statistics; set one of them",
+            )
+        if isinstance(self.optim, StagedOptimConfig):
+            require(
+                not self.model.freeze or self.optim.backbone_lr == self.optim.layer_decay == 1,
+                "optim.backbone_lr and optim.layer_decay have no effect with model.freeze: only the last layer learns; "
+                "remove them, or use --model.unfreeze",
+            )

@@ -15,7 +15,8 @@ class ModelConfig(Section):
     """Which network."""
 
     name: str = "custom-resnet"
-    """A registered model, ``torchvision:NAME``, or ``timm:NAME`` (needs the extra ``timm``)."""
+    """A registered model, ``torchvision:NAME``, ``timm:NAME`` (needs the extra ``timm``), or
+    ``path/to/file.py:Attribute``."""
     options: dict[str, OptionValue] = field(default_factory=dict)
     """The model's own options, for example ``--model.options.widths "[64, 128, 256]"``."""
     conv: Literal["torch", "handmade"] = "torch"

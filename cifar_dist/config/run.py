@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+from cifar_dist.config.choice import Choice
 from cifar_dist.config.section import Section, require
 
 # An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
@@ -111,18 +112,39 @@ class CheckpointConfig(Section):
 
 
 @dataclass(frozen=True)
-class TrackingConfig(Section):
+class TrackingConfig(Choice):
     """Where metrics go besides the run folder."""
 
+    key: ClassVar[str] = "tracking"
+    picked_by: ClassVar[str] = "wandb"
+    variants: ClassVar[dict[str, type[TrackingConfig]]] = {}
+
+    wandb: str = "disabled"
+    """Mirror the run to Weights & Biases, from rank 0: disabled, offline or online; it can never stop or fail a run."""
     every: int = 10
     """Steps between two looks at the metrics: they reach the console and metrics.jsonl (every step has its
     line there, whatever this is) that often."""
-    wandb: Literal["disabled", "offline", "online"] = "disabled"
-    """Mirror the run to Weights & Biases, from rank 0; it can never stop or fail a run."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"every {self.every} must be at least 1")
+
+
+@dataclass(frozen=True)
+class NoMirrorConfig(TrackingConfig):
+    """The run folder alone has the metrics."""
+
+    wandb: str = "disabled"
+
+
+@dataclass(frozen=True)
+class WandbConfig(TrackingConfig):
+    """Weights & Biases has them too, now or when the run is synchronised later."""
+
+    wandb: Literal["offline", "online"] = "online"
     project: str = "cifar-dist"
     """W&B project."""
     entity: str = ""
     """W&B user or team; empty: the account's default."""
 
-    def __post_init__(self) -> None:
-        require(self.every >= 1, f"every {self.every} must be at least 1")
+
+TrackingConfig.variants.update(disabled=NoMirrorConfig, offline=WandbConfig, online=WandbConfig)

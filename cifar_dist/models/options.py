@@ -31,20 +31,28 @@ def checked(builder: Callable[..., object], options: Mapping[str, OptionValue], 
         for parameter in inspect.signature(builder).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    hints = get_type_hints(builder, include_extras=True)
+    hints = _hints(builder, model)
     values: dict[str, object] = {}
     for option, value in options.items():
         if option not in known:
             advice = nearest(option, known) if known else "it has no options"
             raise UserError(f"model.options: {model} has no option '{option}'; {advice}")
         try:
-            values[option] = TypeAdapter(hints[option]).validate_python(_as_tuples(value), strict=True)
+            values[option] = TypeAdapter(hints.get(option, object)).validate_python(_as_tuples(value), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = "".join(f"[{index}]" for index in first["loc"])
             what = first["msg"].replace("tuple", "list")  # what a recipe calls it
             raise UserError(f"model.options.{option}{place} of {model} is {value!r}: {what}") from None
     return values
+
+
+def _hints(builder: Callable[..., object], model: str) -> dict[str, type]:
+    """The types of the builder's arguments; a class is built by its ``__init__``."""
+    try:
+        return get_type_hints(builder.__init__ if inspect.isclass(builder) else builder, include_extras=True)
+    except NameError as error:
+        raise UserError(f"model.name: the type hints of {model} cannot be read: {error}") from None
 
 
 def _as_tuples(value: object) -> object:

@@ -1,9 +1,11 @@
 """The one registry of networks: a name, and a builder whose keyword-only arguments are the model's options.
 
-A network of your own is a decorated builder in any module that is imported before :func:`build`::
+A builder in this package is decorated::
 
     @register("my-net")
     def my_net(classes: int, channels: int, *, widths: tuple[Size, ...] = (64, 128)) -> nn.Module: ...
+
+One from outside is not, nor has it to be a function: ``model.name`` is ``path/to/file.py:MyNet``.
 
 Torch is imported when the first network is built, not before: the names are listed by ``--help``.
 """
@@ -11,10 +13,11 @@ Torch is imported when the first network is built, not before: the names are lis
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
 
-from cifar_dist.config import ModelConfig, OptionValue
+from cifar_dist.config import ModelConfig, OptionValue, plugins
 from cifar_dist.errors import UserError, first_line, nearest
 from cifar_dist.models import external
 
@@ -72,7 +75,7 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
     Weights are drawn from torch's global generator: seed it first.
 
     Args:
-        name: a registered name, ``torchvision:NAME`` or ``timm:NAME``.
+        name: a registered name, ``torchvision:NAME``, ``timm:NAME``, or ``path/to/file.py:Attribute``.
         options: the model's own options, as they stand in a recipe.
 
     Raises:
@@ -82,17 +85,42 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
 
     if name.startswith(external.PREFIXES):
         return external.build(name, classes, channels, options)
+    builder = _builder(name)
+    try:
+        return builder(classes, channels, **checked(builder, options, name))
+    except UserError:
+        raise
+    except ValueError as error:  # options that are valid one by one and not together
+        raise UserError(f"model.options of {name}: {error}") from None
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    """Import what builds the network of a name."""
+    if plugins.is_spec(name):
+        return _plugin(name)
     if name not in _builders and name in SHIPPED:
         importlib.import_module(f"cifar_dist.models.{SHIPPED[name]}")
     if name not in _builders:
         known = [*names(), *(f"{prefix}NAME" for prefix in external.PREFIXES)]
         raise UserError(f"model.name: there is no model '{name}'; {nearest(name, known)}")
+    return _builders[name]
+
+
+def _plugin(name: str) -> Callable[..., nn.Module]:
+    """The builder that ``path/to/file.py:Attribute`` names."""
     try:
-        return _builders[name](classes, channels, **checked(_builders[name], options, name))
-    except UserError:
-        raise
-    except ValueError as error:  # options that are valid one by one and not together
-        raise UserError(f"model.options of {name}: {error}") from None
+        found = plugins.load(name)
+    except ValueError as error:
+        raise UserError(f"model.{error}") from None
+    attribute = name.rpartition(":")[2]
+    try:
+        inspect.signature(found).bind(10, 3)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"model.name {name!r}: {attribute} does not build a network; "
+            f"write it as {attribute}(classes, channels, *, option=default, ...)"
+        ) from None
+    return cast("Callable[..., nn.Module]", found)
 
 
 def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> nn.Module:

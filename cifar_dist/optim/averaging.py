@@ -1,4 +1,4 @@
-"""Averages of the weights over the run: EMA and SWA, and the batch statistics that an average needs.
+"""Averages of the weights over the run, and the batch statistics that an average needs.
 
 There is no counter to save: whether step n counts, and how much, is computed from n. So the tensors alone, by name,
 are the state, and a resumed run goes on bit for bit.
@@ -6,41 +6,48 @@ are the state, and a resumed run goes on bit for bit.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from cifar_dist.config import AverageConfig, RunningAverageConfig
 from cifar_dist.errors import UserError
 
 
-class WeightAverage(ABC):
+class WeightAverage:
     """A running average of a model's parameters and floating buffers, kept beside it: A <- A + weight * (W - A).
 
-    It begins as a copy of the model after step ``start`` and takes the model in after every ``every`` steps from
-    there. Each process keeps its own; as the weights are equal on all of them, so is it.
+    It begins as a copy of the model after ``config.start`` epochs and takes the model in after every ``config.every``
+    steps from there. Each process keeps its own; as the weights are equal on all of them, so is it. One that gives
+    the model its weights back needs a model whose optimizer has no copy of its own (one process, DDP); the optimizer's
+    momentum is left as it is.
 
     Args:
         model: the bare model, on its device, its parameters whole.
-        start: optimizer steps done when it begins.
-        every: steps between two updates.
+        config: how much each update counts.
+        steps_per_epoch, epochs: the run.
     """
 
-    def __init__(self, model: nn.Module, *, start: int, every: int = 1) -> None:
-        assert start >= 0, "a run has no step before 0"
-        assert every >= 1, "an average is updated every step or every few"
-        self.model, self._start, self._every = model, start, every
-        self._average = self._copy() if start == 0 else {}
+    def __init__(self, model: nn.Module, config: RunningAverageConfig, *, steps_per_epoch: int, epochs: int) -> None:
+        self.model, self._config = model, config
+        self._steps_per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
+        self._start = math.ceil(config.start * steps_per_epoch)
+        self._average = self._copy() if self._start == 0 else {}
 
-    @abstractmethod
-    def weight(self, step: int) -> float:
-        """How much the model after ``step`` steps counts, in [0, 1]."""
+    @property
+    def recalibrate(self) -> int:
+        """Training images from which batch statistics are to be computed anew: :func:`recalibrate`."""
+        return self._config.recalibrate
 
     @torch.no_grad()
     def update(self, step: int) -> bool:
-        """Take the model in if its turn has come. To be called once after each step.
+        """Take the model in if its turn has come, and give it the average back if it is to have it.
+
+        To be called once after each step. An epoch that ends between two updates gives up its last steps where the
+        model gets the average.
 
         Args:
             step: optimizer steps done.
@@ -48,15 +55,17 @@ class WeightAverage(ABC):
         Returns:
             whether it counted.
         """
-        if step < self._start or (step - self._start) % self._every:
-            return False
+        counts = step >= self._start and (step - self._start) % self._config.every == 0
         if step == self._start:
             self._average = self._copy()
-        else:
+        elif counts:
             assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
             model = self._tensors()
-            torch._foreach_lerp_(list(self._average.values()), list(model.values()), self.weight(step))
-        return True
+            weight = self._config.weight(step, start=self._start, total=self._total)
+            torch._foreach_lerp_(list(self._average.values()), list(model.values()), weight)
+        if self._config.gives_back and (counts or step % self._steps_per_epoch == 0):
+            self._put(self._average)
+        return counts
 
     @contextmanager
     def applied(self) -> Iterator[bool]:
@@ -105,29 +114,13 @@ class WeightAverage(ABC):
             model[name].copy_(value)
 
 
-class EMA(WeightAverage):
-    """Exponential moving average, Polyak, Juditsky: *Acceleration of Stochastic Approximation by Averaging*, 1992.
-
-    A <- decay * A + (1 - decay) * W.
-    """
-
-    def __init__(self, model: nn.Module, *, decay: float, start: int = 0, every: int = 1) -> None:
-        """``decay``: of one update, in [0, 1)."""
-        super().__init__(model, start=start, every=every)
-        self._decay = decay
-
-    def weight(self, step: int) -> float:
-        return 1 - self._decay
-
-
-class SWA(WeightAverage):
-    """The mean of all models that count. Izmailov et al.: *Averaging Weights Leads to Wider Optima*, arXiv:1803.05407.
-
-    The n-th, from 0: A <- A + (W - A) / (n + 1). Their batch statistics are to be computed anew: :func:`recalibrate`.
-    """
-
-    def weight(self, step: int) -> float:
-        return 1 / ((step - self._start) // self._every + 1)
+def build_average(
+    config: AverageConfig, model: nn.Module, *, steps_per_epoch: int, epochs: int
+) -> WeightAverage | None:
+    """The average that the config asks for, of the bare model on its device; None for none."""
+    if not isinstance(config, RunningAverageConfig):
+        return None
+    return WeightAverage(model, config, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
 @torch.no_grad()

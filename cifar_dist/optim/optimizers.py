@@ -1,4 +1,4 @@
-"""Torch's optimizers: parameter groups by what decays and what does not, and by stage where stages differ."""
+"""The optimizer of a config: parameter groups by what decays and what does not, and by stage where stages differ."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cifar_dist.config import OptimConfig
+from cifar_dist.config.optim import MuonConfig, StagedOptimConfig
 from cifar_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
 
 
@@ -35,41 +36,43 @@ def build_optimizer(
     Raises:
         UserError: muon for a model without hidden layers that learn, or with gradual unfreezing.
     """
-    import torch
-
-    hidden: list[Tensor] = []
-    if config.name == "muon":
-        from cifar_dist.optim.muon import Muon, hidden_weights
-
+    if isinstance(config, MuonConfig):
         if gradual:
             raise UserError("model.unfreeze is not for optim.name muon; use --optim.name sgd or adamw")
-        hidden = hidden_weights(model)
-        if not hidden:
-            raise UserError("optim.name muon is for hidden layers and none learns in this model; use --optim.name sgd")
-    if gradual or config.backbone_lr != 1 or config.layer_decay != 1:
-        groups = []
-        for distance, parameters in reversed([*enumerate(reversed(stages))]):
-            scale = config.backbone_lr * config.layer_decay ** (distance - 1) if distance else 1.0
-            place = {"stage": distance, "stage_lr_scale": scale, "lr_scale": scale}
-            groups += [{**group, **place} for group in _groups(config, parameters)]
-        assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
-    else:
-        matrices = {id(weight) for weight in hidden}
-        groups = _groups(config, (p for p in model.parameters() if id(p) not in matrices))
-    name, momentum = (config.rest, config.rest_momentum) if hidden else (config.name, config.momentum)
-    optimizer: Optimizer
-    if name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=config.nesterov)
-    else:
-        kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-        optimizer = kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+        return _build_muon(config, model)
+    staged = isinstance(config, StagedOptimConfig) and not config.backbone_lr == config.layer_decay == 1
+    if not (gradual or staged):
+        return config.build(_groups(config, model.parameters()))
+    groups = []
+    for distance, parameters in reversed([*enumerate(reversed(stages))]):
+        scale = _stage_scale(config, distance)
+        place = {"stage": distance, "stage_lr_scale": scale, "lr_scale": scale}
+        groups += [{**group, **place} for group in _groups(config, parameters)]
+    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
+    return config.build(groups)
+
+
+def _stage_scale(config: OptimConfig, distance: int) -> float:
+    """Learning rate of a stage ``distance`` before the head, as a multiple of the head's."""
+    if distance == 0 or not isinstance(config, StagedOptimConfig):
+        return 1.0
+    return float(config.backbone_lr * config.layer_decay ** (distance - 1))
+
+
+def _build_muon(config: MuonConfig, model: nn.Module) -> Optimizer:
+    """Muon over the hidden layers, and the optimizer called ``rest`` over the others at its own rate."""
+    from cifar_dist.optim.muon import Muon, hidden_weights
+
+    hidden = hidden_weights(model)
     if not hidden:
-        return optimizer
-    for group in optimizer.param_groups:
+        raise UserError("optim.name muon is for hidden layers and none learns in this model; use --optim.name sgd")
+    matrices = {id(weight) for weight in hidden}
+    rest = config.build(_groups(config, (p for p in model.parameters() if id(p) not in matrices)))
+    for group in rest.param_groups:
         group["lr_scale"] = config.rest_lr
     return Muon(
         hidden,
-        optimizer,
+        rest,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,

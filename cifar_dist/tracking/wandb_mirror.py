@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from cifar_dist.config import Config
+from cifar_dist.config import Config, WandbConfig
 from cifar_dist.errors import EXIT_DONE
 from cifar_dist.files import write_atomic
 from cifar_dist.tracking.facts import RunFacts
@@ -58,15 +58,15 @@ class WandbMirror:
     ) -> None:
         self._warn = warn
         self._run: _Run | None = None
-        mode = config.tracking.wandb
-        if mode == "disabled":
+        tracking = config.tracking
+        if not isinstance(tracking, WandbConfig):
             return
         with self._never_fatal("start"):
             run_id, last_mode = _identity(folder / "wandb.json")
-            self._run = _start(folder, config, facts, run_id)
-            text = json.dumps({"id": run_id, "mode": mode, "project": config.tracking.project})
+            self._run = _start(folder, config, tracking, facts, run_id)
+            text = json.dumps({"id": run_id, "mode": tracking.wandb, "project": tracking.project})
             write_atomic(folder / "wandb.json", text + "\n")
-            if mode == "offline" or last_mode != "online":
+            if tracking.wandb == "offline" or last_mode != "online":
                 self.log(history)
 
     def log(self, records: Sequence[Record]) -> None:
@@ -109,19 +109,19 @@ def _identity(path: Path) -> tuple[str, str]:
     return (run_id, mode) if _ID.fullmatch(run_id) else (secrets.token_hex(4), "")
 
 
-def _start(folder: Path, config: Config, facts: RunFacts, run_id: str) -> _Run:
+def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, run_id: str) -> _Run:
     import wandb
 
     # Silent before init, because a wandb that may speak asks for an API key at a terminal, and all ranks would wait.
     wandb.setup(settings=wandb.Settings(silent=True))
     run: _Run = wandb.init(
-        project=config.tracking.project,
-        entity=config.tracking.entity or None,
+        project=tracking.project,
+        entity=tracking.entity or None,
         name=folder.name,
         id=run_id,
         dir=folder,
-        mode=config.tracking.wandb,
-        resume="allow" if config.tracking.wandb == "online" else None,
+        mode=tracking.wandb,
+        resume="allow" if tracking.wandb == "online" else None,
         config={**asdict(config), "facts": asdict(facts)},
         settings=wandb.Settings(
             silent=True,

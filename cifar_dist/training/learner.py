@@ -21,8 +21,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
 from cifar_dist.models.registry import DataInitialized
-from cifar_dist.optim.averaging import recalibrate
-from cifar_dist.optim.lookahead import build_average
+from cifar_dist.optim.averaging import build_average, recalibrate
 from cifar_dist.optim.optimizers import thaw
 from cifar_dist.optim.sam import ascended
 from cifar_dist.training.measurements import StepMeasurements
@@ -140,7 +139,7 @@ class Learner:
             yield
             return
         with self._average.applied() as begun:
-            count = min(self._config.average.recalibrate, len(self._setup.batches.images))
+            count = min(self._average.recalibrate, len(self._setup.batches.images))
             # Frozen batch statistics belong to the weights that they came with.
             if begun and count and not self._config.model.freeze:
                 images = self._plain_images("recalibrate", count, self._config.eval.batch_size)

@@ -48,6 +48,7 @@ def _train_help(rest: Sequence[str]) -> int:
 
     if is_main_process():
         print(f"{USAGE}\n\nRecipes: {', '.join(recipe.shipped())}, or the path of a .toml\n")
-        default = recipe.load(rest[0]) if rest else Config()
+        print("Below are the settings of what the recipe chooses; RECIPE --optim.name muon --help shows muon's.\n")
+        default = recipe.load(rest[0], rest[1:]) if rest else Config()
         tyro.cli(Config, default=default, args=["--help"], prog="cifar-dist train RECIPE")
     return EXIT_DONE

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,3 +132,53 @@ def test_a_network_is_tried_on_images_as_it_will_see_them() -> None:
 def test_only_networks_that_look_at_data_say_so() -> None:
     assert isinstance(build("speed-net", classes=2, options={}), DataInitialized)
     assert not isinstance(build("tiny-cnn", classes=2, options={}), DataInitialized)
+
+
+# ---- from outside ------------------------------------------------------------------------------------------------
+
+OUTSIDE = """
+from __future__ import annotations
+from torch import nn
+
+def net(classes: int, channels: int, *, width: int = 8, slope: float = 0.1):
+    return nn.Sequential(nn.Conv2d(channels, width, 3), nn.LeakyReLU(slope), nn.Flatten(), nn.LazyLinear(classes))
+
+class Net(nn.Sequential):
+    def __init__(self, classes: int, channels: int, *, width: int = 8, untyped=1) -> None:
+        super().__init__(nn.Conv2d(channels, width, 8), nn.Flatten(), nn.Linear(width, classes))
+
+def odd(classes: int) -> nn.Module: ...
+def unreadable(classes: int, channels: int, *, width: Missing = 3) -> nn.Module: ...
+constant = 3
+"""
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> str:
+    (tmp_path / "nets.py").write_text(OUTSIDE)
+    return str(tmp_path / "nets.py")
+
+
+def test_a_network_from_a_file(outside: str) -> None:
+    model = build(f"{outside}:Net", classes=4, channels=1, options={"width": 5, "untyped": "x"})
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
+    assert build(f"{outside}:net", classes=4, options={"slope": 1})[1].negative_slope == 1.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "options", "says"),
+    [
+        ("Nett", {}, "nets.py has no 'Nett'; did you mean 'Net'?"),
+        ("Net", {"widht": 3}, "Net has no option 'widht'; did you mean 'width'?"),
+        ("Net", {"width": "wide"}, "model.options.width of"),
+        ("odd", {}, "odd does not build a network; write it as odd(classes, channels, *, option=default, ...)"),
+        ("constant", {}, "constant does not build a network"),
+        ("unreadable", {"width": 3}, "cannot be read: name 'Missing' is not defined"),
+    ],
+)
+def test_a_mistake_in_a_network_from_a_file_is_one_line(
+    outside: str, attribute: str, options: dict[str, OptionValue], says: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        build(f"{outside}:{attribute}", classes=4, options=options)
+    assert "\n" not in str(caught.value)

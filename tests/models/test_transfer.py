@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifar_dist.config import ModelConfig, OptimConfig
+from cifar_dist.config import ModelConfig, SGDConfig, StagedOptimConfig
+from cifar_dist.config.optim import AdamConfig, AdamWConfig
 from cifar_dist.models import build, names
 from cifar_dist.models.transfer import Stage, freeze_backbone, last_layer, set_mode, stages
 from cifar_dist.optim.optimizers import build_optimizer, thaw
@@ -164,7 +163,7 @@ def test_with_freeze_the_head_learns_and_nothing_else_moves() -> None:
     model, config = small(), ModelConfig(freeze=True)
     before = copied(model)
     freeze_backbone(model)
-    optimizer = build_optimizer(OptimConfig(), model, [stage.parameters for stage in stages(model)])
+    optimizer = build_optimizer(SGDConfig(), model, [stage.parameters for stage in stages(model)])
     for epoch in (0, 1, 7):
         assert set_mode(model, config, epoch) == 1
         train_epoch(model, optimizer)
@@ -173,12 +172,12 @@ def test_with_freeze_the_head_learns_and_nothing_else_moves() -> None:
     assert not model.get_submodule("stem").training
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_stages_that_sleep_keep_their_very_bits(name: Literal["sgd", "adam", "adamw"]) -> None:
+@pytest.mark.parametrize("kind", [SGDConfig, AdamConfig, AdamWConfig])
+def test_stages_that_sleep_keep_their_very_bits(kind: type[StagedOptimConfig]) -> None:
     """Weights and batch statistics, with momentum and weight decay; and all of a stage moves once it is awake."""
     model, config = small(), ModelConfig(unfreeze=1.5)
     optimizer = build_optimizer(
-        OptimConfig(name=name, lr=0.1, weight_decay=0.1),
+        kind(lr=0.1, weight_decay=0.1),
         model,
         [stage.parameters for stage in stages(model)],
         gradual=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
@@ -11,13 +10,21 @@ from support.small_model import images, loss_of, same, small_model, train
 from torch import nn
 from torch.optim import swa_utils
 
+from cifar_dist.config import AverageConfig
+from cifar_dist.config.average import EMAConfig, NoAverageConfig, SWAConfig
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
-from cifar_dist.optim.averaging import EMA, SWA, WeightAverage, recalibrate
+from cifar_dist.optim.averaging import WeightAverage, build_average, recalibrate
 
 STEPS = 12
-Make = Callable[[nn.Module], WeightAverage]
-AVERAGES = [partial(EMA, decay=0.9, start=3, every=2), partial(SWA, start=3, every=2), partial(EMA, decay=0.5)]
+AVERAGES = [EMAConfig(decay=0.9, start=3, every=2), SWAConfig(start=3, every=2), EMAConfig(decay=0.5)]
+
+
+def make(config: AverageConfig, model: nn.Module) -> WeightAverage:
+    """Of a run whose epochs are steps."""
+    average = build_average(config, model, steps_per_epoch=1, epochs=1000)
+    assert average is not None
+    return average
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -25,16 +32,16 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize(
-    ("make", "reference"),
+    ("config", "reference"),
     [
-        (partial(EMA, decay=0.9), swa_utils.get_ema_avg_fn(0.9)),
-        (SWA, swa_utils.get_swa_avg_fn()),
+        (EMAConfig(decay=0.9, start=3, every=2), swa_utils.get_ema_avg_fn(0.9)),
+        (SWAConfig(start=3, every=2), swa_utils.get_swa_avg_fn()),
     ],
 )
-def test_is_torchs_average(make: Callable[..., WeightAverage], reference: Callable[..., None]) -> None:
+def test_is_torchs_average(config: AverageConfig, reference: Callable[..., None]) -> None:
     model = small_model()
     optimizer = sgd(model)
-    ours = make(model, start=3, every=2)
+    ours = make(config, model)
     theirs = swa_utils.AveragedModel(model, avg_fn=reference, use_buffers=True)
     for step in range(1, STEPS + 1):
         train(model, optimizer, range(step, step + 1))
@@ -50,7 +57,7 @@ def test_is_torchs_average(make: Callable[..., WeightAverage], reference: Callab
 
 def test_swa_is_the_mean() -> None:
     model = nn.Linear(1, 1, bias=False)
-    average = SWA(model, start=10, every=5)
+    average = make(SWAConfig(start=10, every=5), model)
     counted = []
     for step in range(1, 31):
         nn.init.constant_(model.weight, step)
@@ -60,17 +67,17 @@ def test_swa_is_the_mean() -> None:
     assert average.state()["weight"].item() == pytest.approx(20)
 
 
-@pytest.mark.parametrize("make", AVERAGES)
+@pytest.mark.parametrize("config", AVERAGES)
 @pytest.mark.parametrize("stop", [2, 3, 6, 11])
-def test_resumes_bit_for_bit(make: Make, stop: int) -> None:
+def test_resumes_bit_for_bit(config: AverageConfig, stop: int) -> None:
     model = small_model()
-    average, optimizer = make(model), sgd(model)
+    average, optimizer = make(config, model), sgd(model)
     for step in range(1, stop + 1):
         train(model, optimizer, range(step, step + 1))
         average.update(step)
     resumed = small_model()
     resumed.load_state_dict(model.state_dict())
-    again = make(resumed)
+    again = make(config, resumed)
     again.load(average.state(), stop)
     for module, running in ((model, average), (resumed, again)):
         optimizer = sgd(module)
@@ -81,10 +88,10 @@ def test_resumes_bit_for_bit(make: Make, stop: int) -> None:
     assert same(average.state(), again.state())
 
 
-@pytest.mark.parametrize("make", AVERAGES)
-def test_applied_puts_the_average_in_and_the_weights_back(make: Make) -> None:
+@pytest.mark.parametrize("config", AVERAGES)
+def test_applied_puts_the_average_in_and_the_weights_back(config: AverageConfig) -> None:
     model = small_model()
-    average, optimizer = make(model), sgd(model)
+    average, optimizer = make(config, model), sgd(model)
     for step in range(1, STEPS + 1):
         train(model, optimizer, range(step, step + 1))
         average.update(step)
@@ -103,9 +110,13 @@ def test_applied_puts_the_average_in_and_the_weights_back(make: Make) -> None:
     assert same(model.state_dict(), before)
 
 
+def test_none_is_no_average() -> None:
+    assert build_average(NoAverageConfig(), small_model(), steps_per_epoch=1, epochs=1) is None
+
+
 def test_before_its_start_there_is_no_average() -> None:
     model = small_model()
-    average = EMA(model, decay=0.9, start=5)
+    average = make(EMAConfig(decay=0.9, start=5), model)
     assert not average.update(4)
     assert average.state() == {}
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -117,21 +128,21 @@ def test_before_its_start_there_is_no_average() -> None:
 
 def test_an_average_that_does_not_fit_is_one_clear_line() -> None:
     model = small_model()
-    average = EMA(model, decay=0.9, start=5)
+    average = make(EMAConfig(decay=0.9, start=5), model)
     average.update(5)
     state = average.state()
     wrong_shape = {**state, "0.weight": torch.zeros(1)}
     for content, step in (({}, 5), (state, 4), (wrong_shape, 5), ({"other.weight": torch.zeros(1)}, 5)):
         with pytest.raises(UserError, match=f"checkpoint of step {step} holds") as error:
-            EMA(model, decay=0.9, start=5).load(content, step)
+            make(EMAConfig(decay=0.9, start=5), model).load(content, step)
         assert "\n" not in str(error.value)
 
 
 def test_the_average_has_the_memory_layout_of_its_model() -> None:
     model = small_model().to(memory_format=torch.channels_last)
-    average = EMA(model, decay=0.9)
+    average = make(EMAConfig(decay=0.9), model)
     average.update(0)
-    again = EMA(model, decay=0.9)
+    again = make(EMAConfig(decay=0.9), model)
     again.load(average.state(), 1)
     for kept in (average, again):
         assert kept._average["0.weight"].is_contiguous(memory_format=torch.channels_last)
@@ -192,7 +203,7 @@ def test_an_averaged_model_is_better_than_the_one_that_jumps() -> None:
     """The reason for it all: at a large learning rate the mean of the weights lies lower than they do."""
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    average = SWA(model, start=60)
+    average = make(SWAConfig(start=60), model)
     noise = torch.Generator().manual_seed(0)
     for step in range(1, 121):
         train(model, optimizer, range(1))

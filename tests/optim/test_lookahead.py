@@ -7,7 +7,8 @@ import torch
 from support.small_model import same, small_model, train
 from torch import Tensor, nn
 
-from cifar_dist.optim.lookahead import Lookahead
+from cifar_dist.config.average import LookaheadConfig
+from cifar_dist.optim.averaging import WeightAverage
 
 PER_EPOCH, EPOCHS = 8, 4
 
@@ -41,7 +42,12 @@ def airbench(model: nn.Module, *, start: int, every: int, base: float, power: fl
 def test_is_airbenchs() -> None:
     theirs, ours = small_model(), small_model()
     airbench(theirs, start=10, every=5, base=0.95, power=3.0)
-    lookahead = Lookahead(ours, start=10, every=5, decay=0.95**5, ramp=3.0, steps_per_epoch=PER_EPOCH, epochs=EPOCHS)
+    lookahead = WeightAverage(
+        ours,
+        LookaheadConfig(start=10 / PER_EPOCH, every=5, decay=0.95**5, ramp=3.0),
+        steps_per_epoch=PER_EPOCH,
+        epochs=EPOCHS,
+    )
     optimizer = sgd(ours)
     for step in range(1, PER_EPOCH * EPOCHS + 1):
         train(ours, optimizer, range(step, step + 1))
@@ -54,7 +60,7 @@ def test_the_papers_algorithm_on_a_number() -> None:
     """k = 2, alpha = 0.5: slow goes half way to where two fast steps of +1 have come."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    lookahead = Lookahead(model, start=0, every=2, decay=0.5, steps_per_epoch=100, epochs=1)
+    lookahead = WeightAverage(model, LookaheadConfig(start=0 / 100, every=2, decay=0.5), steps_per_epoch=100, epochs=1)
     values = []
     for step in range(1, 7):
         model.weight.data += 1
@@ -68,7 +74,7 @@ def test_the_papers_algorithm_on_a_number() -> None:
 def test_an_epoch_ends_on_the_slow_weights() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    lookahead = Lookahead(model, start=2, every=5, decay=0.5, steps_per_epoch=3, epochs=2)
+    lookahead = WeightAverage(model, LookaheadConfig(start=2 / 3, every=5, decay=0.5), steps_per_epoch=3, epochs=2)
     values = []
     for step in range(1, 7):
         model.weight.data += 1
@@ -79,8 +85,13 @@ def test_an_epoch_ends_on_the_slow_weights() -> None:
 
 @pytest.mark.parametrize("stop", [1, 4, 7, 8])
 def test_resumes_bit_for_bit(stop: int) -> None:
-    def lookahead(model: nn.Module) -> Lookahead:
-        return Lookahead(model, start=4, every=3, decay=0.8, ramp=1.0, steps_per_epoch=PER_EPOCH, epochs=EPOCHS)
+    def lookahead(model: nn.Module) -> WeightAverage:
+        return WeightAverage(
+            model,
+            LookaheadConfig(start=4 / PER_EPOCH, every=3, decay=0.8, ramp=1.0),
+            steps_per_epoch=PER_EPOCH,
+            epochs=EPOCHS,
+        )
 
     model = small_model()
     before, optimizer = lookahead(model), sgd(model)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 import torch
 from support.small_model import same, small_model, train
 from torch import nn
 
-from cifar_dist.config import OptimConfig
+from cifar_dist.config import OptimConfig, SGDConfig, StagedOptimConfig
+from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonConfig, MuonSGDConfig
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
 from cifar_dist.optim import build_optimizer
@@ -23,7 +22,7 @@ def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
 
 def test_norms_and_biases_do_not_decay_and_frozen_weights_are_left_out() -> None:
     model = build("speed-net", classes=10, options={"widths": [4, 4, 4]})
-    optimizer = build_optimizer(OptimConfig(weight_decay=0.1, lr=0.3), model)
+    optimizer = build_optimizer(SGDConfig(weight_decay=0.1, lr=0.3), model)
     decayed, exempt = optimizer.param_groups
     convolutions = [f"groups.{group}.conv{conv}.weight" for group in range(3) for conv in (1, 2)]
     assert names_of(model, decayed["params"]) == [*convolutions, "head.weight"]
@@ -35,22 +34,22 @@ def test_norms_and_biases_do_not_decay_and_frozen_weights_are_left_out() -> None
 
 def test_decay_norms_makes_one_group_of_all_in_the_models_order() -> None:
     model = build("tiny-resnet", classes=10, options={})
-    (group,) = build_optimizer(OptimConfig(decay_norms=True), model).param_groups
+    (group,) = build_optimizer(SGDConfig(decay_norms=True), model).param_groups
     assert names_of(model, group["params"]) == [name for name, _ in model.named_parameters()]
-    assert group["weight_decay"] == OptimConfig().weight_decay
+    assert group["weight_decay"] == SGDConfig().weight_decay
 
 
 @pytest.mark.parametrize("decay_norms", [True, False])
 def test_every_parameter_is_in_exactly_one_group_even_when_shared(decay_norms: bool) -> None:
     layer = nn.Linear(4, 4)
     model = nn.Sequential(layer, nn.BatchNorm1d(4), layer)
-    groups = build_optimizer(OptimConfig(decay_norms=decay_norms), model).param_groups
+    groups = build_optimizer(SGDConfig(decay_norms=decay_norms), model).param_groups
     names = [name for group in groups for name in names_of(model, group["params"])]
     assert sorted(names) == ["0.bias", "0.weight", "1.bias", "1.weight"]
 
 
-def reference(name: str, config: OptimConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    if name == "sgd":
+def reference(config: OptimConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if isinstance(config, SGDConfig):
         return torch.optim.SGD(
             parameters,
             lr=config.lr,
@@ -58,17 +57,23 @@ def reference(name: str, config: OptimConfig, parameters: list[nn.Parameter]) ->
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
         )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    assert isinstance(config, AdamConfig | AdamWConfig)
+    kind = torch.optim.Adam if isinstance(config, AdamConfig) else torch.optim.AdamW
     return kind(parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_each_name_is_torchs_optimizer_with_these_settings(name: Literal["sgd", "adam", "adamw"]) -> None:
-    config = OptimConfig(
-        name=name, lr=0.03, momentum=0.8, nesterov=False, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.2, decay_norms=True
-    )
+@pytest.mark.parametrize(
+    "config",
+    [
+        SGDConfig(lr=0.03, weight_decay=0.2, decay_norms=True, momentum=0.8, nesterov=False),
+        AdamConfig(lr=0.03, weight_decay=0.2, decay_norms=True, betas=(0.8, 0.9), eps=1e-3),
+        AdamWConfig(lr=0.03, weight_decay=0.2, decay_norms=True, betas=(0.8, 0.9), eps=1e-3),
+    ],
+    ids=lambda config: config.name,
+)
+def test_each_name_is_torchs_optimizer_with_these_settings(config: OptimConfig) -> None:
     models, weights = [], torch.randn(3, 5)
-    for make in (lambda m: build_optimizer(config, m), lambda m: reference(name, config, list(m.parameters()))):
+    for make in (lambda m: build_optimizer(config, m), lambda m: reference(config, list(m.parameters()))):
         torch.manual_seed(0)
         model = nn.Linear(5, 3)
         start = model.weight.detach().clone()
@@ -82,10 +87,10 @@ def test_each_name_is_torchs_optimizer_with_these_settings(name: Literal["sgd", 
     assert torch.equal(models[0].weight, models[1].weight)
 
 
-@pytest.mark.parametrize("rest", ["sgd", "adamw"])
-def test_muon_has_the_hidden_layers_and_the_rest_follows_at_its_own_rate(rest: Literal["sgd", "adamw"]) -> None:
+@pytest.mark.parametrize("kind", [MuonSGDConfig, MuonAdamWConfig])
+def test_muon_has_the_hidden_layers_and_the_rest_follows_at_its_own_rate(kind: type[MuonConfig]) -> None:
     model = build("speed-net", classes=10, options={"widths": [4, 4, 4]})
-    config = OptimConfig(name="muon", rest=rest, rest_lr=3.0, weight_decay=0.1, momentum=0.6, normalize=True)
+    config = kind(rest_lr=3.0, weight_decay=0.1, momentum=0.6, normalize=True)
     hidden, decayed, exempt = build_optimizer(config, model).param_groups
     assert names_of(model, hidden["params"]) == [f"groups.{g}.conv{c}.weight" for g in range(3) for c in (1, 2)]
     assert names_of(model, decayed["params"]) == ["head.weight"]
@@ -93,17 +98,17 @@ def test_muon_has_the_hidden_layers_and_the_rest_follows_at_its_own_rate(rest: L
     assert (hidden["weight_decay"], decayed["weight_decay"], exempt["weight_decay"]) == (0.0, 0.1, 0.0)
     assert [group.get("lr_scale", 1.0) for group in (hidden, decayed, exempt)] == [1.0, 3.0, 3.0]
     assert hidden["momentum"] == 0.6
-    assert rest == "adamw" or decayed["momentum"] == config.rest_momentum
+    assert not isinstance(config, MuonSGDConfig) or decayed["momentum"] == config.rest_momentum
 
 
 def test_muon_refuses_a_model_without_hidden_layers() -> None:
     with pytest.raises(UserError, match=r"optim\.name muon .* use --optim\.name sgd"):
-        build_optimizer(OptimConfig(name="muon"), nn.Linear(2, 2))
+        build_optimizer(MuonSGDConfig(), nn.Linear(2, 2))
 
 
 def test_muon_is_not_for_gradual_unfreezing() -> None:
     with pytest.raises(UserError, match=r"model\.unfreeze is not for optim\.name muon; use --optim\.name sgd or adamw"):
-        build_optimizer(OptimConfig(name="muon"), small_model(), gradual=True)
+        build_optimizer(MuonSGDConfig(), small_model(), gradual=True)
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------
@@ -123,7 +128,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def test_stages_change_nothing_where_they_do_not_differ() -> None:
     model = small_model()
-    first, second = (build_optimizer(OptimConfig(), model, stages).param_groups for stages in ((), stages_of(model)))
+    first, second = (build_optimizer(SGDConfig(), model, stages).param_groups for stages in ((), stages_of(model)))
     assert [names_of(model, group["params"]) for group in first] == [names_of(model, g["params"]) for g in second]
     assert all("lr_scale" not in group and "stage" not in group for group in second)
 
@@ -131,7 +136,7 @@ def test_stages_change_nothing_where_they_do_not_differ() -> None:
 def test_each_stage_has_its_learning_rate_and_decays_as_ever() -> None:
     model = small_model()
     model.get_submodule("0").requires_grad_(False)
-    config = OptimConfig(weight_decay=0.1, backbone_lr=0.5, layer_decay=0.1)
+    config = SGDConfig(weight_decay=0.1, backbone_lr=0.5, layer_decay=0.1)
     groups = build_optimizer(config, model, stages_of(model)).param_groups
     found = [(g["stage"], names_of(model, g["params"]), g["weight_decay"], g["lr_scale"]) for g in groups]
     assert found == [
@@ -143,9 +148,9 @@ def test_each_stage_has_its_learning_rate_and_decays_as_ever() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_a_stage_at_a_tenth_of_the_rate_is_torchs_group_at_a_tenth(name: Literal["sgd", "adamw"]) -> None:
-    config = OptimConfig(name=name, lr=0.1, backbone_lr=0.1, weight_decay=0.01, decay_norms=True)
+@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig])
+def test_a_stage_at_a_tenth_of_the_rate_is_torchs_group_at_a_tenth(kind: type[StagedOptimConfig]) -> None:
+    config = kind(lr=0.1, backbone_lr=0.1, weight_decay=0.01, decay_norms=True)
     weights = []
     for ours in (True, False):
         model = small_model()
@@ -154,7 +159,7 @@ def test_a_stage_at_a_tenth_of_the_rate_is_torchs_group_at_a_tenth(name: Literal
             optimizer = build_optimizer(config, model, [*backbone, head])
             set_lr(optimizer, 0.1)
         else:
-            optimizer = reference(name, config, head)
+            optimizer = reference(config, head)
             optimizer.add_param_group({"params": [*backbone[0], *backbone[1]], "lr": 0.1 * 0.1})
         train(model, optimizer, range(3))
         weights.append(model.state_dict())
@@ -163,7 +168,7 @@ def test_a_stage_at_a_tenth_of_the_rate_is_torchs_group_at_a_tenth(name: Literal
 
 def test_thaw_says_the_same_whatever_was_said_before() -> None:
     model = small_model()
-    config = OptimConfig(backbone_lr=0.5, layer_decay=0.5)
+    config = SGDConfig(backbone_lr=0.5, layer_decay=0.5)
     groups = build_optimizer(config, model, stages_of(model), gradual=True).param_groups
     scales = {1: [0.0, 0.0, 1.0], 2: [0.0, 0.5, 1.0], 3: [0.25, 0.5, 1.0], 9: [0.25, 0.5, 1.0]}
     for learning in (2, 1, 9, 1, 3, 2):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -22,16 +21,11 @@ STEPS = 10  # per epoch
 TOTAL = EPOCHS * STEPS
 
 
-@dataclass(frozen=True)
-class Schedule(ScheduleConfig):
-    """ScheduleConfig with the settings of the newer schedules."""
-
-    name: str = "onecycle"  # type: ignore[assignment]
-    three_phase: bool = False
-    power: float = 1.0
-    cycle: float = 0.0
-    growth: float = 1.0
-    decay: float = 0.0
+def schedule_of(name: str, **settings: object) -> ScheduleConfig:
+    """As a recipe asks for it; of ``settings``, those that the schedule has."""
+    variant = ScheduleConfig.variants[name]
+    known = {field.name for field in dataclasses.fields(variant)}
+    return variant(**{key: value for key, value in settings.items() if key in known})  # type: ignore[arg-type]
 
 
 def ours(schedule: ScheduleConfig, steps: int = TOTAL + 1) -> list[float]:
@@ -55,7 +49,7 @@ def torchs(scheduler: lr_scheduler.LRScheduler, steps: int = TOTAL + 1) -> list[
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 @pytest.mark.parametrize("warmup", [2, 2.5, 7.9])
 def test_onecycle_is_torchs_one_cycle(shape: str, warmup: float) -> None:
-    schedule = ScheduleConfig(name="onecycle", shape=shape, warmup=warmup, start=0.04, final=0.001)  # type: ignore[arg-type]
+    schedule = schedule_of("onecycle", shape=shape, warmup=warmup, start=0.04, final=0.001)
     reference = lr_scheduler.OneCycleLR(
         optimizer(),
         max_lr=LR,
@@ -72,7 +66,7 @@ def test_onecycle_is_torchs_one_cycle(shape: str, warmup: float) -> None:
 
 def test_cosine_is_torchs_cosine_annealing() -> None:
     reference = lr_scheduler.CosineAnnealingLR(optimizer(), T_max=TOTAL, eta_min=0.01 * LR)
-    assert ours(ScheduleConfig(name="cosine", final=0.01)) == pytest.approx(torchs(reference), rel=1e-9)
+    assert ours(schedule_of("cosine", final=0.01)) == pytest.approx(torchs(reference), rel=1e-9)
 
 
 def test_cosine_warms_up_on_a_line() -> None:
@@ -85,19 +79,19 @@ def test_cosine_warms_up_on_a_line() -> None:
         ],
         milestones=[20],
     )
-    schedule = ScheduleConfig(name="cosine", warmup=2, start=0.25)
+    schedule = schedule_of("cosine", warmup=2, start=0.25)
     assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9, abs=1e-15)
 
 
 def test_step_is_torchs_multi_step() -> None:
     reference = lr_scheduler.MultiStepLR(optimizer(), milestones=[25, 60], gamma=0.2)
-    schedule = ScheduleConfig(name="step", milestones=(2.5, 6), gamma=0.2)
+    schedule = schedule_of("step", milestones=(2.5, 6), gamma=0.2)
     assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-12)
 
 
 def test_constant_stays_after_its_warm_up() -> None:
-    assert ours(ScheduleConfig(name="constant", start=0.5)) == [LR] * (TOTAL + 1)
-    rates = ours(ScheduleConfig(name="constant", warmup=1, start=0.5))
+    assert ours(schedule_of("constant", start=0.5)) == [LR] * (TOTAL + 1)
+    rates = ours(schedule_of("constant", warmup=1, start=0.5))
     assert rates[0] == LR / 2
     assert rates[5] == pytest.approx(LR * 0.75)
     assert rates[STEPS:] == [LR] * (TOTAL + 1 - STEPS)
@@ -106,7 +100,7 @@ def test_constant_stays_after_its_warm_up() -> None:
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 @pytest.mark.parametrize("warmup", [1, 2.5, 3.9])
 def test_three_phase_onecycle_is_torchs(shape: str, warmup: float) -> None:
-    schedule = Schedule(name="onecycle", three_phase=True, shape=shape, warmup=warmup, start=0.04, final=0.001)  # type: ignore[arg-type]
+    schedule = schedule_of("onecycle", three_phase=True, shape=shape, warmup=warmup, start=0.04, final=0.001)
     reference = lr_scheduler.OneCycleLR(
         optimizer(),
         max_lr=LR,
@@ -122,35 +116,35 @@ def test_three_phase_onecycle_is_torchs(shape: str, warmup: float) -> None:
 
 
 def test_three_phases_without_a_warm_up_are_one() -> None:
-    assert ours(Schedule(name="onecycle", three_phase=True)) == ours(ScheduleConfig(name="onecycle"))
+    assert ours(schedule_of("onecycle", three_phase=True)) == ours(schedule_of("onecycle"))
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5, 2.0])
 def test_polynomial_is_torchs_and_linear_is_its_first_power(power: float) -> None:
     reference = lr_scheduler.PolynomialLR(optimizer(), total_iters=TOTAL, power=power)
     expected = torchs(reference)
-    assert ours(Schedule(name="polynomial", power=power)) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert ours(schedule_of("polynomial", power=power)) == pytest.approx(expected, rel=1e-9, abs=1e-15)
     if power == 1:
-        assert ours(Schedule(name="linear", power=7.0)) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+        assert ours(schedule_of("linear")) == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
 def test_linear_ends_at_final_like_torchs() -> None:
     reference = lr_scheduler.LinearLR(optimizer(), start_factor=1.0, end_factor=0.1, total_iters=TOTAL)
-    assert ours(Schedule(name="linear", final=0.1)) == pytest.approx(torchs(reference), rel=1e-9)
+    assert ours(schedule_of("linear", final=0.1)) == pytest.approx(torchs(reference), rel=1e-9)
 
 
 @pytest.mark.parametrize("growth", [1, 2])
 def test_restarts_are_torchs_warm_restarts(growth: int) -> None:
     reference = lr_scheduler.CosineAnnealingWarmRestarts(optimizer(), T_0=STEPS, T_mult=growth, eta_min=0.01 * LR)
-    schedule = Schedule(name="restarts", cycle=1, growth=growth, final=0.01)
+    schedule = schedule_of("restarts", cycle=1, growth=growth, final=0.01)
     assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
 
 
 def test_restarts_count_from_the_end_of_the_warm_up() -> None:
-    rates = ours(Schedule(name="restarts", cycle=2, growth=1.5, warmup=1, start=0.1))
+    rates = ours(schedule_of("restarts", cycle=2, growth=1.5, warmup=1, start=0.1))
     peaks = [step for step in range(1, TOTAL) if rates[step] == LR]
     assert peaks == [10, 30, 60]
-    assert ours(Schedule(name="restarts", warmup=1)) == [*ours(ScheduleConfig(name="cosine", warmup=1))[:-1], LR]
+    assert ours(schedule_of("restarts", warmup=1)) == [*ours(schedule_of("cosine", warmup=1))[:-1], LR]
 
 
 @pytest.mark.parametrize(("up", "length"), [(2, 4), (0.5, 2), (1, 3)])
@@ -164,13 +158,13 @@ def test_triangular_is_torchs_cyclic(up: float, length: float) -> None:
         mode="triangular",
         cycle_momentum=False,
     )
-    schedule = Schedule(name="triangular", warmup=up, cycle=length, start=0.1)
+    schedule = schedule_of("triangular", warmup=up, cycle=length, start=0.1)
     assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
 
 
 def test_triangular_is_one_triangle_by_default() -> None:
-    rates = ours(Schedule(name="triangular", warmup=2, start=0.1))
-    assert rates == pytest.approx(ours(ScheduleConfig(name="onecycle", warmup=2, start=0.1, final=0.1)), rel=1e-12)
+    rates = ours(schedule_of("triangular", warmup=2, start=0.1))
+    assert rates == pytest.approx(ours(schedule_of("onecycle", warmup=2, start=0.1, final=0.1)), rel=1e-12)
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
@@ -187,18 +181,18 @@ def test_wsd_warms_up_stays_and_decays(shape: str) -> None:
         last,
     ]
     reference = lr_scheduler.SequentialLR(opt, phases, milestones=[10, 60])
-    schedule = Schedule(name="wsd", warmup=1, start=0.25, decay=2, final=0.1, shape=shape)  # type: ignore[arg-type]
+    schedule = schedule_of("wsd", warmup=1, start=0.25, decay=2, final=0.1, shape=shape)
     assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
 
 
 def test_wsd_with_no_room_to_stay_only_decays() -> None:
-    schedule = Schedule(name="wsd", warmup=2, decay=50)
-    assert ours(schedule) == pytest.approx(ours(ScheduleConfig(name="onecycle", warmup=2)), rel=1e-9, abs=1e-15)
-    assert ours(Schedule(name="wsd")) == [LR] * (TOTAL + 1)
+    schedule = schedule_of("wsd", warmup=2, decay=50)
+    assert ours(schedule) == pytest.approx(ours(schedule_of("onecycle", warmup=2)), rel=1e-9, abs=1e-15)
+    assert ours(schedule_of("wsd")) == [LR] * (TOTAL + 1)
 
 
 smooth = st.builds(
-    ScheduleConfig,
+    schedule_of,
     name=st.sampled_from(["constant", "onecycle", "cosine"]),
     warmup=st.floats(0, 50),
     start=st.floats(0, 1),
@@ -206,7 +200,7 @@ smooth = st.builds(
     shape=st.sampled_from(["linear", "cosine"]),
 )
 schedules = smooth | st.builds(
-    ScheduleConfig,
+    schedule_of,
     name=st.just("step"),
     warmup=st.floats(0, 50),
     start=st.floats(0, 1),
@@ -220,10 +214,10 @@ def fitting(schedule: ScheduleConfig, epochs: int) -> ScheduleConfig:
     return dataclasses.replace(schedule, warmup=min(schedule.warmup, epochs))
 
 
-def newer_schedule(name: str, warmup: float, cycle: float, **settings: float) -> ScheduleConfig:
+def newer_schedule(name: str, warmup: float, cycle: float, **settings: object) -> ScheduleConfig:
     """A triangle that rises for longer than it lasts is refused, so it rises for as long."""
     rise = min(warmup, cycle) if name == "triangular" and cycle else warmup
-    return Schedule(name=name, warmup=rise, cycle=cycle, **settings)
+    return schedule_of(name, warmup=rise, cycle=cycle, **settings)
 
 
 newer = st.builds(
@@ -256,7 +250,7 @@ def test_never_negative_never_above_the_peak_and_still_after_the_end(
 
 @settings(deadline=None)
 @given(smooth, st.integers(1, 40), st.integers(1, 10))
-@example(ScheduleConfig(name="onecycle", warmup=10), 4, 10)  # no room to fall
+@example(schedule_of("onecycle", warmup=10), 4, 10)  # no room to fall
 def test_neighbouring_steps_are_near_and_the_peak_is_reached(
     schedule: ScheduleConfig, steps_per_epoch: int, epochs: int
 ) -> None:

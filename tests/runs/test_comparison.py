@@ -11,7 +11,7 @@ from PIL import Image
 from support.run_folders import cells, write_run
 
 from cifar_dist import cli
-from cifar_dist.config import Config, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from cifar_dist.config import Config, ModelConfig, RunConfig, SGDConfig, TrainConfig
 from cifar_dist.errors import UserError
 
 CONFIG = Config(model=ModelConfig("tiny-cnn", {"dropout": 0.1}), train=TrainConfig(epochs=4))
@@ -24,7 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_settings_that_differ_then_figures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = replace(CONFIG, optim=OptimConfig(lr=0.5), model=ModelConfig("tiny-cnn"), run=RunConfig(name="b", seed=7))
+    other = replace(CONFIG, optim=SGDConfig(lr=0.5), model=ModelConfig("tiny-cnn"), run=RunConfig(name="b", seed=7))
     write_run(here / "runs" / "a", CONFIG, val=0.7, test=0.9)
     write_run(here / "elsewhere" / "b", other, epochs=2, val=0.8)
     assert cli.run(["runs", "compare", "a", "elsewhere/b", "--picture", "out.png"]) == 0

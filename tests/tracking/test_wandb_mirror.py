@@ -11,12 +11,12 @@ import pytest
 from support.recorded import FACTS, train, val
 from support.wandb_offline import segments
 
-from cifar_dist.config import Config, TrackingConfig
+from cifar_dist.config import Config, WandbConfig
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.tracker import Tracker
 from cifar_dist.tracking.wandb_mirror import WandbMirror
 
-OFFLINE = Config(tracking=TrackingConfig(wandb="offline", project="a-project"))
+OFFLINE = Config(tracking=WandbConfig(wandb="offline", project="a-project"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,125 @@
+"""Settings of the averages of the weights. One dataclass each, which says how much an update counts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cifar_dist.config.choice import Choice
+from cifar_dist.config.section import require
+
+
+@dataclass(frozen=True)
+class AverageConfig(Choice):
+    """Which average of the weights is evaluated and kept in place of the last ones."""
+
+    key: ClassVar[str] = "average"
+    variants: ClassVar[dict[str, type[AverageConfig]]] = {}
+
+    name: str = "none"
+    """The average: none, ema, swa, lookahead, or ``path/to/file.py:Attribute``."""
+
+
+@dataclass(frozen=True)
+class NoAverageConfig(AverageConfig):
+    """The last weights are evaluated and kept."""
+
+    name: str = "none"
+
+
+@dataclass(frozen=True)
+class RunningAverageConfig(AverageConfig):
+    """A running average A of the weights W: A <- A + weight * (W - A).
+
+    Attributes:
+        gives_back: the weights get the average after each update and at the end of each epoch.
+    """
+
+    defined_by_variants: ClassVar[tuple[str, ...]] = ("weight",)
+    gives_back: ClassVar[bool] = False
+
+    start: float = 0.0
+    """Epochs before the average begins, as a copy of the weights."""
+    every: int = 1
+    """Steps between two updates."""
+    recalibrate: int = 0
+    """Training images from which batch statistics are computed anew for the averaged weights; 0 averages them too."""
+
+    def __post_init__(self) -> None:
+        require(self.start >= 0, f"start {self.start} must not be negative")
+        require(self.every >= 1, f"every {self.every} must be at least 1")
+        require(self.recalibrate >= 0, f"recalibrate {self.recalibrate} must not be negative")
+
+    def weight(self, step: int, *, start: int, total: int) -> float:
+        """How much the weights after ``step`` optimizer steps count, in [0, 1].
+
+        Args:
+            step: a multiple of ``every`` steps after ``start``.
+            start: steps after which the average began.
+            total: steps of the run.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EMAConfig(RunningAverageConfig):
+    """Exponential moving average. Polyak, Juditsky: *Acceleration of Stochastic Approximation by Averaging*, 1992."""
+
+    name: str = "ema"
+    decay: float = 0.999
+    """Share of the average that an update keeps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay(self.decay)
+
+    def weight(self, step: int, *, start: int, total: int) -> float:
+        return 1 - self.decay
+
+
+@dataclass(frozen=True)
+class SWAConfig(RunningAverageConfig):
+    """The mean. Izmailov et al.: *Averaging Weights Leads to Wider Optima*, arXiv:1803.05407.
+
+    The batch statistics belong to none of the weights: set ``recalibrate``.
+    """
+
+    name: str = "swa"
+
+    def weight(self, step: int, *, start: int, total: int) -> float:
+        return 1 / ((step - start) // self.every + 1)
+
+
+@dataclass(frozen=True)
+class LookaheadConfig(RunningAverageConfig):
+    """Slow weights that follow the optimizer's fast ones every few steps, and draw them back.
+
+    Zhang, Lucas, Hinton, Ba: *Lookahead Optimizer: k steps forward, 1 step back*, arXiv:1907.08610; k is ``every`` and
+    alpha is ``1 - decay``. With ``ramp`` the slow weights hold on the harder the later it is, as in airbench94 (Keller
+    Jordan, arXiv:2404.00498: decay 0.95 ** 5, every 5, ramp 3).
+    """
+
+    gives_back: ClassVar[bool] = True
+
+    name: str = "lookahead"
+    decay: float = 0.999
+    """Share of the slow weights that an update keeps; 1 minus the paper's alpha."""
+    ramp: float = 0.0
+    """Let the decay grow over the run as decay * (step / steps) ** ramp."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay(self.decay)
+        require(self.ramp >= 0, f"ramp {self.ramp} must not be negative")
+
+    def weight(self, step: int, *, start: int, total: int) -> float:
+        return 1 - self.decay * math.pow(step / total, self.ramp)
+
+
+AverageConfig.variants.update(none=NoAverageConfig, ema=EMAConfig, swa=SWAConfig, lookahead=LookaheadConfig)
+AverageConfig.plug_in_base = RunningAverageConfig
+
+
+def _check_decay(decay: float) -> None:
+    require(0 <= decay < 1, f"decay {decay} must be in [0, 1)")

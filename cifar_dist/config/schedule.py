@@ -1,0 +1,301 @@
+"""Settings of the schedules: the learning rate as a function of the step. One dataclass each, which computes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from cifar_dist.config.choice import Choice
+from cifar_dist.config.section import require
+
+
+@dataclass(frozen=True)
+class AfterWarmup:
+    """Where in a run a step lies, after the warm-up.
+
+    Attributes:
+        step: optimizer steps since the beginning of the run.
+        since: steps since the end of the warm-up, which may lie between two steps.
+        left: steps from there to the end of the run.
+        steps_per_epoch: optimizer steps in one epoch.
+    """
+
+    step: int
+    since: float
+    left: float
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(Choice):
+    """The learning rate as a function of the step: first a warm-up, then what ``name`` says."""
+
+    key: ClassVar[str] = "schedule"
+    variants: ClassVar[dict[str, type[ScheduleConfig]]] = {}
+    needs: ClassVar[dict[str, str]] = {"start": "warmup"}
+
+    name: str = "onecycle"
+    """The schedule: constant, onecycle, cosine, step, linear, polynomial, restarts, triangular, wsd, or
+    ``path/to/file.py:Attribute``."""
+    warmup: float = 0.0
+    """Epochs from ``start`` to the peak."""
+    start: float = 0.0
+    """LR of the first step, as a fraction of ``optim.lr``."""
+
+    def __post_init__(self) -> None:
+        require(self.warmup >= 0, f"warmup {self.warmup} must not be negative")
+        _check_fraction("start", self.start)
+
+    def check_length(self, epochs: int) -> None:
+        """Refuse a run that is too short.
+
+        Raises:
+            ValueError: with the full keys.
+        """
+        require(self.warmup <= epochs, f"schedule.warmup {self.warmup} is longer than train.epochs {epochs}")
+
+    def fraction(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
+        """LR of a step, in [0, 1] of the peak.
+
+        Args:
+            step: from 0 to the number of steps in the run.
+            steps_per_epoch: optimizer steps in one epoch.
+            epochs: length of the run.
+        """
+        warmup = self.warmup * steps_per_epoch
+        if step < warmup:
+            return self.rising(step / warmup)
+        left = steps_per_epoch * epochs - warmup
+        return self.falling(AfterWarmup(step, since=step - warmup, left=left, steps_per_epoch=steps_per_epoch))
+
+    def rising(self, progress: float) -> float:
+        """Fraction of the peak at ``progress`` in [0, 1) of the warm-up."""
+        return between(self.start, 1.0, progress)
+
+    def falling(self, at: AfterWarmup) -> float:
+        """Fraction of the peak after the warm-up; the peak until the end, where a schedule does not say otherwise."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class ConstantConfig(ScheduleConfig):
+    """Stays at the peak."""
+
+    name: str = "constant"
+
+
+@dataclass(frozen=True)
+class FallingConfig(ScheduleConfig):
+    """A schedule that ends at ``final``."""
+
+    final: float = 0.0
+    """LR that the last step tends to (of each cycle, for restarts), as a fraction of ``optim.lr``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_fraction("final", self.final)
+
+
+@dataclass(frozen=True)
+class OnecycleConfig(FallingConfig):
+    """Rises to the peak and falls to ``final``. Smith, Topin: *Super-Convergence*, arXiv:1708.07120."""
+
+    needs: ClassVar[dict[str, str]] = {"start": "warmup", "three_phase": "warmup"}
+
+    name: str = "onecycle"
+    shape: Literal["linear", "cosine"] = "linear"
+    """How it rises and falls."""
+    three_phase: bool = False
+    """Fall back to ``start`` in as many epochs as the warm-up, and from there to ``final``."""
+
+    def check_length(self, epochs: int) -> None:
+        super().check_length(epochs)
+        require(
+            not self.three_phase or 2 * self.warmup <= epochs,
+            f"schedule.three_phase takes twice schedule.warmup {self.warmup}, and that is longer than "
+            f"train.epochs {epochs}",
+        )
+
+    def rising(self, progress: float) -> float:
+        return between(self.start, 1.0, progress, cosine=self.shape == "cosine")
+
+    def falling(self, at: AfterWarmup) -> float:
+        cosine = self.shape == "cosine"
+        warmup = self.warmup * at.steps_per_epoch
+        if not (warmup and self.three_phase):
+            return between(1.0, self.final, share(at.since, at.left), cosine=cosine)
+        if at.since < warmup:
+            return between(1.0, self.start, at.since / warmup, cosine=cosine)
+        return between(self.start, self.final, share(at.since - warmup, at.left - warmup), cosine=cosine)
+
+
+@dataclass(frozen=True)
+class CosineConfig(FallingConfig):
+    """Falls to ``final`` on half a cosine. Loshchilov, Hutter: *SGDR*, arXiv:1608.03983."""
+
+    name: str = "cosine"
+
+    def falling(self, at: AfterWarmup) -> float:
+        return between(1.0, self.final, share(at.since, at.left), cosine=True)
+
+
+@dataclass(frozen=True)
+class StepConfig(ScheduleConfig):
+    """Multiplies the LR by ``gamma`` at each milestone."""
+
+    needs: ClassVar[dict[str, str]] = {"start": "warmup", "gamma": "milestones"}
+
+    name: str = "step"
+    milestones: tuple[float, ...] = ()
+    """Epochs at which the LR is multiplied."""
+    gamma: float = 0.1
+    """By what."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        milestones = list(self.milestones)
+        require(milestones == sorted(set(milestones)), f"milestones {milestones} must increase")
+        require(0 < self.gamma <= 1, f"gamma {self.gamma} must be above 0 and at most 1")
+
+    def falling(self, at: AfterWarmup) -> float:
+        passed: int = sum(at.step >= milestone * at.steps_per_epoch for milestone in self.milestones)
+        return math.pow(self.gamma, passed)
+
+
+@dataclass(frozen=True)
+class LinearConfig(FallingConfig):
+    """Falls to ``final`` on a line."""
+
+    name: str = "linear"
+
+    def falling(self, at: AfterWarmup) -> float:
+        return between(self.final, 1.0, 1 - share(at.since, at.left))
+
+
+@dataclass(frozen=True)
+class PolynomialConfig(FallingConfig):
+    """Falls to ``final`` as a power of what is left of the run."""
+
+    name: str = "polynomial"
+    power: float = 1.0
+    """The exponent."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.power > 0, f"power {self.power} must be positive")
+
+    def falling(self, at: AfterWarmup) -> float:
+        return between(self.final, 1.0, math.pow(1 - share(at.since, at.left), self.power))
+
+
+@dataclass(frozen=True)
+class RestartsConfig(FallingConfig):
+    """A cosine that begins anew in each cycle. Loshchilov, Hutter: *SGDR*, arXiv:1608.03983."""
+
+    needs: ClassVar[dict[str, str]] = {"start": "warmup", "growth": "cycle"}
+
+    name: str = "restarts"
+    cycle: float = 0.0
+    """Epochs of the first cycle; 0 for one over the whole run."""
+    growth: float = 1.0
+    """Factor from the length of one cycle to the next."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.cycle >= 0, f"cycle {self.cycle} must not be negative")
+        require(1 <= self.growth <= 10, f"growth {self.growth} must be between 1 and 10")
+
+    def falling(self, at: AfterWarmup) -> float:
+        length = self.cycle * at.steps_per_epoch or at.left
+        return between(1.0, self.final, self._progress(at.since, length), cosine=True)
+
+    def _progress(self, steps: float, length: float) -> float:
+        """Progress in [0, 1) of the cycle that ``steps`` falls in."""
+        if self.growth == 1.0:
+            return share(steps % length, length) if length else 0.0
+        while steps >= length > 0:
+            steps, length = steps - length, length * self.growth
+        return share(steps, length)
+
+
+@dataclass(frozen=True)
+class TriangularConfig(ScheduleConfig):
+    """Rises for ``warmup`` epochs and falls back to ``start``, in each cycle.
+
+    Smith: *Cyclical Learning Rates*, arXiv:1506.01186.
+    """
+
+    needs: ClassVar[dict[str, str]] = {}
+
+    name: str = "triangular"
+    cycle: float = 0.0
+    """Epochs of a cycle; 0 for one over the whole run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.cycle >= 0, f"cycle {self.cycle} must not be negative")
+        require(
+            not self.cycle or self.warmup <= self.cycle,
+            f"warmup {self.warmup} is how long a triangle of {self.cycle} epochs rises, and longer than it",
+        )
+
+    def fraction(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
+        rise = self.warmup * steps_per_epoch
+        length = self.cycle * steps_per_epoch or steps_per_epoch * epochs
+        place = step % length
+        if place < rise:
+            return self.rising(place / rise)
+        return between(1.0, self.start, share(place - rise, length - rise))
+
+
+@dataclass(frozen=True)
+class WSDConfig(FallingConfig):
+    """Warm-up, stable, decay: stays, and falls to ``final`` at the end. Hu et al.: *MiniCPM*, arXiv:2404.06395."""
+
+    needs: ClassVar[dict[str, str]] = {"start": "warmup", "final": "decay", "shape": "decay"}
+
+    name: str = "wsd"
+    shape: Literal["linear", "cosine"] = "linear"
+    """How it falls."""
+    decay: float = 0.0
+    """Epochs at the end in which it falls."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.decay >= 0, f"decay {self.decay} must not be negative")
+
+    def falling(self, at: AfterWarmup) -> float:
+        decay = min(at.left, self.decay * at.steps_per_epoch)
+        return between(1.0, self.final, share(at.since - (at.left - decay), decay), cosine=self.shape == "cosine")
+
+
+ScheduleConfig.variants.update(
+    constant=ConstantConfig,
+    onecycle=OnecycleConfig,
+    cosine=CosineConfig,
+    step=StepConfig,
+    linear=LinearConfig,
+    polynomial=PolynomialConfig,
+    restarts=RestartsConfig,
+    triangular=TriangularConfig,
+    wsd=WSDConfig,
+)
+
+
+def share(steps: float, length: float) -> float:
+    """Progress in [0, 1] of a phase of ``length`` steps; one without length has none."""
+    return min(1.0, max(0.0, steps) / length) if length > 0 else 0.0
+
+
+def between(first: float, last: float, progress: float, *, cosine: bool = False) -> float:
+    """From ``first`` at progress 0 to ``last`` at 1, on a line or on half a cosine; never outside the two."""
+    if cosine:
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    # Of the forms of interpolation, the one that meets both ends exactly; rounding may still pass one by an ulp.
+    value = first * (1 - progress) + last * progress
+    return min(max(value, min(first, last)), max(first, last))
+
+
+def _check_fraction(name: str, value: float) -> None:
+    require(0 <= value <= 1, f"{name} {value} must be a fraction of optim.lr, in [0, 1]")

@@ -1,0 +1,53 @@
+"""What version 1 wrote into a run folder, as it is written now.
+
+Its config.toml held the settings of every optimizer, schedule and average, whichever the run had chosen. No file that
+is valid now can: so it is known by its keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from cifar_dist.config.choice import Choice, field_names, pick
+from cifar_dist.config.layers import Tree
+
+_OPTIM = {"momentum", "betas", "backbone_lr", "rest_lr", "rest_momentum", "iterations"}
+
+
+def is_version1(tree: Tree) -> bool:
+    """Whether version 1 wrote a config.toml."""
+    optim = tree.get("optim")
+    return isinstance(optim, dict) and optim.keys() >= _OPTIM
+
+
+def upgraded(tree: Tree, owner: type) -> Tree:
+    """``tree`` without the settings that had no effect, if version 1 wrote it; else as it is.
+
+    Args:
+        owner: the dataclass whose fields the sections are.
+    """
+    if not is_version1(tree):
+        return tree
+    hints = get_type_hints(owner)
+    sections = [field.name for field in fields(owner) if issubclass(hints[field.name], Choice)]
+    chosen = {name: _chosen(hints[name], tree[name]) for name in sections if isinstance(tree.get(name), dict)}
+    result = {**tree, **chosen}
+    if _table(tree, "model").get("freeze"):
+        for section, idle in (("optim", ("backbone_lr", "layer_decay")), ("average", ("recalibrate",))):
+            result[section] = {key: value for key, value in _table(result, section).items() if key not in idle}
+    return result
+
+
+def _chosen(root: type[Choice], settings: Tree) -> Tree:
+    """The settings that the chosen variant has."""
+    try:
+        known = field_names(pick(root, settings, import_plugins=False))
+    except ValueError:
+        return settings  # damaged: reading it says how
+    return {key: value for key, value in settings.items() if key in known}
+
+
+def _table(tree: Tree, section: str) -> dict[str, Any]:
+    table = tree.get(section)
+    return table if isinstance(table, dict) else {}
