@@ -21,13 +21,14 @@ from types import FrameType
 from typing import IO
 
 from cifar_dist import recipe
-from cifar_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, UserError, nearest
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.formatting import duration
+from cifar_dist.launch.configs import find_config
 from cifar_dist.report.results import read_result
 from cifar_dist.run_folder import contradiction
 from cifar_dist.sweeps.sweep import Run, Sweep
 
-ROOT = Path(__file__).parents[2]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _LINES_SHOWN = 20  # of what a run said that failed beside others
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when the one that started it dies
@@ -81,7 +82,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
         jobs: how many at a time, each on a GPU of its own where there are several.
 
     Raises:
-        UserError: a launch config that is not there.
+        UserError: a launch config that does not exist.
     """
     if launch and jobs > 1:
         raise UserError("--jobs is for runs of one process; with --launch each run takes the whole machine")
@@ -152,16 +153,13 @@ def _report(one: _Started, code: int, total: int, stopping: bool) -> None:
 
 
 def _command(launch: str | None) -> list[str]:
-    """What a run's words are put behind."""
-    if launch is None:
-        return [sys.executable, "-m", "cifar_dist", "train"]
-    config = Path(launch) if launch.endswith(".yaml") else ROOT / "launch" / f"{launch}.yaml"
-    agent = ROOT / "launch" / "agent.py"
-    if not config.is_file() or not agent.is_file():
-        known = [path.stem for path in (ROOT / "launch").glob("*.yaml")]
-        hint = nearest(config.stem, known) if known else f"there is no repository around {ROOT}"
-        raise UserError(f"--launch: there is no {config}; {hint}")
-    return [sys.executable, str(agent), "--config_file", str(config), str(ROOT / "train.py")]
+    """The command that a run's words complete.
+
+    Raises:
+        UserError: a launch config that does not exist.
+    """
+    start = ["train"] if launch is None else ["launch", str(find_config(launch))]
+    return [sys.executable, "-m", "cifar_dist", *start]
 
 
 def _start(command: Sequence[str], run: Run, number: int, slot: int, devices: Sequence[str], quiet: bool) -> _Started:

@@ -25,7 +25,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.batches import Batch
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration, size
 from cifar_dist.optim.schedules import learning_rate
@@ -34,7 +34,6 @@ from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepMeter
 
 _STEPS, _SECONDS = 10, 20  # timed steps: so many, or as many as so many seconds have room for
-_GRACE = 120  # seconds before a time limit at which slurm/train.sbatch asks a job to stop
 
 
 @dataclass(frozen=True)
@@ -169,6 +168,6 @@ def _save(learner: Learner, config: Config, engine: Engine, step_seconds: float)
     stop, advice = seconds + step_seconds, ""
     if free < (config.checkpoint.keep + 2) * count:
         advice = f"{config.checkpoint.keep + 2} checkpoints do not fit; free some, or choose another run.dir"
-    elif stop > _GRACE / 2:
+    elif stop > GRACE_SECONDS / 2:
         advice = f"a stop takes up to {stop:.0f} s; on Slurm ask for it earlier: sbatch --signal=USR1@{3 * stop:.0f}"
     return Finding("save", f"{seconds:.2g} s for {size(count)}; {size(free)} free in {folder}", advice)

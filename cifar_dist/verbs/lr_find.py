@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, UserError
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.verbs.arguments import at_least, positive
 
 HELP = "find a recipe's learning rate by a range test"
+COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import EXIT_DONE, UserError, printable
+from cifar_dist.errors import UserError, printable
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import at_least
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cifar_dist.models.summary import Layer, Summary
 
 HELP = "show a network layer by layer: shapes, parameters, mult-adds, receptive field"
+COLLECTIVE = False
 
 _IMAGES = (10, (32, 32, 3))  # classes, and the shape of an image: CIFAR-10's, where nothing says otherwise
 

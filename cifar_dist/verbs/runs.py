@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import EXIT_DONE, UserError, printable
+from cifar_dist.errors import UserError, printable
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN, written
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
 
 HELP = "list the runs there are, compare some, remove what nobody needs"
+COLLECTIVE = False
 
 _FOLDER = Path("runs")
 # What is looked for stands first: the newest, the best, the largest.
