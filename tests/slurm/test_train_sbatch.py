@@ -101,18 +101,16 @@ def test_bad_input_ends_the_job_before_any_node_trains(
 
 
 def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
-    """The real script and cluster, with a launcher that says "stopped, please requeue" and has done nothing.
+    """The real scripts, launchers and cluster, with ranks that say "stopped, please requeue" and have done nothing.
 
-    On the second node it takes seconds longer to say so, in which Slurm must not end it.
+    On the second node they take seconds longer to say so, in which Slurm must not end them.
     """
-    (tmp_path / "launch").mkdir()
-    launcher = tmp_path / "launch" / "local.sh"
-    launcher.write_text(
-        f"#!{sys.executable}\nimport os, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\ntime.sleep(5 * int(os.environ['SLURM_NODEID']))\nsys.exit(75)\n"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, time\nif 'LOCAL_RANK' in os.environ:\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "    time.sleep(5 * int(os.environ['SLURM_NODEID']))\n    os._exit(75)\n"
     )
-    launcher.chmod(0o755)
-    for name in ("slurm", "cifar_dist"):
+    for name in ("slurm", "cifar_dist", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), env={"CIFAR_DIST_HOME": str(tmp_path)})
     assert job.wait() == "FAILED"
