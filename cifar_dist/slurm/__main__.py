@@ -4,7 +4,7 @@
 
     preflight RECIPE [--section.field VALUE ...]        on the first node: prints the run's folder and newest checkpoint
     node RUN RECIPE [--section.field VALUE ...]         on every node, under srun: trains the run of that name
-    requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE         on the first node: prints what becomes of the job
+    requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE         on the first node: prints the outcome and the job's exit code
 
 What a program reads goes to stdout, what a person reads to stderr.
 """
@@ -44,7 +44,7 @@ def node(words: Sequence[str]) -> int:
 
 
 def requeue(words: Sequence[str]) -> int:
-    """Print what becomes of the job; the exit code is the one that the job has if it is not requeued."""
+    """Print what becomes of the job, and the exit code that it has unless Slurm requeues it."""
     from cifar_dist.slurm.requeue import Attempt, decide
 
     path, began_at, exit_code, job_state = words
@@ -62,8 +62,8 @@ def requeue(words: Sequence[str]) -> int:
     )
     if decision.line:
         _say(decision.line)
-    print(decision.outcome)
-    return decision.exit_code
+    print(decision.outcome, decision.exit_code)
+    return EXIT_DONE
 
 
 def _attempt() -> int:

@@ -131,12 +131,12 @@ def ask(folder: Path, exit_code: int, state: str) -> subprocess.CompletedProcess
 def test_the_command_reads_the_run_folder(tiny: Path) -> None:
     run = write_run(tiny.parent / "runs" / "it", recipe.load(str(tiny), []))
     no_progress = ask(run, 0, "RUNNING")
-    assert (no_progress.stdout, no_progress.returncode) == ("no-progress\n", 1)
+    assert (no_progress.stdout, no_progress.returncode) == ("no-progress 1\n", 0)
     assert no_progress.stderr.startswith("slurm/train.sbatch: attempt 2 made no progress since the start")
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "latest").symlink_to("step-00000004")
     stopped = ask(run, 0, "RUNNING")
-    assert (stopped.stdout, stopped.returncode) == ("requeue\n", 75)
+    assert (stopped.stdout, stopped.returncode) == ("requeue 75\n", 0)
     assert stopped.stderr == "slurm/train.sbatch: attempt 2 stopped at step-00000004; requeueing\n"
     finished = ask(write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5), 0, "RUNNING")
-    assert (finished.stdout, finished.returncode, finished.stderr) == ("done\n", 0, "")
+    assert (finished.stdout, finished.returncode, finished.stderr) == ("done 0\n", 0, "")

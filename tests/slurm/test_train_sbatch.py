@@ -126,3 +126,19 @@ def test_who_forgets_sbatch_is_told() -> None:
     assert done.stderr == (
         "slurm/train.sbatch: this runs inside a job; submit it: sbatch [slurm options] slurm/train.sbatch demo\n"
     )
+
+
+def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(cluster: Cluster, recipe: Path) -> None:
+    """As with a container: every command of ours goes through srun, which refuses once Slurm takes the job down."""
+    env = {"CIFAR_DIST_SRUN_OPTIONS": "--cpu-bind=none"}
+    job = cluster.submit(recipe.parent, str(recipe), "--train.epochs", "2600", nodes=1, env=env)
+    run = recipe.parent / "runs" / f"small-{job.id}"
+    until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)
+    job.call("scancel", "--signal=USR1", job.id)
+    until(lambda: f"attempt 2, on node1: {run} from step-" in job.output(), job.output)
+    before = len(steps_logged(run))
+    until(lambda: len(steps_logged(run)) >= before + 5, job.output)
+    job.call("scancel", job.id)
+    assert job.wait() == "CANCELLED"
+    until(lambda: f"to resume, submit the same words with --run.name {run.name}" in job.output(), job.output)
+    assert "not requeued: the job is " in job.output()
