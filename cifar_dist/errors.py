@@ -5,11 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request with a checkpoint; run the command again
-
 
 def printable(text: str) -> str:
     """Escape the unprintable characters of ``text``, so that untrusted text cannot break the line."""

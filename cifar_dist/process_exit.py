@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from cifar_dist.distributed.launch_checks import is_main_process
-from cifar_dist.errors import EXIT_BAD_INPUT, EXIT_FAILED, TrainingFailedError, UserError
+from cifar_dist.errors import TrainingFailedError, UserError
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_FAILED
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:

@@ -67,8 +67,16 @@ class RunFolder:
         return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
     def finished(self) -> bool:
-        """Whether training ended and its last evaluation was written."""
-        return self.final.is_file() and any(self.evaluations.glob("*_model_final*/summary.json"))
+        """Whether training ended and its last evaluation is complete, if the dataset has the split for it."""
+        if not self.final.is_file():
+            return False
+        summaries = self.evaluations.glob("[!.]*_model_final*/summary.json")  # a hidden folder is still being written
+        return any(map(_is_json, summaries)) or not self._ends_with_evaluation()
+
+    def newest_checkpoint(self) -> str:
+        """Name of the newest checkpoint, empty if there is none; it is not verified."""
+        latest = self.checkpoints / "latest"
+        return latest.readlink().name if latest.is_symlink() else ""
 
     def open(self, config: Config, manifest: Manifest) -> None:
         """Create the folder, or enter one that is there.
@@ -120,6 +128,12 @@ class RunFolder:
         except OSError:
             return False
 
+    def _ends_with_evaluation(self) -> bool:
+        try:
+            return recipe.read(self.config).eval.split in Manifest.load(self.path).splits
+        except UserError:
+            return True
+
     def _refuse_foreign(self, config: Config) -> None:
         if not self.path.exists():
             return
@@ -150,6 +164,14 @@ class RunFolder:
                 f"{self.path} was started on other data than {manifest.root} now holds "
                 f"({started.fingerprint}, now {manifest.fingerprint}); choose another --run.name"
             )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _locked(file: IO[str], how: int) -> bool:

@@ -60,7 +60,7 @@ def test_a_new_folder_says_what_was_asked_on_what_data(tmp_path: Path, manifest:
     assert not folder.finished()
 
 
-def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path) -> None:
+def test_finished_is_final_weights_and_their_complete_evaluation(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.final.parent.mkdir()
     folder.final.touch()
@@ -68,8 +68,34 @@ def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path) -> None:
         assert not folder.finished()
         (folder.evaluations / name).mkdir(parents=True)
         assert not folder.finished()
-        (folder.evaluations / name / "summary.json").touch()
+        (folder.evaluations / name / "summary.json").write_text('{"accuracy": 0.')
+    assert not folder.finished(), "half-written"
+    for name in (".it_val_acc_0.9_model_final.123.tmp", "it_val_acc_0.9_model_final"):
+        assert not folder.finished()
+        (folder.evaluations / name).mkdir(exist_ok=True)
+        (folder.evaluations / name / "summary.json").write_text('{"accuracy": 0.9}')
     assert folder.finished()
+
+
+def test_a_run_whose_data_has_no_split_to_end_with_finishes_without_an_evaluation(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    assert "test" in manifest.splits
+    for split, finished in (("test", False), ("holdout", True)):
+        folder = RunFolder(tmp_path / split)
+        folder.open(replace(CONFIG, eval=EvalConfig(split=split)), manifest)
+        assert not folder.finished()
+        folder.final.parent.mkdir()
+        folder.final.touch()
+        assert folder.finished() == finished
+
+
+def test_the_newest_checkpoint_is_the_one_that_latest_points_at(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.newest_checkpoint() == ""
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "latest").symlink_to("step-00000007")
+    assert folder.newest_checkpoint() == "step-00000007"
 
 
 HOLD = """

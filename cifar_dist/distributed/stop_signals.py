@@ -9,6 +9,8 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
+GRACE_SECONDS = 120  # between the signal and the end of a job's time: `#SBATCH --signal` of slurm/*.sbatch says it too
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 

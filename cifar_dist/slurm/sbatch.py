@@ -1,4 +1,4 @@
-"""Jobs of a Slurm cluster: the scripts of ``slurm/``, submitted, and the run that one of them trains."""
+"""Submitting the scripts of ``slurm/`` to a Slurm cluster."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_dist import recipe
-from cifar_dist.config import Config
 from cifar_dist.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -20,8 +18,8 @@ def submit(script: str, words: Sequence[str], options: Sequence[str], *, otherwi
     """Submit a script of ``slurm/``; returns the job's id.
 
     Args:
-        script: its name there.
-        words: that it is given.
+        script: its name in ``slurm/``.
+        words: its arguments.
         options: of ``sbatch``.
         otherwise: what to type where there is no Slurm.
 
@@ -46,7 +44,7 @@ def submit(script: str, words: Sequence[str], options: Sequence[str], *, otherwi
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Settings and options of sbatch apart: the name of a setting has a dot."""
+    """Split words into settings and options of sbatch: the name of a setting has a dot."""
     settings: list[str] = []
     options: list[str] = []
     kind = options
@@ -55,18 +53,3 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
             kind = settings if word.startswith("--") and "." in word.partition("=")[0] else options
         kind.append(word)
     return settings, options
-
-
-def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
-    """The config of the run that a job trains: ``RECIPE-JOBID``, where no name was given.
-
-    The job's id outlives a requeue: the next attempt finds this one's checkpoints, and no other job does.
-
-    Raises:
-        UserError: no such recipe or setting.
-    """
-    config = recipe.load(name, settings)
-    default = recipe.recipe_path(name).stem
-    if config.run.name != default or "run.name" in recipe.parse_overrides(settings):
-        return config
-    return recipe.load(name, [*settings, "--run.name", f"{default}-{job}"])

@@ -21,13 +21,14 @@ from types import FrameType
 from typing import IO
 
 from cifar_dist import recipe
-from cifar_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, UserError, nearest
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.formatting import duration
+from cifar_dist.launch.configs import find_config
 from cifar_dist.report.results import read_result
 from cifar_dist.run_folder import contradiction
 from cifar_dist.sweeps.sweep import Run, Sweep
 
-ROOT = Path(__file__).parents[2]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _LINES_SHOWN = 20  # of the captured output of a failed run
 _PR_SET_PDEATHSIG = 1  # Linux prctl: the signal that a process receives when its parent dies
@@ -151,16 +152,13 @@ def _report_end(one: _Job, code: int, total: int, stopping: bool) -> None:
 
 
 def _base_command(launch: str | None) -> list[str]:
-    """Return the command line to which a run's arguments are appended."""
-    if launch is None:
-        return [sys.executable, "-m", "cifar_dist", "train"]
-    config = Path(launch) if launch.endswith(".yaml") else ROOT / "launch" / f"{launch}.yaml"
-    agent = ROOT / "launch" / "agent.py"
-    if not config.is_file() or not agent.is_file():
-        known = [path.stem for path in (ROOT / "launch").glob("*.yaml")]
-        hint = nearest(config.stem, known) if known else f"{ROOT} is not a checkout of the repository"
-        raise UserError(f"--launch: {config} does not exist; {hint}")
-    return [sys.executable, str(agent), "--config_file", str(config), str(ROOT / "train.py")]
+    """Return the command line to which a run's arguments are appended.
+
+    Raises:
+        UserError: a launch config that does not exist.
+    """
+    start = ["train"] if launch is None else ["launch", str(find_config(launch))]
+    return [sys.executable, "-m", "cifar_dist", *start]
 
 
 def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices: Sequence[str], quiet: bool) -> _Job:

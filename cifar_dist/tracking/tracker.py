@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from cifar_dist.config import Config
-from cifar_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.console import RunConsole
 from cifar_dist.tracking.environment import write_environment

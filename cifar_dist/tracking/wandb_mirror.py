@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cifar_dist.config import Config, WandbConfig
-from cifar_dist.errors import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.files import write_atomic
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record

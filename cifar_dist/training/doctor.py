@@ -24,7 +24,7 @@ from cifar_dist.config import Config
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration, size
 from cifar_dist.tracking.environment import describe
@@ -33,7 +33,6 @@ from cifar_dist.training.measurements import StepLog
 from cifar_dist.training.setup import TrainingSetup, build_setup
 
 _STEPS, _SECONDS = 10, 20  # at most so many timed steps, and about so many seconds
-_GRACE = 120  # seconds before a time limit at which slurm/train.sbatch asks a job to stop
 
 
 @dataclass(frozen=True)
@@ -159,6 +158,6 @@ def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float) -
     stop, advice = seconds + step_seconds, ""
     if free < (config.checkpoint.keep + 2) * count:
         advice = f"{config.checkpoint.keep + 2} checkpoints do not fit; free some, or choose another run.dir"
-    elif stop > _GRACE / 2:
+    elif stop > GRACE_SECONDS / 2:
         advice = f"a stop takes up to {stop:.0f} s; on Slurm ask for it earlier: sbatch --signal=USR1@{3 * stop:.0f}"
     return Finding("save", f"{seconds:.2g} s for {size(count)}; {size(free)} free in {folder}", advice)

@@ -17,9 +17,9 @@ from cifar_dist.config import Config
 from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.evaluation.evaluate import Weights, evaluate
 from cifar_dist.evaluation.split import Split
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.facts import RunFacts

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, printable
+from cifar_dist.errors import printable
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 
 HELP = "try the first steps of a recipe: whether it works here, and how long it will take"
+COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta
 from cifar_dist.verbs.report import draw
 
 HELP = "evaluate a checkpoint of a run with test-time augmentation"
+COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import CHECKPOINT, RUN
 
 HELP = "export a run's network as one file that works without this project"
+COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

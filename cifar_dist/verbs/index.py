@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE
 
 HELP = "write a manifest for existing WebDataset tars"
+COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE, UserError
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.verbs.arguments import at_least, positive
 
 HELP = "find a recipe's learning rate by a range test"
+COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

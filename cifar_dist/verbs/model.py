@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import EXIT_DONE, UserError, printable
+from cifar_dist.errors import UserError, printable
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import at_least
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cifar_dist.models.summary import Layer, Summary
 
 HELP = "show a network layer by layer: shapes, parameters, mult-adds, receptive field"
+COLLECTIVE = False
 
 _CIFAR10 = (10, (32, 32, 3))  # the default number of classes, and image shape
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta
 
 HELP = "predict an unlabelled set and write the ID,Labels file"
+COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

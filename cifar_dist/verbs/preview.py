@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import at_least
 
 HELP = "draw training images as a recipe augments them"
+COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

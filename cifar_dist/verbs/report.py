@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN
 
 HELP = "draw the figures and report.html of one or more runs"
+COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import EXIT_DONE, UserError, printable
+from cifar_dist.errors import UserError, printable
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN, written
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
 
 HELP = "list runs, compare them, or delete what is no longer needed"
+COLLECTIVE = False
 
 _FOLDER = Path("runs")
 # Sort keys that put the newest, best or largest first.

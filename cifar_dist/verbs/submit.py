@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE
 
 HELP = "train a recipe on a Slurm cluster; accepts sbatch options"
+COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -21,7 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.data.manifest import Manifest
     from cifar_dist.models import check_builds
     from cifar_dist.run_folder import RunFolder
-    from cifar_dist.slurm.sbatch import config_in_job, split_words, submit
+    from cifar_dist.slurm.preflight import config_in_job
+    from cifar_dist.slurm.sbatch import split_words, submit
 
     settings, options = split_words(arguments.settings)
     config = recipe.load(arguments.recipe, settings)
@@ -33,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         if folder.finished():
             raise UserError(f"{folder.path} is finished already; another --run.name starts a new run")
     words = [arguments.recipe, *settings]
-    job = submit("train.sbatch", words, options, otherwise=f"launch/local.sh ddp {' '.join(words)}")
+    job = submit("train.sbatch", words, options, otherwise=f"cifar-dist launch ddp {' '.join(words)}")
     run_config = config_in_job(arguments.recipe, settings, job).run
     print(f"job {job}: {Path(run_config.dir) / run_config.name}")
     if not any(option.startswith(("-o", "--output")) for option in options):

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import at_least, written
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
+COLLECTIVE = False
 
 _FILE = "name of a shipped sweep, or path of a .toml"
 _SETTINGS = "Override a setting of all runs with --section.field VALUE."
 
 
-class _Action(argparse.ArgumentParser):
-    """A parser that collects unknown arguments, in order, as ``words``: settings and sbatch options."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see: {self.prog} --help")
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        known, rest = super().parse_known_args(args, namespace)
-        known.words = rest
-        return known, []
-
-
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     actions = verb.add_subparsers(
-        title="actions", metavar="run|submit|table", dest="action", required=True, parser_class=_Action
+        title="actions", metavar="run|submit|table", dest="action", required=True, parser_class=type(verb)
     )
     run = _add(actions, "run", "train the unfinished runs on this machine")
     run.add_argument("--launch", metavar="CONFIG", help="launch each run with this config of launch/, for example ddp")
@@ -50,13 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _add(
-    actions: argparse._SubParsersAction[_Action],  # argparse has no public name for this type
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],  # argparse has no public name for this type
     name: str,
     help_text: str,
 ) -> argparse.ArgumentParser:
     about = f"{help_text[0].upper()}{help_text[1:]}. {_SETTINGS}"
     action = actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
     action.add_argument("file", help=_FILE)
+    action.set_defaults(settings=[])
     action.add_argument("--seeds", type=at_least(1), metavar="N", help="seeds per row (default: the file's)")
     return action
 
@@ -70,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UserError(
             "run a sweep as one process, and launch each run on many with --launch, for example --launch ddp"
         )
-    sweep = load(arguments.file, arguments.words, arguments.seeds)
+    sweep = load(arguments.file, arguments.settings, arguments.seeds)
     check(sweep)
     return run_all(sweep, launch=arguments.launch, jobs=arguments.jobs)
 
@@ -80,7 +67,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     from cifar_dist.slurm.sweep_array import submit
     from cifar_dist.sweeps.sweep import load
 
-    settings, options = split_words(arguments.words)
+    settings, options = split_words(arguments.settings)
     print(submit(load(arguments.file, settings, arguments.seeds), options, arguments.jobs))
     return EXIT_DONE
 
@@ -90,7 +77,7 @@ def _table(arguments: argparse.Namespace) -> int:
     from cifar_dist.sweeps.sweep import load
     from cifar_dist.sweeps.table import Table
 
-    sweep = load(arguments.file, arguments.words, arguments.seeds)
+    sweep = load(arguments.file, arguments.settings, arguments.seeds)
     table = Table(sweep)
     print(table.markdown(), end="")
     if arguments.csv:

@@ -1,22 +1,29 @@
-"""``cifar-dist train RECIPE [--section.field VALUE ...]``. Its settings are the config's, not argparse's."""
+"""``cifar-dist train RECIPE [--section.field VALUE ...]``."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist.distributed.launch_checks import is_main_process
-from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.report import draw
 
-HELP = "train a recipe, or go on training it: train RECIPE [--section.field VALUE ...]"
+HELP = "train a recipe, or resume it: train RECIPE [--section.field VALUE ...]"
+COLLECTIVE = True
 USAGE = "usage: cifar-dist train RECIPE [--section.field VALUE ...]"
 
 
-def run(words: Sequence[str]) -> int:
-    """``train RECIPE [--section.field VALUE ...]``."""
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.set_defaults(words=[])
+
+
+def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
 
+    words: list[str] = arguments.words
     asks_help = any(word in ("-h", "--help") for word in words)
     rest = [word for word in words if word not in ("-h", "--help")]
     if rest and rest[0].startswith("-"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar_dist.errors import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE
 
 HELP = "verify every byte of a packed dataset, or check that predict can read an unlabelled set"
+COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:

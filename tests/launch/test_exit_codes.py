@@ -50,7 +50,7 @@ def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Pa
         os.execve(soak.LOCAL, ["local.sh", *words], environment())
     output = b""
     deadline = time.monotonic() + 60
-    while not left_of(recipe, f"-u {ROOT}/train.py") and time.monotonic() < deadline:
+    while not left_of(recipe, "-u -m cifar_dist train") and time.monotonic() < deadline:
         time.sleep(0.05)
     os.write(terminal, b"\x03")
     try:
@@ -90,9 +90,9 @@ def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "usage: launch/local.sh CONFIG"),
+        ([], "usage: cifar-dist launch CONFIG"),
         (["cup", "demo"], "there is no launch/cup.yaml; configs: cpu ddp fsdp single zero2"),
-        (["cpu"], "which recipe? usage: launch/local.sh CONFIG"),
+        (["cpu"], "which recipe? usage: cifar-dist launch CONFIG"),
         (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
     ],
 )
@@ -115,4 +115,4 @@ def test_gpus_that_are_not_there_are_one_line() -> None:
     done = subprocess.run([soak.LOCAL, "ddp", "demo"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("cifar-dist: accelerate launch: Cuda is not available")
-    assert "launch/local.sh cpu" in done.stderr
+    assert "cifar-dist launch cpu" in done.stderr

@@ -9,13 +9,13 @@ from support.run_folders import write_run
 
 from cifar_dist import cli, recipe
 from cifar_dist.errors import UserError
-from cifar_dist.slurm.sbatch import config_in_job
+from cifar_dist.slurm.preflight import config_in_job
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "there is no sbatch here; log in to the cluster, or use: launch/local.sh ddp "),
+        ([], "there is no sbatch here; log in to the cluster, or use: cifar-dist launch ddp "),
         (["--gres=gpu:4", "--optim.lr", "fast"], "the command line: optim.lr"),
         (["--data.path", "nowhere"], "no packed dataset at nowhere: there is no such folder"),
         (["--model.name", "tiny-cn"], "did you mean 'tiny-cnn'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -12,9 +11,9 @@ import pytest
 from support.running import ROOT, environment, metrics
 from support.two_nodes import STEPS, Cluster, Job, until, write_recipe
 
+from cifar_dist import cli
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.verbs import sweep
 
 pytestmark = pytest.mark.slurm
 
@@ -42,9 +41,7 @@ def file(digits: Path, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.Mon
 
 
 def submit(*words: str) -> None:
-    parser = argparse.ArgumentParser()
-    sweep.add_arguments(parser)
-    assert sweep.run(parser.parse_args(["submit", *words])) == 0
+    assert cli.run(["sweep", "submit", *words]) == 0
 
 
 def test_each_task_trains_one_run_and_a_stopped_one_is_requeued_alone(

@@ -101,18 +101,16 @@ def test_bad_input_ends_the_job_before_any_node_trains(
 
 
 def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
-    """The real script and cluster, with a launcher that says "stopped, please requeue" and has done nothing.
+    """The real scripts, launchers and cluster, with ranks that say "stopped, please requeue" and have done nothing.
 
-    On the second node it takes seconds longer to say so, in which Slurm must not end it.
+    On the second node they take seconds longer to say so, in which Slurm must not end them.
     """
-    (tmp_path / "launch").mkdir()
-    launcher = tmp_path / "launch" / "local.sh"
-    launcher.write_text(
-        f"#!{sys.executable}\nimport os, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\ntime.sleep(5 * int(os.environ['SLURM_NODEID']))\nsys.exit(75)\n"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, time\nif 'LOCAL_RANK' in os.environ:\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "    time.sleep(5 * int(os.environ['SLURM_NODEID']))\n    os._exit(75)\n"
     )
-    launcher.chmod(0o755)
-    for name in ("slurm", "cifar_dist"):
+    for name in ("slurm", "cifar_dist", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), env={"CIFAR_DIST_HOME": str(tmp_path)})
     assert job.wait() == "FAILED"
@@ -128,3 +126,19 @@ def test_who_forgets_sbatch_is_told() -> None:
     assert done.stderr == (
         "slurm/train.sbatch: this runs inside a job; submit it: sbatch [slurm options] slurm/train.sbatch demo\n"
     )
+
+
+def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(cluster: Cluster, recipe: Path) -> None:
+    """As with a container: every command of ours goes through srun, which refuses once Slurm takes the job down."""
+    env = {"CIFAR_DIST_SRUN_OPTIONS": "--cpu-bind=none"}
+    job = cluster.submit(recipe.parent, str(recipe), "--train.epochs", "2600", nodes=1, env=env)
+    run = recipe.parent / "runs" / f"small-{job.id}"
+    until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)
+    job.call("scancel", "--signal=USR1", job.id)
+    until(lambda: f"attempt 2, on node1: {run} from step-" in job.output(), job.output)
+    before = len(steps_logged(run))
+    until(lambda: len(steps_logged(run)) >= before + 5, job.output)
+    job.call("scancel", job.id)
+    assert job.wait() == "CANCELLED"
+    until(lambda: f"to resume, submit the same words with --run.name {run.name}" in job.output(), job.output)
+    assert "not requeued: the job is " in job.output()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import signal
@@ -14,10 +13,10 @@ import pytest
 from support.run_folders import cells
 from support.running import finish, metrics, spawn, start, wait_for_records, wait_until
 
+from cifar_dist import cli
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.sbatch import split_words
-from cifar_dist.verbs import sweep
 
 EPOCHS = 80
 SWEEP = ["-m", "cifar_dist", "sweep"]
@@ -49,9 +48,7 @@ def file(tiny: Path, tmp_path: Path) -> Path:
 
 
 def verb(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    sweep.add_arguments(parser)
-    return sweep.run(parser.parse_args(words))
+    return cli.run(["sweep", *words])
 
 
 def device(run: Path) -> str:
@@ -127,7 +124,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     [
         (["--data.path", "nowhere"], "", "no packed dataset at nowhere: there is no such folder"),
         ([], "model.options.widths = [3]", "row 'diverges-too': model.options: tiny-cnn has no option 'widths'; "),
-        (["--launch", "dpp"], "", "launch/dpp.yaml does not exist; did you mean 'ddp'?"),
+        (["--launch", "dpp"], "", "there is no launch/dpp.yaml; configs: cpu ddp "),
         (["--launch", "ddp", "--jobs", "2"], "", "--jobs has no effect with --launch"),
         (["--jobs", "none"], "", "argument --jobs: 'none' is not a whole number of at least 1; see: "),
         (["--job", "2"], "", "the command line: no setting is called --job; "),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cifar_dist import cli
-from cifar_dist.errors import EXIT_DONE, UserError
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:

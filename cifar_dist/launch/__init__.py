@@ -1,0 +1,1 @@
+"""Launching: a config of Accelerate, and the agent that starts it, passes signals on and reports the exit code."""

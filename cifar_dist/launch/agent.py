@@ -1,0 +1,151 @@
+"""``accelerate launch``, with signals that reach the ranks and the exit code that the ranks agreed on.
+
+The launcher alone spoils both. TERM and INT give its ranks 30 seconds and then end in a traceback, USR1 kills it and
+leaves them running, and every exit code of theirs becomes 1. So the launcher runs as a child that ignores these
+signals, while this process receives them and signals the ranks itself::
+
+    the agent (receives signals) -> its fork (accelerate launch) -> cifar-dist VERB, once for each rank
+
+The agent imports neither torch nor Accelerate. Only its fork does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import psutil
+
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REQUEUE
+
+ROOT = Path(__file__).parents[2]  # what `import cifar_dist` needs on its path
+# What the ranks receive for each signal. They do not handle HUP, which a lost terminal sends. A second INT ends a rank
+# at once, so the agent sends none: Slurm sends its own to every process.
+_PASSED_ON_AS = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGINT: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+}
+_POLL_SECONDS = 0.1
+_SEARCH_SECONDS = 1.0  # between two searches for new ranks
+
+
+def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> int:
+    """Run ``cifar-dist *words`` on many processes; returns the exit code that they agreed on.
+
+    Call it in a process that has nothing else to do: it replaces the signal handlers for good.
+
+    Args:
+        config: of ``accelerate launch``.
+        options: of ``accelerate launch`` too, each ``--NAME=VALUE``; they override the config.
+        words: a verb and its arguments.
+    """
+    received: list[int] = []
+    for number in _PASSED_ON_AS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, lambda number, _: received.append(number))
+    launcher = os.fork()
+    if launcher == 0:
+        sys.exit(_launch([f"--config_file={config}", *options, "--module", "cifar_dist", *words]))
+    ranks: list[psutil.Process] = []
+    passed_on, next_search = 0, 0.0
+    while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
+        if received.count(signal.SIGINT) > 1:
+            _send([psutil.Process(launcher), *ranks], signal.SIGKILL)
+            return 128 + signal.SIGINT
+        if time.monotonic() > next_search:
+            ranks = _children(launcher)
+            next_search = time.monotonic() + _SEARCH_SECONDS
+            if passed_on:  # a rank that was still starting up ignored the first signal; a repeated one is harmless
+                _send(ranks, signal.SIGUSR1)
+        for request in received[passed_on:]:
+            if request == signal.SIGINT:
+                print("cifar-dist: stopping after this step, to save; once more ends it now", file=sys.stderr)
+            _send(ranks, _PASSED_ON_AS[signal.Signals(request)])
+            passed_on += 1
+        time.sleep(_POLL_SECONDS)
+    _send(ranks, signal.SIGKILL)  # they have ended, unless the launcher itself was killed
+    code = os.waitstatus_to_exitcode(ended[1])
+    return code if code >= 0 else 128 - code
+
+
+def _launch(words: Sequence[str]) -> int:
+    """``accelerate launch *words`` in this process; returns the exit code of its ranks."""
+    os.setsid()  # Ctrl-C reaches the agent alone, which passes it on once
+    for number in _PASSED_ON_AS:
+        signal.signal(number, signal.SIG_IGN)  # the ranks inherit this, until they install their own handlers
+    _prepare_environment()
+    logging.disable(logging.ERROR)
+
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    parser = launch_command_parser()
+    parser.usage = "cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"
+    try:
+        launch_command(parser.parse_args(words))
+    except ChildFailedError as error:
+        return agreed_code({f"rank {rank}": failure.exitcode for rank, failure in error.failures.items()})
+    except subprocess.CalledProcessError as error:
+        return agreed_code({"the process": error.returncode})
+    except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
+        hint = " Without GPUs: cifar-dist launch cpu" if "cuda" in str(error).lower() else ""
+        print(f"cifar-dist: accelerate launch: {error}{hint}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return EXIT_DONE
+
+
+def _prepare_environment() -> None:
+    """Set what the launcher and its ranks read from the environment."""
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # torchrun would handle TERM, INT and HUP
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, which it would announce in five lines
+    _prepend("PATH", Path(sys.executable).parent)  # DeepSpeed finds programs by name
+    # The ranks import the package that this process runs, not one that happens to be in the working folder.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if str(ROOT) != sysconfig.get_path("purelib"):
+        _prepend("PYTHONPATH", ROOT)
+
+
+def _prepend(variable: str, folder: Path) -> None:
+    os.environ[variable] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])
+
+
+def agreed_code(codes: dict[str, int]) -> int:
+    """The exit code of a job, from those of its ranks by name; a negative one is a signal.
+
+    Ranks agree on 75 once the checkpoint is complete, and on 2 before any work, so one such code speaks for all.
+    Otherwise a signal is the cause, and how the other ranks died its effect.
+    """
+    for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT):
+        if agreed in codes.values():
+            return agreed
+    who, code = min(codes.items(), key=lambda item: item[1])
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+    print(f"cifar-dist: {who} {how}; what it said is above", file=sys.stderr)
+    return code if code >= 0 else 128 - code
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    """The direct children of a process that may have ended."""
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
+    return found
+
+
+def _send(processes: Iterable[psutil.Process], number: int) -> None:
+    """Signal processes that may have ended."""
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            pass

@@ -1,0 +1,44 @@
+"""The configs of ``accelerate launch`` by name: those in ``launch/`` of the repository and of the working folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifar_dist.errors import UserError
+
+_REPOSITORY = Path(__file__).parents[2]
+
+
+def find_config(config: str) -> Path:
+    """The file of a config.
+
+    Args:
+        config: a name in ``launch/``, such as ``ddp``, or the path of a ``.yaml``.
+
+    Raises:
+        UserError: it does not exist; the message names those that do and the folders searched.
+    """
+    if config.endswith(".yaml"):
+        if Path(config).is_file():
+            return Path(config)
+        raise UserError(f"there is no launch config {config}; {_known()}")
+    for folder in _folders():
+        if (path := folder / f"{config}.yaml").is_file():
+            return path
+    raise UserError(f"there is no launch/{config}.yaml; {_known()}")
+
+
+def config_names() -> list[str]:
+    """Names that :func:`find_config` knows."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
+
+
+def _known() -> str:
+    searched = " and ".join(map(str, _folders()))
+    if names := config_names():
+        return f"configs: {' '.join(names)} (in {searched})"
+    return f"searched {searched}; run in a checkout of the repository, or give the path of an Accelerate config"
+
+
+def _folders() -> list[Path]:
+    return list(dict.fromkeys([_REPOSITORY / "launch", Path("launch").resolve()]))

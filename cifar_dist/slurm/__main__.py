@@ -1,0 +1,80 @@
+"""The commands of ``slurm/train.sbatch``: ``python -m cifar_dist.slurm COMMAND ...``.
+
+::
+
+    preflight RECIPE [--section.field VALUE ...]        on the first node: prints the run's folder and newest checkpoint
+    node RUN RECIPE [--section.field VALUE ...]         on every node, under srun: trains the run of that name
+    requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE         on the first node: prints the outcome and the job's exit code
+
+What a program reads goes to stdout, what a person reads to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.process_exit import exit_with
+from cifar_dist.run_folder import RunFolder
+
+
+def preflight(words: Sequence[str]) -> int:
+    """Check the job, and print the run's folder and its newest checkpoint, one a line."""
+    from cifar_dist.slurm.preflight import check_job
+    from cifar_dist.slurm.requeue import named
+
+    job, nodes = os.environ["SLURM_JOB_ID"], os.environ["SLURM_JOB_NODELIST"]
+    folder = check_job(words, os.environ)
+    began_at = folder.newest_checkpoint()
+    _say(f"job {job}, attempt {_attempt()}, on {nodes}: {folder.path} from {named(began_at)}")
+    print(f"{folder.path}\n{began_at}")
+    return EXIT_DONE
+
+
+def node(words: Sequence[str]) -> int:
+    """Train on this node."""
+    from cifar_dist.slurm.node import run_node
+
+    name, *rest = words
+    fresh = ["--run.fresh", "false"] if _attempt() > 1 else []  # only the first attempt finds no folder
+    return run_node([*rest, *fresh, "--run.name", name], os.environ)
+
+
+def requeue(words: Sequence[str]) -> int:
+    """Print what becomes of the job, and the exit code that it has unless Slurm requeues it."""
+    from cifar_dist.slurm.requeue import Attempt, decide
+
+    path, began_at, exit_code, job_state = words
+    folder = RunFolder(Path(path))
+    decision = decide(
+        Attempt(
+            run=folder.name,
+            number=_attempt(),
+            job_state=job_state,
+            exit_code=int(exit_code),
+            finished=folder.finished(),
+            began_at=began_at,
+            stopped_at=folder.newest_checkpoint(),
+        )
+    )
+    if decision.line:
+        _say(decision.line)
+    print(decision.outcome, decision.exit_code)
+    return EXIT_DONE
+
+
+def _attempt() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
+
+
+def _say(line: str) -> None:
+    print(f"slurm/train.sbatch: {line}", file=sys.stderr)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"preflight": preflight, "node": node, "requeue": requeue}
+
+if __name__ == "__main__":
+    exit_with(lambda: _COMMANDS[sys.argv[1]](sys.argv[2:]))

@@ -1,0 +1,84 @@
+"""Whether a job runs again after an attempt: a pure function of what is known when its training step has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+
+_RUNNING = "RUNNING"
+
+
+class Outcome(StrEnum):
+    """What becomes of a job."""
+
+    DONE = "done"
+    REQUEUE = "requeue"
+    NO_PROGRESS = "no-progress"
+    TAKEN_DOWN = "taken-down"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a job, after its training step has ended.
+
+    Attributes:
+        run: name of the run.
+        number: counts the attempts of the job, from 1.
+        job_state: as ``squeue --format=%T`` prints it; empty if Slurm does not answer.
+        exit_code: of the training step. 0 also means that all nodes stopped on request with a checkpoint.
+        finished: whether the run is finished.
+        began_at: the newest checkpoint when the attempt began; empty if there was none.
+        stopped_at: the newest checkpoint now; empty if there is none.
+    """
+
+    run: str
+    number: int
+    job_state: str
+    exit_code: int
+    finished: bool
+    began_at: str
+    stopped_at: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a job, its exit code if it is not requeued, and a line for its output (empty: none)."""
+
+    outcome: Outcome
+    exit_code: int
+    line: str = ""
+
+
+def decide(attempt: Attempt) -> Decision:
+    """Decide whether the job runs again.
+
+    It does only if it stopped on request, made progress, and is still running. Slurm shows a job that it takes down
+    (``scancel``, the end of its time) in another state, and such a job must not come back. A job without progress would
+    stop at the same step forever.
+    """
+    this = f"attempt {attempt.number}"
+    resume = f"to resume, submit the same words with --run.name {attempt.run}"
+    if attempt.exit_code not in (EXIT_DONE, EXIT_REQUEUE):
+        line = f"{this} failed with exit code {attempt.exit_code}, so it is not requeued; the error is above"
+        return Decision(Outcome.FAILED, attempt.exit_code, line)
+    if attempt.finished:
+        return Decision(Outcome.DONE, EXIT_DONE)
+    if attempt.job_state != _RUNNING:
+        state = attempt.job_state or "in a state that Slurm does not report"
+        why = f"is not requeued because the job is {state}"
+        return Decision(
+            Outcome.TAKEN_DOWN, EXIT_REQUEUE, f"{this} stopped at {named(attempt.stopped_at)}, and {why}; {resume}"
+        )
+    if attempt.stopped_at == attempt.began_at:
+        began_at = named(attempt.began_at)
+        line = f"{this} made no progress since {began_at}, so it is not requeued; give it more time, and {resume}"
+        return Decision(Outcome.NO_PROGRESS, EXIT_FAILED, line)
+    return Decision(Outcome.REQUEUE, EXIT_REQUEUE, f"{this} stopped at {named(attempt.stopped_at)}; requeueing")
+
+
+def named(checkpoint: str) -> str:
+    """A checkpoint by name, for the reader; the empty string is that of a run that has none."""
+    return checkpoint or "the start"

@@ -1,0 +1,86 @@
+"""``cifar-dist launch CONFIG RECIPE``: train, or run another collective verb, on many processes of this machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE
+
+HELP = "train a recipe on many processes of this machine: launch CONFIG RECIPE [--section.field VALUE ...]"
+COLLECTIVE = False
+USAGE = "usage: cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"
+
+_HELP_TEXT = """\
+{usage}
+
+{configs}
+
+CONFIG is a file in launch/ without its .yaml, or the path of an Accelerate config. Options before the recipe belong to
+accelerate launch and are written with =, for example --num_processes=4. Instead of a recipe, give a command that runs
+on many processes, with its arguments: {verbs}.
+
+TERM, USR1, HUP and Ctrl-C finish the step, save and end with exit code 75; the same command resumes from there. A
+second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 75 stopped on request."""
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.set_defaults(words=[])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.launch.configs import find_config
+
+    words: list[str] = arguments.words
+    if words and words[0] in ("-h", "--help"):
+        print(_HELP_TEXT.format(usage=USAGE, configs=_known_configs(), verbs=", ".join(_collective_verbs())))
+        return EXIT_DONE
+    if not words:
+        raise UserError(f"which config? {USAGE}; {_known_configs()}")
+    config = find_config(words[0])
+    options, rest = split_options(words[1:])
+
+    from cifar_dist.launch.agent import run_launcher
+
+    return run_launcher(config, options, _verb_words(rest))
+
+
+def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options of ``accelerate launch`` and what follows them.
+
+    Raises:
+        UserError: an option that is not written ``--NAME=VALUE``, or nothing follows.
+    """
+    count = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words))
+    for option in words[:count]:
+        if not option.startswith("--") or "=" not in option:
+            raise UserError(
+                f"'{option}' stands before the recipe, so it is for accelerate launch; write it as {option}=VALUE"
+            )
+    if count == len(words):
+        raise UserError(f"which recipe? {USAGE}")
+    return list(words[:count]), list(words[count:])
+
+
+def _verb_words(words: list[str]) -> list[str]:
+    """A recipe and its settings are ``train``'s; the name of a collective verb stands for itself."""
+    from cifar_dist.verbs.registry import VERBS
+
+    if words[0] not in VERBS:
+        return ["train", *words]
+    if not VERBS[words[0]].COLLECTIVE:
+        raise UserError(f"{words[0]} runs in one process; use: cifar-dist {' '.join(words)}")
+    return words
+
+
+def _collective_verbs() -> list[str]:
+    from cifar_dist.verbs.registry import VERBS
+
+    return [name for name, verb in VERBS.items() if verb.COLLECTIVE]
+
+
+def _known_configs() -> str:
+    from cifar_dist.launch.configs import config_names
+
+    return f"configs: {' '.join(config_names())}"

@@ -1,0 +1,113 @@
+"""``cifar-dist launch``: trains and runs other collective verbs, and finds its configs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soak
+from support.running import ROOT, environment
+
+from cifar_dist.errors import UserError
+from cifar_dist.launch.configs import config_names, find_config
+from cifar_dist.verbs.launch import split_options
+from cifar_dist.verbs.registry import VERBS
+
+
+def launch(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cifar_dist", "launch", *words]
+    return subprocess.run(command, env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=180)
+
+
+def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(digits: Path, tmp_path: Path) -> None:
+    """The working folder has its own ``cifar_dist`` and ``queue``; the ranks must import neither."""
+    recipe = soak.write_recipe(tmp_path, digits)
+    for name in ("cifar_dist", "queue", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    trained = launch("cpu", recipe, "--run.name", "it", cwd=tmp_path, PYTHONSAFEPATH="1")
+    assert trained.returncode == 0, trained.stderr
+    assert "2 processes, DDP, cpu" in trained.stdout
+    evaluated = launch("cpu", "--num_processes=2", "evaluate", tmp_path / "runs" / "it", cwd=ROOT)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluated.stdout.startswith("test: accuracy ")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["cpu", "pack", "digits", "out"], "pack runs in one process; use: cifar-dist pack digits out"),
+        (["cpu", "launch", "cpu", "demo"], "launch runs in one process"),
+        (["none.yaml", "demo"], "there is no launch config none.yaml; configs: cpu ddp fsdp single zero2"),
+    ],
+)
+def test_what_it_refuses_is_one_line(words: list[str], says: str) -> None:
+    done = launch(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"cifar-dist: {says}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_lists_configs_and_collective_verbs() -> None:
+    done = launch("--help")
+    assert done.returncode == 0
+    assert "configs: cpu ddp fsdp single zero2" in done.stdout
+    assert "doctor" in done.stdout
+
+
+def test_options_of_accelerate_end_at_the_first_other_word() -> None:
+    assert split_options(["--num_processes=2", "demo", "--optim.lr=1"]) == (
+        ["--num_processes=2"],
+        ["demo", "--optim.lr=1"],
+    )
+    for wrong in (["-m", "demo"], ["-n=2", "demo"], ["--num_processes", "2", "demo"]):
+        with pytest.raises(UserError, match=f"'{wrong[0]}' stands before the recipe"):
+            split_options(wrong)
+
+
+def test_an_installed_package_finds_configs_in_the_working_folder(tmp_path: Path) -> None:
+    """As a wheel has none: the package alone, somewhere else."""
+    shutil.copytree(ROOT / "cifar_dist", tmp_path / "site" / "cifar_dist")
+    work = tmp_path / "work"
+    work.mkdir()
+    command = [sys.executable, "-m", "cifar_dist", "launch", "mine", "demo", "--help"]
+    env = {**environment(), "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, env=env, cwd=work, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    searched = f"searched {tmp_path}/site/launch and {work}/launch"
+    assert done.stderr.startswith(f"cifar-dist: there is no launch/mine.yaml; {searched}; ")
+    (work / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "single.yaml", work / "launch" / "mine.yaml")
+    done = subprocess.run(command, env=env, cwd=work, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "usage: cifar-dist train RECIPE" in done.stdout
+
+
+def test_a_config_is_a_name_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "launch").mkdir()
+    for name in ("ddp", "mine"):
+        (tmp_path / "launch" / f"{name}.yaml").touch()
+    assert find_config("ddp") == ROOT / "launch" / "ddp.yaml", "the repository's comes first"
+    assert find_config("mine") == tmp_path / "launch" / "mine.yaml"
+    assert find_config("launch/ddp.yaml") == Path("launch/ddp.yaml")
+    assert config_names() == ["cpu", "ddp", "fsdp", "mine", "single", "zero2"]
+
+
+def test_the_agent_loads_no_torch() -> None:
+    """Only its fork does: the agent lives as long as the job, beside the ranks."""
+    code = "import sys, cifar_dist.launch.agent; print(*{'torch', 'accelerate', 'numpy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "\n", done.stderr
+
+
+def test_every_collective_verb_says_so() -> None:
+    assert {name for name, verb in VERBS.items() if verb.COLLECTIVE} == {
+        "train",
+        "doctor",
+        "lr-find",
+        "evaluate",
+        "predict",
+    }

@@ -1,0 +1,83 @@
+"""What one node of a job starts, from the variables that Slurm sets on it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support.running import ROOT
+
+from cifar_dist.distributed.stop_signals import GRACE_SECONDS
+from cifar_dist.errors import UserError
+from cifar_dist.slurm.node import Node, first_host
+
+SECOND_OF_TWO = {
+    "SLURM_NODEID": "1",
+    "SLURM_NNODES": "2",
+    "SLURM_JOB_NODELIST": "gpu[07-08]",
+    "SLURM_JOB_ID": "24001",
+    "SLURM_GPUS_ON_NODE": "4",
+}
+
+
+def test_a_node_of_several_finds_the_first() -> None:
+    node = Node.from_environment(SECOND_OF_TWO)
+    assert node == Node(index=1, nodes=2, processes=4, config="ddp", host="gpu07", port=20001)
+    assert node.options == [
+        "--num_processes=8",
+        "--num_machines=2",
+        "--machine_rank=1",
+        "--main_process_ip=gpu07",
+        "--main_process_port=20001",
+        "--deepspeed_multinode_launcher=standard",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "processes"),
+    [
+        ({}, "ddp", 4),
+        ({"SLURM_GPUS_ON_NODE": ""}, "cpu", 1),
+        ({"SLURM_GPUS_ON_NODE": "", "CIFAR_DIST_PROCESSES_PER_NODE": "3"}, "cpu", 3),
+        ({"CIFAR_DIST_PROCESSES_PER_NODE": "2"}, "ddp", 2),
+        ({"CIFAR_DIST_PROCESSES_PER_NODE": "", "CIFAR_DIST_LAUNCH": ""}, "ddp", 4),
+        ({"CIFAR_DIST_LAUNCH": "zero2"}, "zero2", 4),
+        ({"CIFAR_DIST_LAUNCH": "site/mine.yaml"}, "site/mine.yaml", 4),
+    ],
+)
+def test_gpus_and_the_settings_of_a_site_choose_config_and_processes(
+    changes: dict[str, str], config: str, processes: int
+) -> None:
+    node = Node.from_environment({**SECOND_OF_TWO, **changes, "SLURM_NNODES": "1", "SLURM_NODEID": "0"})
+    assert (node.config, node.processes) == (config, processes)
+    assert node.options == [f"--num_processes={processes}"], "one node meets nobody"
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused(processes: str) -> None:
+    with pytest.raises(UserError, match=f"CIFAR_DIST_PROCESSES_PER_NODE is '{processes}'; set it to"):
+        Node.from_environment({**SECOND_OF_TWO, "CIFAR_DIST_PROCESSES_PER_NODE": processes})
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "host"),
+    [
+        ("node1", "node1"),
+        ("node1,node2", "node1"),
+        ("node[1-2]", "node1"),
+        ("node[001-010,20],gpu[1-3]", "node001"),
+        ("node[3,7]", "node3"),
+        ("a-b[09-11].site.org,z", "a-b09.site.org"),
+        ("rack[2-3]node[1-4]", "rack2node1"),
+        ("127.0.0.[11-12]", "127.0.0.11"),
+    ],
+)
+def test_the_first_host_of_a_list(nodelist: str, host: str) -> None:
+    """``scontrol show hostnames`` prints it first; a container has no scontrol."""
+    assert first_host(nodelist) == host
+
+
+@pytest.mark.parametrize("script", ["train.sbatch", "sweep.sbatch"])
+def test_the_scripts_ask_for_the_grace_that_the_package_counts_on(script: str) -> None:
+    asked = re.findall(r"^#SBATCH --signal=USR1@(\d+)$", (ROOT / "slurm" / script).read_text(), re.M)
+    assert asked == [str(GRACE_SECONDS)]

@@ -1,0 +1,142 @@
+"""Whether a job runs again: every kind of ending in a table, and what must hold for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.run_folders import write_run
+from support.running import environment
+
+from cifar_dist import recipe
+from cifar_dist.slurm.requeue import Attempt, Outcome, decide
+
+STOPPED = Attempt(
+    run="it", number=2, job_state="RUNNING", exit_code=0, finished=False, began_at="step-1", stopped_at="step-2"
+)
+_RESUME = "to resume, submit the same words with --run.name it"
+
+# Those that squeue can print of a job whose batch script still runs, and what it prints of one that it does not know.
+_STATES = ["RUNNING", "COMPLETING", "CANCELLED", "TIMEOUT", "PREEMPTED", "SUSPENDED", "NODE_FAIL", "STOPPED", ""]
+_CHECKPOINTS = ["", "step-00000001", "step-00000002"]
+ATTEMPTS = st.builds(
+    Attempt,
+    run=st.just("it"),
+    number=st.integers(1, 1000),
+    job_state=st.sampled_from(_STATES),
+    exit_code=st.integers(0, 255),
+    finished=st.booleans(),
+    began_at=st.sampled_from(_CHECKPOINTS),
+    stopped_at=st.sampled_from(_CHECKPOINTS),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome", "exit_code", "line"),
+    [
+        ({}, "requeue", 75, "attempt 2 stopped at step-2; requeueing"),
+        ({"began_at": ""}, "requeue", 75, "attempt 2 stopped at step-2; requeueing"),
+        ({"exit_code": 75}, "requeue", 75, "attempt 2 stopped at step-2; requeueing"),
+        ({"finished": True}, "done", 0, ""),
+        ({"finished": True, "job_state": "COMPLETING"}, "done", 0, ""),
+        ({"finished": True, "stopped_at": "step-1"}, "done", 0, ""),
+        (
+            {"job_state": "COMPLETING"},
+            "taken-down",
+            75,
+            f"attempt 2 stopped at step-2, and is not requeued because the job is COMPLETING; {_RESUME}",
+        ),
+        (
+            {"job_state": "CANCELLED", "began_at": "", "stopped_at": ""},
+            "taken-down",
+            75,
+            f"attempt 2 stopped at the start, and is not requeued because the job is CANCELLED; {_RESUME}",
+        ),
+        (
+            {"job_state": ""},
+            "taken-down",
+            75,
+            "attempt 2 stopped at step-2, and is not requeued because the job is in a state that Slurm does not "
+            f"report; {_RESUME}",
+        ),
+        (
+            {"stopped_at": "step-1"},
+            "no-progress",
+            1,
+            f"attempt 2 made no progress since step-1, so it is not requeued; give it more time, and {_RESUME}",
+        ),
+        (
+            {"number": 1, "began_at": "", "stopped_at": ""},
+            "no-progress",
+            1,
+            f"attempt 1 made no progress since the start, so it is not requeued; give it more time, and {_RESUME}",
+        ),
+        (
+            {"exit_code": 137},
+            "failed",
+            137,
+            "attempt 2 failed with exit code 137, so it is not requeued; the error is above",
+        ),
+        (
+            {"exit_code": 2, "finished": True},
+            "failed",
+            2,
+            "attempt 2 failed with exit code 2, so it is not requeued; the error is above",
+        ),
+    ],
+)
+def test_each_kind_of_ending(changes: dict[str, object], outcome: str, exit_code: int, line: str) -> None:
+    decision = decide(dataclasses.replace(STOPPED, **changes))  # type: ignore[arg-type]
+    assert (decision.outcome, decision.exit_code, decision.line) == (outcome, exit_code, line)
+
+
+@given(ATTEMPTS)
+def test_only_a_running_job_that_stopped_on_request_with_progress_is_requeued(attempt: Attempt) -> None:
+    stopped = attempt.exit_code in (0, 75) and not attempt.finished
+    progress = attempt.began_at != attempt.stopped_at
+    outcome = decide(attempt).outcome
+    assert (outcome == Outcome.REQUEUE) == (stopped and progress and attempt.job_state == "RUNNING")
+    assert (outcome == Outcome.DONE) == (attempt.exit_code in (0, 75) and attempt.finished)
+
+
+@given(ATTEMPTS)
+def test_the_exit_code_is_0_only_for_a_finished_run_and_else_says_why(attempt: Attempt) -> None:
+    decision = decide(attempt)
+    assert (decision.exit_code == 0) == (decision.outcome == Outcome.DONE)
+    assert (decision.line == "") == (decision.outcome == Outcome.DONE)
+    if decision.outcome == Outcome.FAILED:
+        assert decision.exit_code == attempt.exit_code
+    assert "\n" not in decision.line
+
+
+@given(ATTEMPTS, st.integers(1, 1000))
+def test_the_number_of_attempts_does_not_decide(attempt: Attempt, number: int) -> None:
+    """A run may need any number of them; what ends them is progress."""
+    again = decide(dataclasses.replace(attempt, number=number))
+    assert (again.outcome, again.exit_code) == (decide(attempt).outcome, decide(attempt).exit_code)
+
+
+def ask(folder: Path, exit_code: int, state: str) -> subprocess.CompletedProcess[str]:
+    """What slurm/train.sbatch asks after an attempt that began without a checkpoint."""
+    words = ["-m", "cifar_dist.slurm", "requeue", str(folder), "", str(exit_code), state]
+    env = environment({"SLURM_RESTART_COUNT": "1"})
+    return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_reads_the_run_folder(tiny: Path) -> None:
+    run = write_run(tiny.parent / "runs" / "it", recipe.load(str(tiny), []))
+    no_progress = ask(run, 0, "RUNNING")
+    assert (no_progress.stdout, no_progress.returncode) == ("no-progress 1\n", 0)
+    assert no_progress.stderr.startswith("slurm/train.sbatch: attempt 2 made no progress since the start")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "latest").symlink_to("step-00000004")
+    stopped = ask(run, 0, "RUNNING")
+    assert (stopped.stdout, stopped.returncode) == ("requeue 75\n", 0)
+    assert stopped.stderr == "slurm/train.sbatch: attempt 2 stopped at step-00000004; requeueing\n"
+    finished = ask(write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5), 0, "RUNNING")
+    assert (finished.stdout, finished.returncode, finished.stderr) == ("done 0\n", 0, "")
