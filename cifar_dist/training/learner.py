@@ -62,7 +62,7 @@ class Learner:
         self._normalize = Normalize(mean, std, engine.device, config.train.channels_last)
         augment = Augment(config.augment, config.run.seed, mean, self._normalize)
         augment.check(self.manifest.shape)
-        self._mix = Mix(config.augment, config.run.seed, augment, len(self.manifest.classes))
+        self._mix = Mix(config.augment, augment, len(self.manifest.classes))
         self.batches = engine.together(self._open)
         torch.manual_seed(config.run.seed)
         self.module = models.build_for(config.model, shape=self.manifest.shape, classes=len(self.manifest.classes))

@@ -1,0 +1,105 @@
+"""One setting of one item of a list: ``augment.crop.pad`` is ``pad`` of the transform called ``crop``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+from cifar_dist.config.choice import Choice, field_names
+from cifar_dist.config.layers import Tree
+from cifar_dist.config.section import Section
+from cifar_dist.errors import UserError, nearest
+
+
+def item_root(section: type[Section]) -> type[Choice]:
+    """The choice that the items of a section's list are."""
+    root: type[Choice] = get_args(get_type_hints(section)[section.named_items])[0]
+    return root
+
+
+def item_key(name: str) -> str:
+    """What an item is called in a dotted key: its name, and of a plug-in that of the attribute."""
+    return name.rpartition(":")[2]
+
+
+def item_keys(items: Sequence[object], field: str) -> list[str]:
+    """What each item of the list ``field`` is called: ``crop``, and ``transforms[2]`` if others share its name."""
+    names = [item_key(str(item.get("name", ""))) if isinstance(item, dict) else "" for item in items]
+    return [name if name and names.count(name) == 1 else f"{field}[{place}]" for place, name in enumerate(names)]
+
+
+def settings_of_items(items: Sequence[Tree], field: str) -> Iterator[tuple[str, Any]]:
+    """(key, value) of each setting in a list of tables, and under ``field`` the names in their order."""
+    yield field, [item["name"] for item in items]
+    for owner, item in zip(item_keys(items, field), items, strict=True):
+        yield from ((f"{owner}.{key}", value) for key, value in item.items() if key != "name")
+
+
+def merge_items(tree: Tree, owner: type, *, where: str, prefix: str = "") -> Tree:
+    """``tree`` with the settings of single items moved into the lists that hold these.
+
+    Args:
+        tree: of sections; ``owner`` is the dataclass whose fields these are.
+        where: what the settings of single items were read from, for errors; ``prefix`` is put before keys.
+
+    Raises:
+        UserError: an item that is not in its list, or there twice.
+    """
+    merged = dict(tree)
+    hints = get_type_hints(owner)
+    for field in fields(owner):
+        section, table = hints[field.name], tree.get(field.name)
+        if isinstance(table, dict) and issubclass(section, Section) and section.named_items:
+            merged[field.name] = _merge(table, section, field.name, where, prefix)
+    return merged
+
+
+def _merge(table: Tree, section: type[Section], name: str, where: str, prefix: str) -> Tree:
+    listed = section.named_items
+    own = {key: value for key, value in table.items() if key in field_names(section)}
+    single = {key: value for key, value in table.items() if key not in own}
+    if not single:
+        return table
+    items = own.get(listed)
+    if items is None:
+        items = [dataclasses.asdict(item) for item in getattr(section(), listed)]
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return own  # refused for what it is when the whole is checked
+    items = list(items)
+    for key, settings in single.items():
+        places = [place for place, item in enumerate(items) if item_key(str(item.get("name"))) == key]
+        if len(places) != 1:
+            raise UserError(f"{where}: {_refusal(f'{name}.', key, settings, items, section, prefix)}")
+        items[places[0]] = {**items[places[0]], **settings}
+    return {**own, listed: items}
+
+
+def _refusal(
+    path: str, key: str, settings: Mapping[str, Any], items: list[Tree], section: type[Section], prefix: str
+) -> str:
+    listed = f"{path}{section.named_items}"
+    present = [item_key(str(item.get("name"))) for item in items]
+    known = [*item_root(section).variants, *present]
+    if key not in known:
+        right = nearest(f"{prefix}{path}{key}", [f"{prefix}{path}{name}" for name in known])
+        return f"no setting is called {prefix}{path}{key}; {right}"
+    if key in present:
+        return f"{listed} has {key} {present.count(key)} times; give the whole list: {_word(listed, items)}"
+    return f"{listed} has no {key}; give the whole list with it: {_word(listed, [*items, {'name': key, **settings}])}"
+
+
+def _word(key: str, items: list[Tree]) -> str:
+    """The words of a command line that set a list of tables."""
+    tables = (", ".join(f"{field} = {_toml(value)}" for field, value in item.items()) for item in items)
+    return f"--{key} '[{', '.join(f'{{ {table} }}' for table in tables)}]'"
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it; the words of a command line are text, also where they are numbers."""
+    if isinstance(value, str) and re.fullmatch(r"true|false|[-+]?\d+(\.\d+)?", value):
+        return value
+    return json.dumps(value)
