@@ -252,7 +252,7 @@ def _key(place: Sequence[str | int], tree: Tree) -> tuple[str, str]:
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in place]
     item = next((depth for depth, part in enumerate(place) if isinstance(part, int)), len(place))
     setting = "".join(parts[:item])[1:]
-    if item == 2:  # section, list, place in the list
+    if item == 2 < len(place):  # section, list, place in the list
         section, field, number = str(place[0]), str(place[1]), int(place[2])
         parts[1:3] = [f".{item_keys(tree[section][field], field)[number]}"]
     return "".join(parts)[1:], setting

@@ -94,12 +94,26 @@ def _refusal(
 
 def _word(key: str, items: list[Tree]) -> str:
     """The words of a command line that set a list of tables."""
-    tables = (", ".join(f"{field} = {_toml(value)}" for field, value in item.items()) for item in items)
-    return f"--{key} '[{', '.join(f'{{ {table} }}' for table in tables)}]'"
+    typed = [{field: _typed(value) for field, value in item.items()} for item in items]
+    return f"--{key} '{inline_toml(typed)}'"
 
 
-def _toml(value: object) -> str:
-    """A value as TOML writes it; the words of a command line are text, also where they are numbers."""
-    if isinstance(value, str) and re.fullmatch(r"true|false|[-+]?\d+(\.\d+)?", value):
-        return value
-    return json.dumps(value)
+def _typed(value: object) -> object:
+    """A number that is text, as on a command line, as the number."""
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?(0|[1-9]\d*)(\.\d+)?", value)
+    return json.loads(str(value).removeprefix("+")) if is_number else value
+
+
+def inline_toml(value: object) -> str:
+    """A value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{_bare(str(key))} = {inline_toml(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(inline_toml, value))}]"
+    # JSON is TOML, but for one character that TOML wants escaped.
+    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _bare(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else inline_toml(key)

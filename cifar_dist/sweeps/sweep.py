@@ -20,7 +20,6 @@ that are added later rename none, and what was trained is found again.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import tomllib
@@ -31,6 +30,7 @@ from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.named_items import inline_toml
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.run_folder import RunFolder
 
@@ -228,18 +228,13 @@ def _safe(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else _toml(value)
-
-
-def _toml(value: object) -> str:
-    """A value on one line. JSON is TOML, but for one character that TOML wants escaped."""
-    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return value if isinstance(value, str) else inline_toml(value)
 
 
 def _word(key: str, value: object) -> str:
     """``--key=VALUE``, from which :func:`recipe.parse_overrides` gets the same value."""
     if key.startswith("model.options.") and isinstance(value, str):  # no field declares its type: "3" is not 3
-        return f"--{key}={_toml(value)}"
+        return f"--{key}={inline_toml(value)}"
     return f"--{key}={_text(value)}"
 
 
