@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
@@ -181,6 +181,8 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
                 raise UserError(f"{where}: {prefix}{dotted} is a section; set one of its keys, as {dotted}.{example}")
             if not is_root(hints[key]):
                 check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
+        elif isinstance(value, dict) and get_origin(hints[key]) is not dict:
+            raise UserError(f"{where}: {prefix}{dotted} has no settings of its own; set all of it, as {prefix}{dotted}")
 
 
 def _check_item(key: str, value: Any, *, where: str, path: str, owner: type) -> None:
@@ -233,7 +235,7 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
     key, section = _key(first["loc"], tree)
     # A check of a whole section names the section; any of its keys may be the one to blame.
     blames_command_line = any(
-        not key or name == section or name.startswith((f"{section}.", f"{key}.")) for name in given
+        not key or name in (section, key) or name.startswith((f"{section}.", f"{key}.")) for name in given
     )
     where = "the command line" if blames_command_line else where
     cause = first.get("ctx", {}).get("error")

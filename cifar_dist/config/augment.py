@@ -60,7 +60,7 @@ class TransformConfig(Choice):
     mixes: ClassVar[bool] = False
 
     name: str = ""
-    """A transform's, or for one of your own ``path/to/file.py:Class`` or ``package.module:Class``."""
+    """Which transform, or ``path/to/file.py:Class`` or ``package.module:Class`` for one from outside the package."""
 
 
 def _default_transforms() -> tuple[TransformConfig, ...]:

@@ -21,11 +21,11 @@ class Jitter(Transform):
 
     name: Literal["jitter"] = "jitter"
     brightness: float = 0.0
-    """The factor is drawn from 1 give or take this, and is at least 0."""
+    """The factor of brightness is drawn from 1 plus or minus this, and is at least 0."""
     contrast: float = 0.0
-    """Likewise."""
+    """The factor of contrast, likewise."""
     saturation: float = 0.0
-    """Likewise."""
+    """The factor of saturation, likewise."""
     hue: float = 0.0
     """Largest shift either way, as a fraction of the colour circle; at most 0.5."""
 
