@@ -22,8 +22,9 @@ from torchvision.transforms import v2
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
-from cifar_dist.data.transforms.color import ColorJitter
-from cifar_dist.data.transforms.policies import RandAugment
+from cifar_dist.data.transforms import Samples
+from cifar_dist.data.transforms.jitter import Jitter
+from cifar_dist.data.transforms.randaugment import RandAugment
 
 BATCH = 512
 BATCHES = 4  # of one pass of the peer
@@ -41,13 +42,15 @@ def ours(batch: Tensor) -> dict[str, float]:
     """Images per second of each stage and of all together: the best of 20 passes, each another epoch of one batch."""
     mean = (0.5, 0.5, 0.5)
     crop_and_flip = Augment(AugmentConfig(), SEED, mean, Normalize(mean, mean, torch.device("cpu"), False)).pixels
-    jitter, rand_augment = ColorJitter(*JITTER), RandAugment()
+    brightness, contrast, saturation, hue = JITTER
+    jitter = Jitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    rand_augment = RandAugment()
     ids = torch.arange(BATCH)
     stages: dict[str, Callable[[Tensor, int], Tensor]] = {
         "crop and flip": lambda x, epoch: crop_and_flip(x, ids, epoch),
         "to planes": lambda x, _: x.permute(0, 3, 1, 2).contiguous(),
-        "jitter": lambda x, epoch: jitter(x, SEED, epoch, ids),
-        "RandAugment": lambda x, epoch: rand_augment(x, SEED, epoch, ids),
+        "jitter": lambda x, epoch: jitter(x, Samples(SEED, epoch, ids)),
+        "RandAugment": lambda x, epoch: rand_augment(x, Samples(SEED, epoch, ids)),
     }
     seconds = []
     for epoch in range(21):  # the first one warms up

@@ -15,14 +15,16 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from cifar_dist.config import Config
-from cifar_dist.config.choice import UnknownSettingError, is_root, keys_of
+from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, keys_of
 from cifar_dist.config.layers import Tree, laid_over, without_lost
+from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
+from cifar_dist.config.section import Section
 from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import write_atomic
@@ -71,6 +73,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     tree = without_lost(_read_tree(path), asked, Config)
     for key, value in given.items():
         put(tree, key, value)
+    tree = merge_items(tree, Config, where="the command line", prefix="--")
     config = build(tree, where=str(path), given=list(given))
     if not config.run.name:
         named = dataclasses.replace(config.run, name=_run_name(path))
@@ -93,7 +96,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     tree = upgraded(tree, Config)
     check_keys(tree, where=str(path))
     if base is None:
-        return tree
+        return merge_items(tree, Config, where=str(path))
     if not isinstance(base, str):
         raise UserError(f"{path}: base is {base!r} and must be a recipe's name, or a .toml beside this one")
     beside = path.parent / base
@@ -104,7 +107,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     chain = (*above, path.resolve())
     if below.resolve() in chain:
         raise UserError(f"{path}: base {base} leads back to {below.name}; a recipe cannot be its own base")
-    return laid_over(_read_tree(below, chain), tree, Config)
+    return merge_items(laid_over(_read_tree(below, chain), tree, Config), Config, where=str(path))
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -170,13 +173,30 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
     for key, value in tree.items():
         dotted = f"{path}{key}"
         if key not in known:
-            raise UserError(f"{where}: {_unknown(f'{prefix}{path}', key, [*known])}")
+            _check_item(key, value, where=where, path=f"{prefix}{path}", owner=owner)
+            continue
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 example = fields(hints[key])[0].name
                 raise UserError(f"{where}: {prefix}{dotted} is a section; set one of its keys, as {dotted}.{example}")
             if not is_root(hints[key]):
                 check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
+        elif isinstance(value, dict) and get_origin(hints[key]) is not dict:
+            raise UserError(f"{where}: {prefix}{dotted} has no settings of its own; set all of it, as {prefix}{dotted}")
+
+
+def _check_item(key: str, value: Any, *, where: str, path: str, owner: type) -> None:
+    """Refuse a key of a section that is none of its fields, unless it may be an item of its list.
+
+    Whether the list has such an item is not known before all layers are merged: see :func:`merge_items`.
+    """
+    items = item_root(owner).variants if issubclass(owner, Section) and owner.named_items else {}
+    if items and isinstance(value, dict):
+        return
+    if key not in items:
+        raise UserError(f"{where}: {_unknown(path, key, [*field_names(owner), *items])}")
+    first = next((name for name in field_names(items[key]) if name != "name"), "name")
+    raise UserError(f"{where}: {path}{key} has settings of its own; set one of them, as {path}{key}.{first}")
 
 
 def _unknown(path: str, key: str, known: Sequence[str]) -> str:
@@ -184,6 +204,13 @@ def _unknown(path: str, key: str, known: Sequence[str]) -> str:
     prefix = "--" if path.startswith("--") else ""
     hints = get_type_hints(Config)
     found = [section.name for section in fields(Config) if key in keys_of(hints[section.name])]
+    found += [
+        f"{section.name}.{name}"
+        for section in fields(Config)
+        if hints[section.name].named_items
+        for name, item in item_root(hints[section.name]).variants.items()
+        if key in field_names(item)
+    ]
     right = f"did you mean '{prefix}{found[0]}.{key}'?" if found else ""
     right = right or nearest(f"{path}{key}", [f"{path}{name}" for name in known])
     return f"no setting is called {path}{key}; {right}"
@@ -205,10 +232,11 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
         return TypeAdapter(Config).validate_python(tree, context={"import_plugins": import_plugins})
     except ValidationError as error:
         first = error.errors()[0]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
-    section = key.partition("[")[0]
+    key, section = _key(first["loc"], tree)
     # A check of a whole section names the section; any of its keys may be the one to blame.
-    blames_command_line = any(not key or name == section or name.startswith(f"{section}.") for name in given)
+    blames_command_line = any(
+        not key or name in (section, key) or name.startswith((f"{section}.", f"{key}.")) for name in given
+    )
     where = "the command line" if blames_command_line else where
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UnknownSettingError):
@@ -216,9 +244,20 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
         raise UserError(f"{where}: {_unknown(f'{prefix}{key}.', cause.field, cause.known)}")
     if isinstance(cause, ValueError):  # the section's own words, which begin with the field
         raise UserError(f"{where}: {key}{'.' if key else ''}{cause}")
-    what, value = first["msg"], first.get("input")
+    what, value = first["msg"].replace("valid tuple", "list"), first.get("input")
     shown = "" if isinstance(value, dict) else f", not {value!r}"
     raise UserError(f"{where}: {key}: {what[:1].lower()}{what[1:]}{shown}")
+
+
+def _key(place: Sequence[str | int], tree: Tree) -> tuple[str, str]:
+    """The dotted key of a place in ``tree``, and the setting that it is (in): an item of a list goes by its name."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in place]
+    item = next((depth for depth, part in enumerate(place) if isinstance(part, int)), len(place))
+    setting = "".join(parts[:item])[1:]
+    if item == 2 < len(place):  # section, list, place in the list
+        section, field, number = str(place[0]), str(place[1]), int(place[2])
+        parts[1:3] = [f".{item_keys(tree[section][field], field)[number]}"]
+    return "".join(parts)[1:], setting
 
 
 def to_tree(config: Config) -> Tree:
@@ -240,6 +279,19 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted key, those of the named items of a list too: ``augment.crop.pad``."""
+    found: dict[str, Any] = {}
+    tree = to_tree(config)
+    for section in fields(config):
+        table, listed = tree[section.name], getattr(config, section.name).named_items
+        if listed:
+            items = settings_of_items(table.pop(listed), listed)
+            found |= {f"{section.name}.{key}": value for key, value in items}
+        found |= flatten(table, f"{section.name}.")
+    return found
 
 
 def to_toml(config: Config) -> str:
@@ -295,10 +347,13 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
     whole = to_tree(load(base, settings))
     tree: Tree = {}
     for key in parse_overrides(settings):
-        value: Any = whole
-        for part in key.split("."):
+        section, field, *deeper = key.split(".")
+        if field not in whole[section]:  # a setting of one item of a list
+            field, deeper = getattr(Config(), section).named_items, []
+        value: Any = whole[section][field]
+        for part in deeper:
             value = value[part]
-        put(tree, key, value)
+        put(tree, ".".join((section, field, *deeper)), value)
     put(tree, "optim.lr", lr)
     below = os.path.relpath(base, path.parent) if base.endswith(".toml") else base
     write_atomic(path, tomli_w.dumps({"base": below, **tree}))

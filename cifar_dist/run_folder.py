@@ -187,7 +187,7 @@ def _locked(file: IO[str], how: int) -> bool:
 
 def contradiction(started: Config, asked: Config) -> tuple[str, str] | None:
     """The first setting in which a resume differs and may not, and the difference in words; None for none."""
-    before, now = (dict(recipe.flatten(recipe.to_tree(config))) for config in (started, asked))
+    before, now = (recipe.settings_of(config) for config in (started, asked))
     # Another optimizer has other settings too: what both have, its name among it, comes first.
     for key in sorted(before.keys() | now.keys(), key=lambda key: (key not in before or key not in now, key)):
         if before.get(key) != now.get(key) and not any(key == free or key.startswith(f"{free}.") for free in _FREE):

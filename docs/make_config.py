@@ -8,10 +8,11 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_type_hints
 
 from cifar_dist import config
 from cifar_dist.config.choice import Choice, is_root
+from cifar_dist.config.named_items import item_root
 
 DOCUMENT = Path(__file__).with_name("config.md")
 BEGIN = "<!-- written by docs/make_config.py: everything from here to the end of the file -->\n"
@@ -26,16 +27,22 @@ def tables() -> str:
         parts.append(f"## {section.name}\n\n{_table(owner, section.name, dataclasses.fields(owner))}")
         for key, root in _choices(owner, section.name):
             parts += _variants(root, key, depth=3)
+        if owner.named_items:
+            parts += _items(item_root(owner), section.name)
     return "\n\n".join(parts) + "\n"
 
 
 def _choices(owner: type, section: str) -> Iterator[tuple[str, type[Choice]]]:
-    """The section itself where it is a choice, and its fields that list one."""
+    """The section itself where it is a choice."""
     if is_root(owner):
         yield section, owner
-    for name, hint in get_type_hints(owner).items():
-        items = [item for item in get_args(hint) if isinstance(item, type) and is_root(item)]
-        yield from ((f"{section}.{name}", item) for item in items)
+
+
+def _items(root: type[Choice], section: str) -> Iterator[str]:
+    """A part for each item that the section's list may hold."""
+    for name, item in root.variants.items():
+        own = [field for field in dataclasses.fields(item) if field.name != root.picked_by]
+        yield f"### {section}.{name}\n\n{_table(item, f'{section}.{name}', own)}"
 
 
 def _variants(root: type[Choice], key: str, *, depth: int) -> Iterator[str]:
@@ -57,13 +64,22 @@ def _table(owner: type, key: str, shown: Sequence[dataclasses.Field[object]]) ->
     if shown:
         lines += ["", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     documented = {name: rest for base in reversed(owner.__mro__) for name, *rest in _fields(base)}
-    defaults = dataclasses.asdict(owner())
+    defaults = {field.name: _default(field) for field in shown}
     for field in shown:
         annotation, text = documented[field.name]
         default = _toml(defaults[field.name])
         kind = _names(owner) if is_root(owner) and field.name == owner.picked_by else _type(annotation)
         lines.append(f"| `{key}.{field.name}` | {kind} | `{default}` | {_cell(text)} |")
     return "\n".join(lines)
+
+
+def _default(field: dataclasses.Field[object]) -> object:
+    """Of a list of named items, their tables without what is a default of theirs."""
+    if field.default_factory is dataclasses.MISSING:
+        return field.default
+    value = field.default_factory()
+    items = value if isinstance(value, tuple) else ()
+    return [{"name": item.name} for item in items if isinstance(item, Choice)] or value
 
 
 def _names(root: type[Choice]) -> str:

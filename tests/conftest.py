@@ -50,8 +50,7 @@ dir = "{tmp_path}/runs"
 [data]
 path = "{digits}"
 [augment]
-flip = "none"
-crop = 2
+transforms = [{{ name = "crop", pad = 2 }}]
 [model]
 name = "tiny-cnn"
 [optim]

@@ -93,7 +93,10 @@ def test_unknown_words() -> None:
 def test_what_cannot_be_trained(tiny: Path, tmp_path: Path) -> None:
     refused(train(str(tiny), "--model.name", "tiny-cn")[0], "there is no model 'tiny-cn'", "did you mean 'tiny-cnn'?")
     refused(train(str(tiny), "--model.options.width", "8")[0], "tiny-cnn has no option 'width'")
-    refused(train(str(tiny), "--augment.crop", "40")[0], "augment.crop 40 is too large to reflect in images of 32x32")
+    refused(
+        train(str(tiny), "--augment.crop.pad", "40")[0],
+        "augment.crop.pad 40 is too large to reflect in images of 32x32",
+    )
     assert not (tmp_path / "runs").exists(), (
         "a run that cannot start leaves nothing that its correction would contradict"
     )

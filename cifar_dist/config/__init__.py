@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cifar_dist.config.augment import AugmentConfig, TransformConfig
 from cifar_dist.config.average import AverageConfig, NoAverageConfig, RunningAverageConfig
-from cifar_dist.config.data import AugmentConfig, DataConfig
+from cifar_dist.config.data import DataConfig
 from cifar_dist.config.model import ModelConfig, OptionValue
 from cifar_dist.config.optim import OptimConfig, SGDConfig, StagedOptimConfig
 from cifar_dist.config.run import (
@@ -43,6 +44,7 @@ __all__ = [
     "StagedOptimConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TransformConfig",
     "WandbConfig",
 ]
 

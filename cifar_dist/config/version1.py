@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from cifar_dist.config.augment_v1 import upgraded_augment
 from cifar_dist.config.choice import Choice, field_names, pick
 from cifar_dist.config.layers import Tree
 
@@ -22,7 +23,7 @@ def is_version1(tree: Tree) -> bool:
 
 
 def upgraded(tree: Tree, owner: type) -> Tree:
-    """``tree`` without the settings that had no effect, if version 1 wrote it; else as it is.
+    """``tree`` as it is written now, if version 1 wrote it: without settings that had no effect, transforms as a list.
 
     Args:
         owner: the dataclass whose fields the sections are.
@@ -32,7 +33,7 @@ def upgraded(tree: Tree, owner: type) -> Tree:
     hints = get_type_hints(owner)
     sections = [field.name for field in fields(owner) if issubclass(hints[field.name], Choice)]
     chosen = {name: _chosen(hints[name], tree[name]) for name in sections if isinstance(tree.get(name), dict)}
-    result = {**tree, **chosen}
+    result = {**tree, **chosen, "augment": upgraded_augment(_table(tree, "augment"))}
     if _table(tree, "model").get("freeze"):
         for section, idle in (("optim", ("backbone_lr", "layer_decay")), ("average", ("recalibrate",))):
             result[section] = {key: value for key, value in _table(result, section).items() if key not in idle}

@@ -27,19 +27,27 @@ class Batch:
     """One process's samples of one accumulation step, on the device.
 
     Attributes:
-        images: uint8 [n, height, width, channels].
-        labels: int64 [n].
-        ids: int64 [n], sample ids within the split.
+        images: uint8 [m, height, width, channels], of the n samples. Where samples are mixed, each with the one before
+            it, m is n + 1, and the first image is that of the sample before the first.
+        image_labels: int64 [m], of ``images``.
+        image_ids: int64 [m], of ``images``: sample ids within the split.
         weight: float32 [n], 0 for padding.
-        before: the one sample before the first, with which that is mixed, as each other one is with the sample before
-            it; None where nothing is mixed.
     """
 
     images: Tensor
-    labels: Tensor
-    ids: Tensor
+    image_labels: Tensor
+    image_ids: Tensor
     weight: Tensor
-    before: Batch | None = None
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n], of the samples."""
+        return self.image_labels[-len(self.weight) :]
+
+    @property
+    def ids(self) -> Tensor:
+        """int64 [n], of the samples."""
+        return self.image_ids[-len(self.weight) :]
 
 
 class Images:
@@ -159,6 +167,4 @@ class TrainBatches:
         ids = self._wanted(share)
         # From plain memory non-blocking is safe, and without it the host would wait for the device at each step.
         labels, ids, weight = (t.to(self._device, non_blocking=True) for t in (self._labels[ids], ids, share.weight))
-        if not self._mixed:
-            return Batch(images, labels, ids, weight)
-        return Batch(images[1:], labels[1:], ids[1:], weight, Batch(images[:1], labels[:1], ids[:1], weight[:1]))
+        return Batch(images, labels, ids, weight)

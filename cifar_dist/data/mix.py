@@ -8,26 +8,23 @@ from torch import Tensor
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import Batch
-from cifar_dist.data.randomness import uniform
-from cifar_dist.data.transforms.mixing import CutMix, MixUp, mix_labels
+from cifar_dist.data.operations.mixing import mix_labels
+from cifar_dist.data.transforms import Mixing, occurrences
 
 
 class Mix:
-    """:class:`Augment`, then MixUp of some samples and CutMix of others, each drawn for itself.
+    """:class:`Augment`, then the recipe's mixing transforms: one draw says by which a sample is mixed, or by none.
 
     Args:
         config: with which probability, and how much.
-        seed: the run's seed.
         augment: applied to each sample once, also to that before the first, which is another process's.
         classes: how many there are.
     """
 
-    def __init__(self, config: AugmentConfig, seed: int, augment: Augment, classes: int) -> None:
-        self._seed = seed
+    def __init__(self, config: AugmentConfig, augment: Augment, classes: int) -> None:
         self._augment = augment
         self._classes = classes
-        mixes = ((config.mixup, MixUp(config.mix_alpha)), (config.cutmix, CutMix(config.mix_alpha)))
-        self._mixes = [(probability, mix) for probability, mix in mixes if probability > 0]
+        self._mixes = [(mix, place) for mix, place in occurrences(config.transforms) if isinstance(mix, Mixing)]
 
     @property
     def mixes(self) -> bool:
@@ -36,26 +33,18 @@ class Mix:
 
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """The images float32 [n, c, h, w], and the targets: labels int64 [n], or float32 [n, classes] when mixed."""
+        augmented = self._augment(batch.images, batch.image_ids, epoch)
         if not self._mixes:
-            return self._augment(batch.images, batch.ids, epoch), batch.labels
-        assert batch.before is not None
-        ids, labels, pixels = (
-            torch.cat(pair)
-            for pair in (
-                (batch.before.ids, batch.ids),
-                (batch.before.labels, batch.labels),
-                (batch.before.images, batch.images),
-            )
-        )
-        augmented = self._augment(pixels, ids, epoch)
-        partner, images = augmented[:-1], augmented[1:]
-        draw = uniform(self._seed, epoch, batch.ids, "mix")
+            return augmented, batch.labels
+        partners, images = augmented[:-1], augmented[1:]
+        samples = self._augment.samples(batch.ids, epoch)
+        draw = samples.uniform("mix")
         ratio = torch.ones_like(draw)
         result, below = images, 0.0
-        for probability, mix in self._mixes:
-            chosen = (draw >= below) & (draw < below + probability)
-            mixed, own = mix(images, partner, self._seed, epoch, batch.ids)
+        for mix, occurrence in self._mixes:
+            chosen = (draw >= below) & (draw < below + mix.p)
+            mixed, own = mix(images, partners, samples.of_occurrence(occurrence))
             result = torch.where(chosen[:, None, None, None], mixed, result)
             ratio = torch.where(chosen, own, ratio)
-            below += probability
-        return result, mix_labels(batch.labels, labels[:-1], ratio, self._classes)
+            below += mix.p
+        return result, mix_labels(batch.labels, batch.image_labels[:-1], ratio, self._classes)

@@ -8,7 +8,6 @@ whatever computes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +15,8 @@ from torch import Tensor
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
+from cifar_dist.data.transforms import Rearrangement
+from cifar_dist.data.transforms.flip import Flip
 
 View = tuple[float, Tensor]
 """A weight and images, float32 [n, c, h, w]; the weights of one batch sum to 1."""
@@ -41,10 +42,10 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
     if tta == "translate":
         return lambda images, ids: _translated(normalize(images))
     count = max(1, int(tta))
-    # Alternating flips alternate by epoch; here each view tosses for itself. A recipe that never flips does not here.
-    flip: Literal["none", "random"] = "none" if config.flip == "none" else "random"
-    own = AugmentConfig(flip=flip, crop=config.crop, crop_fill=config.crop_fill)
-    augment = Augment(own, seed, mean, normalize)
+    moves = (transform for transform in config.transforms if isinstance(transform, Rearrangement))
+    # Alternating flips alternate by epoch; here each view tosses for itself.
+    own = tuple(Flip() if isinstance(move, Flip) else move for move in moves)
+    augment = Augment(AugmentConfig(transforms=own), seed, mean, normalize)
 
     def random_views(images: Tensor, ids: Tensor) -> Iterator[View]:
         for view in range(count):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from cifar_dist.config import AugmentConfig, Config
+from cifar_dist.config import AugmentConfig, Config, TransformConfig
+from cifar_dist.config.named_items import item_key
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.manifest import Manifest
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _SPLIT = "train"
 _CELL = 1.15  # inches
 _MOST_SAMPLES, _MOST_VERSIONS = 50, 20  # what is larger is no picture to look at
-_POLICIES = {"trivialaugment": "TrivialAugment", "autoaugment": "AutoAugment (CIFAR-10)"}
+_OFF = (0, "", (), (1.0, 1.0))  # a setting that does nothing is not told
 
 
 def draw_preview(config: Config, manifest: Manifest, path: Path, *, samples: int = 8, versions: int = 6) -> Path:
@@ -96,11 +98,12 @@ def augmented(
     unchanged = Normalize((0.0,) * channels, (1.0,) * channels, torch.device("cpu"), channels_last=False)
     augment = Augment(config.augment, config.run.seed, mean, unchanged)
     augment.check(manifest.shape)
-    mix = Mix(config.augment, config.run.seed, augment, len(manifest.classes))
+    mix = Mix(config.augment, augment, len(manifest.classes))
     if mix.mixes and bool((labels < 0).any()):
         raise UserError(f"{manifest.root}: split '{_SPLIT}' has samples without a label, and nothing to mix them by")
-    weight = torch.ones(len(ids))
-    batch = Batch(images, labels, ids, weight, Batch(images[-1:], labels[-1:], ids[-1:], weight[-1:]))
+    last = torch.arange(len(ids))[-1:] if mix.mixes else torch.arange(0)
+    order = torch.cat([last, torch.arange(len(ids))])
+    batch = Batch(images[order], labels[order], ids[order], torch.ones(len(ids)))
     shown = []
     for epoch in range(versions):
         pixels, targets = mix(batch, epoch)
@@ -109,38 +112,21 @@ def augmented(
 
 
 def describe(augment: AugmentConfig) -> list[str]:
-    """What is switched on, in the order in which it is applied: ``random flip``, ``perspective 50%``."""
-    parts = []
-    if augment.flip != "none":
-        parts.append(f"{augment.flip} flip")
-    if augment.crop:
-        edge = "mirrored" if augment.crop_fill == "reflect" else "the mean colour"
-        parts.append(f"crop by up to {augment.crop} px ({edge} outside)")
-    if augment.policy == "randaugment":
-        parts.append(f"RandAugment ({augment.operations} operations, magnitude {augment.magnitude})")
-    elif augment.policy != "none":
-        parts.append(_POLICIES[augment.policy])
-    if augment.rotation:
-        parts.append(f"rotation up to {augment.rotation:g} degrees")
-    if augment.translate:
-        parts.append(f"translation up to {augment.translate:.0%}")
-    if augment.scale != (1.0, 1.0):
-        parts.append(f"scale {augment.scale[0]:g} to {augment.scale[1]:g}")
-    if augment.shear:
-        parts.append(f"shear up to {augment.shear:g} degrees")
-    if augment.perspective:
-        parts.append(f"perspective {augment.perspective:.0%}")
-    jitter = zip(("brightness", "contrast", "saturation", "hue"), augment.jitter, strict=True)
-    parts += [f"{name} \u00b1{amount:g}" for name, amount in jitter if amount]
-    for name, share in (("gray", augment.gray), ("random erasing", augment.erasing)):
-        if share:
-            parts.append(f"{name} {share:.0%}")
-    if augment.cutout:
-        parts.append(f"cutout {augment.cutout} px")
-    for name, share in (("MixUp", augment.mixup), ("CutMix", augment.cutmix)):
-        if share:
-            parts.append(f"{name} {share:.0%} (alpha {augment.mix_alpha:g})")
-    return parts
+    """The transforms and their settings, in the order in which they are applied: ``perspective (p 0.5)``."""
+    return [_described(transform) for transform in augment.transforms]
+
+
+def _described(transform: TransformConfig) -> str:
+    settings = asdict(transform)
+    name = item_key(settings.pop("name"))
+    told = [f"{key.replace('_', ' ')} {_told(value)}" for key, value in settings.items() if value not in _OFF]
+    return f"{name} ({', '.join(told)})" if told else name
+
+
+def _told(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return " to ".join(_told(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _show(axes: Axes, image: Tensor) -> None:

@@ -24,7 +24,7 @@ def differences(configs: Sequence[Config]) -> dict[str, list[str]]:
 
     An option that a model does not have is empty. How a run is kept and watched is left out.
     """
-    trees = [dict(recipe.flatten(recipe.to_tree(config))) for config in configs]
+    trees = [recipe.settings_of(config) for config in configs]
     keys = dict.fromkeys(key for tree in trees for key in tree if not key.startswith(_KEPT_HOW))
     differ = [key for key in keys if any(tree.get(key) != trees[0].get(key) for tree in trees)]
     return {key: [_value(tree.get(key)) for tree in trees] for key in differ}

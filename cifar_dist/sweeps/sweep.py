@@ -20,7 +20,6 @@ adding rows later renames nothing, and finished runs are recognised.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import tomllib
@@ -31,6 +30,7 @@ from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.named_items import inline_toml
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.run_folder import RunFolder
 
@@ -232,18 +232,13 @@ def _folder_safe(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else _toml(value)
-
-
-def _toml(value: object) -> str:
-    """Format a value as TOML on one line: JSON, except for one character that TOML requires to be escaped."""
-    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return value if isinstance(value, str) else inline_toml(value)
 
 
 def _override_word(key: str, value: object) -> str:
     """Format ``--key=VALUE`` so that :func:`recipe.parse_overrides` returns the same value."""
     if key.startswith("model.options.") and isinstance(value, str):  # options have no declared type: "3" is not 3
-        return f"--{key}={_toml(value)}"
+        return f"--{key}={inline_toml(value)}"
     return f"--{key}={_text(value)}"
 
 

@@ -74,7 +74,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     normalize = Normalize(mean, std, ranks.device, config.train.channels_last)
     augment = Augment(config.augment, config.run.seed, mean, normalize)
     augment.check(manifest.shape)
-    mix = Mix(config.augment, config.run.seed, augment, classes)
+    mix = Mix(config.augment, augment, classes)
     batches = ranks.run_on_all(lambda: _open_batches(config, manifest, ranks, mixed=mix.mixes))
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)

@@ -52,10 +52,12 @@ def _train_help(rest: Sequence[str]) -> int:
 
     from cifar_dist import recipe
     from cifar_dist.config import Config
+    from cifar_dist.config.named_items import spelled_out
 
     if is_main_process():
         print(f"{USAGE}\n\nRecipes: {', '.join(recipe.shipped())}, or the path of a .toml\n")
         print("Below are the settings of what the recipe chooses; RECIPE --optim.name muon --help shows muon's.\n")
         default = recipe.load(rest[0], rest[1:]) if rest else Config()
-        tyro.cli(Config, default=default, args=["--help"], prog="cifar-dist train RECIPE")
+        shown = spelled_out(default)
+        tyro.cli(type(shown), default=shown, args=["--help"], prog="cifar-dist train RECIPE")
     return EXIT_DONE

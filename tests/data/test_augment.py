@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.augment import Augment, flips
+from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.randomness import integers, uniform
+from cifar_dist.data.transforms import Samples, occurrences
+from cifar_dist.data.transforms.crop import Crop
+from cifar_dist.data.transforms.cutout import Cutout
+from cifar_dist.data.transforms.flip import Flip
+from cifar_dist.data.transforms.gray import Gray
 from cifar_dist.errors import UserError
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
@@ -29,37 +36,43 @@ def augment(config: AugmentConfig, seed: int = 0, *, channels_last: bool = False
 
 
 def by_torchvision(config: AugmentConfig, seed: int, image: Tensor, sample: int, epoch: int) -> Tensor:
-    """One uint8 image [h, w, c], padded, cropped, flipped and erased with the parameters of the sample."""
+    """One uint8 image [h, w, c], each transform one after the other with the parameters of the sample."""
     height, width, _ = image.shape
     one = torch.tensor(sample)
     image = image.permute(2, 0, 1)
-    if config.crop:
-        fill = FILL if config.crop_fill == "constant" else None
-        image = reference.pad(image, [config.crop] * 4, fill=fill, padding_mode=config.crop_fill)
-        top, left = (int(integers(seed, epoch, one, "crop", 2 * config.crop + 1, draw)) for draw in (0, 1))
-        image = reference.crop(image, top, left, height, width)
-    toss = uniform(seed, epoch, one, "flip") < 0.5
-    if config.flip == "alternating":
-        toss = (integers(seed, 0, one, "flip", 2) + epoch) % 2 == 1
-    if config.flip != "none" and bool(toss):
-        image = reference.horizontal_flip(image)
-    if config.cutout:
-        row, column = (int(integers(seed, epoch, one, "cutout", side, i)) for i, side in enumerate((height, width)))
-        top, left = row - config.cutout // 2, column - config.cutout // 2
-        rows = range(max(top, 0), min(top + config.cutout, height))
-        columns = range(max(left, 0), min(left + config.cutout, width))
-        color = torch.tensor(FILL, dtype=torch.uint8)[:, None, None]
-        image = reference.erase(image, rows.start, columns.start, len(rows), len(columns), color)
+    for transform, occurrence in occurrences(config.transforms):
+        purpose = f"{transform.name} {occurrence + 1}" if occurrence else transform.name
+        if isinstance(transform, Crop):
+            fill = FILL if transform.fill == "constant" else None
+            image = reference.pad(image, [transform.pad] * 4, fill=fill, padding_mode=transform.fill)
+            top, left = (int(integers(seed, epoch, one, purpose, 2 * transform.pad + 1, draw)) for draw in (0, 1))
+            image = reference.crop(image, top, left, height, width)
+        elif isinstance(transform, Flip):
+            toss = uniform(seed, epoch, one, purpose) < 0.5
+            if transform.kind == "alternating":
+                toss = (integers(seed, 0, one, purpose, 2) + epoch) % 2 == 1
+            image = reference.horizontal_flip(image) if bool(toss) else image
+        elif isinstance(transform, Cutout):
+            row, column = (int(integers(seed, epoch, one, purpose, side, i)) for i, side in enumerate((height, width)))
+            top, left = row - transform.side // 2, column - transform.side // 2
+            rows = range(max(top, 0), min(top + transform.side, height))
+            columns = range(max(left, 0), min(left + transform.side, width))
+            color = torch.tensor(FILL, dtype=torch.uint8)[:, None, None]
+            image = reference.erase(image, rows.start, columns.start, len(rows), len(columns), color)
+        else:
+            assert isinstance(transform, Gray)
+            if transform.p:
+                image = reference.rgb_to_grayscale(image, num_output_channels=3)
     return image.permute(1, 2, 0)
 
 
-CONFIGS = st.builds(
-    AugmentConfig,
-    flip=st.sampled_from(["none", "random", "alternating"]),
-    crop=st.integers(0, 9),
-    crop_fill=st.sampled_from(["constant", "reflect"]),
-    cutout=st.integers(0, 15),
+TRANSFORMS = st.one_of(
+    st.builds(Crop, pad=st.integers(0, 9), fill=st.sampled_from(["constant", "reflect"])),
+    st.builds(Flip, kind=st.sampled_from(["random", "alternating"])),
+    st.builds(Cutout, side=st.integers(0, 15)),
+    st.builds(Gray, p=st.sampled_from([0.0, 1.0])),  # takes another layout of the images than the others
 )
+CONFIGS = st.lists(TRANSFORMS, max_size=5).map(lambda found: AugmentConfig(transforms=tuple(found)))
 SEEDS, EPOCHS, IDS = st.integers(0, 2**31 - 1), st.integers(0, 500), st.integers(0, 2**40)
 
 
@@ -86,7 +99,8 @@ def test_a_sample_is_the_same_in_any_batch(config: AugmentConfig, data: st.DataO
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_gives_the_pixels_of_a_cpu() -> None:
-    config, ids = AugmentConfig(flip="alternating", crop=4, crop_fill="constant", cutout=5), torch.arange(64)
+    transforms = (Flip(kind="alternating"), Crop(fill="constant"), Cutout(side=5))
+    config, ids = AugmentConfig(transforms=transforms), torch.arange(64)
     on_gpu = augment(config).pixels(images(64).cuda(), ids.cuda(), 3)
     assert torch.equal(on_gpu.cpu(), augment(config).pixels(images(64), ids, 3))
 
@@ -94,7 +108,7 @@ def test_a_gpu_gives_the_pixels_of_a_cpu() -> None:
 def test_the_input_is_left_alone() -> None:
     batch = images(4)
     before = batch.clone()
-    augment(AugmentConfig(crop=3, cutout=5))(batch, torch.arange(4), 0)
+    augment(AugmentConfig(transforms=(Crop(pad=3), Cutout(side=5))))(batch, torch.arange(4), 0)
     assert torch.equal(batch, before)
 
 
@@ -103,7 +117,7 @@ def test_every_crop_comes_and_each_equally_often() -> None:
     count = 25 * 400
     marked = torch.zeros(count, 9, 9, 3, dtype=torch.uint8)
     marked[:, 4, 4] = 255
-    config = AugmentConfig(flip="none", crop=2, crop_fill="constant")
+    config = AugmentConfig(transforms=(Crop(pad=2, fill="constant"),))
     result = augment(config).pixels(marked, torch.arange(count), 0)
     places = (result[..., 0] == 255).reshape(count, -1).float().argmax(dim=1)
     unique, counts = places.unique(return_counts=True)
@@ -114,14 +128,15 @@ def test_every_crop_comes_and_each_equally_often() -> None:
 @settings(deadline=None)
 @given(SEEDS, EPOCHS)
 def test_alternating_shows_both_sides_in_two_epochs(seed: int, epoch: int) -> None:
-    sides = [flips("alternating", seed, when, torch.arange(64)).tolist() for when in range(epoch, epoch + 3)]
+    flip = Flip(kind="alternating")
+    sides = [flip.chosen(Samples(seed, when, torch.arange(64))).tolist() for when in range(epoch, epoch + 3)]
     assert all(now != then for now, then in zip(sides[0], sides[1], strict=True))
     assert sides[0] == sides[2]
 
 
 @pytest.mark.parametrize("kind", ["random", "alternating"])
-def test_half_of_the_samples_are_flipped(kind: str) -> None:
-    flipped = flips(kind, 0, 0, torch.arange(10_000))
+def test_half_of_the_samples_are_flipped(kind: Literal["random", "alternating"]) -> None:
+    flipped = Flip(kind=kind).chosen(Samples(0, 0, torch.arange(10_000)))
     assert abs(int(flipped.sum()) - 5000) < 6 * 50
 
 
@@ -138,7 +153,7 @@ def test_normalize_is_torchvisions(channels_last: bool, channels: int) -> None:
 
 
 def test_memory_layouts_hold_the_same_numbers() -> None:
-    config, ids = AugmentConfig(crop=2, cutout=3), torch.arange(5)
+    config, ids = AugmentConfig(transforms=(Crop(pad=2), Cutout(side=3))), torch.arange(5)
     plain, last = (augment(config, channels_last=layout)(images(5), ids, 1) for layout in (False, True))
     assert torch.equal(plain, last)
 
@@ -152,10 +167,12 @@ def test_a_channel_that_never_varies_is_no_division_by_zero() -> None:
 
 
 def test_a_crop_that_cannot_reflect_is_refused() -> None:
-    refused = augment(AugmentConfig(crop=10))
+    refused = augment(AugmentConfig(transforms=(Crop(pad=10),)))
     for use in (lambda: refused.check((12, 10, 3)), lambda: refused(images(2), torch.arange(2), 0)):
-        with pytest.raises(UserError, match=r"augment\.crop 10 is too large to reflect in images of 12x10") as caught:
+        with pytest.raises(
+            UserError, match=r"crop\.pad 10 is too large to reflect in images of 12x10; use at most 9"
+        ) as caught:
             use()
         assert "\n" not in str(caught.value)
-    for config in (AugmentConfig(crop=9), AugmentConfig(crop=10, crop_fill="constant"), AugmentConfig(crop=0)):
-        augment(config).check((12, 10, 3))
+    for crop in (Crop(pad=9), Crop(pad=10, fill="constant"), Crop(pad=0)):
+        augment(AugmentConfig(transforms=(crop,))).check((12, 10, 3))

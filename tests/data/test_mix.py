@@ -15,7 +15,12 @@ from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize
-from cifar_dist.errors import UserError
+from cifar_dist.data.transforms import Mixing
+from cifar_dist.data.transforms.crop import Crop
+from cifar_dist.data.transforms.cutmix import CutMix
+from cifar_dist.data.transforms.flip import Flip
+from cifar_dist.data.transforms.gray import Gray
+from cifar_dist.data.transforms.mixup import MixUp
 
 CPU = torch.device("cpu")
 SEED, CLASSES = 5, 10
@@ -27,10 +32,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return small_packed(tmp_path_factory.mktemp("mix"), "npy")
 
 
-def mixer(**settings: float) -> Mix:
-    config = AugmentConfig(**settings)  # type: ignore[arg-type]  # the fields given here are numbers
+def mixer(*mixing: Mixing) -> Mix:
+    config = AugmentConfig(transforms=(Crop(), Flip(), *mixing))
     augment = Augment(config, SEED, MEAN, Normalize(MEAN, STD, CPU, channels_last=False))
-    return Mix(config, SEED, augment, CLASSES)
+    return Mix(config, augment, CLASSES)
 
 
 def shown(
@@ -64,7 +69,7 @@ def shown(
 def test_a_sample_is_mixed_alike_whoever_works_on_it(
     packed: Manifest, processes: int, accumulate: int, resident: int
 ) -> None:
-    mix = mixer(mixup=0.4, cutmix=0.5, mix_alpha=0.7)
+    mix = mixer(MixUp(p=0.4, alpha=0.7), CutMix(p=0.5, alpha=0.7))
     alone = shown(packed, mix)
     others = shown(packed, mix, processes=processes, accumulate=accumulate, resident=resident)
     assert alone.keys() == others.keys()
@@ -75,9 +80,9 @@ def test_a_sample_is_mixed_alike_whoever_works_on_it(
 
 def test_each_sample_is_mixed_one_way_or_none(packed: Manifest) -> None:
     """With the settings of one alone it looks the same, and what is drawn for neither stays as it was."""
-    both = shown(packed, mixer(mixup=0.4, cutmix=0.3))
+    both = shown(packed, mixer(MixUp(p=0.4), CutMix(p=0.3)))
     plain = shown(packed, mixer())
-    mixup, cutmix = shown(packed, mixer(mixup=1.0)), shown(packed, mixer(cutmix=1.0))
+    mixup, cutmix = shown(packed, mixer(MixUp(p=1.0))), shown(packed, mixer(CutMix(p=1.0)))
     ways = []
     for sample, (image, target) in both.items():
         same = [torch.equal(image, way[sample][0]) for way in (plain, mixup, cutmix)]
@@ -96,14 +101,19 @@ def test_without_mixing_the_labels_stay_whole_numbers(packed: Manifest) -> None:
     assert all(target.dtype == torch.int64 for _, target in shown(packed, mix).values())
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"mixup": 0.7, "cutmix": 0.7}, "their sum is above 1"),
-        ({"mixup": 1.5}, "mixup 1.5 is a probability"),
-        ({"mixup": 0.5, "mix_alpha": 0.0}, "mix_alpha 0.0 must be positive"),
-    ],
-)
-def test_what_cannot_be_is_refused(settings: dict[str, float], says: str) -> None:
-    with pytest.raises((UserError, ValueError), match=says):
-        mixer(**settings)
+def test_one_alone_mixes_what_it_would_beside_another_of_its_kind(packed: Manifest) -> None:
+    """The second of a kind draws for itself, and takes what the first leaves."""
+    first = shown(packed, mixer(MixUp(p=0.5)))
+    both = shown(packed, mixer(MixUp(p=0.5), MixUp(p=0.5)))
+    plain = shown(packed, mixer())
+    changed = {sample for sample, (image, _) in first.items() if not torch.equal(image, plain[sample][0])}
+    assert 0 < len(changed) < len(first)
+    assert all(torch.equal(both[sample][0], first[sample][0]) for sample in changed)
+    assert not any(torch.equal(both[sample][0], plain[sample][0]) for sample in first.keys() - changed)
+
+
+def test_mixing_comes_last_and_in_one_way_at_most() -> None:
+    with pytest.raises(ValueError, match=r"^transforms: mixup and cutmix are alternatives, .* p is 1.4, above 1"):
+        AugmentConfig(transforms=(MixUp(p=0.7), CutMix(p=0.7)))
+    with pytest.raises(ValueError, match=r"^transforms: mixup mixes finished images and gray follows it"):
+        AugmentConfig(transforms=(Flip(), MixUp(p=0.7), Gray(), CutMix(p=0.1)))

@@ -20,15 +20,16 @@ from support.small_images import assert_unrelated, images
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from cifar_dist.data.transforms.color import (
-    ColorJitter,
-    RandomGray,
+from cifar_dist.data.operations.color import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
     to_gray,
 )
+from cifar_dist.data.transforms import Samples
+from cifar_dist.data.transforms.gray import Gray
+from cifar_dist.data.transforms.jitter import Jitter
 from cifar_dist.errors import UserError
 
 FACTORS = st.floats(0, 3, width=32) | st.sampled_from([0.0, 0.5, 1.0, 2.0])
@@ -109,9 +110,10 @@ def test_gray_keeps_the_channels() -> None:
 def test_jitter_applies_the_four_in_the_order_of_the_sample() -> None:
     """Against torchvision's operations one after the other. One level that a step differs by grows in the next."""
     batch, ids = images(48), torch.arange(48)
-    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
-    result = jitter(batch, 5, 1, ids)
-    order, amounts = jitter.parameters(5, 1, ids)
+    samples = Samples(5, 1, ids)
+    jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    result = jitter(batch, samples)
+    order, amounts = jitter.parameters(samples)
     theirs = (
         reference.adjust_brightness,
         reference.adjust_contrast,
@@ -128,15 +130,16 @@ def test_jitter_applies_the_four_in_the_order_of_the_sample() -> None:
 
 
 def test_what_is_not_asked_for_is_not_jittered() -> None:
-    batch, ids = images(9), torch.arange(9)
-    assert torch.equal(ColorJitter()(batch, 0, 0, ids), batch)
-    only = ColorJitter(brightness=0.5)
-    _, amounts = only.parameters(0, 0, ids)
-    assert torch.equal(only(batch, 0, 0, ids), adjust_brightness(batch, amounts[:, 0]))
+    batch, samples = images(9), Samples(0, 0, torch.arange(9))
+    only = Jitter(brightness=0.5)
+    _, amounts = only.parameters(samples)
+    assert torch.equal(only(batch, samples), adjust_brightness(batch, amounts[:, 0]))
 
 
 def test_jitter_draws_torchvisions_ranges_and_all_orders() -> None:
-    order, amounts = ColorJitter(0.4, 1.5, 0.2, 0.1).parameters(0, 0, torch.arange(24 * 400))
+    order, amounts = Jitter(brightness=0.4, contrast=1.5, saturation=0.2, hue=0.1).parameters(
+        Samples(0, 0, torch.arange(24 * 400))
+    )
     counts = Counter(tuple(row) for row in order.tolist())
     assert set(counts) == set(itertools.permutations(range(4)))
     assert max(abs(count - 400) for count in counts.values()) < 6 * math.sqrt(400)
@@ -150,22 +153,24 @@ def test_jitter_draws_torchvisions_ranges_and_all_orders() -> None:
 
 def test_gray_comes_with_its_probability() -> None:
     batch = images(1).expand(2000, -1, -1, -1)
-    gray = (RandomGray(0.3)(batch, 0, 0, torch.arange(2000)) != batch).flatten(1).any(dim=1)
+    gray = (Gray(p=0.3)(batch, Samples(0, 0, torch.arange(2000))) != batch).flatten(1).any(dim=1)
     assert abs(int(gray.sum()) - 600) < 6 * math.sqrt(2000 * 0.3 * 0.7)
 
 
 def test_colors_need_one_or_three_channels() -> None:
-    batch, ids = images(4, channels=4), torch.arange(4)
-    for transform in (ColorJitter(contrast=0.1), ColorJitter(saturation=0.1), ColorJitter(hue=0.1), RandomGray(1)):
+    batch, samples = images(4, channels=4), Samples(0, 0, torch.arange(4))
+    for transform in (Jitter(contrast=0.1), Jitter(saturation=0.1), Jitter(hue=0.1), Gray(p=1)):
         with pytest.raises(UserError, match="images of 4 channels"):
-            transform(batch, 0, 0, ids)
+            transform(batch, samples)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_ranges_that_make_no_sense_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"jitter {name} -0.1"):
-        ColorJitter(**{name: -0.1})
-    with pytest.raises(UserError, match="hue"):
-        ColorJitter(hue=0.6)
-    with pytest.raises(UserError, match="gray p 2"):
-        RandomGray(2)
+    with pytest.raises(ValueError, match=f"^{name} -0.1 must"):
+        Jitter(**{name: -0.1})  # type: ignore[arg-type]  # a number, and never the name
+    with pytest.raises(ValueError, match=r"^hue 0.6 must be in \[0, 0.5\]"):
+        Jitter(hue=0.6)
+    with pytest.raises(ValueError, match="are all 0; set one of them"):
+        Jitter()
+    with pytest.raises(ValueError, match=r"^p 2 is a probability"):
+        Gray(p=2)

@@ -11,8 +11,10 @@ from support.small_images import images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cifar_dist.data.transforms.mixing import CutMix, MixUp, mix_labels, mixup
-from cifar_dist.errors import UserError
+from cifar_dist.data.operations.mixing import mix_labels, mixup
+from cifar_dist.data.transforms import Samples
+from cifar_dist.data.transforms.cutmix import CutMix
+from cifar_dist.data.transforms.mixup import MixUp
 
 CLASSES = 10
 LABELS = torch.arange(30) % CLASSES
@@ -28,7 +30,7 @@ def by_torchvision(transform: v2.Transform, pair: Tensor, labels: Tensor, **para
 def test_mixup_is_torchvisions(alpha: float) -> None:
     batch, ids = images(30).to(torch.float32), torch.arange(30)
     partner = ids.roll(1)
-    mixed, ratio = MixUp(alpha)(batch, batch[partner], 3, 1, ids)
+    mixed, ratio = MixUp(alpha=alpha)(batch, batch[partner], Samples(3, 1, ids))
     labels = mix_labels(LABELS, LABELS[partner], ratio, CLASSES)
     for row in range(30):
         which = torch.stack([partner[row], ids[row]])
@@ -43,9 +45,9 @@ def test_mixup_is_torchvisions(alpha: float) -> None:
 def test_cutmix_is_torchvisions(dtype: torch.dtype) -> None:
     batch, ids = images(30).to(dtype), torch.arange(30)
     partner, transform = ids.roll(1), CutMix()
-    mixed, ratio = transform(batch, batch[partner], 3, 1, ids)
+    mixed, ratio = transform(batch, batch[partner], Samples(3, 1, ids))
     labels = mix_labels(LABELS, LABELS[partner], ratio, CLASSES)
-    boxes = transform.boxes(3, 1, ids, 14, 11).tolist()
+    boxes = transform.boxes(Samples(3, 1, ids), 14, 11).tolist()
     for row, (top, left, height, width) in enumerate(boxes):
         which = torch.stack([partner[row], ids[row]])
         lam = 1.0 - height * width / (14 * 11)
@@ -67,7 +69,7 @@ def test_mixup_of_pixels_is_float() -> None:
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 3.0])
 def test_ratios_are_beta_distributed(alpha: float) -> None:
-    ratio = MixUp(alpha).ratio(0, 0, torch.arange(5000))
+    ratio = MixUp(alpha=alpha).ratio(Samples(0, 0, torch.arange(5000)))
     assert ratio.dtype == torch.float32
     assert 0 <= ratio.min() <= ratio.max() <= 1
     for level in (1e-3, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999):
@@ -78,7 +80,7 @@ def test_ratios_are_beta_distributed(alpha: float) -> None:
 
 def test_boxes_of_cutmix_follow_torchvisions_law() -> None:
     """The same mean and spread of place and size, within six standard errors."""
-    ours = CutMix().boxes(0, 0, torch.arange(10_000), 32, 24).to(torch.float64)
+    ours = CutMix().boxes(Samples(0, 0, torch.arange(10_000)), 32, 24).to(torch.float64)
     assert (ours[:, 0] + ours[:, 2]).max() <= 32
     assert (ours[:, 1] + ours[:, 3]).max() <= 24
     transform, image = v2.CutMix(num_classes=CLASSES), torch.zeros(2, 3, 32, 24)
@@ -94,5 +96,7 @@ def test_boxes_of_cutmix_follow_torchvisions_law() -> None:
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan])
 @pytest.mark.parametrize("transform", [MixUp, CutMix])
 def test_alphas_that_make_no_sense_are_refused(transform: type, alpha: float) -> None:
-    with pytest.raises(UserError, match=f"{transform.__name__.lower()} alpha"):
-        transform(alpha)
+    with pytest.raises(ValueError, match=r"^alpha"):
+        transform(alpha=alpha)
+    with pytest.raises(ValueError, match=r"^p -1 is a probability"):
+        transform(p=-1)

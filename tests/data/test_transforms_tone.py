@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from support.small_images import images
 from torchvision.transforms.v2 import functional as reference
 
-from cifar_dist.data.transforms.tone import adjust_sharpness, autocontrast, equalize, invert, posterize, solarize
+from cifar_dist.data.operations.tone import adjust_sharpness, autocontrast, equalize, invert, posterize, solarize
 
 BATCHES = arrays.arrays(
     uint8, st.tuples(st.integers(1, 4), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))

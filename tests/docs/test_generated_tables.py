@@ -13,6 +13,7 @@ from support.running import ROOT
 
 from cifar_dist.config import Config
 from cifar_dist.config.choice import keys_of
+from cifar_dist.config.named_items import item_root
 
 
 def script(name: str) -> ModuleType:
@@ -35,7 +36,16 @@ def test_every_setting_has_a_row_and_a_meaning() -> None:
     rows = [line.split(" | ") for line in script("make_config").tables().splitlines() if line.startswith("| `")]
     meaning = {cells[0].strip("|` "): cells[-1].strip(" |") for cells in rows}
     kinds = get_type_hints(Config)
-    assert set(meaning) == {
+    items = {
+        f"{section.name}.{name}.{key}"
+        for section in dataclasses.fields(Config)
+        if kinds[section.name].named_items
+        for name, item in item_root(kinds[section.name]).variants.items()
+        for key in keys_of(item)
+        if key != "name"
+    }
+    assert len(items) > 20
+    assert set(meaning) == items | {
         f"{section.name}.{key}" for section in dataclasses.fields(Config) for key in keys_of(kinds[section.name])
     }
     assert all(meaning.values()), [key for key, text in meaning.items() if not text]

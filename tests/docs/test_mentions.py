@@ -14,7 +14,7 @@ from support.documents import blocks, commands, made, pages, prose
 from support.running import ROOT
 
 from cifar_dist import cli, recipe
-from cifar_dist.config import Config
+from cifar_dist.config import Config, TransformConfig
 from cifar_dist.config.choice import keys_of
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import _FREE
@@ -25,6 +25,7 @@ PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relat
 
 _HINTS = get_type_hints(Config)
 SECTIONS = {section.name: set(keys_of(_HINTS[section.name])) for section in fields(Config)}
+SECTIONS["augment"] |= {*TransformConfig.variants, "Solarize"}  # the last one is an example's own
 PLACEHOLDERS = {"NAME", "RECIPE", "CONFIG", "RUN", "SOURCE", "OUT", "DIR", "FILE", "VERB", "SPLIT", "CLASS", "KEY"}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 

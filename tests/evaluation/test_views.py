@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
+from cifar_dist.data.transforms.crop import Crop
+from cifar_dist.data.transforms.cutout import Cutout
+from cifar_dist.data.transforms.flip import Flip
+from cifar_dist.data.transforms.gray import Gray
+from cifar_dist.data.transforms.mixup import MixUp
 from cifar_dist.evaluation.views import View, make_views
 
+CROP_3 = AugmentConfig(transforms=(Crop(pad=3), Flip()))
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 NORMALIZE = Normalize(MEAN, STD, torch.device("cpu"), channels_last=False)
 IMAGES = torch.randint(0, 256, (5, 12, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -70,14 +76,14 @@ def test_weights_sum_to_one(tta: str) -> None:
 
 
 def test_random_views_are_the_recipes_own_and_differ() -> None:
-    looks = [view for _, view in views("8", AugmentConfig(crop=3))]
+    looks = [view for _, view in views("8", CROP_3)]
     for i, one in enumerate(looks):
         assert all(not torch.equal(one, other) for other in looks[:i])
-    expected = Augment(AugmentConfig(crop=3), 0, MEAN, NORMALIZE)(IMAGES, IDS, -5)
+    expected = Augment(CROP_3, 0, MEAN, NORMALIZE)(IMAGES, IDS, -5)
     assert torch.equal(looks[5], expected)
-    again = [view for _, view in views("8", AugmentConfig(crop=3))]
+    again = [view for _, view in views("8", CROP_3)]
     assert all(torch.equal(one, other) for one, other in zip(looks, again, strict=True))
-    other_seed = [view for _, view in views("8", AugmentConfig(crop=3), seed=1)]
+    other_seed = [view for _, view in views("8", CROP_3, seed=1)]
     assert not any(torch.equal(one, other) for one, other in zip(looks[1:], other_seed[1:], strict=True))
 
 
@@ -89,15 +95,16 @@ def test_a_random_view_of_an_image_does_not_depend_on_its_batch() -> None:
         assert torch.equal(of_whole[3:4], of_part)
 
 
-def test_random_views_cut_nothing_out() -> None:
-    with_cutout = views("4", AugmentConfig(cutout=8))
+def test_random_views_only_flip_and_crop() -> None:
+    transforms = (Gray(p=1), *AugmentConfig().transforms, Cutout(), MixUp())
+    with_cutout = views("4", AugmentConfig(transforms=transforms))
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(with_cutout, views("4"), strict=True))
 
 
 def test_a_recipe_that_never_flips_does_not_flip_here() -> None:
-    config = AugmentConfig(flip="none", crop=0)
+    config = AugmentConfig(transforms=())
     assert all(torch.equal(view, NORMALIZE(IMAGES)) for _, view in views("16", config))
-    flipped = [view for _, view in views("16", AugmentConfig(flip="alternating", crop=0))]
+    flipped = [view for _, view in views("16", AugmentConfig(transforms=(Flip(kind="alternating"),)))]
     mirror = NORMALIZE(IMAGES).flip(-1)
     shown = {tuple(bool(torch.equal(view[i], mirror[i])) for view in flipped) for i in range(5)}
     assert len(shown) == 5, "each sample tosses for itself in each view"

@@ -31,7 +31,7 @@ def write_recipe(folder: Path, digits: Path) -> Path:
         f"""
         run.dir = "{folder}/runs"
         data.path = "{digits}"
-        augment.flip = "none"
+        augment.transforms = [{{ name = "crop" }}]
         model.name = "tiny-cnn"
         schedule.name = "constant"
         train = {{ epochs = 1, batch_size = 100 }}

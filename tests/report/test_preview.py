@@ -23,8 +23,12 @@ from cifar_dist.report.preview import augmented, describe, draw_preview
 from cifar_dist.verbs import preview
 
 EVERYTHING = (
-    *("--augment.perspective", "0.5", "--augment.rotation", "15", "--augment.jitter", "[0.2, 0.2, 0.2, 0.1]"),
-    *("--augment.policy", "randaugment", "--augment.erasing", "0.3", "--augment.cutout", "3"),
+    "--augment.transforms",
+    """[
+        { name = "crop", pad = 3, fill = "constant" }, { name = "randaugment" }, { name = "affine", rotation = 15 },
+        { name = "perspective", p = 0.5 }, { name = "jitter", brightness = 0.2, contrast = 0.2, hue = 0.1 },
+        { name = "erasing", p = 0.3 }, { name = "cutout", side = 3 },
+    ]""",
 )
 
 
@@ -72,7 +76,7 @@ def test_the_versions_are_what_a_run_trains_on_to_the_pixel(colours: Manifest) -
 
 
 def test_the_partner_of_a_mixed_sample_is_the_row_above(colours: Manifest) -> None:
-    settings = ["--augment.flip", "none", "--augment.crop", "0", "--augment.mixup", "1"]
+    settings = ["--augment.transforms", '[{ name = "mixup" }]']
     images = torch.zeros(3, 12, 10, 3, dtype=torch.uint8)
     images[0] = 255
     labels, ids = torch.tensor([0, 1, 2]), torch.arange(3)
@@ -86,18 +90,17 @@ def test_the_partner_of_a_mixed_sample_is_the_row_above(colours: Manifest) -> No
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(3))
 
 
-def test_only_what_is_switched_on_is_told() -> None:
-    assert describe(AugmentConfig(flip="none", crop=0)) == []
-    assert describe(AugmentConfig()) == ["random flip", "crop by up to 4 px (mirrored outside)"]
-    told = describe(recipe.load("se-resnet-randaugment").augment)
-    assert told == [
-        "random flip",
-        "RandAugment (2 operations, magnitude 9)",
-        "rotation up to 15 degrees",
-        "perspective 50%",
-        *("brightness ±0.2", "contrast ±0.2", "saturation ±0.2", "hue ±0.1"),
-        "random erasing 30%",
-        "CutMix 70% (alpha 1)",
+def test_the_transforms_are_described_in_their_order() -> None:
+    assert describe(AugmentConfig(transforms=())) == []
+    assert describe(AugmentConfig()) == ["crop (pad 4, fill reflect)", "flip (kind random)"]
+    assert describe(recipe.load("se-resnet-randaugment").augment) == [
+        "flip (kind random)",
+        "randaugment (operations 2, magnitude 9, bins 31)",
+        "affine (rotation 15)",
+        "perspective (p 0.5, distortion 0.5)",
+        "jitter (brightness 0.2, contrast 0.2, saturation 0.2, hue 0.1)",
+        "erasing (p 0.3, area 0.02 to 0.33, ratio 0.3 to 3.3)",
+        "cutmix (p 0.7, alpha 1)",
     ]
 
 
@@ -115,7 +118,7 @@ def test_a_sheet_grows_with_its_samples_and_versions(colours: Manifest, tmp_path
 
 
 def test_the_command_is_a_function_of_the_seed(colours: Manifest, tmp_path: Path) -> None:
-    words = ["demo", "--samples", "2", "--versions", "1", "--augment.mixup", "0.5"]
+    words = ["demo", "--samples", "2", "--versions", "1", "--augment.transforms", '[{ name = "mixup", p = 0.5 }]']
     sheets = []
     for number, seed in enumerate(("1", "1", "2")):
         path = preview_of(str(colours.root), *words, "--seed", seed, "--out", str(tmp_path / f"{number}.png"))
@@ -140,7 +143,7 @@ def test_a_dataset_is_found_by_its_name_and_the_sheet_is_called_after_the_recipe
         (["nowhere", "demo"], "no packed dataset at nowhere"),
         (["DIGITS", "dmeo"], "did you mean 'demo'"),
         (["DIGITS", "demo", "--augment.cropp", "2"], "did you mean '--augment.crop'"),
-        (["DIGITS", "custom-resnet", "--augment.crop=40", "--augment.crop_fill=reflect"], "is too large to reflect"),
+        (["DIGITS", "custom-resnet", "--augment.crop.pad=40", "--augment.crop.fill=reflect"], "too large to reflect"),
         (["DIGITS", "demo", "--out", "/"], "/ is a folder; name a file: --out /preview.png"),
         (["DIGITS", "demo", "--samples=1", "--out", "/proc/a.png"], "/proc/a.png cannot be written: No such file"),
         (["DIGITS", "demo", "--samples", "1000000"], "at most 50 samples of 20 versions, not 1000000 of 6"),
@@ -158,5 +161,6 @@ def test_samples_without_a_label_are_shown_and_not_mixed(colours: Manifest) -> N
     images, ids = torch.zeros(2, 12, 10, 3, dtype=torch.uint8), torch.arange(2)
     unlabelled = torch.tensor([0, -1])
     augmented(recipe.load("demo"), colours, images, unlabelled, ids, versions=1)
+    mixed = recipe.load("demo", ["--augment.transforms", '[{ name = "cutmix" }]'])
     with pytest.raises(UserError, match="has samples without a label, and nothing to mix them by"):
-        augmented(recipe.load("demo", ["--augment.cutmix", "1"]), colours, images, unlabelled, ids, versions=1)
+        augmented(mixed, colours, images, unlabelled, ids, versions=1)

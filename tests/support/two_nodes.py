@@ -30,7 +30,7 @@ def write_recipe(folder: Path, digits: Path, *, runs: str, eval_every: int) -> P
         f"""
         run.dir = "{runs}"
         data.path = "{digits}"
-        augment.flip = "none"
+        augment.transforms = [{{ name = "crop" }}]
         model.name = "tiny-cnn"
         schedule.name = "cosine"
         train = {{ epochs = 26, batch_size = 100, threads = 1 }}

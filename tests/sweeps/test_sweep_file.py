@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist import recipe
+from cifar_dist.data.transforms.affine import Affine
+from cifar_dist.data.transforms.jitter import Jitter
 from cifar_dist.errors import UserError
 from cifar_dist.sweeps import sweep
 from cifar_dist.sweeps.sweep import Sweep, load
@@ -111,14 +113,15 @@ def test_the_words_of_a_run_are_what_train_needs(folder: Path) -> None:
     text = """
         recipe = "base.toml"
         [settings]
-        augment.jitter = [0.1, 0.2, 0.3, 0.0]
+        augment.transforms = [{ name = "jitter", hue = 0.1 }, { name = "affine", scale = [0.9, 1.2] }]
+        augment.jitter.contrast = 0.3
         model.options = { widths = [4, 8], act = "3", deep = true }
         model.pretrained = ""
         """
     (run,) = made(text).runs
     again = recipe.load(run.words[0], run.words[1:])
     assert again == run.config
-    assert again.augment.jitter == (0.1, 0.2, 0.3, 0.0)
+    assert again.augment.transforms == (Jitter(hue=0.1, contrast=0.3), Affine(scale=(0.9, 1.2)))
     assert again.model.options == {"widths": [4, 8], "act": "3", "deep": True}
 
 

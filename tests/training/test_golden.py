@@ -22,9 +22,11 @@ dir = "{runs}"
 [data]
 path = "{data}"
 [augment]
-flip = "alternating"
-crop = 2
-cutout = 4
+transforms = [
+    {{ name = "crop", pad = 2 }},
+    {{ name = "flip", kind = "alternating" }},
+    {{ name = "cutout", side = 4 }},
+]
 [model]
 name = "tiny-cnn"
 [optim]

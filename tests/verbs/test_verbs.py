@@ -20,8 +20,7 @@ dir = "{folder}"
 [data]
 path = "{digits}"
 [augment]
-flip = "none"
-crop = 2
+transforms = [{{ name = "crop", pad = 2 }}]
 [model]
 name = "tiny-cnn"
 [train]

@@ -1,7 +1,8 @@
-"""What the families share: the colour of empty places, and different operations for different samples of a batch."""
+"""What the operations share: the colour of empty places, and different operations for different samples of a batch."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,7 +24,13 @@ def fill_color(fill: Fill, images: Tensor) -> Tensor:
     """
     if len(fill) not in (1, images.shape[1]):
         raise UserError(f"fill {list(fill)} must be one number or {images.shape[1]}, one for each channel")
-    return torch.tensor(fill, dtype=images.dtype).to(images.device)[:, None, None]
+    return _color(fill, images.dtype, images.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _color(fill: Fill, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept on the device, because every batch asks for the same one."""
+    return torch.tensor(fill, dtype=dtype).to(device)[:, None, None]
 
 
 Operation = Callable[[Tensor, Tensor], Tensor]

@@ -1,15 +1,10 @@
-"""Brightness, contrast, saturation, hue and gray; the random jitter of all of them."""
+"""Brightness, contrast, saturation, hue and gray."""
 
 from __future__ import annotations
-
-import itertools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cifar_dist.data.randomness import integers, uniform
-from cifar_dist.data.transforms.common import apply_in_turn, apply_where
 from cifar_dist.errors import UserError
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
@@ -89,66 +84,3 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 def _per_image(numbers: Tensor) -> Tensor:
     return numbers[:, None, None, None]
-
-
-_ORDERS = tuple(itertools.permutations(range(4)))
-
-
-@dataclass(frozen=True)
-class ColorJitter:
-    """Random brightness, contrast, saturation and hue, in a random order for each sample, as ``torchvision``'s.
-
-    Attributes:
-        brightness, contrast, saturation: a factor in [max(0, 1 - x), 1 + x].
-        hue: a shift in [-x, x] of the colour circle, at most 0.5.
-
-    Raises:
-        UserError: a range that makes no sense.
-    """
-
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
-                raise UserError(f"jitter {name} {getattr(self, name)} must not be negative")
-        if not 0 <= self.hue <= 0.5:
-            raise UserError(f"jitter hue {self.hue} must be in [0, 0.5]")
-
-    def parameters(self, seed: int, epoch: int, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The order of 0 to 3 (the attributes), int64 [n, 4], and each attribute's amount, float32 [n, 4]."""
-        order = torch.tensor(_ORDERS).to(ids.device)[integers(seed, epoch, ids, "jitter", len(_ORDERS), 0)]
-        ranges = [(max(0.0, 1 - x), 1 + x) for x in (self.brightness, self.contrast, self.saturation)]
-        ranges.append((-self.hue, self.hue))
-        draws = uniform(seed, epoch, ids, "jitter", range(1, 5))
-        amounts = [low + draw * (high - low) for draw, (low, high) in zip(draws.unbind(), ranges, strict=True)]
-        return order, torch.stack(amounts, dim=1)
-
-    def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
-        order, amounts = self.parameters(seed, epoch, ids)
-        brightness, contrast, saturation, hue = amounts.unbind(1)
-        operations = (
-            (lambda part, rows: adjust_brightness(part, brightness[rows])) if self.brightness else None,
-            (lambda part, rows: adjust_contrast(part, contrast[rows])) if self.contrast else None,
-            (lambda part, rows: adjust_saturation(part, saturation[rows])) if self.saturation else None,
-            (lambda part, rows: adjust_hue(part, hue[rows])) if self.hue else None,
-        )
-        return apply_in_turn(images, order.T, [operations] * 4)
-
-
-@dataclass(frozen=True)
-class RandomGray:
-    """:func:`to_gray` with probability ``p``, in [0, 1] (else: UserError)."""
-
-    p: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise UserError(f"gray p {self.p} must be in [0, 1]")
-
-    def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
-        chosen = uniform(seed, epoch, ids, "gray") < self.p
-        return apply_where(images, chosen, lambda part, _: to_gray(part))

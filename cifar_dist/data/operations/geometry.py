@@ -6,14 +6,10 @@ lengths in pixels, points are (x, y) with the origin in the top left corner.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from cifar_dist.data.randomness import integers, uniform
-from cifar_dist.data.transforms.common import BLACK, Fill, apply_where, fill_color
-from cifar_dist.errors import UserError
+from cifar_dist.data.operations.grouping import BLACK, Fill, fill_color
 
 
 def affine(
@@ -126,103 +122,3 @@ def _nearest(images: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
     )
     source = (row.mul_(width + 2) + column).to(torch.int64).view(count, 1, height * width)
     return framed.flatten(2).gather(2, source.expand(-1, channels, -1)).view_as(images)
-
-
-@dataclass(frozen=True)
-class RandomAffine:
-    """Rotation, translation, scale and shear, each uniform in its range, as ``torchvision``'s.
-
-    Attributes:
-        degrees: rotation in [-degrees, degrees].
-        translate: at most this fraction of the width and of the height, in whole pixels.
-        scale: smallest and largest factor.
-        shear: along x and along y, in [-shear, shear] degrees.
-        fill: colour of what lies outside.
-
-    Raises:
-        UserError: a range that makes no sense.
-    """
-
-    degrees: float = 0.0
-    translate: tuple[float, float] = (0.0, 0.0)
-    scale: tuple[float, float] = (1.0, 1.0)
-    shear: tuple[float, float] = (0.0, 0.0)
-    fill: Fill = BLACK
-
-    def __post_init__(self) -> None:
-        if self.degrees < 0:
-            raise UserError(f"affine degrees {self.degrees} must not be negative: they are turned both ways")
-        if not all(0 <= part <= 1 for part in self.translate):
-            raise UserError(f"affine translate {list(self.translate)} must be fractions of the image, in [0, 1]")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise UserError(f"affine scale {list(self.scale)} must be two increasing numbers above 0")
-        if not all(0 <= angle < 90 for angle in self.shear):
-            raise UserError(f"affine shear {list(self.shear)} must be degrees in [0, 90)")
-
-    def parameters(
-        self, seed: int, epoch: int, ids: Tensor, height: int, width: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """angle [n], translate [n, 2], scale [n] and shear [n, 2], float32, as :func:`affine` takes them."""
-
-        draws = uniform(seed, epoch, ids, "affine", range(6))
-
-        def between(low: float, high: float, draw: int) -> Tensor:
-            return low + draws[draw] * (high - low)
-
-        far_x, far_y = self.translate[0] * width, self.translate[1] * height
-        return (
-            between(-self.degrees, self.degrees, 0),
-            torch.stack([between(-far_x, far_x, 1), between(-far_y, far_y, 2)], dim=1).round(),
-            between(*self.scale, 3),
-            torch.stack([between(-angle, angle, 4 + axis) for axis, angle in enumerate(self.shear)], dim=1),
-        )
-
-    def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
-        angle, translate, scale, shear = self.parameters(seed, epoch, ids, *images.shape[2:])
-        return affine(
-            images,
-            angle=angle if self.degrees else None,
-            translate=translate if any(self.translate) else None,
-            scale=scale if self.scale != (1.0, 1.0) else None,
-            shear=shear if any(self.shear) else None,
-            fill=self.fill,
-        )
-
-
-@dataclass(frozen=True)
-class RandomPerspective:
-    """Each corner moved inwards by a random part, as ``torchvision``'s.
-
-    Attributes:
-        distortion: how far a corner may move, as a fraction of half the image, in [0, 1].
-        p: probability that an image is changed.
-        fill: colour of what lies outside.
-
-    Raises:
-        UserError: a fraction outside of [0, 1].
-    """
-
-    distortion: float = 0.5
-    p: float = 0.5
-    fill: Fill = BLACK
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.distortion <= 1 and 0 <= self.p <= 1):
-            raise UserError(f"perspective distortion {self.distortion} and p {self.p} must be in [0, 1]")
-
-    def corners(self, seed: int, epoch: int, ids: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Where the corners are and where they go: int64 [4, 2] and [n, 4, 2], clockwise from the top left."""
-        most_x, most_y = (int(self.distortion * (side // 2)) + 1 for side in (width, height))
-        x = integers(seed, epoch, ids, "perspective", most_x, range(4))
-        y = integers(seed, epoch, ids, "perspective", most_y, range(4, 8))
-        right, bottom = width - 1, height - 1
-        start = torch.tensor([[0, 0], [right, 0], [right, bottom], [0, bottom]])
-        moved_x = torch.stack([x[0], right - x[1], right - x[2], x[3]], dim=1)
-        moved_y = torch.stack([y[0], y[1], bottom - y[2], bottom - y[3]], dim=1)
-        return start.to(ids.device), torch.stack([moved_x, moved_y], dim=2)
-
-    def __call__(self, images: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
-        chosen = uniform(seed, epoch, ids, "perspective", 8) < self.p
-        start, end = self.corners(seed, epoch, ids, *images.shape[2:])
-        coefficients = perspective_coefficients(start.expand_as(end), end)
-        return apply_where(images, chosen, lambda part, rows: perspective(part, coefficients[rows], self.fill))

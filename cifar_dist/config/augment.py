@@ -1,0 +1,102 @@
+"""Settings of what is done to a training image."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from cifar_dist.config.choice import Choice
+from cifar_dist.config.section import Section, require
+
+_PACKAGE = "cifar_dist.data.transforms"
+
+
+class _ShippedTransforms(Mapping[str, "type[TransformConfig]"]):
+    """The settings of each file of ``cifar_dist/data/transforms/``, by its name; imported when they are asked for.
+
+    They are there, beside what they do, so that a transform is one file. They are the one thing that this package takes
+    from another part of the project; like all of it, they import nothing slow.
+    """
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        folder = Path(__file__).parents[1] / "data" / "transforms"
+        return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> type[TransformConfig]:
+        if name not in self:
+            raise KeyError(name)
+        module = importlib.import_module(f"{_PACKAGE}.{name}")
+        classes = [
+            item for item in vars(module).values() if isinstance(item, type) and issubclass(item, TransformConfig)
+        ]
+        (found,) = (item for item in classes if item.name == name)
+        return found
+
+
+@dataclass(frozen=True)
+class TransformConfig(Choice):
+    """One transform: its ``name``, and its own settings.
+
+    Attributes:
+        mixes: it mixes samples with each other, which is done to a batch that is otherwise finished.
+    """
+
+    variants: ClassVar[Mapping[str, type[TransformConfig]]] = _ShippedTransforms()
+    mixes: ClassVar[bool] = False
+
+    name: str = ""
+    """Which transform, or ``path/to/file.py:Class`` or ``package.module:Class`` for one from outside the package."""
+
+
+def _default_transforms() -> tuple[TransformConfig, ...]:
+    return tuple(TransformConfig.variants[name]() for name in ("crop", "flip"))
+
+
+@dataclass(frozen=True)
+class AugmentConfig(Section):
+    """What is done to a training image, on the device, from counter-based randomness."""
+
+    named_items: ClassVar[str] = "transforms"
+
+    transforms: tuple[TransformConfig, ...] = field(default_factory=_default_transforms)
+    """The transforms, in the order in which they are applied: ``[{ name = "crop", pad = 2 }, { name = "flip" }]``, or
+    ``[]`` for none. ``--augment.crop.pad 2`` changes one setting of the transform of that name in the list."""
+    mean: tuple[float, ...] = ()
+    """Per-channel mean, in [0, 1], subtracted from the image; empty: of the training split, from the manifest."""
+    std: tuple[float, ...] = ()
+    """Per-channel standard deviation, in [0, 1], divided by; empty: of the training split, from the manifest."""
+
+    def __post_init__(self) -> None:
+        _check_mixing(self.transforms)
+        require(len(self.mean) == len(self.std), "mean and std must have the same number of channels")
+        mean = list(self.mean)
+        require(all(0 <= m <= 1 for m in mean), f"mean {mean} must be in [0, 1]; divide pixel values by 255")
+        require(all(s > 0 for s in self.std), f"std {list(self.std)} must be positive")
+
+
+def _check_mixing(transforms: tuple[TransformConfig, ...]) -> None:
+    """Mixing comes last, and each sample is mixed in one way at most."""
+    mixing = [transform for transform in transforms if transform.mixes]
+    for before, after in itertools.pairwise(transforms):
+        require(
+            not before.mixes or after.mixes or not callable(after),  # settings alone, of a plug-in that is not imported
+            f"transforms: {before.name} mixes finished images and {after.name} follows it; put {before.name} last",
+        )
+    total = sum(asdict(transform)["p"] for transform in mixing)
+    names = " and ".join(transform.name for transform in mixing)
+    require(total <= 1, f"transforms: {names} are alternatives, and the sum of their p is {total:g}, above 1")

@@ -1,0 +1,145 @@
+"""One setting of one item of a list: ``augment.crop.pad`` is ``pad`` of the transform called ``crop``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+from cifar_dist.config.choice import Choice, field_names
+from cifar_dist.config.layers import Tree
+from cifar_dist.config.section import Section
+from cifar_dist.errors import UserError, nearest
+
+
+def item_root(section: type[Section]) -> type[Choice]:
+    """The choice that the items of a section's list are."""
+    root: type[Choice] = get_args(get_type_hints(section)[section.named_items])[0]
+    return root
+
+
+def item_key(name: str) -> str:
+    """What an item is called in a dotted key: its name, and of a plug-in that of the attribute."""
+    return name.rpartition(":")[2]
+
+
+def item_keys(items: Sequence[object], field: str) -> list[str]:
+    """What each item of the list ``field`` is called: ``crop``, and ``transforms[2]`` if others share its name."""
+    names = [item_key(str(item.get("name", ""))) if isinstance(item, dict) else "" for item in items]
+    return [name if name and names.count(name) == 1 else f"{field}[{place}]" for place, name in enumerate(names)]
+
+
+def settings_of_items(items: Sequence[Tree], field: str) -> Iterator[tuple[str, Any]]:
+    """(key, value) of each setting in a list of tables, and under ``field`` the names in their order."""
+    yield field, [item["name"] for item in items]
+    for owner, item in zip(item_keys(items, field), items, strict=True):
+        yield from ((f"{owner}.{key}", value) for key, value in item.items() if key != "name")
+
+
+def spelled_out(config: Section) -> Section:
+    """A section, or the tree of them, in which each item that a key may reach into is a field; for ``--help`` only."""
+    added: dict[str, object] = {}
+    if config.named_items:
+        items = getattr(config, config.named_items)
+        tables = [dataclasses.asdict(item) for item in items]
+        keys = item_keys(tables, config.named_items)
+        added = {config.named_items: inline_toml([table["name"] for table in tables])}
+        added |= {key: item for key, item in zip(keys, items, strict=True) if key.isidentifier()}
+    kept = {name: getattr(config, name) for name in field_names(type(config))}
+    for name, value in kept.items():
+        if isinstance(value, Section) and value.named_items:
+            added[name] = spelled_out(value)
+    made = dataclasses.make_dataclass(
+        type(config).__name__,
+        [(key, type(value)) for key, value in added.items()],
+        bases=(type(config),),
+        namespace={"__post_init__": lambda self: None, "__doc__": type(config).__doc__},
+        frozen=True,
+        kw_only=True,
+    )
+    shown = made(**{**kept, **added})
+    assert isinstance(shown, Section)
+    return shown
+
+
+def merge_items(tree: Tree, owner: type, *, where: str, prefix: str = "") -> Tree:
+    """``tree`` with the settings of single items moved into the lists that hold these.
+
+    Args:
+        tree: of sections; ``owner`` is the dataclass whose fields these are.
+        where: what the settings of single items were read from, for errors; ``prefix`` is put before keys.
+
+    Raises:
+        UserError: an item that is not in its list, or there twice.
+    """
+    merged = dict(tree)
+    hints = get_type_hints(owner)
+    for field in fields(owner):
+        section, table = hints[field.name], tree.get(field.name)
+        if isinstance(table, dict) and issubclass(section, Section) and section.named_items:
+            merged[field.name] = _merge(table, section, field.name, where, prefix)
+    return merged
+
+
+def _merge(table: Tree, section: type[Section], name: str, where: str, prefix: str) -> Tree:
+    listed = section.named_items
+    own = {key: value for key, value in table.items() if key in field_names(section)}
+    single = {key: value for key, value in table.items() if key not in own}
+    if not single:
+        return table
+    items = own.get(listed)
+    if items is None:
+        items = [dataclasses.asdict(item) for item in getattr(section(), listed)]
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return own  # refused for what it is when the whole is checked
+    items = list(items)
+    for key, settings in single.items():
+        places = [place for place, item in enumerate(items) if item_key(str(item.get("name"))) == key]
+        if len(places) != 1:
+            raise UserError(f"{where}: {_refusal(f'{name}.', key, settings, items, section, prefix)}")
+        items[places[0]] = {**items[places[0]], **settings}
+    return {**own, listed: items}
+
+
+def _refusal(
+    path: str, key: str, settings: Mapping[str, Any], items: list[Tree], section: type[Section], prefix: str
+) -> str:
+    listed = f"{path}{section.named_items}"
+    present = [item_key(str(item.get("name"))) for item in items]
+    known = [*item_root(section).variants, *present]
+    if key not in known:
+        right = nearest(f"{prefix}{path}{key}", [f"{prefix}{path}{name}" for name in known])
+        return f"no setting is called {prefix}{path}{key}; {right}"
+    if key in present:
+        return f"{listed} has {key} {present.count(key)} times; give the whole list: {_word(listed, items)}"
+    return f"{listed} has no {key}; give the whole list with it: {_word(listed, [*items, {'name': key, **settings}])}"
+
+
+def _word(key: str, items: list[Tree]) -> str:
+    """The words of a command line that set a list of tables."""
+    typed = [{field: _typed(value) for field, value in item.items()} for item in items]
+    return f"--{key} '{inline_toml(typed)}'"
+
+
+def _typed(value: object) -> object:
+    """A number that is text, as on a command line, as the number."""
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?(0|[1-9]\d*)(\.\d+)?", value)
+    return json.loads(str(value).removeprefix("+")) if is_number else value
+
+
+def inline_toml(value: object) -> str:
+    """A value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{_bare(str(key))} = {inline_toml(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(inline_toml, value))}]"
+    # JSON is TOML, but for one character that TOML wants escaped.
+    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _bare(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else inline_toml(key)

@@ -1,0 +1,116 @@
+"""The operations that RandAugment, TrivialAugment and AutoAugment draw from, and how strong each is at each level.
+
+A policy is a few steps; a step is an operation and a magnitude for each sample. Names and magnitudes are torchvision's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cifar_dist.data.operations import color, tone
+from cifar_dist.data.operations.geometry import affine
+from cifar_dist.data.operations.grouping import BLACK, Fill, Operation, apply_in_turn
+
+OPERATIONS = (
+    *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
+    *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"),
+)
+"""In torchvision's order. RandAugment and TrivialAugment draw from all but the last."""
+
+IDENTITY, _SHEAR_X, _SHEAR_Y, _TRANSLATE_X, _TRANSLATE_Y, _ROTATE = range(6)
+_SIGNED = range(_SHEAR_X, OPERATIONS.index("Posterize"))  # these go either way with equal probability
+
+# The five geometric operations are one group: an affine map with five kinds of parameters.
+_GROUP = torch.tensor([max(index - _ROTATE + 1, int(index > IDENTITY)) for index in range(len(OPERATIONS))])
+
+Step = tuple[Tensor, Tensor]
+"""For each sample the operation, int64 [n], an index into OPERATIONS, and the magnitude, float32 [n]."""
+
+
+def apply_steps(images: Tensor, steps: Sequence[Step], fill: Fill = BLACK) -> Tensor:
+    """One operation a step on each image, with its own magnitude.
+
+    Args:
+        images: uint8 [n, c, h, w].
+        steps: in their order, at least one. Magnitudes: shear: the tangent; translate: pixels, rounded towards 0;
+            rotate: degrees, counter-clockwise; brightness, colour, contrast, sharpness: the factor less 1;
+            posterize: bits; solarize: the threshold in [0, 1]; of no meaning to the others.
+        fill: colour of what a geometric operation leaves empty.
+    """
+    group = _GROUP.to(images.device)
+    groups = torch.stack([group[operation] for operation, _ in steps])
+    return apply_in_turn(images, groups, [_by_group(*step, fill) for step in steps])
+
+
+def _by_group(operation: Tensor, magnitude: Tensor, fill: Fill) -> Sequence[Operation | None]:
+    """What each group of ``_GROUP`` does to its images."""
+
+    def geometric(part: Tensor, rows: Tensor) -> Tensor:
+        return _geometric(part, operation[rows], magnitude[rows], fill)
+
+    return (
+        None,
+        geometric,
+        lambda part, rows: color.adjust_brightness(part, 1 + magnitude[rows]),
+        lambda part, rows: color.adjust_saturation(part, 1 + magnitude[rows]),
+        lambda part, rows: color.adjust_contrast(part, 1 + magnitude[rows]),
+        lambda part, rows: tone.adjust_sharpness(part, 1 + magnitude[rows]),
+        lambda part, rows: tone.posterize(part, magnitude[rows]),
+        lambda part, rows: tone.solarize(part, 255 * magnitude[rows]),
+        lambda part, _: tone.autocontrast(part),
+        lambda part, _: tone.equalize(part),
+        lambda part, _: tone.invert(part),
+    )
+
+
+def _geometric(images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill) -> Tensor:
+    magnitude = magnitude.to(torch.float64)
+
+    def only(which: int, amount: Tensor) -> Tensor:
+        return torch.where(operation == which, amount, 0)
+
+    degrees = torch.rad2deg(torch.atan(magnitude))
+    middle = torch.tensor([images.shape[3] / 2, images.shape[2] / 2], dtype=torch.float64).to(images.device)
+    sheared = (operation == _SHEAR_X) | (operation == _SHEAR_Y)
+    return affine(
+        images,
+        angle=only(_ROTATE, -magnitude),
+        translate=torch.stack([only(which, magnitude.trunc()) for which in (_TRANSLATE_X, _TRANSLATE_Y)], dim=1),
+        shear=torch.stack([only(which, degrees) for which in (_SHEAR_X, _SHEAR_Y)], dim=1),
+        center=torch.where(sheared[:, None], 0, middle),  # AutoAugment shears from the top left corner
+        fill=fill,
+    )
+
+
+def magnitudes(
+    bins: int, shear: float, translate: tuple[float, float], rotate: float, enhance: float, posterize: int
+) -> Tensor:
+    """float32 [operations, bins]: each operation's magnitude at each level.
+
+    Args:
+        bins: number of levels, at least 2.
+        shear, rotate, enhance: the largest tangent, angle and factor less 1.
+        translate: the most pixels along x and y.
+        posterize: the most bits that are lost.
+    """
+    table = torch.zeros(len(OPERATIONS), bins)
+    most = [shear, shear, *translate, rotate, enhance, enhance, enhance, enhance]
+    for index, largest in zip(_SIGNED, most, strict=True):
+        table[index] = torch.linspace(0.0, largest, bins)
+    table[OPERATIONS.index("Posterize")] = (8 - torch.arange(bins) / ((bins - 1) / posterize)).round()
+    table[OPERATIONS.index("Solarize")] = torch.linspace(1.0, 0.0, bins)
+    return table
+
+
+def auto_augment_magnitudes(bins: int, height: int, width: int) -> Tensor:
+    """Those of AutoAugment and RandAugment, which translate by a part of the image."""
+    return magnitudes(bins, 0.3, (150.0 / 331.0 * width, 150.0 / 331.0 * height), 30.0, 0.9, 4)
+
+
+def either_way(operation: Tensor, magnitude: Tensor, negative: Tensor) -> Tensor:
+    """``magnitude``, negated where ``negative`` (bool [n]) holds and the operation has a sign."""
+    signed = (operation >= _SIGNED.start) & (operation < _SIGNED.stop)
+    return torch.where(signed & negative, -magnitude, magnitude)

@@ -1,0 +1,39 @@
+"""Random crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cifar_dist.config.section import require
+from cifar_dist.data.transforms import Rearrangement, Samples
+from cifar_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from cifar_dist.data.operations.rearrange import Sources
+
+
+@dataclass(frozen=True)
+class Crop(Rearrangement):
+    """Crop to the original size at a random place, after padding each side."""
+
+    name: Literal["crop"] = "crop"
+    pad: int = 4
+    """Pixels of padding on each side."""
+    fill: Literal["constant", "reflect"] = "reflect"
+    """What the padding holds: the dataset's mean colour, or the image mirrored at its edge."""
+
+    def __post_init__(self) -> None:
+        require(self.pad >= 0, f"pad {self.pad} must not be negative")
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        if self.fill == "reflect" and self.pad >= min(height, width):
+            raise UserError(
+                f"augment.crop.pad {self.pad} is too large to reflect in images of {height}x{width}; "
+                f'use at most {min(height, width) - 1}, or fill = "constant"'
+            )
+
+    def sources(self, sources: Sources, samples: Samples) -> Sources:
+        down, right = (samples.integers("crop", 2 * self.pad + 1, range(2)) - self.pad).unbind()
+        moved = sources.shifted(down, right)
+        return moved.reflected() if self.fill == "reflect" else moved.filled()

@@ -1,0 +1,38 @@
+"""Cutout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from cifar_dist.config.section import require
+from cifar_dist.data.transforms import Samples, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cutout(Transform):
+    """Set a square at a random place to the dataset's mean colour (DeVries and Taylor, arXiv:1708.04552)."""
+
+    planar: ClassVar[bool] = False
+
+    name: Literal["cutout"] = "cutout"
+    side: int = 8
+    """Side of the square in pixels; its middle is in the image, and what sticks out is lost."""
+
+    def __post_init__(self) -> None:
+        require(self.side >= 0, f"side {self.side} must not be negative")
+
+    def __call__(self, images: Tensor, samples: Samples) -> Tensor:
+        import torch
+
+        from cifar_dist.data.operations.boxes import inside_spans
+        from cifar_dist.data.operations.grouping import fill_color
+
+        height, width = images.shape[2:]
+        places = samples.bits("cutout", range(2))
+        top, left = places[0] % height - self.side // 2, places[1] % width - self.side // 2
+        inside = inside_spans(top, self.side, height)[:, :, None] & inside_spans(left, self.side, width)[:, None, :]
+        return torch.where(inside[:, None], fill_color(samples.fill, images), images)

@@ -1,0 +1,33 @@
+"""Random loss of colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cifar_dist.config.section import require_probability
+from cifar_dist.data.transforms import Samples, Transform, check_colors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gray(Transform):
+    """Remove all colour from some images."""
+
+    name: Literal["gray"] = "gray"
+    p: float = 0.1
+    """Probability that an image loses its colour."""
+
+    def __post_init__(self) -> None:
+        require_probability("p", self.p)
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        check_colors(self.name, channels)
+
+    def __call__(self, images: Tensor, samples: Samples) -> Tensor:
+        from cifar_dist.data.operations.color import to_gray
+        from cifar_dist.data.operations.grouping import apply_where
+
+        return apply_where(images, samples.uniform("gray") < self.p, lambda part, _: to_gray(part))

@@ -1,0 +1,115 @@
+"""Golden pixels: what each shipped recipe, and each setting of version 1, shows a network.
+
+``golden/augmentation.json`` holds checksums of the code of version 1, before augmentation was a list of transforms.
+When a recipe is meant to show something else (never by accident: it changes everybody's runs), write those of the
+recipes anew with
+
+    python tests/data/test_augmentation_golden.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cifar_dist import recipe
+from cifar_dist.config import AugmentConfig
+from cifar_dist.config.augment_v1 import upgraded_augment
+from cifar_dist.data.augment import Augment
+from cifar_dist.data.batches import Batch
+from cifar_dist.data.mix import Mix
+from cifar_dist.data.normalize import Normalize
+
+FILE = Path(__file__).parent / "golden" / "augmentation.json"
+GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
+MEAN = (0.4914, 0.4822, 0.4465)
+OLD = """
+[run]
+name = "old"
+[augment]
+flip = "alternating"
+crop = 2
+cutmix = 0.5
+mix_alpha = 2
+[optim] # by which version 1 is known
+name = "sgd"
+momentum = 0.9
+betas = [0.9, 0.999]
+backbone_lr = 1.0
+rest_lr = 1.0
+rest_momentum = 0.9
+iterations = 5
+"""
+
+
+def batches() -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """Images, labels and ids of a few samples, and an epoch."""
+    random = np.random.default_rng(0)
+    for count, side, epoch, first in ((24, 32, 0, 0), (9, 32, 7, 49_990), (5, 40, 122, 2**33)):
+        images = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        images[::4] = np.linspace(0, 255, side, dtype=np.uint8)[None, None, :, None]
+        images[1::6] //= 4
+        labels, ids = random.integers(0, 10, count), random.permutation(count) + first
+        yield torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(ids), epoch
+
+
+def checksums(config: AugmentConfig, seed: int) -> str:
+    """Of the augmented pixels, and of the mixed images and targets, of each batch."""
+    # A scale of 1 and a shift of 0: normalisation would round as the processor does.
+    plain = Normalize((0.0,) * 3, (1 / 255,) * 3, torch.device("cpu"), channels_last=False)
+    augment = Augment(config, seed, MEAN, plain)
+    mix = Mix(config, augment, 10)
+    found = []
+    for images, labels, ids, epoch in batches():
+        weight = torch.ones(len(ids) - 1)
+        begin = 0 if mix.mixes else 1
+        shown, targets = mix(Batch(images[begin:], labels[begin:], ids[begin:], weight), epoch)
+        checksum = hashlib.sha256()
+        for tensor in (augment.pixels(images, ids, epoch), shown, targets):
+            checksum.update(tensor.contiguous().numpy().tobytes())
+        found.append(checksum.hexdigest()[:16])
+    return " ".join(found)
+
+
+def test_every_shipped_recipe_shows_its_golden_pixels() -> None:
+    assert {name: checksums(recipe.load(name).augment, 0) for name in recipe.shipped()} == GOLDEN["recipes"]
+
+
+@pytest.mark.parametrize("old", GOLDEN["version 1"], ids=lambda old: json.dumps(old["settings"]))
+def test_settings_of_version_1_give_their_pixels(old: dict[str, dict[str, object]]) -> None:
+    tree = {"augment": upgraded_augment(old["settings"])}
+    config = recipe.build(tree, where="version 1").augment
+    assert checksums(config, 3) == old["sums"]
+    assert [list(values) for values in (config.mean, config.std)] == [
+        old["settings"].get(k, []) for k in ("mean", "std")
+    ]
+    assert upgraded_augment(tree["augment"]) == tree["augment"], "a list stays as it is"
+
+
+def test_what_was_off_in_version_1_is_not_in_the_list() -> None:
+    every = {"flip": "none", "crop": 0, "crop_fill": "reflect", "policy": "none", "operations": 2, "magnitude": 9}
+    every |= {"rotation": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "perspective": 0.0, "gray": 0.0}
+    every |= {"jitter": [0.0] * 4, "erasing": 0.0, "cutout": 0, "mixup": 0.0, "cutmix": 0.0, "mix_alpha": 1.0}
+    assert upgraded_augment({**every, "mean": [], "std": []}) == {"transforms": [], "mean": [], "std": []}
+
+
+def test_a_run_folder_of_version_1_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(OLD)
+    config = recipe.read(file)
+    now = (
+        '[{ name = "crop", pad = 2 }, { name = "flip", kind = "alternating" }, { name = "cutmix", p = 0.5, alpha = 2 }]'
+    )
+    assert config.augment == recipe.load("demo", ["--augment.transforms", now]).augment
+
+
+if __name__ == "__main__":
+    GOLDEN["recipes"] = {name: checksums(recipe.load(name).augment, 0) for name in recipe.shipped()}
+    FILE.write_text(json.dumps(GOLDEN, indent=1) + "\n", encoding="utf-8")
