@@ -1,8 +1,8 @@
 """Write docs/results.md from run folders, never by hand: python docs/make_results.py runs/cpu-quick runs/demo ...
 
-A run's row is told by its own files: config.toml, environment.json, metrics.jsonl and the evaluation that ended it.
-A run that was stopped before its end goes into a table of its own. Rows of runs that are not named are kept, and so
-is what stands below the heading "Notes".
+A row is computed from the files of its run: config.toml, environment.json, metrics.jsonl and the final evaluation. Runs
+that were stopped before their end are listed in a separate table. Rows of other runs are kept, and so is everything
+below the heading "Notes".
 """
 
 from __future__ import annotations
@@ -15,47 +15,49 @@ from make_recipes import head
 
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
-from cifar_dist.report.results import Result, duration, read_result
+from cifar_dist.formatting import duration
+from cifar_dist.report.results import Result, read_result
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.table import EpochTable
 
 DOCUMENT = Path(__file__).with_name("results.md")
 INTRODUCTION = """# Results
 
-Written by `docs/make_results.py` from run folders. `cifar10-jpeg` is CIFAR-10 as quality-75 JPEG, which costs about 3.3
-points against the original files (the record holder's own script reaches 94.0 % on those and 90.7 % on these).
-`benchmarks/cpu.sh` and `benchmarks/gpu.sh` make the runs.
+To reproduce these results, run `benchmarks/cpu.sh` or `benchmarks/gpu.sh`, then `docs/make_results.py`, which writes
+this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10 stored as quality-75 JPEG. It lowers accuracy by
+about 3.3 points: the record holder's own script reaches 94.0 % on the original files and 90.7 % on these.
 
 """
 FINISHED = """## Finished
 
-Accuracy is that of the final weights on the test split, with the test-time augmentation that is named.
+"test" is the accuracy of the final weights on the test split, with the test-time augmentation in the next column. "val"
+is the validation accuracy without it.
 
-| run | source | data | test | with TTA | val, plain | parameters | epochs | training time | on | torch |
+| run | source | data | test | TTA | val | parameters | epochs | training time | hardware | torch |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
-BEGUN = """
-## Begun
+UNFINISHED = """
+## Unfinished
 
-Runs of a whole recipe that were stopped after a few epochs: what a machine gets in that time, and how they begin.
+Runs that were stopped after the first epochs of their recipe, to show its first accuracies and its speed.
 
-| run | source | data | val, plain, after each epoch | parameters | epochs | training time | on | torch |
+| run | source | data | val after each epoch | parameters | epochs | training time | hardware | torch |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
 def row(run: Path) -> tuple[bool, str]:
-    """Whether the run is finished, and its line of the table.
+    """Return whether the run is finished, and its row of the table.
 
     Raises:
-        UserError: it was never evaluated.
+        UserError: the run was never evaluated.
     """
     result = read_result(run)
     facts, final = result.environment, result.final
     epochs = EpochTable(metrics.read(run / "metrics.jsonl")).rows()
     val = [f"{100 * epoch.val_accuracy:.2f}" for epoch in epochs if epoch.val_accuracy == epoch.val_accuracy]
-    whole = len(epochs) if final else len(val)  # what was begun of the next epoch is not worth a mention
-    last = [f"{result.parameters:,}", f"{whole} of {result.config.train.epochs}"]
+    completed = len(epochs) if final else len(val)  # without an epoch that was only begun
+    last = [f"{result.parameters:,}", f"{completed} of {result.config.train.epochs}"]
     last += [duration(result.seconds), _hardware(result), facts["versions"]["torch"]]
     if final is None or final.accuracy is None:
         if not val:
@@ -75,7 +77,7 @@ def _hardware(result: Result) -> str:
 
 
 def _source(run: str) -> str:
-    """What the recipe says of where it comes from; a run is told by its name, ``RECIPE`` or ``RECIPE.anything``."""
+    """Return the source line of the recipe that a run is named after, ``RECIPE`` or ``RECIPE.anything``."""
     names = {name.replace("/", "-"): name for name in recipe.shipped()}
     name = names.get(run.partition(".")[0])
     return head(name).source if name else ""
@@ -83,20 +85,20 @@ def _source(run: str) -> str:
 
 def main(runs: list[Path]) -> None:
     old = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
-    old, notes, said = old.partition("\n## Notes\n")
+    old, heading, notes = old.partition("\n## Notes\n")
     tables: list[dict[str, str]] = []
-    for part in (old.partition("## Begun")[0], old.partition("## Begun")[2]):
+    for part in (old.partition("## Unfinished")[0], old.partition("## Unfinished")[2]):
         tables.append({match[1]: match[0] for match in re.finditer(r"(?m)^\| `([^`]+)` \|.*$", part)})
-    finished, begun = tables
+    finished, unfinished = tables
     for run in runs:
         done, line = row(run)
-        begun.pop(run.name, None)
-        (finished if done else begun)[run.name] = line
+        unfinished.pop(run.name, None)
+        (finished if done else unfinished)[run.name] = line
     text = INTRODUCTION + FINISHED + "".join(f"{finished[name]}\n" for name in sorted(finished))
-    if begun:
-        text += BEGUN + "".join(f"{begun[name]}\n" for name in sorted(begun))
-    DOCUMENT.write_text(text + notes + said, encoding="utf-8")
-    print(f"wrote {DOCUMENT}: {len(finished)} finished, {len(begun)} begun")
+    if unfinished:
+        text += UNFINISHED + "".join(f"{unfinished[name]}\n" for name in sorted(unfinished))
+    DOCUMENT.write_text(text + heading + notes, encoding="utf-8")
+    print(f"wrote {DOCUMENT}: {len(finished)} finished, {len(unfinished)} unfinished")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def _download(url: str, target: Path, md5: str, path: Path, *, show: bool) -> No
             if urlsplit(response.url).scheme not in ("http", "https"):
                 raise urllib.error.URLError("it redirects to a URL that is not http:// or https://")
             total = int(response.headers.get("Content-Length") or 0)
-            advance = stack.enter_context(progress(f"fetching {target.name}", total, "bytes", show=show))
+            advance = stack.enter_context(progress(f"downloading {target.name}", total, "bytes", show=show))
             output = stack.enter_context(temporary.open("wb"))
             received = 0
             while chunk := response.read(_CHUNK_BYTES):
