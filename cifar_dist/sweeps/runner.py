@@ -1,8 +1,8 @@
-"""Start the runs of a sweep on this machine, each in a process of its own, and see them through.
+"""Start the runs of a sweep on this machine, each in a process of its own, and wait for them.
 
-What is finished is skipped and what was interrupted goes on, so starting a sweep again is always right. A run that
-fails is reported and the others go on. A request to stop is passed on to the runs that are training, which save and
-end with 75, and the sweep ends with 75 too.
+Finished runs are skipped and interrupted ones resume, so a sweep can be started again at any time. A run that fails is
+reported and the others continue. A request to stop is passed on to the runs that are training; they save and end with
+75, and so does the sweep.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cifar_dist.sweeps.sweep import Run, Sweep
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _LINES_SHOWN = 20  # of what a run said that failed beside others
-_PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when the one that started it dies
+_PR_SET_PDEATHSIG = 1  # Linux: the signal that a process receives when its parent dies
 
 
 @dataclass
