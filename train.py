@@ -1,11 +1,11 @@
-"""Train a recipe. Start it alone, with accelerate launch, with torchrun, or under srun:
+"""Train a recipe, in one process or started by accelerate launch, torchrun or srun:
 
     python train.py demo
     accelerate launch --config_file launch/cpu.yaml train.py demo --run.name first --optim.lr 0.05
     python train.py demo --help        # every setting, with the recipe's values
 
-Starting again with the same --run.name resumes. Exit codes: 0 done; 2 bad input; 75 stopped on request with a
-checkpoint, please run me again; anything else failed.
+Running it again with the same --run.name resumes. Exit codes: 0 done; 2 bad input; 75 stopped on request with a
+checkpoint, run it again; anything else failed.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""``cifar-dist VERB`` and ``python -m cifar_dist VERB``: the same, so that any launcher can start any verb."""
+"""``cifar-dist VERB``, which is also ``python -m cifar_dist VERB``, so that any launcher can start any verb."""
 
 import sys
 

@@ -1,8 +1,9 @@
-"""How a process ends: one line for the reader, the right exit code, and no abort on the way out."""
+"""How a process ends: one line for the reader, the right exit code, and no abort during shutdown."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,27 +11,27 @@ from typing import NoReturn
 
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import TrainingFailedError, UserError
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_FAILED
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
 
-    A :class:`UserError` is known to all ranks alike (the engine sees to it), so rank 0 alone says it. The interpreter's
-    own shutdown is left out: with a gloo process group it aborts about one job in thirty after the work is done.
+    All ranks raise the same :class:`UserError`, so only rank 0 prints it. The interpreter's own shutdown is skipped: with
+    a gloo process group it aborts about one job in thirty after the work is done.
     """
     try:
         code = work()
     except UserError as error:
-        code = _say(error, EXIT_BAD_INPUT)
+        code = _report(error, EXIT_BAD_INPUT)
     except TrainingFailedError as error:
-        code = _say(error, EXIT_FAILED)
+        code = _report(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        code = 130
+        code = 128 + signal.SIGINT
     except SystemExit as error:  # argparse and tyro end this way
-        code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else 0
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        code = 0
+        code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
+    except BrokenPipeError:  # the reader of our output ended, as `head` does
+        code = EXIT_DONE
     except BaseException:
         traceback.print_exc()
         code = EXIT_FAILED
@@ -42,7 +43,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     os._exit(code)
 
 
-def _say(error: Exception, code: int) -> int:
+def _report(error: Exception, code: int) -> int:
     if is_main_process():
         print(f"cifar-dist: {error}", file=sys.stderr)
     return code

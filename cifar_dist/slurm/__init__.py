@@ -1,1 +1,1 @@
-"""Slurm jobs: checked, submitted, and requeued."""
+"""Slurm jobs: submitted, checked before they train, started on each node, and requeued."""

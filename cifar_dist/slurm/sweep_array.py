@@ -1,4 +1,4 @@
-"""A sweep as one Slurm job array: a task for each run that is not finished, started by ``slurm/sweep.sbatch``."""
+"""A sweep as one Slurm job array, with a task of ``slurm/sweep.sbatch`` for each run that is not finished."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cifar_dist.sweeps.sweep import Sweep
 
 
 def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> str:
-    """Submit what is not finished; returns one line for the reader.
+    """Submit the runs that are not finished; returns one line for the reader.
 
-    The job carries the words of every run with it, so the file may be changed while it waits in the queue.
+    The job holds the words of every run, so the file may be changed while the job is in the queue.
 
     Args:
         sweep: what to train.
         options: of ``sbatch``.
-        jobs: how many tasks may run at a time; None: as many as there is room for.
+        jobs: how many tasks may run at a time; None: no limit.
 
     Raises:
         UserError: there is no Slurm here, or it refuses the job.
