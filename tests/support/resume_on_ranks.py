@@ -26,8 +26,11 @@ ENGINES = {
 }
 OPTIMIZERS = {
     # A group a stage, some asleep.
-    "sgd": "--optim.layer_decay 0.5 --model.unfreeze 0.7 --optim.clip_norm 0.5 --train.accumulate 2".split(),
-    "adamw": "--optim.name adamw --optim.lr 0.003".split(),
+    "sgd": [
+        *("--optim.layer_decay", "0.5", "--model.unfreeze", "0.7"),
+        *("--optim.clip_norm", "0.5", "--train.accumulate", "2"),
+    ],
+    "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"],
 }
 CONTINUED = [("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero2")]
 MIDDLE = 15
