@@ -140,10 +140,11 @@ def test_predicting_a_pickle_that_tries_to_execute(tiny: Path, tmp_path: Path) -
 
 
 def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
-    running = start([TRAIN, str(tiny), "--train.epochs", "500"])
+    endless = ["--train.epochs", "100000"]
+    running = start([TRAIN, str(tiny), *endless])
     try:
         wait_for_records(tmp_path / "runs" / "tiny", 5, running)
-        refused(train(str(tiny), "--train.epochs", "500")[0], "is in use by process", "choose another --run.name")
+        refused(train(str(tiny), *endless)[0], "is in use by process", "choose another --run.name")
     finally:
         running[0].terminate()
         assert finish(running)[0].returncode == 75

@@ -7,7 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
-import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,7 +136,9 @@ def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest:
     open_folder(path, CONFIG, manifest)  # a killed job holds nothing
 
 
-def test_who_only_looks_whether_a_run_is_in_use_keeps_nobody_out(tmp_path: Path, manifest: Manifest) -> None:
+def test_who_only_looks_whether_a_run_is_in_use_keeps_nobody_out(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "it"
     folder = RunFolder(path)
     assert not folder.in_use(), "there is none yet"
@@ -146,7 +148,7 @@ def test_who_only_looks_whether_a_run_is_in_use_keeps_nobody_out(tmp_path: Path,
     assert not RunFolder(path).in_use()
     with (path / ".lock").open() as look:
         fcntl.flock(look, fcntl.LOCK_SH)
-        threading.Timer(0.1, lambda: fcntl.flock(look, fcntl.LOCK_UN)).start()
+        monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(look, fcntl.LOCK_UN))  # gone when it is waited for
         open_folder(path, CONFIG, manifest)
 
 

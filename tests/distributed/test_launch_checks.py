@@ -43,7 +43,7 @@ def under_accelerate(tmp_path: Path, words: list[str], code: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert not done.stderr, done.stderr

@@ -66,7 +66,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once(sent: list[str], survived: lis
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.stdout.split() == survived

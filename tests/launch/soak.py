@@ -42,11 +42,13 @@ def write_recipe(folder: Path, digits: Path) -> Path:
     return path
 
 
-def start(recipe: Path, name: str, *words: str, config: str = "cpu") -> subprocess.Popen[str]:
+def start(
+    recipe: Path, name: str, *words: str, config: str = "cpu", env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """``launch/local.sh`` on two processes; its two outputs come as one."""
     return subprocess.Popen(
         [LOCAL, config, "--num_processes=2", recipe, "--run.name", name, *words],
-        env=environment(),
+        env=environment(env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -38,7 +38,7 @@ def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[list[str]]:
 def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tiny.parent / "runs"
     words = [str(tiny), "--run.name", "it"]
-    job = start([TRAIN, *words, "--train.epochs", "200"])
+    job = start([TRAIN, *words, "--train.epochs", "100000"])
     try:
         wait_for_records(runs / "it", 3, job)
         assert listed(capsys, "list", str(runs))[0][:3] == ["it", "training", "tiny-cnn"]

@@ -27,14 +27,8 @@ ENGINES = {
 OPTIMIZERS = {
     # A group a stage, some asleep.
     "sgd": [
-        "--optim.layer_decay",
-        "0.5",
-        "--model.unfreeze",
-        "0.7",
-        "--optim.clip_norm",
-        "0.5",
-        "--train.accumulate",
-        "2",
+        *("--optim.layer_decay", "0.5", "--model.unfreeze", "0.7"),
+        *("--optim.clip_norm", "0.5", "--train.accumulate", "2"),
     ],
     "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"],
 }

@@ -8,13 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 TRAIN = str(ROOT / "train.py")
+PATIENCE = 300
+"""Seconds after which a process counts as hung. No test waits for this long, however busy the machine is."""
 
 
 def free_port() -> int:
@@ -61,7 +66,9 @@ def start(
     return running
 
 
-def finish(running: Sequence[subprocess.Popen[str]], timeout: float = 120) -> list[subprocess.CompletedProcess[str]]:
+def finish(
+    running: Sequence[subprocess.Popen[str]], timeout: float = PATIENCE
+) -> list[subprocess.CompletedProcess[str]]:
     """Wait for all; a job that does not end is killed and fails the test with what it said."""
     done = []
     try:
@@ -81,14 +88,14 @@ def spawn(
     args: Sequence[str],
     processes: int = 1,
     env: Mapping[str, str] | None = None,
-    timeout: float = 120,
+    timeout: float = PATIENCE,
     cwd: Path = ROOT,
 ) -> list[subprocess.CompletedProcess[str]]:
     """:func:`start` and :func:`finish`."""
     return finish(start(args, processes, env, cwd), timeout)
 
 
-def train(*words: str, processes: int = 1, timeout: float = 120) -> list[subprocess.CompletedProcess[str]]:
+def train(*words: str, processes: int = 1, timeout: float = PATIENCE) -> list[subprocess.CompletedProcess[str]]:
     """``train.py *words`` on some processes."""
     return spawn([TRAIN, *words], processes, timeout=timeout)
 
@@ -107,7 +114,7 @@ def story(run: Path) -> list[dict[str, Any]]:
 
 def wait_until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[str]]) -> None:
     """Until something has happened in a run that is going on."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while not happened():
         assert time.monotonic() < deadline, "the run does not get on"
         assert all(process.poll() is None for process in running), "it ended before it could be interrupted"
@@ -120,13 +127,45 @@ def wait_for_records(run: Path, count: int, running: Sequence[subprocess.Popen[s
     wait_until(lambda: path.is_file() and path.read_bytes().count(b"\n") >= count, running)
 
 
+def pausing(records: int, note: Path) -> dict[str, str]:
+    """Environment of a command whose run stops itself (SIGSTOP) once it has written so many records.
+
+    So a signal meets it exactly there, however fast the run is and however late the signal. ``note`` receives its
+    process id; :func:`wait_for_pause` returns the process, and :func:`resume` lets it run on.
+    """
+    path = os.pathsep.join([str(Path(__file__).parent / "pausing"), environment()["PYTHONPATH"]])
+    return {
+        "PYTHONPATH": path,
+        "CIFAR_DIST_TEST_PAUSE_AFTER": str(records),
+        "CIFAR_DIST_TEST_PAUSED": str(note),
+    }
+
+
+def wait_for_pause(note: Path, running: Sequence[subprocess.Popen[str]]) -> psutil.Process:
+    """Until the run of :func:`pausing` has stopped itself."""
+    wait_until(lambda: note.is_file() and note.read_text().isdigit(), running)
+    paused = psutil.Process(int(note.read_text()))
+    wait_until(lambda: paused.status() == psutil.STATUS_STOPPED, running)
+    return paused
+
+
+def resume(paused: psutil.Process) -> None:
+    """Let a process of :func:`wait_for_pause` run on, once the signal that others pass on to it waits for it."""
+    status = Path("/proc", str(paused.pid), "status")
+    wait_until(lambda: set(status.read_text().split("ShdPnd:\t")[1].split("\n")[0]) != {"0"}, [])
+    paused.send_signal(signal.SIGCONT)
+
+
 def interrupt(words: Sequence[str], run: Path, after: int, processes: int, how: signal.Signals) -> list[int]:
-    """Train, signal every process once ``after`` records are written, and give their exit codes."""
-    running = start([TRAIN, *words], processes)
-    try:
-        wait_for_records(run, after, running)
-        for process in running:
-            process.send_signal(how)
-    finally:
-        done = finish(running)
+    """Train, signal every process when exactly ``after`` records are written, and give their exit codes."""
+    with tempfile.TemporaryDirectory() as folder:
+        note = Path(folder, run.name)
+        running = start([TRAIN, *words], processes, pausing(after, note))
+        try:
+            paused = wait_for_pause(note, running)
+            for process in running:
+                process.send_signal(how)
+            paused.send_signal(signal.SIGCONT)
+        finally:
+            done = finish(running)
     return [process.returncode for process in done]

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 from support.run_folders import cells
-from support.running import finish, metrics, spawn, start, wait_for_records, wait_until
+from support.running import finish, metrics, pausing, resume, spawn, start, wait_for_pause
 
 from cifar_dist import cli
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.sbatch import split_words
 
-EPOCHS = 80
+EPOCHS = 3
 SWEEP = ["-m", "cifar_dist", "sweep"]
 
 
 @pytest.fixture
 def file(tiny: Path, tmp_path: Path) -> Path:
-    """A run long enough to be interrupted twice, and two that fail at once."""
+    """A run that is interrupted twice, and two that fail at once."""
     path = tmp_path / "three.toml"
     path.write_text(
         f"""
@@ -66,9 +66,10 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     long = RunFolder(tmp_path / "runs" / "three.long.s0")
 
     # Killed without a word: the run that it had started saves and ends by itself.
-    running = start([*SWEEP, "run", str(file)])
-    wait_for_records(long.path, 5, running)
+    running = start([*SWEEP, "run", str(file)], env=pausing(5, tmp_path / "first"))
+    paused = wait_for_pause(tmp_path / "first", running)
     running[0].kill()
+    resume(paused)
     (killed,) = finish(running)  # to the end of its output, which the run has too
     assert killed.returncode == -signal.SIGKILL
     assert "interrupted after step" in killed.stdout
@@ -76,9 +77,10 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     assert (long.checkpoints / "latest").resolve().name == f"step-{steps:08d}"
 
     # Asked to stop, while it trains on two processes: the request goes through the launcher to both.
-    running = start([*SWEEP, "run", str(file), "--launch", "cpu"])
-    wait_until(lambda: len(metrics(long.path)) >= steps + 5, running)
+    running = start([*SWEEP, "run", str(file), "--launch", "cpu"], env=pausing(5, tmp_path / "second"))
+    paused = wait_for_pause(tmp_path / "second", running)
     running[0].send_signal(signal.SIGTERM)
+    resume(paused)
     (stopped,) = finish(running)
     assert stopped.returncode == 75, stopped.stderr
     assert said(stopped) == [
@@ -87,7 +89,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
         "1 of 3: three.long.s0 interrupted",
         "stopped; run the same command again to continue",
     ]
-    assert not long.finished(), "the signal did not come in time"
+    assert not long.finished()
     assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
 
     # Two at a time to the end, on two GPUs (that are not there). One fails, and the next is started.
