@@ -16,6 +16,7 @@ from make_recipes import head
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
 from cifar_dist.report.results import Result, duration, read_result
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.table import EpochTable
 
@@ -52,7 +53,7 @@ def row(run: Path) -> tuple[bool, str]:
     """
     result = read_result(run)
     facts, final = result.environment, result.final
-    epochs = EpochTable(metrics.read(run / "metrics.jsonl")).rows()
+    epochs = EpochTable(metrics.read(RunFolder(run).metrics)).rows()
     val = [f"{100 * epoch.val_accuracy:.2f}" for epoch in epochs if epoch.val_accuracy == epoch.val_accuracy]
     whole = len(epochs) if final else len(val)  # what was begun of the next epoch is not worth a mention
     last = [f"{result.parameters:,}", f"{whole} of {result.config.train.epochs}"]

@@ -58,17 +58,21 @@ class WeightAverage(ABC):
             torch._foreach_lerp_(list(self._average.values()), list(model.values()), self.weight(step))
         return True
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is an average yet."""
+        return bool(self._average)
+
     @contextmanager
-    def applied(self) -> Iterator[bool]:
+    def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside, to be evaluated or saved, and its own again after.
 
-        Yields:
-            whether there is an average; before it has begun the model keeps its own weights.
+        Before the average has begun the model keeps its own weights.
         """
         kept = self._copy() if self._average else {}
         try:
             self._put(self._average)
-            yield bool(kept)
+            yield
         finally:
             self._put(kept)
 

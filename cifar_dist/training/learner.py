@@ -7,7 +7,7 @@ optimizer state and a step number, and nothing is replayed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_dist import models
-from cifar_dist.checkpoint import Checkpoint, load_weights
+from cifar_dist.checkpoint import Averaged, Checkpoint, Tensors, load_weights
 from cifar_dist.config import Config
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import Batch, TrainBatches
@@ -34,7 +34,6 @@ from cifar_dist.optim.optimizers import build_optimizer, thaw
 from cifar_dist.training.measurements import StepMeter
 
 _INITIALIZE_IMAGES = 5000  # how many a network is shown that looks at the data before it trains
-_WEIGHTS, _AVERAGE = "weights", "average"  # what a checkpoint's optimizer state holds besides the optimizer's
 
 
 class Learner:
@@ -95,7 +94,7 @@ class Learner:
         """
         config = self._config
         if loaded is not None:
-            load_weights(self.module, _part(loaded.optimizer, _WEIGHTS) or loaded.model, loaded.path)
+            load_weights(self.module, loaded.tensors.weights, loaded.path)
         elif config.model.pretrained:
             self._engine.one_of_each_node_first(self._load_pretrained)
         elif isinstance(self.module, DataInitialized):
@@ -104,15 +103,15 @@ class Learner:
             self.module.to(memory_format=torch.channels_last)
         self._model = self._engine.prepare(self.module, self._optimizer)
         if loaded is not None:
-            own = (f"{_WEIGHTS}/", f"{_AVERAGE}/")
-            state = {key: value for key, value in loaded.optimizer.items() if not key.startswith(own)}
-            self._engine.load_optimizer_state(state)
-            self._engine.load_scaler_state(loaded.state["scaler"])
+            self._engine.load_optimizer_state(loaded.tensors.optimizer)
+            self._engine.load_scaler_state(loaded.state.loss_scaler)
         self._average = build_average(
             config.average, self.module, steps_per_epoch=self.batches.steps_per_epoch, epochs=config.train.epochs
         )
         if self._average is not None and loaded is not None:
-            self._average.load(_part(loaded.optimizer, _AVERAGE), loaded.state["step"])
+            averaged = loaded.tensors.averaged
+            self._average.load(averaged.running() if averaged else {}, loaded.state.step)
+        self._statistics: dict[str, Tensor] | None = None  # recalibrated ones of the average as it now is
 
     def _load_pretrained(self) -> None:
         load_pretrained(self.module, self._config.model.pretrained, self._config.model.name)
@@ -152,6 +151,7 @@ class Learner:
             return (losses * batch.weight).sum() / samples
 
         self._engine.step(share_of_loss, lr)
+        self._statistics = None
         if self._average is not None:
             self._average.update(step + 1)
         return torch.cat(finite)
@@ -159,36 +159,40 @@ class Learner:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The network as it is evaluated and kept: with averaged weights inside, where the run has an average."""
-        if self._average is None:
+        if self._average is None or not self._average.begun:
             yield
             return
-        with self._average.applied() as begun:
-            count = min(self._config.average.recalibrate, len(self.batches.images))
+        with self._average.applied():
             # Frozen batch statistics belong to the weights that they came with.
-            if begun and count and not self._config.model.freeze:
-                recalibrate(self.module, self._plain_images("recalibrate", count, self._config.eval.batch_size))
+            if self._config.average.recalibrate and not self._config.model.freeze:
+                self._recalibrate()
             yield
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What a checkpoint holds: the network as it is evaluated, and what its training goes on with."""
-        with self.averaged():
-            model = self._engine.model_state()
-        optimizer = self._engine.optimizer_state()
-        if self._average is not None:  # the checkpoint's model is what was evaluated; what trains goes here
-            optimizer |= {f"{_WEIGHTS}/{name}": value for name, value in self._engine.model_state().items()}
-            optimizer |= {f"{_AVERAGE}/{name}": value for name, value in self._average.state().items()}
-        return model, optimizer
+    def _recalibrate(self) -> None:
+        """Give the averaged weights batch statistics of their own; computed once, however often they are applied."""
+        if self._statistics is None:
+            count = min(self._config.average.recalibrate, len(self.batches.images))
+            recalibrate(self.module, self._plain_images("recalibrate", count, self._config.eval.batch_size))
+            self._statistics = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        else:
+            self.module.load_state_dict(self._statistics, strict=False)
+
+    def state(self) -> Tensors:
+        """The tensors of a checkpoint. Collective."""
+        weights, averaged = self._engine.model_state(), None
+        if self._average is not None and self._average.begun:
+            with self.averaged():  # copied, because on a CPU these are the tensors that get their own values back
+                evaluated = {name: value.clone() for name, value in self._engine.model_state().items()}
+            parameters = {name for name, _ in self.module.named_parameters()}
+            running = self._average.state().items()
+            averaged = Averaged(evaluated, {name: value for name, value in running if name not in parameters})
+        return Tensors(weights, averaged, self._engine.optimizer_state())
 
     def _plain_images(self, purpose: str, count: int, at_once: int) -> Iterator[Tensor]:
         """``count`` training images as evaluation shows them: float32 [at most at_once, c, h, w] on the device."""
         images = self.batches.images
         ids = permutation(self._config.run.seed, 0, len(images), purpose)[:count]
         return (self._normalize(images.get(part)) for part in ids.tensor_split(-(-len(ids) // at_once)))
-
-
-def _part(state: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
-    """Entries ``KEY/NAME`` of a checkpoint's tensors, by name."""
-    return {name.removeprefix(f"{key}/"): value for name, value in state.items() if name.startswith(f"{key}/")}
 
 
 def check_sharding(config: Config, kind: str, wrapper: str) -> None:

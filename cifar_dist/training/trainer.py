@@ -20,14 +20,16 @@ from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import EXIT_DONE, EXIT_REQUEUE
-from cifar_dist.evaluation.evaluate import Weights, evaluate
+from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.split import Split
 from cifar_dist.files import folder_atomic
 from cifar_dist.optim.schedules import learning_rate
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
-from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Status, Tracker
+from cifar_dist.tracking.mirrors import wanted_mirrors
+from cifar_dist.tracking.timeline import Status
+from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepMeter
 
@@ -51,16 +53,17 @@ class Trainer:
         self.batches, self.manifest = self.learner.batches, self.learner.manifest
         self.val = engine.together(self._open_val)
 
+        # Rank 0 alone imports mirrors; what is wrong with one ends all.
+        self._mirrors = engine.together(lambda: wanted_mirrors(config.tracking) if engine.is_main else {})
+
         # Only now, with nothing left that the config could have wrong, does the run get its folder.
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
         engine.decide(lambda: self.folder.open(config, self.manifest))
         found, notes = engine.decide(lambda: checkpoint.choose(self.folder.checkpoints))
         loaded = engine.together(lambda: checkpoint.load(found) if found else None)
-        state = loaded.state if loaded else {}
-        self.step: int = state.get("step", 0)  # optimizer steps done
-        self.evaluated: int = state.get("evaluated", 0)  # epochs whose end was evaluated
-        self.accuracy: float | None = state.get("val_accuracy")  # at the last evaluation
-        self.best: float = state.get("best", -1.0)
+        state = loaded.state if loaded else checkpoint.NEW_RUN
+        self.step, self.evaluated = state.step, state.epochs_evaluated
+        self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
         self.meter = StepMeter(engine.device)
         self.learner.start(loaded)
         self._synchronised = False  # whether that was looked at since this start
@@ -122,8 +125,8 @@ class Trainer:
             with self.learner.averaged():
                 predictions = self.val.predict("0", poll=self.agreement.poll)
             self.accuracy = predictions.accuracy
-            best = self.accuracy > self.best
-            self.best = max(self.best, self.accuracy)
+            best = self.best is None or self.accuracy > self.best
+            self.best = self.accuracy if best else self.best
             seconds = round(time.perf_counter() - begin, 6)
             count = len(predictions.logits)
             record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
@@ -148,11 +151,11 @@ class Trainer:
         if split not in self.manifest.splits:
             self.tracker.warn(f"the dataset has no split '{split}' to end with; see eval.split")
             return
-        weights = Weights(self.folder.final, "final", self.step, self.accuracy)
+        weights = CheckpointRef(self.folder.final, FINAL, self.step, self.accuracy)
         folder, summary = evaluate(
             self.engine,
             self.config,
-            self.folder.path,
+            self.folder,
             weights,
             self.manifest,
             split,
@@ -190,20 +193,19 @@ class Trainer:
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of this step. Collective."""
-        model, optimizer = self.learner.state()
-        state = {
-            "step": self.step,
-            "evaluated": self.evaluated,
-            "val_accuracy": self.accuracy,
-            "best": self.best,
-            "processes": self.engine.processes,
-            "engine": self.engine.kind,
-            "scaler": self.engine.scaler_state(),
-        }
+        tensors = self.learner.state()
+        state = checkpoint.TrainState(
+            step=self.step,
+            epochs_evaluated=self.evaluated,
+            val_accuracy=self.accuracy,
+            best_val_accuracy=self.best,
+            is_best=best,
+            loss_scaler=self.engine.scaler_state(),
+        )
 
         def write() -> Path:
             self.tracker.sync()
-            path = checkpoint.save(self.folder.checkpoints, model, optimizer, state, best=best)
+            path = checkpoint.save(self.folder.checkpoints, tensors, state)
             checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
             return path
 
@@ -237,7 +239,12 @@ class Trainer:
             epochs=self.config.train.epochs,
         )
         tracker = Tracker(
-            self.folder.path, self.config, facts=facts, resume_step=self.step, resume_epoch=self.evaluated
+            self.folder,
+            self.config,
+            facts=facts,
+            resume_step=self.step,
+            resume_epoch=self.evaluated,
+            mirrors=self._mirrors,
         )
         for note in (*notes, engine.precision.advice):
             if note:
@@ -247,7 +254,3 @@ class Trainer:
     def _write_final(self, model: dict[str, Tensor]) -> None:
         with folder_atomic(self.folder.final.parent, replace=True) as folder:
             save_file(model, folder / self.folder.final.name)
-
-    @property
-    def total_steps(self) -> int:
-        return self.batches.steps_per_epoch * self.config.train.epochs

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder, summary = evaluate(
             engine,
             trained.config,
-            run_path,
+            trained.run,
             trained.weights,
             data,
             arguments.split,
