@@ -43,7 +43,7 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What another library says of an error, in one line."""
     reason = getattr(error, "reason", None) or error  # urllib's URLError keeps what happened there
     return next(iter(str(reason).splitlines()), type(error).__name__)

@@ -21,12 +21,12 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from cifar_dist.config import Config
+from cifar_dist.config.choice import UnknownSettingError, is_root, keys_of
+from cifar_dist.config.layers import Tree, laid_over, without_lost
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import write_atomic
 
 SHIPPED = Path(__file__).parent / "recipes"
-
-Tree = dict[str, Any]
 
 
 def shipped() -> list[str]:
@@ -63,8 +63,11 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
         UserError: unreadable file, unknown key, or a value that cannot be.
     """
     path = recipe_path(recipe)
-    tree = _read_tree(path)
     given = parse_overrides(overrides)
+    asked: Tree = {}
+    for key, value in given.items():
+        put(asked, key, value)
+    tree = without_lost(_read_tree(path), asked, Config)
     for key, value in given.items():
         put(tree, key, value)
     config = build(tree, where=str(path), given=list(given))
@@ -99,19 +102,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     chain = (*above, path.resolve())
     if below.resolve() in chain:
         raise UserError(f"{path}: base {base} leads back to {below.name}; a recipe cannot be its own base")
-    return _laid_over(_read_tree(below, chain), tree)
-
-
-def _laid_over(base: Tree, tree: Tree) -> Tree:
-    """Both trees, where they meet the second; another model does not get the options of the first."""
-    model, own = base.get("model", {}), tree.get("model", {})
-    if own.get("name", model.get("name")) != model.get("name"):
-        base = {**base, "model": {key: value for key, value in model.items() if key != "options"}}
-    result = dict(base)
-    for key, value in tree.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _laid_over(result[key], value) if both else value
-    return result
+    return laid_over(_read_tree(below, chain), tree, Config)
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -167,6 +158,8 @@ def put(tree: Tree, key: str, value: Any) -> None:
 def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config, path: str = "") -> None:
     """Refuse a key that no section knows, naming the nearest right one.
 
+    The keys of a choice depend on what it picks, from outside the package too: :func:`build` checks them.
+
     Raises:
         UserError: with the file or command line it stands in.
     """
@@ -175,46 +168,55 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
     for key, value in tree.items():
         dotted = f"{path}{key}"
         if key not in known:
-            raise UserError(f"{where}: no setting is called {prefix}{dotted}; {_suggestion(key, owner, path, prefix)}")
+            raise UserError(f"{where}: {_unknown(f'{prefix}{path}', key, [*known])}")
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 example = fields(hints[key])[0].name
                 raise UserError(f"{where}: {prefix}{dotted} is a section; set one of its keys, as {dotted}.{example}")
-            check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
+            if not is_root(hints[key]):
+                check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
 
 
-def _suggestion(key: str, owner: type, path: str, prefix: str) -> str:
-    """The right word: the same field in another section, else the nearest in this one."""
+def _unknown(path: str, key: str, known: Sequence[str]) -> str:
+    """That no setting is called ``path`` + ``key``, and the right word: the same key elsewhere, else the nearest."""
+    prefix = "--" if path.startswith("--") else ""
     hints = get_type_hints(Config)
-    for section in fields(Config):
-        if any(field.name == key for field in fields(hints[section.name])):
-            return f"did you mean '{prefix}{section.name}.{key}'?"
-    return nearest(f"{prefix}{path}{key}", [f"{prefix}{path}{field.name}" for field in fields(owner)])
+    found = [section.name for section in fields(Config) if key in keys_of(hints[section.name])]
+    right = f"did you mean '{prefix}{found[0]}.{key}'?" if found else ""
+    right = right or nearest(f"{path}{key}", [f"{path}{name}" for name in known])
+    return f"no setting is called {path}{key}; {right}"
 
 
-def build(tree: Tree, *, where: str, given: Sequence[str] = ()) -> Config:
+def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: bool = True) -> Config:
     """The checked config of a nested dictionary.
 
     Args:
         tree: sections of fields.
         where: the file it was read from, for the error.
         given: dotted keys that the command line set, for the error.
+        import_plugins: whether code that ``name`` points to may run. Without, its settings are as they were written.
 
     Raises:
-        UserError: the first value that is not of its type or in its range.
+        UserError: the first value that is not of its type or in its range, or that has no effect.
     """
     try:
-        return TypeAdapter(Config).validate_python(tree)
+        return TypeAdapter(Config).validate_python(tree, context={"import_plugins": import_plugins})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        value = first.get("input")
-        shown = "" if isinstance(value, dict) or first["type"] == "value_error" else f", not {value!r}"
-        # A check of a whole section names the section; any of its keys may be the one to blame.
-        if any(name == key or name.startswith(f"{key}.") or not key for name in given):
-            where = "the command line"
-        raise UserError(f"{where}: {key + ': ' if key else ''}{what[:1].lower()}{what[1:]}{shown}") from None
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
+    section = key.partition("[")[0]
+    # A check of a whole section names the section; any of its keys may be the one to blame.
+    blames_command_line = any(not key or name == section or name.startswith(f"{section}.") for name in given)
+    where = "the command line" if blames_command_line else where
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UnknownSettingError):
+        prefix = "--" if f"{key}.{cause.field}" in given else ""
+        raise UserError(f"{where}: {_unknown(f'{prefix}{key}.', cause.field, cause.known)}")
+    if isinstance(cause, ValueError):  # the section's own words, which begin with the field
+        raise UserError(f"{where}: {key}{'.' if key else ''}{cause}")
+    what, value = first["msg"], first.get("input")
+    shown = "" if isinstance(value, dict) else f", not {value!r}"
+    raise UserError(f"{where}: {key}: {what[:1].lower()}{what[1:]}{shown}")
 
 
 def to_tree(config: Config) -> Tree:
@@ -223,7 +225,7 @@ def to_tree(config: Config) -> Tree:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
-        return list(value) if isinstance(value, tuple) else value
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
     tree: Tree = plain(dataclasses.asdict(config))
     return tree
@@ -244,7 +246,7 @@ def to_toml(config: Config) -> str:
 
 
 def read(path: Path) -> Config:
-    """The config that a run folder holds.
+    """The config that a run folder holds. Runs no code that it names: see ``import_plugins`` of :func:`build`.
 
     Raises:
         UserError: it is missing or no longer valid.
@@ -256,7 +258,7 @@ def read(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not readable as TOML: {error}") from None
     check_keys(tree, where=str(path))
-    return build(tree, where=str(path))
+    return build(tree, where=str(path), import_plugins=False)
 
 
 # ---- writing one value ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cifar_dist.config import ModelConfig
+    from cifar_dist.config.layers import Tree
     from cifar_dist.models.summary import Layer, Summary
 
 HELP = "show a network layer by layer: shapes, parameters, mult-adds, receptive field"
@@ -99,7 +100,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, 
     if of is None and name not in names() and (name in recipe.shipped() or name.endswith(".toml")):
         of = name
     if of is None:
-        tree: recipe.Tree = {}
+        tree: Tree = {}
         for key, value in {**recipe.parse_overrides(settings), "model.name": name}.items():
             recipe.put(tree, key, value)
         return recipe.build(tree, where="the command line").model, *_IMAGES

@@ -1,0 +1,71 @@
+"""Code from outside the package: ``path/to/file.py:Attribute`` or ``package.module:Attribute``.
+
+A path is relative to the working directory, as ``data.path`` is. Nothing is imported before :func:`load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from cifar_dist.errors import first_line, nearest
+
+
+def is_spec(name: str) -> bool:
+    """Whether a name says where code lies, and is not the name of something built in."""
+    return ":" in name
+
+
+def file_of(spec: str) -> Path | None:
+    """The file that ``path/to/file.py:Attribute`` names; None for a module. Imports nothing."""
+    place = spec.rpartition(":")[0]
+    return Path(place) if place.endswith(".py") else None
+
+
+def load(spec: str) -> object:
+    """Import the module of ``spec`` and return the attribute. A module is imported once per process.
+
+    Raises:
+        ValueError: no such file, module or attribute, or its import failed. The message begins with ``name``.
+    """
+    place, _, attribute = spec.rpartition(":")
+    file = file_of(spec)
+    if file is None and not all(part.isidentifier() for part in place.split(".")):
+        raise ValueError(f"name {spec!r} must be path/to/file.py:Attribute or package.module:Attribute")
+    if file is not None and not file.is_file():
+        raise ValueError(f"name {spec!r}: there is no file {file}")
+    try:
+        module = importlib.import_module(place) if file is None else _import_file(file)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and file is None and f"{place}.".startswith(f"{error.name}."):
+            raise ValueError(f"name {spec!r}: no module {place} is installed; for a file, give its path") from None
+        reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+        raise ValueError(f"name {spec!r}: importing {place} raised {reason}") from None
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise ValueError(f"name {spec!r}: {place} has no {attribute!r}; {nearest(attribute, public)}")
+    found: object = getattr(module, attribute)
+    return found
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Under a private name, so that it can shadow no module and no module can shadow it."""
+    path = file.resolve()
+    name = f"_cifar_dist_plugin_{hashlib.sha256(bytes(path)).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "a file called .py has a loader"
+    assert spec.loader is not None, "a file called .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: the type hints of its dataclasses are looked up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
