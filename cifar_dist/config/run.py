@@ -123,6 +123,9 @@ class TrackingConfig(Section):
     """W&B project."""
     entity: str = ""
     """W&B user or team; empty: the account's default."""
+    mirrors: tuple[str, ...] = ()
+    """Other trackers that follow the run, as ``path/to/file.py:Attribute`` or ``package.module:Attribute``. Each is a
+    class that takes the run folder, the config and the run's facts; none can stop or fail a run."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every {self.every} must be at least 1")

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from cifar_dist.config import Config, TrackingConfig
+from cifar_dist.config import Config, TrackingConfig, plugins
+from cifar_dist.errors import UserError
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.timeline import Status
@@ -45,8 +46,21 @@ MakeMirror = Callable[[Path, Config, RunFacts], Mirror]
 
 
 def wanted_mirrors(tracking: TrackingConfig) -> dict[str, MakeMirror]:
-    """How to make each mirror that a run asks for, by the name that warnings use."""
-    return {"W&B": WandbMirror} if tracking.wandb != "disabled" else {}
+    """How to make each mirror that a run asks for, by the name that warnings use.
+
+    Raises:
+        UserError: an entry of ``tracking.mirrors`` cannot be imported.
+    """
+    makers: dict[str, MakeMirror] = {"W&B": WandbMirror} if tracking.wandb != "disabled" else {}
+    for spec in tracking.mirrors:
+        try:
+            found = plugins.load(spec)
+        except ValueError as error:
+            raise UserError(f"tracking.mirrors: {str(error).removeprefix('name ')}") from None
+        if not callable(found):
+            raise UserError(f"tracking.mirrors: {spec!r} is not callable; name a class that makes a mirror")
+        makers[spec] = found
+    return makers
 
 
 class Mirrors:
