@@ -138,7 +138,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
-        if self.folder.finished():
+        if self.engine.decide(self.folder.finished):
             self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
             return
         with self.learner.averaged():
