@@ -1,8 +1,8 @@
 """The run folder: where a run's whole story lies, and who may write it.
 
 Rank 0 alone opens it. A second job of the same name is refused while the first lives, a resume that contradicts the
-config that the run was started with is refused by key, and a folder that cannot be written is found out before
-the first step.
+config that the run was started with is refused by key, and a folder that cannot be written is reported before the
+first step. Every path inside a run folder is spelled here and nowhere else.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 
-# What may differ between two starts of one run: it changes how a run is watched and kept, not what it computes.
-_FREE = (
+CHANGEABLE_ON_RESUME = (
     "run.name",
     "run.dir",
     "run.fresh",
@@ -36,24 +35,45 @@ _FREE = (
     "checkpoint",
     "tracking",
 )
+"""Keys and sections that may differ between two starts of one run: they change how it is watched and kept, not what it
+computes."""
 
+FINAL = "final"
+"""What the weights at the end of training are called in evaluations."""
 
 _LOCK = ".lock"
-_LOOKS_LAST = 0.5  # seconds; who only looks whether a run is in use holds its lock for far less than that
+_LOCK_SECONDS = 0.5  # to wait for the lock: a process that only checks whether a run is in use holds it for far less
+
+
+class EvaluationFolder:
+    """Paths inside ``runs/NAME/evaluations/...``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.summary = path / "summary.json"
+        self.submission = path / "submission.csv"
+        self.probabilities = path / "probabilities.npz"
+        self.weights = path / "model.safetensors"
+        self.figures = path / "figures"
 
 
 class RunFolder:
-    """Paths inside ``runs/NAME``."""
+    """Paths inside ``runs/NAME``, and what they say about the run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.toml"
         self.manifest = path / FILE_NAME
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.metrics_csv = path / "metrics.csv"
+        self.log = path / "training.log"
+        self.timeline = path / "timeline.jsonl"
         self.checkpoints = path / "checkpoints"
         self.final = path / "final" / "model.safetensors"
         self.evaluations = path / "evaluations"
         self.figures = path / "figures"
-        self.metrics = path / "metrics.jsonl"
+        self.report = path / "report.html"
         self.lr_curve = path / "lr_curve.json"
         self._lock: IO[str] | None = None
 
@@ -61,17 +81,35 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name
 
+    def exists(self) -> bool:
+        """Whether a run is here. Never an error, whatever the path."""
+        return os.path.isfile(self.config)
+
     def began(self) -> bool:
         """Whether anything was measured or kept."""
         kept = (*self.checkpoints.glob("*"), *(path for path in (self.final, self.lr_curve) if path.exists()))
         return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
     def finished(self) -> bool:
-        """Whether training ended and its last evaluation is complete, if the dataset has the split for it."""
+        """Whether training ended and so did the evaluation after it, if the dataset has the split for it.
+
+        Raises:
+            UserError: the config or the manifest of the run is damaged.
+        """
         if not self.final.is_file():
             return False
-        summaries = self.evaluations.glob("[!.]*_model_final*/summary.json")  # a hidden folder is still being written
-        return any(map(_is_json, summaries)) or not self._ends_with_evaluation()
+        if self.final_summary() is not None:
+            return True
+        return recipe.read(self.config).eval.split not in Manifest.load(self.path).splits
+
+    def final_summary(self) -> dict[str, Any] | None:
+        """``summary.json`` of the evaluation that ended the run; None before it is complete."""
+        summaries = (read_json(evaluation.summary) for evaluation in self.evaluation_folders())
+        return next((summary for summary in summaries if summary.get("checkpoint") == FINAL), None)
+
+    def evaluation_folders(self) -> list[EvaluationFolder]:
+        """The run's evaluations by name, without those that a kill left half-written."""
+        return [EvaluationFolder(path) for path in sorted(self.evaluations.glob("[!.]*"))]
 
     def newest_checkpoint(self) -> str:
         """Name of the newest checkpoint, empty if there is none; it is not verified."""
@@ -79,7 +117,7 @@ class RunFolder:
         return latest.readlink().name if latest.is_symlink() else ""
 
     def open(self, config: Config, manifest: Manifest) -> None:
-        """Create the folder, or enter one that is there.
+        """Create the folder, or enter an existing one.
 
         Raises:
             UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
@@ -108,7 +146,7 @@ class RunFolder:
             OSError: the folder cannot be written.
         """
         lock = (self.path / _LOCK).open("a+")
-        deadline = time.monotonic() + _LOOKS_LAST
+        deadline = time.monotonic() + _LOCK_SECONDS
         while not _locked(lock, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 lock.seek(0)
@@ -128,12 +166,6 @@ class RunFolder:
         except OSError:
             return False
 
-    def _ends_with_evaluation(self) -> bool:
-        try:
-            return recipe.read(self.config).eval.split in Manifest.load(self.path).splits
-        except UserError:
-            return True
-
     def _refuse_foreign(self, config: Config) -> None:
         if not self.path.exists():
             return
@@ -143,13 +175,13 @@ class RunFolder:
         begun = {self.checkpoints, self.manifest, self.lr_curve, self.figures}
         foreign = any(path not in begun and not path.name.startswith(".") for path in self.path.iterdir())
         if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
-            raise UserError(f"{self.path} is there and is not a run (no config.toml); choose another --run.name")
+            raise UserError(f"{self.path} exists and is not a run (no config.toml); choose another --run.name")
 
     def refuse_other_settings(self, config: Config) -> None:
-        """Of a run that is there.
+        """Check that ``config`` may resume the run that is here.
 
         Raises:
-            UserError: it was started with a setting that ``config`` contradicts; the message names the first.
+            UserError: the run was started with a setting that ``config`` contradicts; the message names the first.
         """
         if found := contradiction(recipe.read(self.config), config):
             key, words = found
@@ -166,16 +198,8 @@ class RunFolder:
             )
 
 
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return True
-
-
 def _locked(file: IO[str], how: int) -> bool:
-    """Take a lock on an open file, without waiting; false when another process has it."""
+    """Lock an open file without waiting; false when another process has it."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -190,9 +214,22 @@ def contradiction(started: Config, asked: Config) -> tuple[str, str] | None:
     before, now = (recipe.settings_of(config) for config in (started, asked))
     # Another optimizer has other settings too: what both have, its name among it, comes first.
     for key in sorted(before.keys() | now.keys(), key=lambda key: (key not in before or key not in now, key)):
-        if before.get(key) != now.get(key) and not any(key == free or key.startswith(f"{free}.") for free in _FREE):
+        if before.get(key) != now.get(key) and not _may_change(key):
             return key, f"{key} = {_shown(before.get(key))} and this command says {_shown(now.get(key))}"
     return None
+
+
+def _may_change(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where it is missing or damaged: a table shows what exists."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _shown(value: Any) -> str:

@@ -17,6 +17,7 @@ from cifar_dist import recipe
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration
 from cifar_dist.report.results import Result, read_result
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.table import EpochTable
 
@@ -54,7 +55,7 @@ def row(run: Path) -> tuple[bool, str]:
     """
     result = read_result(run)
     facts, final = result.environment, result.final
-    epochs = EpochTable(metrics.read(run / "metrics.jsonl")).rows()
+    epochs = EpochTable(metrics.read(RunFolder(run).metrics)).rows()
     val = [f"{100 * epoch.val_accuracy:.2f}" for epoch in epochs if epoch.val_accuracy == epoch.val_accuracy]
     completed = len(epochs) if final else len(val)  # without an epoch that was only begun
     last = [f"{result.parameters:,}", f"{completed} of {result.config.train.epochs}"]

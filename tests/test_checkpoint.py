@@ -14,10 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.crashing import every_death
-from support.small_checkpoint import PARTS, holds, names, optimizer, save
+from support.small_checkpoint import PARTS, holds, names, optimizer, save, state, weights
 
 from cifar_dist import checkpoint
-from cifar_dist.checkpoint import MODEL
+from cifar_dist.checkpoint import Averaged, Tensors, TrainState
+from cifar_dist.checkpoint.marker import WEIGHTS
 from cifar_dist.errors import UserError
 
 NUMBERS = count()
@@ -39,22 +40,42 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(folder: Path) -> None:
         "transposed": torch.arange(6.0).reshape(2, 3).t().contiguous(),
         "empty": torch.empty(0, 3),
     }
-    state = {"step": 7, "evaluated": 2, "val_accuracy": 1 / 3, "best": 0.5, "scaler": {"scale": 65536.0, "n": 2000}}
-    path = checkpoint.save(folder, model, optimizer(7), state, best=True)
+    scaler = {"scale": 65536.0, "n": 2000}
+    saved = TrainState(7, 2, val_accuracy=1 / 3, best_val_accuracy=0.5, is_best=True, loss_scaler=scaler)
+    path = checkpoint.save(folder, Tensors(model, None, optimizer(7)), saved)
     checkpoint.verify(path)
     loaded = checkpoint.load(path)
     assert path == loaded.path == folder / "step-00000007"
+    assert loaded.tensors.weights.keys() == model.keys()
     for name, value in model.items():
-        assert loaded.model[name].dtype == value.dtype
-        assert loaded.model[name].shape == value.shape
-        assert torch.equal(loaded.model[name].reshape(-1).view(torch.uint8), value.reshape(-1).view(torch.uint8))
-    assert {key: loaded.state[key] for key in state} == state
-    assert type(loaded.state["scaler"]["n"]) is int, "the loss scaler takes nothing else"
+        found = loaded.tensors.weights[name]
+        assert found.dtype == value.dtype
+        assert found.shape == value.shape
+        assert torch.equal(found.reshape(-1).view(torch.uint8), value.reshape(-1).view(torch.uint8))
+    assert loaded.tensors.averaged is None
+    assert loaded.state == saved
+    assert type(loaded.state.loss_scaler["n"]) is int, "the loss scaler takes nothing else"
 
 
-def test_a_folder_is_its_four_files(folder: Path) -> None:
-    assert sorted(names(save(folder, 3))) == sorted(PARTS)
+def test_a_folder_is_its_files(folder: Path) -> None:
+    assert names(save(folder, 3)) == sorted(PARTS)
     assert names(folder) == ["latest", "step-00000003"]
+    path = checkpoint.save(folder, Tensors(weights(4), None, optimizer(4)), state(4))
+    assert names(path) == ["COMPLETE.json", "optimizer.safetensors", "state.json", "weights.safetensors"]
+
+
+def test_what_is_evaluated_are_the_averaged_weights_where_there_are_any(folder: Path) -> None:
+    assert checkpoint.evaluated_weights(save(folder, 3)).name == "averaged.safetensors"
+    path = checkpoint.save(folder, Tensors(weights(4), None, optimizer(4)), state(4))
+    assert checkpoint.evaluated_weights(path).name == "weights.safetensors"
+
+
+def test_the_average_resumes_with_its_own_statistics() -> None:
+    """Recalibration replaced them in what is evaluated; counters of batches are no part of an average."""
+    evaluated = {"weight": torch.ones(2), "running_mean": torch.zeros(2), "batches": torch.tensor(3)}
+    running = Averaged(evaluated, {"running_mean": torch.ones(2)}).running()
+    assert running.keys() == {"weight", "running_mean"}
+    assert running["running_mean"].tolist() == [1, 1]
 
 
 def test_the_newest_comes_first_and_other_names_do_not_count(folder: Path) -> None:
@@ -120,10 +141,10 @@ def test_a_save_that_dies_leaves_the_old_one_or_the_new(
         found = checkpoint.step_of(chosen)
         assert found in {*before[-1:], step}
         assert holds(chosen, found)
-        seen.add(checkpoint.load(chosen).state["is_best"])
+        seen.add(checkpoint.load(chosen).state.is_best)
         # The links are right again before training goes on.
         assert (folder / "latest").resolve() == chosen.resolve()
-        if found == step and checkpoint.load(chosen).state["is_best"]:
+        if found == step and checkpoint.load(chosen).state.is_best:
             assert (folder / "best").resolve() == chosen.resolve()
         elif 1 in before:
             assert holds(checkpoint.named(folder, "best"), 1)
@@ -157,7 +178,7 @@ def test_the_newest_and_the_best_are_kept(
 def test_what_a_killed_save_left_is_swept_and_nothing_else(folder: Path) -> None:
     save(folder, 1)
     (folder / ".step-00000002.77.tmp").mkdir()
-    (folder / ".step-00000002.77.tmp" / MODEL).write_text("half")
+    (folder / ".step-00000002.77.tmp" / WEIGHTS).write_text("half")
     (folder / ".step-00000002.old.tmp-2").mkdir()
     (folder / ".latest.77.tmp").symlink_to("step-00000002")
     (folder / "step-00000002.damaged").mkdir()
@@ -217,7 +238,7 @@ def test_an_empty_folder_and_a_damaged_checkpoint_are_told(folder: Path) -> None
     with pytest.raises(UserError, match="holds no checkpoint yet; train first"):
         checkpoint.named(folder, "best")
     save(folder, 5)
-    (save(folder, 10) / MODEL).unlink()
-    with pytest.raises(UserError, match=r"model\.safetensors is missing; take another with --checkpoint: 10, 5"):
+    (save(folder, 10) / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"weights\.safetensors is missing; take another with --checkpoint: 10, 5"):
         checkpoint.named(folder, "latest")
     assert (folder / "step-00000010").is_dir(), "who only looks changes nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from itertools import count
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.small_checkpoint import PARTS, holds, names, save, sign
+from support.small_checkpoint import CONTENT, PARTS, holds, names, save, sign
 from torch import nn
 
 from cifar_dist import checkpoint
-from cifar_dist.checkpoint import MARKER, MODEL, OPTIMIZER, STATE, CheckpointError
+from cifar_dist.checkpoint import CheckpointError
+from cifar_dist.checkpoint.marker import MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
 from cifar_dist.errors import UserError
 
 NUMBERS = count()
@@ -91,10 +93,10 @@ def test_a_missing_file_is_never_believed(folder: Path, part: str, damage: Calla
 def test_a_disk_that_cannot_read_a_part_is_damage(folder: Path) -> None:
     """/proc/self/mem is a file of 0 bytes that answers every read with an input/output error."""
     path = save(folder, 2)
-    (path / MODEL).write_bytes(b"")
+    (path / WEIGHTS).write_bytes(b"")
     sign(path)
-    (path / MODEL).unlink()
-    (path / MODEL).symlink_to("/proc/self/mem")
+    (path / WEIGHTS).unlink()
+    (path / WEIGHTS).symlink_to("/proc/self/mem")
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.verify(path)
 
@@ -119,29 +121,49 @@ def test_each_bad_one_is_set_aside_until_one_is_whole(folder: Path) -> None:
 # ---- forged content -----------------------------------------------------------------------------------------------
 
 
+RIGHT = {
+    "step": 7,
+    "epochs_evaluated": 1,
+    "val_accuracy": 0.5,
+    "best_val_accuracy": 0.5,
+    "is_best": False,
+    "loss_scaler": {"scale": 65536.0},
+}
+
+
+def almost_right(**changes: object) -> str:
+    return json.dumps(RIGHT | changes)
+
+
 HOSTILE_STATES = [
     "",
     "null",
     "[]",
     "{}",
-    '{"step": null}',
-    '{"step": "7"}',
-    '{"step": 7.0}',
-    '{"step": true}',
-    '{"step": -1}',
-    '{"step": 1e999}',
-    '{"step": ' + "9" * 10_000 + "}",
-    '{"step": 7, "version": 2}',
-    '{"step": 7, "best": NaN}',
-    '{"step": 7, "best": "high"}',
-    '{"step": 7, "val_accuracy": 1e308}',
-    '{"step": 7, "evaluated": -3}',
-    '{"step": 7, "scaler": [1]}',
-    '{"step": 7, "scaler": {"scale": "x"}}',
-    '{"step": 7',
+    '{"step": 7}',
+    *(json.dumps({key: value for key, value in RIGHT.items() if key != missing}) for missing in RIGHT),
+    almost_right(step=None),
+    almost_right(step="7"),
+    almost_right(step=7.0),
+    almost_right(step=True),
+    almost_right(step=-1),
+    almost_right().replace("7", "1e999"),
+    almost_right().replace("7", "9" * 10_000),
+    almost_right(version=2),
+    almost_right(best_val_accuracy=math.nan),
+    almost_right(best_val_accuracy="high"),
+    almost_right(best_val_accuracy=-1),
+    almost_right(val_accuracy=1e308),
+    almost_right(epochs_evaluated=-3),
+    almost_right(is_best=1),
+    almost_right(is_best=None),
+    almost_right(loss_scaler=[1]),
+    almost_right(loss_scaler=None),
+    almost_right(loss_scaler={"scale": "x"}),
+    almost_right()[:-1],
     "[" * 100_000,
     '{"a":' * 100_000,
-    '{"step": 7}\0',
+    almost_right() + "\0",
     "\ufeff{}",
 ]
 
@@ -165,11 +187,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = st.sampled_from(["version", "step", "evaluated", "val_accuracy", "best", "scaler", "is_best", "files", "new"])
+KEYS = st.sampled_from(["version", *RIGHT, "files", "new"])
 
 
 @settings(deadline=None, max_examples=100)
-@given(content=st.dictionaries(KEYS, JSON) | JSON)
+@given(content=st.dictionaries(KEYS, JSON).map(lambda some: RIGHT | some) | st.dictionaries(KEYS, JSON) | JSON)
 def test_any_json_is_a_state_a_marker_or_a_clean_error(
     pair: Path, tmp_path_factory: pytest.TempPathFactory, content: object
 ) -> None:
@@ -180,25 +202,32 @@ def test_any_json_is_a_state_a_marker_or_a_clean_error(
     except CheckpointError:
         pass
     else:
-        assert type(state["step"]) is int
-        assert 0 <= state["step"] < 10**12
-        assert 0 <= state["evaluated"] < 10**12
+        assert type(state.step) is int
+        assert 0 <= state.step < 10**12
+        assert 0 <= state.epochs_evaluated < 10**12
+        assert type(state.is_best) is bool
     (path / MARKER).write_text(json.dumps(content))
     with pytest.raises(CheckpointError):
         checkpoint.verify(path)
     shutil.rmtree(path.parent)
 
 
-FACTS = {MODEL: {"bytes": 1, "sha256": "0"}, OPTIMIZER: {"bytes": 1, "sha256": "0"}}
+ONE_BYTE = {"bytes": 1, "sha256": "0"}
+FACTS = {WEIGHTS: ONE_BYTE, OPTIMIZER: ONE_BYTE}
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        json.dumps({"version": 1, "files": FACTS | {STATE: {"bytes": float("inf"), "sha256": "0"}}}),
-        json.dumps({"version": 1, "files": FACTS | {STATE: {"bytes": None, "sha256": "0"}}}),
-        json.dumps({"version": 1, "files": {}}),
-        json.dumps({"version": 1, "files": list(FACTS)}),
+        json.dumps({"version": VERSION, "files": FACTS | {STATE: {"bytes": math.inf, "sha256": "0"}}}),
+        json.dumps({"version": VERSION, "files": FACTS | {STATE: {"bytes": None, "sha256": "0"}}}),
+        json.dumps({"version": VERSION, "files": FACTS}),
+        json.dumps({"version": VERSION, "files": FACTS | {STATE: ONE_BYTE, "../../elsewhere": ONE_BYTE}}),
+        json.dumps({"version": 1, "files": FACTS | {STATE: ONE_BYTE}}),
+        json.dumps({"version": VERSION + 1, "files": FACTS | {STATE: ONE_BYTE}}),
+        json.dumps({"version": True, "files": FACTS | {STATE: ONE_BYTE}}),
+        json.dumps({"version": VERSION, "files": {}}),
+        json.dumps({"version": VERSION, "files": list(FACTS)}),
         json.dumps({"version": "1\n" * 99, "files": FACTS}),
         "[" * 100_000,
         "1" * 10_000,
@@ -213,9 +242,10 @@ def test_a_hostile_marker_is_a_clean_error(folder: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04N.", b"\xff" * 8, (2**40).to_bytes(8, "little") + b"{}"])
-def test_weights_that_are_no_safetensors_are_a_clean_error(folder: Path, data: bytes) -> None:
+@pytest.mark.parametrize("part", [part for part in CONTENT if part != STATE])
+def test_weights_that_are_no_safetensors_are_a_clean_error(folder: Path, part: str, data: bytes) -> None:
     path = save(folder, 7)
-    (path / MODEL).write_bytes(data)
+    (path / part).write_bytes(data)
     sign(path)
     checkpoint.verify(path)
     with pytest.raises(CheckpointError, match="step-00000007 cannot be read") as caught:
@@ -226,5 +256,5 @@ def test_weights_that_are_no_safetensors_are_a_clean_error(folder: Path, data: b
 def test_weights_of_another_model_are_a_user_error(folder: Path) -> None:
     path = save(folder, 7)
     with pytest.raises(UserError, match="step-00000007 holds the weights of another model: ") as caught:
-        checkpoint.load_weights(nn.Linear(2, 2), checkpoint.load(path).model, path)
+        checkpoint.load_weights(nn.Linear(2, 2), checkpoint.load(path).tensors.weights, path)
     assert "\n" not in str(caught.value)

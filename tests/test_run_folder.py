@@ -60,21 +60,51 @@ def test_a_new_folder_says_what_was_asked_on_what_data(tmp_path: Path, manifest:
     assert not folder.finished()
 
 
-def test_finished_is_final_weights_and_their_complete_evaluation(tmp_path: Path) -> None:
+def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest: Manifest) -> None:
+    open_folder(tmp_path, CONFIG, manifest)
+    folder = RunFolder(tmp_path)
+    final = folder.evaluations / "it_val_acc_0.9_model_final"
+    final.mkdir(parents=True)
+    (final / "summary.json").write_text('{"checkpoint": "final"}')
+    assert not folder.finished(), "there are no final weights"
+    folder.final.parent.mkdir()
+    folder.final.touch()
+    assert folder.finished()
+    assert folder.final_summary() == {"checkpoint": "final"}
+
+
+@pytest.mark.parametrize(
+    ("name", "summary"),
+    [
+        ("it_val_acc_0.9_model_step-00000001", '{"checkpoint": "step-00000001"}'),
+        ("it_model_final_val_acc_0.9_model_step-00000001", '{"checkpoint": "step-00000001"}'),
+        ("it_val_acc_0.9_model_final", ""),
+        ("it_val_acc_0.9_model_final", '{"checkpoint": "fin'),
+        ("it_val_acc_0.9_model_final", "[]"),
+        (".it_val_acc_0.9_model_final.77.tmp", '{"checkpoint": "final"}'),
+    ],
+)
+def test_another_or_a_half_written_evaluation_does_not_finish_a_run(
+    tmp_path: Path, manifest: Manifest, name: str, summary: str
+) -> None:
+    open_folder(tmp_path, CONFIG, manifest)
     folder = RunFolder(tmp_path)
     folder.final.parent.mkdir()
     folder.final.touch()
-    for name in ("it_val_acc_0.9_model_step-00000001", "it_val_acc_0.9_model_final"):
-        assert not folder.finished()
-        (folder.evaluations / name).mkdir(parents=True)
-        assert not folder.finished()
-        (folder.evaluations / name / "summary.json").write_text('{"accuracy": 0.')
-    assert not folder.finished(), "half-written"
-    for name in (".it_val_acc_0.9_model_final.123.tmp", "it_val_acc_0.9_model_final"):
-        assert not folder.finished()
-        (folder.evaluations / name).mkdir(exist_ok=True)
-        (folder.evaluations / name / "summary.json").write_text('{"accuracy": 0.9}')
+    (folder.evaluations / name).mkdir(parents=True)
+    (folder.evaluations / name / "summary.json").write_text(summary)
+    assert not folder.finished()
+
+
+def test_where_there_is_no_split_to_evaluate_final_weights_finish_a_run(tmp_path: Path, manifest: Manifest) -> None:
+    open_folder(tmp_path, replace(CONFIG, eval=EvalConfig(split="nowhere")), manifest)
+    folder = RunFolder(tmp_path)
+    assert not folder.finished()
+    folder.final.parent.mkdir()
+    folder.final.touch()
     assert folder.finished()
+    open_folder(tmp_path, CONFIG, manifest)
+    assert not folder.finished(), "now its test split is asked for"
 
 
 def test_a_run_whose_data_has_no_split_to_end_with_finishes_without_an_evaluation(
@@ -216,7 +246,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, manifest: Manifes
     else:
         path.mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    assert "is there and is not a run (no config.toml)" in refusal(tmp_path / "it", CONFIG, manifest)
+    assert "exists and is not a run (no config.toml)" in refusal(tmp_path / "it", CONFIG, manifest)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -124,6 +124,9 @@ class TrackingConfig(Choice):
     every: int = 10
     """Steps between two looks at the metrics: they reach the console and metrics.jsonl (every step has its
     line there, whatever this is) that often."""
+    mirrors: tuple[str, ...] = ()
+    """Other trackers that follow the run, as ``path/to/file.py:Attribute`` or ``package.module:Attribute``. Each is a
+    class that takes the run folder, the config and the run's facts; none can stop or fail a run."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every {self.every} must be at least 1")

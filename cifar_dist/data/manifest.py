@@ -9,7 +9,6 @@ opened. Nothing read from a manifest is trusted: names stay inside the folder, n
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.image import MAX_SIDE, Codec
 from cifar_dist.errors import UserError
+from cifar_dist.files import write_atomic
 
 FORMAT = "cifar-dist-manifest"
 VERSION = 1
@@ -177,15 +177,9 @@ class Manifest:
         }
 
     def save(self, folder: Path) -> Path:
-        """Write ``manifest.json`` into ``folder`` whole or not at all: temp name, fsync, rename."""
+        """Write ``manifest.json`` into ``folder``, complete or not at all."""
         target = folder / FILE_NAME
-        temporary = folder / f".{FILE_NAME}.{os.getpid()}"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(self.to_json(), file, separators=(",", ":"))
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        write_atomic(target, json.dumps(self.to_json(), separators=(",", ":")) + "\n")
         return target
 
     @classmethod

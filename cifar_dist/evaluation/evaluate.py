@@ -12,17 +12,18 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.split import Split
+from cifar_dist.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The weights that the engine holds.
+class CheckpointRef:
+    """Which weights of a run are evaluated.
 
     Attributes:
-        file: the safetensors they are in.
-        name: what they are called in folder names, for example ``final`` or ``step-00000345``.
-        step: optimizer steps behind them.
-        val_accuracy: as measured in training, None when it was not.
+        file: the safetensors file that holds them.
+        name: what they are called in folder names: ``final``, or the checkpoint's, for example ``step-00000345``.
+        step: optimizer steps that led to them.
+        val_accuracy: fraction, as measured during training; None when it was not.
     """
 
     file: Path
@@ -34,8 +35,8 @@ class Weights:
 def evaluate(
     model: InferenceModel,
     config: Config,
-    run: Path,
-    weights: Weights,
+    run: RunFolder,
+    weights: CheckpointRef,
     data: Manifest,
     split: str,
     tta: str,
@@ -84,7 +85,7 @@ def evaluate(
         processes=ranks.world_size,
     )
     ids = sample_ids(data, split)
-    folder = ranks.run_on_main(lambda: write_evaluation(run / "evaluations", summary, predictions, ids, weights.file))
+    folder = ranks.run_on_main(lambda: write_evaluation(run.evaluations, summary, predictions, ids, weights.file))
     return folder, summary
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.files import folder_atomic, free_name
+from cifar_dist.run_folder import EvaluationFolder
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Summary:
 def write_evaluation(
     parent: Path, summary: Summary, predictions: Predictions, ids: Sequence[int], weights: Path
 ) -> Path:
-    """Write ``{run}_val_acc_{acc}_{time}_model_{file}/`` whole or not at all.
+    """Write ``{run}_val_acc_{acc}_{time}_model_{checkpoint}/``, complete or not at all.
 
     It holds ``submission.csv``, ``probabilities.npz`` (``ids`` int64 [N], ``probabilities`` float32 [N, classes],
-    ``labels`` int64 [N] when known), ``summary.json`` and a copy of the weights.
+    ``labels`` int64 [N] when known), ``summary.json`` and ``model.safetensors``, a copy of the weights.
 
     Args:
         parent: the run's ``evaluations``.
@@ -65,13 +66,14 @@ def write_evaluation(
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = f"{summary.run}_val_acc_{accuracy}_{time}_model_{summary.checkpoint}"
     target = free_name(parent / name)
-    with folder_atomic(target) as folder:
-        write_submission(folder / "submission.csv", ids, predictions.classes.tolist())
+    with folder_atomic(target) as temporary:
+        folder = EvaluationFolder(temporary)
+        write_submission(folder.submission, ids, predictions.classes.tolist())
         arrays = {"ids": np.asarray(ids, dtype=np.int64), "probabilities": predictions.probabilities.numpy()}
         if predictions.labels is not None:
             arrays["labels"] = predictions.labels.numpy()
-        with (folder / "probabilities.npz").open("wb") as file:
+        with folder.probabilities.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-        shutil.copyfile(weights, folder / weights.name)
+        folder.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(weights, folder.weights)
     return target

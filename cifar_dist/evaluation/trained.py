@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +15,18 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError, nearest
-from cifar_dist.evaluation.evaluate import Weights
+from cifar_dist.evaluation.evaluate import CheckpointRef
+from cifar_dist.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Trained:
     """A run's config and data, and one of its checkpoints."""
 
-    run: Path
+    run: RunFolder
     config: Config
     trained_on: Manifest
-    weights: Weights
+    weights: CheckpointRef
 
 
 def find_run(run: str, parent: Path = Path("runs")) -> Path:
@@ -36,9 +36,9 @@ def find_run(run: str, parent: Path = Path("runs")) -> Path:
         UserError: there is none; the message names the nearest.
     """
     for path in (parent / run, Path(run)):
-        if os.path.isfile(path / "config.toml"):  # unlike Path's, never an error: any words may be asked for
+        if RunFolder(path).exists():
             return path
-    known = [path.parent.name for path in parent.glob("*/config.toml")]
+    known = [path.name for path in parent.glob("*") if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} holds none yet; train one first"
     raise UserError(f"there is no run '{run}'; {hint}")
 
@@ -47,12 +47,13 @@ def open_trained(run: Path, which: str) -> Trained:
     """Choose and verify a checkpoint: ``best``, ``latest`` or a step.
 
     Raises:
-        UserError: no such checkpoint, or a run folder that is not whole.
+        UserError: no such checkpoint, or a run folder that is not complete.
     """
-    path = checkpoint.named(run / "checkpoints", which)
+    folder = RunFolder(run)
+    path = checkpoint.named(folder.checkpoints, which)
     state = checkpoint.read_state(path)
-    weights = Weights(path / checkpoint.MODEL, path.name, state["step"], state["val_accuracy"])
-    return Trained(run, recipe.read(run / "config.toml"), Manifest.load(run), weights)
+    weights = CheckpointRef(checkpoint.evaluated_weights(path), path.name, state.step, state.val_accuracy)
+    return Trained(folder, recipe.read(folder.config), Manifest.load(run), weights)
 
 
 def build_trained(trained: Trained) -> nn.Module:

@@ -67,17 +67,21 @@ class WeightAverage:
             self._put(self._average)
         return counts
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is an average yet."""
+        return bool(self._average)
+
     @contextmanager
-    def applied(self) -> Iterator[bool]:
+    def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside, to be evaluated or saved, and its own again after.
 
-        Yields:
-            whether there is an average; before it has begun the model keeps its own weights.
+        Before the average has begun the model keeps its own weights.
         """
         kept = self._copy() if self._average else {}
         try:
             self._put(self._average)
-            yield bool(kept)
+            yield
         finally:
             self._put(kept)
 

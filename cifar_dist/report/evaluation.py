@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cifar_dist.errors import UserError
 from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, bare, figure, short
+from cifar_dist.run_folder import EvaluationFolder
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
 """Position of a sample in its split -> uint8 [height, width, channels]."""
@@ -61,17 +62,16 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         UserError: a file is missing or damaged.
     """
+    paths = EvaluationFolder(folder)
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        with np.load(folder / "probabilities.npz", allow_pickle=False) as arrays:
+        summary = json.loads(paths.summary.read_text(encoding="utf-8"))
+        with np.load(paths.probabilities, allow_pickle=False) as arrays:
             probabilities = arrays["probabilities"]
             labels = arrays["labels"] if "labels" in arrays.files else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{folder} is not a whole evaluation: {error}; make it again with: cifar-dist evaluate"
-        ) from None
+        raise UserError(f"{folder} is not a complete evaluation: {error}; run cifar-dist evaluate again") from None
     if not isinstance(summary, dict) or probabilities.ndim != 2:
-        raise UserError(f"{folder} is not an evaluation; make it again with: cifar-dist evaluate")
+        raise UserError(f"{folder} is not an evaluation; run cifar-dist evaluate again")
     return Evaluation(folder, summary, probabilities, labels)
 
 
@@ -82,7 +82,7 @@ def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> 
         evaluation: with or without labels.
         image_of: gives the images for the galleries; None leaves them out.
     """
-    folder = evaluation.folder / "figures"
+    folder = EvaluationFolder(evaluation.folder).figures
     written = []
     if image_of is not None:
         written.append(_samples(evaluation, image_of, folder / "samples.png"))

@@ -26,7 +26,8 @@ from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
-from cifar_dist.report.results import count, facts, read_json
+from cifar_dist.report.results import count, facts
+from cifar_dist.run_folder import FINAL, RunFolder, read_json
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.table import EpochRow, EpochTable
 
@@ -78,23 +79,24 @@ def write_report(run: Path) -> Path:
     Raises:
         UserError: it is not a run folder.
     """
-    config_text = recipe.to_toml(recipe.read(run / "config.toml"))
-    records = metrics.read(run / "metrics.jsonl")
-    events = timeline.read(run)
-    environment = read_json(run / "environment.json")
+    folder = RunFolder(run)
+    config_text = recipe.to_toml(recipe.read(folder.config))
+    records = metrics.read(folder.metrics)
+    events = timeline.read(folder.timeline)
+    environment = read_json(folder.environment)
     told = facts(environment)
-    curves = draw_curves(records, events, run / "figures", count(told, "steps_per_epoch"))
-    lr_curve = Curve.load(run / "lr_curve.json")
+    curves = draw_curves(records, events, folder.figures, count(told, "steps_per_epoch"))
+    lr_curve = Curve.load(folder.lr_curve)
     if lr_curve is not None:
-        curves.append(draw_lr_curve(lr_curve, run / "figures" / "lr_curve.png"))
+        curves.append(draw_lr_curve(lr_curve, folder.figures / "lr_curve.png"))
     rows = EpochTable(records).rows()
-    evaluations = _evaluations(run)
+    evaluations = _evaluations(folder)
 
     parts = [
         _headline(run, rows, evaluations),
         _facts(told, rows, events),
         _section("Training", _pictures(path for path in curves if path.name != "overview.png")),
-        *(_evaluation(run, evaluation) for evaluation in evaluations[:_EVALUATIONS_SHOWN]),
+        *(_evaluation(folder, evaluation) for evaluation in evaluations[:_EVALUATIONS_SHOWN]),
         _section("Epochs", _epochs(rows)) if rows else "",
         _section("What happened", _events(events)) if events else "",
         _section("Settings", f"<pre>{escape(config_text)}</pre>"),
@@ -107,29 +109,29 @@ def write_report(run: Path) -> Path:
         f"<body>\n<main>\n{''.join(parts)}\n<footer>Made by cifar-dist from the run folder alone; "
         f"make it again with <code>cifar-dist report {name}</code>.</footer>\n</main>\n</body>\n</html>\n"
     )
-    write_atomic(run / "report.html", page)
-    return run / "report.html"
+    write_atomic(folder.report, page)
+    return folder.report
 
 
 # ---- what there is ----------------------------------------------------------------------------------------------
 
 
-def _evaluations(run: Path) -> list[Evaluation]:
-    """The run's whole evaluations, the one that ended the run first, then the newest."""
+def _evaluations(folder: RunFolder) -> list[Evaluation]:
+    """The run's complete evaluations, the one that ended the run first, then the newest."""
     found = []
-    for path in sorted((run / "evaluations").glob("*/summary.json"), reverse=True):
+    for evaluation in reversed(folder.evaluation_folders()):
         try:
-            found.append(read_evaluation(path.parent))
+            found.append(read_evaluation(evaluation.path))
         except UserError:
             continue
-    return sorted(found, key=lambda evaluation: evaluation.summary.get("checkpoint") != "final")
+    return sorted(found, key=lambda evaluation: evaluation.summary.get("checkpoint") != FINAL)
 
 
-def _images(run: Path, evaluation: Evaluation) -> ImageOf | None:
+def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
     """The evaluated images, when the packed dataset that they came from is still where it was."""
     try:
-        here = Manifest.load(recipe.read(run / "config.toml").data.path)
-        if here.fingerprint != Manifest.load(run).fingerprint or evaluation.summary.get("data") != here.name:
+        here = Manifest.load(recipe.read(folder.config).data.path)
+        if here.fingerprint != Manifest.load(folder.path).fingerprint or evaluation.summary.get("data") != here.name:
             return None
         reader = ShardReader(here, str(evaluation.summary.get("split")))
         if len(reader) != len(evaluation.probabilities):
@@ -189,8 +191,8 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
     return f'<dl class="facts">{cards}</dl>\n' if cards else ""
 
 
-def _evaluation(run: Path, evaluation: Evaluation) -> str:
-    pictures = draw_evaluation(evaluation, _images(run, evaluation))
+def _evaluation(folder: RunFolder, evaluation: Evaluation) -> str:
+    pictures = draw_evaluation(evaluation, _images(folder, evaluation))
     summary = evaluation.summary
     accuracy = summary.get("accuracy")
     title = f"{summary.get('checkpoint')} on {summary.get('split')}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.run_folder import RunFolder, read_json
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.table import EpochTable
 
@@ -83,27 +83,19 @@ def read_result(run: Path) -> Result:
     Raises:
         UserError: it is not a run folder, or its config or metrics are damaged.
     """
-    config = recipe.read(run / "config.toml")
-    rows = EpochTable(metrics.read(run / "metrics.jsonl")).rows()
-    summaries = sorted(run.glob("evaluations/*_model_final*/summary.json"))
+    folder = RunFolder(run)
+    config = recipe.read(folder.config)
+    rows = EpochTable(metrics.read(folder.metrics)).rows()
+    summary = folder.final_summary()
     return Result(
         config=config,
         epochs=len(rows),
         seconds=sum(row.seconds for row in rows),
         train_accuracy=_last([row.train_accuracy for row in rows]),
         val_accuracy=_last([row.val_accuracy for row in rows]),
-        final=_final(read_json(summaries[0])) if summaries else None,
-        environment=read_json(run / "environment.json"),
+        final=_final(summary) if summary else None,
+        environment=read_json(folder.environment),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where it is missing or damaged: a table shows what there is."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def facts(environment: dict[str, Any]) -> dict[str, Any]:

@@ -123,8 +123,8 @@ def disk_bytes(path: Path) -> int:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        if "config.toml" in files:
+    for place, folders, _ in os.walk(folder):
+        if RunFolder(Path(place)).exists():
             folders.clear()  # no run lies in another
             yield Path(place)
         else:
@@ -134,7 +134,7 @@ def _below(folder: Path) -> Iterator[Path]:
 def _state(folder: RunFolder) -> str:
     if folder.finished():
         return "finished"
-    events = timeline.read(folder.path)
+    events = timeline.read(folder.timeline)
     last = events[-1].kind if events else ""
     if last in ("started", "resumed"):
         return "training" if folder.in_use() else "killed"
@@ -143,10 +143,10 @@ def _state(folder: RunFolder) -> str:
 
 
 def _written(path: Path) -> float:
-    times = []
-    for name in ("metrics.jsonl", timeline.FILE_NAME, "config.toml"):
+    folder, times = RunFolder(path), []
+    for file in (folder.metrics, folder.timeline, folder.config):
         try:
-            times.append((path / name).stat().st_mtime)
+            times.append(file.stat().st_mtime)
         except OSError:
             continue
     return max(times, default=0.0)

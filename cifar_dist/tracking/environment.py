@@ -17,8 +17,6 @@ from cifar_dist.files import write_atomic
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
 
-FILE_NAME = "environment.json"
-
 _PACKAGES = ("cifar-dist", "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "wandb", "numpy")
 _VARIABLES = re.compile(
     r"(SLURM|NCCL|GLOO|G?OMP|MKL|CUDA|ACCELERATE|DEEPSPEED|FSDP|TORCH|PYTORCH|TORCHELASTIC)_\w+"
@@ -30,10 +28,10 @@ _USER_IN_URL = re.compile(r"(://)[^/\s]+@")
 _SECRET_IN_TEXT = re.compile(rf"(\w*(?:{_SECRET.pattern})\w*=)[^,;&\s]+", re.IGNORECASE)
 
 
-def write_environment(folder: Path, facts: RunFacts) -> None:
-    """Write ``folder/environment.json`` of this process and its run."""
+def write_environment(path: Path, facts: RunFacts) -> None:
+    """Write the ``environment.json`` of this process and its run to ``path``."""
     text = json.dumps({"written": utc(), "run": asdict(facts), **describe()}, indent=2)
-    write_atomic(folder / FILE_NAME, text + "\n")
+    write_atomic(path, text + "\n")
 
 
 def describe() -> dict[str, object]:

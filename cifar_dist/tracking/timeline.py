@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "finished"]
-FILE_NAME = "timeline.jsonl"
+Status = Literal["finished", "interrupted", "failed"]
+"""How a process that could still say so ended: one of ``Kind``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,15 @@ def utc(timestamp: float | None = None) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def append(folder: Path, event: Event) -> None:
-    path = folder / FILE_NAME
+def append(path: Path, event: Event) -> None:
+    """Add an event to the timeline ``path``."""
     torn = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
         file.write(("\n" if torn else "") + json.dumps(asdict(event)) + "\n")
 
 
-def read(folder: Path) -> list[Event]:
+def read(path: Path) -> list[Event]:
     """The events in the order they were written; lines that are not one (torn by a kill) are left out."""
-    path = folder / FILE_NAME
     if not path.exists():
         return []
     events: list[Event] = []

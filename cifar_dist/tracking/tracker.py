@@ -1,24 +1,21 @@
-"""The one object a trainer tells what happens; it writes the truth first and then lets the mirrors follow."""
+"""The one object to which a trainer reports: it writes the run folder first, and then the mirrors follow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 from cifar_dist.config import Config
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.console import RunConsole
 from cifar_dist.tracking.environment import write_environment
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import MetricsLog, Record
+from cifar_dist.tracking.mirrors import MakeMirror, Mirrors
 from cifar_dist.tracking.table import EpochTable
-from cifar_dist.tracking.timeline import Event
-from cifar_dist.tracking.wandb_mirror import WandbMirror
-
-Status = Literal["finished", "interrupted", "failed"]
-_EXIT_CODE: dict[Status, int] = {"finished": EXIT_DONE, "interrupted": EXIT_REQUEUE, "failed": EXIT_FAILED}
+from cifar_dist.tracking.timeline import Event, Status
 
 
 class AnyTracker(Protocol):
@@ -31,64 +28,71 @@ class AnyTracker(Protocol):
         """A pass over another split; ``best``: the best validation accuracy so far."""
 
     def say(self, text: str) -> None:
-        """Tell the reader something."""
+        """Show the reader a line."""
 
     def warn(self, text: str) -> None:
-        """Tell the reader of something wrong that does not stop the run."""
+        """Show the reader a problem that does not stop the run."""
 
     def sync(self) -> None:
-        """Bring the metrics to the disk; to be called before a checkpoint is written."""
+        """Flush the metrics to the disk; called before a checkpoint is written."""
 
     def checkpoint(self, step: int, path: Path) -> None:
         """A checkpoint is complete."""
 
     def finish(self, status: Status, reason: str = "") -> None:
-        """The process stops training; to be called whatever happened (it gives the terminal back)."""
+        """The process stops training; called whatever happened, because it gives the terminal back."""
 
 
 class Tracker:
-    """Rank 0's tracker: metrics.jsonl first, then metrics.csv, training.log, the console and W&B.
+    """Rank 0's tracker: metrics.jsonl first, then metrics.csv, training.log, the console and the mirrors.
 
     Args:
         folder: the run folder; must exist.
         config: the resolved config.
-        facts: the run as it turned out.
-        resume_step: optimizer steps in the checkpoint that this process goes on from; 0 starts anew. Metrics after
-            it are dropped, because those steps are taken again.
+        facts: of this start.
+        resume_step: optimizer steps in the checkpoint that this process resumes from; 0 starts a new run. Metrics
+            after it are dropped, because those steps are taken again.
         resume_epoch: epochs evaluated before that checkpoint; see :meth:`MetricsLog.cut`.
+        mirrors: how to make each mirror, by name.
 
     Raises:
         UserError: the metrics.jsonl of an earlier start is damaged.
     """
 
     def __init__(
-        self, folder: Path, config: Config, *, facts: RunFacts, resume_step: int, resume_epoch: int | None = None
+        self,
+        folder: RunFolder,
+        config: Config,
+        *,
+        facts: RunFacts,
+        resume_step: int,
+        resume_epoch: int | None = None,
+        mirrors: Mapping[str, MakeMirror] | None = None,
     ) -> None:
         self._folder = folder
-        self._config = config
         self._facts = facts
         self._step = resume_step
         self._open_epoch: int | None = None  # has training records but no line on the console yet
-        path = folder / "metrics.jsonl"
-        self._metrics = MetricsLog(path)
-        last_sign = path.stat().st_mtime
+        self._metrics = MetricsLog(folder.metrics)
+        last_sign = folder.metrics.stat().st_mtime
         last_step = self._metrics.cut(resume_step, resume_epoch)
-        history = metrics.read(path)
+        history = metrics.read(folder.metrics)
         self._table = EpochTable(history)
-        self._table.write(folder / "metrics.csv")
-        write_environment(folder, facts)
-        self._console = RunConsole(folder / "training.log", facts)
+        self._table.write(folder.metrics_csv)
+        write_environment(folder.environment, facts)
+        self._console = RunConsole(folder.log, facts)
         resumed = [("resumed", f"after step {resume_step:,} of {facts.steps:,}")] if resume_step else []
-        self._console.banner(folder.name, [*facts.lines(), ("folder", str(folder)), *resumed])
+        self._console.banner(folder.name, [*facts.lines(), ("folder", str(folder.path)), *resumed])
         self._note_kill(last_step, last_sign)
         kind: Literal["resumed", "started"] = "resumed" if resume_step else "started"
         lost = last_step - resume_step
         again = "" if not lost else "1 step is taken again" if lost == 1 else f"{lost:,} steps are taken again"
         where = f"{facts.wrapper}, {facts.device}"
-        timeline.append(folder, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
+        timeline.append(folder.timeline, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
         if again:
             self.say(f"resumed before the end of the metrics: {again}")
-        self._wandb = WandbMirror(folder, config, facts, history, self.warn)
+        self._mirrors = Mirrors(mirrors or {}, folder.path, config, facts, self.warn)
+        self._mirrors.start(history)
 
     def train_steps(self, records: Sequence[Record]) -> None:
         if not records:
@@ -103,7 +107,7 @@ class Tracker:
                 self._end_epoch(self._open_epoch, best=False)
             self._open_epoch = epoch
         self._console.progress(records)
-        self._wandb.log(records)
+        self._mirrors.train_steps(records)
 
     def evaluation(self, record: Record, best: bool) -> None:
         self._metrics.append([record])
@@ -115,7 +119,7 @@ class Tracker:
                 f"{record.split}: accuracy {100 * record.accuracy:.2f} %, loss {record.loss:.4f}, "
                 f"{record.samples:,} images"
             )
-        self._wandb.log([record])
+        self._mirrors.evaluation(record, best)
 
     def say(self, text: str) -> None:
         self._console.say(text)
@@ -134,25 +138,25 @@ class Tracker:
             if self._open_epoch is not None and status == "finished":
                 self._end_epoch(self._open_epoch, best=False)
             self._metrics.close()
-            self._table.write(self._folder / "metrics.csv")
-            timeline.append(self._folder, Event(timeline.utc(), status, self._step, note=reason))
-            self._wandb.finish(_EXIT_CODE[status], preempted=status == "interrupted")
+            self._table.write(self._folder.metrics_csv)
+            timeline.append(self._folder.timeline, Event(timeline.utc(), status, self._step, note=reason))
+            self._mirrors.close(status)
             after = f"after step {self._step:,} of {self._facts.steps:,}"
             self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
         finally:
             self._console.close()
 
     def _end_epoch(self, epoch: int, best: bool) -> None:
-        self._table.write(self._folder / "metrics.csv")
+        self._table.write(self._folder.metrics_csv)
         self._console.epoch(self._table.row(epoch), best)
         self._open_epoch = None
 
     def _note_kill(self, step: int, timestamp: float) -> None:
         """Put the end of an earlier process that could not say so itself into the timeline."""
-        events = timeline.read(self._folder)
+        events = timeline.read(self._folder.timeline)
         if events and events[-1].kind in ("started", "resumed"):
             killed = Event(timeline.utc(timestamp), "killed", step, note="without a word; the time is its last metrics")
-            timeline.append(self._folder, killed)
+            timeline.append(self._folder.timeline, killed)
             self.say(f"the last process was killed after step {step:,}, at about {killed.time}")
 
 

@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror of ``metrics.jsonl``. Whatever it does, the run goes on: errors become one warning.
+"""Weights & Biases as a mirror of ``metrics.jsonl``.
 
 * One W&B id per run, kept in ``wandb.json``, so that every resume continues the same W&B run.
 * Its own x-axis, ``step``: after a resume steps come again, and W&B's internal step would drop them.
@@ -11,21 +11,27 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from cifar_dist.config import Config, WandbConfig
-from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.files import write_atomic
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.timeline import Status
 
 _INIT_SECONDS = 30
 _FINISH_SECONDS = 60
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_EXIT_CODE: dict[Status | None, int] = {
+    "finished": EXIT_DONE,
+    "interrupted": EXIT_REQUEUE,
+    "failed": EXIT_FAILED,
+    None: EXIT_DONE,
+}
 
 
 class _Run(Protocol):
@@ -38,65 +44,44 @@ class _Run(Protocol):
 
 
 class WandbMirror:
-    """Mirror of one run, on rank 0.
+    """A :class:`~cifar_dist.tracking.mirrors.Mirror`; its files are ``wandb.json`` and ``wandb/`` in the run folder.
 
     Args:
-        folder: the run folder; W&B's own files go to ``folder/wandb``.
-        config: the run's; ``tracking.wandb`` decides the mode.
+        folder: the run folder.
+        config: the run's; ``tracking.wandb`` is the mode, ``offline`` or ``online``.
         facts: join the config in W&B's run table.
-        history: the records that the run has already.
-        warn: is told, in one line, when the mirror stops working.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config: Config,
-        facts: RunFacts,
-        history: Sequence[Record],
-        warn: Callable[[str], None],
-    ) -> None:
-        self._warn = warn
+    def __init__(self, folder: Path, config: Config, facts: RunFacts) -> None:
+        assert isinstance(config.tracking, WandbConfig)
+        self._folder, self._config, self._facts = folder, config, facts
+        self._tracking = config.tracking
         self._run: _Run | None = None
-        tracking = config.tracking
-        if not isinstance(tracking, WandbConfig):
-            return
-        with self._never_fatal("start"):
-            run_id, last_mode = _identity(folder / "wandb.json")
-            self._run = _start(folder, config, tracking, facts, run_id)
-            text = json.dumps({"id": run_id, "mode": tracking.wandb, "project": tracking.project})
-            write_atomic(folder / "wandb.json", text + "\n")
-            if tracking.wandb == "offline" or last_mode != "online":
-                self.log(history)
 
-    def log(self, records: Sequence[Record]) -> None:
-        with self._never_fatal("log"):
-            for record in records:
-                if self._run:
-                    self._run.log(_row(record))
+    def start(self, history: Sequence[Record]) -> None:
+        tracking, known = self._tracking, self._folder / "wandb.json"
+        run_id, last_mode = _identity(known)
+        self._run = _start(self._folder, self._config, tracking, self._facts, run_id)
+        text = json.dumps({"id": run_id, "mode": tracking.wandb, "project": tracking.project})
+        write_atomic(known, text + "\n")
+        if tracking.wandb == "offline" or last_mode != "online":
+            self.train_steps(history)
 
-    def finish(self, exit_code: int, *, preempted: bool = False) -> None:
-        """Wait a bounded time for uploads; what did not get through stays in ``folder/wandb`` for ``wandb sync``."""
-        with self._never_fatal("finish"):
-            if self._run:
-                if preempted:
-                    self._run.mark_preempting()
-                self._run.finish(exit_code=exit_code)
-        self._run = None
+    def train_steps(self, records: Sequence[Record]) -> None:
+        assert self._run is not None
+        for record in records:
+            self._run.log(_row(record))
 
-    @contextmanager
-    def _never_fatal(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            run, self._run = self._run, None  # stops the mirror: one warning, not one a step
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            self._warn(f"W&B could not {what}: {reason}; the run goes on, metrics.jsonl has everything")
-            if run and what != "finish":
-                try:
-                    run.finish(exit_code=EXIT_DONE)
-                except Exception:
-                    pass  # it has been reported as broken
+    def evaluation(self, record: Record, best: bool) -> None:
+        self.train_steps([record])
+
+    def close(self, status: Status | None) -> None:
+        """Wait a bounded time for uploads; what did not get through stays in ``wandb/`` for ``wandb sync``."""
+        run, self._run = self._run, None
+        if run is not None:
+            if status == "interrupted":
+                run.mark_preempting()
+            run.finish(exit_code=_EXIT_CODE[status])
 
 
 def _identity(path: Path) -> tuple[str, str]:

@@ -131,7 +131,7 @@ def _memory(device: torch.device) -> Finding:
 
 def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float) -> Finding:
     begin = time.perf_counter()
-    model, optimizer = learner.state()
+    tensors = learner.state()
     folder = Path(config.run.dir)
 
     def write() -> tuple[int, int]:
@@ -143,7 +143,7 @@ def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float) -
             raise UserError(f"run.dir {folder} cannot be created ({error.strerror}); choose another") from None
         trial = folder / f".doctor.{ranks.world_size}.tmp"
         try:
-            path = checkpoint.save(trial, model, optimizer, {"step": 0}, best=False)
+            path = checkpoint.save(trial, tensors, checkpoint.NEW_RUN)
             return sum(file.stat().st_size for file in path.iterdir()), shutil.disk_usage(folder).free
         except OSError as error:
             raise UserError(f"run.dir {folder} cannot be written ({error.strerror}); choose another") from None

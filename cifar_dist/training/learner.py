@@ -7,14 +7,14 @@ optimizer state and a step number, and replays nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_dist.checkpoint import Checkpoint, load_weights
+from cifar_dist.checkpoint import Averaged, Checkpoint, Tensors, load_weights
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.randomness import permutation, step_seed
 from cifar_dist.distributed.engine import Engine
@@ -28,7 +28,6 @@ from cifar_dist.training.measurements import StepMeasurements
 from cifar_dist.training.setup import TrainingSetup
 
 _INITIALIZE_IMAGES = 5000  # shown to a network that computes some of its first weights from images
-_WEIGHTS, _AVERAGE = "weights", "average"  # what a checkpoint's optimizer state holds besides the optimizer's
 
 
 class Learner:
@@ -54,20 +53,20 @@ class Learner:
             setup.module.to(memory_format=torch.channels_last)
         self.model = engine.prepare(setup.module, setup.optimizer)
         if loaded is not None:
-            own = (f"{_WEIGHTS}/", f"{_AVERAGE}/")
-            state = {key: value for key, value in loaded.optimizer.items() if not key.startswith(own)}
-            self.model.load_optimizer_state(state)
-            self.model.load_scaler_state(loaded.state["scaler"])
+            self.model.load_optimizer_state(loaded.tensors.optimizer)
+            self.model.load_scaler_state(loaded.state.loss_scaler)
         self._average = build_average(
             config.average, setup.module, steps_per_epoch=setup.steps_per_epoch, epochs=config.train.epochs
         )
         if self._average is not None and loaded is not None:
-            self._average.load(_part(loaded.optimizer, _AVERAGE), loaded.state["step"])
+            averaged = loaded.tensors.averaged
+            self._average.load(averaged.running() if averaged else {}, loaded.state.step)
+        self._recalibrated: dict[str, Tensor] | None = None  # batch statistics of the average after the last step
 
     def _load_first_weights(self, loaded: Checkpoint | None) -> None:
         module, model = self._setup.module, self._config.model
         if loaded is not None:
-            load_weights(module, _part(loaded.optimizer, _WEIGHTS) or loaded.model, loaded.path)
+            load_weights(module, loaded.tensors.weights, loaded.path)
         elif model.pretrained:
             self._ranks.run_once_per_node_first(lambda: load_pretrained(module, model.pretrained, model.name))
         elif isinstance(module, DataInitialized):
@@ -104,6 +103,7 @@ class Learner:
             with ascended(self.model.module, rho):
                 self._forward_backward(step, batches, lr)
         self.model.update()
+        self._recalibrated = None
         if self._average is not None:
             self._average.update(step + 1)
         return measured
@@ -135,34 +135,38 @@ class Learner:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The network as it is evaluated and kept: with averaged weights inside, where the run has an average."""
-        if self._average is None:
+        if self._average is None or not self._average.begun:
             yield
             return
-        with self._average.applied() as begun:
-            count = min(self._average.recalibrate, len(self._setup.batches.images))
+        with self._average.applied():
             # Frozen batch statistics belong to the weights that they came with.
-            if begun and count and not self._config.model.freeze:
-                images = self._plain_images("recalibrate", count, self._config.eval.batch_size)
-                recalibrate(self._setup.module, images)
+            if self._average.recalibrate and not self._config.model.freeze:
+                self._recalibrate(self._average.recalibrate)
             yield
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What a checkpoint holds: the network as it is evaluated, and what its training continues with."""
-        with self.averaged():
-            model = self.model.state()
-        optimizer = self.model.optimizer_state()
-        if self._average is not None:  # the checkpoint's model is what was evaluated; what trains goes here
-            optimizer |= {f"{_WEIGHTS}/{name}": value for name, value in self.model.state().items()}
-            optimizer |= {f"{_AVERAGE}/{name}": value for name, value in self._average.state().items()}
-        return model, optimizer
+    def _recalibrate(self, images: int) -> None:
+        """Give the averaged weights batch statistics of their own; computed once, however often they are applied."""
+        module = self._setup.module
+        if self._recalibrated is None:
+            count = min(images, len(self._setup.batches.images))
+            recalibrate(module, self._plain_images("recalibrate", count, self._config.eval.batch_size))
+            self._recalibrated = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        else:
+            module.load_state_dict(self._recalibrated, strict=False)
+
+    def state(self) -> Tensors:
+        """The tensors of a checkpoint. Collective."""
+        weights, averaged = self.model.state(), None
+        if self._average is not None and self._average.begun:
+            with self.averaged():  # cloned, because on a CPU these tensors get the live weights back afterwards
+                evaluated = {name: value.clone() for name, value in self.model.state().items()}
+            parameters = {name for name, _ in self._setup.module.named_parameters()}
+            running = self._average.state().items()
+            averaged = Averaged(evaluated, {name: value for name, value in running if name not in parameters})
+        return Tensors(weights, averaged, self.model.optimizer_state())
 
     def _plain_images(self, purpose: str, count: int, at_once: int) -> Iterator[Tensor]:
         """``count`` training images as evaluation sees them: float32 [at most at_once, c, h, w], on the device."""
         images = self._setup.batches.images
         ids = permutation(self._config.run.seed, 0, len(images), purpose)[:count]
         return (self._setup.normalize(images.get(part)) for part in ids.tensor_split(-(-len(ids) // at_once)))
-
-
-def _part(state: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
-    """Entries ``KEY/NAME`` of a checkpoint's tensors, by name."""
-    return {name.removeprefix(f"{key}/"): value for name, value in state.items() if name.startswith(f"{key}/")}

@@ -17,14 +17,16 @@ from cifar_dist.config import Config
 from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.evaluation.evaluate import Weights, evaluate
+from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
-from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Status, Tracker
+from cifar_dist.tracking.mirrors import wanted_mirrors
+from cifar_dist.tracking.timeline import Status
+from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.setup import build_setup
@@ -49,16 +51,17 @@ class Trainer:
         self.manifest, self.steps_per_epoch = self.setup.manifest, self.setup.steps_per_epoch
         self.val = self.ranks.run_on_all(self._open_val)
 
+        # Rank 0 alone imports mirrors, and every rank raises what is wrong with one.
+        self._mirrors = self.ranks.run_on_all(lambda: wanted_mirrors(config.tracking) if self.ranks.is_main else {})
+
         # The run gets its folder only now, when nothing in the config can be wrong any more.
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
         self.ranks.run_on_main(lambda: self.folder.open(config, self.manifest))
         found, notes = self.ranks.run_on_main(lambda: checkpoint.choose(self.folder.checkpoints))
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
-        state = loaded.state if loaded else {}
-        self.step: int = state.get("step", 0)  # optimizer steps done
-        self.evaluated: int = state.get("evaluated", 0)  # epochs whose end was evaluated
-        self.accuracy: float | None = state.get("val_accuracy")  # at the last evaluation
-        self.best: float = state.get("best", -1.0)
+        state = loaded.state if loaded else checkpoint.NEW_RUN
+        self.step, self.epochs_evaluated = state.step, state.epochs_evaluated
+        self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
         self.agreement = Agreement(self.ranks, signals)
@@ -83,8 +86,10 @@ class Trainer:
 
     def fit(self) -> None:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
-        if self.step == (self.evaluated + 1) * self.steps_per_epoch:  # stopped between an epoch and its evaluation
-            self.end_epoch(self.evaluated)
+        if (
+            self.step == (self.epochs_evaluated + 1) * self.steps_per_epoch
+        ):  # stopped between an epoch and its evaluation
+            self.end_epoch(self.epochs_evaluated)
         last = self.config.train.epochs * self.steps_per_epoch
         for measured in self.learner.steps(self.step, last, self.setup.learning_rate):
             self.after_step(measured)
@@ -117,20 +122,20 @@ class Trainer:
             with self.learner.averaged():
                 predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll)
             self.accuracy = predictions.accuracy
-            best = self.accuracy > self.best
-            self.best = max(self.best, self.accuracy)
+            best = self.best is None or self.accuracy > self.best
+            self.best = self.accuracy if best else self.best
             seconds = round(time.perf_counter() - begin, 6)
             count = len(predictions.logits)
             record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
             self.tracker.evaluation(record, best)
-        self.evaluated = epoch + 1
+        self.epochs_evaluated = epoch + 1
         if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
             self.save(best)
         self.step_log.restart_clock()
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
-        if self.folder.finished():
+        if self.ranks.run_on_main(self.folder.finished):
             self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
             return
         with self.learner.averaged():
@@ -143,11 +148,11 @@ class Trainer:
         if split not in self.manifest.splits:
             self.tracker.warn(f"the dataset has no split '{split}' to end with; see eval.split")
             return
-        weights = Weights(self.folder.final, "final", self.step, self.accuracy)
+        weights = CheckpointRef(self.folder.final, FINAL, self.step, self.accuracy)
         folder, summary = evaluate(
             self.learner.model,
             self.config,
-            self.folder.path,
+            self.folder,
             weights,
             self.manifest,
             split,
@@ -176,20 +181,19 @@ class Trainer:
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of this step."""
-        model, optimizer = self.learner.state()
-        state = {
-            "step": self.step,
-            "evaluated": self.evaluated,
-            "val_accuracy": self.accuracy,
-            "best": self.best,
-            "processes": self.ranks.world_size,
-            "engine": self.engine.kind,
-            "scaler": self.learner.model.scaler_state(),
-        }
+        tensors = self.learner.state()
+        state = checkpoint.TrainState(
+            step=self.step,
+            epochs_evaluated=self.epochs_evaluated,
+            val_accuracy=self.accuracy,
+            best_val_accuracy=self.best,
+            is_best=best,
+            loss_scaler=self.learner.model.scaler_state(),
+        )
 
         def write() -> Path:
             self.tracker.sync()
-            path = checkpoint.save(self.folder.checkpoints, model, optimizer, state, best=best)
+            path = checkpoint.save(self.folder.checkpoints, tensors, state)
             checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
             return path
 
@@ -223,7 +227,12 @@ class Trainer:
             epochs=self.config.train.epochs,
         )
         tracker = Tracker(
-            self.folder.path, self.config, facts=facts, resume_step=self.step, resume_epoch=self.evaluated
+            self.folder,
+            self.config,
+            facts=facts,
+            resume_step=self.step,
+            resume_epoch=self.epochs_evaluated,
+            mirrors=self._mirrors,
         )
         for note in (*notes, engine.precision.advice):
             if note:

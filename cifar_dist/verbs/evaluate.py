@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder, summary = evaluate(
             load_model(engine, trained),
             trained.config,
-            run_path,
+            trained.run,
             trained.weights,
             data,
             arguments.split,

@@ -78,7 +78,7 @@ def test_a_half_written_checkpoint_is_set_aside_and_the_one_before_is_taken(tiny
     run = tmp_path / "runs" / "tiny"
     assert interrupt([str(tiny), *ENDLESS], run, 40, 1, signal.SIGKILL) == [-signal.SIGKILL]
     newest = max((run / "checkpoints").glob("step-*"))
-    weights, aside = newest / "model.safetensors", newest.with_name(f"{newest.name}.damaged")
+    weights, aside = newest / "weights.safetensors", newest.with_name(f"{newest.name}.damaged")
     weights.write_bytes(weights.read_bytes()[:-7])
     running = start([TRAIN, str(tiny), *ENDLESS])
     wait_until(aside.exists, running)
@@ -86,7 +86,7 @@ def test_a_half_written_checkpoint_is_set_aside_and_the_one_before_is_taken(tiny
     (done,) = finish(running)
     assert done.returncode == 75, done.stderr
     said = done.stdout + done.stderr
-    assert f"checkpoint {newest.name} was set aside as {newest.name}.damaged: model.safetensors has" in said
+    assert f"checkpoint {newest.name} was set aside as {newest.name}.damaged: weights.safetensors has" in said
     assert (aside / "COMPLETE.json").is_file(), "it can still be looked at"
     assert [record["step"] for record in metrics(run)] == list(range(1, len(metrics(run)) + 1))
 

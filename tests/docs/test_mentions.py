@@ -17,7 +17,7 @@ from cifar_dist import cli, recipe
 from cifar_dist.config import Config, TransformConfig
 from cifar_dist.config.choice import keys_of
 from cifar_dist.launch.configs import find_config
-from cifar_dist.run_folder import _FREE
+from cifar_dist.run_folder import CHANGEABLE_ON_RESUME
 from cifar_dist.verbs.launch import split_options
 from cifar_dist.verbs.registry import VERBS
 
@@ -162,7 +162,7 @@ def check_training(words: Sequence[str], line: str, known: set[str]) -> None:
 def test_what_a_resume_may_change_is_listed() -> None:
     text = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
     listed = text.partition("## What may change between two starts")[2].partition("Any other key")[0]
-    assert tuple(re.findall(r"`([a-z_.]+)`", listed)) == _FREE
+    assert tuple(re.findall(r"`([a-z_.]+)`", listed)) == CHANGEABLE_ON_RESUME
 
 
 def test_every_dataset_file_and_launch_config_is_documented() -> None:

@@ -96,8 +96,8 @@ def test_applied_puts_the_average_in_and_the_weights_back(config: AverageConfig)
         train(model, optimizer, range(step, step + 1))
         average.update(step)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with average.applied() as averaged:
-        assert averaged
+    assert average.begun
+    with average.applied():
         inside = {name: model.state_dict()[name].clone() for name in average.state()}
     assert same(inside, average.state())
     assert not torch.equal(inside["0.weight"], before["0.weight"])
@@ -120,8 +120,8 @@ def test_before_its_start_there_is_no_average() -> None:
     assert not average.update(4)
     assert average.state() == {}
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with average.applied() as averaged:
-        assert not averaged
+    assert not average.begun
+    with average.applied():
         assert same(model.state_dict(), before)
     average.load({}, 4)
 

@@ -42,7 +42,7 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
             log.append([Record(step, epoch, "val", 3 / step, 1 - 2 / step, 50, seconds)])
     log.close()
     for kind, step in (("started", 0), ("killed", 12), ("resumed", 10), ("finished", 10 * epochs)):
-        timeline.append(run, timeline.Event(timeline.utc(0), kind, step, 2, HOSTILE, HOSTILE))
+        timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), kind, step, 2, HOSTILE, HOSTILE))
     (run / "environment.json").write_text(json.dumps({"run": {"model": HOSTILE, "processes": 2}, "command": [HOSTILE]}))
     manifest = Manifest.load(digits)
     labels = torch.from_numpy(manifest.labels("test"))

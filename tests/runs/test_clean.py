@@ -41,7 +41,7 @@ def test_an_unfinished_run_keeps_all_that_it_may_need(tmp_path: Path) -> None:
     folder = run / "checkpoints"
     (folder / "step-00000003").rename(folder / ".step-00000003.old.tmp")  # whole: the next start gives it its name
     (folder / ".step-00000004.77.tmp").mkdir()
-    (folder / ".step-00000004.77.tmp" / "model.safetensors").write_bytes(b"half of it")
+    (folder / ".step-00000004.77.tmp" / "weights.safetensors").write_bytes(b"half of it")
     (folder / "step-00000009.damaged-2").mkdir()
     (run / ".final.77.tmp").mkdir()
     (run / ".metrics.csv.77.tmp").touch()

@@ -29,7 +29,14 @@ def write_run(
         (folder / "final" / "model.safetensors").touch()
         evaluation = folder / "evaluations" / f"{folder.name}_val_acc_0_model_final"
         evaluation.mkdir(parents=True)
-        summary = {"accuracy": test, "samples": 10, "split": "test", "data": "digits", "tta": "0"}
+        summary = {
+            "checkpoint": "final",
+            "accuracy": test,
+            "samples": 10,
+            "split": "test",
+            "data": "digits",
+            "tta": "0",
+        }
         (evaluation / "summary.json").write_text(json.dumps(summary))
     return folder
 

@@ -9,31 +9,56 @@ import torch
 from torch import Tensor
 
 from cifar_dist import checkpoint
-from cifar_dist.checkpoint import MARKER, MODEL, OPTIMIZER, STATE
+from cifar_dist.checkpoint import Averaged, Tensors, TrainState
+from cifar_dist.checkpoint.marker import AVERAGED, AVERAGED_STATISTICS, MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
 from cifar_dist.files import sha256
 
-PARTS = (MODEL, OPTIMIZER, STATE, MARKER)
+CONTENT = (WEIGHTS, AVERAGED, AVERAGED_STATISTICS, OPTIMIZER, STATE)
+PARTS = (*CONTENT, MARKER)
 
 
 def weights(step: int) -> dict[str, Tensor]:
     return {"conv.weight": torch.arange(6.0).reshape(2, 3) * step, "bn.num_batches_tracked": torch.tensor(step)}
 
 
+def averaged(step: int) -> Averaged:
+    return Averaged(
+        weights={name: value // 2 for name, value in weights(step).items()},
+        statistics={"bn.running_mean": torch.full((3,), float(step))},
+    )
+
+
 def optimizer(step: int) -> dict[str, Tensor]:
     return {"momentum_buffer/conv.weight": torch.full((2, 3), 1 / (step + 1))}
 
 
-def save(folder: Path, step: int, *, best: bool = False, **state: object) -> Path:
-    content = {"step": step, "evaluated": 1, "val_accuracy": 0.5, "best": 0.5, "scaler": {}, **state}
-    return checkpoint.save(folder, weights(step), optimizer(step), content, best=best)
+def tensors(step: int) -> Tensors:
+    return Tensors(weights(step), averaged(step), optimizer(step))
+
+
+def state(step: int, *, best: bool = False) -> TrainState:
+    return TrainState(
+        step=step, epochs_evaluated=1, val_accuracy=0.5, best_val_accuracy=0.5, is_best=best, loss_scaler={}
+    )
+
+
+def save(folder: Path, step: int, *, best: bool = False) -> Path:
+    return checkpoint.save(folder, tensors(step), state(step, best=best))
 
 
 def holds(path: Path, step: int) -> bool:
-    loaded = checkpoint.load(path)
-    return (
-        loaded.step == step
-        and all(torch.equal(loaded.model[name], value) for name, value in weights(step).items())
-        and all(torch.equal(loaded.optimizer[name], value) for name, value in optimizer(step).items())
+    loaded, saved = checkpoint.load(path), tensors(step)
+    assert loaded.tensors.averaged is not None
+    assert saved.averaged is not None
+    pairs = [
+        (loaded.tensors.weights, saved.weights),
+        (loaded.tensors.optimizer, saved.optimizer),
+        (loaded.tensors.averaged.weights, saved.averaged.weights),
+        (loaded.tensors.averaged.statistics, saved.averaged.statistics),
+    ]
+    return loaded.state.step == step and all(
+        found.keys() == wanted.keys() and all(torch.equal(found[name], value) for name, value in wanted.items())
+        for found, wanted in pairs
     )
 
 
@@ -41,8 +66,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def sign(path: Path) -> None:
-    """Make the marker agree with what is there: what someone who forges a checkpoint would do."""
-    parts = {part: path / part for part in (MODEL, OPTIMIZER, STATE)}
-    files = {part: {"bytes": file.stat().st_size, "sha256": sha256(file)} for part, file in parts.items()}
-    (path / MARKER).write_text(json.dumps({"version": 1, "files": files}))
+def sign(path: Path, *, version: int = VERSION) -> None:
+    """Make the marker agree with the files that exist: what someone who forges a checkpoint would do."""
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in path.iterdir()
+        if file.name != MARKER
+    }
+    (path / MARKER).write_text(json.dumps({"version": version, "files": files}))

@@ -167,3 +167,17 @@ def test_submit_refuses_what_the_script_cannot_pass_on(file: Path) -> None:
     file.write_text(f'{file.read_text()}\n[settings.tracking]\nproject = "a\\tb"\n')
     with pytest.raises(UserError, match="a setting holds a tab or a line break"):
         verb("submit", str(file), "--test-only")
+
+
+def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "two.toml"
+    file.write_text(
+        f'recipe = "{tiny}"\n[settings]\ntrain.epochs = 1\neval.split = "nowhere"\n[grid]\noptim.lr = [0.1, 0.2]'
+    )
+    (first,) = spawn([*SWEEP, "run", str(file)])
+    assert first.returncode == 0, first.stderr
+    assert "the dataset has no split 'nowhere' to end with" in first.stdout
+    (again,) = spawn([*SWEEP, "run", str(file)])
+    assert said(again) == ["two: 2 runs, 2 finished before", "all 2 runs are finished"]
+    (table,) = spawn([*SWEEP, "table", str(file)])
+    assert [line[-1] for line in cells(table.stdout)[2:]] == ["1 of 1", "1 of 1"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recorded import FACTS
 
-from cifar_dist.tracking.environment import FILE_NAME, relevant, write_environment
+from cifar_dist.tracking.environment import relevant, write_environment
 
 CANARY = "canary-4711"
 SECRET_WORDS = ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "JWT", "CREDENTIALS", "AUTH"]
@@ -19,8 +19,8 @@ def test_the_file_tells_versions_machine_and_run(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     monkeypatch.setenv("MASTER_ADDR", "node7")
     monkeypatch.setenv("HOME_PAGE", "irrelevant")
-    write_environment(tmp_path, FACTS)
-    written = json.loads((tmp_path / FILE_NAME).read_text())
+    write_environment(tmp_path / "environment.json", FACTS)
+    written = json.loads((tmp_path / "environment.json").read_text())
     assert written["run"]["processes"] == 2
     assert written["run"]["image_shape"] == [8, 8, 1]
     assert {"torch", "accelerate", "numpy"} <= written["versions"].keys()
@@ -50,8 +50,8 @@ def test_no_secret_reaches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         f"s3://b/a?X-Signature={CANARY}&v=1",
     ]
     monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", *urls])
-    write_environment(tmp_path, FACTS)
-    text = (tmp_path / FILE_NAME).read_text()
+    write_environment(tmp_path / "environment.json", FACTS)
+    text = (tmp_path / "environment.json").read_text()
     assert CANARY not in text
     written = json.loads(text)
     assert written["variables"]["SLURM_EXPORT_ENV"] == "ALL,WANDB_API_KEY=***,SLURM_X=1"

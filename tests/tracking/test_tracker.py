@@ -15,14 +15,16 @@ from support.running import ROOT
 
 from cifar_dist.config import Config
 from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochTable
-from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Status, Tracker
+from cifar_dist.tracking.timeline import Status
+from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 
 
 def start(folder: Path, step: int = 0, evaluated: int | None = None) -> Tracker:
-    return Tracker(folder, Config(), facts=FACTS, resume_step=step, resume_epoch=evaluated)
+    return Tracker(RunFolder(folder), Config(), facts=FACTS, resume_step=step, resume_epoch=evaluated)
 
 
 def whole_run(tracker: AnyTracker, first: int = 1) -> None:
@@ -35,7 +37,7 @@ def whole_run(tracker: AnyTracker, first: int = 1) -> None:
 
 
 def events(folder: Path) -> list[tuple[str, int]]:
-    return [(event.kind, event.step) for event in timeline.read(folder)]
+    return [(event.kind, event.step) for event in timeline.read(folder / "timeline.jsonl")]
 
 
 def steps(folder: Path, split: str = "train") -> list[int]:
@@ -60,7 +62,7 @@ def test_a_run_leaves_its_whole_story(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert (steps(tmp_path, "val"), steps(tmp_path, "test")) == ([3, 6], [6])
     assert csv_agrees(tmp_path)
     assert events(tmp_path) == [("started", 0), ("finished", 6)]
-    assert timeline.read(tmp_path)[0].processes == 2
+    assert timeline.read(tmp_path / "timeline.jsonl")[0].processes == 2
     assert json.loads((tmp_path / "environment.json").read_text())["run"]["model"] == "tiny-cnn"
     said = capfd.readouterr().out
     assert "1/2" in said
@@ -102,7 +104,7 @@ def test_a_stop_on_request_and_its_resume(tmp_path: Path, capfd: pytest.CaptureF
     whole_run(start(tmp_path, 4, 1), first=5)
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert events(tmp_path) == [("started", 0), ("interrupted", 4), ("resumed", 4), ("finished", 6)]
-    assert [event.note for event in timeline.read(tmp_path)] == ["", "SIGUSR1", "", ""]
+    assert [event.note for event in timeline.read(tmp_path / "timeline.jsonl")] == ["", "SIGUSR1", "", ""]
     assert "killed" not in (tmp_path / "training.log").read_text()
 
 
@@ -132,7 +134,7 @@ def test_a_killed_process_is_noted_at_the_next_start_and_its_steps_are_taken_aga
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert csv_agrees(tmp_path)
     assert events(tmp_path) == [("started", 0), ("killed", 5), ("resumed", 4), ("finished", 6)]
-    note, resumed = timeline.read(tmp_path)[1:3]
+    note, resumed = timeline.read(tmp_path / "timeline.jsonl")[1:3]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", note.time)
     assert resumed.note == "1 step is taken again"
     log = (tmp_path / "training.log").read_text()

@@ -12,9 +12,11 @@ from support.recorded import FACTS, train, val
 from support.wandb_offline import segments
 
 from cifar_dist.config import Config, WandbConfig
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.mirrors import Mirrors, wanted_mirrors
 from cifar_dist.tracking.tracker import Tracker
-from cifar_dist.tracking.wandb_mirror import WandbMirror
 
 OFFLINE = Config(tracking=WandbConfig(wandb="offline", project="a-project"))
 
@@ -36,6 +38,13 @@ def warnings() -> list[str]:
     return []
 
 
+def mirrored(folder: Path, config: Config, history: list[Record], warnings: list[str]) -> Mirrors:
+    """As a tracker starts them."""
+    mirrors = Mirrors(wanted_mirrors(config.tracking), folder, config, FACTS, warnings.append)
+    mirrors.start(history)
+    return mirrors
+
+
 def end_of_process() -> None:
     """What W&B does at the exit of a process: its service writes what it still has, and ends."""
     import wandb
@@ -46,20 +55,20 @@ def end_of_process() -> None:
 def one_warning(warnings: list[str], what: str) -> None:
     assert len(warnings) == 1, warnings
     assert warnings[0].startswith(f"W&B could not {what}: ")
-    assert warnings[0].endswith("; the run goes on, metrics.jsonl has everything")
+    assert warnings[0].endswith("; the run continues without it, metrics.jsonl is complete")
     assert "\n" not in warnings[0]
 
 
 def test_a_resume_goes_on_with_the_same_run_on_its_own_axis(tmp_path: Path, warnings: list[str]) -> None:
-    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
-    mirror.log([train(1), train(2), train(3), val(0), train(4)])
-    mirror.finish(75, preempted=True)
+    mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
+    mirrors.train_steps([train(1), train(2), train(3), val(0), train(4)])
+    mirrors.close("interrupted")
     end_of_process()
 
     history = [train(1), train(2), train(3), val(0)]  # step 4 came after the checkpoint
-    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, history, warnings.append)
-    mirror.log([train(4), train(5)])
-    mirror.finish(0)
+    mirrors = mirrored(tmp_path, OFFLINE, history, warnings)
+    mirrors.train_steps([train(4), train(5)])
+    mirrors.close("finished")
     end_of_process()
 
     assert warnings == []
@@ -81,54 +90,55 @@ def test_a_resume_goes_on_with_the_same_run_on_its_own_axis(tmp_path: Path, warn
 
 
 def test_a_loss_that_is_not_finite_is_mirrored_too(tmp_path: Path, warnings: list[str]) -> None:
-    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
-    mirror.log([train(1, loss=math.nan), train(2, loss=math.inf), train(3)])
-    mirror.finish(0)
+    mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
+    mirrors.train_steps([train(1, loss=math.nan), train(2, loss=math.inf), train(3)])
+    mirrors.close("finished")
     end_of_process()
     assert warnings == []
     assert [row["step"] for row in segments(tmp_path)[0].rows] == [1, 2, 3]
 
 
 def test_disabled_leaves_no_trace(tmp_path: Path, warnings: list[str]) -> None:
-    mirror = WandbMirror(tmp_path, Config(), FACTS, [train(1)], warnings.append)
-    mirror.log([train(2)])
-    mirror.finish(0)
+    mirrors = mirrored(tmp_path, Config(), [train(1)], warnings)
+    mirrors.train_steps([train(2)])
+    mirrors.close("finished")
     assert (warnings, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_a_folder_that_wandb_cannot_write_is_one_warning_or_none(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "wandb").write_text("in the way")
-    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [train(1)], warnings.append)
-    mirror.log([train(2)])
-    mirror.log([train(3)])
-    mirror.finish(0)
+    mirrors = mirrored(tmp_path, OFFLINE, [train(1)], warnings)
+    mirrors.train_steps([train(2)])
+    mirrors.train_steps([train(3)])
+    mirrors.close("finished")
     one_warning(warnings, "start")
     assert (tmp_path / "wandb").read_text() == "in the way"
 
 
 def test_an_id_that_cannot_be_kept_is_one_warning(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "wandb.json").mkdir()
-    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
-    mirror.log([train(1)])
-    mirror.finish(0)
+    mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
+    mirrors.train_steps([train(1)])
+    mirrors.close("finished")
     one_warning(warnings, "start")
 
 
 def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnings: list[str]) -> None:
     import wandb
 
-    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
-    mirror.log([train(1)])
+    mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
+    mirrors.train_steps([train(1)])
     wandb.finish()  # from outside: what is logged afterwards is an error of W&B
-    mirror.log([train(2)])
-    mirror.log([train(3)])
-    mirror.finish(0)
-    one_warning(warnings, "log")
+    mirrors.train_steps([train(2)])
+    mirrors.train_steps([train(3)])
+    mirrors.close("finished")
+    one_warning(warnings, "record training steps")
 
 
 def test_a_run_goes_on_without_wandb(tmp_path: Path) -> None:
     (tmp_path / "wandb").write_text("in the way")
-    tracker = Tracker(tmp_path, OFFLINE, facts=FACTS, resume_step=0)
+    mirrors = wanted_mirrors(OFFLINE.tracking)
+    tracker = Tracker(RunFolder(tmp_path), OFFLINE, facts=FACTS, resume_step=0, mirrors=mirrors)
     tracker.train_steps([train(1), train(2), train(3)])
     tracker.evaluation(val(0), best=True)
     tracker.finish("interrupted")
@@ -149,9 +159,9 @@ def test_a_wandb_that_cannot_be_used_is_one_warning(
     monkeypatch.syspath_prepend(tmp_path / "packages")
     for name in [name for name in sys.modules if name.split(".")[0] == "wandb"]:
         monkeypatch.delitem(sys.modules, name)
-    mirror = WandbMirror(tmp_path, OFFLINE, FACTS, [], warnings.append)
-    mirror.log([train(1)])
-    mirror.finish(0)
+    mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
+    mirrors.train_steps([train(1)])
+    mirrors.close("finished")
     one_warning(warnings, "start")
 
 

@@ -56,7 +56,7 @@ def rows(path: Path) -> list[list[str]]:
 def test_the_run_folder_is_complete(run: Path, digits: Path) -> None:
     for name in (
         *("config.toml", "environment.json", "manifest.json", "metrics.jsonl", "metrics.csv", "training.log"),
-        *("checkpoints/latest/model.safetensors", "checkpoints/best/model.safetensors", "final/model.safetensors"),
+        *("checkpoints/latest/weights.safetensors", "checkpoints/best/weights.safetensors", "final/model.safetensors"),
         *("figures/loss.png", "figures/accuracy.png", "figures/lr.png", "report.html"),
     ):
         assert (run / name).is_file(), name

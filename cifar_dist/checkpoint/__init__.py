@@ -1,0 +1,55 @@
+"""Checkpoints: save, verify, choose, load.
+
+::
+
+    checkpoints/step-00001234/
+      weights.safetensors              weights and buffers by name, as training continues with them
+      averaged.safetensors             once an average has begun: weights and buffers as they are evaluated
+      averaged_statistics.safetensors  with it: the average's own batch statistics, before recalibration
+      optimizer.safetensors            optimizer state as KEY/PARAMETER
+      state.json                       TrainState: steps, epochs, accuracies, loss scaler
+      COMPLETE.json                    version, size and sha256 of each file, written last
+    checkpoints/latest, best           links
+
+A folder gets its name after everything in it is on the disk, so it is complete or absent. It is verified before it is
+used all the same, because disks fail: a damaged one is set aside by name, and the one before it is taken. Nothing here
+can execute what it reads, and nothing here is collective: rank 0 saves and chooses.
+"""
+
+from cifar_dist.checkpoint.contents import NEW_RUN, Averaged, Checkpoint, CheckpointError, Tensors, TrainState
+from cifar_dist.checkpoint.folder import evaluated_weights, load, load_weights, read_state
+from cifar_dist.checkpoint.history import (
+    adoptable,
+    choose,
+    folder_name,
+    listing,
+    named,
+    prune,
+    save,
+    step_of,
+    surplus,
+)
+from cifar_dist.checkpoint.marker import verify
+
+__all__ = [
+    "NEW_RUN",
+    "Averaged",
+    "Checkpoint",
+    "CheckpointError",
+    "Tensors",
+    "TrainState",
+    "adoptable",
+    "choose",
+    "evaluated_weights",
+    "folder_name",
+    "listing",
+    "load",
+    "load_weights",
+    "named",
+    "prune",
+    "read_state",
+    "save",
+    "step_of",
+    "surplus",
+    "verify",
+]

@@ -1,0 +1,99 @@
+"""What a checkpoint holds: tensors by name, and the numbers of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
+from torch import Tensor
+
+from cifar_dist.errors import UserError
+
+Count = Annotated[int, Field(ge=0, lt=10**12)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used; the message says which part of it and why."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """How far a run is: ``state.json``. A file with a missing, unknown or mistyped field is rejected.
+
+    Attributes:
+        step: optimizer steps done.
+        epochs_evaluated: epochs that are complete, their evaluation included where one was due. One less than the
+            epochs trained when the checkpoint was saved between an epoch's last step and its evaluation.
+        val_accuracy: fraction correct at the last evaluation on the validation split; None before the first.
+        best_val_accuracy: the highest of those; None before the first.
+        is_best: whether this checkpoint holds the weights that reached ``best_val_accuracy``.
+        loss_scaler: state of the fp16 loss scaler; empty without one.
+    """
+
+    step: Count
+    epochs_evaluated: Count
+    val_accuracy: Fraction | None
+    best_val_accuracy: Fraction | None
+    is_best: bool
+    loss_scaler: Mapping[str, int | float]
+
+    __pydantic_config__: ClassVar = {"strict": True, "extra": "forbid"}
+
+
+NEW_RUN: Final = TrainState(
+    step=0, epochs_evaluated=0, val_accuracy=None, best_val_accuracy=None, is_best=False, loss_scaler={}
+)
+"""The state of a run before its first step."""
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """A running average of the weights that has begun.
+
+    Attributes:
+        weights: weights and buffers by name, as they are evaluated: recalibrated where the run asks for that.
+        statistics: tensors of the average itself that ``weights`` does not hold unchanged: its floating-point
+            buffers, which recalibration replaces. With them the averaging resumes exactly.
+    """
+
+    weights: Mapping[str, Tensor]
+    statistics: Mapping[str, Tensor]
+
+    def running(self) -> dict[str, Tensor]:
+        """The state of the average itself: its floating-point tensors by name."""
+        floating = {name: value for name, value in self.weights.items() if value.is_floating_point()}
+        return floating | dict(self.statistics)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of a checkpoint: full ones, on the CPU, whichever engine sharded them.
+
+    Attributes:
+        weights: weights and buffers by name, as training continues with them.
+        averaged: None without an average, and before it begins.
+        optimizer: optimizer state as ``KEY/PARAMETER``.
+    """
+
+    weights: Mapping[str, Tensor]
+    averaged: Averaged | None
+    optimizer: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to resume.
+
+    Attributes:
+        tensors: see :class:`Tensors`.
+        state: see :class:`TrainState`.
+        path: the folder that it was loaded from.
+    """
+
+    tensors: Tensors
+    state: TrainState
+    path: Path

@@ -1,0 +1,109 @@
+"""One checkpoint on the disk: write a folder, read it again. What is written has the newest layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cifar_dist.checkpoint import version_1
+from cifar_dist.checkpoint.contents import Averaged, Checkpoint, CheckpointError, Tensors, TrainState
+from cifar_dist.checkpoint.marker import (
+    AVERAGED,
+    AVERAGED_STATISTICS,
+    MODEL_V1,
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    read_marker,
+    write_marker,
+)
+from cifar_dist.errors import UserError
+from cifar_dist.files import folder_atomic
+
+_STATE = TypeAdapter(TrainState)
+
+
+def write(target: Path, tensors: Tensors, state: TrainState) -> None:
+    """Write the checkpoint ``target``, complete or not at all; it replaces one of that name.
+
+    Raises:
+        OSError: the disk does not take it; nothing half-written remains.
+    """
+    files = {WEIGHTS: tensors.weights, OPTIMIZER: tensors.optimizer}
+    if tensors.averaged is not None:
+        files |= {AVERAGED: tensors.averaged.weights, AVERAGED_STATISTICS: tensors.averaged.statistics}
+    with folder_atomic(target, replace=True) as path:
+        try:
+            for name, content in files.items():
+                save_file(dict(content), path / name)
+        except SafetensorError as error:
+            raise OSError(f"{target} cannot be written: {error}") from None
+        (path / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        write_marker(path, [*files, STATE])
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint that :func:`~cifar_dist.checkpoint.marker.verify` has passed.
+
+    Raises:
+        CheckpointError: a file of it cannot be read.
+    """
+    state, marker = read_state(path), read_marker(path)
+    try:
+        loaded = {name: load_file(path / name) for name in marker.files if name != STATE}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if marker.version == 1:
+        tensors = version_1.convert_tensors(loaded[MODEL_V1], loaded[OPTIMIZER])
+    else:
+        averaged = Averaged(loaded[AVERAGED], loaded[AVERAGED_STATISTICS]) if AVERAGED in loaded else None
+        tensors = Tensors(loaded[WEIGHTS], averaged, loaded[OPTIMIZER])
+    return Checkpoint(tensors, state, path)
+
+
+def read_state(path: Path) -> TrainState:
+    """The numbers of a checkpoint.
+
+    Raises:
+        CheckpointError: they cannot be read, or are not what a checkpoint holds.
+    """
+    version = read_marker(path).version
+    try:
+        text = (path / STATE).read_bytes()
+        return version_1.parse_state(text) if version == 1 else _STATE.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = ": ".join([*map(str, first["loc"]), first["msg"]])
+    except OSError as error:
+        what = str(error.strerror)
+    raise CheckpointError(f"{path / STATE} cannot be used: {what:.300}")
+
+
+def evaluated_weights(path: Path) -> Path:
+    """The file with the weights that are evaluated and exported: the averaged ones where there are any.
+
+    Raises:
+        CheckpointError: the checkpoint's marker cannot be read.
+    """
+    marker = read_marker(path)
+    return path / next(name for name in (AVERAGED, WEIGHTS, MODEL_V1) if name in marker.files)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load a checkpoint's weights into ``module``.
+
+    Raises:
+        UserError: they are of another model; ``path`` is what the message names.
+    """
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        what = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} holds the weights of another model: {what}") from None

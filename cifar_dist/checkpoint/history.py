@@ -1,0 +1,134 @@
+"""The checkpoints of one run: save one, keep the newest and the best, choose the one to resume from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cifar_dist.checkpoint.contents import CheckpointError, Tensors, TrainState
+from cifar_dist.checkpoint.folder import read_state, write
+from cifar_dist.checkpoint.marker import verify
+from cifar_dist.errors import UserError
+from cifar_dist.files import discard, free_name, leftovers, link_atomic
+
+_FOLDER = re.compile(r"step-(\d{8,12})")
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int | None:
+    """The step in a checkpoint folder's name; None for any other name."""
+    match = _FOLDER.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def listing(folder: Path) -> list[Path]:
+    """Checkpoints of a run, newest first; whether they are intact is not checked."""
+    found = [path for path in folder.glob("step-*") if step_of(path) is not None and path.is_dir()]
+    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
+
+
+def save(folder: Path, tensors: Tensors, state: TrainState) -> Path:
+    """Write a checkpoint and point ``latest`` (and ``best``, if it is) at it.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        tensors, state: what it holds.
+
+    Raises:
+        OSError: the disk does not take it; nothing half-written remains.
+    """
+    target = folder / folder_name(state.step)
+    write(target, tensors, state)
+    _link(target, best=state.is_best)
+    return target
+
+
+def _link(path: Path, *, best: bool) -> None:
+    link_atomic(path.with_name("latest"), path.name)
+    if best:
+        link_atomic(path.with_name("best"), path.name)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints and the best one, and what a killed save left.
+
+    Only while no other process writes here.
+    """
+    for path in (*surplus(folder, keep), *leftovers(folder)):
+        discard(path)
+
+
+def surplus(folder: Path, keep: int) -> list[Path]:
+    """The checkpoints that are neither among the newest ``keep`` nor the best one."""
+    best = (folder / "best").resolve()
+    return [path for path in listing(folder)[keep:] if path.resolve() != best]
+
+
+def choose(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest intact checkpoint, and one line for each that was set aside on the way.
+
+    A damaged one is renamed ``step-N.damaged``: out of the way of the next start, and kept for inspection. A save that
+    was killed between its last two renames is completed first. Only while no other process writes here.
+    """
+    notes: list[str] = []
+    _adopt(folder)
+    for path in listing(folder):
+        try:
+            verify(path)
+            state = read_state(path)
+        except CheckpointError as error:
+            aside = path.rename(free_name(path.with_name(f"{path.name}.damaged")))
+            notes.append(f"checkpoint {path.name} was set aside as {aside.name}: {error}")
+            continue
+        _link(path, best=state.is_best)
+        return path, notes
+    return None, notes
+
+
+def adoptable(leftover: Path) -> bool:
+    """Whether it is an intact checkpoint that lost its name when a save in its place was killed between two renames."""
+    target = leftover.with_name(leftover.name.split(".")[1])
+    if step_of(target) is None or target.exists():
+        return False
+    try:
+        verify(leftover)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _adopt(folder: Path) -> None:
+    for leftover in sorted(folder.glob(".step-*.tmp*")):  # the new one, named by a process id, before the old one
+        if adoptable(leftover):
+            leftover.rename(leftover.with_name(leftover.name.split(".")[1]))
+
+
+def named(folder: Path, which: str) -> Path:
+    """The checkpoint that a person asks for: ``best``, ``latest`` or a step number; verified.
+
+    Raises:
+        UserError: none has that name, or it is damaged.
+    """
+    known = {str(step_of(path)): path for path in listing(folder)}
+    if not known:
+        raise UserError(f"{folder} holds no checkpoint yet; train first")
+    steps = ", ".join(known)
+    newest = next(iter(known.values()))
+    if which == "latest":
+        path = newest
+    elif which == "best":
+        path = (folder / "best").resolve() if (folder / "best").is_dir() else newest  # nothing was measured yet
+    elif not which.isdecimal():
+        raise UserError(f"checkpoint '{which}' is neither best, latest nor a step; steps here: {steps}")
+    elif (step := which.lstrip("0") or "0") in known:
+        path = known[step]
+    else:
+        raise UserError(f"{folder} has no checkpoint of step {which}; steps here: {steps}")
+    try:
+        verify(path)
+    except CheckpointError as error:
+        raise UserError(f"{path}: {error}; take another with --checkpoint: {steps}") from None
+    return path

@@ -1,0 +1,149 @@
+"""Trackers from outside: each follows the run folder, and none can stop or fail a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.recorded import FACTS, train, val
+from support.running import metrics, spawn
+from support.running import train as run_training
+
+from cifar_dist.config import Config, TrackingConfig
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import metrics as metrics_file
+from cifar_dist.tracking.mirrors import wanted_mirrors
+from cifar_dist.tracking.tracker import Tracker
+
+MIRROR = """
+import json, os
+
+class Lines:
+    '''Writes what it is given as lines of a file, and raises where the environment says so.'''
+
+    def __init__(self, folder, config, facts):
+        self.path = folder / "lines.jsonl"
+        self.write("init", config.run.name, facts.parameters)
+
+    def start(self, history):
+        self.write("start", [record.step for record in history])
+
+    def train_steps(self, records):
+        self.write("train_steps", [record.step for record in records])
+
+    def evaluation(self, record, best):
+        self.write("evaluation", record.split, best)
+
+    def close(self, status):
+        self.write("close", status)
+
+    def write(self, what, *values):
+        with self.path.open("a") as file:
+            file.write(json.dumps([what, *values]) + "\\n")
+        if what == os.environ.get("MIRROR_RAISES"):
+            raise SystemExit("it\\nraises") if what == "evaluation" else RuntimeError("it\\nraises")
+
+
+NOTHING_TO_CALL = 3
+"""
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(MIRROR)
+    return f"{tmp_path / 'mine.py'}:Lines"
+
+
+def whole_run(folder: Path, mirror: str) -> list[list[object]]:
+    """Two starts of a run of four steps; returns what the mirror was given."""
+    config = Config(tracking=TrackingConfig(mirrors=(mirror,)))
+    for first, status in ((1, "interrupted"), (4, "finished")):
+        step, makers = first - 1, wanted_mirrors(config.tracking)
+        tracker = Tracker(RunFolder(folder), config, facts=FACTS, resume_step=step, mirrors=makers)
+        tracker.train_steps([train(step) for step in range(first, 4)] or [train(4)])
+        if first == 1:
+            tracker.evaluation(val(0), best=True)
+        tracker.finish(status)
+    return [json.loads(line) for line in (folder / "lines.jsonl").read_text().splitlines()]
+
+
+def test_a_mirror_follows_the_run(tmp_path: Path, mirror: str) -> None:
+    (tmp_path / "run").mkdir()
+    assert whole_run(tmp_path / "run", mirror) == [
+        ["init", "", 1234],
+        ["start", []],
+        ["train_steps", [1, 2, 3]],
+        ["evaluation", "val", True],
+        ["close", "interrupted"],
+        ["init", "", 1234],
+        ["start", [1, 2, 3, 3]],
+        ["train_steps", [4]],
+        ["close", "finished"],
+    ]
+    assert "warning" not in (tmp_path / "run" / "training.log").read_text()
+
+
+@pytest.mark.parametrize("method", ["init", "start", "train_steps", "evaluation", "close"])
+def test_one_that_raises_is_dropped_with_one_warning(
+    tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setenv("MIRROR_RAISES", method)
+    (tmp_path / "run").mkdir()
+    given = whole_run(tmp_path / "run", mirror)
+    # Nothing comes after the method that raised but, once, that it is dropped.
+    wanted = {
+        "init": ["init"] * 2,
+        "start": ["init", "start", "close"] * 2,
+        "train_steps": ["init", "start", "train_steps", "close"] * 2,
+        "evaluation": ["init", "start", "train_steps", "evaluation", "close", "init", "start", "train_steps", "close"],
+        "close": [
+            *("init", "start", "train_steps", "evaluation", "close", "close"),
+            *("init", "start", "train_steps", "close", "close"),
+        ],
+    }
+    assert [what for what, *_ in given] == wanted[method]
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert log.count("it raises; the run continues without it, metrics.jsonl is complete") == (
+        1 if method == "evaluation" else 2
+    )
+    assert [record.step for record in metrics_file.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("{folder}/mine.py:Nothing", "has no 'Nothing'"),
+        ("{folder}/mine.py:NOTHING_TO_CALL", "is not callable; name a class that makes a mirror"),
+        ("{folder}/yours.py:Lines", "there is no file"),
+        ("no_such_package.module:Lines", "no module no_such_package.module is installed"),
+        ("wandb", "must be path/to/file.py:Attribute or package.module:Attribute"),
+    ],
+)
+def test_one_that_cannot_be_imported_is_one_line(tmp_path: Path, mirror: str, spec: str, says: str) -> None:
+    spec = spec.format(folder=tmp_path)
+    with pytest.raises(UserError, match=f"^tracking.mirrors: .*{says}") as caught:
+        wanted_mirrors(TrackingConfig(mirrors=(spec,)))
+    assert "\n" not in str(caught.value)
+
+
+def test_on_two_processes_rank_0_alone_has_it(tiny: Path, tmp_path: Path, mirror: str) -> None:
+    words = [str(tiny), "--train.epochs", "1", "--tracking.mirrors", json.dumps([mirror])]
+    done = run_training(*words, processes=2)
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr
+    run = tmp_path / "runs" / "tiny"
+    given = [json.loads(line) for line in (run / "lines.jsonl").read_text().splitlines()]
+    assert [what for what, *_ in given].count("init") == 1
+    assert [step for what, *values in given if what == "train_steps" for step in values[0]] == [
+        record["step"] for record in metrics(run)
+    ]
+    assert given[-1] == ["close", "finished"]
+
+
+def test_a_wrong_one_ends_all_processes_before_there_is_a_run(tiny: Path, tmp_path: Path) -> None:
+    words = ["train.py", str(tiny), "--tracking.mirrors", json.dumps([f"{tmp_path}/nowhere.py:Lines"])]
+    done = spawn(words, processes=2)
+    assert [process.returncode for process in done] == [2, 2], done[0].stderr
+    assert "tracking.mirrors: " in done[0].stderr
+    assert not (tmp_path / "runs").exists()
