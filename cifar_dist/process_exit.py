@@ -17,8 +17,8 @@ from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
 
-    All ranks raise the same :class:`UserError`, so only rank 0 prints it. The interpreter's own shutdown is skipped: with
-    a gloo process group it aborts about one job in thirty after the work is done.
+    All ranks raise the same :class:`UserError`, so only rank 0 prints it. The interpreter's own shutdown is skipped:
+    with a gloo process group it aborts about one job in thirty after the work is done.
     """
     try:
         code = work()
