@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.running import environment
+from support.running import ROOT, environment
 
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig, TransformConfig
@@ -199,3 +199,20 @@ def test_the_config_of_a_run_is_read_again(tmp_path: Path) -> None:
         (tmp_path / "config.toml").write_text(recipe.to_toml(config))
         assert recipe.read(tmp_path / "config.toml") == config
         assert recipe.load(str(tmp_path / "config.toml")) == config
+
+
+def test_a_recipe_that_is_written_keeps_one_setting_of_a_transform(tmp_path: Path) -> None:
+    """As ``lr-find --write`` does: settings of the command line go into the new recipe."""
+    settings = ["--augment.crop.pad", "1", "--train.epochs", "3"]
+    recipe.write_lr(tmp_path / "found.toml", 0.25, base="demo", settings=settings)
+    found = recipe.load(str(tmp_path / "found.toml"))
+    assert found.augment == recipe.load("demo", settings).augment
+    assert (found.optim.lr, found.train.epochs) == (0.25, 3)
+
+
+def test_the_help_of_a_recipe_names_what_can_be_typed() -> None:
+    command = [sys.executable, "train.py", "se-resnet", "--help"]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=True)
+    for key in ("transforms STR", "flip.kind", "affine.rotation", "jitter.hue", "cutmix.alpha", "mean"):
+        assert f"--augment.{key}" in done.stdout
+    assert "transforms.0" not in done.stdout
