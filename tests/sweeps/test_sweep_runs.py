@@ -178,6 +178,6 @@ def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(tin
     assert first.returncode == 0, first.stderr
     assert "the dataset has no split 'nowhere' to end with" in first.stdout
     (again,) = spawn([*SWEEP, "run", str(file)])
-    assert said(again) == ["two: 2 runs, 2 finished before", "all 2 runs are finished"]
+    assert said(again) == ["two: 2 runs, 2 already finished", "all 2 runs are finished"]
     (table,) = spawn([*SWEEP, "table", str(file)])
-    assert [line[-1] for line in cells(table.stdout)[2:]] == ["1 of 1", "1 of 1"]
+    assert [line[-1].strip("*") for line in cells(table.stdout)[2:]] == ["1 of 1", "1 of 1"]
