@@ -92,7 +92,7 @@ class RunFolder:
         kept = (*self.checkpoints.glob("*"), *(path for path in (self.final, self.lr_curve) if path.exists()))
         return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether training ended and so did the evaluation after it, if the dataset has the split for it.
 
         Raises:

@@ -135,7 +135,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
-        if self.ranks.run_on_main(self.folder.finished):
+        if self.ranks.run_on_main(self.folder.is_finished):
             self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
             return
         with self.learner.averaged():

@@ -89,7 +89,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
         "1 of 3: three.long.s0 interrupted",
         "stopped; run the same command again to continue",
     ]
-    assert not long.finished()
+    assert not long.is_finished()
     assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
 
     # Two at a time to the end, on two GPUs (that are not there). One fails, and the next is started.
@@ -100,7 +100,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     assert len(re.findall(r"^    cifar-dist: .*not finite", ended.stdout, re.M)) == 2, "what the failed ones said"
     assert "  three.long.s0" not in ended.stdout, "what the others said is in their training.log"
     assert [device(long.path), device(long.path.with_name("three.diverges.s0"))] == ["-1", "-2"]
-    assert long.finished()
+    assert long.is_finished()
     assert [record["step"] for record in metrics(long.path)] == list(range(1, EPOCHS * 13 + 1)), "each step once"
 
     (table,) = spawn([*SWEEP, "table", str(file)])
