@@ -19,7 +19,8 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files import read_json, write_atomic
+from cifar_dist.plugin_copies import keep_copies
 
 CHANGEABLE_ON_RESUME = (
     "run.name",
@@ -75,6 +76,7 @@ class RunFolder:
         self.figures = path / "figures"
         self.report = path / "report.html"
         self.lr_curve = path / "lr_curve.json"
+        self.plugins = path / "plugins"
         self._lock: IO[str] | None = None
 
     @property
@@ -90,17 +92,18 @@ class RunFolder:
         kept = (*self.checkpoints.glob("*"), *(path for path in (self.final, self.lr_curve) if path.exists()))
         return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether training ended and so did the evaluation after it, if the dataset has the split for it.
 
         Raises:
-            UserError: the config or the manifest of the run is damaged.
+            UserError: the config of the run is damaged.
         """
         if not self.final.is_file():
             return False
         if self.final_summary() is not None:
             return True
-        return recipe.read(self.config).eval.split not in Manifest.load(self.path).splits
+        splits = read_json(self.manifest).get("splits")
+        return isinstance(splits, dict) and recipe.read(self.config).eval.split not in splits
 
     def final_summary(self) -> dict[str, Any] | None:
         """``summary.json`` of the evaluation that ended the run; None before it is complete."""
@@ -116,8 +119,11 @@ class RunFolder:
         latest = self.checkpoints / "latest"
         return latest.readlink().name if latest.is_symlink() else ""
 
-    def open(self, config: Config, manifest: Manifest) -> None:
+    def open(self, config: Config, manifest: Manifest) -> list[str]:
         """Create the folder, or enter an existing one.
+
+        Returns:
+            one line for each plug-in file that has changed since the last start.
 
         Raises:
             UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
@@ -136,7 +142,9 @@ class RunFolder:
             self._refuse_other_data(manifest)
         else:
             shutil.copyfile(manifest.root / FILE_NAME, self.manifest)
+        notes = keep_copies(self.plugins, config)
         write_atomic(self.config, recipe.to_toml(config))  # last: it is what makes the folder a run
+        return notes
 
     def lock(self) -> None:
         """Keep every other process out, for as long as this object lives.
@@ -171,8 +179,8 @@ class RunFolder:
             return
         if config.run.fresh:
             raise UserError(f"{self.path} exists and run.fresh is set; choose another --run.name, or resume without it")
-        # A start that ended before it wrote the config leaves the first two, a range test the others.
-        begun = {self.checkpoints, self.manifest, self.lr_curve, self.figures}
+        # A start that ended before it wrote the config leaves the first three, a range test the others.
+        begun = {self.checkpoints, self.manifest, self.plugins, self.lr_curve, self.figures}
         foreign = any(path not in begun and not path.name.startswith(".") for path in self.path.iterdir())
         if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
             raise UserError(f"{self.path} exists and is not a run (no config.toml); choose another --run.name")
@@ -221,15 +229,6 @@ def contradiction(started: Config, asked: Config) -> tuple[str, str] | None:
 
 def _may_change(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where it is missing or damaged: a table shows what exists."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _shown(value: Any) -> str:

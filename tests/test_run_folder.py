@@ -57,7 +57,7 @@ def test_a_new_folder_says_what_was_asked_on_what_data(tmp_path: Path, manifest:
     assert recipe.read(folder.config) == CONFIG
     assert Manifest.load(folder.path).fingerprint == manifest.fingerprint
     assert folder.checkpoints.is_dir()
-    assert not folder.finished()
+    assert not folder.is_finished()
 
 
 def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest: Manifest) -> None:
@@ -66,10 +66,10 @@ def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest
     final = folder.evaluations / "it_val_acc_0.9_model_final"
     final.mkdir(parents=True)
     (final / "summary.json").write_text('{"checkpoint": "final"}')
-    assert not folder.finished(), "there are no final weights"
+    assert not folder.is_finished(), "there are no final weights"
     folder.final.parent.mkdir()
     folder.final.touch()
-    assert folder.finished()
+    assert folder.is_finished()
     assert folder.final_summary() == {"checkpoint": "final"}
 
 
@@ -93,31 +93,18 @@ def test_another_or_a_half_written_evaluation_does_not_finish_a_run(
     folder.final.touch()
     (folder.evaluations / name).mkdir(parents=True)
     (folder.evaluations / name / "summary.json").write_text(summary)
-    assert not folder.finished()
+    assert not folder.is_finished()
 
 
 def test_where_there_is_no_split_to_evaluate_final_weights_finish_a_run(tmp_path: Path, manifest: Manifest) -> None:
     open_folder(tmp_path, replace(CONFIG, eval=EvalConfig(split="nowhere")), manifest)
     folder = RunFolder(tmp_path)
-    assert not folder.finished()
+    assert not folder.is_finished()
     folder.final.parent.mkdir()
     folder.final.touch()
-    assert folder.finished()
+    assert folder.is_finished()
     open_folder(tmp_path, CONFIG, manifest)
-    assert not folder.finished(), "now its test split is asked for"
-
-
-def test_a_run_whose_data_has_no_split_to_end_with_finishes_without_an_evaluation(
-    tmp_path: Path, manifest: Manifest
-) -> None:
-    assert "test" in manifest.splits
-    for split, finished in (("test", False), ("holdout", True)):
-        folder = RunFolder(tmp_path / split)
-        folder.open(replace(CONFIG, eval=EvalConfig(split=split)), manifest)
-        assert not folder.finished()
-        folder.final.parent.mkdir()
-        folder.final.touch()
-        assert folder.finished() == finished
+    assert not folder.is_finished(), "now its test split is asked for"
 
 
 def test_the_newest_checkpoint_is_the_one_that_latest_points_at(tmp_path: Path) -> None:

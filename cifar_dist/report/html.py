@@ -20,14 +20,14 @@ from cifar_dist import recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files import read_json, write_atomic
 from cifar_dist.formatting import duration
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.results import count, facts
-from cifar_dist.run_folder import FINAL, RunFolder, read_json
+from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.table import EpochRow, EpochTable
 

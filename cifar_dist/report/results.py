@@ -8,7 +8,8 @@ from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
-from cifar_dist.run_folder import RunFolder, read_json
+from cifar_dist.files import read_json
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.table import EpochTable
 

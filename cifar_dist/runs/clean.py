@@ -59,5 +59,5 @@ def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     for place in (folder.path, folder.checkpoints, folder.evaluations, folder.figures):
         yield from ((path, "left by a kill") for path in leftovers(place) if not checkpoint.adoptable(path))
     yield from ((path, "damaged") for path in sorted(folder.checkpoints.glob("step-*.damaged*")))
-    if folder.finished():  # until then the older ones are there for when the newest is damaged
+    if folder.is_finished():  # until then the older ones are there for when the newest is damaged
         yield from ((path, "neither newest nor best") for path in checkpoint.surplus(folder.checkpoints, keep=1))

@@ -132,7 +132,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _state(folder: RunFolder) -> str:
-    if folder.finished():
+    if folder.is_finished():
         return "finished"
     events = timeline.read(folder.timeline)
     last = events[-1].kind if events else ""

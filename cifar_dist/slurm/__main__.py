@@ -55,7 +55,7 @@ def requeue(words: Sequence[str]) -> int:
             number=_attempt(),
             job_state=job_state,
             exit_code=int(exit_code),
-            finished=folder.finished(),
+            finished=folder.is_finished(),
             began_at=began_at,
             stopped_at=folder.newest_checkpoint(),
         )

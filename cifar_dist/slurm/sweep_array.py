@@ -22,7 +22,7 @@ def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> str
     Raises:
         UserError: there is no Slurm here, or it refuses the job.
     """
-    waiting = [run for run in sweep.runs if not run.folder.finished()]
+    waiting = [run for run in sweep.runs if not run.folder.is_finished()]
     if not waiting:
         return f"{sweep.name}: all {len(sweep.runs)} runs are finished"
     lines = ["\t".join(run.words) for run in waiting]

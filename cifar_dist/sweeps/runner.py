@@ -86,7 +86,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     if launch and jobs > 1:
         raise UserError("--jobs has no effect with --launch, where each run uses the entire machine; drop one of them")
     command = _base_command(launch)
-    waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.finished()]
+    waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.is_finished()]
     total = len(sweep.runs)
     say(f"{sweep.name}: {total} runs, {total - len(waiting)} already finished")
     devices = _visible_gpus() if jobs > 1 else []
@@ -114,7 +114,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                     failed.append(one.run.name)
                 _report_end(one, code, total, stopping)
             time.sleep(0.05)
-    if stopping and any(not run.folder.finished() for run in sweep.runs):
+    if stopping and any(not run.folder.is_finished() for run in sweep.runs):
         say("stopped; run the same command again to continue")
         return EXIT_REQUEUE
     if failed:

@@ -126,7 +126,7 @@ class Table:
 
 def _line(row: Row, settings: tuple[str, ...]) -> Line:
     folders = [run.folder for run in row.runs]
-    results = [(read_result(folder.path), folder.finished()) for folder in folders if folder.exists()]
+    results = [(read_result(folder.path), folder.is_finished()) for folder in folders if folder.exists()]
     done = [result for result, finished in results if finished]
     return Line(
         name=row.name,

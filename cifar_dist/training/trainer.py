@@ -56,7 +56,7 @@ class Trainer:
 
         # The run gets its folder only now, when nothing in the config can be wrong any more.
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
-        self.ranks.run_on_main(lambda: self.folder.open(config, self.manifest))
+        changed = self.ranks.run_on_main(lambda: self.folder.open(config, self.manifest))
         found, notes = self.ranks.run_on_main(lambda: checkpoint.choose(self.folder.checkpoints))
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else checkpoint.NEW_RUN
@@ -65,7 +65,7 @@ class Trainer:
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
         self.agreement = Agreement(self.ranks, signals)
-        self.tracker = self._start_tracker(notes)
+        self.tracker = self._start_tracker([*changed, *notes])
         self._is_first_step = True
 
     # ---- the loop ---------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
-        if self.ranks.run_on_main(self.folder.finished):
+        if self.ranks.run_on_main(self.folder.is_finished):
             self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
             return
         with self.learner.averaged():

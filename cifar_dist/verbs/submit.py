@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(Path(config.run.dir) / config.run.name)
     if "run.name" in recipe.parse_overrides(settings) and folder.config.is_file():
         folder.refuse_other_settings(config)
-        if folder.finished():
+        if folder.is_finished():
             raise UserError(f"{folder.path} is finished already; another --run.name starts a new run")
     words = [arguments.recipe, *settings]
     job = submit("train.sbatch", words, options, otherwise=f"cifar-dist launch ddp {' '.join(words)}")

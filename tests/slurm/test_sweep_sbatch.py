@@ -64,8 +64,8 @@ def test_each_task_trains_one_run_and_a_stopped_one_is_requeued_alone(
     tasks[1].call("scancel", "--signal=USR1", tasks[1].id)
     assert [task.wait() for task in tasks] == ["COMPLETED", "COMPLETED"], "".join(task.output() for task in tasks)
     assert [task.facts()["Restarts"] for task in tasks] == ["0", "1"], tasks[1].output()
-    assert short.finished()
-    assert long.finished()
+    assert short.is_finished()
+    assert long.is_finished()
     assert [record["step"] for record in metrics(long.path)] == list(range(1, STEPS + 1)), "each step once"
     assert "--optim.lr 0.05" not in (long.path / "config.toml").read_text()
     assert "\nlr = 0.05\n" in (long.path / "config.toml").read_text()

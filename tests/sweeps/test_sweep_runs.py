@@ -89,7 +89,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
         "1 of 3: three.long.s0 interrupted",
         "stopped; run the same command again to continue",
     ]
-    assert not long.finished()
+    assert not long.is_finished()
     assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
 
     # Two at a time to the end, on two GPUs (that are not there). One fails, and the next is started.
@@ -100,7 +100,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     assert len(re.findall(r"^    cifar-dist: .*not finite", ended.stdout, re.M)) == 2, "what the failed ones said"
     assert "  three.long.s0" not in ended.stdout, "what the others said is in their training.log"
     assert [device(long.path), device(long.path.with_name("three.diverges.s0"))] == ["-1", "-2"]
-    assert long.finished()
+    assert long.is_finished()
     assert [record["step"] for record in metrics(long.path)] == list(range(1, EPOCHS * 13 + 1)), "each step once"
 
     (table,) = spawn([*SWEEP, "table", str(file)])
@@ -178,6 +178,6 @@ def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(tin
     assert first.returncode == 0, first.stderr
     assert "the dataset has no split 'nowhere' to end with" in first.stdout
     (again,) = spawn([*SWEEP, "run", str(file)])
-    assert said(again) == ["two: 2 runs, 2 finished before", "all 2 runs are finished"]
+    assert said(again) == ["two: 2 runs, 2 already finished", "all 2 runs are finished"]
     (table,) = spawn([*SWEEP, "table", str(file)])
-    assert [line[-1] for line in cells(table.stdout)[2:]] == ["1 of 1", "1 of 1"]
+    assert [line[-1].strip("*") for line in cells(table.stdout)[2:]] == ["1 of 1", "1 of 1"]

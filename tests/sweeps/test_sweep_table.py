@@ -103,7 +103,9 @@ def test_damaged_folders_give_what_is_left_or_one_line(file: str) -> None:
     first, second, third = load(file, seeds=1).rows
     folder = write(first.runs[0], val=0.5, test=0.5)
     (folder / "environment.json").write_text("[" * 100_000)
-    next(folder.glob("evaluations/*/summary.json")).write_text('{"accuracy": "high", "samples": {}}')
+    next(folder.glob("evaluations/*/summary.json")).write_text(
+        '{"checkpoint": "final", "accuracy": "high", "samples": {}}'
+    )
     write(second.runs[0], epochs=0)
     _, _, *lines = cells(Table(load(file, seeds=1)).markdown())
     assert lines[0][2:6] == ["", "**50.00**", "**50.00**", ""]
