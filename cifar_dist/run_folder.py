@@ -31,6 +31,7 @@ CHANGEABLE_ON_RESUME = (
     "data.resident_mb",
     "data.read_ahead",
     "train.compile",
+    "train.engine",
     "train.threads",
     "eval",
     "checkpoint",

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from cifar_dist.config import plugins
 from cifar_dist.config.choice import Choice
 from cifar_dist.config.section import Section, require
 
@@ -58,6 +59,9 @@ class TrainConfig(Section):
     """Compile the model with ``torch.compile``."""
     threads: int = 0
     """CPU threads per process; 0 shares the machine's cores among its processes."""
+    engine: str = "auto"
+    """How processes synchronise: auto takes the launch config's engine (DDP, DeepSpeed, FSDP); or
+    ``path/to/file.py:Attribute`` or ``package.module:Attribute``."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
@@ -69,6 +73,10 @@ class TrainConfig(Section):
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(self.threads >= 0, f"threads {self.threads} must not be negative")
+        require(
+            self.engine == "auto" or plugins.is_spec(self.engine),
+            f"engine {self.engine!r} must be auto or path/to/file.py:Attribute; launch/*.yaml chooses a built-in one",
+        )
 
 
 @dataclass(frozen=True)

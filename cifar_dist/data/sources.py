@@ -1,4 +1,4 @@
-"""Open the SOURCE of ``pack``: a dataset file, an archive, a folder, a pickle or an npz."""
+"""Open the SOURCE of ``pack``: a dataset file, an archive, a folder, a pickle, an npz, or a function."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_dist.config import plugins
 from cifar_dist.data import manifest, npz, unlabelled
 from cifar_dist.data.archives import member_names
 from cifar_dist.data.cifar import find_cifar, read_cifar
@@ -42,8 +43,9 @@ def open_source(source: str, size: int | None = None, *, show: bool = True) -> S
     """Read a source into memory.
 
     Args:
-        source: NAME of a ``shards/NAME.toml``, a path to a TOML, or a path to an archive, folder, pickle or npz.
-            Names take precedence; ``./NAME`` is always a path.
+        source: NAME of a ``shards/NAME.toml``, a path to a TOML, a path to an archive, folder, pickle or npz, or
+            ``path/to/file.py:Attribute`` or ``package.module:Attribute``, a function that returns a
+            :class:`~cifar_dist.data.raw.RawDataset`. Names take precedence; ``./NAME`` is always a path.
         size: resize every image to this many pixels a side; None uses the dataset file's size, or keeps the original.
         show: show progress bars.
 
@@ -51,6 +53,8 @@ def open_source(source: str, size: int | None = None, *, show: bool = True) -> S
         UserError: the source does not exist or cannot be read.
     """
     path = find_dataset_file(source)
+    if path is None and plugins.is_spec(source) and not Path(source).exists():
+        return _resized(_call_plugin(source), size)
     if path is None:
         return _open_path(Path(source), size, show=show)
     file = DatasetFile.load(path)
@@ -70,14 +74,36 @@ def _open_path(path: Path, size: int | None, *, show: bool) -> Source:
     if (path / manifest.FILE_NAME).is_file():
         raise UserError(f"{path} is already packed; check it with: cifar-dist verify {path}")
     data = _read(path, size, show=show)
-    if size is not None:
-        data = replace(data, splits={name: split.resized(size) for name, split in data.splits.items()})
     stem = path.resolve().name
     origin = {"kind": data.kind, "name": stem}
     if path.is_file():
         origin["sha256"] = sha256(path)
         stem = re.sub(r"\.(tar|tar\.gz|tgz|zip|pkl|pickle|npz)$", "", stem, flags=re.IGNORECASE)
-    return Source(stem, data, origin)
+    return _resized(Source(stem, data, origin), size)
+
+
+def _resized(source: Source, size: int | None) -> Source:
+    if size is None:
+        return source
+    splits = {name: split.resized(size) for name, split in source.data.splits.items()}
+    return replace(source, data=replace(source.data, splits=splits))
+
+
+def _call_plugin(spec: str) -> Source:
+    """Call the function that ``spec`` names."""
+    try:
+        read = plugins.load(spec)
+    except ValueError as error:
+        raise UserError(str(error).replace("name", "source", 1)) from None
+    data = read() if callable(read) else None
+    if not isinstance(data, RawDataset):
+        raise UserError(f"{spec} does not return a cifar_dist.data.raw.RawDataset; see docs/extending.md")
+    place, _, attribute = spec.rpartition(":")
+    origin = {"kind": data.kind, "name": f"{Path(place).name}:{attribute}"}
+    file = plugins.file_of(spec)
+    if file is not None:
+        origin["sha256"] = sha256(file)
+    return Source(file.stem if file is not None else attribute, data, origin)
 
 
 def _read(path: Path, size: int | None, *, show: bool) -> RawDataset:

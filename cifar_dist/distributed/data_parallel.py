@@ -20,8 +20,8 @@ class DataParallel(Engine):
         several = self.ranks.world_size > 1
         self.kind, self.description = ("ddp", "DDP") if several else ("single", "one process")
 
-    def _wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
-        wrapper, wrapped_optimizer = self._accelerator.prepare(module, optimizer)
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
+        wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         if self.kind == "ddp":
             check_wrapper(wrapper, self.kind, "DistributedDataParallel")
-        return self._model(WrappedModel, module, wrapper, wrapped_optimizer)
+        return self.build_model(WrappedModel, module, wrapper, wrapped_optimizer)

@@ -36,27 +36,27 @@ class DeepSpeedZero(Engine):
         if cpu:
             _skip_inference_op_build()
         super().__init__(config, cpu=cpu)
-        plugin = self._accelerator.state.deepspeed_plugin
+        plugin = self.accelerator.state.deepspeed_plugin
         if plugin is None:
             raise UserError("DeepSpeed was asked for and is not in use; start with launch/zero2.yaml")
         if plugin.zero_stage not in (1, 2):  # at stage 3 no rank has the weights that a checkpoint is made of
             raise UserError(f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported; use launch/zero2.yaml")
         self.kind, self.description = f"zero{plugin.zero_stage}", f"DeepSpeed ZeRO-{plugin.zero_stage}"
 
-    def _start(self, cpu: bool) -> Accelerator:
+    def start_accelerator(self, cpu: bool) -> Accelerator:
         # DeepSpeed chooses its device itself. With Accelerate's cpu flag it would silently be DDP.
-        return self._accelerate(cpu=False, mixed_precision="no", backend="gloo" if cpu else None)
+        return self.create_accelerator(cpu=False, mixed_precision="no", backend="gloo" if cpu else None)
 
-    def _wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
         # It flattens weights in their contiguous order; the images may stay channels-last.
         module.to(memory_format=torch.contiguous_format)
         self._configure()
-        wrapper, wrapped_optimizer = self._accelerator.prepare(module, optimizer)
+        wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         check_wrapper(wrapper, self.kind, "DeepSpeedEngine")
-        return self._model(_ZeroModel, module, wrapper, wrapped_optimizer)
+        return self.build_model(_ZeroModel, module, wrapper, wrapped_optimizer)
 
     def _configure(self) -> None:
-        settings = self._accelerator.state.deepspeed_plugin.deepspeed_config
+        settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
         train = self._config.train
         settings["train_micro_batch_size_per_gpu"] = train.batch_size // (self.ranks.world_size * train.accumulate)
         settings["train_batch_size"] = train.batch_size

@@ -1,8 +1,9 @@
 """An engine joins the processes of a job and wraps a network so that they train it together.
 
-One engine a file: :mod:`~cifar_dist.distributed.data_parallel` (one process, DDP),
-:mod:`~cifar_dist.distributed.deepspeed_zero` and :mod:`~cifar_dist.distributed.fully_sharded`. Each declares in
-``limits`` what it cannot do; :mod:`~cifar_dist.distributed.start` picks one and refuses what it declares.
+One engine per file: :mod:`~cifar_dist.distributed.data_parallel` (one process, DDP),
+:mod:`~cifar_dist.distributed.deepspeed_zero` and :mod:`~cifar_dist.distributed.fully_sharded`. Each implements
+:meth:`Engine.wrap` and declares in ``limits`` what it cannot do. :mod:`~cifar_dist.distributed.start` chooses one, and
+refuses what it declares.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class Engine(ABC):
         self._config = config
         scales_loss = not any(limit.key == "train.precision" and limit.refuses("fp16") for limit in self.limits)
         self.precision = Precision.resolve(config.train.precision, cpu=cpu, scales_loss=scales_loss)
-        self._accelerator = self._start(cpu)
-        place = self._accelerator
+        self.accelerator = self.start_accelerator(cpu)
+        place = self.accelerator
         self.ranks = Ranks(
             place.process_index, place.num_processes, place.device, first_of_node=place.is_local_main_process
         )
@@ -98,7 +99,7 @@ class Engine(ABC):
         module.to(self.ranks.device)
         if self.ranks.device.type == "cpu":
             avoid_strided_1x1(module)
-        return self._wrap(module, optimizer)
+        return self.wrap(module, optimizer)
 
     def prepare_for_inference(self, module: nn.Module) -> InferenceModel:
         """Move ``module`` to this process's device; it is not trained."""
@@ -116,33 +117,39 @@ class Engine(ABC):
             dist.destroy_process_group()
 
     @abstractmethod
-    def _wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
-        """The part of :meth:`prepare` that differs between engines."""
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
+        """Wrap ``module``, which is on its device, and ``optimizer``; ends with :meth:`build_model`. Collective."""
 
-    def _model(
+    def build_model(
         self,
         create: Callable[..., WrappedModel],
         module: nn.Module,
         wrapper: nn.Module,
         optimizer: AcceleratedOptimizer,
     ) -> WrappedModel:
-        """``create`` called with what every engine gives its model."""
+        """Create the model of :meth:`wrap`: ``create`` is :class:`WrappedModel` or derives from it."""
         return create(
             module,
             wrapper,
             optimizer,
             ranks=self.ranks,
             precision=self.precision,
-            accelerator=self._accelerator,
+            accelerator=self.accelerator,
             accumulate=self._config.train.accumulate,
             clip_norm=self._config.optim.clip_norm,
         )
 
-    def _start(self, cpu: bool) -> Accelerator:
-        """Join the process group."""
-        return self._accelerate(cpu=cpu, mixed_precision=self.precision.name)
+    def start_accelerator(self, cpu: bool) -> Accelerator:
+        """Join the process group. Calls :meth:`create_accelerator` with what this engine requires."""
+        return self.create_accelerator(cpu=cpu, mixed_precision=self.precision.name)
 
-    def _accelerate(self, *, cpu: bool, mixed_precision: str, backend: str | None = None) -> Accelerator:
+    def create_accelerator(self, *, cpu: bool, mixed_precision: str, backend: str | None = None) -> Accelerator:
+        """Create Accelerate's object, which joins the process group.
+
+        Args:
+            cpu, mixed_precision: as for ``Accelerator``.
+            backend: of the process group; None for Accelerate's choice.
+        """
         train = self._config.train
         return Accelerator(
             cpu=cpu,

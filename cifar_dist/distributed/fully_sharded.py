@@ -38,20 +38,20 @@ class FullySharded(Engine):
     )
     kind, description = "fsdp", "FSDP"
 
-    def _start(self, cpu: bool) -> Accelerator:
+    def start_accelerator(self, cpu: bool) -> Accelerator:
         with _without_accelerate_fsdp():
-            return super()._start(cpu)
+            return super().start_accelerator(cpu)
 
-    def _wrap(self, module: nn.Module, optimizer: Optimizer) -> WrappedModel:
+    def wrap(self, module: nn.Module, optimizer: Optimizer) -> WrappedModel:
         # It splits weights along their first dimension; the images may stay channels-last.
         module.to(memory_format=torch.contiguous_format)
         full_module = copy.deepcopy(module)
         shard(module, optimizer, self.ranks.device, self.ranks.world_size)
         if not is_sharded(module, self.ranks.world_size):
             raise UserError("FSDP was asked for and the weights are not sharded; start with launch/fsdp.yaml")
-        wrapper = self._accelerator.prepare_model(module, evaluation_mode=True)  # adds autocast and no wrapper
+        wrapper = self.accelerator.prepare_model(module, evaluation_mode=True)  # adds autocast and no wrapper
         create = functools.partial(_ShardedModel, full_module)
-        return self._model(create, module, wrapper, self._accelerator.prepare_optimizer(optimizer))
+        return self.build_model(create, module, wrapper, self.accelerator.prepare_optimizer(optimizer))
 
 
 class _ShardedModel(WrappedModel):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from cifar_dist.config import Config
+from cifar_dist.config import Config, plugins
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.data_parallel import DataParallel
@@ -15,6 +15,7 @@ from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import check_launch, launched_processes, local_processes, was_asked_for
+from cifar_dist.errors import UserError
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         UserError: another number of processes than was asked for, or a setting that the engine or device lacks.
     """
     check_launch(config.run.processes if trains else 0)
-    create = _engine_class()
+    create = _engine_class(config.train.engine)
     if trains:
         for limit in create.limits:
             limit.check(config, create.description)
@@ -44,7 +45,20 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         engine.close()
 
 
-def _engine_class() -> type[Engine]:
+def _engine_class(name: str) -> type[Engine]:
+    """The engine of ``train.engine``: that of the launch config, or a plug-in."""
+    if name != "auto":
+        return _load_plugin(name)
     if was_asked_for("DEEPSPEED"):
         return DeepSpeedZero
     return FullySharded if was_asked_for("FSDP") and launched_processes() > 1 else DataParallel
+
+
+def _load_plugin(spec: str) -> type[Engine]:
+    try:
+        found = plugins.load(spec)
+    except ValueError as error:
+        raise UserError(f"train.engine: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Engine)):
+        raise UserError(f"train.engine: {spec} is not a subclass of cifar_dist.distributed.engine.Engine")
+    return found

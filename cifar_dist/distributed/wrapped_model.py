@@ -96,6 +96,9 @@ class WrappedModel(InferenceModel):
         ranks, precision, accelerator: of the engine.
         accumulate: micro-batches in a step.
         clip_norm: maximum global gradient norm, 0 for none.
+
+    Attributes:
+        wrapper: for example torch's ``DistributedDataParallel``.
     """
 
     def __init__(
@@ -111,13 +114,13 @@ class WrappedModel(InferenceModel):
         clip_norm: float,
     ) -> None:
         super().__init__(module, ranks, precision)
-        self._wrapper, self._optimizer, self._accelerator = wrapper, optimizer, accelerator
+        self.wrapper, self._optimizer, self._accelerator = wrapper, optimizer, accelerator
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [n, classes] in the run's precision, with gradients."""
-        logits: Tensor = self._wrapper(images)
+        logits: Tensor = self.wrapper(images)
         return logits
 
     def begin_step(self, lr: float) -> None:
@@ -128,7 +131,7 @@ class WrappedModel(InferenceModel):
     @contextmanager
     def accumulate(self) -> Iterator[None]:
         """One micro-batch; the gradients are synchronised in the last of a step."""
-        with self._accelerator.accumulate(self._wrapper):
+        with self._accelerator.accumulate(self.wrapper):
             yield
 
     def backward(self, loss: Tensor) -> None:

@@ -14,7 +14,8 @@ COLLECTIVE = False
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "source", help="name of a dataset (shards/NAME.toml), or path of a .toml, archive, folder or file"
+        "source",
+        help="name of a dataset (shards/NAME.toml), path of a .toml, archive, folder or file, or FILE.py:FUNCTION",
     )
     verb.add_argument("out", type=Path, help="folder to write the shards and the manifest to")
     verb.add_argument("--codec", choices=["png", "raw"], default="png", help="how an image is stored (default: png)")

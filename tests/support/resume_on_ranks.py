@@ -52,13 +52,13 @@ def train(engine: str, path: str, name: str, optimizer: str) -> None:
     forked_ranks.run(2, work)
 
 
-def cut(source: Path, target: Path) -> None:
-    """A copy of a finished run as it was after the step MIDDLE."""
+def cut(source: Path, target: Path, middle: int = MIDDLE) -> None:
+    """A copy of a finished run as it was after the step ``middle``."""
     shutil.copytree(source, target, symlinks=True)
     for checkpoint in (target / "checkpoints").iterdir():
         if checkpoint.is_symlink():
             checkpoint.unlink()
-        elif checkpoint.name > f"step-{MIDDLE:08d}":
+        elif checkpoint.name > f"step-{middle:08d}":
             shutil.rmtree(checkpoint)
     shutil.rmtree(target / "final")
     shutil.rmtree(target / "evaluations")
