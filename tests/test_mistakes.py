@@ -30,6 +30,10 @@ def test_typo_in_a_recipe_key(tiny: Path) -> None:
     refused(train(str(tiny))[0], "tiny.toml", "train.batchsize", "did you mean 'train.batch_size'?")
 
 
+def test_optim_iterations_without_muon() -> None:
+    refused(train("demo", "--optim.iterations", "3")[0], "optim.iterations has no effect", "use --optim.name muon")
+
+
 def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
     done = train(str(tiny), "--data.path", str(tmp_path / "nowhere"))[0]
     refused(done, "no packed dataset at", "there is no such folder", "cifar-dist pack SOURCE")

@@ -14,6 +14,7 @@ from support import forked_ranks
 from support.running import metrics
 
 from cifar_dist import models, recipe
+from cifar_dist.config.schedule import StepConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
@@ -53,7 +54,7 @@ def small(name: str, data: Path, runs: Path) -> list[str]:
         "1",
     ]
     config = recipe.load(name)
-    if config.schedule.milestones:
+    if isinstance(config.schedule, StepConfig):
         words += ["--schedule.milestones", "[0.5]"]
     if config.model.image_size:
         words += ["--model.image_size", "32"]

@@ -1,0 +1,406 @@
+"""Settings that cannot lie: every key of every section and of every choice has an effect, or is refused.
+
+The tables below hold a witness for each key: a value other than the default, and what is observed to change with it. A
+key without a witness fails the test, so that a new one comes with its proof.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from support import forked_ranks
+from support.small_model import loss_of, small_model
+from torch import Tensor, nn
+
+from cifar_dist import models, recipe
+from cifar_dist.config import Config, ModelConfig
+from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
+from cifar_dist.data.batches import Images
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.normalize import normalization_statistics
+from cifar_dist.data.pack import pack
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.errors import UserError
+from cifar_dist.models import transfer
+from cifar_dist.optim import build_optimizer, learning_rate
+from cifar_dist.optim.averaging import build_average
+from cifar_dist.report.preview import augmented
+from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.wandb_mirror import WandbMirror
+from cifar_dist.training.trainer import Trainer
+
+Settings = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """How a key is seen to act.
+
+    Attributes:
+        value: other than the default.
+        observe: what is compared of a run with the value and of one without.
+        given: other settings, by dotted key, that both runs have; those that a choice does not have are left out.
+    """
+
+    value: object
+    observe: Callable[[Config], object]
+    given: Mapping[str, object]
+
+
+# ---- what is observed -------------------------------------------------------------------------------------------
+
+
+def trained_weights(config: Config) -> list[list[float]]:
+    """After three steps of the optimizer at the learning rates that the engine would set."""
+    model = small_model()
+    optimizer = build_optimizer(config.optim, model, [stage.parameters for stage in transfer.stages(model)])
+    for step in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = config.optim.lr * group.get("lr_scale", 1.0)
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+    return [parameter.flatten().tolist() for parameter in model.parameters()]
+
+
+def rates(config: Config) -> list[float]:
+    """The learning rates of a run."""
+    epochs = config.train.epochs
+    steps = range(epochs * 5 + 1)
+    return [learning_rate(config.schedule, 1.0, step, steps_per_epoch=5, epochs=epochs) for step in steps]
+
+
+def averages(config: Config) -> list[float]:
+    """A weight that grows by 1 a step, its average, and which of the two the model has."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    average = build_average(config.average, model, steps_per_epoch=4, epochs=3)
+    assert average is not None
+    seen = []
+    for step in range(1, 13):
+        model.weight.data += 1
+        average.update(step)
+        seen += [model.weight.item(), *(value.item() for value in average.state().values())]
+    return seen
+
+
+def network(config: Config) -> object:
+    """Its layers, at which size it sees its images, and which of its stages learn in which epoch."""
+    model = models.build_for(config.model, shape=(16, 16, 3), classes=10)
+    learning = [transfer.set_mode(model, config.model, epoch) for epoch in range(4)]
+    return [type(layer).__name__ for layer in model.modules()], len(model._forward_pre_hooks), learning
+
+
+@functools.cache
+def _colours(folder: Path) -> Manifest:
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 30), ("val", 10), ("test", 10)):
+        arrays[f"x_{split}"] = random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 10
+    np.savez(folder / "colours.npz", **arrays)
+    return pack(folder / "colours.npz", folder / "colours", samples_per_shard=5, show=False)
+
+
+def pixels(config: Config) -> object:
+    """What training sees of a few images in two epochs."""
+    manifest = Manifest.load(config.data.path)
+    images = torch.randint(0, 256, (12, 16, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    shown = augmented(config, manifest, images, torch.arange(12) % 10, torch.arange(12), versions=2)
+    return [[tensor.tolist() for tensor in tensors] for tensors in shown]
+
+
+def normalization(config: Config) -> object:
+    return normalization_statistics(config.augment, Manifest.load(config.data.path))
+
+
+class Requests(Sequence[Tensor]):
+    """Ten requests for one image each; remembers how far they were read."""
+
+    def __init__(self) -> None:
+        self.furthest = 0
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+        self.furthest = max(self.furthest, index)
+        return torch.tensor([index])
+
+
+def read_ahead(config: Config) -> object:
+    """Whether the images are resident; if not, how far they are read before the first is wanted."""
+    images = Images(Manifest.load(config.data.path), "train", config.data, torch.device("cpu"))
+    requests = Requests()
+    stream = images.stream(requests)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    return images.resident, requests.furthest
+
+
+def run(config: Config) -> object:
+    """What a whole run leaves and says: exit code or refusal, files, metrics, weights."""
+    return _run(config)
+
+
+def run_again(config: Config) -> object:
+    """The same, of a run that is started twice."""
+    return _run(config, again=_run(config) is not None)
+
+
+def die(config: Config) -> object:
+    """What is on the disk of a run that is killed in its third step."""
+    plug_in = Path("dying.py")
+    plug_in.write_text(
+        "import os\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(16 * 16 * channels, classes)\n"
+        "        self.seen = 0\n"
+        "    def forward(self, images):\n"
+        "        self.seen += self.training\n"
+        "        return os._exit(0) if self.seen == 3 else super().forward(images.flatten(1))\n"
+    )
+    return _run(replace(config, model=ModelConfig(f"{plug_in.resolve()}:Net")))
+
+
+_SEEN: dict[str, object] = {}
+
+
+def _run(config: Config, again: bool = False) -> object:
+    """What a run leaves; it is made once for each config."""
+    name = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    if name not in _SEEN or again:
+        _SEEN[name] = _left_by(config, Path(f"run-{name}"))
+    return _SEEN[name]
+
+
+def _left_by(config: Config, here: Path) -> object:
+    here.mkdir(exist_ok=True)
+    forked_ranks.run(1, lambda: _train(config, here))
+    names = [str(path.relative_to(here)) for path in sorted(here.rglob("*")) if path.suffix != ".json"]
+    weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(here.rglob("final/*.safetensors"))]
+    records = [json.loads(line) for path in here.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
+    summaries = [json.loads(path.read_text()) for path in here.rglob("evaluations/*/summary.json")]
+    facts = [{key: fact for key, fact in record.items() if "second" not in key} for record in records]
+    told = [{key: summary[key] for key in ("tta", "split", "samples")} for summary in summaries]
+    end = (here / "end.txt").read_text() if (here / "end.txt").is_file() else "killed"
+    return end, [re.sub(r"acc_[\d.]+_\d{8}-\d{6}", "#", name) for name in names], weights, facts, told
+
+
+def _train(config: Config, here: Path) -> None:
+    os.chdir(here)
+    if config.train.compile:  # that it is tried is enough, and takes no minute
+        os.environ.update(CC="no-compiler", CXX="no-compiler", TORCHINDUCTOR_CACHE_DIR=str(here.resolve() / "cache"))
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            engine = Engine(
+                config.train,
+                clip_norm=config.optim.clip_norm,
+                sam_rho=config.optim.sam_rho,
+                processes=config.run.processes,
+            )
+            with StopSignals() as signals:
+                end = f"{Trainer(config, engine, signals).run()}, {torch.get_num_threads()} threads"
+        except UserError as error:
+            end = str(error)
+        except Exception as error:
+            if not config.train.compile:
+                raise
+            end = type(error).__name__
+    Path("end.txt").write_text(end)
+
+
+def mirror(config: Config) -> object:
+    """Where W&B is told to put a run."""
+    facts = RunFacts(*("",) * len(fields(RunFacts)))
+    mirrored = WandbMirror(Path(tempfile.mkdtemp(dir=".")), config, facts, [], pytest.fail)
+    assert mirrored._run is not None
+    where = mirrored._run.project, mirrored._run.entity  # type: ignore[attr-defined]
+    mirrored.finish(0)
+    return where
+
+
+# ---- the witnesses ----------------------------------------------------------------------------------------------
+
+
+def witness(value: object, observe: Callable[[Config], object], **given: object) -> Witness:
+    """``given``: section__key = value."""
+    return Witness(value, observe, {key.replace("__", "."): setting for key, setting in given.items()})
+
+
+WITNESSES: dict[str, Witness] = {
+    "run.name": witness("other", run),
+    "run.dir": witness("elsewhere", run),
+    "run.seed": witness(1, run),
+    "run.fresh": witness(True, run_again),
+    "run.processes": witness(2, run),
+    "data.path": witness("nowhere", run),
+    "data.shuffle_block": witness(1, run),
+    "data.resident_mb": witness(0, read_ahead),
+    "data.read_ahead": witness(2, read_ahead, data__resident_mb=0),
+    "augment.flip": witness("none", pixels),
+    "augment.crop": witness(2, pixels),
+    "augment.crop_fill": witness("constant", pixels),
+    "augment.policy": witness("trivialaugment", pixels),
+    "augment.operations": witness(4, pixels, augment__policy="randaugment"),
+    "augment.magnitude": witness(29, pixels, augment__policy="randaugment"),
+    "augment.rotation": witness(40.0, pixels),
+    "augment.translate": witness(0.5, pixels),
+    "augment.scale": witness([0.5, 2.0], pixels),
+    "augment.shear": witness(40.0, pixels),
+    "augment.perspective": witness(1.0, pixels),
+    "augment.jitter": witness([0.5, 0.5, 0.5, 0.5], pixels),
+    "augment.gray": witness(1.0, pixels),
+    "augment.erasing": witness(1.0, pixels),
+    "augment.cutout": witness(8, pixels),
+    "augment.mixup": witness(1.0, pixels),
+    "augment.cutmix": witness(1.0, pixels),
+    "augment.mix_alpha": witness(0.1, pixels, augment__mixup=1.0),
+    "augment.mean": witness([0.1] * 3, normalization, augment__mean=[0.5] * 3, augment__std=[0.5] * 3),
+    "augment.std": witness([0.1] * 3, normalization, augment__mean=[0.5] * 3, augment__std=[0.5] * 3),
+    "model.name": witness("tiny-resnet", network),
+    "model.options": witness({"channels_last": 1}, run),
+    "model.conv": witness("handmade", network),
+    "model.image_size": witness(32, network),
+    "model.pretrained": witness("nowhere.pth", run),
+    "model.freeze": witness(True, network),
+    "model.unfreeze": witness(1.0, network),
+    "optim.lr": witness(0.02, trained_weights),
+    "optim.weight_decay": witness(0.3, trained_weights),
+    "optim.decay_norms": witness(True, trained_weights, optim__weight_decay=0.3),
+    "optim.clip_norm": witness(1e-3, run),
+    "optim.sam_rho": witness(0.5, run),
+    "optim.backbone_lr": witness(0.5, trained_weights),
+    "optim.layer_decay": witness(0.5, trained_weights),
+    "optim.momentum": witness(0.5, trained_weights),
+    "optim.nesterov": witness(False, trained_weights),
+    "optim.betas": witness([0.5, 0.6], trained_weights),
+    "optim.eps": witness(0.1, trained_weights),
+    "optim.normalize": witness(True, trained_weights),
+    "optim.iterations": witness(2, trained_weights),
+    "optim.rest_lr": witness(0.5, trained_weights),
+    "optim.rest_momentum": witness(0.5, trained_weights),
+    "schedule.warmup": witness(1.0, rates),
+    "schedule.start": witness(0.5, rates, schedule__warmup=1.0),
+    "schedule.final": witness(0.5, rates, schedule__decay=1.0),
+    "schedule.shape": witness("cosine", rates, schedule__decay=1.0),
+    "schedule.three_phase": witness(True, rates, schedule__warmup=0.6),
+    "schedule.milestones": witness([1.0], rates),
+    "schedule.gamma": witness(0.5, rates, schedule__milestones=[1.0]),
+    "schedule.power": witness(2.0, rates),
+    "schedule.cycle": witness(0.6, rates),
+    "schedule.growth": witness(2.0, rates, schedule__cycle=0.4),
+    "schedule.decay": witness(1.0, rates),
+    "average.start": witness(0.5, averages),
+    "average.every": witness(3, averages),
+    "average.decay": witness(0.5, averages),
+    "average.ramp": witness(1.0, averages),
+    "average.recalibrate": witness(20, run, model__name="tiny-resnet"),
+    "train.epochs": witness(3, run),
+    "train.batch_size": witness(15, run),
+    "train.accumulate": witness(2, run),
+    "train.precision": witness("bf16", run),
+    "train.label_smoothing": witness(0.5, run),
+    "train.channels_last": witness(True, run),
+    "train.compile": witness(True, run),
+    "train.threads": witness(2, run),
+    "eval.every": witness(2, run),
+    "eval.batch_size": witness(3, run, average__name="swa", average__recalibrate=20, model__name="tiny-resnet"),
+    "eval.tta": witness("0", run),
+    "eval.split": witness("val", run),
+    "checkpoint.every": witness(2, run, eval__every=9),  # the best one is saved whenever it comes
+    "checkpoint.every_steps": witness(1, run),
+    "checkpoint.keep": witness(1, run, eval__every=9),
+    "tracking.every": witness(1, die),
+    "tracking.project": witness("mine", mirror),
+    "tracking.entity": witness("us", mirror),
+}
+
+
+def choices() -> Iterator[tuple[str, Settings, type]]:
+    """(section, what picks it, dataclass) of every section and every variant of one."""
+    for section, hint in ((field.name, get_type_hints(Config)[field.name]) for field in fields(Config)):
+        variants = leaves(hint) if is_root(hint) else [({}, hint)]
+        yield from ((section, {**picks}, variant) for picks, variant in variants)
+
+
+def cases() -> Iterator[tuple[str, Settings, type, str]]:
+    """(section, what picks the variant, variant, key); what variants share is tried in one where it takes a run."""
+    tried = set()
+    for section, picks, variant in choices():
+        for key in field_names(variant):
+            owner = next(base for base in reversed(variant.__mro__) if key in inspect.get_annotations(base))
+            seen = WITNESSES.get(f"{section}.{key}")
+            if key not in picks and not (seen and seen.observe in (run, die, mirror) and (owner, key) in tried):
+                tried.add((owner, key))
+                yield section, picks, variant, key
+
+
+CASES = [pytest.param(*case, id="-".join([f"{case[0]}.{case[3]}", *map(str, case[1].values())])) for case in cases()]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A run of a few steps, by dotted key."""
+    folder = tmp_path_factory.mktemp("every")
+    before = Path.cwd()
+    os.chdir(folder)
+    yield {
+        "run.name": "it",
+        "data.path": str(_colours(folder).root),
+        "model.name": "tiny-cnn",
+        "train.epochs": 2,
+        "train.batch_size": 10,
+        "train.threads": 1,
+    }
+    os.chdir(before)
+
+
+def built(settings: Settings, known: Sequence[str]) -> Config:
+    """The config of dotted keys; of a choice's section, those that it has."""
+    tree: recipe.Tree = {}
+    for key, value in settings.items():
+        if key in known or key.partition(".")[0] != known[0].partition(".")[0]:
+            recipe.put(tree, key, value)
+    return recipe.build(tree, where="the test")
+
+
+@pytest.mark.parametrize(("section", "picks", "variant", "key"), CASES)
+def test_a_setting_has_an_effect(base: Settings, section: str, picks: Settings, variant: type, key: str) -> None:
+    seen = WITNESSES.get(f"{section}.{key}")
+    assert seen is not None, f"{section}.{key} has no witness: add one to WITNESSES"
+    known = [f"{section}.{name}" for name in field_names(variant)]
+    settings = {**base, **seen.given, **{f"{section}.{by}": name for by, name in picks.items()}}
+    without, with_it = built(settings, known), built({**settings, f"{section}.{key}": seen.value}, known)
+    assert type(getattr(without, section)) is variant
+    assert seen.observe(without) != seen.observe(with_it), f"{section}.{key} = {seen.value!r} changes nothing"
+
+
+def test_every_other_setting_is_refused_and_all_are_counted() -> None:
+    effective, refused = len(CASES), 0
+    for section, picks, variant in choices():
+        for key in set(keys_of(get_type_hints(Config)[section])) - set(field_names(variant)):
+            with pytest.raises(UserError, match=rf"{section}\.{key} has no effect with {section}\.\w+ = "):
+                recipe.build({section: {**picks, key: 1}}, where="the test")
+            refused += 1
+    named = {f"{section}.{key}" for section, picks, variant in choices() for key in {*field_names(variant)} - {*picks}}
+    assert WITNESSES.keys() == named, "a witness of a setting that is gone"
+    print(f"{len(WITNESSES)} settings: {effective} act, {refused} are refused beside a choice without them")
+    assert refused > 100
