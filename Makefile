@@ -39,7 +39,7 @@ shards/digits/manifest.json: | $(READY)
 	@$(BIN)/cifar-dist pack digits shards/digits
 
 test: $(READY) ## run the tests; PYTEST_ARGS='-k resume' runs some
-	@$(IN_VENV) python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(IN_VENV) python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(READY) ## lint, format, types, arrows between the modules
 	$(BIN)/ruff check .

@@ -17,7 +17,28 @@ hypothesis.settings.load_profile("tests")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 shorten_openmp_spin()
 
+# Files that take the longest, first, so that all workers end together.
+_LONGEST = [
+    *("docs/test_commands.py", "launch", "test_shipped_recipes.py", "chaos", "slurm", "sweeps", "verbs", "training"),
+    *("test_mistakes.py", "optim/test_optim_runs.py", "runs/test_clean.py", "distributed", "cpu"),
+]
+
 _DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal tests to workers (``--dist loadgroup``) by file, which shares its fixtures; each page of the docs alone."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(ROOT / "tests").as_posix()
+        return next((number for number, part in enumerate(_LONGEST) if path.startswith(part)), len(_LONGEST))
+
+    for item in items:
+        alone = item.path.name == "test_commands.py"
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.name))
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -297,7 +297,7 @@ def audit(event, args):
 sys.addaudithook(audit)
 pack({str(source)!r}, {str(tmp_path / "out")!r}, samples_per_shard=10)
 """
-    (done,) = spawn(["-c", program])
+    (done,) = spawn(["-c", program], fresh=True)
     assert done.returncode == -signal.SIGINT, done.stderr
     assert done.stderr.endswith("KeyboardInterrupt\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz", "out"]

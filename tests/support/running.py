@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from support import warm
+
 ROOT = Path(__file__).parents[2]
 TRAIN = str(ROOT / "train.py")
 PATIENCE = 300
@@ -39,10 +41,19 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def start(
-    args: Sequence[str], processes: int = 1, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    args: Sequence[str],
+    processes: int = 1,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    *,
+    fresh: bool = False,
 ) -> list[subprocess.Popen[str]]:
-    """Start ``python *args`` once per rank; the processes find each other over gloo on a free port."""
+    """Start ``python *args`` once per rank; the processes find each other over gloo on a free port.
+
+    They are forks of a warm interpreter, see :mod:`support.warm`, unless they are to be ``fresh``.
+    """
     port = str(free_port())
+    popen = subprocess.Popen if fresh else warm.Popen
     running = []
     for rank in range(processes):
         place = {
@@ -54,7 +65,7 @@ def start(
             "MASTER_PORT": port,
         }
         running.append(
-            subprocess.Popen(
+            popen(
                 [sys.executable, *args],
                 env=environment({**(place if processes > 1 else {}), **(env or {})}),
                 cwd=cwd,
@@ -90,9 +101,11 @@ def spawn(
     env: Mapping[str, str] | None = None,
     timeout: float = PATIENCE,
     cwd: Path = ROOT,
+    *,
+    fresh: bool = False,
 ) -> list[subprocess.CompletedProcess[str]]:
     """:func:`start` and :func:`finish`."""
-    return finish(start(args, processes, env, cwd), timeout)
+    return finish(start(args, processes, env, cwd, fresh=fresh), timeout)
 
 
 def train(*words: str, processes: int = 1, timeout: float = PATIENCE) -> list[subprocess.CompletedProcess[str]]:
