@@ -34,7 +34,7 @@ from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import normalization_statistics
 from cifar_dist.data.pack import pack
-from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
@@ -210,13 +210,7 @@ def _train(config: Config, here: Path) -> None:
         os.environ.update(CC="no-compiler", CXX="no-compiler", TORCHINDUCTOR_CACHE_DIR=str(here.resolve() / "cache"))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            engine = Engine(
-                config.train,
-                clip_norm=config.optim.clip_norm,
-                sam_rho=config.optim.sam_rho,
-                processes=config.run.processes,
-            )
-            with StopSignals() as signals:
+            with StopSignals() as signals, start_engine(config) as engine:
                 end = f"{Trainer(config, engine, signals).run()}, {torch.get_num_threads()} threads"
         except UserError as error:
             end = str(error)
@@ -230,10 +224,11 @@ def _train(config: Config, here: Path) -> None:
 def mirror(config: Config) -> object:
     """Where W&B is told to put a run."""
     facts = RunFacts(*("",) * len(fields(RunFacts)))
-    mirrored = WandbMirror(Path(tempfile.mkdtemp(dir=".")), config, facts, [], pytest.fail)
+    mirrored = WandbMirror(Path(tempfile.mkdtemp(dir=".")), config, facts)
+    mirrored.start([])
     assert mirrored._run is not None
     where = mirrored._run.project, mirrored._run.entity  # type: ignore[attr-defined]
-    mirrored.finish(0)
+    mirrored.close("finished")
     return where
 
 
@@ -305,6 +300,7 @@ WITNESSES: dict[str, Witness] = {
     "train.channels_last": witness(True, run),
     "train.compile": witness(True, run),
     "train.threads": witness(2, run),
+    "train.engine": witness("nowhere.py:Engine", run),
     "eval.every": witness(2, run),
     "eval.batch_size": witness(3, run, average__name="swa", average__recalibrate=20, model__name="tiny-resnet"),
     "eval.tta": witness("0", run),
@@ -313,6 +309,7 @@ WITNESSES: dict[str, Witness] = {
     "checkpoint.every_steps": witness(1, run),
     "checkpoint.keep": witness(1, run, eval__every=9),
     "tracking.every": witness(1, die),
+    "tracking.mirrors": witness(["nowhere.py:Mirror"], run),
     "tracking.project": witness("mine", mirror),
     "tracking.entity": witness("us", mirror),
 }
