@@ -86,9 +86,8 @@ class Trainer:
 
     def fit(self) -> None:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
-        if (
-            self.step == (self.epochs_evaluated + 1) * self.steps_per_epoch
-        ):  # stopped between an epoch and its evaluation
+        stopped_before_evaluation = self.step == (self.epochs_evaluated + 1) * self.steps_per_epoch
+        if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
         last = self.config.train.epochs * self.steps_per_epoch
         for measured in self.learner.steps(self.step, last, self.setup.learning_rate):
