@@ -12,6 +12,7 @@ import ctypes
 import functools
 import gc
 import inspect
+import io
 import json
 import os
 import runpy
@@ -65,11 +66,13 @@ def serve(server: socket.socket) -> None:
     """Fork a process for each message, until the other end is closed."""
     import accelerate  # noqa: F401
     import torch._dynamo  # noqa: F401 - torch imports it when it makes an optimizer
+    from matplotlib.figure import Figure
 
     import cifar_dist.report.html
     import cifar_dist.training.trainer
     import cifar_dist.verbs.train  # noqa: F401
 
+    Figure(layout="constrained").savefig(io.BytesIO())  # reads its fonts and loads its backend
     gc.freeze()
     while True:
         message, files, *_ = socket.recv_fds(server, 2**20, 2)
@@ -105,6 +108,8 @@ def _become(message: dict[str, Any], files: list[int]) -> None:
     try:
         if "CIFAR_DIST_TEST_PAUSE_AFTER" in os.environ:
             import sitecustomize  # noqa: F401 - tests/support/pausing
+        if "CIFAR_DIST_TEST_UNDRAWN" in os.environ:
+            sys.modules["cifar_dist.report.html"] = None  # type: ignore[assignment] - as if it could not be imported
         if kind == "-m":
             sys.argv = words
             runpy.run_module(words[0], run_name="__main__", alter_sys=True)
@@ -128,3 +133,4 @@ def _become(message: dict[str, Any], files: list[int]) -> None:
 
 if __name__ == "__main__":
     serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)  # some of torch's libraries complain about their own leaks at the interpreter's exit

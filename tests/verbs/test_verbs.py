@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.running import spawn, train
+from support.running import TRAIN, spawn
 
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
@@ -37,7 +37,7 @@ tta = "3"
 def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verbs")
     (folder / "tiny.toml").write_text(RECIPE.format(folder=folder, digits=digits))
-    (done,) = train(str(folder / "tiny.toml"))
+    (done,) = spawn([TRAIN, str(folder / "tiny.toml")])
     assert done.returncode == 0, done.stderr
     return folder / "tiny"
 
