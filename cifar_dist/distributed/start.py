@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,8 @@ from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import check_launch, launched_processes, local_processes, was_asked_for
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, printable
+from cifar_dist.plugin_copies import plugin_files
 
 
 @contextmanager
@@ -39,6 +41,8 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         share_cores(config.train.threads, local_processes())
         keep_freed_memory()
     engine = create(config, cpu=cpu)
+    if engine.ranks.is_main and (files := plugin_files(config)):
+        print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
     try:
         yield engine
     finally:

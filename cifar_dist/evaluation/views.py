@@ -15,7 +15,7 @@ from torch import Tensor
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
-from cifar_dist.data.transforms import Rearrangement
+from cifar_dist.data.transforms.crop import Crop
 from cifar_dist.data.transforms.flip import Flip
 
 View = tuple[float, Tensor]
@@ -32,7 +32,7 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
 
     Args:
         tta: ``0``, ``mirror``, ``translate`` or a number N; config.EvalConfig checks it.
-        config: the recipe's augmentation, for N random views (only its flips and crops).
+        config: the recipe's augmentation; N random views use its flips and crops, and no plug-in.
         seed: of the random views.
         mean: per-channel fill of random crops, in [0, 1].
         normalize: pixels to the model's input.
@@ -42,7 +42,7 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
     if tta == "translate":
         return lambda images, ids: _translated(normalize(images))
     count = max(1, int(tta))
-    moves = (transform for transform in config.transforms if isinstance(transform, Rearrangement))
+    moves = (transform for transform in config.transforms if isinstance(transform, Crop | Flip))
     # Alternating flips alternate by epoch; here each view tosses for itself.
     own = tuple(Flip() if isinstance(move, Flip) else move for move in moves)
     augment = Augment(AugmentConfig(transforms=own), seed, mean, normalize)
