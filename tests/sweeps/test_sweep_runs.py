@@ -164,7 +164,7 @@ def test_submit_without_slurm_says_so(file: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_submit_refuses_what_the_script_cannot_pass_on(file: Path) -> None:
-    file.write_text(f'{file.read_text()}\n[settings.tracking]\nproject = "a\\tb"\n')
+    file.write_text(f'{file.read_text()}\n[settings.tracking]\nwandb = "offline"\nproject = "a\\tb"\n')
     with pytest.raises(UserError, match="a setting holds a tab or a line break"):
         verb("submit", str(file), "--test-only")
 
