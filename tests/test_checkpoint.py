@@ -235,10 +235,10 @@ def test_an_unknown_checkpoint_names_the_known(folder: Path, which: str, says: s
 
 
 def test_an_empty_folder_and_a_damaged_checkpoint_are_told(folder: Path) -> None:
-    with pytest.raises(UserError, match="holds no checkpoint yet; train first"):
+    with pytest.raises(UserError, match="has no checkpoint yet; train first"):
         checkpoint.named(folder, "best")
     save(folder, 5)
     (save(folder, 10) / WEIGHTS).unlink()
-    with pytest.raises(UserError, match=r"weights\.safetensors is missing; take another with --checkpoint: 10, 5"):
+    with pytest.raises(UserError, match=r"weights\.safetensors is missing; use another with --checkpoint: 10, 5"):
         checkpoint.named(folder, "latest")
     assert (folder / "step-00000010").is_dir(), "who only looks changes nothing"

@@ -255,6 +255,6 @@ def test_weights_that_are_no_safetensors_are_a_clean_error(folder: Path, part: s
 
 def test_weights_of_another_model_are_a_user_error(folder: Path) -> None:
     path = save(folder, 7)
-    with pytest.raises(UserError, match="step-00000007 holds the weights of another model: ") as caught:
+    with pytest.raises(UserError, match="step-00000007 has the weights of another model: ") as caught:
         checkpoint.load_weights(nn.Linear(2, 2), checkpoint.load(path).tensors.weights, path)
     assert "\n" not in str(caught.value)

@@ -64,8 +64,11 @@ def test_it_says_what_the_run_says(run: Path, digits: Path, tmp_path: Path, suff
 
 def test_what_cannot_be_is_one_line(run: Path, tmp_path: Path) -> None:
     for words, says in (
-        (["nothing"], "there is no run 'nothing'"),
-        ([str(run), "--out", "it.onnx"], r"it\.onnx is no name for an export; it ends with \.pt2 .*or \.pt "),
+        (["nothing"], "run 'nothing' does not exist"),
+        (
+            [str(run), "--out", "it.onnx"],
+            r"it\.onnx is not a valid export name; use one that ends with \.pt2 .*or \.pt ",
+        ),
         ([str(run), "--out", f"{tmp_path}/no/it.pt"], r"no/it\.pt cannot be written: No such file or directory"),
         ([str(run), "--checkpoint", "7"], "has no checkpoint of step 7"),
     ):

@@ -95,7 +95,7 @@ def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights:
 
 
 def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: Path) -> None:
-    with pytest.raises(UserError, match="the ID 7 comes more than once"):
+    with pytest.raises(UserError, match="the ID 7 occurs more than once"):
         write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), [7, 8, 9, 7], weights)
     with pytest.raises(FileNotFoundError):
         write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), range(4), tmp_path / "nowhere")
@@ -126,10 +126,10 @@ def test_a_run_is_found_by_name_or_path_and_else_the_nearest_is_named(tmp_path: 
     (tmp_path / "my-run").mkdir()
     (tmp_path / "my-run" / "config.toml").touch()
     assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
-    with pytest.raises(UserError, match="there is no run 'my-rum'; did you mean 'my-run'"):
+    with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
         find_run("my-rum", tmp_path)
-    with pytest.raises(UserError, match="holds none yet; train one first"):
+    with pytest.raises(UserError, match="has no run yet; train one first"):
         find_run("my-run", tmp_path / "nowhere")
     for name in ("x" * 5000, "a\0b", ""):
-        with pytest.raises(UserError, match="there is no run"):
+        with pytest.raises(UserError, match="does not exist"):
             find_run(name, tmp_path)

@@ -38,7 +38,7 @@ def test_an_id_that_comes_twice_is_refused_and_the_old_file_stays(tmp_path: Path
     out = tmp_path / "out.csv"
     write_submission(out, [1], [2])
     ids = [*range(300_000), 299_998]
-    with pytest.raises(UserError, match="the ID 299998 comes more than once in the input"):
+    with pytest.raises(UserError, match="the ID 299998 occurs more than once in the input"):
         write_submission(out, ids, [0] * len(ids))
     assert out.read_text() == "ID,Labels\n1,2\n"
 

@@ -76,7 +76,7 @@ def test_weights_are_a_function_of_the_seed_and_survive_a_state_dict(name: str) 
     [
         ("sped-net", {}, "did you mean 'speed-net'?"),
         ("../../etc/passwd", {}, "known: custom-resnet"),
-        ("os", {}, "there is no model 'os'"),
+        ("os", {}, "unknown model 'os'"),
         ("speed-net", {"width": [1, 2, 3]}, "did you mean 'widths'?"),
         ("speed-net", {"classes": 3}, "speed-net has no option 'classes'"),
         ("speed-net", {"widths": [64, "256", 256]}, "model.options.widths[1] of speed-net"),
@@ -118,7 +118,7 @@ def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> No
         check_fits(model, "speed-net", shape=(8, 8, 3), classes=10)
     with pytest.raises(UserError, match="cannot take images of 32x32 with 1 channels"):
         check_fits(model, "speed-net", shape=(32, 32, 1), classes=10)
-    with pytest.raises(UserError, match="does not give one logit for each of 9 classes"):
+    with pytest.raises(UserError, match="does not return one logit for each of 9 classes"):
         check_fits(model, "speed-net", shape=(32, 32, 3), classes=9)
 
 

@@ -70,7 +70,7 @@ def test_a_loss_that_climbs_has_diverged_and_one_that_falls_has_not() -> None:
 def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
     curve = Curve(list(rates(1e-3, 1.0, 30)), np.linspace(4, last, 30).tolist(), GUESSING)
     for suggest in (curve.steepest, curve.valley):
-        with pytest.raises(UserError, match=r"in 30 steps the loss did not come below that of guessing, 2\.30"):
+        with pytest.raises(UserError, match=r"in 30 steps the loss did not fall below that of guessing, 2\.30"):
             suggest()
 
 

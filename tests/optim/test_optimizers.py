@@ -107,7 +107,9 @@ def test_muon_refuses_a_model_without_hidden_layers() -> None:
 
 
 def test_muon_is_not_for_gradual_unfreezing() -> None:
-    with pytest.raises(UserError, match=r"model\.unfreeze is not for optim\.name muon; use --optim\.name sgd or adamw"):
+    with pytest.raises(
+        UserError, match=r"model\.unfreeze does not work with optim\.name muon; use --optim\.name sgd or adamw"
+    ):
         build_optimizer(MuonSGDConfig(), small_model(), gradual=True)
 
 

@@ -64,7 +64,7 @@ def test_a_run_that_has_not_begun_has_no_curve_and_breaks_no_picture(here: Path)
 def test_what_cannot_be_compared_is_one_line(here: Path) -> None:
     (write_run(here / "runs" / "damaged", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
     for words, says in (
-        (["nothing"], r"there is no run 'nothing'; did you mean|known: damaged"),
+        (["nothing"], r"run 'nothing' does not exist; did you mean|known: damaged"),
         (["damaged"], r"runs/damaged/metrics\.jsonl"),
         ([], "the following arguments are required: RUN"),
     ):

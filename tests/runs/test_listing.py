@@ -102,11 +102,11 @@ def test_one_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.
 
 
 def test_no_run_is_one_line(here: Path) -> None:
-    with pytest.raises(UserError, match="there is no folder 'runs' here; train first, or name another"):
+    with pytest.raises(UserError, match="folder 'runs' does not exist; train first, or name another"):
         cli.run(["runs"])
     (here / "runs" / ".hidden").mkdir(parents=True)
     (here / "runs" / ".hidden" / "config.toml").touch()
-    with pytest.raises(UserError, match="runs holds no run yet"):
+    with pytest.raises(UserError, match="runs contains no run yet"):
         cli.run(["runs"])
     with pytest.raises(UserError, match=r"invalid choice: 'lst'.*; see: cifar-dist runs --help"):
         cli.run(["runs", "lst"])

@@ -84,7 +84,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["smal.toml"], "cifar-dist: there is no recipe file smal.toml\n"),
+        (["smal.toml"], "cifar-dist: recipe file smal.toml does not exist\n"),
         (["demo", "--data.path", "nowhere"], "cifar-dist: no packed dataset at nowhere: there is no such folder"),
         (["demo", "--optim.lr", "fast"], "cifar-dist: the command line: optim.lr"),
         ([], "cifar-dist: which recipe?"),

@@ -129,7 +129,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
         (["--launch", "dpp"], "", "there is no launch/dpp.yaml; configs: cpu ddp "),
         (["--launch", "ddp", "--jobs", "2"], "", "--jobs has no effect with --launch"),
         (["--jobs", "none"], "", "argument --jobs: 'none' is not a whole number of at least 1; see: "),
-        (["--job", "2"], "", "the command line: no setting is called --job; "),
+        (["--job", "2"], "", "the command line: unknown setting --job; "),
     ],
 )
 def test_what_can_be_known_is_said_before_anything_is_trained(

@@ -115,9 +115,9 @@ def test_one_that_raises_is_dropped_with_one_warning(
     ("spec", "says"),
     [
         ("{folder}/mine.py:Nothing", "has no 'Nothing'"),
-        ("{folder}/mine.py:NOTHING_TO_CALL", "is not callable; name a class that makes a mirror"),
-        ("{folder}/yours.py:Lines", "there is no file"),
-        ("no_such_package.module:Lines", "no module no_such_package.module is installed"),
+        ("{folder}/mine.py:NOTHING_TO_CALL", "is not callable; name a class that implements Mirror"),
+        ("{folder}/yours.py:Lines", "yours.py does not exist"),
+        ("no_such_package.module:Lines", "module no_such_package.module is not installed"),
         ("wandb", "must be path/to/file.py:Attribute or package.module:Attribute"),
     ],
 )

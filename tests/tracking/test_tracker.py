@@ -129,17 +129,17 @@ def test_a_killed_process_is_noted_at_the_next_start_and_its_steps_are_taken_aga
 
     tracker = start(tmp_path, 4, 1)
     assert steps(tmp_path) == [1, 2, 3, 4]
-    assert csv_agrees(tmp_path), "what is taken again has left the CSV too"
+    assert csv_agrees(tmp_path), "repeated steps are removed from the CSV too"
     whole_run(tracker, first=5)
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert csv_agrees(tmp_path)
     assert events(tmp_path) == [("started", 0), ("killed", 5), ("resumed", 4), ("finished", 6)]
     note, resumed = timeline.read(tmp_path / "timeline.jsonl")[1:3]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", note.time)
-    assert resumed.note == "1 step is taken again"
+    assert resumed.note == "1 step is repeated"
     log = (tmp_path / "training.log").read_text()
     assert "the last process was killed after step 5, at about" in log
-    assert "resumed before the end of the metrics: 1 step is taken again" in log
+    assert "resumed before the end of the metrics: 1 step is repeated" in log
 
 
 def test_an_evaluation_killed_before_its_checkpoint_is_told_once(tmp_path: Path) -> None:
