@@ -32,7 +32,7 @@ def test_typo_in_a_recipe_key(tiny: Path) -> None:
 
 def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
     done = train(str(tiny), "--data.path", str(tmp_path / "nowhere"))[0]
-    refused(done, "no packed dataset at", "there is no such folder", "cifar-dist pack SOURCE")
+    refused(done, "no packed dataset at", "the folder does not exist", "cifar-dist pack SOURCE")
     assert not (tmp_path / "runs").exists()
 
 

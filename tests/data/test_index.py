@@ -250,7 +250,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 def test_others_say_that_tars_are_to_be_indexed(tmp_path: Path) -> None:
     path = write(tmp_path / "0.tar", [sample("a")])
-    with pytest.raises(UserError, match=f"make one with: cifar-dist index {tmp_path}"):
+    with pytest.raises(UserError, match=f"create one with: cifar-dist index {tmp_path}"):
         Manifest.load(tmp_path)
     with pytest.raises(UserError, match="for WebDataset tars use: cifar-dist index FOLDER"):
         pack(path.rename(tmp_path / "x-0.tar").parent, tmp_path / "out", show=False)

@@ -180,7 +180,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(dataset: Path) -> Non
 
 
 def test_no_dataset_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no packed dataset at .* make one with: cifar-dist pack"):
+    with pytest.raises(UserError, match=r"no packed dataset at .* create one with: cifar-dist pack"):
         verify_quietly(tmp_path)
 
 

@@ -17,7 +17,7 @@ from cifar_dist.slurm.preflight import config_in_job
     [
         ([], "there is no sbatch here; log in to the cluster, or use: cifar-dist launch ddp "),
         (["--gres=gpu:4", "--optim.lr", "fast"], "the command line: optim.lr"),
-        (["--data.path", "nowhere"], "no packed dataset at nowhere: there is no such folder"),
+        (["--data.path", "nowhere"], "no packed dataset at nowhere: the folder does not exist"),
         (["--model.name", "tiny-cn"], "did you mean 'tiny-cnn'"),
         (
             ["--run.name", "taken", "--optim.lr", "9"],

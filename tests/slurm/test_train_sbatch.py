@@ -85,7 +85,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Pat
     ("words", "said"),
     [
         (["smal.toml"], "cifar-dist: recipe file smal.toml does not exist\n"),
-        (["demo", "--data.path", "nowhere"], "cifar-dist: no packed dataset at nowhere: there is no such folder"),
+        (["demo", "--data.path", "nowhere"], "cifar-dist: no packed dataset at nowhere: the folder does not exist"),
         (["demo", "--optim.lr", "fast"], "cifar-dist: the command line: optim.lr"),
         ([], "cifar-dist: which recipe?"),
     ],

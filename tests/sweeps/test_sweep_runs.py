@@ -124,7 +124,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "change", "said"),
     [
-        (["--data.path", "nowhere"], "", "no packed dataset at nowhere: there is no such folder"),
+        (["--data.path", "nowhere"], "", "no packed dataset at nowhere: the folder does not exist"),
         ([], "model.options.widths = [3]", "row 'diverges-too': model.options: tiny-cnn has no option 'widths'; "),
         (["--launch", "dpp"], "", "there is no launch/dpp.yaml; configs: cpu ddp "),
         (["--launch", "ddp", "--jobs", "2"], "", "--jobs has no effect with --launch"),
