@@ -82,9 +82,9 @@ def test_damaged_shard(tiny: Path, digits: Path, tmp_path: Path, damage: str) ->
 
 def test_unknown_words() -> None:
     refused(verb("trian"), "no command is called 'trian'", "did you mean 'train'?")
-    refused(verb("train"), "which recipe?", "demo")
+    refused(verb("train"), "name a recipe: ", "demo")
     refused(verb("train", "demmo"), "did you mean 'demo'?")
-    refused(verb("train", "--optim.lr", "1", "demo"), "the first word is the recipe")
+    refused(verb("train", "--optim.lr", "1", "demo"), "the recipe must come first")
     refused(verb("pack"), "source", "see: cifar-dist pack --help")
     refused(verb("evaluate", "no-such-run"), "run 'no-such-run' does not exist")
     refused(verb("pack", "digits", "x", "--val-fraction", "2"), "'2' is not a fraction")

@@ -87,7 +87,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Pat
         (["smal.toml"], "cifar-dist: recipe file smal.toml does not exist\n"),
         (["demo", "--data.path", "nowhere"], "cifar-dist: no packed dataset at nowhere: the folder does not exist"),
         (["demo", "--optim.lr", "fast"], "cifar-dist: the command line: optim.lr"),
-        ([], "cifar-dist: which recipe?"),
+        ([], "cifar-dist: name a recipe: "),
     ],
 )
 def test_bad_input_ends_the_job_before_any_node_trains(

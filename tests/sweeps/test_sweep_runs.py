@@ -126,9 +126,9 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
     [
         (["--data.path", "nowhere"], "", "no packed dataset at nowhere: the folder does not exist"),
         ([], "model.options.widths = [3]", "row 'diverges-too': model.options: tiny-cnn has no option 'widths'; "),
-        (["--launch", "dpp"], "", "there is no launch/dpp.yaml; configs: cpu ddp "),
+        (["--launch", "dpp"], "", "launch/dpp.yaml does not exist; configs: cpu ddp "),
         (["--launch", "ddp", "--jobs", "2"], "", "--jobs has no effect with --launch"),
-        (["--jobs", "none"], "", "argument --jobs: 'none' is not a whole number of at least 1; see: "),
+        (["--jobs", "none"], "", "argument --jobs: 'none' is not an integer of at least 1; see: "),
         (["--job", "2"], "", "the command line: unknown setting --job; "),
     ],
 )
@@ -159,13 +159,15 @@ def test_settings_and_options_of_sbatch_are_told_apart() -> None:
 
 def test_submit_without_slurm_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match="there is no sbatch here; log in to the cluster, or use: cifar-dist sweep run"):
+    with pytest.raises(
+        UserError, match="sbatch is not installed here; log in to the cluster, or use: cifar-dist sweep run"
+    ):
         verb("submit", str(file))
 
 
 def test_submit_refuses_what_the_script_cannot_pass_on(file: Path) -> None:
     file.write_text(f'{file.read_text()}\n[settings.tracking]\nproject = "a\\tb"\n')
-    with pytest.raises(UserError, match="a setting holds a tab or a line break"):
+    with pytest.raises(UserError, match="a setting contains a tab or a line break"):
         verb("submit", str(file), "--test-only")
 
 

@@ -95,7 +95,7 @@ def test_a_stop_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     [
         (["--low", "1", "--high", "0.1"], "--low 1 must be below --high 0.1"),
         (["--low", "0"], "'0' is not a number above 0"),
-        (["--steps", "3"], "'3' is not a whole number of at least 20"),
+        (["--steps", "3"], "'3' is not an integer of at least 20"),
         (["--write", "/nowhere/x.toml"], "it must be a .toml in a folder that is there"),
         (["--augment.mean", "[0, 0, 0]", "--augment.std", "[1e-38, 1e-38, 1e-38]"], "not finite in the first step"),
         (["--optim.lrr", "1"], "did you mean '--optim.lr'?"),
