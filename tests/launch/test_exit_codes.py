@@ -111,7 +111,7 @@ def test_a_wrong_environment_is_named() -> None:
     env = environment({"CIFAR_DIST_VENV": "/nowhere"})
     done = subprocess.run([soak.LOCAL, "cpu", "demo"], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
-    assert done.stderr == "launch/local.sh: CIFAR_DIST_VENV is /nowhere, and there is no /nowhere/bin/python\n"
+    assert done.stderr == "launch/local.sh: CIFAR_DIST_VENV is /nowhere, but /nowhere/bin/python does not exist\n"
 
 
 def test_gpus_that_are_not_there_are_one_line() -> None:

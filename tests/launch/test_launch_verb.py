@@ -103,7 +103,7 @@ def test_the_agent_loads_no_torch() -> None:
     assert done.stdout == "\n", done.stderr
 
 
-def test_every_collective_verb_says_so() -> None:
+def test_every_collective_verb_declares_it() -> None:
     assert {name for name, verb in VERBS.items() if verb.COLLECTIVE} == {
         "train",
         "doctor",

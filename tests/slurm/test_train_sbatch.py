@@ -118,7 +118,7 @@ def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path,
     assert "attempt 1 made no progress since the start, so it is not requeued" in job.output()
 
 
-def test_who_forgets_sbatch_is_told() -> None:
+def test_running_the_script_without_sbatch_is_refused() -> None:
     done = subprocess.run(
         ["bash", ROOT / "slurm" / "train.sbatch", "demo"], env=environment(), capture_output=True, text=True, timeout=60
     )
