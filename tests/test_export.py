@@ -44,7 +44,7 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".pt"])
-def test_it_says_what_the_run_says(run: Path, digits: Path, tmp_path: Path, suffix: str) -> None:
+def test_an_export_predicts_what_the_run_predicts(run: Path, digits: Path, tmp_path: Path, suffix: str) -> None:
     out, images, answers = tmp_path / f"it{suffix}", tmp_path / "images.npy", tmp_path / "answers.npy"
     assert cli.run(["export", str(run), "--checkpoint", "latest", "--out", str(out)]) == 0
     np.save(images, ShardReader(Manifest.load(digits), "test").all().numpy())

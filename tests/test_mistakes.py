@@ -36,7 +36,7 @@ def test_optim_iterations_without_muon() -> None:
 
 def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
     done = train(str(tiny), "--data.path", str(tmp_path / "nowhere"))[0]
-    refused(done, "no packed dataset at", "there is no such folder", "cifar-dist pack SOURCE")
+    refused(done, "no packed dataset at", "the folder does not exist", "cifar-dist pack SOURCE")
     assert not (tmp_path / "runs").exists()
 
 
@@ -86,9 +86,9 @@ def test_damaged_shard(tiny: Path, digits: Path, tmp_path: Path, damage: str) ->
 
 def test_unknown_words() -> None:
     refused(verb("trian"), "no command is called 'trian'", "did you mean 'train'?")
-    refused(verb("train"), "which recipe?", "demo")
+    refused(verb("train"), "name a recipe: ", "demo")
     refused(verb("train", "demmo"), "did you mean 'demo'?")
-    refused(verb("train", "--optim.lr", "1", "demo"), "the first word is the recipe")
+    refused(verb("train", "--optim.lr", "1", "demo"), "the recipe must come first")
     refused(verb("pack"), "source", "see: cifar-dist pack --help")
     refused(verb("evaluate", "no-such-run"), "run 'no-such-run' does not exist")
     refused(verb("pack", "digits", "x", "--val-fraction", "2"), "'2' is not a fraction")

@@ -157,7 +157,7 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         train=st.builds(TrainConfig, epochs=st.integers(1, 10**6), label_smoothing=st.floats(0, 0.99)),
     )
 )
-def test_what_a_run_folder_says_is_what_ran(tree: Config) -> None:
+def test_the_config_of_a_run_folder_is_the_config_that_ran(tree: Config) -> None:
     """Writing a config and reading it gives the same config, to the last bit of every float."""
     assert recipe.build(tomllib.loads(recipe.to_toml(tree)), where="here") == tree
 

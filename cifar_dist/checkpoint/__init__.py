@@ -19,9 +19,9 @@ and nothing here is collective: rank 0 saves and chooses.
 from cifar_dist.checkpoint.contents import NEW_RUN, Averaged, Checkpoint, CheckpointError, Tensors, TrainState
 from cifar_dist.checkpoint.folder import evaluated_weights, load, load_weights, read_state
 from cifar_dist.checkpoint.history import (
-    adoptable,
     choose,
     folder_name,
+    is_adoptable,
     listing,
     named,
     prune,
@@ -38,10 +38,10 @@ __all__ = [
     "CheckpointError",
     "Tensors",
     "TrainState",
-    "adoptable",
     "choose",
     "evaluated_weights",
     "folder_name",
+    "is_adoptable",
     "listing",
     "load",
     "load_weights",

@@ -130,7 +130,7 @@ assert not {"torch", "numpy"} & sys.modules.keys()
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )
-    assert done.stdout == "the command line: augment.affine.rotation -5.0 must not be negative: it goes both ways\n"
+    assert done.stdout == "the command line: augment.affine.rotation -5.0 must not be negative; it applies both ways\n"
 
 
 def test_the_default_is_a_crop_and_a_random_flip() -> None:

@@ -91,7 +91,7 @@ def test_a_name_picks_the_dataclass(settings: dict[str, object], variant: Fruit)
     assert read({"fruit": settings}) == Basket(fruit=variant)
     assert read({"more": [settings, {"name": "apple"}]}) == Basket(more=(variant, Apple()))
     written = asdict(Basket(fruit=variant, more=(variant,)))
-    assert read(written) == Basket(fruit=variant, more=(variant,)), "what is written is read again"
+    assert read(written) == Basket(fruit=variant, more=(variant,)), "what was written can be read back"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_predictions_say_class_probability_accuracy_and_loss() -> None:
+def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
     predictions = Predictions(LOGITS, torch.tensor([1, 0, 2, 0]))
     assert predictions.classes.tolist() == [1, 0, 2, 1]
     assert predictions.accuracy == 0.75
@@ -55,7 +55,7 @@ def test_predictions_say_class_probability_accuracy_and_loss() -> None:
     assert predictions.loss == pytest.approx(use_unfold_convolutions.item())
 
 
-def test_the_folder_holds_what_it_says(tmp_path: Path, weights: Path) -> None:
+def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path) -> None:
     labels = torch.tensor([1, 0, 2, 0])
     folder = write_evaluation(tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels), [40, 30, 20, 10], weights)
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
@@ -78,7 +78,7 @@ def test_the_folder_holds_what_it_says(tmp_path: Path, weights: Path) -> None:
     assert summary.keys() >= {"accuracy", "samples", "tta", "checkpoint", "split"}
 
 
-def test_without_labels_there_is_no_accuracy(tmp_path: Path, weights: Path) -> None:
+def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
     summary = dataclasses.replace(SUMMARY, accuracy=None, loss=None, val_accuracy=None)
     folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None), range(4), weights)
     assert "_val_acc_unknown_" in folder.name

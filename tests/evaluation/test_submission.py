@@ -59,7 +59,7 @@ def test_a_link_is_written_through_and_a_pipe_is_written_into(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("place", ["nowhere/out.csv", "file/out.csv", "folder"])
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, place: str) -> None:
+def test_an_unwritable_path_is_reported(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"cannot be written \(.*\); choose another with --out") as caught:

@@ -1,4 +1,4 @@
-"""Networks by name: what is known, what is refused, and what every network owes the trainer."""
+"""Networks by name: which are accepted, which are refused, and what the trainer requires of each."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_network_is_tried_on_images_as_it_will_see_them() -> None:
     build_for(replace(config, image_size=9), shape=(8, 8, 3), classes=10)
 
 
-def test_only_networks_that_look_at_data_say_so() -> None:
+def test_only_networks_that_need_data_are_initialized_from_it() -> None:
     assert isinstance(build("speed-net", classes=2, options={}), DataInitialized)
     assert not isinstance(build("tiny-cnn", classes=2, options={}), DataInitialized)
 

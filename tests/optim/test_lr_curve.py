@@ -1,4 +1,4 @@
-"""The rates of a range test, and what is read off its curve."""
+"""The rates of a range test, and the suggestions from its curve."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
             suggest()
 
 
-def test_falling_to_the_loss_of_guessing_says_nothing() -> None:
+def test_falling_to_the_loss_of_guessing_suggests_no_rate() -> None:
     """A network that starts out too sure of itself: the same suggestions as for one that does not."""
     calm = falling(3e-3)
     early = [loss + 3 / (1 + (lr / 1e-5) ** 2) for lr, loss in zip(calm.lrs, calm.losses, strict=True)]

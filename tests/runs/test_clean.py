@@ -1,4 +1,4 @@
-"""Cleaning: what nobody needs goes, and a run goes on, is evaluated and is finished as before."""
+"""Cleaning: superfluous files are removed, and a run resumes, is evaluated and finishes as before."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_an_unfinished_run_keeps_all_that_it_may_need(tmp_path: Path) -> None:
     assert holds(path, 3)
 
 
-def test_a_run_that_never_finished_a_step_goes_as_a_whole(tmp_path: Path) -> None:
+def test_a_run_without_a_finished_step_is_removed_entirely(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "it", CONFIG, epochs=0)
     (run / "lr_curve.json").write_text("{}")
     assert clean(run) == [], "a range test was made in it"

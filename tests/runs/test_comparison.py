@@ -48,7 +48,7 @@ def test_settings_that_differ_then_figures(here: Path, capsys: pytest.CaptureFix
         assert (np.abs(picture - colour) < 30).all(axis=2).sum() > 100, "a line of each run"
 
 
-def test_runs_of_one_name_are_told_by_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_one_name_are_distinguished_by_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for parent in ("x", "y"):
         write_run(here / parent / "a", CONFIG)
     assert cli.run(["runs", "compare", "x/a", "y/a"]) == 0

@@ -80,7 +80,7 @@ def start(
 def finish(
     running: Sequence[subprocess.Popen[str]], timeout: float = PATIENCE
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Wait for all; a job that does not end is killed and fails the test with what it said."""
+    """Wait for all; a job that does not end is killed and fails the test with its output."""
     done = []
     try:
         for process in running:

@@ -251,7 +251,7 @@ def test_a_grid_too_large_is_refused_before_it_is_made(folder: Path) -> None:
         made(f'recipe = "base.toml"\n[grid]\n{keys}')
 
 
-def test_a_sweep_that_is_not_there_is_named() -> None:
+def test_a_missing_sweep_is_named_in_the_error() -> None:
     with pytest.raises(UserError, match="did you mean 'batch-size'"):
         load("batchsize")
     with pytest.raises(UserError, match=r"the sweep file nowhere\.toml does not exist"):

@@ -95,7 +95,7 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: str) -> 
     assert [f["accuracy"] for f in facts] == [facts[0]["accuracy"]] * 2
 
 
-def test_a_long_evaluation_says_how_far_it_is(run: Path) -> None:
+def test_a_long_evaluation_shows_progress(run: Path) -> None:
     main, other = spawn(["-m", "cifar_dist", "evaluate", str(run), "--split", "val"], 2)
     assert (main.returncode, other.returncode) == (0, 0), main.stderr
     assert main.stderr.splitlines()[-1] == "evaluating val: 179 of 179 images"
