@@ -1,4 +1,4 @@
-"""``cifar-dist VERB``, which is also ``python -m cifar_dist VERB``, so that any launcher can start any verb."""
+"""``cifar-dist VERB``, also as ``python -m cifar_dist VERB``, so that any launcher can run any verb."""
 
 import sys
 
@@ -7,7 +7,7 @@ from cifar_dist.process_exit import exit_with
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     exit_with(lambda: run(sys.argv[1:]))
 
 

@@ -1,4 +1,4 @@
-"""``cifar-dist VERB``: words in, one call of the library, an exit code out."""
+"""``cifar-dist VERB``: parse the words, call the library, return an exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifar_dist.verbs.registry import VERBS
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with an error of one line that says what to type instead."""
+    """argparse with one-line errors that say what to type instead."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see: {self.prog} --help")
@@ -23,31 +23,31 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """All words as ``words``, unparsed, for a verb that declares them; see :class:`cifar_dist.verbs.Verb`."""
+        """Return all words unparsed as ``words`` for a verb that asks for it; see :class:`cifar_dist.verbs.Verb`."""
         if self.get_default("words") is None:
             return super().parse_known_args(args, namespace)
         return argparse.Namespace(words=list(args or [])), []
 
 
 def run(words: Sequence[str]) -> int:
-    """Run one verb; returns the exit code.
+    """Run one verb; return the exit code.
 
     Raises:
         UserError: an unknown verb, or anything that the verb refuses.
     """
     shorten_openmp_spin()
     if words and not words[0].startswith("-") and words[0] not in VERBS:
-        raise UserError(f"no command is called '{words[0]}'; {nearest(words[0], VERBS)}")
+        raise UserError(f"unknown command '{words[0]}'; {nearest(words[0], VERBS)}")
     arguments = parse(words)
     verb = VERBS[words[0]]
     return verb.run(arguments) if verb.COLLECTIVE or is_main_process() else EXIT_DONE
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a verb.
+    """Parse the arguments of a verb.
 
     Raises:
-        UserError: words that the verb does not know.
+        UserError: the verb does not accept a word.
     """
     arguments, rest = _parser().parse_known_args(words)
     if rest and "settings" not in arguments:

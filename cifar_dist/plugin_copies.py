@@ -1,6 +1,6 @@
-"""The plug-in files that a run uses: copied into its folder with their checksums, so that it tells its whole story.
+"""Keep copies of the plug-in files that a run uses in its folder, with their checksums.
 
-A copy is never imported. A plug-in that is an installed module has no file to copy.
+Copies are never imported. A plug-in in an installed module has no file to copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PluginCopy:
     """A version of a plug-in file.
 
     Attributes:
-        file: its path, as the config gives it.
+        file: its path, as in the config.
         copy: its name in the run's ``plugins``.
         sha256: checksum of both.
     """
@@ -34,16 +34,16 @@ class PluginCopy:
 
 
 def plugin_files(config: Config) -> list[Path]:
-    """The files that a config names as ``path/to/file.py:Attribute``, each once."""
+    """List the files that a config names as ``path/to/file.py:Attribute``, each once."""
     found = (plugins.file_of(text) for text in _texts(recipe.to_tree(config)))
     return list(dict.fromkeys(file for file in found if file is not None))
 
 
 def keep_copies(folder: Path, config: Config) -> list[str]:
-    """Copy each plug-in file into ``folder``, unless that version of it is there.
+    """Copy each plug-in file into ``folder``, unless that version of it exists there.
 
     Returns:
-        one line for each file that is not what it was at the last start.
+        One line for each file that has changed since the run last started.
 
     Raises:
         UserError: a plug-in file cannot be read.
@@ -72,7 +72,7 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Every text in a tree of tables and lists."""
+    """Yield every string in a tree of tables and lists."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -84,7 +84,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _read_index(path: Path) -> list[PluginCopy]:
-    """What was copied so far, oldest first; nothing where the index is missing or damaged."""
+    """Read the list of copies, oldest first; empty if the index is missing or damaged."""
     try:
         return [
             PluginCopy(**{key: str(entry[key]) for key in ("file", "copy", "sha256")})
@@ -95,7 +95,7 @@ def _read_index(path: Path) -> list[PluginCopy]:
 
 
 def _free_name(file: Path, taken: set[str]) -> str:
-    """``NAME.py``, or the first of ``NAME-2.py``, ``NAME-3.py``, ... that is not taken."""
+    """Return ``NAME.py``, or the first of ``NAME-2.py``, ``NAME-3.py``, ... that is free."""
     name, number = file.name, 1
     while name in taken or name == _INDEX:
         number += 1

@@ -1,4 +1,4 @@
-"""What many tests share: a packed dataset, and a recipe small enough to train many times."""
+"""Shared fixtures: a packed dataset, and a recipe small enough to train many times."""
 
 from __future__ import annotations
 

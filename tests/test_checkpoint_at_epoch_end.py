@@ -1,4 +1,4 @@
-"""A checkpoint between an epoch's last step and its evaluation: the evaluation is done once, and told once."""
+"""A checkpoint between an epoch's last step and its evaluation: the evaluation runs once and is recorded once."""
 
 from __future__ import annotations
 

@@ -110,6 +110,6 @@ def test_a_run_resumes_from_it_and_ends_the_same(tiny: Path, tmp_path: Path, ave
     for file in ("final/model.safetensors", "checkpoints/latest/weights.safetensors"):
         assert (old / file).read_bytes() == (whole / file).read_bytes()
     assert ("averaged.safetensors" in names(old / "checkpoints" / "latest")) == (average != "none")
-    # What a checkpoint says is evaluated is what was: at the end, the final weights.
+    # The weights that a checkpoint marks for evaluation are those that were evaluated: at the end, the final weights.
     last = checkpoint.evaluated_weights(whole / "checkpoints" / "step-00000026")
     assert last.read_bytes() == (whole / "final" / "model.safetensors").read_bytes()

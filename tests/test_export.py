@@ -1,4 +1,4 @@
-"""An exported network, read where this project is not: it says what the run says."""
+"""An exported network, read without this project: it predicts what the run predicts."""
 
 from __future__ import annotations
 

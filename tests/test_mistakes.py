@@ -1,4 +1,4 @@
-"""What a person does wrong: one clear line, exit code 2, no traceback, nothing damaged."""
+"""Mistakes of users: one clear line, exit code 2, no traceback, nothing damaged."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_damaged_shard(tiny: Path, digits: Path, tmp_path: Path, damage: str) ->
 
 
 def test_unknown_words() -> None:
-    refused(verb("trian"), "no command is called 'trian'", "did you mean 'train'?")
+    refused(verb("trian"), "unknown command 'trian'", "did you mean 'train'?")
     refused(verb("train"), "name a recipe: ", "demo")
     refused(verb("train", "demmo"), "did you mean 'demo'?")
     refused(verb("train", "--optim.lr", "1", "demo"), "the recipe must come first")

@@ -1,4 +1,4 @@
-"""A run keeps the plug-in files that it used, and says when one of them has changed."""
+"""A run keeps the plug-in files that it used, and reports when one of them has changed."""
 
 from __future__ import annotations
 

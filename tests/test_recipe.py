@@ -158,7 +158,7 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
     )
 )
 def test_the_config_of_a_run_folder_is_the_config_that_ran(tree: Config) -> None:
-    """Writing a config and reading it gives the same config, to the last bit of every float."""
+    """Writing a config and reading it returns the same config, to the last bit of every float."""
     assert recipe.build(tomllib.loads(recipe.to_toml(tree)), where="here") == tree
 
 
@@ -228,7 +228,7 @@ def test_a_recipe_over_its_base(tmp_path: Path) -> None:
 
 
 def version1(settings: Config) -> dict[str, dict[str, object]]:
-    """What version 1 wrote: every key of every variant."""
+    """Build a config as version 1 wrote it: every key of every variant."""
     tree = recipe.to_tree(settings)
     for section in fields(Config):
         kind = type(getattr(Config(), section.name)).__mro__
@@ -259,7 +259,7 @@ def test_a_frozen_run_of_version_1_is_read_without_what_had_no_effect(tmp_path: 
 
 
 def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> None:
-    """The settings of plug-ins are there as they were written, and are written again so."""
+    """The settings of plug-ins are read as they were written, and written the same way."""
     code = tmp_path / "code.py"
     code.write_text(
         "from dataclasses import dataclass\n"

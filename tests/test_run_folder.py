@@ -1,4 +1,4 @@
-"""Who may write into a run folder, and what may change between two starts."""
+"""Exclusive access to a run folder, and the settings that a resume may change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every shipped recipe: three steps on digits, an evaluation, and two of the steps again on two processes."""
+"""Every shipped recipe: three steps on digits, an evaluation, and two of the steps repeated on two processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def few(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(name: str, data: Path, runs: Path) -> list[str]:
-    """The words that make three steps of a recipe out of it, whatever it takes otherwise."""
+    """The overrides that shorten any recipe to three steps."""
     words = ["--run.dir", str(runs), "--data.path", str(data), "--train.epochs", "1", "--train.batch_size", "6"]
     words += [
         "--checkpoint.every_steps",
@@ -82,7 +82,7 @@ def test_a_recipe_trains_evaluates_and_resumes_on_one_process_and_two(few: Path,
     assert all(np.isfinite(record["loss"]) for record in alone)
     assert len(metrics(run, "val")) == 1
 
-    # Back to the first step: the others are made again, by two processes, and end the run anew.
+    # Back to the first step: two processes repeat the others and finish the run again.
     saved = [run / "checkpoints" / f"step-{step:08d}" for step in (2, 3)]
     for path in (*saved, run / "final", run / "evaluations"):
         shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""The list of transforms in a recipe and on the command line: what it accepts, refuses and says."""
+"""The list of transforms in a recipe and on the command line: what it accepts and refuses, and its messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step frees is kept for the next, unless the user has said how memory is to be kept."""
+"""Memory that a step frees is kept for the next, unless the user has configured the allocator."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_one_alone_mixes_what_it_would_beside_another_of_its_kind(packed: Manife
 
 
 def test_mixing_comes_last_and_in_one_way_at_most() -> None:
-    with pytest.raises(ValueError, match=r"^transforms: mixup and cutmix are alternatives, .* p is 1.4, above 1"):
+    with pytest.raises(ValueError, match=r"^transforms: mixup and cutmix are alternatives; .* p is 1.4, above 1"):
         AugmentConfig(transforms=(MixUp(p=0.7), CutMix(p=0.7)))
     with pytest.raises(ValueError, match=r"^transforms: mixup mixes finished images and gray follows it"):
         AugmentConfig(transforms=(Flip(), MixUp(p=0.7), Gray(), CutMix(p=0.1)))

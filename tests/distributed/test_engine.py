@@ -1,4 +1,4 @@
-"""The engine: one update whatever computes it, state that moves between engines, and ranks that agree."""
+"""The engine: the same update on any backend, state that moves between engines, and ranks that agree."""
 
 from __future__ import annotations
 

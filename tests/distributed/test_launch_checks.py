@@ -1,4 +1,4 @@
-"""What the launcher was asked for, seen from a real child of a launcher."""
+"""The options of the launcher, seen from a real child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``train.precision`` becomes on the machine at hand, and that all processes agree on it."""
+"""How ``train.precision`` is resolved on this machine, and that all processes agree on it."""
 
 from __future__ import annotations
 

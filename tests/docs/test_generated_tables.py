@@ -1,4 +1,4 @@
-"""docs/config.md says what cifar_dist/config/ says, docs/recipes.md what the heads of the recipes say."""
+"""docs/config.md agrees with cifar_dist/config/, and docs/recipes.md with the comments of the recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents mention is there: settings, files, recipes, verbs, make targets, links."""
+"""Everything that the documents mention exists: settings, files, recipes, verbs, make targets, links."""
 
 from __future__ import annotations
 

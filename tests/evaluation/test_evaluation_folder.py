@@ -1,4 +1,4 @@
-"""What an evaluation leaves: whole, under a name of its own, readable by anyone."""
+"""The evaluation folder: complete, under a unique name, readable by anyone."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_the_number_of_threads_changes_rounding_only(digits: Path) -> None:
 
 
 class Counting(nn.Module):
-    """Answers with what the first pixel says: images in the order of their ids can be told from any other."""
+    """Predicts from the first pixel, so that images in the order of their ids are distinguishable."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, :, 0, 0].clone()

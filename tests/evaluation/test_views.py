@@ -1,4 +1,4 @@
-"""Test-time augmentation: airbench's levels, and random views that are the same whatever computes them."""
+"""Test-time augmentation: airbench's levels, and random views that are the same on any device and rank."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path) -> None:
     soak.wait_for_steps(job, recipe.parent / "runs" / "orphans", 1)
     agent = psutil.Process(job.pid)
     (launcher,) = agent.children()
-    # The agent sleeps 0.1 s a round and looks up the ranks in every tenth: some rounds later it knows them.
+    # The agent sleeps 0.1 s a round and searches for the ranks in every tenth, so it knows them some rounds later.
     rounds = agent.num_ctx_switches().voluntary
     wait_until(lambda: agent.num_ctx_switches().voluntary > rounds + 30, [job])
     launcher.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The launchers' own commands, as the documentation has them, start what they were asked for or say why not."""
+"""The launchers' own commands, as the documentation has them, do what the documentation says, or report why not."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ WRAPPERS = {"ddp": "DDP", "fsdp": "FSDP", "zero2": "DeepSpeed ZeRO-2"}
 
 
 def wrapper_of(run: Path) -> str:
-    """What synchronised the processes of its last start."""
+    """Return the wrapper of the run's last processes."""
     return str(json.loads((run / "environment.json").read_text())["run"]["wrapper"])
 
 
 @pytest.mark.parametrize("optimizer", resume_on_ranks.OPTIMIZERS)
 @pytest.mark.parametrize(("first", "second"), resume_on_ranks.CONTINUED)
 def test_a_run_can_resume_with_another_engine(runs: Path, optimizer: str, first: str, second: str) -> None:
-    """Weights, momentum and step counts of both parameter groups come over: it ends like a run without a break."""
+    """Weights, momentum and step counts of both parameter groups carry over: it ends like an uninterrupted run."""
     whole, broken = runs / f"{optimizer}-{first}", runs / f"{optimizer}-{first}-{second}"
     assert (wrapper_of(whole), wrapper_of(broken)) == (WRAPPERS[first], WRAPPERS[second])
     assert [record["step"] for record in metrics(broken)] == list(range(1, STEPS + 1))

@@ -1,4 +1,4 @@
-"""Weights from files and from the libraries: what fits is taken, anything else is one clear line."""
+"""Weights from files and from the libraries: matching ones are loaded, anything else is a one-line error."""
 
 from __future__ import annotations
 

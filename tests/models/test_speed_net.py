@@ -123,7 +123,7 @@ def test_without_whitening_the_first_layer_learns_and_ignores_images() -> None:
 
 
 def test_convolutions_start_as_the_identity() -> None:
-    """Dirac initialisation: the first filters hand their channel through."""
+    """Dirac initialisation: the first filters pass their channel through."""
     group = small_net().groups[1]
     x = torch.randn(2, 8, 6, 6)
     torch.testing.assert_close(group.conv1(x)[:, :8], x)
@@ -227,7 +227,7 @@ def test_batch_norm_is_torchs_with_the_papers_settings() -> None:
 
 
 def test_it_learns_in_bfloat16_and_channels_last() -> None:
-    """Eight classes told apart by where a bright square lies: learnt to the last image within a few steps."""
+    """Eight classes, distinguished by the position of a bright square: learnt to the last image within a few steps."""
     torch.manual_seed(0)
     labels = torch.arange(128) % 8
     images = torch.randn(128, 3, 32, 32) * 0.3

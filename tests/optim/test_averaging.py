@@ -200,7 +200,7 @@ def test_recalibrate_leaves_a_network_without_batch_norm_and_one_without_batches
 
 
 def test_an_averaged_model_is_better_than_the_one_that_jumps() -> None:
-    """The reason for it all: at a large learning rate the mean of the weights lies lower than they do."""
+    """The purpose of averaging: at a large learning rate the mean of the weights has a lower loss than each."""
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     average = make(SWAConfig(start=60), model)

@@ -75,7 +75,7 @@ def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
 
 
 def test_falling_to_the_loss_of_guessing_suggests_no_rate() -> None:
-    """A network that starts out too sure of itself: the same suggestions as for one that does not."""
+    """A network that is overconfident at the start has the same suggestions as one that is not."""
     calm = falling(3e-3)
     early = [loss + 3 / (1 + (lr / 1e-5) ** 2) for lr, loss in zip(calm.lrs, calm.losses, strict=True)]
     hasty = Curve(calm.lrs, early, GUESSING)

@@ -1,4 +1,4 @@
-"""Whole runs with muon, SAM and averages: an interrupted one ends on the same bits."""
+"""Complete runs with muon, SAM and averages: an interrupted one ends with the same bits."""
 
 from __future__ import annotations
 

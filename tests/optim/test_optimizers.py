@@ -1,4 +1,4 @@
-"""Parameter groups, by decay and by stage, and that each name is torch's optimizer with the settings it was given."""
+"""Parameter groups, by decay and by stage, and that each name builds torch's optimizer with the given settings."""
 
 from __future__ import annotations
 

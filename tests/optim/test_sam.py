@@ -1,4 +1,4 @@
-"""SAM against its formula, and that nothing of the excursion is left but the gradient."""
+"""SAM against its formula, and that the excursion leaves only the gradient behind."""
 
 from __future__ import annotations
 

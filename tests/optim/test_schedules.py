@@ -1,4 +1,4 @@
-"""The learning rate against torch's schedulers, and what holds for all schedules."""
+"""The learning rate against torch's schedulers, and the invariants of all schedules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOTAL = EPOCHS * STEPS
 
 
 def schedule_of(name: str, **settings: object) -> ScheduleConfig:
-    """As a recipe asks for it; of ``settings``, those that the schedule has."""
+    """Build a schedule as a recipe does, from those of ``settings`` that it has."""
     variant = ScheduleConfig.variants[name]
     known = {field.name for field in dataclasses.fields(variant)}
     return variant(**{key: value for key, value in settings.items() if key in known})  # type: ignore[arg-type]
@@ -254,7 +254,7 @@ def test_never_negative_never_above_the_peak_and_still_after_the_end(
 def test_neighbouring_steps_are_near_and_the_peak_is_reached(
     schedule: ScheduleConfig, steps_per_epoch: int, epochs: int
 ) -> None:
-    """No jump but a step schedule's: neither phase is steeper than half a cosine of its length."""
+    """Only a step schedule jumps: no phase is steeper than half a cosine of its length."""
     schedule = fitting(schedule, epochs)
     total = steps_per_epoch * epochs
     warmup = schedule.warmup * steps_per_epoch
@@ -267,7 +267,7 @@ def test_neighbouring_steps_are_near_and_the_peak_is_reached(
 
 @settings(deadline=None)
 @given(schedules, st.integers(1, 100), st.integers(1, 20))
-def test_the_warm_up_starts_where_it_was_told(schedule: ScheduleConfig, steps_per_epoch: int, epochs: int) -> None:
+def test_the_warm_up_starts_at_start(schedule: ScheduleConfig, steps_per_epoch: int, epochs: int) -> None:
     schedule = fitting(schedule, epochs)
     assume(schedule.warmup > 0)
     first = learning_rate(schedule, 1.0, 0, steps_per_epoch=steps_per_epoch, epochs=epochs)

@@ -1,4 +1,4 @@
-"""The report: whole or partial runs, hostile names, pictures that show something."""
+"""The report: complete or partial runs, hostile names, pictures that are not blank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs, what each reached, and their curves in one picture."""
+"""Runs side by side: their differences, their results, and their curves in one picture."""
 
 from __future__ import annotations
 

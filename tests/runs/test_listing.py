@@ -1,4 +1,4 @@
-"""The list of runs: each state told truly, nothing that one damaged folder could break."""
+"""The list of runs: the right state of each, even if one folder is damaged."""
 
 from __future__ import annotations
 

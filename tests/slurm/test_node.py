@@ -1,4 +1,4 @@
-"""What one node of a job starts, from the variables that Slurm sets on it."""
+"""The processes of one node of a job, from the variables that Slurm sets on it."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_the_exit_code_is_0_only_for_a_finished_run_and_others_are_explained(att
 
 @given(ATTEMPTS, st.integers(1, 1000))
 def test_the_number_of_attempts_does_not_decide(attempt: Attempt, number: int) -> None:
-    """A run may need any number of them; what ends them is progress."""
+    """A run may need any number of attempts; only a lack of progress ends them."""
     again = decide(dataclasses.replace(attempt, number=number))
     assert (again.outcome, again.exit_code) == (decide(attempt).outcome, decide(attempt).exit_code)
 

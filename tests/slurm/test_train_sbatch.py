@@ -101,7 +101,7 @@ def test_bad_input_ends_the_job_before_any_node_trains(
 
 
 def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
-    """The real scripts, launchers and cluster, with ranks that say "stopped, please requeue" and have done nothing.
+    """The real scripts, launchers and cluster, with ranks that report "stopped on request" without any progress.
 
     On the second node they take seconds longer to say so, in which Slurm must not end them.
     """

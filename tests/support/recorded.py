@@ -1,4 +1,4 @@
-"""A run of two epochs of three steps, as a trainer would tell it."""
+"""A run of two epochs of three steps, as a trainer would report it."""
 
 from __future__ import annotations
 

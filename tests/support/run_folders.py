@@ -1,4 +1,4 @@
-"""A run folder as training leaves it, without the training."""
+"""A run folder as training leaves it, written without training."""
 
 from __future__ import annotations
 

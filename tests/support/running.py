@@ -125,13 +125,13 @@ def metrics(run: Path, split: str = "train") -> list[dict[str, Any]]:
 
 
 def story(run: Path) -> list[dict[str, Any]]:
-    """What happened in a run, without how long it took."""
+    """Return the records of a run without their durations."""
     records = [*metrics(run), *metrics(run, "val")]
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 def wait_until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[str]]) -> None:
-    """Until something has happened in a run that is going on."""
+    """Wait until something has happened in a running run."""
     deadline = time.monotonic() + PATIENCE
     while not happened():
         assert time.monotonic() < deadline, "the run does not get on"
@@ -140,7 +140,7 @@ def wait_until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[
 
 
 def wait_for_records(run: Path, count: int, running: Sequence[subprocess.Popen[str]]) -> None:
-    """Until a run that is going on, and has not before, has written ``count`` metrics."""
+    """Wait until a new run has written ``count`` metrics."""
     path = run / "metrics.jsonl"
     wait_until(lambda: path.is_file() and path.read_bytes().count(b"\n") >= count, running)
 
@@ -160,7 +160,7 @@ def pausing(records: int, note: Path) -> dict[str, str]:
 
 
 def wait_for_pause(note: Path, running: Sequence[subprocess.Popen[str]]) -> psutil.Process:
-    """Until the run of :func:`pausing` has stopped itself."""
+    """Wait until the run of :func:`pausing` has stopped itself."""
     wait_until(lambda: note.is_file() and note.read_text().isdigit(), running)
     paused = psutil.Process(int(note.read_text()))
     wait_until(lambda: paused.status() == psutil.STATUS_STOPPED, running)
@@ -168,14 +168,14 @@ def wait_for_pause(note: Path, running: Sequence[subprocess.Popen[str]]) -> psut
 
 
 def resume(paused: psutil.Process) -> None:
-    """Let a process of :func:`wait_for_pause` run on, once the signal that others pass on to it waits for it."""
+    """Continue a process of :func:`wait_for_pause` once the signal that others forward to it is pending."""
     status = Path("/proc", str(paused.pid), "status")
     wait_until(lambda: set(status.read_text().split("ShdPnd:\t")[1].split("\n")[0]) != {"0"}, [])
     paused.send_signal(signal.SIGCONT)
 
 
 def interrupt(words: Sequence[str], run: Path, after: int, processes: int, how: signal.Signals) -> list[int]:
-    """Train, signal every process when exactly ``after`` records are written, and give their exit codes."""
+    """Train, signal every process when exactly ``after`` records are written, and return their exit codes."""
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder, run.name)
         running = start([TRAIN, *words], processes, pausing(after, note))

@@ -1,4 +1,4 @@
-"""Sweeps that are really run: interrupted in every way, gone on with, and told in a table."""
+"""Real sweeps: interrupted in every way, resumed, and listed in a table."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(file: Path, tmp
     assert not long.is_finished()
     assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
 
-    # Two at a time to the end, on two GPUs (that are not there). One fails, and the next is started.
+    # Two at a time to the end, on two GPUs (that do not exist). One fails, and the next is started.
     (ended,) = spawn([*SWEEP, "run", str(file), "--jobs", "2"], env={"CUDA_VISIBLE_DEVICES": "-1,-2"})
     assert ended.returncode == 1, ended.stderr
     assert "2 of 3: three.diverges.s0 failed with exit code 1" in said(ended)
@@ -111,7 +111,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(file: Path, tmp
     assert diverges[:-1] == ["diverges", "1e+30", "2", "4,010", "", "", "", ""]
     assert diverges[-1].startswith("0 of 1, epoch ")
 
-    # A finished run is another one than the file asks for: said, and nothing is trained.
+    # A finished run differs from the one in the file: this is reported, and nothing is trained.
     file.write_text(file.read_text().replace(f"epochs = {EPOCHS}", "epochs = 2"))
     (refused,) = spawn([*SWEEP, "run", str(file)])
     assert refused.returncode == 2

@@ -42,7 +42,7 @@ class Reader:
                 self._seen += part
 
     def text(self) -> str:
-        """All of it; the writing end has to be closed."""
+        """Return all output; the writing end must be closed."""
         self._thread.join(timeout=30)
         assert not self._thread.is_alive()
         os.close(self._descriptor)

@@ -92,7 +92,7 @@ def test_one_that_raises_is_dropped_with_one_warning(
     monkeypatch.setenv("MIRROR_RAISES", method)
     (tmp_path / "run").mkdir()
     given = whole_run(tmp_path / "run", mirror)
-    # Nothing comes after the method that raised but, once, that it is dropped.
+    # After the method that raised, only close(None) is called, once.
     wanted = {
         "init": ["init"] * 2,
         "start": ["init", "start", "close"] * 2,

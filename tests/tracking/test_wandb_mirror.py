@@ -78,7 +78,7 @@ def test_a_resume_continues_the_same_run_on_its_own_axis(tmp_path: Path, warning
     assert first.project == "a-project"
     assert first.config["facts"]["parameters"] == 1234
     assert first.config["train"]["epochs"] == 24
-    # The newest segment alone is the whole run, each step once, although step 4 was logged before.
+    # The newest segment alone contains the entire run, each step once, although step 4 was logged before.
     assert [row["step"] for row in second.rows] == [1, 2, 3, 3, 4, 5]
     assert second.rows[3]["val/accuracy"] == 0.75
     assert second.rows[4]["train/loss"] == 1.5

@@ -1,4 +1,4 @@
-"""``cifar-dist doctor``: the first steps of a run on real processes, and nothing left of them."""
+"""``cifar-dist doctor``: the first steps of a run on real processes, which leave no files behind."""
 
 from __future__ import annotations
 

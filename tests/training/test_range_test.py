@@ -38,7 +38,7 @@ def test_one_process_and_two_find_the_same_curve(tiny: Path, tmp_path: Path) -> 
         curves.append(found)
     one, two = curves
     assert one.lrs[:15] == two.lrs[:15]
-    # While the rate is low; chaos has the last word.
+    # While the rate is low; at the end training is chaotic.
     assert one.losses[:15] == pytest.approx(two.losses[:15], rel=1e-4)
     assert min(one.losses) < 0.8 * one.losses[0]
 

@@ -29,7 +29,7 @@ def test_one_process_and_two_take_the_same_steps(tiny: Path, tmp_path: Path, acc
 
 
 def test_a_run_resumes_on_another_number_of_processes(tiny: Path, tmp_path: Path) -> None:
-    """Elastic and exact: no sample is seen twice or left out, and the losses are those of one process throughout."""
+    """Elastic and exact: no sample is repeated or skipped, and the losses are those of one process throughout."""
     words = [str(tiny), "--train.epochs", "6"]
     assert train(*words, "--run.name", "one")[0].returncode == 0
     run = tmp_path / "runs" / "elastic"
