@@ -154,6 +154,17 @@ def read_ahead(config: Config) -> object:
     return images.resident, requests.furthest
 
 
+def threads(config: Config) -> int:
+    """The CPU threads of this process while it trains."""
+    before, variable = torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+    try:
+        with start_engine(config):
+            return torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+        os.environ["OMP_NUM_THREADS"] = variable
+
+
 def run(config: Config) -> object:
     """What a whole run leaves and says: exit code or refusal, files, metrics, weights."""
     return _run(config)
@@ -250,7 +261,7 @@ WITNESSES: dict[str, Witness] = {
     "data.shuffle_block": witness(1, run),
     "data.resident_mb": witness(0, read_ahead),
     "data.read_ahead": witness(2, read_ahead, data__resident_mb=0),
-    # Each setting of each transform has its witness in test_augment.py.
+    # Each setting of each transform has its witness in test_augment_settings.py.
     "augment.transforms": witness([{"name": "flip"}, {"name": "crop"}], pixels),
     "augment.mean": witness([0.1] * 3, normalization, augment__mean=[0.5] * 3, augment__std=[0.5] * 3),
     "augment.std": witness([0.1] * 3, normalization, augment__mean=[0.5] * 3, augment__std=[0.5] * 3),
@@ -299,7 +310,7 @@ WITNESSES: dict[str, Witness] = {
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),
     "train.compile": witness(True, run),
-    "train.threads": witness(2, run),
+    "train.threads": witness(2, threads),
     "train.engine": witness("nowhere.py:Engine", run),
     "eval.every": witness(2, run),
     "eval.batch_size": witness(3, run, average__name="swa", average__recalibrate=20, model__name="tiny-resnet"),
