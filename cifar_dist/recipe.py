@@ -89,7 +89,7 @@ def _run_name(path: Path) -> str:
 def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     """The sections of a recipe file laid over those of its ``base``, and so on."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not readable as TOML: {error}") from None
     base = tree.pop("base", None)

@@ -131,7 +131,7 @@ def _read_batch(layout: CifarFormat, data: bytes, where: str) -> tuple[NDArray[n
 
 def _read_class_names(layout: CifarFormat, data: bytes, where: str) -> tuple[str, ...]:
     if layout.label_bytes:
-        lines = data.decode("utf-8", errors="replace").split("\n")
+        lines = data.decode("utf-8-sig", errors="replace").split("\n")
         names: list[object] = [line.strip() for line in lines if line.strip()]
     else:
         value = _require_key(read_pickle(data, where), layout.names_key, where)
