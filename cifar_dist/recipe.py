@@ -362,7 +362,7 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
 def _with_lr(path: Path, lr: float) -> str:
     """The text of a recipe file with another ``optim.lr``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         wanted = tomllib.loads(text)
         put(wanted, "optim.lr", lr)
         section = re.search(r"(?m)^\[optim\][^\n]*\n", text)
