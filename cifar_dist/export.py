@@ -1,4 +1,4 @@
-"""A trained network as one file that needs nothing of this project: stored images go in, probabilities come out."""
+"""Export a trained network as one file that does not need this project: from stored images to probabilities."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.trained import Trained, build_trained
 from cifar_dist.files import write_atomic
 
-ABOUT = "about.json"  # what lies in the file beside the program
+ABOUT = "about.json"  # stored in the file beside the program
 
 
 class Exported(nn.Module):
-    """uint8 [n, height, width, channels] -> probabilities float32 [n, classes]: normalisation, network, softmax."""
+    """Normalisation, network and softmax: uint8 [n, height, width, channels] to probabilities float32 [n, classes]."""
 
     def __init__(self, network: nn.Module, normalize: Normalize) -> None:
         super().__init__()
@@ -34,16 +34,18 @@ class Exported(nn.Module):
 
 
 def export(trained: Trained, out: Path) -> str:
-    """Write ``out``, read it again, and compare; returns what it takes and gives, for the reader.
+    """Write ``out``, read it back and compare; return a description of its input and output.
 
-    Its ending says what it is: ``.pt2`` a program of ``torch.export``, ``.pt`` TorchScript. Both hold ``about.json``:
+    The suffix selects the format: ``.pt2`` for ``torch.export``, ``.pt`` for TorchScript. Both contain ``about.json``:
     the run, the checkpoint, and the names of the classes.
 
     Raises:
-        UserError: another ending, a network that cannot be exported so, or a file that cannot be written.
+        UserError: another suffix, a network that cannot be exported in this format, or a file that cannot be written.
     """
     if out.suffix not in _FORMS:
-        raise UserError(f"{out} is no name for an export; it ends with .pt2 (torch.export) or .pt (TorchScript)")
+        raise UserError(
+            f"{out} is not a valid export name; use one that ends with .pt2 (torch.export) or .pt (TorchScript)"
+        )
     data, weights = trained.trained_on, trained.weights
     mean, std = normalization_statistics(trained.config.augment, data)
     normalize = Normalize(mean, std, torch.device("cpu"), trained.config.train.channels_last)
@@ -55,13 +57,13 @@ def export(trained: Trained, out: Path) -> str:
     )
     write, read = _FORMS[out.suffix]
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is out of fashion, and still what some programs load
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but some programs still load only that
         wanted = module(images)
         try:
             content = write(module, images[:2], about)
-            for count in (1, 3):  # neither is the batch that it was made with
+            for count in (1, 3):  # batch sizes other than that of the example
                 torch.testing.assert_close(read(content)(images[:count]), wanted[:count], rtol=1e-4, atol=1e-5)
-        except Exception as error:  # of a compiler, that has many
+        except Exception as error:  # a compiler raises many kinds
             first = str(error).strip().partition("\n")[0]
             other = ", ".join(suffix for suffix in _FORMS if suffix != out.suffix)
             raise UserError(f"this network cannot be exported as {out.suffix} ({first}); try {other}") from None

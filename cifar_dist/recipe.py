@@ -1,9 +1,9 @@
-"""A recipe TOML and ``--section.field VALUE`` overrides become one checked :class:`Config`, and the way back.
+"""Read a recipe TOML and ``--section.field VALUE`` overrides into a validated :class:`Config`, and write recipes.
 
-A recipe may name another one as its ``base`` and say only what differs from it.
+A recipe may name another one as its ``base`` and contain only the differences.
 
-File and command line take the same path through the same checks, so they get the same errors. An error names the
-key, says what is wrong and, for an unknown key, the nearest right one.
+The file and the command line pass through the same checks, so they produce the same errors. An error names the key and
+what is wrong with it and, for an unknown key, suggests the nearest known one.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ SHIPPED = Path(__file__).parent / "recipes"
 
 
 def shipped() -> list[str]:
-    """Names of the recipes that come with the package, for example ``demo``."""
+    """List the names of the recipes in the package, for example ``demo``."""
     names = (path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.toml"))
     return sorted(name for name in names if not name.startswith("sweeps/"))
 
 
 def recipe_path(recipe: str) -> Path:
-    """The file of a shipped name or of a path.
+    """Return the file of a recipe, given by a shipped name or a path.
 
     Raises:
-        UserError: neither.
+        UserError: no such recipe or file.
     """
     if recipe in shipped():
         return SHIPPED / f"{recipe}.toml"
@@ -50,27 +50,27 @@ def recipe_path(recipe: str) -> Path:
     if path.suffix == ".toml":
         if path.is_file():
             return path
-        raise UserError(f"there is no recipe file {recipe}")
-    raise UserError(f"no recipe is called '{recipe}'; {nearest(recipe, shipped())} (or give the path of a .toml)")
+        raise UserError(f"recipe file {recipe} does not exist")
+    raise UserError(f"unknown recipe '{recipe}'; {nearest(recipe, shipped())} (or give the path of a .toml)")
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a recipe and lay overrides over it.
+    """Read a recipe and apply overrides to it.
 
     Args:
         recipe: a shipped name or a TOML path.
-        overrides: words of a command line: ``--section.field VALUE``, ``--section.field=VALUE``, and
+        overrides: command-line arguments: ``--section.field VALUE``, ``--section.field=VALUE``, and
             ``--section.field`` alone for true.
 
     Raises:
-        UserError: unreadable file, unknown key, or a value that cannot be.
+        UserError: unreadable file, unknown key, or invalid value.
     """
     path = recipe_path(recipe)
     given = parse_overrides(overrides)
-    asked: Tree = {}
+    overriding: Tree = {}
     for key, value in given.items():
-        put(asked, key, value)
-    tree = without_lost(_read_tree(path), asked, Config)
+        put(overriding, key, value)
+    tree = without_lost(_read_tree(path), overriding, Config)
     for key, value in given.items():
         put(tree, key, value)
     tree = merge_items(tree, Config, where="the command line", prefix="--")
@@ -87,11 +87,11 @@ def _run_name(path: Path) -> str:
 
 
 def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
-    """The sections of a recipe file laid over those of its ``base``, and so on."""
+    """Read a recipe file, merged over its ``base``, which may have a base itself."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not readable as TOML: {error}") from None
+        raise UserError(f"{path} cannot be read as TOML: {error}") from None
     base = tree.pop("base", None)
     tree = upgraded(tree, Config)
     check_keys(tree, where=str(path))
@@ -111,10 +111,10 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``--section.field VALUE`` pairs by dotted key. A list or table is written as in TOML: ``[64, 128]``.
+    """Parse ``--section.field VALUE`` pairs into values by dotted key. Lists and tables use TOML syntax: ``[64, 128]``.
 
     Raises:
-        UserError: a word that is no override, or a key that is no setting.
+        UserError: an argument is not an override, or a key is not a setting.
     """
     found: dict[str, Any] = {}
     position = 0
@@ -145,7 +145,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _scalar(text: str) -> Any:
-    """A value whose type no field declares (a model's own option): as TOML would read it, else a string."""
+    """Parse a value whose type no field declares (a model's option) as TOML, or else as a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -161,12 +161,12 @@ def put(tree: Tree, key: str, value: Any) -> None:
 
 
 def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config, path: str = "") -> None:
-    """Refuse a key that no section knows, naming the nearest right one.
+    """Refuse a key that no section has, and suggest the nearest known one.
 
-    The keys of a choice depend on what it picks, from outside the package too: :func:`build` checks them.
+    The keys of a choice depend on the variant, which may be a plug-in, so :func:`build` checks those.
 
     Raises:
-        UserError: with the file or command line it stands in.
+        UserError: the message begins with ``where``.
     """
     known = {field.name: field for field in fields(owner)}
     hints = get_type_hints(owner)
@@ -182,13 +182,13 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
             if not is_root(hints[key]):
                 check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
         elif isinstance(value, dict) and get_origin(hints[key]) is not dict:
-            raise UserError(f"{where}: {prefix}{dotted} has no settings of its own; set all of it, as {prefix}{dotted}")
+            raise UserError(f"{where}: {prefix}{dotted} is not a section; set it as a whole, as {prefix}{dotted}")
 
 
 def _check_item(key: str, value: Any, *, where: str, path: str, owner: type) -> None:
-    """Refuse a key of a section that is none of its fields, unless it may be an item of its list.
+    """Refuse a key that is not a field of its section, unless it may be an item of the section's list.
 
-    Whether the list has such an item is not known before all layers are merged: see :func:`merge_items`.
+    Whether the list has such an item is known only after all layers are merged: see :func:`merge_items`.
     """
     items = item_root(owner).variants if issubclass(owner, Section) and owner.named_items else {}
     if items and isinstance(value, dict):
@@ -200,7 +200,7 @@ def _check_item(key: str, value: Any, *, where: str, path: str, owner: type) -> 
 
 
 def _unknown(path: str, key: str, known: Sequence[str]) -> str:
-    """That no setting is called ``path`` + ``key``, and the right word: the same key elsewhere, else the nearest."""
+    """Report an unknown setting; suggest the same key in another section, or else the nearest key."""
     prefix = "--" if path.startswith("--") else ""
     hints = get_type_hints(Config)
     found = [section.name for section in fields(Config) if key in keys_of(hints[section.name])]
@@ -213,27 +213,27 @@ def _unknown(path: str, key: str, known: Sequence[str]) -> str:
     ]
     right = f"did you mean '{prefix}{found[0]}.{key}'?" if found else ""
     right = right or nearest(f"{path}{key}", [f"{path}{name}" for name in known])
-    return f"no setting is called {path}{key}; {right}"
+    return f"unknown setting {path}{key}; {right}"
 
 
 def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: bool = True) -> Config:
-    """The checked config of a nested dictionary.
+    """Validate a nested dictionary and build the config.
 
     Args:
         tree: sections of fields.
-        where: the file it was read from, for the error.
-        given: dotted keys that the command line set, for the error.
-        import_plugins: whether code that ``name`` points to may run. Without, its settings are as they were written.
+        where: the file that it was read from, for errors.
+        given: dotted keys that the command line set, for errors.
+        import_plugins: whether code that a ``name`` locates may run; if false, its settings are not validated.
 
     Raises:
-        UserError: the first value that is not of its type or in its range, or that has no effect.
+        UserError: a value has the wrong type, is out of range or has no effect; the message names the first.
     """
     try:
         return TypeAdapter(Config).validate_python(tree, context={"import_plugins": import_plugins})
     except ValidationError as error:
         first = error.errors()[0]
     key, section = _key(first["loc"], tree)
-    # A check of a whole section names the section; any of its keys may be the one to blame.
+    # An error of a section as a whole names the section; any of its keys may be the cause.
     blames_command_line = any(
         not key or name in (section, key) or name.startswith((f"{section}.", f"{key}.")) for name in given
     )
@@ -242,7 +242,7 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
     if isinstance(cause, UnknownSettingError):
         prefix = "--" if f"{key}.{cause.field}" in given else ""
         raise UserError(f"{where}: {_unknown(f'{prefix}{key}.', cause.field, cause.known)}")
-    if isinstance(cause, ValueError):  # the section's own words, which begin with the field
+    if isinstance(cause, ValueError):  # the section's own message, which begins with the field
         raise UserError(f"{where}: {key}{'.' if key else ''}{cause}")
     what, value = first["msg"].replace("valid tuple", "list"), first.get("input")
     shown = "" if isinstance(value, dict) else f", not {value!r}"
@@ -250,7 +250,7 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
 
 
 def _key(place: Sequence[str | int], tree: Tree) -> tuple[str, str]:
-    """The dotted key of a place in ``tree``, and the setting that it is (in): an item of a list goes by its name."""
+    """Return the dotted key of a place in ``tree``, list items by name, and the key of the setting that contains it."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in place]
     item = next((depth for depth, part in enumerate(place) if isinstance(part, int)), len(place))
     setting = "".join(parts[:item])[1:]
@@ -261,7 +261,7 @@ def _key(place: Sequence[str | int], tree: Tree) -> tuple[str, str]:
 
 
 def to_tree(config: Config) -> Tree:
-    """The config as nested dictionaries of plain TOML values."""
+    """Convert a config to nested dictionaries of plain TOML values."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -273,7 +273,7 @@ def to_tree(config: Config) -> Tree:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested tables, as :func:`parse_overrides` names them."""
+    """Yield (dotted key, value) of nested tables, with keys as in :func:`parse_overrides`."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
@@ -282,7 +282,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """Every setting by its dotted key, those of the named items of a list too: ``augment.crop.pad``."""
+    """Return every setting by its dotted key, including those of named list items: ``augment.crop.pad``."""
     found: dict[str, Any] = {}
     tree = to_tree(config)
     for section in fields(config):
@@ -295,22 +295,22 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def to_toml(config: Config) -> str:
-    """The config as a recipe file: loading it gives the same config."""
+    """Format a config as a recipe file; loading that file returns the same config."""
     return tomli_w.dumps(to_tree(config))
 
 
 def read(path: Path) -> Config:
-    """The config that a run folder holds. Runs no code that it names: see ``import_plugins`` of :func:`build`.
+    """Read the config of a run folder without running the plug-ins that it names, see :func:`build`.
 
     Raises:
-        UserError: it is missing or no longer valid.
+        UserError: the file is missing or invalid.
     """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"there is no run at {path.parent}: it has no {path.name}") from None
+        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not readable as TOML: {error}") from None
+        raise UserError(f"{path} cannot be read as TOML: {error}") from None
     tree = upgraded(tree, Config)
     check_keys(tree, where=str(path))
     return build(tree, where=str(path), import_plugins=False)
@@ -320,22 +320,22 @@ def read(path: Path) -> Config:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a file that :func:`write_lr` could not write, before the work that it is to hold is done.
+    """Refuse a file that :func:`write_lr` could not write, before the time is spent on finding the rate.
 
     Raises:
-        UserError: it is no .toml, lies in no folder, or is there and is not a recipe.
+        UserError: not a .toml, its folder does not exist, or it exists and is not a recipe.
     """
     if path.suffix != ".toml" or not path.parent.is_dir():
-        raise UserError(f"{path} cannot hold a recipe: it must be a .toml in a folder that is there")
+        raise UserError(f"{path} cannot be written as a recipe; name a .toml file in an existing folder")
     if path.exists():
         _with_lr(path, 1.0)
 
 
 def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) -> None:
-    """Set ``optim.lr`` in a recipe file, leaving the rest of it as it is written.
+    """Set ``optim.lr`` in a recipe file and leave its other text unchanged.
 
     Args:
-        path: the file. Where there is none, it becomes a recipe on ``base`` with ``settings`` and the rate.
+        path: the file. If it does not exist, create a recipe on ``base`` with ``settings`` and the rate.
         base, settings: as for :func:`load`.
 
     Raises:
@@ -344,13 +344,13 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
     if path.exists():
         write_atomic(path, _with_lr(path, lr))
         return
-    whole = to_tree(load(base, settings))
+    complete = to_tree(load(base, settings))
     tree: Tree = {}
     for key in parse_overrides(settings):
         section, field, *deeper = key.split(".")
-        if field not in whole[section]:  # a setting of one item of a list
+        if field not in complete[section]:  # a setting of one item of a list
             field, deeper = getattr(Config(), section).named_items, []
-        value: Any = whole[section][field]
+        value: Any = complete[section][field]
         for part in deeper:
             value = value[part]
         put(tree, ".".join((section, field, *deeper)), value)
@@ -360,7 +360,7 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
 
 
 def _with_lr(path: Path, lr: float) -> str:
-    """The text of a recipe file with another ``optim.lr``."""
+    """Return the text of a recipe file with ``optim.lr`` set to ``lr``."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         wanted = tomllib.loads(text)
@@ -377,4 +377,4 @@ def _with_lr(path: Path, lr: float) -> str:
             return text
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, AttributeError):
         pass
-    raise UserError(f"{path} is not a recipe whose optim.lr can be set; take a new file, or set it by hand")
+    raise UserError(f"optim.lr cannot be set in {path}, which is not a recipe; use a new file, or edit it by hand")

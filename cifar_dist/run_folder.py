@@ -1,8 +1,8 @@
-"""The run folder: where a run's whole story lies, and who may write it.
+"""The run folder: the paths in it, its state, and exclusive access to it.
 
-Rank 0 alone opens it. A second job of the same name is refused while the first lives, a resume that contradicts the
-config that the run was started with is refused by key, and a folder that cannot be written is reported before the
-first step. Every path inside a run folder is spelled here and nowhere else.
+Only rank 0 opens it. A second job of the same name is refused while the first is running, a resume that contradicts
+the config of the run is refused with the key that differs, and a folder that cannot be written is reported before the
+first step. Every path inside a run folder is defined here and nowhere else.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint",
     "tracking",
 )
-"""Keys and sections that may differ between two starts of one run: they change how it is watched and kept, not what it
-computes."""
+"""Keys and sections that a resume may change: they affect how a run is tracked and stored, not what it computes."""
 
 FINAL = "final"
-"""What the weights at the end of training are called in evaluations."""
+"""Name of the weights at the end of training in evaluations."""
 
 _LOCK = ".lock"
-_LOCK_SECONDS = 0.5  # to wait for the lock: a process that only checks whether a run is in use holds it for far less
+_LOCK_SECONDS = 0.5  # timeout for the lock; a process that only checks whether a run is in use holds it for far less
 
 
 class EvaluationFolder:
@@ -59,7 +58,7 @@ class EvaluationFolder:
 
 
 class RunFolder:
-    """Paths inside ``runs/NAME``, and what they say about the run."""
+    """Paths inside ``runs/NAME``, and the state of the run that they show."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,16 +83,16 @@ class RunFolder:
         return self.path.name
 
     def exists(self) -> bool:
-        """Whether a run is here. Never an error, whatever the path."""
+        """Whether the folder is a run. Never raises, whatever the path."""
         return os.path.isfile(self.config)
 
-    def began(self) -> bool:
-        """Whether anything was measured or kept."""
+    def has_begun(self) -> bool:
+        """Whether any metrics, checkpoint, final weights or range test exist."""
         kept = (*self.checkpoints.glob("*"), *(path for path in (self.final, self.lr_curve) if path.exists()))
         return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
     def is_finished(self) -> bool:
-        """Whether training ended and so did the evaluation after it, if the dataset has the split for it.
+        """Whether training has ended and so has the final evaluation, if the dataset has the split for it.
 
         Raises:
             UserError: the config of the run is damaged.
@@ -106,24 +105,24 @@ class RunFolder:
         return isinstance(splits, dict) and recipe.read(self.config).eval.split not in splits
 
     def final_summary(self) -> dict[str, Any] | None:
-        """``summary.json`` of the evaluation that ended the run; None before it is complete."""
+        """Read the ``summary.json`` of the final evaluation; None before it is complete."""
         summaries = (read_json(evaluation.summary) for evaluation in self.evaluation_folders())
         return next((summary for summary in summaries if summary.get("checkpoint") == FINAL), None)
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
-        """The run's evaluations by name, without those that a kill left half-written."""
+        """List the run's evaluations by name, without those that a kill left incomplete."""
         return [EvaluationFolder(path) for path in sorted(self.evaluations.glob("[!.]*"))]
 
     def newest_checkpoint(self) -> str:
-        """Name of the newest checkpoint, empty if there is none; it is not verified."""
+        """Return the name of the newest checkpoint, unverified; empty if none exists."""
         latest = self.checkpoints / "latest"
         return latest.readlink().name if latest.is_symlink() else ""
 
     def open(self, config: Config, manifest: Manifest) -> list[str]:
-        """Create the folder, or enter an existing one.
+        """Create the folder, or open an existing one to resume, and lock it.
 
         Returns:
-            one line for each plug-in file that has changed since the last start.
+            One line for each plug-in file that has changed since the run last started.
 
         Raises:
             UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
@@ -143,14 +142,14 @@ class RunFolder:
         else:
             copy_atomic(manifest.root / FILE_NAME, self.manifest)
         notes = keep_copies(self.plugins, config)
-        write_atomic(self.config, recipe.to_toml(config))  # last: it is what makes the folder a run
+        write_atomic(self.config, recipe.to_toml(config))  # last, because this file makes the folder a run
         return notes
 
     def lock(self) -> None:
-        """Keep every other process out, for as long as this object lives.
+        """Lock the folder for as long as this object lives.
 
         Raises:
-            UserError: another one is in.
+            UserError: another process has locked it.
             OSError: the folder cannot be written.
         """
         lock = (self.path / _LOCK).open("a+")
@@ -159,7 +158,7 @@ class RunFolder:
             if time.monotonic() > deadline:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise UserError(f"{self.path} is in use by {holder}; wait for it, or choose another --run.name")
+                raise UserError(f"{self.path} is in use by {holder}; wait for it, or use another --run.name")
             time.sleep(0.01)
         self._lock = lock
         lock.truncate(0)
@@ -167,7 +166,7 @@ class RunFolder:
         lock.flush()
 
     def in_use(self) -> bool:
-        """Whether a process trains here now."""
+        """Whether a process is training this run."""
         try:
             with (self.path / _LOCK).open("r") as lock:
                 return not _locked(lock, fcntl.LOCK_SH)
@@ -178,52 +177,50 @@ class RunFolder:
         if not self.path.exists():
             return
         if config.run.fresh:
-            raise UserError(f"{self.path} exists and run.fresh is set; choose another --run.name, or resume without it")
-        # A start that ended before it wrote the config leaves the first three, a range test the others.
-        begun = {self.checkpoints, self.manifest, self.plugins, self.lr_curve, self.figures}
-        foreign = any(path not in begun and not path.name.startswith(".") for path in self.path.iterdir())
+            raise UserError(f"{self.path} exists and run.fresh is set; use another --run.name, or resume without it")
+        # A process that ended before it wrote the config leaves the first three, a range test the others.
+        expected = {self.checkpoints, self.manifest, self.plugins, self.lr_curve, self.figures}
+        foreign = any(path not in expected and not path.name.startswith(".") for path in self.path.iterdir())
         if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
-            raise UserError(f"{self.path} exists and is not a run (no config.toml); choose another --run.name")
+            raise UserError(f"{self.path} exists and is not a run (no config.toml); use another --run.name")
 
     def refuse_other_settings(self, config: Config) -> None:
-        """Check that ``config`` may resume the run that is here.
+        """Refuse a ``config`` that cannot resume this run.
 
         Raises:
-            UserError: the run was started with a setting that ``config`` contradicts; the message names the first.
+            UserError: ``config`` contradicts a setting of the run; the message names the first.
         """
         if found := contradiction(recipe.read(self.config), config):
             key, words = found
-            raise UserError(
-                f"{self.path} was started with {words}; choose another --run.name, or leave {key} as it was"
-            )
+            raise UserError(f"{self.path} was started with {words}; use another --run.name, or leave {key} as it was")
 
     def _refuse_other_data(self, manifest: Manifest) -> None:
         started = Manifest.load(self.path)
         if started.fingerprint != manifest.fingerprint:
             raise UserError(
-                f"{self.path} was started on other data than {manifest.root} now holds "
-                f"({started.fingerprint}, now {manifest.fingerprint}); choose another --run.name"
+                f"{self.path} was started on other data than {manifest.root} now has "
+                f"({started.fingerprint}, now {manifest.fingerprint}); use another --run.name"
             )
 
 
 def _locked(file: IO[str], how: int) -> bool:
-    """Lock an open file without waiting; false when another process has it."""
+    """Lock an open file without waiting; return whether no other process has locked it."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass  # a file system without locks: better unguarded than no run at all
+        pass  # a file system without locks: train unguarded rather than not at all
     return True
 
 
 def contradiction(started: Config, asked: Config) -> tuple[str, str] | None:
-    """The first setting in which a resume differs and may not, and the difference in words; None for none."""
+    """Return the first setting that a resume may not change but does, and the difference in words; None for none."""
     before, now = (recipe.settings_of(config) for config in (started, asked))
-    # Another optimizer has other settings too: what both have, its name among it, comes first.
+    # Settings that both configs have come first: with another optimizer, its name precedes the settings it brings.
     for key in sorted(before.keys() | now.keys(), key=lambda key: (key not in before or key not in now, key)):
         if before.get(key) != now.get(key) and not _may_change(key):
-            return key, f"{key} = {_shown(before.get(key))} and this command says {_shown(now.get(key))}"
+            return key, f"{key} = {_format(before.get(key))} and this command says {_format(now.get(key))}"
     return None
 
 
@@ -231,5 +228,5 @@ def _may_change(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return "nothing" if value is None else json.dumps(value)

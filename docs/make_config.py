@@ -128,7 +128,7 @@ def _type(annotation: ast.expr) -> str:
         return "table" if kind == "dict" else f"list of {_type(items[0])}s"
     if ast.unparse(annotation) not in ("str", "int", "float", "bool"):
         return "table"
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true, false"}[ast.unparse(annotation)]
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true, false"}[ast.unparse(annotation)]
 
 
 def _toml(value: object) -> str:

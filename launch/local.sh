@@ -5,6 +5,6 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PATH=${CIFAR_DIST_VENV:-$repository/.venv}/bin:$PATH PYTHONSAFEPATH=1 PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 refuse() { echo "launch/local.sh: $*" >&2; exit 2; }
 [[ -z ${CIFAR_DIST_VENV-} || -x $CIFAR_DIST_VENV/bin/python ]] ||
-    refuse "CIFAR_DIST_VENV is $CIFAR_DIST_VENV, and there is no $CIFAR_DIST_VENV/bin/python"
+    refuse "CIFAR_DIST_VENV is $CIFAR_DIST_VENV, but $CIFAR_DIST_VENV/bin/python does not exist"
 command -v python >/dev/null || refuse "no .venv in $repository and no python on the PATH; run: make setup"
 exec python -m cifar_dist launch "$@"

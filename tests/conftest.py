@@ -11,7 +11,7 @@ from support.running import ROOT
 
 from cifar_dist.cpu.openmp import shorten_openmp_spin
 
-# A machine may be slow; that is no failure.
+# A machine may be slow; that is not a failure.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved is loaded, whatever kills the save, and what was whole is never lost."""
+"""Checkpoints: load what was saved, and never lose an intact one, whatever kills the save."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_is_evaluated_are_the_averaged_weights_where_there_are_any(folder: 
 
 
 def test_the_average_resumes_with_its_own_statistics() -> None:
-    """Recalibration replaced them in what is evaluated; counters of batches are no part of an average."""
+    """Recalibration replaced them in the evaluated weights; batch counters are not part of an average."""
     evaluated = {"weight": torch.ones(2), "running_mean": torch.zeros(2), "batches": torch.tensor(3)}
     running = Averaged(evaluated, {"running_mean": torch.ones(2)}).running()
     assert running.keys() == {"weight", "running_mean"}
@@ -142,7 +142,7 @@ def test_a_save_that_dies_leaves_the_old_one_or_the_new(
         assert found in {*before[-1:], step}
         assert holds(chosen, found)
         seen.add(checkpoint.load(chosen).state.is_best)
-        # The links are right again before training goes on.
+        # The links are correct again before training continues.
         assert (folder / "latest").resolve() == chosen.resolve()
         if found == step and checkpoint.load(chosen).state.is_best:
             assert (folder / "best").resolve() == chosen.resolve()
@@ -187,7 +187,7 @@ def test_what_a_killed_save_left_is_swept_and_nothing_else(folder: Path) -> None
     assert names(folder) == ["latest", "notes.txt", "step-00000001", "step-00000002.damaged"]
 
 
-def test_a_run_that_was_copied_with_its_links_followed_goes_on(folder: Path) -> None:
+def test_a_run_copied_with_its_links_followed_resumes(folder: Path) -> None:
     save(folder, 1, best=True)
     shutil.copytree(folder, folder.with_name("copy"))  # follows links, as scp -r does
     copy = folder.with_name("copy")
@@ -234,11 +234,11 @@ def test_an_unknown_checkpoint_names_the_known(folder: Path, which: str, says: s
         checkpoint.named(folder, which)
 
 
-def test_an_empty_folder_and_a_damaged_checkpoint_are_told(folder: Path) -> None:
-    with pytest.raises(UserError, match="holds no checkpoint yet; train first"):
+def test_an_empty_folder_and_a_damaged_checkpoint_are_reported(folder: Path) -> None:
+    with pytest.raises(UserError, match="has no checkpoint yet; train first"):
         checkpoint.named(folder, "best")
     save(folder, 5)
     (save(folder, 10) / WEIGHTS).unlink()
-    with pytest.raises(UserError, match=r"weights\.safetensors is missing; take another with --checkpoint: 10, 5"):
+    with pytest.raises(UserError, match=r"weights\.safetensors is missing; use another with --checkpoint: 10, 5"):
         checkpoint.named(folder, "latest")
-    assert (folder / "step-00000010").is_dir(), "who only looks changes nothing"
+    assert (folder / "step-00000010").is_dir(), "choosing by name changes nothing"

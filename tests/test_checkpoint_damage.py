@@ -1,4 +1,4 @@
-"""Damaged and forged checkpoints: what is not whole is never believed, and what lies is a clean error."""
+"""Damaged and forged checkpoints: an incomplete one is never loaded, and a forged one is a one-line error."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_disk_that_cannot_read_a_part_is_damage(folder: Path) -> None:
         checkpoint.verify(path)
 
 
-def test_each_bad_one_is_set_aside_until_one_is_whole(folder: Path) -> None:
+def test_damaged_checkpoints_are_set_aside_until_one_is_intact(folder: Path) -> None:
     for step in (1, 2, 3):
         save(folder, step)
     (folder / "step-00000003.damaged").mkdir()  # of an earlier start
@@ -255,6 +255,6 @@ def test_weights_that_are_no_safetensors_are_a_clean_error(folder: Path, part: s
 
 def test_weights_of_another_model_are_a_user_error(folder: Path) -> None:
     path = save(folder, 7)
-    with pytest.raises(UserError, match="step-00000007 holds the weights of another model: ") as caught:
+    with pytest.raises(UserError, match="step-00000007 has the weights of another model: ") as caught:
         checkpoint.load_weights(nn.Linear(2, 2), checkpoint.load(path).tensors.weights, path)
     assert "\n" not in str(caught.value)

@@ -44,7 +44,7 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".pt"])
-def test_it_says_what_the_run_says(run: Path, digits: Path, tmp_path: Path, suffix: str) -> None:
+def test_an_export_predicts_what_the_run_predicts(run: Path, digits: Path, tmp_path: Path, suffix: str) -> None:
     out, images, answers = tmp_path / f"it{suffix}", tmp_path / "images.npy", tmp_path / "answers.npy"
     assert cli.run(["export", str(run), "--checkpoint", "latest", "--out", str(out)]) == 0
     np.save(images, ShardReader(Manifest.load(digits), "test").all().numpy())
@@ -64,8 +64,11 @@ def test_it_says_what_the_run_says(run: Path, digits: Path, tmp_path: Path, suff
 
 def test_what_cannot_be_is_one_line(run: Path, tmp_path: Path) -> None:
     for words, says in (
-        (["nothing"], "there is no run 'nothing'"),
-        ([str(run), "--out", "it.onnx"], r"it\.onnx is no name for an export; it ends with \.pt2 .*or \.pt "),
+        (["nothing"], "run 'nothing' does not exist"),
+        (
+            [str(run), "--out", "it.onnx"],
+            r"it\.onnx is not a valid export name; use one that ends with \.pt2 .*or \.pt ",
+        ),
         ([str(run), "--out", f"{tmp_path}/no/it.pt"], r"no/it\.pt cannot be written: No such file or directory"),
         ([str(run), "--checkpoint", "7"], "has no checkpoint of step 7"),
     ):

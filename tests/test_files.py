@@ -54,7 +54,7 @@ def test_a_file_is_old_or_new_at_every_death(tmp_path: Path, power_loss: bool) -
 
 
 @pytest.mark.parametrize("power_loss", [False, True])
-def test_a_new_folder_is_absent_or_whole_at_every_death(tmp_path: Path, power_loss: bool) -> None:
+def test_a_new_folder_is_absent_or_complete_at_every_death(tmp_path: Path, power_loss: bool) -> None:
     states = []
     for folder in every_death(lambda: fresh(tmp_path), lambda f: replace_folder(f / "it"), power_loss=power_loss):
         states.append((folder / "it").exists())

@@ -18,7 +18,7 @@ CELLS = st.lists(st.lists(st.text(max_size=8), min_size=2, max_size=2), max_size
 
 
 @given(CELLS)
-def test_lines_are_of_one_length_and_hold_their_cells(rows: list[list[str]]) -> None:
+def test_lines_have_one_length_and_contain_their_cells(rows: list[list[str]]) -> None:
     table = markdown(["name", "figure"], rows, ["figure"])
     lines = table.split("\n")
     assert lines.pop() == ""

@@ -1,4 +1,4 @@
-"""What is imported when: help and typos must not wait for torch."""
+"""Import times: help and typos must not wait for torch."""
 
 from __future__ import annotations
 

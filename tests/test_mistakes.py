@@ -36,7 +36,7 @@ def test_optim_iterations_without_muon() -> None:
 
 def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
     done = train(str(tiny), "--data.path", str(tmp_path / "nowhere"))[0]
-    refused(done, "no packed dataset at", "there is no such folder", "cifar-dist pack SOURCE")
+    refused(done, "no packed dataset at", "the folder does not exist", "cifar-dist pack SOURCE")
     assert not (tmp_path / "runs").exists()
 
 
@@ -60,7 +60,7 @@ def test_resume_with_another_setting(tiny: Path, tmp_path: Path) -> None:
     refused(
         train(str(tiny), "--train.epochs", "1", "--optim.lr", "0.2")[0],
         "was started with optim.lr = 0.1 and this command says 0.2",
-        "choose another --run.name",
+        "use another --run.name",
     )
     refused(train(str(tiny), "--train.epochs", "1", "--run.fresh")[0], "exists and run.fresh is set")
     after = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
@@ -86,16 +86,16 @@ def test_damaged_shard(tiny: Path, digits: Path, tmp_path: Path, damage: str) ->
 
 def test_unknown_words() -> None:
     refused(verb("trian"), "no command is called 'trian'", "did you mean 'train'?")
-    refused(verb("train"), "which recipe?", "demo")
+    refused(verb("train"), "name a recipe: ", "demo")
     refused(verb("train", "demmo"), "did you mean 'demo'?")
-    refused(verb("train", "--optim.lr", "1", "demo"), "the first word is the recipe")
+    refused(verb("train", "--optim.lr", "1", "demo"), "the recipe must come first")
     refused(verb("pack"), "source", "see: cifar-dist pack --help")
-    refused(verb("evaluate", "no-such-run"), "there is no run 'no-such-run'")
+    refused(verb("evaluate", "no-such-run"), "run 'no-such-run' does not exist")
     refused(verb("pack", "digits", "x", "--val-fraction", "2"), "'2' is not a fraction")
 
 
 def test_what_cannot_be_trained(tiny: Path, tmp_path: Path) -> None:
-    refused(train(str(tiny), "--model.name", "tiny-cn")[0], "there is no model 'tiny-cn'", "did you mean 'tiny-cnn'?")
+    refused(train(str(tiny), "--model.name", "tiny-cn")[0], "unknown model 'tiny-cn'", "did you mean 'tiny-cnn'?")
     refused(train(str(tiny), "--model.options.width", "8")[0], "tiny-cnn has no option 'width'")
     refused(
         train(str(tiny), "--augment.crop.pad", "40")[0],
@@ -148,7 +148,7 @@ def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
     running = start([TRAIN, str(tiny), *endless])
     try:
         wait_for_records(tmp_path / "runs" / "tiny", 5, running)
-        refused(train(str(tiny), *endless)[0], "is in use by process", "choose another --run.name")
+        refused(train(str(tiny), *endless)[0], "is in use by process", "use another --run.name")
     finally:
         running[0].terminate()
         assert finish(running)[0].returncode == 75

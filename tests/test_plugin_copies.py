@@ -40,7 +40,7 @@ def test_files_are_found_wherever_a_config_names_them() -> None:
     assert plugin_files(Config()) == []
 
 
-def test_without_plugins_there_is_no_folder(tmp_path: Path) -> None:
+def test_without_plugins_no_folder_is_created(tmp_path: Path) -> None:
     assert keep_copies(tmp_path / "plugins", Config()) == []
     assert not (tmp_path / "plugins").exists()
 

@@ -50,7 +50,7 @@ def refusal(path: Path, config: Config, manifest: Manifest) -> str:
     return str(caught.value)
 
 
-def test_a_new_folder_says_what_was_asked_on_what_data(tmp_path: Path, manifest: Manifest) -> None:
+def test_a_new_folder_records_config_and_data(tmp_path: Path, manifest: Manifest) -> None:
     folder = RunFolder(tmp_path / "runs" / "it")
     folder.open(CONFIG, manifest)
     assert folder.name == "it"
@@ -158,7 +158,7 @@ def test_who_only_looks_whether_a_run_is_in_use_keeps_nobody_out(
 ) -> None:
     path = tmp_path / "it"
     folder = RunFolder(path)
-    assert not folder.in_use(), "there is none yet"
+    assert not folder.in_use(), "it does not exist yet"
     folder.open(CONFIG, manifest)
     assert RunFolder(path).in_use()
     del folder
@@ -189,7 +189,7 @@ def test_a_resume_that_contradicts_is_refused_by_key(
 ) -> None:
     open_folder(tmp_path / "it", CONFIG, manifest)
     message = refusal(tmp_path / "it", replace(CONFIG, **change), manifest)
-    assert f"it was started with {key}; choose another --run.name, or leave " in message
+    assert f"it was started with {key}; use another --run.name, or leave " in message
     assert recipe.read(tmp_path / "it" / "config.toml") == CONFIG, "the run keeps its config"
 
 
@@ -218,14 +218,14 @@ def test_other_data_is_refused(tmp_path: Path, manifest: Manifest) -> None:
     assert other.fingerprint in message
 
 
-def test_fresh_refuses_what_is_there(tmp_path: Path, manifest: Manifest) -> None:
+def test_fresh_refuses_an_existing_folder(tmp_path: Path, manifest: Manifest) -> None:
     fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
     open_folder(tmp_path / "it", fresh, manifest)
     assert "exists and run.fresh is set" in refusal(tmp_path / "it", fresh, manifest)
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "checkpoints/step-00000001", "data/"])
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, manifest: Manifest, name: str) -> None:
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path, manifest: Manifest, name: str) -> None:
     path = tmp_path / "it" / name
     if "." in name:
         path.parent.mkdir(parents=True)
@@ -241,9 +241,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path: Path, manifest: Manifest) ->
     open_folder(tmp_path, CONFIG, manifest)
 
 
-def test_a_start_that_was_killed_before_it_wrote_the_config_may_be_made_again(
-    tmp_path: Path, manifest: Manifest
-) -> None:
+def test_a_run_killed_before_it_wrote_the_config_can_be_started_again(tmp_path: Path, manifest: Manifest) -> None:
     open_folder(tmp_path / "it", CONFIG, manifest)
     (tmp_path / "it" / "config.toml").rename(tmp_path / "it" / ".config.toml.77.tmp")
     (tmp_path / "it" / "manifest.json").write_text("half of i")
@@ -264,7 +262,7 @@ def cannot_be_written(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("case", range(5), ids=["file", "below a file", "dangling link", "long name", "proc"])
-def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path, manifest: Manifest, case: int) -> None:
+def test_an_unwritable_folder_is_reported_at_the_start(tmp_path: Path, manifest: Manifest, case: int) -> None:
     path = cannot_be_written(tmp_path)[case]
     message = refusal(path, CONFIG, manifest)
     assert message.startswith(f"the run folder {path} cannot be written (")
@@ -272,12 +270,12 @@ def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path, ma
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_folder_is_told_at_the_start(tmp_path: Path, manifest: Manifest) -> None:
+def test_a_read_only_folder_is_reported_at_the_start(tmp_path: Path, manifest: Manifest) -> None:
     tmp_path.chmod(0o555)
     assert "Permission denied" in refusal(tmp_path / "it", CONFIG, manifest)
 
 
-def test_a_config_that_was_edited_into_nonsense_is_told(tmp_path: Path, manifest: Manifest) -> None:
+def test_a_config_edited_into_nonsense_is_reported(tmp_path: Path, manifest: Manifest) -> None:
     open_folder(tmp_path / "it", CONFIG, manifest)
     (tmp_path / "it" / "config.toml").write_text("[optim]\nlr = 'fast'\n")
     assert "config.toml: optim.lr" in refusal(tmp_path / "it", CONFIG, manifest)

@@ -11,17 +11,17 @@
       COMPLETE.json                    version, size and sha256 of each file, written last
     checkpoints/latest, best           links
 
-A folder gets its name after everything in it is on the disk, so it is complete or absent. It is verified before it is
-used all the same, because disks fail: a damaged one is set aside by name, and the one before it is taken. Nothing here
-can execute what it reads, and nothing here is collective: rank 0 saves and chooses.
+A folder gets its name after all its files are on the disk, so it is complete or absent. It is still verified before
+use, because disks fail: a damaged one is renamed, and the previous one is used. Nothing here executes what it reads,
+and nothing here is collective: rank 0 saves and chooses.
 """
 
 from cifar_dist.checkpoint.contents import NEW_RUN, Averaged, Checkpoint, CheckpointError, Tensors, TrainState
 from cifar_dist.checkpoint.folder import evaluated_weights, load, load_weights, read_state
 from cifar_dist.checkpoint.history import (
-    adoptable,
     choose,
     folder_name,
+    is_adoptable,
     listing,
     named,
     prune,
@@ -38,10 +38,10 @@ __all__ = [
     "CheckpointError",
     "Tensors",
     "TrainState",
-    "adoptable",
     "choose",
     "evaluated_weights",
     "folder_name",
+    "is_adoptable",
     "listing",
     "load",
     "load_weights",

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: tensors by name, and the numbers of the run."""
+"""The contents of a checkpoint: tensors by name, and the state of the run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be used; the message says which part of it and why."""
+    """A checkpoint that cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """How far a run is: ``state.json``. A file with a missing, unknown or mistyped field is rejected.
+    """The progress of a run: ``state.json``. A file with a missing, unknown or mistyped field is rejected.
 
     Attributes:
         step: optimizer steps done.
-        epochs_evaluated: epochs that are complete, their evaluation included where one was due. One less than the
-            epochs trained when the checkpoint was saved between an epoch's last step and its evaluation.
+        epochs_evaluated: complete epochs, including their evaluation if one was due. One less than the epochs trained
+            if the checkpoint was saved between an epoch's last step and its evaluation.
         val_accuracy: fraction correct at the last evaluation on the validation split; None before the first.
         best_val_accuracy: the highest of those; None before the first.
         is_best: whether this checkpoint holds the weights that reached ``best_val_accuracy``.
@@ -55,23 +55,23 @@ class Averaged:
     """A running average of the weights that has begun.
 
     Attributes:
-        weights: weights and buffers by name, as they are evaluated: recalibrated where the run asks for that.
-        statistics: tensors of the average itself that ``weights`` does not hold unchanged: its floating-point
-            buffers, which recalibration replaces. With them the averaging resumes exactly.
+        weights: weights and buffers by name, as they are evaluated: recalibrated if the run asks for it.
+        statistics: the average's own floating-point buffers, which recalibration replaces in ``weights``. Averaging
+            resumes exactly from them.
     """
 
     weights: Mapping[str, Tensor]
     statistics: Mapping[str, Tensor]
 
     def running(self) -> dict[str, Tensor]:
-        """The state of the average itself: its floating-point tensors by name."""
+        """Return the state of the average itself: its floating-point tensors by name."""
         floating = {name: value for name, value in self.weights.items() if value.is_floating_point()}
         return floating | dict(self.statistics)
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """The tensors of a checkpoint: full ones, on the CPU, whichever engine sharded them.
+    """The tensors of a checkpoint: full tensors on the CPU, whichever engine sharded them.
 
     Attributes:
         weights: weights and buffers by name, as training continues with them.
@@ -86,7 +86,7 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to resume.
+    """The data that a run needs to resume.
 
     Attributes:
         tensors: see :class:`Tensors`.

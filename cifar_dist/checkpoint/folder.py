@@ -1,4 +1,4 @@
-"""One checkpoint on the disk: write a folder, read it again. What is written has the newest layout."""
+"""Write one checkpoint folder, and read it. Always writes the newest layout."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _STATE = TypeAdapter(TrainState)
 
 
 def write(target: Path, tensors: Tensors, state: TrainState) -> None:
-    """Write the checkpoint ``target``, complete or not at all; it replaces one of that name.
+    """Write the checkpoint ``target``, complete or not at all, replacing one of that name.
 
     Raises:
-        OSError: the disk does not take it; nothing half-written remains.
+        OSError: it cannot be written; nothing half-written remains.
     """
     files = {WEIGHTS: tensors.weights, OPTIMIZER: tensors.optimizer}
     if tensors.averaged is not None:
@@ -53,7 +53,7 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint that :func:`~cifar_dist.checkpoint.marker.verify` has passed.
 
     Raises:
-        CheckpointError: a file of it cannot be read.
+        CheckpointError: one of its files cannot be read.
     """
     state, marker = read_state(path), read_marker(path)
     try:
@@ -69,10 +69,10 @@ def load(path: Path) -> Checkpoint:
 
 
 def read_state(path: Path) -> TrainState:
-    """The numbers of a checkpoint.
+    """Read the state of a checkpoint.
 
     Raises:
-        CheckpointError: they cannot be read, or are not what a checkpoint holds.
+        CheckpointError: it cannot be read, or is invalid.
     """
     version = read_marker(path).version
     try:
@@ -87,7 +87,7 @@ def read_state(path: Path) -> TrainState:
 
 
 def evaluated_weights(path: Path) -> Path:
-    """The file with the weights that are evaluated and exported: the averaged ones where there are any.
+    """Return the file with the weights to evaluate and export: the averaged ones if they exist.
 
     Raises:
         CheckpointError: the checkpoint's marker cannot be read.
@@ -100,10 +100,10 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     """Load a checkpoint's weights into ``module``.
 
     Raises:
-        UserError: they are of another model; ``path`` is what the message names.
+        UserError: they belong to another model; the message names ``path``.
     """
     try:
         module.load_state_dict(dict(weights))
     except RuntimeError as error:
         what = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} holds the weights of another model: {what}") from None
+        raise UserError(f"{path} has the weights of another model: {what}") from None

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: save one, keep the newest and the best, choose the one to resume from."""
+"""The checkpoints of one run: save, keep the newest and the best, choose the one to resume from."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def folder_name(step: int) -> str:
 
 
 def step_of(path: Path) -> int | None:
-    """The step in a checkpoint folder's name; None for any other name."""
+    """Parse the step in a checkpoint folder's name; None for any other name."""
     match = _FOLDER.fullmatch(path.name)
     return int(match[1]) if match else None
 
 
 def listing(folder: Path) -> list[Path]:
-    """Checkpoints of a run, newest first; whether they are intact is not checked."""
+    """List the checkpoints of a run, newest first, without verifying them."""
     found = [path for path in folder.glob("step-*") if step_of(path) is not None and path.is_dir()]
     return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
 
 
 def save(folder: Path, tensors: Tensors, state: TrainState) -> Path:
-    """Write a checkpoint and point ``latest`` (and ``best``, if it is) at it.
+    """Write a checkpoint and point ``latest`` (and ``best``, if it is the best) at it.
 
     Args:
         folder: the run's ``checkpoints``.
-        tensors, state: what it holds.
+        tensors, state: its contents.
 
     Raises:
-        OSError: the disk does not take it; nothing half-written remains.
+        OSError: it cannot be written; nothing half-written remains.
     """
     target = folder / folder_name(state.step)
     write(target, tensors, state)
@@ -53,25 +53,25 @@ def _link(path: Path, *, best: bool) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best one, and what a killed save left.
+    """Delete all checkpoints except the newest ``keep`` and the best one, and what a killed save left.
 
-    Only while no other process writes here.
+    Call it only while no other process writes here.
     """
     for path in (*surplus(folder, keep), *leftovers(folder)):
         discard(path)
 
 
 def surplus(folder: Path, keep: int) -> list[Path]:
-    """The checkpoints that are neither among the newest ``keep`` nor the best one."""
+    """List the checkpoints that are neither among the newest ``keep`` nor the best one."""
     best = (folder / "best").resolve()
     return [path for path in listing(folder)[keep:] if path.resolve() != best]
 
 
 def choose(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest intact checkpoint, and one line for each that was set aside on the way.
+    """Return the newest intact checkpoint, and one line for each damaged one that was renamed.
 
-    A damaged one is renamed ``step-N.damaged``: out of the way of the next start, and kept for inspection. A save that
-    was killed between its last two renames is completed first. Only while no other process writes here.
+    A damaged one is renamed ``step-N.damaged``, so that the next resume ignores it and it can be inspected. A save that
+    was killed between its last two renames is completed first. Call it only while no other process writes here.
     """
     notes: list[str] = []
     _adopt(folder)
@@ -88,8 +88,8 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
     return None, notes
 
 
-def adoptable(leftover: Path) -> bool:
-    """Whether it is an intact checkpoint that lost its name when a save in its place was killed between two renames."""
+def is_adoptable(leftover: Path) -> bool:
+    """Whether an intact checkpoint lost its name because a save in its place was killed between two renames."""
     target = leftover.with_name(leftover.name.split(".")[1])
     if step_of(target) is None or target.exists():
         return False
@@ -102,25 +102,25 @@ def adoptable(leftover: Path) -> bool:
 
 def _adopt(folder: Path) -> None:
     for leftover in sorted(folder.glob(".step-*.tmp*")):  # the new one, named by a process id, before the old one
-        if adoptable(leftover):
+        if is_adoptable(leftover):
             leftover.rename(leftover.with_name(leftover.name.split(".")[1]))
 
 
 def named(folder: Path, which: str) -> Path:
-    """The checkpoint that a person asks for: ``best``, ``latest`` or a step number; verified.
+    """Return the checkpoint that the user asks for, verified: ``best``, ``latest`` or a step number.
 
     Raises:
-        UserError: none has that name, or it is damaged.
+        UserError: it does not exist, or is damaged.
     """
     known = {str(step_of(path)): path for path in listing(folder)}
     if not known:
-        raise UserError(f"{folder} holds no checkpoint yet; train first")
+        raise UserError(f"{folder} has no checkpoint yet; train first")
     steps = ", ".join(known)
     newest = next(iter(known.values()))
     if which == "latest":
         path = newest
     elif which == "best":
-        path = (folder / "best").resolve() if (folder / "best").is_dir() else newest  # nothing was measured yet
+        path = (folder / "best").resolve() if (folder / "best").is_dir() else newest  # before the first evaluation
     elif not which.isdecimal():
         raise UserError(f"checkpoint '{which}' is neither best, latest nor a step; steps here: {steps}")
     elif (step := which.lstrip("0") or "0") in known:
@@ -130,5 +130,5 @@ def named(folder: Path, which: str) -> Path:
     try:
         verify(path)
     except CheckpointError as error:
-        raise UserError(f"{path}: {error}; take another with --checkpoint: {steps}") from None
+        raise UserError(f"{path}: {error}; use another with --checkpoint: {steps}") from None
     return path

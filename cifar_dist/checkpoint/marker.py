@@ -16,7 +16,7 @@ VERSION: Final = 2
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 AVERAGED, AVERAGED_STATISTICS = "averaged.safetensors", "averaged_statistics.safetensors"
 MODEL_V1: Final = "model.safetensors"
-"""What version 1 evaluated: the weights, or their average."""
+"""The file of version 1 with the weights to evaluate: the last ones, or their average."""
 
 _FILES: Final = {
     1: ({MODEL_V1, OPTIMIZER, STATE},),
@@ -35,24 +35,24 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Marker:
-    """What ``COMPLETE.json`` says."""
+    """The contents of ``COMPLETE.json``."""
 
     version: int
     files: dict[str, FileFacts]
 
 
 def write_marker(path: Path, names: list[str]) -> None:
-    """Declare the checkpoint in ``path`` complete, with the files ``names``."""
+    """Mark the checkpoint in ``path`` as complete, with the files ``names``."""
     files = {name: FileFacts((path / name).stat().st_size, sha256(path / name)) for name in names}
     text = json.dumps(asdict(Marker(VERSION, files)), indent=2)
     (path / MARKER).write_text(text + "\n", encoding="utf-8")
 
 
 def read_marker(path: Path) -> Marker:
-    """The marker of the checkpoint in ``path``.
+    """Read the marker of the checkpoint in ``path``.
 
     Raises:
-        CheckpointError: there is none, it cannot be read, or it is of a version that this program does not know.
+        CheckpointError: it does not exist, cannot be read, or has an unsupported version.
     """
     try:
         raw = json.loads((path / MARKER).read_text(encoding="utf-8"))
@@ -66,9 +66,9 @@ def read_marker(path: Path) -> Marker:
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"its {MARKER} is not readable ({error})") from None
+        raise CheckpointError(f"its {MARKER} cannot be read ({error})") from None
     if set(files) not in _FILES[version]:
-        raise CheckpointError(f"its {MARKER} lists {', '.join(files)[:100] or 'no file'}, which is no checkpoint")
+        raise CheckpointError(f"its {MARKER} lists {', '.join(files)[:100] or 'no file'}, which is not a checkpoint")
     return Marker(version, files)
 
 
@@ -89,4 +89,4 @@ def verify(path: Path) -> None:
         except OSError as error:
             raise CheckpointError(f"{name} cannot be read ({error.strerror})") from None
         if found != saved.sha256:
-            raise CheckpointError(f"{name} is not what was saved (sha256 differs)")
+            raise CheckpointError(f"{name} differs from what was saved (sha256 does not match)")

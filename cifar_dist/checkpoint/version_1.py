@@ -1,6 +1,6 @@
 """Read checkpoints of version 1 of the layout.
 
-Its ``model.safetensors`` held what is evaluated. With an average the weights that train were in
+Its ``model.safetensors`` contained the weights to evaluate. With an average, the trained weights were in
 ``optimizer.safetensors`` as ``weights/NAME``, and the average itself, once it had begun, as ``average/NAME``.
 """
 
@@ -30,7 +30,11 @@ class _State(BaseModel, strict=True, extra="ignore"):
 
 
 def parse_state(text: bytes) -> TrainState:
-    """Raises pydantic.ValidationError on anything but the ``state.json`` of a version 1 checkpoint."""
+    """Parse the ``state.json`` of a version 1 checkpoint.
+
+    Raises:
+        pydantic.ValidationError: anything else.
+    """
     old = _State.model_validate_json(text)
     return TrainState(
         step=old.step,
@@ -43,7 +47,7 @@ def parse_state(text: bytes) -> TrainState:
 
 
 def convert_tensors(model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Tensors:
-    """The tensors of version 1, each where it belongs now."""
+    """Convert the tensors of version 1 to the current layout."""
     average = _below(optimizer, _AVERAGE)
     own = {key: value for key, value in optimizer.items() if not key.startswith((_WEIGHTS, _AVERAGE))}
     return Tensors(

@@ -1,9 +1,11 @@
-"""The one tree of settings. A run is a pure function of this tree (and of the packed data it names).
+"""The tree of settings. A run is a pure function of this tree and of the packed data that it names.
 
 Every section is a frozen dataclass; a recipe TOML fills it, ``--section.field VALUE`` overrides it. Where a section
-offers a choice, its ``name`` picks the dataclass (see :mod:`.choice`), so a setting has an effect or is refused. The
-text under a field is its documentation: ``--help`` prints it.
-This package imports nothing slow and nothing else of the project but its errors, so that every part may depend on it.
+offers a choice, its ``name`` picks the dataclass (see :mod:`.choice`), so a setting either has an effect or is refused.
+The string under a field is its documentation, which ``--help`` prints.
+
+This package imports nothing slow, and of the project only its errors and the settings of the transforms, so that every
+part may depend on it.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Config(Section):
-    """The whole tree."""
+    """The complete tree of settings."""
 
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -79,6 +81,6 @@ class Config(Section):
         if isinstance(self.optim, StagedOptimConfig):
             require(
                 not self.model.freeze or self.optim.backbone_lr == self.optim.layer_decay == 1,
-                "optim.backbone_lr and optim.layer_decay have no effect with model.freeze: only the last layer learns; "
-                "remove them, or use --model.unfreeze",
+                "optim.backbone_lr and optim.layer_decay have no effect with model.freeze, which trains the last layer "
+                "only; remove them, or use --model.unfreeze",
             )

@@ -1,4 +1,4 @@
-"""Settings of what is done to a training image."""
+"""Settings of the augmentation of training images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PACKAGE = "cifar_dist.data.transforms"
 
 
 class _ShippedTransforms(Mapping[str, "type[TransformConfig]"]):
-    """The settings of each file of ``cifar_dist/data/transforms/``, by its name; imported when they are asked for.
+    """The settings class of each file in ``cifar_dist/data/transforms/``, by file name; imported on first access.
 
-    They are there, beside what they do, so that a transform is one file. They are the one thing that this package takes
-    from another part of the project; like all of it, they import nothing slow.
+    The classes live beside their implementation, so that a transform is one file. Their modules are the only ones of
+    another room that this package imports; they import nothing slow either.
     """
 
     @functools.cached_property
@@ -50,17 +50,17 @@ class _ShippedTransforms(Mapping[str, "type[TransformConfig]"]):
 
 @dataclass(frozen=True)
 class TransformConfig(Choice):
-    """One transform: its ``name``, and its own settings.
+    """One transform: its ``name`` and its own settings.
 
     Attributes:
-        mixes: it mixes samples with each other, which is done to a batch that is otherwise finished.
+        mixes: whether it mixes samples with each other; such transforms come last, on finished images.
     """
 
     variants: ClassVar[Mapping[str, type[TransformConfig]]] = _ShippedTransforms()
     mixes: ClassVar[bool] = False
 
     name: str = ""
-    """Which transform, or ``path/to/file.py:Class`` or ``package.module:Class`` for one from outside the package."""
+    """The transform, or ``path/to/file.py:Class`` or ``package.module:Class`` for one from outside the package."""
 
 
 def _default_transforms() -> tuple[TransformConfig, ...]:
@@ -69,7 +69,7 @@ def _default_transforms() -> tuple[TransformConfig, ...]:
 
 @dataclass(frozen=True)
 class AugmentConfig(Section):
-    """What is done to a training image, on the device, from counter-based randomness."""
+    """Augmentation of training images, on the device, from counter-based randomness."""
 
     named_items: ClassVar[str] = "transforms"
 
@@ -77,9 +77,9 @@ class AugmentConfig(Section):
     """The transforms, in the order in which they are applied: ``[{ name = "crop", pad = 2 }, { name = "flip" }]``, or
     ``[]`` for none. ``--augment.crop.pad 2`` changes one setting of the transform of that name in the list."""
     mean: tuple[float, ...] = ()
-    """Per-channel mean, in [0, 1], subtracted from the image; empty: of the training split, from the manifest."""
+    """Per-channel mean to subtract, in [0, 1]; empty: the training split's, from the manifest."""
     std: tuple[float, ...] = ()
-    """Per-channel standard deviation, in [0, 1], divided by; empty: of the training split, from the manifest."""
+    """Per-channel standard deviation to divide by, in [0, 1]; empty: the training split's, from the manifest."""
 
     def __post_init__(self) -> None:
         _check_mixing(self.transforms)
@@ -90,13 +90,13 @@ class AugmentConfig(Section):
 
 
 def _check_mixing(transforms: tuple[TransformConfig, ...]) -> None:
-    """Mixing comes last, and each sample is mixed in one way at most."""
+    """Require that mixing transforms come last and that each sample is mixed in at most one way."""
     mixing = [transform for transform in transforms if transform.mixes]
     for before, after in itertools.pairwise(transforms):
         require(
-            not before.mixes or after.mixes or not callable(after),  # settings alone, of a plug-in that is not imported
+            not before.mixes or after.mixes or not callable(after),  # not callable: of a plug-in that is not imported
             f"transforms: {before.name} mixes finished images and {after.name} follows it; put {before.name} last",
         )
     total = sum(asdict(transform)["p"] for transform in mixing)
     names = " and ".join(transform.name for transform in mixing)
-    require(total <= 1, f"transforms: {names} are alternatives, and the sum of their p is {total:g}, above 1")
+    require(total <= 1, f"transforms: {names} are alternatives; the sum of their p is {total:g}, above 1")

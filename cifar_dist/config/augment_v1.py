@@ -1,4 +1,4 @@
-"""The augmentation of version 1, whose transforms were fixed keys in a fixed order, as the list that it is now."""
+"""Convert the augmentation of version 1, whose transforms were fixed keys in a fixed order, to a list."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ _POLICY_SETTINGS = {"randaugment": ("operations", "magnitude")}
 
 
 def upgraded_augment(table: Tree) -> Tree:
-    """The table ``augment`` with the list of transforms that gives the same pixels.
+    """Return the table ``augment`` with the list of transforms that produces the same pixels.
 
-    Keys that are missing have the defaults of version 1. A table that has a list, or that is damaged, is returned.
+    Missing keys have the defaults of version 1. A table that already has a list, or is damaged, is returned unchanged.
     """
     if "transforms" in table:
         return table
     try:
         transforms = [*_pixels(table), *_mixing(table)]
     except (TypeError, ValueError):
-        return table  # reading it says how
+        return table  # damaged: building the config reports it
     return {"transforms": transforms, **{key: table[key] for key in ("mean", "std") if key in table}}
 
 
 def _pixels(table: Tree) -> list[Tree]:
-    """What changed single images, in the order in which it was applied."""
+    """Return the transforms of single images, in the order in which version 1 applied them."""
     flip, pad, policy = table.get("flip", "random"), table.get("crop", 4), table.get("policy", "none")
     brightness, contrast, saturation, hue = jitter = table.get("jitter", (0.0, 0.0, 0.0, 0.0))
-    affine = _given(table, rotation=0, translate=0, scale=[1, 1], shear=0)
+    affine = _changed(table, rotation=0, translate=0, scale=[1, 1], shear=0)
     gray, erasing, side = (table.get(key, 0) for key in ("gray", "erasing", "cutout"))
     perspective = table.get("perspective", 0)
     named = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
@@ -51,6 +51,6 @@ def _mixing(table: Tree) -> list[Tree]:
     return [{"name": name, "p": table[name], "alpha": alpha} for name in ("mixup", "cutmix") if table.get(name, 0) > 0]
 
 
-def _given(table: Tree, **off: Any) -> Tree:
-    """Those keys of ``off`` whose value in ``table`` is another."""
+def _changed(table: Tree, **off: Any) -> Tree:
+    """Return the keys of ``off`` whose value in ``table`` differs."""
     return {key: table[key] for key, value in off.items() if key in table and table[key] != value}

@@ -1,4 +1,4 @@
-"""Settings of the averages of the weights. One dataclass each, which says how much an update counts."""
+"""Settings of weight averaging: one dataclass for each average, which computes the weight of an update."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifar_dist.config.section import require
 
 @dataclass(frozen=True)
 class AverageConfig(Choice):
-    """Which average of the weights is evaluated and kept in place of the last ones."""
+    """The average of the weights that is evaluated and kept instead of the last weights."""
 
     key: ClassVar[str] = "average"
     variants: ClassVar[dict[str, type[AverageConfig]]] = {}
@@ -33,7 +33,7 @@ class RunningAverageConfig(AverageConfig):
     """A running average A of the weights W: A <- A + weight * (W - A).
 
     Attributes:
-        gives_back: the weights get the average after each update and at the end of each epoch.
+        gives_back: whether the model receives the average after each update and at the end of each epoch.
     """
 
     defined_by_variants: ClassVar[tuple[str, ...]] = ("weight",)
@@ -44,7 +44,7 @@ class RunningAverageConfig(AverageConfig):
     every: int = 1
     """Steps between two updates."""
     recalibrate: int = 0
-    """Training images from which batch statistics are computed anew for the averaged weights; 0 averages them too."""
+    """Training images from which to recompute batch statistics for the average; 0 averages the statistics too."""
 
     def __post_init__(self) -> None:
         require(self.start >= 0, f"start {self.start} must not be negative")
@@ -52,7 +52,7 @@ class RunningAverageConfig(AverageConfig):
         require(self.recalibrate >= 0, f"recalibrate {self.recalibrate} must not be negative")
 
     def weight(self, step: int, *, start: int, total: int) -> float:
-        """How much the weights after ``step`` optimizer steps count, in [0, 1].
+        """Return the weight of the update after ``step`` optimizer steps, in [0, 1].
 
         Args:
             step: a multiple of ``every`` steps after ``start``.
@@ -68,7 +68,7 @@ class EMAConfig(RunningAverageConfig):
 
     name: str = "ema"
     decay: float = 0.999
-    """Share of the average that an update keeps."""
+    """Fraction of the average that an update keeps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,9 +80,9 @@ class EMAConfig(RunningAverageConfig):
 
 @dataclass(frozen=True)
 class SWAConfig(RunningAverageConfig):
-    """The mean. Izmailov et al.: *Averaging Weights Leads to Wider Optima*, arXiv:1803.05407.
+    """The mean of the weights. Izmailov et al.: *Averaging Weights Leads to Wider Optima*, arXiv:1803.05407.
 
-    The batch statistics belong to none of the weights: set ``recalibrate``.
+    Averaged batch statistics do not match the averaged weights: set ``recalibrate``.
     """
 
     name: str = "swa"
@@ -93,20 +93,20 @@ class SWAConfig(RunningAverageConfig):
 
 @dataclass(frozen=True)
 class LookaheadConfig(RunningAverageConfig):
-    """Slow weights that follow the optimizer's fast ones every few steps, and draw them back.
+    """Slow weights that follow the optimizer's fast weights every few steps and then replace them.
 
     Zhang, Lucas, Hinton, Ba: *Lookahead Optimizer: k steps forward, 1 step back*, arXiv:1907.08610; k is ``every`` and
-    alpha is ``1 - decay``. With ``ramp`` the slow weights hold on the harder the later it is, as in airbench94 (Keller
-    Jordan, arXiv:2404.00498: decay 0.95 ** 5, every 5, ramp 3).
+    alpha is ``1 - decay``. With ``ramp`` the decay grows over the run, as in airbench94 (Keller Jordan,
+    arXiv:2404.00498: decay 0.95 ** 5, every 5, ramp 3).
     """
 
     gives_back: ClassVar[bool] = True
 
     name: str = "lookahead"
     decay: float = 0.999
-    """Share of the slow weights that an update keeps; 1 minus the paper's alpha."""
+    """Fraction of the slow weights that an update keeps; 1 minus the paper's alpha."""
     ramp: float = 0.0
-    """Let the decay grow over the run as decay * (step / steps) ** ramp."""
+    """Exponent with which the decay grows over the run: decay * (step / steps) ** ramp; 0 keeps it constant."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,8 +18,8 @@ adds its own, so a setting that the chosen variant does not have is refused inst
     ScheduleConfig.variants.update(step=StepConfig, ...)
 
 A field of type ``ScheduleConfig``, or ``tuple[ScheduleConfig, ...]`` for a list of named items, is then read from
-tables such as ``{name = "step", gamma = 0.2}``. A ``name`` that says where code lies (see :mod:`.plugins`) picks a
-dataclass from outside the package, which derives from the root as well. A variant may itself be a choice.
+tables such as ``{name = "step", gamma = 0.2}``. A ``name`` that locates code (see :mod:`.plugins`) picks a dataclass
+from outside the package, which also derives from the root. A variant may itself be a choice.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class UnknownSettingError(ValueError):
 
 
 class Choice(Section):
-    """Base of the root of a choice, and so of its variants.
+    """Base class of the roots of choices, and so of their variants.
 
     Attributes:
-        key: the section it is, for messages; empty where it is an item of a list.
+        key: the section's name, for messages; empty for items of a list.
         picked_by: the field that picks the variant; its default picks the default variant.
-        variants: the built-in ones. A class that defines it is a root, one that inherits it is a variant.
-        needs: settings that act only beside another one: {"start": "warmup"}. Giving the first and not the second,
-            whose default switches both off, is refused.
-        defined_by_variants: methods that the root only declares.
-        plug_in_base: what a dataclass from outside the package derives from, where that is not the root.
+        variants: the built-in variants by name. A class that defines it is a root; one that inherits it is a variant.
+        needs: settings that have an effect only with another one: {"start": "warmup"}. Setting the first without the
+            second, whose default disables both, is refused.
+        defined_by_variants: methods that the root declares and each variant must define.
+        plug_in_base: the class that a plug-in must derive from, if not the root.
     """
 
     key: ClassVar[str] = ""
@@ -81,7 +81,7 @@ class Choice(Section):
 
     @classmethod
     def _read(cls, settings: object, info: ValidationInfo) -> Self:
-        """The variant that ``settings`` pick, filled from them and checked."""
+        """Build and validate the variant that ``settings`` pick."""
         from pydantic import TypeAdapter
         from pydantic_core import PydanticCustomError
 
@@ -98,45 +98,48 @@ class Choice(Section):
 
 
 def is_root(cls: type) -> TypeGuard[type[Choice]]:
-    """Whether ``cls`` is the root of a choice, and no variant."""
+    """Whether ``cls`` is the root of a choice, not a variant."""
     return "variants" in vars(cls)
 
 
 def leaves(root: type[Choice]) -> Iterator[tuple[dict[str, str], type[Choice]]]:
-    """Every built-in variant that is not a choice itself, with what picks it: ``{"name": "muon", "rest": "sgd"}``."""
+    """Yield each built-in variant that is not itself a choice, with the settings that pick it.
+
+    For example ``({"name": "muon", "rest": "sgd"}, MuonSGDConfig)``.
+    """
     for name, variant in root.variants.items():
         below = leaves(variant) if is_root(variant) else [({}, variant)]
         yield from (({root.picked_by: name, **more}, leaf) for more, leaf in below)
 
 
 def field_names(section: type) -> list[str]:
-    """The keys of a section or a variant, in the order in which they are written."""
+    """Return the keys of a section or a variant, in their order of definition."""
     return [field.name for field in dataclasses.fields(section)]
 
 
 def keys_of(section: type) -> list[str]:
-    """The keys of a section; of a choice, those of all built-in variants, each once."""
+    """Return the keys of a section; for a choice, those of all built-in variants, each once."""
     variants = [variant for _, variant in leaves(section)] if is_root(section) else []
     return [*dict.fromkeys(key for variant in (section, *variants) for key in field_names(variant))]
 
 
 def pick(root: type[Choice], settings: Mapping[str, object], *, import_plugins: bool = True) -> type[Choice]:
-    """The variant that ``settings`` ask for.
+    """Return the variant that ``settings`` ask for.
 
     Args:
-        import_plugins: without, a plug-in's variant is a dataclass of the keys that are there, and no code of it runs.
+        import_plugins: if false, no code of a plug-in runs: its variant is a dataclass of the keys in ``settings``.
 
     Raises:
-        ValueError: no such variant. The message begins with the key that picks.
+        ValueError: no such variant; the message begins with the key that picks.
     """
     variant = root
     while is_root(variant):
         by = variant.picked_by
         name = settings.get(by, getattr(variant, by))
         if not isinstance(name, str):
-            raise ValueError(f"{by} {name!r} must be text")
+            raise ValueError(f"{by} {name!r} must be a string")
         if by == "name" and plugins.is_spec(name):
-            return _plugin(root, name) if import_plugins else _unread(root, settings)
+            return _plugin(root, name) if import_plugins else _unimported(root, settings)
         if name not in variant.variants:
             raise ValueError(f"{by} {name!r} is not known; {nearest(name, variant.variants)}")
         variant = variant.variants[name]
@@ -144,11 +147,11 @@ def pick(root: type[Choice], settings: Mapping[str, object], *, import_plugins: 
 
 
 def check_effective(root: type[Choice], variant: type[Choice], settings: Mapping[str, object]) -> None:
-    """Refuse a key that ``variant`` does not have, or that does nothing without another one.
+    """Refuse a key that ``variant`` does not have, or that has no effect without another one.
 
     Raises:
-        ValueError: with the choice that has it; the message begins with the key.
-        UnknownSettingError: none has it.
+        ValueError: another variant has the key, or it has no effect; the message begins with the key.
+        UnknownSettingError: no variant has it.
     """
     known = field_names(variant)
     for key in settings:
@@ -161,7 +164,7 @@ def check_effective(root: type[Choice], variant: type[Choice], settings: Mapping
 
 
 def _refusal(root: type[Choice], key: str, settings: Mapping[str, object]) -> ValueError | None:
-    """Why ``key`` does nothing beside what ``settings`` pick; None where no variant has it."""
+    """Explain why ``key`` has no effect with the variant that ``settings`` pick; None if no variant has it."""
     name = settings.get(root.picked_by, getattr(root, root.picked_by))
     chosen = root.variants.get(str(name))
     if chosen is not None and is_root(chosen):
@@ -182,7 +185,7 @@ def _either(names: Mapping[str, None]) -> str:
 
 
 def _plugin(root: type[Choice], name: str) -> type[Choice]:
-    """The settings dataclass that a plug-in brings."""
+    """Import the settings dataclass that ``name`` locates."""
     found, attribute = plugins.load(name), name.rpartition(":")[2]
     base = root.plug_in_base or root
     if not (isinstance(found, type) and issubclass(found, base) and "__dataclass_fields__" in vars(found)):
@@ -196,8 +199,8 @@ def _plugin(root: type[Choice], name: str) -> type[Choice]:
     return found
 
 
-def _unread(root: type[Choice], settings: Mapping[str, object]) -> type[Choice]:
-    """A dataclass of the keys of ``settings``, for who must read a plug-in's settings and not run its code."""
+def _unimported(root: type[Choice], settings: Mapping[str, object]) -> type[Choice]:
+    """Return a dataclass of the keys of ``settings``, to read a plug-in's settings without running its code."""
     own = [key for key in settings if key not in field_names(root)]
     for key in own:
         if not key.isidentifier() or keyword.iskeyword(key):

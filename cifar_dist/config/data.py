@@ -9,17 +9,17 @@ from cifar_dist.config.section import Section, require
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    """Which packed dataset, in which order, kept where."""
+    """The packed dataset, its order, and where decoded images are kept."""
 
     path: str = "shards/cifar10"
-    """Folder of a packed dataset: what ``cifar-dist pack`` wrote."""
+    """Folder of the packed dataset, as ``cifar-dist pack`` wrote it."""
     shuffle_block: int = 64
-    """Shards whose samples are mixed with each other: 1 mixes within a shard only; at least the number of
-    training shards gives one uniform permutation. Part of the order, so a resume may not change it."""
+    """Number of shards to shuffle together: 1 shuffles within each shard only; the number of training shards
+    or more gives one uniform permutation. A resume cannot change it, because it determines the order."""
     resident_mb: int = 4096
-    """Keep the decoded uint8 images on the device when they take at most this many MiB; 0 always streams."""
+    """Keep the decoded uint8 images on the device if they need at most this many MiB; 0 always streams."""
     read_ahead: int = 4
-    """Batches decoded in advance when streaming."""
+    """Batches to decode in advance when streaming."""
 
     def __post_init__(self) -> None:
         require(self.shuffle_block >= 1, f"shuffle_block {self.shuffle_block} must be at least 1")

@@ -1,4 +1,4 @@
-"""One tree of settings laid over another: a recipe over its base, the command line over a recipe."""
+"""Merge trees of settings in layers: a recipe over its base, the command line over a recipe."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Tree = dict[str, Any]
 
 
 def laid_over(base: Tree, tree: Tree, owner: type) -> Tree:
-    """Both trees of sections; where they meet, the second. ``owner`` is the dataclass whose fields the sections are."""
+    """Merge two trees of sections; ``tree`` wins. ``owner`` is the dataclass whose fields the sections are."""
     return _merged(without_lost(base, tree, owner), tree)
 
 
 def without_lost(base: Tree, tree: Tree, owner: type) -> Tree:
-    """``base`` without what means nothing under ``tree``.
+    """Return ``base`` without the settings that have no meaning under ``tree``.
 
-    A layer that picks another variant of a section than the one below does not get the settings that only that
-    variant has, and another model does not get the options of the first.
+    A layer that picks another variant of a section does not inherit the settings that only the variant below has, and
+    another model does not inherit the options of the model below.
     """
     hints = get_type_hints(owner)
     for field in fields(owner):
@@ -34,11 +34,11 @@ def without_lost(base: Tree, tree: Tree, owner: type) -> Tree:
 
 
 def _kept(root: type[Choice], below: Tree, above: Tree) -> Tree:
-    """What is left of ``below``: all but what the variant that ``above`` picks has lost."""
+    """Return ``below`` without the keys of its variant that the variant picked by ``above`` lacks."""
     try:
         before, after = (field_names(pick(root, settings)) for settings in (below, {**below, **above}))
     except ValueError:
-        return below  # a variant that does not exist is reported when the whole is checked
+        return below  # building the config reports an unknown variant
     return {key: value for key, value in below.items() if key in after or key not in before}
 
 

@@ -1,4 +1,4 @@
-"""One setting of one item of a list: ``augment.crop.pad`` is ``pad`` of the transform called ``crop``."""
+"""Dotted keys into lists of named items: ``augment.crop.pad`` is ``pad`` of the transform ``crop``."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from cifar_dist.errors import UserError, nearest
 
 
 def item_root(section: type[Section]) -> type[Choice]:
-    """The choice that the items of a section's list are."""
+    """Return the choice that the items of a section's list belong to."""
     root: type[Choice] = get_args(get_type_hints(section)[section.named_items])[0]
     return root
 
 
 def item_key(name: str) -> str:
-    """What an item is called in a dotted key: its name, and of a plug-in that of the attribute."""
+    """Return an item's part of a dotted key: its name or, for a plug-in, the attribute's name."""
     return name.rpartition(":")[2]
 
 
 def item_keys(items: Sequence[object], field: str) -> list[str]:
-    """What each item of the list ``field`` is called: ``crop``, and ``transforms[2]`` if others share its name."""
+    """Return each item's part of a dotted key: ``crop``, or ``transforms[2]`` if several items share a name."""
     names = [item_key(str(item.get("name", ""))) if isinstance(item, dict) else "" for item in items]
     return [name if name and names.count(name) == 1 else f"{field}[{place}]" for place, name in enumerate(names)]
 
 
 def settings_of_items(items: Sequence[Tree], field: str) -> Iterator[tuple[str, Any]]:
-    """(key, value) of each setting in a list of tables, and under ``field`` the names in their order."""
+    """Yield (key, value) of each setting in a list of tables, and under ``field`` the list of names."""
     yield field, [item["name"] for item in items]
     for owner, item in zip(item_keys(items, field), items, strict=True):
         yield from ((f"{owner}.{key}", value) for key, value in item.items() if key != "name")
 
 
 def spelled_out(config: Section) -> Section:
-    """A section, or the tree of them, in which each item that a key may reach into is a field; for ``--help`` only."""
+    """Return a section, or a tree of sections, with each named item as a field; for ``--help`` only."""
     added: dict[str, object] = {}
     if config.named_items:
         items = getattr(config, config.named_items)
@@ -66,14 +66,16 @@ def spelled_out(config: Section) -> Section:
 
 
 def merge_items(tree: Tree, owner: type, *, where: str, prefix: str = "") -> Tree:
-    """``tree`` with the settings of single items moved into the lists that hold these.
+    """Move the settings of single items in ``tree`` into the lists that contain the items.
 
     Args:
-        tree: of sections; ``owner`` is the dataclass whose fields these are.
-        where: what the settings of single items were read from, for errors; ``prefix`` is put before keys.
+        tree: tree of sections.
+        owner: the dataclass whose fields the sections are.
+        where: source of the settings of single items, for errors.
+        prefix: printed before keys in errors: ``--`` for a command line.
 
     Raises:
-        UserError: an item that is not in its list, or there twice.
+        UserError: an item is not in its list, or is in it more than once.
     """
     merged = dict(tree)
     hints = get_type_hints(owner)
@@ -94,7 +96,7 @@ def _merge(table: Tree, section: type[Section], name: str, where: str, prefix: s
     if items is None:
         items = [dataclasses.asdict(item) for item in getattr(section(), listed)]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        return own  # refused for what it is when the whole is checked
+        return own  # building the config reports it
     items = list(items)
     for key, settings in single.items():
         places = [place for place, item in enumerate(items) if item_key(str(item.get("name"))) == key]
@@ -112,32 +114,32 @@ def _refusal(
     known = [*item_root(section).variants, *present]
     if key not in known:
         right = nearest(f"{prefix}{path}{key}", [f"{prefix}{path}{name}" for name in known])
-        return f"no setting is called {prefix}{path}{key}; {right}"
+        return f"unknown setting {prefix}{path}{key}; {right}"
     if key in present:
-        return f"{listed} has {key} {present.count(key)} times; give the whole list: {_word(listed, items)}"
-    return f"{listed} has no {key}; give the whole list with it: {_word(listed, [*items, {'name': key, **settings}])}"
+        return f"{listed} has {key} {present.count(key)} times; give the whole list: {_option(listed, items)}"
+    return f"{listed} has no {key}; give the whole list with it: {_option(listed, [*items, {'name': key, **settings}])}"
 
 
-def _word(key: str, items: list[Tree]) -> str:
-    """The words of a command line that set a list of tables."""
+def _option(key: str, items: list[Tree]) -> str:
+    """Return the command-line option that sets a list of tables."""
     typed = [{field: _typed(value) for field, value in item.items()} for item in items]
     return f"--{key} '{inline_toml(typed)}'"
 
 
 def _typed(value: object) -> object:
-    """A number that is text, as on a command line, as the number."""
+    """Convert text that is a number, as on a command line, to that number."""
     is_number = isinstance(value, str) and re.fullmatch(r"[-+]?(0|[1-9]\d*)(\.\d+)?", value)
     return json.loads(str(value).removeprefix("+")) if is_number else value
 
 
 def inline_toml(value: object) -> str:
-    """A value as TOML writes it on one line."""
+    """Format a value as TOML on one line."""
     if isinstance(value, dict):
         pairs = ", ".join(f"{_bare(str(key))} = {inline_toml(item)}" for key, item in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(inline_toml, value))}]"
-    # JSON is TOML, but for one character that TOML wants escaped.
+    # A JSON string is a TOML string, except for one character that TOML requires escaped.
     return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""Settings of the optimizers: how weights follow gradients. One dataclass each, which builds torch's optimizer."""
+"""Settings of the optimizers: one dataclass for each, which builds the torch optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OptimConfig(Choice):
-    """How weights follow gradients."""
+    """The optimizer."""
 
     key: ClassVar[str] = "optim"
     variants: ClassVar[dict[str, type[OptimConfig]]] = {}
@@ -29,11 +29,11 @@ class OptimConfig(Choice):
     weight_decay: float = 5e-4
     """Weight decay: L2 in the gradient for sgd and adam, decoupled for adamw and muon."""
     decay_norms: bool = False
-    """Decay the weights of norm layers and the biases too."""
+    """Also decay biases and the weights of norm layers."""
     clip_norm: float = 0.0
-    """Clip the global gradient norm at this value; 0 for none."""
+    """Clip the global gradient norm at this value; 0 disables clipping."""
     sam_rho: float = 0.0
-    """Radius of sharpness-aware minimisation, around any optimizer: two passes per step; 0 for none."""
+    """Radius of sharpness-aware minimisation, with any optimizer: two passes per step; 0 disables it."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr {self.lr} must be positive")
@@ -42,26 +42,28 @@ class OptimConfig(Choice):
         require(self.sam_rho >= 0, f"sam_rho {self.sam_rho} must not be negative")
 
     def build(self, groups: Groups) -> Optimizer:
-        """The optimizer of ``groups``, as torch's optimizers take them: each has ``params`` and ``weight_decay``.
+        """Build the optimizer over ``groups``, in the form that torch's optimizers take: ``params``, ``weight_decay``.
 
-        Its state must be tensors by parameter: checkpoints keep nothing else. For muon, it is that of the parameters
-        that muon leaves.
+        Its state must be tensors by parameter, because checkpoints store nothing else. For muon, this is the optimizer
+        of the parameters outside the hidden layers.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class StagedOptimConfig(OptimConfig):
-    """An optimizer under which each stage of the network may have a learning rate of its own."""
+    """An optimizer that allows each stage of the network its own learning rate."""
 
     backbone_lr: float = 1.0
-    """Learning rate of all but the last layer, as a multiple of ``lr``."""
+    """Learning rate of all layers except the last, as a multiple of ``lr``."""
     layer_decay: float = 1.0
-    """Factor on the learning rate from each stage of the backbone to the one before it."""
+    """Factor of the learning rate from each stage of the backbone to the preceding one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.backbone_lr > 0, f"backbone_lr {self.backbone_lr} must be positive; to keep it, model.freeze")
+        require(
+            self.backbone_lr > 0, f"backbone_lr {self.backbone_lr} must be positive; to freeze it, use model.freeze"
+        )
         require(0 < self.layer_decay <= 1, f"layer_decay {self.layer_decay} must be above 0 and at most 1")
 
 
@@ -87,7 +89,7 @@ class SGDConfig(StagedOptimConfig):
 
 @dataclass(frozen=True)
 class AdamConfig(StagedOptimConfig):
-    """Adam, Kingma, Ba, arXiv:1412.6980: weight decay is part of the gradient."""
+    """Adam (Kingma and Ba, arXiv:1412.6980); weight decay is part of the gradient."""
 
     name: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -107,7 +109,7 @@ class AdamConfig(StagedOptimConfig):
 
 @dataclass(frozen=True)
 class AdamWConfig(StagedOptimConfig):
-    """AdamW, Loshchilov, Hutter, arXiv:1711.05101: Adam with decoupled weight decay."""
+    """AdamW (Loshchilov and Hutter, arXiv:1711.05101): Adam with decoupled weight decay."""
 
     name: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -127,7 +129,7 @@ class AdamWConfig(StagedOptimConfig):
 
 @dataclass(frozen=True)
 class MuonConfig(OptimConfig):
-    """Muon for the hidden layers; the others (first layer, head, norms, biases) follow ``rest``."""
+    """Muon for the hidden layers; ``rest`` trains the others (first layer, head, norms, biases)."""
 
     picked_by: ClassVar[str] = "rest"
     variants: ClassVar[dict[str, type[OptimConfig]]] = {}
@@ -136,16 +138,16 @@ class MuonConfig(OptimConfig):
     momentum: float = 0.9
     """Momentum of the hidden layers."""
     nesterov: bool = True
-    """Nesterov momentum, and that of ``rest`` where it is sgd."""
+    """Nesterov momentum, also for ``rest = "sgd"``."""
     normalize: bool = False
-    """Scale each matrix to the norm sqrt(outputs) before each step, and do not decay it: for weights whose scale a
-    norm layer undoes."""
+    """Scale each matrix to the norm sqrt(outputs) before each step, without weight decay: for weights whose scale a
+    norm layer cancels."""
     iterations: int = 5
     """Newton-Schulz iterations."""
     rest: str = "sgd"
-    """Optimizer of the parameters that muon leaves."""
+    """Optimizer of the parameters outside the hidden layers."""
     rest_lr: float = 1.0
-    """Its learning rate, as a multiple of ``lr``."""
+    """Learning rate of ``rest``, as a multiple of ``lr``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
 """Code from outside the package: ``path/to/file.py:Attribute`` or ``package.module:Attribute``.
 
-A path is relative to the working directory, as ``data.path`` is. Nothing is imported before :func:`load`.
+A path is relative to the working directory, like ``data.path``. Only :func:`load` imports anything.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from cifar_dist.errors import first_line, nearest
 
 
 def is_spec(name: str) -> bool:
-    """Whether a name says where code lies, and is not the name of something built in."""
+    """Whether a name locates code, rather than naming something built in."""
     return ":" in name
 
 
 def file_of(spec: str) -> Path | None:
-    """The file that ``path/to/file.py:Attribute`` names; None for a module. Imports nothing."""
+    """Return the file that ``path/to/file.py:Attribute`` names; None for a module. Imports nothing."""
     place = spec.rpartition(":")[0]
     return Path(place) if place.endswith(".py") else None
 
 
 def load(spec: str) -> object:
-    """Import the module of ``spec`` and return the attribute. A module is imported once per process.
+    """Import the module of ``spec`` and return the attribute. Each module is imported once per process.
 
     Raises:
-        ValueError: no such file, module or attribute, or its import failed. The message begins with ``name``.
+        ValueError: no such file, module or attribute, or the import failed; the message begins with ``name``.
     """
     place, _, attribute = spec.rpartition(":")
     file = file_of(spec)
     if file is None and not all(part.isidentifier() for part in place.split(".")):
         raise ValueError(f"name {spec!r} must be path/to/file.py:Attribute or package.module:Attribute")
     if file is not None and not file.is_file():
-        raise ValueError(f"name {spec!r}: there is no file {file}")
+        raise ValueError(f"name {spec!r}: file {file} does not exist")
     try:
         module = importlib.import_module(place) if file is None else _import_file(file)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and file is None and f"{place}.".startswith(f"{error.name}."):
-            raise ValueError(f"name {spec!r}: no module {place} is installed; for a file, give its path") from None
+            raise ValueError(f"name {spec!r}: module {place} is not installed; for a file, give its path") from None
         reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
         raise ValueError(f"name {spec!r}: importing {place} raised {reason}") from None
     if not hasattr(module, attribute):
@@ -53,7 +53,7 @@ def load(spec: str) -> object:
 
 
 def _import_file(file: Path) -> ModuleType:
-    """Under a private name, so that it can shadow no module and no module can shadow it."""
+    """Import a file under a private name, so that it cannot shadow a module or be shadowed by one."""
     path = file.resolve()
     name = f"_cifar_dist_plugin_{hashlib.sha256(bytes(path)).hexdigest()[:16]}"
     if name in sys.modules:
@@ -62,7 +62,7 @@ def _import_file(file: Path) -> ModuleType:
     assert spec is not None, "a file called .py has a loader"
     assert spec.loader is not None, "a file called .py has a loader"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: the type hints of its dataclasses are looked up there
+    sys.modules[name] = module  # before it runs, because resolving the type hints of its dataclasses requires it
     try:
         spec.loader.exec_module(module)
     except BaseException:

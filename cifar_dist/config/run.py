@@ -1,4 +1,4 @@
-"""Settings of the loop and of everything around it."""
+"""Settings of the run, the training loop, evaluation, checkpoints and tracking."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")
 
 @dataclass(frozen=True)
 class RunConfig(Section):
-    """Which run this is."""
+    """The run: its name, folder, seed and number of processes."""
 
     name: str = ""
-    """Name of the run folder. Starting again with the same name resumes. Empty: the recipe's name."""
+    """Name of the run folder; training again with the same name resumes. Empty: the recipe's name."""
     dir: str = "runs"
     """Folder that holds the run folders."""
     seed: int = 0
-    """Seed of everything random: weights, order, augmentation, dropout."""
+    """Seed of all randomness: weights, order, augmentation, dropout."""
     fresh: bool = False
-    """Refuse to start when the run folder exists already."""
+    """Refuse to start if the run folder already exists."""
     processes: int = 0
-    """Refuse to train on any other number of processes; 0 takes what the launcher gives."""
+    """Required number of processes; 0 accepts any number that the launcher starts."""
 
     def __post_init__(self) -> None:
         require(
@@ -40,17 +40,17 @@ class RunConfig(Section):
 
 @dataclass(frozen=True)
 class TrainConfig(Section):
-    """The loop."""
+    """The training loop."""
 
     epochs: int = 24
-    """Times that every training sample is seen."""
+    """Passes over the training split."""
     batch_size: int = 512
-    """Samples in one optimizer step, over all processes and accumulation steps together."""
+    """Global batch: samples in one optimizer step, over all processes and accumulation steps."""
     accumulate: int = 1
-    """Forward and backward passes per optimizer step."""
+    """Gradient accumulation: forward and backward passes per optimizer step."""
     precision: Literal["no", "auto", "bf16", "fp16"] = "no"
-    """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 where the device
-    has arithmetic for it, else none."""
+    """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 if the device
+    supports it in hardware, else none."""
     label_smoothing: float = 0.0
     """Probability mass spread evenly over all classes."""
     channels_last: bool = False
@@ -58,7 +58,7 @@ class TrainConfig(Section):
     compile: bool = False
     """Compile the model with ``torch.compile``."""
     threads: int = 0
-    """CPU threads per process; 0 shares the machine's cores among its processes."""
+    """CPU threads per process; 0 divides the machine's cores among its processes."""
     engine: str = "auto"
     """How processes synchronise: auto takes the launch config's engine (DDP, DeepSpeed, FSDP); or
     ``path/to/file.py:Attribute`` or ``package.module:Attribute``."""
@@ -81,17 +81,17 @@ class TrainConfig(Section):
 
 @dataclass(frozen=True)
 class EvalConfig(Section):
-    """When and how accuracy is measured."""
+    """When and how to evaluate."""
 
     every: int = 1
     """Epochs between evaluations on the validation split; the last epoch is always evaluated."""
     batch_size: int = 500
-    """Images in one forward pass. Batches are cut before they are dealt to processes, so predictions do not
-    depend on the number of processes."""
+    """Images in one forward pass. The split is divided into batches before these are distributed over processes, so
+    predictions do not depend on the number of processes."""
     tta: str = "mirror"
-    """Views of the evaluation that ends a run: 0 (none), mirror (2), translate (6), or N for N random views."""
+    """Test-time augmentation of the final evaluation: 0 (none), mirror (2 views), translate (6), or N random views."""
     split: str = "test"
-    """Split of the evaluation that ends a run."""
+    """Split of the final evaluation."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every {self.every} must be at least 1")
@@ -104,14 +104,14 @@ class EvalConfig(Section):
 
 @dataclass(frozen=True)
 class CheckpointConfig(Section):
-    """When state is saved and how long it is kept."""
+    """When to save checkpoints and how many to keep."""
 
     every: int = 1
-    """Epochs between checkpoints; the end of training always saves one."""
+    """Epochs between checkpoints; the end of training always saves one too."""
     every_steps: int = 0
-    """Optimizer steps between checkpoints, besides those of ``every``; 0 for none."""
+    """Optimizer steps between checkpoints, in addition to those of ``every``; 0 for none."""
     keep: int = 2
-    """Newest checkpoints that are kept, besides the best one."""
+    """Number of newest checkpoints to keep, in addition to the best one."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every {self.every} must be at least 1")
@@ -121,20 +121,20 @@ class CheckpointConfig(Section):
 
 @dataclass(frozen=True)
 class TrackingConfig(Choice):
-    """Where metrics go besides the run folder."""
+    """Where to send metrics in addition to the run folder."""
 
     key: ClassVar[str] = "tracking"
     picked_by: ClassVar[str] = "wandb"
     variants: ClassVar[dict[str, type[TrackingConfig]]] = {}
 
     wandb: str = "disabled"
-    """Mirror the run to Weights & Biases, from rank 0: disabled, offline or online; it can never stop or fail a run."""
+    """Mirror the run to Weights & Biases from rank 0: disabled, offline or online; a failure never stops the run."""
     every: int = 10
-    """Steps between two looks at the metrics: they reach the console and metrics.jsonl (every step has its
-    line there, whatever this is) that often."""
+    """Steps between updates of the console and metrics.jsonl; the file has a line for every step, whatever the
+    interval."""
     mirrors: tuple[str, ...] = ()
-    """Other trackers that follow the run, as ``path/to/file.py:Attribute`` or ``package.module:Attribute``. Each is a
-    class that takes the run folder, the config and the run's facts; none can stop or fail a run."""
+    """Other trackers that mirror the run, as ``path/to/file.py:Attribute`` or ``package.module:Attribute``. Each is a
+    class that takes the run folder, the config and the run's facts; a failure never stops the run."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every {self.every} must be at least 1")
@@ -142,14 +142,14 @@ class TrackingConfig(Choice):
 
 @dataclass(frozen=True)
 class NoMirrorConfig(TrackingConfig):
-    """The run folder alone has the metrics."""
+    """Metrics are written to the run folder only."""
 
     wandb: str = "disabled"
 
 
 @dataclass(frozen=True)
 class WandbConfig(TrackingConfig):
-    """Weights & Biases has them too, now or when the run is synchronised later."""
+    """Metrics are also sent to Weights & Biases: now (online), or when the run is synchronised later (offline)."""
 
     wandb: Literal["offline", "online"] = "online"
     project: str = "cifar-dist"

@@ -1,4 +1,4 @@
-"""Settings of the schedules: the learning rate as a function of the step. One dataclass each, which computes it."""
+"""Settings of the schedules: one dataclass for each, which computes the learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cifar_dist.config.section import require
 
 @dataclass(frozen=True)
 class AfterWarmup:
-    """Where in a run a step lies, after the warm-up.
+    """Position of a step in a run, after the warm-up.
 
     Attributes:
         step: optimizer steps since the beginning of the run.
-        since: steps since the end of the warm-up, which may lie between two steps.
-        left: steps from there to the end of the run.
+        since: steps since the end of the warm-up, which may fall between two steps.
+        left: steps from the end of the warm-up to the end of the run.
         steps_per_epoch: optimizer steps in one epoch.
     """
 
@@ -29,7 +29,7 @@ class AfterWarmup:
 
 @dataclass(frozen=True)
 class ScheduleConfig(Choice):
-    """The learning rate as a function of the step: first a warm-up, then what ``name`` says."""
+    """The learning rate as a function of the step: a warm-up, then the schedule that ``name`` picks."""
 
     key: ClassVar[str] = "schedule"
     variants: ClassVar[dict[str, type[ScheduleConfig]]] = {}
@@ -48,15 +48,15 @@ class ScheduleConfig(Choice):
         _check_fraction("start", self.start)
 
     def check_length(self, epochs: int) -> None:
-        """Refuse a run that is too short.
+        """Refuse a run that is too short for the schedule.
 
         Raises:
-            ValueError: with the full keys.
+            ValueError: the message names the full keys.
         """
         require(self.warmup <= epochs, f"schedule.warmup {self.warmup} is longer than train.epochs {epochs}")
 
     def fraction(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-        """LR of a step, in [0, 1] of the peak.
+        """Return the LR of a step as a fraction of the peak, in [0, 1].
 
         Args:
             step: from 0 to the number of steps in the run.
@@ -70,11 +70,11 @@ class ScheduleConfig(Choice):
         return self.falling(AfterWarmup(step, since=step - warmup, left=left, steps_per_epoch=steps_per_epoch))
 
     def rising(self, progress: float) -> float:
-        """Fraction of the peak at ``progress`` in [0, 1) of the warm-up."""
+        """Return the fraction of the peak at ``progress`` in [0, 1) of the warm-up."""
         return between(self.start, 1.0, progress)
 
     def falling(self, at: AfterWarmup) -> float:
-        """Fraction of the peak after the warm-up; the peak until the end, where a schedule does not say otherwise."""
+        """Return the fraction of the peak after the warm-up; 1 unless a schedule overrides it."""
         return 1.0
 
 
@@ -90,7 +90,7 @@ class FallingConfig(ScheduleConfig):
     """A schedule that ends at ``final``."""
 
     final: float = 0.0
-    """LR that the last step tends to (of each cycle, for restarts), as a fraction of ``optim.lr``."""
+    """LR at the end of the run (of each cycle, for restarts), as a fraction of ``optim.lr``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,16 +105,15 @@ class OnecycleConfig(FallingConfig):
 
     name: str = "onecycle"
     shape: Literal["linear", "cosine"] = "linear"
-    """How it rises and falls."""
+    """Shape of the rise and the fall."""
     three_phase: bool = False
-    """Fall back to ``start`` in as many epochs as the warm-up, and from there to ``final``."""
+    """Fall to ``start`` in as many epochs as the warm-up takes, then to ``final``."""
 
     def check_length(self, epochs: int) -> None:
         super().check_length(epochs)
         require(
             not self.three_phase or 2 * self.warmup <= epochs,
-            f"schedule.three_phase takes twice schedule.warmup {self.warmup}, and that is longer than "
-            f"train.epochs {epochs}",
+            f"schedule.three_phase needs twice schedule.warmup {self.warmup}, more than train.epochs {epochs}",
         )
 
     def rising(self, progress: float) -> float:
@@ -150,7 +149,7 @@ class StepConfig(ScheduleConfig):
     milestones: tuple[float, ...] = ()
     """Epochs at which the LR is multiplied."""
     gamma: float = 0.1
-    """By what."""
+    """Factor at each milestone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,7 +164,7 @@ class StepConfig(ScheduleConfig):
 
 @dataclass(frozen=True)
 class LinearConfig(FallingConfig):
-    """Falls to ``final`` on a line."""
+    """Falls to ``final`` linearly."""
 
     name: str = "linear"
 
@@ -175,11 +174,11 @@ class LinearConfig(FallingConfig):
 
 @dataclass(frozen=True)
 class PolynomialConfig(FallingConfig):
-    """Falls to ``final`` as a power of what is left of the run."""
+    """Falls to ``final`` as a power of the remaining fraction of the run."""
 
     name: str = "polynomial"
     power: float = 1.0
-    """The exponent."""
+    """Exponent of the remaining fraction."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,13 +190,13 @@ class PolynomialConfig(FallingConfig):
 
 @dataclass(frozen=True)
 class RestartsConfig(FallingConfig):
-    """A cosine that begins anew in each cycle. Loshchilov, Hutter: *SGDR*, arXiv:1608.03983."""
+    """A cosine that restarts in each cycle. Loshchilov, Hutter: *SGDR*, arXiv:1608.03983."""
 
     needs: ClassVar[dict[str, str]] = {"start": "warmup", "growth": "cycle"}
 
     name: str = "restarts"
     cycle: float = 0.0
-    """Epochs of the first cycle; 0 for one over the whole run."""
+    """Epochs in the first cycle; 0 for one cycle over the entire run."""
     growth: float = 1.0
     """Factor from the length of one cycle to the next."""
 
@@ -211,7 +210,7 @@ class RestartsConfig(FallingConfig):
         return between(1.0, self.final, self._progress(at.since, length), cosine=True)
 
     def _progress(self, steps: float, length: float) -> float:
-        """Progress in [0, 1) of the cycle that ``steps`` falls in."""
+        """Return the progress in [0, 1) of the cycle that ``steps`` falls in."""
         if self.growth == 1.0:
             return share(steps % length, length) if length else 0.0
         while steps >= length > 0:
@@ -230,14 +229,14 @@ class TriangularConfig(ScheduleConfig):
 
     name: str = "triangular"
     cycle: float = 0.0
-    """Epochs of a cycle; 0 for one over the whole run."""
+    """Epochs in a cycle; 0 for one cycle over the entire run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.cycle >= 0, f"cycle {self.cycle} must not be negative")
         require(
             not self.cycle or self.warmup <= self.cycle,
-            f"warmup {self.warmup} is how long a triangle of {self.cycle} epochs rises, and longer than it",
+            f"warmup {self.warmup}, the rise of a triangle, is longer than its cycle of {self.cycle} epochs",
         )
 
     def fraction(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
@@ -251,15 +250,15 @@ class TriangularConfig(ScheduleConfig):
 
 @dataclass(frozen=True)
 class WSDConfig(FallingConfig):
-    """Warm-up, stable, decay: stays, and falls to ``final`` at the end. Hu et al.: *MiniCPM*, arXiv:2404.06395."""
+    """Warm-up, stable, decay: constant, then falls to ``final`` at the end. Hu et al.: *MiniCPM*, arXiv:2404.06395."""
 
     needs: ClassVar[dict[str, str]] = {"start": "warmup", "final": "decay", "shape": "decay"}
 
     name: str = "wsd"
     shape: Literal["linear", "cosine"] = "linear"
-    """How it falls."""
+    """Shape of the fall."""
     decay: float = 0.0
-    """Epochs at the end in which it falls."""
+    """Epochs of the fall, at the end of the run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -284,15 +283,15 @@ ScheduleConfig.variants.update(
 
 
 def share(steps: float, length: float) -> float:
-    """Progress in [0, 1] of a phase of ``length`` steps; one without length has none."""
+    """Return the progress in [0, 1] of a phase of ``length`` steps; 0 if it has no length."""
     return min(1.0, max(0.0, steps) / length) if length > 0 else 0.0
 
 
 def between(first: float, last: float, progress: float, *, cosine: bool = False) -> float:
-    """From ``first`` at progress 0 to ``last`` at 1, on a line or on half a cosine; never outside the two."""
+    """Interpolate from ``first`` at progress 0 to ``last`` at 1, linearly or on half a cosine; never outside."""
     if cosine:
         progress = (1 - math.cos(math.pi * progress)) / 2
-    # Of the forms of interpolation, the one that meets both ends exactly; rounding may still pass one by an ulp.
+    # This form of interpolation meets both ends exactly; rounding may still pass one by an ulp.
     value = first * (1 - progress) + last * progress
     return min(max(value, min(first, last)), max(first, last))
 

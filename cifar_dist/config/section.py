@@ -1,4 +1,4 @@
-"""What all sections of the config share."""
+"""The base class of the config's sections, and their checks."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ from typing import ClassVar
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises:
-    ValueError: ``message``, where the condition does not hold.
-    """
+    """Raise ValueError with ``message`` unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
 def require_probability(name: str, value: float) -> None:
-    """Raises:
-    ValueError: ``value`` is not in [0, 1].
-    """
+    """Raise ValueError unless ``value`` is in [0, 1]."""
     require(0 <= value <= 1, f"{name} {value} is a probability and must be in [0, 1]")
 
 
 class Section:
-    """How pydantic checks a section.
+    """Base class of a section, which pydantic validates.
 
     Attributes:
-        named_items: the field, if any, whose list of named items a key may reach into: see :mod:`.named_items`.
+        named_items: the field, if any, whose items dotted keys may set, see :mod:`.named_items`.
     """
 
     named_items: ClassVar[str] = ""

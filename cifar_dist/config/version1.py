@@ -1,7 +1,7 @@
-"""What version 1 wrote into a run folder, as it is written now.
+"""Upgrade the config.toml of version 1 to the current form.
 
-Its config.toml held the settings of every optimizer, schedule and average, whichever the run had chosen. No file that
-is valid now can: so it is known by its keys.
+Version 1 wrote the settings of every optimizer, schedule and average, whichever the run had chosen. A current file
+cannot contain them all, so the keys identify the version.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_version1(tree: Tree) -> bool:
 
 
 def upgraded(tree: Tree, owner: type) -> Tree:
-    """``tree`` as it is written now, if version 1 wrote it: without settings that had no effect, transforms as a list.
+    """Upgrade ``tree`` if version 1 wrote it: drop settings that had no effect, and list the transforms.
 
     Args:
         owner: the dataclass whose fields the sections are.
@@ -41,11 +41,11 @@ def upgraded(tree: Tree, owner: type) -> Tree:
 
 
 def _chosen(root: type[Choice], settings: Tree) -> Tree:
-    """The settings that the chosen variant has."""
+    """Return the settings that the chosen variant has."""
     try:
         known = field_names(pick(root, settings, import_plugins=False))
     except ValueError:
-        return settings  # damaged: reading it says how
+        return settings  # damaged: building the config reports it
     return {key: value for key, value in settings.items() if key in known}
 
 

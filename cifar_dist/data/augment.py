@@ -1,8 +1,8 @@
-"""The recipe's transforms applied to a batch on its device, each sample from its own counter-based randomness.
+"""Apply the recipe's transforms to a batch on its device, with counter-based randomness for each sample.
 
-What is done to a sample is a function of (seed, epoch, sample id): whichever rank, batch or device it lands on,
-the pixels are the same. Consecutive flips and crops are one gather: the source row and column of every output pixel are
-computed, so nothing is padded or copied twice.
+The pixels of a sample are a function of (seed, epoch, sample id), whichever rank, batch or device computes them.
+Consecutive flips and crops are one gather: the source row and column of every output pixel are computed, so nothing is
+padded or copied twice.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Augment:
     """The transforms that change single images, in the recipe's order, then :class:`Normalize`.
 
     Args:
-        config: what is done.
+        config: the transforms.
         seed: the run's seed.
-        mean: per channel, in [0, 1]: the colour that fills what a crop or cutout leaves empty.
+        mean: per channel, in [0, 1]: the colour of pixels that a crop or cutout leaves empty.
         normalize: applied last.
 
     Raises:
-        UserError: a plug-in that is not a transform.
+        UserError: a plug-in is not a transform.
     """
 
     def __init__(self, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> None:
@@ -47,28 +47,28 @@ class Augment:
         self._normalize = normalize
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Refuse images (height, width, channels) that cannot be augmented so.
+        """Refuse images (height, width, channels) that the transforms do not accept.
 
         Raises:
-            UserError: for example a reflecting crop of more pixels than the image has, or colours of gray images.
+            UserError: for example, a reflecting crop pads more pixels than the image has, or gray images have no hue.
         """
         for transform, _ in self._steps:
             transform.check(*shape)
 
     def samples(self, ids: Tensor, epoch: int) -> Samples:
-        """What a transform is given of the samples ``ids``, int64 [n]."""
+        """Return the samples ``ids``, int64 [n], as transforms take them."""
         return Samples(self._seed, epoch, ids, self._fill)
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        """float32 [n, c, h, w] of uint8 ``images`` [n, h, w, c] with sample ``ids`` int64 [n]."""
+        """Augment and normalise uint8 ``images`` [n, h, w, c] of samples ``ids`` int64 [n]: float32 [n, c, h, w]."""
         return self._normalize(self.pixels(images, ids, epoch))
 
     def pixels(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        """The same before normalisation: uint8 [n, h, w, c]."""
+        """Augment without normalising: uint8 [n, h, w, c]."""
         _, height, width, channels = images.shape
         self.check((height, width, channels))
         samples = self.samples(ids, epoch)
-        result = images.permute(0, 3, 1, 2)  # a view; the layout in memory changes only where a transform asks for it
+        result = images.permute(0, 3, 1, 2)  # a view; the memory layout changes only if a transform requires it
         for moves, steps in itertools.groupby(self._steps, lambda step: isinstance(step[0], Rearrangement)):
             if moves:
                 result = rearrange(result, [_bound(*step, samples) for step in steps], self._fill)

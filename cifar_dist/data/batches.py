@@ -1,6 +1,6 @@
-"""Batches for one process: the order's ids become images, from the device's memory or streamed with read-ahead.
+"""Batches of images for one process, from the device's memory or streamed with read-ahead.
 
-Both ways give the same bytes in the same order; which one is used depends only on whether the decoded split fits
+Both ways produce the same bytes in the same order; the choice depends only on whether the decoded split fits
 ``data.resident_mb``.
 """
 
@@ -27,8 +27,8 @@ class Batch:
     """One process's samples of one accumulation step, on the device.
 
     Attributes:
-        images: uint8 [m, height, width, channels], of the n samples. Where samples are mixed, each with the one before
-            it, m is n + 1, and the first image is that of the sample before the first.
+        images: uint8 [m, height, width, channels], of the n samples. If samples are mixed, each with the one before it,
+            m is n + 1 and the first image is that of the sample before the first.
         image_labels: int64 [m], of ``images``.
         image_ids: int64 [m], of ``images``: sample ids within the split.
         weight: float32 [n], 0 for padding.
@@ -56,8 +56,8 @@ class Images:
     Args:
         manifest: the packed dataset.
         split: one of its splits.
-        config: how much may be resident.
-        device: where batches go.
+        config: limit of resident images, and read-ahead.
+        device: destination of batches.
 
     Raises:
         UserError: a shard is missing, truncated or changed.
@@ -76,13 +76,13 @@ class Images:
         return len(self._reader)
 
     def get(self, ids: Tensor) -> Tensor:
-        """uint8 [len(ids), height, width, channels] on the device; ids int64 on the CPU."""
+        """Return the images of ``ids`` (int64, on the CPU): uint8 [len(ids), height, width, channels] on the device."""
         if self._all is not None:
             return self._all[ids.to(self._device, non_blocking=True)]
         return self._reader.images(ids).to(self._device)
 
     def stream(self, requests: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The images of each request, in order, decoded ahead of need when they are not resident."""
+        """Yield the images of each request in order, decoded in advance unless they are resident."""
         if self._all is not None:
             yield from map(self.get, requests)
             return
@@ -103,13 +103,13 @@ class TrainBatches:
 
     Args:
         manifest: the packed dataset.
-        config: its order and where it is kept.
+        config: shuffling, and where images are kept.
         seed: the run's seed.
         batch_size: samples in a global batch.
-        accumulate: accumulation steps in it.
-        rank, world_size: of this process, which takes its share of each global batch.
-        device: where batches go.
-        mixed: samples are mixed with the one before them: give the one before the first of a batch with it.
+        accumulate: accumulation steps in a global batch.
+        rank, world_size: of this process, which receives its share of each global batch.
+        device: destination of batches.
+        mixed: samples are mixed with the one before them, so each batch includes the one before its first.
 
     Raises:
         UserError: no such split, samples without a label, or a shard that is missing, truncated or changed.
@@ -132,7 +132,7 @@ class TrainBatches:
         self._labels = torch.from_numpy(manifest.labels("train"))
         if bool((self._labels < 0).any()):
             raise UserError(
-                f"{manifest.root}: split 'train' has samples without a label, and nothing to learn from them"
+                f"{manifest.root}: split 'train' has samples without a label; training requires a label for each"
             )
         self._sizes = [shard.samples for shard in manifest.shards("train")]
         self._block = config.shuffle_block
@@ -144,14 +144,14 @@ class TrainBatches:
         self.steps_per_epoch = steps_per_epoch(len(self.images), batch_size)
 
     def size(self, step: int) -> int:
-        """Samples in global batch ``step`` of an epoch, over all processes."""
+        """Return the number of samples in global batch ``step`` of an epoch, over all processes."""
         return min(self._batch_size, len(self.images) - step * self._batch_size)
 
     def _order(self, epoch: int) -> Tensor:
         return epoch_order(self._sizes, self._seed, epoch, self._block)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """This process's batches of one epoch from ``first_step`` on: one list of accumulation steps per step."""
+        """Yield this process's batches of one epoch from ``first_step``: one list of accumulation steps per step."""
         order = self._order(epoch)
         slices = [global_batch(order, step, self._batch_size) for step in range(first_step, self.steps_per_epoch)]
         plan = [shares(batch, *self._place) for batch in slices]
@@ -160,11 +160,11 @@ class TrainBatches:
             yield [self._batch(share, next(images)) for share in step]
 
     def _wanted(self, share: Share) -> Tensor:
-        """The ids whose images a share takes."""
+        """Return the ids whose images a share needs."""
         return torch.cat([share.before, share.ids]) if self._mixed else share.ids
 
     def _batch(self, share: Share, images: Tensor) -> Batch:
         ids = self._wanted(share)
-        # From plain memory non-blocking is safe, and without it the host would wait for the device at each step.
+        # From pageable memory a non-blocking copy is safe; a blocking one would wait for the device at each step.
         labels, ids, weight = (t.to(self._device, non_blocking=True) for t in (self._labels[ids], ids, share.weight))
         return Batch(images, labels, ids, weight)

@@ -1,9 +1,9 @@
-"""``manifest.json``: what a packed dataset holds, down to the offset of every member of every shard.
+"""``manifest.json``: the contents of a packed dataset, down to the offset of every member of every shard.
 
-A dataset is a folder of plain WebDataset tars beside its manifest. The manifest is what makes the tars random
-access: a sample id is a position in it, and an image is ``shard[offset : offset + size]``. Everything a run
-derives from data (steps per epoch, order, labels) comes from here, the same on every rank, before a shard is
-opened. Nothing read from a manifest is trusted: names stay inside the folder, numbers inside the shard.
+A dataset is a folder of plain WebDataset tars and a manifest. The manifest gives random access to the tars: a sample id
+is a position in it, and an image is ``shard[offset : offset + size]``. Everything that a run derives from data (steps
+per epoch, order, labels) comes from here, the same on every rank, before a shard is opened. Nothing read from a
+manifest is trusted: names must stay inside the folder, and offsets inside the shard.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILE_NAME = "manifest.json"
 
 UNLABELLED = -1
 INDEXED = "webdataset"
-"""``source["kind"]`` of tars that were made elsewhere."""
+"""``source["kind"]`` of tars that another tool wrote."""
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 SHARD_NAME = re.compile(rf"({_PART}/)?{_PART}\.tar")
@@ -38,14 +38,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar of a split, and where its samples lie in it.
+    """One tar of a split, and the positions of its samples.
 
     Attributes:
-        name: file name inside the dataset's folder, perhaps with one folder before it.
+        name: file name inside the dataset's folder, with at most one folder before it.
         bytes: size of the file.
         sha256: checksum of the file, hexadecimal.
         keys: WebDataset key of each sample, in the order of the tar.
-        labels: int64 [samples], class index, or -1 where the source has no labels.
+        labels: int64 [samples], class index, or -1 if the source has no labels.
         image_offset, image_size: int64 [samples], the ``KEY.png`` or ``KEY.npy`` member's data, in bytes.
         label_offset, label_size: int64 [samples], the ``KEY.cls`` member's data (empty without labels).
     """
@@ -76,7 +76,11 @@ class Shard:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Shard:
-        """Raises ValueError, KeyError or TypeError on anything that is not a valid shard entry."""
+        """Parse a shard entry.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is not valid.
+        """
         columns = {column: _int_column(raw[column], column) for column in _COLUMNS}
         shard = cls(
             name=str(raw["name"]),
@@ -111,8 +115,8 @@ class Manifest:
         name: short name of the dataset, for example ``cifar10``.
         classes: class names; a label is an index into them. Empty for an unlabelled dataset.
         shape: (height, width, channels) of every image, pixels are uint8.
-        codec: how an image is stored, the suffix of its member.
-        source: where it came from: ``kind``, ``name``, ``sha256`` and what pack was asked for.
+        codec: image encoding, which is the suffix of the image's member.
+        source: its origin: ``kind``, ``name``, ``sha256`` and the arguments of pack.
         mean, std: per channel, in [0, 1], over the training split.
         splits: split name to its shards.
         root: the folder it was loaded from or packed into.
@@ -129,7 +133,11 @@ class Manifest:
     root: Path
 
     def shards(self, split: str) -> tuple[Shard, ...]:
-        """Raises UserError when the dataset has no such split."""
+        """Return the shards of a split.
+
+        Raises:
+            UserError: the dataset has no such split.
+        """
         if split not in self.splits:
             raise UserError(f"{self.root} has no split '{split}'; it has {', '.join(self.splits)}")
         return self.splits[split]
@@ -138,7 +146,7 @@ class Manifest:
         return sum(shard.samples for shard in self.shards(split))
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """int64 [samples], in sample-id order; -1 where there is no label."""
+        """Return the labels, int64 [samples], in sample-id order; -1 for a sample without one."""
         return np.concatenate([shard.labels for shard in self.shards(split)])
 
     def keys(self, split: str) -> list[str]:
@@ -146,17 +154,17 @@ class Manifest:
 
     @property
     def made_with(self) -> str:
-        """The command that makes it again."""
+        """The command that creates the dataset again."""
         return f"cifar-dist {'index' if self.source.get('kind') == INDEXED else 'pack SOURCE'} {self.root}"
 
     @property
     def shown(self) -> str:
-        """For a reader, on one line."""
+        """A one-line summary for the reader."""
         return f"{', '.join(f'{self.samples(split)} {split}' for split in self.splits)}, {len(self.classes)} classes"
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short name for the exact content: two packs with the same one hold the same bytes."""
+        """Return a short hash of the content: two packed datasets with the same fingerprint have the same bytes."""
         import hashlib
 
         shards = [[split, shard.name, shard.sha256] for split, many in self.splits.items() for shard in many]
@@ -187,14 +195,14 @@ class Manifest:
         """Read and check ``folder/manifest.json``.
 
         Raises:
-            UserError: no such folder or manifest, another format or version, or an entry that is not valid.
+            UserError: no such folder or manifest, another format or version, or an invalid entry.
         """
         root = Path(folder)
         path = root / FILE_NAME
         if not path.is_file():
-            what = "there is no such folder" if not root.is_dir() else f"it holds no {FILE_NAME}"
+            what = "the folder does not exist" if not root.is_dir() else f"it has no {FILE_NAME}"
             verb = "index" if any(root.glob("*.tar")) else "pack SOURCE"
-            raise UserError(f"no packed dataset at {root}: {what}; make one with: cifar-dist {verb} {root}")
+            raise UserError(f"no packed dataset at {root}: {what}; create one with: cifar-dist {verb} {root}")
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             if raw["format"] != FORMAT:
@@ -245,5 +253,5 @@ class Manifest:
 def _int_column(values: list[int], name: str) -> NDArray[np.int64]:
     column = np.asarray(values, dtype=np.int64)
     if column.ndim != 1 or (len(values) and not all(type(value) is int for value in values)):
-        raise ValueError(f"'{name}' is not a list of whole numbers")
+        raise ValueError(f"'{name}' is not a list of integers")
     return column

@@ -1,4 +1,4 @@
-"""What a network is shown of a batch, and what it should answer: augmented images, mixed where the recipe mixes."""
+"""Produce a batch's network input and targets: augmented images, mixed if the recipe says so."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cifar_dist.data.transforms import Mixing, occurrences
 
 
 class Mix:
-    """:class:`Augment`, then the recipe's mixing transforms: one draw says by which a sample is mixed, or by none.
+    """:class:`Augment`, then the recipe's mixing transforms: one draw per sample selects at most one of them.
 
     Args:
-        config: with which probability, and how much.
-        augment: applied to each sample once, also to that before the first, which is another process's.
-        classes: how many there are.
+        config: the mixing transforms and their probabilities.
+        augment: applied once to each sample, including the one before the first, which may be another process's.
+        classes: number of classes.
     """
 
     def __init__(self, config: AugmentConfig, augment: Augment, classes: int) -> None:
@@ -28,11 +28,11 @@ class Mix:
 
     @property
     def mixes(self) -> bool:
-        """Whether batches must come with the sample before their first."""
+        """Whether batches must include the sample before their first."""
         return bool(self._mixes)
 
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """The images float32 [n, c, h, w], and the targets: labels int64 [n], or float32 [n, classes] when mixed."""
+        """Return images, float32 [n, c, h, w], and targets: labels int64 [n] or, if mixed, float32 [n, classes]."""
         augmented = self._augment(batch.images, batch.image_ids, epoch)
         if not self._mixes:
             return augmented, batch.labels

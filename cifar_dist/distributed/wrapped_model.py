@@ -67,10 +67,10 @@ class InferenceModel:
                 dist.broadcast(buffer, src=0)
 
     def state(self) -> dict[str, Tensor]:
-        """Full weights and buffers by name, on the CPU. Collective."""
+        """A copy of the full weights and buffers by name, on the CPU. Collective."""
         self.broadcast_buffers()
         state = self.module.state_dict()
-        return {name: full_tensor(value.detach()).cpu().contiguous() for name, value in state.items()}
+        return {name: full_tensor(value.detach()).to("cpu", copy=True).contiguous() for name, value in state.items()}
 
     def _full_module(self) -> nn.Module:
         """The network with full weights."""

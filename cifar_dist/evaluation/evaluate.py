@@ -1,4 +1,4 @@
-"""Evaluate one checkpoint of a run on one split, and leave an evaluation folder."""
+"""Evaluate one checkpoint of a run on one split, and write an evaluation folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cifar_dist.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class CheckpointRef:
-    """Which weights of a run are evaluated.
+    """The weights of a run that are evaluated.
 
     Attributes:
-        file: the safetensors file that holds them.
-        name: what they are called in folder names: ``final``, or the checkpoint's, for example ``step-00000345``.
-        step: optimizer steps that led to them.
-        val_accuracy: fraction, as measured during training; None when it was not.
+        file: their safetensors file.
+        name: their name in folder names: ``final``, or the checkpoint's, for example ``step-00000345``.
+        step: optimizer steps done.
+        val_accuracy: fraction, as measured during training; None if it was not.
     """
 
     file: Path
@@ -48,10 +48,10 @@ def evaluate(
     """Predict every sample of ``split`` once and write the evaluation folder. Collective.
 
     Args:
-        model: it has ``weights``.
+        model: the network, with ``weights`` loaded.
         config: the run's.
         run: the run folder.
-        weights: what is evaluated.
+        weights: which weights ``model`` has.
         data: the packed dataset.
         split: one of its splits.
         tta: see ``eval.tta``.
@@ -63,7 +63,7 @@ def evaluate(
         The folder and its summary.
 
     Raises:
-        UserError: no such split, images of another shape, a damaged shard, a folder that cannot be written.
+        UserError: no such split, images of another shape, a damaged shard, or a folder that cannot be written.
     """
     ranks = model.ranks
     opened = Split(ranks.device, config, data, split, trained_on)
@@ -90,7 +90,7 @@ def evaluate(
 
 
 def sample_ids(data: Manifest, split: str) -> list[int]:
-    """The ID of each sample: its key where all keys are numbers (of an int64) without a repeat, else its position."""
+    """Return the ID of each sample: its key if all keys are distinct int64 numbers, otherwise its position."""
     keys = data.keys(split)
     if all(key.isdecimal() and len(key) < 19 for key in keys) and len({int(key) for key in keys}) == len(keys):
         return [int(key) for key in keys]

@@ -1,4 +1,4 @@
-"""The folder that an evaluation leaves: predictions, their summary, and the weights they came from."""
+"""The evaluation folder: predictions, their summary, and the evaluated weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Summary:
     """``summary.json`` of an evaluation.
 
     Attributes:
-        run, checkpoint, step: whose weights.
-        split, data, samples, classes: on what.
-        tta: how many looks at each image.
-        accuracy: fraction right, None without labels.
+        run, checkpoint, step: the evaluated weights.
+        split, data, samples, classes: the data.
+        tta: the views of each image, see ``eval.tta``.
+        accuracy: fraction correct, None without labels.
         loss: mean cross-entropy in nats, None without labels.
-        val_accuracy: of this checkpoint during training, None when it was not measured.
+        val_accuracy: of this checkpoint during training, None if it was not measured.
         seconds: wall time of the predictions.
-        processes: how many computed them.
+        processes: number of processes that computed them.
     """
 
     run: str
@@ -51,7 +51,7 @@ def write_evaluation(
 ) -> Path:
     """Write ``{run}_val_acc_{acc}_{time}_model_{checkpoint}/``, complete or not at all.
 
-    It holds ``submission.csv``, ``probabilities.npz`` (``ids`` int64 [N], ``probabilities`` float32 [N, classes],
+    It contains ``submission.csv``, ``probabilities.npz`` (``ids`` int64 [N], ``probabilities`` float32 [N, classes],
     ``labels`` int64 [N] when known), ``summary.json`` and ``model.safetensors``, a copy of the weights.
 
     Args:
@@ -59,7 +59,7 @@ def write_evaluation(
         summary: what was evaluated.
         predictions: of every sample.
         ids: ID of each sample.
-        weights: the safetensors file that was evaluated.
+        weights: the evaluated safetensors file.
     """
     accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")

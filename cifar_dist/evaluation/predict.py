@@ -1,8 +1,8 @@
-"""Predictions for every sample exactly once, on any number of processes.
+"""Predict every sample exactly once, on any number of processes.
 
-The samples are split into batches first, and batches are dealt to processes, so each forward pass sees the same images
-on any number of processes and computes the same numbers (on CPUs to the bit where each process has equally many
-threads). The results are ordered by sample id, and counted.
+The samples are split into batches before these are distributed over processes, so each forward pass has the same images
+on any number of processes and computes the same numbers (bit for bit on CPUs if each process has the same number of
+threads). The results are ordered by sample id, and their number is verified.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from cifar_dist.formatting import progress
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of each sample, on the CPU, in sample-id order.
+    """A model's predictions for all samples, on the CPU, in sample-id order.
 
     Attributes:
         logits: float32 [samples, classes], averaged over the views.
-        labels: int64 [samples], -1 where there is none; None without any.
+        labels: int64 [samples], -1 for a sample without one; None if unknown.
     """
 
     logits: Tensor
@@ -35,29 +35,29 @@ class Predictions:
 
     @property
     def classes(self) -> Tensor:
-        """int64 [samples], the predicted class."""
+        """Return the predicted classes, int64 [samples]."""
         return self.logits.argmax(dim=1)
 
     @property
     def probabilities(self) -> Tensor:
-        """float32 [samples, classes]."""
+        """Return the class probabilities, float32 [samples, classes]."""
         return self.logits.softmax(dim=1)
 
     @property
     def accuracy(self) -> float:
-        """The fraction that is right."""
+        """Return the fraction of correct predictions."""
         assert self.labels is not None
         return (self.classes == self.labels).double().mean().item()
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy, in nats."""
+        """Return the mean cross-entropy, in nats."""
         assert self.labels is not None
         return F.cross_entropy(self.logits.double(), self.labels).item()
 
 
 Stream = Callable[[Sequence[Tensor]], Iterator[Tensor]]
-"""Lists of sample ids -> uint8 images [n, h, w, c] on the device, one batch at a time."""
+"""Maps lists of sample ids to uint8 images [n, h, w, c] on the device, one batch at a time."""
 
 
 def predict(
@@ -71,17 +71,17 @@ def predict(
     poll: Callable[[], None] = lambda: None,
     show: str = "",
 ) -> Predictions:
-    """Average the model's logits over views for samples 0..count-1. Collective; every rank gets all of them.
+    """Average the model's logits over views for samples 0..count-1. Collective; every rank returns all of them.
 
     Args:
         model: on every rank; its ranks share the work.
-        stream: gives the images of the batches dealt to this process.
+        stream: returns the images of this process's batches.
         count: number of samples.
         views: see :mod:`cifar_dist.evaluation.views`.
         batch_size: images in one forward pass.
-        labels: int64 [count] when they are known.
+        labels: int64 [count]; None if unknown.
         poll: called before each batch, equally often on every rank.
-        show: rank 0 shows progress under this name on stderr; nothing where it is empty.
+        show: name under which rank 0 shows progress on stderr; empty for none.
     """
     ranks = model.ranks
     mine = deal(torch.arange(count).split(batch_size), ranks.rank, ranks.world_size)
@@ -92,7 +92,7 @@ def predict(
         batches = zip(mine, stream(mine), strict=True)
         for number in range(rounds):
             poll()
-            for ids, images in itertools.islice(batches, 1):  # none in the last round of a rank dealt one batch less
+            for ids, images in itertools.islice(batches, 1):  # none in the last round of a rank with one batch less
                 looks = views(images, ids.to(images.device))
                 rows.append(torch.stack([weight * model.infer(view) for weight, view in looks]).sum(dim=0))
             done = number * batch_size * ranks.world_size
@@ -106,6 +106,6 @@ def predict(
 
 
 def _stack(rows: Sequence[Tensor], ranks: Ranks) -> Tensor:
-    """This process's logits as one tensor; without a batch of its own, no rows of the right width."""
+    """Concatenate this process's logits; a process without a batch has zero rows of the right width."""
     width = max(ranks.gather_objects(rows[0].shape[1] if rows else 0))
     return torch.cat(list(rows)) if rows else torch.empty(0, width, device=ranks.device)

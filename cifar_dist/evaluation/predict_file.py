@@ -1,4 +1,4 @@
-"""From a file of unlabelled images to the ``ID,Labels`` CSV."""
+"""Predict a file of unlabelled images into an ``ID,Labels`` CSV."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cifar_dist.evaluation.trained import Trained, load_model
 
 
 def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: Path) -> int:
-    """Predict every image of ``source`` once, write one row for each in its order; returns their number. Collective.
+    """Predict every image of ``source`` once, write one row for each in its order, and return their number. Collective.
 
     Args:
         engine: this process in the job.
@@ -31,7 +31,7 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
         out: the CSV.
 
     Raises:
-        UserError: a source that cannot be read, of another image shape, with an ID twice, or ``out`` not writable.
+        UserError: a source that cannot be read, has another image shape or repeats an ID, or ``out`` is not writable.
     """
     model, ranks = load_model(engine, trained), engine.ranks
     stream, ids, shape = ranks.run_on_all(lambda: _open(ranks.device, trained, source))

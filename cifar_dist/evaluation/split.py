@@ -1,4 +1,4 @@
-"""A split made ready for prediction: its images, its labels, and the normalisation the model was trained with."""
+"""Open a split for prediction: images, labels, and the normalisation that the model was trained with."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cifar_dist.evaluation.views import make_views
 
 
 class Predictor:
-    """Predicts images as the run's model sees them.
+    """Predicts images, normalised as in the run's training.
 
     Args:
-        device: of the images.
+        device: device of the images.
         config: the run's.
         trained_on: the manifest of the run's training data.
     """
@@ -41,7 +41,7 @@ class Predictor:
         poll: Callable[[], None] = lambda: None,
         show: str = "",
     ) -> Predictions:
-        """Predictions of samples 0..count-1; see :func:`cifar_dist.evaluation.predict.predict`. Collective."""
+        """Predict samples 0..count-1; see :func:`cifar_dist.evaluation.predict.predict`. Collective."""
         views = make_views(tta, self._config.augment, self._config.run.seed, self._mean, self._normalize)
         return predict(
             model,

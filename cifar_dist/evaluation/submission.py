@@ -13,23 +13,23 @@ from cifar_dist.files import write_atomic
 
 
 def write_submission(path: Path, ids: Sequence[int], labels: Sequence[int]) -> None:
-    """One row per ID, in the order given: ``ID,Labels`` and then ``17,3``.
+    """Write a row per ID, in the order given: ``ID,Labels`` and then ``17,3``.
 
     Raises:
-        UserError: an ID comes twice, or the file cannot be written.
+        UserError: an ID is repeated, or the file cannot be written.
     """
     assert len(ids) == len(labels), f"{len(ids)} ids for {len(labels)} labels"
     if len(set(ids)) != len(ids):
         ((twice, _),) = Counter(ids).most_common(1)
         raise UserError(
-            f"the ID {twice} comes more than once in the input, so a file of predictions by ID cannot be made"
+            f"the ID {twice} occurs more than once in the input; a file of predictions by ID needs unique IDs"
         )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["ID", "Labels"])
     writer.writerows(zip(ids, labels, strict=True))
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe, or a device as /dev/stdout
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe, or a device such as /dev/stdout
             path.write_text(text.getvalue(), encoding="utf-8")
         else:
             write_atomic(path.resolve(), text.getvalue())

@@ -1,4 +1,4 @@
-"""A trained run opened again: its config, its data's manifest, its network with the weights of a checkpoint."""
+"""Open a trained run: its config, its data's manifest, and its network with the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class Trained:
 
 
 def find_run(run: str, parent: Path = Path("runs")) -> Path:
-    """The folder of a run given by name or by path.
+    """Return the folder of a run, given by name or path.
 
     Raises:
-        UserError: there is none; the message names the nearest.
+        UserError: it does not exist; the message suggests the nearest name.
     """
     for path in (parent / run, Path(run)):
         if RunFolder(path).exists():
             return path
     known = [path.name for path in parent.glob("*") if RunFolder(path).exists()]
-    hint = nearest(run, known) if known else f"{parent} holds none yet; train one first"
-    raise UserError(f"there is no run '{run}'; {hint}")
+    hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
+    raise UserError(f"run '{run}' does not exist; {hint}")
 
 
 def open_trained(run: Path, which: str) -> Trained:
     """Choose and verify a checkpoint: ``best``, ``latest`` or a step.
 
     Raises:
-        UserError: no such checkpoint, or a run folder that is not complete.
+        UserError: no such checkpoint, or the run folder is incomplete.
     """
     folder = RunFolder(run)
     path = checkpoint.named(folder.checkpoints, which)
@@ -57,10 +57,10 @@ def open_trained(run: Path, which: str) -> Trained:
 
 
 def build_trained(trained: Trained) -> nn.Module:
-    """The run's network with its weights, on the CPU.
+    """Build the run's network and load its weights, on the CPU.
 
     Raises:
-        UserError: the weights cannot be read or are of another model.
+        UserError: the weights cannot be read or belong to another model.
     """
     data = trained.trained_on
     module = models.build_for(trained.config.model, shape=data.shape, classes=len(data.classes))
@@ -73,5 +73,5 @@ def build_trained(trained: Trained) -> nn.Module:
 
 
 def load_model(engine: Engine, trained: Trained) -> InferenceModel:
-    """:func:`build_trained` on every rank's device. Collective."""
+    """Build the trained network on every rank's device, see :func:`build_trained`. Collective."""
     return engine.ranks.run_on_all(lambda: engine.prepare_for_inference(build_trained(trained)))

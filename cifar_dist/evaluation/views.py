@@ -1,8 +1,8 @@
 """Test-time augmentation: the views of an image whose predictions are averaged.
 
 The levels ``mirror`` and ``translate`` are airbench's (Keller Jordan, arXiv:2404.00498, section 3.6 and its code);
-N random views are the recipe's own flips and crops, looked up by (seed, view, sample id), so that they are the same
-whatever computes them.
+N random views are the recipe's own flips and crops, determined by (seed, view, sample id), so that they are the same on
+any number of processes and devices.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ View = tuple[float, Tensor]
 """A weight and images, float32 [n, c, h, w]; the weights of one batch sum to 1."""
 
 Views = Callable[[Tensor, Tensor], Iterator[View]]
-"""(uint8 images [n, h, w, c], ids int64 [n]) -> views, one at a time."""
+"""Maps (uint8 images [n, h, w, c], ids int64 [n]) to views, one at a time."""
 
 _SHIFT = 1  # pixels by which translate moves, to the upper left and the lower right
 
 
 def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> Views:
-    """The views of a level.
+    """Return the views of a level.
 
     Args:
         tta: ``0``, ``mirror``, ``translate`` or a number N; config.EvalConfig checks it.
         config: the recipe's augmentation; N random views use its flips and crops, and no plug-in.
-        seed: of the random views.
+        seed: seed of the random views.
         mean: per-channel fill of random crops, in [0, 1].
-        normalize: pixels to the model's input.
+        normalize: converts pixels to the model's input.
     """
     if tta == "mirror":
         return lambda images, ids: _mirrored(normalize(images), 1.0)
@@ -43,13 +43,13 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
         return lambda images, ids: _translated(normalize(images))
     count = max(1, int(tta))
     moves = (transform for transform in config.transforms if isinstance(transform, Crop | Flip))
-    # Alternating flips alternate by epoch; here each view tosses for itself.
+    # Alternating flips alternate by epoch; views flip independently instead.
     own = tuple(Flip() if isinstance(move, Flip) else move for move in moves)
     augment = Augment(AugmentConfig(transforms=own), seed, mean, normalize)
 
     def random_views(images: Tensor, ids: Tensor) -> Iterator[View]:
         for view in range(count):
-            # Negative epochs: no view repeats what training saw. The first view is the image itself.
+            # Negative epochs, so that no view repeats a training image. The first view is the image itself.
             yield 1.0 / count, normalize(images) if view == 0 else augment(images, ids, -view)
 
     return random_views

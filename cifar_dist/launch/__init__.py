@@ -1,1 +1,1 @@
-"""Launching: a config of Accelerate, and the agent that starts it, passes signals on and reports the exit code."""
+"""Launching: Accelerate configs, and the agent that starts a job, forwards signals and reports the exit code."""

@@ -1,8 +1,8 @@
 """``accelerate launch``, with signals that reach the ranks and the exit code that the ranks agreed on.
 
-The launcher alone spoils both. TERM and INT give its ranks 30 seconds and then end in a traceback, USR1 kills it and
-leaves them running, and every exit code of theirs becomes 1. So the launcher runs as a child that ignores these
-signals, while this process receives them and signals the ranks itself::
+The launcher alone does neither: on TERM and INT it gives its ranks 30 seconds and ends in a traceback, USR1 kills it
+and leaves them running, and every exit code of a rank becomes 1. Therefore the launcher runs as a child that ignores
+these signals, while this process receives them and signals the ranks itself::
 
     the agent (receives signals) -> its fork (accelerate launch) -> cifar-dist VERB, once for each rank
 
@@ -25,10 +25,10 @@ import psutil
 
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REQUEUE
 
-ROOT = Path(__file__).parents[2]  # what `import cifar_dist` needs on its path
+ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 # What the ranks receive for each signal. They do not handle HUP, which a lost terminal sends. A second INT ends a rank
 # at once, so the agent sends none: Slurm sends its own to every process.
-_PASSED_ON_AS = {
+_FORWARDED_AS = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
     signal.SIGINT: signal.SIGTERM,
@@ -39,24 +39,24 @@ _SEARCH_SECONDS = 1.0  # between two searches for new ranks
 
 
 def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> int:
-    """Run ``cifar-dist *words`` on many processes; returns the exit code that they agreed on.
+    """Run ``cifar-dist *words`` on many processes and return the exit code that they agreed on.
 
-    Call it in a process that has nothing else to do: it replaces the signal handlers for good.
+    Call it in a process that does nothing else, because it replaces the signal handlers permanently.
 
     Args:
-        config: of ``accelerate launch``.
-        options: of ``accelerate launch`` too, each ``--NAME=VALUE``; they override the config.
+        config: the config of ``accelerate launch``.
+        options: options of ``accelerate launch``, each ``--NAME=VALUE``; they override the config.
         words: a verb and its arguments.
     """
     received: list[int] = []
-    for number in _PASSED_ON_AS:
+    for number in _FORWARDED_AS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
             signal.signal(number, lambda number, _: received.append(number))
     launcher = os.fork()
     if launcher == 0:
         sys.exit(_launch([f"--config_file={config}", *options, "--module", "cifar_dist", *words]))
     ranks: list[psutil.Process] = []
-    passed_on, next_search = 0, 0.0
+    forwarded, next_search = 0, 0.0
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
         if received.count(signal.SIGINT) > 1:
             _send([psutil.Process(launcher), *ranks], signal.SIGKILL)
@@ -64,13 +64,13 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> 
         if time.monotonic() > next_search:
             ranks = _children(launcher)
             next_search = time.monotonic() + _SEARCH_SECONDS
-            if passed_on:  # a rank that was still starting up ignored the first signal; a repeated one is harmless
+            if forwarded:  # a rank that was still starting up ignored the first signal; a repeated one is harmless
                 _send(ranks, signal.SIGUSR1)
-        for request in received[passed_on:]:
+        for request in received[forwarded:]:
             if request == signal.SIGINT:
-                print("cifar-dist: stopping after this step, to save; once more ends it now", file=sys.stderr)
-            _send(ranks, _PASSED_ON_AS[signal.Signals(request)])
-            passed_on += 1
+                print("cifar-dist: stopping after this step, to save; interrupt again to end now", file=sys.stderr)
+            _send(ranks, _FORWARDED_AS[signal.Signals(request)])
+            forwarded += 1
         time.sleep(_POLL_SECONDS)
     _send(ranks, signal.SIGKILL)  # they have ended, unless the launcher itself was killed
     code = os.waitstatus_to_exitcode(ended[1])
@@ -78,10 +78,10 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> 
 
 
 def _launch(words: Sequence[str]) -> int:
-    """``accelerate launch *words`` in this process; returns the exit code of its ranks."""
-    os.setsid()  # Ctrl-C reaches the agent alone, which passes it on once
-    for number in _PASSED_ON_AS:
-        signal.signal(number, signal.SIG_IGN)  # the ranks inherit this, until they install their own handlers
+    """Run ``accelerate launch *words`` in this process and return the exit code of its ranks."""
+    os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
+    for number in _FORWARDED_AS:
+        signal.signal(number, signal.SIG_IGN)  # the ranks inherit this until they install their own handlers
     _prepare_environment()
     logging.disable(logging.ERROR)
 
@@ -105,10 +105,10 @@ def _launch(words: Sequence[str]) -> int:
 
 def _prepare_environment() -> None:
     """Set what the launcher and its ranks read from the environment."""
-    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # torchrun would handle TERM, INT and HUP
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, which it would announce in five lines
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # otherwise torchrun would handle TERM, INT and HUP
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, which it would announce in five lines
     _prepend("PATH", Path(sys.executable).parent)  # DeepSpeed finds programs by name
-    # The ranks import the package that this process runs, not one that happens to be in the working folder.
+    # The ranks import the package that this process runs, not another one in the working folder.
     os.environ["PYTHONSAFEPATH"] = "1"
     if str(ROOT) != sysconfig.get_path("purelib"):
         _prepend("PYTHONPATH", ROOT)
@@ -119,22 +119,22 @@ def _prepend(variable: str, folder: Path) -> None:
 
 
 def agreed_code(codes: dict[str, int]) -> int:
-    """The exit code of a job, from those of its ranks by name; a negative one is a signal.
+    """Return the exit code of a job, from those of its ranks by name; a negative code is a signal.
 
-    Ranks agree on 75 once the checkpoint is complete, and on 2 before any work, so one such code speaks for all.
-    Otherwise a signal is the cause, and how the other ranks died its effect.
+    Ranks agree on 75 once the checkpoint is complete, and on 2 before any work, so one such code stands for all.
+    Otherwise a signal is the cause, and the deaths of the other ranks are its effect.
     """
     for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT):
         if agreed in codes.values():
             return agreed
     who, code = min(codes.items(), key=lambda item: item[1])
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    print(f"cifar-dist: {who} {how}; what it said is above", file=sys.stderr)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+    print(f"cifar-dist: {who} {how}; its output is above", file=sys.stderr)
     return code if code >= 0 else 128 - code
 
 
 def _children(pid: int) -> list[psutil.Process]:
-    """The direct children of a process that may have ended."""
+    """List the direct children of a process that may have ended."""
     try:
         found: list[psutil.Process] = psutil.Process(pid).children()
     except psutil.NoSuchProcess:

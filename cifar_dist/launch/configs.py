@@ -1,4 +1,4 @@
-"""The configs of ``accelerate launch`` by name: those in ``launch/`` of the repository and of the working folder."""
+"""Find configs of ``accelerate launch`` by name, in ``launch/`` of the repository and of the working folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _REPOSITORY = Path(__file__).parents[2]
 
 
 def find_config(config: str) -> Path:
-    """The file of a config.
+    """Return the file of a config.
 
     Args:
         config: a name in ``launch/``, such as ``ddp``, or the path of a ``.yaml``.
@@ -21,15 +21,15 @@ def find_config(config: str) -> Path:
     if config.endswith(".yaml"):
         if Path(config).is_file():
             return Path(config)
-        raise UserError(f"there is no launch config {config}; {_known()}")
+        raise UserError(f"launch config {config} does not exist; {_known()}")
     for folder in _folders():
         if (path := folder / f"{config}.yaml").is_file():
             return path
-    raise UserError(f"there is no launch/{config}.yaml; {_known()}")
+    raise UserError(f"launch/{config}.yaml does not exist; {_known()}")
 
 
 def config_names() -> list[str]:
-    """Names that :func:`find_config` knows."""
+    """List the names that :func:`find_config` accepts."""
     return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
 
 

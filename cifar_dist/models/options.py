@@ -1,4 +1,4 @@
-"""A model's options are checked against the type hints of its builder's keyword-only arguments."""
+"""Check a model's options against the type hints of its builder's keyword-only arguments."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cifar_dist.config import OptionValue
 from cifar_dist.errors import UserError, nearest
 
 Size = Annotated[int, Field(ge=1, le=4096)]
-"""A width or a number of blocks. Bounded, so that a slip of the finger is not an out-of-memory error."""
+"""A width or a number of blocks, bounded so that a typing error does not exhaust memory."""
 SizeOrZero = Annotated[int, Field(ge=0, le=4096)]
 Kernel = Literal[1, 3, 5, 7]
-"""Side of an odd kernel, padded so that the map keeps its size."""
+"""Side of an odd kernel, padded so that the feature map keeps its size."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def checked(builder: Callable[..., object], options: Mapping[str, OptionValue], model: str) -> dict[str, object]:
-    """The options as the builder's types: lists become tuples, whole numbers floats; nothing else is converted.
+    """Convert options to the builder's types: lists to tuples and integers to floats, nothing else.
 
     Raises:
-        UserError: an option that the builder does not have, or a value that is not of its type.
+        UserError: the builder does not have an option, or a value has the wrong type.
     """
     known = {
         parameter.name
@@ -42,13 +42,13 @@ def checked(builder: Callable[..., object], options: Mapping[str, OptionValue], 
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = "".join(f"[{index}]" for index in first["loc"])
-            what = first["msg"].replace("tuple", "list")  # what a recipe calls it
+            what = first["msg"].replace("tuple", "list")  # the word that recipes use
             raise UserError(f"model.options.{option}{place} of {model} is {value!r}: {what}") from None
     return values
 
 
 def _hints(builder: Callable[..., object], model: str) -> dict[str, type]:
-    """The types of the builder's arguments; a class is built by its ``__init__``."""
+    """Return the types of the builder's arguments; for a class, those of ``__init__``."""
     try:
         return get_type_hints(builder.__init__ if inspect.isclass(builder) else builder, include_extras=True)
     except NameError as error:

@@ -1,13 +1,13 @@
-"""The one registry of networks: a name, and a builder whose keyword-only arguments are the model's options.
+"""The registry of networks: names, and builders whose keyword-only arguments are the model's options.
 
 A builder in this package is decorated::
 
     @register("my-net")
     def my_net(classes: int, channels: int, *, widths: tuple[Size, ...] = (64, 128)) -> nn.Module: ...
 
-One from outside is not, nor has it to be a function: ``model.name`` is ``path/to/file.py:MyNet``.
+A builder from outside needs no decorator and may be a class: ``model.name`` is ``path/to/file.py:MyNet``.
 
-Torch is imported when the first network is built, not before: the names are listed by ``--help``.
+Torch is imported only when the first network is built, because ``--help`` lists the names.
 """
 
 from __future__ import annotations
@@ -50,11 +50,15 @@ class DataInitialized(Protocol):
     """A network that computes some of its weights from training images, once, before the first step."""
 
     def initialize(self, images: Tensor) -> None:
-        """Deterministic. ``images``: float [N, C, H, W], normalised as in training, not augmented; N about 5000."""
+        """Compute the weights, deterministically.
+
+        Args:
+            images: float [N, C, H, W], normalised as in training, not augmented; N about 5000.
+        """
 
 
 def register(name: str) -> Callable[[_Builder], _Builder]:
-    """Decorator: make ``builder(classes, channels, *, option=default, ...)`` known as ``name``."""
+    """Register the decorated ``builder(classes, channels, *, option=default, ...)`` as ``name``."""
 
     def add(builder: _Builder) -> _Builder:
         assert name not in _builders, f"two models are registered as {name}"
@@ -65,18 +69,18 @@ def register(name: str) -> Callable[[_Builder], _Builder]:
 
 
 def names() -> list[str]:
-    """All registered names, sorted. Imports nothing."""
+    """List all registered names, sorted. Imports nothing."""
     return sorted({*SHIPPED, *_builders})
 
 
 def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, OptionValue]) -> nn.Module:
-    """A new network that maps float [N, channels, H, W] to logits, float [N, classes].
+    """Build a new network that maps float [N, channels, H, W] to logits, float [N, classes].
 
     Weights are drawn from torch's global generator: seed it first.
 
     Args:
         name: a registered name, ``torchvision:NAME``, ``timm:NAME``, or ``path/to/file.py:Attribute``.
-        options: the model's own options, as they stand in a recipe.
+        options: the model's own options, as in a recipe.
 
     Raises:
         UserError: no such model, no such option, or a value that the option cannot take.
@@ -90,24 +94,24 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
         return builder(classes, channels, **checked(builder, options, name))
     except UserError:
         raise
-    except ValueError as error:  # options that are valid one by one and not together
+    except ValueError as error:  # options that are valid individually but not together
         raise UserError(f"model.options of {name}: {error}") from None
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
-    """Import what builds the network of a name."""
+    """Import the builder of a name."""
     if plugins.is_spec(name):
         return _plugin(name)
     if name not in _builders and name in SHIPPED:
         importlib.import_module(f"cifar_dist.models.{SHIPPED[name]}")
     if name not in _builders:
         known = [*names(), *(f"{prefix}NAME" for prefix in external.PREFIXES)]
-        raise UserError(f"model.name: there is no model '{name}'; {nearest(name, known)}")
+        raise UserError(f"model.name: unknown model '{name}'; {nearest(name, known)}")
     return _builders[name]
 
 
 def _plugin(name: str) -> Callable[..., nn.Module]:
-    """The builder that ``path/to/file.py:Attribute`` names."""
+    """Import the builder that ``path/to/file.py:Attribute`` locates."""
     try:
         found = plugins.load(name)
     except ValueError as error:
@@ -124,10 +128,10 @@ def _plugin(name: str) -> Callable[..., nn.Module]:
 
 
 def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network of a config for images of ``shape`` (height, width, channels), tried on one of them.
+    """Build the network of a config for images of ``shape`` (height, width, channels), and try it on one image.
 
     Raises:
-        UserError: as :func:`build`, and when it cannot take such an image.
+        UserError: as :func:`build`, or the network does not accept such an image.
     """
     model = build(config.name, classes=classes, channels=shape[2], options=config.options)
     if config.conv == "handmade":
@@ -141,10 +145,10 @@ def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
 
 
 def check_builds(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> None:
-    """:func:`build_for` in shapes without numbers: that costs no time and no memory.
+    """Check that :func:`build_for` succeeds, on the meta device, which needs almost no time and memory.
 
     Raises:
-        UserError: the network could not be built.
+        UserError: the network cannot be built.
     """
     import torch
 
@@ -153,7 +157,7 @@ def check_builds(config: ModelConfig, *, shape: tuple[int, int, int], classes: i
 
 
 def _enlarge(model: nn.Module, side: int) -> None:
-    """Have ``model`` see its images at ``side`` x ``side`` pixels. A hook: no name of a weight changes."""
+    """Enlarge the input images of ``model`` to ``side`` x ``side`` pixels, with a hook that keeps weight names."""
     import torch.nn.functional as F
 
     def enlarged(model: nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -163,13 +167,13 @@ def _enlarge(model: nn.Module, side: int) -> None:
 
 
 def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], classes: int) -> None:
-    """Send one black image through a freshly built network, so that a misfit is found before training.
+    """Run one black image through a freshly built network, so that a misfit is found before training.
 
     Args:
         shape: (height, width, channels) of the dataset's images.
 
     Raises:
-        UserError: the network cannot take such an image, or does not answer with one logit per class.
+        UserError: the network does not accept such an image, or does not return one logit per class.
     """
     import torch
 
@@ -188,4 +192,4 @@ def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], clas
     finally:
         model.train(training)
     if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
-        raise UserError(f"model.name: {name} does not give one logit for each of {classes} classes")
+        raise UserError(f"model.name: {name} does not return one logit for each of {classes} classes")

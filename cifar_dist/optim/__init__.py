@@ -1,4 +1,4 @@
-"""How weights follow gradients: the optimizer, and the learning rate as a function of the step."""
+"""Optimizers, learning-rate schedules and weight averaging."""
 
 from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.optim.schedules import learning_rate

@@ -1,10 +1,10 @@
-"""The learning-rate range test: which rates to try, and which to take from the losses that they gave.
+"""The learning-rate range test: the rates to try, and the rates that the losses suggest.
 
 Smith: *Cyclical Learning Rates for Training Neural Networks*, arXiv:1506.01186, section 3.3, with the rate rising
-exponentially. Two suggestions, both on the smoothed curve: fastai's *valley*, the middle of the longest stretch of
-falling losses (Howard and Gugger, *fastai: A Layered API for Deep Learning*, arXiv:2002.04688), and where the loss
-falls steepest over the logarithm of the rate. Neither looks above the loss of guessing: a network whose first logits
-are too large falls to it at any rate, and learns nothing there.
+exponentially. The smoothed curve yields two suggestions: fastai's *valley*, the middle of the longest stretch of
+falling losses (Howard and Gugger, *fastai: A Layered API for Deep Learning*, arXiv:2002.04688), and the rate at which
+the loss falls fastest over the logarithm of the rate. Both ignore losses above that of guessing: a network whose first
+logits are too large falls to it at any rate without learning anything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FEWEST = 10
 
 @dataclass(frozen=True)
 class Curve:
-    """What a range test found.
+    """The losses of a range test.
 
     Attributes:
         lrs: learning rate of each step, rising.
@@ -41,9 +41,9 @@ class Curve:
     guessing: float
 
     def smoothed(self) -> NDArray[np.float64]:
-        """The losses' mean under a Gaussian window over the logarithm of the rate, float64 [steps].
+        """Smooth the losses with a Gaussian window over the logarithm of the rate, float64 [steps].
 
-        The window looks both ways: a running mean would lag, and every suggestion would come out too high.
+        The window is symmetric, because a running mean would lag and make every suggestion too high.
         """
         place = np.log10(self.lrs)
         window = np.exp(-0.5 * ((place[:, None] - place) / _WIDTH) ** 2)
@@ -51,18 +51,18 @@ class Curve:
         return mean
 
     def diverged(self) -> bool:
-        """Whether going on would tell nothing more."""
+        """Whether the loss has diverged, so that more steps would add no information."""
         values = self.smoothed()
         return len(values) > _FEWEST and bool(values[-1] > _DIVERGED * values.min())
 
     def steepest(self) -> float:
-        """The rate at which the smoothed loss falls fastest, below that of guessing."""
+        """Return the rate at which the smoothed loss falls fastest, below that of guessing."""
         learnt = self._learnt()
         fall = np.gradient(self.smoothed(), np.log(self.lrs))
         return self.lrs[int(np.where(learnt, fall, np.inf).argmin())]
 
     def valley(self) -> float:
-        """The middle of the longest falling subsequence of the smoothed loss, below that of guessing."""
+        """Return the middle of the longest falling subsequence of the smoothed loss, below that of guessing."""
         self._learnt()
         values = np.minimum(self.smoothed(), self.guessing)
         longest = np.ones(len(values), dtype=int)
@@ -73,18 +73,18 @@ class Curve:
         return self.lrs[end - int(longest[end]) // 2]
 
     def _learnt(self) -> NDArray[np.bool_]:
-        """Which steps up to the lowest loss are better than guessing, bool [steps].
+        """Mark the steps up to the lowest loss that are better than guessing, bool [steps].
 
         Raises:
-            UserError: none, so that no rate can be told from another.
+            UserError: there are none, so no rate can be suggested.
         """
         values = self.smoothed() if self.lrs else np.empty(0)
         learnt = values < self.guessing
         learnt[int(values.argmin()) + 1 if len(values) else 0 :] = False
         if len(values) < _FEWEST or learnt.sum() < 2:
             raise UserError(
-                f"in {len(values)} steps the loss did not come below that of guessing, {self.guessing:.2f}; "
-                "take more --steps, or another --low and --high"
+                f"in {len(values)} steps the loss did not fall below that of guessing, {self.guessing:.2f}; "
+                "use more --steps, or another --low and --high"
             )
         return learnt
 
@@ -93,17 +93,17 @@ class Curve:
 
     @staticmethod
     def load(path: Path) -> Curve | None:
-        """The curve in a file; None where there is none, or it is damaged."""
+        """Read a curve; None if the file does not exist or is damaged."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             lrs, losses = ([float(value) for value in found[key]] for key in ("lrs", "losses"))
             curve = Curve(lrs, losses, float(found["guessing"]))
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        whole = len(curve.lrs) == len(curve.losses) and min(curve.lrs, default=0) > 0
-        return curve if whole and all(map(math.isfinite, (*curve.lrs, *curve.losses, curve.guessing))) else None
+        is_valid = len(curve.lrs) == len(curve.losses) and min(curve.lrs, default=0) > 0
+        return curve if is_valid and all(map(math.isfinite, (*curve.lrs, *curve.losses, curve.guessing))) else None
 
 
 def rates(low: float, high: float, steps: int) -> Sequence[float]:
-    """``steps`` learning rates from ``low`` to ``high``, each the same factor above the one before."""
+    """Return ``steps`` learning rates from ``low`` to ``high``, in geometric progression."""
     return [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]

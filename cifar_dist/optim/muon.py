@@ -1,4 +1,4 @@
-"""Muon: momentum, made orthogonal. For the hidden layers; the other parameters follow SGD or AdamW, in one optimizer.
+"""Muon: orthogonalized momentum for the hidden layers, with SGD or AdamW for all other parameters in one optimizer.
 
 Keller Jordan et al.: *Muon: An optimizer for hidden layers in neural networks*, 2024,
 https://kellerjordan.github.io/posts/muon/. For a weight W seen as a matrix [out, in * k * k], gradient G, momentum mu::
@@ -7,9 +7,9 @@ https://kellerjordan.github.io/posts/muon/. For a weight W seen as a matrix [out
     U  = mu B + (1 - mu) G  with Nesterov, else B
     W <- (1 - lr * decay) W - lr * sqrt(max(1, rows / columns)) * NS(U)
 
-NS is five (``iterations``) steps of X <- a X + b (X X^T) X + c (X X^T)^2 X from X = U / ||U||. It takes U = P S Q^T
-near to P Q^T: the singular values end in about [0.7, 1.2], which is near enough. torch.optim.Muon is the same for
-2-D parameters alone.
+NS is five (``iterations``) steps of X <- a X + b (X X^T) X + c (X X^T)^2 X from X = U / ||U||. It brings U = P S Q^T
+close to P Q^T: the singular values end in about [0.7, 1.2], which is close enough. torch.optim.Muon is the same for
+2-D parameters only.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _EPS = 1e-7
 
 
 class Muon(Optimizer):
-    """Muon for ``matrices``, and ``rest`` for the parameters it holds.
+    """Muon for ``matrices``, and the optimizer ``rest`` for its own parameters.
 
     Every group may have its own learning rate. All state is tensors by parameter: ``momentum_buffer`` for a matrix,
-    what ``rest`` keeps for the others. Each process computes the whole update from the whole gradient, so it needs
-    parameters that are not sharded (one process, DDP).
+    the state of ``rest`` for the others. Each process computes the full update from the full gradient, so parameters
+    must not be sharded (one process, DDP).
 
     Args:
-        matrices: float parameters of two dimensions or more, [out, ...]; see :func:`hidden_weights`.
-        rest: torch's SGD or AdamW over all other parameters, of at least one group.
+        matrices: float parameters of at least two dimensions, [out, ...]; see :func:`hidden_weights`.
+        rest: torch's SGD or AdamW over all other parameters, with at least one group.
         lr: learning rate of the matrices.
         momentum: in [0, 1).
         weight_decay: decoupled, times the learning rate.
-        normalize: before each step scale each matrix to the Frobenius norm sqrt(out), as airbench94_muon does
-            (https://github.com/KellerJordan/cifar10-airbench). For weights whose scale a norm layer undoes.
-        iterations: of Newton-Schulz; airbench94_muon takes 3.
+        normalize: scale each matrix to the Frobenius norm sqrt(out) before each step, as airbench94_muon does
+            (https://github.com/KellerJordan/cifar10-airbench). For weights whose scale a norm layer cancels.
+        iterations: of Newton-Schulz; airbench94_muon uses 3.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -87,7 +87,7 @@ class Muon(Optimizer):
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         self._step_matrix(parameter, parameter.grad, group)
-        # There is one state and one list of groups, ours. Pointed at anew each time: loading a state replaces them.
+        # Both optimizers share our state and groups, reassigned at every step because loading a state replaces them.
         self._rest.state = self.state
         self._rest.param_groups = [group for group in self.param_groups if not group["muon"]]
         self._rest.step()
@@ -109,18 +109,18 @@ class Muon(Optimizer):
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 5, dtype: torch.dtype | None = None) -> Tensor:
-    """Float [m, n] -> [m, n] with the same singular vectors and singular values near 1.
+    """Replace the singular values of a float [m, n] matrix by values near 1.
 
     Args:
-        dtype: what it computes in and returns. By default bfloat16 on a GPU, as published, and float32 on a CPU,
-            where it is a few percent of a step: with bfloat16, gradients that differ in their last bit give updates
-            that differ by 1e-2, and runs on one and on two processes soon part.
+        dtype: of the computation and the result. By default bfloat16 on a GPU, as published, and float32 on a CPU,
+            where it costs a few percent of a step: with bfloat16, gradients that differ in their last bit produce
+            updates that differ by 1e-2, and runs on one and on two processes soon diverge.
     """
     x = matrix.to(dtype or (torch.bfloat16 if matrix.is_cuda else torch.float32))
     tall = x.shape[0] > x.shape[1]
-    if tall:  # the small one of X X^T and X^T X
+    if tall:  # use the smaller of X X^T and X^T X
         x = x.T
-    x = x / x.norm().clamp(min=_EPS)  # no singular value above 1, from where the iteration converges
+    x = x / x.norm().clamp(min=_EPS)  # no singular value above 1, as the iteration requires to converge
     for _ in range(iterations):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
@@ -128,9 +128,9 @@ def orthogonalize(matrix: Tensor, iterations: int = 5, dtype: torch.dtype | None
 
 
 def hidden_weights(model: nn.Module) -> list[Tensor]:
-    """The weights that Muon is for: of all convolutions and linear layers but the first and the last, if they learn.
+    """Return the trainable weights of all convolutions and linear layers except the first and the last.
 
-    First and last in the order in which the model registers them.
+    First and last refer to the order in which the model registers them.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)]
     return [layer.weight for layer in layers[1:-1] if layer.weight.requires_grad]

@@ -1,4 +1,4 @@
-"""The optimizer of a config: parameter groups by what decays and what does not, and by stage where stages differ."""
+"""Build the optimizer of a config, with parameter groups by weight decay and, if stages differ, by stage."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def build_optimizer(
     *,
     gradual: bool = False,
 ) -> Optimizer:
-    """The optimizer over all parameters that learn, in the model's order, at learning rate ``config.lr``.
+    """Build the optimizer over all trainable parameters, in the model's order, at learning rate ``config.lr``.
 
-    Build it before the model is wrapped or sharded: one-dimensional parameters (norm layers and biases) are told by
-    their shape. The learning rate of :func:`~cifar_dist.optim.schedules.learning_rate` is set in all groups, times
-    the group's ``lr_scale`` where it has one.
+    Call it before the model is wrapped or sharded, because one-dimensional parameters (norm layers and biases) are
+    identified by their shape. The trainer sets the learning rate of
+    :func:`~cifar_dist.optim.schedules.learning_rate` in all groups, times a group's ``lr_scale`` if it has one.
 
     Args:
         stages: the parameters of each stage, the head last. With ``backbone_lr``, ``layer_decay`` or ``gradual``,
-            each stage has groups of its own: ``stage`` is its distance from the head, and ``stage_lr_scale`` is 1
-            for the head and backbone_lr * layer_decay ** (distance - 1) before it (Howard, Ruder, arXiv:1801.06146).
-        gradual: whether :func:`thaw` will be used.
+            each stage has its own groups: ``stage`` is its distance from the head, and ``stage_lr_scale`` is 1 for
+            the head and backbone_lr * layer_decay ** (distance - 1) for the others (Howard, Ruder, arXiv:1801.06146).
+        gradual: whether :func:`thaw` will be called.
 
     Raises:
-        UserError: muon for a model without hidden layers that learn, or with gradual unfreezing.
+        UserError: muon with a model that has no trainable hidden layers, or with gradual unfreezing.
     """
     if isinstance(config, MuonConfig):
         if gradual:
-            raise UserError("model.unfreeze is not for optim.name muon; use --optim.name sgd or adamw")
+            raise UserError("model.unfreeze does not work with optim.name muon; use --optim.name sgd or adamw")
         return _build_muon(config, model)
     staged = isinstance(config, StagedOptimConfig) and not config.backbone_lr == config.layer_decay == 1
     if not (gradual or staged):
@@ -53,19 +53,19 @@ def build_optimizer(
 
 
 def _stage_scale(config: OptimConfig, distance: int) -> float:
-    """Learning rate of a stage ``distance`` before the head, as a multiple of the head's."""
+    """Return the learning rate of a stage ``distance`` before the head, as a multiple of the head's."""
     if distance == 0 or not isinstance(config, StagedOptimConfig):
         return 1.0
     return float(config.backbone_lr * config.layer_decay ** (distance - 1))
 
 
 def _build_muon(config: MuonConfig, model: nn.Module) -> Optimizer:
-    """Muon over the hidden layers, and the optimizer called ``rest`` over the others at its own rate."""
+    """Build Muon over the hidden layers, with ``config.rest`` over the other parameters at its own rate."""
     from cifar_dist.optim.muon import Muon, hidden_weights
 
     hidden = hidden_weights(model)
     if not hidden:
-        raise UserError("optim.name muon is for hidden layers and none learns in this model; use --optim.name sgd")
+        raise UserError("optim.name muon needs trainable hidden layers and this model has none; use --optim.name sgd")
     matrices = {id(weight) for weight in hidden}
     rest = config.build(_groups(config, (p for p in model.parameters() if id(p) not in matrices)))
     for group in rest.param_groups:
@@ -83,15 +83,15 @@ def _build_muon(config: MuonConfig, model: nn.Module) -> Optimizer:
 
 
 def thaw(groups: Iterable[dict[str, Any]], learning: int) -> None:
-    """Set ``lr_scale`` of every stage's groups: 0 for those that sleep, so that their weights keep their very bits.
+    """Set ``lr_scale`` of every stage's groups: 0 for frozen stages, so that their weights do not change by a bit.
 
-    They keep asking for gradients, as DDP and DeepSpeed want one set of parameters for the whole run, and their
-    moments follow them: a stage wakes with the momentum of the latest steps. Says the same however often it is
-    called; groups without a stage are left alone.
+    Frozen parameters still receive gradients, because DDP and DeepSpeed require one set of parameters for the entire
+    run, and their moments follow the gradients: a stage thaws with the momentum of the latest steps. Idempotent;
+    groups without a stage do not change.
 
     Args:
         groups: an optimizer's ``param_groups``.
-        learning: stages that learn, counted from the head, as :func:`cifar_dist.models.transfer.set_mode` gives it.
+        learning: stages that learn, counted from the head, as :func:`cifar_dist.models.transfer.set_mode` returns it.
     """
     for group in groups:
         if "stage" in group:
@@ -99,7 +99,7 @@ def thaw(groups: Iterable[dict[str, Any]], learning: int) -> None:
 
 
 def _groups(config: OptimConfig, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-    """What decays, and what does not; a group that would be empty is left out."""
+    """Group parameters by whether they decay; omit empty groups."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for parameter in parameters:

@@ -1,7 +1,7 @@
-"""Sharpness-aware minimisation: the gradient is taken uphill of the weights, and followed from where they are.
+"""Sharpness-aware minimisation: apply the gradient at a point uphill of the weights to the weights themselves.
 
 Foret, Kleiner, Mobahi, Neyshabur: *Sharpness-Aware Minimization for Efficiently Improving Generalization*, ICLR 2021,
-arXiv:2010.01412. With the gradient g of a batch at the weights w, any optimizer follows::
+arXiv:2010.01412. With the gradient g of a batch at the weights w, the optimizer applies::
 
     the gradient of the same batch at  w + rho * g / ||g||
 """
@@ -17,20 +17,19 @@ from torch import nn
 
 @contextmanager
 def ascended(model: nn.Module, rho: float) -> Iterator[None]:
-    """Inside, the weights are at the top of the ball of radius ``rho``, with gradients cleared for a second pass.
+    """Move the weights uphill by ``rho`` inside the context, with gradients cleared for a second pass.
 
-    On leaving, weights and batch statistics have the very bits they had; the gradients are those of the second pass.
-    The norm is that of all parameters together, so the gradients must be those of the global batch, equal on all
-    processes: the paper's m-sharpness with m the batch, and the same weights on any number of processes. A loss
-    scale cancels in it.
+    On exit, weights and batch statistics are restored bit for bit; the gradients are those of the second pass. The
+    norm is over all parameters, so the gradients must be those of the global batch, equal on all processes: the
+    paper's m-sharpness with the batch as m, and the same weights on any number of processes. A loss scale cancels.
 
     Args:
-        model: whose parameters hold the gradient of the first pass, unclipped.
+        model: its parameters hold the unclipped gradient of the first pass.
         rho: L2 radius, above 0; 0.05 in the paper's CIFAR runs.
     """
     weights = [parameter for parameter in model.parameters() if parameter.grad is not None]
     gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
-    # The second pass sees no new data: batch statistics that moved twice would forget twice as fast.
+    # The second pass sees the same data: batch statistics updated twice would decay twice as fast.
     changing = [*weights, *model.buffers()]
     with torch.no_grad():
         kept = [tensor.clone() for tensor in changing]

@@ -1,4 +1,4 @@
-"""Rows of runs side by side: what each run reached, and the mean and spread of a row."""
+"""Compare rows of runs: the accuracy of each run, and the mean and spread of each row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cifar_dist.report.style import BLUE, GREY, ORANGE, figure, short
 
-_SPLITS = (("val", BLUE, -0.14), ("test", ORANGE, 0.14))  # colour, and place beside the middle of the row
+_SPLITS = (("val", BLUE, -0.14), ("test", ORANGE, 0.14))  # colour, and offset from the middle of the row
 _NAME = 44  # characters
 
 
@@ -18,9 +18,9 @@ class Compared:
     """One row.
 
     Attributes:
-        name: what it is called.
-        val, test: accuracy of each of its runs, fractions; empty where nothing is known.
-        beside: what is written at its right.
+        name: label of the row.
+        val, test: accuracy of each of its runs, fractions; empty if unknown.
+        beside: text at its right.
     """
 
     name: str
@@ -30,9 +30,9 @@ class Compared:
 
 
 def draw_comparison(title: str, rows: Sequence[Compared], path: Path) -> Path:
-    """Write the picture to ``path``; returns it.
+    """Write the picture to ``path`` and return it.
 
-    A dot is a run, a ring the mean of a row, and a bar its sample deviation either way.
+    Dots are runs, rings the means of rows, and bars their sample standard deviations.
     """
     names = [short(row.name, _NAME) for row in rows]
     with figure(path, 5.5 + 0.075 * max(map(len, names), default=0), 1.3 + 0.42 * len(rows)) as drawing:

@@ -1,4 +1,4 @@
-"""Loss, accuracy and learning rate over a run, from its metrics: faint steps, strong epochs, its interruptions."""
+"""Draw loss, accuracy and learning rate over a run: faint steps, strong epochs, and interruptions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cifar_dist.tracking.timeline import Event
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FAINT_POINTS = 1500  # more than these are one blur: neighbours are averaged
+_FAINT_POINTS = 1500  # more would blur, so neighbours are averaged
 _BREAKS = ("interrupted", "killed", "failed")
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What the panels draw; x is in epochs, so that runs of different batch sizes look alike."""
+    """The data of the panels; x is in epochs, so that runs of different batch sizes are comparable."""
 
     steps: list[Record]
     rows: list[EpochRow]
@@ -43,12 +43,12 @@ def draw_curves(
 
     Args:
         records: of ``metrics.jsonl``.
-        events: of ``timeline.jsonl``; where the run broke off gets a thin line.
-        folder: made when there is none.
-        steps_per_epoch: optimizer steps; None where that is not told.
+        events: of ``timeline.jsonl``; a thin line marks each interruption.
+        folder: created if it does not exist.
+        steps_per_epoch: optimizer steps; None if unknown.
 
     Returns:
-        The files written; none when no training step was recorded yet.
+        The files written; none if no training step was recorded yet.
     """
     steps = [record for record in records if record.split == "train"]
     if not steps:
@@ -75,7 +75,7 @@ def draw_curves(
 
 
 def steps_so_far(steps: Sequence[Record]) -> float:
-    """Steps in one epoch where nothing else tells: from where the second one begins; those taken, before it does."""
+    """Estimate the steps in one epoch: those before the second epoch, or all so far if that has not begun."""
     later = [record for record in steps if record.epoch > 0]
     if later:
         first = min(later, key=lambda record: record.step)
@@ -88,7 +88,7 @@ def _loss(axes: Axes, run: _Run) -> None:
     _train_and_val(axes, run, "loss", 1.0)
     finite = [value for record in run.steps if np.isfinite(value := record.loss)]
     values = [row.val_loss for row in run.rows if np.isfinite(row.val_loss)]
-    if finite:  # one wild step must not flatten the whole curve
+    if finite:  # one outlier must not flatten the curve
         axes.set_ylim(bottom=0, top=1.05 * max([float(np.quantile(finite, 0.995)), *values]) or None)
     _decorate(axes, run, "upper right")
 
@@ -118,14 +118,14 @@ def _train_and_val(axes: Axes, run: _Run, what: Literal["loss", "accuracy"], sca
     marker = "o" if len(x) <= 60 else ""
     for name, colour in (("train", BLUE), ("val", ORANGE)):
         y = [scale * getattr(row, f"{name}_{what}") for row in run.rows]
-        # Epochs without an evaluation leave no hole in the line.
+        # Connect the line across epochs without an evaluation.
         known = [(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(b)]
         if known:
             axes.plot(*zip(*known, strict=True), color=colour, marker=marker, markersize=3.2, label=name)
 
 
 def thin(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """Points [n, 2] averaged in runs of neighbours to at most ``most``."""
+    """Average neighbouring points [n, 2] so that at most ``most`` remain."""
     group = -(-len(points) // most)
     starts = np.arange(0, len(points), group)
     counts = np.diff(np.append(starts, len(points)))

@@ -1,4 +1,4 @@
-"""Pictures of one evaluation: confusion, accuracy per class, calibration, and galleries of what was right and wrong."""
+"""Draw one evaluation: confusion matrix, accuracy per class, calibration, and galleries of samples and mistakes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, 
 from cifar_dist.run_folder import EvaluationFolder
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
-"""Position of a sample in its split -> uint8 [height, width, channels]."""
+"""Maps the position of a sample in its split to its image, uint8 [height, width, channels]."""
 
 _COLUMNS, _ROWS = 8, 3
 _BINS = 10
-_NAMED_CLASSES = 30  # with more, names and numbers in the matrix would be smaller than can be read
+_NAMED_CLASSES = 30  # with more, names and numbers in the matrix would be illegible
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation folder holds.
+    """The contents of an evaluation folder.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         summary: its summary.json.
         probabilities: float32 [N, classes].
-        labels: int64 [N], or None when they were not known.
+        labels: int64 [N]; None if unknown.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class Evaluation:
         return highest
 
     def name(self, label: int) -> str:
-        """The class's name, or its number."""
+        """Return the class's name, or its number if it has none."""
         classes = self.summary.get("classes") or []
         return short(str(classes[label]), 14) if label < len(classes) else str(label)
 
@@ -76,11 +76,11 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> list[Path]:
-    """Write the pictures into the evaluation's ``figures`` folder; returns them, the most telling first.
+    """Write the pictures into the evaluation's ``figures`` folder and return them, most informative first.
 
     Args:
         evaluation: with or without labels.
-        image_of: gives the images for the galleries; None leaves them out.
+        image_of: returns the images for the galleries; None omits the galleries.
     """
     folder = EvaluationFolder(evaluation.folder).figures
     written = []
@@ -97,7 +97,7 @@ def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> 
 
 
 def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """int64 [classes, classes]: row is the true class, column the predicted one."""
+    """Count pairs of classes, int64 [classes, classes]: rows are true classes, columns predicted ones."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -113,7 +113,7 @@ def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
         axes = drawing.subplots()
         bare(axes)
         axes.imshow(share**0.5, cmap=LinearSegmentedColormap.from_list("", [PAPER, BLUE]), vmin=0, vmax=1)
-        axes.set_title("What was taken for what")
+        axes.set_title("Confusion matrix")
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         if named:
@@ -145,7 +145,7 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
         order = [*order[: _NAMED_CLASSES // 2], *order[-_NAMED_CLASSES // 2 :]]
     with figure(path, 8, 1.4 + 0.3 * len(order)) as drawing:
         axes = drawing.subplots()
-        axes.set_title("Accuracy per class" + ("" if len(order) == len(known) else ", the worst and the best"))
+        axes.set_title("Accuracy per class" + ("" if len(order) == len(known) else ", worst and best"))
         values = [accuracy[label] for label in order]
         mean = 100 * float(right.mean())
         axes.barh(range(len(order)), values, color=[ORANGE if v < mean else BLUE for v in values], height=0.62)
@@ -171,7 +171,7 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
     error = float((counts[filled] / len(labels) * np.abs(truth - belief)).sum())
     with figure(path, 8, 4.2) as drawing:
         left, middle = drawing.subplots(1, 2)
-        left.set_title("How often a confidence is right")
+        left.set_title("Reliability")
         left.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="perfect")
         left.plot(100 * belief, 100 * truth, color=BLUE, marker="o", label=f"model, error {100 * error:.1f} %")
         left.set_xlabel("confidence")
@@ -180,7 +180,7 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
         left.xaxis.set_major_formatter("{x:.0f} %")
         left.yaxis.set_major_formatter("{x:.0f} %")
         left.legend(loc="upper left")
-        middle.set_title("How confident it is")
+        middle.set_title("Distribution of confidence")
         edges = np.linspace(0, 100, 21)
         middle.hist(
             [100 * confidence[right], 100 * confidence[~right]],
@@ -197,7 +197,7 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
 
 
 def _samples(evaluation: Evaluation, image_of: ImageOf, path: Path) -> Path:
-    """A random choice (always the same one), so that nothing is made to look better than it is."""
+    """Draw a random choice, always the same, so that the gallery is representative."""
     count = min(_COLUMNS * _ROWS, len(evaluation.probabilities))
     chosen = np.random.default_rng(0).choice(len(evaluation.probabilities), count, replace=False)
     return _gallery(evaluation, sorted(chosen.tolist()), image_of, "A random sample", path)
@@ -206,7 +206,7 @@ def _samples(evaluation: Evaluation, image_of: ImageOf, path: Path) -> Path:
 def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: ImageOf, path: Path) -> Path:
     wrong = np.flatnonzero(evaluation.predicted != labels)
     worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][: _COLUMNS * _ROWS]
-    return _gallery(evaluation, worst.tolist(), image_of, f"The surest of {len(wrong)} mistakes", path)
+    return _gallery(evaluation, worst.tolist(), image_of, f"The most confident of {len(wrong)} mistakes", path)
 
 
 def _gallery(evaluation: Evaluation, chosen: Sequence[int], image_of: ImageOf, title: str, path: Path) -> Path:
@@ -221,15 +221,15 @@ def _gallery(evaluation: Evaluation, chosen: Sequence[int], image_of: ImageOf, t
             image = image_of(sample)
             axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", interpolation="nearest")
             predicted = int(evaluation.predicted[sample])
-            says = f"{evaluation.name(predicted)} {100 * evaluation.confidence[sample]:.0f} %"
+            caption = f"{evaluation.name(predicted)} {100 * evaluation.confidence[sample]:.0f} %"
             colour = INK
             if evaluation.labels is not None:
                 true = int(evaluation.labels[sample])
                 colour = GREEN if true == predicted else RED
                 if true != predicted:
                     own = 100 * evaluation.probabilities[sample, true]
-                    says += f"\nis {evaluation.name(true)} {own:.0f} %"
-            axes.set_title(says, fontsize=8, fontweight="normal", color=colour, loc="center", pad=4)
+                    caption += f"\nis {evaluation.name(true)} {own:.0f} %"
+            axes.set_title(caption, fontsize=8, fontweight="normal", color=colour, loc="center", pad=4)
             for spine in axes.spines.values():
                 spine.set(visible=True, color=colour, linewidth=2)
     return path

@@ -1,7 +1,7 @@
-"""``report.html``: a run on one page that needs nothing else, from the run folder alone, at any time.
+"""``report.html``: a run on one self-contained page, drawn from the run folder alone, at any time.
 
-Whatever of the run is missing (it is still training, was never evaluated, lost a file) is left out of the page, not
-an error. Everything that comes from a file is escaped, and the page runs no script.
+What is missing (the run is still training, was never evaluated, lost a file) is omitted from the page and is not an
+error. All text from files is escaped, and the page has no scripts.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ footer { margin-top: 64px; color: var(--soft); font-size: 14px; }
 
 
 def write_report(run: Path) -> Path:
-    """Draw a run's figures anew and write its ``report.html``; returns its path.
+    """Redraw a run's figures, write its ``report.html`` and return its path.
 
     Args:
-        run: the run folder; only ``config.toml`` has to be there.
+        run: the run folder; only ``config.toml`` is required.
 
     Raises:
         UserError: it is not a run folder.
@@ -84,8 +84,8 @@ def write_report(run: Path) -> Path:
     records = metrics.read(folder.metrics)
     events = timeline.read(folder.timeline)
     environment = read_json(folder.environment)
-    told = facts(environment)
-    curves = draw_curves(records, events, folder.figures, count(told, "steps_per_epoch"))
+    run_facts = facts(environment)
+    curves = draw_curves(records, events, folder.figures, count(run_facts, "steps_per_epoch"))
     lr_curve = Curve.load(folder.lr_curve)
     if lr_curve is not None:
         curves.append(draw_lr_curve(lr_curve, folder.figures / "lr_curve.png"))
@@ -94,7 +94,7 @@ def write_report(run: Path) -> Path:
 
     parts = [
         _headline(run, rows, evaluations),
-        _facts(told, rows, events),
+        _facts(run_facts, rows, events),
         _section("Training", _pictures(path for path in curves if path.name != "overview.png")),
         *(_evaluation(folder, evaluation) for evaluation in evaluations[:_EVALUATIONS_SHOWN]),
         _section("Epochs", _epochs(rows)) if rows else "",
@@ -106,18 +106,18 @@ def write_report(run: Path) -> Path:
     page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{name}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
-        f"<body>\n<main>\n{''.join(parts)}\n<footer>Made by cifar-dist from the run folder alone; "
-        f"make it again with <code>cifar-dist report {name}</code>.</footer>\n</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{''.join(parts)}\n<footer>Written by cifar-dist from the run folder; "
+        f"write it again with <code>cifar-dist report {name}</code>.</footer>\n</main>\n</body>\n</html>\n"
     )
     write_atomic(folder.report, page)
     return folder.report
 
 
-# ---- what there is ----------------------------------------------------------------------------------------------
+# ---- what to show -----------------------------------------------------------------------------------------------
 
 
 def _evaluations(folder: RunFolder) -> list[Evaluation]:
-    """The run's complete evaluations, the one that ended the run first, then the newest."""
+    """Read the run's complete evaluations: the final one first, then the newest first."""
     found = []
     for evaluation in reversed(folder.evaluation_folders()):
         try:
@@ -128,7 +128,7 @@ def _evaluations(folder: RunFolder) -> list[Evaluation]:
 
 
 def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
-    """The evaluated images, when the packed dataset that they came from is still where it was."""
+    """Open the evaluated images; None if their packed dataset is no longer in its place."""
     try:
         here = Manifest.load(recipe.read(folder.config).data.path)
         if here.fingerprint != Manifest.load(folder.path).fingerprint or evaluation.summary.get("data") != here.name:
@@ -159,8 +159,8 @@ def _headline(run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluat
         summary = known[0].summary
         value = _percent(summary["accuracy"])
         tta = str(summary.get("tta"))
-        looks = "one look at each image" if tta == "0" else f"test-time augmentation {escape(tta)}"
-        beside = f"accuracy on {_whole(summary.get('samples'))} {escape(str(summary.get('split')))} images, {looks}"
+        views = "one view of each image" if tta == "0" else f"test-time augmentation {escape(tta)}"
+        beside = f"accuracy on {_count(summary.get('samples'))} {escape(str(summary.get('split')))} images, {views}"
         if best is not None:
             beside += f"<br>best validation accuracy {_percent(best)}"
     elif best is not None:
@@ -176,12 +176,12 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
     starts = sum(event.kind in ("started", "resumed") for event in events)
     pairs = [
         ("model", run.get("model")),
-        ("parameters", _whole(run.get("parameters"))),
+        ("parameters", _count(run.get("parameters"))),
         ("dataset", run.get("dataset")),
-        ("training images", _whole(run.get("train_samples"))),
+        ("training images", _count(run.get("train_samples"))),
         ("epochs", f"{len(rows)} of {run['epochs']}" if rows and "epochs" in run else len(rows) or None),
         ("training time", duration(seconds) if seconds else None),
-        ("images per second", _whole(round(rows[-1].images_per_second)) if rows and seconds else None),
+        ("images per second", _count(round(rows[-1].images_per_second)) if rows and seconds else None),
         ("on", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
         ("starts", starts if starts > 1 else None),
     ]
@@ -203,7 +203,7 @@ def _evaluation(folder: RunFolder, evaluation: Evaluation) -> str:
 
 
 def _pictures(paths: Iterable[Path], wide: Sequence[str] = ()) -> str:
-    """The pictures as part of the page: those named in ``wide`` over its whole width, the others in columns."""
+    """Embed pictures: those named in ``wide`` over the full width of the page, the others in columns."""
     across: list[str] = []
     columns: list[str] = []
     for path in paths:
@@ -224,7 +224,7 @@ def _epochs(rows: Sequence[EpochRow]) -> str:
         f"<tr{mark if row.val_accuracy == best else ''}>"
         f"<td>{row.epoch + 1}</td><td>{_number(row.train_loss)}</td><td>{_percent(row.train_accuracy)}</td>"
         f"<td>{_number(row.val_loss)}</td><td>{_percent(row.val_accuracy)}</td><td>{row.lr:.4g}</td>"
-        f"<td>{_whole(round(row.images_per_second)) if row.images_per_second == row.images_per_second else ''}</td>"
+        f"<td>{_count(round(row.images_per_second)) if row.images_per_second == row.images_per_second else ''}</td>"
         f"<td>{duration(row.seconds)}</td></tr>"
         for row in rows
     )
@@ -254,7 +254,7 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if value == value else ""
 
 
-def _whole(value: object) -> str:
+def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else ""
 
 

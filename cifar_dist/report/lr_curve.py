@@ -1,4 +1,4 @@
-"""The picture of a learning-rate range test: loss over rate, and the rates it suggests."""
+"""Draw a learning-rate range test: loss over rate, and the suggested rates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifar_dist.report.style import BLUE, GREEN, GREY, ORANGE, figure
 
 
 def draw_lr_curve(curve: Curve, path: Path) -> Path:
-    """Write the picture to ``path``; returns it."""
+    """Write the picture to ``path`` and return it."""
     smooth = curve.smoothed()
     with figure(path, 8, 4.6) as drawing:
         axes = drawing.subplots()
@@ -26,7 +26,7 @@ def draw_lr_curve(curve: Curve, path: Path) -> Path:
         ):
             try:
                 lr = suggest()
-            except UserError:  # a curve that never falls is drawn all the same
+            except UserError:  # draw a curve that never falls, without suggestions
                 continue
             axes.axvline(lr, color=colour, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
             loss = smooth[curve.lrs.index(lr)]
@@ -38,6 +38,6 @@ def draw_lr_curve(curve: Curve, path: Path) -> Path:
         axes.xaxis.set_major_formatter("{x:g}")
         low, high = min(curve.losses), float(np.median(curve.losses[: max(1, len(smooth) // 4)]))
         margin = 0.1 * max(high - low, 0.05)
-        axes.set_ylim(low - margin, high + 3 * margin)  # the climb at the end would flatten the rest
+        axes.set_ylim(low - margin, high + 3 * margin)  # the rise at the end would flatten the rest
         axes.legend(loc="lower left")
     return path

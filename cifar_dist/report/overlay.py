@@ -1,4 +1,4 @@
-"""The curves of several runs in one picture."""
+"""Draw the curves of several runs in one picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, INK, RED, GREY)
 _NAME = 36  # characters
-_MEANS = 80  # of neighbouring training steps, in a whole run: with more the lines hide each other
+_MEANS = 80  # points of averaged training steps per run: with more, the lines hide each other
 
 _Points = Sequence[tuple[float, float]]
 
@@ -29,10 +29,10 @@ class Overlaid:
     """A run.
 
     Attributes:
-        name: what it is called.
+        name: label of the run.
         records: of its ``metrics.jsonl``.
-        steps_per_epoch: optimizer steps; None where that is not told.
-        test: accuracy of the evaluation that ended it, a fraction; None where there is none.
+        steps_per_epoch: optimizer steps; None if unknown.
+        test: accuracy of the final evaluation, a fraction; None before that.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Overlaid:
 
 
 def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
-    """Write loss and accuracy over epochs, one colour a run, to ``path``; returns it.
+    """Write loss and accuracy over epochs, one colour per run, to ``path`` and return it.
 
-    Dashes are the training data, lines the validation split, a star the evaluation that ended the run.
+    Dashed lines are the training data, solid lines the validation split, and stars the final evaluations.
     """
     with figure(path, 13, 4.5 + 0.25 * ((len(runs) - 1) // 4)) as drawing:
         loss, accuracy = drawing.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""A sheet of training images: each as it is stored, and as a recipe shows it to the network in its first epochs."""
+"""Draw a sheet of training images: each as stored, and as a recipe augments it in the first epochs."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 _SPLIT = "train"
 _CELL = 1.15  # inches
-_MOST_SAMPLES, _MOST_VERSIONS = 50, 20  # what is larger is no picture to look at
-_OFF = (0, "", (), (1.0, 1.0))  # a setting that does nothing is not told
+_MOST_SAMPLES, _MOST_VERSIONS = 50, 20  # larger sheets are illegible
+_OFF = (0, "", (), (1.0, 1.0))  # values of settings that have no effect, which are not shown
 
 
 def draw_preview(config: Config, manifest: Manifest, path: Path, *, samples: int = 8, versions: int = 6) -> Path:
-    """Write the sheet to ``path``: a row for each of ``samples`` random training images; returns ``path``.
+    """Write the sheet, with a row for each of ``samples`` random training images, to ``path`` and return it.
 
-    The versions are those of epochs 0, 1, ... of a run of ``config``, to the pixel, before normalisation. Only where
-    images are mixed differs the partner: here it is the sample of the row above.
+    The versions are exactly those of epochs 0, 1, ... of a run of ``config``, before normalisation. Only the partner of
+    a mixed image differs: here it is the sample of the row above.
 
     Raises:
-        UserError: no training split, mixing without labels, images that cannot be augmented so, or too many of them.
+        UserError: no training split, mixing without labels, images that do not suit the transforms, or too many.
     """
     if samples > _MOST_SAMPLES or versions > _MOST_VERSIONS:
         most = f"at most {_MOST_SAMPLES} samples of {_MOST_VERSIONS} versions"
@@ -84,14 +84,14 @@ def draw_preview(config: Config, manifest: Manifest, path: Path, *, samples: int
 def augmented(
     config: Config, manifest: Manifest, images: Tensor, labels: Tensor, ids: Tensor, versions: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """For each of ``versions`` epochs the images, float32 [n, h, w, c] in [0, 1], and the targets.
+    """Return for each of ``versions`` epochs the images, float32 [n, h, w, c] in [0, 1], and the targets.
 
     Args:
         images: uint8 [n, h, w, c].
         labels, ids: int64 [n]. Each sample's partner is the one before it, the first one's the last.
 
     Raises:
-        UserError: mixing samples without a label, or images that cannot be augmented so.
+        UserError: mixing samples without a label, or images that cannot be augmented this way.
     """
     channels = manifest.shape[2]
     mean, _ = normalization_statistics(config.augment, manifest)
@@ -100,7 +100,7 @@ def augmented(
     augment.check(manifest.shape)
     mix = Mix(config.augment, augment, len(manifest.classes))
     if mix.mixes and bool((labels < 0).any()):
-        raise UserError(f"{manifest.root}: split '{_SPLIT}' has samples without a label, and nothing to mix them by")
+        raise UserError(f"{manifest.root}: split '{_SPLIT}' has samples without a label, which cannot be mixed")
     last = torch.arange(len(ids))[-1:] if mix.mixes else torch.arange(0)
     order = torch.cat([last, torch.arange(len(ids))])
     batch = Batch(images[order], labels[order], ids[order], torch.ones(len(ids)))
@@ -112,20 +112,22 @@ def augmented(
 
 
 def describe(augment: AugmentConfig) -> list[str]:
-    """The transforms and their settings, in the order in which they are applied: ``perspective (p 0.5)``."""
+    """Describe the transforms and their settings in order, such as ``perspective (p 0.5)``."""
     return [_described(transform) for transform in augment.transforms]
 
 
 def _described(transform: TransformConfig) -> str:
     settings = asdict(transform)
     name = item_key(settings.pop("name"))
-    told = [f"{key.replace('_', ' ')} {_told(value)}" for key, value in settings.items() if value not in _OFF]
-    return f"{name} ({', '.join(told)})" if told else name
+    shown_settings = [
+        f"{key.replace('_', ' ')} {_format(value)}" for key, value in settings.items() if value not in _OFF
+    ]
+    return f"{name} ({', '.join(shown_settings)})" if shown_settings else name
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, tuple | list):
-        return " to ".join(_told(item) for item in value)
+        return " to ".join(_format(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -142,7 +144,7 @@ def _named(label: int, names: list[str]) -> str:
 
 
 def _shares(target: Tensor, names: list[str]) -> str:
-    """The classes of a mixed sample, a line each: ``cat 62 %``; of one that has a single class, that."""
+    """List the classes of a mixed sample, one per line, as ``cat 62 %``; for a single class, only its name."""
     order: list[int] = target.argsort(descending=True).tolist()
     classes = [label for label in order if target[label] >= 0.005]
     if len(classes) == 1:

@@ -1,4 +1,4 @@
-"""A run in figures, from its folder alone: what tables of runs are made of."""
+"""Read the results of a run from its folder, for tables of runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cifar_dist.tracking.table import EpochTable
 
 @dataclass(frozen=True)
 class Final:
-    """The evaluation that ended a run.
+    """The final evaluation of a run.
 
     Attributes:
         accuracy: fraction of ``samples``; None without labels.
-        samples: images.
-        split, data, tta: of which split of which dataset, with how many looks at each image.
+        samples: number of images.
+        split, data, tta: the split, the dataset, and the views of each image.
     """
 
     accuracy: float | None
@@ -33,15 +33,15 @@ class Final:
 
 @dataclass(frozen=True)
 class Result:
-    """A run as far as it has come; None where nothing was measured yet.
+    """The state of a run; None for what was not measured yet.
 
     Attributes:
         config: its settings.
-        epochs: that were begun.
-        seconds: of training, over all its starts; without evaluation.
+        epochs: number of epochs that have begun.
+        seconds: training time over all its processes, without evaluation.
         train_accuracy, val_accuracy: fractions, of the last epoch that has one.
         final: the evaluation of the final weights.
-        environment: ``environment.json``; empty where there is none.
+        environment: ``environment.json``; empty if it does not exist.
     """
 
     config: Config
@@ -54,35 +54,35 @@ class Result:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the started trainer knew, see :func:`facts`."""
+        """The facts in ``environment.json``, see :func:`facts`."""
         return facts(self.environment)
 
     @property
     def test_accuracy(self) -> float | None:
-        """Fraction, of the evaluation that ended the run."""
+        """Accuracy in the final evaluation, a fraction."""
         return self.final.accuracy if self.final else None
 
     @property
     def tta(self) -> str:
-        """The views of that evaluation; empty where there is none."""
+        """The views of the final evaluation; empty before that."""
         return self.final.tta if self.final else ""
 
     @property
     def progress(self) -> str:
-        """``8 of 8``, ``3 of 24`` epochs that were begun."""
+        """Epochs that have begun: ``8 of 8``, ``3 of 24``."""
         return f"{self.epochs} of {self.config.train.epochs}"
 
     @property
     def parameters(self) -> int | None:
-        """Trainable or not."""
+        """Number of parameters, trainable or not."""
         return count(self.facts, "parameters")
 
 
 def read_result(run: Path) -> Result:
-    """Read a run folder; only ``config.toml`` has to be there.
+    """Read a run folder; only ``config.toml`` is required.
 
     Raises:
-        UserError: it is not a run folder, or its config or metrics are damaged.
+        UserError: not a run folder, or its config or metrics are damaged.
     """
     folder = RunFolder(run)
     config = recipe.read(folder.config)
@@ -100,13 +100,13 @@ def read_result(run: Path) -> Result:
 
 
 def facts(environment: dict[str, Any]) -> dict[str, Any]:
-    """Of ``environment.json``: see :class:`~cifar_dist.tracking.facts.RunFacts`; empty where it does not tell."""
+    """Extract the :class:`~cifar_dist.tracking.facts.RunFacts` of ``environment.json``; empty if it has none."""
     told = environment.get("run")
     return told if isinstance(told, dict) else {}
 
 
 def count(facts: dict[str, Any], name: str) -> int | None:
-    """A whole number above 0; None where it is not told."""
+    """Return a positive integer fact; None if it is missing."""
     value = facts.get(name)
     return value if type(value) is int and value > 0 else None
 
@@ -120,5 +120,5 @@ def _final(summary: dict[str, Any]) -> Final | None:
 
 
 def _last(values: list[float]) -> float | None:
-    """The last that is not nan."""
+    """Return the last value that is not nan."""
     return next((value for value in reversed(values) if value == value), None)

@@ -1,4 +1,4 @@
-"""The settings in which runs differ."""
+"""Find the settings in which runs differ."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KEPT_HOW = (
     "run.processes",
     "checkpoint.",
     "tracking.",
-)  # none is better for these
+)  # settings that do not affect the result
 
 
 def differences(configs: Sequence[Config]) -> dict[str, list[str]]:
-    """Each setting in which some differ, with its value in all of them as TOML writes it.
+    """Return each setting that differs, with its value in every config as TOML.
 
-    An option that a model does not have is empty. How a run is kept and watched is left out.
+    An option that a model does not have is empty. Settings of storage and tracking are omitted.
     """
     trees = [recipe.settings_of(config) for config in configs]
     keys = dict.fromkeys(key for tree in trees for key in tree if not key.startswith(_KEPT_HOW))
@@ -31,7 +31,7 @@ def differences(configs: Sequence[Config]) -> dict[str, list[str]]:
 
 
 def short_key(key: str, keys: Collection[str]) -> str:
-    """The last part of a key where that is not ambiguous; a name is one of something."""
+    """Return the last part of a key if that is unambiguous; ``name`` always keeps its section."""
     last = key.rpartition(".")[2]
     return last if last != "name" and [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
 

@@ -1,7 +1,7 @@
-"""One look for every picture: quiet axes, a palette that colour-blind readers can tell apart, titles at the left.
+"""The style of all pictures: light axes, a palette that colour-blind readers can distinguish, titles at the left.
 
 Pictures are drawn on ``matplotlib.figure.Figure`` objects, which render with Agg: no pyplot, no display, no global
-state. Text is never parsed as mathematics, because class and run names may hold anything.
+state. Text is never parsed as mathematics, because class and run names may contain anything.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ _STYLE: dict[RcKeyType, object] = {
 
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure to draw on, in inches; written to ``path`` as PNG, atomically, when the block ends well."""
+    """Yield a figure, sized in inches; write it to ``path`` as PNG, atomically, if the block does not raise."""
     import logging
 
     import matplotlib
     from matplotlib.figure import Figure
 
-    # A name in a script that the font lacks shows as boxes; that is no reason to fill the log.
+    # A name in a script that the font lacks shows as boxes; do not fill the log with warnings about it.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with matplotlib.rc_context(_STYLE):
         drawing = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
@@ -87,13 +87,13 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def bare(axes: Axes) -> None:
-    """Axes for an image: no ticks, no grid."""
+    """Remove ticks and grid from axes, for an image."""
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def short(text: str, length: int) -> str:
-    """A name on one line, at most ``length`` characters."""
+    """Shorten a name to one line of at most ``length`` characters."""
     line = " ".join(printable(text).split())
     return line if len(line) <= length else line[: length - 1] + "…"

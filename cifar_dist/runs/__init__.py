@@ -1,1 +1,1 @@
-"""Run folders seen from above: which there are, how they differ, what of them can go."""
+"""Manage run folders: list, compare and clean them."""

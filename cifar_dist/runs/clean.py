@@ -1,4 +1,4 @@
-"""What nobody needs of a run. Never its newest and best checkpoint, its final weights, or what it measured."""
+"""Remove superfluous files of a run, but never its newest and best checkpoint, its final weights, or its metrics."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cifar_dist.runs.listing import disk_bytes
 
 @dataclass(frozen=True)
 class Removable:
-    """Something that can go.
+    """A file or folder that can be removed.
 
     Attributes:
-        path: a file, or a folder with all that is in it.
-        why: in a few words.
-        bytes: that this frees.
+        path: a file, or a folder with its contents.
+        why: the reason, in a few words.
+        bytes: space that the removal frees.
     """
 
     path: Path
@@ -28,16 +28,16 @@ class Removable:
 
 
 def removable(run: Path) -> list[Removable]:
-    """What :func:`clean` would remove from a run; nothing while it trains."""
+    """List what :func:`clean` would remove from a run; nothing while it trains."""
     folder = RunFolder(run)
     return [] if folder.in_use() else _useless(folder)
 
 
 def clean(run: Path) -> list[Removable]:
-    """Remove it; returns what was removed.
+    """Remove superfluous files of a run; return what was removed.
 
     Raises:
-        UserError: the run trains now.
+        UserError: the run is training.
         OSError: the folder cannot be written.
     """
     folder = RunFolder(run)
@@ -53,11 +53,11 @@ def _useless(folder: RunFolder) -> list[Removable]:
 
 
 def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
-    if not folder.began():
+    if not folder.has_begun():
         yield folder.path, "never finished a step"
         return
     for place in (folder.path, folder.checkpoints, folder.evaluations, folder.figures):
-        yield from ((path, "left by a kill") for path in leftovers(place) if not checkpoint.adoptable(path))
+        yield from ((path, "left by a kill") for path in leftovers(place) if not checkpoint.is_adoptable(path))
     yield from ((path, "damaged") for path in sorted(folder.checkpoints.glob("step-*.damaged*")))
-    if folder.is_finished():  # until then the older ones are there for when the newest is damaged
+    if folder.is_finished():  # until then, older checkpoints are a fallback for a damaged one
         yield from ((path, "neither newest nor best") for path in checkpoint.surplus(folder.checkpoints, keep=1))

@@ -1,4 +1,4 @@
-"""Two runs or more, side by side: the settings in which they differ, and what each reached."""
+"""Compare runs side by side: the settings in which they differ, and their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cifar_dist.tracking import metrics
 
 
 class Comparison:
-    """Runs read now.
+    """A comparison of runs as they are now.
 
     Args:
         runs: their folders.
@@ -28,7 +28,7 @@ class Comparison:
         self.results = [read_result(run) for run in runs]
 
     def markdown(self) -> str:
-        """A column for each run, its figures below its settings; the best accuracy bold."""
+        """Format a column for each run, its results below its settings, with the best accuracy in bold."""
         differ = differences([result.config for result in self.results])
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
         figures: dict[str, list[str]] = {
@@ -46,7 +46,7 @@ class Comparison:
         return markdown(["", *self.names], rows)
 
     def draw(self, path: Path) -> Path:
-        """Write loss and accuracy of all runs into one picture; returns ``path``."""
+        """Draw loss and accuracy of all runs into one picture; return ``path``."""
         runs = []
         for name, run, result in zip(self.names, self.runs, self.results, strict=True):
             records, per_epoch = metrics.read(RunFolder(run).metrics), count(result.facts, "steps_per_epoch")
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """What a run is called here: its folder's name, or its path where names are the same."""
+        """Return a label for each run: its folder's name, or its path if names repeat."""
         names = [run.name for run in self.runs]
         return [name if names.count(name) == 1 else str(run) for name, run in zip(names, self.runs, strict=True)]
 

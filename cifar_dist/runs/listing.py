@@ -1,4 +1,4 @@
-"""Every run below a folder, how far each is and what it reached, from the run folders alone."""
+"""List all runs below a folder, with their progress and results, from the run folders alone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Entry:
     Attributes:
         path: its folder.
         state: ``finished``, ``training``, ``stopped``, ``failed``, ``killed``, ``not begun`` or ``damaged``.
-        result: its figures; None when it is damaged.
-        problem: what is damaged; empty when nothing is.
-        bytes: on the disk.
-        written: when it last got on, seconds since 1970.
+        result: its results; None if it is damaged.
+        problem: what is damaged; empty if nothing is.
+        bytes: size on the disk.
+        written: time of its last progress, seconds since 1970.
     """
 
     path: Path
@@ -46,23 +46,21 @@ class Entry:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run folders in ``folder``, at any depth, or ``folder`` itself; by name.
+    """Return the run folders in ``folder`` at any depth, or ``folder`` itself, sorted by path.
 
     Raises:
-        UserError: there is no such folder, or no run in it.
+        UserError: the folder does not exist, or contains no run.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"there is no folder '{folder}' here; train first, or name another: cifar-dist runs list FOLDER"
-        )
+        raise UserError(f"folder '{folder}' does not exist; train first, or name another: cifar-dist runs list FOLDER")
     found = sorted(_below(folder))
     if not found:
-        raise UserError(f"{folder} holds no run yet; train first, or name another: cifar-dist runs list FOLDER")
+        raise UserError(f"{folder} contains no run yet; train first, or name another: cifar-dist runs list FOLDER")
     return found
 
 
 def describe(path: Path) -> Entry:
-    """Read one run; a damaged one is described as such."""
+    """Read one run, damaged or not."""
     result, problem = None, ""
     try:
         result = read_result(path)
@@ -73,7 +71,7 @@ def describe(path: Path) -> Entry:
 
 
 def table(entries: Sequence[Entry], folder: Path) -> str:
-    """Markdown, one run a line, named as ``cifar-dist report`` and the others take it."""
+    """Format a Markdown table with one run per line, named as ``cifar-dist report`` and other commands accept it."""
     numbers = ["epochs", "val %", "test %", "parameters", "time", "on disk"]
     rows = []
     for entry in entries:
@@ -98,7 +96,7 @@ def table(entries: Sequence[Entry], folder: Path) -> str:
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
-    """For a program: fractions, seconds, bytes; empty where nothing is known."""
+    """Format a CSV for programs: fractions, seconds, bytes; empty if unknown."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     figures = ["train_accuracy", "val_accuracy", "test_accuracy", "tta", "seconds"]
@@ -116,7 +114,7 @@ def to_csv(entries: Sequence[Entry]) -> str:
 
 
 def disk_bytes(path: Path) -> int:
-    """Of a file, or of all files below a folder; links count as nothing."""
+    """Return the size of a file, or of all files below a folder, without links."""
     if path.is_symlink() or not path.is_dir():
         return _length(path)
     return sum(_length(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
@@ -125,7 +123,7 @@ def disk_bytes(path: Path) -> int:
 def _below(folder: Path) -> Iterator[Path]:
     for place, folders, _ in os.walk(folder):
         if RunFolder(Path(place)).exists():
-            folders.clear()  # no run lies in another
+            folders.clear()  # runs do not contain runs
             yield Path(place)
         else:
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -155,7 +153,7 @@ def _written(path: Path) -> float:
 def _length(path: Path) -> int:
     try:
         return 0 if path.is_symlink() else path.stat().st_size
-    except OSError:  # it went away meanwhile: the run is being written
+    except OSError:  # deleted in the meantime: the run is being written
         return 0
 
 

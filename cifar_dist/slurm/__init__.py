@@ -1,1 +1,1 @@
-"""Slurm jobs: submitted, checked before they train, started on each node, and requeued."""
+"""Slurm jobs: submission, checks before training, processes on each node, and requeueing."""

@@ -6,7 +6,7 @@
     node RUN RECIPE [--section.field VALUE ...]         on every node, under srun: trains the run of that name
     requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE         on the first node: prints the outcome and the job's exit code
 
-What a program reads goes to stdout, what a person reads to stderr.
+Output for programs goes to stdout, output for people to stderr.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cifar_dist.run_folder import RunFolder
 
 
 def preflight(words: Sequence[str]) -> int:
-    """Check the job, and print the run's folder and its newest checkpoint, one a line."""
+    """Check the job, and print the run's folder and its newest checkpoint, one per line."""
     from cifar_dist.slurm.preflight import check_job
     from cifar_dist.slurm.requeue import named
 
@@ -39,12 +39,12 @@ def node(words: Sequence[str]) -> int:
     from cifar_dist.slurm.node import run_node
 
     name, *rest = words
-    fresh = ["--run.fresh", "false"] if _attempt() > 1 else []  # only the first attempt finds no folder
+    fresh = ["--run.fresh", "false"] if _attempt() > 1 else []  # later attempts find the folder of the first
     return run_node([*rest, *fresh, "--run.name", name], os.environ)
 
 
 def requeue(words: Sequence[str]) -> int:
-    """Print what becomes of the job, and the exit code that it has unless Slurm requeues it."""
+    """Print the outcome of the job, and its exit code unless Slurm requeues it."""
     from cifar_dist.slurm.requeue import Attempt, decide
 
     path, began_at, exit_code, job_state = words

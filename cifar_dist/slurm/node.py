@@ -1,7 +1,7 @@
-"""One node's part of a job: which processes run on it, and how they find those of the other nodes.
+"""One node's part of a job: its processes, and how they find those of the other nodes.
 
-``srun`` starts it on every node. What differs between nodes is in the environment that Slurm sets there; the batch
-script sees that of the first node only.
+``srun`` runs it on every node. The differences between nodes are in the environment that Slurm sets there; the batch
+script sees only that of the first node.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
 
-_FIRST_PORT, _PORTS = 20000, 12000  # below 32768, from where on Linux takes ports for outgoing connections
+_FIRST_PORT, _PORTS = 20000, 12000  # below 32768, where Linux's ports for outgoing connections begin
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node's place in the job.
+    """A node of the job.
 
     Attributes:
-        index: of the node, from 0.
-        nodes: in the job.
-        processes: on this node; the same number on each.
-        config: of ``accelerate launch``: a name in ``launch/`` or the path of a ``.yaml``.
-        host: where rank 0 runs.
-        port: on which the nodes meet.
+        index: number of the node, from 0.
+        nodes: number of nodes in the job.
+        processes: number of processes on this node, the same on each.
+        config: config of ``accelerate launch``: a name in ``launch/`` or the path of a ``.yaml``.
+        host: host of rank 0.
+        port: port for the rendezvous on that host.
     """
 
     index: int
@@ -41,7 +41,7 @@ class Node:
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Node:
-        """Read the place from the variables of ``srun`` and ``CIFAR_DIST_*``.
+        """Read the node from the variables of ``srun`` and ``CIFAR_DIST_*``.
 
         Raises:
             UserError: ``CIFAR_DIST_PROCESSES_PER_NODE`` is not a positive integer.
@@ -56,12 +56,13 @@ class Node:
             processes=int(processes),
             config=variables.get("CIFAR_DIST_LAUNCH") or ("ddp" if gpus else "cpu"),
             host=first_host(variables["SLURM_JOB_NODELIST"]),
-            port=_FIRST_PORT + int(variables["SLURM_JOB_ID"]) % _PORTS,  # jobs that share a host differ in it
+            port=_FIRST_PORT
+            + int(variables["SLURM_JOB_ID"]) % _PORTS,  # so that jobs that share a host use different ports
         )
 
     @property
     def options(self) -> list[str]:
-        """What ``accelerate launch`` is told on this node, beside its config."""
+        """Return the options of ``accelerate launch`` on this node, in addition to its config."""
         options = [f"--num_processes={self.nodes * self.processes}"]
         if self.nodes > 1:
             options += [
@@ -69,23 +70,23 @@ class Node:
                 f"--machine_rank={self.index}",
                 f"--main_process_ip={self.host}",
                 f"--main_process_port={self.port}",
-                "--deepspeed_multinode_launcher=standard",  # DeepSpeed's own starts the other nodes over ssh
+                "--deepspeed_multinode_launcher=standard",  # DeepSpeed's default starts the other nodes over ssh
             ]
         return options
 
 
 def first_host(nodelist: str) -> str:
-    """The first host of a Slurm host list: ``node1`` of ``node[1-4,7],gpu[01-02]``."""
+    """Return the first host of a Slurm host list: ``node1`` of ``node[1-4,7],gpu[01-02]``."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodelist)
     assert first is not None  # the expression matches the empty string
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0])
 
 
 def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Train on this node; returns the exit code for ``srun``.
+    """Train on this node; return the exit code for ``srun``.
 
-    All nodes agree on 75, stopped on request. ``srun`` would take it for a failure and end the nodes that need a
-    moment longer, so it is reported as 0; that the run is not finished is in its folder.
+    All nodes agree on 75, stopped on request. ``srun`` would treat that as a failure and kill the nodes that need a
+    moment longer, so it is reported as 0; the run folder shows that the run is not finished.
 
     Args:
         words: a recipe and its settings.

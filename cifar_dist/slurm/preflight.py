@@ -1,4 +1,4 @@
-"""What a job finds out before its nodes start training."""
+"""Check a job before its nodes start training."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from cifar_dist.run_folder import RunFolder
 
 
 def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
-    """Refuse a job that cannot train; returns the folder of the run that it trains.
+    """Refuse a job that cannot train; return the folder of its run.
 
     Args:
         words: a recipe and its settings.
         variables: the environment of the job.
 
     Raises:
-        UserError: a wrong recipe, setting, dataset or ``CIFAR_DIST_VENV``.
+        UserError: the recipe, a setting, the dataset or ``CIFAR_DIST_VENV`` is invalid.
     """
     if (venv := variables.get("CIFAR_DIST_VENV")) and not (Path(venv) / "bin" / "python").exists():
-        raise UserError(f"CIFAR_DIST_VENV is {venv}, and there is no {venv}/bin/python")
+        raise UserError(
+            f"CIFAR_DIST_VENV is {venv}, but {venv}/bin/python does not exist; set it to a virtual environment"
+        )
     if not words:
-        raise UserError(f"which recipe? {', '.join(recipe.shipped())}, or the path of a .toml")
+        raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml")
     config = config_in_job(words[0], words[1:], variables["SLURM_JOB_ID"])
     Manifest.load(config.data.path)
     return RunFolder(Path(config.run.dir) / config.run.name)
 
 
 def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
-    """The config of the run that a job trains: it is named ``RECIPE-JOBID`` unless it has a name of its own.
+    """Return the config of the run that a job trains, named ``RECIPE-JOBID`` unless it has its own name.
 
-    The id of a job stays the same when it is requeued, so the next attempt finds the checkpoints of this one, and no
-    other job does.
+    A requeued job keeps its id, so the next attempt, and no other job, finds the checkpoints of this one.
 
     Raises:
-        UserError: a wrong recipe or setting.
+        UserError: the recipe or a setting is invalid.
     """
     config = recipe.load(name, settings)
     default = recipe.recipe_path(name).stem

@@ -1,4 +1,4 @@
-"""Whether a job runs again after an attempt: a pure function of what is known when its training step has ended."""
+"""Decide whether a job runs again after an attempt, as a pure function of the state when its training step ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _RUNNING = "RUNNING"
 
 
 class Outcome(StrEnum):
-    """What becomes of a job."""
+    """The outcome of a job."""
 
     DONE = "done"
     REQUEUE = "requeue"
@@ -26,7 +26,7 @@ class Attempt:
 
     Attributes:
         run: name of the run.
-        number: counts the attempts of the job, from 1.
+        number: number of the attempt, from 1.
         job_state: as ``squeue --format=%T`` prints it; empty if Slurm does not answer.
         exit_code: of the training step. 0 also means that all nodes stopped on request with a checkpoint.
         finished: whether the run is finished.
@@ -45,7 +45,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a job, its exit code if it is not requeued, and a line for its output (empty: none)."""
+    """The outcome of a job, its exit code if it is not requeued, and a line for its output (empty: none)."""
 
     outcome: Outcome
     exit_code: int
@@ -55,9 +55,9 @@ class Decision:
 def decide(attempt: Attempt) -> Decision:
     """Decide whether the job runs again.
 
-    It does only if it stopped on request, made progress, and is still running. Slurm shows a job that it takes down
-    (``scancel``, the end of its time) in another state, and such a job must not come back. A job without progress would
-    stop at the same step forever.
+    It does only if it stopped on request, made progress, and is still running. Slurm reports a job that it terminates
+    (``scancel``, the time limit) in another state, and such a job must not run again. A job without progress would stop
+    at the same step forever.
     """
     this = f"attempt {attempt.number}"
     resume = f"to resume, submit the same words with --run.name {attempt.run}"
@@ -80,5 +80,5 @@ def decide(attempt: Attempt) -> Decision:
 
 
 def named(checkpoint: str) -> str:
-    """A checkpoint by name, for the reader; the empty string is that of a run that has none."""
+    """Name a checkpoint for the reader; the empty string means that none exists."""
     return checkpoint or "the start"

@@ -1,4 +1,4 @@
-"""Submitting the scripts of ``slurm/`` to a Slurm cluster."""
+"""Submit the scripts of ``slurm/`` to a Slurm cluster."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ ROOT = Path(__file__).parents[2]
 
 
 def submit(script: str, words: Sequence[str], options: Sequence[str], *, otherwise: str) -> str:
-    """Submit a script of ``slurm/``; returns the job's id.
+    """Submit a script of ``slurm/``; return the job's id.
 
     Args:
         script: its name in ``slurm/``.
         words: its arguments.
         options: of ``sbatch``.
-        otherwise: what to type where there is no Slurm.
+        otherwise: the command to suggest if Slurm is not installed.
 
     Raises:
-        UserError: there is no Slurm here, or it refuses the job.
+        UserError: Slurm is not installed, or it refuses the job.
     """
     path = ROOT / "slurm" / script
     if not path.is_file():
-        raise UserError(f"there is no {path}; submit from a checkout of the repository")
+        raise UserError(f"{path} does not exist; submit from a checkout of the repository")
     if not shutil.which("sbatch"):
-        raise UserError(f"there is no sbatch here; log in to the cluster, or use: {otherwise}")
+        raise UserError(f"sbatch is not installed here; log in to the cluster, or use: {otherwise}")
     env = {**os.environ}
     env.setdefault("CIFAR_DIST_HOME", str(ROOT))
     if sys.prefix != sys.base_prefix:
@@ -44,7 +44,7 @@ def submit(script: str, words: Sequence[str], options: Sequence[str], *, otherwi
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split words into settings and options of sbatch: the name of a setting has a dot."""
+    """Split words into settings and sbatch options; the names of settings have a dot."""
     settings: list[str] = []
     options: list[str] = []
     kind = options

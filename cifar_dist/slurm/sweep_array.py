@@ -1,4 +1,4 @@
-"""A sweep as one Slurm job array, with a task of ``slurm/sweep.sbatch`` for each run that is not finished."""
+"""Submit a sweep as one Slurm job array, with a task of ``slurm/sweep.sbatch`` for each unfinished run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cifar_dist.sweeps.sweep import Sweep
 
 
 def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> str:
-    """Submit the runs that are not finished; returns one line for the reader.
+    """Submit the unfinished runs; return one line for the reader.
 
-    The job holds the words of every run, so the file may be changed while the job is in the queue.
+    The job contains the words of every run, so the sweep file may change while the job is queued.
 
     Args:
         sweep: what to train.
@@ -20,7 +20,7 @@ def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> str
         jobs: how many tasks may run at a time; None: no limit.
 
     Raises:
-        UserError: there is no Slurm here, or it refuses the job.
+        UserError: Slurm is not installed, or it refuses the job.
     """
     waiting = [run for run in sweep.runs if not run.folder.is_finished()]
     if not waiting:
@@ -29,7 +29,7 @@ def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> str
     for run, line in zip(waiting, lines, strict=True):
         if line.count("\t") + 1 != len(run.words) or "\n" in line:
             raise UserError(
-                f"{run.name}: a setting holds a tab or a line break, which slurm/sweep.sbatch cannot pass on"
+                f"{run.name}: a setting contains a tab or a line break, which slurm/sweep.sbatch cannot pass on"
             )
     array = [f"--array=0-{len(waiting) - 1}{f'%{jobs}' if jobs else ''}", f"--job-name={sweep.name}"]
     job = sbatch.submit("sweep.sbatch", lines, [*array, *options], otherwise="cifar-dist sweep run")

@@ -1,7 +1,7 @@
-"""What a person sees of a run: live bars at a terminal, plain lines in a pipe, the same lines in ``training.log``.
+"""The console output of a run: live bars at a terminal, plain lines in a pipe, the same lines in ``training.log``.
 
-Rank 0 alone has a console. Nothing it is told is taken as markup or can reach the terminal as a control character,
-and a terminal that goes away takes the output with it, never the run.
+Only rank 0 has a console. Text is never interpreted as markup, and control characters are escaped. If the terminal
+disappears, the output stops and the run continues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochRow
 from cifar_dist.tracking.timeline import utc
 
-PLAIN_INTERVAL = 10.0  # seconds between two progress lines where no bar can be drawn
+PLAIN_INTERVAL = 10.0  # seconds between progress lines if no bar can be drawn
 _LIVE_INTERVAL = 0.1
 _HEADER = f"{'epoch':>8} {'train loss':>11} {'acc':>8} {'val loss':>9} {'acc':>8} {'lr':>9} {'images/s':>9} {'time':>8}"
 
@@ -36,7 +36,7 @@ class RunConsole:
     Args:
         log: ``training.log``; appended to.
         facts: steps and epochs of the run.
-        stream: where to say things; standard output.
+        stream: where to print; standard output by default.
     """
 
     def __init__(self, log: Path, facts: RunFacts, *, stream: TextIO | None = None) -> None:
@@ -44,21 +44,23 @@ class RunConsole:
         self._log = log.open("a", encoding="utf-8", errors="backslashreplace")
         self._facts = facts
         self._step = 0
-        self._pace_from: tuple[int, float] | None = None  # (step, when) of the first look at the metrics
+        self._pace_from: tuple[int, float] | None = (
+            None  # (step, time) of the first records, which include compilation and warm-up
+        )
         self._said_progress = time.monotonic()
         self._drawn = 0.0
         self._header_due = True
         self._gone = False
         self._rich: Console | None = None
         self._live: Progress | None = None
-        # Asked of the stream and not of rich, which FORCE_COLOR talks into colouring a pipe.
+        # Ask the stream, not rich: with FORCE_COLOR, rich would treat a pipe as a terminal.
         if self._stream.isatty():
             self._rich = Console(file=self._stream, highlight=False, markup=False, emoji=False)
             if self._rich.is_dumb_terminal:
                 self._rich = None
 
     def banner(self, title: str, lines: Sequence[tuple[str, str]]) -> None:
-        """Say what starts: a title, and (what, text) lines."""
+        """Print the title of the run and its (label, text) lines."""
         texts = [f"{what:<6} {printable(text)}" for what, text in lines]
         title = printable(title)
         self._write_log([title, *texts])
@@ -71,14 +73,14 @@ class RunConsole:
         self._say(text, "")
 
     def note(self, text: str) -> None:
-        """Put something into training.log alone."""
+        """Write text to training.log only."""
         self._write_log(_lines(text))
 
     def warn(self, text: str) -> None:
         self._say(f"warning: {text}", "yellow")
 
     def progress(self, records: Sequence[Record]) -> None:
-        """Show the last of these training records; their mean throughput."""
+        """Show the last of these training records and their mean throughput."""
         if not records:
             return
         now = time.monotonic()
@@ -99,7 +101,7 @@ class RunConsole:
                 self._write_plain([text])
 
     def epoch(self, row: EpochRow, best: bool) -> None:
-        """The permanent line of a finished epoch."""
+        """Print the permanent line of a finished epoch."""
         if self._header_due:
             self._header_due = False
             self._say(_HEADER, "dim")
@@ -112,7 +114,7 @@ class RunConsole:
 
     def close(self) -> None:
         if self._live:
-            self._gone = False  # even without a reader: stop gives sys.stdout and sys.stderr back
+            self._gone = False  # stop even without a reader, because it restores sys.stdout and sys.stderr
             self._guard(self._live.stop)
             self._live = None
         self._log.close()
@@ -141,10 +143,10 @@ class RunConsole:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[text]}", markup=False),
                 console=self._rich,
-                auto_refresh=False,  # no thread: one would meet every signal and fork of a training job
+                auto_refresh=False,  # no thread, which signals and forks of a training job would disturb
                 transient=True,
                 expand=True,
-                redirect_stderr=sys.stderr.isatty(),  # else `2> FILE` would miss what is said while a bar is shown
+                redirect_stderr=sys.stderr.isatty(),  # else `2> FILE` would miss what is printed while a bar is shown
             )
             self._live.add_task("", total=self._facts.steps_per_epoch, text="")
             self._live.add_task("run", total=self._facts.steps, text="")
@@ -179,7 +181,7 @@ class RunConsole:
         self._log.flush()
 
     def _guard(self, output: Callable[[], None]) -> None:
-        """Output, unless the reader is gone (a closed pipe, a lost terminal); training goes on without one."""
+        """Print unless the reader is gone (a closed pipe, a lost terminal); training continues without one."""
         if self._gone:
             return
         try:
@@ -189,7 +191,7 @@ class RunConsole:
 
 
 def _lines(text: str) -> list[str]:
-    """Safe to print, and each with its own time in the log: what is said may have several lines."""
+    """Split text into printable lines, so that each has its own time in the log."""
     return [printable(line) for line in text.split("\n")]
 
 

@@ -1,4 +1,4 @@
-"""``environment.json``: on what a run ran. Versions, machine, processes, command; never a secret."""
+"""``environment.json``: versions, machine, processes and command of a run; never a secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VARIABLES = re.compile(
     r"|(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)"
 )
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|JWT|CREDENTIAL|AUTH|SIGNATURE", re.IGNORECASE)
-# The user of a URL (a password may hold an @), and a NAME=value inside a value: SLURM_EXPORT_ENV lists those.
+# The user part of a URL (a password may contain an @), and NAME=value inside a value, as in SLURM_EXPORT_ENV.
 _USER_IN_URL = re.compile(r"(://)[^/\s]+@")
 _SECRET_IN_TEXT = re.compile(rf"(\w*(?:{_SECRET.pattern})\w*=)[^,;&\s]+", re.IGNORECASE)
 
@@ -35,7 +35,7 @@ def write_environment(path: Path, facts: RunFacts) -> None:
 
 
 def describe() -> dict[str, object]:
-    """Versions and machine of this process, ready for JSON."""
+    """Describe the versions and the machine of this process, as JSON values."""
     return {
         "python": platform.python_version(),
         "versions": _versions(_PACKAGES),
@@ -52,7 +52,7 @@ def describe() -> dict[str, object]:
 
 
 def relevant(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that change how a run behaves, but none whose name speaks of a secret."""
+    """Select the environment variables that affect a run, except those whose name suggests a secret."""
     return {
         name: _masked(value)
         for name, value in sorted(variables.items())
@@ -92,7 +92,7 @@ def _gpus() -> list[str]:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that this code runs from, with ``-dirty`` after it when files differ."""
+    """Return the commit of the checkout that this code runs from, with ``-dirty`` appended if files differ."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -1,4 +1,4 @@
-"""What only the started trainer knows about a run: the network, the data and the processes as they turned out."""
+"""Facts about a run that are known only after it has started: the network, the data and the processes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Shown in the banner, written into environment.json, told by the report.
+    """Facts for the banner, environment.json and the report.
 
     Attributes:
         model: its name.
-        parameters: in all, trainable or not.
+        parameters: total number, trainable or not.
         dataset: its name.
         fingerprint: of the packed data (``Manifest.fingerprint``).
-        classes: their number.
+        classes: number of classes.
         image_shape: (height, width, channels).
-        train_samples, val_samples: of the two splits; 0 without validation.
-        processes: how many train.
-        wrapper: what synchronises them, for example ``DDP`` or ``DeepSpeed ZeRO-2``.
-        device: what each of them computes on, for example ``cuda (NVIDIA A100)`` or ``cpu``.
+        train_samples, val_samples: size of each split; 0 without validation.
+        processes: number of training processes.
+        wrapper: what synchronises the processes, for example ``DDP`` or ``DeepSpeed ZeRO-2``.
+        device: device of each process, for example ``cuda (NVIDIA A100)`` or ``cpu``.
         precision: for example ``fp32`` or ``bf16``.
         steps_per_epoch: optimizer steps.
-        epochs: that the whole run has.
+        epochs: length of the complete run.
     """
 
     model: str
@@ -45,7 +45,7 @@ class RunFacts:
         return self.steps_per_epoch * self.epochs
 
     def lines(self) -> list[tuple[str, str]]:
-        """(what, text) for a reader."""
+        """Return (label, text) lines for a reader."""
         height, width, channels = self.image_shape
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         return [

@@ -1,7 +1,7 @@
-"""``metrics.jsonl``, the truth about a run: one JSON object a line, appended, cut back on resume.
+"""``metrics.jsonl``, the authoritative record of a run: one JSON object per line, appended, truncated on resume.
 
-A training step has its line exactly once, whatever interrupted the run: a resume from step ``s`` first drops every
-line after ``s``, because those steps are taken again. The CSV, W&B, the console and the report only mirror this file.
+Each training step has exactly one line, whatever interrupted the run: a resume from step ``s`` first drops every line
+after ``s``, because those steps are repeated. The CSV, W&B, the console and the report only mirror this file.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from cifar_dist.files import write_atomic
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One measurement: of one optimizer step on the training data, or of one pass over another split.
+    """One measurement: an optimizer step on the training data, or a pass over another split.
 
     Attributes:
         step: optimizer steps done; the first step's record has 1.
         epoch: 0-based.
         split: ``train``, ``val``, ``test``.
-        loss: mean over ``samples``; nan where it was not finite (null in the file: JSON has no other word).
+        loss: mean over ``samples``; nan if it was not finite (null in the file, because JSON has no nan).
         accuracy: fraction of ``samples``, in [0, 1].
-        samples: images behind this record, over all processes.
-        seconds: wall time that this step, or this pass, took. Times of steps add up to the training time, across
-            interruptions too, and leave out evaluation and checkpoints.
+        samples: images in this measurement, over all processes.
+        seconds: wall time of this step or pass. The times of all steps add up to the training time, across
+            interruptions, without evaluation and checkpoints.
         lr: learning rate that the step used; None outside training.
     """
 
@@ -49,7 +49,11 @@ class Record:
 
     @classmethod
     def from_line(cls, line: bytes) -> Record:
-        """Raises ValueError when ``line`` is not one record; fields it does not know are passed over."""
+        """Parse a line; unknown fields are ignored.
+
+        Raises:
+            ValueError: ``line`` is not one record.
+        """
         try:
             raw = json.loads(line)
         except RecursionError:
@@ -58,22 +62,22 @@ class Record:
             raise ValueError("it is not a JSON object")
         lr = raw.get("lr")
         return cls(
-            step=_whole(raw, "step"),
-            epoch=_whole(raw, "epoch"),
+            step=_count(raw, "step"),
+            epoch=_count(raw, "epoch"),
             split=str(raw.get("split", "")),
             loss=_number(raw, "loss"),
             accuracy=_number(raw, "accuracy"),
-            samples=_whole(raw, "samples"),
+            samples=_count(raw, "samples"),
             seconds=_number(raw, "seconds"),
             lr=None if lr is None else _number(raw, "lr"),
         )
 
 
 class MetricsLog:
-    """The open ``metrics.jsonl`` of a run; rank 0 alone has one.
+    """The open ``metrics.jsonl`` of a run, on rank 0 only.
 
     Args:
-        path: the file; made when there is none.
+        path: the file; created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,27 +85,27 @@ class MetricsLog:
         self._file = path.open("ab")
 
     def append(self, records: Sequence[Record]) -> None:
-        """Add lines in one write. They survive the end of this process; for the end of the machine see sync."""
+        """Append lines in one write. They survive the end of this process; to survive a power cut, call sync."""
         self._file.write(b"".join(record.to_line() for record in records))
         self._file.flush()
 
     def sync(self) -> None:
-        """Bring everything appended to the disk. Called before a checkpoint, which must not outlive its metrics."""
+        """Flush all lines to the disk. Called before a checkpoint, which must not outlive its metrics."""
         os.fsync(self._file.fileno())
 
     def cut(self, step: int, evaluated: int | None = None) -> int:
-        """Drop every record after ``step`` and whatever a kill left half-written at the end, atomically.
+        """Atomically drop every record after ``step``, and a line at the end that a kill left incomplete.
 
         Args:
-            step: of the checkpoint that a resume goes on from.
-            evaluated: epochs that were evaluated before it. A checkpoint at the very end of an epoch may have been
-                saved before the evaluation there, which is then done again. None keeps all evaluations up to ``step``.
+            step: of the checkpoint from which to resume.
+            evaluated: epochs that were evaluated before it. A checkpoint at the end of an epoch may have been saved
+                before the evaluation there, which is then repeated. None keeps all evaluations up to ``step``.
 
         Returns:
-            The last step that any record had before; ``step`` when none came after it.
+            The last step of any record before the cut, at least ``step``.
 
         Raises:
-            UserError: a line that would be kept comes after one that cannot be read.
+            UserError: an unreadable line precedes one that would be kept.
         """
         kept: list[bytes] = []
         last = step
@@ -113,8 +117,8 @@ class MetricsLog:
                 unreadable = unreadable or (number, error)
                 continue
             last = max(last, record.step)
-            done_again = evaluated is not None and record.split != "train" and record.epoch >= evaluated
-            if record.step <= step and not done_again:
+            is_repeated = evaluated is not None and record.split != "train" and record.epoch >= evaluated
+            if record.step <= step and not is_repeated:
                 if unreadable:
                     raise _not_a_record(self.path, *unreadable)
                 kept.append(line)
@@ -129,9 +133,9 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a ``metrics.jsonl``; none when there is no such file yet.
+    """Read the records of a ``metrics.jsonl``; none if the file does not exist yet.
 
-    The last line may be torn (the run is being written, or was killed) and is then left out.
+    An incomplete last line (the run is writing it, or was killed) is skipped.
 
     Raises:
         UserError: another line is not a record.
@@ -149,7 +153,7 @@ def read(path: Path) -> list[Record]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) of each line that has its newline: without one it was never written whole."""
+    """Yield (number from 1, line) of each complete line, which ends in a newline."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -159,13 +163,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _not_a_record(path: Path, number: int, error: ValueError) -> UserError:
-    return UserError(f"{path} line {number} is not a metrics record ({error}); delete that line to go on without it")
+    return UserError(f"{path} line {number} is not a metrics record ({error}); delete that line to continue without it")
 
 
-def _whole(raw: dict[str, object], key: str) -> int:
+def _count(raw: dict[str, object], key: str) -> int:
     value = raw.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise ValueError(f"'{key}' is not a whole number from 0 on")
+        raise ValueError(f"'{key}' is not an integer of at least 0")
     return value
 
 

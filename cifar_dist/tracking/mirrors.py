@@ -1,7 +1,7 @@
-"""Mirrors: what follows ``metrics.jsonl`` elsewhere, such as Weights & Biases. On rank 0 only.
+"""Mirrors, which copy ``metrics.jsonl`` elsewhere, such as to Weights & Biases. On rank 0 only.
 
-The run folder is the truth and is written first. A mirror that raises is dropped with one warning, so that none can
-stop or fail a run.
+The run folder is authoritative and is written first. A mirror that raises is dropped with one warning, so that no
+mirror can stop or fail a run.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ _REASON_LENGTH = 300
 
 
 class Mirror(Protocol):
-    """Sends one run somewhere else. Its methods are called in this order, from one thread."""
+    """A destination of one run's metrics. The methods are called in this order, from one thread."""
 
     def start(self, history: Sequence[Record]) -> None:
-        """Begin, or begin again after a resume.
+        """Start, also after each resume.
 
         Args:
-            history: the records that the run has already, oldest first. Steps after them may have been sent by an
-                earlier process that was killed; they are taken again.
+            history: the records of the run so far, oldest first. An earlier process that was killed may have sent
+                later steps; these are repeated.
         """
 
     def train_steps(self, records: Sequence[Record]) -> None:
-        """Training steps since the last call, oldest first."""
+        """Receive the training steps since the last call, oldest first."""
 
     def evaluation(self, record: Record, best: bool) -> None:
-        """A pass over another split; ``best``: the highest validation accuracy so far."""
+        """Receive a pass over another split; ``best``: whether it has the highest validation accuracy so far."""
 
     def close(self, status: Status | None) -> None:
-        """The process stops training; None: the mirror is dropped because it raised, and the run continues."""
+        """Finish when the process stops training; None: the mirror raised and is dropped, and the run continues."""
 
 
 MakeMirror = Callable[[Path, Config, RunFacts], Mirror]
-"""Makes the mirror of a run from its folder, its config, and the facts of this start."""
+"""Creates the mirror of a run from its folder, its config and the facts of this process."""
 
 
 def wanted_mirrors(tracking: TrackingConfig) -> dict[str, MakeMirror]:
-    """How to make each mirror that a run asks for, by the name that warnings use.
+    """Return a factory for each mirror that a run asks for, by the name that warnings use.
 
     Raises:
         UserError: an entry of ``tracking.mirrors`` cannot be imported.
@@ -58,7 +58,7 @@ def wanted_mirrors(tracking: TrackingConfig) -> dict[str, MakeMirror]:
         except ValueError as error:
             raise UserError(f"tracking.mirrors: {str(error).removeprefix('name ')}") from None
         if not callable(found):
-            raise UserError(f"tracking.mirrors: {spec!r} is not callable; name a class that makes a mirror")
+            raise UserError(f"tracking.mirrors: {spec!r} is not callable; name a class that implements Mirror")
         makers[spec] = found
     return makers
 
@@ -67,10 +67,10 @@ class Mirrors:
     """The mirrors of a run behind one guard.
 
     Args:
-        makers: how to make each mirror, by the name that warnings use.
+        makers: factory of each mirror, by the name that warnings use.
         folder: the run folder.
         config: the run's.
-        facts: of this start.
+        facts: of this process.
         warn: reports, in one line, that a mirror was dropped.
     """
 
@@ -113,7 +113,7 @@ class Mirrors:
                 try:
                     mirror.close(None)
                 except (Exception, SystemExit):
-                    pass  # it has been reported already
+                    pass  # the first error has been reported
 
     def _report(self, name: str, what: str, error: BaseException) -> None:
         reason = " ".join(str(error).split())[:_REASON_LENGTH] or type(error).__name__

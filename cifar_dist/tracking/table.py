@@ -1,4 +1,4 @@
-"""``metrics.csv``: the training records of ``metrics.jsonl`` folded to one row an epoch."""
+"""``metrics.csv``: the records of ``metrics.jsonl`` aggregated to one row per epoch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cifar_dist.tracking.metrics import Record
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """One epoch; nan where nothing was measured.
+    """One epoch; nan for what was not measured.
 
     Attributes:
         epoch: 0-based, as in metrics.jsonl.
         step: optimizer steps done at its last record.
-        train_loss, train_accuracy: mean over the epoch's samples, as they were when each step was taken.
+        train_loss, train_accuracy: mean over the epoch's samples, measured during each step.
         val_loss, val_accuracy: of the evaluation after it.
         lr: learning rate of its last step.
         seconds: training time, without evaluation.
@@ -51,7 +51,7 @@ class _Sums:
 
 
 class EpochTable:
-    """Rows of epochs, kept up to date record by record (a long run is not read again at every epoch)."""
+    """Rows of epochs, updated record by record, so that the metrics of a long run are not reread at every epoch."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self._epochs: dict[int, _Sums] = {}
@@ -73,7 +73,11 @@ class EpochTable:
             sums.lr = math.nan if record.lr is None else record.lr
 
     def row(self, epoch: int) -> EpochRow:
-        """Raises KeyError when nothing was recorded in ``epoch``."""
+        """Return the row of an epoch.
+
+        Raises:
+            KeyError: the epoch has no records.
+        """
         sums = self._epochs[epoch]
         return EpochRow(
             epoch=epoch,
@@ -91,7 +95,7 @@ class EpochTable:
         return [self.row(epoch) for epoch in sorted(self._epochs)]
 
     def write(self, path: Path) -> None:
-        """Write the whole CSV, atomically. A cell without a (finite) value is empty."""
+        """Write the complete CSV atomically. A cell without a finite value is empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         columns = [field.name for field in fields(EpochRow)]

@@ -1,6 +1,6 @@
-"""``timeline.jsonl``: when a run started, stopped, was killed, resumed and finished, and on what.
+"""``timeline.jsonl``: when and where a run started, stopped, was killed, resumed and finished.
 
-Unlike the metrics it is never cut back: what was interrupted stays part of the story.
+Unlike the metrics it is never truncated, so it keeps every interruption.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from typing import Literal, get_args
 
 Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "finished"]
 Status = Literal["finished", "interrupted", "failed"]
-"""How a process that could still say so ended: one of ``Kind``."""
+"""How a process ended that could still report it: one of ``Kind``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One turn in the life of a run.
+    """One event in the life of a run.
 
     Attributes:
         time: UTC, ISO 8601 to the second.
-        kind: ``interrupted`` is a stop on request, ``killed`` one without a word (found out at the next start).
-        step: optimizer steps done then.
-        processes: how many train from here on; 0 where the run ends.
+        kind: ``interrupted`` is a stop on request; ``killed`` is an end that the process could not report and that the
+            next resume detected.
+        step: optimizer steps done at that time.
+        processes: number of processes that train from then on; 0 if the run ends.
         where: host and device.
-        note: why, or what was lost; one line.
+        note: the reason, or what was lost; one line.
     """
 
     time: str
@@ -38,7 +39,7 @@ class Event:
 
 
 def utc(timestamp: float | None = None) -> str:
-    """``2026-11-21T10:54:03Z`` of ``timestamp`` (seconds since 1970), or of now."""
+    """Format ``timestamp`` (seconds since 1970), or the current time, as ``2026-11-21T10:54:03Z``."""
     moment = datetime.now(UTC) if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -51,7 +52,7 @@ def append(path: Path, event: Event) -> None:
 
 
 def read(path: Path) -> list[Event]:
-    """The events in the order they were written; lines that are not one (torn by a kill) are left out."""
+    """Read the events in the order they were written; skip lines that a kill left incomplete."""
     if not path.exists():
         return []
     events: list[Event] = []

@@ -1,4 +1,4 @@
-"""The one object to which a trainer reports: it writes the run folder first, and then the mirrors follow."""
+"""The object to which a trainer reports: it writes the run folder first, then updates the mirrors."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from cifar_dist.tracking.timeline import Event, Status
 
 
 class AnyTracker(Protocol):
-    """What the trainer talks to, on every rank."""
+    """The tracker interface, on every rank."""
 
     def train_steps(self, records: Sequence[Record]) -> None:
-        """Training steps since the last call, oldest first. Every step comes exactly once."""
+        """Record the training steps since the last call, oldest first. Each step is passed exactly once."""
 
     def evaluation(self, record: Record, best: bool) -> None:
-        """A pass over another split; ``best``: the best validation accuracy so far."""
+        """Record a pass over another split; ``best``: whether it has the highest validation accuracy so far."""
 
     def say(self, text: str) -> None:
-        """Show the reader a line."""
+        """Print a line."""
 
     def warn(self, text: str) -> None:
-        """Show the reader a problem that does not stop the run."""
+        """Print a problem that does not stop the run."""
 
     def sync(self) -> None:
         """Flush the metrics to the disk; called before a checkpoint is written."""
 
     def checkpoint(self, step: int, path: Path) -> None:
-        """A checkpoint is complete."""
+        """Record that a checkpoint is complete."""
 
     def finish(self, status: Status, reason: str = "") -> None:
-        """The process stops training; called whatever happened, because it gives the terminal back."""
+        """Record that the process stops training. Called whatever happened, because it restores the terminal."""
 
 
 class Tracker:
@@ -49,14 +49,14 @@ class Tracker:
     Args:
         folder: the run folder; must exist.
         config: the resolved config.
-        facts: of this start.
+        facts: of this process.
         resume_step: optimizer steps in the checkpoint that this process resumes from; 0 starts a new run. Metrics
-            after it are dropped, because those steps are taken again.
+            after it are dropped, because those steps are repeated.
         resume_epoch: epochs evaluated before that checkpoint; see :meth:`MetricsLog.cut`.
-        mirrors: how to make each mirror, by name.
+        mirrors: factory of each mirror, by name.
 
     Raises:
-        UserError: the metrics.jsonl of an earlier start is damaged.
+        UserError: the metrics.jsonl of an earlier process is damaged.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Tracker:
         self._note_kill(last_step, last_sign)
         kind: Literal["resumed", "started"] = "resumed" if resume_step else "started"
         lost = last_step - resume_step
-        again = "" if not lost else "1 step is taken again" if lost == 1 else f"{lost:,} steps are taken again"
+        again = "" if not lost else "1 step is repeated" if lost == 1 else f"{lost:,} steps are repeated"
         where = f"{facts.wrapper}, {facts.device}"
         timeline.append(folder.timeline, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
         if again:
@@ -152,16 +152,21 @@ class Tracker:
         self._open_epoch = None
 
     def _note_kill(self, step: int, timestamp: float) -> None:
-        """Put the end of an earlier process that could not say so itself into the timeline."""
+        """Record in the timeline that an earlier process was killed before it could record its own end."""
         events = timeline.read(self._folder.timeline)
         if events and events[-1].kind in ("started", "resumed"):
-            killed = Event(timeline.utc(timestamp), "killed", step, note="without a word; the time is its last metrics")
+            killed = Event(
+                timeline.utc(timestamp),
+                "killed",
+                step,
+                note="ended without a record; the time is that of its last metrics",
+            )
             timeline.append(self._folder.timeline, killed)
             self.say(f"the last process was killed after step {step:,}, at about {killed.time}")
 
 
 class SilentTracker:
-    """The tracker of every other rank."""
+    """The tracker of all other ranks, which does nothing."""
 
     def train_steps(self, records: Sequence[Record]) -> None: ...
     def evaluation(self, record: Record, best: bool) -> None: ...

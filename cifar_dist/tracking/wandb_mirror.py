@@ -1,9 +1,9 @@
 """Weights & Biases as a mirror of ``metrics.jsonl``.
 
 * One W&B id per run, kept in ``wandb.json``, so that every resume continues the same W&B run.
-* Its own x-axis, ``step``: after a resume steps come again, and W&B's internal step would drop them.
-* Offline, each start writes a new segment, and syncing a segment replaces what the server has of the id. So a
-  segment begins with the whole history so far, and the newest one alone is the run.
+* Its own x-axis, ``step``: a resume repeats steps, which W&B would drop because of its internal step.
+* Offline, each process writes a new segment, and syncing a segment replaces the server's data of the id. A segment
+  therefore begins with the complete history so far, and the newest one contains the entire run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EXIT_CODE: dict[Status | None, int] = {
 
 
 class _Run(Protocol):
-    """What is used of ``wandb.Run``."""
+    """The part of ``wandb.Run`` that is used."""
 
     def define_metric(self, name: str, *, step_metric: str | None = None, summary: str | None = None) -> object: ...
     def log(self, data: Mapping[str, float]) -> None: ...
@@ -49,7 +49,7 @@ class WandbMirror:
     Args:
         folder: the run folder.
         config: the run's; ``tracking.wandb`` is the mode, ``offline`` or ``online``.
-        facts: join the config in W&B's run table.
+        facts: added to the config in W&B's run table.
     """
 
     def __init__(self, folder: Path, config: Config, facts: RunFacts) -> None:
@@ -76,7 +76,7 @@ class WandbMirror:
         self.train_steps([record])
 
     def close(self, status: Status | None) -> None:
-        """Wait a bounded time for uploads; what did not get through stays in ``wandb/`` for ``wandb sync``."""
+        """Wait a bounded time for uploads; what remains stays in ``wandb/`` for ``wandb sync``."""
         run, self._run = self._run, None
         if run is not None:
             if status == "interrupted":
@@ -85,7 +85,7 @@ class WandbMirror:
 
 
 def _identity(path: Path) -> tuple[str, str]:
-    """(W&B id of this run, mode of its last start); a new id and no mode when there is none to trust."""
+    """Return (W&B id of this run, mode of its last process); a new id and no mode if the file is missing or damaged."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         run_id, mode = str(raw["id"]), str(raw["mode"])
@@ -97,7 +97,7 @@ def _identity(path: Path) -> tuple[str, str]:
 def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, run_id: str) -> _Run:
     import wandb
 
-    # Silent before init, because a wandb that may speak asks for an API key at a terminal, and all ranks would wait.
+    # Silent before init, because otherwise wandb prompts for an API key at a terminal, and all ranks would wait.
     wandb.setup(settings=wandb.Settings(silent=True))
     run: _Run = wandb.init(
         project=tracking.project,
@@ -110,7 +110,7 @@ def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts,
         config={**asdict(config), "facts": asdict(facts)},
         settings=wandb.Settings(
             silent=True,
-            console="off",  # leaves stdout alone: training.log has what was said
+            console="off",  # do not capture stdout: training.log has the output
             init_timeout=_INIT_SECONDS,
             finish_timeout=_FINISH_SECONDS,
         ),

@@ -158,8 +158,8 @@ class Learner:
         """The tensors of a checkpoint. Collective."""
         weights, averaged = self.model.state(), None
         if self._average is not None and self._average.begun:
-            with self.averaged():  # cloned, because on a CPU these tensors get the live weights back afterwards
-                evaluated = {name: value.clone() for name, value in self.model.state().items()}
+            with self.averaged():
+                evaluated = self.model.state()
             parameters = {name for name, _ in self._setup.module.named_parameters()}
             running = self._average.state().items()
             averaged = Averaged(evaluated, {name: value for name, value in running if name not in parameters})

@@ -14,18 +14,18 @@ RUN = "name of a run, or its folder"
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A whole number of at least ``least``."""
+    """Return a parser of integers of at least ``least``."""
 
-    def whole_number(text: str) -> int:
+    def integer(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least {least}")
         return int(text)
 
-    return whole_number
+    return integer
 
 
 def fraction(text: str) -> float:
-    """A number from 0 to below 1."""
+    """Parse a number from 0 to below 1."""
     try:
         value = float(text)
     except ValueError:
@@ -36,7 +36,7 @@ def fraction(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
+    """Parse a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -47,7 +47,7 @@ def positive(text: str) -> float:
 
 
 def checked_tta(asked: str | None, default: str) -> str:
-    """The views asked for, else the recipe's.
+    """Return the views that were asked for, or else the recipe's.
 
     Raises:
         UserError: no such views.

@@ -7,13 +7,15 @@ import argparse
 from cifar_dist.errors import printable
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 
-HELP = "try the first steps of a recipe: whether it works here, and how long it will take"
+HELP = "try the first steps of a recipe to see whether it works here and how long it will take"
 COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s [RECIPE] [--section.field VALUE ...]"
-    verb.add_argument("recipe", nargs="?", help="a shipped recipe, or the path of a .toml; none: machine and processes")
+    verb.add_argument(
+        "recipe", nargs="?", help="name of a shipped recipe, or path of a .toml; without: check the machine only"
+    )
     verb.set_defaults(settings=[])
 
 

@@ -16,8 +16,8 @@ COLLECTIVE = True
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", help=RUN)
     verb.add_argument("--tta", help=TTA)
-    verb.add_argument("--data", type=Path, help="a packed dataset (default: the one it was trained on)")
-    verb.add_argument("--split", default="test", help="default: test")
+    verb.add_argument("--data", type=Path, help="a packed dataset (default: that of the training)")
+    verb.add_argument("--split", default="test", help="split to evaluate (default: test)")
     verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
 
 

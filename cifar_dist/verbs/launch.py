@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(_HELP_TEXT.format(usage=USAGE, configs=_known_configs(), verbs=", ".join(_collective_verbs())))
         return EXIT_DONE
     if not words:
-        raise UserError(f"which config? {USAGE}; {_known_configs()}")
+        raise UserError(f"name a config; {_known_configs()}; {USAGE}")
     config = find_config(words[0])
     options, rest = split_options(words[1:])
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options of ``accelerate launch`` and what follows them.
+    """Split words into the options of ``accelerate launch`` and what follows them.
 
     Raises:
         UserError: an option that is not written ``--NAME=VALUE``, or nothing follows.
@@ -56,15 +56,15 @@ def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for option in words[:count]:
         if not option.startswith("--") or "=" not in option:
             raise UserError(
-                f"'{option}' stands before the recipe, so it is for accelerate launch; write it as {option}=VALUE"
+                f"'{option}' precedes the recipe, so it is an option of accelerate launch; write it as {option}=VALUE"
             )
     if count == len(words):
-        raise UserError(f"which recipe? {USAGE}")
+        raise UserError(f"name a recipe; {USAGE}")
     return list(words[:count]), list(words[count:])
 
 
 def _verb_words(words: list[str]) -> list[str]:
-    """A recipe and its settings are ``train``'s; the name of a collective verb stands for itself."""
+    """Prepend ``train`` to a recipe and its settings; leave a collective verb as it is."""
     from cifar_dist.verbs.registry import VERBS
 
     if words[0] not in VERBS:

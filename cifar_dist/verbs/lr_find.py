@@ -12,21 +12,21 @@ from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.verbs.arguments import at_least, positive
 
-HELP = "find a recipe's learning rate by a range test"
+HELP = "find a recipe's learning rate with a range test"
 COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RECIPE [options] [--section.field VALUE ...]"
-    verb.add_argument("recipe", help="a shipped recipe, or the path of a .toml")
+    verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml")
     verb.add_argument("--low", type=positive, default=1e-6, metavar="LR", help="rate of the first step (default: 1e-6)")
-    verb.add_argument("--high", type=positive, default=1.0, metavar="LR", help="rate of the last one (default: 1)")
-    verb.add_argument("--steps", type=at_least(20), default=100, metavar="N", help="default: 100")
+    verb.add_argument("--high", type=positive, default=1.0, metavar="LR", help="rate of the last step (default: 1)")
+    verb.add_argument("--steps", type=at_least(20), default=100, metavar="N", help="number of steps (default: 100)")
     verb.add_argument(
-        "--suggest", choices=["steepest", "valley"], default="valley", help="the rate to take (default: valley)"
+        "--suggest", choices=["steepest", "valley"], default="valley", help="the rate to use (default: valley)"
     )
     verb.add_argument(
-        "--write", type=Path, metavar="FILE.toml", help="put it into this recipe; a new file is based on RECIPE"
+        "--write", type=Path, metavar="FILE.toml", help="write the rate to this recipe; a new file is based on RECIPE"
     )
     verb.set_defaults(settings=[])
 
@@ -74,12 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
             recipe.write_lr(arguments.write, lr, base=arguments.recipe, settings=arguments.settings)
             print(f"optim.lr = {lr:g}: {arguments.write}")
         else:
-            print(f"take it with --optim.lr {lr:g}")
+            print(f"use it with --optim.lr {lr:g}")
     return EXIT_DONE
 
 
 def _progress(steps: int) -> Callable[[int, float, float], None]:
-    """Print every tenth step, and one at least every PLAIN_INTERVAL seconds."""
+    """Print every tenth step, and at least one every PLAIN_INTERVAL seconds."""
     from cifar_dist.tracking.console import PLAIN_INTERVAL
 
     printed = time.monotonic()

@@ -8,14 +8,14 @@ from pathlib import Path
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta
 
-HELP = "predict an unlabelled set and write the ID,Labels file"
+HELP = "predict an unlabelled set and write an ID,Labels file"
 COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", help=RUN)
     verb.add_argument("unlabelled", type=Path, help="a pickle or npz with data and ids, or a packed dataset")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="where the ID,Labels rows go")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file to write the ID,Labels rows to")
     verb.add_argument("--tta", help=TTA)
     verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
 

@@ -27,16 +27,16 @@ def run(arguments: argparse.Namespace) -> int:
     asks_help = any(word in ("-h", "--help") for word in words)
     rest = [word for word in words if word not in ("-h", "--help")]
     if rest and rest[0].startswith("-"):
-        raise UserError(f"the first word is the recipe, before its settings; {USAGE}")
+        raise UserError(f"the recipe must come first, before its settings; {USAGE}")
     if asks_help:
         return _train_help(rest)
     if not rest:
-        raise UserError(f"which recipe? {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
+        raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
     config = recipe.load(rest[0], rest[1:])
 
     from cifar_dist.distributed.stop_signals import StopSignals
 
-    with StopSignals() as signals:  # before torch is loaded: who asks during the start is heard too
+    with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.training.trainer import Trainer
 
@@ -56,7 +56,7 @@ def _train_help(rest: Sequence[str]) -> int:
 
     if is_main_process():
         print(f"{USAGE}\n\nRecipes: {', '.join(recipe.shipped())}, or the path of a .toml\n")
-        print("Below are the settings of what the recipe chooses; RECIPE --optim.name muon --help shows muon's.\n")
+        print("The settings depend on what the recipe chooses: RECIPE --optim.name muon --help shows those of muon.\n")
         default = recipe.load(rest[0], rest[1:]) if rest else Config()
         shown = spelled_out(default)
         tyro.cli(type(shown), default=shown, args=["--help"], prog="cifar-dist train RECIPE")

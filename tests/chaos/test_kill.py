@@ -54,7 +54,7 @@ def test_a_request_to_stop_saves_and_asks_to_be_run_again(tiny: Path, tmp_path: 
     assert not (run / "final").exists()
 
 
-def test_when_one_rank_is_told_all_stop_at_the_same_step(tiny: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     running = start([TRAIN, str(tiny), *ENDLESS], 2)
     wait_for_records(run, 20, running)
@@ -74,7 +74,7 @@ def test_a_rank_that_dies_ends_the_job_and_loses_nothing(tiny: Path, tmp_path: P
     assert any((run / "checkpoints").glob("step-*/COMPLETE.json"))
 
 
-def test_a_half_written_checkpoint_is_set_aside_and_the_one_before_is_taken(tiny: Path, tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_set_aside_and_the_previous_one_is_used(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     assert interrupt([str(tiny), *ENDLESS], run, 40, 1, signal.SIGKILL) == [-signal.SIGKILL]
     newest = max((run / "checkpoints").glob("step-*"))
@@ -87,7 +87,7 @@ def test_a_half_written_checkpoint_is_set_aside_and_the_one_before_is_taken(tiny
     assert done.returncode == 75, done.stderr
     said = done.stdout + done.stderr
     assert f"checkpoint {newest.name} was set aside as {newest.name}.damaged: weights.safetensors has" in said
-    assert (aside / "COMPLETE.json").is_file(), "it can still be looked at"
+    assert (aside / "COMPLETE.json").is_file(), "it can still be inspected"
     assert [record["step"] for record in metrics(run)] == list(range(1, len(metrics(run)) + 1))
 
 

@@ -97,12 +97,12 @@ def test_every_setting_has_an_effect(name: str, key: str) -> None:
         ("name = 'cutmix'}, {name = 'gray'", "augment.transforms: cutmix mixes finished images and gray follows it"),
         (
             "name = 'cutmix'}, {name = 'mixup'",
-            "cutmix and mixup are alternatives, and the sum of their p is 2, above 1",
+            "cutmix and mixup are alternatives; the sum of their p is 2, above 1",
         ),
         ("name = 'cutuot'", "name 'cutuot' is not known; did you mean 'cutout'?"),
         ("pad = 4", "augment.transforms[0].name '' is not known; known: affine, "),
         ("name = 'gray', magnitude = 3", 'augment.gray.magnitude has no effect with name = "gray"; remove it, or use'),
-        ("name = 'crop', pda = 3", "no setting is called augment.crop.pda; did you mean 'augment.crop.pad'?"),
+        ("name = 'crop', pda = 3", "unknown setting augment.crop.pda; did you mean 'augment.crop.pad'?"),
         ("name = 'crop', pad = -1}, {name = 'crop'", "augment.transforms[0].pad -1 must not be negative"),
     ],
 )
@@ -130,7 +130,7 @@ assert not {"torch", "numpy"} & sys.modules.keys()
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )
-    assert done.stdout == "the command line: augment.affine.rotation -5.0 must not be negative: it goes both ways\n"
+    assert done.stdout == "the command line: augment.affine.rotation -5.0 must not be negative; it applies both ways\n"
 
 
 def test_the_default_is_a_crop_and_a_random_flip() -> None:
@@ -169,13 +169,13 @@ def test_one_setting_of_one_transform(tmp_path: Path) -> None:
         (["--augment.crop", "2"], "--augment.crop has settings of its own; set one of them, as --augment.crop.pad"),
         (
             ["--augment.rotation", "2"],
-            "no setting is called --augment.rotation; did you mean '--augment.affine.rotation'?",
+            "unknown setting --augment.rotation; did you mean '--augment.affine.rotation'?",
         ),
         (["--augment.magnitude", "30"], "did you mean '--augment.randaugment.magnitude'?"),
-        (["--augment.cropp.pad", "2"], "no setting is called --augment.cropp; did you mean '--augment.crop'?"),
-        (["--augment.crop.pda", "2"], "no setting is called --augment.crop.pda; did you mean '--augment.crop.pad'?"),
+        (["--augment.cropp.pad", "2"], "unknown setting --augment.cropp; did you mean '--augment.crop'?"),
+        (["--augment.crop.pda", "2"], "unknown setting --augment.crop.pda; did you mean '--augment.crop.pad'?"),
         (["--augment.crop.pad", "many"], "augment.crop.pad: input should be a valid integer"),
-        (["--augment.transforms.0.pad", "2"], "--augment.transforms has no settings of its own; set all of it"),
+        (["--augment.transforms.0.pad", "2"], "--augment.transforms is not a section; set it as a whole"),
         (["--augment.transforms", "crop"], "augment.transforms: input should be a list, not 'crop'"),
         (["--augment.transforms", '["crop"]'], 'augment.transforms[0]: must be a table such as { name = "..." }'),
     ],

@@ -91,14 +91,14 @@ def test_a_name_picks_the_dataclass(settings: dict[str, object], variant: Fruit)
     assert read({"fruit": settings}) == Basket(fruit=variant)
     assert read({"more": [settings, {"name": "apple"}]}) == Basket(more=(variant, Apple()))
     written = asdict(Basket(fruit=variant, more=(variant,)))
-    assert read(written) == Basket(fruit=variant, more=(variant,)), "what is written is read again"
+    assert read(written) == Basket(fruit=variant, more=(variant,)), "what was written can be read back"
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"name": "aple"}, "name 'aple' is not known; did you mean 'apple'?"),
-        ({"name": 3}, "name 3 must be text"),
+        ({"name": 3}, "name 3 must be a string"),
         ({"seeds": 3}, 'seeds has no effect with fruit.name = "apple"; remove it, or use --fruit.name grape'),
         ({"name": "grape", "red": 1}, 'with fruit.name = "grape"; remove it, or use --fruit.name apple or citrus'),
         ({"name": "citrus", "red": 1}, 'with fruit.kind = "lemon"; remove it, or use --fruit.kind orange'),
@@ -175,12 +175,12 @@ def test_settings_are_read_without_the_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("nowhere.py:Melon", "there is no file nowhere.py"),
+        ("nowhere.py:Melon", "file nowhere.py does not exist"),
         ("{melon}:Mellon", "has no 'Mellon'; did you mean 'Melon'?"),
         ("{melon}:Stone", "Stone is not a settings dataclass; derive it from test_choice.Fruit and decorate"),
         ("{melon}:dataclass", "dataclass is not a settings dataclass"),
-        ("no_such_package.melon:Melon", "no module no_such_package.melon is installed"),
-        ("json.melon:Melon", "no module json.melon is installed"),
+        ("no_such_package.melon:Melon", "module no_such_package.melon is not installed"),
+        ("json.melon:Melon", "module json.melon is not installed"),
         ("../melon:Melon", "must be path/to/file.py:Attribute or package.module:Attribute"),
         ("{broken}:Melon", "broken.py raised ZeroDivisionError: division by zero"),
         ("{ends}:Melon", "ends.py raised SystemExit: 3"),

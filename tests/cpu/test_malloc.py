@@ -18,7 +18,7 @@ from cifar_dist.distributed.start import start_engine
 def step():
     torch.ones(2**24).add_(1)
 with start_engine(Config(train=TrainConfig())):
-    for _ in range(20):  # until what is kept has found its places
+    for _ in range(20):  # until the allocations have settled
         step()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -35,7 +35,7 @@ def faults(env: dict[str, str]) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is the GNU C library's")
-def test_steps_take_no_new_pages_unless_the_user_says_so() -> None:
+def test_steps_allocate_no_new_pages_unless_the_user_sets_it() -> None:
     pages = 20 * 2**26 // 4096
     assert faults({}) < pages / 20
     assert faults({"MALLOC_MMAP_MAX_": "65536"}) > pages / 2

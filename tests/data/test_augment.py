@@ -1,4 +1,4 @@
-"""Augmentation against torchvision's reference, and its promise: what is done to a sample is the sample's own."""
+"""Augmentation against torchvision's reference, and its guarantee: a sample's result does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -152,13 +152,13 @@ def test_normalize_is_torchvisions(channels_last: bool, channels: int) -> None:
     assert result.is_contiguous(memory_format=layout)
 
 
-def test_memory_layouts_hold_the_same_numbers() -> None:
+def test_memory_layouts_produce_the_same_numbers() -> None:
     config, ids = AugmentConfig(transforms=(Crop(pad=2), Cutout(side=3))), torch.arange(5)
     plain, last = (augment(config, channels_last=layout)(images(5), ids, 1) for layout in (False, True))
     assert torch.equal(plain, last)
 
 
-def test_a_channel_that_never_varies_is_no_division_by_zero() -> None:
+def test_a_constant_channel_does_not_divide_by_zero() -> None:
     """Its standard deviation, which pack measures, is 0."""
     white = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
     result = Normalize((0.5, 1.0, 0.5), (0.2, 0.0, 0.2), torch.device("cpu"), channels_last=False)(white)

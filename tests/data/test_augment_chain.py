@@ -69,7 +69,7 @@ def test_a_transform_changes_images_and_looks_at_nothing_but_the_sample(
     assert not torch.equal(augment(transforms).pixels(images, ids, epoch=4), whole)
 
 
-def test_both_memory_layouts_hold_the_same_numbers(images: Tensor) -> None:
+def test_both_memory_layouts_produce_the_same_numbers(images: Tensor) -> None:
     transforms, ids = EACH[-1], torch.arange(60)
     planar, last = augment(transforms)(images, ids, 0), augment(transforms, channels_last=True)(images, ids, 0)
     assert torch.equal(planar, last)

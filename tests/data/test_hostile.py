@@ -65,7 +65,7 @@ def test_a_member_name_cannot_write_to_the_terminal(tmp_path: Path, name: str) -
         (tarfile.GNUTYPE_SPARSE, "a sparse file"),
     ],
 )
-def test_only_files_are_taken_from_a_tar(tmp_path: Path, kind: bytes, word: str) -> None:
+def test_only_files_are_read_from_a_tar(tmp_path: Path, kind: bytes, word: str) -> None:
     info = tarfile.TarInfo("cat/link.png")
     info.type, info.linkname = kind, "/etc/passwd"
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
@@ -115,7 +115,7 @@ def test_a_tar_that_is_cut_between_two_members_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>not found</html>", bytes(100), b"\x1f\x8b\x08junk"])
-def test_what_is_no_archive_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_what_is_not_an_archive_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
     refusal(path)
@@ -251,7 +251,7 @@ def test_any_damage_to_an_archive_gives_files_or_one_line(whole: Path, changes: 
 
 
 @pytest.mark.parametrize(("limit", "says"), [("MAX_MEMBERS", "more than 2 files"), ("MAX_MEMBER", "the limit is 2")])
-def test_the_bounds_hold_for_folders_too(
+def test_the_limits_apply_to_folders_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, says: str
 ) -> None:
     monkeypatch.setattr(archives, limit, 2)

@@ -58,7 +58,7 @@ def refusal(folder: Path, **how: Sequence[str]) -> str:
 
 
 @pytest.mark.parametrize("codec", [*FORMS, "npy"])
-def test_tars_made_elsewhere_are_read_as_webdataset_reads_them(tmp_path: Path, codec: str) -> None:
+def test_tars_of_other_tools_are_read_as_webdataset_reads_them(tmp_path: Path, codec: str) -> None:
     for split, tars in (("train", 3), ("test", 1)):
         for number in range(tars):
             extra = {"json": b"{}", "__meta__": b""} if split == "train" else {}
@@ -241,7 +241,7 @@ def test_a_tar_that_cannot_be_trained_on_is_refused(
     assert complaint in message
 
 
-def test_an_array_that_is_no_rgb_image_is_refused(tmp_path: Path) -> None:
+def test_an_array_that_is_not_an_rgb_image_is_refused(tmp_path: Path) -> None:
     data = io.BytesIO()
     np.save(data, np.zeros((8, 8)))
     raw(tmp_path / "0.tar", [("a.npy", data.getvalue())])
@@ -297,9 +297,9 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         cli.run(["index", str(tmp_path / "digits"), "--classes", str(tmp_path / "none.txt")])
 
 
-def test_others_say_that_tars_are_to_be_indexed(tmp_path: Path) -> None:
+def test_other_commands_suggest_indexing_tars(tmp_path: Path) -> None:
     path = write(tmp_path / "0.tar", [sample("a")])
-    with pytest.raises(UserError, match=f"make one with: cifar-dist index {tmp_path}"):
+    with pytest.raises(UserError, match=f"create one with: cifar-dist index {tmp_path}"):
         Manifest.load(tmp_path)
     with pytest.raises(UserError, match="for WebDataset tars use: cifar-dist index FOLDER"):
         pack(path.rename(tmp_path / "x-0.tar").parent, tmp_path / "out", show=False)

@@ -79,7 +79,7 @@ def test_a_sample_is_mixed_alike_whoever_works_on_it(
 
 
 def test_each_sample_is_mixed_one_way_or_none(packed: Manifest) -> None:
-    """With the settings of one alone it looks the same, and what is drawn for neither stays as it was."""
+    """The result is the same as with one of them alone, and samples drawn for neither do not change."""
     both = shown(packed, mixer(MixUp(p=0.4), CutMix(p=0.3)))
     plain = shown(packed, mixer())
     mixup, cutmix = shown(packed, mixer(MixUp(p=1.0))), shown(packed, mixer(CutMix(p=1.0)))
@@ -95,7 +95,7 @@ def test_each_sample_is_mixed_one_way_or_none(packed: Manifest) -> None:
     assert set(ways) == {0, 1, 2}
 
 
-def test_without_mixing_the_labels_stay_whole_numbers(packed: Manifest) -> None:
+def test_without_mixing_the_labels_stay_integers(packed: Manifest) -> None:
     mix = mixer()
     assert not mix.mixes
     assert all(target.dtype == torch.int64 for _, target in shown(packed, mix).values())

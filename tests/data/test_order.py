@@ -25,7 +25,7 @@ def test_every_sample_once_and_the_same_again(sizes: list[int], seed: int, epoch
     assert order.dtype == torch.int64
     assert sorted(order.tolist()) == list(range(sum(sizes)))
     torch.manual_seed(epoch)
-    torch.rand(seed % 7)  # what was drawn elsewhere is no argument
+    torch.rand(seed % 7)  # numbers drawn elsewhere have no influence
     assert torch.equal(epoch_order(sizes, seed, epoch, block), order)
 
 

@@ -130,7 +130,7 @@ def test_another_seed_is_another_order_and_another_val(tmp_path: Path) -> None:
     assert (first.mean, first.std) != (second.mean, second.std)  # of other training samples
 
 
-def test_every_shard_of_train_holds_every_class_of_a_sorted_source(tmp_path: Path) -> None:
+def test_every_shard_of_train_has_every_class_of_a_sorted_source(tmp_path: Path) -> None:
     files = build.class_folder({f"class_{n}": 40 for n in range(4)}, side=4)
     source = build.write_archive(tmp_path / "a.zip", files)
     manifest = pack_quietly(source, tmp_path / "out", samples_per_shard=40, val_fraction=0.1)
@@ -275,13 +275,13 @@ def test_a_second_val_split_is_refused(tmp_path: Path) -> None:
         pack_quietly(tmp_path / "b.npz", tmp_path / "out", val_fraction=0.5)
 
 
-def test_a_packed_dataset_is_no_source(tmp_path: Path) -> None:
+def test_a_packed_dataset_is_not_a_source(tmp_path: Path) -> None:
     pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "out")
     with pytest.raises(UserError, match="is already packed; check it with: cifar-dist verify"):
         pack_quietly(tmp_path / "out", tmp_path / "again")
 
 
-def test_an_interrupt_leaves_nothing_behind_and_the_old_dataset_whole(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_nothing_behind_and_the_old_dataset_intact(tmp_path: Path) -> None:
     old = pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "out")
     source = npz(tmp_path / "b.npz", 60, side=4)
 

@@ -20,7 +20,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU her
 
 
 def reference(seed: int, epoch: int, sample: int, purpose: str, draw: int) -> int:
-    """The documented mixer in plain whole numbers: SplitMix64's, once per counter word."""
+    """The documented mixer in plain integers: SplitMix64's, once per counter word."""
     word = 0
     for counter in (seed, epoch, zlib.crc32(purpose.encode()), draw, sample):
         word = ((word + 0x9E3779B97F4A7C15) ^ counter) % 2**64
@@ -144,7 +144,7 @@ def test_what_differs_in_one_argument_is_independent(other: str) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(SEEDS, EPOCHS, st.integers(0, 300))
-def test_a_permutation_holds_each_number_once(seed: int, epoch: int, count: int) -> None:
+def test_a_permutation_contains_each_number_once(seed: int, epoch: int, count: int) -> None:
     order = permutation(seed, epoch, count, "shards")
     assert order.dtype == torch.int64
     assert sorted(order.tolist()) == list(range(count))

@@ -102,7 +102,7 @@ def become_a_folder(path: Path) -> None:
         (become_a_folder, "the manifest says"),
     ],
 )
-def test_damage_is_told_by_the_shards_name(tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
+def test_damage_is_reported_with_the_shards_name(tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
     packed = small_packed(tmp_path, "png")
     damage(packed.root / "train-000003.tar")
     with pytest.raises(UserError, match=r"train-000003\.tar") as caught:
@@ -124,7 +124,7 @@ def test_one_bit_anywhere_in_a_shard_is_found(tmp_path: Path, place: float) -> N
         ShardReader(packed, "test").check()
 
 
-def test_progress_is_told_every_byte(packed: Manifest) -> None:
+def test_progress_counts_every_byte(packed: Manifest) -> None:
     seen: list[int] = []
     ShardReader(packed, "train").check(seen.append)
     assert sum(seen) == sum(shard.bytes for shard in packed.shards("train"))
@@ -212,7 +212,7 @@ def header(shape: tuple[int, ...]) -> bytes:
     ],
     ids=["empty", "npz", "pickle", "shape", "type", "huge", "negative", "nested", "long", "png"],
 )
-def test_what_is_no_image_is_a_user_error(tmp_path: Path, data: bytes) -> None:
+def test_a_member_that_is_not_an_image_is_a_user_error(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(UserError, match=r"train-000000\.tar: sample victim") as caught:
         ShardReader(one_member(tmp_path, data, "npy"), "train").image(0)
     assert "\n" not in str(caught.value)

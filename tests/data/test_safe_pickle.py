@@ -71,7 +71,7 @@ def test_python_2_strings_come_as_bytes_and_keys_as_text() -> None:
     assert read == {"labels": [3, 300, 70000], "name": b"\xff\x00"}
 
 
-def test_a_list_that_holds_itself_is_read() -> None:
+def test_a_list_that_contains_itself_is_read() -> None:
     loop: list[object] = []
     loop.append(loop)
     read = read_pickle(pickle.dumps({"a": loop}), "f")["a"]
@@ -200,7 +200,7 @@ MODERN = [pickle.dumps({"data": np.arange(24), "ids": list(range(5)), "n": {"a":
 
 
 def data_or_refusal(data: bytes) -> dict[str, object] | str:
-    """What is read, or the message; nothing but a UserError of one line may come out."""
+    """Return the result, or the message of a UserError of one line, the only error allowed."""
     try:
         return read_pickle(data, "some.pkl")
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Every form that a dataset comes in is read for what it is, and what is wrong with one is said in a line."""
+"""Every form of dataset is recognized and read, and an error in one is reported in one line."""
 
 from __future__ import annotations
 

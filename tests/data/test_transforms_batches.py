@@ -1,4 +1,4 @@
-"""The promise of every random transform: what is done to a sample is the sample's own."""
+"""The guarantee of every random transform: a sample's result does not depend on its batch."""
 
 from __future__ import annotations
 

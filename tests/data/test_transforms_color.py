@@ -1,7 +1,7 @@
 """Colour operations against torchvision, each sample with its own factor.
 
 Brightness is exact. The others add products of float32, which torchvision fuses and this project does not; the sum is
-then cut to a whole number, so a value may differ by one level where the sum is next to one.
+then truncated to an integer, so a value may differ by one level where the sum is next to one.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_solarize_is_torchvisions(thresholds: list[float]) -> None:
     st.sampled_from([(14, 11, 3), (9, 9, 1), (3, 3, 3), (2, 9, 3), (9, 1, 1)]),
 )
 def test_sharpness_is_torchvisions(factors: list[float], size: tuple[int, int, int]) -> None:
-    """One level at most where the sum of float32 products, cut to a whole number, is next to one."""
+    """One level at most where the sum of float32 products, truncated to an integer, is next to one."""
     batch = images(len(factors), *size)
     result = adjust_sharpness(batch, torch.tensor(factors))
     for row, factor in enumerate(factors):

@@ -64,7 +64,7 @@ def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_whole_dataset_is_described(whole: Path) -> None:
+def test_an_intact_dataset_is_described(whole: Path) -> None:
     report = verify_quietly(whole)
     assert {name: (split.samples, split.shards) for name, split in report.splits.items()} == {
         "train": (52, 3),
@@ -164,7 +164,7 @@ def test_an_image_that_cannot_be_used_is_found(dataset: Path, image: bytes, comp
     assert complaint in found[0]
 
 
-def test_a_shard_that_is_no_tar_is_found(dataset: Path) -> None:
+def test_a_shard_that_is_not_a_tar_is_found(dataset: Path) -> None:
     (dataset / "val-000000.tar").write_bytes(b"x" * 20_000)
     rewrite(dataset, lambda manifest: None)
     assert "is not a WebDataset tar" in problems(dataset)[0]
@@ -179,8 +179,8 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(dataset: Path) -> Non
             verify_quietly(dataset)
 
 
-def test_no_dataset_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no packed dataset at .* make one with: cifar-dist pack"):
+def test_a_missing_dataset_is_an_error_that_suggests_pack(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no packed dataset at .* create one with: cifar-dist pack"):
         verify_quietly(tmp_path)
 
 
@@ -216,7 +216,7 @@ def test_mixing_tells_a_poor_order_from_a_good_one(tmp_path: Path) -> None:
     assert good.epoch == pytest.approx(good.uniform, rel=0.1)
     assert good.stored == pytest.approx(good.uniform, rel=0.5)
 
-    # The same manifest with the classes sorted: only labels and keys are looked at for the mixing.
+    # The same manifest with the classes sorted: the check for mixing uses only labels and keys.
     raw = packed.to_json()
     for number, shard in enumerate(raw["splits"]["train"]):
         rows = range(50 * number, 50 * (number + 1))

@@ -75,7 +75,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_state_that_is_put_back_goes_on_bit_for_bit(name: str) -> None:
+def test_restored_state_continues_bit_for_bit(name: str) -> None:
     model = prepared(name)
     train(model, 1, [16, 13])
     weights = {key: value.clone() for key, value in model.state().items()}
@@ -105,7 +105,7 @@ def test_a_saved_state_does_not_change_with_the_next_step() -> None:
     assert same(state, before)
 
 
-def test_before_the_first_step_there_is_no_state() -> None:
+def test_before_the_first_step_the_state_is_empty() -> None:
     model = prepared("sgd")
     assert model.optimizer_state() == {}
     model.load_optimizer_state({})

@@ -39,7 +39,7 @@ def test_a_process_holds_half_and_the_update_is_that_of_one_process(found: dict[
         ),
     ],
 )
-def test_what_needs_whole_weights_is_refused(tiny: Path, words: list[str], says: str) -> None:
+def test_what_needs_unsharded_weights_is_refused(tiny: Path, words: list[str], says: str) -> None:
     done = spawn([TRAIN, str(tiny), *words], processes=2, env={"ACCELERATE_USE_FSDP": "true"})
     assert {process.returncode for process in done} == {2}
     assert says in done[0].stderr

@@ -65,7 +65,7 @@ def under_accelerate(tmp_path: Path, words: list[str], code: str) -> str:
         ("--num_processes many train.py demo", "None"),
     ],
 )
-def test_what_accelerate_was_asked_for(tmp_path: Path, words: str, asked: str) -> None:
+def test_the_number_of_processes_is_read_from_accelerates_options(tmp_path: Path, words: str, asked: str) -> None:
     for name, text in (("four", "num_processes: 4"), ("list", "[1, 2]"), ("broken", "a: [")):
         (tmp_path / f"{name}.yaml").write_text(text)
     line = [str(tmp_path / word) if word.endswith(".yaml") else word for word in words.split()]
@@ -90,7 +90,7 @@ except UserError as error:
     assert under_accelerate(tmp_path, ["--cpu", "--num_processes", "1", "train.py"], code) == ""
 
 
-def test_without_a_launcher_there_is_one_process() -> None:
+def test_without_a_launcher_one_process_trains() -> None:
     assert requested_processes() is None
     assert launched_processes() == local_processes() == 1
     assert is_main_process()
@@ -109,7 +109,7 @@ def test_the_place_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "two", "2.0"])
-def test_a_world_size_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_world_size_that_is_not_a_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", text)
     with pytest.raises(UserError, match="not a number of processes"):
         launched_processes()

@@ -18,7 +18,7 @@ from cifar_dist.distributed import precision
 from cifar_dist.distributed.precision import Precision, computes_bf16
 from cifar_dist.errors import UserError
 
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a CPU's arithmetic is looked at")
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests the arithmetic of a CPU")
 
 
 def cpu_says() -> bool:
@@ -28,7 +28,7 @@ def cpu_says() -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no kernel that tells")
-def test_a_cpu_computes_bf16_when_it_says_so() -> None:
+def test_a_cpu_computes_in_bf16_if_it_supports_it() -> None:
     assert computes_bf16(cpu=True) == cpu_says()
 
 
@@ -40,14 +40,12 @@ def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPat
     assert found.name == ("bf16" if asked == "bf16" or (asked == "auto" and can) else "no")
     assert found.label == found.name.replace("no", "fp32")
     assert found.autocast == (torch.bfloat16 if found.name == "bf16" else None)
-    assert ("--train.precision auto" in found.advice) == (asked == "bf16" and not can), (
-        "who is slow is told the way out"
-    )
+    assert ("--train.precision auto" in found.advice) == (asked == "bf16" and not can), "a slow machine gets a hint"
 
 
 @no_gpu
 @pytest.mark.parametrize("asked", ["auto", "bf16"])
-def test_a_run_says_what_it_computed_in(tiny: Path, tmp_path: Path, asked: str) -> None:
+def test_a_run_reports_its_precision(tiny: Path, tmp_path: Path, asked: str) -> None:
     (done,) = train(str(tiny), "--train.epochs", "1", "--train.precision", asked)
     assert done.returncode == 0, done.stderr
     expected = "bf16" if asked == "bf16" or cpu_says() else "fp32"
@@ -64,7 +62,7 @@ def test_fp16_is_refused_on_a_cpu() -> None:
 
 
 @no_gpu
-def test_processes_whose_devices_differ_are_told(tmp_path: Path) -> None:
+def test_processes_whose_devices_differ_are_refused(tmp_path: Path) -> None:
     def one_can() -> None:
         rank = os.environ["RANK"]
         precision.computes_bf16 = lambda *, cpu: rank == "1"  # two machines of different ages

@@ -21,7 +21,7 @@ def test_a_request_is_noted_and_interrupts_nothing(name: str) -> None:
         assert signals.received == name
 
 
-def test_the_first_request_is_the_one_that_is_told() -> None:
+def test_the_first_request_is_the_one_that_is_reported() -> None:
     with StopSignals() as signals:
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)

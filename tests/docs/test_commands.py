@@ -29,7 +29,7 @@ def test_markers_name_something_that_is_known(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
     assert any(map(is_run, blocks(page))), f"{page.name} has no ```bash block that is run"
     copy = copy_of_the_repository(tmp_path / "cifar-dist")
     env = environment(

@@ -161,7 +161,7 @@ def check_training(words: Sequence[str], line: str, known: set[str]) -> None:
 
 def test_what_a_resume_may_change_is_listed() -> None:
     text = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
-    listed = text.partition("## What may change between two starts")[2].partition("Any other key")[0]
+    listed = text.partition("## What a resume may change")[2].partition("Any other key")[0]
     assert tuple(re.findall(r"`([a-z_.]+)`", listed)) == CHANGEABLE_ON_RESUME
 
 

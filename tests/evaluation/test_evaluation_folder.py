@@ -44,7 +44,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_predictions_say_class_probability_accuracy_and_loss() -> None:
+def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
     predictions = Predictions(LOGITS, torch.tensor([1, 0, 2, 0]))
     assert predictions.classes.tolist() == [1, 0, 2, 1]
     assert predictions.accuracy == 0.75
@@ -55,7 +55,7 @@ def test_predictions_say_class_probability_accuracy_and_loss() -> None:
     assert predictions.loss == pytest.approx(use_unfold_convolutions.item())
 
 
-def test_the_folder_holds_what_it_says(tmp_path: Path, weights: Path) -> None:
+def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path) -> None:
     labels = torch.tensor([1, 0, 2, 0])
     folder = write_evaluation(tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels), [40, 30, 20, 10], weights)
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
@@ -78,7 +78,7 @@ def test_the_folder_holds_what_it_says(tmp_path: Path, weights: Path) -> None:
     assert summary.keys() >= {"accuracy", "samples", "tta", "checkpoint", "split"}
 
 
-def test_without_labels_there_is_no_accuracy(tmp_path: Path, weights: Path) -> None:
+def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
     summary = dataclasses.replace(SUMMARY, accuracy=None, loss=None, val_accuracy=None)
     folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None), range(4), weights)
     assert "_val_acc_unknown_" in folder.name
@@ -95,7 +95,7 @@ def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights:
 
 
 def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: Path) -> None:
-    with pytest.raises(UserError, match="the ID 7 comes more than once"):
+    with pytest.raises(UserError, match="the ID 7 occurs more than once"):
         write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), [7, 8, 9, 7], weights)
     with pytest.raises(FileNotFoundError):
         write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), range(4), tmp_path / "nowhere")
@@ -126,10 +126,10 @@ def test_a_run_is_found_by_name_or_path_and_else_the_nearest_is_named(tmp_path: 
     (tmp_path / "my-run").mkdir()
     (tmp_path / "my-run" / "config.toml").touch()
     assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
-    with pytest.raises(UserError, match="there is no run 'my-rum'; did you mean 'my-run'"):
+    with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
         find_run("my-rum", tmp_path)
-    with pytest.raises(UserError, match="holds none yet; train one first"):
+    with pytest.raises(UserError, match="has no run yet; train one first"):
         find_run("my-run", tmp_path / "nowhere")
     for name in ("x" * 5000, "a\0b", ""):
-        with pytest.raises(UserError, match="there is no run"):
+        with pytest.raises(UserError, match="does not exist"):
             find_run(name, tmp_path)

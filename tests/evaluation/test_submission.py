@@ -38,7 +38,7 @@ def test_an_id_that_comes_twice_is_refused_and_the_old_file_stays(tmp_path: Path
     out = tmp_path / "out.csv"
     write_submission(out, [1], [2])
     ids = [*range(300_000), 299_998]
-    with pytest.raises(UserError, match="the ID 299998 comes more than once in the input"):
+    with pytest.raises(UserError, match="the ID 299998 occurs more than once in the input"):
         write_submission(out, ids, [0] * len(ids))
     assert out.read_text() == "ID,Labels\n1,2\n"
 
@@ -59,7 +59,7 @@ def test_a_link_is_written_through_and_a_pipe_is_written_into(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("place", ["nowhere/out.csv", "file/out.csv", "folder"])
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, place: str) -> None:
+def test_an_unwritable_path_is_reported(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"cannot be written \(.*\); choose another with --out") as caught:

@@ -68,7 +68,7 @@ def wait_for_steps(job: subprocess.Popen[str], run: Path, steps: int) -> None:
 
 
 def end(job: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and output of a job; one that does not end is killed, which is no code that anyone expects."""
+    """Exit code and output of a job; one that does not end is killed, whose code no test expects."""
     try:
         output, _ = job.communicate(timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:

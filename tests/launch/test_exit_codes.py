@@ -60,7 +60,7 @@ def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Pa
     except OSError:  # the other end is closed: it has ended
         pass
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75, output.decode()
-    assert b"once more ends it now" in output
+    assert b"interrupt again to end now" in output
     assert b"Traceback" not in output
     assert not left_of(recipe)
     assert (recipe.parent / "runs" / "typed" / "checkpoints" / "latest").is_dir()
@@ -73,7 +73,7 @@ def test_a_killed_rank_ends_the_job(recipe: Path) -> None:
     ranks[0].send_signal(signal.SIGKILL)
     code, output = soak.end(job)
     assert code == 128 + signal.SIGKILL, output
-    assert output.rstrip().endswith("cifar-dist: rank 1 was ended by SIGKILL; what it said is above")
+    assert output.rstrip().endswith("cifar-dist: rank 1 was killed by SIGKILL; its output is above")
     assert not left_of(recipe)
 
 
@@ -95,8 +95,8 @@ def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path) -> None:
     ("words", "said"),
     [
         ([], "usage: cifar-dist launch CONFIG"),
-        (["cup", "demo"], "there is no launch/cup.yaml; configs: cpu ddp fsdp single zero2"),
-        (["cpu"], "which recipe? usage: cifar-dist launch CONFIG"),
+        (["cup", "demo"], "launch/cup.yaml does not exist; configs: cpu ddp fsdp single zero2"),
+        (["cpu"], "name a recipe; usage: cifar-dist launch CONFIG"),
         (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_wrong_environment_is_named() -> None:
     env = environment({"CIFAR_DIST_VENV": "/nowhere"})
     done = subprocess.run([soak.LOCAL, "cpu", "demo"], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
-    assert done.stderr == "launch/local.sh: CIFAR_DIST_VENV is /nowhere, and there is no /nowhere/bin/python\n"
+    assert done.stderr == "launch/local.sh: CIFAR_DIST_VENV is /nowhere, but /nowhere/bin/python does not exist\n"
 
 
 def test_gpus_that_are_not_there_are_one_line() -> None:

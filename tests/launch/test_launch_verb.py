@@ -40,7 +40,7 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(digi
     [
         (["cpu", "pack", "digits", "out"], "pack runs in one process; use: cifar-dist pack digits out"),
         (["cpu", "launch", "cpu", "demo"], "launch runs in one process"),
-        (["none.yaml", "demo"], "there is no launch config none.yaml; configs: cpu ddp fsdp single zero2"),
+        (["none.yaml", "demo"], "launch config none.yaml does not exist; configs: cpu ddp fsdp single zero2"),
     ],
 )
 def test_what_it_refuses_is_one_line(words: list[str], says: str) -> None:
@@ -63,7 +63,7 @@ def test_options_of_accelerate_end_at_the_first_other_word() -> None:
         ["demo", "--optim.lr=1"],
     )
     for wrong in (["-m", "demo"], ["-n=2", "demo"], ["--num_processes", "2", "demo"]):
-        with pytest.raises(UserError, match=f"'{wrong[0]}' stands before the recipe"):
+        with pytest.raises(UserError, match=f"'{wrong[0]}' precedes the recipe"):
             split_options(wrong)
 
 
@@ -77,7 +77,7 @@ def test_an_installed_package_finds_configs_in_the_working_folder(tmp_path: Path
     done = subprocess.run(command, env=env, cwd=work, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     searched = f"searched {tmp_path}/site/launch and {work}/launch"
-    assert done.stderr.startswith(f"cifar-dist: there is no launch/mine.yaml; {searched}; ")
+    assert done.stderr.startswith(f"cifar-dist: launch/mine.yaml does not exist; {searched}; ")
     (work / "launch").mkdir()
     shutil.copy(ROOT / "launch" / "single.yaml", work / "launch" / "mine.yaml")
     done = subprocess.run(command, env=env, cwd=work, capture_output=True, text=True, timeout=60)
@@ -103,7 +103,7 @@ def test_the_agent_loads_no_torch() -> None:
     assert done.stdout == "\n", done.stderr
 
 
-def test_every_collective_verb_says_so() -> None:
+def test_every_collective_verb_declares_it() -> None:
     assert {name for name, verb in VERBS.items() if verb.COLLECTIVE} == {
         "train",
         "doctor",

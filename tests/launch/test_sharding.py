@@ -36,7 +36,7 @@ def wrapper_of(run: Path) -> str:
 
 @pytest.mark.parametrize("optimizer", resume_on_ranks.OPTIMIZERS)
 @pytest.mark.parametrize(("first", "second"), resume_on_ranks.CONTINUED)
-def test_a_run_may_go_on_with_another_engine(runs: Path, optimizer: str, first: str, second: str) -> None:
+def test_a_run_can_resume_with_another_engine(runs: Path, optimizer: str, first: str, second: str) -> None:
     """Weights, momentum and step counts of both parameter groups come over: it ends like a run without a break."""
     whole, broken = runs / f"{optimizer}-{first}", runs / f"{optimizer}-{first}-{second}"
     assert (wrapper_of(whole), wrapper_of(broken)) == (WRAPPERS[first], WRAPPERS[second])

@@ -125,7 +125,7 @@ NETWORKS: list[tuple[str, dict[str, OptionValue]]] = [
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-def test_no_network_made_by_hand_calls_torchs_convolution_and_all_give_its_numbers(
+def test_no_handmade_network_calls_torchs_convolution_and_all_return_its_numbers(
     name: str, options: dict[str, OptionValue]
 ) -> None:
     def network(conv: Literal["torch", "handmade"]) -> nn.Module:

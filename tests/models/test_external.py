@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm by name, and what is refused of them."""
+"""Networks of torchvision and timm by name, and which of them are refused."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
         ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "depth": 2}),
     ],
 )
-def test_timm_models_are_timms_own_and_can_be_made_by_hand(name: str, options: dict[str, OptionValue]) -> None:
+def test_timm_models_are_timms_own_and_can_be_handmade(name: str, options: dict[str, OptionValue]) -> None:
     images = torch.randn(2, 1, 32, 32)
     torch.manual_seed(0)
     expected = timm.create_model(name, num_classes=7, in_chans=1, **options).eval()(images)

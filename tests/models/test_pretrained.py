@@ -25,7 +25,7 @@ def tiny(classes: int = 10) -> nn.Module:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_all_weights_are_taken(tmp_path: Path, suffix: str) -> None:
+def test_all_weights_are_loaded(tmp_path: Path, suffix: str) -> None:
     source, model = tiny(), tiny()
     path = tmp_path / f"weights{suffix}"
     save_file(source.state_dict(), path) if suffix == ".safetensors" else torch.save(source.state_dict(), path)
@@ -156,13 +156,13 @@ def test_a_network_without_published_weights_says_so() -> None:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The proxy is a port that nothing listens on, so there is no network wherever this runs."""
+    """The proxy is a port that nothing listens on, so the network is unreachable wherever this runs."""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
         monkeypatch.delenv(name.upper(), raising=False)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    urllib.request.install_opener(None)  # the next request looks at the environment anew
+    urllib.request.install_opener(None)  # the next request reads the environment again
     yield
     urllib.request.install_opener(None)
 

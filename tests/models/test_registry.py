@@ -1,4 +1,4 @@
-"""Networks by name: what is known, what is refused, and what every network owes the trainer."""
+"""Networks by name: which are accepted, which are refused, and what the trainer requires of each."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_weights_are_a_function_of_the_seed_and_survive_a_state_dict(name: str) 
     [
         ("sped-net", {}, "did you mean 'speed-net'?"),
         ("../../etc/passwd", {}, "known: custom-resnet"),
-        ("os", {}, "there is no model 'os'"),
+        ("os", {}, "unknown model 'os'"),
         ("speed-net", {"width": [1, 2, 3]}, "did you mean 'widths'?"),
         ("speed-net", {"classes": 3}, "speed-net has no option 'classes'"),
         ("speed-net", {"widths": [64, "256", 256]}, "model.options.widths[1] of speed-net"),
@@ -118,7 +118,7 @@ def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> No
         check_fits(model, "speed-net", shape=(8, 8, 3), classes=10)
     with pytest.raises(UserError, match="cannot take images of 32x32 with 1 channels"):
         check_fits(model, "speed-net", shape=(32, 32, 1), classes=10)
-    with pytest.raises(UserError, match="does not give one logit for each of 9 classes"):
+    with pytest.raises(UserError, match="does not return one logit for each of 9 classes"):
         check_fits(model, "speed-net", shape=(32, 32, 3), classes=9)
 
 
@@ -129,7 +129,7 @@ def test_a_network_is_tried_on_images_as_it_will_see_them() -> None:
     build_for(replace(config, image_size=9), shape=(8, 8, 3), classes=10)
 
 
-def test_only_networks_that_look_at_data_say_so() -> None:
+def test_only_networks_that_need_data_are_initialized_from_it() -> None:
     assert isinstance(build("speed-net", classes=2, options={}), DataInitialized)
     assert not isinstance(build("tiny-cnn", classes=2, options={}), DataInitialized)
 

@@ -15,7 +15,7 @@ def test_small_resnet_takes_other_image_sizes_with_as_many_features() -> None:
         assert model(torch.randn(1, 3, side, side)).shape == (1, 10)
 
 
-def test_the_pool_averages_what_it_says() -> None:
+def test_the_pool_averages_its_window() -> None:
     """pool 4 on the 8x8 map of a 32x32 image is average pooling with kernel 4."""
     model = build("small-resnet", classes=10, options={"widths": [4, 4, 4], "blocks": [1, 1, 1], "pool": 4}).eval()
     image = torch.randn(1, 3, 32, 32)

@@ -114,7 +114,7 @@ def test_a_max_pool_reaches_as_far_as_an_average_pool() -> None:
 
 @pytest.mark.parametrize(
     ("name", "side", "last_pool"),
-    [("alexnet", 224, 195), ("vgg16", 224, 212)],  # both end their features in a pool that is no global one
+    [("alexnet", 224, 195), ("vgg16", 224, 212)],  # both end their features in a pool that is not global
 )
 def test_fields_are_those_that_the_literature_gives(name: str, side: int, last_pool: int) -> None:
     """Araujo et al., Distill 2019, table 1."""
@@ -130,7 +130,7 @@ def test_fields_of_branches_of_different_lengths() -> None:
     assert summary("resnet34", 224).last_convolution == 899
 
 
-def test_a_gate_makes_every_position_see_the_whole_image() -> None:
+def test_a_gate_gives_every_position_the_entire_image_as_field() -> None:
     assert summary("se-resnet", widths=[8, 8], blocks=[1, 1]).receptive_field == math.inf
     assert summary("torchvision:mobilenet_v3_small", 64).receptive_field == math.inf
 
@@ -164,7 +164,7 @@ def test_costs_are_those_that_torchvision_publishes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_network_is_counted_whole_and_left_as_it_was(name: str) -> None:
+def test_every_network_is_counted_completely_and_not_changed(name: str) -> None:
     model = build(name, classes=10, options={})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
@@ -223,7 +223,7 @@ def test_shared_and_uncalled_parameters_are_counted_once() -> None:
     assert counted.receptive_field == 5
 
 
-def test_frozen_parameters_are_told_apart() -> None:
+def test_frozen_parameters_are_counted_separately() -> None:
     model = Twice()
     model.conv.requires_grad_(False)
     assert (summarize(model, (8, 8, 3)).parameters, summarize(model, (8, 8, 3)).trainable) == (93, 9)

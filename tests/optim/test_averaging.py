@@ -110,11 +110,11 @@ def test_applied_puts_the_average_in_and_the_weights_back(config: AverageConfig)
     assert same(model.state_dict(), before)
 
 
-def test_none_is_no_average() -> None:
+def test_none_builds_no_average() -> None:
     assert build_average(NoAverageConfig(), small_model(), steps_per_epoch=1, epochs=1) is None
 
 
-def test_before_its_start_there_is_no_average() -> None:
+def test_before_its_start_the_average_is_empty() -> None:
     model = small_model()
     average = make(EMAConfig(decay=0.9, start=5), model)
     assert not average.update(4)
@@ -133,7 +133,7 @@ def test_an_average_that_does_not_fit_is_one_clear_line() -> None:
     state = average.state()
     wrong_shape = {**state, "0.weight": torch.zeros(1)}
     for content, step in (({}, 5), (state, 4), (wrong_shape, 5), ({"other.weight": torch.zeros(1)}, 5)):
-        with pytest.raises(UserError, match=f"checkpoint of step {step} holds") as error:
+        with pytest.raises(UserError, match=f"checkpoint of step {step} has") as error:
             make(EMAConfig(decay=0.9, start=5), model).load(content, step)
         assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""The rates of a range test, and what is read off its curve."""
+"""The rates of a range test, and the suggestions from its curve."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def test_a_loss_that_climbs_has_diverged_and_one_that_falls_has_not() -> None:
 def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
     curve = Curve(list(rates(1e-3, 1.0, 30)), np.linspace(4, last, 30).tolist(), GUESSING)
     for suggest in (curve.steepest, curve.valley):
-        with pytest.raises(UserError, match=r"in 30 steps the loss did not come below that of guessing, 2\.30"):
+        with pytest.raises(UserError, match=r"in 30 steps the loss did not fall below that of guessing, 2\.30"):
             suggest()
 
 
-def test_falling_to_the_loss_of_guessing_says_nothing() -> None:
+def test_falling_to_the_loss_of_guessing_suggests_no_rate() -> None:
     """A network that starts out too sure of itself: the same suggestions as for one that does not."""
     calm = falling(3e-3)
     early = [loss + 3 / (1 + (lr / 1e-5) ** 2) for lr, loss in zip(calm.lrs, calm.losses, strict=True)]

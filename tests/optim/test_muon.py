@@ -135,7 +135,7 @@ def test_singular_values_come_near_one_and_vectors_stay(rows: int, columns: int,
     assert (inner - torch.diag(inner.diagonal())).abs().max() < 1e-4
 
 
-def test_a_zero_gradient_is_no_update() -> None:
+def test_a_zero_gradient_does_not_update() -> None:
     assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 

@@ -107,7 +107,9 @@ def test_muon_refuses_a_model_without_hidden_layers() -> None:
 
 
 def test_muon_is_not_for_gradual_unfreezing() -> None:
-    with pytest.raises(UserError, match=r"model\.unfreeze is not for optim\.name muon; use --optim\.name sgd or adamw"):
+    with pytest.raises(
+        UserError, match=r"model\.unfreeze does not work with optim\.name muon; use --optim\.name sgd or adamw"
+    ):
         build_optimizer(MuonSGDConfig(), small_model(), gradual=True)
 
 
@@ -140,7 +142,7 @@ def test_each_stage_has_its_learning_rate_and_decays_as_ever() -> None:
     groups = build_optimizer(config, model, stages_of(model)).param_groups
     found = [(g["stage"], names_of(model, g["params"]), g["weight_decay"], g["lr_scale"]) for g in groups]
     assert found == [
-        (2, ["1.weight", "1.bias"], 0.0, pytest.approx(0.05)),  # what is frozen is left out
+        (2, ["1.weight", "1.bias"], 0.0, pytest.approx(0.05)),  # frozen parameters are left out
         (1, ["3.weight"], 0.1, 0.5),
         (1, ["3.bias", "4.weight", "4.bias"], 0.0, 0.5),
         (0, ["7.weight"], 0.1, 1.0),
@@ -166,7 +168,7 @@ def test_a_stage_at_a_tenth_of_the_rate_is_torchs_group_at_a_tenth(kind: type[St
     assert same(*weights)
 
 
-def test_thaw_says_the_same_whatever_was_said_before() -> None:
+def test_thaw_is_idempotent() -> None:
     model = small_model()
     config = SGDConfig(backbone_lr=0.5, layer_decay=0.5)
     groups = build_optimizer(config, model, stages_of(model), gradual=True).param_groups

@@ -64,7 +64,7 @@ def test_a_loss_scale_changes_nothing() -> None:
     assert torch.equal(*weights)
 
 
-def test_weights_without_a_gradient_stay_and_a_zero_gradient_is_no_division_by_zero() -> None:
+def test_weights_without_a_gradient_stay_and_a_zero_gradient_does_not_divide_by_zero() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}

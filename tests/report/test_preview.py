@@ -1,4 +1,4 @@
-"""The preview: what is shown is what a run trains on, and says so."""
+"""The preview: it shows exactly the images that a run trains on, and names their augmentation."""
 
 from __future__ import annotations
 
@@ -162,5 +162,5 @@ def test_samples_without_a_label_are_shown_and_not_mixed(colours: Manifest) -> N
     unlabelled = torch.tensor([0, -1])
     augmented(recipe.load("demo"), colours, images, unlabelled, ids, versions=1)
     mixed = recipe.load("demo", ["--augment.transforms", '[{ name = "cutmix" }]'])
-    with pytest.raises(UserError, match="has samples without a label, and nothing to mix them by"):
+    with pytest.raises(UserError, match="has samples without a label, which cannot be mixed"):
         augmented(mixed, colours, images, unlabelled, ids, versions=1)

@@ -110,7 +110,7 @@ def test_missing_parts_are_left_out(digits: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "evaluations")
     assert "not evaluated yet" in write_report(run).read_text()
     (run / "config.toml").unlink()
-    with pytest.raises(UserError, match="there is no run at"):
+    with pytest.raises(UserError, match=r"is not a run folder: it has no config\.toml"):
         write_report(run)
 
 

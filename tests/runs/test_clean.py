@@ -1,4 +1,4 @@
-"""Cleaning: what nobody needs goes, and a run goes on, is evaluated and is finished as before."""
+"""Cleaning: superfluous files are removed, and a run resumes, is evaluated and finishes as before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.run_folders import write_run
-from support.running import train
+from support.running import UNDRAWN, spawn, train
 from support.small_checkpoint import holds, names, save
 
 from cifar_dist import checkpoint, cli
@@ -57,7 +57,7 @@ def test_an_unfinished_run_keeps_all_that_it_may_need(tmp_path: Path) -> None:
     assert holds(path, 3)
 
 
-def test_a_run_that_never_finished_a_step_goes_as_a_whole(tmp_path: Path) -> None:
+def test_a_run_without_a_finished_step_is_removed_entirely(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "it", CONFIG, epochs=0)
     (run / "lr_curve.json").write_text("{}")
     assert clean(run) == [], "a range test was made in it"
@@ -90,7 +90,8 @@ def test_a_cleaned_run_is_still_finished_and_evaluated(tiny: Path) -> None:
     kept = {path: path.read_bytes() for path in (run / "metrics.jsonl", run / "final" / "model.safetensors")}
     assert clean(run)
     for which in ("best", "latest"):
-        assert cli.run(["evaluate", str(run), "--checkpoint", which]) == 0
+        (done,) = spawn(["-m", "cifar_dist", "evaluate", str(run), "--checkpoint", which], env=UNDRAWN)
+        assert done.returncode == 0, done.stderr
     (done,) = train(*words)
     assert (done.returncode, "is finished already" in done.stdout) == (0, True)
     assert {path: path.read_bytes() for path in kept} == kept

@@ -48,7 +48,7 @@ def test_settings_that_differ_then_figures(here: Path, capsys: pytest.CaptureFix
         assert (np.abs(picture - colour) < 30).all(axis=2).sum() > 100, "a line of each run"
 
 
-def test_runs_of_one_name_are_told_by_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_one_name_are_distinguished_by_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for parent in ("x", "y"):
         write_run(here / parent / "a", CONFIG)
     assert cli.run(["runs", "compare", "x/a", "y/a"]) == 0
@@ -64,7 +64,7 @@ def test_a_run_that_has_not_begun_has_no_curve_and_breaks_no_picture(here: Path)
 def test_what_cannot_be_compared_is_one_line(here: Path) -> None:
     (write_run(here / "runs" / "damaged", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
     for words, says in (
-        (["nothing"], r"there is no run 'nothing'; did you mean|known: damaged"),
+        (["nothing"], r"run 'nothing' does not exist; did you mean|known: damaged"),
         (["damaged"], r"runs/damaged/metrics\.jsonl"),
         ([], "the following arguments are required: RUN"),
     ):

@@ -56,7 +56,7 @@ def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.
     assert listed(capsys, "list", str(runs / "it")) == [[str(runs / "it"), *line[1:]]], "a run alone"
 
 
-def test_what_is_looked_for_stands_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sorted_value_comes_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for age, (name, val, test) in enumerate([("b", 0.7, None), ("a", 0.9, 0.6), ("sweep/c", None, 0.8)]):
         run = write_run(here / "runs" / name, CONFIG, val=val, test=test)
         for file in run.iterdir():
@@ -102,17 +102,17 @@ def test_one_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.
 
 
 def test_no_run_is_one_line(here: Path) -> None:
-    with pytest.raises(UserError, match="there is no folder 'runs' here; train first, or name another"):
+    with pytest.raises(UserError, match="folder 'runs' does not exist; train first, or name another"):
         cli.run(["runs"])
     (here / "runs" / ".hidden").mkdir(parents=True)
     (here / "runs" / ".hidden" / "config.toml").touch()
-    with pytest.raises(UserError, match="runs holds no run yet"):
+    with pytest.raises(UserError, match="runs contains no run yet"):
         cli.run(["runs"])
     with pytest.raises(UserError, match=r"invalid choice: 'lst'.*; see: cifar-dist runs --help"):
         cli.run(["runs", "lst"])
 
 
-def test_many_processes_say_it_once(here: Path) -> None:
+def test_many_processes_print_once(here: Path) -> None:
     write_run(here / "runs" / "a", CONFIG)
     first, second = spawn(["-m", "cifar_dist", "runs"], processes=2, cwd=here)
     assert (first.returncode, second.returncode) == (0, 0)

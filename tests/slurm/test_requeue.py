@@ -105,7 +105,7 @@ def test_only_a_running_job_that_stopped_on_request_with_progress_is_requeued(at
 
 
 @given(ATTEMPTS)
-def test_the_exit_code_is_0_only_for_a_finished_run_and_else_says_why(attempt: Attempt) -> None:
+def test_the_exit_code_is_0_only_for_a_finished_run_and_others_are_explained(attempt: Attempt) -> None:
     decision = decide(attempt)
     assert (decision.exit_code == 0) == (decision.outcome == Outcome.DONE)
     assert (decision.line == "") == (decision.outcome == Outcome.DONE)

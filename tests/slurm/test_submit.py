@@ -15,9 +15,9 @@ from cifar_dist.slurm.preflight import config_in_job
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "there is no sbatch here; log in to the cluster, or use: cifar-dist launch ddp "),
+        ([], "sbatch is not installed here; log in to the cluster, or use: cifar-dist launch ddp "),
         (["--gres=gpu:4", "--optim.lr", "fast"], "the command line: optim.lr"),
-        (["--data.path", "nowhere"], "no packed dataset at nowhere: there is no such folder"),
+        (["--data.path", "nowhere"], "no packed dataset at nowhere: the folder does not exist"),
         (["--model.name", "tiny-cn"], "did you mean 'tiny-cnn'"),
         (
             ["--run.name", "taken", "--optim.lr", "9"],

@@ -77,7 +77,7 @@ def test_what_sbatch_refuses_is_one_line(file: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_who_starts_a_task_by_hand_is_told() -> None:
+def test_starting_a_task_by_hand_is_refused() -> None:
     command = ["bash", ROOT / "slurm" / "sweep.sbatch", "demo"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2

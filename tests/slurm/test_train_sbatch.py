@@ -84,10 +84,10 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["smal.toml"], "cifar-dist: there is no recipe file smal.toml\n"),
-        (["demo", "--data.path", "nowhere"], "cifar-dist: no packed dataset at nowhere: there is no such folder"),
+        (["smal.toml"], "cifar-dist: recipe file smal.toml does not exist\n"),
+        (["demo", "--data.path", "nowhere"], "cifar-dist: no packed dataset at nowhere: the folder does not exist"),
         (["demo", "--optim.lr", "fast"], "cifar-dist: the command line: optim.lr"),
-        ([], "cifar-dist: which recipe?"),
+        ([], "cifar-dist: name a recipe: "),
     ],
 )
 def test_bad_input_ends_the_job_before_any_node_trains(
@@ -118,7 +118,7 @@ def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path,
     assert "attempt 1 made no progress since the start, so it is not requeued" in job.output()
 
 
-def test_who_forgets_sbatch_is_told() -> None:
+def test_running_the_script_without_sbatch_is_refused() -> None:
     done = subprocess.run(
         ["bash", ROOT / "slurm" / "train.sbatch", "demo"], env=environment(), capture_output=True, text=True, timeout=60
     )

@@ -70,7 +70,7 @@ CASES = [("sgd", 1, 0.0), ("sgd", 2, 0.0), ("sgd", 2, 0.05), ("adamw", 1, 0.0)]
 
 
 def agreement(ranks: Ranks) -> dict[str, object]:
-    """What one rank is told by the others."""
+    """Return what one rank receives from the others."""
     rank = ranks.rank
 
     def told(work: Callable[[], object]) -> str:

@@ -62,7 +62,7 @@ def by_torch(module: nn.Module) -> Tensor:
 
 
 def compare(place: Engine, name: str) -> str:
-    """What is not as in torch alone after one update; empty where all is."""
+    """Return the differences from plain torch after one update; empty if none."""
     sharded = network(name)
     alone = copy.deepcopy(sharded)
     wanted = by_torch(alone)

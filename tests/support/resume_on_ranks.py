@@ -38,7 +38,7 @@ SETTINGS = ["--train.epochs", "3", "--checkpoint.every_steps", str(MIDDLE), "--c
 
 
 def train(engine: str, path: str, name: str, optimizer: str) -> None:
-    """Train on two processes, or go on training."""
+    """Train on two processes, or resume training."""
     from cifar_dist.distributed.start import start_engine
     from cifar_dist.training.trainer import Trainer
 

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 TRAIN = str(ROOT / "train.py")
 PATIENCE = 300
 """Seconds after which a process counts as hung. No test waits for this long, however busy the machine is."""
+UNDRAWN = {"CIFAR_DIST_TEST_UNDRAWN": "1"}
+"""Environment of a command that cannot draw, says so and does everything else."""
 
 
 def free_port() -> int:
@@ -80,7 +82,7 @@ def start(
 def finish(
     running: Sequence[subprocess.Popen[str]], timeout: float = PATIENCE
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Wait for all; a job that does not end is killed and fails the test with what it said."""
+    """Wait for all; a job that does not end is killed and fails the test with its output."""
     done = []
     try:
         for process in running:
@@ -111,9 +113,9 @@ def spawn(
 def train(*words: str, processes: int = 1, timeout: float = PATIENCE) -> list[subprocess.CompletedProcess[str]]:
     """``train.py *words`` on some processes.
 
-    The report of a finished run, which takes three times as long as the run, is not drawn; :func:`spawn` draws it.
+    The report of a finished run, which takes three times as long as the run, is :data:`UNDRAWN`.
     """
-    return spawn([TRAIN, *words], processes, {"CIFAR_DIST_TEST_UNDRAWN": "1"}, timeout)
+    return spawn([TRAIN, *words], processes, UNDRAWN, timeout)
 
 
 def metrics(run: Path, split: str = "train") -> list[dict[str, Any]]:

@@ -62,10 +62,10 @@ def said(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no run hears that its sweep was killed")
-def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(file: Path, tmp_path: Path) -> None:
     long = RunFolder(tmp_path / "runs" / "three.long.s0")
 
-    # Killed without a word: the run that it had started saves and ends by itself.
+    # Killed without a signal that it can handle: the run that it had started saves and ends by itself.
     running = start([*SWEEP, "run", str(file)], env=pausing(5, tmp_path / "first"))
     paused = wait_for_pause(tmp_path / "first", running)
     running[0].kill()
@@ -124,12 +124,12 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends(file: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "change", "said"),
     [
-        (["--data.path", "nowhere"], "", "no packed dataset at nowhere: there is no such folder"),
+        (["--data.path", "nowhere"], "", "no packed dataset at nowhere: the folder does not exist"),
         ([], "model.options.widths = [3]", "row 'diverges-too': model.options: tiny-cnn has no option 'widths'; "),
-        (["--launch", "dpp"], "", "there is no launch/dpp.yaml; configs: cpu ddp "),
+        (["--launch", "dpp"], "", "launch/dpp.yaml does not exist; configs: cpu ddp "),
         (["--launch", "ddp", "--jobs", "2"], "", "--jobs has no effect with --launch"),
-        (["--jobs", "none"], "", "argument --jobs: 'none' is not a whole number of at least 1; see: "),
-        (["--job", "2"], "", "the command line: no setting is called --job; "),
+        (["--jobs", "none"], "", "argument --jobs: 'none' is not an integer of at least 1; see: "),
+        (["--job", "2"], "", "the command line: unknown setting --job; "),
     ],
 )
 def test_what_can_be_known_is_said_before_anything_is_trained(
@@ -149,7 +149,7 @@ def test_a_sweep_on_many_processes_is_refused(file: Path, monkeypatch: pytest.Mo
         verb("run", str(file))
 
 
-def test_settings_and_options_of_sbatch_are_told_apart() -> None:
+def test_settings_and_options_of_sbatch_are_separated() -> None:
     words = ["--time=8:00:00", "--optim.lr", "0.1", "-p", "gpu", "--output", "a.b", "--run.fresh", "--gres=gpu:1"]
     words += ["-oa.b", "--augment.mean", "-0.5"]
     settings, options = split_words(words)
@@ -157,15 +157,17 @@ def test_settings_and_options_of_sbatch_are_told_apart() -> None:
     assert options == ["--time=8:00:00", "-p", "gpu", "--output", "a.b", "--gres=gpu:1", "-oa.b"]
 
 
-def test_submit_without_slurm_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submit_without_slurm_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match="there is no sbatch here; log in to the cluster, or use: cifar-dist sweep run"):
+    with pytest.raises(
+        UserError, match="sbatch is not installed here; log in to the cluster, or use: cifar-dist sweep run"
+    ):
         verb("submit", str(file))
 
 
 def test_submit_refuses_what_the_script_cannot_pass_on(file: Path) -> None:
-    file.write_text(f'{file.read_text()}\n[settings.tracking]\nproject = "a\\tb"\n')
-    with pytest.raises(UserError, match="a setting holds a tab or a line break"):
+    file.write_text(f'{file.read_text()}\n[settings.tracking]\nwandb = "offline"\nproject = "a\\tb"\n')
+    with pytest.raises(UserError, match="a setting contains a tab or a line break"):
         verb("submit", str(file), "--test-only")
 
 

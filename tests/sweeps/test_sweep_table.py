@@ -1,4 +1,4 @@
-"""The table of a sweep: figures of run folders, their mean and spread, and what is not there yet."""
+"""The table of a sweep: results of run folders, their mean and spread, and missing runs."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_a_loss_that_is_not_finite_is_null_in_the_file_and_nan_again_when_read(t
 
 @settings(deadline=None, max_examples=25)
 @given(records, st.data())
-def test_a_file_torn_at_any_byte_keeps_its_whole_lines(written: list[Record], data: st.DataObject) -> None:
+def test_a_file_torn_at_any_byte_keeps_its_complete_lines(written: list[Record], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
         write_metrics(path, written)
@@ -91,7 +91,7 @@ def test_cut_drops_what_is_done_again_and_nothing_else(written: list[Record], st
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 7), st.lists(st.integers(1, 30), max_size=5), st.integers(0, 60))
-def test_each_step_is_there_once_whatever_interrupted(every: int, deaths: list[int], torn: int) -> None:
+def test_each_step_is_recorded_once_whatever_interrupted(every: int, deaths: list[int], torn: int) -> None:
     steps = 30
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
@@ -160,7 +160,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=lambda line: repr(line[:40]))
-def test_a_line_that_is_no_record_is_refused_in_the_middle_and_left_out_at_the_end(tmp_path: Path, line: bytes) -> None:
+def test_an_invalid_line_is_refused_in_the_middle_and_skipped_at_the_end(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
     first, last = train(1).to_line(), train(2).to_line()
     path.write_bytes(first + line + b"\n" + last)

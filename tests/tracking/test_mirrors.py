@@ -115,9 +115,9 @@ def test_one_that_raises_is_dropped_with_one_warning(
     ("spec", "says"),
     [
         ("{folder}/mine.py:Nothing", "has no 'Nothing'"),
-        ("{folder}/mine.py:NOTHING_TO_CALL", "is not callable; name a class that makes a mirror"),
-        ("{folder}/yours.py:Lines", "there is no file"),
-        ("no_such_package.module:Lines", "no module no_such_package.module is installed"),
+        ("{folder}/mine.py:NOTHING_TO_CALL", "is not callable; name a class that implements Mirror"),
+        ("{folder}/yours.py:Lines", "yours.py does not exist"),
+        ("no_such_package.module:Lines", "module no_such_package.module is not installed"),
         ("wandb", "must be path/to/file.py:Attribute or package.module:Attribute"),
     ],
 )
@@ -141,7 +141,7 @@ def test_on_two_processes_rank_0_alone_has_it(tiny: Path, tmp_path: Path, mirror
     assert given[-1] == ["close", "finished"]
 
 
-def test_a_wrong_one_ends_all_processes_before_there_is_a_run(tiny: Path, tmp_path: Path) -> None:
+def test_a_wrong_mirror_ends_all_processes_before_a_run_is_created(tiny: Path, tmp_path: Path) -> None:
     words = ["train.py", str(tiny), "--tracking.mirrors", json.dumps([f"{tmp_path}/nowhere.py:Lines"])]
     done = spawn(words, processes=2)
     assert [process.returncode for process in done] == [2, 2], done[0].stderr

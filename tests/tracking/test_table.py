@@ -41,7 +41,7 @@ def runs(draw: st.DrawFn) -> list[Record]:
 
 @settings(deadline=None, max_examples=25)
 @given(runs(), st.integers(0, 20))
-def test_the_csv_is_what_the_jsonl_says(records: list[Record], split_at: int) -> None:
+def test_the_csv_agrees_with_the_jsonl(records: list[Record], split_at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         jsonl, path = Path(folder) / "metrics.jsonl", Path(folder) / "metrics.csv"
         write_metrics(jsonl, records)

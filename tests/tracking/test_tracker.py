@@ -53,7 +53,7 @@ def csv_agrees(folder: Path) -> bool:
     return same
 
 
-def test_a_run_leaves_its_whole_story(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_records_its_complete_history(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tracker = start(tmp_path)
     tracker.sync()
     tracker.checkpoint(3, tmp_path / "checkpoints" / "step-00000003")
@@ -108,7 +108,7 @@ def test_a_stop_on_request_and_its_resume(tmp_path: Path, capfd: pytest.CaptureF
     assert "killed" not in (tmp_path / "training.log").read_text()
 
 
-def test_a_killed_process_is_noted_at_the_next_start_and_its_steps_are_taken_again(tmp_path: Path) -> None:
+def test_a_killed_process_is_recorded_on_resume_and_its_steps_are_repeated(tmp_path: Path) -> None:
     code = """if True:
         import os, signal, sys
         from pathlib import Path
@@ -129,20 +129,20 @@ def test_a_killed_process_is_noted_at_the_next_start_and_its_steps_are_taken_aga
 
     tracker = start(tmp_path, 4, 1)
     assert steps(tmp_path) == [1, 2, 3, 4]
-    assert csv_agrees(tmp_path), "what is taken again has left the CSV too"
+    assert csv_agrees(tmp_path), "repeated steps are removed from the CSV too"
     whole_run(tracker, first=5)
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert csv_agrees(tmp_path)
     assert events(tmp_path) == [("started", 0), ("killed", 5), ("resumed", 4), ("finished", 6)]
     note, resumed = timeline.read(tmp_path / "timeline.jsonl")[1:3]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", note.time)
-    assert resumed.note == "1 step is taken again"
+    assert resumed.note == "1 step is repeated"
     log = (tmp_path / "training.log").read_text()
     assert "the last process was killed after step 5, at about" in log
-    assert "resumed before the end of the metrics: 1 step is taken again" in log
+    assert "resumed before the end of the metrics: 1 step is repeated" in log
 
 
-def test_an_evaluation_killed_before_its_checkpoint_is_told_once(tmp_path: Path) -> None:
+def test_an_evaluation_killed_before_its_checkpoint_is_recorded_once(tmp_path: Path) -> None:
     tracker = start(tmp_path)
     tracker.train_steps([train(1), train(2), train(3)])
     tracker.evaluation(val(0), best=True)
@@ -162,7 +162,7 @@ def test_a_start_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
-def test_an_end_before_the_first_step_is_told(tmp_path: Path, status: Status) -> None:
+def test_an_end_before_the_first_step_is_recorded(tmp_path: Path, status: Status) -> None:
     start(tmp_path).finish(status, "a reason\nof \x1b[2J two lines")
     assert events(tmp_path) == [("started", 0), (status, 0)]
     log = (tmp_path / "training.log").read_text()
@@ -191,7 +191,7 @@ def test_damaged_metrics_are_one_clear_line_and_stay(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_damaged_csv_or_timeline_is_no_reason_not_to_resume(tmp_path: Path) -> None:
+def test_a_damaged_csv_or_timeline_does_not_prevent_a_resume(tmp_path: Path) -> None:
     start(tmp_path).finish("interrupted")
     (tmp_path / "metrics.csv").write_text("garbage")
     with (tmp_path / "timeline.jsonl").open("ab") as file:

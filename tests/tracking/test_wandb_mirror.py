@@ -59,7 +59,7 @@ def one_warning(warnings: list[str], what: str) -> None:
     assert "\n" not in warnings[0]
 
 
-def test_a_resume_goes_on_with_the_same_run_on_its_own_axis(tmp_path: Path, warnings: list[str]) -> None:
+def test_a_resume_continues_the_same_run_on_its_own_axis(tmp_path: Path, warnings: list[str]) -> None:
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
     mirrors.train_steps([train(1), train(2), train(3), val(0), train(4)])
     mirrors.close("interrupted")
@@ -128,14 +128,14 @@ def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnin
 
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
     mirrors.train_steps([train(1)])
-    wandb.finish()  # from outside: what is logged afterwards is an error of W&B
+    wandb.finish()  # from outside, so that later logging raises an error in W&B
     mirrors.train_steps([train(2)])
     mirrors.train_steps([train(3)])
     mirrors.close("finished")
     one_warning(warnings, "record training steps")
 
 
-def test_a_run_goes_on_without_wandb(tmp_path: Path) -> None:
+def test_a_run_continues_without_wandb(tmp_path: Path) -> None:
     (tmp_path / "wandb").write_text("in the way")
     mirrors = wanted_mirrors(OFFLINE.tracking)
     tracker = Tracker(RunFolder(tmp_path), OFFLINE, facts=FACTS, resume_step=0, mirrors=mirrors)

@@ -35,7 +35,7 @@ def test_it_tries_the_first_steps_and_leaves_nothing(tiny: Path, processes: int,
     assert not (tiny.parent / "runs").exists()
 
 
-def test_a_run_that_exists_goes_on_as_if_nothing_had_been(tiny: Path) -> None:
+def test_an_existing_run_resumes_as_if_doctor_had_not_run(tiny: Path) -> None:
     words = [str(tiny), "--run.name", "it"]
     assert train(*words)[0].returncode == 0
     before = files(tiny.parent / "runs")

@@ -1,4 +1,4 @@
-"""``lr-find``: one curve on any number of processes, a run that is there left alone, a recipe written."""
+"""``lr-find``: the same curve on any number of processes, an existing run left alone, and a recipe written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_one_process_and_two_find_the_same_curve(tiny: Path, tmp_path: Path) -> 
     assert min(one.losses) < 0.8 * one.losses[0]
 
 
-def test_a_run_that_is_there_is_left_alone_and_shows_the_curve(tiny: Path, tmp_path: Path) -> None:
+def test_an_existing_run_is_left_alone_and_shows_the_curve(tiny: Path, tmp_path: Path) -> None:
     command = [str(tiny), "--train.epochs", "1"]
     assert train(*command)[0].returncode == 0
     run = tmp_path / "runs" / "tiny"
@@ -95,8 +95,8 @@ def test_a_stop_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     [
         (["--low", "1", "--high", "0.1"], "--low 1 must be below --high 0.1"),
         (["--low", "0"], "'0' is not a number above 0"),
-        (["--steps", "3"], "'3' is not a whole number of at least 20"),
-        (["--write", "/nowhere/x.toml"], "it must be a .toml in a folder that is there"),
+        (["--steps", "3"], "'3' is not an integer of at least 20"),
+        (["--write", "/nowhere/x.toml"], "cannot be written as a recipe; name a .toml file in an existing folder"),
         (["--augment.mean", "[0, 0, 0]", "--augment.std", "[1e-38, 1e-38, 1e-38]"], "not finite in the first step"),
         (["--optim.lrr", "1"], "did you mean '--optim.lr'?"),
     ],

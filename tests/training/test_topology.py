@@ -28,7 +28,7 @@ def test_one_process_and_two_take_the_same_steps(tiny: Path, tmp_path: Path, acc
         torch.testing.assert_close(value, weights[1][name], rtol=1e-2, atol=1e-4)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_on_another_number_of_processes(tiny: Path, tmp_path: Path) -> None:
     """Elastic and exact: no sample is seen twice or left out, and the losses are those of one process throughout."""
     words = [str(tiny), "--train.epochs", "6"]
     assert train(*words, "--run.name", "one")[0].returncode == 0

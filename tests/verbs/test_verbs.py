@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.running import TRAIN, spawn
+from support.running import TRAIN, UNDRAWN, spawn
 
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
@@ -42,8 +42,8 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny"
 
 
-def verb(*words: str, processes: int = 1) -> str:
-    done = spawn(["-m", "cifar_dist", *words], processes)
+def verb(*words: str, processes: int = 1, env: dict[str, str] | None = None) -> str:
+    done = spawn(["-m", "cifar_dist", *words], processes, env)
     assert [d.returncode for d in done] == [0] * processes, done[0].stderr
     return done[0].stdout
 
@@ -82,7 +82,8 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: str) -> 
     before = set((run / "evaluations").iterdir())
     found = []
     for processes in (1, 2):
-        verb("evaluate", str(run), "--tta", tta, "--split", "val", "--checkpoint", "latest", processes=processes)
+        words = ["--tta", tta, "--split", "val", "--checkpoint", "latest"]
+        verb("evaluate", str(run), *words, processes=processes, env=UNDRAWN)
         (new,) = set((run / "evaluations").iterdir()) - before
         before.add(new)
         found.append(new)
@@ -95,7 +96,7 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: str) -> 
     assert [f["accuracy"] for f in facts] == [facts[0]["accuracy"]] * 2
 
 
-def test_a_long_evaluation_says_how_far_it_is(run: Path) -> None:
+def test_a_long_evaluation_shows_progress(run: Path) -> None:
     main, other = spawn(["-m", "cifar_dist", "evaluate", str(run), "--split", "val"], 2)
     assert (main.returncode, other.returncode) == (0, 0), main.stderr
     assert main.stderr.splitlines()[-1] == "evaluating val: 179 of 179 images"

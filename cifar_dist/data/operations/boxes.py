@@ -1,4 +1,4 @@
-"""Rectangles of an image: which pixels they hold, and setting those to one colour."""
+"""Rectangles of an image: select their pixels, and fill them with one colour."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def erase(images: Tensor, boxes: Tensor, fill: Fill = BLACK) -> Tensor:
 
     Args:
         images: [n, c, h, w] of any dtype.
-        boxes: int64 [n, 4]: top, left, height, width in pixels. What sticks out is ignored.
+        boxes: int64 [n, 4]: top, left, height, width in pixels; clipped to the image.
         fill: one number for each channel, or one for all.
     """
     inside = inside_boxes(boxes, *images.shape[2:])[:, None]
@@ -21,12 +21,12 @@ def erase(images: Tensor, boxes: Tensor, fill: Fill = BLACK) -> Tensor:
 
 
 def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
-    """bool [n, height, width]: the pixels in ``boxes`` (int64 [n, 4]: top, left, height, width)."""
+    """Select the pixels in ``boxes`` (int64 [n, 4]: top, left, height, width): bool [n, height, width]."""
     top, left, tall, wide = boxes.unbind(1)
     return inside_spans(top, tall, height)[:, :, None] & inside_spans(left, wide, width)[:, None, :]
 
 
 def inside_spans(start: Tensor, length: Tensor | int, size: int) -> Tensor:
-    """bool [n, size]: the places in [start, start + length); ``start`` int64 [n], ``length`` likewise or a number."""
+    """Select positions in [start, start + length): bool [n, size]; ``start`` int64 [n], ``length`` too or a number."""
     places = torch.arange(size, device=start.device)
     return (places >= start[:, None]) & (places < (start + length)[:, None])

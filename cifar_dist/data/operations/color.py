@@ -11,31 +11,31 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """uint8 [n, c, h, w] times ``factor`` float32 [n], at least 0: 0 is black, 1 changes nothing."""
+    """Multiply uint8 [n, c, h, w] by ``factor`` float32 [n], at least 0: 0 is black, 1 changes nothing."""
     return images.to(torch.float32).mul_(_per_image(factor)).clamp_(0, 255).to(torch.uint8)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from (or for ``factor`` float32 [n] below 1, towards) the mean gray of each image uint8 [n, c, h, w]."""
+    """Move uint8 [n, c, h, w] away from (``factor`` float32 [n] below 1: towards) the mean gray of each image."""
     _, _, height, width = images.shape
-    # Gray levels are whole numbers: their sum is exact, in whichever order a device adds them up.
+    # Gray levels are integers, so their sum is exact in any order of addition.
     total = _luma(images).to(torch.int32).sum(dim=(1, 2, 3), keepdim=True)
     return _blend(images, total.to(torch.float32) / (height * width), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from (``factor`` float32 [n] below 1: towards) the gray of each pixel; uint8 [n, c, h, w]."""
+    """Move uint8 [n, c, h, w] away from (``factor`` float32 [n] below 1: towards) the gray of each pixel."""
     return images.clone() if _has_no_color(images) else _blend(images, _luma(images), factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue of uint8 [n, c, h, w] by ``shift`` float32 [n], in [-0.5, 0.5] of the colour circle.
 
-    Going to HSV and back changes the position on the hexagon of hues alone, so this computes only that. With the
+    Converting to HSV and back changes only the position on the hexagon of hues, so this computes only that. With the
     largest channel V, the smallest m and C = V - m, the distance from red is ``1 + (g + b - r - m) / C``, on
     green's side or on blue's; and at position p a channel is ``V - C * clamp(2 - d, 0, 1)`` where d is the distance
-    from p to the channel's opposite (3 for r, 5 for g, 1 for b), the shorter way round the 6. No case is told
-    apart: on a CPU a choice per pixel costs twenty times an addition.
+    from p to the channel's opposite (3 for r, 5 for g, 1 for b), the shorter way round the 6. There are no
+    cases, because on a CPU a choice per pixel costs twenty times an addition.
     """
     if _has_no_color(images):
         return images.clone()
@@ -45,7 +45,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     chroma = largest - smallest
     position = (green + blue).sub_(red).sub_(smallest).div_(chroma.clamp(min=1)).add_(1)
     position = position.copysign_(green - blue).div_(6).add_(shift[:, None, None])
-    # From [0, 1] to 256 bins of equal width, as torchvision goes back to uint8.
+    # From [0, 1] to 256 bins of equal width, as torchvision converts to uint8.
     widen = (256 - 1e-3) / 255
     largest, chroma = largest.mul_(widen), chroma.mul_(widen)
     result = torch.empty_like(images)
@@ -57,19 +57,19 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def to_gray(images: Tensor) -> Tensor:
-    """Each pixel's gray in every channel; uint8 [n, c, h, w]."""
+    """Set every channel of uint8 [n, c, h, w] to the gray of the pixel."""
     return _luma(images).to(torch.uint8).repeat(1, images.shape[1], 1, 1)
 
 
 def _has_no_color(images: Tensor) -> bool:
-    """Raises UserError for anything but gray and RGB."""
+    """Whether images are gray; raise UserError unless they are gray or RGB."""
     if images.shape[1] not in (1, 3):
         raise UserError(f"images of {images.shape[1]} channels have no hue or gray; these transforms take 1 or 3")
     return images.shape[1] == 1
 
 
 def _luma(images: Tensor) -> Tensor:
-    """float32 [n, 1, h, w], whole numbers."""
+    """Return gray levels, float32 [n, 1, h, w] with integer values."""
     if _has_no_color(images):
         return images.to(torch.float32)
     red, green, blue = images.to(torch.float32).split(1, dim=1)

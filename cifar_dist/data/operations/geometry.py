@@ -1,7 +1,7 @@
-"""Where a pixel comes from: affine maps and perspective, nearest interpolation.
+"""Affine maps and perspective, with nearest interpolation.
 
-Each output pixel looks its source up, so an image is read once whatever the map is made of. Angles are in degrees,
-lengths in pixels, points are (x, y) with the origin in the top left corner.
+Each output pixel is read from its source, so an image is read once, however many maps are combined. Angles are in
+degrees, lengths in pixels, points are (x, y) with the origin in the top left corner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def affine(
     center: Tensor | None = None,
     fill: Fill = BLACK,
 ) -> Tensor:
-    """Rotate, shear, scale and translate, as ``torchvision.transforms.v2.functional.affine``.
+    """Rotate, shear, scale and translate like ``torchvision.transforms.v2.functional.affine``.
 
     Args:
         images: uint8 [n, c, h, w].
@@ -31,7 +31,7 @@ def affine(
         scale: [n], above 0.
         shear: [n, 2], degrees along x and y.
         center: [n, 2], the point that rotation, shear and scale leave in place; None: the image's centre.
-        fill: colour of what lies outside.
+        fill: colour of pixels from outside the image.
     """
     count, _, height, width = images.shape
     zero = torch.zeros(count, dtype=torch.float64, device=images.device)
@@ -69,7 +69,7 @@ def affine(
 
 
 def rotate(images: Tensor, angle: Tensor, fill: Fill = BLACK) -> Tensor:
-    """Rotate uint8 [n, c, h, w] by ``angle`` [n] degrees, counter-clockwise (the other way than :func:`affine`)."""
+    """Rotate uint8 [n, c, h, w] by ``angle`` [n] degrees, counter-clockwise (unlike :func:`affine`)."""
     return affine(images, angle=-angle, fill=fill)
 
 
@@ -78,9 +78,9 @@ def perspective(images: Tensor, coefficients: Tensor, fill: Fill = BLACK) -> Ten
 
     Args:
         images: uint8 [n, c, h, w].
-        coefficients: [n, 8], a to h of the source of output pixel (x, y), both measured to the pixel's middle:
+        coefficients: [n, 8], a to h of the source of output pixel (x, y), both measured at the pixel's centre:
             ``((a x + b y + c) / (g x + h y + 1), (d x + e y + f) / (g x + h y + 1))``.
-        fill: colour of what lies outside.
+        fill: colour of pixels from outside the image.
     """
     _, _, height, width = images.shape
     a, b, c, d, e, f, g, h = coefficients.to(torch.float32)[:, :, None, None].unbind(1)
@@ -91,7 +91,7 @@ def perspective(images: Tensor, coefficients: Tensor, fill: Fill = BLACK) -> Ten
 
 
 def perspective_coefficients(start: Tensor, end: Tensor) -> Tensor:
-    """The coefficients of :func:`perspective` that take the corners ``start`` to ``end``.
+    """Compute the coefficients of :func:`perspective` that map the corners ``start`` to ``end``.
 
     Args:
         start, end: [n, 4, 2], four points (x, y) each, no three on a line.
@@ -103,16 +103,16 @@ def perspective_coefficients(start: Tensor, end: Tensor) -> Tensor:
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     for_x = torch.stack([x, y, one, zero, zero, zero, -target[..., 0] * x, -target[..., 0] * y], dim=2)
     for_y = torch.stack([zero, zero, zero, x, y, one, -target[..., 1] * x, -target[..., 1] * y], dim=2)
-    # Corners that fell on one line have no map; whatever comes out then is no reason to stop a run.
+    # Corners on one line have no map; any result is then better than stopping the run.
     coefficients: Tensor
     coefficients, _ = torch.linalg.solve_ex(torch.cat([for_x, for_y], dim=1), target.transpose(1, 2).flatten(1))
     return coefficients
 
 
 def _nearest(images: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
-    """The pixels nearest to the places ``x``, ``y`` float32 [n, h, w]; a tie goes to the even one."""
+    """Read the pixels nearest to the positions ``x``, ``y`` float32 [n, h, w]; ties round to even."""
     count, channels, height, width = images.shape
-    # One pixel of the fill on each side catches all that lies outside: no mask, which would cost more than the rest.
+    # One pixel of fill on each side serves all positions outside; a mask would cost more than everything else.
     framed = images.new_empty(count, channels, height + 2, width + 2)
     framed[:] = fill_color(fill, images)
     framed[:, :, 1:-1, 1:-1] = images

@@ -1,4 +1,4 @@
-"""Two samples become one: their pixels, their labels, and the distribution of how much of each."""
+"""Mix two samples: their pixels, their labels, and the distribution of the ratio."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from cifar_dist.data.operations.boxes import inside_boxes
 
 
 def mixup(images: Tensor, partner_images: Tensor, ratio: Tensor) -> Tensor:
-    """``ratio * image + (1 - ratio) * partner``; float32 [n, c, h, w] twice, ratio float32 [n]."""
+    """Compute ``ratio * image + (1 - ratio) * partner``; images float32 [n, c, h, w], ratio float32 [n]."""
     ratio = ratio[:, None, None, None]
     return images * ratio + partner_images * (1 - ratio)
 
 
 def cutmix(images: Tensor, partner_images: Tensor, boxes: Tensor) -> Tensor:
-    """The partner's pixels in ``boxes`` (int64 [n, 4]: top, left, height, width); [n, c, h, w] of any dtype."""
+    """Copy the partner's pixels in ``boxes`` (int64 [n, 4]: top, left, height, width); [n, c, h, w] of any dtype."""
     return torch.where(inside_boxes(boxes, *images.shape[2:])[:, None], partner_images, images)
 
 
 def mix_labels(labels: Tensor, partner_labels: Tensor, ratio: Tensor, classes: int) -> Tensor:
-    """float32 [n, classes]: ``ratio`` float32 [n] on the label, the rest on the partner's; labels int64 [n]."""
+    """Compute targets float32 [n, classes]: ``ratio`` float32 [n] for the label int64 [n], the rest for the other."""
     own, others = (torch.nn.functional.one_hot(which, classes) for which in (labels, partner_labels))
     return own * ratio[:, None] + others * (1 - ratio[:, None])
 
 
 def beta(uniform: Tensor, alpha: float) -> Tensor:
-    """float32 [n], Beta(alpha, alpha): its quantile function at ``uniform``, float32 [n] in [0, 1).
+    """Evaluate the quantile function of Beta(alpha, alpha) at ``uniform``, float32 [n] in [0, 1); returns float32 [n].
 
-    Computed on the CPU, where each number has the same bits whatever is computed beside it; Beta(1, 1) is uniform
-    and needs no such trip.
+    Computed on the CPU, where the bits of a result do not depend on the batch; Beta(1, 1) is uniform and stays on the
+    device.
     """
-    # The middle of each of the 2**24 steps that uniform numbers come in: 0 would be the far end of a long tail.
+    # Use the middle of each of the 2**24 steps of uniform numbers: 0 would be the far end of a long tail.
     u = uniform.to(torch.float64) + 2.0**-25
     if alpha == 1:
         return u.to(torch.float32)

@@ -1,6 +1,7 @@
-"""The operations that RandAugment, TrivialAugment and AutoAugment draw from, and how strong each is at each level.
+"""The operations of RandAugment, TrivialAugment and AutoAugment, and their magnitude at each level.
 
-A policy is a few steps; a step is an operation and a magnitude for each sample. Names and magnitudes are torchvision's.
+A policy is a sequence of steps; a step is an operation and a magnitude for each sample. Names and magnitudes are those
+of torchvision.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ OPERATIONS = (
     *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
     *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"),
 )
-"""In torchvision's order. RandAugment and TrivialAugment draw from all but the last."""
+"""In torchvision's order. RandAugment and TrivialAugment draw from all except the last."""
 
 IDENTITY, _SHEAR_X, _SHEAR_Y, _TRANSLATE_X, _TRANSLATE_Y, _ROTATE = range(6)
-_SIGNED = range(_SHEAR_X, OPERATIONS.index("Posterize"))  # these go either way with equal probability
+_SIGNED = range(_SHEAR_X, OPERATIONS.index("Posterize"))  # the sign of these magnitudes is random
 
 # The five geometric operations are one group: an affine map with five kinds of parameters.
 _GROUP = torch.tensor([max(index - _ROTATE + 1, int(index > IDENTITY)) for index in range(len(OPERATIONS))])
@@ -31,14 +32,14 @@ Step = tuple[Tensor, Tensor]
 
 
 def apply_steps(images: Tensor, steps: Sequence[Step], fill: Fill = BLACK) -> Tensor:
-    """One operation a step on each image, with its own magnitude.
+    """Apply each step's operation to each image, with its own magnitude.
 
     Args:
         images: uint8 [n, c, h, w].
         steps: in their order, at least one. Magnitudes: shear: the tangent; translate: pixels, rounded towards 0;
             rotate: degrees, counter-clockwise; brightness, colour, contrast, sharpness: the factor less 1;
-            posterize: bits; solarize: the threshold in [0, 1]; of no meaning to the others.
-        fill: colour of what a geometric operation leaves empty.
+            posterize: bits; solarize: the threshold in [0, 1]; ignored by the others.
+        fill: colour of pixels that a geometric operation leaves empty.
     """
     group = _GROUP.to(images.device)
     groups = torch.stack([group[operation] for operation, _ in steps])
@@ -46,7 +47,7 @@ def apply_steps(images: Tensor, steps: Sequence[Step], fill: Fill = BLACK) -> Te
 
 
 def _by_group(operation: Tensor, magnitude: Tensor, fill: Fill) -> Sequence[Operation | None]:
-    """What each group of ``_GROUP`` does to its images."""
+    """Return the operation of each group of ``_GROUP``."""
 
     def geometric(part: Tensor, rows: Tensor) -> Tensor:
         return _geometric(part, operation[rows], magnitude[rows], fill)
@@ -88,13 +89,13 @@ def _geometric(images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill)
 def magnitudes(
     bins: int, shear: float, translate: tuple[float, float], rotate: float, enhance: float, posterize: int
 ) -> Tensor:
-    """float32 [operations, bins]: each operation's magnitude at each level.
+    """Compute each operation's magnitude at each level: float32 [operations, bins].
 
     Args:
         bins: number of levels, at least 2.
         shear, rotate, enhance: the largest tangent, angle and factor less 1.
-        translate: the most pixels along x and y.
-        posterize: the most bits that are lost.
+        translate: the largest shift along x and y, in pixels.
+        posterize: the largest number of bits to drop.
     """
     table = torch.zeros(len(OPERATIONS), bins)
     most = [shear, shear, *translate, rotate, enhance, enhance, enhance, enhance]
@@ -106,11 +107,11 @@ def magnitudes(
 
 
 def auto_augment_magnitudes(bins: int, height: int, width: int) -> Tensor:
-    """Those of AutoAugment and RandAugment, which translate by a part of the image."""
+    """Compute the magnitudes of AutoAugment and RandAugment, which translate by a fraction of the image."""
     return magnitudes(bins, 0.3, (150.0 / 331.0 * width, 150.0 / 331.0 * height), 30.0, 0.9, 4)
 
 
-def either_way(operation: Tensor, magnitude: Tensor, negative: Tensor) -> Tensor:
-    """``magnitude``, negated where ``negative`` (bool [n]) holds and the operation has a sign."""
+def apply_sign(operation: Tensor, magnitude: Tensor, negative: Tensor) -> Tensor:
+    """Negate ``magnitude`` where ``negative`` (bool [n]) is set and the operation has a sign."""
     signed = (operation >= _SIGNED.start) & (operation < _SIGNED.stop)
     return torch.where(signed & negative, -magnitude, magnitude)

@@ -1,4 +1,4 @@
-"""Each output pixel is a pixel of the same image, or outside of it: flips and crops, composed and read at once."""
+"""Flips and crops, composed and read at once: each output pixel is a pixel of the same image, or outside it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cifar_dist.data.operations.grouping import Fill, fill_color
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pixels of an image come from.
+    """The sources of an image's pixels.
 
     Attributes:
         height, width: of the image.
         rows, columns: int64 [n, height] and [n, width]: the source row of each output row, and likewise the columns.
-        outside_rows, outside_columns: bool, of the same shapes: what is filled instead; None for nothing.
+        outside_rows, outside_columns: bool, of the same shapes: rows and columns to fill instead; None for none.
     """
 
     height: int
@@ -29,19 +29,19 @@ class Sources:
     outside_columns: Tensor | None = None
 
     def mirrored(self, chosen: Tensor) -> Sources:
-        """Of the image mirrored left to right where ``chosen``, bool [n]."""
+        """Return the sources of the image mirrored left to right where ``chosen``, bool [n]."""
         return replace(self, columns=torch.where(chosen[:, None], self.width - 1 - self.columns, self.columns))
 
     def shifted(self, down: Tensor, right: Tensor) -> Sources:
-        """Of a window that lies ``down`` and ``right`` (int64 [n], either may be negative); may leave the image."""
+        """Return the sources of a window shifted ``down`` and ``right`` (int64 [n]), which may leave the image."""
         return replace(self, rows=self.rows + down[:, None], columns=self.columns + right[:, None])
 
     def reflected(self) -> Sources:
-        """What left the image by less than its side is mirrored at its edge, without repeating the edge."""
+        """Mirror sources that left the image by less than its side at its edge, without repeating the edge."""
         return replace(self, rows=_reflect(self.rows, self.height), columns=_reflect(self.columns, self.width))
 
     def filled(self) -> Sources:
-        """What left the image is outside."""
+        """Mark sources that left the image as outside."""
         rows, columns = _outside(self.rows, self.height), _outside(self.columns, self.width)
         return Sources(
             self.height,
@@ -54,12 +54,12 @@ class Sources:
 
 
 def rearrange(images: Tensor, steps: Sequence[Callable[[Sources], Sources]], fill: Fill) -> Tensor:
-    """One read of each pixel, whatever the number of steps.
+    """Apply any number of steps with one read of each pixel.
 
     Args:
-        images: uint8 [n, c, h, w], fastest in the layout [n, h, w, c]; the result has that layout.
+        images: uint8 [n, c, h, w], fastest in the memory layout [n, h, w, c]; the result has that layout.
         steps: in the order in which they are applied to the images.
-        fill: colour of what lies outside.
+        fill: colour of pixels from outside the image.
     """
     count, channels, height, width = images.shape
     rows = torch.arange(height, device=images.device).expand(count, -1)
@@ -81,6 +81,6 @@ def _outside(positions: Tensor, size: int) -> Tensor:
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Mirror without repeating the edge, as torch's ``reflect`` padding: -1 -> 1, size -> size - 2."""
+    """Mirror positions without repeating the edge, as torch's ``reflect`` padding: -1 -> 1, size -> size - 2."""
     positions = positions.abs()
     return torch.where(positions >= size, 2 * (size - 1) - positions, positions)

@@ -1,4 +1,4 @@
-"""What changes levels and edges and leaves places and hues alone."""
+"""Operations on levels and edges: invert, posterize, solarize, autocontrast, equalize, sharpness."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from torch import Tensor
 
 
 def invert(images: Tensor) -> Tensor:
-    """255 - x; uint8 of any shape."""
+    """Compute 255 - x; uint8 of any shape."""
     return images.bitwise_not()
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the ``bits`` [n] (0 to 8) high bits of each value of uint8 [n, c, h, w]."""
+    """Keep the ``bits`` [n] (0 to 8) highest bits of each value of uint8 [n, c, h, w]."""
     mask = (0xFF00 >> bits.to(torch.int64)) & 0xFF
     return images & mask.to(torch.uint8)[:, None, None, None]
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values of uint8 [n, c, h, w] from ``threshold`` [n] on, in [0, 255]."""
+    """Invert the values of uint8 [n, c, h, w] that are at least ``threshold`` [n], in [0, 255]."""
     first = threshold.ceil().to(torch.uint8)[:, None, None, None]
     return images ^ (images >= first).to(torch.uint8).neg_()  # 1 becomes 255; `where` is five times slower here
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch each channel of each image uint8 [n, c, h, w] to 0..255; one that is flat stays."""
+    """Stretch each channel of each image uint8 [n, c, h, w] to 0..255; a constant channel does not change."""
     low = images.amin(dim=(2, 3), keepdim=True).to(torch.float32)
     span = images.amax(dim=(2, 3), keepdim=True).to(torch.float32) - low
     flat = span == 0
@@ -33,14 +33,14 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Even the histogram of each channel of each image uint8 [n, c, h, w] out, as Pillow and torchvision do."""
+    """Equalize the histogram of each channel of each image uint8 [n, c, h, w], as Pillow and torchvision do."""
     values = images.flatten(2).to(torch.int64)
     planes = values.shape[0] * values.shape[1]
     first = torch.arange(planes, device=images.device).view(*values.shape[:2], 1) * 256
     histogram = torch.bincount((values + first).flatten(), minlength=planes * 256).view(*values.shape[:2], 256)
     histogram = histogram.to(torch.int32)
     cumulated = histogram.cumsum(2, dtype=torch.int32)
-    # Pillow leaves the pixels of the largest value that occurs out of the count.
+    # Like Pillow, do not count the pixels of the largest value that occurs.
     of_largest = histogram.gather(2, values.amax(dim=2, keepdim=True))
     step = (values.shape[2] - of_largest) // 255
     below = torch.nn.functional.pad(cumulated[..., :-1], (1, 0))
@@ -50,10 +50,10 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from (``factor`` float32 [n] below 1: towards) the blurred image; uint8 [n, c, h, w].
+    """Move uint8 [n, c, h, w] away from (``factor`` float32 [n] below 1: towards) the blurred image.
 
-    The blur is the mean of 3x3 pixels in which the middle counts five times. The outermost pixels stay, and so does
-    an image of fewer than three rows or columns.
+    The blur is the mean of 3x3 pixels in which the centre counts five times. The outermost pixels do not change, nor
+    does an image with fewer than three rows or columns.
     """
     if min(images.shape[2:]) < 3:
         return images.clone()

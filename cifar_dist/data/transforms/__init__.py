@@ -1,11 +1,11 @@
 """The transforms of augmentation, one a file, named as in a recipe: ``crop.py`` is ``{ name = "crop" }``.
 
-A transform is a frozen dataclass: its fields are its settings, and calling it is what it does to a batch. It decides
-from counter-based randomness alone (:class:`Samples`), so what is done to a sample depends neither on the batch, nor on
-its place in it, nor on the rank. There are three kinds:
+A transform is a frozen dataclass: its fields are its settings, and calling it transforms a batch. Its randomness is
+counter-based (:class:`Samples`), so the result for a sample does not depend on the batch, the position in it, or the
+rank. There are three kinds:
 
 - :class:`Transform` changes pixels;
-- :class:`Rearrangement` moves them: consecutive ones are one read of the images;
+- :class:`Rearrangement` moves pixels: consecutive ones read the images once;
 - :class:`Mixing` blends a sample with the one before it, and their labels.
 
 A recipe's settings are read and checked without torch, so the modules here import torch, and what uses it
@@ -34,14 +34,14 @@ __all__ = ["Mixing", "Policy", "Rearrangement", "Samples", "Transform", "check_c
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a batch, and the random numbers that each has for itself.
+    """The samples of a batch, and the random numbers of each.
 
     Attributes:
         seed: the run's seed.
-        epoch: which pass over the data.
+        epoch: number of the pass over the data.
         ids: int64 [n], sample ids within the split.
-        fill: the dataset's mean colour in 0..255, a number for each channel: for what a transform leaves empty.
-        occurrence: how many transforms of the same class come before in the list. A second one draws other numbers.
+        fill: the dataset's mean colour in 0..255, a number for each channel: for pixels that a transform leaves empty.
+        occurrence: number of transforms of the same class earlier in the list, so that a repeated one draws others.
     """
 
     seed: int
@@ -51,29 +51,29 @@ class Samples:
     occurrence: int = 0
 
     def bits(self, purpose: str, draw: int | range = 0) -> Tensor:
-        """int64 in [0, 2**63), [n], or [len(draw), n]: see :func:`cifar_dist.data.randomness.bits`."""
+        """Draw int64 in [0, 2**63), [n] or [len(draw), n]; see :func:`cifar_dist.data.randomness.bits`."""
         from cifar_dist.data.randomness import bits
 
         return bits(self.seed, self.epoch, self.ids, self._own(purpose), draw)
 
     def uniform(self, purpose: str, draw: int | range = 0) -> Tensor:
-        """float32 in [0, 1), [n], or [len(draw), n]: see :func:`cifar_dist.data.randomness.uniform`."""
+        """Draw float32 in [0, 1), [n] or [len(draw), n]; see :func:`cifar_dist.data.randomness.uniform`."""
         from cifar_dist.data.randomness import uniform
 
         return uniform(self.seed, self.epoch, self.ids, self._own(purpose), draw)
 
     def integers(self, purpose: str, below: int, draw: int | range = 0) -> Tensor:
-        """int64 in [0, below), [n], or [len(draw), n]: see :func:`cifar_dist.data.randomness.integers`."""
+        """Draw int64 in [0, below), [n] or [len(draw), n]; see :func:`cifar_dist.data.randomness.integers`."""
         from cifar_dist.data.randomness import integers
 
         return integers(self.seed, self.epoch, self.ids, self._own(purpose), below, draw)
 
     def of_occurrence(self, occurrence: int) -> Samples:
-        """The same samples, for a transform that comes after ``occurrence`` others of its class."""
+        """Return the same samples, for a transform that follows ``occurrence`` others of its class."""
         return replace(self, occurrence=occurrence)
 
     def of_all_epochs(self) -> Samples:
-        """The same samples with numbers that do not change from epoch to epoch."""
+        """Return the same samples with random numbers that do not depend on the epoch."""
         return replace(self, epoch=0)
 
     def _own(self, purpose: str) -> str:
@@ -81,29 +81,29 @@ class Samples:
 
 
 class Transform(TransformConfig):
-    """Changes pixels, each sample's for itself. Implement :meth:`__call__`.
+    """Changes pixels, independently for each sample. Implement :meth:`__call__`.
 
     Attributes:
-        planar: it is faster on, or needs, images that are contiguous as [n, c, h, w]. Without, it takes them as they
-            are, and a list without such transforms saves two copies of the batch.
+        planar: whether it requires, or is faster on, images that are contiguous as [n, c, h, w]. If no transform in the
+            list does, two copies of the batch are saved.
     """
 
     planar: ClassVar[bool] = True
 
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
-        """New images, uint8 [n, c, h, w], of ``images`` of the same shape, which are left alone."""
+        """Return transformed copies of ``images``, uint8 [n, c, h, w]."""
         raise NotImplementedError
 
     def check(self, height: int, width: int, channels: int) -> None:
-        """Refuse images that cannot be transformed so.
+        """Refuse images that the transform does not accept.
 
         Raises:
-            UserError: with what to set instead.
+            UserError: the message says what to set instead.
         """
 
 
 def occurrences(transforms: Sequence[TransformConfig]) -> Iterator[tuple[TransformConfig, int]]:
-    """Each transform, and how many of its class come before it."""
+    """Yield each transform with the number of transforms of its class before it."""
     seen: Counter[type] = Counter()
     for transform in transforms:
         yield transform, seen[type(transform)]
@@ -111,9 +111,7 @@ def occurrences(transforms: Sequence[TransformConfig]) -> Iterator[tuple[Transfo
 
 
 def check_colors(name: str, channels: int) -> None:
-    """Raises:
-    UserError: images of another number of channels than 3.
-    """
+    """Raise UserError unless images have 3 channels."""
     if channels != 3:
         raise UserError(
             f"{name} changes colours, and the images have {channels} channels; remove it from augment.transforms"
@@ -121,12 +119,12 @@ def check_colors(name: str, channels: int) -> None:
 
 
 class Rearrangement(Transform):
-    """Moves pixels within their image, rows and columns each for themselves. Implement :meth:`sources`."""
+    """Moves pixels within their image, rows and columns independently. Implement :meth:`sources`."""
 
     planar: ClassVar[bool] = False
 
     def sources(self, sources: Sources, samples: Samples) -> Sources:
-        """Where pixels come from before the transform, of where they come from after it."""
+        """Map the sources of pixels after the transform to their sources before it."""
         raise NotImplementedError
 
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
@@ -136,10 +134,10 @@ class Rearrangement(Transform):
 
 
 class Policy(Transform):
-    """Applies a few of torchvision's operations, each sample its own, one after the other. Implement :meth:`steps`."""
+    """Applies a sequence of torchvision's operations, a different one to each sample. Implement :meth:`steps`."""
 
     def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
-        """Which operation at each step, and its magnitude: see :mod:`cifar_dist.data.operations.policies`."""
+        """Yield each step's operations and magnitudes; see :mod:`cifar_dist.data.operations.policies`."""
         raise NotImplementedError
 
     def check(self, height: int, width: int, channels: int) -> None:
@@ -156,22 +154,22 @@ class Policy(Transform):
 class Mixing(TransformConfig):
     """Blends samples with their partners. Implement :meth:`__call__`.
 
-    The partner of a sample is the one before it in the global batch (torchvision rolls its batches by one, too), so it
-    is a function of the epoch's order and not of the rank. What is done to the partner is the partner's own: any
-    process computes the same pixels of it from its id, so a process that has n samples augments n + 1. How much is
-    mixed is drawn for each sample; torchvision draws once for a batch, from the same distribution.
+    The partner of a sample is the one before it in the global batch (torchvision also rolls its batches by one), so it
+    depends on the epoch's order and not on the rank. The partner's augmentation is its own: any process computes the
+    same pixels from its id, so a process that has n samples augments n + 1. The mixing ratio is drawn for each sample;
+    torchvision draws it once for a batch, from the same distribution.
     """
 
     mixes: ClassVar[bool] = True
 
     p: float = 1.0
-    """Probability that a sample is mixed in this way. Several ways are alternatives of one draw."""
+    """Probability that a sample is mixed by this transform. Several mixing transforms are alternatives of one draw."""
 
     def __post_init__(self) -> None:
         require_probability("p", self.p)
 
     def __call__(self, images: Tensor, partners: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-        """All samples mixed, those that were not chosen too.
+        """Mix all samples, including those that will not be used.
 
         Args:
             images: float32 [n, c, h, w], augmented and normalised.

@@ -27,7 +27,10 @@ class Affine(Transform):
     """Shear by up to this many degrees either way, along both axes."""
 
     def __post_init__(self) -> None:
-        require(self.rotation >= 0, f"rotation {self.rotation} must not be negative: it goes both ways")
+        require(
+            self.rotation >= 0,
+            f"rotation {self.rotation} must not be negative; it applies both ways",
+        )
         require(0 <= self.translate <= 1, f"translate {self.translate} must be a fraction of the image, in [0, 1]")
         require(0 < self.scale[0] <= self.scale[1], f"scale {list(self.scale)} must be two increasing numbers above 0")
         require(0 <= self.shear < 90, f"shear {self.shear} must be degrees in [0, 90)")

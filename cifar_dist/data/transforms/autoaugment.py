@@ -50,7 +50,7 @@ class AutoAugment(Policy):
     def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
         import torch
 
-        from cifar_dist.data.operations.policies import IDENTITY, OPERATIONS, auto_augment_magnitudes, either_way
+        from cifar_dist.data.operations.policies import IDENTITY, OPERATIONS, apply_sign, auto_augment_magnitudes
 
         device = samples.ids.device
         pair = samples.integers("auto-augment", len(CIFAR10), 0)
@@ -63,4 +63,4 @@ class AutoAugment(Policy):
             wanted = samples.uniform("auto-augment", 2 * place + 1) < probability[pair]
             operation = torch.where(wanted, torch.tensor(indices).to(device)[pair], IDENTITY)
             negative = samples.uniform("auto-augment", 2 * place + 2) < 0.5
-            yield operation, either_way(operation, level[pair], negative)
+            yield operation, apply_sign(operation, level[pair], negative)

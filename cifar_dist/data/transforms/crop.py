@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crop(Rearrangement):
-    """Crop to the original size at a random place, after padding each side."""
+    """Crop to the original size at a random position, after padding each side."""
 
     name: Literal["crop"] = "crop"
     pad: int = 4
     """Pixels of padding on each side."""
     fill: Literal["constant", "reflect"] = "reflect"
-    """What the padding holds: the dataset's mean colour, or the image mirrored at its edge."""
+    """Content of the padding: the dataset's mean colour (constant), or the image mirrored at its edge (reflect)."""
 
     def __post_init__(self) -> None:
         require(self.pad >= 0, f"pad {self.pad} must not be negative")

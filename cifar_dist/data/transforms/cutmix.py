@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CutMix(Mixing):
-    """Replace a rectangle of a sample by another's, and its label in proportion (Yun et al., arXiv:1905.04899)."""
+    """Replace a rectangle of a sample by another's, and mix labels in proportion (Yun et al., arXiv:1905.04899)."""
 
     name: Literal["cutmix"] = "cutmix"
     alpha: float = 1.0
-    """The sample's own share is drawn from Beta(alpha, alpha)."""
+    """Parameter of the distribution of the sample's own share, Beta(alpha, alpha)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.alpha > 0, f"alpha {self.alpha} must be above 0; to mix nothing, remove cutmix")
 
     def boxes(self, samples: Samples, height: int, width: int) -> Tensor:
-        """int64 [n, 4]: top, left, height, width of what is the partner's.
+        """Draw the boxes that the partners fill, int64 [n, 4]: top, left, height, width.
 
-        A box of the image's shape around a uniform centre; what sticks out of the image is cut off.
+        A box has the image's aspect ratio and a uniformly drawn centre, and is clipped to the image.
         """
         import torch
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cutout(Transform):
-    """Set a square at a random place to the dataset's mean colour (DeVries and Taylor, arXiv:1708.04552)."""
+    """Set a square at a random position to the dataset's mean colour (DeVries and Taylor, arXiv:1708.04552)."""
 
     planar: ClassVar[bool] = False
 
     name: Literal["cutout"] = "cutout"
     side: int = 8
-    """Side of the square in pixels; its middle is in the image, and what sticks out is lost."""
+    """Side of the square in pixels; its centre is in the image, and it is clipped to the image."""
 
     def __post_init__(self) -> None:
         require(self.side >= 0, f"side {self.side} must not be negative")

@@ -17,7 +17,7 @@ _ATTEMPTS = 10  # torchvision's
 
 @dataclass(frozen=True)
 class Erasing(Transform):
-    """Set a random rectangle to the dataset's mean colour (Zhong et al., arXiv:1708.04896), by torchvision's law."""
+    """Set a random rectangle to the dataset's mean colour (Zhong et al., arXiv:1708.04896), as torchvision does."""
 
     name: Literal["erasing"] = "erasing"
     p: float = 0.5
@@ -36,10 +36,10 @@ class Erasing(Transform):
         require(0 < self.ratio[0] <= self.ratio[1], f"ratio {list(self.ratio)} must be two increasing numbers above 0")
 
     def boxes(self, samples: Samples, height: int, width: int) -> Tensor:
-        """int64 [n, 4]: top, left, height and width, which are 0 where nothing is erased.
+        """Draw boxes, int64 [n, 4]: top, left, height and width, all 0 where nothing is erased.
 
-        A rectangle that is not smaller than the image is drawn anew, ten times at most. All ten are drawn at once, and
-        the first that fits is taken: to ask whether a second is needed would wait for the device.
+        A rectangle that is not smaller than the image is redrawn, at most ten times. All ten are drawn at once and the
+        first that fits is used, because checking whether another draw is needed would wait for the device.
         """
         import torch
 

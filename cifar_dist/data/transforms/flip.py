@@ -19,13 +19,13 @@ class Flip(Rearrangement):
 
     name: Literal["flip"] = "flip"
     kind: Literal["random", "alternating"] = "random"
-    """random: with probability 1/2 in each epoch; alternating: a random half in the first epoch, then each image in
-    every second one, so that two epochs show both sides (airbench's)."""
+    """random: with probability 1/2 in each epoch; alternating (airbench): a random half in the first epoch, then each
+    image in every second epoch, so that two epochs show both sides."""
 
     def chosen(self, samples: Samples) -> Tensor:
-        """Which samples are mirrored, bool [n].
+        """Select the samples to mirror, bool [n].
 
-        ``alternating`` is Keller Jordan's, *94% on CIFAR-10 in 3.29 seconds*, arXiv:2404.00498, 3.6.
+        ``alternating`` is from Keller Jordan, *94% on CIFAR-10 in 3.29 seconds*, arXiv:2404.00498, 3.6.
         """
         if self.kind == "random":
             return samples.uniform("flip") < 0.5

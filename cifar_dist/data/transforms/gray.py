@@ -1,4 +1,4 @@
-"""Random loss of colour."""
+"""Random grayscale."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gray(Transform):
-    """Remove all colour from some images."""
+    """Convert some images to gray, as torchvision's RandomGrayscale."""
 
     name: Literal["gray"] = "gray"
     p: float = 0.1
-    """Probability that an image loses its colour."""
+    """Probability that an image becomes gray."""
 
     def __post_init__(self) -> None:
         require_probability("p", self.p)

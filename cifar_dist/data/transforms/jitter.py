@@ -21,13 +21,13 @@ class Jitter(Transform):
 
     name: Literal["jitter"] = "jitter"
     brightness: float = 0.0
-    """The factor of brightness is drawn from 1 plus or minus this, and is at least 0."""
+    """Largest change of the brightness factor from 1, either way; the factor is at least 0."""
     contrast: float = 0.0
-    """The factor of contrast, likewise."""
+    """Largest change of the contrast factor, likewise."""
     saturation: float = 0.0
-    """The factor of saturation, likewise."""
+    """Largest change of the saturation factor, likewise."""
     hue: float = 0.0
-    """Largest shift either way, as a fraction of the colour circle; at most 0.5."""
+    """Largest shift of the hue either way, as a fraction of the colour circle; at most 0.5."""
 
     def __post_init__(self) -> None:
         for field in ("brightness", "contrast", "saturation"):
@@ -42,7 +42,7 @@ class Jitter(Transform):
         check_colors(self.name, channels)
 
     def parameters(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """The order of 0 to 3 (the fields), int64 [n, 4], and each field's amount, float32 [n, 4]."""
+        """Draw the order of the four changes, int64 [n, 4], and the amount of each, float32 [n, 4]."""
         import torch
 
         orders = torch.tensor(_ORDERS).to(samples.ids.device)

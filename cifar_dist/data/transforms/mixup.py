@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MixUp(Mixing):
-    """Blend a sample with another, and its label too (Zhang et al., arXiv:1710.09412)."""
+    """Blend a sample and its label with those of another (Zhang et al., arXiv:1710.09412)."""
 
     name: Literal["mixup"] = "mixup"
     alpha: float = 1.0
-    """The sample's own share is drawn from Beta(alpha, alpha)."""
+    """Parameter of the distribution of the sample's own share, Beta(alpha, alpha)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.alpha > 0, f"alpha {self.alpha} must be above 0; to mix nothing, remove mixup")
 
     def ratio(self, samples: Samples) -> Tensor:
-        """float32 [n]: the sample's own share, of the image and of the label."""
+        """Draw each sample's own share of image and label, float32 [n]."""
         from cifar_dist.data.operations.mixing import beta
 
         return beta(samples.uniform("mixup"), self.alpha)

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perspective(Transform):
-    """Move each corner inwards by a random part, as torchvision's RandomPerspective."""
+    """Move each corner inwards by a random amount, as torchvision's RandomPerspective."""
 
     name: Literal["perspective"] = "perspective"
     p: float = 0.5
     """Probability that an image is changed."""
     distortion: float = 0.5
-    """How far a corner may move, as a fraction of half the image."""
+    """Largest move of a corner, as a fraction of half the image."""
 
     def __post_init__(self) -> None:
         require_probability("p", self.p)
         require(0 <= self.distortion <= 1, f"distortion {self.distortion} must be in [0, 1]")
 
     def corners(self, samples: Samples, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Where the corners are and where they go: int64 [4, 2] and [n, 4, 2], clockwise from the top left."""
+        """Draw the corners before and after: int64 [4, 2] and [n, 4, 2], clockwise from the top left."""
         import torch
 
         most_x, most_y = (int(self.distortion * (side // 2)) + 1 for side in (width, height))

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RandAugment(Policy):
-    """Apply a few operations of one strength, each drawn from all (Cubuk et al., arXiv:1909.13719)."""
+    """Apply a few operations of equal strength, drawn from all (Cubuk et al., arXiv:1909.13719)."""
 
     name: Literal["randaugment"] = "randaugment"
     operations: int = 2
-    """How many are applied."""
+    """Number of operations to apply."""
     magnitude: int = 9
-    """How strong they are, a level in 0..bins - 1."""
+    """Strength of the operations, a level in 0..bins - 1."""
     bins: int = 31
     """Number of levels."""
 
@@ -31,10 +31,10 @@ class RandAugment(Policy):
         require(0 <= self.magnitude < self.bins, f"magnitude {self.magnitude} must be in 0..{self.bins - 1} (bins - 1)")
 
     def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
-        from cifar_dist.data.operations.policies import OPERATIONS, auto_augment_magnitudes, either_way
+        from cifar_dist.data.operations.policies import OPERATIONS, apply_sign, auto_augment_magnitudes
 
         level = auto_augment_magnitudes(self.bins, height, width)[:, self.magnitude].to(samples.ids.device)
         for place in range(self.operations):
             operation = samples.integers("rand-augment", len(OPERATIONS) - 1, 2 * place)
             negative = samples.uniform("rand-augment", 2 * place + 1) < 0.5
-            yield operation, either_way(operation, level[operation], negative)
+            yield operation, apply_sign(operation, level[operation], negative)

@@ -25,9 +25,9 @@ class TrivialAugment(Policy):
         require(2 <= self.bins <= 1000, f"bins {self.bins} must be in 2..1000")
 
     def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
-        from cifar_dist.data.operations.policies import OPERATIONS, either_way, magnitudes
+        from cifar_dist.data.operations.policies import OPERATIONS, apply_sign, magnitudes
 
         operation = samples.integers("trivial-augment", len(OPERATIONS) - 1, 0)
         level = samples.integers("trivial-augment", self.bins, 1)
         table = magnitudes(self.bins, 0.99, (32.0, 32.0), 135.0, 0.99, 6).to(samples.ids.device)
-        yield operation, either_way(operation, table[operation, level], samples.uniform("trivial-augment", 2) < 0.5)
+        yield operation, apply_sign(operation, table[operation, level], samples.uniform("trivial-augment", 2) < 0.5)
