@@ -60,8 +60,7 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
     first = next(iter(tars))  # train, if it exists
     counts = np.zeros((3, 256), dtype=np.int64)
     common: _ImageFormat | None = None
-    passed_over: Counter[str] = Counter()
-    changes: Counter[str] = Counter()
+    passed_over, changes = Counter[str](), Counter[str]()
     with progress(f"indexing {root.name}", sum(map(len, tars.values())), "tars", show=show) as advance:
         for split, names in tars.items():
             for name in names:

@@ -118,7 +118,7 @@ def _read(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> R
     names = member_names(path, folders=True)
     layout = find_cifar(path, names)
     if layout is not None:
-        return read_cifar(path, layout)
+        return read_cifar(path, layout, names)
     return read_image_folder(path, names, size, skip_unusable=skip_unusable, show=show)
 
 

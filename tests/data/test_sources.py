@@ -76,6 +76,15 @@ def test_published_cifar_files_are_read_exactly(tmp_path: Path, folder: str, for
     )
 
 
+def test_files_that_no_published_archive_has_are_named(tmp_path: Path) -> None:
+    build.cifar10(tmp_path / "c")
+    (tmp_path / "c" / "readme.html").write_text("hello")
+    assert open_quietly(str(tmp_path / "c")).data.notes == ()
+    (tmp_path / "c" / "data_batch_6").write_bytes(b"more")
+    (note,) = open_quietly(str(tmp_path / "c")).data.notes
+    assert note == "passed over the files that are not of cifar10-python: 'data_batch_6'"
+
+
 def test_a_missing_cifar_batch_is_named(tmp_path: Path) -> None:
     build.cifar10(tmp_path / "c")
     (tmp_path / "c" / "data_batch_4").unlink()
