@@ -28,9 +28,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         fsync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the error of a full disk names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     fsync(path.parent)
+
+
+def copy_atomic(source: Path, target: Path) -> None:
+    """Copy a file atomically. If the disk is full, the error names the target, not the source as shutil's does."""
+    write_atomic(target, source.read_bytes())
 
 
 def link_atomic(link: Path, target: str) -> None:

@@ -44,6 +44,18 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def list_some(names: Sequence[str], limit: int = 3) -> str:
+    """Quote the first names, and count the others: ``'a', 'b', 'c' and 7 more``."""
+    shown = ", ".join(f"'{name}'" for name in names[:limit])
+    return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes on stderr, one line each; they may contain untrusted names."""
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr, flush=True)
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()) -> str:
     """Format a Markdown table with aligned columns; cells are escaped, so their content cannot break the table.
 

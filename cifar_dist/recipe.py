@@ -89,7 +89,7 @@ def _run_name(path: Path) -> str:
 def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     """Read a recipe file, merged over its ``base``, which may have a base itself."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from None
     base = tree.pop("base", None)
@@ -362,7 +362,7 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
 def _with_lr(path: Path, lr: float) -> str:
     """Return the text of a recipe file with ``optim.lr`` set to ``lr``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         wanted = tomllib.loads(text)
         put(wanted, "optim.lr", lr)
         section = re.search(r"(?m)^\[optim\][^\n]*\n", text)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +18,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.files import read_json, write_atomic
+from cifar_dist.files import copy_atomic, read_json, write_atomic
 from cifar_dist.plugin_copies import keep_copies
 
 CHANGEABLE_ON_RESUME = (
@@ -141,7 +140,7 @@ class RunFolder:
             self.refuse_other_settings(config)
             self._refuse_other_data(manifest)
         else:
-            shutil.copyfile(manifest.root / FILE_NAME, self.manifest)
+            copy_atomic(manifest.root / FILE_NAME, self.manifest)
         notes = keep_copies(self.plugins, config)
         write_atomic(self.config, recipe.to_toml(config))  # last, because this file makes the folder a run
         return notes

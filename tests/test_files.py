@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
+import signal
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.crashing import every_death
 
-from cifar_dist.files import folder_atomic, free_name, link_atomic, sha256, write_atomic
+from cifar_dist.files import copy_atomic, folder_atomic, free_name, link_atomic, sha256, write_atomic
 
 NUMBERS = count()
 
@@ -150,6 +152,26 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
     assert content(tmp_path) == {"file": "old"}
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "nowhere" / "file", "")
+
+
+@pytest.mark.parametrize("write", [write_atomic, copy_atomic])
+def test_a_full_disk_names_the_file_that_was_written(tmp_path: Path, write: Callable[..., None]) -> None:
+    """A real limit on the size of files, in a process of its own."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(100))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+            write(*((target, bytes(100)) if write is write_atomic else (source, target)))
+        except OSError as error:
+            code = 0 if str(target) in str(error) and str(source) not in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
 def test_a_link_takes_the_place_of_a_copy_that_followed_links(tmp_path: Path) -> None:

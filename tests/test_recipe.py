@@ -134,6 +134,12 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
         recipe.load(str(path))
 
 
+def test_a_recipe_may_be_saved_by_an_editor_of_windows(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf[train]\r\nepochs = 7\r\n")
+    assert recipe.load(str(path)).train.epochs == 7
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'demo'"):
         recipe.load("demmo")

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+import psutil
+
 from cifar_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,12 +32,14 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 MAX_MEMBER = 1 << 30
 """Largest size of one member in bytes; the largest in practice, CIFAR-100's ``train``, has 156 MB."""
+MAX_ARRAY = 64 << 30
+"""Largest size of one array of an npz in bytes; free memory is a limit too."""
 MAX_MEMBERS = 10_000_000
 MAX_RATIO = 100
 """Largest expansion of an archive when it is decompressed; images and CIFAR batches stay below 10."""
 _BASE_ALLOWANCE = 64 << 20  # bytes beyond MAX_RATIO: small archives of uniform test images compress very well
 
-_FOLDER_DEPTH = 4  # TOP/SPLIT/CLASS/FILE; also ends loops of symbolic links
+_MAX_DEPTH = 32
 # zipfile raises RuntimeError for an encrypted member and NotImplementedError for an unknown compression.
 _DAMAGE_ERRORS = (
     tarfile.TarError,
@@ -50,14 +54,18 @@ _DAMAGE_ERRORS = (
 )
 
 
-def member_names(path: Path) -> list[str]:
+def member_names(path: Path, *, folders: bool = False) -> list[str]:
     """List the regular files of a folder or archive, path parts separated by ``/``, without hidden files.
+
+    Args:
+        path: folder or archive.
+        folders: list the folders too; their names end in ``/``.
 
     Raises:
         UserError: it cannot be read, is corrupt or truncated, or contains something no dataset needs.
     """
     with _raise_user_errors(path):
-        return [member.name for member in _walk(path)]
+        return [member.name for member in _walk(path, folders=folders)]
 
 
 def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
@@ -70,10 +78,10 @@ def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, byte
 
 @dataclass(frozen=True)
 class _Member:
-    """A regular file; ``read`` is valid until the next member is requested."""
+    """A regular file, or a folder, whose name ends in ``/``; ``read`` is valid until the next member is requested."""
 
     name: str
-    read: Callable[[], bytes]
+    read: Callable[[], bytes] = bytes
 
 
 @contextlib.contextmanager
@@ -91,11 +99,14 @@ def _raise_user_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _walk(path: Path) -> Iterator[_Member]:
+def _walk(path: Path, *, folders: bool = False) -> Iterator[_Member]:
     seen: set[str] = set()
     for member in _walk_folder(path) if path.is_dir() else _walk_archive(path):
         if len(seen) == MAX_MEMBERS:
             raise UserError(f"{path} contains more than {MAX_MEMBERS:,} files; pack a smaller part of it")
+        is_folder = member.name.endswith("/")
+        if is_folder and (not folders or member.name in seen):
+            continue
         if member.name in seen:
             raise UserError(f"{path} contains '{member.name}' twice; create the archive again")
         seen.add(member.name)
@@ -103,23 +114,38 @@ def _walk(path: Path) -> Iterator[_Member]:
             yield member
 
 
-def _walk_folder(root: Path, prefix: str = "", depth: int = _FOLDER_DEPTH) -> Iterator[_Member]:
-    with os.scandir(root) as entries:
+def _walk_folder(root: Path, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[_Member]:
+    """Walk the folder ``root/prefix``; ``above`` are the real paths of the folders that contain it."""
+    folder = root / prefix
+    above = (*above, os.path.realpath(folder))
+    with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             name = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
             if entry.is_dir():
-                if depth > 1 and not entry.name.startswith("."):
-                    yield from _walk_folder(Path(entry.path), name + "/", depth - 1)
+                if os.path.realpath(entry.path) in above:
+                    raise UserError(f"{root}: '{name}' is a link to a folder that contains it; remove the link")
+                if len(above) == _MAX_DEPTH:
+                    raise UserError(f"{root}: '{name}' is more than {_MAX_DEPTH} folders deep; move it up")
+                yield _Member(name + "/")
+                yield from _walk_folder(root, name + "/", above)
             elif entry.is_file():
                 _require_size(root, name, entry.stat().st_size)
                 yield _Member(name, Path(entry.path).read_bytes)
+            else:
+                kind = "a link to a file that does not exist" if entry.is_symlink() else "a device, a pipe or a socket"
+                raise UserError(f"{root}: '{name}' is {kind}; remove it")
 
 
 def _walk_archive(path: Path) -> Iterator[_Member]:
     if path.suffix.lower() in (".zip", ".npz"):  # numpy's format is a zip of arrays
         return _walk_zip(path)
     if not path.name.lower().endswith(SUFFIXES):
-        raise UserError(f"{path} is not a folder or an archive ({', '.join(SUFFIXES)})")
+        raise UserError(
+            f"{path} is not a folder or an archive ({', '.join(SUFFIXES)}), a .pkl or an .npz; unpack it to a folder, "
+            "or save its arrays with: np.savez('NAME.npz', x_train=images, y_train=labels)"
+        )
     return _walk_tar(path)
 
 
@@ -133,6 +159,8 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
             for info in tar:
                 name = _safe_name(path, info.name)
                 if info.isdir():
+                    if name:
+                        yield _Member(name + "/")
                     continue
                 if not info.isreg() or info.issparse():
                     kind = "a link" if info.islnk() or info.issym() else "a device, a pipe or a sparse file"
@@ -183,10 +211,15 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
         for info in infos:
             name = _safe_name(path, info.filename)
             if info.is_dir():
+                if name:
+                    yield _Member(name + "/")
                 continue
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise UserError(f"{path}: '{name}' is a link or a device; create the archive from regular files")
-            _require_size(path, name, info.file_size)
+            if path.suffix.lower() == ".npz":
+                _require_memory(path, name, info.file_size)
+            else:
+                _require_size(path, name, info.file_size)
             yield _Member(name, lambda info=info: archive.read(info))  # type: ignore[misc]
 
 
@@ -205,6 +238,16 @@ def _safe_name(path: Path, name: str) -> str:
 def _require_size(path: Path, name: str, size: int) -> None:
     if not 0 <= size <= MAX_MEMBER:
         raise UserError(f"{path}: '{name}' has {size:,} bytes; the limit is {MAX_MEMBER:,}")
+
+
+def _require_memory(path: Path, name: str, size: int) -> None:
+    """Refuse an array that does not fit in memory twice: as a member, and as the images made from it."""
+    free = psutil.virtual_memory().available
+    if not 0 <= size <= min(MAX_ARRAY, max(free // 2, MAX_MEMBER)):
+        raise UserError(
+            f"{path}: '{name}' has {size:,} bytes, and {free / 2**30:.1f} GiB of memory are free; store smaller "
+            "images, or a folder of image files, CLASS/FILE.png"
+        )
 
 
 def _decompression_bomb(path: Path) -> UserError:

@@ -17,8 +17,10 @@ from cifar_dist.data.archives import read_members
 from cifar_dist.data.raw import RawDataset, as_images, as_integers, labelled_split
 from cifar_dist.data.safe_pickle import read_pickle
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
 
 _PIXELS = 3 * 32 * 32
+_UNUSED_FILES = ("readme.html", "file.txt~", "coarse_label_names.txt")  # of the published archives
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,10 @@ def find_cifar(path: Path, names: Sequence[str]) -> CifarFormat | None:
     return None
 
 
-def read_cifar(path: Path, layout: CifarFormat) -> RawDataset:
+def read_cifar(path: Path, layout: CifarFormat, names: Sequence[str]) -> RawDataset:
     """Read the train and test splits of the archive or folder at ``path``, in the published order.
+
+    The dataset notes the files among ``names``, the members of ``path``, that no published archive contains.
 
     Raises:
         UserError: a file is corrupt, or its content does not match its name.
@@ -100,12 +104,15 @@ def read_cifar(path: Path, layout: CifarFormat) -> RawDataset:
     where = f"{path}: {layout.folder}"
     classes = _read_class_names(layout, files[layout.names], where + layout.names)
     splits = {}
-    for split, names in (("train", layout.train), ("test", (layout.test,))):
-        batches = [_read_batch(layout, files.pop(name), where + name) for name in names]
+    for split, stored_in in (("train", layout.train), ("test", (layout.test,))):
+        batches = [_read_batch(layout, files.pop(name), where + name) for name in stored_in]
         images = np.concatenate([images for images, _ in batches])
         labels = np.concatenate([labels for _, labels in batches])
-        splits[split] = labelled_split(images, labels, len(classes), where + names[0])
-    return RawDataset(layout.kind, classes, splits)
+        splits[split] = labelled_split(images, labels, len(classes), where + stored_in[0])
+    used = _member_names(layout) | {layout.folder + name for name in _UNUSED_FILES}
+    others = sorted(name for name in names if name not in used and not name.endswith("/"))
+    notes = (f"passed over the files that are not of {layout.kind}: {list_some(others)}",) if others else ()
+    return RawDataset(layout.kind, classes, splits, notes)
 
 
 def _member_names(layout: CifarFormat) -> set[str]:
@@ -131,7 +138,7 @@ def _read_batch(layout: CifarFormat, data: bytes, where: str) -> tuple[NDArray[n
 
 def _read_class_names(layout: CifarFormat, data: bytes, where: str) -> tuple[str, ...]:
     if layout.label_bytes:
-        lines = data.decode("utf-8", errors="replace").split("\n")
+        lines = data.decode("utf-8-sig", errors="replace").split("\n")
         names: list[object] = [line.strip() for line in lines if line.strip()]
     else:
         value = _require_key(read_pickle(data, where), layout.names_key, where)

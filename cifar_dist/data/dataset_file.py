@@ -64,7 +64,7 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
             UserError: the file does not exist, is not valid TOML, or has an unknown key or an invalid value.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
         except ValidationError as error:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.image import Codec, decode
+from cifar_dist.data.class_check import note_untrained_classes
+from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
 from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard
-from cifar_dist.data.raw import SPLITS
+from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import progress
+from cifar_dist.formatting import list_some, print_notes, progress
 
-_SPLIT_OF: Final = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+_COMPRESSED_TAR = re.compile(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _REPACK_HINT = (
     "they must have one size and format; unpack them to CLASS/FILE, then: cifar-dist pack FOLDER OUT --size 32"
 )
@@ -62,11 +60,13 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
     first = next(iter(tars))  # train, if it exists
     counts = np.zeros((3, 256), dtype=np.int64)
     common: _ImageFormat | None = None
+    passed_over, changes = Counter[str](), Counter[str]()
     with progress(f"indexing {root.name}", sum(map(len, tars.values())), "tars", show=show) as advance:
         for split, names in tars.items():
             for name in names:
-                shard, codec = index_tar(root, name)
-                images = _decode_images(root / name, shard, codec)
+                shard, codec, others = index_tar(root, name)
+                images = _decode_images(root / name, shard, codec, changes)
+                passed_over += others
                 here = _ImageFormat(codec, images.shape[1], images.shape[2])
                 common = common or here
                 if here != common:
@@ -93,6 +93,9 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
         manifest.save(root)
     except OSError as error:
         raise UserError(f"{root / FILE_NAME} cannot be written: {error.strerror or error}") from None
+    if show:
+        samples = sum(manifest.samples(split) for split in manifest.splits)
+        print_notes([*_note_labels(manifest), *_note_passed_over(root, passed_over), *note_changes(changes, samples)])
     return manifest
 
 
@@ -104,8 +107,47 @@ def _refuse_packed(root: Path) -> None:
         raise UserError(f"{root} is already packed; check it with: cifar-dist verify {root}")
 
 
+def _note_labels(manifest: Manifest) -> list[str]:
+    """Note what is unexpected in the labels of a dataset that is to be trained on."""
+    if not manifest.classes:
+        return ["no sample has a class number in KEY.cls, so the dataset is unlabelled and cannot be trained on"]
+    labels = {split: manifest.labels(split) for split in manifest.splits}
+    notes = note_untrained_classes(manifest.classes, labels)
+    if "train" in labels and len(np.unique(labels["train"])) == 1:
+        notes.append("all training images are in one class; a classifier requires at least two")
+    return notes
+
+
+def _note_passed_over(root: Path, members: Counter[str]) -> list[str]:
+    """Note the members of samples, and the files beside the tars, that are not read."""
+    notes = []
+    if members:
+        shown = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(members.items()))
+        notes.append(f"passed over members that are neither image nor .cls: {shown}")
+    files = sorted(path.name for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
+    others = [name for name in files if name != FILE_NAME and not name.endswith(".tar")]
+    if others:
+        notes.append(f"passed over the files that are not tars: {list_some(others)}")
+    return notes
+
+
+def _refuse_hidden_tars(root: Path) -> None:
+    """Refuse tars that are compressed or too deep in the folder; they would be missing from the dataset."""
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        if _COMPRESSED_TAR.search(path.name):
+            raise UserError(
+                f"{path} is compressed, and random access requires a plain tar; decompress it (gunzip for .gz)"
+            )
+        if path.suffix == ".tar" and len(name.parts) > 2:
+            raise UserError(f"{path} is more than one folder deep; move it up, or index {path.parent}")
+
+
 def _find_tars(root: Path) -> dict[str, list[str]]:
     """Return the tars of each split, in the order train, val, test; 2.tar sorts before 10.tar."""
+    _refuse_hidden_tars(root)
     found = [path.relative_to(root).as_posix() for path in (*root.glob("[!.]*.tar"), *root.glob("[!.]*/[!.]*.tar"))]
     if not found:
         raise UserError(
@@ -126,33 +168,35 @@ def _split_in_name(root: Path, name: str) -> str | None:
     """Return the split named in the path of a tar, or None."""
     if not SHARD_NAME.fullmatch(name):
         raise UserError(f"{root / name} must be named with letters, digits, '.', '_' and '-' only; rename it")
-    splits = {_SPLIT_OF[word] for word in re.split("[^a-z]+", name.lower()) if word in _SPLIT_OF}
+    splits = {SPLIT_WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in SPLIT_WORDS}
     if len(splits) > 1:
         raise UserError(f"{root / name} names two splits, {' and '.join(sorted(splits))}; rename it to name one")
     return next(iter(splits), None)
 
 
-def _decode_images(path: Path, shard: Shard, codec: Codec) -> NDArray[np.uint8]:
-    """Decode all images of a tar, uint8 [samples, height, width, 3].
+def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]) -> NDArray[np.uint8]:
+    """Decode all images of a tar, uint8 [samples, height, width, 3]; ``changes`` counts those of the stored pixels.
 
     Raises:
         UserError: an image cannot be decoded, or its size differs from the first one's.
     """
     data = path.read_bytes()
 
-    def image(row: int) -> NDArray[np.uint8]:
+    def image(row: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         offset, size = int(shard.image_offset[row]), int(shard.image_size[row])
         where = f"{path}: '{shard.keys[row]}.{codec}'"
         try:
-            array = decode(data[offset : offset + size], codec)
+            array, changed = decode_with_changes(data[offset : offset + size], codec)
         except Exception as error:  # a decoder given arbitrary bytes may raise almost anything
-            raise UserError(f"{where} cannot be decoded ({str(error)[:100]!a}); replace or remove it") from None
+            raise UserError(f"{where} cannot be decoded ({decoding_problem(error)!a}); replace or remove it") from None
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
             raise UserError(f"{where} is {array.dtype} {array.shape}; store it as uint8 [height, width, 3]")
-        return array
+        return array, changed
 
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(image, range(shard.samples)))
+        decoded = list(pool.map(image, range(shard.samples)))
+    images = [array for array, _ in decoded]
+    changes.update(change for _, changed in decoded for change in changed)
     for key, other in zip(shard.keys, images, strict=True):
         if other.shape != images[0].shape:
             shown = [f"'{k}' is {i.shape[1]}x{i.shape[0]}" for k, i in ((shard.keys[0], images[0]), (key, other))]

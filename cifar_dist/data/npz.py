@@ -12,9 +12,15 @@ from numpy.typing import NDArray
 from cifar_dist.data.archives import member_names, read_members
 from cifar_dist.data.raw import SPLITS, RawDataset, as_images, as_integers, labelled_split
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
 
 SUFFIX = ".npz"
 _MAX_CLASSES = 100_000
+_LABELLED_NAMES = tuple(f"{kind}_{split}" for split in SPLITS for kind in "xy")
+LABELLED_HINT = (
+    "labelled images are named x_train, with labels in y_train, and x_val, y_val, x_test, y_test: "
+    "np.savez('NAME.npz', x_train=images, y_train=labels)"
+)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -29,20 +35,21 @@ def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def is_labelled(path: Path) -> bool:
-    """Whether an npz contains labelled images: ``x_train``, ``x_val`` or ``x_test``."""
-    return not {f"x_{split}.npy" for split in SPLITS}.isdisjoint(member_names(path))
+    """Whether an npz contains labelled images or their labels: ``x_train``, ``y_train`` and so on."""
+    return not {f"{name}.npy" for name in _LABELLED_NAMES}.isdisjoint(member_names(path))
 
 
 def read_labelled_npz(path: Path) -> RawDataset:
     """Read the dataset in ``x_train``, ``y_train`` and so on; classes are named by number.
 
     Raises:
-        UserError: the arrays do not exist or do not match each other.
+        UserError: the arrays do not exist or do not match each other, or no image has the label 0.
     """
     arrays = read_npz(path)
     found = [split for split in SPLITS if f"x_{split}" in arrays]
-    if not found:
-        raise UserError(f"{path} contains none of x_train, x_val and x_test; add one, with labels in y_train and so on")
+    for split in SPLITS:
+        if split not in found and f"y_{split}" in arrays:
+            raise UserError(f"{path} has y_{split} but no x_{split}; add the images, or remove the labels")
     images = {split: as_images(arrays[f"x_{split}"], f"{path}: x_{split}") for split in found}
     labels = {split: as_integers(arrays.get(f"y_{split}"), len(images[split]), f"{path}: y_{split}") for split in found}
     shapes = {images[split].shape[1:] for split in found}
@@ -54,7 +61,15 @@ def read_labelled_npz(path: Path) -> RawDataset:
             f"{path}: the label {classes - 1} implies {classes:,} classes; number labels consecutively from 0"
         )
     splits = {split: labelled_split(images[split], labels[split], classes, f"{path}: y_{split}") for split in found}
-    return RawDataset("npz", tuple(str(label) for label in range(classes)), splits)
+    lowest = min(int(of_split.min()) for of_split in labels.values())
+    if lowest > 0:
+        raise UserError(
+            f"{path}: the labels are {lowest} to {classes - 1}, and class 0 has no image; number the classes from 0, "
+            f"as in y_train = y_train - {lowest}"
+        )
+    others = [name for name in arrays if name not in _LABELLED_NAMES]
+    notes = (f"passed over the other arrays: {list_some(others)}",) if others else ()
+    return RawDataset("npz", tuple(str(label) for label in range(classes)), splits, notes)
 
 
 def _parse_npy(data: bytes, where: str) -> NDArray[np.generic]:

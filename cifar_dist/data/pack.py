@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.data.class_check import note_untrained_classes, require_two_classes
 from cifar_dist.data.image import Lossless, encode
 from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Manifest, Shard
 from cifar_dist.data.randomness import permutation
@@ -22,7 +23,7 @@ from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic
-from cifar_dist.formatting import progress
+from cifar_dist.formatting import print_notes, progress
 
 VAL_FRACTION = 0.1
 """Default fraction of train to hold out as val, if the source has no val split."""
@@ -41,6 +42,7 @@ def pack(
     val_fraction: float | None = None,
     seed: int = 0,
     size: int | None = None,
+    skip_unusable: bool = False,
     show: bool = True,
 ) -> Manifest:
     """Pack a source into the folder ``out`` atomically, replacing a packed dataset of that name.
@@ -57,10 +59,11 @@ def pack(
             the dataset file's fraction, or 0.1 if the source has no val split.
         seed: determines the order of train and the choice of val.
         size: resize every image to this many pixels a side.
-        show: show progress on stderr.
+        skip_unusable: skip images in other formats or places and class folders without images, instead of refusing.
+        show: show progress, and what was passed over or changed, on stderr.
 
     Raises:
-        UserError: the source cannot be read, ``out`` contains other files, or an argument is invalid.
+        UserError: the source cannot be read, has one class, ``out`` contains other files, or an argument is invalid.
     """
     out = Path(out)
     if samples_per_shard < 1:
@@ -68,7 +71,11 @@ def pack(
     if size is not None and not 1 <= size <= 4096:
         raise UserError(f"size is {size}; use 1 to 4096 pixels")
     _require_replaceable(out)
-    opened = open_source(str(source), size, show=show)
+    opened = open_source(str(source), size, skip_unusable=skip_unusable, show=show)
+    labels = {name: split.labels for name, split in opened.data.splits.items()}
+    require_two_classes(str(source), opened.data.classes, labels)
+    if show:
+        print_notes((*opened.data.notes, *note_untrained_classes(opened.data.classes, labels)))
     splits, fractions = _hold_out_splits(opened, val_fraction, seed)
 
     first = next(iter(splits.values())).images  # train, if it exists
@@ -173,4 +180,4 @@ def _write_shard(path: Path, samples: RawSplit, codec: Lossless) -> Shard:
         for key, image, label in zip(keys, samples.images, samples.labels.tolist(), strict=True):
             sample = {"__key__": key, codec: encode(image, codec)}
             tar.write(sample if label == UNLABELLED else {**sample, "cls": str(label).encode()})
-    return index_tar(path.parent, path.name)[0]  # read back, so the manifest describes what is on disk
+    return index_tar(path.parent, path.name).shard  # read back, so the manifest describes what is on disk

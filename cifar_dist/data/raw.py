@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,12 @@ from cifar_dist.data.image import MAX_SIDE, resize
 from cifar_dist.errors import UserError
 
 SPLITS = ("train", "val", "test")
+SPLIT_WORDS: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Words for a split in the names of folders and tars, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,13 @@ class RawDataset:
         kind: the source's format, for example ``image-folder``.
         classes: class names, in label order; empty if there are no labels.
         splits: at least one of train, val and test, none of them empty, all with the same image shape.
+        notes: what was passed over or changed when the source was read, one line each.
     """
 
     kind: str
     classes: tuple[str, ...]
     splits: dict[str, RawSplit]
+    notes: tuple[str, ...] = ()
 
 
 def as_images(value: object, where: str) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_dist.data.image import decode
+from cifar_dist.data.image import decode, decoding_problem
 from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.errors import UserError
 
@@ -97,7 +97,7 @@ class ShardReader:
         try:
             image = decode(os.pread(self._files[number], size, offset), self._manifest.codec)
         except Exception as error:  # a decoder given arbitrary bytes may raise almost anything
-            what = f"sample {shard.keys[position]} cannot be decoded ({str(error)[:100]!a})"
+            what = f"sample {shard.keys[position]} cannot be decoded ({decoding_problem(error)!a})"
             raise self._damage_error(shard, what) from None
         if image.shape != self._manifest.shape or image.dtype != np.uint8:
             expected = f"uint8 {self._manifest.shape}"

@@ -39,7 +39,7 @@ class Source:
     test_fraction: float | None = None
 
 
-def open_source(source: str, size: int | None = None, *, show: bool = True) -> Source:
+def open_source(source: str, size: int | None = None, *, skip_unusable: bool = False, show: bool = True) -> Source:
     """Read a source into memory.
 
     Args:
@@ -47,6 +47,7 @@ def open_source(source: str, size: int | None = None, *, show: bool = True) -> S
             ``path/to/file.py:Attribute`` or ``package.module:Attribute``, a function that returns a
             :class:`~cifar_dist.data.raw.RawDataset`. Names take precedence; ``./NAME`` is always a path.
         size: resize every image to this many pixels a side; None uses the dataset file's size, or keeps the original.
+        skip_unusable: skip the images and class folders that cannot be packed, instead of refusing them.
         show: show progress bars.
 
     Raises:
@@ -56,24 +57,25 @@ def open_source(source: str, size: int | None = None, *, show: bool = True) -> S
     if path is None and plugins.is_spec(source) and not Path(source).exists():
         return _resized(_call_plugin(source), size)
     if path is None:
-        return _open_path(Path(source), size, show=show)
+        return _open_path(Path(source), size, skip_unusable=skip_unusable, show=show)
     file = DatasetFile.load(path)
     size = size or file.size
     if file.embedded is not None:
         data = read_digits() if size is None else read_digits(size)
         opened = Source(file.name, data, {"kind": data.kind, "name": file.embedded})
     else:
-        opened = _open_path(locate_archive(file, path, show=show), size, show=show)
+        archive = locate_archive(file, path, show=show)
+        opened = _open_path(archive, size, skip_unusable=skip_unusable, show=show)
     data = opened.data if file.classes is None else _with_classes(opened.data, tuple(file.classes), path)
     return replace(opened, name=file.name, data=data, val_fraction=file.val_fraction, test_fraction=file.test_fraction)
 
 
-def _open_path(path: Path, size: int | None, *, show: bool) -> Source:
+def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> Source:
     if not path.exists():
         raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), known_names())}")
     if (path / manifest.FILE_NAME).is_file():
         raise UserError(f"{path} is already packed; check it with: cifar-dist verify {path}")
-    data = _read(path, size, show=show)
+    data = _read(path, size, skip_unusable=skip_unusable, show=show)
     stem = path.resolve().name
     origin = {"kind": data.kind, "name": stem}
     if path.is_file():
@@ -106,16 +108,18 @@ def _call_plugin(spec: str) -> Source:
     return Source(file.stem if file is not None else attribute, data, origin)
 
 
-def _read(path: Path, size: int | None, *, show: bool) -> RawDataset:
+def _read(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> RawDataset:
     if path.is_file() and path.suffix.lower() in (npz.SUFFIX, *unlabelled.PICKLE_SUFFIXES):
         if path.suffix.lower() == npz.SUFFIX and npz.is_labelled(path):
             return npz.read_labelled_npz(path)
         hidden = unlabelled.read_unlabelled(path)
         labels = np.full(len(hidden.ids), manifest.UNLABELLED, dtype=np.int64)
         return RawDataset("unlabelled", (), {"test": RawSplit(hidden.images, labels, hidden.ids)})
-    names = member_names(path)
+    names = member_names(path, folders=True)
     layout = find_cifar(path, names)
-    return read_image_folder(path, names, size, show=show) if layout is None else read_cifar(path, layout)
+    if layout is not None:
+        return read_cifar(path, layout, names)
+    return read_image_folder(path, names, size, skip_unusable=skip_unusable, show=show)
 
 
 def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> RawDataset:

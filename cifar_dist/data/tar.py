@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tarfile
+from collections import Counter
 from pathlib import Path
-from typing import IO, Final, get_args
+from typing import IO, Final, NamedTuple
 
 import numpy as np
 
-from cifar_dist.data.image import Codec
+from cifar_dist.data.image import CODECS, Codec
 from cifar_dist.data.manifest import UNLABELLED, Shard
 from cifar_dist.errors import UserError
 from cifar_dist.files import sha256
@@ -20,12 +21,25 @@ MAX_CLASSES: Final = 100_000
 ByteRange = tuple[int, int]
 """Offset and size of a member's data in its tar, in bytes."""
 
-_CODECS: Final[tuple[Codec, ...]] = get_args(Codec)
 _METADATA = re.compile(r"__[^/]*__($|/)")  # members that webdataset skips
 
 
-def index_tar(root: Path, name: str) -> tuple[Shard, Codec]:
-    """Return the manifest entry of the tar ``root/name``, and the codec of its images.
+class IndexedTar(NamedTuple):
+    """A tar that can be trained on.
+
+    Attributes:
+        shard: its manifest entry.
+        codec: how its images are stored.
+        passed_over: number of members of each suffix, ``.json`` for example, that are neither image nor label.
+    """
+
+    shard: Shard
+    codec: Codec
+    passed_over: Counter[str]
+
+
+def index_tar(root: Path, name: str) -> IndexedTar:
+    """Index the tar ``root/name``.
 
     Raises:
         UserError: the file is not an intact, uncompressed tar of ``KEY.png`` (jpg, jpeg, webp or npy) with or without
@@ -37,6 +51,7 @@ def index_tar(root: Path, name: str) -> tuple[Shard, Codec]:
             samples = read_sample_index(file)
             codec = _common_codec(samples)
             labelled = _has_labels(samples)
+            passed_over = Counter(f".{part}" for parts in samples.values() for part in parts.keys() - {codec, "cls"})
             labels = [
                 _read_label(key, file, parts["cls"]) if labelled else UNLABELLED for key, parts in samples.items()
             ]
@@ -57,7 +72,7 @@ def index_tar(root: Path, name: str) -> tuple[Shard, Codec]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
         raise UserError(f"{path} cannot be used for training: {str(error)[:200]}; fix or remove it") from None
-    return shard, codec
+    return IndexedTar(shard, codec, passed_over)
 
 
 def read_sample_index(file: IO[bytes]) -> dict[str, dict[str, ByteRange]]:
@@ -98,9 +113,9 @@ def _common_codec(samples: dict[str, dict[str, ByteRange]]) -> Codec:
         raise ValueError("it contains no samples")
     found: dict[Codec, str] = {}
     for key, parts in samples.items():
-        images = [codec for codec in _CODECS if codec in parts]
+        images = [codec for codec in CODECS if codec in parts]
         if len(images) != 1:
-            known = ", ".join(f".{codec}" for codec in _CODECS)
+            known = ", ".join(f".{codec}" for codec in CODECS)
             raise ValueError(f"sample '{key}' has .{', .'.join(parts)}, but needs exactly one of {known}")
         found.setdefault(images[0], key)
     if len(found) > 1:

@@ -48,7 +48,10 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
     missing = [key for key in ("data", "ids") if key not in arrays]
     if missing:
         keys = ", ".join(ascii(key[:40]) for key in list(arrays)[:8]) or "nothing"
-        raise UserError(f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}")
+        labelled = f"; {npz.LABELLED_HINT}" if path.suffix.lower() == npz.SUFFIX else ""
+        raise UserError(
+            f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}{labelled}"
+        )
     images = as_images(arrays["data"], f"{path}: data")
     ids = as_integers(arrays["ids"], len(images), f"{path}: ids")
     unique, counts = np.unique(ids, return_counts=True)

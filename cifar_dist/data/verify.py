@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_dist.data.image import decode
+from cifar_dist.data.image import decode, decoding_problem
 from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
@@ -218,7 +218,7 @@ def _find_member_problem(manifest: Manifest, shard: Shard, data: bytes) -> str |
         try:
             image = decode(samples[key][manifest.codec], manifest.codec)
         except Exception as error:  # a decoder given arbitrary bytes may raise almost anything
-            return f"'{key}.{manifest.codec}' cannot be decoded ({error})"
+            return f"'{key}.{manifest.codec}' cannot be decoded ({decoding_problem(error)})"
         if image.shape != manifest.shape or image.dtype != np.uint8:
             return f"'{key}.{manifest.codec}' is {image.dtype} {image.shape}, the manifest says {manifest.shape}"
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ import numpy as np
 
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.submission import write_submission
-from cifar_dist.files import folder_atomic, free_name
+from cifar_dist.files import copy_atomic, folder_atomic, free_name
 from cifar_dist.run_folder import EvaluationFolder
 
 
@@ -75,5 +74,5 @@ def write_evaluation(
         with folder.probabilities.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         folder.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-        shutil.copyfile(weights, folder.weights)
+        copy_atomic(weights, folder.weights)
     return target

@@ -140,7 +140,7 @@ def _find_file(sweep: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"the sweep file {path} does not exist; give the path of a .toml, or one of: {', '.join(shipped())}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import unicodedata
 from pathlib import Path
 
 from cifar_dist.errors import UserError
@@ -20,15 +21,19 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.data.index import index
 
-    manifest = index(arguments.folder, classes=_read_lines(arguments.classes) if arguments.classes else ())
+    manifest = index(arguments.folder, classes=_read_class_names(arguments.classes) if arguments.classes else ())
     print(f"indexed {manifest.name}: {manifest.shown}")
     return EXIT_DONE
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Read the non-empty lines of a file; raise UserError if it cannot be read."""
+def _read_class_names(path: Path) -> list[str]:
+    """Read the non-empty lines of a file; raise UserError if it cannot be read or a line occurs twice."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows programs write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); give a text file with one class name per line") from None
-    return [line.strip() for line in lines if line.strip()]
+    names = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} names the class '{twice[0]}' twice; give each class its own name")
+    return names

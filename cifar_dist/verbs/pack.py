@@ -23,6 +23,11 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--val-fraction", type=fraction, metavar="F", help="fraction of train held out for validation")
     verb.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="seed of the order and of the val split")
     verb.add_argument("--size", type=at_least(1), metavar="N", help="resize every image to N x N pixels")
+    verb.add_argument(
+        "--skip-unusable",
+        action="store_true",
+        help="skip images in other formats or places and class folders without images, instead of refusing them",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         val_fraction=arguments.val_fraction,
         seed=arguments.seed,
         size=arguments.size,
+        skip_unusable=arguments.skip_unusable,
     )
     print(f"packed {manifest.name} into {arguments.out}: {manifest.shown}")
     return EXIT_DONE

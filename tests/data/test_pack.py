@@ -53,7 +53,7 @@ def webdataset_samples(manifest: Manifest, split: str) -> dict[str, dict[str, by
 
 @settings(deadline=None, max_examples=12)
 @given(
-    samples=st.integers(1, 60),
+    samples=st.integers(2, 60),  # one training image would be one class
     test=st.integers(0, 5),
     per_shard=st.integers(1, 25),
     fraction=st.sampled_from([0.0, 0.1, 0.5]),
@@ -265,7 +265,7 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(tmp_path: Path, argu
 
 
 def test_a_second_val_split_is_refused(tmp_path: Path) -> None:
-    files = build.class_folder({"train/cat": 4, "val/cat": 2}, side=4)
+    files = build.class_folder({"train/cat": 4, "train/dog": 1, "val/cat": 2}, side=4)
     source = build.write_archive(tmp_path / "a.zip", files)
     with pytest.raises(UserError, match="already has a split 'val'; drop the val fraction"):
         pack_quietly(source, tmp_path / "out", val_fraction=0.5)

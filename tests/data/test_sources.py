@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from support import dataset_builders as build
 
+from cifar_dist.data import archives
 from cifar_dist.data.archives import member_names
 from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.raw import RawDataset
@@ -73,6 +74,15 @@ def test_published_cifar_files_are_read_exactly(tmp_path: Path, folder: str, for
     assert opened.origin.get("sha256") == (
         hashlib.sha256(source.read_bytes()).hexdigest() if form == "archive" else None
     )
+
+
+def test_files_that_no_published_archive_has_are_named(tmp_path: Path) -> None:
+    build.cifar10(tmp_path / "c")
+    (tmp_path / "c" / "readme.html").write_text("hello")
+    assert open_quietly(str(tmp_path / "c")).data.notes == ()
+    (tmp_path / "c" / "data_batch_6").write_bytes(b"more")
+    (note,) = open_quietly(str(tmp_path / "c")).data.notes
+    assert note == "passed over the files that are not of cifar10-python: 'data_batch_6'"
 
 
 def test_a_missing_cifar_batch_is_named(tmp_path: Path) -> None:
@@ -148,7 +158,9 @@ def test_a_folder_of_anything_else_says_what_is_expected(tmp_path: Path) -> None
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
     files = build.class_folder({"cat": 3})
     files["cat/0001.png"] = files["cat/0001.png"][:100]
-    assert "'cat/0001.png' is not an intact PNG or JPEG" in one_line(build.write_folder(tmp_path / "f", files))
+    assert "'cat/0001.png' is not an intact PNG, JPEG, WebP, BMP or GIF image" in one_line(
+        build.write_folder(tmp_path / "f", files)
+    )
 
 
 def test_images_of_different_sizes_ask_for_size(tmp_path: Path) -> None:
@@ -196,6 +208,58 @@ def test_labelled_npz(tmp_path: Path) -> None:
     grey = open_quietly(str(tmp_path / "c.npz"), 16).data.splits["train"].images
     assert grey.shape == (5, 16, 16, 3)
     assert np.array_equal(grey[..., 0], grey[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (("X_train", "Y_train"), "labelled images are named x_train, with labels in y_train"),
+        (("images", "targets"), "found: 'images', 'targets'; labelled images are named x_train"),
+        (("data", "labels"), "has no 'ids'; an unlabelled set requires 'data' and 'ids'"),
+        (("x_validation", "y_val"), "has y_val but no x_val; add the images, or remove the labels"),
+    ],
+)
+def test_an_npz_of_other_names_says_which_are_read(tmp_path: Path, names: tuple[str, str], complaint: str) -> None:
+    np.savez(tmp_path / "a.npz", **dict(zip(names, (build.random_images(3), np.arange(3)), strict=True)))
+    assert complaint in one_line(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("lowest", [1, 5])
+def test_labels_that_do_not_begin_at_0_are_refused(tmp_path: Path, lowest: int) -> None:
+    labels = np.arange(6) % 3 + lowest
+    np.savez(tmp_path / "a.npz", x_train=build.random_images(6), y_train=labels)
+    assert f"class 0 has no image; number the classes from 0, as in y_train = y_train - {lowest}" in one_line(
+        tmp_path / "a.npz"
+    )
+    np.savez(tmp_path / "b.npz", x_train=build.random_images(6), y_train=labels - lowest, y_coarse=labels)
+    assert open_quietly(str(tmp_path / "b.npz")).data.notes == ("passed over the other arrays: 'y_coarse'",)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "train-images-idx3-ubyte.gz", "data.h5", "train_32x32.mat"])
+def test_files_of_other_formats_name_one_that_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert "save its arrays with: np.savez('NAME.npz', x_train=images, y_train=labels)" in one_line(tmp_path / name)
+
+
+def test_an_array_may_be_larger_than_a_member_of_another_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "a.npz", x_train=build.random_images(9), y_train=np.arange(9))
+    monkeypatch.setattr(archives, "MAX_MEMBER", 10_000)
+    assert len(open_quietly(str(tmp_path / "a.npz")).data.splits["train"]) == 9
+    monkeypatch.setattr(archives, "MAX_ARRAY", 10_000)
+    assert "store smaller images, or a folder of image files" in one_line(tmp_path / "a.npz")
+
+
+def test_files_written_on_windows_are_read(tmp_path: Path) -> None:
+    """Its editors begin a text with a byte order mark and end its lines with two characters."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'\xef\xbb\xbfname = "a"\r\nembedded = "digits"\r\n')
+    assert open_quietly(str(path)).name == "a"
+    build.cifar10_binary(tmp_path / "c")
+    names = (tmp_path / "c" / "batches.meta.txt").read_text().replace("\n", "\r\n")
+    (tmp_path / "c" / "batches.meta.txt").write_bytes(b"\xef\xbb\xbf" + names.encode())
+    assert open_quietly(str(tmp_path / "c")).data.classes == tuple(build.CLASSES_10)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

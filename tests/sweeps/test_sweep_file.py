@@ -251,6 +251,11 @@ def test_a_grid_too_large_is_refused_before_it_is_made(folder: Path) -> None:
         made(f'recipe = "base.toml"\n[grid]\n{keys}')
 
 
+def test_a_sweep_may_be_saved_by_an_editor_of_windows(folder: Path) -> None:
+    (folder / "windows.toml").write_bytes(b'\xef\xbb\xbfrecipe = "base.toml"\r\ngrid.optim.lr = [0.1, 0.2]\r\n')
+    assert len(load("windows.toml").rows) == 2
+
+
 def test_a_missing_sweep_is_named_in_the_error() -> None:
     with pytest.raises(UserError, match="did you mean 'batch-size'"):
         load("batchsize")

@@ -1,0 +1,45 @@
+"""Check the classes of a dataset against its training split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
+
+
+def require_two_classes(where: str, classes: Sequence[str], labels: Mapping[str, NDArray[np.int64]]) -> None:
+    """Refuse a labelled training split of a single class: any network learns it perfectly.
+
+    Args:
+        where: prefix of the message.
+        classes: class names, in label order; empty without labels.
+        labels: int64 [samples] for each split.
+
+    Raises:
+        UserError: all training samples have the same class.
+    """
+    if not classes or "train" not in labels:
+        return
+    found = np.unique(labels["train"])
+    if len(found) == 1:
+        raise UserError(
+            f"{where}: all {len(labels['train']):,} training images are in one class, '{classes[found[0]]}'; a "
+            "classifier requires at least two; sort the images into a folder for each class (CLASS/FILE.png)"
+        )
+
+
+def note_untrained_classes(classes: Sequence[str], labels: Mapping[str, NDArray[np.int64]]) -> list[str]:
+    """Note the classes without a training image; arguments as for :func:`require_two_classes`."""
+    if not classes or "train" not in labels:
+        return []
+    counts = np.bincount(labels["train"], minlength=len(classes))
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    return (
+        [f"{len(missing):,} of {len(classes):,} classes have no training image: {list_some(missing)}"]
+        if missing
+        else []
+    )

@@ -1,0 +1,293 @@
+"""Find the split and the class of each image from its path: ``SPLIT/CLASS/FILE`` or ``CLASS/FILE``.
+
+Nothing is passed over in silence: a file that is not an image is noted, and an image that cannot be packed, or a
+folder without images, is refused unless the caller skips it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+
+from cifar_dist.data.raw import SPLIT_WORDS
+from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
+"""Suffixes of the files that are packed; their content decides how they are decoded."""
+OTHER_SUFFIXES = frozenset(
+    [
+        ".apng",
+        ".arw",
+        ".avif",
+        ".cr2",
+        ".cr3",
+        ".dds",
+        ".dng",
+        ".exr",
+        ".hdr",
+        ".heic",
+        ".heif",
+        ".hif",
+        ".ico",
+        ".icns",
+        ".j2k",
+        ".jp2",
+        ".jxl",
+        ".jxr",
+        ".mpo",
+        ".nef",
+        ".orf",
+        ".pbm",
+        ".pcx",
+        ".pgm",
+        ".pnm",
+        ".ppm",
+        ".psd",
+        ".qoi",
+        ".raf",
+        ".raw",
+        ".rw2",
+        ".svg",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".xbm",
+        ".xpm",
+    ]
+)
+"""Suffixes of images in formats that are not read."""
+
+SKIP_OPTION = "--skip-unusable"
+_TRAIN_OR_TEST = ("train", "training", "val", "test")
+"""Names of a top-level folder that are split names in any case; a class may be called ``valid`` or ``dev``."""
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """The images of a folder or archive.
+
+    Attributes:
+        images: names, sorted.
+        splits: train, val or test, for each image.
+        classes: class name of each image.
+        class_names: distinct class names, in label order.
+        notes: what was passed over or merged, one line each.
+    """
+
+    images: tuple[str, ...]
+    splits: tuple[str, ...]
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False) -> ImageLayout:
+    """Parse the paths of the images among ``names``, the members of the folder or archive at ``path``.
+
+    Folders that contain everything are skipped. Without split folders everything is ``train``. Class names are in
+    Unicode's form NFC; they are sorted as numbers if all of them are numbers, else alphabetically.
+
+    Args:
+        path: folder or archive, for error messages.
+        names: its members; the names of folders end in ``/``.
+        skip_unusable: note images of other formats, images in other places and folders without images instead of
+            refusing them.
+
+    Raises:
+        UserError: no images, or something that the caller does not skip, or class names that differ only in case.
+    """
+    files = sorted(name for name in names if not name.endswith("/"))
+    images = [name for name in files if name.lower().endswith(SUFFIXES)]
+    unreadable = [name for name in files if _suffix(name) in OTHER_SUFFIXES]
+    others = sorted(set(files) - set(images) - set(unreadable))
+    notes = []
+    if unreadable:
+        notes.append(_refuse_or_note_formats(path, unreadable, skip=skip_unusable and bool(images)))
+    if not images:
+        raise UserError(
+            f"{path} contains neither CIFAR batches nor images; expected the files of a CIFAR archive, or "
+            "SPLIT/CLASS/FILE.png or CLASS/FILE.png (or .jpg); for WebDataset tars use: cifar-dist index FOLDER"
+        )
+    tree = _Tree.of(images)
+    placed = [name for name in images if tree.has_place_for(name)]
+    misplaced = sorted(set(images) - set(placed))
+    if misplaced:
+        message = tree.misplaced_message(misplaced, len(images))
+        if not (skip_unusable and placed):
+            raise UserError(f"{path}: {message}; {_remedy(path, tree, misplaced, others, some_fit=bool(placed))}")
+        notes.append(f"skipped: {message}")
+    empty = tree.folders_without(placed, names)
+    if empty:
+        message = f"no images in {_count(empty, 'class folder')} {list_some(empty)}"
+        if not skip_unusable:
+            raise UserError(f"{path}: {message}; delete {_it(empty)}, or skip {_it(empty)} with {SKIP_OPTION}")
+        notes.append(f"skipped: {message}")
+    if others:
+        notes.append(f"passed over {_count(others, 'file')} not named as an image: {list_some(others)}")
+    notes += _note_formats(placed)
+    _refuse_double_splits(path, tree, placed)
+    splits = tuple(tree.split(name) for name in placed)
+    stored = [tree.stored_class(name) for name in placed]
+    classes = tuple(unicodedata.normalize("NFC", name) for name in stored)
+    notes += _note_merged_classes(stored)
+    _refuse_twins(path, splits, classes)
+    return ImageLayout(tuple(placed), splits, classes, _in_label_order(classes), tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Where splits and classes are in the paths.
+
+    Attributes:
+        top: path parts of the folders that contain everything.
+        with_splits: whether the next part is a split.
+    """
+
+    top: tuple[str, ...]
+    with_splits: bool
+
+    @classmethod
+    def of(cls, images: Sequence[str]) -> _Tree:
+        parts = [tuple(name.split("/")) for name in images]
+        depth = 0
+        while (
+            all(len(name) > depth + 2 for name in parts)
+            and len({name[depth] for name in parts}) == 1
+            and parts[0][depth].lower() not in SPLIT_WORDS
+        ):
+            depth += 1
+        words = {name[depth].lower() for name in parts if len(name) > depth + 1}
+        with_splits = any(word in _TRAIN_OR_TEST for word in words) or (
+            all(word in SPLIT_WORDS for word in words) and all(len(name) > depth + 2 for name in parts)
+        )
+        return cls(parts[0][:depth], with_splits)
+
+    @property
+    def shown(self) -> str:
+        return "SPLIT/CLASS/FILE" if self.with_splits else "CLASS/FILE"
+
+    def below_top(self, name: str) -> tuple[str, ...]:
+        return tuple(name.split("/"))[len(self.top) :]
+
+    def has_place_for(self, image: str) -> bool:
+        parts = self.below_top(image)
+        return len(parts) == 2 + self.with_splits and (not self.with_splits or parts[0].lower() in SPLIT_WORDS)
+
+    def split(self, image: str) -> str:
+        return SPLIT_WORDS[self.below_top(image)[0].lower()] if self.with_splits else "train"
+
+    def stored_class(self, image: str) -> str:
+        return self.below_top(image)[-2]
+
+    def is_flat(self, image: str) -> bool:
+        """Whether an image lies where a class folder should be."""
+        parts = self.below_top(image)
+        return len(parts) == 1 + self.with_splits and (not self.with_splits or parts[0].lower() in SPLIT_WORDS)
+
+    def misplaced_message(self, misplaced: Sequence[str], total: int) -> str:
+        splits = ", with SPLIT train, val or test" if self.with_splits else ""
+        if len(misplaced) == 1:
+            return f"'{misplaced[0]}' is not at {self.shown}{splits}"
+        return f"{len(misplaced):,} of {total:,} images are not at {self.shown}{splits}: {list_some(misplaced)}"
+
+    def folders_without(self, images: Iterable[str], names: Iterable[str]) -> list[str]:
+        """List the split and class folders that contain none of the images."""
+        levels = range(len(self.top) + 1, len(self.top) + 2 + self.with_splits)
+        used = {tuple(name.split("/"))[:level] for name in images for level in levels}
+        folders = {tuple(name.split("/"))[:level] for name in names for level in levels if name.count("/") >= level}
+        return sorted(
+            "/".join(folder)
+            for folder in folders - used
+            if folder[: len(self.top)] == self.top
+            and (not self.with_splits or folder[len(self.top)].lower() in SPLIT_WORDS)
+        )
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _count(names: Sequence[str], noun: str) -> str:
+    return f"{len(names):,} {noun}{'s' * (len(names) != 1)}"
+
+
+def _it(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
+
+
+def _refuse_or_note_formats(path: Path, unreadable: Sequence[str], *, skip: bool) -> str:
+    suffixes = ", ".join(sorted({_suffix(name) for name in unreadable}))
+    message = f"{_count(unreadable, 'image')} in a format that is not read, {suffixes}: {list_some(unreadable)}"
+    if not skip:
+        raise UserError(f"{path}: {message}; convert {_it(unreadable)} to PNG, or skip with {SKIP_OPTION}")
+    return f"skipped: {message}"
+
+
+def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[str], *, some_fit: bool) -> str:
+    skip = f", or skip {_it(misplaced)} with {SKIP_OPTION}" if some_fit else ""
+    if not all(tree.is_flat(name) for name in misplaced):
+        return f"move {_it(misplaced)}{skip}"
+    *folder, file = misplaced[0].split("/")
+    remedy = f"create a folder for each class, as in {'/'.join((*folder, 'CLASS', file))}"
+    tables = [name for name in others if _suffix(name) in (".csv", ".tsv")]
+    tables.sort(key=lambda name: "label" not in name.lower())
+    if tables:
+        remedy += f" ('{tables[0]}' may say which)"
+    if not folder and path.is_dir():
+        remedy += f"; if this folder is one of the classes, pack the one above it, {path.resolve().parent}"
+    return remedy + skip
+
+
+def _refuse_double_splits(path: Path, tree: _Tree, images: Iterable[str]) -> None:
+    folders: dict[str, set[str]] = defaultdict(set)
+    for name in images:
+        folders[tree.split(name)].add("/".join(name.split("/")[: len(tree.top) + tree.with_splits]))
+    for split, spelled in folders.items():
+        if len(spelled) > 1:
+            raise UserError(f"{path}: the folders {list_some(sorted(spelled))} are all {split}; merge or rename them")
+
+
+def _note_formats(images: Sequence[str]) -> list[str]:
+    """Note a mixture of formats: a network can tell classes apart by the traces of their compression."""
+    counts: dict[str, int] = defaultdict(int)
+    for name in images:
+        counts[_suffix(name)] += 1
+    if len(counts) < 2:
+        return []
+    return ["images of several formats: " + ", ".join(f"{count:,} {suffix}" for suffix, count in counts.items())]
+
+
+def _note_merged_classes(stored: Iterable[str]) -> list[str]:
+    forms: dict[str, set[str]] = defaultdict(set)
+    for name in stored:
+        forms[unicodedata.normalize("NFC", name)].add(name)
+    merged = [name for name, spelled in forms.items() if len(spelled) > 1]
+    return [f"merged the class folders that differ only in their Unicode form: {list_some(merged)}"] if merged else []
+
+
+def _refuse_twins(path: Path, splits: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse class names that differ only in case, spaces or leading zeros, unless a split has both, as for letters."""
+    found_in: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name, split in set(zip(classes, splits, strict=True)):
+        key = unicodedata.normalize("NFKC", name).casefold().strip()
+        found_in[key.lstrip("0") if key.isdecimal() else key][name].add(split)
+    for spelled in found_in.values():
+        names = sorted(spelled)
+        for first, second in pairwise(names):
+            if spelled[first].isdisjoint(spelled[second]):
+                where = [f"'{name}' in {sorted(spelled[name])[0]}" for name in (first, second)]
+                raise UserError(
+                    f"{path}: the classes {' and '.join(where)} differ only in spelling; rename one of them"
+                )
+
+
+def _in_label_order(classes: Iterable[str]) -> tuple[str, ...]:
+    names = sorted(set(classes))
+    if all(name.isascii() and name.isdecimal() for name in names):
+        names.sort(key=int)
+    return tuple(names)

@@ -1,0 +1,177 @@
+"""Nothing that people bring is left out of a dataset in silence, and no dataset that nobody meant is made."""
+
+from __future__ import annotations
+
+import tarfile
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import dataset_builders as build
+
+from cifar_dist import cli
+from cifar_dist.data.image_layout import ImageLayout, find_layout
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.pack import pack
+from cifar_dist.errors import UserError
+
+SOURCE = Path("data/mine")
+
+
+def layout(*names: str, skip: bool = False) -> ImageLayout:
+    return find_layout(SOURCE, names, skip_unusable=skip)
+
+
+def refusal(*names: str, skip: bool = False) -> str:
+    with pytest.raises(UserError) as error:
+        layout(*names, skip=skip)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["a/0.png", "b/0.heic", "b/1.HEIC"],
+            "2 images in a format that is not read, .heic: 'b/0.heic', 'b/1.HEIC'; convert them to PNG, or skip with "
+            "--skip-unusable",
+        ),
+        (["a/0.png", "b/0.png", "b/1.tiff"], "1 image in a format that is not read, .tiff: 'b/1.tiff'"),
+        (["a/0.png", "b/0.png", "c/"], "no images in 1 class folder 'c'; delete it, or skip it with --skip-unusable"),
+        (["train/a/0.png", "train/b/", "val/b/1.png"], "no images in 1 class folder 'train/b'"),
+        (["x/y/train/a/0.png", "x/y/val/a/0.png", "x/y/test/"], "no images in 1 class folder 'x/y/test'"),
+        (["a/0.png", "b/0.png", "c/notes.txt"], "no images in 1 class folder 'c'"),
+        (["a/0.png", "b/more/0.png", "b/more/1.png"], "2 of 3 images are not at CLASS/FILE: 'b/more/0.png'"),
+        (["train/a/0.png", "train/b/0.png", "extra/c/0.png"], "'extra/c/0.png' is not at SPLIT/CLASS/FILE"),
+    ],
+)
+def test_what_would_vanish_is_refused_and_can_be_skipped(names: list[str], message: str) -> None:
+    assert message in refusal(*names)
+    skipped = layout(*names, skip=True)
+    assert skipped.images
+    assert any(note.startswith("skipped: ") for note in skipped.notes)
+
+
+def test_no_option_makes_a_dataset_of_nothing() -> None:
+    assert "in a format that is not read, .nef, .tga" in refusal("a/0.nef", "b/0.tga", skip=True)
+    assert "create a folder for each class" in refusal("0.png", "1.png", skip=True)
+
+
+def test_other_files_are_counted_and_named() -> None:
+    names = [f"a/{n}.xml" for n in range(5)]
+    found = layout("a/0.png", "b/0.jfif", *names, "labels.csv")
+    assert found.notes == (
+        "passed over 6 files not named as an image: 'a/0.xml', 'a/1.xml', 'a/2.xml' and 3 more",
+        "images of several formats: 1 .png, 1 .jfif",
+    )
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("Training", "train"), ("TRAIN", "train"), ("validation", "val"), ("Dev", "val"), ("TESTING", "test")],
+)
+def test_a_split_may_be_called_by_any_of_its_names(folder: str, split: str) -> None:
+    other = "train" if split != "train" else "val"
+    found = layout(f"set/{folder}/a/0.png", f"set/{folder}/b/0.png", f"set/{other}/a/1.png")
+    assert set(found.splits) == {split, other}
+    assert found.class_names == ("a", "b")
+
+
+def test_a_class_may_be_called_valid() -> None:
+    found = layout("valid/0.png", "invalid/0.png")
+    assert (found.class_names, set(found.splits)) == (("invalid", "valid"), {"train"})
+
+
+def test_two_folders_for_one_split_are_refused() -> None:
+    message = refusal("train/a/0.png", "val/a/0.png", "valid/a/0.png")
+    assert "the folders 'val', 'valid' are all val; merge or rename them" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (["Train/0.jpg", "Test/1.jpg"], "create a folder for each class, as in Test/CLASS/1.jpg"),
+        (["train/0.png", "sample.csv", "trainLabels.csv"], "('trainLabels.csv' may say which)"),
+        (["train/a/0.png", "train/b/0.png", "test/7.png"], "as in test/CLASS/7.png, or skip it with --skip-unusable"),
+        (["0.png", "1.png"], "2 of 2 images are not at CLASS/FILE: '0.png', '1.png'; create a folder for each class"),
+    ],
+)
+def test_images_without_class_folders_say_what_to_do(names: list[str], remedy: str) -> None:
+    assert remedy in refusal(*names)
+
+
+def test_the_folder_of_one_class_names_the_folder_above(tmp_path: Path) -> None:
+    folder = build.write_folder(tmp_path / "animals", build.class_folder({"cat": 2, "dog": 1})) / "cat"
+    with pytest.raises(UserError, match=f"pack the one above it, {tmp_path / 'animals'}"):
+        pack(folder, tmp_path / "out", show=False)
+
+
+def test_classes_named_by_numbers_are_in_their_order() -> None:
+    assert layout(*(f"{n}/0.png" for n in range(12))).class_names == tuple(str(n) for n in range(12))
+    assert layout("007/0.png", "10/0.png", "9/0.png").class_names == ("007", "9", "10")
+    assert layout("10/0.png", "9/0.png", "x/0.png").class_names == ("10", "9", "x")
+
+
+@pytest.mark.parametrize("name", ["\u00e5ngstr\u00f6m", "\u30d1\u30f3", "\uac00"])
+def test_the_unicode_forms_of_a_name_are_one_class(name: str) -> None:
+    composed, decomposed = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    found = layout(f"train/{decomposed}/0.png", "train/z/0.png", f"val/{composed}/0.png")
+    assert set(found.class_names) == {composed, "z"}
+    assert "merged the class folders that differ only in their Unicode form" in found.notes[0]
+
+
+@pytest.mark.parametrize(("first", "second"), [("Cat", "cat"), ("7", "07"), ("big cat", "big cat "), ("\uff21", "A")])
+def test_classes_that_differ_only_in_spelling_are_refused(first: str, second: str) -> None:
+    names = [f"train/{first}/0.png", "train/z/0.png", f"test/{second}/0.png"]
+    assert "differ only in spelling; rename one of them" in refusal(*names)
+    layout(*names, f"train/{second}/1.png")  # letters A and a, for example, are both in train
+
+
+def test_a_training_split_of_one_class_is_refused(tmp_path: Path) -> None:
+    source = build.write_folder(tmp_path / "in", build.class_folder({"images": 3}))
+    np.savez(tmp_path / "a.npz", x_train=build.random_images(4), y_train=np.zeros(4, int))
+    for path in (source, tmp_path / "a.npz"):
+        with pytest.raises(UserError, match=r"training images are in one class, '(images|0)'"):
+            pack(path, tmp_path / "out", show=False)
+    test = build.write_folder(tmp_path / "test", build.class_folder({"test/cat": 3}))
+    assert pack(test, tmp_path / "out", show=False).samples("test") == 3  # to evaluate on
+
+
+def test_pack_notes_the_classes_without_training_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = build.class_folder({"train/a": 3, "train/b": 3, "val/c": 1})
+    files["train/c/notes.TXT"] = b"later"
+    source = build.write_folder(tmp_path / "in", files)
+    (tmp_path / "in" / "empty").mkdir()
+    assert cli.run(["pack", str(source), str(tmp_path / "out"), "--skip-unusable"]) == 0
+    said = capsys.readouterr().err
+    assert "note: skipped: no images in 1 class folder 'train/c'" in said
+    assert "note: passed over 1 file not named as an image: 'train/c/notes.TXT'" in said
+    assert "note: 1 of 3 classes have no training image: 'c'" in said
+    assert Manifest.load(tmp_path / "out").classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_an_empty_folder_of_an_archive_is_found(tmp_path: Path, suffix: str) -> None:
+    path = build.write_archive(tmp_path / f"a{suffix}", build.class_folder({"cat": 2, "dog": 1}))
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("fox/", b"")
+    else:
+        with tarfile.open(path, "a") as tar:
+            info = tarfile.TarInfo("fox")
+            info.type = tarfile.DIRTYPE
+            tar.addfile(info)
+    with pytest.raises(UserError, match="no images in 1 class folder 'fox'"):
+        pack(path, tmp_path / "out", show=False)
+
+
+def test_deep_folders_and_broken_links_are_not_passed_over(tmp_path: Path) -> None:
+    files = {f"a/b/c/d/e/{name}": data for name, data in build.class_folder({"train/x": 2, "train/y": 2}).items()}
+    source = build.write_folder(tmp_path / "in", files)
+    assert pack(source, tmp_path / "out", val_fraction=0, show=False).samples("train") == 4
+    (source / "a" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=r"'a/gone.png' is a link to a file that does not exist; remove it"):
+        pack(source, tmp_path / "out", show=False)
