@@ -126,3 +126,29 @@ def test_report_can_be_drawn_again(run: Path) -> None:
     (run / "report.html").unlink()
     assert str(run / "report.html") in verb("report", str(run))
     assert (run / "report.html").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["predict", "RUN", "DATA", "--out", "TMP/no/a.csv"], "the folder TMP/no does not exist; use another --out"),
+        (["predict", "RUN", "DATA", "--out", "TMP"], "TMP is a folder; name a file in it: --out TMP/NAME"),
+        (["predict", "RUN", "DATA", "--out", "TMP/file/a.csv"], "TMP/file is not a folder; use another --out"),
+        (["export", "RUN", "--out", "TMP/no/a.pt2"], "the folder TMP/no does not exist; use another --out"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(
+    run: Path, digits: Path, tmp_path: Path, words: list[str], says: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"RUN": run, "DATA": digits, "TMP": tmp_path}
+
+    def placed(text: str) -> str:
+        for name, place in places.items():
+            text = text.replace(name, str(place))
+        return text
+
+    (done,) = spawn(["-m", "cifar_dist", *map(placed, words)])
+    assert done.returncode == 2
+    assert placed(says) in done.stderr
+    assert len(done.stderr.splitlines()) == 1, "nothing was predicted or exported before"
