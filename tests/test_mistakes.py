@@ -162,3 +162,17 @@ def test_an_engine_that_is_not_supported_yet(tiny: Path, tmp_path: Path) -> None
     assert "ZeRO-3 is not supported; use launch/zero2.yaml" in line
     assert [d.returncode for d in done] == [2, 2]
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("compiler", ["no-compiler", "fails"])
+def test_compile_without_a_compiler_that_works(tiny: Path, tmp_path: Path, compiler: str) -> None:
+    (tmp_path / "fails").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "fails").chmod(0o755)
+    env = {"CXX": str(tmp_path / compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    (done,) = spawn([TRAIN, str(tiny), "--train.compile"], env=env)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]  # torch may warn before it
+    assert last.startswith("cifar-dist: train.compile: torch.compile does not work here (")
+    assert last.endswith("or drop --train.compile")
+    assert not (tmp_path / "runs").exists()

@@ -55,9 +55,7 @@ def test_weights_are_found_in_a_checkpoint_and_under_a_wrapper(
 
 def test_a_checkpoint_with_its_weights_elsewhere_says_where_they_are(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "G_ema": tiny().state_dict()}, tmp_path / "weights.pth")
-    with pytest.raises(
-        UserError, match=r"no state dict under 'state_dict' .*, but 'epoch', 'G_ema'; save .*'G_ema'"
-    ):
+    with pytest.raises(UserError, match=r"no state dict under 'state_dict' .*, but 'epoch', 'G_ema'; save .*'G_ema'"):
         load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
 
 
