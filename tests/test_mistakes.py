@@ -169,7 +169,7 @@ def test_compile_without_a_compiler_that_works(tiny: Path, tmp_path: Path, compi
     (tmp_path / "fails").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "fails").chmod(0o755)
     env = {"CXX": str(tmp_path / compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    (done,) = spawn([TRAIN, str(tiny), "--train.compile"], env=env)
+    (done,) = spawn([TRAIN, str(tiny), "--train.compile"], env=env, fresh=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]  # torch may warn before it

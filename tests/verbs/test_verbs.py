@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,17 @@ def test_a_result_that_cannot_be_written_is_refused_before_the_work(
     assert done.returncode == 2
     assert placed(says) in done.stderr
     assert len(done.stderr.splitlines()) == 1, "nothing was predicted or exported before"
+
+
+def test_evaluate_says_which_dataset_is_missing_and_which_is_another(run: Path, digits: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    config = moved / "config.toml"
+    config.write_text(config.read_text().replace(str(digits), "not/here"))
+    (done,) = spawn(["-m", "cifar_dist", "evaluate", str(moved)])
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"cifar-dist: not/here, the dataset of {moved}, does not exist here; name it with --data DIR\n"
+    )
+    said = verb("evaluate", str(moved), "--data", str(digits), "--split", "val", "--tta", "0")
+    assert "another dataset" not in said
