@@ -55,6 +55,8 @@ def link_atomic(link: Path, target: str) -> None:
 def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Create a folder that receives its name when the block succeeds; after an error nothing of it remains.
 
+    Files in it get the permissions that the umask gives, whichever library wrote them.
+
     Args:
         target: path of the folder.
         replace: replace an existing folder, which is deleted only after the new one is complete.
@@ -64,9 +66,13 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        mode = temporary.stat().st_mode & 0o666  # safetensors writes 0600 whatever the umask
         for path in [*temporary.rglob("*"), temporary]:
-            if not path.is_symlink():
-                fsync(path)
+            if path.is_symlink():
+                continue
+            if path.is_file():
+                path.chmod(mode)
+            fsync(path)
         old = None
         if replace and target.exists():
             old = target.rename(free_name(target.with_name(f".{target.name}.old.tmp")))

@@ -192,7 +192,10 @@ class RunFolder:
         """
         if found := contradiction(recipe.read(self.config), config):
             key, words = found
-            raise UserError(f"{self.path} was started with {words}; use another --run.name, or leave {key} as it was")
+            raise UserError(
+                f"{self.path} was started with {words}; use another --run.name, or leave {key} as it was"
+                f"{'' if key.startswith('model.') else self._way_to_start_from_weights()}"
+            )
 
     def _refuse_other_data(self, manifest: Manifest) -> None:
         started = Manifest.load(self.path)
@@ -200,7 +203,14 @@ class RunFolder:
             raise UserError(
                 f"{self.path} was started on other data than {manifest.root} now has "
                 f"({started.fingerprint}, now {manifest.fingerprint}); use another --run.name"
+                f"{self._way_to_start_from_weights()}"
             )
+
+    def _way_to_start_from_weights(self) -> str:
+        """Return the settings of a new run that starts from the final weights; empty before they exist."""
+        if not self.final.is_file():
+            return ""
+        return f"; a new run starts from its weights with --run.name NEW --model.pretrained {self.final}"
 
 
 def _locked(file: IO[str], how: int) -> bool:

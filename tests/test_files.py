@@ -11,6 +11,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from support.crashing import every_death
 
 from cifar_dist.files import copy_atomic, folder_atomic, free_name, link_atomic, sha256, write_atomic
@@ -197,3 +199,19 @@ def test_sha256(tmp_path: Path, size: int) -> None:
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "file").write_bytes(data)
     assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_have_the_permissions_that_the_umask_gives_whatever_wrote_them(tmp_path: Path, umask: int) -> None:
+    """Also those that a library created with a mode of its own, as safetensors does with 0600."""
+    before = os.umask(umask)
+    try:
+        with folder_atomic(tmp_path / "it") as folder:
+            (folder / "plain").write_text("")
+            (folder / "deep").mkdir()
+            save_file({"a": torch.zeros(1)}, folder / "deep" / "weights.safetensors")
+            os.close(os.open(folder / "open", os.O_CREAT | os.O_WRONLY, 0o606))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "it").rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(("plain", "weights.safetensors", "open"), 0o666 & ~umask)

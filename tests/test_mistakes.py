@@ -60,7 +60,8 @@ def test_resume_with_another_setting(tiny: Path, tmp_path: Path) -> None:
     refused(
         train(str(tiny), "--train.epochs", "1", "--optim.lr", "0.2")[0],
         "was started with optim.lr = 0.1 and this command says 0.2",
-        "use another --run.name",
+        "use another --run.name, or leave optim.lr as it was; a new run starts from its weights with --run.name NEW "
+        f"--model.pretrained {tmp_path / 'runs/tiny/final/model.safetensors'}",
     )
     refused(train(str(tiny), "--train.epochs", "1", "--run.fresh")[0], "exists and run.fresh is set")
     after = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
@@ -160,4 +161,18 @@ def test_an_engine_that_is_not_supported_yet(tiny: Path, tmp_path: Path) -> None
     (line,) = [line for line in done[0].stderr.splitlines() if line.startswith("cifar-dist: ")]
     assert "ZeRO-3 is not supported; use launch/zero2.yaml" in line
     assert [d.returncode for d in done] == [2, 2]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("compiler", ["no-compiler", "fails"])
+def test_compile_without_a_compiler_that_works(tiny: Path, tmp_path: Path, compiler: str) -> None:
+    (tmp_path / "fails").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "fails").chmod(0o755)
+    env = {"CXX": str(tmp_path / compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    (done,) = spawn([TRAIN, str(tiny), "--train.compile"], env=env, fresh=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]  # torch may warn before it
+    assert last.startswith("cifar-dist: train.compile: torch.compile does not work here (")
+    assert last.endswith("or drop --train.compile")
     assert not (tmp_path / "runs").exists()

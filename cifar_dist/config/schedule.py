@@ -9,6 +9,9 @@ from typing import ClassVar, Literal
 from cifar_dist.config.choice import Choice
 from cifar_dist.config.section import require
 
+_SHORT_WARMUP = 0.2
+"""Warm-up that a message suggests, as a fraction of the run."""
+
 
 @dataclass(frozen=True)
 class AfterWarmup:
@@ -53,7 +56,11 @@ class ScheduleConfig(Choice):
         Raises:
             ValueError: the message names the full keys.
         """
-        require(self.warmup <= epochs, f"schedule.warmup {self.warmup} is longer than train.epochs {epochs}")
+        require(
+            self.warmup <= epochs,
+            f"schedule.warmup {self.warmup} is longer than train.epochs {epochs}; "
+            f"train for more epochs, or add --schedule.warmup {_SHORT_WARMUP * epochs:g}",
+        )
 
     def fraction(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
         """Return the LR of a step as a fraction of the peak, in [0, 1].
@@ -113,7 +120,8 @@ class OnecycleConfig(FallingConfig):
         super().check_length(epochs)
         require(
             not self.three_phase or 2 * self.warmup <= epochs,
-            f"schedule.three_phase needs twice schedule.warmup {self.warmup}, more than train.epochs {epochs}",
+            f"schedule.three_phase needs twice schedule.warmup {self.warmup}, more than train.epochs {epochs}; "
+            f"train for more epochs, or add --schedule.warmup {_SHORT_WARMUP * epochs:g}",
         )
 
     def rising(self, progress: float) -> float:

@@ -16,7 +16,7 @@ from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import check_launch, launched_processes, local_processes, was_asked_for
-from cifar_dist.errors import UserError, printable
+from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.plugin_copies import plugin_files
 
 
@@ -29,7 +29,8 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         trains: False where the run is evaluated only, on any number of processes and with any engine.
 
     Raises:
-        UserError: another number of processes than was asked for, or a setting that the engine or device lacks.
+        UserError: another number of processes than was asked for, a setting that the engine or device lacks, or no
+            compiler for ``train.compile``.
     """
     check_launch(config.run.processes if trains else 0)
     create = _engine_class(config.train.engine)
@@ -44,9 +45,26 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     if engine.ranks.is_main and (files := plugin_files(config)):
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
     try:
+        if trains and config.train.compile:
+            engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
         yield engine
     finally:
         engine.close()
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Compile one operation, so that a missing or broken compiler is found before training.
+
+    Raises:
+        UserError: ``torch.compile`` does not work here.
+    """
+    try:
+        torch.compile(lambda values: values * 2 + 1)(torch.ones(8, device=device))
+    except Exception as error:  # of a compiler, that has many
+        raise UserError(
+            f"train.compile: torch.compile does not work here ({first_line(error)}); install a C++ compiler and "
+            "Python's headers (apt-get install g++ python3-dev), or drop --train.compile"
+        ) from None
 
 
 def _engine_class(name: str) -> type[Engine]:

@@ -76,7 +76,7 @@ def evaluate(
         split=split,
         data=data.name,
         samples=len(predictions.logits),
-        classes=data.classes,
+        classes=trained_on.classes,
         tta=tta,
         accuracy=predictions.accuracy if predictions.labels is not None else None,
         loss=predictions.loss if predictions.labels is not None else None,

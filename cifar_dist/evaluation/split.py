@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cifar_dist.config import Config
 from cifar_dist.data.batches import Images
-from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.manifest import UNLABELLED, Manifest
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import Predictions, Stream, predict
 from cifar_dist.evaluation.views import make_views
+
+_UNKNOWN = -2  # stands for a class that the run was not trained on
 
 
 class Predictor:
@@ -55,11 +59,39 @@ class Predictor:
         )
 
 
+def labels_as_trained(manifest: Manifest, split: str, trained_on: Manifest) -> NDArray[np.int64]:
+    """Return the labels of a split, int64 [samples], as the classes of the run; classes are matched by name.
+
+    Raises:
+        UserError: an image has a class that the run was not trained on.
+    """
+    labels = manifest.labels(split)
+    if manifest.classes == trained_on.classes:
+        return labels
+    index = {name: label for label, name in enumerate(trained_on.classes)}
+    as_trained = np.array([index.get(name, _UNKNOWN) for name in manifest.classes] + [UNLABELLED], dtype=np.int64)
+    matched = as_trained[labels]  # UNLABELLED is -1, the last
+    unknown = [manifest.classes[label] for label in np.unique(labels[matched == _UNKNOWN])]
+    if unknown:
+        raise UserError(
+            f"{manifest.root}: {split} has images of {_some(unknown)}, but the run was trained on "
+            f"{_some(trained_on.classes)}; classes are matched by name, so pack the data again without them or with "
+            "the run's names"
+        )
+    return matched
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"the class{'es' if len(names) != 1 else ''} {shown}{more}"
+
+
 class Split:
     """One split of a packed dataset, opened for evaluation.
 
     Raises:
-        UserError: no such split, a damaged shard, or images of another shape than the model was trained on.
+        UserError: no such split, a damaged shard, or images of another shape or class than the model was trained on.
     """
 
     def __init__(
@@ -69,7 +101,7 @@ class Split:
             raise UserError(
                 f"images of {manifest.root} are {manifest.shape}; the run was trained on {trained_on.shape}"
             )
-        labels = torch.from_numpy(manifest.labels(split))
+        labels = torch.from_numpy(labels_as_trained(manifest, split, trained_on))
         self.images = Images(manifest, split, config.data, device)
         self.labels = labels if bool((labels >= 0).all()) else None
         self._predictor = Predictor(device, config, trained_on)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,11 @@ from cifar_dist.models.transfer import last_layer
 PUBLISHED = "published"
 _SAME_AS_TORCHVISION = ("resnet18", "resnet34", "resnet50")  # our models whose keys and shapes equal torchvision's
 _TIMEOUT_SECONDS = 30  # without a byte received; torch by itself would wait forever
+_STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
+"""Keys under which training checkpoints keep the weights; the first that is found is used."""
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""Prefixes that DataParallel and DDP, torch.compile, and modules that hold the network add to its keys."""
+_AVERAGE_COUNT = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception, which we build without them
 
 
@@ -26,8 +31,9 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
 
     Args:
         model: the unwrapped network, on the CPU.
-        source: a ``.safetensors`` file; a state dict saved by torch (``.pth``, ``.pt``); or ``published`` for the
-            weights that the model's library offers. Those are downloaded once into the library's cache, so call this
+        source: a ``.safetensors`` file; a state dict saved by torch (``.pth``, ``.pt``), alone or in a training
+            checkpoint, with or without the prefix of a wrapper; or ``published`` for the weights that the model's
+            library offers. Those are downloaded once into the library's cache, so call this
             on one process per node first.
         name: the registered name that ``model`` was built from.
 
@@ -42,6 +48,7 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
     else:
         weights, origin = _load_file(Path(source)), str(source)
     own = model.state_dict()
+    weights = _without_wrapper(weights, own)
     head = last_layer(model)[0]
     other_shape = [key for key, value in own.items() if key in weights and weights[key].shape != value.shape]
     skipped = [key for key in other_shape if key.rpartition(".")[0] == head]
@@ -66,13 +73,41 @@ def _load_file(path: Path) -> dict[str, Tensor]:
 
             return _require_state_dict(load_file(path))
         # weights_only: an unpickler that builds tensors and containers and calls nothing else.
-        return _require_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return _find_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a corrupt or hostile file can raise almost anything
         raise UserError(f"model.pretrained: cannot read weights from {path}: {first_line(error)}") from None
 
 
+def _find_state_dict(content: object) -> dict[str, Tensor]:
+    """Return the state dict that a file of torch contains, on its own or in a training checkpoint."""
+    if not isinstance(content, dict) or _is_state_dict(content):
+        return _require_state_dict(content)
+    for key in _STATE_DICTS:
+        if _is_state_dict(content.get(key)) and content[key]:
+            return _require_state_dict(content[key])
+    inside = [str(key) for key, value in content.items() if _is_state_dict(value) and value]
+    keys = ", ".join(ascii(str(key)[:40]) for key in list(content)[:8])
+    way = f"; save one of them alone: torch.save(checkpoint[{inside[0]!r}], 'weights.pth')" if inside else ""
+    raise ValueError(f"it has no state dict under {' or '.join(map(repr, _STATE_DICTS[:3]))}, but {keys}{way}")
+
+
+def _without_wrapper(weights: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers from keys that the network does not have."""
+    while not any(key in own for key in weights):
+        inner = {key: value for key, value in weights.items() if key != _AVERAGE_COUNT}
+        prefix = next((prefix for prefix in _WRAPPERS if inner and all(key.startswith(prefix) for key in inner)), None)
+        if prefix is None:
+            break
+        weights = {key.removeprefix(prefix): value for key, value in inner.items()}
+    return weights
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
+
+
 def _require_state_dict(weights: object) -> dict[str, Tensor]:
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not _is_state_dict(weights):
         raise ValueError("it is not a state dict (a plain dictionary of tensors)")
     return {str(key): value for key, value in weights.items()}
 

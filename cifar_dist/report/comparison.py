@@ -53,7 +53,7 @@ def draw_comparison(title: str, rows: Sequence[Compared], path: Path) -> Path:
                 label = None
         for place, row in enumerate(rows):
             known = bool(row.val or row.test)
-            text = row.beside if known else "not finished yet"
+            text = row.beside if known else "not measured"
             axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=GREY, fontsize=8.5)
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.5, -0.5)

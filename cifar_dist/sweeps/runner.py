@@ -88,7 +88,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     command = _base_command(launch)
     waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.is_finished()]
     total = len(sweep.runs)
-    say(f"{sweep.name}: {total} runs, {total - len(waiting)} already finished")
+    say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
     failed: list[str] = []

@@ -15,7 +15,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.timeline import Status
-from cifar_dist.tracking.wandb_mirror import WandbMirror
+from cifar_dist.tracking.wandb_mirror import WandbMirror, wandb_mode
 
 _REASON_LENGTH = 300
 
@@ -51,7 +51,7 @@ def wanted_mirrors(tracking: TrackingConfig) -> dict[str, MakeMirror]:
     Raises:
         UserError: an entry of ``tracking.mirrors`` cannot be imported.
     """
-    makers: dict[str, MakeMirror] = {"W&B": WandbMirror} if tracking.wandb != "disabled" else {}
+    makers: dict[str, MakeMirror] = {"W&B": WandbMirror} if wandb_mode(tracking) != "disabled" else {}
     for spec in tracking.mirrors:
         try:
             found = plugins.load(spec)

@@ -9,14 +9,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from cifar_dist.config import Config, WandbConfig
+from cifar_dist.config import Config, TrackingConfig, WandbConfig
+from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.files import write_atomic
 from cifar_dist.tracking.facts import RunFacts
@@ -32,6 +34,31 @@ _EXIT_CODE: dict[Status | None, int] = {
     "failed": EXIT_FAILED,
     None: EXIT_DONE,
 }
+
+
+Mode = Literal["disabled", "offline", "online"]
+_MODES: dict[str, Mode] = {
+    "disabled": "disabled",
+    "offline": "offline",
+    "dryrun": "offline",
+    "online": "online",
+    "run": "online",
+}
+"""Values of the environment variable ``WANDB_MODE``."""
+
+
+def wandb_mode(tracking: TrackingConfig) -> Mode:
+    """Return the mode of a run: of ``WANDB_MODE`` if it is set and the run asks for W&B, else ``tracking.wandb``.
+
+    Raises:
+        UserError: ``WANDB_MODE`` has an unknown value.
+    """
+    if not isinstance(tracking, WandbConfig):
+        return "disabled"
+    variable = os.environ.get("WANDB_MODE", "")
+    if variable and variable not in _MODES:
+        raise UserError(f"WANDB_MODE is '{variable}'; use {', '.join(_MODES)}, or unset it")
+    return _MODES[variable] if variable else tracking.wandb
 
 
 class _Run(Protocol):
@@ -62,9 +89,10 @@ class WandbMirror:
         tracking, known = self._tracking, self._folder / "wandb.json"
         run_id, last_mode = _identity(known)
         self._run = _start(self._folder, self._config, tracking, self._facts, run_id)
-        text = json.dumps({"id": run_id, "mode": tracking.wandb, "project": tracking.project})
+        mode = wandb_mode(tracking)
+        text = json.dumps({"id": run_id, "mode": mode, "project": tracking.project})
         write_atomic(known, text + "\n")
-        if tracking.wandb == "offline" or last_mode != "online":
+        if mode == "offline" or last_mode != "online":
             self.train_steps(history)
 
     def train_steps(self, records: Sequence[Record]) -> None:
@@ -97,6 +125,7 @@ def _identity(path: Path) -> tuple[str, str]:
 def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, run_id: str) -> _Run:
     import wandb
 
+    mode = wandb_mode(tracking)
     # Silent before init, because otherwise wandb prompts for an API key at a terminal, and all ranks would wait.
     wandb.setup(settings=wandb.Settings(silent=True))
     run: _Run = wandb.init(
@@ -105,8 +134,8 @@ def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts,
         name=folder.name,
         id=run_id,
         dir=folder,
-        mode=tracking.wandb,
-        resume="allow" if tracking.wandb == "online" else None,
+        mode=mode,
+        resume="allow" if mode == "online" else None,
         config={**asdict(config), "facts": asdict(facts)},
         settings=wandb.Settings(
             silent=True,

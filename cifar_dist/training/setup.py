@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     batches = ranks.run_on_all(lambda: _open_batches(config, manifest, ranks, mixed=mix.mixes))
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
+    _check_normalizes(config, module, manifest, ranks.world_size)
     if config.model.freeze:
         transfer.freeze_backbone(module)
     stages = [stage.parameters for stage in transfer.stages(module)]
@@ -98,6 +100,46 @@ def check_batch_size(config: Config, world_size: int) -> None:
             f"train.batch_size {size} is not divisible by {world_size} processes x {config.train.accumulate} "
             f"accumulation steps; use --train.batch_size {lower} or {lower + parts}"
         )
+
+
+def _check_normalizes(config: Config, module: nn.Module, manifest: Manifest, world_size: int) -> None:
+    """Refuse a network with batch normalisation of single values where a step has one sample per micro-batch.
+
+    Args:
+        config: the run.
+        module: the bare network, on the CPU; it is not changed.
+        manifest: the packed dataset.
+        world_size: number of processes.
+
+    Raises:
+        UserError: with the nearest batch size that works.
+    """
+    samples, size, parts = manifest.samples("train"), config.train.batch_size, world_size * config.train.accumulate
+    if _smallest_micro_batch(samples, size, parts) > 1:
+        return
+    height, width, channels = manifest.shape
+    trial = copy.deepcopy(module)
+    transfer.set_mode(trial, config.model, config.train.epochs)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            trial(torch.zeros(1, channels, height, width))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        sizes = (one for distance in range(size + 2 * parts) for one in (size - distance, size + distance) if one > 0)
+        works = (one for one in sizes if one % parts == 0 and _smallest_micro_batch(samples, one, parts) > 1)
+        found = next(works, None)
+        way = f"use --train.batch_size {found}" if found else "use more images"
+        raise UserError(
+            f"train.batch_size {size} leaves a step with one sample per process of the {samples:,} training samples, "
+            f"too few for the batch normalisation of {config.model.name}; {way}"
+        ) from None
+
+
+def _smallest_micro_batch(samples: int, batch_size: int, parts: int) -> int:
+    """Return the samples in the smallest micro-batch of an epoch."""
+    batches = [min(samples, batch_size), samples % batch_size or batch_size]
+    return -(-min(batches) // parts)
 
 
 def _open_batches(config: Config, manifest: Manifest, ranks: Ranks, *, mixed: bool) -> TrainBatches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,28 @@ def checked_tta(asked: str | None, default: str) -> str:
         return EvalConfig(tta=asked or default).tta
     except ValueError as error:
         raise UserError(f"--{error}") from None
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Refuse a file that cannot be written, before the work whose result it receives.
+
+    Args:
+        path: the file; a pipe or a device is accepted.
+        option: the option that names it.
+
+    Raises:
+        UserError: it is a folder, its folder does not exist, or permissions forbid it.
+    """
+    target = path.resolve()  # a link is written through
+    folder = target.parent
+    if target.is_dir():
+        raise UserError(f"{path} is a folder; name a file in it: {option} {path / 'NAME'}")
+    if not folder.exists():
+        raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist; use another {option}")
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: {path.parent} is not a folder; use another {option}")
+    if not os.access(target if target.exists() and not target.is_file() else folder, os.W_OK):
+        raise UserError(f"{path} cannot be written: permission denied; use another {option}")
 
 
 def written(path: Path, write: Callable[[], object]) -> None:

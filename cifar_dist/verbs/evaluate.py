@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta
 from cifar_dist.verbs.report import draw
@@ -30,6 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     run_path = find_run(arguments.run)
     trained = open_trained(run_path, arguments.checkpoint)
     tta = checked_tta(arguments.tta, trained.config.eval.tta)
+    if not arguments.data and not Path(trained.config.data.path).is_dir():
+        raise UserError(
+            f"{trained.config.data.path}, the dataset of {run_path}, does not exist here; name it with --data DIR"
+        )
     data = Manifest.load(arguments.data or trained.config.data.path)
     with start_engine(trained.config, trains=False) as engine:
         folder, summary = evaluate(
@@ -45,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if engine.ranks.is_main:
         accuracy = "no labels" if summary.accuracy is None else f"accuracy {summary.accuracy:.2%}"
+        if data.fingerprint != trained.trained_on.fingerprint:
+            print(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
         print(f"{arguments.split}: {accuracy} on {summary.samples} samples, TTA {tta}, {summary.checkpoint}: {folder}")
         draw(run_path)
     return EXIT_DONE

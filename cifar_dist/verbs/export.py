@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN, check_writable
 
 HELP = "export a run's network as one file that works without this project"
 COLLECTIVE = False
@@ -26,5 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     folder = find_run(arguments.run)
     out = arguments.out or Path(f"{folder.name}.pt2")
+    check_writable(out, "--out")
     print(f"{out}: {export(open_trained(folder, arguments.checkpoint), out)}")
     return EXIT_DONE

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, check_writable, checked_tta
 
 HELP = "predict an unlabelled set and write an ID,Labels file"
 COLLECTIVE = True
@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.evaluation.predict_file import predict_file
     from cifar_dist.evaluation.trained import find_run, open_trained
 
+    check_writable(arguments.out, "--out")
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)
     tta = checked_tta(arguments.tta, trained.config.eval.tta)
     with start_engine(trained.config, trains=False) as engine:

@@ -225,10 +225,6 @@ def _train(config: Config, here: Path) -> None:
                 end = f"{Trainer(config, engine, signals).run()}, {torch.get_num_threads()} threads"
         except UserError as error:
             end = str(error)
-        except Exception as error:
-            if not config.train.compile:
-                raise
-            end = type(error).__name__
     Path("end.txt").write_text(end)
 
 

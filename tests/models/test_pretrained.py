@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,32 @@ def test_all_weights_are_loaded(tmp_path: Path, suffix: str) -> None:
     save_file(source.state_dict(), path) if suffix == ".safetensors" else torch.save(source.state_dict(), path)
     assert load_pretrained(model, path, "tiny-resnet") == []
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: {f"module._orig_mod.{key}": value for key, value in weights.items()},
+        lambda weights: {"state_dict": {f"model.{key}": value for key, value in weights.items()}, "epoch": 3},
+        lambda weights: {"model_state_dict": weights, "optimizer_state_dict": {"state": {}, "param_groups": []}},
+        lambda weights: {"net": {f"module.{key}": value for key, value in weights.items()}, "acc": 93.5, "epoch": 1},
+        lambda weights: {"n_averaged": torch.tensor(5), **{f"module.{key}": value for key, value in weights.items()}},
+    ],
+    ids=["compiled-ddp", "lightning", "model_state_dict", "data-parallel-net", "averaged-model"],
+)
+def test_weights_are_found_in_a_checkpoint_and_under_a_wrapper(
+    tmp_path: Path, wrap: Callable[[dict[str, Tensor]], object]
+) -> None:
+    source, model = tiny(), tiny()
+    torch.save(wrap(source.state_dict()), tmp_path / "weights.pth")
+    assert load_pretrained(model, tmp_path / "weights.pth", "tiny-resnet") == []
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_checkpoint_with_its_weights_elsewhere_says_where_they_are(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "G_ema": tiny().state_dict()}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"no state dict under 'state_dict' .*, but 'epoch', 'G_ema'; save .*'G_ema'"):
+        load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
 
 
 def test_the_last_layer_stays_new_for_other_classes(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(file: Path, tmp
     (stopped,) = finish(running)
     assert stopped.returncode == 75, stopped.stderr
     assert said(stopped) == [
-        "three: 3 runs, 0 already finished",
+        "three: 3 runs, 0 finished before",
         "1 of 3: three.long.s0",
         "1 of 3: three.long.s0 interrupted",
         "stopped; run the same command again to continue",
@@ -180,6 +180,6 @@ def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(tin
     assert first.returncode == 0, first.stderr
     assert "the dataset has no split 'nowhere' to end with" in first.stdout
     (again,) = spawn([*SWEEP, "run", str(file)])
-    assert said(again) == ["two: 2 runs, 2 already finished", "all 2 runs are finished"]
+    assert said(again) == ["two: 2 runs, 2 finished before", "all 2 runs are finished"]
     (table,) = spawn([*SWEEP, "table", str(file)])
     assert [line[-1].strip("*") for line in cells(table.stdout)[2:]] == ["1 of 1", "1 of 1"]

@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from support.recorded import FACTS, train, val
 from support.wandb_offline import segments
 
 from cifar_dist.config import Config, WandbConfig
+from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.metrics import Record
@@ -103,6 +105,27 @@ def test_disabled_leaves_no_trace(tmp_path: Path, warnings: list[str]) -> None:
     mirrors.train_steps([train(2)])
     mirrors.close("finished")
     assert (warnings, list(tmp_path.iterdir())) == ([], [])
+
+
+@pytest.mark.parametrize(("asked", "variable"), [("online", "offline"), ("online", "dryrun"), ("online", "disabled")])
+def test_the_mode_in_the_environment_wins(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch, asked: Literal["online"], variable: str
+) -> None:
+    """Cluster jobs set it where a node has no network."""
+    monkeypatch.setenv("WANDB_MODE", variable)
+    mirrors = mirrored(tmp_path, Config(tracking=WandbConfig(wandb=asked)), [], warnings)
+    mirrors.train_steps([train(1)])
+    mirrors.close("finished")
+    end_of_process()
+    assert warnings == []
+    assert len(segments(tmp_path)) == (variable != "disabled")
+
+
+def test_an_unknown_mode_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match="WANDB_MODE is 'ofline'; use disabled, offline"):
+        wanted_mirrors(OFFLINE.tracking)
+    assert wanted_mirrors(Config().tracking) == {}, "a run without W&B does not mind"
 
 
 def test_a_folder_that_wandb_cannot_write_is_one_warning_or_none(tmp_path: Path, warnings: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,43 @@ def test_report_can_be_drawn_again(run: Path) -> None:
     (run / "report.html").unlink()
     assert str(run / "report.html") in verb("report", str(run))
     assert (run / "report.html").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["predict", "RUN", "DATA", "--out", "TMP/no/a.csv"], "the folder TMP/no does not exist; use another --out"),
+        (["predict", "RUN", "DATA", "--out", "TMP"], "TMP is a folder; name a file in it: --out TMP/NAME"),
+        (["predict", "RUN", "DATA", "--out", "TMP/file/a.csv"], "TMP/file is not a folder; use another --out"),
+        (["export", "RUN", "--out", "TMP/no/a.pt2"], "the folder TMP/no does not exist; use another --out"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(
+    run: Path, digits: Path, tmp_path: Path, words: list[str], says: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"RUN": run, "DATA": digits, "TMP": tmp_path}
+
+    def placed(text: str) -> str:
+        for name, place in places.items():
+            text = text.replace(name, str(place))
+        return text
+
+    (done,) = spawn(["-m", "cifar_dist", *map(placed, words)])
+    assert done.returncode == 2
+    assert placed(says) in done.stderr
+    assert len(done.stderr.splitlines()) == 1, "nothing was predicted or exported before"
+
+
+def test_evaluate_says_which_dataset_is_missing_and_which_is_another(run: Path, digits: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    config = moved / "config.toml"
+    config.write_text(config.read_text().replace(str(digits), "not/here"))
+    (done,) = spawn(["-m", "cifar_dist", "evaluate", str(moved)])
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"cifar-dist: not/here, the dataset of {moved}, does not exist here; name it with --data DIR\n"
+    )
+    said = verb("evaluate", str(moved), "--data", str(digits), "--split", "val", "--tta", "0")
+    assert "another dataset" not in said

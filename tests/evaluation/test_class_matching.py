@@ -1,0 +1,31 @@
+"""Labels of another dataset are matched with the run's classes by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.small_packed import small_packed
+
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.split import labels_as_trained
+
+TRAINED = ("apple", "fig", "pear", "plum")
+
+
+def test_another_order_and_more_classes_in_the_run_are_matched_by_name(tmp_path: Path) -> None:
+    packed = small_packed(tmp_path, "npy")
+    run = replace(packed, classes=(*TRAINED, "quince"))
+    other = replace(packed, classes=("plum", "pear", "fig", "apple"))
+    assert labels_as_trained(other, "test", run).tolist() == [3 - label for label in packed.labels("test")]
+    assert labels_as_trained(replace(packed, classes=TRAINED), "test", run).tolist() == packed.labels("test").tolist()
+
+
+def test_a_class_that_the_run_does_not_know_is_refused_only_if_the_split_has_it(tmp_path: Path) -> None:
+    packed = small_packed(tmp_path, "npy")
+    run = replace(packed, classes=TRAINED)
+    with pytest.raises(UserError, match="test has images of the class 'lime', but .* on the classes 'apple', 'fig', "):
+        labels_as_trained(replace(packed, classes=("apple", "lime", "pear", "plum")), "test", run)
+    named_only = replace(packed, classes=(*TRAINED, "lime"))
+    assert labels_as_trained(named_only, "test", run).tolist() == packed.labels("test").tolist()
