@@ -110,13 +110,13 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     return merge_items(laid_over(_read_tree(below, chain), tree, Config), Config, where=str(path))
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(words: Sequence[str]) -> Tree:
     """Parse ``--section.field VALUE`` pairs into values by dotted key. Lists and tables use TOML syntax: ``[64, 128]``.
 
     Raises:
         UserError: an argument is not an override, or a key is not a setting.
     """
-    found: dict[str, Any] = {}
+    found: Tree = {}
     position = 0
     while position < len(words):
         word = words[position]
@@ -144,7 +144,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _scalar(text: str) -> Any:
+def _scalar(text: str) -> object:
     """Parse a value whose type no field declares (a model's option) as TOML, or else as a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -152,7 +152,7 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def put(tree: Tree, key: str, value: Any) -> None:
+def put(tree: Tree, key: str, value: object) -> None:
     """Set ``value`` at a dotted key."""
     *parents, last = key.split(".")
     for parent in parents:
@@ -185,7 +185,7 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
             raise UserError(f"{where}: {prefix}{dotted} is not a section; set it as a whole, as {prefix}{dotted}")
 
 
-def _check_item(key: str, value: Any, *, where: str, path: str, owner: type) -> None:
+def _check_item(key: str, value: object, *, where: str, path: str, owner: type) -> None:
     """Refuse a key that is not a field of its section, unless it may be an item of the section's list.
 
     Whether the list has such an item is known only after all layers are merged: see :func:`merge_items`.
@@ -263,16 +263,15 @@ def _key(place: Sequence[str | int], tree: Tree) -> tuple[str, str]:
 def to_tree(config: Config) -> Tree:
     """Convert a config to nested dictionaries of plain TOML values."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> object:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
-    tree: Tree = plain(dataclasses.asdict(config))
-    return tree
+    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield (dotted key, value) of nested tables, with keys as in :func:`parse_overrides`."""
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -281,9 +280,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def settings_of(config: Config) -> dict[str, Any]:
+def settings_of(config: Config) -> Tree:
     """Return every setting by its dotted key, including those of named list items: ``augment.crop.pad``."""
-    found: dict[str, Any] = {}
+    found: Tree = {}
     tree = to_tree(config)
     for section in fields(config):
         table, listed = tree[section.name], getattr(config, section.name).named_items
@@ -350,7 +349,7 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
         section, field, *deeper = key.split(".")
         if field not in complete[section]:  # a setting of one item of a list
             field, deeper = getattr(Config(), section).named_items, []
-        value: Any = complete[section][field]
+        value = complete[section][field]
         for part in deeper:
             value = value[part]
         put(tree, ".".join((section, field, *deeper)), value)

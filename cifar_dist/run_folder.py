@@ -12,7 +12,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
@@ -104,7 +104,7 @@ class RunFolder:
         splits = read_json(self.manifest).get("splits")
         return isinstance(splits, dict) and recipe.read(self.config).eval.split not in splits
 
-    def final_summary(self) -> dict[str, Any] | None:
+    def final_summary(self) -> dict[str, object] | None:
         """Read the ``summary.json`` of the final evaluation; None before it is complete."""
         summaries = (read_json(evaluation.summary) for evaluation in self.evaluation_folders())
         return next((summary for summary in summaries if summary.get("checkpoint") == FINAL), None)
@@ -238,5 +238,5 @@ def _may_change(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)
 
 
-def _format(value: Any) -> str:
+def _format(value: object) -> str:
     return "nothing" if value is None else json.dumps(value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cifar_dist.config.layers import Tree
 
 _POLICY_SETTINGS = {"randaugment": ("operations", "magnitude")}
@@ -51,6 +49,6 @@ def _mixing(table: Tree) -> list[Tree]:
     return [{"name": name, "p": table[name], "alpha": alpha} for name in ("mixup", "cutmix") if table.get(name, 0) > 0]
 
 
-def _changed(table: Tree, **off: Any) -> Tree:
+def _changed(table: Tree, **off: object) -> Tree:
     """Return the keys of ``off`` whose value in ``table`` differs."""
     return {key: table[key] for key, value in off.items() if key in table and table[key] != value}

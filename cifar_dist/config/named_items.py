@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from cifar_dist.config.choice import Choice, field_names
 from cifar_dist.config.layers import Tree
@@ -32,7 +32,7 @@ def item_keys(items: Sequence[object], field: str) -> list[str]:
     return [name if name and names.count(name) == 1 else f"{field}[{place}]" for place, name in enumerate(names)]
 
 
-def settings_of_items(items: Sequence[Tree], field: str) -> Iterator[tuple[str, Any]]:
+def settings_of_items(items: Sequence[Tree], field: str) -> Iterator[tuple[str, object]]:
     """Yield (key, value) of each setting in a list of tables, and under ``field`` the list of names."""
     yield field, [item["name"] for item in items]
     for owner, item in zip(item_keys(items, field), items, strict=True):
@@ -107,7 +107,7 @@ def _merge(table: Tree, section: type[Section], name: str, where: str, prefix: s
 
 
 def _refusal(
-    path: str, key: str, settings: Mapping[str, Any], items: list[Tree], section: type[Section], prefix: str
+    path: str, key: str, settings: Mapping[str, object], items: list[Tree], section: type[Section], prefix: str
 ) -> str:
     listed = f"{path}{section.named_items}"
     present = [item_key(str(item.get("name"))) for item in items]

@@ -7,7 +7,7 @@ cannot contain them all, so the keys identify the version.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from cifar_dist.config.augment_v1 import upgraded_augment
 from cifar_dist.config.choice import Choice, field_names, pick
@@ -49,6 +49,6 @@ def _chosen(root: type[Choice], settings: Tree) -> Tree:
     return {key: value for key, value in settings.items() if key in known}
 
 
-def _table(tree: Tree, section: str) -> dict[str, Any]:
+def _table(tree: Tree, section: str) -> Tree:
     table = tree.get(section)
     return table if isinstance(table, dict) else {}
