@@ -56,12 +56,14 @@ def read_image_folder(path: Path, names: Sequence[str], size: int | None = None,
         raise UserError(f"{path} changed while it was being read; run the command again")
 
     splits: dict[str, RawSplit] = {}
+    paths: dict[str, tuple[str, ...]] = {}
     labels = np.array([label_of[location[1]] for location in locations], dtype=np.int64)
     for split in SPLITS:
         rows = np.flatnonzero([location[0] == split for location in locations])
         if len(rows):
             splits[split] = labelled_split(pixels[rows[0] : rows[-1] + 1], labels[rows], len(classes), str(path))
-    return RawDataset("image-folder", classes, splits)
+            paths[split] = tuple(images[row] for row in rows)
+    return RawDataset("image-folder", classes, splits, names=paths)
 
 
 def decode_image(data: bytes, where: str, size: int | None = None) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
