@@ -31,7 +31,8 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
     Args:
         engine: this process in the job.
         trained: the run and checkpoint.
-        source: a folder or archive of images, a pickle or npz with ``data`` and ``ids``, or a packed dataset (its ``test`` split).
+        source: a folder or archive of images, a pickle or npz with ``data`` and ``ids``, or a packed dataset (its
+            ``test`` split).
         tta: see ``eval.tta``.
         out: the CSV.
         labels: how it names classes.
