@@ -58,13 +58,15 @@ def read_image_folder(
         raise UserError(f"{path} changed while it was being read; run the command again")
 
     splits: dict[str, RawSplit] = {}
+    paths: dict[str, tuple[str, ...]] = {}
     labels = np.array([label_of[name] for name in layout.classes], dtype=np.int64)
     for split in SPLITS:
         rows = np.flatnonzero([name == split for name in layout.splits])
         if len(rows):
             splits[split] = labelled_split(pixels[rows[0] : rows[-1] + 1], labels[rows], len(classes), str(path))
+            paths[split] = tuple(images[row] for row in rows)
     notes = (*layout.notes, *note_changes(changes, len(images)))
-    return RawDataset("image-folder", classes, splits, notes)
+    return RawDataset("image-folder", classes, splits, notes, paths)
 
 
 def decode_image(

@@ -48,6 +48,7 @@ class Shard:
         labels: int64 [samples], class index, or -1 if the source has no labels.
         image_offset, image_size: int64 [samples], the ``KEY.png`` or ``KEY.npy`` member's data, in bytes.
         label_offset, label_size: int64 [samples], the ``KEY.cls`` member's data (empty without labels).
+        names: path of each sample's file in its source; empty where samples were not files. Optional in the JSON.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Shard:
     image_size: NDArray[np.int64]
     label_offset: NDArray[np.int64]
     label_size: NDArray[np.int64]
+    names: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -72,6 +74,7 @@ class Shard:
             "samples": self.samples,
             "keys": list(self.keys),
             **{column: getattr(self, column).tolist() for column in _COLUMNS},
+            **({"names": list(self.names)} if self.names else {}),
         }
 
     @classmethod
@@ -88,7 +91,10 @@ class Shard:
             sha256=str(raw["sha256"]),
             keys=tuple(str(key) for key in raw["keys"]),
             **columns,
+            names=tuple(str(name) for name in raw.get("names", ())),
         )
+        if len(shard.names) not in (0, shard.samples):
+            raise ValueError(f"shard {shard.name}: {len(shard.names)} names for {shard.samples} samples")
         if not SHARD_NAME.fullmatch(shard.name):
             raise ValueError(f"shard name {shard.name!r} is not a plain file name ending in .tar")
         if not _SHA256.fullmatch(shard.sha256):
@@ -151,6 +157,11 @@ class Manifest:
 
     def keys(self, split: str) -> list[str]:
         return [key for shard in self.shards(split) for key in shard.keys]
+
+    def names(self, split: str) -> list[str]:
+        """Path of each sample's file in the source; empty if the manifest does not record it."""
+        shards = self.shards(split)
+        return [name for shard in shards for name in shard.names] if all(shard.names for shard in shards) else []
 
     @property
     def made_with(self) -> str:

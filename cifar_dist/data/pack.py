@@ -7,6 +7,8 @@ The same source and the same arguments give the same bytes: the output contains 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +103,16 @@ def pack(
                 mean=mean,
                 std=std,
                 splits={
-                    name: _write_split(folder, name, split, codec, samples_per_shard, order[name], show=show)
+                    name: _write_split(
+                        folder,
+                        name,
+                        split,
+                        codec,
+                        samples_per_shard,
+                        order[name],
+                        opened.data.names_of(name),
+                        show=show,
+                    )
                     for name, split in splits.items()
                 },
                 root=out,
@@ -159,6 +170,7 @@ def _write_split(
     codec: Lossless,
     samples_per_shard: int,
     order: NDArray[np.int64],
+    names: Sequence[str],
     *,
     show: bool,
 ) -> tuple[Shard, ...]:
@@ -166,7 +178,9 @@ def _write_split(
     with progress(f"packing {name}", len(split), show=show) as advance:
         for number, start in enumerate(range(0, len(split), samples_per_shard)):
             rows = order[start : start + samples_per_shard]
-            shards.append(_write_shard(folder / f"{name}-{number:06d}.tar", split.take(rows), codec))
+            samples = split.take(rows)
+            shard = _write_shard(folder / f"{name}-{number:06d}.tar", samples, codec)
+            shards.append(replace(shard, names=tuple(names[id] for id in samples.ids) if names else ()))
             advance(len(rows))
     return tuple(shards)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -66,12 +66,18 @@ class RawDataset:
         classes: class names, in label order; empty if there are no labels.
         splits: at least one of train, val and test, none of them empty, all with the same image shape.
         notes: what was passed over or changed when the source was read, one line each.
+        names: of a split's files in the source, by sample id; a split whose samples are not files is absent.
     """
 
     kind: str
     classes: tuple[str, ...]
     splits: dict[str, RawSplit]
     notes: tuple[str, ...] = ()
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def names_of(self, split: str) -> tuple[str, ...]:
+        """Names by sample id of a split, or of train if the split is held out of it; empty if there are none."""
+        return self.names.get(split if split in self.splits else "train", ())
 
 
 def as_images(value: object, where: str) -> NDArray[np.uint8]:

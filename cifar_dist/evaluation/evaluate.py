@@ -11,6 +11,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.folder import Summary, write_evaluation
+from cifar_dist.evaluation.source_terms import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
 from cifar_dist.run_folder import RunFolder
 
@@ -85,13 +86,8 @@ def evaluate(
         processes=ranks.world_size,
     )
     ids = sample_ids(data, split)
-    folder = ranks.run_on_main(lambda: write_evaluation(run.evaluations, summary, predictions, ids, weights.file))
+    labels = class_labels(trained_on, predictions.classes.tolist(), "auto")
+    folder = ranks.run_on_main(
+        lambda: write_evaluation(run.evaluations, summary, predictions, ids, weights.file, labels)
+    )
     return folder, summary
-
-
-def sample_ids(data: Manifest, split: str) -> list[int]:
-    """Return the ID of each sample: its key if all keys are distinct int64 numbers, otherwise its position."""
-    keys = data.keys(split)
-    if all(key.isdecimal() and len(key) < 19 for key in keys) and len({int(key) for key in keys}) == len(keys):
-        return [int(key) for key in keys]
-    return list(range(len(keys)))

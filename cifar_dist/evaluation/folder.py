@@ -47,12 +47,18 @@ class Summary:
 
 
 def write_evaluation(
-    parent: Path, summary: Summary, predictions: Predictions, ids: Sequence[int], weights: Path
+    parent: Path,
+    summary: Summary,
+    predictions: Predictions,
+    ids: Sequence[int | str],
+    weights: Path,
+    labels: Sequence[int | str] | None = None,
 ) -> Path:
     """Write ``{run}_val_acc_{acc}_{time}_model_{checkpoint}/``, complete or not at all.
 
-    It contains ``submission.csv``, ``probabilities.npz`` (``ids`` int64 [N], ``probabilities`` float32 [N, classes],
-    ``labels`` int64 [N] when known), ``summary.json`` and ``model.safetensors``, a copy of the weights.
+    It contains ``submission.csv``, ``probabilities.npz``, ``summary.json`` and ``model.safetensors``, a copy of the
+    weights. The arrays are ``ids`` (int64 or str [N]), ``probabilities`` (float32 [N, classes]) and, when known,
+    ``labels`` (int64 [N]).
 
     Args:
         parent: the run's ``evaluations``.
@@ -60,6 +66,7 @@ def write_evaluation(
         predictions: of every sample.
         ids: ID of each sample.
         weights: the evaluated safetensors file.
+        labels: predicted class of each sample, as the CSV names it; None for its index.
     """
     accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -67,8 +74,8 @@ def write_evaluation(
     target = free_name(parent / name)
     with folder_atomic(target) as temporary:
         folder = EvaluationFolder(temporary)
-        write_submission(folder.submission, ids, predictions.classes.tolist())
-        arrays = {"ids": np.asarray(ids, dtype=np.int64), "probabilities": predictions.probabilities.numpy()}
+        write_submission(folder.submission, ids, predictions.classes.tolist() if labels is None else labels)
+        arrays = {"ids": np.asarray(ids), "probabilities": predictions.probabilities.numpy()}
         if predictions.labels is not None:
             arrays["labels"] = predictions.labels.numpy()
         with folder.probabilities.open("wb") as file:

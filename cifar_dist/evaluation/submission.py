@@ -12,7 +12,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 
 
-def write_submission(path: Path, ids: Sequence[int], labels: Sequence[int]) -> None:
+def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int | str]) -> None:
     """Write a row per ID, in the order given: ``ID,Labels`` and then ``17,3``.
 
     Raises:

@@ -14,8 +14,18 @@ COLLECTIVE = True
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", help=RUN)
-    verb.add_argument("unlabelled", type=Path, help="a pickle or npz with data and ids, or a packed dataset")
+    verb.add_argument(
+        "unlabelled",
+        type=Path,
+        help="a folder or archive of images, a pickle or npz with data and ids, or a packed dataset",
+    )
     verb.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file to write the ID,Labels rows to")
+    verb.add_argument(
+        "--labels",
+        choices=["auto", "name", "index"],
+        default="auto",
+        help="write classes by name or by index (default: by name if the run was trained on class folders)",
+    )
     verb.add_argument("--tta", help=TTA)
     verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
 
@@ -29,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)
     tta = checked_tta(arguments.tta, trained.config.eval.tta)
     with start_engine(trained.config, trains=False) as engine:
-        rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out)
+        rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels)
     if engine.ranks.is_main:
         print(f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}")
     return EXIT_DONE

@@ -1,0 +1,50 @@
+"""Results in the terms of the data's owner: the ids of samples and the labels of classes in a CSV."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+from cifar_dist.data.manifest import Manifest
+
+Labels = Literal["auto", "name", "index"]
+"""How a class is written; ``auto``: by name if the run's classes are the names of folders, else by index."""
+LABELS: tuple[Labels, ...] = get_args(Labels)
+
+_LONGEST_NUMBER = 18  # digits; more may not fit an int64
+
+
+def sample_ids(data: Manifest, split: str) -> list[int] | list[str]:
+    """Return the ID of each sample: from the names of its files if the manifest records them, else its key."""
+    return ids_of_names(data.names(split) or data.keys(split))
+
+
+def ids_of_names(names: Sequence[str]) -> list[int] | list[str]:
+    """Return unique IDs for files: the numbers that they are called by, else their names, else their paths."""
+    files = [PurePosixPath(name) for name in names]
+    stems = [file.stem for file in files]
+    if all(stem.isdecimal() and len(stem) <= _LONGEST_NUMBER for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    short = [file.name for file in files]
+    return short if len(set(short)) == len(short) else list(names)
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key by which ``2.png`` comes before ``10.png``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def class_labels(trained_on: Manifest, classes: Sequence[int], labels: Labels) -> list[int] | list[str]:
+    """Return predicted classes as they are written in a CSV.
+
+    Args:
+        trained_on: the manifest of the run's training data.
+        classes: indices of classes.
+        labels: see :data:`Labels`.
+    """
+    by_name = labels == "name" or (labels == "auto" and trained_on.source.get("kind") == "image-folder")
+    return [trained_on.classes[label] for label in classes] if by_name else list(classes)

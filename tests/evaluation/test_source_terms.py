@@ -1,0 +1,55 @@
+"""Results carry the ids and labels that the data's owner knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.pack import pack
+from cifar_dist.evaluation.source_terms import class_labels, ids_of_names, natural_order, sample_ids
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["x/1.png", "x/10.png", "x/2.png"], [1, 10, 2]),
+        (["cat/0007.jpg", "dog/0008.jpg"], [7, 8]),
+        (["cat/img_7.png", "dog/img_8.png"], ["img_7.png", "img_8.png"]),
+        (["cat/000.png", "dog/000.png"], ["cat/000.png", "dog/000.png"]),
+    ],
+)
+def test_ids_are_the_numbers_of_files_else_their_names(names: list[str], ids: list[int] | list[str]) -> None:
+    assert ids_of_names(names) == ids
+
+
+def test_numbers_sort_as_numbers() -> None:
+    assert sorted(["10.png", "2.png", "a10", "a9"], key=natural_order) == ["2.png", "10.png", "a9", "a10"]
+
+
+def test_a_packed_folder_keeps_the_names_of_its_files_through_hold_out_and_permutation(tmp_path: Path) -> None:
+    """Each image is as bright as its number."""
+    for number in range(20):
+        folder = tmp_path / "in" / ("north" if number < 10 else "south")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number,) * 3).save(folder / f"{number}.png")
+    pack(tmp_path / "in", tmp_path / "out", codec="npy", val_fraction=0.3, samples_per_shard=6, show=False)
+    packed = Manifest.load(tmp_path / "out")
+    for split in ("train", "val"):
+        pixels = [
+            np.memmap(tmp_path / "out" / shard.name, mode="r")[offset + size - 1]
+            for shard in packed.shards(split)
+            for offset, size in zip(shard.image_offset, shard.image_size, strict=True)
+        ]
+        assert sample_ids(packed, split) == [int(pixel) for pixel in pixels]
+    assert class_labels(packed, [1, 0], "auto") == ["south", "north"]
+    assert class_labels(packed, [1, 0], "index") == [1, 0]
+
+
+def test_classes_of_the_cifar_files_stay_numbers_unless_names_are_asked_for(digits: Path) -> None:
+    packed = Manifest.load(digits)
+    assert class_labels(packed, [3], "auto") == [3]
+    assert class_labels(packed, [3], "name") == [packed.classes[3]]
