@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.running import TRAIN, UNDRAWN, spawn
 
 from cifar_dist.data.manifest import Manifest
@@ -121,6 +122,21 @@ def test_predict_writes_every_id_once_in_the_input_order(run: Path, digits: Path
     assert [int(row[0]) for row in found[1:]] == ids.tolist()
     right = np.mean([int(row[1]) for row in found[1:]] == manifest.labels("test")[:123])
     assert right > 0.5, "the model has learnt something, so rows and images belong together"
+
+
+def test_predict_takes_a_folder_of_images_by_their_numbers(run: Path, digits: Path, tmp_path: Path) -> None:
+    manifest = Manifest.load(digits)
+    images = ShardReader(manifest, "test").all().numpy()[:30]
+    ids = np.random.default_rng(0).permutation(10_000)[:30]
+    (tmp_path / "hidden").mkdir()
+    for number, image in zip(ids, images, strict=True):
+        Image.fromarray(image).save(tmp_path / "hidden" / f"{number}.png")
+    np.savez(tmp_path / "hidden.npz", data=images, ids=ids)
+    for source in ("hidden", "hidden.npz"):
+        verb("predict", str(run), str(tmp_path / source), "--tta", "0", "--out", str(tmp_path / f"{source}.csv"))
+    of_folder, of_npz = (rows(tmp_path / f"{source}.csv")[1:] for source in ("hidden", "hidden.npz"))
+    assert [int(row[0]) for row in of_folder] == sorted(ids.tolist()), "2.png comes before 10.png"
+    assert sorted(of_folder) == sorted(of_npz)
 
 
 def test_report_can_be_drawn_again(run: Path) -> None:
