@@ -19,8 +19,15 @@ help: ## list the targets
 setup: $(READY) ## install everything into .venv
 	@echo "$(VENV) is ready; to use it by name: source $(BIN)/activate"
 
-# The stamp is made last: an installation that was cut short is done again.
+# The stamp is written last, so an interrupted installation is repeated. It holds the checkout's path: the programs of an
+# environment name their Python by its full path, so after a move the environment is created again.
+STAMP := $(shell cat $(READY) 2>/dev/null)
+ifneq ($(STAMP),$(CURDIR))
+.PHONY: $(READY)
+endif
+
 $(READY): pyproject.toml constraints.txt
+	@[ -z "$(STAMP)" ] || [ "$(STAMP)" = "$(CURDIR)" ] || { echo "the checkout was moved: creating $(VENV) again"; rm -rf $(VENV); }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
 	  "make: cifar-dist needs Python 3.11 or newer and '$(PYTHON)' is not; name one: make setup PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
@@ -29,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	@# Compiled once here, or every process that is started compiles torch for itself wherever bytecode is not written.
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --compile-bytecode --editable '.[dev]'
-	@touch $@
+	@echo "$(CURDIR)" > $@
 
 demo: $(READY) shards/digits/manifest.json ## train the digits on 2 processes and evaluate them: runs/demo
 	@$(IN_VENV) launch/local.sh cpu demo

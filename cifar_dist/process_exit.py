@@ -20,6 +20,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     All ranks raise the same :class:`UserError`, so only rank 0 prints it. The interpreter's own shutdown is skipped:
     with a gloo process group it aborts about one job in thirty after the work is done.
     """
+    _open_closed_streams()
     try:
         code = work()
     except UserError as error:
@@ -41,6 +42,19 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         except (BrokenPipeError, ValueError):
             pass
     os._exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Open the null device in place of standard streams that are closed, as some daemons start their programs.
+
+    Otherwise the next file that is opened takes their place, and receives what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _report(error: Exception, code: int) -> int:

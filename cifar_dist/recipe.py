@@ -31,6 +31,8 @@ from cifar_dist.files import write_atomic
 
 SHIPPED = Path(__file__).parent / "recipes"
 
+_PATHS = (("run", "dir"), ("data", "path"), ("model", "pretrained"))  # a leading ~ is the home folder
+
 
 def shipped() -> list[str]:
     """List the names of the recipes in the package, for example ``demo``."""
@@ -228,6 +230,10 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
     Raises:
         UserError: a value has the wrong type, is out of range or has no effect; the message names the first.
     """
+    for section, field in _PATHS:
+        table = tree.get(section)
+        if isinstance(table, dict) and isinstance(path := table.get(field), str):
+            tree = {**tree, section: {**table, field: os.path.expanduser(path)}}
     try:
         return TypeAdapter(Config).validate_python(tree, context={"import_plugins": import_plugins})
     except ValidationError as error:

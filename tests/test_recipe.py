@@ -295,3 +295,14 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
     assert recipe.to_tree(found) == recipe.to_tree(loaded)
     assert isinstance(found.optim, OptimConfig)
     assert (found.optim.lr, found.schedule.name) == (0.1, f"{code}:Sawtooth")
+
+
+@pytest.mark.parametrize(("key", "value"), [("data.path", "~/ds"), ("run.dir", "~"), ("model.pretrained", "~/w.pth")])
+def test_a_leading_tilde_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    section, _, field = key.partition(".")
+    (tmp_path / "mine.toml").write_text(f'base = "demo"\n[{section}]\n{field} = "{value}"\n')
+    for read in (recipe.load(str(tmp_path / "mine.toml")), recipe.load("demo", [f"--{key}={value}"])):
+        assert getattr(getattr(read, section), field) == value.replace("~", str(tmp_path))

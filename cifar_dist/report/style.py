@@ -33,9 +33,16 @@ GRID = "#E4E7EB"
 
 DPI = 150
 
+# For names in scripts that matplotlib's own font lacks, in the order in which they are tried.
+_OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "Malgun Gothic"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali"),
+)
+
 _STYLE: dict[RcKeyType, object] = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
+    "font.family": ["DejaVu Sans", *_OTHER_SCRIPTS],
     "font.size": 10,
     "text.color": INK,
     "text.parse_math": False,
@@ -71,13 +78,15 @@ _STYLE: dict[RcKeyType, object] = {
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """Yield a figure, sized in inches; write it to ``path`` as PNG, atomically, if the block does not raise."""
     import logging
+    import warnings
 
     import matplotlib
     from matplotlib.figure import Figure
 
-    # A name in a script that the font lacks shows as boxes; do not fill the log with warnings about it.
+    # A name in a script that no installed font has shows as boxes; do not fill the console with warnings about it.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         drawing = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield drawing
         png = io.BytesIO()

@@ -60,7 +60,7 @@ def copy_of_the_repository(target: Path) -> Path:
     (target / ".venv").mkdir()
     for part in ("bin", "lib", "pyvenv.cfg"):
         (target / ".venv" / part).symlink_to(Path(sys.prefix, part))
-    (target / ".venv" / ".ready").touch()  # newer than what it is made from: nothing is installed again
+    (target / ".venv" / ".ready").write_text(f"{target}\n")  # newer than its sources: nothing is installed again
     demo = target / "cifar_dist" / "recipes" / "demo.toml"
     text = demo.read_text(encoding="utf-8")
     for key, value in {"epochs": "2", "tta": '"0"', "name": '"tiny-cnn"'}.items():

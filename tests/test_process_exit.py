@@ -1,0 +1,23 @@
+"""How a process ends, and in which state of its standard streams it begins."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.running import PATIENCE, TRAIN, environment, metrics
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_run_that_begins_with_closed_streams_trains(tiny: Path, tmp_path: Path, closed: str) -> None:
+    command = ["bash", "-c", f'exec "$@" {closed}', "-", sys.executable, TRAIN, str(tiny), "--train.epochs", "1"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert metrics(tmp_path / "runs" / "tiny")
+
+
+def test_a_mistake_without_a_place_to_report_it_keeps_its_exit_code() -> None:
+    command = ["bash", "-c", 'exec "$@" 2>&-', "-", sys.executable, TRAIN, "nowhere"]
+    assert subprocess.run(command, env=environment(), timeout=PATIENCE).returncode == 2
