@@ -23,10 +23,18 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Return all words unparsed as ``words`` for a verb that asks for it; see :class:`cifar_dist.verbs.Verb`."""
-        if self.get_default("words") is None:
+        """Parse what argparse knows, and keep ``words`` or ``settings`` for a verb that asks for them.
+
+        See :class:`cifar_dist.verbs.Verb`.
+        """
+        if self.get_default("words") is not None:
+            return argparse.Namespace(words=list(args or [])), []
+        if self.get_default("settings") is None:
             return super().parse_known_args(args, namespace)
-        return argparse.Namespace(words=list(args or [])), []
+        settings, others = take_settings(args or [])
+        known, rest = super().parse_known_args(others, namespace)
+        known.settings = [*settings, *rest]
+        return known, []
 
 
 def run(words: Sequence[str]) -> int:
@@ -50,11 +58,31 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         UserError: the verb does not accept a word.
     """
     arguments, rest = _parser().parse_known_args(words)
-    if rest and "settings" not in arguments:
-        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see: cifar-dist {words[0]} --help")
     if rest:
-        arguments.settings = rest
+        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see: cifar-dist {words[0]} --help")
     return arguments
+
+
+def take_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split words into settings with their values, wherever they stand, and the others.
+
+    The grammar is that of :func:`cifar_dist.recipe.parse_overrides`: ``--section.field VALUE``,
+    ``--section.field=VALUE``, and ``--section.field`` alone.
+    """
+    settings: list[str] = []
+    others: list[str] = []
+    takes_value = False
+    for word in words:
+        starts_option = word.startswith("--")
+        if starts_option:
+            name, equals, _ = word.partition("=")
+            is_setting = "." in name
+            takes_value = is_setting and not equals
+            (settings if is_setting else others).append(word)
+        else:
+            (settings if takes_value else others).append(word)
+            takes_value = False
+    return settings, others
 
 
 def _parser() -> argparse.ArgumentParser:

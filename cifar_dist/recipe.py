@@ -196,14 +196,30 @@ def _check_item(key: str, value: object, *, where: str, path: str, owner: type) 
     if items and isinstance(value, dict):
         return
     if key not in items:
-        raise UserError(f"{where}: {_unknown(path, key, [*field_names(owner), *items])}")
+        is_section = isinstance(value, dict)
+        raise UserError(f"{where}: {_unknown(path, key, [*field_names(owner), *items], is_section=is_section)}")
     first = next((name for name in field_names(items[key]) if name != "name"), "name")
     raise UserError(f"{where}: {path}{key} has settings of its own; set one of them, as {path}{key}.{first}")
 
 
-def _unknown(path: str, key: str, known: Sequence[str]) -> str:
-    """Report an unknown setting; suggest the same key in another section, or else the nearest key."""
+# What users of other programs type, and what does it here.
+_HABITS = {
+    "resume": "to resume, start again with the same --run.name",
+    "config": "the recipe is the first word: a shipped name, or the path of a .toml",
+    "gpus": "the launcher sets the number of processes: cifar-dist launch ddp --num_processes=N RECIPE",
+    "num_gpus": "the launcher sets the number of processes: cifar-dist launch ddp --num_processes=N RECIPE",
+    "num_processes": "it belongs to the launcher: cifar-dist launch ddp --num_processes=N RECIPE",
+    "output_dir": "use --run.dir DIR",
+    "device": "the launch config chooses it: cifar-dist launch cpu RECIPE, or ddp",
+    "workers": "images are decoded in advance by themselves; see --data.read_ahead",
+}
+
+
+def _unknown(path: str, key: str, known: Sequence[str], *, is_section: bool = False) -> str:
+    """Report an unknown setting or section; suggest the same key in another section, or else the nearest key."""
     prefix = "--" if path.startswith("--") else ""
+    if path == prefix and key in _HABITS:
+        return f"unknown setting {path}{key}; {_HABITS[key]}"
     hints = get_type_hints(Config)
     found = [section.name for section in fields(Config) if key in keys_of(hints[section.name])]
     found += [
@@ -214,6 +230,8 @@ def _unknown(path: str, key: str, known: Sequence[str]) -> str:
         if key in field_names(item)
     ]
     right = f"did you mean '{prefix}{found[0]}.{key}'?" if found else ""
+    if not right and path == prefix and not is_section:
+        right = f"settings are written {prefix}section.field VALUE; see --help"
     right = right or nearest(f"{path}{key}", [f"{path}{name}" for name in known])
     return f"unknown setting {path}{key}; {right}"
 

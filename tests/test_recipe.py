@@ -13,7 +13,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_dist import config, recipe
+from cifar_dist import cli, config, recipe
 from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig, WandbConfig
 from cifar_dist.config.choice import is_root, keys_of
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
@@ -306,3 +306,29 @@ def test_a_leading_tilde_is_the_home_folder(
     (tmp_path / "mine.toml").write_text(f'base = "demo"\n[{section}]\n{field} = "{value}"\n')
     for read in (recipe.load(str(tmp_path / "mine.toml")), recipe.load("demo", [f"--{key}={value}"])):
         assert getattr(getattr(read, section), field) == value.replace("~", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--resume", "x"], "to resume, start again with the same --run.name"),
+        (["--num_gpus=4"], "the launcher sets the number of processes"),
+        (["--config", "a.yaml"], "the recipe is the first word"),
+        (["--lr", "0.1"], "did you mean '--optim.lr'?"),
+        (["--frobnicate"], "settings are written --section.field VALUE"),
+        (["--optm.lr", "1"], "did you mean '--optim"),
+    ],
+)
+def test_a_habit_from_elsewhere_is_told_what_does_it_here(words: list[str], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        recipe.load("demo", words)
+    assert says in str(error.value)
+
+
+@given(st.lists(st.sampled_from(["name", "--optim.lr", "--optim.lr=1", "0.1", "[8, 16]", "--out", "--run.fresh"])))
+def test_settings_are_taken_from_among_a_verbs_words_in_order(words: list[str]) -> None:
+    settings, others = cli.take_settings(words)
+    assert sorted([*settings, *others]) == sorted(words)
+    assert not [word for word in others if word.startswith("--") and "." in word.partition("=")[0]]
+    assert "--out" not in settings
+    assert all(a.startswith("--") or b.startswith("--") for a, b in pairwise(settings))
