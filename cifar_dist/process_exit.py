@@ -20,6 +20,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     All ranks raise the same :class:`UserError`, so only rank 0 prints it. The interpreter's own shutdown is skipped:
     with a gloo process group it aborts about one job in thirty after the work is done.
     """
+    _open_standard_streams()
     try:
         code = work()
     except UserError as error:
@@ -28,7 +29,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = _report(error, EXIT_FAILED)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except SystemExit as error:  # argparse and tyro end this way
+    except SystemExit as error:  # argparse ends this way
         code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
     except BrokenPipeError:  # the reader of our output ended, as `head` does
         code = EXIT_DONE
@@ -41,6 +42,21 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         except (BrokenPipeError, ValueError):
             pass
     os._exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Open a standard stream that was closed at the start, as some daemons close it; what is written to it is lost.
+
+    Otherwise the next file that is opened would get its number, and the output of a library would end up in it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _report(error: Exception, code: int) -> int:
