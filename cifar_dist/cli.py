@@ -11,6 +11,7 @@ from cifar_dist.cpu.openmp import shorten_openmp_spin
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import split_settings
 from cifar_dist.verbs.registry import VERBS
 
 
@@ -23,10 +24,18 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Return all words unparsed as ``words`` for a verb that asks for it; see :class:`cifar_dist.verbs.Verb`."""
-        if self.get_default("words") is None:
+        """Leave all words unparsed for a verb with ``words``, and settings for one with ``settings``.
+
+        argparse would take the value of an option that it does not know for a positional argument.
+        """
+        if self.get_default("words") is not None:
+            return argparse.Namespace(words=list(args or [])), []
+        if self.get_default("settings") is None:
             return super().parse_known_args(args, namespace)
-        return argparse.Namespace(words=list(args or [])), []
+        settings, others = split_settings(args or [])
+        parsed, unknown = super().parse_known_args(others, namespace)
+        parsed.settings = [*settings, *unknown]
+        return parsed, []
 
 
 def run(words: Sequence[str]) -> int:
@@ -50,10 +59,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         UserError: the verb does not accept a word.
     """
     arguments, rest = _parser().parse_known_args(words)
-    if rest and "settings" not in arguments:
-        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see: cifar-dist {words[0]} --help")
     if rest:
-        arguments.settings = rest
+        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see: cifar-dist {words[0]} --help")
     return arguments
 
 
@@ -69,4 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, verb in VERBS.items():
         description = f"{verb.HELP[0].upper()}{verb.HELP[1:]}."
         verb.add_arguments(verbs.add_parser(name, help=verb.HELP, description=description, allow_abbrev=False))
+        if verbs.choices[name].get_default("settings") is not None:
+            verbs.choices[name].epilog = "Settings are those of training: cifar-dist train RECIPE --help"
     return parser

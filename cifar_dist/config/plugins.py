@@ -23,7 +23,7 @@ def is_spec(name: str) -> bool:
 def file_of(spec: str) -> Path | None:
     """Return the file that ``path/to/file.py:Attribute`` names; None for a module. Imports nothing."""
     place = spec.rpartition(":")[0]
-    return Path(place) if place.endswith(".py") else None
+    return Path(place).expanduser() if place.endswith(".py") else None
 
 
 def load(spec: str) -> object:

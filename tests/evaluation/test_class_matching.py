@@ -25,7 +25,7 @@ def test_another_order_and_more_classes_in_the_run_are_matched_by_name(tmp_path:
 def test_a_class_that_the_run_does_not_know_is_refused_only_if_the_split_has_it(tmp_path: Path) -> None:
     packed = small_packed(tmp_path, "npy")
     run = replace(packed, classes=TRAINED)
-    with pytest.raises(UserError, match="test has images of the class 'lime', but .* on the classes 'apple', 'fig', "):
+    with pytest.raises(UserError, match=r"test has images of the class 'lime', but .* on the classes 'apple', 'fig', "):
         labels_as_trained(replace(packed, classes=("apple", "lime", "pear", "plum")), "test", run)
     named_only = replace(packed, classes=(*TRAINED, "lime"))
     assert labels_as_trained(named_only, "test", run).tolist() == packed.labels("test").tolist()
