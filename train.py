@@ -2,7 +2,7 @@
 
     python train.py demo
     accelerate launch --config_file launch/cpu.yaml train.py demo --run.name first --optim.lr 0.05
-    python train.py demo --help        # every setting, with the recipe's values
+    python train.py demo --help        # the common settings, with the recipe's values; --help optim: all of a section
 
 Running it again with the same --run.name resumes. Exit codes: 0 done; 2 bad input; 75 stopped on request with a
 checkpoint, run it again; anything else failed.

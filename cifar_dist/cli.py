@@ -11,6 +11,7 @@ from cifar_dist.cpu.openmp import shorten_openmp_spin
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import split_settings
 from cifar_dist.verbs.registry import VERBS
 
 
@@ -23,18 +24,18 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse what argparse knows, and keep ``words`` or ``settings`` for a verb that asks for them.
+        """Leave all words unparsed for a verb with ``words``, and settings for one with ``settings``.
 
-        See :class:`cifar_dist.verbs.Verb`.
+        argparse would take the value of an option that it does not know for a positional argument.
         """
         if self.get_default("words") is not None:
             return argparse.Namespace(words=list(args or [])), []
         if self.get_default("settings") is None:
             return super().parse_known_args(args, namespace)
-        settings, others = take_settings(args or [])
-        known, rest = super().parse_known_args(others, namespace)
-        known.settings = [*settings, *rest]
-        return known, []
+        settings, others = split_settings(args or [])
+        parsed, unknown = super().parse_known_args(others, namespace)
+        parsed.settings = [*settings, *unknown]
+        return parsed, []
 
 
 def run(words: Sequence[str]) -> int:
@@ -63,28 +64,6 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def take_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split words into settings with their values, wherever they stand, and the others.
-
-    The grammar is that of :func:`cifar_dist.recipe.parse_overrides`: ``--section.field VALUE``,
-    ``--section.field=VALUE``, and ``--section.field`` alone.
-    """
-    settings: list[str] = []
-    others: list[str] = []
-    takes_value = False
-    for word in words:
-        starts_option = word.startswith("--")
-        if starts_option:
-            name, equals, _ = word.partition("=")
-            is_setting = "." in name
-            takes_value = is_setting and not equals
-            (settings if is_setting else others).append(word)
-        else:
-            (settings if takes_value else others).append(word)
-            takes_value = False
-    return settings, others
-
-
 def _parser() -> argparse.ArgumentParser:
     collective = ", ".join(name for name, verb in VERBS.items() if verb.COLLECTIVE)
     parser = _Parser(
@@ -97,4 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, verb in VERBS.items():
         description = f"{verb.HELP[0].upper()}{verb.HELP[1:]}."
         verb.add_arguments(verbs.add_parser(name, help=verb.HELP, description=description, allow_abbrev=False))
+        if verbs.choices[name].get_default("settings") is not None:
+            verbs.choices[name].epilog = "Settings are those of training: cifar-dist train RECIPE --help"
     return parser

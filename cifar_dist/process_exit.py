@@ -29,7 +29,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = _report(error, EXIT_FAILED)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except SystemExit as error:  # argparse and tyro end this way
+    except SystemExit as error:  # argparse ends this way
         code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
     except BrokenPipeError:  # the reader of our output ended, as `head` does
         code = EXIT_DONE

@@ -9,6 +9,7 @@ what is wrong with it and, for an unknown key, suggests the nearest known one.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 import tomllib
@@ -21,7 +22,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from cifar_dist.config import Config
-from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, keys_of
+from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, keys_of, leaves
 from cifar_dist.config.layers import Tree, laid_over, without_lost
 from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
 from cifar_dist.config.section import Section
@@ -30,8 +31,6 @@ from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import write_atomic
 
 SHIPPED = Path(__file__).parent / "recipes"
-
-_PATHS = (("run", "dir"), ("data", "path"), ("model", "pretrained"))  # a leading ~ is the home folder
 
 
 def shipped() -> list[str]:
@@ -48,7 +47,7 @@ def recipe_path(recipe: str) -> Path:
     """
     if recipe in shipped():
         return SHIPPED / f"{recipe}.toml"
-    path = Path(recipe)
+    path = Path(recipe).expanduser()
     if path.suffix == ".toml":
         if path.is_file():
             return path
@@ -101,7 +100,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
         return merge_items(tree, Config, where=str(path))
     if not isinstance(base, str):
         raise UserError(f"{path}: base is {base!r} and must be a recipe's name, or a .toml beside this one")
-    beside = path.parent / base
+    beside = path.parent / Path(base).expanduser()
     try:
         below = beside if base.endswith(".toml") and beside.is_file() else recipe_path(base)
     except UserError as error:
@@ -137,6 +136,8 @@ def parse_overrides(words: Sequence[str]) -> Tree:
                 raise UserError(f'--{key}: {text!r} is not a TOML list; for example --{key} "[64, 128]"') from None
         elif parts[:2] == ["model", "options"]:
             nested = _scalar(nested)
+        elif _is_list(parts):
+            nested = [item.strip() for item in nested.split(",") if item.strip()]
         value = nested
         for part in reversed(parts):
             nested = {part: nested}
@@ -144,6 +145,20 @@ def parse_overrides(words: Sequence[str]) -> Tree:
         found[".".join(parts)] = value
         position += 1
     return found
+
+
+def _is_list(parts: Sequence[str]) -> bool:
+    """Whether a setting is a list in every variant that has it, so that commas separate its items."""
+    section = get_type_hints(Config).get(parts[0])
+    if section is None or len(parts) < 2:
+        return False
+    owners: list[type] = [section, *(leaf for _, leaf in leaves(section))] if is_root(section) else [section]
+    if len(parts) == 3 and section.named_items:
+        owners = [item_root(section).variants[parts[1]]] if parts[1] in item_root(section).variants else []
+    elif len(parts) == 3 or parts[1] == section.named_items:
+        return False
+    kinds = [get_origin(get_type_hints(owner)[parts[-1]]) for owner in owners if parts[-1] in field_names(owner)]
+    return bool(kinds) and all(kind is tuple for kind in kinds)
 
 
 def _scalar(text: str) -> object:
@@ -175,12 +190,16 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
     for key, value in tree.items():
         dotted = f"{path}{key}"
         if key not in known:
+            if not path:
+                raise UserError(f"{where}: {_unknown_section(prefix, key, value)}")
             _check_item(key, value, where=where, path=f"{prefix}{path}", owner=owner)
             continue
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 example = fields(hints[key])[0].name
-                raise UserError(f"{where}: {prefix}{dotted} is a section; set one of its keys, as {dotted}.{example}")
+                raise UserError(
+                    f"{where}: {prefix}{dotted} is a section; set one of its keys, as {prefix}{dotted}.{example}"
+                )
             if not is_root(hints[key]):
                 check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
         elif isinstance(value, dict) and get_origin(hints[key]) is not dict:
@@ -196,42 +215,59 @@ def _check_item(key: str, value: object, *, where: str, path: str, owner: type) 
     if items and isinstance(value, dict):
         return
     if key not in items:
-        is_section = isinstance(value, dict)
-        raise UserError(f"{where}: {_unknown(path, key, [*field_names(owner), *items], is_section=is_section)}")
+        raise UserError(f"{where}: {_unknown(path, key, [*field_names(owner), *items])}")
     first = next((name for name in field_names(items[key]) if name != "name"), "name")
     raise UserError(f"{where}: {path}{key} has settings of its own; set one of them, as {path}{key}.{first}")
 
 
-# What users of other programs type, and what does it here.
-_HABITS = {
-    "resume": "to resume, start again with the same --run.name",
-    "config": "the recipe is the first word: a shipped name, or the path of a .toml",
-    "gpus": "the launcher sets the number of processes: cifar-dist launch ddp --num_processes=N RECIPE",
-    "num_gpus": "the launcher sets the number of processes: cifar-dist launch ddp --num_processes=N RECIPE",
-    "num_processes": "it belongs to the launcher: cifar-dist launch ddp --num_processes=N RECIPE",
-    "output_dir": "use --run.dir DIR",
+# Options of other programs, and what does the same here.
+_FOREIGN = {
+    "resume": "the same command resumes its run, without an option",
+    "config": "the recipe comes first: cifar-dist train RECIPE",
+    "learning": "the learning rate is --optim.lr",
+    "gpus": "the launcher starts the processes: cifar-dist launch ddp --num_processes=N RECIPE",
+    "nproc": "the launcher starts the processes: cifar-dist launch ddp --num_processes=N RECIPE",
     "device": "the launch config chooses it: cifar-dist launch cpu RECIPE, or ddp",
     "workers": "images are decoded in advance by themselves; see --data.read_ahead",
+    "output": "a run is written to the folder that --run.dir and --run.name give",
 }
 
 
-def _unknown(path: str, key: str, known: Sequence[str], *, is_section: bool = False) -> str:
-    """Report an unknown setting or section; suggest the same key in another section, or else the nearest key."""
+def _all_keys() -> list[str]:
+    """List every setting of every variant by its dotted key."""
+    found = []
+    for section, kind in get_type_hints(Config).items():
+        if section in field_names(Config):
+            found += [f"{section}.{key}" for key in keys_of(kind)]
+            items = item_root(kind).variants.items() if kind.named_items else ()
+            found += [f"{section}.{name}.{key}" for name, item in items for key in field_names(item)[1:]]
+    return found
+
+
+def _unknown_section(prefix: str, key: str, value: object) -> str:
+    """Report a key outside all sections; what is suggested is a setting, because a section alone is refused."""
+    typed = next((f"{key}.{rest}" for rest, _ in flatten(value)), key) if isinstance(value, dict) else key
+    keys = _all_keys()
+    same = [known for known in keys if known.rpartition(".")[2] == typed]
+    near = same or difflib.get_close_matches(typed, keys, n=1, cutoff=0.7)
+    if not near and "." not in typed:
+        names = difflib.get_close_matches(typed, [known.rpartition(".")[2] for known in keys], n=1, cutoff=0.7)
+        near = [known for known in keys if known.rpartition(".")[2] in names]
+    foreign = next((text for name, text in _FOREIGN.items() if prefix and typed.startswith(name)), "")
+    listed = "settings are section.field; list them with: cifar-dist train RECIPE --help"
+    return f"unknown setting {prefix}{typed}; " + (
+        foreign or (f"did you mean '{prefix}{near[0]}'?" if near else listed)
+    )
+
+
+def _unknown(path: str, key: str, known: Sequence[str]) -> str:
+    """Report an unknown setting; suggest the same key in another section, or else the nearest key."""
     prefix = "--" if path.startswith("--") else ""
-    if path == prefix and key in _HABITS:
-        return f"unknown setting {path}{key}; {_HABITS[key]}"
-    hints = get_type_hints(Config)
-    found = [section.name for section in fields(Config) if key in keys_of(hints[section.name])]
-    found += [
-        f"{section.name}.{name}"
-        for section in fields(Config)
-        if hints[section.name].named_items
-        for name, item in item_root(hints[section.name]).variants.items()
-        if key in field_names(item)
-    ]
-    right = f"did you mean '{prefix}{found[0]}.{key}'?" if found else ""
-    if not right and path == prefix and not is_section:
-        right = f"settings are written {prefix}section.field VALUE; see --help"
+    if key.removeprefix("no_") in known and key not in known:
+        positive = f"{path}{key.removeprefix('no_')}"
+        return f"unknown setting {path}{key}; write {positive}{' ' if prefix else ' = '}false"
+    found = [known for known in _all_keys() if known.rpartition(".")[2] == key]
+    right = f"did you mean '{prefix}{found[0]}'?" if found else ""
     right = right or nearest(f"{path}{key}", [f"{path}{name}" for name in known])
     return f"unknown setting {path}{key}; {right}"
 
@@ -248,10 +284,6 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
     Raises:
         UserError: a value has the wrong type, is out of range or has no effect; the message names the first.
     """
-    for section, field in _PATHS:
-        table = tree.get(section)
-        if isinstance(table, dict) and isinstance(path := table.get(field), str):
-            tree = {**tree, section: {**table, field: os.path.expanduser(path)}}
     try:
         return TypeAdapter(Config).validate_python(tree, context={"import_plugins": import_plugins})
     except ValidationError as error:

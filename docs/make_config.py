@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import get_type_hints
 
 from cifar_dist import config
 from cifar_dist.config.choice import Choice, is_root
+from cifar_dist.config.documentation import documented_fields, purpose
 from cifar_dist.config.named_items import item_root
 
 DOCUMENT = Path(__file__).with_name("config.md")
@@ -60,10 +60,10 @@ def _variants(root: type[Choice], key: str, *, depth: int) -> Iterator[str]:
 
 def _table(owner: type, key: str, shown: Sequence[dataclasses.Field[object]]) -> str:
     """The docstring of a dataclass and the table of its fields ``shown``, if any."""
-    lines = [_code(ast.get_docstring(_class(owner)) or "").partition("\n\nAttributes:")[0]]
+    lines = [_code(purpose(owner))]
     if shown:
         lines += ["", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    documented = {name: rest for base in reversed(owner.__mro__) for name, *rest in _fields(base)}
+    documented = documented_fields(owner)
     defaults = {field.name: _default(field) for field in shown}
     for field in shown:
         annotation, text = documented[field.name]
@@ -99,25 +99,6 @@ def up_to_date(document: str) -> str:
     return f"{head}{BEGIN}\n{tables()}"
 
 
-def _class(section: type) -> ast.ClassDef:
-    node = ast.parse(inspect.getsource(section)).body[0]
-    assert isinstance(node, ast.ClassDef)
-    return node
-
-
-def _fields(owner: type) -> list[tuple[str, ast.expr, str]]:
-    """(name, annotation, the text under it) of each field that a dataclass itself declares and documents, in order."""
-    if not dataclasses.is_dataclass(owner):
-        return []
-    found, body = [], _class(owner).body
-    for statement, after in zip(body, [*body[1:], ast.Pass()], strict=True):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-            if text:
-                found.append((statement.target.id, statement.annotation, str(text)))
-    return found
-
-
 def _type(annotation: ast.expr) -> str:
     """A type as it is written in a recipe."""
     if isinstance(annotation, ast.Subscript):
@@ -126,9 +107,11 @@ def _type(annotation: ast.expr) -> str:
         if kind == "Literal":
             return ", ".join(f"`{ast.literal_eval(item)}`" for item in items)
         return "table" if kind == "dict" else f"list of {_type(items[0])}s"
-    if ast.unparse(annotation) not in ("str", "int", "float", "bool"):
+    if ast.unparse(annotation) not in ("str", "UserPath", "int", "float", "bool"):
         return "table"
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true, false"}[ast.unparse(annotation)]
+    return {"str": "text", "UserPath": "path", "int": "integer", "float": "number", "bool": "true, false"}[
+        ast.unparse(annotation)
+    ]
 
 
 def _toml(value: object) -> str:

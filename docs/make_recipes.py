@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist import recipe
+from cifar_dist.verbs.recipes import read_head
 
 DOCUMENT = Path(__file__).with_name("recipes.md")
 BEGIN = "<!-- written by docs/make_recipes.py: everything from here to the end of the file -->\n"
-
-
-@dataclass(frozen=True)
-class Head:
-    """The comment that a recipe begins with.
-
-    Attributes:
-        what: what it trains.
-        source: where it comes from, and the figure reached there; empty where there is none.
-        ours: the figure reached here, or ``not measured yet``.
-    """
-
-    what: str
-    source: str
-    ours: str
-
-
-def head(name: str) -> Head:
-    """The head of a shipped recipe.
-
-    Raises:
-        ValueError: it does not say all that a head has to say.
-    """
-    comment = re.match(r"(?:# .*\n)+", recipe.recipe_path(name).read_text(encoding="utf-8"))
-    what, _, rest = comment[0].partition("\n") if comment else ("", "", "")
-    figures = re.fullmatch(r"(.*)Ours: (.+?)\.(?: .*)?", " ".join(re.findall(r"# (.*)", rest)))
-    if figures is None:
-        raise ValueError(f"{name}: a recipe begins with a line that says what it is, and '# Source: ... Ours: ...'")
-    source = figures[1].strip().removeprefix("Source: ").rstrip(".")
-    return Head(what.removeprefix("# ").rstrip("."), source, figures[2])
 
 
 def tables() -> str:
@@ -62,7 +31,7 @@ def up_to_date(document: str) -> str:
 def _table(names: list[str]) -> str:
     lines = ["| recipe | what it is | source | ours |", "| --- | --- | --- | --- |"]
     for name in names:
-        said = head(name)
+        said = read_head(name)
         cells = (f"`{name}`", said.what, said.source, said.ours)
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

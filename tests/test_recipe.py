@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from dataclasses import asdict, fields
 from itertools import pairwise
@@ -13,12 +14,13 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_dist import cli, config, recipe
+from cifar_dist import config, recipe
 from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig, WandbConfig
 from cifar_dist.config.choice import is_root, keys_of
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
-from cifar_dist.config.schedule import CosineConfig, StepConfig
+from cifar_dist.config.schedule import CosineConfig, StepConfig, WSDConfig
 from cifar_dist.errors import UserError
+from cifar_dist.verbs.arguments import split_settings
 
 
 @pytest.fixture
@@ -56,6 +58,55 @@ def test_file_then_overrides(plain: str) -> None:
     assert loaded.run == RunConfig(name="1e3", fresh=True)
 
 
+def test_commas_separate_the_items_of_a_list(plain: str) -> None:
+    words = ["--optim.name", "adam", "--optim.betas", "0.8, 0.99", "--augment.mean=0.5,0.4,0.3"]
+    loaded = recipe.load(plain, [*words, "--augment.std", "0.2,0.2,0.2"])
+    assert loaded.optim == AdamConfig(betas=(0.8, 0.99))
+    assert loaded.augment.mean == (0.5, 0.4, 0.3)
+    assert recipe.load(plain, ["--tracking.mirrors", "a.py:A,b.py:B"]).tracking.mirrors == ("a.py:A", "b.py:B")
+    assert recipe.load(plain, ["--model.options.act", "a,b"]).model.options == {"act": "a,b"}, "its type is unknown"
+
+
+def test_the_home_folder_is_expanded_in_every_path(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--data.path=~/shards", "--run.dir", "~/runs", "--model.pretrained=~/w.pth"]
+    loaded = recipe.load("~/plain.toml", words)
+    found = (loaded.data.path, loaded.run.dir, loaded.model.pretrained)
+    assert found == (f"{tmp_path}/shards", f"{tmp_path}/runs", f"{tmp_path}/w.pth")
+    above = tmp_path / "above.toml"
+    above.write_text('base = "~/plain.toml"\n[run]\ndir = "~"\n')
+    assert recipe.load(str(above)).run.dir == str(tmp_path)
+    assert recipe.load(plain, ["--model.pretrained", "published"]).model.pretrained == "published"
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path, ending: str) -> None:
+    below, above = tmp_path / "below.toml", tmp_path / "above.toml"
+    below.write_bytes(f"\ufeff[train]{ending}epochs = 3{ending}".encode())
+    above.write_bytes(f'\ufeffbase = "below.toml"{ending}[optim]{ending}lr = 0.5{ending}'.encode())
+    loaded = recipe.load(str(above))
+    assert (loaded.train.epochs, loaded.optim.lr) == (3, 0.5)
+
+
+def test_a_hint_is_accepted_when_it_is_typed(plain: str) -> None:
+    """What a message suggests instead of a wrong key is a setting, and never a section, which would be refused."""
+    for key in ("--epochs", "--epoch", "--optm.lr", "--schedul.name", "--run.dirr", "--batch-size"):
+        with pytest.raises(UserError) as caught:
+            recipe.load(plain, [key, "1"])
+        (hint,) = re.findall(r"did you mean '(.+?)'", str(caught.value))
+        value = {"--schedule.name": "cosine"}.get(hint, "1")
+        recipe.load(plain, [hint, value])
+    words = ["--model.freeze", "--optim.backbone_lr", "0.1"]
+    with pytest.raises(UserError, match=r"or use --model\.freeze false --model\.unfreeze 1"):
+        recipe.load(plain, words)
+    assert recipe.load(plain, [*words, "--model.freeze", "false", "--model.unfreeze", "1"]).model.unfreeze == 1
+
+
+def test_a_setting_that_equals_its_default_is_accepted_in_any_form(plain: str) -> None:
+    """As text of a command line too, where it has no effect without another one."""
+    assert recipe.load(plain, ["--schedule.start", "0"]).schedule == recipe.load(plain).schedule
+
+
 def test_model_options_take_any_value_of_toml(plain: str) -> None:
     words = ["--model.options.widths", "[8, 16]", "--model.options.act", "gelu", "--model.options.depth", "3"]
     assert recipe.load(plain, words).model.options == {"widths": [8, 16], "act": "gelu", "depth": 3}
@@ -67,8 +118,8 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
         (["--optim.lrr", "1"], "did you mean '--optim.lr'?"),
         (["--train.lr", "1"], "did you mean '--optim.lr'?"),
         (["--epochs", "1"], "did you mean '--train.epochs'?"),
-        (["--optm.lr", "1"], "did you mean '--optim'?"),
-        (["--optim", "sgd"], "--optim is a section; set one of its keys, as optim.name"),
+        (["--optm.lr", "1"], "did you mean '--optim.lr'?"),
+        (["--optim", "sgd"], "--optim is a section; set one of its keys, as --optim.name"),
         (["--optim.lr", "fast"], "optim.lr: input should be a valid number"),
         (["--optim.lr", "nan"], "optim.lr: input should be a finite number"),
         (["--optim.lr", "-1"], "command line: optim.lr -1.0 must be positive"),
@@ -119,6 +170,10 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
         (["--run.name", "a b"], "name 'a b' must be"),
         (["--eval.tta", "flip"], "tta 'flip' must be 0, mirror, translate"),
         (["--augment.mean", "[0.5"], "is not a TOML list"),
+        (["--run.no-fresh"], "unknown setting --run.no_fresh; write --run.fresh false"),
+        (["--resume"], "the same command resumes its run"),
+        (["--nproc_per_node", "2"], "cifar-dist launch ddp --num_processes=N RECIPE"),
+        (["--verbosity", "2"], "list them with: cifar-dist train RECIPE --help"),
         (["epochs=3"], "unexpected 'epochs=3'"),
     ],
 )
@@ -211,6 +266,8 @@ def test_who_picks_another_variant_does_not_inherit_what_only_the_first_has() ->
     assert recipe.load("demo", ["--schedule.name", "cosine"]).schedule == CosineConfig(warmup=2, start=0.1)
     muon = recipe.load("speedrun-94", ["--optim.rest", "adamw"]).optim
     assert isinstance(muon, MuonAdamWConfig)
+    wsd = recipe.load("demo", ["--schedule.name", "wsd"]).schedule
+    assert wsd == WSDConfig(warmup=2, start=0.1), "its shape has no effect without decay"
     assert (muon.rest_lr, muon.iterations) == (6.9, 3)
     with pytest.raises(UserError, match=r'momentum has no effect with optim\.name = "adam"'):
         recipe.load("demo", ["--optim.name", "adam", "--optim.momentum", "0.9"])
@@ -297,38 +354,9 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
     assert (found.optim.lr, found.schedule.name) == (0.1, f"{code}:Sawtooth")
 
 
-@pytest.mark.parametrize(("key", "value"), [("data.path", "~/ds"), ("run.dir", "~"), ("model.pretrained", "~/w.pth")])
-def test_a_leading_tilde_is_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    section, _, field = key.partition(".")
-    (tmp_path / "mine.toml").write_text(f'base = "demo"\n[{section}]\n{field} = "{value}"\n')
-    for read in (recipe.load(str(tmp_path / "mine.toml")), recipe.load("demo", [f"--{key}={value}"])):
-        assert getattr(getattr(read, section), field) == value.replace("~", str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--resume", "x"], "to resume, start again with the same --run.name"),
-        (["--num_gpus=4"], "the launcher sets the number of processes"),
-        (["--config", "a.yaml"], "the recipe is the first word"),
-        (["--lr", "0.1"], "did you mean '--optim.lr'?"),
-        (["--frobnicate"], "settings are written --section.field VALUE"),
-        (["--optm.lr", "1"], "did you mean '--optim"),
-    ],
-)
-def test_a_habit_from_elsewhere_is_told_what_does_it_here(words: list[str], says: str) -> None:
-    with pytest.raises(UserError) as error:
-        recipe.load("demo", words)
-    assert says in str(error.value)
-
-
 @given(st.lists(st.sampled_from(["name", "--optim.lr", "--optim.lr=1", "0.1", "[8, 16]", "--out", "--run.fresh"])))
-def test_settings_are_taken_from_among_a_verbs_words_in_order(words: list[str]) -> None:
-    settings, others = cli.take_settings(words)
+def test_settings_are_taken_from_among_a_verbs_words(words: list[str]) -> None:
+    settings, others = split_settings(words)
     assert sorted([*settings, *others]) == sorted(words)
     assert not [word for word in others if word.startswith("--") and "." in word.partition("=")[0]]
     assert "--out" not in settings
-    assert all(a.startswith("--") or b.startswith("--") for a, b in pairwise(settings))

@@ -82,5 +82,5 @@ class Config(Section):
             require(
                 not self.model.freeze or self.optim.backbone_lr == self.optim.layer_decay == 1,
                 "optim.backbone_lr and optim.layer_decay have no effect with model.freeze, which trains the last layer "
-                "only; remove them, or use --model.unfreeze",
+                "only; remove them, or use --model.freeze false --model.unfreeze 1",
             )

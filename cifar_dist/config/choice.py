@@ -91,9 +91,10 @@ class Choice(Section):
             raise PydanticCustomError("table", f'must be a table such as {{ {cls.picked_by} = "..." }}')
         context = info.context or {}
         variant = pick(cls, settings, import_plugins=bool(context.get("import_plugins", True)))
-        check_effective(cls, variant, settings)
+        check_known(cls, variant, settings)
         read = TypeAdapter(variant).validate_python(settings, context=info.context)
         assert isinstance(read, cls), "a variant derives from its root"
+        check_effective(read, settings)
         return read
 
 
@@ -146,20 +147,32 @@ def pick(root: type[Choice], settings: Mapping[str, object], *, import_plugins: 
     return variant
 
 
-def check_effective(root: type[Choice], variant: type[Choice], settings: Mapping[str, object]) -> None:
-    """Refuse a key that ``variant`` does not have, or that has no effect without another one.
+def check_known(root: type[Choice], variant: type[Choice], settings: Mapping[str, object]) -> None:
+    """Refuse a key that ``variant`` does not have.
 
     Raises:
-        ValueError: another variant has the key, or it has no effect; the message begins with the key.
+        ValueError: another variant has the key; the message begins with the key.
         UnknownSettingError: no variant has it.
     """
     known = field_names(variant)
     for key in settings:
         if key not in known:
             raise _refusal(root, key, settings) or UnknownSettingError(key, known)
-        other = variant.needs.get(key, key)
-        if other not in settings and settings[key] != getattr(variant, key):
-            way = f"--{root.key}.{other}" if root.key else other
+
+
+def check_effective(chosen: Choice, settings: Mapping[str, object]) -> None:
+    """Refuse a key that has no effect without another one.
+
+    Args:
+        chosen: what was read from ``settings``, so that a value from a command line equals its default.
+        settings: the keys that were set.
+
+    Raises:
+        ValueError: the message begins with the key.
+    """
+    for key, other in chosen.needs.items():
+        if key in settings and other not in settings and getattr(chosen, key) != getattr(type(chosen), key):
+            way = f"--{chosen.key}.{other}" if chosen.key else other
             raise ValueError(f"{key} has no effect without {other}; remove it, or set {way}")
 
 

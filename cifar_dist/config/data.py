@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cifar_dist.config.section import Section, require
+from cifar_dist.config.section import Section, UserPath, require
 
 
 @dataclass(frozen=True)
 class DataConfig(Section):
     """The packed dataset, its order, and where decoded images are kept."""
 
-    path: str = "shards/cifar10"
+    path: UserPath = "shards/cifar10"
     """Folder of the packed dataset, as ``cifar-dist pack`` wrote it."""
     shuffle_block: int = 64
     """Number of shards to shuffle together: 1 shuffles within each shard only; the number of training shards

@@ -35,11 +35,16 @@ def without_lost(base: Tree, tree: Tree, owner: type) -> Tree:
 
 def _kept(root: type[Choice], below: Tree, above: Tree) -> Tree:
     """Return ``below`` without the keys of its variant that the variant picked by ``above`` lacks."""
+    settings = {**below, **above}
     try:
-        before, after = (field_names(pick(root, settings)) for settings in (below, {**below, **above}))
+        before, after = (pick(root, tree) for tree in (below, settings))
     except ValueError:
         return below  # building the config reports an unknown variant
-    return {key: value for key, value in below.items() if key in after or key not in before}
+    if before is after:
+        return below
+    lost = set(field_names(before)) - set(field_names(after))
+    lost |= {key for key, other in after.needs.items() if other not in settings}
+    return {key: value for key, value in below.items() if key not in lost}
 
 
 def _merged(base: Tree, tree: Tree) -> Tree:

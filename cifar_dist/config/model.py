@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cifar_dist.config.section import Section, require
+from cifar_dist.config.section import Section, UserPath, require
 
 OptionValue = bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]
 
@@ -24,7 +24,7 @@ class ModelConfig(Section):
     slower)."""
     image_size: int = 0
     """Side in pixels to which images are enlarged on the device before they enter the network; 0 keeps their size."""
-    pretrained: str = ""
+    pretrained: UserPath = ""
     """Weights that a new run starts from: a .safetensors or .pth file, or ``published`` for those that the model's
     library offers for download. The last layer is initialised anew if the classes differ."""
     freeze: bool = False

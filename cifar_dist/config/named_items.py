@@ -39,32 +39,6 @@ def settings_of_items(items: Sequence[Tree], field: str) -> Iterator[tuple[str, 
         yield from ((f"{owner}.{key}", value) for key, value in item.items() if key != "name")
 
 
-def spelled_out(config: Section) -> Section:
-    """Return a section, or a tree of sections, with each named item as a field; for ``--help`` only."""
-    added: dict[str, object] = {}
-    if config.named_items:
-        items = getattr(config, config.named_items)
-        tables = [dataclasses.asdict(item) for item in items]
-        keys = item_keys(tables, config.named_items)
-        added = {config.named_items: inline_toml([table["name"] for table in tables])}
-        added |= {key: item for key, item in zip(keys, items, strict=True) if key.isidentifier()}
-    kept = {name: getattr(config, name) for name in field_names(type(config))}
-    for name, value in kept.items():
-        if isinstance(value, Section) and value.named_items:
-            added[name] = spelled_out(value)
-    made = dataclasses.make_dataclass(
-        type(config).__name__,
-        [(key, type(value)) for key, value in added.items()],
-        bases=(type(config),),
-        namespace={"__post_init__": lambda self: None, "__doc__": type(config).__doc__},
-        frozen=True,
-        kw_only=True,
-    )
-    shown = made(**{**kept, **added})
-    assert isinstance(shown, Section)
-    return shown
-
-
 def merge_items(tree: Tree, owner: type, *, where: str, prefix: str = "") -> Tree:
     """Move the settings of single items in ``tree`` into the lists that contain the items.
 

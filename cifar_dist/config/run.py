@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from cifar_dist.config import plugins
 from cifar_dist.config.choice import Choice
-from cifar_dist.config.section import Section, require
+from cifar_dist.config.section import Section, UserPath, require
 
 # An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")
@@ -20,7 +20,7 @@ class RunConfig(Section):
 
     name: str = ""
     """Name of the run folder; training again with the same name resumes. Empty: the recipe's name."""
-    dir: str = "runs"
+    dir: UserPath = "runs"
     """Folder that holds the run folders."""
     seed: int = 0
     """Seed of all randomness: weights, order, augmentation, dropout."""

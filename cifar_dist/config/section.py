@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import os
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 
 def require(condition: bool, message: str) -> None:
@@ -14,6 +19,18 @@ def require(condition: bool, message: str) -> None:
 def require_probability(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is in [0, 1]."""
     require(0 <= value <= 1, f"{name} {value} is a probability and must be in [0, 1]")
+
+
+class _HomeExpanded:
+    """Tells pydantic to expand the ``~`` of a path, for which a shell does not care in a file or after ``=``."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(os.path.expanduser, handler(source))
+
+
+UserPath = Annotated[str, _HomeExpanded()]
 
 
 class Section:

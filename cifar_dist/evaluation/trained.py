@@ -35,7 +35,7 @@ def find_run(run: str, parent: Path = Path("runs")) -> Path:
     Raises:
         UserError: it does not exist; the message suggests the nearest name.
     """
-    for path in (parent / run, Path(run)):
+    for path in (parent / run, Path(run).expanduser()):
         if RunFolder(path).exists():
             return path
     known = [path.name for path in parent.glob("*") if RunFolder(path).exists()]

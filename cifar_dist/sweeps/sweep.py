@@ -134,7 +134,7 @@ def _find_file(sweep: str) -> Path:
     if sweep in shipped():
         return SHIPPED / f"{sweep}.toml"
     if sweep.endswith(".toml"):
-        return Path(sweep)
+        return Path(sweep).expanduser()
     raise UserError(f"no sweep is called '{sweep}'; {nearest(sweep, shipped())} (or give the path of a .toml)")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cifar_dist.errors import UserError
@@ -12,6 +12,28 @@ from cifar_dist.errors import UserError
 TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the recipe's)"
 CHECKPOINT = "best, latest or a step (default: best)"
 RUN = "name of a run, or its folder"
+
+
+def user_path(text: str) -> Path:
+    """Parse a path; ``~`` is the home folder, also where the shell leaves it: ``--data=~/shards``."""
+    return Path(text).expanduser()
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split words into settings, which have a dot in their names, with their values, and all others."""
+    settings: list[str] = []
+    others: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, _ = word.partition("=")
+        if not (word.startswith("--") and "." in name):
+            others.append(word)
+            continue
+        settings.append(word)
+        if left and not equals and not left[0].startswith("--"):
+            settings.append(left.pop(0))
+    return settings, others
 
 
 def at_least(least: int) -> Callable[[str], int]:

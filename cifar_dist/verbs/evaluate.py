@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta, user_path
 from cifar_dist.verbs.report import draw
 
 HELP = "evaluate a checkpoint of a run with test-time augmentation"
@@ -17,7 +17,7 @@ COLLECTIVE = True
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", help=RUN)
     verb.add_argument("--tta", help=TTA)
-    verb.add_argument("--data", type=Path, help="a packed dataset (default: that of the training)")
+    verb.add_argument("--data", type=user_path, help="a packed dataset (default: that of the training)")
     verb.add_argument("--split", default="test", help="split to evaluate (default: test)")
     verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
 

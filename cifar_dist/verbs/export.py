@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, check_writable
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN, check_writable, user_path
 
 HELP = "export a run's network as one file that works without this project"
 COLLECTIVE = False
@@ -16,7 +16,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", help=RUN)
     verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
     verb.add_argument(
-        "--out", type=Path, metavar="FILE", help="FILE.pt2 (torch.export) or FILE.pt (TorchScript); default: RUN.pt2"
+        "--out",
+        type=user_path,
+        metavar="FILE",
+        help="FILE.pt2 (torch.export) or FILE.pt (TorchScript); default: RUN.pt2",
     )
 
 

@@ -8,14 +8,19 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import user_path
 
 HELP = "write a manifest for existing WebDataset tars"
 COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("folder", type=Path, help="folder of the tars; train, val or test in a name selects the split")
-    verb.add_argument("--classes", type=Path, metavar="FILE", help="file of class names, one per line, in label order")
+    verb.add_argument(
+        "folder", type=user_path, help="folder of the tars; train, val or test in a name selects the split"
+    )
+    verb.add_argument(
+        "--classes", type=user_path, metavar="FILE", help="file of class names, one per line, in label order"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,11 +6,10 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
-from cifar_dist.verbs.arguments import at_least, positive
+from cifar_dist.verbs.arguments import at_least, positive, user_path
 
 HELP = "find a recipe's learning rate with a range test"
 COLLECTIVE = True
@@ -26,7 +25,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--suggest", choices=["steepest", "valley"], default="valley", help="the rate to use (default: valley)"
     )
     verb.add_argument(
-        "--write", type=Path, metavar="FILE.toml", help="write the rate to this recipe; a new file is based on RECIPE"
+        "--write",
+        type=user_path,
+        metavar="FILE.toml",
+        help="write the rate to this recipe; a new file is based on RECIPE",
     )
     verb.set_defaults(settings=[])
 

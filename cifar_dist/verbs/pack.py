@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import os
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least, fraction
+from cifar_dist.verbs.arguments import at_least, fraction, user_path
 
 HELP = "pack a dataset into WebDataset shards and a manifest"
 COLLECTIVE = False
@@ -15,9 +15,10 @@ COLLECTIVE = False
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "source",
+        type=os.path.expanduser,
         help="name of a dataset (shards/NAME.toml), path of a .toml, archive, folder or file, or FILE.py:FUNCTION",
     )
-    verb.add_argument("out", type=Path, help="folder to write the shards and the manifest to")
+    verb.add_argument("out", type=user_path, help="folder to write the shards and the manifest to")
     verb.add_argument("--codec", choices=["png", "raw"], default="png", help="how an image is stored (default: png)")
     verb.add_argument("--samples-per-shard", type=at_least(1), default=1000, metavar="N", help="default: 1000")
     verb.add_argument("--val-fraction", type=fraction, metavar="F", help="fraction of train held out for validation")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, check_writable, checked_tta
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, check_writable, checked_tta, user_path
 
 HELP = "predict an unlabelled set and write an ID,Labels file"
 COLLECTIVE = True
@@ -16,10 +15,12 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", help=RUN)
     verb.add_argument(
         "unlabelled",
-        type=Path,
+        type=user_path,
         help="a folder or archive of images, a pickle or npz with data and ids, or a packed dataset",
     )
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file to write the ID,Labels rows to")
+    verb.add_argument(
+        "--out", type=user_path, required=True, metavar="FILE.csv", help="file to write the ID,Labels rows to"
+    )
     verb.add_argument(
         "--labels",
         choices=["auto", "name", "index"],

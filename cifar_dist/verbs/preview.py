@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least
+from cifar_dist.verbs.arguments import at_least, user_path
 
 HELP = "draw training images as a recipe augments them"
 COLLECTIVE = False
@@ -15,7 +15,7 @@ COLLECTIVE = False
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s DATASET RECIPE [options] [--section.field VALUE ...]"
-    verb.add_argument("dataset", help="a packed dataset: its folder, or its name in shards/")
+    verb.add_argument("dataset", type=user_path, help="a packed dataset: its folder, or its name in shards/")
     verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml")
     verb.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="number of images (default: 8)")
     verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="number of epochs (default: 6)")
@@ -25,7 +25,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         metavar="S",
         help="selects the images and their augmentation (default: the recipe's)",
     )
-    verb.add_argument("--out", type=Path, metavar="FILE.png", help="default: preview-RECIPE.png")
+    verb.add_argument("--out", type=user_path, metavar="FILE.png", help="default: preview-RECIPE.png")
     verb.set_defaults(settings=[])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN, written
+from cifar_dist.verbs.arguments import RUN, user_path, written
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
@@ -36,17 +36,19 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         title="actions", metavar="list|compare|clean", dest="action", prog=verb.prog, parser_class=type(verb)
     )
     listing = _add(actions, "list", "print a table of all runs (what `cifar-dist runs` does)")
-    listing.add_argument("folder", nargs="?", type=Path, default=_FOLDER, help="folder of the runs (default: runs)")
+    listing.add_argument(
+        "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs (default: runs)"
+    )
     listing.add_argument(
         "--sort", choices=_ORDERS, default="date", help="newest, best or largest first; names alphabetically"
     )
-    listing.add_argument("--csv", type=Path, metavar="OUT", help="also write the table to this file")
+    listing.add_argument("--csv", type=user_path, metavar="OUT", help="also write the table to this file")
     compare = _add(actions, "compare", "print the settings in which runs differ, and their results")
     compare.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
-    compare.add_argument("--picture", type=Path, metavar="OUT.png", help="also draw their curves to this file")
+    compare.add_argument("--picture", type=user_path, metavar="OUT.png", help="also draw their curves to this file")
     clean = _add(actions, "clean", "delete incomplete files, damaged checkpoints, and older ones of finished runs")
     clean.add_argument(
-        "folder", nargs="?", type=Path, default=_FOLDER, help="folder of the runs, or one run (default: runs)"
+        "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs, or one run (default: runs)"
     )
     clean.add_argument("--yes", action="store_true", help="delete them; without it, only list them")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least, written
+from cifar_dist.verbs.arguments import at_least, user_path, written
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
 COLLECTIVE = False
@@ -26,8 +25,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     submit = _add(actions, "submit", "train the unfinished runs on a Slurm cluster; accepts sbatch options")
     submit.add_argument("--jobs", type=at_least(1), metavar="N", help="runs at a time (default: no limit)")
     table = _add(actions, "table", "print the results as a Markdown table")
-    table.add_argument("--csv", type=Path, metavar="OUT", help="also write the results to this file")
-    table.add_argument("--picture", type=Path, metavar="OUT.png", help="also draw the results to this file")
+    table.add_argument("--csv", type=user_path, metavar="OUT", help="also write the results to this file")
+    table.add_argument("--picture", type=user_path, metavar="OUT.png", help="also draw the results to this file")
 
 
 def run(arguments: argparse.Namespace) -> int:

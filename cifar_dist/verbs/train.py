@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.recipes import read_head
 from cifar_dist.verbs.report import draw
 
 HELP = "train a recipe, or resume it: train RECIPE [--section.field VALUE ...]"
@@ -23,13 +25,11 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
 
-    words: list[str] = arguments.words
-    asks_help = any(word in ("-h", "--help") for word in words)
-    rest = [word for word in words if word not in ("-h", "--help")]
+    rest, section = split_help(arguments.words)
     if rest and rest[0].startswith("-"):
         raise UserError(f"the recipe must come first, before its settings; {USAGE}")
-    if asks_help:
-        return _train_help(rest)
+    if section is not None:
+        return _print_help(rest, section)
     if not rest:
         raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
     config = recipe.load(rest[0], rest[1:])
@@ -47,17 +47,32 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _train_help(rest: Sequence[str]) -> int:
-    import tyro
+def split_help(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Split off ``--help [SECTION]``; the section is empty for all, and None if no help is requested."""
+    at = next((place for place, word in enumerate(words) if word in ("-h", "--help")), None)
+    if at is None:
+        return list(words), None
+    before, after = words[:at], words[at + 1 :]
+    if before and after and not after[0].startswith("--"):  # `--help demo` requests help on a recipe
+        return [*before, *after[1:]], after[0]
+    return [*before, *after], ""
 
+
+def _print_help(rest: Sequence[str], section: str) -> int:
     from cifar_dist import recipe
     from cifar_dist.config import Config
-    from cifar_dist.config.named_items import spelled_out
+    from cifar_dist.config.help import describe, overview
 
-    if is_main_process():
-        print(f"{USAGE}\n\nRecipes: {', '.join(recipe.shipped())}, or the path of a .toml\n")
-        print("The settings depend on what the recipe chooses: RECIPE --optim.name muon --help shows those of muon.\n")
-        default = recipe.load(rest[0], rest[1:]) if rest else Config()
-        shown = spelled_out(default)
-        tyro.cli(type(shown), default=shown, args=["--help"], prog="cifar-dist train RECIPE")
+    config = recipe.load(rest[0], rest[1:]) if rest else Config()
+    if not is_main_process():
+        return EXIT_DONE
+    if section:
+        print(describe(config, section))
+        return EXIT_DONE
+    print(f"{USAGE}\n       cifar-dist train RECIPE --help SECTION\n")
+    print("Train a recipe. Running the same command again resumes it.")
+    if rest and rest[0] in recipe.shipped():
+        print(textwrap.fill(f"{rest[0]}: {read_head(rest[0]).what}.", 79, subsequent_indent="  "))
+    print("RECIPE is a name that `cifar-dist recipes` lists, or the path of a .toml.\n")
+    print(overview(config))
     return EXIT_DONE

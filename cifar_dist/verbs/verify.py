@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import user_path
 
 HELP = "verify every byte of a packed dataset, or check that predict can read an unlabelled set"
 COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("path", type=Path, help="a packed dataset, or an unlabelled set (.pkl or .npz)")
+    verb.add_argument("path", type=user_path, help="a packed dataset, or an unlabelled set (.pkl or .npz)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,10 +16,12 @@ from support.running import ROOT
 from cifar_dist import cli, recipe
 from cifar_dist.config import Config, TransformConfig
 from cifar_dist.config.choice import keys_of
+from cifar_dist.config.help import describe
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import CHANGEABLE_ON_RESUME
 from cifar_dist.verbs.launch import split_options
 from cifar_dist.verbs.registry import VERBS
+from cifar_dist.verbs.train import split_help
 
 PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -150,7 +152,9 @@ def check_verb(words: Sequence[str], line: str, known: set[str]) -> None:
 
 
 def check_training(words: Sequence[str], line: str, known: set[str]) -> None:
-    name, *rest = [word for word in words if word != "--help"]
+    (name, *rest), section = split_help(words)
+    if section:
+        describe(recipe.load(name, rest), section)
     if name.endswith(".toml"):
         recipe.parse_overrides(rest)
     elif name in recipe.shipped():

@@ -84,6 +84,9 @@ def test_settings_are_written_as_for_any_other_verb(capsys: pytest.CaptureFixtur
         said(capsys, *words)
     text = said(capsys, *words, "--model.image_size", "224")
     assert "torchvision:vit_b_16: 10 classes, images of 224x224x3" in text
+    apart = said(capsys, "--recipe", "demo", "--model.options.widths", "[8, 16]")
+    assert apart == said(capsys, "--model.options.widths", "[8, 16]", "--recipe", "demo")
+    assert apart == said(capsys, "demo", "--model.options.widths=[8, 16]")
     text = said(capsys, "--recipe", "small-resnet", "--model.options.widths=[8]", "--model.options.blocks=[1]")
     assert row(text, "head.2")[:3] == ["Linear", "128", "10"]
 

@@ -1,0 +1,75 @@
+"""``cifar-dist recipes``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_dist import recipe
+from cifar_dist.exit_codes import EXIT_DONE
+
+HELP = "list the shipped recipes: dataset, accuracy here and at their source, what they train"
+COLLECTIVE = False
+
+_WIDEST = 500  # in a pipe, a line is as long as necessary
+
+
+@dataclass(frozen=True)
+class Head:
+    """The comment that a recipe begins with.
+
+    Attributes:
+        what: what it trains.
+        source: where it comes from, and the figure reached there; empty if unknown.
+        ours: the figure reached here, or ``not measured yet``.
+    """
+
+    what: str
+    source: str
+    ours: str
+
+
+def read_head(name: str) -> Head:
+    """Read the head of a shipped recipe.
+
+    Raises:
+        ValueError: it lacks a part.
+    """
+    comment = re.match(r"(?:# .*\n)+", recipe.recipe_path(name).read_text(encoding="utf-8"))
+    what, _, rest = comment[0].partition("\n") if comment else ("", "", "")
+    figures = re.fullmatch(r"(.*)Ours: (.+?)\.(?: .*)?", " ".join(re.findall(r"# (.*)", rest)))
+    if figures is None:
+        raise ValueError(f"{name}: a recipe begins with a line that says what it is, and '# Source: ... Ours: ...'")
+    source = figures[1].strip().removeprefix("Source: ").rstrip(".")
+    return Head(what.removeprefix("# ").rstrip("."), source, figures[2])
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(arguments: argparse.Namespace) -> int:
+    rows = [("RECIPE", "DATASET", "OURS", "SOURCE", "")]
+    for name in recipe.shipped():
+        head = read_head(name)
+        dataset = Path(recipe.load(name).data.path).name
+        rows.append((name, dataset, _figure(head.ours), _figure(head.source), head.what))
+    name_width, dataset_width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDEST
+    for name, dataset, ours, source, what in rows:
+        columns = f"{name:<{name_width}}  {dataset:<{dataset_width}}  {ours:>7}  {source:>7}  "
+        room = width - len(columns)
+        print(f"{columns}{textwrap.shorten(what, room, placeholder=' ...') if room > 10 else ''}".rstrip())
+    print("\nAccuracies differ in their data: docs/recipes.md. Settings: cifar-dist train RECIPE --help")
+    return EXIT_DONE
+
+
+def _figure(text: str) -> str:
+    """Return the first percentage in ``text``; a dash if there is none."""
+    found = re.search(r"\d+(?:\.\d+)? %", text)
+    return found[0] if found else "-"

@@ -1,0 +1,102 @@
+"""The help of settings: complete, short, and accepted as it is printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from cifar_dist import recipe
+from cifar_dist.config import Config
+from cifar_dist.config.choice import Choice, field_names, is_root, leaves
+from cifar_dist.config.help import WIDTH, describe, overview
+from cifar_dist.config.named_items import item_root
+from cifar_dist.errors import UserError
+
+
+def shown(text: str) -> list[list[str]]:
+    """The words of each setting in a help text, as a shell would split them."""
+    return [shlex.split(line.partition("  [")[0]) for line in text.splitlines() if re.match(r"  --\w+\.", line)]
+
+
+def variants() -> list[tuple[str, ...]]:
+    """Words that pick each built-in variant of each section, and one list with all transforms."""
+    found: list[tuple[str, ...]] = [()]
+    for section in fields(Config):
+        root = next((base for base in type(getattr(Config(), section.name)).__mro__ if is_root(base)), None)
+        if root is not None and issubclass(root, Choice):
+            found += [
+                tuple(word for key, name in picks.items() for word in (f"--{section.name}.{key}", name))
+                for picks, _ in leaves(root)
+            ]
+    plain = [name for name, item in item_root(type(Config().augment)).variants.items() if not item.mixes]  # type: ignore[attr-defined]
+    needed = {"affine": ", rotation = 15", "jitter": ", hue = 0.1"}
+    tables = ", ".join(f'{{ name = "{name}"{needed.get(name, "")} }}' for name in [*plain, "mixup"])
+    found[found.index(("--schedule.name", "wsd"))] += ("--schedule.decay", "1")  # else its shape has no effect
+    return [*found, ("--augment.transforms", f"[{tables}]")]
+
+
+@pytest.mark.parametrize("given", variants(), ids=lambda given: " ".join(given)[:40] or "as the recipe has it")
+def test_every_setting_is_accepted_as_it_is_shown(given: tuple[str, ...]) -> None:
+    config = recipe.load("demo", given)
+    counted = 0
+    for section in fields(Config):
+        words = shown(describe(config, section.name))
+        keys = {name.removeprefix(f"--{section.name}.") for name, *_ in words}
+        assert keys >= set(field_names(type(getattr(config, section.name)))), "every setting is shown"
+        for setting in words:
+            assert len(setting) == 2, f"a setting and its value: {setting}"
+            assert recipe.load("demo", [*given, *setting]) == config, f"{setting} is the value that it has already"
+            counted += 1
+    assert counted > 50
+
+
+def test_every_common_setting_is_accepted_as_it_is_shown() -> None:
+    for name in ("demo", "speedrun-94", "se-resnet"):
+        config = recipe.load(name)
+        found = [setting[:2] for setting in shown(overview(config))]
+        assert len(found) > 10
+        for setting in found[3:]:
+            if setting[0] != "--run.fresh":
+                recipe.load(name, setting)
+
+
+@pytest.mark.parametrize("name", ["demo", "speedrun-94", "small-resnet/baseline"])
+def test_the_overview_fits_a_screen(name: str) -> None:
+    lines = overview(recipe.load(name)).splitlines()
+    assert len(lines) < 50
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_help_may_ask_for_one_setting_or_one_transform() -> None:
+    config = recipe.load("demo")
+    assert shown(describe(config, "optim.lr")) == [["--optim.lr", "0.1"]]
+    assert [name for name, _ in shown(describe(config, "augment.crop"))] == [
+        "--augment.crop.pad",
+        "--augment.crop.fill",
+    ]
+    with pytest.raises(UserError, match="did you mean 'optim'"):
+        describe(config, "optimizer")
+    with pytest.raises(UserError, match=r"did you mean 'optim\.lr'"):
+        describe(config, "optim.rl")
+
+
+def test_a_plug_in_is_described_by_its_own_dataclass(tmp_path: Path) -> None:
+    code = tmp_path / "lion.py"
+    code.write_text(
+        "from dataclasses import dataclass\n"
+        "from cifar_dist.config import OptimConfig\n"
+        "@dataclass(frozen=True)\n"
+        "class Lion(OptimConfig):\n"
+        '    """Sign momentum."""\n'
+        "    betas: tuple[float, float] = (0.9, 0.99)\n"
+        '    """Two decay rates."""\n'
+        "    def build(self, groups): ...\n"
+    )
+    text = describe(recipe.load("demo", ["--optim.name", f"{code}:Lion"]), "optim")
+    assert text.startswith("Sign momentum.")
+    assert "Two decay rates." in text
+    assert ["--optim.betas", "[0.9, 0.99]"] in shown(text)
