@@ -43,6 +43,7 @@ print("loaded:", *sorted(set({slow!r}) & set(sys.modules)))
         (["train", "demo", "--help"], "--optim.lr"),
         (["train", "demo", "--help", "optim"], "Nesterov momentum"),
         (["train", "--help", "demo"], "--data.path shards/digits"),
+        (["train", "--help", "schedule.name"], "onecycle | cosine"),
         (["recipes"], "custom-resnet"),
         (["trian"], "did you mean 'train'?"),
         (["evaluate"], "the following arguments are required: run"),

@@ -49,11 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def split_help(words: Sequence[str]) -> tuple[list[str], str | None]:
     """Split off ``--help [SECTION]``; the section is empty for all, and None if no help is requested."""
+    from cifar_dist.config import Config
+    from cifar_dist.config.choice import field_names
+
     at = next((place for place, word in enumerate(words) if word in ("-h", "--help")), None)
     if at is None:
         return list(words), None
     before, after = words[:at], words[at + 1 :]
-    if before and after and not after[0].startswith("--"):  # `--help demo` requests help on a recipe
+    # `--help demo` requests help on a recipe, `--help optim` on a section.
+    if after and not after[0].startswith("-") and (before or after[0].partition(".")[0] in field_names(Config)):
         return [*before, *after[1:]], after[0]
     return [*before, *after], ""
 

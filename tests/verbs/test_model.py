@@ -97,6 +97,16 @@ def test_where_nothing_is_known_nothing_is_claimed(capsys: pytest.CaptureFixture
     assert "receptive field  unknown: positions are mixed in a way that cannot be traced\n" in text
 
 
+def test_the_home_folder_is_expanded_in_every_argument_that_is_a_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.parse(["export", "x", "--out=~/x.pt2"]).out == tmp_path / "x.pt2"
+    assert cli.parse(["verify", "~/shards"]).path == tmp_path / "shards"
+    assert cli.parse(["pack", "~/in", "~/out"]).source == str(tmp_path / "in")
+    assert cli.parse(["sweep", "table", "x", "--csv=~/x.csv"]).csv == tmp_path / "x.csv"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
