@@ -30,6 +30,8 @@ from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.keys import check_keys
+from cifar_dist.config.layers import flatten
 from cifar_dist.config.named_items import inline_toml
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.run_folder import RunFolder
@@ -188,14 +190,14 @@ def _flatten_settings(tree: object, where: str) -> Settings:
     if not isinstance(tree, dict):
         raise UserError(f"{where} is {tree!r}; use a table of settings: optim.lr = ...")
     try:
-        flat = dict(recipe.flatten(tree))
+        flat = dict(flatten(tree))
     except RecursionError:
         raise UserError(f"{where} is nested too deeply; write settings as section.field = ...") from None
     for key in flat:
         nested: dict[str, Any] = {key.split(".")[-1]: None}
         for part in reversed(key.split(".")[:-1]):
             nested = {part: nested}
-        recipe.check_keys(nested, where=where)
+        check_keys(nested, where=where)
     _refuse_reserved(flat, where)
     return flat
 

@@ -229,7 +229,7 @@ def _train(config: Config, here: Path) -> None:
 
 
 def mirror(config: Config) -> object:
-    """Where W&B is told to put a run."""
+    """The W&B project and entity of a run."""
     facts = RunFacts(*("",) * len(fields(RunFacts)))
     mirrored = WandbMirror(Path(tempfile.mkdtemp(dir=".")), config, facts)
     mirrored.start([])

@@ -1,0 +1,110 @@
+"""Which keys there are: an unknown one is refused, with a suggestion of what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import get_origin, get_type_hints
+
+from cifar_dist.config import Config
+from cifar_dist.config.choice import field_names, is_root, keys_of
+from cifar_dist.config.layers import Tree, flatten
+from cifar_dist.config.named_items import item_root
+from cifar_dist.config.section import Section
+from cifar_dist.errors import UserError, nearest
+
+
+def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config, path: str = "") -> None:
+    """Refuse a key that no section has, and suggest the nearest known one.
+
+    The keys of a choice depend on the variant, which may be a plug-in, so :func:`build` checks those.
+
+    Raises:
+        UserError: the message begins with ``where``.
+    """
+    known = {field.name: field for field in fields(owner)}
+    hints = get_type_hints(owner)
+    for key, value in tree.items():
+        dotted = f"{path}{key}"
+        if key not in known:
+            if not path:
+                raise UserError(f"{where}: {_unknown_section(prefix, key, value)}")
+            _check_item(key, value, where=where, path=f"{prefix}{path}", owner=owner)
+            continue
+        if is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                example = fields(hints[key])[0].name
+                raise UserError(
+                    f"{where}: {prefix}{dotted} is a section; set one of its keys, as {prefix}{dotted}.{example}"
+                )
+            if not is_root(hints[key]):
+                check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
+        elif isinstance(value, dict) and get_origin(hints[key]) is not dict:
+            raise UserError(f"{where}: {prefix}{dotted} is not a section; set it as a whole, as {prefix}{dotted}")
+
+
+def _check_item(key: str, value: object, *, where: str, path: str, owner: type) -> None:
+    """Refuse a key that is not a field of its section, unless it may be an item of the section's list.
+
+    Whether the list has such an item is known only after all layers are merged: see :func:`merge_items`.
+    """
+    items = item_root(owner).variants if issubclass(owner, Section) and owner.named_items else {}
+    if items and isinstance(value, dict):
+        return
+    if key not in items:
+        raise UserError(f"{where}: {unknown_setting(path, key, [*field_names(owner), *items])}")
+    first = next((name for name in field_names(items[key]) if name != "name"), "name")
+    raise UserError(f"{where}: {path}{key} has settings of its own; set one of them, as {path}{key}.{first}")
+
+
+# Options of other programs, and what does the same here.
+_FOREIGN = {
+    "resume": "the same command resumes its run, without an option",
+    "config": "the recipe comes first: cifar-dist train RECIPE",
+    "learning": "the learning rate is --optim.lr",
+    "gpus": "the launcher starts the processes: cifar-dist launch ddp --num_processes=N RECIPE",
+    "nproc": "the launcher starts the processes: cifar-dist launch ddp --num_processes=N RECIPE",
+    "device": "the launch config chooses it: cifar-dist launch cpu RECIPE, or ddp",
+    "workers": "images are decoded in advance by themselves; see --data.read_ahead",
+    "output": "a run is written to the folder that --run.dir and --run.name give",
+}
+
+
+def _all_keys() -> list[str]:
+    """List every setting of every variant by its dotted key."""
+    found = []
+    for section, kind in get_type_hints(Config).items():
+        if section in field_names(Config):
+            found += [f"{section}.{key}" for key in keys_of(kind)]
+            items = item_root(kind).variants.items() if kind.named_items else ()
+            found += [f"{section}.{name}.{key}" for name, item in items for key in field_names(item)[1:]]
+    return found
+
+
+def _unknown_section(prefix: str, key: str, value: object) -> str:
+    """Report a key outside all sections; what is suggested is a setting, because a section alone is refused."""
+    typed = next((f"{key}.{rest}" for rest, _ in flatten(value)), key) if isinstance(value, dict) else key
+    keys = _all_keys()
+    same = [known for known in keys if known.rpartition(".")[2] == typed]
+    near = same or difflib.get_close_matches(typed, keys, n=1, cutoff=0.7)
+    if not near and "." not in typed:
+        names = difflib.get_close_matches(typed, [known.rpartition(".")[2] for known in keys], n=1, cutoff=0.7)
+        near = [known for known in keys if known.rpartition(".")[2] in names]
+    foreign = next((text for name, text in _FOREIGN.items() if prefix and typed.startswith(name)), "")
+    listed = "settings are section.field; list them with: cifar-dist train RECIPE --help"
+    return f"unknown setting {prefix}{typed}; " + (
+        foreign or (f"did you mean '{prefix}{near[0]}'?" if near else listed)
+    )
+
+
+def unknown_setting(path: str, key: str, known: Sequence[str]) -> str:
+    """Report an unknown setting; suggest the same key in another section, or else the nearest key."""
+    prefix = "--" if path.startswith("--") else ""
+    if key.removeprefix("no_") in known and key not in known:
+        positive = f"{path}{key.removeprefix('no_')}"
+        return f"unknown setting {path}{key}; write {positive}{' ' if prefix else ' = '}false"
+    found = [known for known in _all_keys() if known.rpartition(".")[2] == key]
+    right = f"did you mean '{prefix}{found[0]}'?" if found else ""
+    right = right or nearest(f"{path}{key}", [f"{path}{name}" for name in known])
+    return f"unknown setting {path}{key}; {right}"
