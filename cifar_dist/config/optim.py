@@ -88,10 +88,9 @@ class SGDConfig(StagedOptimConfig):
 
 
 @dataclass(frozen=True)
-class AdamConfig(StagedOptimConfig):
-    """Adam (Kingma and Ba, arXiv:1412.6980); weight decay is part of the gradient."""
+class MomentsOptimConfig(StagedOptimConfig):
+    """An optimizer that divides the mean of the gradients by the root of their mean square."""
 
-    name: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the two moments."""
     eps: float = 1e-8
@@ -100,6 +99,13 @@ class AdamConfig(StagedOptimConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_moments(self.betas, self.eps)
+
+
+@dataclass(frozen=True)
+class AdamConfig(MomentsOptimConfig):
+    """Adam (Kingma and Ba, arXiv:1412.6980); weight decay is part of the gradient."""
+
+    name: str = "adam"
 
     def build(self, groups: Groups) -> Optimizer:
         from torch.optim import Adam
@@ -108,18 +114,10 @@ class AdamConfig(StagedOptimConfig):
 
 
 @dataclass(frozen=True)
-class AdamWConfig(StagedOptimConfig):
+class AdamWConfig(MomentsOptimConfig):
     """AdamW (Loshchilov and Hutter, arXiv:1711.05101): Adam with decoupled weight decay."""
 
     name: str = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the two moments."""
-    eps: float = 1e-8
-    """Term added to the denominator."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_moments(self.betas, self.eps)
 
     def build(self, groups: Groups) -> Optimizer:
         from torch.optim import AdamW
