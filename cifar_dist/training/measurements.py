@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class StepMeasurements:
         lr: learning rate.
         ids: int64 [n], this process's samples.
         finite: bool [n], whether the loss of each was finite.
-        sums: float64 [3]: loss in nats, correct predictions, samples; padding counts as none.
+        sums: float64 [micro-batches, 3]: loss in nats, correct predictions, samples; padding counts as none.
     """
 
     step: int
@@ -59,7 +60,8 @@ class StepLog:
         steps, self._steps = self._steps, []
         if not steps:
             return []
-        sums = self._ranks.sum(torch.stack([measured.sums for measured, _ in steps])).tolist()
+        by_part = self._ranks.gather(torch.stack([measured.sums for measured, _ in steps], dim=1))
+        sums = reduce(torch.add, by_part).tolist()  # in their order, so the result does not depend on the processes
         return [
             Record(
                 step=measured.step,
