@@ -112,7 +112,8 @@ class Learner:
         """Forward and backward pass of every micro-batch of a step."""
         epoch, position = divmod(step, self._setup.steps_per_epoch)
         samples = self._setup.batches.size(position)
-        sums: list[Tensor] = []
+        fixed = self._config.train.parts  # their sums are added up in their order, others in any
+        sums = torch.zeros(fixed or 1, 3, dtype=torch.float64, device=self._ranks.device)
         finite: list[Tensor] = []
         for part, batch in zip(self._setup.own_parts, batches, strict=True):
             torch.manual_seed(step_seed(self._config.run.seed, step, part))  # dropout draws from it
@@ -124,10 +125,10 @@ class Learner:
                 self.model.backward((losses * batch.weight).sum() / samples)
             losses, correct = losses.detach(), logits.argmax(dim=1) == batch.labels
             counted = [(losses * batch.weight).sum(), (correct * batch.weight).sum(), batch.weight.sum()]
-            sums.append(torch.stack(counted).double())
+            sums[part if fixed else 0] += torch.stack(counted)
             finite.append(losses.isfinite())
         ids = torch.cat([batch.ids for batch in batches])
-        return StepMeasurements(step + 1, epoch, lr, ids, torch.cat(finite), torch.stack(sums))
+        return StepMeasurements(step + 1, epoch, lr, ids, torch.cat(finite), sums)
 
     def _begin_epoch(self, epoch: int) -> None:
         """Set training mode, and the learning rates of the stages that learn in ``epoch``."""
