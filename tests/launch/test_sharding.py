@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from support import resume_on_ranks
 from support.running import metrics, pausing, resume, spawn, wait_for_pause
 
-STEPS = 39
+STEPS = 26
 
 
 @pytest.fixture(scope="module")
