@@ -17,7 +17,7 @@ from typing import IO
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import copy_atomic, read_json, write_atomic
 from cifar_dist.plugin_copies import keep_copies
 
@@ -213,6 +213,20 @@ class RunFolder:
         if not self.final.is_file():
             return ""
         return f"; a new run starts from its weights with --run.name NEW --model.pretrained {self.final}"
+
+
+def find_run(run: str, parent: Path = Path("runs")) -> Path:
+    """Return the folder of a run, given by name or path.
+
+    Raises:
+        UserError: it does not exist; the message suggests the nearest name.
+    """
+    for path in (parent / run, Path(run).expanduser()):
+        if RunFolder(path).exists():
+            return path
+    known = [path.name for path in parent.glob("*") if RunFolder(path).exists()]
+    hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
+    raise UserError(f"run '{run}' does not exist; {hint}")
 
 
 def _locked(file: IO[str], how: int) -> bool:

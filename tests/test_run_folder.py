@@ -28,7 +28,7 @@ from cifar_dist.config import (
 from cifar_dist.config.optim import AdamConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import RunFolder, find_run
 
 CONFIG = Config(run=RunConfig(name="it"), model=ModelConfig("tiny-cnn", {"dropout": 0.1}))
 
@@ -279,3 +279,16 @@ def test_a_config_edited_into_nonsense_is_reported(tmp_path: Path, manifest: Man
     open_folder(tmp_path / "it", CONFIG, manifest)
     (tmp_path / "it" / "config.toml").write_text("[optim]\nlr = 'fast'\n")
     assert "config.toml: optim.lr" in refusal(tmp_path / "it", CONFIG, manifest)
+
+
+def test_a_run_is_found_by_name_or_path_and_else_the_nearest_is_named(tmp_path: Path) -> None:
+    (tmp_path / "my-run").mkdir()
+    (tmp_path / "my-run" / "config.toml").touch()
+    assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
+    with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
+        find_run("my-rum", tmp_path)
+    with pytest.raises(UserError, match="has no run yet; train one first"):
+        find_run("my-run", tmp_path / "nowhere")
+    for name in ("x" * 5000, "a\0b", ""):
+        with pytest.raises(UserError, match="does not exist"):
+            find_run(name, tmp_path)

@@ -17,7 +17,6 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.source_terms import sample_ids
-from cifar_dist.evaluation.trained import find_run
 
 LOGITS = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 5.0], [1.0, 1.5, 1.0]])
 SUMMARY = Summary(
@@ -121,16 +120,3 @@ def test_ids_are_the_keys_where_all_are_different_numbers(
     shard = dataclasses.replace(manifest.splits["test"][0], keys=tuple(keys))
     found = sample_ids(dataclasses.replace(manifest, splits={"test": (shard,)}), "test")
     assert found == ids
-
-
-def test_a_run_is_found_by_name_or_path_and_else_the_nearest_is_named(tmp_path: Path) -> None:
-    (tmp_path / "my-run").mkdir()
-    (tmp_path / "my-run" / "config.toml").touch()
-    assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
-    with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
-        find_run("my-rum", tmp_path)
-    with pytest.raises(UserError, match="has no run yet; train one first"):
-        find_run("my-run", tmp_path / "nowhere")
-    for name in ("x" * 5000, "a\0b", ""):
-        with pytest.raises(UserError, match="does not exist"):
-            find_run(name, tmp_path)

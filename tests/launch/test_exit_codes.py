@@ -27,9 +27,9 @@ def left_of(recipe: Path, program: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["stopped", "refused"])
-def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, kind: str) -> None:
+def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, forked: dict[str, str], kind: str) -> None:
     """soak.py does it many times, and the runs of test_sharding.py are done."""
-    code, output = soak.launch(kind, recipe, kind)
+    code, output = soak.launch(kind, recipe, kind, forked)
     assert code == soak.CODES[kind], output
     assert "Traceback" not in output
     assert not left_of(recipe)

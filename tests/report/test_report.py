@@ -6,6 +6,8 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.running import PATIENCE, environment
 
 from cifar_dist import recipe
 from cifar_dist.data.manifest import Manifest
@@ -138,3 +141,15 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
 def test_the_confusion_matrix_counts_rows_as_true() -> None:
     matrix = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_what_reads_run_folders_does_not_wait_for_torch(tmp_path: Path, digits: Path) -> None:
+    """The report with its galleries, the list, and the comparison with its picture."""
+    run = str(make_run(tmp_path, digits))
+    lines = [["runs", "list", str(tmp_path)], ["runs", "compare", run, run, "--picture", str(tmp_path / "both.png")]]
+    lines.append(["report", run])
+    code = f"import sys; from cifar_dist.cli import run; print([*map(run, {lines})], 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.endswith("[0, 0, 0] False\n"), done.stdout + done.stderr
+    assert list(tmp_path.glob("some-run/evaluations/*/figures/samples.png"))
