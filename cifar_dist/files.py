@@ -39,11 +39,12 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name ``path`` in an OSError of the block that names no file, as the error of a full disk does."""
+    """Name ``path`` in an OSError that names no file, as that of a full disk does, or a temporary name of ``path``."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.filename is None or f".{path.name}." in str(error.filename):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
