@@ -96,6 +96,34 @@ def test_another_or_a_half_written_evaluation_does_not_finish_a_run(
     assert not folder.is_finished()
 
 
+def test_what_a_kill_left_is_removed_at_the_next_start(tmp_path: Path, manifest: Manifest) -> None:
+    open_folder(tmp_path, CONFIG, manifest)
+    left = [
+        *(".final.7.tmp/model.safetensors", ".config.toml.7.tmp", "evaluations/.it_model_final.7.tmp/summary.json"),
+        *("figures/.loss.png.7.tmp", "plugins/.plugins.json.7.tmp"),
+    ]
+    for name in (*left, "evaluations/it_model_best/summary.json", "evaluations/.DS_Store"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
+    folder = RunFolder(tmp_path)
+    assert len(folder.leftovers()) == len(left)
+    open_folder(tmp_path, CONFIG, manifest)
+    assert not folder.leftovers()
+    assert [evaluation.path.name for evaluation in folder.evaluation_folders()] == ["it_model_best"]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[" * 100_000])
+def test_a_damaged_manifest_of_a_run_names_the_run(tmp_path: Path, manifest: Manifest, content: str | None) -> None:
+    open_folder(tmp_path / "it", CONFIG, manifest)
+    RunFolder(tmp_path / "it").manifest.unlink()
+    if content is not None:
+        RunFolder(tmp_path / "it").manifest.write_text(content)
+    message = refusal(tmp_path / "it", CONFIG, manifest)
+    assert message.startswith(f"{tmp_path}/it/manifest.json is ")
+    assert message.endswith(f"; copy the manifest.json of the run's dataset to {tmp_path}/it")
+    assert "pack" not in message
+
+
 def test_where_there_is_no_split_to_evaluate_final_weights_finish_a_run(tmp_path: Path, manifest: Manifest) -> None:
     open_folder(tmp_path, replace(CONFIG, eval=EvalConfig(split="nowhere")), manifest)
     folder = RunFolder(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cifar_dist import checkpoint, models, recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef
@@ -30,7 +32,7 @@ class Trained:
 
 
 def open_trained(run: Path, which: str) -> Trained:
-    """Choose and verify a checkpoint: ``best``, ``latest`` or a step.
+    """Choose and verify a checkpoint: ``best``, ``latest`` or a step. Says so if the newest stands for the best.
 
     Raises:
         UserError: no such checkpoint, or the run folder is incomplete.
@@ -38,8 +40,10 @@ def open_trained(run: Path, which: str) -> Trained:
     folder = RunFolder(run)
     path = checkpoint.named(folder.checkpoints, which)
     state = checkpoint.read_state(path)
+    if which == "best" and state.best_val_accuracy is None and is_main_process():
+        print(f"cifar-dist: {run} was not evaluated on val yet; best is its newest, {path.name}", file=sys.stderr)
     weights = CheckpointRef(checkpoint.evaluated_weights(path), path.name, state.step, state.val_accuracy)
-    return Trained(folder, recipe.read(folder.config), Manifest.load(run), weights)
+    return Trained(folder, recipe.read(folder.config), folder.read_manifest(), weights)
 
 
 def build_trained(trained: Trained) -> nn.Module:
@@ -52,7 +56,7 @@ def build_trained(trained: Trained) -> nn.Module:
     module = models.build_for(trained.config.model, shape=data.shape, classes=len(data.classes))
     try:
         weights = load_file(trained.weights.file)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise UserError(f"{trained.weights.file} cannot be read: {error}") from None
     checkpoint.load_weights(module, weights, trained.weights.file)
     return module

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import TextIO
 
@@ -18,7 +19,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from cifar_dist.errors import printable
+from cifar_dist.errors import StorageError, printable
 from cifar_dist.formatting import clock
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
@@ -34,14 +35,14 @@ class RunConsole:
     """The console of one process of a run, and its log.
 
     Args:
-        log: ``training.log``; appended to.
+        log: ``training.log``; appended to, until it can no longer be written.
         facts: steps and epochs of the run.
         stream: where to print; standard output by default.
     """
 
     def __init__(self, log: Path, facts: RunFacts, *, stream: TextIO | None = None) -> None:
         self._stream = sys.stdout if stream is None else stream
-        self._log = log.open("a", encoding="utf-8", errors="backslashreplace")
+        self._log: FileIO | None = log.open("ab", buffering=0)
         self._facts = facts
         self._step = 0
         self._pace_from: tuple[int, float] | None = (
@@ -117,7 +118,8 @@ class RunConsole:
             self._gone = False  # stop even without a reader, because it restores sys.stdout and sys.stderr
             self._guard(self._live.stop)
             self._live = None
-        self._log.close()
+        if self._log:
+            self._log.close()
 
     def _where(self, record: Record) -> str:
         return f"epoch {record.epoch + 1}/{self._facts.epochs} step {record.step}/{self._facts.steps}"
@@ -176,9 +178,15 @@ class RunConsole:
         self._guard(lambda: print(safe, file=self._stream, flush=True))
 
     def _write_log(self, lines: Sequence[str]) -> None:
+        if self._log is None:
+            return
         stamp = utc()
-        self._log.write("".join(f"{stamp} {line}\n" for line in lines))
-        self._log.flush()
+        text = "".join(f"{stamp} {line}\n" for line in lines)
+        try:
+            self._log.write(text.encode("utf-8", "backslashreplace"))
+        except OSError as error:  # it copies what is printed, so training continues without it
+            name, self._log = self._log.name, None
+            self.warn(f"{StorageError.of(error, name)}; the lines that follow are not in it")
 
     def _guard(self, output: Callable[[], None]) -> None:
         """Print unless the reader is gone (a closed pipe, a lost terminal); training continues without one."""

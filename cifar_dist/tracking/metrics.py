@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files import naming, write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +82,36 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab")
+        self._unwritten = b""
+        self._open()
 
     def append(self, records: Sequence[Record]) -> None:
-        """Append lines in one write. They survive the end of this process; to survive a power cut, call sync."""
-        self._file.write(b"".join(record.to_line() for record in records))
-        self._file.flush()
+        """Append lines. They survive the end of this process; to survive a power cut, call sync.
+
+        Raises:
+            OSError: they cannot be written. The file is as before, and the next call writes them first.
+        """
+        self._unwritten += b"".join(record.to_line() for record in records)
+        try:
+            with naming(self.path):
+                left = self._unwritten
+                while left:  # a disk that fills up takes a part without an error
+                    left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(self._size)
+            raise
+        self._size += len(self._unwritten)
+        self._unwritten = b""
 
     def sync(self) -> None:
-        """Flush all lines to the disk. Called before a checkpoint, which must not outlive its metrics."""
-        os.fsync(self._file.fileno())
+        """Flush all lines to the disk. Called before a checkpoint, which must not outlive its metrics.
+
+        Raises:
+            OSError: some lines cannot be written.
+        """
+        self.append([])
+        with naming(self.path):
+            os.fsync(self._file.fileno())
 
     def cut(self, step: int, evaluated: int | None = None) -> int:
         """Atomically drop every record after ``step``, and a line at the end that a kill left incomplete.
@@ -106,6 +126,7 @@ class MetricsLog:
 
         Raises:
             UserError: an unreadable line precedes one that would be kept.
+            OSError: the file cannot be read or written.
         """
         kept: list[bytes] = []
         last = step
@@ -122,14 +143,25 @@ class MetricsLog:
                 if unreadable:
                     raise _not_a_record(self.path, *unreadable)
                 kept.append(line)
-        self._file.close()
         write_atomic(self.path, b"".join(kept))
-        self._file = self.path.open("ab")
+        self.reopen()
         return last
 
-    def close(self) -> None:
-        self.sync()
+    def reopen(self) -> None:
+        """Open the file again, after it was replaced."""
         self._file.close()
+        self._open()
+
+    def close(self) -> None:
+        """Flush all lines to the disk, and close the file even if that fails."""
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+
+    def _open(self) -> None:
+        self._file = self.path.open("ab", buffering=0)
+        self._size = self._file.seek(0, os.SEEK_END)
 
 
 def read(path: Path) -> list[Record]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cifar_dist import checkpoint
@@ -29,6 +28,7 @@ from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
+from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
 
 
@@ -65,7 +65,16 @@ class Trainer:
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
         self.agreement = Agreement(self.ranks, signals)
-        self.tracker = self._start_tracker([*changed, *notes])
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker([*changed, *notes]))
+        self.saver = CheckpointSaver(
+            self.folder.checkpoints,
+            config.checkpoint,
+            self.ranks,
+            self.tracker,
+            state,
+            retry=config.tracking.every,
+            longest_retry=self.steps_per_epoch,
+        )
         self._is_first_step = True
 
     # ---- the loop ---------------------------------------------------------------------------------------------
@@ -94,7 +103,7 @@ class Trainer:
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
                 self.flush()
-            if self.config.checkpoint.every_steps and self.step % self.config.checkpoint.every_steps == 0:
+            if self.saver.is_due(self.step):
                 self.agreement.settle()
                 self.flush()
                 self.save()
@@ -114,7 +123,7 @@ class Trainer:
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
         last = epoch + 1 == self.config.train.epochs
-        best = False
+        best, best_before = False, self.best
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
@@ -128,8 +137,9 @@ class Trainer:
             record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
             self.tracker.evaluation(record, best)
         self.epochs_evaluated = epoch + 1
-        if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
-            self.save(best)
+        saves = best or last or (epoch + 1) % self.config.checkpoint.every == 0
+        if saves and not self.save(best, must=last):
+            self.best = best_before  # a later checkpoint may be the best of those that exist
         self.step_log.restart_clock()
 
     def finish(self) -> None:
@@ -165,7 +175,7 @@ class Trainer:
         """Save at the agreed step and say how to resume."""
         self.agreement.settle(stopping=True)
         self.flush()
-        self.save()
+        self.save(must=True)
         self.close("interrupted", f"{self.signals.received or 'asked to stop'}; the same command resumes from here")
 
     def close(self, status: Status, reason: str = "") -> None:
@@ -178,9 +188,8 @@ class Trainer:
         """Pass the metrics of the steps since the last call to the tracker."""
         self.tracker.train_steps(self.step_log.take())
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint of this step."""
-        tensors = self.learner.state()
+    def save(self, best: bool = False, *, must: bool = False) -> bool:
+        """Write a checkpoint of this step; return whether that succeeded, see :meth:`CheckpointSaver.save`."""
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,
@@ -189,16 +198,9 @@ class Trainer:
             is_best=best,
             loss_scaler=self.learner.model.scaler_state(),
         )
-
-        def write() -> Path:
-            self.tracker.sync()
-            path = checkpoint.save(self.folder.checkpoints, tensors, state)
-            checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
-            return path
-
-        path = self.ranks.run_on_main(write)
-        self.tracker.checkpoint(self.step, path)
+        is_saved = self.saver.save(self.learner.state, state, must=must)
         self.step_log.restart_clock()
+        return is_saved
 
     def _open_val(self) -> Split | None:
         if "val" not in self.manifest.splits:
@@ -231,6 +233,7 @@ class Trainer:
             facts=facts,
             resume_step=self.step,
             resume_epoch=self.epochs_evaluated,
+            resume_accuracy=self.accuracy,
             mirrors=self._mirrors,
         )
         for note in (*notes, engine.precision.advice):
@@ -240,4 +243,4 @@ class Trainer:
 
     def _write_final(self, model: dict[str, Tensor]) -> None:
         with folder_atomic(self.folder.final.parent, replace=True) as folder:
-            save_file(model, folder / self.folder.final.name)
+            checkpoint.save_tensors(model, folder / self.folder.final.name)

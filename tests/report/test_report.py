@@ -28,6 +28,7 @@ from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
 
 HOSTILE = '<script>alert("x")</script>&"'
+CONTROL = "\x1b[2J\x07\u202e\x85"
 
 
 def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str, ...] | None = None) -> Path:
@@ -46,7 +47,8 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     log.close()
     for kind, step in (("started", 0), ("killed", 12), ("resumed", 10), ("finished", 10 * epochs)):
         timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), kind, step, 2, HOSTILE, HOSTILE))
-    (run / "environment.json").write_text(json.dumps({"run": {"model": HOSTILE, "processes": 2}, "command": [HOSTILE]}))
+    environment = {"run": {"model": HOSTILE, "dataset": CONTROL}, "command": [HOSTILE]}
+    (run / "environment.json").write_text(json.dumps(environment))
     manifest = Manifest.load(digits)
     labels = torch.from_numpy(manifest.labels("test"))
     logits = torch.nn.functional.one_hot(labels, 10).float() * 3
@@ -84,6 +86,8 @@ def test_the_page_needs_nothing_else_and_escapes_everything(digits: Path, tmp_pa
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert page.tags.count("img") == 3 + 5
     assert HOSTILE in page.text, "it is shown, as text"
+    assert not set(CONTROL[:1] + CONTROL[4:]) & set(page.text)
+    assert r"\x1b[2J\x07\u202e\x85" in page.text
     assert "85.70" in page.text
     assert re.search(r"killed\s*step 12", page.text)
 
