@@ -129,14 +129,6 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
         (["--train.epochs", "2.5"], "train.epochs"),
         (["--train.batch_size", "7", "--train.accumulate", "2"], "batch_size 7 is not divisible by accumulate 2"),
         (
-            ["--schedule.warmup", "9"],
-            "schedule.warmup 9.0 is longer than train.epochs 3; train for more epochs, or add --schedule.warmup 0.6",
-        ),
-        (
-            ["--schedule.warmup", "2", "--schedule.three_phase"],
-            "twice schedule.warmup 2.0, more than train.epochs 3; train for more epochs, or add --schedule.warmup 0.6",
-        ),
-        (
             ["--schedule.milestones", "[1, 2]"],
             'schedule.milestones has no effect with schedule.name = "onecycle"; remove it, or use --schedule.name step',
         ),

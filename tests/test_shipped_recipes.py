@@ -48,8 +48,6 @@ def small(name: str, data: Path, runs: Path) -> list[str]:
         "1",
         "--checkpoint.keep",
         "3",
-        "--schedule.warmup",
-        "0",
         "--train.threads",
         "1",
     ]

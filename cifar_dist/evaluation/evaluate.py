@@ -44,6 +44,7 @@ def evaluate(
     *,
     trained_on: Manifest,
     poll: Callable[[], None] = lambda: None,
+    record: Callable[[Summary], None] = lambda summary: None,
     show: bool = False,
 ) -> tuple[Path, Summary]:
     """Predict every sample of ``split`` once and write the evaluation folder. Collective.
@@ -58,6 +59,7 @@ def evaluate(
         tta: see ``eval.tta``.
         trained_on: manifest of the run's training data.
         poll: called before each batch; it may raise to stop.
+        record: called with the summary before the folder exists, which finishes a run.
         show: show progress on stderr.
 
     Returns:
@@ -85,6 +87,7 @@ def evaluate(
         seconds=round(time.perf_counter() - begin, 3),
         processes=ranks.world_size,
     )
+    record(summary)
     ids = sample_ids(data, split)
     labels = class_labels(trained_on, predictions.classes.tolist(), "auto")
     folder = ranks.run_on_main(

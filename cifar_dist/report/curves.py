@@ -57,7 +57,7 @@ def draw_curves(
     run = _Run(
         steps=steps,
         rows=[row for row in EpochTable(records).rows() if row.seconds > 0 or row.val_loss == row.val_loss],
-        test=next((record for record in reversed(records) if record.split == "test"), None),
+        test=next((record for record in reversed(records) if record.split not in ("train", "val")), None),
         breaks=[event.step / per_epoch for event in events if event.kind in _BREAKS],
         steps_per_epoch=per_epoch,
     )
@@ -135,7 +135,9 @@ def thin(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
 
 def _mark(axes: Axes, run: _Run, test: Record) -> None:
     x, y = run.x(test.step), 100 * test.accuracy
-    axes.plot([x], [y], color=RED, marker="*", markersize=13, linestyle="none", label=f"test {y:.2f} %", zorder=5)
+    axes.plot(
+        [x], [y], color=RED, marker="*", markersize=13, linestyle="none", label=f"{test.split} {y:.2f} %", zorder=5
+    )
 
 
 def _decorate(axes: Axes, run: _Run, legend: Literal["upper right", "lower right"] | None) -> None:

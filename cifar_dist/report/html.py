@@ -103,14 +103,21 @@ def write_report(run: Path) -> Path:
         _section("Environment", f"<pre>{escape(json.dumps(environment, indent=2, ensure_ascii=False))}</pre>"),
     ]
     name = escape(run.name)
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{name}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
-        f"<body>\n<main>\n{''.join(parts)}\n<footer>Written by cifar-dist from the run folder; "
-        f"write it again with <code>cifar-dist report {name}</code>.</footer>\n</main>\n</body>\n</html>\n"
+    footer = (
+        "<footer>Written by cifar-dist from the run folder; "
+        f"write it again with <code>cifar-dist report {name}</code>.</footer>"
     )
-    write_atomic(folder.report, page)
+    write_atomic(folder.report, page(run.name, "".join(parts) + "\n" + footer))
     return folder.report
+
+
+def page(title: str, body: str) -> str:
+    """Wrap the HTML of a body into a self-contained page."""
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
 
 
 # ---- what to show -----------------------------------------------------------------------------------------------

@@ -113,6 +113,17 @@ def to_csv(entries: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
+def has_outdated_report(run: Path) -> bool:
+    """Whether the report of a run is missing or older than what happened last in the run."""
+    folder = RunFolder(run)
+    try:
+        return folder.report.stat().st_mtime_ns < max(
+            path.stat().st_mtime_ns for path in (folder.timeline, folder.metrics)
+        )
+    except OSError:
+        return folder.has_begun()
+
+
 def disk_bytes(path: Path) -> int:
     """Return the size of a file, or of all files below a folder, without links."""
     if path.is_symlink() or not path.is_dir():

@@ -24,7 +24,7 @@ class Record:
     Attributes:
         step: optimizer steps done; the first step's record has 1.
         epoch: 0-based.
-        split: ``train``, ``val``, ``test``.
+        split: ``train``, ``val``, or that of the final evaluation, ``test``.
         loss: mean over ``samples``; nan if it was not finite (null in the file, because JSON has no nan).
         accuracy: fraction of ``samples``, in [0, 1].
         samples: images in this measurement, over all processes.
@@ -138,7 +138,8 @@ class MetricsLog:
                 unreadable = unreadable or (number, error)
                 continue
             last = max(last, record.step)
-            is_repeated = evaluated is not None and record.split != "train" and record.epoch >= evaluated
+            is_final = record.split not in ("train", "val")  # its run was not finished, so it is evaluated again
+            is_repeated = is_final or (evaluated is not None and record.split == "val" and record.epoch >= evaluated)
             if record.step <= step and not is_repeated:
                 if unreadable:
                     raise _not_a_record(self.path, *unreadable)

@@ -130,10 +130,7 @@ class Tracker:
         if record.split == "val":
             self._end_epoch(record.epoch, best)
         else:
-            self.say(
-                f"{record.split}: accuracy {100 * record.accuracy:.2f} %, loss {record.loss:.4f}, "
-                f"{record.samples:,} images"
-            )
+            self._table.write(self._folder.metrics_csv)
         self._mirrors.evaluation(record, best)
 
     def say(self, text: str) -> None:

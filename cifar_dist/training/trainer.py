@@ -17,6 +17,7 @@ from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
+from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic
@@ -144,9 +145,6 @@ class Trainer:
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
-        if self.ranks.run_on_main(self.folder.is_finished):
-            self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
-            return
         with self.learner.averaged():
             self._finish()
 
@@ -168,8 +166,17 @@ class Trainer:
             tta,
             trained_on=self.manifest,
             poll=self.agreement.poll,
+            record=self._record_final,
         )
         self.tracker.say(f"{split} accuracy {summary.accuracy:.2%} of {summary.samples} with TTA {tta}: {folder}")
+
+    def _record_final(self, summary: Summary) -> None:
+        """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
+        if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
+            return
+        last, seconds = self.config.train.epochs - 1, summary.seconds
+        record = Record(self.step, last, summary.split, summary.loss, summary.accuracy, summary.samples, seconds)
+        self.tracker.evaluation(record, best=False)
 
     def stop(self) -> None:
         """Save at the agreed step and say how to resume."""
@@ -236,6 +243,8 @@ class Trainer:
             resume_accuracy=self.accuracy,
             mirrors=self._mirrors,
         )
+        if shortening := self.config.schedule.shortening(self.config.train.epochs):
+            tracker.say(shortening)
         for note in (*notes, engine.precision.advice):
             if note:
                 tracker.warn(note)

@@ -21,8 +21,11 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.report.html import write_report
     from cifar_dist.run_folder import find_run
 
-    for run in [find_run(name) for name in arguments.runs]:
+    runs = [find_run(name) for name in arguments.runs]
+    for run in runs:
         print(write_report(run), flush=True)
+    for folder in {run.parent for run in runs}:
+        draw_index(folder)
     return EXIT_DONE
 
 
@@ -34,3 +37,22 @@ def draw(run_path: Path) -> None:
         print(f"report: {write_report(run_path)}")
     except Exception as error:
         print(f"cifar-dist: cannot draw the report ({error}); retry: cifar-dist report {run_path}", file=sys.stderr)
+    draw_index(run_path.parent)
+
+
+def draw_if_outdated(run_path: Path) -> None:
+    """Draw the report of a run in which something has happened since it was drawn."""
+    from cifar_dist.runs.listing import has_outdated_report
+
+    if has_outdated_report(run_path):
+        draw(run_path)
+
+
+def draw_index(folder: Path) -> None:
+    """Write the page of all runs of a folder, where the folder can be written."""
+    try:
+        from cifar_dist.runs.index import write_index
+
+        write_index(folder)
+    except Exception as error:
+        print(f"warning: {folder}/index.html was not written: {error}", file=sys.stderr)

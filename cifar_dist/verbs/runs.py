@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN, user_path, written
+from cifar_dist.verbs.report import draw_if_outdated, draw_index
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
@@ -83,6 +84,10 @@ def _list(arguments: argparse.Namespace) -> int:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)
     if out := given.get("csv"):
         written(out, lambda: write_atomic(out, to_csv(entries)))
+    for entry in entries:
+        if entry.state == "killed":  # it could not draw its report itself
+            draw_if_outdated(entry.path)
+    draw_index(folder)
     return EXIT_DONE
 
 

@@ -178,7 +178,7 @@ def interrupt(words: Sequence[str], run: Path, after: int, processes: int, how: 
     """Train, signal every process when exactly ``after`` records are written, and return their exit codes."""
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder, run.name)
-        running = start([TRAIN, *words], processes, pausing(after, note))
+        running = start([TRAIN, *words], processes, {**UNDRAWN, **pausing(after, note)})
         try:
             paused = wait_for_pause(note, running)
             for process in running:
