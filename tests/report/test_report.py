@@ -79,7 +79,7 @@ def test_the_page_needs_nothing_else_and_escapes_everything(digits: Path, tmp_pa
     page = Tags(write_report(run).read_text())
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert page.tags.count("img") == 3 + 5
+    assert page.tags.count("img") == 4 + 5
     assert HOSTILE in page.text, "it is shown, as text"
     assert "85.70" in page.text
     assert re.search(r"killed\s*step 12", page.text)
@@ -90,7 +90,7 @@ def test_pictures_are_drawn_and_not_blank(digits: Path, tmp_path: Path) -> None:
     write_report(run)
     pictures = sorted(run.rglob("*.png"))
     assert {path.stem for path in pictures} == {
-        *("loss", "accuracy", "lr", "overview"),
+        *("loss", "accuracy", "lr", "validation", "overview"),
         *("samples", "mistakes", "confusion", "per_class", "calibration"),
     }
     for path in pictures:
@@ -105,7 +105,7 @@ def test_missing_parts_are_left_out(digits: Path, tmp_path: Path) -> None:
     (run / "timeline.jsonl").unlink()
     for path in (run / "evaluations").glob("*/probabilities.npz"):
         path.write_bytes(path.read_bytes()[:100])
-    assert Tags(write_report(run).read_text()).tags.count("img") == 3
+    assert Tags(write_report(run).read_text()).tags.count("img") == 4
     (run / "metrics.jsonl").unlink()
     shutil.rmtree(run / "evaluations")
     assert "not evaluated yet" in write_report(run).read_text()
