@@ -68,9 +68,10 @@ def _draw_best(axes: Axes, evaluation: Evaluation, sample: int) -> None:
         share = float(probabilities[label])
         axes.barh(place + 0.8, 1, height=0.16, color=_TRACK)
         axes.barh(place + 0.8, share, height=0.16, color=colour)
-        style = {"fontsize": 8, "va": "bottom", "color": INK if first else "#57606A"}
-        axes.text(0, place + 0.68, evaluation.name(label), fontweight="bold" if label == true else "normal", **style)
-        axes.text(1, place + 0.68, _percent(share), ha="right", **style)
+        ink = INK if first else "#57606A"
+        weight = "bold" if label == true else "normal"
+        axes.text(0, place + 0.68, evaluation.name(label), fontsize=8, va="bottom", color=ink, fontweight=weight)
+        axes.text(1, place + 0.68, _percent(share), fontsize=8, va="bottom", color=ink, ha="right")
 
 
 def _percent(share: float) -> str:

@@ -17,6 +17,7 @@ from cifar_dist.verbs import (
     recipes,
     report,
     runs,
+    speed,
     submit,
     sweep,
     train,
@@ -39,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "speed": speed,
     "report": report,
     "runs": runs,
 }
