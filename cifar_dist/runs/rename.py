@@ -24,9 +24,11 @@ def rename(run: Path, name: str) -> Path:
         RunConfig(name=name)
     except ValueError as error:
         raise UserError(f"{error}; use another name") from None
+    if not name:
+        raise UserError("the new name is empty; give one")
     folder, target = RunFolder(run), run.resolve().with_name(name)
-    if not name or target.exists():
-        raise UserError(f"{target} exists; use another name" if name else "the new name is empty; give one")
+    if target.exists():
+        raise UserError(f"{target} exists; use another name")
     config = recipe.read(folder.config)
     renamed = dataclasses.replace(config, run=dataclasses.replace(config.run, name=name))
     try:

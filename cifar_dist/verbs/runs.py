@@ -127,7 +127,7 @@ def _collect_best(arguments: argparse.Namespace) -> int:
     rows = [(str(model.entry.path), model.name, percent(model.val), percent(model.test)) for model in models]
     table = collect(models, arguments.out)
     print(markdown(["run", "checkpoint", "val %", "test %"], rows, ["val %", "test %"]), end="")
-    print(f"weights of {len(models)} runs: {table.parent}, listed in {table}")
+    print(f"weights of {len(models)} run{'s' * (len(models) != 1)}: {table.parent}, listed in {table}")
     return EXIT_DONE
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_dist import recipe
+from cifar_dist import cli, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
@@ -112,6 +112,25 @@ def test_missing_parts_are_left_out(digits: Path, tmp_path: Path) -> None:
     (run / "config.toml").unlink()
     with pytest.raises(UserError, match=r"is not a run folder: it has no config\.toml"):
         write_report(run)
+
+
+def test_all_reports_are_drawn_whatever_is_wrong_with_one(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, digits)
+    shutil.rmtree(run / "evaluations")  # to draw less
+    for name in ("a", "sweep/b", "damaged"):
+        shutil.copytree(run, tmp_path / "all" / name)
+    (tmp_path / "all" / "damaged" / "config.toml").write_text("{ torn")
+    with pytest.raises(UserError, match="1 of the runs below"):
+        cli.run(["report", "--all", str(tmp_path / "all")])
+    drawn = [tmp_path / "all" / name / "report.html" for name in ("a", "sweep/b")]
+    assert capsys.readouterr().out.split() == [str(path) for path in drawn]
+    assert all(path.is_file() for path in drawn)
+    with pytest.raises(UserError, match="or all: cifar-dist report --all"):
+        cli.run(["report"])
+    with pytest.raises(UserError, match="or all: cifar-dist report --all"):
+        cli.run(["report", str(run), "--all"])
 
 
 def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -> None:
