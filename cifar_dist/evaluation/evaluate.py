@@ -21,15 +21,15 @@ class CheckpointRef:
     """The weights of a run that are evaluated.
 
     Attributes:
-        file: their safetensors file.
-        name: their name in folder names: ``final``, or the checkpoint's, for example ``step-00000345``.
-        step: optimizer steps done.
+        file: their file, of safetensors or saved by torch.
+        name: their name in folder names: ``final``, the checkpoint's, for example ``step-00000345``, or the file's.
+        step: optimizer steps done; None if unknown.
         val_accuracy: fraction, as measured during training; None if it was not.
     """
 
     file: Path
     name: str
-    step: int
+    step: int | None
     val_accuracy: float | None
 
 

@@ -21,7 +21,7 @@ class Summary:
     """``summary.json`` of an evaluation.
 
     Attributes:
-        run, checkpoint, step: the evaluated weights.
+        run, checkpoint, step: the evaluated weights; the step is None if they are not a checkpoint.
         split, data, samples, classes: the data.
         tta: the views of each image, see ``eval.tta``.
         accuracy: fraction correct, None without labels.
@@ -33,7 +33,7 @@ class Summary:
 
     run: str
     checkpoint: str
-    step: int
+    step: int | None
     split: str
     data: str
     samples: int
@@ -65,7 +65,7 @@ def write_evaluation(
         summary: what was evaluated.
         predictions: of every sample.
         ids: ID of each sample.
-        weights: the evaluated safetensors file.
+        weights: the evaluated file, whose suffix the copy gets.
         labels: predicted class of each sample, as the CSV names it; None for its index.
     """
     accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
@@ -81,5 +81,5 @@ def write_evaluation(
         with folder.probabilities.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         folder.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-        copy_atomic(weights, folder.weights)
+        copy_atomic(weights, folder.weights.with_suffix(weights.suffix))
     return target

@@ -210,7 +210,7 @@ class Trainer:
         return is_saved
 
     def _open_val(self) -> Split | None:
-        if "val" not in self.manifest.splits:
+        if "val" not in self.manifest.splits or not self.config.data.hold_out:
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
@@ -225,7 +225,7 @@ class Trainer:
             fingerprint=manifest.fingerprint,
             classes=len(manifest.classes),
             image_shape=manifest.shape,
-            train_samples=manifest.samples("train"),
+            train_samples=len(self.setup.batches.images),
             val_samples=len(self.val.images) if self.val else 0,
             processes=self.ranks.world_size,
             wrapper=engine.description,

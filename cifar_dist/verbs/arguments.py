@@ -10,7 +10,7 @@ from pathlib import Path
 from cifar_dist.errors import UserError
 
 TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the recipe's)"
-CHECKPOINT = "best, latest or a step (default: best)"
+CHECKPOINT = "best, latest, a step, or the path of any checkpoint or weights (default: best)"
 RUN = "name of a run, or its folder"
 
 

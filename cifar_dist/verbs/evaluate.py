@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         accuracy = "no labels" if summary.accuracy is None else f"accuracy {summary.accuracy:.2%}"
         if data.fingerprint != trained.trained_on.fingerprint:
             print(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
+        elif arguments.split == "train" or (arguments.split == "val" and not trained.config.data.hold_out):
+            print(f"the run was trained on the split {arguments.split}")
         print(f"{arguments.split}: {accuracy} on {summary.samples} samples, TTA {tta}, {summary.checkpoint}: {folder}")
         draw(run_path)
     return EXIT_DONE

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least
+from cifar_dist.formatting import size
+from cifar_dist.verbs.arguments import at_least, user_path, written
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,6 +40,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--channels", type=_up_to(4096), metavar="C", help="of an image (default: as above, or 3)")
     verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a batch (default: 1)")
     verb.add_argument("--receptive-field", action="store_true", help="show only kernel, stride, jump and field")
+    verb.add_argument(
+        "--csv", type=user_path, metavar="OUT", help="also write the table to this file, receptive fields with formulae"
+    )
     verb.set_defaults(settings=[])
 
 
@@ -65,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from cifar_dist.files import write_atomic
     from cifar_dist.models import build, check_fits
+    from cifar_dist.models.layer_csv import layers_csv, receptive_field_csv
     from cifar_dist.models.summary import summarize
     from cifar_dist.models.transfer import freeze_backbone
 
@@ -75,6 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     if model.freeze:
         freeze_backbone(network)
     summary = summarize(network, shape, arguments.batch)
+    if arguments.csv:
+        text = receptive_field_csv(summary) if arguments.receptive_field else layers_csv(summary)
+        written(arguments.csv, lambda: write_atomic(arguments.csv, text))
     table = _field_table(summary) if arguments.receptive_field else _layer_table(summary)
     # In a pipe the table is as wide as necessary and never coloured; rich by itself would obey FORCE_COLOR.
     at_terminal = sys.stdout.isatty()
@@ -133,7 +142,7 @@ def _table(*columns: str) -> Table:
 
 
 def _layer_table(summary: Summary) -> Table:
-    table = _table("layer", "type", "input", "output", "kernel", "parameters", "share", "mult-adds", "field")
+    table = _table("layer", "type", "input", "output", "kernel", "parameters", "share", "mult-adds", "memory", "field")
     for layer in summary.layers:
         share = layer.parameters / summary.parameters
         table.add_row(
@@ -141,6 +150,7 @@ def _layer_table(summary: Summary) -> Table:
             *(_sides(layer.inputs), _sides(layer.outputs), _kernel(layer)),
             *(f"{layer.parameters:,}", f"{share:.1%}") if layer.parameters else ("", ""),
             _si(layer.multiply_adds) if layer.multiply_adds else "",
+            size(layer.output_bytes) if layer.output_bytes else "",
             _pixels(layer.field.size, "all") if layer.field else "",
         )
     return table
@@ -166,13 +176,16 @@ def _totals(summary: Summary, batch: int) -> list[tuple[str, str]]:
             (summary.last_convolution, "at the last convolution"),
             (summary.pools_as_strides, "if pools between convolutions count only as strides"),
         )
-        for size, what in others:
-            if size is not None and size != summary.receptive_field:
-                field += f"; {_pixels(size, 'all')} {what}"
+        for pixels, what in others:
+            if pixels is not None and pixels != summary.receptive_field:
+                field += f"; {_pixels(pixels, 'all')} {what}"
     return [
         ("parameters", f"{summary.parameters:,} ({parts})"),
         ("mult-adds", f"{_si(summary.multiply_adds)} for {of}"),
-        ("layer outputs", f"{summary.output_bytes / 2**20:,.1f} MiB for {of}, in float32"),
+        (
+            "memory",
+            f"{size(4 * summary.parameters)} parameters, {size(summary.output_bytes)} outputs of {of}, in float32",
+        ),
         ("receptive field", field),
     ]
 

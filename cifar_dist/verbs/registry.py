@@ -18,6 +18,7 @@ from cifar_dist.verbs import (
     replay,
     report,
     runs,
+    speed,
     submit,
     sweep,
     train,
@@ -41,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "predict": predict,
     "export": export,
     "replay": replay,
+    "speed": speed,
     "report": report,
     "runs": runs,
 }

@@ -6,26 +6,43 @@ import argparse
 import sys
 from pathlib import Path
 
+from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN
+from cifar_dist.verbs.arguments import RUN, user_path
 
 HELP = "draw the figures and report.html of one or more runs"
 COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    verb.add_argument("runs", nargs="*", metavar="RUN", help=RUN)
+    verb.add_argument(
+        "--all", nargs="?", type=user_path, const=Path("runs"), metavar="FOLDER", help="all runs below FOLDER, or runs/"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.report.html import write_report
     from cifar_dist.run_folder import find_run
+    from cifar_dist.runs.listing import find_runs
 
+    if bool(arguments.runs) == bool(arguments.all):
+        raise UserError("name one or more runs: cifar-dist report RUN ..., or all: cifar-dist report --all [FOLDER]")
     runs = [find_run(name) for name in arguments.runs]
     for run in runs:
         print(write_report(run), flush=True)
+    failed = 0
+    for run in find_runs(arguments.all) if arguments.all else []:
+        runs.append(run)
+        try:
+            print(write_report(run), flush=True)
+        except UserError as error:  # one damaged run keeps no other from its report
+            print(f"warning: {printable(str(error))}", file=sys.stderr)
+            failed += 1
     for folder in {run.parent for run in runs}:
         draw_index(folder)
+    if failed:
+        raise UserError(f"{failed} of the runs below {arguments.all} cannot be drawn, see above")
     return EXIT_DONE
 
 

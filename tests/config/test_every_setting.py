@@ -271,6 +271,7 @@ WITNESSES: dict[str, Witness] = {
     "run.fresh": witness(True, run_again),
     "run.processes": witness(2, run),
     "data.path": witness("nowhere", run),
+    "data.hold_out": witness(False, run),
     "data.shuffle_block": witness(1, run),
     "data.resident_mb": witness(0, read_ahead),
     "data.read_ahead": witness(2, read_ahead, data__resident_mb=0),

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from support.running import PATIENCE, environment
 
-from cifar_dist import recipe
+from cifar_dist import cli, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
@@ -84,7 +84,7 @@ def test_the_page_needs_nothing_else_and_escapes_everything(digits: Path, tmp_pa
     page = Tags(write_report(run).read_text())
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert page.tags.count("img") == 3 + 5
+    assert page.tags.count("img") == 4 + 5
     assert HOSTILE in page.text, "it is shown, as text"
     assert not set(CONTROL[:1] + CONTROL[4:]) & set(page.text)
     assert r"\x1b[2J\x07\u202e\x85" in page.text
@@ -97,7 +97,7 @@ def test_pictures_are_drawn_and_not_blank(digits: Path, tmp_path: Path) -> None:
     write_report(run)
     pictures = sorted(run.rglob("*.png"))
     assert {path.stem for path in pictures} == {
-        *("loss", "accuracy", "lr", "overview"),
+        *("loss", "accuracy", "lr", "validation", "overview"),
         *("samples", "mistakes", "confusion", "per_class", "calibration"),
     }
     for path in pictures:
@@ -112,13 +112,32 @@ def test_missing_parts_are_left_out(digits: Path, tmp_path: Path) -> None:
     (run / "timeline.jsonl").unlink()
     for path in (run / "evaluations").glob("*/probabilities.npz"):
         path.write_bytes(path.read_bytes()[:100])
-    assert Tags(write_report(run).read_text()).tags.count("img") == 3
+    assert Tags(write_report(run).read_text()).tags.count("img") == 4
     (run / "metrics.jsonl").unlink()
     shutil.rmtree(run / "evaluations")
     assert "not evaluated yet" in write_report(run).read_text()
     (run / "config.toml").unlink()
     with pytest.raises(UserError, match=r"is not a run folder: it has no config\.toml"):
         write_report(run)
+
+
+def test_all_reports_are_drawn_whatever_is_wrong_with_one(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, digits)
+    shutil.rmtree(run / "evaluations")  # to draw less
+    for name in ("a", "sweep/b", "damaged"):
+        shutil.copytree(run, tmp_path / "all" / name)
+    (tmp_path / "all" / "damaged" / "config.toml").write_text("{ torn")
+    with pytest.raises(UserError, match="1 of the runs below"):
+        cli.run(["report", "--all", str(tmp_path / "all")])
+    drawn = [tmp_path / "all" / name / "report.html" for name in ("a", "sweep/b")]
+    assert capsys.readouterr().out.split() == [str(path) for path in drawn]
+    assert all(path.is_file() for path in drawn)
+    with pytest.raises(UserError, match="or all: cifar-dist report --all"):
+        cli.run(["report"])
+    with pytest.raises(UserError, match="or all: cifar-dist report --all"):
+        cli.run(["report", str(run), "--all"])
 
 
 def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -> None:
