@@ -113,7 +113,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _rename(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run
+    from cifar_dist.run_folder import find_run
     from cifar_dist.runs.rename import rename
 
     renamed = rename(find_run(arguments.run), arguments.name)

@@ -22,8 +22,9 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from cifar_dist.evaluation.speed import make_forms, time_forms
-    from cifar_dist.evaluation.trained import build_trained, find_run, open_trained
+    from cifar_dist.evaluation.trained import build_trained, open_trained
     from cifar_dist.formatting import markdown
+    from cifar_dist.run_folder import find_run
 
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
