@@ -1,11 +1,10 @@
-"""Format text for people: durations, sizes, percentages, tables, and the progress of a long task."""
+"""Format text for people: durations, sizes, percentages, tables."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from cifar_dist.errors import printable
 
@@ -75,57 +74,3 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collec
             f"| {' | '.join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in columns)} |\n"
         )
     return text
-
-
-Advance = Callable[[int], None]
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int, unit: str = "images", *, show: bool = True) -> Iterator[Advance]:
-    """Show the progress of a task of ``total`` units on stderr; yield ``advance(n)``, to call after n more units.
-
-    On a terminal it is a bar, in a log plain lines.
-
-    Args:
-        what: description of the task, for example ``packing train``; may contain untrusted names.
-        total: number of units; 0 if unknown.
-        unit: name of the units.
-        show: False shows nothing.
-    """
-    what = printable(what)
-    if not show:
-        yield lambda count: None
-    elif sys.stderr.isatty():
-        with _progress_bar(what, total) as advance:
-            yield advance
-    else:
-        with _log_lines(what, total, unit) as advance:
-            yield advance
-
-
-@contextlib.contextmanager
-def _progress_bar(what: str, total: int) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total or None)
-        yield lambda count: bar.advance(task, count)
-
-
-@contextlib.contextmanager
-def _log_lines(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Print one line per quarter, or a single one at the end if the total is unknown."""
-    done = quarters = 0
-
-    def advance(count: int) -> None:
-        nonlocal done, quarters
-        done += count
-        if total and 4 * done // total > quarters:
-            quarters = 4 * done // total
-            print(f"{what}: {done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
-
-    yield advance
-    if not total:
-        print(f"{what}: {done:,} {unit}", file=sys.stderr, flush=True)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_dist.formatting import clock, duration, markdown, percent, progress, size
+from cifar_dist.formatting import clock, duration, markdown, percent, size
+from cifar_dist.terminal.progress import progress
 
 CELLS = st.lists(st.lists(st.text(max_size=8), min_size=2, max_size=2), max_size=4)
 

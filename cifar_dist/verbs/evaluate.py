@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta, user_path
+from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.report import draw
 
 HELP = "evaluate a checkpoint of a run with test-time augmentation"
@@ -23,10 +25,12 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.data.manifest import Manifest
-    from cifar_dist.distributed.start import start_engine
-    from cifar_dist.evaluation.evaluate import evaluate
-    from cifar_dist.evaluation.trained import find_run, load_model, open_trained
+    with loading():
+        from cifar_dist.data.manifest import Manifest
+        from cifar_dist.distributed.start import start_engine
+        from cifar_dist.evaluation.evaluate import evaluate
+        from cifar_dist.evaluation.trained import find_run, load_model, open_trained
+        from cifar_dist.terminal.progress import progress
 
     run_path = find_run(arguments.run)
     trained = open_trained(run_path, arguments.checkpoint)
@@ -46,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.split,
             tta,
             trained_on=trained.trained_on,
-            show=True,
+            show=partial(progress, f"evaluating {arguments.split}", show=engine.ranks.is_main),
         )
     if engine.ranks.is_main:
         accuracy = "no labels" if summary.accuracy is None else f"accuracy {summary.accuracy:.2%}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
+from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 
@@ -43,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cifar_dist.launch.agent import run_launcher
 
+    os.environ.setdefault(VARIABLE, typed_command())
     return run_launcher(config, options, _verb_words(rest))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import at_least
+from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,11 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     shape = (height, width, arguments.channels or channels)
     classes = arguments.classes or classes
 
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from cifar_dist.models import build, check_fits
-    from cifar_dist.models.summary import summarize
-    from cifar_dist.models.transfer import freeze_backbone
+        from cifar_dist.models import build, check_fits
+        from cifar_dist.models.summary import summarize
+        from cifar_dist.models.transfer import freeze_backbone
 
     # On the meta device, without pretrained weights or model.conv: none of these changes shapes or counts.
     network = build(model.name, classes=classes, channels=shape[2], options=model.options).to("meta")

@@ -6,6 +6,7 @@ import argparse
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, check_writable, checked_tta, user_path
+from cifar_dist.verbs.loading import loading
 
 HELP = "predict an unlabelled set and write an ID,Labels file"
 COLLECTIVE = True
@@ -32,9 +33,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.distributed.start import start_engine
-    from cifar_dist.evaluation.predict_file import predict_file
-    from cifar_dist.evaluation.trained import find_run, open_trained
+    with loading():
+        from cifar_dist.distributed.start import start_engine
+        from cifar_dist.evaluation.predict_file import predict_file
+        from cifar_dist.evaluation.trained import find_run, open_trained
 
     check_writable(arguments.out, "--out")
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)

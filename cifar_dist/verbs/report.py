@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN
+from cifar_dist.verbs.loading import loading
 
 HELP = "draw the figures and report.html of one or more runs"
 COLLECTIVE = False
@@ -18,19 +19,24 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run
-    from cifar_dist.report.html import write_report
+    with loading():
+        from cifar_dist.evaluation.trained import find_run
+        from cifar_dist.report.html import write_report
 
     for run in [find_run(name) for name in arguments.runs]:
-        print(write_report(run), flush=True)
+        with loading(f"drawing the report of {run.name}"):
+            report = write_report(run)
+        print(report, flush=True)
     return EXIT_DONE
 
 
 def draw(run_path: Path) -> None:
     """Draw the report of a run; a drawing error must not fail the run."""
     try:
-        from cifar_dist.report.html import write_report
+        with loading("drawing the report"):
+            from cifar_dist.report.html import write_report
 
-        print(f"report: {write_report(run_path)}")
+            report = write_report(run_path)
+        print(f"report: {report}")
     except Exception as error:
         print(f"cifar-dist: cannot draw the report ({error}); retry: cifar-dist report {run_path}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN, user_path, written
+from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
@@ -71,8 +72,9 @@ def _add(
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from cifar_dist.files import write_atomic
-    from cifar_dist.runs.listing import describe, find_runs, table, to_csv
+    with loading():
+        from cifar_dist.files import write_atomic
+        from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
     given = vars(arguments)  # plain `cifar-dist runs` lacks the arguments of an action
     folder = given.get("folder", _FOLDER)
@@ -87,8 +89,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run
-    from cifar_dist.runs.comparison import Comparison
+    with loading():
+        from cifar_dist.evaluation.trained import find_run
+        from cifar_dist.runs.comparison import Comparison
 
     comparison = Comparison([find_run(run) for run in arguments.runs])
     print(comparison.markdown(), end="")
@@ -98,9 +101,10 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    from cifar_dist.formatting import markdown, size
-    from cifar_dist.runs.clean import clean, removable
-    from cifar_dist.runs.listing import find_runs
+    with loading():
+        from cifar_dist.formatting import markdown, size
+        from cifar_dist.runs.clean import clean, removable
+        from cifar_dist.runs.listing import find_runs
 
     items = []
     for found in find_runs(arguments.folder):

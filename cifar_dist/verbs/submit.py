@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.loading import loading
 
 HELP = "train a recipe on a Slurm cluster; accepts sbatch options"
 COLLECTIVE = False
@@ -20,11 +21,13 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
-    from cifar_dist.data.manifest import Manifest
-    from cifar_dist.models import check_builds
-    from cifar_dist.run_folder import RunFolder
-    from cifar_dist.slurm.preflight import config_in_job
-    from cifar_dist.slurm.sbatch import split_words, submit
+
+    with loading():
+        from cifar_dist.data.manifest import Manifest
+        from cifar_dist.models import check_builds
+        from cifar_dist.run_folder import RunFolder
+        from cifar_dist.slurm.preflight import config_in_job
+        from cifar_dist.slurm.sbatch import split_words, submit
 
     settings, options = split_words(arguments.settings)
     config = recipe.load(arguments.recipe, settings)

@@ -7,6 +7,7 @@ import argparse
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import at_least, user_path, written
+from cifar_dist.verbs.loading import loading
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
 COLLECTIVE = False
@@ -48,9 +49,10 @@ def _add(
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.distributed.launch_checks import launched_processes
-    from cifar_dist.sweeps.runner import check, run_all
-    from cifar_dist.sweeps.sweep import load
+    with loading():
+        from cifar_dist.distributed.launch_checks import launched_processes
+        from cifar_dist.sweeps.runner import check, run_all
+        from cifar_dist.sweeps.sweep import load
 
     if launched_processes() > 1:
         raise UserError(
@@ -72,9 +74,10 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from cifar_dist.files import write_atomic
-    from cifar_dist.sweeps.sweep import load
-    from cifar_dist.sweeps.table import Table
+    with loading():
+        from cifar_dist.files import write_atomic
+        from cifar_dist.sweeps.sweep import load
+        from cifar_dist.sweeps.table import Table
 
     sweep = load(arguments.file, arguments.settings, arguments.seeds)
     table = Table(sweep)

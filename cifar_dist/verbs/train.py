@@ -10,6 +10,7 @@ from pathlib import Path
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.recipes import read_head
 from cifar_dist.verbs.report import draw
 
@@ -37,11 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
-        from cifar_dist.distributed.start import start_engine
-        from cifar_dist.training.trainer import Trainer
+        with loading():
+            from cifar_dist.distributed.start import start_engine
+            from cifar_dist.training.trainer import Trainer
 
         with start_engine(config) as engine:
-            code = Trainer(config, engine, signals).run()
+            with loading("opening the data"):
+                trainer = Trainer(config, engine, signals)
+            code = trainer.run()
     if code == EXIT_DONE and engine.ranks.is_main:
         draw(Path(config.run.dir) / config.run.name)
     return code
