@@ -10,7 +10,7 @@ import textwrap
 from typing import TextIO
 
 WIDEST = 79  # lines are not longer, however wide the terminal; a reader's eye is not either
-NARROWEST = 40
+NARROWEST = 30
 ROOM_FOR_KEYS = 3  # beside bars, whose line has the cursor: a key such as ^C is echoed there
 ERASE_LINE = "\r\x1b[K"
 _SHOW_CURSOR = "\x1b[?25h"  # which bars hide, and a process that is killed does not show again
@@ -40,6 +40,14 @@ def columns(stream: TextIO, *, spare: int = 1) -> int:
     except (OSError, ValueError):
         found = 0
     return max(NARROWEST, min(found - spare, WIDEST)) if found else WIDEST
+
+
+def table_width(stream: TextIO) -> int | None:
+    """Return the columns that a table may use in the terminal of ``stream``; None for a file or a pipe."""
+    try:
+        return (os.get_terminal_size(stream.fileno()).columns or WIDEST + 1) - 1 if stream.isatty() else None
+    except (OSError, ValueError):
+        return None
 
 
 def fold(text: str, width: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import printable
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading, say_stopped
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ COLLECTIVE = True
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s [RECIPE] [--section.field VALUE ...]"
     verb.add_argument(
-        "recipe", nargs="?", help="name of a shipped recipe, or path of a .toml; without: check the machine only"
+        "recipe",
+        nargs="?",
+        type=RECIPE_NAME,
+        help="name of a shipped recipe, or path of a .toml; without: check the machine only",
     )
     verb.set_defaults(settings=[])
 

@@ -8,7 +8,17 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta, user_path
+from cifar_dist.verbs.arguments import (
+    CHECKPOINT,
+    CHECKPOINT_NAME,
+    RUN,
+    RUN_NAME,
+    SPLIT_NAME,
+    TTA,
+    TTA_NAME,
+    checked_tta,
+    user_path,
+)
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.report import draw
 
@@ -17,11 +27,11 @@ COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", help=RUN)
-    verb.add_argument("--tta", help=TTA)
+    verb.add_argument("run", type=RUN_NAME, help=RUN)
+    verb.add_argument("--tta", type=TTA_NAME, help=TTA)
     verb.add_argument("--data", type=user_path, help="a packed dataset (default: that of the training)")
-    verb.add_argument("--split", default="test", help="split to evaluate (default: test)")
-    verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
+    verb.add_argument("--split", type=SPLIT_NAME, default="test", help="split to evaluate (default: test)")
+    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, check_writable, checked_tta, user_path
+from cifar_dist.verbs.arguments import (
+    CHECKPOINT,
+    CHECKPOINT_NAME,
+    RUN,
+    RUN_NAME,
+    TTA,
+    TTA_NAME,
+    check_writable,
+    checked_tta,
+    user_path,
+)
 from cifar_dist.verbs.loading import loading
 
 HELP = "predict an unlabelled set and write an ID,Labels file"
@@ -13,7 +23,7 @@ COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", help=RUN)
+    verb.add_argument("run", type=RUN_NAME, help=RUN)
     verb.add_argument(
         "unlabelled",
         type=user_path,
@@ -28,8 +38,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         default="auto",
         help="write classes by name or by index (default: by name if the run was trained on class folders)",
     )
-    verb.add_argument("--tta", help=TTA)
-    verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
+    verb.add_argument("--tta", type=TTA_NAME, help=TTA)
+    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least, check_writable, user_path, written
+from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, check_writable, user_path, written
 from cifar_dist.verbs.loading import loading
 
 HELP = "draw training images as a recipe augments them"
@@ -16,7 +16,7 @@ COLLECTIVE = False
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s DATASET RECIPE [options] [--section.field VALUE ...]"
     verb.add_argument("dataset", type=user_path, help="a packed dataset: its folder, or its name in shards/")
-    verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml")
+    verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml")
     verb.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="number of images (default: 8)")
     verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="number of epochs (default: 6)")
     verb.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_dist.verbs import (
     Verb,
+    completion,
     doctor,
     evaluate,
     export,
@@ -41,4 +42,5 @@ VERBS: dict[str, Verb] = {
     "export": export,
     "report": report,
     "runs": runs,
+    "completion": completion,
 }

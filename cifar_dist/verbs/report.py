@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN
+from cifar_dist.verbs.arguments import RUN, RUN_NAME
 from cifar_dist.verbs.loading import loading
 
 HELP = "draw the figures and report.html of one or more runs"
@@ -15,7 +15,7 @@ COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    verb.add_argument("runs", nargs="+", type=RUN_NAME, metavar="RUN", help=RUN)
 
 
 def run(arguments: argparse.Namespace) -> int:

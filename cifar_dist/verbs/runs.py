@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN, user_path, written
+from cifar_dist.terminal.screen import table_width
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, check_writable, user_path, written
 from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--csv", type=user_path, metavar="OUT", help="also write the table to this file")
     compare = _add(actions, "compare", "print the settings in which runs differ, and their results")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    compare.add_argument("runs", nargs="+", type=RUN_NAME, metavar="RUN", help=RUN)
     compare.add_argument("--picture", type=user_path, metavar="OUT.png", help="also draw their curves to this file")
     clean = _add(actions, "clean", "delete incomplete files, damaged checkpoints, and older ones of finished runs")
     clean.add_argument(
@@ -77,13 +78,15 @@ def _list(arguments: argparse.Namespace) -> int:
         from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
     given = vars(arguments)  # plain `cifar-dist runs` lacks the arguments of an action
+    if out := given.get("csv"):
+        check_writable(out, "--csv")
     folder = given.get("folder", _FOLDER)
     entries = sorted(map(describe, find_runs(folder)), key=_ORDERS[given.get("sort", "date")])
-    print(table(entries, folder), end="")
+    print(table(entries, folder, table_width(sys.stdout)), end="")
     for entry in entries:
         if entry.problem:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)
-    if out := given.get("csv"):
+    if out:
         written(out, lambda: write_atomic(out, to_csv(entries)))
     return EXIT_DONE
 
@@ -93,8 +96,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         from cifar_dist.evaluation.trained import find_run
         from cifar_dist.runs.comparison import Comparison
 
+    if arguments.picture:
+        check_writable(arguments.picture, "--picture")
     comparison = Comparison([find_run(run) for run in arguments.runs])
-    print(comparison.markdown(), end="")
+    print(comparison.markdown(table_width(sys.stdout)), end="")
     if arguments.picture:
         written(arguments.picture, lambda: comparison.draw(arguments.picture))
     return EXIT_DONE

@@ -10,6 +10,7 @@ from pathlib import Path
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.recipes import read_head
 from cifar_dist.verbs.report import draw
@@ -20,7 +21,8 @@ USAGE = "usage: cifar-dist train RECIPE [--section.field VALUE ...]"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.set_defaults(words=[])
+    verb.add_argument("recipe", type=RECIPE_NAME)  # for tab completion only
+    verb.set_defaults(words=[], settings=[])
 
 
 def run(arguments: argparse.Namespace) -> int:
