@@ -12,6 +12,7 @@ from pathlib import Path
 from cifar_dist import recipe
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
+from cifar_dist.verbs.loading import loading
 
 HELP = "list the shipped recipes: dataset, accuracy here and at their source, what they train"
 COLLECTIVE = False
@@ -56,10 +57,11 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     rows = [("RECIPE", "DATASET", "OURS", "SOURCE", "")]
-    for name in recipe.shipped():
-        head = read_head(name)
-        dataset = Path(recipe.load(name).data.path).name
-        rows.append((name, dataset, _figure(head.ours), _figure(head.source), head.what))
+    with loading("reading the recipes"):
+        for name in recipe.shipped():
+            head = read_head(name)
+            dataset = Path(recipe.load(name).data.path).name
+            rows.append((name, dataset, _figure(head.ours), _figure(head.source), head.what))
     name_width, dataset_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     width = table_width(sys.stdout) or _WIDEST
     for name, dataset, ours, source, what in rows:

@@ -102,6 +102,7 @@ def _become(message: dict[str, Any], files: list[int]) -> None:
     os.environ.update(message["env"])
     os.chdir(message["cwd"])
     path = message["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.orig_argv = [sys.executable, *message["words"]]
     kind, *words = message["words"]
     sys.path[:1] = [str(Path(kind).parent) if kind.endswith(".py") else message["cwd"], *path]
     code: object = 1
