@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, TRAIN, environment, metrics
+from support.running import PATIENCE, TRAIN, environment, metrics, spawn
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
@@ -21,3 +21,9 @@ def test_a_run_that_begins_with_closed_streams_trains(tiny: Path, tmp_path: Path
 def test_a_mistake_without_a_place_to_report_it_keeps_its_exit_code() -> None:
     command = ["bash", "-c", 'exec "$@" 2>&-', "-", sys.executable, TRAIN, "nowhere"]
     assert subprocess.run(command, env=environment(), timeout=PATIENCE).returncode == 2
+
+
+def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:
+    code = "from cifar_dist.process_exit import exit_with\ndef work(): raise KeyboardInterrupt\nexit_with(work)"
+    (done,) = spawn(["-c", code])
+    assert (done.returncode, done.stderr) == (130, "cifar-dist: stopped by Ctrl-C\n")
