@@ -47,3 +47,9 @@ def test_a_fault_of_the_machine_is_one_line_and_no_bad_input(fault: str) -> None
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("cifar-dist: ")
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:
+    code = "from cifar_dist.process_exit import exit_with\ndef work(): raise KeyboardInterrupt\nexit_with(work)"
+    (done,) = spawn(["-c", code])
+    assert (done.returncode, done.stderr) == (130, "cifar-dist: stopped by Ctrl-C\n")

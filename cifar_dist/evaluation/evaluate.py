@@ -14,6 +14,7 @@ from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.source_terms import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.progress import Show, silent
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def evaluate(
     trained_on: Manifest,
     poll: Callable[[], None] = lambda: None,
     record: Callable[[Summary], None] = lambda summary: None,
-    show: bool = False,
+    show: Show = silent,
 ) -> tuple[Path, Summary]:
     """Predict every sample of ``split`` once and write the evaluation folder. Collective.
 
@@ -60,7 +61,7 @@ def evaluate(
         trained_on: manifest of the run's training data.
         poll: called before each batch; it may raise to stop.
         record: called with the summary before the folder exists, which finishes a run.
-        show: show progress on stderr.
+        show: shows the progress.
 
     Returns:
         The folder and its summary.
@@ -71,7 +72,7 @@ def evaluate(
     ranks = model.ranks
     opened = Split(ranks.device, config, data, split, trained_on)
     begin = time.perf_counter()
-    predictions = opened.predict(model, tta, poll, f"evaluating {split}" if show else "")
+    predictions = opened.predict(model, tta, poll, show)
     summary = Summary(
         run=run.name,
         checkpoint=weights.name,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
 from cifar_dist.config import Config
+from cifar_dist.distributed.typed_command import resume_command
 from cifar_dist.errors import StorageError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.progress import Advance, silent
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.console import RunConsole
 from cifar_dist.tracking.environment import write_environment
@@ -25,6 +28,12 @@ class AnyTracker(Protocol):
 
     def train_steps(self, records: Sequence[Record]) -> None:
         """Record the training steps since the last call, oldest first. Each step is passed exactly once."""
+
+    def at_step(self, step: int) -> None:
+        """Show that a step is done, before it is measured."""
+
+    def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
+        """Show the progress of an evaluation."""
 
     def evaluation(self, record: Record, best: bool) -> None:
         """Record a pass over another split; ``best``: whether it has the highest validation accuracy so far."""
@@ -124,6 +133,12 @@ class Tracker:
         self._console.progress(records)
         self._mirrors.train_steps(records)
 
+    def at_step(self, step: int) -> None:
+        self._console.at_step(step)
+
+    def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
+        return self._console.evaluating(split, samples)
+
     def evaluation(self, record: Record, best: bool) -> None:
         self._write(lambda: self._metrics.append([record]))
         self._table.add([record])
@@ -165,6 +180,8 @@ class Tracker:
             self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
             for failure in failures:
                 self.warn(str(StorageError.of(failure)))
+            if status == "interrupted" and (command := resume_command()):
+                self._console.say_command("resume with:", command)
         finally:
             self._console.close()
         if failures and status != "failed":  # the cause of a failure is raised already
@@ -208,6 +225,10 @@ class SilentTracker:
     """The tracker of all other ranks, which does nothing."""
 
     def train_steps(self, records: Sequence[Record]) -> None: ...
+    def at_step(self, step: int) -> None: ...
+    def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
+        return silent(samples)
+
     def evaluation(self, record: Record, best: bool) -> None: ...
     def say(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...

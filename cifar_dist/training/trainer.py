@@ -7,6 +7,7 @@ and the run folder around it.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -100,6 +101,8 @@ class Trainer:
         if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
         last = self.config.train.epochs * self.steps_per_epoch
+        if self.step < last:
+            self.tracker.at_step(self.step)  # a bar from the first step, which may take long
         for measured in self.learner.steps(self.step, last, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
@@ -116,6 +119,7 @@ class Trainer:
         """Count a step, and agree with all ranks that the one before it was in order."""
         self.step = measured.step
         self.step_log.add(measured)
+        self.tracker.at_step(self.step)
         self.agreement.after_step(measured.step, measured.ids, measured.finite)
         if self._is_first_step:
             self.learner.model.assert_synchronised()
@@ -129,7 +133,8 @@ class Trainer:
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
             with self.learner.averaged():
-                predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll)
+                show = partial(self.tracker.evaluating, "val")
+                predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
             self.accuracy = predictions.accuracy
             best = self.best is None or self.accuracy > self.best
             self.best = self.accuracy if best else self.best
@@ -167,6 +172,7 @@ class Trainer:
             trained_on=self.manifest,
             poll=self.agreement.poll,
             record=self._record_final,
+            show=partial(self.tracker.evaluating, split),
         )
         self.tracker.say(f"{split} accuracy {summary.accuracy:.2%} of {summary.samples} with TTA {tta}: {folder}")
 
@@ -179,11 +185,11 @@ class Trainer:
         self.tracker.evaluation(record, best=False)
 
     def stop(self) -> None:
-        """Save at the agreed step and say how to resume."""
+        """Save at the agreed step; the tracker says how to resume."""
         self.agreement.settle(stopping=True)
         self.flush()
         self.save(must=True)
-        self.close("interrupted", f"{self.signals.received or 'asked to stop'}; the same command resumes from here")
+        self.close("interrupted", self.signals.received or "asked to stop")
 
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import size
-from cifar_dist.verbs.arguments import at_least, user_path, written
+from cifar_dist.models.registry import names
+from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path, written
+from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,8 +32,12 @@ _CIFAR10 = (10, (32, 32, 3))  # the default number of classes, and image shape
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s (NAME | --recipe RECIPE) [options] [--section.field VALUE ...]"
-    verb.add_argument("name", nargs="?", metavar="NAME", help="a model, torchvision:NAME or timm:NAME; or a recipe")
-    verb.add_argument("--recipe", help="the model of this recipe; required if a model has the same name")
+    verb.add_argument(
+        "name", nargs="?", type=Name(names), metavar="NAME", help="a model, torchvision:NAME or timm:NAME; or a recipe"
+    )
+    verb.add_argument(
+        "--recipe", type=RECIPE_NAME, help="the model of this recipe; required if a model has the same name"
+    )
     verb.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help='for example "widths=[64, 128]"')
     verb.add_argument(
         "--classes", type=_up_to(10**6), metavar="N", help="default: those of the recipe's dataset, or 10"
@@ -67,13 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
     shape = (height, width, arguments.channels or channels)
     classes = arguments.classes or classes
 
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from cifar_dist.files import write_atomic
-    from cifar_dist.models import build, check_fits
-    from cifar_dist.models.layer_csv import layers_csv, receptive_field_csv
-    from cifar_dist.models.summary import summarize
-    from cifar_dist.models.transfer import freeze_backbone
+        from cifar_dist.files import write_atomic
+        from cifar_dist.models import build, check_fits
+        from cifar_dist.models.layer_csv import layers_csv, receptive_field_csv
+        from cifar_dist.models.summary import summarize
+        from cifar_dist.models.transfer import freeze_backbone
 
     # On the meta device, without pretrained weights or model.conv: none of these changes shapes or counts.
     network = build(model.name, classes=classes, channels=shape[2], options=model.options).to("meta")
@@ -101,7 +108,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, int, int]]:
     """Return the model, the number of classes, and the image shape (height, width, channels)."""
     from cifar_dist import recipe
-    from cifar_dist.models import names
 
     wrong = next((option for option in arguments.options if not re.match(r"\w+=", option)), None)
     if wrong is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_dist.verbs import (
     Verb,
+    completion,
     doctor,
     evaluate,
     export,
@@ -45,4 +46,5 @@ VERBS: dict[str, Verb] = {
     "speed": speed,
     "report": report,
     "runs": runs,
+    "completion": completion,
 }

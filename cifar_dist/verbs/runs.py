@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN, at_least, user_path, written
+from cifar_dist.terminal.screen import table_width
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, check_writable, user_path, written
+from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.report import draw, draw_if_outdated, draw_index
 
 if TYPE_CHECKING:
@@ -49,10 +51,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--csv", type=user_path, metavar="OUT", help="also write the table to this file")
     compare = _add(actions, "compare", "print the settings in which runs differ, and their results")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    compare.add_argument("runs", nargs="+", type=RUN_NAME, metavar="RUN", help=RUN)
     compare.add_argument("--picture", type=user_path, metavar="OUT.png", help="also draw their curves to this file")
     rename = _add(actions, "rename", "give a run another name")
-    rename.add_argument("run", metavar="RUN", help=RUN)
+    rename.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     rename.add_argument("name", metavar="NAME", help="its new name, in the same folder")
     best = _add(actions, "best", "copy the best weights of each run into one folder, with a table that ranks them")
     best.add_argument("folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs (default: runs)")
@@ -82,17 +84,20 @@ def _add(
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from cifar_dist.files import write_atomic
-    from cifar_dist.runs.listing import describe, find_runs, table, to_csv
+    with loading():
+        from cifar_dist.files import write_atomic
+        from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
     given = vars(arguments)  # plain `cifar-dist runs` lacks the arguments of an action
+    if out := given.get("csv"):
+        check_writable(out, "--csv")
     folder = given.get("folder", _FOLDER)
     entries = sorted(map(describe, find_runs(folder)), key=_ORDERS[given.get("sort", "date")])
-    print(table(entries, folder), end="")
+    print(table(entries, folder, table_width(sys.stdout)), end="")
     for entry in entries:
         if entry.problem:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)
-    if out := given.get("csv"):
+    if out:
         written(out, lambda: write_atomic(out, to_csv(entries)))
     for entry in entries:
         if entry.state == "killed":  # it could not draw its report itself
@@ -102,11 +107,14 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from cifar_dist.run_folder import find_run
-    from cifar_dist.runs.comparison import Comparison
+    with loading():
+        from cifar_dist.run_folder import find_run
+        from cifar_dist.runs.comparison import Comparison
 
+    if arguments.picture:
+        check_writable(arguments.picture, "--picture")
     comparison = Comparison([find_run(run) for run in arguments.runs])
-    print(comparison.markdown(), end="")
+    print(comparison.markdown(table_width(sys.stdout)), end="")
     if arguments.picture:
         written(arguments.picture, lambda: comparison.draw(arguments.picture))
     return EXIT_DONE
@@ -136,9 +144,10 @@ def _collect_best(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    from cifar_dist.formatting import markdown, size
-    from cifar_dist.runs.clean import clean, removable
-    from cifar_dist.runs.listing import find_runs
+    with loading():
+        from cifar_dist.formatting import markdown, size
+        from cifar_dist.runs.clean import clean, removable
+        from cifar_dist.runs.listing import find_runs
 
     items = []
     for found in find_runs(arguments.folder):

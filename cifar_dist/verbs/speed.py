@@ -5,26 +5,28 @@ from __future__ import annotations
 import argparse
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, at_least
+from cifar_dist.verbs.arguments import CHECKPOINT, RUN, RUN_NAME, at_least
+from cifar_dist.verbs.loading import loading
 
 HELP = "time a run's network as it is, traced and scripted: mean, median and 95th percentile"
 COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", metavar="RUN", help=RUN)
+    verb.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
     verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a pass (default: 1)")
     verb.add_argument("--passes", type=at_least(1), default=100, metavar="N", help="timed passes (default: 100)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import torch
+    with loading():
+        import torch
 
-    from cifar_dist.evaluation.speed import make_forms, time_forms
-    from cifar_dist.evaluation.trained import build_trained, open_trained
-    from cifar_dist.formatting import markdown
-    from cifar_dist.run_folder import find_run
+        from cifar_dist.evaluation.speed import make_forms, time_forms
+        from cifar_dist.evaluation.trained import build_trained, open_trained
+        from cifar_dist.formatting import markdown
+        from cifar_dist.run_folder import find_run
 
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

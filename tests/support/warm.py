@@ -187,6 +187,7 @@ def _become(message: dict[str, Any], files: list[int], sockets: list[socket.sock
         sys.executable = shutil.which("python") or sys.executable
     os.chdir(message["cwd"])
     path = message["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.orig_argv = [sys.executable, *message["words"]]
     kind, *words = message["words"]
     script = Path(kind).parent if not kind.startswith("-") else message["cwd"]
     sys.path[:1] = [*([] if message["env"].get("PYTHONSAFEPATH") else [str(script)]), *filter(None, path)]

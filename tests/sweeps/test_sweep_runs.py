@@ -16,7 +16,7 @@ from support.running import UNDRAWN, finish, metrics, pausing, resume, spawn, st
 from cifar_dist import cli
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.slurm.sbatch import split_words
+from cifar_dist.verbs.arguments import split_settings
 
 EPOCHS = 3
 SWEEP = ["-m", "cifar_dist", "sweep"]
@@ -89,8 +89,10 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
         "three: 3 runs, 0 finished before",
         "1 of 3: three.long.s0",
         "1 of 3: three.long.s0 interrupted",
-        "stopped; run the same command again to continue",
+        "stopped; resume with:",
     ]
+    assert f" -m cifar_dist sweep run {file} --launch cpu\n" in stopped.stdout
+    assert stopped.stdout.count("resume with:") == 1, "the run itself does not say it"
     assert not long.is_finished()
     assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
 
@@ -154,7 +156,7 @@ def test_a_sweep_on_many_processes_is_refused(file: Path, monkeypatch: pytest.Mo
 def test_settings_and_options_of_sbatch_are_separated() -> None:
     words = ["--time=8:00:00", "--optim.lr", "0.1", "-p", "gpu", "--output", "a.b", "--run.fresh", "--gres=gpu:1"]
     words += ["-oa.b", "--augment.mean", "-0.5"]
-    settings, options = split_words(words)
+    settings, options = split_settings(words)
     assert settings == ["--optim.lr", "0.1", "--run.fresh", "--augment.mean", "-0.5"]
     assert options == ["--time=8:00:00", "-p", "gpu", "--output", "a.b", "--gres=gpu:1", "-oa.b"]
 
