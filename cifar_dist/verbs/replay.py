@@ -40,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("name either a step or --check: cifar-dist replay RUN 120, or cifar-dist replay RUN --check")
 
     from cifar_dist import recipe
-    from cifar_dist.evaluation.trained import find_run
-    from cifar_dist.run_folder import RunFolder
+    from cifar_dist.run_folder import RunFolder, find_run
 
     folder = RunFolder(find_run(arguments.run))
     config = recipe.read(folder.config)
