@@ -33,7 +33,9 @@ from cifar_dist.files import folder_atomic
 
 _STATE = TypeAdapter(TrainState)
 _FOLDER = re.compile(r"step-(\d{8,12})")
-_OS_ERROR = re.compile(r"\b(?:code: |os error )(\d+)")  # how safetensors, written in Rust, shows the number of an OSError
+_OS_ERROR = re.compile(
+    r"\b(?:code: |os error )(\d+)"
+)  # how safetensors, written in Rust, shows the number of an OSError
 
 
 def folder_name(step: int) -> str:

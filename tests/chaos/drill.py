@@ -12,7 +12,6 @@ import argparse
 import collections
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -72,7 +71,7 @@ class Drill:
         """Train without interruption, and count the writing calls of each rank."""
         run = self.folder / "runs" / f"whole-{processes}"
         begin = time.monotonic()
-        job = self.start(run.name, processes, {rank: 2**40 for rank in range(processes)})
+        job = self.start(run.name, processes, dict.fromkeys(range(processes), 2**40))
         done = end(job, _LONGEST)
         assert done.codes == [0] * processes, done.said
         self.whole[processes], self.seconds[processes] = run, time.monotonic() - begin
@@ -124,16 +123,14 @@ def kill(drill: Drill, number: int) -> None:
     trial, draw = f"kill-{number}", random.Random(f"{drill.seed} kill {number}")
     processes = draw.choice((1, 2))
     kinds = []
+    timeline = drill.folder / "runs" / trial / "timeline.jsonl"
     for _ in range(draw.randint(1, _STARTS - 1)):
         victims = draw.choice([[rank] for rank in range(processes)] + [list(range(processes))])
         kind = draw.choice(("file-system event", "moment"))
         kinds.append(kind)
+        before = _size(timeline)
         if kind == "moment":
-            timeline = drill.folder / "runs" / trial / "timeline.jsonl"
-            before = _size(timeline)
             job = drill.start(trial, processes, {})
-            if len(victims) < processes:  # one that has not joined yet is the launcher's to replace
-                _until(lambda: _size(timeline) > before, job)  # noqa: B023 - it is called here
             _wait(draw.uniform(0, drill.seconds[processes]), job)
             for rank in victims:
                 job[rank].kill()
@@ -141,6 +138,9 @@ def kill(drill: Drill, number: int) -> None:
             calls = drill.calls[processes]
             job = drill.start(trial, processes, {rank: draw.randint(1, calls[rank]) for rank in victims})
             _wait(_LONGEST, job, until_one_ends=True)
+        if _size(timeline) == before:  # before all have joined, a launcher ends those that wait
+            for process in job:
+                process.kill()
         done = end(job, HANG)
         if None in done.codes:
             drill.fail(trial, f"hung after a {kind} on {processes} processes:\n{done.said}")
@@ -199,7 +199,7 @@ def differs(run: Path, whole: Path) -> str:
         return "other final weights"
     if story(run) != story(whole):
         return "other metrics, or steps that are lost or doubled"
-    tables = [sorted(path.read_bytes() for path in one.glob("evaluations/[!.]*_model_final/submission.csv")) for one in (run, whole)]
+    tables = [{path.read_bytes() for path in one.glob("evaluations/[!.]*_model_final/*.csv")} for one in (run, whole)]
     if tables[0] != tables[1]:
         return "another final evaluation"
     left = [str(path.relative_to(run)) for path in run.rglob(".*.tmp*")]
