@@ -351,6 +351,7 @@ def run_drill(folder: Path, data: Path, seed: int, wanted: Sequence[tuple[str, C
         end(drill.start("stopped", 1, {0: drill.calls[1][0] * 3 // 5}), _LONGEST)
     for name, trial in wanted:
         trial(drill)
+        print(f"{name} done, {len(drill.failures)} failures so far", flush=True)
         shutil.rmtree(drill.folder / "runs" / name, ignore_errors=True)
     return drill
 
