@@ -18,7 +18,16 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError, blame, nearest
-from cifar_dist.files import complete, copy_atomic, discard, exists, leftovers, read_json, write_atomic
+from cifar_dist.files import (
+    changed_files,
+    complete,
+    copy_atomic,
+    discard,
+    exists,
+    leftovers,
+    read_json,
+    write_atomic,
+)
 from cifar_dist.plugin_copies import keep_copies
 
 CHANGEABLE_ON_RESUME = (
@@ -132,6 +141,17 @@ class RunFolder:
             what = str(blame(error)).removesuffix("; pack the dataset again")
             what = f"{self.manifest} is missing" if not self.manifest.is_file() else what
             raise UserError(f"{what}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
+
+    def discard_damaged_results(self) -> list[str]:
+        """Delete the final weights or their evaluation if a file of them has changed since; return one line for each.
+
+        Both follow from the last checkpoint, so they can be written again.
+        """
+        finals = [one.path for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
+        damaged = {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
+        for path in damaged:
+            discard(path)
+        return [f"{path} is damaged ({', '.join(changed)}) and is written again" for path, changed in damaged.items()]
 
     def newest_checkpoint(self) -> str:
         """Return the name of the newest checkpoint, unverified; empty if none exists."""

@@ -28,6 +28,7 @@ from cifar_dist.config import (
 from cifar_dist.config.optim import AdamConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
+from cifar_dist.files import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
 
 CONFIG = Config(run=RunConfig(name="it"), model=ModelConfig("tiny-cnn", {"dropout": 0.1}))
@@ -110,6 +111,27 @@ def test_what_a_kill_left_is_removed_at_the_next_start(tmp_path: Path, manifest:
     open_folder(tmp_path, CONFIG, manifest)
     assert not folder.leftovers()
     assert [evaluation.path.name for evaluation in folder.evaluation_folders()] == ["it_model_best"]
+
+
+def test_results_that_have_changed_are_deleted_to_be_written_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    evaluation = folder.evaluations / "it_model_final"
+    other = folder.evaluations / "it_model_best"
+    for place in (folder.final.parent, evaluation, other):
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_text("weights")
+        (place / "summary.json").write_text('{"checkpoint": "final"}' if place != other else "{}")
+        write_sums(place)
+    assert folder.discard_damaged_results() == []
+    for place in (folder.final.parent, evaluation, other):
+        (place / "model.safetensors").write_text("weighty")
+    assert folder.discard_damaged_results() == [
+        f"{place} is damaged (model.safetensors) and is written again" for place in (folder.final.parent, evaluation)
+    ]
+    assert not folder.final.exists()
+    assert [one.path for one in folder.evaluation_folders()] == [other]
+    other.joinpath("SHA256SUMS").unlink()
+    assert folder.discard_damaged_results() == [], "an earlier version wrote no list"
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[" * 100_000])

@@ -12,7 +12,7 @@ import numpy as np
 
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.submission import write_submission
-from cifar_dist.files import copy_atomic, folder_atomic, free_name
+from cifar_dist.files import copy_atomic, folder_atomic, free_name, write_sums
 from cifar_dist.run_folder import EvaluationFolder
 
 
@@ -56,9 +56,9 @@ def write_evaluation(
 ) -> Path:
     """Write ``{run}_val_acc_{acc}_{time}_model_{checkpoint}/``, complete or not at all.
 
-    It contains ``submission.csv``, ``probabilities.npz``, ``summary.json`` and ``model.safetensors``, a copy of the
-    weights. The arrays are ``ids`` (int64 or str [N]), ``probabilities`` (float32 [N, classes]) and, when known,
-    ``labels`` (int64 [N]).
+    It contains ``submission.csv``, ``probabilities.npz``, ``summary.json``, ``model.safetensors``, a copy of the
+    weights, and ``SHA256SUMS`` of these. The arrays are ``ids`` (int64 or str [N]), ``probabilities`` (float32
+    [N, classes]) and, when known, ``labels`` (int64 [N]).
 
     Args:
         parent: the run's ``evaluations``.
@@ -82,4 +82,5 @@ def write_evaluation(
             np.savez_compressed(file, allow_pickle=False, **arrays)
         folder.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
         copy_atomic(weights, folder.weights.with_suffix(weights.suffix))
+        write_sums(temporary)
     return target

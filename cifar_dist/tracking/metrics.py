@@ -6,6 +6,7 @@ after ``s``, because those steps are repeated. The CSV, W&B, the console and the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -82,6 +83,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._sum = path.with_name(f".{path.name}.sha256")
         self._unwritten = b""
         self._open()
 
@@ -101,6 +103,7 @@ class MetricsLog:
             self._file.truncate(self._size)
             raise
         self._size += len(self._unwritten)
+        self._digest.update(self._unwritten)
         self._unwritten = b""
 
     def sync(self) -> None:
@@ -112,6 +115,20 @@ class MetricsLog:
         self.append([])
         with naming(self.path):
             os.fsync(self._file.fileno())
+        write_atomic(self._sum, f"{self._digest.hexdigest()} {self._size}\n")
+
+    def has_changed(self) -> bool:
+        """Whether the lines of the last :meth:`sync` are no longer what was written; call it before :meth:`cut`.
+
+        False if that is unknown: an earlier version wrote the file, or a part of it is lost, which is noticed by step.
+        """
+        try:
+            checksum, size = self._sum.read_text(encoding="utf-8").split()
+            with self.path.open("rb") as file:
+                found = file.read(int(size))
+        except (FileNotFoundError, ValueError):
+            return False
+        return len(found) == int(size) and hashlib.sha256(found).hexdigest() != checksum
 
     def cut(self, step: int, evaluated: int | None = None) -> int:
         """Atomically drop every record after ``step``, and a line at the end that a kill left incomplete.
@@ -152,6 +169,7 @@ class MetricsLog:
         """Open the file again, after it was replaced."""
         self._file.close()
         self._open()
+        self._sum.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Flush all lines to the disk, and close the file even if that fails."""
@@ -162,7 +180,8 @@ class MetricsLog:
 
     def _open(self) -> None:
         self._file = self.path.open("ab", buffering=0)
-        self._size = self._file.seek(0, os.SEEK_END)
+        content = self.path.read_bytes()
+        self._size, self._digest = len(content), hashlib.sha256(content)
 
 
 def read(path: Path) -> list[Record]:

@@ -95,6 +95,7 @@ class Tracker:
         self._open_epoch: int | None = None  # has training records but no line on the console yet
         self._metrics = MetricsLog(folder.metrics)
         last_sign = folder.metrics.stat().st_mtime
+        changed = self._metrics.has_changed()
         last_step = self._metrics.cut(resume_step, resume_epoch)
         lost = restore_lost(folder.metrics, resume_step, facts.steps_per_epoch, resume_accuracy)
         self._metrics.reopen()
@@ -108,6 +109,8 @@ class Tracker:
         self._note_kill(last_step, last_sign)
         if lost:
             self.warn(lost)
+        if changed:
+            self.warn(f"{folder.metrics} is not what this run wrote: a value in it was changed; restore it if you can")
         kind: Literal["resumed", "started"] = "resumed" if resume_step else "started"
         count = last_step - resume_step
         again = "" if not count else "1 step is repeated" if count == 1 else f"{count:,} steps are repeated"

@@ -21,7 +21,7 @@ from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
-from cifar_dist.files import folder_atomic
+from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
@@ -150,6 +150,8 @@ class Trainer:
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
+        for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
+            self.tracker.warn(damage)
         with self.learner.averaged():
             self._finish()
 
@@ -259,3 +261,4 @@ class Trainer:
     def _write_final(self, model: dict[str, Tensor]) -> None:
         with folder_atomic(self.folder.final.parent, replace=True) as folder:
             checkpoint.save_tensors(model, folder / self.folder.final.name)
+            write_sums(folder)

@@ -59,6 +59,7 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
     folder = write_evaluation(tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels), [40, 30, 20, 10], weights)
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
         "model.safetensors",
         "probabilities.npz",
         "submission.csv",

@@ -196,6 +196,10 @@ def _become(message: dict[str, Any], files: list[int], sockets: list[socket.sock
     try:
         if "CIFAR_DIST_TEST_PAUSE_AFTER" in os.environ:
             import sitecustomize  # noqa: F401 - tests/support/pausing
+        if "CIFAR_DIST_TEST_DIE_AT" in os.environ:
+            from support import crashing
+
+            crashing.arm_by_environment()
         if "CIFAR_DIST_TEST_UNDRAWN" in os.environ:
             sys.modules["cifar_dist.report.html"] = None  # type: ignore[assignment] - as if it could not be imported
         if kind == "-m":

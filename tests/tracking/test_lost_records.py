@@ -35,7 +35,7 @@ def test_complete_metrics_stay_as_they_are(path: Path) -> None:
     assert restored(path, WHOLE) == ""
     assert read(path) == WHOLE
     assert restored(path, [], 0) == ""
-    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
+    assert [entry.name for entry in path.parent.glob("[!.]*")] == ["metrics.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_a_step_twice_and_the_file_of_another_run_are_refused(path: Path) -> Non
         restored(path, [*WHOLE, train(2)])
     with pytest.raises(UserError, match=r"its last validation accuracy is 0.5, the checkpoint says 0.75; restore it"):
         restored(path, [*WHOLE[:3], val(0, accuracy=0.5), *WHOLE[4:]])
-    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
+    assert [entry.name for entry in path.parent.glob("[!.]*")] == ["metrics.jsonl"]

@@ -73,6 +73,7 @@ def test_a_run_records_its_complete_history(tmp_path: Path, capfd: pytest.Captur
     assert all(line in log for line in said.splitlines())
     assert {p.name for p in tmp_path.iterdir()} == {
         "metrics.jsonl",
+        ".metrics.jsonl.sha256",
         "metrics.csv",
         "training.log",
         "timeline.jsonl",
