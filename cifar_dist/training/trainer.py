@@ -158,7 +158,9 @@ class Trainer:
             poll=self.agreement.poll,
             record=self._record_final,
         )
-        self.tracker.say(f"{split} accuracy {summary.accuracy:.2%} of {summary.samples} with TTA {tta}: {folder}")
+        self.tracker.say(f"{split}: {summary.result()}, {summary.samples:,} images: {folder}")
+        if warning := summary.warning():
+            self.tracker.warn(warning)
 
     def _record_final(self, summary: Summary) -> None:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
