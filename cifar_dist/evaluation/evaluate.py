@@ -13,6 +13,7 @@ from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.source_terms import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
+from cifar_dist.evaluation.views import distinct_views
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.progress import Show, silent
 
@@ -57,7 +58,7 @@ def evaluate(
         weights: which weights ``model`` has.
         data: the packed dataset.
         split: one of its splits.
-        tta: see ``eval.tta``.
+        tta: see ``eval.tta``; without views that would repeat others.
         trained_on: manifest of the run's training data.
         poll: called before each batch; it may raise to stop.
         record: called with the summary before the folder exists, which finishes a run.
@@ -69,7 +70,7 @@ def evaluate(
     Raises:
         UserError: no such split, images of another shape, a damaged shard, or a folder that cannot be written.
     """
-    ranks = model.ranks
+    ranks, tta = model.ranks, distinct_views(tta, config.augment)
     opened = Split(ranks.device, config, data, split, trained_on)
     begin = time.perf_counter()
     predictions = opened.predict(model, tta, poll, show)
@@ -87,6 +88,7 @@ def evaluate(
         val_accuracy=weights.val_accuracy,
         seconds=round(time.perf_counter() - begin, 3),
         processes=ranks.world_size,
+        plain_accuracy=predictions.plain_accuracy if predictions.labels is not None else None,
     )
     record(summary)
     ids = sample_ids(data, split)

@@ -29,6 +29,7 @@ class Summary:
         val_accuracy: of this checkpoint during training, None if it was not measured.
         seconds: wall time of the predictions.
         processes: number of processes that computed them.
+        plain_accuracy: fraction correct without test-time augmentation, None without labels.
     """
 
     run: str
@@ -44,6 +45,24 @@ class Summary:
     val_accuracy: float | None
     seconds: float
     processes: int
+    plain_accuracy: float | None
+
+    def result(self) -> str:
+        """Say the accuracy in words, and that of the images themselves beside it."""
+        if self.accuracy is None or self.plain_accuracy is None:
+            return f"no labels, TTA {self.tta}"
+        if self.tta == "0":
+            return f"accuracy {self.accuracy:.2%} without TTA"
+        return f"accuracy {self.accuracy:.2%} with TTA {self.tta}, {self.plain_accuracy:.2%} without"
+
+    def warning(self) -> str:
+        """Say that test-time augmentation lowers the accuracy; empty if it does not."""
+        if self.accuracy is None or self.plain_accuracy is None or self.accuracy >= self.plain_accuracy:
+            return ""
+        return (
+            f"TTA {self.tta} lowers the accuracy from {self.plain_accuracy:.2%} to {self.accuracy:.2%}; "
+            "evaluate with --tta 0, or train with --eval.tta 0"
+        )
 
 
 def write_evaluation(

@@ -28,10 +28,12 @@ class Predictions:
     Attributes:
         logits: float32 [samples, classes], averaged over the views.
         labels: int64 [samples], -1 for a sample without one; None if unknown.
+        plain_logits: float32 [samples, classes], of the images themselves, which are the first view.
     """
 
     logits: Tensor
     labels: Tensor | None
+    plain_logits: Tensor
 
     @property
     def classes(self) -> Tensor:
@@ -46,14 +48,22 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         """Return the fraction of correct predictions."""
-        assert self.labels is not None
-        return (self.classes == self.labels).double().mean().item()
+        return self._accuracy(self.logits)
+
+    @property
+    def plain_accuracy(self) -> float:
+        """Return the fraction of correct predictions without test-time augmentation."""
+        return self._accuracy(self.plain_logits)
 
     @property
     def loss(self) -> float:
         """Return the mean cross-entropy, in nats."""
         assert self.labels is not None
         return F.cross_entropy(self.logits.double(), self.labels).item()
+
+    def _accuracy(self, logits: Tensor) -> float:
+        assert self.labels is not None
+        return (logits.argmax(dim=1) == self.labels).double().mean().item()
 
 
 Stream = Callable[[Sequence[Tensor]], Iterator[Tensor]]
@@ -92,8 +102,9 @@ def predict(
         for number in range(rounds):
             poll()
             for ids, images in itertools.islice(batches, 1):  # none in the last round of a rank with one batch less
-                looks = views(images, ids.to(images.device))
-                rows.append(torch.stack([weight * model.infer(view) for weight, view in looks]).sum(dim=0))
+                looks = [(weight, model.infer(view)) for weight, view in views(images, ids.to(images.device))]
+                averaged = torch.stack([weight * logits for weight, logits in looks]).sum(dim=0)
+                rows.append(torch.cat([averaged, looks[0][1]], dim=1))
             done = number * batch_size * ranks.world_size
             advance(min(batch_size * ranks.world_size, count - done))
     ids = ranks.gather(torch.cat([*mine, torch.empty(0, dtype=torch.int64)]).to(ranks.device)).cpu()
@@ -101,7 +112,8 @@ def predict(
     ordered = torch.full((count, logits.shape[1]), torch.nan)
     ordered[ids] = logits
     assert len(ids) == count == len(ids.unique()), f"{len(ids)} predictions of {count} samples"
-    return Predictions(ordered, labels)
+    averaged, plain = ordered.chunk(2, dim=1)
+    return Predictions(averaged.contiguous(), labels, plain.contiguous())
 
 
 def _stack(rows: Sequence[Tensor], ranks: Ranks) -> Tensor:

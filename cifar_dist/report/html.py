@@ -205,7 +205,9 @@ def _evaluation(folder: RunFolder, evaluation: Evaluation) -> str:
     title = f"{summary.get('checkpoint')} on {summary.get('split')}"
     title += f": {_percent(accuracy)}" if isinstance(accuracy, float) else ""
     wide = ("samples.png", "mistakes.png")
-    about = f"<p>TTA {escape(str(summary.get('tta')))}, in <code>{escape(evaluation.folder.name)}</code></p>"
+    plain = summary.get("plain_accuracy")
+    beside = f" ({_percent(plain)} without)" if isinstance(plain, float) and summary.get("tta") != "0" else ""
+    about = f"<p>TTA {escape(str(summary.get('tta')))}{beside}, in <code>{escape(evaluation.folder.name)}</code></p>"
     return _section(title[:1].upper() + title[1:], about + _pictures(pictures, wide))
 
 

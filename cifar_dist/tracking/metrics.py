@@ -136,7 +136,8 @@ class MetricsLog:
         Args:
             step: of the checkpoint from which to resume.
             evaluated: epochs that were evaluated before it. A checkpoint at the end of an epoch may have been saved
-                before the evaluation there, which is then repeated. None keeps all evaluations up to ``step``.
+                before the evaluation there, which is then repeated, as the final one is in any case: a run that
+                resumes was not finished. None keeps all evaluations up to ``step``.
 
         Returns:
             The last step of any record before the cut, at least ``step``.
@@ -155,8 +156,11 @@ class MetricsLog:
                 unreadable = unreadable or (number, error)
                 continue
             last = max(last, record.step)
-            is_final = record.split not in ("train", "val")  # its run was not finished, so it is evaluated again
-            is_repeated = is_final or (evaluated is not None and record.split == "val" and record.epoch >= evaluated)
+            is_repeated = (
+                evaluated is not None
+                and record.split != "train"
+                and (record.split != "val" or record.epoch >= evaluated)
+            )
             if record.step <= step and not is_repeated:
                 if unreadable:
                     raise _not_a_record(self.path, *unreadable)

@@ -176,7 +176,9 @@ class Trainer:
             record=self._record_final,
             show=partial(self.tracker.evaluating, split),
         )
-        self.tracker.say(f"{split} accuracy {summary.accuracy:.2%} of {summary.samples} with TTA {tta}: {folder}")
+        self.tracker.say(f"{split}: {summary.result()}, {summary.samples:,} images: {folder}")
+        if warning := summary.warning():
+            self.tracker.warn(warning)
 
     def _record_final(self, summary: Summary) -> None:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""

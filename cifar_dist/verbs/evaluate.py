@@ -64,11 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
             show=partial(progress, f"evaluating {arguments.split}", show=engine.ranks.is_main),
         )
     if engine.ranks.is_main:
-        accuracy = "no labels" if summary.accuracy is None else f"accuracy {summary.accuracy:.2%}"
         if data.fingerprint != trained.trained_on.fingerprint:
             print(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
         elif arguments.split == "train" or (arguments.split == "val" and not trained.config.data.hold_out):
             print(f"the run was trained on the split {arguments.split}")
-        print(f"{arguments.split}: {accuracy} on {summary.samples} samples, TTA {tta}, {summary.checkpoint}: {folder}")
+        if summary.tta != tta:
+            print(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")
+        print(f"{arguments.split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")
+        if warning := summary.warning():
+            print(f"warning: {warning}")
         draw(run_path)
     return EXIT_DONE

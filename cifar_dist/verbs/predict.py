@@ -47,11 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.evaluation.predict_file import predict_file
         from cifar_dist.evaluation.trained import open_trained
+        from cifar_dist.evaluation.views import distinct_views
         from cifar_dist.run_folder import find_run
 
     check_writable(arguments.out, "--out")
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)
-    tta = checked_tta(arguments.tta, trained.config.eval.tta)
+    tta = distinct_views(checked_tta(arguments.tta, trained.config.eval.tta), trained.config.augment)
     with start_engine(trained.config, trains=False) as engine:
         rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels)
     if engine.ranks.is_main:

@@ -33,6 +33,7 @@ SUMMARY = Summary(
     val_accuracy=0.98765,
     seconds=1.5,
     processes=2,
+    plain_accuracy=0.875,
 )
 
 
@@ -44,9 +45,10 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
-    predictions = Predictions(LOGITS, torch.tensor([1, 0, 2, 0]))
+    predictions = Predictions(LOGITS, torch.tensor([1, 0, 2, 0]), LOGITS.flip(1))
     assert predictions.classes.tolist() == [1, 0, 2, 1]
     assert predictions.accuracy == 0.75
+    assert predictions.plain_accuracy == 0.25
     torch.testing.assert_close(predictions.probabilities, LOGITS.exp() / LOGITS.exp().sum(1, keepdim=True))
     use_unfold_convolutions = (
         -torch.stack([predictions.probabilities[i, label] for i, label in enumerate([1, 0, 2, 0])]).log().mean()
@@ -54,9 +56,24 @@ def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
     assert predictions.loss == pytest.approx(use_unfold_convolutions.item())
 
 
+def test_a_summary_says_the_plain_accuracy_and_which_augmentation_lowers_it() -> None:
+    assert SUMMARY.result() == "accuracy 75.00% with TTA mirror, 87.50% without"
+    assert SUMMARY.warning() == (
+        "TTA mirror lowers the accuracy from 87.50% to 75.00%; evaluate with --tta 0, or train with --eval.tta 0"
+    )
+    better = dataclasses.replace(SUMMARY, accuracy=0.875)
+    assert (better.result(), better.warning()) == ("accuracy 87.50% with TTA mirror, 87.50% without", "")
+    plain = dataclasses.replace(better, tta="0")
+    assert (plain.result(), plain.warning()) == ("accuracy 87.50% without TTA", "")
+    unknown = dataclasses.replace(SUMMARY, accuracy=None, plain_accuracy=None)
+    assert (unknown.result(), unknown.warning()) == ("no labels, TTA mirror", "")
+
+
 def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path) -> None:
     labels = torch.tensor([1, 0, 2, 0])
-    folder = write_evaluation(tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels), [40, 30, 20, 10], weights)
+    folder = write_evaluation(
+        tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels, LOGITS), [40, 30, 20, 10], weights
+    )
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
     assert sorted(path.name for path in folder.iterdir()) == [
         "SHA256SUMS",
@@ -83,7 +100,7 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
 
 def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
     summary = dataclasses.replace(SUMMARY, accuracy=None, loss=None, val_accuracy=None)
-    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None), range(4), weights)
+    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), weights)
     assert "_val_acc_unknown_" in folder.name
     assert sorted(np.load(folder / "probabilities.npz").files) == ["ids", "probabilities"]
     assert json.loads((folder / "summary.json").read_text())["accuracy"] is None
@@ -91,7 +108,8 @@ def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
 
 def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: Path) -> None:
     folders = {
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), range(4), weights) for _ in range(5)
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), weights)
+        for _ in range(5)
     }
     assert len(folders) == 5
     assert set((tmp_path / "e").iterdir()) == folders
@@ -99,9 +117,9 @@ def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights:
 
 def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(UserError, match="the ID 7 occurs more than once"):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), [7, 8, 9, 7], weights)
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), [7, 8, 9, 7], weights)
     with pytest.raises(FileNotFoundError):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), range(4), tmp_path / "nowhere")
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), tmp_path / "nowhere")
     assert list((tmp_path / "e").iterdir()) == []
 
 

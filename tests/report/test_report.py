@@ -54,10 +54,14 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     logits = torch.nn.functional.one_hot(labels, 10).float() * 3
     logits[::7] = logits[::7].roll(1, dims=1)  # one in seven is wrong
     names = classes or manifest.classes
-    summary = Summary("some-run", "final", 30, "test", manifest.name, len(labels), names, "0", 0.857, 0.5, 0.9, 1.0, 2)
+    summary = Summary(
+        "some-run", "final", 30, "test", manifest.name, len(labels), names, "0", 0.857, 0.5, 0.9, 1.0, 2, 0.857
+    )
     weights = run / "model.safetensors"
     weights.write_bytes(b"weights")
-    write_evaluation(run / "evaluations", summary, Predictions(logits, labels), list(range(len(labels))), weights)
+    write_evaluation(
+        run / "evaluations", summary, Predictions(logits, labels, logits), list(range(len(labels))), weights
+    )
     return run
 
 
@@ -152,11 +156,12 @@ def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -
 def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = torch.from_numpy(rng.integers(0, 100, 2000))
-    predictions = Predictions(torch.from_numpy(rng.normal(size=(2000, 100)).astype(np.float32)), labels)
+    logits = torch.from_numpy(rng.normal(size=(2000, 100)).astype(np.float32))
+    predictions = Predictions(logits, labels, logits)
     weights = tmp_path / "w"
     weights.write_bytes(b"")
     names = tuple(f"class-{i}" for i in range(100))
-    summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1)
+    summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01)
     folder = write_evaluation(tmp_path / "evaluations", summary, predictions, list(range(2000)), weights)
     assert len(draw_evaluation(read_evaluation(folder))) == 3
 
