@@ -108,7 +108,7 @@ class _Typed:
             self._take_positional(self._positionals[0], word)
 
     def _take_positional(self, action: argparse.Action, word: str) -> None:
-        if action.nargs != "+":
+        if action.nargs not in ("+", "*"):
             self._positionals = self._positionals[1:]
         if isinstance(action, argparse._SubParsersAction):
             self._enter(action.choices.get(word, self._parser))

@@ -91,7 +91,7 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
     assert arrays["probabilities"].dtype == np.float32
     assert np.allclose(arrays["probabilities"].sum(axis=1), 1)
     other = weights.rename(weights.with_suffix(".pth"))
-    predictions = Predictions(LOGITS, labels)
+    predictions = Predictions(LOGITS, labels, LOGITS)
     assert (write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], other) / "model.pth").is_file()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == {**dataclasses.asdict(SUMMARY), "classes": ["a", "b", "c"]}

@@ -204,7 +204,7 @@ def test_any_weights_are_evaluated(run: Path, tmp_path: Path) -> None:
     loaded = build_trained(trained).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in final.items())
     said = verb("evaluate", str(run), "--checkpoint", str(foreign), "--tta", "0", env=UNDRAWN)
-    assert "TTA 0, their-best--1-.pth" in said
+    assert "without TTA, 359 images, their-best--1-.pth" in said
     (folder,) = run.glob("evaluations/*their-best*")
     assert (folder / "model.pth").read_bytes() == foreign.read_bytes()
     (final_folder,) = run.glob("evaluations/*_model_final")
