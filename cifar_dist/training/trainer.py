@@ -93,7 +93,7 @@ class Trainer:
         for measured in self.learner.steps(self.step, last, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
-                self.flush()
+                self.flush(wait=False)
             if self.config.checkpoint.every_steps and self.step % self.config.checkpoint.every_steps == 0:
                 self.agreement.settle()
                 self.flush()
@@ -174,9 +174,9 @@ class Trainer:
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Pass the metrics of the steps since the last call to the tracker."""
-        self.tracker.train_steps(self.step_log.take())
+    def flush(self, *, wait: bool = True) -> None:
+        """Pass the metrics of the steps since the last call to the tracker: all, or those that have arrived."""
+        self.tracker.train_steps(self.step_log.take(wait=wait))
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of this step."""
