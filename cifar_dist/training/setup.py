@@ -15,6 +15,7 @@ from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize, normalization_statistics
+from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
@@ -39,7 +40,7 @@ class TrainingSetup:
     config: Config
     manifest: Manifest
     normalize: Normalize
-    mix: Mix
+    mix: Mix | StaticMix
     batches: TrainBatches
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -84,7 +85,16 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         transfer.freeze_backbone(module)
     stages = [stage.parameters for stage in transfer.stages(module)]
     optimizer = build_optimizer(config.optim, module, stages, gradual=config.model.unfreeze > 0)
-    return TrainingSetup(config, manifest, normalize, mix, batches, module, optimizer)
+    prepared: Mix | StaticMix = mix
+    if ranks.device.type != "cpu":
+        size = _micro_batch(config, manifest, ranks) + mix.mixes
+        prepared = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
+    return TrainingSetup(config, manifest, normalize, prepared, batches, module, optimizer)
+
+
+def _micro_batch(config: Config, manifest: Manifest, ranks: Ranks) -> int:
+    """Return the samples of this process in a usual micro-batch."""
+    return -(-min(config.train.batch_size, manifest.samples("train")) // (ranks.world_size * config.train.accumulate))
 
 
 def check_batch_size(config: Config, world_size: int) -> None:
