@@ -24,7 +24,7 @@ from cifar_dist.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's samples of one accumulation step, on the device.
+    """One micro-batch of a process, on the device.
 
     Attributes:
         images: uint8 [m, height, width, channels], of the n samples. If samples are mixed, each with the one before it,
@@ -110,8 +110,8 @@ class TrainBatches:
         config: shuffling, and where images are kept.
         seed: the run's seed.
         batch_size: samples in a global batch.
-        accumulate: accumulation steps in a global batch.
-        rank, world_size: of this process, which receives its share of each global batch.
+        parts: micro-batches in a global batch, over all processes.
+        own: numbers of this process's micro-batches.
         device: destination of batches.
         mixed: samples are mixed with the one before them, so each batch includes the one before its first.
 
@@ -126,9 +126,8 @@ class TrainBatches:
         *,
         seed: int,
         batch_size: int,
-        accumulate: int,
-        rank: int,
-        world_size: int,
+        parts: int,
+        own: range,
         device: torch.device,
         mixed: bool = False,
     ) -> None:
@@ -143,7 +142,7 @@ class TrainBatches:
         self._block = config.shuffle_block
         self._seed = seed
         self._batch_size = batch_size
-        self._place = (rank, world_size, accumulate)
+        self._own, self._parts = own, parts
         self._device = device
         self._mixed = mixed
         self.steps_per_epoch = steps_per_epoch(len(self.images), batch_size)
@@ -156,10 +155,10 @@ class TrainBatches:
         return epoch_order(self._sizes, self._seed, epoch, self._block)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """Yield this process's batches of one epoch from ``first_step``: one list of accumulation steps per step."""
+        """Yield this process's batches of one epoch from ``first_step``: a list of micro-batches per step."""
         order = self._order(epoch)
         slices = [global_batch(order, step, self._batch_size) for step in range(first_step, self.steps_per_epoch)]
-        plan = [share for batch in slices for share in shares(batch, *self._place)]
+        plan = [share for batch in slices for share in shares(batch, self._own, self._parts)]
         if not plan:
             return
         requests = [self._wanted(share) for share in plan]
@@ -169,8 +168,7 @@ class TrainBatches:
         batches = (
             Batch(next(images), self._labels[own], own, weight) for own, weight in zip(ids, weights, strict=True)
         )
-        accumulate = self._place[2]
-        yield from (list(step) for step in zip(*[batches] * accumulate, strict=True))
+        yield from (list(step) for step in zip(*[batches] * len(self._own), strict=True))
 
     def _wanted(self, share: Share) -> Tensor:
         """Return the ids whose images a share needs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -22,16 +23,24 @@ class StepMeasurements:
         epoch: of its samples, from 0.
         lr: learning rate.
         ids: int64 [n], this process's samples.
-        finite: bool [n], whether the loss of each was finite.
-        sums: float64 [3]: loss in nats, correct predictions, samples; padding counts as none.
+        losses: float32 [n], in nats.
+        predicted: int64 [n], classes.
+        sums: float64 [1, 3]: loss in nats, correct predictions, samples; padding counts as none. With ``train.parts``,
+            float64 [parts, 3], 0 for those of other processes.
     """
 
     step: int
     epoch: int
     lr: float
     ids: Tensor
-    finite: Tensor
+    losses: Tensor
+    predicted: Tensor
     sums: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """bool [n], whether the loss of each sample was finite."""
+        return self.losses.isfinite()
 
 
 class StepLog:
@@ -63,7 +72,8 @@ class StepLog:
             wait: for the device; otherwise a later call returns what has not arrived yet.
         """
         if self._steps:
-            sums = self._ranks.sum(torch.stack([measured.sums for measured, _ in self._steps]))
+            by_part = self._ranks.sum(torch.stack([measured.sums for measured, _ in self._steps], dim=1))
+            sums = reduce(torch.add, by_part)  # in order: the result does not depend on the processes
             self._reading.append((self._steps, self._ranks.start_reading(sums)))
             self._steps = []
         records: list[Record] = []
