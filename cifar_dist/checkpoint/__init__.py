@@ -20,6 +20,7 @@ from cifar_dist.checkpoint.contents import NEW_RUN, Averaged, Checkpoint, Checkp
 from cifar_dist.checkpoint.folder import evaluated_weights, load, load_weights, read_state
 from cifar_dist.checkpoint.history import (
     choose,
+    copy_to,
     folder_name,
     is_adoptable,
     listing,
@@ -39,6 +40,7 @@ __all__ = [
     "Tensors",
     "TrainState",
     "choose",
+    "copy_to",
     "evaluated_weights",
     "folder_name",
     "is_adoptable",

@@ -1,6 +1,7 @@
 """Signals that ask a process to stop. The handler only sets a flag, which the loop polls at every step.
 
-TERM, INT and USR1 mean: finish the step, save, exit with 75 (please requeue). A second INT ends the process at once.
+TERM, INT, USR1 and USR2 mean: finish the step, save, exit with 75 (please requeue). A second INT ends the process at
+once.
 :mod:`cifar_dist.distributed.agreement` makes all ranks stop after the same step.
 """
 
@@ -11,7 +12,7 @@ from types import FrameType, TracebackType
 
 GRACE_SECONDS = 120  # between the signal and the end of a job's time: `#SBATCH --signal` of slurm/*.sbatch says it too
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopSignals:

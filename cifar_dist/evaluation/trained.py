@@ -14,7 +14,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.run_folder import RunFolder
 
@@ -27,20 +27,6 @@ class Trained:
     config: Config
     trained_on: Manifest
     weights: CheckpointRef
-
-
-def find_run(run: str, parent: Path = Path("runs")) -> Path:
-    """Return the folder of a run, given by name or path.
-
-    Raises:
-        UserError: it does not exist; the message suggests the nearest name.
-    """
-    for path in (parent / run, Path(run).expanduser()):
-        if RunFolder(path).exists():
-            return path
-    known = [path.name for path in parent.glob("*") if RunFolder(path).exists()]
-    hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
-    raise UserError(f"run '{run}' does not exist; {hint}")
 
 
 def open_trained(run: Path, which: str) -> Trained:

@@ -133,7 +133,8 @@ def _state(folder: RunFolder) -> str:
     if folder.is_finished():
         return "finished"
     events = timeline.read(folder.timeline)
-    last = events[-1].kind if events else ""
+    event = timeline.last_of_a_process(events)
+    last = event.kind if event else ""
     if last in ("started", "resumed"):
         return "training" if folder.in_use() else "killed"
     ends = {"": "not begun", "interrupted": "stopped"}

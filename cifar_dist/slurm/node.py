@@ -89,7 +89,7 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     moment longer, so it is reported as 0; the run folder shows that the run is not finished.
 
     Args:
-        words: a recipe and its settings.
+        words: a collective verb and its arguments.
         variables: the environment of this node.
     """
     node = Node.from_environment(variables)
@@ -97,5 +97,5 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     shown = node.config if node.config.endswith(".yaml") else f"launch/{node.config}.yaml"
     place = f"machine {node.index} of {node.nodes} is {socket.gethostname()}"
     print(f"{place}, processes on it: {node.processes}, {shown}", flush=True)
-    code = run_launcher(config, node.options, ["train", *words])
+    code = run_launcher(config, node.options, words)
     return EXIT_DONE if code == EXIT_REQUEUE else code

@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.data.manifest import Manifest
     from cifar_dist.distributed.start import start_engine
     from cifar_dist.evaluation.evaluate import evaluate
-    from cifar_dist.evaluation.trained import find_run, load_model, open_trained
+    from cifar_dist.evaluation.trained import load_model, open_trained
+    from cifar_dist.run_folder import find_run
 
     run_path = find_run(arguments.run)
     trained = open_trained(run_path, arguments.checkpoint)

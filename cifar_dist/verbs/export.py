@@ -24,8 +24,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run, open_trained
+    from cifar_dist.evaluation.trained import open_trained
     from cifar_dist.export import export
+    from cifar_dist.run_folder import find_run
 
     folder = find_run(arguments.run)
     out = arguments.out or Path(f"{folder.name}.pt2")

@@ -34,7 +34,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.distributed.start import start_engine
     from cifar_dist.evaluation.predict_file import predict_file
-    from cifar_dist.evaluation.trained import find_run, open_trained
+    from cifar_dist.evaluation.trained import open_trained
+    from cifar_dist.run_folder import find_run
 
     check_writable(arguments.out, "--out")
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)

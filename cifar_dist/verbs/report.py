@@ -18,8 +18,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run
     from cifar_dist.report.html import write_report
+    from cifar_dist.run_folder import find_run
 
     for run in [find_run(name) for name in arguments.runs]:
         print(write_report(run), flush=True)

@@ -87,7 +87,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run
+    from cifar_dist.run_folder import find_run
     from cifar_dist.runs.comparison import Comparison
 
     comparison = Comparison([find_run(run) for run in arguments.runs])

@@ -6,12 +6,16 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.recipes import read_head
 from cifar_dist.verbs.report import draw
+
+if TYPE_CHECKING:
+    from cifar_dist.config import Config
 
 HELP = "train a recipe, or resume it: train RECIPE [--section.field VALUE ...]"
 COLLECTIVE = True
@@ -32,18 +36,30 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_help(rest, section)
     if not rest:
         raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
-    config = recipe.load(rest[0], rest[1:])
+    return train(recipe.load(rest[0], rest[1:]))
 
+
+def train(config: Config) -> int:
+    """Train the run of a config, from its start or its last checkpoint; return the exit code. Collective.
+
+    A finished run is reported, and nothing in its folder changes, unless its report was not drawn yet.
+    """
     from cifar_dist.distributed.stop_signals import StopSignals
 
+    path = Path(config.run.dir) / config.run.name
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         from cifar_dist.distributed.start import start_engine
+        from cifar_dist.training.continuation import is_finished
         from cifar_dist.training.trainer import Trainer
 
         with start_engine(config) as engine:
-            code = Trainer(config, engine, signals).run()
-    if code == EXIT_DONE and engine.ranks.is_main:
-        draw(Path(config.run.dir) / config.run.name)
+            finished = engine.ranks.run_on_main(lambda: is_finished(config))
+            code = EXIT_DONE if finished else Trainer(config, engine, signals).run()
+    if engine.ranks.is_main:
+        if finished:
+            print(f"{path} is finished already; another --run.name starts a new run")
+        if code == EXIT_DONE and not (finished and (path / "report.html").exists()):
+            draw(path)
     return code
 
 

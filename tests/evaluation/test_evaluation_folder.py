@@ -17,7 +17,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.source_terms import sample_ids
-from cifar_dist.evaluation.trained import find_run
+from cifar_dist.run_folder import find_run
 
 LOGITS = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 5.0], [1.0, 1.5, 1.0]])
 SUMMARY = Summary(
