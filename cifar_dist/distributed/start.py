@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import torch
 
-from cifar_dist.config import Config, plugins
+from cifar_dist.config import Config, TrainConfig, plugins
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import check_launch, launched_processes, local_processes, was_asked_for
 from cifar_dist.errors import UserError, first_line, printable
@@ -33,7 +34,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
             compiler for ``train.compile``.
     """
     check_launch(config.run.processes if trains else 0)
-    create = _engine_class(config.train.engine)
+    create = _engine_class(config.train)
     if trains:
         for limit in create.limits:
             limit.check(config, create.description)
@@ -67,13 +68,15 @@ def _check_compiler(device: torch.device) -> None:
         ) from None
 
 
-def _engine_class(name: str) -> type[Engine]:
+def _engine_class(train: TrainConfig) -> type[Engine]:
     """The engine of ``train.engine``: that of the launch config, or a plug-in."""
-    if name != "auto":
-        return _load_plugin(name)
+    if train.engine != "auto":
+        return _load_plugin(train.engine)
     if was_asked_for("DEEPSPEED"):
         return DeepSpeedZero
-    return FullySharded if was_asked_for("FSDP") and launched_processes() > 1 else DataParallel
+    if was_asked_for("FSDP") and launched_processes() > 1:
+        return FullySharded
+    return FixedParts if train.parts else DataParallel
 
 
 def _load_plugin(spec: str) -> type[Engine]:

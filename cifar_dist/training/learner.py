@@ -112,10 +112,11 @@ class Learner:
         """Forward and backward pass of every micro-batch of a step."""
         epoch, position = divmod(step, self._setup.steps_per_epoch)
         samples = self._setup.batches.size(position)
-        sums = torch.zeros(3, dtype=torch.float64, device=self._ranks.device)
+        fixed = self._config.train.parts  # their sums are added up in their order, others in any
+        sums = torch.zeros(fixed or 1, 3, dtype=torch.float64, device=self._ranks.device)
         finite: list[Tensor] = []
-        torch.manual_seed(step_seed(self._config.run.seed, step, self._ranks.rank))  # dropout draws from it
-        for batch in batches:
+        for part, batch in zip(self._setup.own_parts, batches, strict=True):
+            torch.manual_seed(step_seed(self._config.run.seed, step, part))  # dropout draws from it
             with self.model.accumulate():
                 images, targets = self._setup.mix(batch, epoch)
                 logits = self.model(images).float()
@@ -123,7 +124,8 @@ class Learner:
                 losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
                 self.model.backward((losses * batch.weight).sum() / samples)
             losses, correct = losses.detach(), logits.argmax(dim=1) == batch.labels
-            sums += torch.stack([(losses * batch.weight).sum(), (correct * batch.weight).sum(), batch.weight.sum()])
+            counted = [(losses * batch.weight).sum(), (correct * batch.weight).sum(), batch.weight.sum()]
+            sums[part if fixed else 0] += torch.stack(counted)
             finite.append(losses.isfinite())
         ids = torch.cat([batch.ids for batch in batches])
         return StepMeasurements(step + 1, epoch, lr, ids, torch.cat(finite), sums)

@@ -331,6 +331,7 @@ WITNESSES: dict[str, Witness] = {
     "train.min_delta": witness(0.1, stops_early, train__patience=1),
     "train.batch_size": witness(15, run),
     "train.accumulate": witness(2, run),
+    "train.parts": witness(2, run),
     "train.precision": witness("bf16", run),
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),

@@ -19,6 +19,7 @@ from support.small_packed import TRAIN, small_packed
 from cifar_dist.config import DataConfig
 from cifar_dist.data.batches import Batch, Images, TrainBatches
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.order import own_parts
 from cifar_dist.errors import UserError
 
 CPU = torch.device("cpu")
@@ -38,9 +39,8 @@ def batches(
         config,
         seed=3,
         batch_size=size,
-        accumulate=accumulate,
-        rank=rank,
-        world_size=processes,
+        parts=processes * accumulate,
+        own=own_parts(processes * accumulate, rank, processes),
         device=CPU,
     )
 

@@ -63,7 +63,7 @@ def test_the_versions_are_what_a_run_trains_on_to_the_pixel(colours: Manifest) -
     plain = Normalize((0.0,) * 3, (1.0,) * 3, torch.device("cpu"), channels_last=False)
     train = Augment(config.augment, 5, colours.mean, plain)
     batches = TrainBatches(
-        colours, DataConfig(), seed=5, batch_size=60, accumulate=1, rank=0, world_size=1, device=torch.device("cpu")
+        colours, DataConfig(), seed=5, batch_size=60, parts=1, own=range(1), device=torch.device("cpu")
     )
     ((batch,),) = batches.epoch(1)
     chosen = torch.tensor([3, 50, 17])
