@@ -13,7 +13,7 @@ from support.running import ROOT, environment
 from cifar_dist.distributed.stop_signals import StopSignals
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
 def test_a_request_is_noted_and_interrupts_nothing(name: str) -> None:
     with StopSignals() as signals:
         assert signals.received == ""
