@@ -89,10 +89,13 @@ def table(entries: Sequence[Entry], folder: Path) -> str:
                 duration(result.seconds) if result and result.epochs else "",
                 size(entry.bytes),
                 timeline.utc(entry.written)[:16].replace("T", " "),
+                result.origin if result else "",
             ]
         )
     head = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk"]
-    return markdown([*head, "last written"], rows, numbers)
+    if not any(row[-1] for row in rows):
+        rows = [row[:-1] for row in rows]
+    return markdown([*head, "last written", "origin"][: len(rows[0])], rows, numbers)
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
@@ -101,7 +104,19 @@ def to_csv(entries: Sequence[Entry]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     figures = ["train_accuracy", "val_accuracy", "test_accuracy", "tta", "seconds"]
     writer.writerow(
-        ["run", "state", "model", "dataset", "parameters", "epochs", "epochs_asked", *figures, "bytes", "written"]
+        [
+            "run",
+            "state",
+            "model",
+            "dataset",
+            "parameters",
+            "epochs",
+            "epochs_asked",
+            *figures,
+            "bytes",
+            "written",
+            "origin",
+        ]
     )
     for entry in entries:
         cells: list[object] = [None] * 10
@@ -109,7 +124,8 @@ def to_csv(entries: Sequence[Entry]) -> str:
             config, dataset = result.config, result.facts.get("dataset")
             cells = [config.model.name, dataset, result.parameters, result.epochs, config.train.epochs]
             cells += [result.train_accuracy, entry.val, entry.test, result.tta, result.seconds]
-        writer.writerow([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written)])
+        origin = entry.result.origin if entry.result else None
+        writer.writerow([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
     return text.getvalue()
 
 

@@ -74,6 +74,12 @@ def last_of_a_process(events: Sequence[Event]) -> Event | None:
     return next((event for event in reversed(events) if event.kind not in ORIGINS), None)
 
 
+def origin(events: Sequence[Event]) -> str:
+    """Say what a run branched from and how its length changed, in one line; empty if neither."""
+    words = {"branched": "branch of {0.note}", "extended": "extended after step {0.step:,}: {0.note}"}
+    return "; ".join(words[event.kind].format(event) for event in events if event.kind in ORIGINS)
+
+
 def _from_line(line: str) -> Event:
     raw = json.loads(line)
     if not isinstance(raw, dict):

@@ -17,6 +17,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import copy_atomic, discard
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.setup import TrainingSetup
@@ -166,10 +167,14 @@ def _branch(folder: RunFolder, origin: Path | None) -> str:
     source = RunFolder(origin.parents[1])
     for leftover in folder.path.glob(f".{folder.checkpoints.name}.*.tmp"):
         discard(leftover)
-    step = checkpoint.read_state(origin).step
+    state = checkpoint.read_state(origin)
+    step = state.step
     where = f"{source.path}@{step}"
     if source.metrics.is_file():
-        copy_atomic(source.metrics, folder.metrics)  # the tracker drops what comes after the step
+        copy_atomic(source.metrics, folder.metrics)
+        log = MetricsLog(folder.metrics)
+        log.cut(step, state.epochs_evaluated)
+        log.close()
     if not any(event.kind == "branched" and event.note == where for event in timeline.read(folder.timeline)):
         timeline.append(folder.timeline, Event(timeline.utc(), "branched", step, note=where))
     checkpoint.copy_to(origin, folder.checkpoints)

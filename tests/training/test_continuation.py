@@ -31,6 +31,7 @@ from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
 from cifar_dist.distributed.time_limit import deadline, job_end
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.runs.listing import describe, table
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.training.early_stopping import EarlyStopping
@@ -165,6 +166,9 @@ def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(p
     summaries = [json.loads(folder.summary.read_text()) for folder in RunFolder(run).evaluation_folders()]
     assert sorted(summary["checkpoint"] for summary in summaries) == ["final", "step-00000005"]
     assert ("extended", 5, "train.epochs 3 -> 4, train.max_steps 5 -> 0") in events(run)
+    listed = table([describe(run), describe(place.whole)], place.runs)
+    assert "| extended after step 5: train.epochs 3 -> 4, train.max_steps 5 -> 0 |" in listed
+    assert "origin" not in table([describe(place.whole)], place.runs)
 
 
 @pytest.mark.parametrize("die_at", [2, 3], ids=["before the final weights are renamed", "before the config is written"])
@@ -239,6 +243,7 @@ def test_a_branch_without_changes_ends_as_the_original_though_it_is_killed(place
     assert [event for event in events(place.runs / name) if event[0] == "branched"] == [
         ("branched", 8, f"{place.whole}@8")
     ]
+    assert describe(place.runs / name).result.origin == f"branch of {place.whole}@8"  # type: ignore[union-attr]
     assert not list((place.runs / name).glob(".checkpoints.*")), "a kill leaves nothing"
 
 
