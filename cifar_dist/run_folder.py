@@ -65,6 +65,8 @@ class RunFolder:
         self.lr_curve = path / "lr_curve.json"
         self.plugins = path / "plugins"
         self.stop_file = path / "STOP"
+        self.replays = path / "replays"
+        self.certificate = path / "certificate.json"
         self._lock: IO[str] | None = None
 
     @property

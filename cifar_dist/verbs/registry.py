@@ -15,6 +15,7 @@ from cifar_dist.verbs import (
     predict,
     preview,
     recipes,
+    replay,
     report,
     resume,
     runs,
@@ -41,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "replay": replay,
     "report": report,
     "runs": runs,
 }
