@@ -34,7 +34,18 @@ from cifar_dist.checkpoint.folder import (
     save_tensors,
     step_of,
 )
-from cifar_dist.checkpoint.history import best, choose, is_adoptable, listing, named, prune, save, set_aside, surplus
+from cifar_dist.checkpoint.history import (
+    best,
+    choose,
+    copy_to,
+    is_adoptable,
+    listing,
+    named,
+    prune,
+    save,
+    set_aside,
+    surplus,
+)
 from cifar_dist.checkpoint.marker import verify
 
 __all__ = [
@@ -47,6 +58,7 @@ __all__ = [
     "TrainState",
     "best",
     "choose",
+    "copy_to",
     "evaluated_weights",
     "folder_name",
     "is_adoptable",

@@ -12,6 +12,8 @@ from cifar_dist.config.section import Section, UserPath, require
 
 # An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")
+_NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
+_DURATION = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in "dhms"), re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,19 @@ class RunConfig(Section):
     """Refuse to start if the run folder already exists."""
     processes: int = 0
     """Required number of processes; 0 accepts any number that the launcher starts."""
+    max_time: str = ""
+    """Limit on wall time, such as 45m, 2h or 1h30m, or auto for that of the Slurm job; the run saves before it and
+    exits with 75. Empty: no limit."""
+    from_: str = ""
+    """Branch: begin with a checkpoint of another run, its weights, optimizer state, averages and place in the data.
+    RUN, or RUN@STEP, RUN@best; RUN is a name in ``run.dir`` or a folder."""
+    from_other_data: bool = False
+    """Accept another dataset than that of ``run.from``, with the same classes and as many steps in an epoch."""
 
     def __post_init__(self) -> None:
+        require(not self.from_other_data or bool(self.from_), "from_other_data has no effect without from; remove it")
+        if self.max_time not in ("", "auto"):
+            seconds_of(self.max_time)
         require(
             not self.name or _NAME.fullmatch(self.name) is not None,
             f"name {self.name!r} must be 1 to 128 of A-Z a-z 0-9 _ . + = - and not start with . + = or -",
@@ -38,12 +51,35 @@ class RunConfig(Section):
         require(self.processes >= 0, f"processes {self.processes} must not be negative")
 
 
+def seconds_of(text: str) -> float:
+    """Parse a duration such as ``90s``, ``45m``, ``1.5h`` or ``1d12h30m``.
+
+    Raises:
+        ValueError: it is not one; the message begins with ``max_time``.
+    """
+    match = _DURATION.fullmatch(text)
+    counts = map(float, match.groups("0") if match else ())
+    seconds = sum(count * unit for count, unit in zip(counts, (86400, 3600, 60, 1), strict=False))
+    require(seconds > 0, f"max_time {text!r} must be a time such as 45m, 2h or 1h30m, or auto")
+    return seconds
+
+
 @dataclass(frozen=True)
 class TrainConfig(Section):
     """The training loop."""
 
     epochs: int = 24
     """Passes over the training split."""
+    max_steps: int = 0
+    """Optimizer steps after which the run is complete, if ``epochs`` are more; learning rates are those of ``epochs``.
+    0: no limit."""
+    patience: int = 0
+    """Early stopping: the run is complete after so many evaluations in a row on the validation split without an
+    improvement of ``monitor``. 0: never."""
+    monitor: Literal["val_accuracy", "val_loss"] = "val_accuracy"
+    """What must improve: val_accuracy, whose maximum is best, or val_loss, whose minimum is."""
+    min_delta: float = 0.0
+    """A smaller change is no improvement: a fraction of the images, or nats."""
     batch_size: int = 512
     """Global batch: samples in one optimizer step, over all processes and accumulation steps."""
     accumulate: int = 1
@@ -68,6 +104,12 @@ class TrainConfig(Section):
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
+        require(self.max_steps >= 0, f"max_steps {self.max_steps} must not be negative")
+        require(self.patience >= 0, f"patience {self.patience} must not be negative")
+        require(self.min_delta >= 0, f"min_delta {self.min_delta} must not be negative")
+        for key in () if self.patience else ("monitor", "min_delta"):
+            unset = getattr(self, key) == getattr(type(self), key)
+            require(unset, f"{key} has no effect without patience; remove it, or set --train.patience")
         require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
         require(self.accumulate >= 1, f"accumulate {self.accumulate} must be at least 1")
         require(

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from cifar_dist.distributed.ranks import PendingValues, Ranks
-from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.stop_requests import StopRequests, cause_of
 from cifar_dist.errors import TrainingFailedError
 
 _IDS_SHOWN = 8
 
 
 class StopRequested(Exception):  # noqa: N818 - it is no error
-    """All ranks have agreed to stop."""
+    """All ranks have agreed to stop; its text is the cause."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Agreement:
 
     Args:
         ranks: this process among all of the job.
-        signals: the requests to stop that this process received.
+        requests: to stop, of this process.
     """
 
-    def __init__(self, ranks: Ranks, signals: StopSignals) -> None:
+    def __init__(self, ranks: Ranks, requests: StopRequests) -> None:
         self._ranks = ranks
-        self._signals = signals
+        self._requests = requests
         self._last: _Report | None = None
 
     def after_step(self, step: int, ids: Tensor, finite: Tensor) -> None:
@@ -58,7 +58,8 @@ class Agreement:
             StopRequested: a rank was asked to stop.
             TrainingFailedError: a loss was not finite; the message names the step and the samples.
         """
-        flags = torch.stack([torch.full_like(finite[0], bool(self._signals.received)), ~finite.all()]).float()
+        failed = (~finite.all()).float()
+        flags = torch.stack([torch.full_like(failed, self._requests.code()), failed])
         before, self._last = self._last, _Report(self._ranks.start_maximum(flags), step, ids, finite)
         if before is not None:
             self._act_on(before)
@@ -82,9 +83,9 @@ class Agreement:
         Raises:
             StopRequested: a rank was asked to stop.
         """
-        flag = torch.full((1,), float(bool(self._signals.received)), device=self._ranks.device)
-        if self._ranks.start_maximum(flag).wait()[0]:
-            raise StopRequested
+        flag = torch.full((1,), float(self._requests.code()), device=self._ranks.device)
+        if cause := cause_of(*self._ranks.start_maximum(flag).wait()):
+            raise StopRequested(cause)
 
     def _act_on(self, report: _Report, *, stopping: bool = False) -> None:
         stop, not_finite = report.pending.wait()
@@ -98,4 +99,4 @@ class Agreement:
                 "Try a lower --optim.lr, --optim.clip_norm 1, or --train.precision no"
             )
         if stop and not stopping:
-            raise StopRequested
+            raise StopRequested(cause_of(stop))

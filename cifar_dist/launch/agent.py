@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 _FORWARDED_AS = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGUSR2: signal.SIGUSR2,
     signal.SIGINT: signal.SIGURG,
     signal.SIGHUP: signal.SIGTERM,
 }

@@ -4,6 +4,7 @@
 
     preflight RECIPE [--section.field VALUE ...]        on the first node: prints the run's folder and newest checkpoint
     node RUN RECIPE [--section.field VALUE ...]         on every node, under srun: trains the run of that name
+                                                        both take `resume RUN` in place of RECIPE
     requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE         on the first node: prints the outcome and the job's exit code
 
 Output for programs goes to stdout, output for people to stderr.
@@ -37,10 +38,13 @@ def preflight(words: Sequence[str]) -> int:
 def node(words: Sequence[str]) -> int:
     """Train on this node."""
     from cifar_dist.slurm.node import run_node
+    from cifar_dist.slurm.preflight import RESUME
 
     name, *rest = words
+    if rest[0] == RESUME:
+        return run_node(rest, os.environ)
     fresh = ["--run.fresh", "false"] if _attempt() > 1 else []  # later attempts find the folder of the first
-    return run_node([*rest, *fresh, "--run.name", name], os.environ)
+    return run_node(["train", *rest, *fresh, "--run.name", name], os.environ)
 
 
 def requeue(words: Sequence[str]) -> int:
@@ -58,6 +62,7 @@ def requeue(words: Sequence[str]) -> int:
             finished=folder.is_finished(),
             began_at=began_at,
             stopped_at=folder.newest_checkpoint(),
+            stop_file=folder.stop_file.exists(),
         )
     )
     if decision.line:

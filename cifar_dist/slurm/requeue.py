@@ -17,6 +17,7 @@ class Outcome(StrEnum):
     REQUEUE = "requeue"
     NO_PROGRESS = "no-progress"
     TAKEN_DOWN = "taken-down"
+    STOPPED = "stopped"
     FAILED = "failed"
 
 
@@ -32,6 +33,7 @@ class Attempt:
         finished: whether the run is finished.
         began_at: the newest checkpoint when the attempt began; empty if there was none.
         stopped_at: the newest checkpoint now; empty if there is none.
+        stop_file: whether a file in the run folder asks to stop.
     """
 
     run: str
@@ -41,6 +43,7 @@ class Attempt:
     finished: bool
     began_at: str
     stopped_at: str
+    stop_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ class Decision:
 def decide(attempt: Attempt) -> Decision:
     """Decide whether the job runs again.
 
-    It does only if it stopped on request, made progress, and is still running. Slurm reports a job that it terminates
-    (``scancel``, the time limit) in another state, and such a job must not run again. A job without progress would stop
-    at the same step forever.
+    It does only if it stopped on request, but not by a STOP file, made progress, and is still running. Slurm reports a
+    job that it terminates (``scancel``, the time limit) in another state, and such a job must not run again. A job
+    without progress would stop at the same step forever.
     """
     this = f"attempt {attempt.number}"
     resume = f"to resume, submit the same words with --run.name {attempt.run}"
@@ -66,6 +69,9 @@ def decide(attempt: Attempt) -> Decision:
         return Decision(Outcome.FAILED, attempt.exit_code, line)
     if attempt.finished:
         return Decision(Outcome.DONE, EXIT_DONE)
+    if attempt.stop_file:
+        line = f"{this} stopped at {named(attempt.stopped_at)} as the STOP file asks, so it is not requeued; {resume}"
+        return Decision(Outcome.STOPPED, EXIT_REQUEUE, line)
     if attempt.job_state != _RUNNING:
         state = attempt.job_state or "in a state that Slurm does not report"
         why = f"is not requeued because the job is {state}"

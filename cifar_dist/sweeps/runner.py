@@ -21,17 +21,17 @@ from types import FrameType
 from typing import IO
 
 from cifar_dist import recipe
+from cifar_dist.config.changes import contradiction
 from cifar_dist.distributed.typed_command import VARIABLE, resume_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.formatting import duration
 from cifar_dist.launch.configs import find_config
 from cifar_dist.report.results import read_result
-from cifar_dist.run_folder import contradiction
 from cifar_dist.sweeps.sweep import Run, Sweep
 from cifar_dist.terminal.screen import ERASE_LINE, STOPPING, is_terminal
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _LINES_SHOWN = 20  # of the captured output of a failed run
 _PR_SET_PDEATHSIG = 1  # Linux prctl: the signal that a process receives when its parent dies
 
@@ -56,7 +56,7 @@ def check(sweep: Sweep) -> None:
     for run in sweep.runs:
         if not run.folder.config.is_file():
             continue
-        if found := contradiction(recipe.read(run.folder.config), run.config):
+        if found := contradiction(recipe.settings_of(recipe.read(run.folder.config)), recipe.settings_of(run.config)):
             raise UserError(
                 f"{run.folder.path} was started with {found[1]}; "
                 "delete that run, or use another --run.dir for this sweep"

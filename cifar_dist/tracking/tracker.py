@@ -213,7 +213,8 @@ class Tracker:
     def _note_kill(self, step: int, timestamp: float) -> None:
         """Record in the timeline that an earlier process was killed before it could record its own end."""
         events = timeline.read(self._folder.timeline)
-        if events and events[-1].kind in ("started", "resumed"):
+        last = timeline.last_of_a_process(events)
+        if last and last.kind in ("started", "resumed"):
             killed = Event(
                 timeline.utc(timestamp),
                 "killed",

@@ -15,6 +15,7 @@ from pathlib import Path
 from cifar_dist.config import Config
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve, rates
@@ -83,7 +84,7 @@ def run_range_test(
         StopRequested: a process was asked to stop.
     """
     learner = Learner(setup, engine)
-    agreement, step_log = Agreement(engine.ranks, signals), StepLog(engine.ranks)
+    agreement, step_log = Agreement(engine.ranks, StopRequests(signals)), StepLog(engine.ranks)
     curve = Curve([], [], math.log(len(setup.manifest.classes)))
     for measured in learner.steps(0, steps, rates(low, high, steps).__getitem__):
         step_log.add(measured)

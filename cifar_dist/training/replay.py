@@ -23,6 +23,7 @@ from cifar_dist.data.normalize import normalization_statistics
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.sharded_tensor import full_tensor
+from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.files import read_json
@@ -185,7 +186,7 @@ class Recomputation:
 
     def __init__(self, config: Config, engine: Engine, signals: StopSignals, start: Path | None) -> None:
         self._ranks = engine.ranks
-        self._agreement = Agreement(engine.ranks, signals)
+        self._agreement = Agreement(engine.ranks, StopRequests(signals))
         loaded = engine.ranks.run_on_all(lambda: checkpoint.load(start) if start else None)
         self.first = loaded.state.step if loaded else 0
         self.setup: TrainingSetup = build_setup(config, engine.ranks)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from cifar_dist import models
-from cifar_dist.config import Config
+from cifar_dist.config import Config, TrainConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
@@ -58,6 +59,12 @@ class TrainingSetup:
         """Optimizer steps in an epoch."""
         return self.batches.steps_per_epoch
 
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps after which the run is complete, unless it stops early."""
+        train = self.config.train
+        return min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
+
     def learning_rate(self, step: int) -> float:
         """The schedule's learning rate, given the optimizer steps done before."""
         config = self.config
@@ -97,6 +104,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
     _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
+    _check_max_steps(config.train, batches.steps_per_epoch)
     if config.model.freeze:
         transfer.freeze_backbone(module)
     stages = [stage.parameters for stage in transfer.stages(module)]
@@ -127,6 +135,16 @@ def check_batch_size(config: Config, world_size: int) -> None:
         raise UserError(
             f"train.batch_size {size} is not divisible by {world_size} processes x {config.train.accumulate} "
             f"accumulation steps; use --train.batch_size {lower} or {lower + parts}"
+        )
+
+
+def _check_max_steps(train: TrainConfig, steps_per_epoch: int) -> None:
+    """Refuse a limit beyond the end of the run."""
+    steps = train.epochs * steps_per_epoch
+    if train.max_steps > steps:
+        raise UserError(
+            f"train.max_steps {train.max_steps} is more than the {steps} steps of train.epochs {train.epochs}; "
+            f"drop it, or add --train.epochs {-(-train.max_steps // steps_per_epoch)}"
         )
 
 

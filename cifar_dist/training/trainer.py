@@ -14,20 +14,26 @@ from torch import Tensor
 
 from cifar_dist import checkpoint
 from cifar_dist.config import Config
+from cifar_dist.distributed import time_limit
 from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
+from cifar_dist.tracking import metrics
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import wanted_mirrors
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
+from cifar_dist.training.continuation import open_run
+from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.saving import CheckpointSaver
@@ -58,16 +64,18 @@ class Trainer:
 
         # The run gets its folder only now, when nothing in the config can be wrong any more.
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
-        changed = self.ranks.run_on_main(lambda: self.folder.open(config, self.manifest))
-        found, notes = self.ranks.run_on_main(lambda: checkpoint.choose(self.folder.checkpoints))
+        deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
+        found, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else checkpoint.NEW_RUN
-        self.step, self.epochs_evaluated = state.step, state.epochs_evaluated
+        self.step, self.last_step = state.step, self.setup.last_step
+        # A run that max_steps had ended within an epoch was evaluated there; extended, it repeats that.
+        ended = self.step == self.last_step
+        self.epochs_evaluated = state.epochs_evaluated if ended else min(state.epochs_evaluated, self.epochs_trained)
         self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
-        self.agreement = Agreement(self.ranks, signals)
-        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker([*changed, *notes]))
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes))
         self.saver = CheckpointSaver(
             self.folder.checkpoints,
             config.checkpoint,
@@ -76,6 +84,11 @@ class Trainer:
             state,
             retry=config.tracking.every,
             longest_retry=self.steps_per_epoch,
+        )
+        stop_file = self.folder.stop_file if self.ranks.is_main else None
+        self.agreement = Agreement(self.ranks, StopRequests(signals, file=stop_file, deadline=deadline))
+        self._early_stopping = self.ranks.run_on_main(
+            lambda: EarlyStopping(config.train, metrics.read(self.folder.metrics) if config.train.patience else ())
         )
         self._is_first_step = True
 
@@ -86,24 +99,25 @@ class Trainer:
         try:
             self.fit()
             self.finish()
-        except StopRequested:
-            self.stop()
+        except StopRequested as request:
+            self.stop(str(request))
             return EXIT_REQUEUE
         except BaseException as error:
             self.tracker.finish("failed", str(error))
             raise
-        self.close("finished")
+        self.close("finished", self._why_complete())
         return EXIT_DONE
 
     def fit(self) -> None:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
-        stopped_before_evaluation = self.step == (self.epochs_evaluated + 1) * self.steps_per_epoch
+        stopped_before_evaluation = self.epochs_trained > self.epochs_evaluated
         if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
-        last = self.config.train.epochs * self.steps_per_epoch
-        if self.step < last:
+        if self._early_stopping.is_exhausted():
+            return
+        if self.step < self.last_step:
             self.tracker.at_step(self.step)  # a bar from the first step, which may take long
-        for measured in self.learner.steps(self.step, last, self.setup.learning_rate):
+        for measured in self.learner.steps(self.step, self.last_step, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
                 self.flush(wait=False)
@@ -111,9 +125,11 @@ class Trainer:
                 self.agreement.settle()
                 self.flush()
                 self.save()
-            if self.step % self.steps_per_epoch == 0:
+            if self.step % self.steps_per_epoch == 0 or self.step == self.last_step:
                 self.agreement.settle()
                 self.end_epoch(measured.epoch)
+                if self._early_stopping.is_exhausted():
+                    return
 
     def after_step(self, measured: StepMeasurements) -> None:
         """Count a step, and agree with all ranks that the one before it was in order."""
@@ -127,8 +143,7 @@ class Trainer:
 
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
-        last = epoch + 1 == self.config.train.epochs
-        best, best_before = False, self.best
+        last, best, best_before = self.step == self.last_step, False, self.best
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
@@ -142,6 +157,8 @@ class Trainer:
             count = len(predictions.logits)
             record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
             self.tracker.evaluation(record, best)
+            self._count(record)
+        last = last or self._early_stopping.is_exhausted()
         self.epochs_evaluated = epoch + 1
         saves = best or last or (epoch + 1) % self.config.checkpoint.every == 0
         if saves and not self.save(best, must=last):
@@ -188,12 +205,12 @@ class Trainer:
         record = Record(self.step, last, summary.split, summary.loss, summary.accuracy, summary.samples, seconds)
         self.tracker.evaluation(record, best=False)
 
-    def stop(self) -> None:
+    def stop(self, cause: str) -> None:
         """Save at the agreed step; the tracker says how to resume."""
         self.agreement.settle(stopping=True)
         self.flush()
         self.save(must=True)
-        self.close("interrupted", self.signals.received or "asked to stop")
+        self.close("interrupted", cause)
 
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
@@ -219,8 +236,29 @@ class Trainer:
         self.step_log.restart_clock()
         return is_saved
 
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs of which all steps are done, and the last one if the run ends within it."""
+        complete, steps = divmod(self.step, self.steps_per_epoch)
+        return complete + (steps > 0 and self.step == self.last_step)
+
+    def _count(self, record: Record) -> None:
+        """Count an evaluation for early stopping, as rank 0 measured it."""
+        if self.config.train.patience:
+            self._early_stopping.add(self.ranks.run_on_main(lambda: record))
+
+    def _why_complete(self) -> str:
+        if self._early_stopping.is_exhausted():
+            return str(self._early_stopping)
+        return "train.max_steps" if self.config.train.max_steps else ""
+
     def _open_val(self) -> Split | None:
         if "val" not in self.manifest.splits or not self.config.data.hold_out:
+            if self.config.train.patience:
+                raise UserError(
+                    f"train.patience needs a validation split, which {self.config.data.path} lacks; "
+                    "pack it with --val-fraction 0.1, or drop --train.patience"
+                )
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
@@ -243,6 +281,7 @@ class Trainer:
             precision=engine.precision.label,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.config.train.epochs,
+            max_steps=self.config.train.max_steps,
         )
         tracker = Tracker(
             self.folder,

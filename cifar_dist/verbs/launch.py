@@ -24,7 +24,7 @@ CONFIG is a file in launch/ without its .yaml, or the path of an Accelerate conf
 accelerate launch and are written with =, for example --num_processes=4. Instead of a recipe, give a command that runs
 on many processes, with its arguments: {verbs}.
 
-TERM, USR1, HUP and Ctrl-C finish the step, save and end with exit code 75; the same command resumes from there. A
+TERM, USR1, USR2, HUP and Ctrl-C finish the step, save and end with exit code 75; the same command resumes from there. A
 second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 75 stopped on request."""
 
 

@@ -19,6 +19,9 @@ from cifar_dist.verbs.report import draw_if_outdated
 if TYPE_CHECKING:
     from cifar_dist.config import Config
 
+if TYPE_CHECKING:
+    from cifar_dist.config import Config
+
 HELP = "train a recipe, or resume it: train RECIPE [--section.field VALUE ...]"
 COLLECTIVE = True
 USAGE = "usage: cifar-dist train RECIPE [--section.field VALUE ...]"
@@ -39,19 +42,27 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_help(rest, section)
     if not rest:
         raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
-    config = recipe.load(rest[0], rest[1:])
+    return train(recipe.load(rest[0], rest[1:]))
 
+
+def train(config: Config) -> int:
+    """Train the run of a config, from its start or its last checkpoint; return the exit code. Collective.
+
+    A finished run is reported, and nothing in its folder changes, unless its report was not drawn yet.
+    """
     from cifar_dist.distributed.stop_signals import StopSignals
 
+    path = Path(config.run.dir) / config.run.name
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         with loading():
             from cifar_dist.distributed.start import start_engine
+            from cifar_dist.training.continuation import is_finished
             from cifar_dist.training.trainer import Trainer
 
         path = Path(config.run.dir) / config.run.name
         with start_engine(config) as engine:
             ranks = engine.ranks
-            if ranks.run_on_main(lambda: _is_finished(config)):
+            if ranks.run_on_main(lambda: is_finished(config)):
                 code = EXIT_DONE
                 if ranks.is_main:
                     print(f"{path} is finished already; another --run.name starts a new run", flush=True)

@@ -37,7 +37,7 @@ def test_kill_9_at_a_random_step_changes_nothing_with_batch_statistics(tiny: Pat
     assert story(killed) == story(tmp_path / "runs" / "whole")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_a_request_to_stop_saves_and_asks_to_be_run_again(tiny: Path, tmp_path: Path, how: signal.Signals) -> None:
     run = tmp_path / "runs" / "tiny"
     assert interrupt([str(tiny), *ENDLESS], run, 20, 1, how) == [75]
@@ -52,7 +52,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tiny: Path, tmp_path: P
     run = tmp_path / "runs" / "tiny"
     running = start([TRAIN, str(tiny), *ENDLESS], 2)
     wait_for_records(run, 20, running)
-    running[1].send_signal(signal.SIGTERM)
+    running[1].send_signal(signal.SIGUSR1)
     assert [done.returncode for done in finish(running)] == [75, 75]
     assert (run / "checkpoints" / "latest").resolve().name == f"step-{len(metrics(run)):08d}"
 

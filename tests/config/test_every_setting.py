@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from cifar_dist import checkpoint, models, recipe
 from cifar_dist.checkpoint import Tensors
-from cifar_dist.config import Config, ModelConfig
+from cifar_dist.config import Config, DataConfig, ModelConfig
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
+from cifar_dist.config.section import key_of
 from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import normalization_statistics
@@ -44,8 +45,10 @@ from cifar_dist.optim import build_optimizer, learning_rate
 from cifar_dist.optim.averaging import build_average
 from cifar_dist.report.preview import augmented
 from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.tracker import SilentTracker
 from cifar_dist.tracking.wandb_mirror import WandbMirror
+from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.trainer import Trainer
 
@@ -112,8 +115,8 @@ def network(config: Config) -> object:
 
 
 @functools.cache
-def _colours(folder: Path) -> Manifest:
-    random = np.random.default_rng(0)
+def _colours(folder: Path, seed: int = 0) -> Manifest:
+    random = np.random.default_rng(seed)
     arrays = {}
     for split, count in (("train", 30), ("val", 10), ("test", 10)):
         arrays[f"x_{split}"] = random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
@@ -195,14 +198,33 @@ def die(config: Config) -> object:
     return _run(replace(config, model=ModelConfig(f"{plug_in.resolve()}:Net")))
 
 
+def stops_early(config: Config) -> list[bool]:
+    """Whether the run is complete after each of a few evaluations."""
+    stopping, seen = EarlyStopping(config.train), []
+    for epoch, (loss, accuracy) in enumerate([(1.0, 0.5), (1.1, 0.55), (1.2, 0.5)]):
+        stopping.add(Record(epoch + 1, epoch, "val", loss, accuracy, 10, 1.0))
+        seen.append(stopping.is_exhausted())
+    return seen
+
+
+def branch(config: Config) -> object:
+    """What a run leaves that branches from one on other data, which ``run.from`` names."""
+    here, run = Path("other").resolve(), replace(config.run, from_="", from_other_data=False)
+    here.mkdir(exist_ok=True)
+    other = replace(config, run=replace(run, name=config.run.from_), data=DataConfig(str(_colours(here, 1).root)))
+    _run(other, where=here)
+    origin = here / other.run.dir / other.run.name
+    return _run(replace(config, run=replace(config.run, from_=f"{origin}@3")))
+
+
 _SEEN: dict[str, object] = {}
 
 
-def _run(config: Config, again: bool = False) -> object:
-    """What a run leaves; it is made once for each config."""
+def _run(config: Config, again: bool = False, where: Path | None = None) -> object:
+    """What a run leaves, in a folder of its own or ``where``; it is made once for each config."""
     name = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
     if name not in _SEEN or again:
-        _SEEN[name] = _left_by(config, Path(f"run-{name}"))
+        _SEEN[name] = _left_by(config, where or Path(f"run-{name}"))
     return _SEEN[name]
 
 
@@ -270,6 +292,9 @@ WITNESSES: dict[str, Witness] = {
     "run.seed": witness(1, run),
     "run.fresh": witness(True, run_again),
     "run.processes": witness(2, run),
+    "run.max_time": witness("auto", run),
+    "run.from": witness("nowhere", run),
+    "run.from_other_data": witness(True, branch, run__from="origin"),
     "data.path": witness("nowhere", run),
     "data.hold_out": witness(False, run),
     "data.shuffle_block": witness(1, run),
@@ -318,6 +343,10 @@ WITNESSES: dict[str, Witness] = {
     "average.ramp": witness(1.0, averages),
     "average.recalibrate": witness(20, run, model__name="tiny-resnet"),
     "train.epochs": witness(3, run),
+    "train.max_steps": witness(4, run),
+    "train.patience": witness(1, stops_early),
+    "train.monitor": witness("val_loss", stops_early, train__patience=1),
+    "train.min_delta": witness(0.1, stops_early, train__patience=1),
     "train.batch_size": witness(15, run),
     "train.accumulate": witness(2, run),
     "train.parts": witness(2, run),
@@ -354,7 +383,9 @@ def cases() -> Iterator[tuple[str, Settings, type, str]]:
     tried = set()
     for section, picks, variant in choices():
         for key in field_names(variant):
-            owner = next(base for base in reversed(variant.__mro__) if key in inspect.get_annotations(base))
+            owner = next(
+                base for base in reversed(variant.__mro__) if key in map(key_of, inspect.get_annotations(base))
+            )
             seen = WITNESSES.get(f"{section}.{key}")
             if key not in picks and not (seen and seen.observe in (run, die, mirror) and (owner, key) in tried):
                 tried.add((owner, key))

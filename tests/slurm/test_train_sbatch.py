@@ -81,7 +81,11 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Pat
     job.call("scancel", job.id)
     assert job.wait() == "CANCELLED"
     until(lambda: "is not requeued because the job is" in job.output(), job.output)
-    assert steps_logged(run)[-1] < STEPS, "the signal did not come in time"
+    stopped = steps_logged(run)[-1]
+    assert stopped < STEPS, "the signal did not come in time"
+    resumed = cluster.submit(recipe.parent, "resume", str(run), "--train.max_steps", str(stopped + 1))
+    assert resumed.wait() == "COMPLETED", resumed.output()
+    assert steps_logged(run) == list(range(1, stopped + 2))
     assert (run / "checkpoints" / "latest").resolve().name == f"step-{steps_logged(run)[-1]:08d}"
 
 
