@@ -75,7 +75,8 @@ class Trainer:
         self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
-        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes))
+        measured = state.val_accuracy if self.epochs_evaluated == state.epochs_evaluated else None
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes, measured))
         self.saver = CheckpointSaver(
             self.folder.checkpoints,
             config.checkpoint,
@@ -262,7 +263,7 @@ class Trainer:
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
-    def _start_tracker(self, notes: list[str]) -> AnyTracker:
+    def _start_tracker(self, notes: list[str], accuracy: float | None) -> AnyTracker:
         if not self.ranks.is_main:
             return SilentTracker()
         manifest, engine = self.manifest, self.engine
@@ -289,7 +290,7 @@ class Trainer:
             facts=facts,
             resume_step=self.step,
             resume_epoch=self.epochs_evaluated,
-            resume_accuracy=self.accuracy,
+            resume_accuracy=accuracy,
             mirrors=self._mirrors,
         )
         if shortening := self.config.schedule.shortening(self.config.train.epochs):
