@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cifar_dist.models.global_pool import GlobalMaxPool
 from cifar_dist.models.registry import register
 
 
@@ -28,7 +29,7 @@ class CustomResNet(nn.Module):
         self.layer1 = nn.Sequential(_conv(64, 128, pool=True), _Residual(128))
         self.layer2 = _conv(128, 256, pool=True)
         self.layer3 = nn.Sequential(_conv(256, 512, pool=True), _Residual(512))
-        self.pool = nn.AdaptiveMaxPool2d(1)  # a 4x4 max-pool for 32x32 images, and works for any other size
+        self.pool = GlobalMaxPool()  # a 4x4 max-pool for 32x32 images, and works for any other size
         self.head = nn.Linear(512, classes)
 
     def forward(self, images: Tensor) -> Tensor:
