@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_dist.verbs import (
     Verb,
+    completion,
     doctor,
     evaluate,
     export,
@@ -18,6 +19,7 @@ from cifar_dist.verbs import (
     replay,
     report,
     runs,
+    speed,
     submit,
     sweep,
     train,
@@ -41,6 +43,8 @@ VERBS: dict[str, Verb] = {
     "predict": predict,
     "export": export,
     "replay": replay,
+    "speed": speed,
     "report": report,
     "runs": runs,
+    "completion": completion,
 }
