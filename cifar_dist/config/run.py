@@ -96,6 +96,13 @@ class TrainConfig(Section):
     """Keep images and convolutions in the NHWC memory layout."""
     compile: bool = False
     """Compile the model with ``torch.compile``."""
+    tf32: bool = False
+    """Compute fp32 convolutions and matrix products on a GPU in TensorFloat-32: 10 bits of mantissa, and many times
+    faster."""
+    cudnn_benchmark: bool = False
+    """Let cuDNN time its algorithms for each new shape and take the fastest, which may differ from run to run (GPU)."""
+    deterministic: bool = False
+    """Use deterministic algorithms only: the same seed on the same device gives the same bits. Slower on a GPU."""
     threads: int = 0
     """CPU threads per process; 0 divides the machine's cores among its processes."""
     engine: str = "auto"
@@ -125,6 +132,10 @@ class TrainConfig(Section):
         require(
             self.parts == 0 or self.batch_size % self.parts == 0,
             f"batch_size {self.batch_size} is not divisible by parts {self.parts}",
+        )
+        require(
+            not (self.deterministic and self.cudnn_benchmark),
+            "cudnn_benchmark takes another algorithm from run to run, and deterministic rules that out; remove one",
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(self.threads >= 0, f"threads {self.threads} must not be negative")

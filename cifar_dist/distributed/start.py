@@ -11,6 +11,7 @@ import torch
 from cifar_dist.config import Config, TrainConfig, plugins
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores
+from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
 from cifar_dist.distributed.engine import Engine
@@ -45,6 +46,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     if trains:
         for limit in create.limits:
             limit.check(config, create.description)
+    set_arithmetic(config.train)
     cpu = not torch.cuda.is_available() or was_asked_for("CPU")
     if cpu:
         share_cores(config.train.threads, local_processes())

@@ -20,7 +20,7 @@ class RunFacts:
         processes: number of training processes.
         wrapper: what synchronises the processes, for example ``DDP`` or ``DeepSpeed ZeRO-2``.
         device: device of each process, for example ``cuda (NVIDIA A100)`` or ``cpu``.
-        precision: for example ``fp32`` or ``bf16``.
+        precision: for example ``fp32``, or ``bf16 + cuDNN benchmark``.
         steps_per_epoch: optimizer steps.
         epochs: length of the complete run.
         max_steps: optimizer steps after which it is complete, if that is earlier; 0: none.

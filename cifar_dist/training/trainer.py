@@ -279,7 +279,7 @@ class Trainer:
             processes=self.ranks.world_size,
             wrapper=engine.description,
             device=engine.device_name,
-            precision=engine.precision.label,
+            precision=engine.arithmetic,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.config.train.epochs,
             max_steps=self.config.train.max_steps,

@@ -29,13 +29,14 @@ from torch import Tensor, nn
 
 from cifar_dist import checkpoint, models, recipe
 from cifar_dist.checkpoint import Tensors
-from cifar_dist.config import Config, DataConfig, ModelConfig
+from cifar_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
 from cifar_dist.config.section import key_of
 from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import normalization_statistics
 from cifar_dist.data.pack import pack
+from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
@@ -170,6 +171,16 @@ def threads(config: Config) -> int:
     finally:
         torch.set_num_threads(before)
         os.environ["OMP_NUM_THREADS"] = variable
+
+
+def flags(config: Config) -> list[bool]:
+    """Torch's flags while a run computes."""
+    try:
+        threads(config)
+        cudnn = [getattr(torch.backends.cudnn, name) for name in ("allow_tf32", "benchmark", "deterministic")]
+        return [torch.backends.cuda.matmul.allow_tf32, *cudnn, torch.are_deterministic_algorithms_enabled()]
+    finally:
+        set_arithmetic(TrainConfig())
 
 
 def run(config: Config) -> object:
@@ -354,6 +365,9 @@ WITNESSES: dict[str, Witness] = {
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),
     "train.compile": witness(True, run),
+    "train.tf32": witness(True, flags),
+    "train.cudnn_benchmark": witness(True, flags),
+    "train.deterministic": witness(True, flags),
     "train.threads": witness(2, threads),
     "train.engine": witness("nowhere.py:Engine", run),
     "eval.every": witness(2, run),

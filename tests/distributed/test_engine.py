@@ -14,6 +14,7 @@ from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist.config import Config, RunConfig
+from cifar_dist.distributed.optimizer_state import restore
 from cifar_dist.distributed.ranks import deal
 from cifar_dist.errors import UserError
 
@@ -94,6 +95,16 @@ def test_restored_state_continues_bit_for_bit(name: str) -> None:
     untouched = prepared(name)
     train(untouched, 1, [7, 16])
     assert not same(untouched.optimizer_state(), model.optimizer_state())
+
+
+def test_restored_state_has_the_memory_format_of_the_weights() -> None:
+    weight = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    saved = torch.randn(4, 3, 2, 2)
+    restore(optimizer, {"conv": weight}, {"conv": {"momentum_buffer": saved}})
+    restored = optimizer.state[weight]["momentum_buffer"]
+    assert torch.equal(restored, saved)
+    assert restored.stride() == weight.stride(), "else torch updates one tensor at a time"
 
 
 def test_a_saved_state_does_not_change_with_the_next_step() -> None:

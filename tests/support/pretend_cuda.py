@@ -30,7 +30,9 @@ _KERNELS = {  # of one call, read off torch's sources; 1 for those that are not 
     "sort": 6,
     "argsort": 6,
     "_linalg_solve_ex": 8,
-    **dict.fromkeys(["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "is_pinned"], 0),
+    **dict.fromkeys(
+        ["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "is_pinned", "_unsafe_view"], 0
+    ),
 }
 
 

@@ -30,7 +30,7 @@ from support.pretend_cuda import CUDA, Counts, counts, move, pretend
 _PARTS = {
     "augmentation": ("data/augment.", "data/mix.", "data/normalize.", "data/operations", "data/randomness", "data/tr"),
     "network": ("models/", "backward", "training/learner."),
-    "optimizer": ("optim/", "distributed/wrapped_model."),
+    "optimizer": ("optim/", "distributed/wrapped_model."),  # which calls it
 }
 
 
