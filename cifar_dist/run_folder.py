@@ -17,7 +17,7 @@ from typing import IO
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
-from cifar_dist.errors import UserError
+from cifar_dist.errors import InUseError, UserError
 from cifar_dist.files import copy_atomic, read_json, write_atomic
 from cifar_dist.plugin_copies import keep_copies
 
@@ -125,8 +125,8 @@ class RunFolder:
             One line for each plug-in file that has changed since the run last started.
 
         Raises:
-            UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
-                cannot be written.
+            UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, or cannot be written.
+            InUseError: another process is training it.
         """
         try:
             self._refuse_foreign(config)
@@ -149,7 +149,7 @@ class RunFolder:
         """Lock the folder for as long as this object lives.
 
         Raises:
-            UserError: another process has locked it.
+            InUseError: another process has locked it.
             OSError: the folder cannot be written.
         """
         lock = (self.path / _LOCK).open("a+")
@@ -158,7 +158,7 @@ class RunFolder:
             if time.monotonic() > deadline:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise UserError(f"{self.path} is in use by {holder}; wait for it, or use another --run.name")
+                raise InUseError(f"{self.path} is in use by {holder}; wait for it, or use another --run.name")
             time.sleep(0.01)
         self._lock = lock
         lock.truncate(0)

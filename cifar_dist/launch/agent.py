@@ -23,7 +23,8 @@ from pathlib import Path
 
 import psutil
 
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_IN_USE, EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.launch.parent_death import adopt_orphans, announce_launcher, signal_on_parent_death
 
 ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 # What the ranks receive for each signal. They do not handle HUP, which a lost terminal sends. A second INT ends a rank
@@ -52,8 +53,11 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> 
     for number in _FORWARDED_AS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
             signal.signal(number, lambda number, _: received.append(number))
+    agent = os.getpid()
+    adopt_orphans()
     launcher = os.fork()
     if launcher == 0:
+        signal_on_parent_death(agent, signal.SIGKILL)
         sys.exit(_launch([f"--config_file={config}", *options, "--module", "cifar_dist", *words]))
     ranks: list[psutil.Process] = []
     forwarded, next_search = 0, 0.0
@@ -72,13 +76,18 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> 
             _send(ranks, _FORWARDED_AS[signal.Signals(request)])
             forwarded += 1
         time.sleep(_POLL_SECONDS)
-    _send(ranks, signal.SIGKILL)  # they have ended, unless the launcher itself was killed
     code = os.waitstatus_to_exitcode(ended[1])
-    return code if code >= 0 else 128 - code
+    if code >= 0:
+        return code
+    orphans = _children(agent)  # the ranks of a killed launcher, those too that it had only just started
+    _send(orphans, signal.SIGKILL)
+    psutil.wait_procs(orphans)
+    return 128 - code
 
 
 def _launch(words: Sequence[str]) -> int:
     """Run ``accelerate launch *words`` in this process and return the exit code of its ranks."""
+    announce_launcher()
     os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
     for number in _FORWARDED_AS:
         signal.signal(number, signal.SIG_IGN)  # the ranks inherit this until they install their own handlers
@@ -121,10 +130,10 @@ def _prepend(variable: str, folder: Path) -> None:
 def agreed_code(codes: dict[str, int]) -> int:
     """Return the exit code of a job, from those of its ranks by name; a negative code is a signal.
 
-    Ranks agree on 75 once the checkpoint is complete, and on 2 before any work, so one such code stands for all.
-    Otherwise a signal is the cause, and the deaths of the other ranks are its effect.
+    Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, and on 124 when a rank does not answer
+    any more, so one such code stands for all. Otherwise a signal is the cause, and the deaths of the other ranks are its effect.
     """
-    for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT):
+    for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED):
         if agreed in codes.values():
             return agreed
     who, code = min(codes.items(), key=lambda item: item[1])

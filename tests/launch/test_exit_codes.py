@@ -77,18 +77,21 @@ def test_a_killed_rank_ends_the_job(recipe: Path) -> None:
     assert not left_of(recipe)
 
 
-def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path) -> None:
+@pytest.mark.parametrize("killed", ["launcher", "agent"])
+def test_whoever_is_killed_leaves_no_rank_behind(recipe: Path, killed: str) -> None:
+    """As the first rank appears: nothing has had time to look for it, and it has run no line of ours."""
     job = soak.start(recipe, "orphans", "--train.epochs", "10000")
-    soak.wait_for_steps(job, recipe.parent / "runs" / "orphans", 1)
     agent = psutil.Process(job.pid)
+    wait_until(lambda: bool(left_of(recipe, "-u -m cifar_dist train")), [job])
     (launcher,) = agent.children()
-    # The agent sleeps 0.1 s a round and searches for the ranks in every tenth, so it knows them some rounds later.
-    rounds = agent.num_ctx_switches().voluntary
-    wait_until(lambda: agent.num_ctx_switches().voluntary > rounds + 30, [job])
-    launcher.send_signal(signal.SIGKILL)
+    ranks = launcher.children()
+    {"launcher": launcher, "agent": agent}[killed].send_signal(signal.SIGKILL)
     code, output = soak.end(job)
-    assert code == 128 + signal.SIGKILL, output
-    assert not left_of(recipe)
+    assert code == (128 + signal.SIGKILL if killed == "launcher" else -signal.SIGKILL), output
+    _, alive = psutil.wait_procs([launcher, *ranks], timeout=PATIENCE if killed == "agent" else 0)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 @pytest.mark.parametrize(
