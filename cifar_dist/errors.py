@@ -39,6 +39,10 @@ class TrainingFailedError(RuntimeError):
     """Training cannot continue (a non-finite loss, ranks that do not synchronise). One line; exit code 1."""
 
 
+class JoinTimeoutError(TrainingFailedError):
+    """Some processes or machines of the job never came. Whoever waited for them reports it."""
+
+
 def nearest(wrong: str, known: Iterable[str]) -> str:
     """Suggest the right word: ``did you mean 'lr'?``, or the full list if none is close."""
     names = sorted(known)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from cifar_dist.distributed.launch_checks import is_main_process, local_rank
-from cifar_dist.errors import InUseError, MachineError, TrainingFailedError, UserError
+from cifar_dist.errors import InUseError, JoinTimeoutError, MachineError, TrainingFailedError, UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def _outlive_terminal() -> None:
 
 
 def _report(error: Exception, code: int) -> int:
-    if local_rank() == 0 if isinstance(error, MachineError) else is_main_process():
+    of_machine = isinstance(error, MachineError) and local_rank() == 0
+    if is_main_process() or of_machine or isinstance(error, JoinTimeoutError):
         print(f"cifar-dist: {error}", file=sys.stderr)
     return code

@@ -26,6 +26,9 @@ CHANGEABLE_ON_RESUME = (
     "run.dir",
     "run.fresh",
     "run.processes",
+    "run.join_timeout",
+    "run.stall_timeout",
+    "run.stall_factor",
     "data.path",
     "data.resident_mb",
     "data.read_ahead",
@@ -76,6 +79,7 @@ class RunFolder:
         self.report = path / "report.html"
         self.lr_curve = path / "lr_curve.json"
         self.plugins = path / "plugins"
+        self.stalls = path / "stalls"
         self._lock: IO[str] | None = None
 
     @property

@@ -28,6 +28,13 @@ class RunConfig(Section):
     """Refuse to start if the run folder already exists."""
     processes: int = 0
     """Required number of processes; 0 accepts any number that the launcher starts."""
+    join_timeout: int = 600
+    """Seconds to wait for all processes and machines of a job to join; who is missing is reported every 10 s."""
+    stall_timeout: int = 300
+    """A job in which no step ends for so many seconds is ended, with exit code 124 and the stacks of its processes in
+    the run folder; 0 never ends it. The first step and a checkpoint have at least 30 minutes."""
+    stall_factor: float = 20.0
+    """Where steps take long, the job is ended after this multiple of the usual time of a step instead."""
 
     def __post_init__(self) -> None:
         require(
@@ -36,6 +43,9 @@ class RunConfig(Section):
         )
         require(0 <= self.seed < 2**31, f"seed {self.seed} must be between 0 and 2147483647")
         require(self.processes >= 0, f"processes {self.processes} must not be negative")
+        require(self.join_timeout >= 1, f"join_timeout {self.join_timeout} must be at least 1")
+        require(self.stall_timeout >= 0, f"stall_timeout {self.stall_timeout} must not be negative")
+        require(self.stall_factor >= 1, f"stall_factor {self.stall_factor} must be at least 1")
 
 
 @dataclass(frozen=True)

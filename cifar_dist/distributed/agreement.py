@@ -7,6 +7,7 @@ memory, but never a checkpoint: :meth:`Agreement.settle` runs before anything is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,10 +40,11 @@ class Agreement:
     Args:
         ranks: this process among all of the job.
         signals: the requests to stop that this process received.
+        moved: called after each step and before each batch of an evaluation.
     """
 
-    def __init__(self, ranks: Ranks, signals: StopSignals) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, signals: StopSignals, moved: Callable[[], None] = lambda: None) -> None:
+        self._ranks, self._moved = ranks, moved
         self._signals = signals
         self._last: _Report | None = None
 
@@ -58,6 +60,7 @@ class Agreement:
             StopRequested: a rank was asked to stop.
             TrainingFailedError: a loss was not finite; the message names the step and the samples.
         """
+        self._moved()
         flags = torch.stack([torch.full_like(finite[0], bool(self._signals.received)), ~finite.all()]).float()
         before, self._last = self._last, _Report(self._ranks.start_maximum(flags), step, ids, finite)
         if before is not None:
@@ -82,6 +85,7 @@ class Agreement:
         Raises:
             StopRequested: a rank was asked to stop.
         """
+        self._moved()
         flag = torch.tensor([float(bool(self._signals.received))], device=self._ranks.device)
         if self._ranks.start_maximum(flag).wait()[0]:
             raise StopRequested

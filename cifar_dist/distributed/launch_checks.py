@@ -44,8 +44,8 @@ def local_rank() -> int:
 def check_gpus(gpus: int) -> None:
     """Refuse a launch of more processes than this machine has GPUs, before the processes join.
 
-    Two processes would share a GPU, which ends in an error of NCCL. Only torchrun gives the same GPUs to all processes of
-    a machine; other launchers may show each its own.
+    Two processes would share a GPU, which ends in an error of NCCL. Only torchrun gives all processes of a machine the
+    same GPUs; other launchers may show each its own.
 
     Args:
         gpus: the number that this process sees.

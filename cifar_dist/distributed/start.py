@@ -24,6 +24,7 @@ from cifar_dist.distributed.launch_checks import (
     was_asked_for,
 )
 from cifar_dist.errors import UserError, first_line, printable
+from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
 
 
@@ -31,8 +32,8 @@ from cifar_dist.plugin_copies import plugin_files
 def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     """Join this process with the others of the job, and leave them at the end of the block. Collective.
 
-    A block that raises does not leave them: on NCCL that waits for the other ranks, which wait for this one. The process
-    must end at once instead, as :func:`cifar_dist.process_exit.exit_with` does, so that its launcher ends the others.
+    A block that raises does not leave them: on NCCL that waits for the other ranks, which wait for this one. The
+    process must end at once instead, as :func:`cifar_dist.process_exit.exit_with` ends it, and the launcher the others.
 
     Args:
         config: the run.
@@ -41,6 +42,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     Raises:
         UserError: another number of processes than was asked for or than there are GPUs, a setting that the engine or
             device lacks, or no compiler for ``train.compile``.
+        JoinTimeoutError: some processes did not come.
     """
     check_launch(config.run.processes if trains else 0)
     create = _engine_class(config.train)
@@ -53,7 +55,9 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         keep_freed_memory()
     else:
         check_gpus(torch.cuda.device_count())
+    store = join_ranks(config.run.join_timeout)
     engine = create(config, cpu=cpu)
+    del store  # torch's own has taken its place
     if engine.ranks.is_main and (files := plugin_files(config)):
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
     if trains and config.train.compile:

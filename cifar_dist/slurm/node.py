@@ -11,6 +11,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cifar_dist import recipe
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
@@ -97,5 +98,7 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     shown = node.config if node.config.endswith(".yaml") else f"launch/{node.config}.yaml"
     place = f"machine {node.index} of {node.nodes} is {socket.gethostname()}"
     print(f"{place}, processes on it: {node.processes}, {shown}", flush=True)
-    code = run_launcher(config, node.options, ["train", *words])
+    code = run_launcher(
+        config, node.options, ["train", *words], lambda: recipe.load(words[0], words[1:]).run.join_timeout
+    )
     return EXIT_DONE if code == EXIT_REQUEUE else code

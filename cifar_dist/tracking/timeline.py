@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "finished"]
+Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "stalled", "finished"]
 Status = Literal["finished", "interrupted", "failed"]
 """How a process ended that could still report it: one of ``Kind``."""
 
@@ -23,7 +23,7 @@ class Event:
     Attributes:
         time: UTC, ISO 8601 to the second.
         kind: ``interrupted`` is a stop on request; ``killed`` is an end that the process could not report and that the
-            next resume detected.
+            next resume detected; ``stalled`` is an end because no step ended for too long.
         step: optimizer steps done at that time.
         processes: number of processes that train from then on; 0 if the run ends.
         where: host and device.

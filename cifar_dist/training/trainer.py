@@ -17,11 +17,13 @@ from cifar_dist.config import Config
 from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.watchdog import Watchdog
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic
 from cifar_dist.run_folder import FINAL, RunFolder
+from cifar_dist.tracking import timeline
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import wanted_mirrors
@@ -64,7 +66,17 @@ class Trainer:
         self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
-        self.agreement = Agreement(self.ranks, signals)
+        self.watchdog = Watchdog(
+            self.ranks,
+            self.folder.stalls,
+            timeout=config.run.stall_timeout,
+            factor=config.run.stall_factor,
+            steps_done=lambda: self.step,
+            record=lambda what: timeline.append(
+                self.folder.timeline, timeline.Event(timeline.utc(), "stalled", self.step, note=what)
+            ),
+        )
+        self.agreement = Agreement(self.ranks, signals, self.watchdog.beat)
         self.tracker = self._start_tracker([*changed, *notes])
         self._is_first_step = True
 
@@ -72,6 +84,10 @@ class Trainer:
 
     def run(self) -> int:
         """Train to the end, or until asked to stop; returns the exit code."""
+        with self.watchdog:
+            return self._run()
+
+    def _run(self) -> int:
         try:
             self.fit()
             self.finish()
@@ -113,6 +129,7 @@ class Trainer:
 
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
+        self.watchdog.be_patient()
         last = epoch + 1 == self.config.train.epochs
         best = False
         self.flush()
@@ -134,6 +151,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
+        self.watchdog.be_patient()
         if self.ranks.run_on_main(self.folder.is_finished):
             self.tracker.say(f"{self.folder.path} is finished already; another --run.name starts a new run")
             return
@@ -170,6 +188,7 @@ class Trainer:
 
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
+        self.watchdog.be_patient()
         self.ranks.run_on_main(lambda: self.tracker.finish(status, reason))
 
     # ---- parts ------------------------------------------------------------------------------------------------
@@ -180,6 +199,7 @@ class Trainer:
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of this step."""
+        self.watchdog.be_patient()
         tensors = self.learner.state()
         state = checkpoint.TrainState(
             step=self.step,

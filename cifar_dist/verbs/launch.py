@@ -22,7 +22,8 @@ accelerate launch and are written with =, for example --num_processes=4. Instead
 on many processes, with its arguments: {verbs}.
 
 TERM, USR1, HUP and Ctrl-C finish the step, save and end with exit code 75; the same command resumes from there. A
-second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 75 stopped on request."""
+second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 69 the run is in
+use, 75 stopped on request, 124 a rank hung."""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cifar_dist.launch.agent import run_launcher
 
-    return run_launcher(config, options, _verb_words(rest))
+    verb_words = _verb_words(rest)
+    return run_launcher(config, options, verb_words, lambda: _join_timeout(verb_words))
 
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -72,6 +74,15 @@ def _verb_words(words: list[str]) -> list[str]:
     if not VERBS[words[0]].COLLECTIVE:
         raise UserError(f"{words[0]} runs in one process; use: cifar-dist {' '.join(words)}")
     return words
+
+
+def _join_timeout(words: Sequence[str]) -> float:
+    """``run.join_timeout`` of the training that is launched; the default for another verb."""
+    from cifar_dist import recipe
+    from cifar_dist.config import RunConfig
+
+    run = recipe.load(words[1], words[2:]).run if words[0] == "train" else RunConfig()
+    return run.join_timeout
 
 
 def _collective_verbs() -> list[str]:
