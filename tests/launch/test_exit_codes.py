@@ -66,8 +66,10 @@ def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Pa
     assert (recipe.parent / "runs" / "typed" / "checkpoints" / "latest").is_dir()
 
 
-def test_a_killed_rank_ends_the_job(recipe: Path) -> None:
-    job = soak.start(recipe, "killed", "--train.epochs", "10000")
+def test_a_killed_rank_ends_the_job_whose_launcher_leaves_no_temporary_folder(recipe: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    job = soak.start(recipe, "killed", "--train.epochs", "10000", env={"TMPDIR": str(temporary)})
     soak.wait_for_steps(job, recipe.parent / "runs" / "killed", 1)
     ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
     ranks[0].send_signal(signal.SIGKILL)
@@ -75,6 +77,7 @@ def test_a_killed_rank_ends_the_job(recipe: Path) -> None:
     assert code == 128 + signal.SIGKILL, output
     assert output.rstrip().endswith("cifar-dist: rank 1 was killed by SIGKILL; its output is above")
     assert not left_of(recipe)
+    assert not list(temporary.glob("torchelastic_*"))
 
 
 @pytest.mark.parametrize("killed", ["launcher", "agent"])
