@@ -13,8 +13,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from cifar_dist.distributed.launch_checks import is_main_process, local_rank
-from cifar_dist.errors import InUseError, JoinTimeoutError, MachineError, TrainingFailedError, UserError
+from cifar_dist.errors import (
+    InUseError,
+    JoinTimeoutError,
+    MachineError,
+    StorageError,
+    TrainingFailedError,
+    UserError,
+    blame,
+)
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE
+from cifar_dist.terminal.screen import ERASE_LINE, is_terminal
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -23,9 +32,9 @@ if TYPE_CHECKING:
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
 
-    All ranks raise the same :class:`UserError`, so only rank 0 prints it, or the first of a machine a
-    :class:`MachineError`. The interpreter's own shutdown is skipped:
-    with a gloo process group it aborts about one job in thirty after the work is done.
+    All ranks raise the same :class:`UserError`, so only rank 0 prints it; the first of a machine prints a
+    :class:`MachineError`. The interpreter's own shutdown is skipped: with a gloo process group it aborts about one job
+    in thirty after the work is done.
     """
     _open_closed_streams()
     _outlive_terminal()
@@ -34,15 +43,22 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     except InUseError as error:
         code = _report(error, EXIT_IN_USE)
     except UserError as error:
-        code = _report(error, EXIT_BAD_INPUT)
+        blamed = blame(error)
+        code = _report(blamed, EXIT_BAD_INPUT if blamed is error else EXIT_FAILED)
     except TrainingFailedError as error:
         code = _report(error, EXIT_FAILED)
     except KeyboardInterrupt:
+        if is_main_process():
+            erase = ERASE_LINE if is_terminal(sys.stderr) else ""
+            print(f"{erase}cifar-dist: stopped by Ctrl-C", file=sys.stderr)
         code = 128 + signal.SIGINT
     except SystemExit as error:  # argparse ends this way
         code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
     except BrokenPipeError:  # the reader of our output ended, as `head` does
         code = EXIT_DONE
+    except OSError as error:  # of this rank alone
+        print(f"cifar-dist: {StorageError.of(error)}", file=sys.stderr)
+        code = EXIT_FAILED
     except BaseException:
         traceback.print_exc()
         code = EXIT_FAILED

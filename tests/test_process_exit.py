@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, ROOT, TRAIN, environment, metrics, pausing, wait_for_pause
+from support.running import PATIENCE, ROOT, TRAIN, environment, metrics, pausing, spawn, wait_for_pause
 
 
 def test_a_run_that_begins_with_closed_streams_trains(tiny: Path, tmp_path: Path) -> None:
@@ -41,3 +41,35 @@ def test_a_closed_terminal_is_no_failure(tiny: Path, tmp_path: Path, when: str) 
         paused.send_signal(signal.SIGCONT)
     assert process.wait(PATIENCE) == 0
     assert when == "before" or (tmp_path / "runs" / "tiny" / "report.html").is_file()
+
+
+FAULTS = {
+    "a fault of the disk": "open('/proc/self/mem', 'rb').read()",
+    "that a reader turned into its own message": "recipe.read(Path('/proc/self/mem'))",
+    "of one rank": "write_atomic(Path('/dev/full/x'), '')",
+    "while memory is short": "raise OSError(errno.ENOMEM, 'Cannot allocate memory', 'x')",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_machine_is_one_line_and_no_bad_input(fault: str) -> None:
+    code = f"""if True:
+        import errno
+        from pathlib import Path
+        from cifar_dist import recipe
+        from cifar_dist.files import write_atomic
+        from cifar_dist.process_exit import exit_with
+        def work():
+            {FAULTS[fault]}
+        exit_with(work)
+    """
+    (done,) = spawn(["-c", code])
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("cifar-dist: ")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:
+    code = "from cifar_dist.process_exit import exit_with\ndef work(): raise KeyboardInterrupt\nexit_with(work)"
+    (done,) = spawn(["-c", code])
+    assert (done.returncode, done.stderr) == (130, "cifar-dist: stopped by Ctrl-C\n")

@@ -99,11 +99,11 @@ class Images:
 
 
 class TrainBatches:
-    """The training split, epoch by epoch, for one process.
+    """The training split, epoch by epoch, for one process; with ``val`` at its end if nothing is held out.
 
     Args:
         manifest: the packed dataset.
-        config: shuffling, and where images are kept.
+        config: whether ``val`` is held out, shuffling, and where images are kept.
         seed: the run's seed.
         batch_size: samples in a global batch.
         parts: micro-batches in a global batch, over all processes.
@@ -127,6 +127,7 @@ class TrainBatches:
         device: torch.device,
         mixed: bool = False,
     ) -> None:
+        manifest = manifest if config.hold_out else manifest.with_val_in_train()
         self.images = Images(manifest, "train", config, device)
         self._labels = torch.from_numpy(manifest.labels("train"))
         if bool((self._labels < 0).any()):

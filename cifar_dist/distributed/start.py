@@ -19,6 +19,7 @@ from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import (
     check_gpus,
     check_launch,
+    is_main_process,
     launched_processes,
     local_processes,
     was_asked_for,
@@ -26,6 +27,7 @@ from cifar_dist.distributed.launch_checks import (
 from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
+from cifar_dist.terminal.progress import waiting
 
 
 @contextmanager
@@ -56,7 +58,8 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     else:
         check_gpus(torch.cuda.device_count())
     store = join_ranks(config.run.join_timeout)
-    engine = create(config, cpu=cpu)
+    with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
+        engine = create(config, cpu=cpu)
     del store  # torch's own has taken its place
     if engine.ranks.is_main and (files := plugin_files(config)):
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)

@@ -95,7 +95,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     )
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
-    _check_normalizes(config, module, manifest, ranks.world_size)
+    _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     if config.model.freeze:
         transfer.freeze_backbone(module)
     stages = [stage.parameters for stage in transfer.stages(module)]
@@ -125,22 +125,25 @@ def check_batch_size(config: Config, world_size: int) -> None:
         )
 
 
-def _check_normalizes(config: Config, module: nn.Module, manifest: Manifest, world_size: int) -> None:
+def _check_normalizes(
+    config: Config, module: nn.Module, shape: tuple[int, int, int], samples: int, world_size: int
+) -> None:
     """Refuse a network with batch normalisation of single values where a step has one sample per micro-batch.
 
     Args:
         config: the run.
         module: the bare network, on the CPU; it is not changed.
-        manifest: the packed dataset.
+        shape: (height, width, channels) of an image.
+        samples: in an epoch.
         world_size: number of processes.
 
     Raises:
         UserError: with the nearest batch size that works.
     """
-    samples, size, parts = manifest.samples("train"), config.train.batch_size, parts_of_batch(config, world_size)
+    size, parts = config.train.batch_size, parts_of_batch(config, world_size)
     if _smallest_micro_batch(samples, size, parts) > 1:
         return
-    height, width, channels = manifest.shape
+    height, width, channels = shape
     trial = copy.deepcopy(module)
     transfer.set_mode(trial, config.model, config.train.epochs)
     try:

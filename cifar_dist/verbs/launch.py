@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
+from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import RECIPE_NAME, Name
 
 HELP = "train a recipe on many processes of this machine: launch CONFIG RECIPE [--section.field VALUE ...]"
 COLLECTIVE = False
@@ -27,7 +30,9 @@ use, 75 stopped on request, 124 a rank hung."""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.set_defaults(words=[])
+    verb.add_argument("config", type=Name(_config_names, ".yaml"))  # for tab completion only, as the next one
+    verb.add_argument("job", type=Name(_jobs, ".toml"))
+    verb.set_defaults(words=[], settings=[])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cifar_dist.launch.agent import run_launcher
 
+    os.environ.setdefault(VARIABLE, typed_command())
     verb_words = _verb_words(rest)
     return run_launcher(config, options, verb_words, lambda: _join_timeout(verb_words))
 
@@ -83,6 +89,16 @@ def _join_timeout(words: Sequence[str]) -> float:
 
     run = recipe.load(words[1], words[2:]).run if words[0] == "train" else RunConfig()
     return run.join_timeout
+
+
+def _config_names() -> list[str]:
+    from cifar_dist.launch.configs import config_names
+
+    return config_names()
+
+
+def _jobs() -> list[str]:
+    return [*RECIPE_NAME.known(), *_collective_verbs()]
 
 
 def _collective_verbs() -> list[str]:
