@@ -22,7 +22,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction, words_of_changes
 from cifar_dist.data.manifest import FILE_NAME, Manifest
-from cifar_dist.errors import UserError, blame, nearest
+from cifar_dist.errors import InUseError, UserError, blame, nearest
 from cifar_dist.files import (
     changed_files,
     complete,
@@ -77,6 +77,7 @@ class RunFolder:
         self.stop_file = path / "STOP"
         self.replays = path / "replays"
         self.certificate = path / "certificate.json"
+        self.stalls = path / "stalls"
         self._lock: IO[str] | None = None
 
     @property
@@ -182,8 +183,8 @@ class RunFolder:
             One line for each plug-in file that has changed since the run last started, and for other news.
 
         Raises:
-            UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
-                cannot be written.
+            UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, or cannot be written.
+            InUseError: another process is training it.
             OSError: a file in it cannot be read or written.
         """
         try:
@@ -213,7 +214,7 @@ class RunFolder:
         """Lock the folder for as long as this object lives.
 
         Raises:
-            UserError: another process has locked it.
+            InUseError: another process has locked it.
             OSError: the folder cannot be written.
         """
         lock = (self.path / _LOCK).open("a+")
@@ -222,7 +223,7 @@ class RunFolder:
             if time.monotonic() > deadline:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise UserError(f"{self.path} is in use by {holder}; wait for it, or use another --run.name")
+                raise InUseError(f"{self.path} is in use by {holder}; wait for it, or use another --run.name")
             time.sleep(0.01)
         self._lock = lock
         lock.truncate(0)

@@ -11,14 +11,14 @@ import pytest
 from support.running import ROOT, TRAIN, finish, spawn, start, train, wait_for_records
 
 
-def refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
-    """One line on stderr that says all of it, exit code 2."""
+def refused(done: subprocess.CompletedProcess[str], *says: str, code: int = 2) -> None:
+    """One line on stderr that says all of it, and the exit code."""
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("cifar-dist: ")
     for text in says:
         assert text in lines[0]
-    assert done.returncode == 2
+    assert done.returncode == code
 
 
 def verb(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -149,7 +149,7 @@ def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
     running = start([TRAIN, str(tiny), *endless])
     try:
         wait_for_records(tmp_path / "runs" / "tiny", 5, running)
-        refused(train(str(tiny), *endless)[0], "is in use by process", "use another --run.name")
+        refused(train(str(tiny), *endless)[0], "is in use by process", "use another --run.name", code=69)
     finally:
         running[0].terminate()
         assert finish(running)[0].returncode == 75

@@ -7,6 +7,7 @@ memory, but never a checkpoint: :meth:`Agreement.settle` runs before anything is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,10 +40,11 @@ class Agreement:
     Args:
         ranks: this process among all of the job.
         requests: to stop, of this process.
+        moved: called after each step and before each batch of an evaluation.
     """
 
-    def __init__(self, ranks: Ranks, requests: StopRequests) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, requests: StopRequests, moved: Callable[[], None] = lambda: None) -> None:
+        self._ranks, self._moved = ranks, moved
         self._requests = requests
         self._last: _Report | None = None
 
@@ -58,6 +60,7 @@ class Agreement:
             StopRequested: a rank was asked to stop.
             TrainingFailedError: a loss was not finite; the message names the step and the samples.
         """
+        self._moved()
         failed = (~finite.all()).float()
         flags = torch.stack([torch.full_like(failed, self._requests.code()), failed])
         before, self._last = self._last, _Report(self._ranks.start_maximum(flags), step, ids, finite)
@@ -83,6 +86,7 @@ class Agreement:
         Raises:
             StopRequested: a rank was asked to stop.
         """
+        self._moved()
         flag = torch.full((1,), float(self._requests.code()), device=self._ranks.device)
         if cause := cause_of(*self._ranks.start_maximum(flag).wait()):
             raise StopRequested(cause)

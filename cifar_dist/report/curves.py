@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FAINT_POINTS = 1500  # more would blur, so neighbours are averaged
-_BREAKS = ("interrupted", "killed", "failed")
+_BREAKS = ("interrupted", "killed", "failed", "stalled")
 
 
 @dataclass(frozen=True)

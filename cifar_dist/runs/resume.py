@@ -1,4 +1,4 @@
-"""The config of a run that is resumed from its folder alone."""
+"""The config of a run that is resumed from its folder alone, or that words on the command line start."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist import recipe
-from cifar_dist.config import Config, plugins
+from cifar_dist.config import Config, RunConfig, plugins
 from cifar_dist.errors import UserError
 from cifar_dist.plugin_copies import missing_files
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import RunFolder, find_run
 
 
 def resumed_config(path: Path, settings: Sequence[str]) -> Config:
@@ -28,3 +28,14 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
     plugins.import_copies(missing_files(folder.plugins))
     here = ["--run.name", path.name, "--run.dir", str(path.parent), "--run.fresh", "false"]
     return recipe.load(str(folder.config), [*here, *settings])
+
+
+def launched_run(words: Sequence[str]) -> RunConfig:
+    """Return the settings of the run that the words of a collective verb start; the defaults for another verb.
+
+    Raises:
+        UserError: the recipe, the run or a setting is invalid.
+    """
+    if words[0] == "train":
+        return recipe.load(words[1], words[2:]).run
+    return resumed_config(find_run(words[1]), words[2:]).run if words[0] == "resume" else RunConfig()

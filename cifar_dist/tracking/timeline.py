@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 
 from cifar_dist.files import naming
 
-Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "finished", "branched", "extended"]
+Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "stalled", "finished", "branched", "extended"]
 ORIGINS: Final = ("branched", "extended")
 """Kinds of events that say where a run comes from or how long it is, and not that a process began or ended."""
 Status = Literal["finished", "interrupted", "failed"]
@@ -28,8 +28,8 @@ class Event:
     Attributes:
         time: UTC, ISO 8601 to the second.
         kind: ``interrupted`` is a stop on request; ``killed`` is an end that the process could not report and that the
-            next resume detected; ``branched`` is a beginning with another run's checkpoint, ``extended`` a change of
-            the run's length.
+            next resume detected; ``stalled`` is an end because no step ended for too long; ``branched`` is a beginning
+            with another run's checkpoint, ``extended`` a change of the run's length.
         step: optimizer steps done at that time.
         processes: number of processes that train from then on; 0 if the run ends.
         where: host and device.

@@ -19,6 +19,7 @@ from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.watchdog import Watchdog
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
@@ -26,7 +27,7 @@ from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
-from cifar_dist.tracking import metrics
+from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import wanted_mirrors
@@ -75,6 +76,16 @@ class Trainer:
         self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
+        self.watchdog = Watchdog(
+            self.ranks,
+            self.folder.stalls,
+            timeout=config.run.stall_timeout,
+            factor=config.run.stall_factor,
+            steps_done=lambda: self.step,
+            record=lambda what: timeline.append(
+                self.folder.timeline, timeline.Event(timeline.utc(), "stalled", self.step, note=what)
+            ),
+        )
         measured = state.val_accuracy if self.epochs_evaluated == state.epochs_evaluated else None
         self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes, measured))
         self.saver = CheckpointSaver(
@@ -87,7 +98,8 @@ class Trainer:
             longest_retry=self.steps_per_epoch,
         )
         stop_file = self.folder.stop_file if self.ranks.is_main else None
-        self.agreement = Agreement(self.ranks, StopRequests(signals, file=stop_file, deadline=deadline))
+        requests = StopRequests(signals, file=stop_file, deadline=deadline)
+        self.agreement = Agreement(self.ranks, requests, self.watchdog.beat)
         self._early_stopping = self.ranks.run_on_main(
             lambda: EarlyStopping(config.train, metrics.read(self.folder.metrics) if config.train.patience else ())
         )
@@ -97,6 +109,10 @@ class Trainer:
 
     def run(self) -> int:
         """Train to the end, or until asked to stop; returns the exit code."""
+        with self.watchdog:
+            return self._run()
+
+    def _run(self) -> int:
         try:
             self.fit()
             self.finish()
@@ -144,6 +160,7 @@ class Trainer:
 
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
+        self.watchdog.be_patient()
         last, best, best_before = self.step == self.last_step, False, self.best
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
@@ -168,6 +185,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
+        self.watchdog.be_patient()
         for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
             self.tracker.warn(damage)
         with self.learner.averaged():
@@ -215,6 +233,7 @@ class Trainer:
 
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
+        self.watchdog.be_patient()
         self.ranks.run_on_main(lambda: self.tracker.finish(status, reason))
 
     # ---- parts ------------------------------------------------------------------------------------------------
@@ -225,6 +244,7 @@ class Trainer:
 
     def save(self, best: bool = False, *, must: bool = False) -> bool:
         """Write a checkpoint of this step; return whether that succeeded, see :meth:`CheckpointSaver.save`."""
+        self.watchdog.be_patient()
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,

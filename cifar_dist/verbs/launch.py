@@ -25,7 +25,8 @@ accelerate launch and are written with =, for example --num_processes=4. Instead
 on many processes, with its arguments: {verbs}.
 
 TERM, USR1, USR2, HUP and Ctrl-C finish the step, save and end with exit code 75; the same command resumes from there. A
-second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 75 stopped on request."""
+second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 69 the run is in
+use, 75 stopped on request, 124 a rank hung."""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -47,9 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     options, rest = split_options(words[1:])
 
     from cifar_dist.launch.agent import run_launcher
+    from cifar_dist.runs.resume import launched_run
 
     os.environ.setdefault(VARIABLE, typed_command())
-    return run_launcher(config, options, _verb_words(rest))
+    verb_words = _verb_words(rest)
+    return run_launcher(config, options, verb_words, lambda: launched_run(verb_words).join_timeout)
 
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:

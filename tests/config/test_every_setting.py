@@ -15,6 +15,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from support import forked_ranks
+from support.running import free_port
 from support.small_model import loss_of, small_model
 from torch import Tensor, nn
 
@@ -40,7 +43,9 @@ from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.errors import StorageError, UserError
+from cifar_dist.errors import JoinTimeoutError, StorageError, UserError
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_STALLED
+from cifar_dist.launch.joining import join_ranks
 from cifar_dist.models import transfer
 from cifar_dist.optim import build_optimizer, learning_rate
 from cifar_dist.optim.averaging import build_average
@@ -193,6 +198,48 @@ def run_again(config: Config) -> object:
     return _run(config, again=_run(config) is not None)
 
 
+def joined(config: Config) -> str:
+    """Whether this rank waits until another one comes, after two seconds."""
+    port, gave_up = str(free_port()), threading.Event()
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def come() -> None:
+        if not gave_up.wait(3):
+            store = dist.PrefixStore("cifar-dist/rank/0", dist.TCPStore("127.0.0.1", int(port), is_master=False))
+            store.add("count", 1)
+
+    other = threading.Thread(target=come)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in place.items():
+            patch.setenv(name, value)
+        other.start()
+        try:
+            join_ranks(config.run.join_timeout)
+        except JoinTimeoutError:
+            return "gave up"
+        finally:
+            gave_up.set()
+            other.join()
+    return "joined"
+
+
+def hang(config: Config) -> object:
+    """What is on the disk of a run whose sixth step takes three seconds."""
+    plug_in = Path("hanging.py")
+    plug_in.write_text(
+        "import time\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(16 * 16 * channels, classes)\n"
+        "        self.seen = 0\n"
+        "    def forward(self, images):\n"
+        "        self.seen += self.training\n"
+        "        time.sleep(3 if self.seen == 6 else 0.05)\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    return _run(replace(config, model=ModelConfig(f"{plug_in.resolve()}:Net")))
+
+
 def die(config: Config) -> object:
     """What is on the disk of a run that is killed in its third step."""
     plug_in = Path("dying.py")
@@ -241,7 +288,7 @@ def _run(config: Config, again: bool = False, where: Path | None = None) -> obje
 
 def _left_by(config: Config, here: Path) -> object:
     here.mkdir(exist_ok=True)
-    forked_ranks.run(1, lambda: _train(config, here))
+    forked_ranks.run(1, lambda: _train(config, here), codes=(EXIT_DONE, EXIT_STALLED))
     names = [str(path.relative_to(here)) for path in sorted(here.rglob("*")) if path.suffix != ".json"]
     weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(here.rglob("final/*.safetensors"))]
     records = [json.loads(line) for path in here.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
@@ -306,6 +353,9 @@ WITNESSES: dict[str, Witness] = {
     "run.max_time": witness("auto", run),
     "run.from": witness("nowhere", run),
     "run.from_other_data": witness(True, branch, run__from="origin"),
+    "run.join_timeout": witness(1, joined),
+    "run.stall_timeout": witness(1, hang),
+    "run.stall_factor": witness(1000.0, hang, run__stall_timeout=1),
     "data.path": witness("nowhere", run),
     "data.hold_out": witness(False, run),
     "data.shuffle_block": witness(1, run),

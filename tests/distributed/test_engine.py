@@ -170,7 +170,7 @@ def test_what_fails_on_one_rank_fails_on_all_and_none_waits(ranks: list[Found]) 
     for found in ranks:
         assert found["decide fails"] == "UserError: no such thing, says 0"
         assert found["decide broken"] == "TrainingFailedError: broken, says 0"
-        assert found["decide no file"] == "UserError: /nowhere/it: No such file or directory"
+        assert found["decide no file"] == "StorageError: /nowhere/it: No such file or directory"
         assert found["together fails"] == "UserError: the disk of rank 1"
         assert found["after failures"] == [0, 1]
     assert [found["together"] for found in ranks] == ["own of 0", "own of 1"]
@@ -184,7 +184,7 @@ def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
     assert found["objects"] == [{"rank": 0}]
     assert found["exchange"] == [0.0, 0.0, 1.0]
     assert found["decide fails"] == "UserError: no such thing, says 0"
-    assert found["decide no file"] == "UserError: /nowhere/it: No such file or directory"
+    assert found["decide no file"] == "StorageError: /nowhere/it: No such file or directory"
 
 
 def test_ranks_that_do_not_synchronise_are_found_out(ranks: list[Found]) -> None:

@@ -113,6 +113,7 @@ def test_every_collective_verb_declares_it() -> None:
     assert {name for name, verb in VERBS.items() if verb.COLLECTIVE} == {
         "train",
         "resume",
+        "replay",
         "doctor",
         "lr-find",
         "evaluate",

@@ -332,7 +332,8 @@ def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_pa
     os.utime(file, (time.time() + 1e6,) * 2)  # later than the start of the process that reads it
     stopped = place.run(*words)
     assert stopped.code == 75, stopped.said
-    assert "interrupted after step" in stopped.said and "the STOP file" in stopped.said
+    assert "interrupted after step" in stopped.said
+    assert "the STOP file" in stopped.said
     os.utime(file, (0, 0))
     ended = {"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": str(int(time.time()))}
     late = place.run("resume", str(run), "--run.max_time", "auto", **ended)
