@@ -106,6 +106,7 @@ class Trainer:
             self.stop()
             return EXIT_REQUEUE
         except BaseException as error:
+            self.watchdog.stop()
             self.tracker.finish("failed", str(error))
             raise
         self.close("finished")
