@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cifar_dist.distributed.ranks import PendingMaximum, Ranks
+from cifar_dist.distributed.ranks import PendingValues, Ranks
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import TrainingFailedError
 
@@ -28,7 +28,7 @@ class StopRequested(Exception):  # noqa: N818 - it is no error
 class _Report:
     """A step's report, on its way to all ranks."""
 
-    pending: PendingMaximum
+    pending: PendingValues
     step: int
     ids: Tensor
     finite: Tensor
@@ -86,7 +86,7 @@ class Agreement:
             StopRequested: a rank was asked to stop.
         """
         self._moved()
-        flag = torch.tensor([float(bool(self._signals.received))], device=self._ranks.device)
+        flag = torch.full((1,), float(bool(self._signals.received)), device=self._ranks.device)
         if self._ranks.start_maximum(flag).wait()[0]:
             raise StopRequested
 

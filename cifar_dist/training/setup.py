@@ -16,6 +16,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.order import own_parts
+from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
@@ -41,7 +42,7 @@ class TrainingSetup:
     config: Config
     manifest: Manifest
     normalize: Normalize
-    mix: Mix
+    mix: Mix | StaticMix
     own_parts: range
     batches: TrainBatches
     module: nn.Module
@@ -100,7 +101,11 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         transfer.freeze_backbone(module)
     stages = [stage.parameters for stage in transfer.stages(module)]
     optimizer = build_optimizer(config.optim, module, stages, gradual=config.model.unfreeze > 0)
-    return TrainingSetup(config, manifest, normalize, mix, own, batches, module, optimizer)
+    prepared: Mix | StaticMix = mix
+    if ranks.device.type != "cpu":
+        size = -(-batches.size(0) // parts) + mix.mixes
+        prepared = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
+    return TrainingSetup(config, manifest, normalize, prepared, own, batches, module, optimizer)
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:

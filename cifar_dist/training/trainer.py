@@ -123,7 +123,7 @@ class Trainer:
         for measured in self.learner.steps(self.step, last, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
-                self.flush()
+                self.flush(wait=False)
             if self.saver.is_due(self.step):
                 self.agreement.settle()
                 self.flush()
@@ -221,9 +221,9 @@ class Trainer:
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Pass the metrics of the steps since the last call to the tracker."""
-        self.tracker.train_steps(self.step_log.take())
+    def flush(self, *, wait: bool = True) -> None:
+        """Pass the metrics of the steps since the last call to the tracker: all, or those that have arrived."""
+        self.tracker.train_steps(self.step_log.take(wait=wait))
 
     def save(self, best: bool = False, *, must: bool = False) -> bool:
         """Write a checkpoint of this step; return whether that succeeded, see :meth:`CheckpointSaver.save`."""
