@@ -79,7 +79,7 @@ class Watchdog:
         self._timeout, self._factor = timeout, factor
         self._places = ranks.gather_objects((platform.node(), os.getpid()))
         self._board = _Board(ranks.rank, ranks.world_size) if timeout else None
-        self._ended = threading.Event()
+        self._ended, self._ending = threading.Event(), threading.Event()
         self._beats = 0
         self.be_patient()
 
@@ -98,7 +98,13 @@ class Watchdog:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop watching. If the job is being ended, this process waits for that: its own error is only an effect."""
         self._ended.set()
+        if self._ending.is_set():
+            threading.Event().wait()
 
     def _watch(self) -> None:
         assert self._board is not None
@@ -122,6 +128,7 @@ class Watchdog:
     def _end(self, what: str) -> None:
         """Write this rank's stacks, exchange positions, let one rank report, and end the process."""
         assert self._board is not None
+        self._ending.set()
         step = self._steps_done()
         folder = self._folder / f"step-{step:08d}"
         self._write_stacks(folder, what)

@@ -120,6 +120,7 @@ class Trainer:
             self.stop(str(request))
             return EXIT_REQUEUE
         except BaseException as error:
+            self.watchdog.stop()
             self.tracker.finish("failed", str(error))
             raise
         self.close("finished", self._why_complete())
