@@ -22,8 +22,19 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction, words_of_changes
 from cifar_dist.data.manifest import FILE_NAME, Manifest
-from cifar_dist.errors import UserError, nearest
-from cifar_dist.files import copy_atomic, free_name, read_json, write_atomic
+from cifar_dist.errors import UserError, blame, nearest
+from cifar_dist.files import (
+    changed_files,
+    complete,
+    copy_atomic,
+    discard,
+    exists,
+    free_name,
+    leftovers,
+    read_json,
+    write_atomic,
+    write_sums,
+)
 from cifar_dist.plugin_copies import keep_copies
 
 FINAL = "final"
@@ -79,7 +90,7 @@ class RunFolder:
 
     def has_begun(self) -> bool:
         """Whether any metrics, checkpoint, final weights or range test exist."""
-        kept = (*self.checkpoints.glob("*"), *(path for path in (self.final, self.lr_curve) if path.exists()))
+        kept = (*complete(self.checkpoints), *(path for path in (self.final, self.lr_curve) if path.exists()))
         return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
     def is_finished(self, split: str | None = None) -> bool:
@@ -106,9 +117,14 @@ class RunFolder:
             if summary.get("checkpoint") == FINAL:
                 step = f"step-{summary.get('step', 0):08d}"
                 write_atomic(evaluation.summary, json.dumps({**summary, "checkpoint": step}, indent=2) + "\n")
+                write_sums(evaluation.path)
         if self.final.is_file():
             step = step or self.newest_checkpoint()
             self.final.parent.rename(free_name(self.path / f"{FINAL}-{step}"))
+
+    def superseded(self) -> list[Path]:
+        """List the final weights that :meth:`supersede_final` renamed."""
+        return [path for path in complete(self.path) if path.name.startswith(f"{FINAL}-step-")]
 
     def final_summary(self) -> dict[str, object] | None:
         """Read the ``summary.json`` of the final evaluation; None before it is complete."""
@@ -117,7 +133,40 @@ class RunFolder:
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
         """List the run's evaluations by name, without those that a kill left incomplete."""
-        return [EvaluationFolder(path) for path in sorted(self.evaluations.glob("[!.]*"))]
+        return [EvaluationFolder(path) for path in complete(self.evaluations)]
+
+    def leftovers(self) -> list[Path]:
+        """List what a kill left incomplete outside ``checkpoints``, where one may be an intact checkpoint."""
+        places = (self.path, self.evaluations, self.figures, self.plugins)
+        return [path for place in places for path in leftovers(place)]
+
+    def read_manifest(self) -> Manifest:
+        """Read the manifest of the data that the run was trained on.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            return Manifest.load(self.path)
+        except UserError as error:
+            what = str(blame(error)).removesuffix("; pack the dataset again")
+            what = f"{self.manifest} is missing" if not self.manifest.is_file() else what
+            raise UserError(f"{what}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
+
+    def damaged_results(self) -> dict[Path, list[str]]:
+        """Return the folders of the final weights and their evaluation in which files have changed, with these files.
+
+        Both follow from the last checkpoint, so they can be written again.
+        """
+        finals = [one.path for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
+        return {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
+
+    def discard_damaged_results(self) -> list[str]:
+        """Delete the :meth:`damaged_results`; return one line for each."""
+        damaged = self.damaged_results()
+        for path in damaged:
+            discard(path)
+        return [f"{path} is damaged ({', '.join(changed)}) and is written again" for path, changed in damaged.items()]
 
     def newest_checkpoint(self) -> str:
         """Return the name of the newest checkpoint, unverified; empty if none exists."""
@@ -141,17 +190,20 @@ class RunFolder:
         Raises:
             UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
                 cannot be written.
+            OSError: a file in it cannot be read or written.
         """
         try:
             self._refuse_foreign(config)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock()
+            for path in self.leftovers():
+                discard(path)
         except OSError as error:
             raise UserError(
                 f"the run folder {self.path} cannot be written ({error.strerror}); choose another with --run.dir"
             ) from None
         notes = self._remove_old_stop_file()
-        if self.config.is_file():
+        if exists(self.config):
             self.refuse_other_settings(config, besides=LENGTH if change_length else ())
             self.refuse_other_data(manifest)
             started = recipe.read(self.config)
@@ -192,14 +244,14 @@ class RunFolder:
             return False
 
     def _refuse_foreign(self, config: Config) -> None:
-        if not self.path.exists():
+        if not exists(self.path):
             return
         if config.run.fresh:
             raise UserError(f"{self.path} exists and run.fresh is set; use another --run.name, or resume without it")
         # A process that ended before it wrote the config leaves the first three, a range test the others.
         expected = {self.checkpoints, self.manifest, self.plugins, self.lr_curve, self.figures}
         foreign = any(path not in expected and not path.name.startswith(".") for path in self.path.iterdir())
-        if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
+        if not exists(self.config) and (foreign or complete(self.checkpoints)):
             raise UserError(f"{self.path} exists and is not a run (no config.toml); use another --run.name")
 
     def _remove_old_stop_file(self) -> list[str]:
@@ -258,9 +310,9 @@ class RunFolder:
         """Refuse data that this run was not started on.
 
         Raises:
-            UserError: the packed bytes differ.
+            UserError: the packed bytes differ, or the run's manifest is missing or damaged.
         """
-        started = Manifest.load(self.path)
+        started = self.read_manifest()
         if started.fingerprint != manifest.fingerprint:
             raise UserError(
                 f"{self.path} was started on other data than {manifest.root} now has "
@@ -284,7 +336,7 @@ def find_run(run: str, parent: Path = Path("runs")) -> Path:
     for path in (parent / run, Path(run).expanduser()):
         if RunFolder(path).exists():
             return path
-    known = [path.name for path in parent.glob("*") if RunFolder(path).exists()]
+    known = [path.name for path in complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
     raise UserError(f"run '{run}' does not exist; {hint}")
 

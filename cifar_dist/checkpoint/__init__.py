@@ -16,18 +16,34 @@ use, because disks fail: a damaged one is renamed, and the previous one is used.
 and nothing here is collective: rank 0 saves and chooses.
 """
 
-from cifar_dist.checkpoint.contents import NEW_RUN, Averaged, Checkpoint, CheckpointError, Tensors, TrainState
-from cifar_dist.checkpoint.folder import evaluated_weights, load, load_weights, read_state
+from cifar_dist.checkpoint.contents import (
+    NEW_RUN,
+    Averaged,
+    Checkpoint,
+    CheckpointError,
+    NewerCheckpointError,
+    Tensors,
+    TrainState,
+)
+from cifar_dist.checkpoint.folder import (
+    evaluated_weights,
+    folder_name,
+    load,
+    load_weights,
+    read_state,
+    save_tensors,
+    step_of,
+)
 from cifar_dist.checkpoint.history import (
+    best,
     choose,
     copy_to,
-    folder_name,
     is_adoptable,
     listing,
     named,
     prune,
     save,
-    step_of,
+    set_aside,
     surplus,
 )
 from cifar_dist.checkpoint.marker import verify
@@ -37,8 +53,10 @@ __all__ = [
     "Averaged",
     "Checkpoint",
     "CheckpointError",
+    "NewerCheckpointError",
     "Tensors",
     "TrainState",
+    "best",
     "choose",
     "copy_to",
     "evaluated_weights",
@@ -51,6 +69,8 @@ __all__ = [
     "prune",
     "read_state",
     "save",
+    "save_tensors",
+    "set_aside",
     "step_of",
     "surplus",
     "verify",

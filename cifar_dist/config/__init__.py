@@ -68,7 +68,6 @@ class Config(Section):
     tracking: TrackingConfig = field(default_factory=NoMirrorConfig)
 
     def __post_init__(self) -> None:
-        self.schedule.check_length(self.train.epochs)
         if isinstance(self.average, RunningAverageConfig):
             require(
                 self.average.start < self.train.epochs,

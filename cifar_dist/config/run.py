@@ -167,6 +167,9 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints, in addition to those of ``every``; 0 for none."""
     keep: int = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
+    on_error: Literal["warn", "stop"] = "warn"
+    """If the run folder cannot be written, for example because the disk is full: warn, continue and try again, or stop
+    at once. The final weights must be written."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every {self.every} must be at least 1")

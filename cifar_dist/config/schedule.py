@@ -1,4 +1,9 @@
-"""Settings of the schedules: one dataclass for each, which computes the learning rate as a function of the step."""
+"""Settings of the schedules: one dataclass for each, which computes the learning rate as a function of the step.
+
+A warm-up shrinks with the run: one that is longer than ``longest_warmup``, a share of the run, is shortened to that
+share, so that ``--train.epochs 2`` of a recipe with a warm-up of two epochs still reaches its peak early and falls from
+it. The share is torch's ``OneCycleLR.pct_start``, 0.3. A run that is long enough keeps its warm-up to the step.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,6 @@ from typing import ClassVar, Literal
 from cifar_dist.config.choice import Choice
 from cifar_dist.config.section import require
 
-_SHORT_WARMUP = 0.2
-"""Warm-up that a message suggests, as a fraction of the run."""
-
 
 @dataclass(frozen=True)
 class AfterWarmup:
@@ -19,12 +21,14 @@ class AfterWarmup:
 
     Attributes:
         step: optimizer steps since the beginning of the run.
-        since: steps since the end of the warm-up, which may fall between two steps.
+        warmup: steps of the warm-up, which may end between two steps.
+        since: steps since the end of the warm-up.
         left: steps from the end of the warm-up to the end of the run.
         steps_per_epoch: optimizer steps in one epoch.
     """
 
     step: int
+    warmup: float
     since: float
     left: float
     steps_per_epoch: int
@@ -37,12 +41,14 @@ class ScheduleConfig(Choice):
     key: ClassVar[str] = "schedule"
     variants: ClassVar[dict[str, type[ScheduleConfig]]] = {}
     needs: ClassVar[dict[str, str]] = {"start": "warmup"}
+    longest_warmup: ClassVar[float] = 0.3
+    """The longest warm-up, as a share of the run."""
 
     name: str = "onecycle"
     """The schedule: constant, onecycle, cosine, step, linear, polynomial, restarts, triangular, wsd, or
     ``path/to/file.py:Attribute``."""
     warmup: float = 0.0
-    """Epochs from ``start`` to the peak."""
+    """Epochs from ``start`` to the peak; shortened in a run of which it would take more than 30 %."""
     start: float = 0.0
     """LR of the first step, as a fraction of ``optim.lr``."""
 
@@ -50,16 +56,18 @@ class ScheduleConfig(Choice):
         require(self.warmup >= 0, f"warmup {self.warmup} must not be negative")
         _check_fraction("start", self.start)
 
-    def check_length(self, epochs: int) -> None:
-        """Refuse a run that is too short for the schedule.
+    def warmup_of(self, epochs: int) -> float:
+        """Return the epochs that the warm-up takes in a run of ``epochs``."""
+        return min(self.warmup, self.longest_warmup * epochs)
 
-        Raises:
-            ValueError: the message names the full keys.
-        """
-        require(
-            self.warmup <= epochs,
-            f"schedule.warmup {self.warmup} is longer than train.epochs {epochs}; "
-            f"train for more epochs, or add --schedule.warmup {_SHORT_WARMUP * epochs:g}",
+    def shortening(self, epochs: int) -> str:
+        """Say in one line that the warm-up is shortened in a run of ``epochs``; empty if it is not."""
+        warmup = self.warmup_of(epochs)
+        if warmup == self.warmup:
+            return ""
+        return (
+            f"warm-up: {warmup:g} epochs instead of {self.warmup:g}, "
+            f"{self.longest_warmup:.0%} of train.epochs {epochs}, so that the learning rate can fall"
         )
 
     def keeps_rates(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:
@@ -81,11 +89,11 @@ class ScheduleConfig(Choice):
             steps_per_epoch: optimizer steps in one epoch.
             epochs: length of the run.
         """
-        warmup = self.warmup * steps_per_epoch
+        warmup = self.warmup_of(epochs) * steps_per_epoch
         if step < warmup:
             return self.rising(step / warmup)
         left = steps_per_epoch * epochs - warmup
-        return self.falling(AfterWarmup(step, since=step - warmup, left=left, steps_per_epoch=steps_per_epoch))
+        return self.falling(AfterWarmup(step, warmup, step - warmup, left, steps_per_epoch))
 
     def rising(self, progress: float) -> float:
         """Return the fraction of the peak at ``progress`` in [0, 1) of the warm-up."""
@@ -127,25 +135,16 @@ class OnecycleConfig(FallingConfig):
     three_phase: bool = False
     """Fall to ``start`` in as many epochs as the warm-up takes, then to ``final``."""
 
-    def check_length(self, epochs: int) -> None:
-        super().check_length(epochs)
-        require(
-            not self.three_phase or 2 * self.warmup <= epochs,
-            f"schedule.three_phase needs twice schedule.warmup {self.warmup}, more than train.epochs {epochs}; "
-            f"train for more epochs, or add --schedule.warmup {_SHORT_WARMUP * epochs:g}",
-        )
-
     def rising(self, progress: float) -> float:
         return between(self.start, 1.0, progress, cosine=self.shape == "cosine")
 
     def falling(self, at: AfterWarmup) -> float:
         cosine = self.shape == "cosine"
-        warmup = self.warmup * at.steps_per_epoch
-        if not (warmup and self.three_phase):
+        if not (at.warmup and self.three_phase):
             return between(1.0, self.final, share(at.since, at.left), cosine=cosine)
-        if at.since < warmup:
-            return between(1.0, self.start, at.since / warmup, cosine=cosine)
-        return between(self.start, self.final, share(at.since - warmup, at.left - warmup), cosine=cosine)
+        if at.since < at.warmup:
+            return between(1.0, self.start, at.since / at.warmup, cosine=cosine)
+        return between(self.start, self.final, share(at.since - at.warmup, at.left - at.warmup), cosine=cosine)
 
 
 @dataclass(frozen=True)
@@ -245,6 +244,7 @@ class TriangularConfig(ScheduleConfig):
     """
 
     needs: ClassVar[dict[str, str]] = {}
+    longest_warmup: ClassVar[float] = 0.5
 
     name: str = "triangular"
     cycle: float = 0.0
@@ -258,8 +258,11 @@ class TriangularConfig(ScheduleConfig):
             f"warmup {self.warmup}, the rise of a triangle, is longer than its cycle of {self.cycle} epochs",
         )
 
+    def warmup_of(self, epochs: int) -> float:
+        return self.warmup if self.cycle else super().warmup_of(epochs)
+
     def fraction(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-        rise = self.warmup * steps_per_epoch
+        rise = self.warmup_of(epochs) * steps_per_epoch
         length = self.cycle * steps_per_epoch or steps_per_epoch * epochs
         place = step % length
         if place < rise:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cifar_dist.distributed.ranks import PendingMaximum, Ranks
+from cifar_dist.distributed.ranks import PendingValues, Ranks
 from cifar_dist.distributed.stop_requests import StopRequests, cause_of
 from cifar_dist.errors import TrainingFailedError
 
@@ -27,7 +27,7 @@ class StopRequested(Exception):  # noqa: N818 - it is no error
 class _Report:
     """A step's report, on its way to all ranks."""
 
-    pending: PendingMaximum
+    pending: PendingValues
     step: int
     ids: Tensor
     finite: Tensor
@@ -83,7 +83,7 @@ class Agreement:
         Raises:
             StopRequested: a rank was asked to stop.
         """
-        flag = torch.tensor([float(self._requests.code())], device=self._ranks.device)
+        flag = torch.full((1,), float(self._requests.code()), device=self._ranks.device)
         if cause := cause_of(*self._ranks.start_maximum(flag).wait()):
             raise StopRequested(cause)
 

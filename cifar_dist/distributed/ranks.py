@@ -10,22 +10,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cifar_dist.errors import TrainingFailedError, UserError
+from cifar_dist.errors import StorageError, TrainingFailedError, UserError, blame
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class PendingMaximum:
-    """An all-reduce under way, see :meth:`Ranks.start_maximum`."""
+class PendingValues:
+    """Numbers on their way to the host; see :meth:`Ranks.start_maximum` and :meth:`Ranks.start_reading`."""
 
     values: Tensor
-    work: dist.Work | None
+    work: dist.Work | None = None
+    copied: torch.cuda.Event | None = None
 
-    def wait(self) -> list[float]:
+    def wait(self) -> Any:
+        """Return the numbers, nested as :meth:`torch.Tensor.tolist` does."""
         if self.work is not None:
             self.work.wait()
-        return [float(value) for value in self.values.tolist()]
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.values.tolist()
+
+    def arrived(self) -> bool:
+        """Whether :meth:`wait` returns at once."""
+        return (self.work is None or self.work.is_completed()) and (self.copied is None or self.copied.query())
 
 
 class Ranks:
@@ -47,11 +55,28 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def start_maximum(self, values: Tensor) -> PendingMaximum:
+    def start_maximum(self, values: Tensor) -> PendingValues:
         """Start an element-wise maximum over all ranks. It is read a step later, so that no device waits for it."""
         if self.world_size == 1:
-            return PendingMaximum(values, None)
-        return PendingMaximum(values, dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True))
+            return self.start_reading(values)
+        work = dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True)
+        if values.device.type == "cpu":
+            return PendingValues(values, work)
+        work.wait()  # with NCCL, the stream waits and not the host
+        return self.start_reading(values)
+
+    def start_reading(self, values: Tensor) -> PendingValues:
+        """Start copying ``values`` to the host, behind what the device has been given to do so far.
+
+        A plain copy would wait for all of that, and the device would then wait for its next work.
+        """
+        if values.device.type == "cpu":
+            return PendingValues(values)
+        on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        on_host.copy_(values, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return PendingValues(on_host, copied=copied)
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over all ranks; changes and returns ``values``."""
@@ -89,10 +114,8 @@ class Ranks:
         if self.is_main:
             try:
                 outcome[0] = work()
-            except (UserError, TrainingFailedError) as error:
-                outcome[1] = error
-            except OSError as error:
-                outcome[1] = UserError(f"{error.filename or 'the run folder'}: {error.strerror or error}")
+            except (UserError, TrainingFailedError, OSError) as error:
+                outcome[1] = _shared(error)
         if self.world_size > 1:
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
@@ -106,11 +129,11 @@ class Ranks:
         For what each process does with its own disk, such as opening the shards.
         """
         result: T | None = None
-        failure: UserError | None = None
+        failure: UserError | TrainingFailedError | None = None
         try:
             result = work()
-        except UserError as error:
-            failure = error
+        except (UserError, TrainingFailedError, OSError) as error:
+            failure = _shared(error)
         for first in self.gather_objects(failure):
             if first is not None:
                 raise first
@@ -120,6 +143,13 @@ class Ranks:
         """:meth:`run_on_all` in two turns: what a node's first process puts into a cache, its others find there."""
         self.run_on_all(work if self._first_of_node else lambda: None)
         self.run_on_all(lambda: None if self._first_of_node else work())
+
+
+def _shared(error: UserError | TrainingFailedError | OSError) -> UserError | TrainingFailedError:
+    """Return an error as all ranks raise it. What caused it does not travel between ranks, so it is blamed here."""
+    if isinstance(error, OSError):
+        return StorageError.of(error, "the run folder")
+    return blame(error) if isinstance(error, UserError) else error
 
 
 def deal(items: Sequence[T], rank: int, world_size: int) -> list[T]:

@@ -16,9 +16,16 @@ from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
-from cifar_dist.distributed.launch_checks import check_launch, launched_processes, local_processes, was_asked_for
+from cifar_dist.distributed.launch_checks import (
+    check_launch,
+    is_main_process,
+    launched_processes,
+    local_processes,
+    was_asked_for,
+)
 from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.plugin_copies import plugin_files
+from cifar_dist.terminal.progress import waiting
 
 
 @contextmanager
@@ -42,7 +49,8 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     if cpu:
         share_cores(config.train.threads, local_processes())
         keep_freed_memory()
-    engine = create(config, cpu=cpu)
+    with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
+        engine = create(config, cpu=cpu)
     if engine.ranks.is_main and (files := plugin_files(config)):
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
     try:

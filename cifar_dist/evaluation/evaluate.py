@@ -13,7 +13,9 @@ from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.source_terms import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
+from cifar_dist.evaluation.views import distinct_views
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.progress import Show, silent
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,15 @@ class CheckpointRef:
     """The weights of a run that are evaluated.
 
     Attributes:
-        file: their safetensors file.
-        name: their name in folder names: ``final``, or the checkpoint's, for example ``step-00000345``.
-        step: optimizer steps done.
+        file: their file, of safetensors or saved by torch.
+        name: their name in folder names: ``final``, the checkpoint's, for example ``step-00000345``, or the file's.
+        step: optimizer steps done; None if unknown.
         val_accuracy: fraction, as measured during training; None if it was not.
     """
 
     file: Path
     name: str
-    step: int
+    step: int | None
     val_accuracy: float | None
 
 
@@ -44,7 +46,8 @@ def evaluate(
     *,
     trained_on: Manifest,
     poll: Callable[[], None] = lambda: None,
-    show: bool = False,
+    record: Callable[[Summary], None] = lambda summary: None,
+    show: Show = silent,
 ) -> tuple[Path, Summary]:
     """Predict every sample of ``split`` once and write the evaluation folder. Collective.
 
@@ -55,10 +58,11 @@ def evaluate(
         weights: which weights ``model`` has.
         data: the packed dataset.
         split: one of its splits.
-        tta: see ``eval.tta``.
+        tta: see ``eval.tta``; without views that would repeat others.
         trained_on: manifest of the run's training data.
         poll: called before each batch; it may raise to stop.
-        show: show progress on stderr.
+        record: called with the summary before the folder exists, which finishes a run.
+        show: shows the progress.
 
     Returns:
         The folder and its summary.
@@ -66,10 +70,10 @@ def evaluate(
     Raises:
         UserError: no such split, images of another shape, a damaged shard, or a folder that cannot be written.
     """
-    ranks = model.ranks
+    ranks, tta = model.ranks, distinct_views(tta, config.augment)
     opened = Split(ranks.device, config, data, split, trained_on)
     begin = time.perf_counter()
-    predictions = opened.predict(model, tta, poll, f"evaluating {split}" if show else "")
+    predictions = opened.predict(model, tta, poll, show)
     summary = Summary(
         run=run.name,
         checkpoint=weights.name,
@@ -84,7 +88,9 @@ def evaluate(
         val_accuracy=weights.val_accuracy,
         seconds=round(time.perf_counter() - begin, 3),
         processes=ranks.world_size,
+        plain_accuracy=predictions.plain_accuracy if predictions.labels is not None else None,
     )
+    record(summary)
     ids = sample_ids(data, split)
     labels = class_labels(trained_on, predictions.classes.tolist(), "auto")
     folder = ranks.run_on_main(

@@ -18,7 +18,7 @@ from torch import Tensor
 from cifar_dist.distributed.ranks import Ranks, deal
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.views import Views
-from cifar_dist.formatting import progress
+from cifar_dist.terminal.progress import Show, silent
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class Predictions:
     Attributes:
         logits: float32 [samples, classes], averaged over the views.
         labels: int64 [samples], -1 for a sample without one; None if unknown.
+        plain_logits: float32 [samples, classes], of the images themselves, which are the first view.
     """
 
     logits: Tensor
     labels: Tensor | None
+    plain_logits: Tensor
 
     @property
     def classes(self) -> Tensor:
@@ -46,14 +48,22 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         """Return the fraction of correct predictions."""
-        assert self.labels is not None
-        return (self.classes == self.labels).double().mean().item()
+        return self._accuracy(self.logits)
+
+    @property
+    def plain_accuracy(self) -> float:
+        """Return the fraction of correct predictions without test-time augmentation."""
+        return self._accuracy(self.plain_logits)
 
     @property
     def loss(self) -> float:
         """Return the mean cross-entropy, in nats."""
         assert self.labels is not None
         return F.cross_entropy(self.logits.double(), self.labels).item()
+
+    def _accuracy(self, logits: Tensor) -> float:
+        assert self.labels is not None
+        return (logits.argmax(dim=1) == self.labels).double().mean().item()
 
 
 Stream = Callable[[Sequence[Tensor]], Iterator[Tensor]]
@@ -69,7 +79,7 @@ def predict(
     batch_size: int,
     labels: Tensor | None = None,
     poll: Callable[[], None] = lambda: None,
-    show: str = "",
+    show: Show = silent,
 ) -> Predictions:
     """Average the model's logits over views for samples 0..count-1. Collective; every rank returns all of them.
 
@@ -81,20 +91,20 @@ def predict(
         batch_size: images in one forward pass.
         labels: int64 [count]; None if unknown.
         poll: called before each batch, equally often on every rank.
-        show: name under which rank 0 shows progress on stderr; empty for none.
+        show: shows the progress.
     """
     ranks = model.ranks
     mine = deal(torch.arange(count).split(batch_size), ranks.rank, ranks.world_size)
     rounds = -(-count // (batch_size * ranks.world_size))
     rows: list[Tensor] = []
-    said = progress(show, count, show=bool(show) and ranks.is_main)
-    with model.evaluating(), said as advance:
+    with model.evaluating(), show(count) as advance:
         batches = zip(mine, stream(mine), strict=True)
         for number in range(rounds):
             poll()
             for ids, images in itertools.islice(batches, 1):  # none in the last round of a rank with one batch less
-                looks = views(images, ids.to(images.device))
-                rows.append(torch.stack([weight * model.infer(view) for weight, view in looks]).sum(dim=0))
+                looks = [(weight, model.infer(view)) for weight, view in views(images, ids.to(images.device))]
+                averaged = torch.stack([weight * logits for weight, logits in looks]).sum(dim=0)
+                rows.append(torch.cat([averaged, looks[0][1]], dim=1))
             done = number * batch_size * ranks.world_size
             advance(min(batch_size * ranks.world_size, count - done))
     ids = ranks.gather(torch.cat([*mine, torch.empty(0, dtype=torch.int64)]).to(ranks.device)).cpu()
@@ -102,7 +112,8 @@ def predict(
     ordered = torch.full((count, logits.shape[1]), torch.nan)
     ordered[ids] = logits
     assert len(ids) == count == len(ids.unique()), f"{len(ids)} predictions of {count} samples"
-    return Predictions(ordered, labels)
+    averaged, plain = ordered.chunk(2, dim=1)
+    return Predictions(averaged.contiguous(), labels, plain.contiguous())
 
 
 def _stack(rows: Sequence[Tensor], ranks: Ranks) -> Tensor:

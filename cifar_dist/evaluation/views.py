@@ -1,8 +1,8 @@
 """Test-time augmentation: the views of an image whose predictions are averaged.
 
 The levels ``mirror`` and ``translate`` are airbench's (Keller Jordan, arXiv:2404.00498, section 3.6 and its code);
-N random views are the recipe's own flips and crops, determined by (seed, view, sample id), so that they are the same on
-any number of processes and devices.
+N random views are the recipe's own augmentation of single images, determined by (seed, view, sample id), so that they
+are the same on any number of processes and devices. The first view of every level is the image itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
-from cifar_dist.data.transforms.crop import Crop
+from cifar_dist.data.transforms import Mixing
 from cifar_dist.data.transforms.flip import Flip
 
 View = tuple[float, Tensor]
@@ -27,24 +27,35 @@ Views = Callable[[Tensor, Tensor], Iterator[View]]
 _SHIFT = 1  # pixels by which translate moves, to the upper left and the lower right
 
 
+def distinct_views(tta: str, config: AugmentConfig) -> str:
+    """Return the level that has the distinct views of ``tta``: no augmentation has one, and flips alone have two."""
+    if not tta.isdecimal():
+        return tta
+    own = [transform for transform in config.transforms if not isinstance(transform, Mixing)]
+    if int(tta) <= 1 or not own:
+        return "0"
+    return "mirror" if all(isinstance(transform, Flip) for transform in own) else tta
+
+
 def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> Views:
     """Return the views of a level.
 
     Args:
         tta: ``0``, ``mirror``, ``translate`` or a number N; config.EvalConfig checks it.
-        config: the recipe's augmentation; N random views use its flips and crops, and no plug-in.
+        config: the recipe's augmentation; N random views use it without mixing, see also :func:`distinct_views`.
         seed: seed of the random views.
         mean: per-channel fill of random crops, in [0, 1].
         normalize: converts pixels to the model's input.
     """
+    tta = distinct_views(tta, config)
     if tta == "mirror":
         return lambda images, ids: _mirrored(normalize(images), 1.0)
     if tta == "translate":
         return lambda images, ids: _translated(normalize(images))
     count = max(1, int(tta))
-    moves = (transform for transform in config.transforms if isinstance(transform, Crop | Flip))
+    single = (transform for transform in config.transforms if not isinstance(transform, Mixing))
     # Alternating flips alternate by epoch; views flip independently instead.
-    own = tuple(Flip() if isinstance(move, Flip) else move for move in moves)
+    own = tuple(Flip() if isinstance(transform, Flip) else transform for transform in single)
     augment = Augment(AugmentConfig(transforms=own), seed, mean, normalize)
 
     def random_views(images: Tensor, ids: Tensor) -> Iterator[View]:

@@ -4,7 +4,9 @@ Smith: *Cyclical Learning Rates for Training Neural Networks*, arXiv:1506.01186,
 exponentially. The smoothed curve yields two suggestions: fastai's *valley*, the middle of the longest stretch of
 falling losses (Howard and Gugger, *fastai: A Layered API for Deep Learning*, arXiv:2002.04688), and the rate at which
 the loss falls fastest over the logarithm of the rate. Both ignore losses above that of guessing: a network whose first
-logits are too large falls to it at any rate without learning anything.
+logits are too large falls to it at any rate without learning anything. They also ignore all that follows the first
+divergence, from which batch normalisation may let a network recover at a rate that it cannot train with. The valley
+leaves out the first tenth of the fall, whose length depends on the lowest rate of the test.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from cifar_dist.files import write_atomic
 
 _WIDTH = 0.1  # standard deviation of the smoothing window, in decades of the rate
 _DIVERGED = 3.0  # times the best smoothed loss
+_LOST = 0.5  # of the fall from guessing to the best loss: a loss that climbs back by more has diverged
+_FALL = 0.05  # of the loss of guessing: a smaller fall is not distinguished from noise
+_BEGUN = 0.1  # of the fall: where the valley begins
 _FEWEST = 10
 
 
@@ -53,7 +58,21 @@ class Curve:
     def diverged(self) -> bool:
         """Whether the loss has diverged, so that more steps would add no information."""
         values = self.smoothed()
-        return len(values) > _FEWEST and bool(values[-1] > _DIVERGED * values.min())
+        if len(values) <= _FEWEST:
+            return False
+        return self._divergence() < len(values) or bool(values[-1] > _DIVERGED * values.min())
+
+    def still_falls(self) -> bool:
+        """Whether the loss is lowest at the end, so that higher rates may train too."""
+        return int(self.smoothed()[: self._divergence()].argmin()) == len(self.lrs) - 1
+
+    def _divergence(self) -> int:
+        """Return the first step at which the loss has diverged; the number of steps if it has not."""
+        values = np.minimum(self.smoothed(), self.guessing)
+        lowest = np.minimum.accumulate(values)
+        fall = self.guessing - lowest
+        lost = (values - lowest > _LOST * fall) & (fall > _FALL * self.guessing)
+        return int(lost.argmax()) if lost.any() else len(values)
 
     def steepest(self) -> float:
         """Return the rate at which the smoothed loss falls fastest, below that of guessing."""
@@ -63,8 +82,8 @@ class Curve:
 
     def valley(self) -> float:
         """Return the middle of the longest falling subsequence of the smoothed loss, below that of guessing."""
-        self._learnt()
-        values = np.minimum(self.smoothed(), self.guessing)
+        values = self.smoothed()[: int(self._learnt().nonzero()[0][-1]) + 1]
+        values = np.minimum(values, self.guessing - _BEGUN * (self.guessing - values.min()))
         longest = np.ones(len(values), dtype=int)
         for step in range(1, len(values)):
             higher = values[:step] > values[step]
@@ -73,18 +92,20 @@ class Curve:
         return self.lrs[end - int(longest[end]) // 2]
 
     def _learnt(self) -> NDArray[np.bool_]:
-        """Mark the steps up to the lowest loss that are better than guessing, bool [steps].
+        """Mark the steps up to the lowest loss before a divergence that are better than guessing, bool [steps].
 
         Raises:
             UserError: there are none, so no rate can be suggested.
         """
         values = self.smoothed() if self.lrs else np.empty(0)
         learnt = values < self.guessing
-        learnt[int(values.argmin()) + 1 if len(values) else 0 :] = False
-        if len(values) < _FEWEST or learnt.sum() < 2:
+        lowest = int(values[: self._divergence()].argmin()) if len(values) else 0
+        learnt[lowest + 1 :] = False
+        too_little = len(values) < _FEWEST or values[lowest] > (1 - _FALL) * self.guessing
+        if too_little or learnt.sum() < 2:
             raise UserError(
-                f"in {len(values)} steps the loss did not fall below that of guessing, {self.guessing:.2f}; "
-                "use more --steps, or another --low and --high"
+                f"in {len(values)} steps the loss did not fall below that of guessing, {self.guessing:.2f}, by "
+                f"{_FALL:.0%}; use more --steps, or another --low and --high"
             )
         return learnt
 
@@ -102,6 +123,13 @@ class Curve:
             return None
         is_valid = len(curve.lrs) == len(curve.losses) and min(curve.lrs, default=0) > 0
         return curve if is_valid and all(map(math.isfinite, (*curve.lrs, *curve.losses, curve.guessing))) else None
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Average the losses of tests at the same rates, up to where the first of them ended."""
+    steps = min(len(curve.lrs) for curve in curves)
+    losses = np.mean([curve.losses[:steps] for curve in curves], axis=0)
+    return Curve(curves[0].lrs[:steps], losses.tolist(), curves[0].guessing)
 
 
 def rates(low: float, high: float, steps: int) -> Sequence[float]:

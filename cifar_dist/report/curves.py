@@ -35,11 +35,16 @@ class _Run:
     def x(self, step: float) -> float:
         return step / self.steps_per_epoch
 
+    @property
+    def validated(self) -> list[EpochRow]:
+        """The epochs after which the validation split was evaluated."""
+        return [row for row in self.rows if np.isfinite(row.val_loss)]
+
 
 def draw_curves(
     records: Sequence[Record], events: Sequence[Event], folder: Path, steps_per_epoch: int | None = None
 ) -> list[Path]:
-    """Write loss.png, accuracy.png, lr.png and overview.png (all three) into ``folder``.
+    """Write loss.png, accuracy.png, lr.png, validation.png and overview.png (the first three) into ``folder``.
 
     Args:
         records: of ``metrics.jsonl``.
@@ -57,13 +62,14 @@ def draw_curves(
     run = _Run(
         steps=steps,
         rows=[row for row in EpochTable(records).rows() if row.seconds > 0 or row.val_loss == row.val_loss],
-        test=next((record for record in reversed(records) if record.split == "test"), None),
+        test=next((record for record in reversed(records) if record.split not in ("train", "val")), None),
         breaks=[event.step / per_epoch for event in events if event.kind in _BREAKS],
         steps_per_epoch=per_epoch,
     )
     panels: dict[str, Callable[[Axes, _Run], None]] = {"loss": _loss, "accuracy": _accuracy, "lr": _lr}
+    alone = {**panels, "validation": _validation} if run.validated else panels
     written = []
-    for name, panel in panels.items():
+    for name, panel in alone.items():
         written.append(folder / f"{name}.png")
         with figure(written[-1], 8, 4.2) as drawing:
             panel(drawing.subplots(), run)
@@ -110,6 +116,24 @@ def _lr(axes: Axes, run: _Run) -> None:
     _decorate(axes, run, None)
 
 
+def _validation(axes: Axes, run: _Run) -> None:
+    """Draw loss on the left axis and accuracy on the right one: where they part, confidence grows but not accuracy."""
+    axes.set_title("Validation")
+    x = [run.x(row.step) for row in run.validated]
+    right = axes.twinx()
+    right.spines.right.set_visible(True)
+    right.grid(False)
+    marker = "o" if len(x) <= 60 else ""
+    (loss,) = axes.plot(x, [row.val_loss for row in run.validated], color=ORANGE, marker=marker, markersize=3.2)
+    accuracies = [100 * row.val_accuracy for row in run.validated]
+    (accuracy,) = right.plot(x, accuracies, color=BLUE, marker=marker, markersize=3.2)
+    for side, line, what in ((axes, loss, "loss"), (right, accuracy, f"accuracy, best {max(accuracies):.2f} %")):
+        side.set_ylabel(what, color=line.get_color())
+        side.tick_params(axis="y", labelcolor=line.get_color())
+    right.yaxis.set_major_formatter("{x:.0f} %")
+    _decorate(axes, run, None)
+
+
 def _train_and_val(axes: Axes, run: _Run, what: Literal["loss", "accuracy"], scale: float) -> None:
     points = np.array([[run.x(record.step), getattr(record, what)] for record in run.steps], dtype=np.float64)
     faint = thin(points, _FAINT_POINTS)
@@ -135,7 +159,9 @@ def thin(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
 
 def _mark(axes: Axes, run: _Run, test: Record) -> None:
     x, y = run.x(test.step), 100 * test.accuracy
-    axes.plot([x], [y], color=RED, marker="*", markersize=13, linestyle="none", label=f"test {y:.2f} %", zorder=5)
+    axes.plot(
+        [x], [y], color=RED, marker="*", markersize=13, linestyle="none", label=f"{test.split} {y:.2f} %", zorder=5
+    )
 
 
 def _decorate(axes: Axes, run: _Run, legend: Literal["upper right", "lower right"] | None) -> None:

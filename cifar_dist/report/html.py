@@ -1,15 +1,15 @@
 """``report.html``: a run on one self-contained page, drawn from the run folder alone, at any time.
 
 What is missing (the run is still training, was never evaluated, lost a file) is omitted from the page and is not an
-error. All text from files is escaped, and the page has no scripts.
+error. All text from files is escaped, control characters included, and the page has no scripts.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cifar_dist import recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, printable
 from cifar_dist.files import read_json, write_atomic
 from cifar_dist.formatting import duration
 from cifar_dist.optim.lr_curve import Curve
@@ -103,14 +103,21 @@ def write_report(run: Path) -> Path:
         _section("Environment", f"<pre>{escape(json.dumps(environment, indent=2, ensure_ascii=False))}</pre>"),
     ]
     name = escape(run.name)
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{name}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
-        f"<body>\n<main>\n{''.join(parts)}\n<footer>Written by cifar-dist from the run folder; "
-        f"write it again with <code>cifar-dist report {name}</code>.</footer>\n</main>\n</body>\n</html>\n"
+    footer = (
+        "<footer>Written by cifar-dist from the run folder; "
+        f"write it again with <code>cifar-dist report {name}</code>.</footer>"
     )
-    write_atomic(folder.report, page)
+    write_atomic(folder.report, page(run.name, "".join(parts) + "\n" + footer))
     return folder.report
+
+
+def page(title: str, body: str) -> str:
+    """Wrap the HTML of a body into a self-contained page."""
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
 
 
 # ---- what to show -----------------------------------------------------------------------------------------------
@@ -199,7 +206,9 @@ def _evaluation(folder: RunFolder, evaluation: Evaluation) -> str:
     title = f"{summary.get('checkpoint')} on {summary.get('split')}"
     title += f": {_percent(accuracy)}" if isinstance(accuracy, float) else ""
     wide = ("samples.png", "mistakes.png")
-    about = f"<p>TTA {escape(str(summary.get('tta')))}, in <code>{escape(evaluation.folder.name)}</code></p>"
+    plain = summary.get("plain_accuracy")
+    beside = f" ({_percent(plain)} without)" if isinstance(plain, float) and summary.get("tta") != "0" else ""
+    about = f"<p>TTA {escape(str(summary.get('tta')))}{beside}, in <code>{escape(evaluation.folder.name)}</code></p>"
     return _section(title[:1].upper() + title[1:], about + _pictures(pictures, wide))
 
 
@@ -244,7 +253,12 @@ def _events(events: Sequence[timeline.Event]) -> str:
     return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
 
 
-# ---- numbers for the reader -------------------------------------------------------------------------------------
+# ---- text and numbers for the reader ----------------------------------------------------------------------------
+
+
+def escape(text: str) -> str:
+    """Escape what HTML would interpret, and characters that would rearrange or break the page."""
+    return "\n".join(html.escape(printable(line)) for line in text.split("\n"))
 
 
 def _percent(value: float) -> str:

@@ -36,7 +36,8 @@ def draw_lr_curve(curve: Curve, path: Path) -> Path:
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss")
         axes.xaxis.set_major_formatter("{x:g}")
-        low, high = min(curve.losses), float(np.median(curve.losses[: max(1, len(smooth) // 4)]))
+        low = min(float(smooth.min()), min(curve.losses))
+        high = max(curve.guessing, float(np.median(curve.losses[: max(1, len(smooth) // 4)])))
         margin = 0.1 * max(high - low, 0.05)
         axes.set_ylim(low - margin, high + 3 * margin)  # the rise at the end would flatten the rest
         axes.legend(loc="lower left")

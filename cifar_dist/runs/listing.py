@@ -70,8 +70,17 @@ def describe(path: Path) -> Entry:
     return Entry(path, state, result, problem, disk_bytes(path), _written(path))
 
 
-def table(entries: Sequence[Entry], folder: Path) -> str:
-    """Format a Markdown table with one run per line, named as ``cifar-dist report`` and other commands accept it."""
+_DISPENSABLE = ("on disk", "parameters", "last written", "TTA", "time", "model")
+
+
+def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> str:
+    """Format a Markdown table with one run per line, named as ``cifar-dist report`` and other commands accept it.
+
+    Args:
+        entries: the runs.
+        folder: their folder, which is not printed.
+        width: of a terminal; None for no limit.
+    """
     numbers = ["epochs", "val %", "test %", "parameters", "time", "on disk"]
     rows = []
     for entry in entries:
@@ -95,7 +104,8 @@ def table(entries: Sequence[Entry], folder: Path) -> str:
     head = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk"]
     if not any(row[-1] for row in rows):
         rows = [row[:-1] for row in rows]
-    return markdown([*head, "last written", "origin"][: len(rows[0])], rows, numbers)
+    head = [*head, "last written", "origin"][: len(rows[0])]
+    return markdown(head, rows, numbers, width=width, dispensable=_DISPENSABLE)
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
@@ -127,6 +137,17 @@ def to_csv(entries: Sequence[Entry]) -> str:
         origin = entry.result.origin if entry.result else None
         writer.writerow([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
     return text.getvalue()
+
+
+def has_outdated_report(run: Path) -> bool:
+    """Whether the report of a run is missing or older than what happened last in the run."""
+    folder = RunFolder(run)
+    try:
+        return folder.report.stat().st_mtime_ns < max(
+            path.stat().st_mtime_ns for path in (folder.timeline, folder.metrics)
+        )
+    except OSError:
+        return folder.has_begun()
 
 
 def disk_bytes(path: Path) -> int:

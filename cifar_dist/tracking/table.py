@@ -25,6 +25,7 @@ class EpochRow:
         lr: learning rate of its last step.
         seconds: training time, without evaluation.
         images_per_second: training throughput over all processes.
+        test_loss, test_accuracy: of the final evaluation, after the last epoch.
     """
 
     epoch: int
@@ -36,6 +37,8 @@ class EpochRow:
     lr: float
     seconds: float
     images_per_second: float
+    test_loss: float
+    test_accuracy: float
 
 
 @dataclass(slots=True)
@@ -48,6 +51,8 @@ class _Sums:
     lr: float = math.nan
     val_loss: float = math.nan
     val_accuracy: float = math.nan
+    test_loss: float = math.nan
+    test_accuracy: float = math.nan
 
 
 class EpochTable:
@@ -59,12 +64,13 @@ class EpochTable:
 
     def add(self, records: Iterable[Record]) -> None:
         for record in records:
-            if record.split not in ("train", "val"):
-                continue
             sums = self._epochs.setdefault(record.epoch, _Sums())
             sums.step = max(sums.step, record.step)
             if record.split == "val":
                 sums.val_loss, sums.val_accuracy = record.loss, record.accuracy
+                continue
+            if record.split != "train":
+                sums.test_loss, sums.test_accuracy = record.loss, record.accuracy
                 continue
             sums.samples += record.samples
             sums.loss += record.loss * record.samples
@@ -89,6 +95,8 @@ class EpochTable:
             lr=sums.lr,
             seconds=sums.seconds,
             images_per_second=_ratio(sums.samples, sums.seconds),
+            test_loss=sums.test_loss,
+            test_accuracy=sums.test_accuracy,
         )
 
     def rows(self) -> list[EpochRow]:

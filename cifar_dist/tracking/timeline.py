@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from cifar_dist.files import naming
+
 Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "finished", "branched", "extended"]
 ORIGINS: Final = ("branched", "extended")
 """Kinds of events that say where a run comes from or how long it is, and not that a process began or ended."""
@@ -51,7 +53,7 @@ def utc(timestamp: float | None = None) -> str:
 def append(path: Path, event: Event) -> None:
     """Add an event to the timeline ``path``."""
     torn = path.exists() and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(("\n" if torn else "") + json.dumps(asdict(event)) + "\n")
 
 

@@ -6,8 +6,10 @@ affected. Only its curve is kept, in the run folder.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cifar_dist.config import Config
@@ -20,10 +22,13 @@ from cifar_dist.optim.lr_curve import Curve, rates
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
-from cifar_dist.training.setup import build_setup
+from cifar_dist.training.setup import TrainingSetup, build_setup
+
+_CHEAP = 1_000_000  # parameters: with fewer, a test of several seeds takes seconds
+_SEEDS = 3
 
 
-def run_range_test(
+def run_range_tests(
     config: Config,
     engine: Engine,
     signals: StopSignals,
@@ -31,12 +36,40 @@ def run_range_test(
     low: float,
     high: float,
     steps: int,
-    show: Callable[[int, float, float], None] = lambda step, lr, loss: None,
+    seeds: int | None = None,
+    show: Callable[[int, int, float, float], None] = lambda test, step, lr, loss: None,
+) -> list[Curve]:
+    """Run a range test for each of several seeds, from that of the run on; see :func:`run_range_test`. Collective.
+
+    Args:
+        seeds: number of tests; None for three of a network of fewer than a million parameters, and one of a larger one.
+        show: called after each step with the number of the test, from 0, and what :func:`run_range_test` passes.
+    """
+    curves: list[Curve] = []
+    while seeds is None or len(curves) < seeds:
+        test = len(curves)
+        own = replace(config, run=replace(config.run, seed=config.run.seed + test))
+        setup = build_setup(own, engine.ranks)
+        seeds = seeds or (_SEEDS if setup.parameters < _CHEAP else 1)
+        shown = functools.partial(show, test)
+        curves.append(run_range_test(setup, engine, signals, low=low, high=high, steps=steps, show=shown))
+    return curves
+
+
+def run_range_test(
+    setup: TrainingSetup,
+    engine: Engine,
+    signals: StopSignals,
+    *,
+    low: float,
+    high: float,
+    steps: int,
+    show: Callable[[int, float, float], None],
 ) -> Curve:
     """Train ``steps`` steps from new weights, at rates from ``low`` to ``high``, until the loss diverges. Collective.
 
     Args:
-        config: the recipe; its schedule is not used.
+        setup: of the recipe; its schedule is not used.
         engine: this process in the job.
         signals: polled at every step.
         low, high: learning rate of the first step and of the last.
@@ -50,7 +83,6 @@ def run_range_test(
         UserError: input that cannot be trained, or a loss that is not finite in the first step.
         StopRequested: a process was asked to stop.
     """
-    setup = build_setup(config, engine.ranks)
     learner = Learner(setup, engine)
     agreement, step_log = Agreement(engine.ranks, StopRequests(signals)), StepLog(engine.ranks)
     curve = Curve([], [], math.log(len(setup.manifest.classes)))

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from cifar_dist import models
-from cifar_dist.config import Config, TrainConfig
+from cifar_dist.config import Config
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.order import own_parts
+from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
@@ -42,7 +43,7 @@ class TrainingSetup:
     config: Config
     manifest: Manifest
     normalize: Normalize
-    mix: Mix
+    mix: Mix | StaticMix
     own_parts: range
     batches: TrainBatches
     module: nn.Module
@@ -102,13 +103,17 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     )
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
-    _check_normalizes(config, module, manifest, ranks.world_size)
-    _check_max_steps(config.train, batches.steps_per_epoch)
+    _check_limits(config, manifest, batches.steps_per_epoch)
+    _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     if config.model.freeze:
         transfer.freeze_backbone(module)
     stages = [stage.parameters for stage in transfer.stages(module)]
     optimizer = build_optimizer(config.optim, module, stages, gradual=config.model.unfreeze > 0)
-    return TrainingSetup(config, manifest, normalize, mix, own, batches, module, optimizer)
+    prepared: Mix | StaticMix = mix
+    if ranks.device.type != "cpu":
+        size = -(-batches.size(0) // parts) + mix.mixes
+        prepared = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
+    return TrainingSetup(config, manifest, normalize, prepared, own, batches, module, optimizer)
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:
@@ -133,8 +138,16 @@ def check_batch_size(config: Config, world_size: int) -> None:
         )
 
 
-def _check_max_steps(train: TrainConfig, steps_per_epoch: int) -> None:
-    """Refuse a limit beyond the end of the run."""
+def _check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> None:
+    """Refuse a limit beyond the end of the run, and one on evaluations that do not take place."""
+    train = config.train
+    if train.patience and "val" not in manifest.splits:
+        raise UserError(
+            f"train.patience needs a validation split, which {config.data.path} lacks; "
+            "pack it with --val-fraction 0.1, or drop --train.patience"
+        )
+    if train.patience and not config.data.hold_out:
+        raise UserError("train.patience needs a validation split; drop it, or drop --data.hold_out false")
     steps = train.epochs * steps_per_epoch
     if train.max_steps > steps:
         raise UserError(
@@ -143,22 +156,25 @@ def _check_max_steps(train: TrainConfig, steps_per_epoch: int) -> None:
         )
 
 
-def _check_normalizes(config: Config, module: nn.Module, manifest: Manifest, world_size: int) -> None:
+def _check_normalizes(
+    config: Config, module: nn.Module, shape: tuple[int, int, int], samples: int, world_size: int
+) -> None:
     """Refuse a network with batch normalisation of single values where a step has one sample per micro-batch.
 
     Args:
         config: the run.
         module: the bare network, on the CPU; it is not changed.
-        manifest: the packed dataset.
+        shape: (height, width, channels) of an image.
+        samples: in an epoch.
         world_size: number of processes.
 
     Raises:
         UserError: with the nearest batch size that works.
     """
-    samples, size, parts = manifest.samples("train"), config.train.batch_size, parts_of_batch(config, world_size)
+    size, parts = config.train.batch_size, parts_of_batch(config, world_size)
     if _smallest_micro_batch(samples, size, parts) > 1:
         return
-    height, width, channels = manifest.shape
+    height, width, channels = shape
     trial = copy.deepcopy(module)
     transfer.set_mode(trial, config.model, config.train.epochs)
     try:

@@ -7,9 +7,9 @@ and the run folder around it.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cifar_dist import checkpoint
@@ -19,11 +19,11 @@ from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
+from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
-from cifar_dist.files import folder_atomic
+from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.facts import RunFacts
@@ -35,6 +35,7 @@ from cifar_dist.training.continuation import open_run
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
+from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
 
 
@@ -52,7 +53,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, engine: Engine, signals: StopSignals) -> None:
-        self.config, self.engine, self.ranks, self.signals = config, engine, engine.ranks, signals
+        self.config, self.engine, self.ranks = config, engine, engine.ranks
         self.setup = build_setup(config, self.ranks)
         self.manifest, self.steps_per_epoch = self.setup.manifest, self.setup.steps_per_epoch
         self.val = self.ranks.run_on_all(self._open_val)
@@ -67,13 +68,23 @@ class Trainer:
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else checkpoint.NEW_RUN
         self.step, self.last_step = state.step, self.setup.last_step
-        # A run that max_steps had ended within an epoch was evaluated there; extended, it repeats that.
-        ended = self.step == self.last_step
-        self.epochs_evaluated = state.epochs_evaluated if ended else min(state.epochs_evaluated, self.epochs_trained)
-        self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
+        self.epochs_evaluated, self.accuracy = state.epochs_evaluated, state.val_accuracy
+        self.best = state.best_val_accuracy
+        if self.step < self.last_step and self.epochs_evaluated > self.epochs_trained:
+            # max_steps had ended it within an epoch, and it was evaluated there; extended, it repeats that.
+            self.epochs_evaluated, self.accuracy = self.epochs_trained, None
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
-        self.tracker = self._start_tracker(notes)
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes))
+        self.saver = CheckpointSaver(
+            self.folder.checkpoints,
+            config.checkpoint,
+            self.ranks,
+            self.tracker,
+            state,
+            retry=config.tracking.every,
+            longest_retry=self.steps_per_epoch,
+        )
         stop_file = self.folder.stop_file if self.ranks.is_main else None
         self.agreement = Agreement(self.ranks, StopRequests(signals, file=stop_file, deadline=deadline))
         self._early_stopping = self.ranks.run_on_main(
@@ -104,11 +115,13 @@ class Trainer:
             self.end_epoch(self.epochs_evaluated)
         if self._early_stopping.is_exhausted():
             return
+        if self.step < self.last_step:
+            self.tracker.at_step(self.step)  # a bar from the first step, which may take long
         for measured in self.learner.steps(self.step, self.last_step, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
-                self.flush()
-            if self.config.checkpoint.every_steps and self.step % self.config.checkpoint.every_steps == 0:
+                self.flush(wait=False)
+            if self.saver.is_due(self.step):
                 self.agreement.settle()
                 self.flush()
                 self.save()
@@ -122,6 +135,7 @@ class Trainer:
         """Count a step, and agree with all ranks that the one before it was in order."""
         self.step = measured.step
         self.step_log.add(measured)
+        self.tracker.at_step(self.step)
         self.agreement.after_step(measured.step, measured.ids, measured.finite)
         if self._is_first_step:
             self.learner.model.assert_synchronised()
@@ -129,12 +143,14 @@ class Trainer:
 
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
-        last, best = self.step == self.last_step, False
+        last = self.step == self.last_step
+        best, best_before = False, self.best
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
             with self.learner.averaged():
-                predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll)
+                show = partial(self.tracker.evaluating, "val")
+                predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
             self.accuracy = predictions.accuracy
             best = self.best is None or self.accuracy > self.best
             self.best = self.accuracy if best else self.best
@@ -145,12 +161,15 @@ class Trainer:
             self._count(record)
         last = last or self._early_stopping.is_exhausted()
         self.epochs_evaluated = epoch + 1
-        if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
-            self.save(best)
+        saves = best or last or (epoch + 1) % self.config.checkpoint.every == 0
+        if saves and not self.save(best, must=last):
+            self.best = best_before  # a later checkpoint may be the best of those that exist
         self.step_log.restart_clock()
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
+        for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
+            self.tracker.warn(damage)
         with self.learner.averaged():
             self._finish()
 
@@ -172,15 +191,27 @@ class Trainer:
             tta,
             trained_on=self.manifest,
             poll=self.agreement.poll,
+            record=self._record_final,
+            show=partial(self.tracker.evaluating, split),
         )
-        self.tracker.say(f"{split} accuracy {summary.accuracy:.2%} of {summary.samples} with TTA {tta}: {folder}")
+        self.tracker.say(f"{split}: {summary.result()}, {summary.samples:,} images: {folder}")
+        if warning := summary.warning():
+            self.tracker.warn(warning)
+
+    def _record_final(self, summary: Summary) -> None:
+        """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
+        if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
+            return
+        last, seconds = self.epochs_evaluated - 1, summary.seconds
+        record = Record(self.step, last, summary.split, summary.loss, summary.accuracy, summary.samples, seconds)
+        self.tracker.evaluation(record, best=False)
 
     def stop(self, cause: str) -> None:
-        """Save at the agreed step and say how to resume."""
+        """Save at the agreed step; the tracker says how to resume."""
         self.agreement.settle(stopping=True)
         self.flush()
-        self.save()
-        self.close("interrupted", f"{cause}; resume with: {self.folder.resume_command()}")
+        self.save(must=True)
+        self.close("interrupted", cause)
 
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
@@ -188,13 +219,12 @@ class Trainer:
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Pass the metrics of the steps since the last call to the tracker."""
-        self.tracker.train_steps(self.step_log.take())
+    def flush(self, *, wait: bool = True) -> None:
+        """Pass the metrics of the steps since the last call to the tracker: all, or those that have arrived."""
+        self.tracker.train_steps(self.step_log.take(wait=wait))
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint of this step."""
-        tensors = self.learner.state()
+    def save(self, best: bool = False, *, must: bool = False) -> bool:
+        """Write a checkpoint of this step; return whether that succeeded, see :meth:`CheckpointSaver.save`."""
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,
@@ -203,16 +233,9 @@ class Trainer:
             is_best=best,
             loss_scaler=self.learner.model.scaler_state(),
         )
-
-        def write() -> Path:
-            self.tracker.sync()
-            path = checkpoint.save(self.folder.checkpoints, tensors, state)
-            checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
-            return path
-
-        path = self.ranks.run_on_main(write)
-        self.tracker.checkpoint(self.step, path)
+        is_saved = self.saver.save(self.learner.state, state, must=must)
         self.step_log.restart_clock()
+        return is_saved
 
     @property
     def epochs_trained(self) -> int:
@@ -231,12 +254,7 @@ class Trainer:
         return "train.max_steps" if self.config.train.max_steps else ""
 
     def _open_val(self) -> Split | None:
-        if "val" not in self.manifest.splits:
-            if self.config.train.patience:
-                raise UserError(
-                    f"train.patience needs a validation split, which {self.config.data.path} lacks; "
-                    "pack it with --val-fraction 0.1, or drop --train.patience"
-                )
+        if "val" not in self.manifest.splits or not self.config.data.hold_out:
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
@@ -251,7 +269,7 @@ class Trainer:
             fingerprint=manifest.fingerprint,
             classes=len(manifest.classes),
             image_shape=manifest.shape,
-            train_samples=manifest.samples("train"),
+            train_samples=len(self.setup.batches.images),
             val_samples=len(self.val.images) if self.val else 0,
             processes=self.ranks.world_size,
             wrapper=engine.description,
@@ -267,8 +285,11 @@ class Trainer:
             facts=facts,
             resume_step=self.step,
             resume_epoch=self.epochs_evaluated,
+            resume_accuracy=self.accuracy,
             mirrors=self._mirrors,
         )
+        if shortening := self.config.schedule.shortening(self.config.train.epochs):
+            tracker.say(shortening)
         for note in (*notes, engine.precision.advice):
             if note:
                 tracker.warn(note)
@@ -276,4 +297,5 @@ class Trainer:
 
     def _write_final(self, model: dict[str, Tensor]) -> None:
         with folder_atomic(self.folder.final.parent, replace=True) as folder:
-            save_file(model, folder / self.folder.final.name)
+            checkpoint.save_tensors(model, folder / self.folder.final.name)
+            write_sums(folder)

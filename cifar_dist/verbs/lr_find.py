@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
-from cifar_dist.verbs.arguments import at_least, positive, user_path
+from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, positive, user_path
+from cifar_dist.verbs.loading import loading, say_stopped
+
+if TYPE_CHECKING:
+    from cifar_dist.optim.lr_curve import Curve
 
 HELP = "find a recipe's learning rate with a range test"
 COLLECTIVE = True
 
+_SPREAD = 10  # between the highest and the lowest rate of the seeds: beyond it the test cannot tell
+
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RECIPE [options] [--section.field VALUE ...]"
-    verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml")
+    verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml")
     verb.add_argument("--low", type=positive, default=1e-6, metavar="LR", help="rate of the first step (default: 1e-6)")
     verb.add_argument("--high", type=positive, default=1.0, metavar="LR", help="rate of the last step (default: 1)")
     verb.add_argument("--steps", type=at_least(20), default=100, metavar="N", help="number of steps (default: 100)")
+    verb.add_argument(
+        "--seeds",
+        type=at_least(1),
+        metavar="N",
+        help="tests to average, each of its own seed (default: 3 of a network below a million parameters, else 1)",
+    )
     verb.add_argument(
         "--suggest", choices=["steepest", "valley"], default="valley", help="the rate to use (default: valley)"
     )
@@ -45,32 +59,43 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:
-        from cifar_dist.distributed.agreement import StopRequested
-        from cifar_dist.distributed.start import start_engine
-        from cifar_dist.training.range_test import run_range_test, save_curve
+        with loading():
+            from cifar_dist.distributed.agreement import StopRequested
+            from cifar_dist.distributed.start import start_engine
+            from cifar_dist.optim.lr_curve import mean_curve
+            from cifar_dist.training.range_test import run_range_tests, save_curve
 
         try:
             with start_engine(config) as engine:
                 if engine.ranks.is_main and engine.precision.advice:
                     print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
-                curve = run_range_test(
-                    config,
-                    engine,
-                    signals,
-                    low=arguments.low,
-                    high=arguments.high,
-                    steps=arguments.steps,
-                    show=_progress(arguments.steps) if engine.ranks.is_main else lambda step, lr, loss: None,
-                )
+                with _showing(arguments.steps, arguments.seeds or 0, engine.ranks.is_main) as show:
+                    curves = run_range_tests(
+                        config,
+                        engine,
+                        signals,
+                        low=arguments.low,
+                        high=arguments.high,
+                        steps=arguments.steps,
+                        seeds=arguments.seeds,
+                        show=show,
+                    )
+                curve = mean_curve(curves)
                 path = engine.ranks.run_on_main(lambda: save_curve(curve, config))
         except StopRequested:
+            say_stopped(signals.received)
             return EXIT_REQUEUE
     if engine.ranks.is_main:
         from cifar_dist.report.lr_curve import draw_lr_curve
 
-        print(f"curve: {draw_lr_curve(curve, path.parent / 'figures' / 'lr_curve.png')}")
+        with loading("drawing"):
+            picture = draw_lr_curve(curve, path.parent / "figures" / "lr_curve.png")
+        print(f"curve: {picture}")
         steepest, valley = curve.steepest(), curve.valley()
-        print(f"{config.optim.name}: valley {valley:.3g}, steepest {steepest:.3g}")
+        mean = f", mean of {len(curves)} seeds" if len(curves) > 1 else ""
+        print(f"{config.optim.name}: valley {valley:.3g}, steepest {steepest:.3g}{mean}")
+        if doubt := _doubt(curves, arguments.high):
+            print(f"warning: {doubt}", flush=True)
         lr = float(f"{valley if arguments.suggest == 'valley' else steepest:.3g}")
         if arguments.write is not None:
             recipe.write_lr(arguments.write, lr, base=arguments.recipe, settings=arguments.settings)
@@ -80,16 +105,33 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _progress(steps: int) -> Callable[[int, float, float], None]:
-    """Print every tenth step, and at least one every PLAIN_INTERVAL seconds."""
+def _doubt(curves: Sequence[Curve], high: float) -> str:
+    """Say in one line why the test cannot tell a rate; empty if it can."""
+    if all(curve.still_falls() for curve in curves):
+        return f"the loss still falls at the last rate, so higher ones may train too; use a --high above {high:g}"
+    valleys = [curve.valley() for curve in curves]
+    if max(valleys) > _SPREAD * min(valleys):
+        return f"the seeds disagree, valley {min(valleys):.3g} to {max(valleys):.3g}; use more --steps or --seeds"
+    return ""
+
+
+@contextlib.contextmanager
+def _showing(steps: int, seeds: int, is_main: bool) -> Iterator[Callable[[int, int, float, float], None]]:
+    """Print every tenth step, and at least one every PLAIN_INTERVAL seconds, above a bar if there is a terminal."""
+    from cifar_dist.terminal.progress import progress
+    from cifar_dist.terminal.screen import is_terminal
     from cifar_dist.tracking.console import PLAIN_INTERVAL
 
     printed = time.monotonic()
 
-    def show(step: int, lr: float, loss: float) -> None:
-        nonlocal printed
-        if step % 10 == 0 or time.monotonic() - printed >= PLAIN_INTERVAL:
-            printed = time.monotonic()
-            print(f"step {step}/{steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
+    with progress("range test", steps * seeds, "steps", show=is_main and is_terminal(sys.stderr)) as advance:
 
-    return show
+        def show(test: int, step: int, lr: float, loss: float) -> None:
+            nonlocal printed
+            advance(1)
+            if is_main and (step % 10 == 0 or time.monotonic() - printed >= PLAIN_INTERVAL):
+                printed = time.monotonic()
+                seed = f"seed {test + 1}  " if test else ""
+                print(f"{seed}step {step}/{steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
+
+        yield show

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_dist.verbs import (
     Verb,
+    completion,
     doctor,
     evaluate,
     export,
@@ -19,6 +20,7 @@ from cifar_dist.verbs import (
     report,
     resume,
     runs,
+    speed,
     submit,
     sweep,
     train,
@@ -43,6 +45,8 @@ VERBS: dict[str, Verb] = {
     "predict": predict,
     "export": export,
     "replay": replay,
+    "speed": speed,
     "report": report,
     "runs": runs,
+    "completion": completion,
 }

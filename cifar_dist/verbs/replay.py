@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
-from cifar_dist.verbs.arguments import RUN, at_least, user_path
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
+from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
     from cifar_dist.run_folder import RunFolder
@@ -25,7 +26,7 @@ COLLECTIVE = True
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RUN STEP [--rank R] [--data DIR]\n       %(prog)s RUN --check [K] [--seed S] [--data DIR]"
-    verb.add_argument("run", help=RUN)
+    verb.add_argument("run", type=RUN_NAME, help=RUN)
     verb.add_argument("step", nargs="?", type=at_least(1), help="number of the step, from 1")
     verb.add_argument("--rank", type=at_least(0), metavar="R", help="draw the samples of this process only")
     verb.add_argument(
@@ -40,7 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("name either a step or --check: cifar-dist replay RUN 120, or cifar-dist replay RUN --check")
 
     from cifar_dist import recipe
-    from cifar_dist.run_folder import RunFolder, find_run
+
+    with loading():
+        from cifar_dist.run_folder import RunFolder, find_run
 
     folder = RunFolder(find_run(arguments.run))
     config = recipe.read(folder.config)
@@ -50,10 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:
-        from cifar_dist.distributed.agreement import StopRequested
-        from cifar_dist.distributed.start import start_engine
-        from cifar_dist.training.certificate import certify, write_certificate
-        from cifar_dist.training.replay import differences, replay_step
+        with loading():
+            from cifar_dist.distributed.agreement import StopRequested
+            from cifar_dist.distributed.start import start_engine
+            from cifar_dist.training.certificate import certify, write_certificate
+            from cifar_dist.training.replay import differences, replay_step
 
         try:
             with start_engine(config) as engine:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import RECIPE_NAME
+from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.recipes import read_head
-from cifar_dist.verbs.report import draw
+from cifar_dist.verbs.report import draw_if_outdated
 
 if TYPE_CHECKING:
     from cifar_dist.config import Config
@@ -23,7 +25,8 @@ USAGE = "usage: cifar-dist train RECIPE [--section.field VALUE ...]"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.set_defaults(words=[])
+    verb.add_argument("recipe", type=RECIPE_NAME)  # for tab completion only
+    verb.set_defaults(words=[], settings=[])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,24 +45,29 @@ def run(arguments: argparse.Namespace) -> int:
 def train(config: Config) -> int:
     """Train the run of a config, from its start or its last checkpoint; return the exit code. Collective.
 
-    A finished run is reported, and nothing in its folder changes, unless its report was not drawn yet.
+    A finished run is named, and nothing in its folder changes, unless its report is outdated.
     """
     from cifar_dist.distributed.stop_signals import StopSignals
 
-    path = Path(config.run.dir) / config.run.name
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
-        from cifar_dist.distributed.start import start_engine
-        from cifar_dist.training.continuation import is_finished
-        from cifar_dist.training.trainer import Trainer
+        with loading():
+            from cifar_dist.distributed.start import start_engine
+            from cifar_dist.training.continuation import is_finished
+            from cifar_dist.training.trainer import Trainer
 
+        path = Path(config.run.dir) / config.run.name
         with start_engine(config) as engine:
-            finished = engine.ranks.run_on_main(lambda: is_finished(config))
-            code = EXIT_DONE if finished else Trainer(config, engine, signals).run()
-    if engine.ranks.is_main:
-        if finished:
-            print(f"{path} is finished already; another --run.name starts a new run")
-        if code == EXIT_DONE and not (finished and (path / "report.html").exists()):
-            draw(path)
+            ranks = engine.ranks
+            if ranks.run_on_main(lambda: is_finished(config)):
+                code = EXIT_DONE
+                if ranks.is_main:
+                    print(f"{path} is finished already; another --run.name starts a new run", flush=True)
+            else:
+                with loading("opening the data"):
+                    trainer = Trainer(config, engine, signals)
+                code = trainer.run()
+            # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
+            ranks.run_on_main(lambda: draw_if_outdated(path))
     return code
 
 

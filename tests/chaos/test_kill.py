@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import random
 import signal
 from pathlib import Path
 
 import pytest
-from support.running import TRAIN, finish, interrupt, metrics, start, story, train, wait_for_records, wait_until
+from support.running import TRAIN, finish, interrupt, metrics, spawn, start, story, train, wait_for_records, wait_until
 
 ENDLESS = ["--train.epochs", "100000", "--checkpoint.every", "100000"]
 
 
-@pytest.mark.parametrize(
-    ("processes", "words", "steps"),
-    [
-        (2, ["--model.name", "tiny-cnn", "--train.epochs", "6", "--checkpoint.every", "3"], 78),
-        (1, ["--model.name", "tiny-resnet", "--train.epochs", "1", "--train.batch_size", "150"], 9),
-    ],
-    ids=["two-processes", "batch-norm"],
-)
-def test_kill_9_at_a_random_step_changes_nothing(
-    tiny: Path, tmp_path: Path, processes: int, words: list[str], steps: int
-) -> None:
-    (whole, *_) = train(str(tiny), *words, "--run.name", "whole", processes=processes)
+def test_kill_9_at_a_random_step_changes_nothing_with_batch_statistics(tiny: Path, tmp_path: Path) -> None:
+    """The drill kills runs without them, on one and two processes."""
+    words, steps = ["--model.name", "tiny-resnet", "--train.epochs", "1", "--train.batch_size", "150"], 9
+    (whole,) = train(str(tiny), *words, "--run.name", "whole")
     assert whole.returncode == 0, whole.stderr
 
     seed = int.from_bytes(os.urandom(4), "big")
@@ -32,9 +26,9 @@ def test_kill_9_at_a_random_step_changes_nothing(
     print(f"killed after {after} records")  # shown when the test fails
     killed = tmp_path / "runs" / "killed"
     again_words = [str(tiny), *words, "--run.name", "killed"]
-    assert interrupt(again_words, killed, after, processes, signal.SIGKILL) == [-signal.SIGKILL] * processes
+    assert interrupt(again_words, killed, after, 1, signal.SIGKILL) == [-signal.SIGKILL]
     assert not (killed / "final").exists(), "it ended before it could be killed"
-    (again, *_) = train(*again_words, processes=processes)
+    (again,) = train(*again_words)
     assert again.returncode == 0, again.stderr
 
     weights = [(tmp_path / "runs" / name / "final" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
@@ -89,3 +83,52 @@ def test_a_half_written_checkpoint_is_set_aside_and_the_previous_one_is_used(tin
     assert f"checkpoint {newest.name} was set aside as {newest.name}.damaged: weights.safetensors has" in said
     assert (aside / "COMPLETE.json").is_file(), "it can still be inspected"
     assert [record["step"] for record in metrics(run)] == list(range(1, len(metrics(run)) + 1))
+
+
+def test_a_finished_run_has_its_result_everywhere_and_stays_as_it_is(tiny: Path, tmp_path: Path) -> None:
+    words = [TRAIN, str(tiny), "--train.epochs", "1"]
+    (done,) = spawn(words)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "tiny"
+    before = content(run)
+    (summary,) = (json.loads(path.read_text()) for path in run.glob("evaluations/*/summary.json"))
+    (record,) = metrics(run, "test")
+    assert (record["accuracy"], record["samples"]) == (summary["accuracy"], summary["samples"])
+    with (run / "metrics.csv").open(newline="") as rows:
+        assert [float(row["test_accuracy"]) for row in csv.DictReader(rows)] == [summary["accuracy"]]
+    index = (run.parent / "index.html").read_text()
+    assert f"<td>{100 * summary['accuracy']:.2f}</td>" in index
+    assert 'href="tiny/report.html"' in index
+
+    again = spawn(words, 2)
+    assert [(d.returncode, "is finished already; another --run.name starts" in d.stdout) for d in again] == [
+        (0, True),
+        (0, False),
+    ]
+    assert content(run) == before
+    (other,) = spawn([*words, "--optim.lr", "0.5"])
+    assert other.returncode == 2
+    assert "was started with optim.lr = 0.1" in other.stderr
+    assert content(run) == before
+
+
+def test_an_interrupted_run_has_a_report_and_a_killed_one_gets_it_from_runs(tiny: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    stopped, killed = runs / "stopped", runs / "killed"
+    words = [str(tiny), *ENDLESS, "--run.name"]
+    assert interrupt([*words, "stopped"], stopped, 20, 2, signal.SIGTERM, drawn=True) == [75, 75]
+    assert "interrupted" in (stopped / "report.html").read_text()
+    assert 'href="stopped/report.html"' in (runs / "index.html").read_text()
+    assert interrupt([*words, "killed"], killed, 20, 1, signal.SIGKILL) == [-signal.SIGKILL]
+    assert not (killed / "report.html").exists()
+    (listed,) = spawn(["-m", "cifar_dist", "runs", "list", str(runs)])
+    assert listed.returncode == 0, listed.stderr
+    assert (killed / "report.html").is_file()
+    assert 'href="killed/report.html"' in (runs / "index.html").read_text()
+    report = (killed / "report.html").stat().st_mtime_ns
+    spawn(["-m", "cifar_dist", "runs", "list", str(runs)])
+    assert (killed / "report.html").stat().st_mtime_ns == report, "nothing has happened since"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -17,7 +17,6 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.source_terms import sample_ids
-from cifar_dist.run_folder import find_run
 
 LOGITS = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 5.0], [1.0, 1.5, 1.0]])
 SUMMARY = Summary(
@@ -34,6 +33,7 @@ SUMMARY = Summary(
     val_accuracy=0.98765,
     seconds=1.5,
     processes=2,
+    plain_accuracy=0.875,
 )
 
 
@@ -45,9 +45,10 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
-    predictions = Predictions(LOGITS, torch.tensor([1, 0, 2, 0]))
+    predictions = Predictions(LOGITS, torch.tensor([1, 0, 2, 0]), LOGITS.flip(1))
     assert predictions.classes.tolist() == [1, 0, 2, 1]
     assert predictions.accuracy == 0.75
+    assert predictions.plain_accuracy == 0.25
     torch.testing.assert_close(predictions.probabilities, LOGITS.exp() / LOGITS.exp().sum(1, keepdim=True))
     use_unfold_convolutions = (
         -torch.stack([predictions.probabilities[i, label] for i, label in enumerate([1, 0, 2, 0])]).log().mean()
@@ -55,11 +56,27 @@ def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
     assert predictions.loss == pytest.approx(use_unfold_convolutions.item())
 
 
+def test_a_summary_says_the_plain_accuracy_and_which_augmentation_lowers_it() -> None:
+    assert SUMMARY.result() == "accuracy 75.00% with TTA mirror, 87.50% without"
+    assert SUMMARY.warning() == (
+        "TTA mirror lowers the accuracy from 87.50% to 75.00%; evaluate with --tta 0, or train with --eval.tta 0"
+    )
+    better = dataclasses.replace(SUMMARY, accuracy=0.875)
+    assert (better.result(), better.warning()) == ("accuracy 87.50% with TTA mirror, 87.50% without", "")
+    plain = dataclasses.replace(better, tta="0")
+    assert (plain.result(), plain.warning()) == ("accuracy 87.50% without TTA", "")
+    unknown = dataclasses.replace(SUMMARY, accuracy=None, plain_accuracy=None)
+    assert (unknown.result(), unknown.warning()) == ("no labels, TTA mirror", "")
+
+
 def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path) -> None:
     labels = torch.tensor([1, 0, 2, 0])
-    folder = write_evaluation(tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels), [40, 30, 20, 10], weights)
+    folder = write_evaluation(
+        tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels, LOGITS), [40, 30, 20, 10], weights
+    )
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
         "model.safetensors",
         "probabilities.npz",
         "submission.csv",
@@ -73,6 +90,9 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
     assert arrays["labels"].tolist() == labels.tolist()
     assert arrays["probabilities"].dtype == np.float32
     assert np.allclose(arrays["probabilities"].sum(axis=1), 1)
+    other = weights.rename(weights.with_suffix(".pth"))
+    predictions = Predictions(LOGITS, labels, LOGITS)
+    assert (write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], other) / "model.pth").is_file()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == {**dataclasses.asdict(SUMMARY), "classes": ["a", "b", "c"]}
     assert summary.keys() >= {"accuracy", "samples", "tta", "checkpoint", "split"}
@@ -80,7 +100,7 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
 
 def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
     summary = dataclasses.replace(SUMMARY, accuracy=None, loss=None, val_accuracy=None)
-    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None), range(4), weights)
+    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), weights)
     assert "_val_acc_unknown_" in folder.name
     assert sorted(np.load(folder / "probabilities.npz").files) == ["ids", "probabilities"]
     assert json.loads((folder / "summary.json").read_text())["accuracy"] is None
@@ -88,7 +108,8 @@ def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
 
 def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: Path) -> None:
     folders = {
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), range(4), weights) for _ in range(5)
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), weights)
+        for _ in range(5)
     }
     assert len(folders) == 5
     assert set((tmp_path / "e").iterdir()) == folders
@@ -96,9 +117,9 @@ def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights:
 
 def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(UserError, match="the ID 7 occurs more than once"):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), [7, 8, 9, 7], weights)
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), [7, 8, 9, 7], weights)
     with pytest.raises(FileNotFoundError):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None), range(4), tmp_path / "nowhere")
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), tmp_path / "nowhere")
     assert list((tmp_path / "e").iterdir()) == []
 
 
@@ -121,16 +142,3 @@ def test_ids_are_the_keys_where_all_are_different_numbers(
     shard = dataclasses.replace(manifest.splits["test"][0], keys=tuple(keys))
     found = sample_ids(dataclasses.replace(manifest, splits={"test": (shard,)}), "test")
     assert found == ids
-
-
-def test_a_run_is_found_by_name_or_path_and_else_the_nearest_is_named(tmp_path: Path) -> None:
-    (tmp_path / "my-run").mkdir()
-    (tmp_path / "my-run" / "config.toml").touch()
-    assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
-    with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
-        find_run("my-rum", tmp_path)
-    with pytest.raises(UserError, match="has no run yet; train one first"):
-        find_run("my-run", tmp_path / "nowhere")
-    for name in ("x" * 5000, "a\0b", ""):
-        with pytest.raises(UserError, match="does not exist"):
-            find_run(name, tmp_path)

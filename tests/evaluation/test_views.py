@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
@@ -15,7 +18,7 @@ from cifar_dist.data.transforms.cutout import Cutout
 from cifar_dist.data.transforms.flip import Flip
 from cifar_dist.data.transforms.gray import Gray
 from cifar_dist.data.transforms.mixup import MixUp
-from cifar_dist.evaluation.views import View, make_views
+from cifar_dist.evaluation.views import View, distinct_views, make_views
 
 CROP_3 = AugmentConfig(transforms=(Crop(pad=3), Flip()))
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
@@ -95,16 +98,32 @@ def test_a_random_view_of_an_image_does_not_depend_on_its_batch() -> None:
         assert torch.equal(of_whole[3:4], of_part)
 
 
-def test_random_views_only_flip_and_crop() -> None:
-    transforms = (Gray(p=1), *AugmentConfig().transforms, Cutout(), MixUp())
-    with_cutout = views("4", AugmentConfig(transforms=transforms))
-    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(with_cutout, views("4"), strict=True))
+def test_random_views_are_of_single_images() -> None:
+    transforms = (Gray(p=0.5), Crop(), Cutout())
+    mixed, alone = (views("4", AugmentConfig(transforms=chosen)) for chosen in ((*transforms, MixUp()), transforms))
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(mixed, alone, strict=True))
 
 
-def test_a_recipe_that_never_flips_does_not_flip_here() -> None:
-    config = AugmentConfig(transforms=())
-    assert all(torch.equal(view, NORMALIZE(IMAGES)) for _, view in views("16", config))
-    flipped = [view for _, view in views("16", AugmentConfig(transforms=(Flip(kind="alternating"),)))]
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_no_view_of_a_shipped_recipe_repeats_another(name: str) -> None:
+    config = recipe.load(name)
+    shown = [view for _, view in views(config.eval.tta, config.augment)]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(shown, 2))
+
+
+def test_views_that_would_repeat_others_are_not_made() -> None:
+    assert [
+        len(views("16", AugmentConfig(transforms=own))) for own in ((), (MixUp(),), (Flip(),), (Crop(), Flip()))
+    ] == [*(1, 1, 2, 16)]
+    for kind in ("random", "alternating"):
+        config = AugmentConfig(transforms=(Flip(kind=kind),))
+        assert distinct_views("16", config) == "mirror"
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(views("16", config), views("mirror"), strict=True))
+
+
+def test_views_flip_independently_where_training_alternates() -> None:
+    config = AugmentConfig(transforms=(Flip(kind="alternating"), Crop(pad=0)))
     mirror = NORMALIZE(IMAGES).flip(-1)
+    flipped = [view for _, view in views("16", config)]
     shown = {tuple(bool(torch.equal(view[i], mirror[i])) for view in flipped) for i in range(5)}
     assert len(shown) == 5, "each sample tosses for itself in each view"

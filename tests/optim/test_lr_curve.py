@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist.errors import UserError
-from cifar_dist.optim.lr_curve import Curve, rates
+from cifar_dist.optim.lr_curve import Curve, mean_curve, rates
 
 GUESSING = 2.3
 
@@ -66,11 +66,45 @@ def test_a_loss_that_climbs_has_diverged_and_one_that_falls_has_not() -> None:
     assert Curve(curve.lrs[:80], [*curve.losses[:79], 1e4], GUESSING).diverged()
 
 
+def test_what_follows_the_first_divergence_is_ignored() -> None:
+    """The losses of ``demo`` at rates up to 10, which fall again beyond a rate that no training survives."""
+    lrs = list(rates(1e-3, 10.0, 120))
+    falling_twice = [
+        2.3 - 0.75 * math.exp(-(math.log10(lr / 0.25) ** 2) / 0.5) - 1.3 * math.exp(-(math.log10(lr / 4) ** 2) / 0.02)
+        for lr in lrs
+    ]
+    curve = Curve(lrs, falling_twice, GUESSING)
+    assert curve.diverged()
+    for found in (curve.valley(), curve.steepest()):
+        assert 0.03 < found < 0.25, "on the falling side of the first valley"
+
+
+@pytest.mark.parametrize("low", [1e-6, 1e-5, 1e-4])
+def test_the_valley_hardly_depends_on_the_lowest_rate(low: float) -> None:
+    lrs = list(rates(low, 1.0, 100))
+    losses = [2.29 - 0.01 * math.log10(lr / low) - 1.9 / (1 + math.exp(-4 * math.log10(lr / 5e-3))) for lr in lrs]
+    assert 3e-3 < Curve(lrs, losses, GUESSING).valley() < 0.1
+
+
+def test_seeds_are_averaged_up_to_the_first_divergence() -> None:
+    one, two = falling(1e-3), falling(2e-3)
+    short = Curve(two.lrs[:100], two.losses[:100], GUESSING)
+    mean = mean_curve([one, short])
+    assert mean.lrs == one.lrs[:100]
+    assert mean.losses == pytest.approx([(a + b) / 2 for a, b in zip(one.losses, short.losses, strict=False)])
+
+
+def test_a_loss_that_is_lowest_at_the_end_still_falls() -> None:
+    curve = falling(1e-3)
+    assert not curve.still_falls()
+    assert Curve(curve.lrs[:70], curve.losses[:70], GUESSING).still_falls()
+
+
 @pytest.mark.parametrize("last", [2.4, 5.0])
 def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
     curve = Curve(list(rates(1e-3, 1.0, 30)), np.linspace(4, last, 30).tolist(), GUESSING)
     for suggest in (curve.steepest, curve.valley):
-        with pytest.raises(UserError, match=r"in 30 steps the loss did not fall below that of guessing, 2\.30"):
+        with pytest.raises(UserError, match=r"in 30 steps the loss did not fall below that of guessing, 2\.30, by 5%"):
             suggest()
 
 

@@ -12,6 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from cifar_dist import recipe
 from cifar_dist.config import ScheduleConfig
 from cifar_dist.optim import learning_rate
 
@@ -47,7 +48,7 @@ def torchs(scheduler: lr_scheduler.LRScheduler, steps: int = TOTAL + 1) -> list[
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
-@pytest.mark.parametrize("warmup", [2, 2.5, 7.9])
+@pytest.mark.parametrize("warmup", [1, 2, 2.4])
 def test_onecycle_is_torchs_one_cycle(shape: str, warmup: float) -> None:
     schedule = schedule_of("onecycle", shape=shape, warmup=warmup, start=0.04, final=0.001)
     reference = lr_scheduler.OneCycleLR(
@@ -98,7 +99,7 @@ def test_constant_stays_after_its_warm_up() -> None:
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
-@pytest.mark.parametrize("warmup", [1, 2.5, 3.9])
+@pytest.mark.parametrize("warmup", [1, 2, 2.4])
 def test_three_phase_onecycle_is_torchs(shape: str, warmup: float) -> None:
     schedule = schedule_of("onecycle", three_phase=True, shape=shape, warmup=warmup, start=0.04, final=0.001)
     reference = lr_scheduler.OneCycleLR(
@@ -185,6 +186,30 @@ def test_wsd_warms_up_stays_and_decays(shape: str) -> None:
     assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["constant", "onecycle", "cosine", "linear", "polynomial", "restarts", "step", "wsd"])
+def test_a_warm_up_longer_than_a_share_of_the_run_shrinks_with_it(name: str) -> None:
+    long, fitting = (schedule_of(name, warmup=warmup, start=0.1) for warmup in (EPOCHS, 0.3 * EPOCHS))
+    assert ours(long) == ours(fitting)
+    assert long.shortening(EPOCHS) == (
+        "warm-up: 2.4 epochs instead of 8, 30% of train.epochs 8, so that the learning rate can fall"
+    )
+    assert fitting.shortening(EPOCHS) == ""
+
+
+def test_the_rise_of_a_triangle_is_half_of_it_at_most() -> None:
+    whole = schedule_of("triangular", warmup=6, start=0.1)
+    assert ours(whole) == ours(schedule_of("triangular", warmup=4, start=0.1))
+    sawtooth = schedule_of("triangular", warmup=6, cycle=8, start=0.1)
+    assert ours(sawtooth)[60] == LR
+    assert sawtooth.shortening(EPOCHS) == ""
+
+
+def test_no_shipped_recipe_is_shortened_at_its_own_length() -> None:
+    for name in recipe.shipped():
+        config = recipe.load(name)
+        assert config.schedule.warmup_of(config.train.epochs) == config.schedule.warmup, name
+
+
 def test_wsd_with_no_room_to_stay_only_decays() -> None:
     schedule = schedule_of("wsd", warmup=2, decay=50)
     assert ours(schedule) == pytest.approx(ours(schedule_of("onecycle", warmup=2)), rel=1e-9, abs=1e-15)
@@ -207,11 +232,6 @@ schedules = smooth | st.builds(
     milestones=st.sets(st.floats(0, 60)).map(lambda m: tuple(sorted(m))),
     gamma=st.floats(0, 1, exclude_min=True),
 )
-
-
-def fitting(schedule: ScheduleConfig, epochs: int) -> ScheduleConfig:
-    """With a warm-up that is not longer than the run, which a config refuses."""
-    return dataclasses.replace(schedule, warmup=min(schedule.warmup, epochs))
 
 
 def newer_schedule(name: str, warmup: float, cycle: float, **settings: object) -> ScheduleConfig:
@@ -240,7 +260,6 @@ newer = st.builds(
 def test_never_negative_never_above_the_peak_and_still_after_the_end(
     schedule: ScheduleConfig, lr: float, step: int, steps_per_epoch: int, epochs: int
 ) -> None:
-    schedule = fitting(schedule, epochs)
     rate = learning_rate(schedule, lr, step, steps_per_epoch=steps_per_epoch, epochs=epochs)
     assert 0 <= rate <= lr
     total = steps_per_epoch * epochs
@@ -250,14 +269,13 @@ def test_never_negative_never_above_the_peak_and_still_after_the_end(
 
 @settings(deadline=None)
 @given(smooth, st.integers(1, 40), st.integers(1, 10))
-@example(schedule_of("onecycle", warmup=10), 4, 10)  # no room to fall
+@example(schedule_of("onecycle", warmup=10), 4, 10)  # as long as the run
 def test_neighbouring_steps_are_near_and_the_peak_is_reached(
     schedule: ScheduleConfig, steps_per_epoch: int, epochs: int
 ) -> None:
     """Only a step schedule jumps: no phase is steeper than half a cosine of its length."""
-    schedule = fitting(schedule, epochs)
     total = steps_per_epoch * epochs
-    warmup = schedule.warmup * steps_per_epoch
+    warmup = schedule.warmup_of(epochs) * steps_per_epoch
     rates = [learning_rate(schedule, 1.0, s, steps_per_epoch=steps_per_epoch, epochs=epochs) for s in range(total + 1)]
     slopes = [math.pi / 2 / length for length in (warmup, total - warmup) if length > 0]
     assert all(abs(b - a) <= sum(slopes) + 1e-12 for a, b in pairwise(rates))
@@ -268,7 +286,6 @@ def test_neighbouring_steps_are_near_and_the_peak_is_reached(
 @settings(deadline=None)
 @given(schedules, st.integers(1, 100), st.integers(1, 20))
 def test_the_warm_up_starts_at_start(schedule: ScheduleConfig, steps_per_epoch: int, epochs: int) -> None:
-    schedule = fitting(schedule, epochs)
     assume(schedule.warmup > 0)
     first = learning_rate(schedule, 1.0, 0, steps_per_epoch=steps_per_epoch, epochs=epochs)
     assert first == pytest.approx(schedule.start)

@@ -32,6 +32,11 @@ def train(step: int, *, loss: float = 1.5, samples: int = 10) -> Record:
     return Record(step, (step - 1) // STEPS_PER_EPOCH, "train", loss, 0.5, samples, 0.25, 0.1)
 
 
+def final(epoch: int, *, accuracy: float = 0.875) -> Record:
+    """The record of the final evaluation, after the last epoch."""
+    return Record((epoch + 1) * STEPS_PER_EPOCH, epoch, "test", 0.25, accuracy, 20, 0.5)
+
+
 def val(epoch: int, *, accuracy: float = 0.75) -> Record:
     """The evaluation after epoch ``epoch``."""
     return Record((epoch + 1) * STEPS_PER_EPOCH, epoch, "val", 0.5, accuracy, 12, 0.125)

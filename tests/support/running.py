@@ -174,11 +174,16 @@ def resume(paused: psutil.Process) -> None:
     paused.send_signal(signal.SIGCONT)
 
 
-def interrupt(words: Sequence[str], run: Path, after: int, processes: int, how: signal.Signals) -> list[int]:
-    """Train, signal every process when exactly ``after`` records are written, and return their exit codes."""
+def interrupt(
+    words: Sequence[str], run: Path, after: int, processes: int, how: signal.Signals, *, drawn: bool = False
+) -> list[int]:
+    """Train, signal every process when exactly ``after`` records are written, and return their exit codes.
+
+    The report of the interrupted run is :data:`UNDRAWN` unless it is to be ``drawn``.
+    """
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder, run.name)
-        running = start([TRAIN, *words], processes, pausing(after, note))
+        running = start([TRAIN, *words], processes, pausing(after, note) | ({} if drawn else UNDRAWN))
         try:
             paused = wait_for_pause(note, running)
             for process in running:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.recorded import train, val, write_metrics
+from support.recorded import final, train, val, write_metrics
 
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.tracking.table import EpochTable
 
-COLUMNS = "epoch,step,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds,images_per_second"
+COLUMNS = (
+    "epoch,step,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds,images_per_second,test_loss,test_accuracy"
+)
 fractions = st.floats(0, 1)
 
 
@@ -53,10 +55,9 @@ def test_the_csv_agrees_with_the_jsonl(records: list[Record], split_at: int) -> 
         assert path.read_bytes() == written, "kept up to date or read again: the same bytes"
 
         rows = cells(path)
-        told = [r for r in records if r.split != "test"]
-        assert [int(row["epoch"]) for row in rows] == sorted({r.epoch for r in told})
+        assert [int(row["epoch"]) for row in rows] == sorted({r.epoch for r in records})
         for row in rows:
-            of_epoch = [r for r in told if r.epoch == int(row["epoch"])]
+            of_epoch = [r for r in records if r.epoch == int(row["epoch"])]
             steps = [r for r in of_epoch if r.split == "train"]
             evaluations = [r for r in of_epoch if r.split == "val"]
             assert int(row["step"]) == of_epoch[-1].step
@@ -75,15 +76,17 @@ def test_the_csv_agrees_with_the_jsonl(records: list[Record], split_at: int) -> 
                 assert float(row["val_accuracy"]) == evaluations[-1].accuracy
             else:
                 assert row["val_loss"] == row["val_accuracy"] == ""
+            finals = [r for r in of_epoch if r.split == "test"]
+            assert row["test_accuracy"] == (str(finals[-1].accuracy) if finals else "")
 
 
 def test_the_exact_bytes_of_a_small_csv(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    EpochTable([train(1), train(2, loss=2.5), train(3), val(0), train(4, samples=5)]).write(path)
+    EpochTable([train(1), train(2, loss=2.5), train(3), val(0), train(4, samples=5), final(1)]).write(path)
     assert path.read_text() == (
         f"{COLUMNS}\n"
-        f"0,3,{5.5 / 3},0.5,0.5,0.75,0.1,0.75,40.0\n"
-        "1,4,1.5,0.5,,,0.1,0.25,20.0\n"
+        f"0,3,{5.5 / 3},0.5,0.5,0.75,0.1,0.75,40.0,,\n"
+        "1,6,1.5,0.5,,,0.1,0.25,20.0,0.25,0.875\n"
     )  # fmt: skip
 
 

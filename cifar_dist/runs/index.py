@@ -1,0 +1,59 @@
+"""``index.html``: the runs of a folder on one page, each with its state, its results and a link to its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from cifar_dist.files import write_atomic
+from cifar_dist.formatting import duration, percent
+from cifar_dist.report.html import page
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.runs.listing import Entry, describe, find_runs
+from cifar_dist.tracking import timeline
+
+FILE_NAME = "index.html"
+
+
+def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
+    """Write ``index.html`` into a folder of runs and return its path.
+
+    Args:
+        folder: the folder.
+        entries: its runs, newest first; None reads them.
+
+    Raises:
+        UserError: it contains no run.
+        OSError: it cannot be written.
+    """
+    if entries is None:
+        entries = sorted(map(describe, find_runs(folder)), key=lambda entry: -entry.written)
+    rows = "".join(_row(entry, folder) for entry in entries)
+    titles = ("run", "state", "model", "epochs", "val %", "test %", "TTA", "time", "last written")
+    head = "".join(f"<th{_left(title in ('run', 'state', 'model'))}>{title}</th>" for title in titles)
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    path = folder / FILE_NAME
+    write_atomic(path, page("Runs", f"<h1>{len(entries)} runs in {escape(str(folder))}</h1>\n{table}"))
+    return path
+
+
+def _row(entry: Entry, folder: Path) -> str:
+    name = os.path.relpath(entry.path, folder)
+    report = RunFolder(entry.path).report
+    link = (
+        f'<a href="{quote(os.path.relpath(report, folder))}">{escape(name)}</a>' if report.is_file() else escape(name)
+    )
+    result = entry.result
+    cells = [result.progress, percent(entry.val), percent(entry.test), result.tta] if result else [""] * 4
+    cells.append(duration(result.seconds) if result and result.epochs else "")
+    texts = [link, escape(entry.state), escape(result.config.model.name if result else entry.problem)]
+    left = "".join(f"<td{_left(True)}>{text}</td>" for text in texts)
+    written = timeline.utc(entry.written)[:16].replace("T", " ")
+    return f"<tr>{left}{''.join(f'<td>{escape(cell)}</td>' for cell in (*cells, written))}</tr>\n"
+
+
+def _left(is_text: bool) -> str:
+    return ' class="text"' if is_text else ""
