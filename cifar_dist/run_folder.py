@@ -33,6 +33,7 @@ from cifar_dist.files import (
     leftovers,
     read_json,
     write_atomic,
+    write_sums,
 )
 from cifar_dist.plugin_copies import keep_copies
 
@@ -117,9 +118,14 @@ class RunFolder:
             if summary.get("checkpoint") == FINAL:
                 step = f"step-{summary.get('step', 0):08d}"
                 write_atomic(evaluation.summary, json.dumps({**summary, "checkpoint": step}, indent=2) + "\n")
+                write_sums(evaluation.path)
         if self.final.is_file():
             step = step or self.newest_checkpoint()
             self.final.parent.rename(free_name(self.path / f"{FINAL}-{step}"))
+
+    def superseded(self) -> list[Path]:
+        """List the final weights that :meth:`supersede_final` renamed."""
+        return [path for path in complete(self.path) if path.name.startswith(f"{FINAL}-step-")]
 
     def final_summary(self) -> dict[str, object] | None:
         """Read the ``summary.json`` of the final evaluation; None before it is complete."""
@@ -148,20 +154,20 @@ class RunFolder:
             what = f"{self.manifest} is missing" if not self.manifest.is_file() else what
             raise UserError(f"{what}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
 
-    def discard_damaged_results(self) -> list[str]:
-        """Delete the final weights or their evaluation if a file of them has changed since; return one line for each.
+    def damaged_results(self) -> dict[Path, list[str]]:
+        """Return the folders of the final weights and their evaluation in which files have changed, with these files.
 
         Both follow from the last checkpoint, so they can be written again.
         """
+        finals = [one.path for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
+        return {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
+
+    def discard_damaged_results(self) -> list[str]:
+        """Delete the :meth:`damaged_results`; return one line for each."""
         damaged = self.damaged_results()
         for path in damaged:
             discard(path)
         return [f"{path} is damaged ({', '.join(changed)}) and is written again" for path, changed in damaged.items()]
-
-    def damaged_results(self) -> dict[Path, list[str]]:
-        """List the folders of the final weights and of their evaluation in which files have changed, and those."""
-        finals = [one.path for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
-        return {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
 
     def newest_checkpoint(self) -> str:
         """Return the name of the newest checkpoint, unverified; empty if none exists."""
@@ -305,7 +311,7 @@ class RunFolder:
         """Refuse data that this run was not started on.
 
         Raises:
-            UserError: the packed bytes differ.
+            UserError: the packed bytes differ, or the run's manifest is missing or damaged.
         """
         started = self.read_manifest()
         if started.fingerprint != manifest.fingerprint:

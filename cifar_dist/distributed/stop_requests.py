@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.stop_signals import INTERRUPT, StopSignals
 
 STOP_FILE_SECONDS: Final = 5.0  # between two checks for the file, which may be on a network file system
 
 TIME_LIMIT: Final = "run.max_time"
 STOP_FILE: Final = "the STOP file"
-_CAUSES: Final = ("", TIME_LIMIT, STOP_FILE, "USR2", "USR1", "TERM", "Ctrl-C")
+_CAUSES: Final = ("", TIME_LIMIT, STOP_FILE, "USR2", "USR1", "TERM", INTERRUPT)
 
 
 class StopRequests:

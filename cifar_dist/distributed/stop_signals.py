@@ -15,10 +15,11 @@ from cifar_dist.terminal import screen
 
 GRACE_SECONDS = 120  # between the signal and the end of a job's time: `#SBATCH --signal` of slurm/*.sbatch says it too
 
+INTERRUPT = "Ctrl-C"
 _NAMES = {
     signal.SIGTERM: "TERM",
-    signal.SIGINT: "Ctrl-C",
-    signal.SIGURG: "Ctrl-C",
+    signal.SIGINT: INTERRUPT,
+    signal.SIGURG: INTERRUPT,
     signal.SIGUSR1: "USR1",
     signal.SIGUSR2: "USR2",
 }

@@ -22,7 +22,7 @@ from typing import IO
 
 from cifar_dist import recipe
 from cifar_dist.config.changes import contradiction
-from cifar_dist.distributed.typed_command import VARIABLE, resume_command
+from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.formatting import duration
@@ -117,7 +117,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 _report_end(one, code, total, stopping)
             time.sleep(0.05)
     if stopping and any(not run.folder.is_finished() for run in sweep.runs):
-        say(f"stopped; resume with:\n  {resume_command()}")
+        say(f"stopped; resume with:\n  {typed_command()}")
         return EXIT_REQUEUE
     if failed:
         say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")

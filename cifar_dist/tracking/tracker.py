@@ -183,7 +183,7 @@ class Tracker:
             self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
             for failure in failures:
                 self.warn(str(StorageError.of(failure)))
-            if status == "interrupted" and (command := resume_command()):
+            if status == "interrupted" and (command := resume_command(self._folder.path)):
                 self._console.say_command("resume with:", command)
         finally:
             self._console.close()

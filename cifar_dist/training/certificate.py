@@ -22,7 +22,14 @@ from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.environment import describe
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.timeline import utc
-from cifar_dist.training.replay import Recomputation, check_data, intact_checkpoints, recorded_steps, same_numbers
+from cifar_dist.training.replay import (
+    Recomputation,
+    branch_step,
+    check_data,
+    recorded_steps,
+    same_numbers,
+    usable_checkpoints,
+)
 
 _MOST_STEPS = 100  # of a stretch; a longer one ends before the next checkpoint
 
@@ -59,6 +66,8 @@ def certify(
 ) -> list[Stretch]:
     """Recompute ``count`` random stretches between new weights, the checkpoints and the last step. Collective.
 
+    A branched run has no new weights: the steps before its beginning are those of another run.
+
     Args:
         config: the run's.
         engine: this process in the job.
@@ -76,10 +85,12 @@ def certify(
     def choose() -> tuple[dict[int, Record], dict[int, Path], list[tuple[int, int]]]:
         check_data(config, folder)
         records = recorded_steps(folder)
-        known = {checkpoint.step_of(path) or 0: path for path in intact_checkpoints(folder)}
+        first = branch_step(config, folder)
+        known = {checkpoint.step_of(path) or 0: path for path in usable_checkpoints(folder, first)}
+        new_weights = () if first else (0,)
         stretches = [
             (began, min(ended, began + _MOST_STEPS))
-            for began, ended in pairwise(sorted({0, *known, max(records)}))
+            for began, ended in pairwise(sorted({*new_weights, *known, max(records)}))
             if all(step in records for step in (began + 1, ended))
         ]
         return records, known, random.Random(seed).sample(stretches, min(count, len(stretches)))

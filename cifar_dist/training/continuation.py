@@ -14,7 +14,7 @@ from cifar_dist.config import Config, RunningAverageConfig
 from cifar_dist.config.changes import LENGTH, contradiction, in_words
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.files import copy_atomic, discard
+from cifar_dist.files import copy_atomic
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.metrics import MetricsLog
@@ -31,6 +31,8 @@ def is_finished(config: Config) -> bool:
     """
     folder = RunFolder(Path(config.run.dir) / config.run.name)
     if not folder.exists() or config.run.fresh or not folder.is_finished(config.eval.split) or folder.damaged_results():
+        return False
+    if folder.damaged_results():  # they are written again
         return False
     folder.refuse_other_settings(config, besides=LENGTH)
     if folder.manifest.is_file() and Path(config.data.path, FILE_NAME).is_file():  # else it is finished all the same
@@ -72,8 +74,9 @@ def _change_length(folder: RunFolder, setup: TrainingSetup, before: Config) -> l
     _check_future(folder, setup, step, changes)
     event = Event(timeline.utc(), "extended", step, note=changes)
     timeline.append(folder.timeline, event)
+    damages = folder.discard_damaged_results()
     folder.supersede_final()
-    return [f"the length of this run has changed: {changes}"]
+    return [*damages, f"the length of this run has changed: {changes}"]
 
 
 def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: int) -> None:
@@ -144,7 +147,7 @@ def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
 
 def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
     """Refuse a branch in which the step of a checkpoint would be another place in the data."""
-    config, manifest, before = setup.config, Manifest.load(source.path), recipe.read(source.config)
+    config, manifest, before = setup.config, source.read_manifest(), recipe.read(source.config)
     weights = f"start from its weights instead, with --model.pretrained {source.final} and without --run.from"
     if manifest.fingerprint != setup.manifest.fingerprint and not config.run.from_other_data:
         raise UserError(
@@ -153,7 +156,8 @@ def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
         )
     if manifest.classes != setup.manifest.classes:
         raise UserError(f"run.from: {source.path} has other classes than {setup.manifest.root}; {weights}")
-    steps = math.ceil(manifest.samples("train") / before.train.batch_size)
+    trained = manifest if before.data.hold_out else manifest.with_val_in_train()
+    steps = math.ceil(trained.samples("train") / before.train.batch_size)
     if steps != setup.steps_per_epoch:
         raise UserError(
             f"run.from: an epoch of {source.path} has {steps} steps and one of this run {setup.steps_per_epoch}; "
@@ -165,8 +169,6 @@ def _branch(folder: RunFolder, origin: Path | None) -> str:
     """Begin ``folder`` with a checkpoint of another run and the metrics up to it; return a line to report."""
     assert origin is not None, "run.from names a checkpoint"
     source = RunFolder(origin.parents[1])
-    for leftover in folder.path.glob(f".{folder.checkpoints.name}.*.tmp"):
-        discard(leftover)
     state = checkpoint.read_state(origin)
     step = state.step
     where = f"{source.path}@{step}"

@@ -28,6 +28,7 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.files import read_json
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
@@ -126,10 +127,28 @@ def recorded_steps(folder: RunFolder) -> dict[int, Record]:
     return records
 
 
-def intact_checkpoints(folder: RunFolder) -> list[Path]:
-    """List the run's checkpoints that are not damaged, oldest first."""
+def branch_step(config: Config, folder: RunFolder) -> int:
+    """Return the steps that a run took over from the one that it branched from; 0 for none.
+
+    Raises:
+        UserError: it branched from one, and its timeline does not say where.
+    """
+    if not config.run.from_:
+        return 0
+    steps = [event.step for event in timeline.read(folder.timeline) if event.kind == "branched"]
+    if not steps:
+        raise UserError(
+            f"{folder.timeline} does not say at which step of {config.run.from_} this run began; restore it"
+        )
+    return steps[-1]
+
+
+def usable_checkpoints(folder: RunFolder, first: int) -> list[Path]:
+    """List the run's checkpoints of step ``first`` and later that are not damaged, oldest first."""
     found = []
     for path in reversed(checkpoint.listing(folder.checkpoints)):
+        if (checkpoint.step_of(path) or 0) < first:
+            continue
         try:
             checkpoint.verify(path)
         except checkpoint.CheckpointError:
@@ -148,7 +167,7 @@ def check_data(config: Config, folder: RunFolder) -> None:
         raise UserError(
             f"{config.data.path}, the dataset of {folder.path}, does not exist here; name it with --data DIR"
         )
-    now, then = Manifest.load(config.data.path), Manifest.load(folder.path)
+    now, then = Manifest.load(config.data.path), folder.read_manifest()
     if now.fingerprint != then.fingerprint:
         raise UserError(
             f"{config.data.path} is not the data that {folder.path} was trained on "
@@ -234,7 +253,18 @@ def replay_step(
         records = recorded_steps(folder)
         if step not in records:
             raise UserError(f"{folder.path} has no step {step}; its steps are {min(records)} to {max(records)}")
-        before = [path for path in intact_checkpoints(folder) if (checkpoint.step_of(path) or 0) < step]
+        first = branch_step(config, folder)
+        if step <= first:
+            raise UserError(
+                f"{folder.path} began with step {first} of another run; replay a later step, or that run: "
+                f"cifar-dist replay {config.run.from_.partition('@')[0]} {step}"
+            )
+        before = [path for path in usable_checkpoints(folder, first) if (checkpoint.step_of(path) or 0) < step]
+        if first and not before:
+            raise UserError(
+                f"{folder.path} has no intact checkpoint from step {first}, where it began, to step {step - 1}; "
+                "replay a later step"
+            )
         return records[step], before[-1] if before else None
 
     recorded, start = ranks.run_on_main(find)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cifar_dist import models
-from cifar_dist.config import Config, TrainConfig
+from cifar_dist.config import Config
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
@@ -103,8 +103,8 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     )
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
+    _check_limits(config, manifest, batches.steps_per_epoch)
     _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
-    _check_max_steps(config.train, batches.steps_per_epoch)
     if config.model.freeze:
         transfer.freeze_backbone(module)
     stages = [stage.parameters for stage in transfer.stages(module)]
@@ -138,8 +138,16 @@ def check_batch_size(config: Config, world_size: int) -> None:
         )
 
 
-def _check_max_steps(train: TrainConfig, steps_per_epoch: int) -> None:
-    """Refuse a limit beyond the end of the run."""
+def _check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> None:
+    """Refuse a limit beyond the end of the run, and one on evaluations that do not take place."""
+    train = config.train
+    if train.patience and "val" not in manifest.splits:
+        raise UserError(
+            f"train.patience needs a validation split, which {config.data.path} lacks; "
+            "pack it with --val-fraction 0.1, or drop --train.patience"
+        )
+    if train.patience and not config.data.hold_out:
+        raise UserError("train.patience needs a validation split; drop it, or drop --data.hold_out false")
     steps = train.epochs * steps_per_epoch
     if train.max_steps > steps:
         raise UserError(

@@ -20,7 +20,6 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
-from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
@@ -55,7 +54,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, engine: Engine, signals: StopSignals) -> None:
-        self.config, self.engine, self.ranks, self.signals = config, engine, engine.ranks, signals
+        self.config, self.engine, self.ranks = config, engine, engine.ranks
         self.setup = build_setup(config, self.ranks)
         self.manifest, self.steps_per_epoch = self.setup.manifest, self.setup.steps_per_epoch
         self.val = self.ranks.run_on_all(self._open_val)
@@ -70,10 +69,11 @@ class Trainer:
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else checkpoint.NEW_RUN
         self.step, self.last_step = state.step, self.setup.last_step
-        # A run that max_steps had ended within an epoch was evaluated there; extended, it repeats that.
-        ended = self.step == self.last_step
-        self.epochs_evaluated = state.epochs_evaluated if ended else min(state.epochs_evaluated, self.epochs_trained)
-        self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
+        self.epochs_evaluated, self.accuracy = state.epochs_evaluated, state.val_accuracy
+        self.best = state.best_val_accuracy
+        if self.step < self.last_step and self.epochs_evaluated > self.epochs_trained:
+            # max_steps had ended it within an epoch, and it was evaluated there; extended, it repeats that.
+            self.epochs_evaluated, self.accuracy = self.epochs_trained, None
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
         self.watchdog = Watchdog(
@@ -86,8 +86,7 @@ class Trainer:
                 self.folder.timeline, timeline.Event(timeline.utc(), "stalled", self.step, note=what)
             ),
         )
-        measured = state.val_accuracy if self.epochs_evaluated == state.epochs_evaluated else None
-        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes, measured))
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes))
         self.saver = CheckpointSaver(
             self.folder.checkpoints,
             config.checkpoint,
@@ -162,7 +161,8 @@ class Trainer:
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
         self.watchdog.be_patient()
-        last, best, best_before = self.step == self.last_step, False, self.best
+        last = self.step == self.last_step
+        best, best_before = False, self.best
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
@@ -221,7 +221,7 @@ class Trainer:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
             return
-        last, seconds = self.config.train.epochs - 1, summary.seconds
+        last, seconds = self.epochs_evaluated - 1, summary.seconds
         record = Record(self.step, last, summary.split, summary.loss, summary.accuracy, summary.samples, seconds)
         self.tracker.evaluation(record, best=False)
 
@@ -276,15 +276,10 @@ class Trainer:
 
     def _open_val(self) -> Split | None:
         if "val" not in self.manifest.splits or not self.config.data.hold_out:
-            if self.config.train.patience:
-                raise UserError(
-                    f"train.patience needs a validation split, which {self.config.data.path} lacks; "
-                    "pack it with --val-fraction 0.1, or drop --train.patience"
-                )
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
-    def _start_tracker(self, notes: list[str], accuracy: float | None) -> AnyTracker:
+    def _start_tracker(self, notes: list[str]) -> AnyTracker:
         if not self.ranks.is_main:
             return SilentTracker()
         manifest, engine = self.manifest, self.engine
@@ -311,7 +306,7 @@ class Trainer:
             facts=facts,
             resume_step=self.step,
             resume_epoch=self.epochs_evaluated,
-            resume_accuracy=accuracy,
+            resume_accuracy=self.accuracy,
             mirrors=self._mirrors,
         )
         if shortening := self.config.schedule.shortening(self.config.train.epochs):

@@ -7,7 +7,7 @@ import sys
 
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import printable
-from cifar_dist.verbs.arguments import RUN
+from cifar_dist.verbs.arguments import RUN, RUN_NAME
 from cifar_dist.verbs.train import train
 
 HELP = "continue a run with the settings in its folder, or extend it: resume RUN [--train.epochs N]"
@@ -16,7 +16,7 @@ COLLECTIVE = True
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RUN [--section.field VALUE ...]"
-    verb.add_argument("run", metavar="RUN", help=RUN)
+    verb.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     verb.set_defaults(settings=[])
 
 

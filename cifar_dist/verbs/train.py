@@ -19,9 +19,6 @@ from cifar_dist.verbs.report import draw_if_outdated
 if TYPE_CHECKING:
     from cifar_dist.config import Config
 
-if TYPE_CHECKING:
-    from cifar_dist.config import Config
-
 HELP = "train a recipe, or resume it: train RECIPE [--section.field VALUE ...]"
 COLLECTIVE = True
 USAGE = "usage: cifar-dist train RECIPE [--section.field VALUE ...]"
@@ -48,11 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
 def train(config: Config) -> int:
     """Train the run of a config, from its start or its last checkpoint; return the exit code. Collective.
 
-    A finished run is reported, and nothing in its folder changes, unless its report was not drawn yet.
+    A finished run is named, and nothing in its folder changes, unless its report is outdated.
     """
     from cifar_dist.distributed.stop_signals import StopSignals
 
-    path = Path(config.run.dir) / config.run.name
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         with loading():
             from cifar_dist.distributed.start import start_engine
@@ -73,21 +69,6 @@ def train(config: Config) -> int:
             # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
             ranks.run_on_main(lambda: draw_if_outdated(path))
     return code
-
-
-def _is_finished(config: Config) -> bool:
-    """Whether the run of ``config`` is finished, so that nothing in its folder changes.
-
-    Raises:
-        UserError: ``config`` contradicts it.
-    """
-    from cifar_dist.run_folder import RunFolder
-
-    folder = RunFolder(Path(config.run.dir) / config.run.name)
-    if config.run.fresh or not folder.exists() or not folder.is_finished():
-        return False
-    folder.refuse_other_settings(config)
-    return True
 
 
 def split_help(words: Sequence[str]) -> tuple[list[str], str | None]:

@@ -33,7 +33,7 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
     trained = launch("cpu", recipe, "--run.name", "it", "--train.max_steps", "3", cwd=tmp_path, PYTHONSAFEPATH="1")
     assert trained.returncode == 0, trained.stderr
     assert "2 processes, DDP, cpu" in trained.stdout
-    extended = launch("cpu", "resume", "it", "--train.max_steps", "5", cwd=tmp_path, PYTHONSAFEPATH="1")
+    extended = launch("cpu", "resume", tmp_path / "runs" / "it", "--train.max_steps", "5", cwd=ROOT, **forked)
     assert extended.returncode == 0, extended.stderr
     assert "finished after step 5 of 5: train.max_steps" in extended.stdout
     evaluated = launch("cpu", "--num_processes=2", "evaluate", tmp_path / "runs" / "it", cwd=ROOT, **forked)
