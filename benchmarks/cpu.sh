@@ -33,12 +33,11 @@ begin() { # EPOCHS NAME RECIPE: the recipe as it is, stopped after so many epoch
 }
 
 pack "$out/cifar10"
-pack "$out/all" --val-fraction 0 # all training images, as the source of speedrun-94 has them
 train custom-resnet.3-epochs custom-resnet --data.path "$out/cifar10" --train.epochs 3 --schedule.warmup 0.6
 begin 3 se-resnet se-resnet
 begin 3 small-resnet-baseline small-resnet/baseline
 begin 3 resnet34-scratch resnet34-scratch
 for seed in 0 1 2; do
-    train "speedrun-94.s$seed" speedrun-94 --data.path "$out/all" --run.seed "$seed"
+    train "speedrun-94.s$seed" speedrun-94 --data.path "$out/cifar10" --run.seed "$seed"
 done
 .venv/bin/python docs/make_results.py "$out"/runs/*

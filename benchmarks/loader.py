@@ -38,9 +38,7 @@ def ours(manifest: Manifest) -> tuple[float, float]:
     """Images per second in the first pass, opening included, and in the second."""
     begin = time.perf_counter()
     device = torch.device("cpu")
-    batches = TrainBatches(
-        manifest, DataConfig(), seed=0, batch_size=BATCH, accumulate=1, rank=0, world_size=1, device=device
-    )
+    batches = TrainBatches(manifest, DataConfig(), seed=0, batch_size=BATCH, parts=1, own=range(1), device=device)
     augment = Augment(AugmentConfig(), 0, manifest.mean, Normalize(manifest.mean, manifest.std, device, False))
 
     def epoch(number: int) -> Iterable[torch.Tensor]:

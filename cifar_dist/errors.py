@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from typing import Final
+
+_FAULTS: Final = {
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENOLCK),
+}
+"""Causes of an OSError that no other input would avoid: the disk, the file server or the machine is at fault."""
 
 
 def printable(text: str) -> str:
@@ -29,6 +37,25 @@ class UserError(ValueError):
 
 class TrainingFailedError(RuntimeError):
     """Training cannot continue (a non-finite loss, ranks that do not synchronise). One line; exit code 1."""
+
+
+class StorageError(TrainingFailedError):
+    """A file that the machine cannot read or write. One line with the path and the cause; exit code 1."""
+
+    @classmethod
+    def of(cls, error: OSError, where: object = "a file") -> StorageError:
+        """Describe ``error``; ``where`` is the path if the error names none."""
+        return cls(printable(f"{error.filename or where}: {error.strerror or error}"))
+
+
+def blame(error: UserError) -> UserError | StorageError:
+    """Return ``error``, or a :class:`StorageError` with its message if a fault of the machine led to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FAULTS:
+            return StorageError(str(error))
+        cause = cause.__context__  # set even by `raise ... from None`
+    return error
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:

@@ -7,9 +7,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_MAX_NESTING: Final = 50
+_SUMS: Final = "SHA256SUMS"
 
 
 def fsync(path: Path) -> None:
@@ -25,15 +29,24 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file atomically (text as UTF-8): temporary name, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        fsync(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # the error of a full disk names no file
-        raise
+        with naming(path):
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            fsync(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name ``path`` in an OSError that names no file, as that of a full disk does, or a temporary name of ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or f".{path.name}." in str(error.filename):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def copy_atomic(source: Path, target: Path) -> None:
@@ -65,7 +78,8 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with naming(target):
+            yield temporary
         mode = temporary.stat().st_mode & 0o666  # safetensors writes 0600 whatever the umask
         for path in [*temporary.rglob("*"), temporary]:
             if path.is_symlink():
@@ -88,6 +102,34 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def complete(folder: Path) -> list[Path]:
+    """List the entries of ``folder`` by name, without hidden ones, which are incomplete; empty if it does not exist.
+
+    Every reader of a folder that this program writes begins here: a pattern such as ``*`` would match an incomplete
+    entry, and :meth:`pathlib.Path.glob` returns nothing where a folder cannot be read.
+
+    Raises:
+        OSError: the folder exists and cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
+
+
+def exists(path: Path) -> bool:
+    """Whether a file or folder exists, following links.
+
+    Raises:
+        OSError: that cannot be determined. :meth:`pathlib.Path.is_file` and others would answer no.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -113,10 +155,50 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ValueError: it is not valid TOML, or is nested too deeply for those who walk it; the message is one line.
+    """
+    too_deep = f"it is nested more than {_MAX_NESTING} deep"
+    try:
+        tree = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level: list[object] = [tree]
+    for _ in range(_MAX_NESTING):
+        level = [inner for item in level for inner in _items(item)]
+    if level:
+        raise ValueError(too_deep)
+    return tree
+
+
+def _items(value: object) -> Iterable[object]:
+    """The items of a table or list; none of anything else."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Write ``SHA256SUMS``, the checksums of the files in ``folder``, as the program sha256sum reads it."""
+    lines = [f"{sha256(path)}  {path.name}\n" for path in complete(folder) if path.is_file() and path.name != _SUMS]
+    (folder / _SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def changed_files(folder: Path) -> list[str]:
+    """List the files of a ``SHA256SUMS`` that are missing or have changed; none if the folder has no such list."""
+    if not exists(folder / _SUMS):
+        return []
+    saved = [line.split("  ", 1) for line in (folder / _SUMS).read_text(errors="replace").splitlines()]
+    if not saved or any(len(pair) != 2 or "/" in pair[1] for pair in saved):
+        return [_SUMS]
+    return [name for checksum, name in saved if not (folder / name).is_file() or sha256(folder / name) != checksum]
 
 
 def free_name(path: Path) -> Path:

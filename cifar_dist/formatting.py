@@ -1,13 +1,15 @@
-"""Format text for people: durations, sizes, percentages, tables, and the progress of a long task."""
+"""Format text for people: durations, sizes, percentages, tables."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Sequence
 
 from cifar_dist.errors import printable
+
+_SHORTEST = 8  # characters that remain of a shortened text
 
 
 def clock(seconds: float) -> str:
@@ -56,15 +58,28 @@ def print_notes(notes: Iterable[str]) -> None:
         print(f"note: {printable(note)}", file=sys.stderr, flush=True)
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()) -> str:
+def markdown(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Collection[str] = (),
+    *,
+    width: int | None = None,
+    dispensable: Sequence[str] = (),
+) -> str:
     """Format a Markdown table with aligned columns; cells are escaped, so their content cannot break the table.
 
     Args:
         head: column names.
         rows: cells, one for each column.
         numbers: names of the columns to right-align.
+        width: of the terminal that the table must fit into; None for a file or a pipe.
+        dispensable: names of columns to leave out for it, the first one first; then the longest texts are shortened.
     """
     lines = [[printable(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    left_out: list[str] = []
+    if width is not None:
+        lines, left_out = _fit(lines, width, dispensable)
+        head = lines[0]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     right = [name in numbers for name in head]
     lines.insert(1, ["-" * (width - flush) + ":" * flush for width, flush in zip(widths, right, strict=True)])
@@ -74,58 +89,32 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collec
         text += (
             f"| {' | '.join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in columns)} |\n"
         )
+    if left_out and width is not None:
+        note = f"not shown, for lack of space: {', '.join(left_out)}; to see all of it: ... | less -S"
+        text += f"\n{textwrap.fill(note, width, break_long_words=False)}\n"
     return text
 
 
-Advance = Callable[[int], None]
+def _fit(lines: list[list[str]], width: int, dispensable: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """Return a table, its head first, that fits into ``width``, and the columns that were left out for it."""
+    left_out: list[str] = []
+    for name in dispensable:
+        if _table_width(lines) > width and name in lines[0]:
+            place = lines[0].index(name)
+            lines = [line[:place] + line[place + 1 :] for line in lines]
+            left_out.append(name)
+    while (excess := _table_width(lines) - width) > 0:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        longest = widths.index(max(widths))
+        room = max(widths[longest] - excess, _SHORTEST, sorted(widths)[-2] if len(widths) > 1 else 0)
+        room = room if room < widths[longest] else widths[longest] - 1
+        if room < _SHORTEST:
+            break
+        for line in lines:
+            if len(line[longest]) > room:
+                line[longest] = f"{line[longest][: room - 1].rstrip()}…"
+    return lines, left_out
 
 
-@contextlib.contextmanager
-def progress(what: str, total: int, unit: str = "images", *, show: bool = True) -> Iterator[Advance]:
-    """Show the progress of a task of ``total`` units on stderr; yield ``advance(n)``, to call after n more units.
-
-    On a terminal it is a bar, in a log plain lines.
-
-    Args:
-        what: description of the task, for example ``packing train``; may contain untrusted names.
-        total: number of units; 0 if unknown.
-        unit: name of the units.
-        show: False shows nothing.
-    """
-    what = printable(what)
-    if not show:
-        yield lambda count: None
-    elif sys.stderr.isatty():
-        with _progress_bar(what, total) as advance:
-            yield advance
-    else:
-        with _log_lines(what, total, unit) as advance:
-            yield advance
-
-
-@contextlib.contextmanager
-def _progress_bar(what: str, total: int) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total or None)
-        yield lambda count: bar.advance(task, count)
-
-
-@contextlib.contextmanager
-def _log_lines(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Print one line per quarter, or a single one at the end if the total is unknown."""
-    done = quarters = 0
-
-    def advance(count: int) -> None:
-        nonlocal done, quarters
-        done += count
-        if total and 4 * done // total > quarters:
-            quarters = 4 * done // total
-            print(f"{what}: {done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
-
-    yield advance
-    if not total:
-        print(f"{what}: {done:,} {unit}", file=sys.stderr, flush=True)
+def _table_width(lines: Sequence[Sequence[str]]) -> int:
+    return sum(max(3, *map(len, column)) + 3 for column in zip(*lines, strict=True)) + 1

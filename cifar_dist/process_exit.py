@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from cifar_dist.distributed.launch_checks import is_main_process
-from cifar_dist.errors import TrainingFailedError, UserError
+from cifar_dist.errors import StorageError, TrainingFailedError, UserError, blame
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from cifar_dist.terminal.screen import ERASE_LINE, is_terminal
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
@@ -24,15 +25,22 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     try:
         code = work()
     except UserError as error:
-        code = _report(error, EXIT_BAD_INPUT)
+        blamed = blame(error)
+        code = _report(blamed, EXIT_BAD_INPUT if blamed is error else EXIT_FAILED)
     except TrainingFailedError as error:
         code = _report(error, EXIT_FAILED)
     except KeyboardInterrupt:
+        if is_main_process():
+            erase = ERASE_LINE if is_terminal(sys.stderr) else ""
+            print(f"{erase}cifar-dist: stopped by Ctrl-C", file=sys.stderr)
         code = 128 + signal.SIGINT
     except SystemExit as error:  # argparse ends this way
         code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
     except BrokenPipeError:  # the reader of our output ended, as `head` does
         code = EXIT_DONE
+    except OSError as error:  # of this rank alone
+        print(f"cifar-dist: {StorageError.of(error)}", file=sys.stderr)
+        code = EXIT_FAILED
     except BaseException:
         traceback.print_exc()
         code = EXIT_FAILED

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +26,7 @@ from cifar_dist.config.layers import Tree, flatten, laid_over, without_lost
 from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
 from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest
-from cifar_dist.files import write_atomic
+from cifar_dist.files import parse_toml, write_atomic
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -89,8 +88,8 @@ def _run_name(path: Path) -> str:
 def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     """Read a recipe file, merged over its ``base``, which may have a base itself."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        tree = parse_toml(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from None
     base = tree.pop("base", None)
     tree = upgraded(tree, Config)
@@ -130,8 +129,8 @@ def parse_overrides(words: Sequence[str]) -> Tree:
         nested: Any = text if equals else "true"
         if nested.startswith(("[", "{")):
             try:
-                nested = tomllib.loads(f"value = {nested}")["value"]
-            except tomllib.TOMLDecodeError:
+                nested = parse_toml(f"value = {nested}")["value"]
+            except ValueError:
                 raise UserError(f'--{key}: {text!r} is not a TOML list; for example --{key} "[64, 128]"') from None
         elif parts[:2] == ["model", "options"]:
             nested = _scalar(nested)
@@ -163,8 +162,8 @@ def _is_list(parts: Sequence[str]) -> bool:
 def _scalar(text: str) -> object:
     """Parse a value whose type no field declares (a model's option) as TOML, or else as a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 
@@ -256,10 +255,10 @@ def read(path: Path) -> Config:
         UserError: the file is missing or invalid.
     """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from None
     tree = upgraded(tree, Config)
     check_keys(tree, where=str(path))
@@ -313,7 +312,7 @@ def _with_lr(path: Path, lr: float) -> str:
     """Return the text of a recipe file with ``optim.lr`` set to ``lr``."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        wanted = tomllib.loads(text)
+        wanted = parse_toml(text)
         put(wanted, "optim.lr", lr)
         section = re.search(r"(?m)^\[optim\][^\n]*\n", text)
         if section is None:
@@ -323,8 +322,8 @@ def _with_lr(path: Path, lr: float) -> str:
             own, others = re.split(r"(?m)^(?=\[)", rest, maxsplit=1) if re.search(r"(?m)^\[", rest) else (rest, "")
             edited, count = re.subn(r"(?m)^lr\s*=\s*[^\s#]+", f"lr = {lr!r}", own)
             text = text[: section.end()] + (edited if count else f"lr = {lr!r}\n{own}") + others
-        if tomllib.loads(text) == wanted:
+        if parse_toml(text) == wanted:
             return text
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, AttributeError):
+    except (ValueError, OSError, AttributeError):
         pass
     raise UserError(f"optim.lr cannot be set in {path}, which is not a recipe; use a new file, or edit it by hand")

@@ -17,8 +17,17 @@ from typing import IO
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
-from cifar_dist.errors import UserError
-from cifar_dist.files import copy_atomic, read_json, write_atomic
+from cifar_dist.errors import UserError, blame, nearest
+from cifar_dist.files import (
+    changed_files,
+    complete,
+    copy_atomic,
+    discard,
+    exists,
+    leftovers,
+    read_json,
+    write_atomic,
+)
 from cifar_dist.plugin_copies import keep_copies
 
 CHANGEABLE_ON_RESUME = (
@@ -76,6 +85,8 @@ class RunFolder:
         self.report = path / "report.html"
         self.lr_curve = path / "lr_curve.json"
         self.plugins = path / "plugins"
+        self.replays = path / "replays"
+        self.certificate = path / "certificate.json"
         self._lock: IO[str] | None = None
 
     @property
@@ -88,7 +99,7 @@ class RunFolder:
 
     def has_begun(self) -> bool:
         """Whether any metrics, checkpoint, final weights or range test exist."""
-        kept = (*self.checkpoints.glob("*"), *(path for path in (self.final, self.lr_curve) if path.exists()))
+        kept = (*complete(self.checkpoints), *(path for path in (self.final, self.lr_curve) if path.exists()))
         return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
     def is_finished(self) -> bool:
@@ -111,7 +122,36 @@ class RunFolder:
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
         """List the run's evaluations by name, without those that a kill left incomplete."""
-        return [EvaluationFolder(path) for path in sorted(self.evaluations.glob("[!.]*"))]
+        return [EvaluationFolder(path) for path in complete(self.evaluations)]
+
+    def leftovers(self) -> list[Path]:
+        """List what a kill left incomplete outside ``checkpoints``, where one may be an intact checkpoint."""
+        places = (self.path, self.evaluations, self.figures, self.plugins)
+        return [path for place in places for path in leftovers(place)]
+
+    def read_manifest(self) -> Manifest:
+        """Read the manifest of the data that the run was trained on.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            return Manifest.load(self.path)
+        except UserError as error:
+            what = str(blame(error)).removesuffix("; pack the dataset again")
+            what = f"{self.manifest} is missing" if not self.manifest.is_file() else what
+            raise UserError(f"{what}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
+
+    def discard_damaged_results(self) -> list[str]:
+        """Delete the final weights or their evaluation if a file of them has changed since; return one line for each.
+
+        Both follow from the last checkpoint, so they can be written again.
+        """
+        finals = [one.path for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
+        damaged = {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
+        for path in damaged:
+            discard(path)
+        return [f"{path} is damaged ({', '.join(changed)}) and is written again" for path, changed in damaged.items()]
 
     def newest_checkpoint(self) -> str:
         """Return the name of the newest checkpoint, unverified; empty if none exists."""
@@ -127,16 +167,19 @@ class RunFolder:
         Raises:
             UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
                 cannot be written.
+            OSError: a file in it cannot be read or written.
         """
         try:
             self._refuse_foreign(config)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock()
+            for path in self.leftovers():
+                discard(path)
         except OSError as error:
             raise UserError(
                 f"the run folder {self.path} cannot be written ({error.strerror}); choose another with --run.dir"
             ) from None
-        if self.config.is_file():
+        if exists(self.config):
             self.refuse_other_settings(config)
             self._refuse_other_data(manifest)
         else:
@@ -174,14 +217,14 @@ class RunFolder:
             return False
 
     def _refuse_foreign(self, config: Config) -> None:
-        if not self.path.exists():
+        if not exists(self.path):
             return
         if config.run.fresh:
             raise UserError(f"{self.path} exists and run.fresh is set; use another --run.name, or resume without it")
         # A process that ended before it wrote the config leaves the first three, a range test the others.
         expected = {self.checkpoints, self.manifest, self.plugins, self.lr_curve, self.figures}
         foreign = any(path not in expected and not path.name.startswith(".") for path in self.path.iterdir())
-        if not self.config.is_file() and (foreign or any(self.checkpoints.glob("*"))):
+        if not exists(self.config) and (foreign or complete(self.checkpoints)):
             raise UserError(f"{self.path} exists and is not a run (no config.toml); use another --run.name")
 
     def refuse_other_settings(self, config: Config) -> None:
@@ -198,7 +241,7 @@ class RunFolder:
             )
 
     def _refuse_other_data(self, manifest: Manifest) -> None:
-        started = Manifest.load(self.path)
+        started = self.read_manifest()
         if started.fingerprint != manifest.fingerprint:
             raise UserError(
                 f"{self.path} was started on other data than {manifest.root} now has "
@@ -211,6 +254,20 @@ class RunFolder:
         if not self.final.is_file():
             return ""
         return f"; a new run starts from its weights with --run.name NEW --model.pretrained {self.final}"
+
+
+def find_run(run: str, parent: Path = Path("runs")) -> Path:
+    """Return the folder of a run, given by name or path.
+
+    Raises:
+        UserError: it does not exist; the message suggests the nearest name.
+    """
+    for path in (parent / run, Path(run).expanduser()):
+        if RunFolder(path).exists():
+            return path
+    known = [path.name for path in complete(parent) if RunFolder(path).exists()]
+    hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
+    raise UserError(f"run '{run}' does not exist; {hint}")
 
 
 def _locked(file: IO[str], how: int) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support import warm
 from support.running import ROOT
 
 from cifar_dist.cpu.openmp import shorten_openmp_spin
@@ -50,6 +51,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "digits"
     pack(str(ROOT / "shards" / "digits.toml"), out, samples_per_shard=200, show=False)
     return out
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment in which programs, started by their names, are forks of a warm interpreter."""
+    folder = tmp_path_factory.mktemp("forked")
+    return {**warm.programs(folder), "CIFAR_DIST_VENV": str(folder)}
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import shutil
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.crashing import every_death
-from support.small_checkpoint import PARTS, holds, names, optimizer, save, state, weights
+from support.small_checkpoint import PARTS, holds, names, optimizer, save, state, tensors, weights
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Averaged, Tensors, TrainState
@@ -210,10 +211,29 @@ def test_best_latest_and_steps_are_found(folder: Path) -> None:
 
 
 def test_best_is_the_newest_where_none_was_measured(folder: Path) -> None:
-    save(folder, 5)
-    assert checkpoint.named(folder, "best") == folder / "step-00000005"
+    unmeasured = dataclasses.replace(state(5), val_accuracy=None, best_val_accuracy=None)
+    path = checkpoint.save(folder, tensors(5), unmeasured)
+    assert checkpoint.named(folder, "best") == path
     (folder / "best").symlink_to("step-00000004")
-    assert checkpoint.named(folder, "best") == folder / "step-00000005"
+    assert checkpoint.named(folder, "best") == path
+
+
+def test_the_best_is_known_by_its_state_and_its_loss_is_reported(folder: Path) -> None:
+    """Neither a missing link nor one that points elsewhere changes what is best, or lets it be deleted."""
+    save(folder, 5, best=True)
+    for step in (10, 15):
+        save(folder, step)
+    (folder / "best").unlink()
+    assert checkpoint.named(folder, "best").name == "step-00000005"
+    checkpoint.prune(folder, 1)
+    (folder / "best").symlink_to("step-00000015")
+    assert checkpoint.named(folder, "best").name == "step-00000005"
+    shutil.rmtree(folder / "step-00000005")
+    (folder / "best").unlink()
+    with pytest.raises(UserError, match=r"lost its best checkpoint, of validation accuracy 50.00%; use another with"):
+        checkpoint.named(folder, "best")
+    save_and_prune(folder, 20, best=False)
+    assert checkpoint.named(folder, "latest").name == "step-00000020", "training continues"
 
 
 @pytest.mark.parametrize(

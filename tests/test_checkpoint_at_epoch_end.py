@@ -19,7 +19,7 @@ def test_a_kill_between_the_evaluation_and_its_checkpoint_leaves_one_record(tiny
     # As a kill leaves it that comes after the last evaluation's record and before the checkpoint that knows of it.
     newest = killed / "checkpoints" / "step-00000026"
     state = json.loads((newest / "state.json").read_text())
-    state["epochs_evaluated"] = 1
+    state |= {"epochs_evaluated": 1, "val_accuracy": metrics(killed, "val")[0]["accuracy"]}
     (newest / "state.json").write_text(json.dumps(state))
     marker = json.loads((newest / "COMPLETE.json").read_text())
     marker["files"]["state.json"] = {

@@ -16,7 +16,7 @@ from support.small_checkpoint import CONTENT, PARTS, holds, names, save, sign
 from torch import nn
 
 from cifar_dist import checkpoint
-from cifar_dist.checkpoint import CheckpointError
+from cifar_dist.checkpoint import CheckpointError, NewerCheckpointError
 from cifar_dist.checkpoint.marker import MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
 from cifar_dist.errors import UserError
 
@@ -57,8 +57,15 @@ def test_one_changed_bit_or_a_lost_end_of_any_file_is_never_believed(
     data = path.read_bytes()
     # The marker ends in a line feed, without which it says the same.
     path.write_bytes(flip(data, place, bit) if how == "flip" else data[: int(place * (len(data) - 2))])
-    with pytest.raises(CheckpointError):
+    try:
         checkpoint.verify(folder / "step-00000002")
+    except CheckpointError:
+        pass
+    except NewerCheckpointError:
+        assert part == MARKER, "one bit makes a 2 a 3 or a 6"
+        return
+    else:
+        raise AssertionError("it was believed")
     chosen, notes = checkpoint.choose(folder)
     assert chosen == folder / "step-00000001"
     assert holds(chosen, 1)
@@ -86,19 +93,81 @@ def become_a_dangling_link(path: Path) -> None:
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("damage", [remove, become_a_folder, become_a_dangling_link])
 def test_a_missing_file_is_never_believed(folder: Path, part: str, damage: Callable[[Path], None]) -> None:
+    save(folder, 1)
     damage(save(folder, 2) / part)
-    assert checkpoint.choose(folder)[0] is None
+    assert checkpoint.choose(folder)[0] == folder / "step-00000001"
 
 
-def test_a_disk_that_cannot_read_a_part_is_damage(folder: Path) -> None:
-    """/proc/self/mem is a file of 0 bytes that answers every read with an input/output error."""
-    path = save(folder, 2)
+def unreadable(folder: Path, step: int) -> Path:
+    """A checkpoint that the disk does not let anyone read: /proc/self/mem answers with an input/output error."""
+    path = save(folder, step)
     (path / WEIGHTS).write_bytes(b"")
     sign(path)
     (path / WEIGHTS).unlink()
     (path / WEIGHTS).symlink_to("/proc/self/mem")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.verify(path)
+    return path
+
+
+def test_a_disk_that_cannot_be_read_is_no_damage(folder: Path) -> None:
+    save(folder, 1)
+    path = unreadable(folder, 2)
+    before = names(folder)
+    for read in (checkpoint.choose, lambda _: checkpoint.verify(path), lambda _: checkpoint.named(folder, "2")):
+        with pytest.raises(OSError, match="Input/output error"):
+            read(folder)
+    assert names(folder) == before
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(folder: Path) -> None:
+    folder.symlink_to(folder)
+    with pytest.raises(OSError, match="symbolic links"):
+        checkpoint.choose(folder)
+
+
+def newer(folder: Path, step: int) -> Path:
+    path = save(folder, step)
+    sign(path, version=VERSION + 1)
+    return path
+
+
+def test_a_checkpoint_of_a_newer_program_stops_and_stays(folder: Path) -> None:
+    save(folder, 1)
+    newer(folder, 2)
+    before = names(folder)
+    with pytest.raises(NewerCheckpointError, match="has version 3 of the layout, this program reads versions up to 2"):
+        checkpoint.choose(folder)
+    assert names(folder) == before
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(folder: Path) -> None:
+    for step in (1, 2):
+        remove(save(folder, step) / STATE)
+    before = names(folder)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"has no intact checkpoint \(step-00000002: state.json is missing; step-"):
+            checkpoint.choose(folder)
+        assert names(folder) == before
+    shutil.rmtree(folder / "step-00000001")
+    (folder / "step-00000002").rename(folder / "step-00000002.damaged")  # as earlier versions left them
+    with pytest.raises(UserError, match=r"step-00000002.damaged was set aside; .*start this run over: rm -r"):
+        checkpoint.choose(folder)
+    shutil.rmtree(folder / "step-00000002.damaged")
+    with pytest.raises(UserError, match="latest points at one that does not exist"):
+        checkpoint.choose(folder)
+    shutil.rmtree(folder)
+    assert checkpoint.choose(folder) == (None, [])
+
+
+def test_a_copy_under_another_number_is_not_that_step(folder: Path) -> None:
+    shutil.copytree(save(folder, 1), folder / "step-00000009")
+    for read in (checkpoint.read_state, checkpoint.load):
+        with pytest.raises(CheckpointError, match=r"is a copy of step-00000001: its state.json says step 1"):
+            read(folder / "step-00000009")
+    with pytest.raises(UserError, match="is a copy of step-00000001"):
+        checkpoint.named(folder, "latest")
+    chosen, notes = checkpoint.choose(folder)
+    assert chosen == folder / "step-00000001"
+    assert notes[0].startswith("checkpoint step-00000009 was set aside as step-00000009.damaged: ")
 
 
 def test_damaged_checkpoints_are_set_aside_until_one_is_intact(folder: Path) -> None:
@@ -179,7 +248,8 @@ def test_a_hostile_state_is_a_clean_error_and_set_aside(folder: Path, text: str)
             read(path)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 500
-    assert checkpoint.choose(folder)[0] is None
+    save(folder, 6)
+    assert checkpoint.choose(folder)[0] == folder / "step-00000006"
 
 
 JSON = st.recursive(
@@ -207,7 +277,7 @@ def test_any_json_is_a_state_a_marker_or_a_clean_error(
         assert 0 <= state.epochs_evaluated < 10**12
         assert type(state.is_best) is bool
     (path / MARKER).write_text(json.dumps(content))
-    with pytest.raises(CheckpointError):
+    with pytest.raises((CheckpointError, NewerCheckpointError)):
         checkpoint.verify(path)
     shutil.rmtree(path.parent)
 
@@ -224,7 +294,7 @@ FACTS = {WEIGHTS: ONE_BYTE, OPTIMIZER: ONE_BYTE}
         json.dumps({"version": VERSION, "files": FACTS}),
         json.dumps({"version": VERSION, "files": FACTS | {STATE: ONE_BYTE, "../../elsewhere": ONE_BYTE}}),
         json.dumps({"version": 1, "files": FACTS | {STATE: ONE_BYTE}}),
-        json.dumps({"version": VERSION + 1, "files": FACTS | {STATE: ONE_BYTE}}),
+        json.dumps({"version": 0, "files": FACTS | {STATE: ONE_BYTE}}),
         json.dumps({"version": True, "files": FACTS | {STATE: ONE_BYTE}}),
         json.dumps({"version": VERSION, "files": {}}),
         json.dumps({"version": VERSION, "files": list(FACTS)}),

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_dist.formatting import clock, duration, markdown, percent, progress, size
+from cifar_dist.formatting import clock, duration, markdown, percent, size
+from cifar_dist.terminal.progress import progress
 
 CELLS = st.lists(st.lists(st.text(max_size=8), min_size=2, max_size=2), max_size=4)
 
@@ -95,3 +96,15 @@ def test_a_bar_shows_a_name_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(reader)
     assert "predicting [bold]a\\x1b[2J" in shown
     assert "2/2" in shown
+
+
+def test_a_table_fits_a_terminal_and_names_what_it_leaves_out() -> None:
+    head, rows = ["run", "model", "val %", "size"], [["a-rather-long-name", "small-resnet", "91.20", "1 kB"]] * 2
+    whole = markdown(head, rows, ["val %"])
+    assert markdown(head, rows, ["val %"], width=len(whole.splitlines()[0]), dispensable=["size"]) == whole
+    *table, _, note, more = markdown(head, rows, ["val %"], width=46, dispensable=["size", "model"]).splitlines()
+    assert table[2] == "| a-rather-long-name | small-resnet | 91.20 |"
+    assert (note, more) == ("not shown, for lack of space: size; to see all", "of it: ... | less -S")
+    short = markdown(head, rows, ["val %"], width=40).splitlines()
+    assert max(map(len, short)) <= 40
+    assert "…" in short[2]

@@ -45,6 +45,7 @@ print("loaded:", *sorted(set({slow!r}) & set(sys.modules)))
         (["train", "--help", "demo"], "--data.path shards/digits"),
         (["train", "--help", "schedule.name"], "onecycle | cosine"),
         (["recipes"], "custom-resnet"),
+        (["completion", "candidates", "bash", "cifar-dist train demo --optim."], "--optim.lr"),
         (["trian"], "did you mean 'train'?"),
         (["evaluate"], "the following arguments are required: run"),
         (["train", "dmeo"], "did you mean 'demo'?"),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, TRAIN, environment, metrics
+from support.running import PATIENCE, TRAIN, environment, metrics, spawn
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
@@ -21,3 +21,35 @@ def test_a_run_that_begins_with_closed_streams_trains(tiny: Path, tmp_path: Path
 def test_a_mistake_without_a_place_to_report_it_keeps_its_exit_code() -> None:
     command = ["bash", "-c", 'exec "$@" 2>&-', "-", sys.executable, TRAIN, "nowhere"]
     assert subprocess.run(command, env=environment(), timeout=PATIENCE).returncode == 2
+
+
+FAULTS = {
+    "a fault of the disk": "open('/proc/self/mem', 'rb').read()",
+    "that a reader turned into its own message": "recipe.read(Path('/proc/self/mem'))",
+    "of one rank": "write_atomic(Path('/dev/full/x'), '')",
+    "while memory is short": "raise OSError(errno.ENOMEM, 'Cannot allocate memory', 'x')",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_machine_is_one_line_and_no_bad_input(fault: str) -> None:
+    code = f"""if True:
+        import errno
+        from pathlib import Path
+        from cifar_dist import recipe
+        from cifar_dist.files import write_atomic
+        from cifar_dist.process_exit import exit_with
+        def work():
+            {FAULTS[fault]}
+        exit_with(work)
+    """
+    (done,) = spawn(["-c", code])
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("cifar-dist: ")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:
+    code = "from cifar_dist.process_exit import exit_with\ndef work(): raise KeyboardInterrupt\nexit_with(work)"
+    (done,) = spawn(["-c", code])
+    assert (done.returncode, done.stderr) == (130, "cifar-dist: stopped by Ctrl-C\n")

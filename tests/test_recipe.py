@@ -352,3 +352,16 @@ def test_settings_are_taken_from_among_a_verbs_words(words: list[str]) -> None:
     assert sorted([*settings, *others]) == sorted(words)
     assert not [word for word in others if word.startswith("--") and "." in word.partition("=")[0]]
     assert "--out" not in settings
+
+
+@pytest.mark.parametrize("depth", [60, 5_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{a = ", "}")])
+def test_deep_nesting_is_one_line(tmp_path: Path, depth: int, opening: str, closing: str) -> None:
+    value = opening * depth + "1" * (opening != "[") + closing * depth
+    path = tmp_path / "deep.toml"
+    path.write_text(f"[model]\noptions = {value}\n")
+    for load in (lambda: recipe.load(str(path)), lambda: recipe.read(path)):
+        with pytest.raises(UserError, match="cannot be read as TOML: it is nested more than 50 deep"):
+            load()
+    with pytest.raises(UserError, match=r"--model.options: "):
+        recipe.load("demo", ["--model.options", value])

@@ -28,7 +28,8 @@ from cifar_dist.config import (
 from cifar_dist.config.optim import AdamConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.files import write_sums
+from cifar_dist.run_folder import RunFolder, find_run
 
 CONFIG = Config(run=RunConfig(name="it"), model=ModelConfig("tiny-cnn", {"dropout": 0.1}))
 
@@ -94,6 +95,55 @@ def test_another_or_a_half_written_evaluation_does_not_finish_a_run(
     (folder.evaluations / name).mkdir(parents=True)
     (folder.evaluations / name / "summary.json").write_text(summary)
     assert not folder.is_finished()
+
+
+def test_what_a_kill_left_is_removed_at_the_next_start(tmp_path: Path, manifest: Manifest) -> None:
+    open_folder(tmp_path, CONFIG, manifest)
+    left = [
+        *(".final.7.tmp/model.safetensors", ".config.toml.7.tmp", "evaluations/.it_model_final.7.tmp/summary.json"),
+        *("figures/.loss.png.7.tmp", "plugins/.plugins.json.7.tmp"),
+    ]
+    for name in (*left, "evaluations/it_model_best/summary.json", "evaluations/.DS_Store"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
+    folder = RunFolder(tmp_path)
+    assert len(folder.leftovers()) == len(left)
+    open_folder(tmp_path, CONFIG, manifest)
+    assert not folder.leftovers()
+    assert [evaluation.path.name for evaluation in folder.evaluation_folders()] == ["it_model_best"]
+
+
+def test_results_that_have_changed_are_deleted_to_be_written_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    evaluation = folder.evaluations / "it_model_final"
+    other = folder.evaluations / "it_model_best"
+    for place in (folder.final.parent, evaluation, other):
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_text("weights")
+        (place / "summary.json").write_text('{"checkpoint": "final"}' if place != other else "{}")
+        write_sums(place)
+    assert folder.discard_damaged_results() == []
+    for place in (folder.final.parent, evaluation, other):
+        (place / "model.safetensors").write_text("weighty")
+    assert folder.discard_damaged_results() == [
+        f"{place} is damaged (model.safetensors) and is written again" for place in (folder.final.parent, evaluation)
+    ]
+    assert not folder.final.exists()
+    assert [one.path for one in folder.evaluation_folders()] == [other]
+    other.joinpath("SHA256SUMS").unlink()
+    assert folder.discard_damaged_results() == [], "an earlier version wrote no list"
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[" * 100_000])
+def test_a_damaged_manifest_of_a_run_names_the_run(tmp_path: Path, manifest: Manifest, content: str | None) -> None:
+    open_folder(tmp_path / "it", CONFIG, manifest)
+    RunFolder(tmp_path / "it").manifest.unlink()
+    if content is not None:
+        RunFolder(tmp_path / "it").manifest.write_text(content)
+    message = refusal(tmp_path / "it", CONFIG, manifest)
+    assert message.startswith(f"{tmp_path}/it/manifest.json is ")
+    assert message.endswith(f"; copy the manifest.json of the run's dataset to {tmp_path}/it")
+    assert "pack" not in message
 
 
 def test_where_there_is_no_split_to_evaluate_final_weights_finish_a_run(tmp_path: Path, manifest: Manifest) -> None:
@@ -279,3 +329,16 @@ def test_a_config_edited_into_nonsense_is_reported(tmp_path: Path, manifest: Man
     open_folder(tmp_path / "it", CONFIG, manifest)
     (tmp_path / "it" / "config.toml").write_text("[optim]\nlr = 'fast'\n")
     assert "config.toml: optim.lr" in refusal(tmp_path / "it", CONFIG, manifest)
+
+
+def test_a_run_is_found_by_name_or_path_and_else_the_nearest_is_named(tmp_path: Path) -> None:
+    (tmp_path / "my-run").mkdir()
+    (tmp_path / "my-run" / "config.toml").touch()
+    assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
+    with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
+        find_run("my-rum", tmp_path)
+    with pytest.raises(UserError, match="has no run yet; train one first"):
+        find_run("my-run", tmp_path / "nowhere")
+    for name in ("x" * 5000, "a\0b", ""):
+        with pytest.raises(UserError, match="does not exist"):
+            find_run(name, tmp_path)

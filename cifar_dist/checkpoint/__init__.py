@@ -16,19 +16,25 @@ use, because disks fail: a damaged one is renamed, and the previous one is used.
 and nothing here is collective: rank 0 saves and chooses.
 """
 
-from cifar_dist.checkpoint.contents import NEW_RUN, Averaged, Checkpoint, CheckpointError, Tensors, TrainState
-from cifar_dist.checkpoint.folder import evaluated_weights, load, load_weights, read_state
-from cifar_dist.checkpoint.history import (
-    choose,
-    folder_name,
-    is_adoptable,
-    listing,
-    named,
-    prune,
-    save,
-    step_of,
-    surplus,
+from cifar_dist.checkpoint.contents import (
+    NEW_RUN,
+    Averaged,
+    Checkpoint,
+    CheckpointError,
+    NewerCheckpointError,
+    Tensors,
+    TrainState,
 )
+from cifar_dist.checkpoint.folder import (
+    evaluated_weights,
+    folder_name,
+    load,
+    load_weights,
+    read_state,
+    save_tensors,
+    step_of,
+)
+from cifar_dist.checkpoint.history import best, choose, is_adoptable, listing, named, prune, save, set_aside, surplus
 from cifar_dist.checkpoint.marker import verify
 
 __all__ = [
@@ -36,8 +42,10 @@ __all__ = [
     "Averaged",
     "Checkpoint",
     "CheckpointError",
+    "NewerCheckpointError",
     "Tensors",
     "TrainState",
+    "best",
     "choose",
     "evaluated_weights",
     "folder_name",
@@ -49,6 +57,8 @@ __all__ = [
     "prune",
     "read_state",
     "save",
+    "save_tensors",
+    "set_aside",
     "step_of",
     "surplus",
     "verify",

@@ -17,7 +17,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be used; the message names the file and the reason."""
+    """A damaged checkpoint; the message names the file and the reason."""
+
+
+class NewerCheckpointError(UserError):
+    """A checkpoint that a newer version of this program wrote. It is intact, so it is never set aside."""
 
 
 @dataclass(frozen=True)

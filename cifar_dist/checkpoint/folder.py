@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +24,7 @@ from cifar_dist.checkpoint.marker import (
     OPTIMIZER,
     STATE,
     WEIGHTS,
+    read_file,
     read_marker,
     write_marker,
 )
@@ -28,6 +32,18 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic
 
 _STATE = TypeAdapter(TrainState)
+_FOLDER = re.compile(r"step-(\d{8,12})")
+_OS_ERROR = re.compile(r"\b(?:code: |os error )(\d+)")  # as safetensors shows the number of an OSError
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int | None:
+    """Parse the step in a checkpoint folder's name; None for any other name."""
+    match = _FOLDER.fullmatch(path.name)
+    return int(match[1]) if match else None
 
 
 def write(target: Path, tensors: Tensors, state: TrainState) -> None:
@@ -40,25 +56,37 @@ def write(target: Path, tensors: Tensors, state: TrainState) -> None:
     if tensors.averaged is not None:
         files |= {AVERAGED: tensors.averaged.weights, AVERAGED_STATISTICS: tensors.averaged.statistics}
     with folder_atomic(target, replace=True) as path:
-        try:
-            for name, content in files.items():
-                save_file(dict(content), path / name)
-        except SafetensorError as error:
-            raise OSError(f"{target} cannot be written: {error}") from None
+        for name, content in files.items():
+            save_tensors(content, path / name)
         (path / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         write_marker(path, [*files, STATE])
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        found = _OS_ERROR.search(str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number) if found else str(error), str(path)) from None
 
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint that :func:`~cifar_dist.checkpoint.marker.verify` has passed.
 
     Raises:
-        CheckpointError: one of its files cannot be read.
+        CheckpointError: one of its files is not what it should be.
+        OSError: one of its files cannot be read.
     """
     state, marker = read_state(path), read_marker(path)
     try:
         loaded = {name: load_file(path / name) for name in marker.files if name != STATE}
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if marker.version == 1:
         tensors = version_1.convert_tensors(loaded[MODEL_V1], loaded[OPTIMIZER])
@@ -72,18 +100,20 @@ def read_state(path: Path) -> TrainState:
     """Read the state of a checkpoint.
 
     Raises:
-        CheckpointError: it cannot be read, or is invalid.
+        CheckpointError: it is missing or invalid, or belongs to another step than the folder's name says.
+        OSError: it cannot be read.
     """
     version = read_marker(path).version
+    text = read_file(path, STATE)
     try:
-        text = (path / STATE).read_bytes()
-        return version_1.parse_state(text) if version == 1 else _STATE.validate_json(text)
+        state = version_1.parse_state(text) if version == 1 else _STATE.validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         what = ": ".join([*map(str, first["loc"]), first["msg"]])
-    except OSError as error:
-        what = str(error.strerror)
-    raise CheckpointError(f"{path / STATE} cannot be used: {what:.300}")
+        raise CheckpointError(f"{path / STATE} cannot be used: {what:.300}") from None
+    if step_of(path) not in (None, state.step):
+        raise CheckpointError(f"{path} is a copy of {folder_name(state.step)}: its {STATE} says step {state.step}")
+    return state
 
 
 def evaluated_weights(path: Path) -> Path:

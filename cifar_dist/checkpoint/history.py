@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from cifar_dist.checkpoint.contents import CheckpointError, Tensors, TrainState
-from cifar_dist.checkpoint.folder import read_state, write
+from cifar_dist.checkpoint.contents import CheckpointError, NewerCheckpointError, Tensors, TrainState
+from cifar_dist.checkpoint.folder import folder_name, read_state, step_of, write
 from cifar_dist.checkpoint.marker import verify
 from cifar_dist.errors import UserError
-from cifar_dist.files import discard, free_name, leftovers, link_atomic
-
-_FOLDER = re.compile(r"step-(\d{8,12})")
-
-
-def folder_name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def step_of(path: Path) -> int | None:
-    """Parse the step in a checkpoint folder's name; None for any other name."""
-    match = _FOLDER.fullmatch(path.name)
-    return int(match[1]) if match else None
+from cifar_dist.files import complete, discard, free_name, leftovers, link_atomic
 
 
 def listing(folder: Path) -> list[Path]:
-    """List the checkpoints of a run, newest first, without verifying them."""
-    found = [path for path in folder.glob("step-*") if step_of(path) is not None and path.is_dir()]
+    """List the checkpoints of a run, newest first, without verifying them.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found = [path for path in complete(folder) if step_of(path) is not None and path.is_dir()]
     return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """List the damaged checkpoints that :func:`choose` renamed."""
+    return [path for path in complete(folder) if path.name.startswith("step-") and ".damaged" in path.name]
 
 
 def save(folder: Path, tensors: Tensors, state: TrainState) -> Path:
@@ -63,29 +59,68 @@ def prune(folder: Path, keep: int) -> None:
 
 def surplus(folder: Path, keep: int) -> list[Path]:
     """List the checkpoints that are neither among the newest ``keep`` nor the best one."""
-    best = (folder / "best").resolve()
-    return [path for path in listing(folder)[keep:] if path.resolve() != best]
+    old = listing(folder)[keep:]
+    kept = best(folder) if old else None
+    return [path for path in old if path != kept]
+
+
+def best(folder: Path) -> Path | None:
+    """Return the checkpoint with the highest validation accuracy; None before the first evaluation, or if it is lost.
+
+    It is found by the states of the checkpoints, because a link may be missing or point at another one.
+    """
+    states = {path: state for path in listing(folder) if (state := _state(path)) is not None}
+    highest = next((state.best_val_accuracy for state in states.values()), None)
+    linked = (folder / "best").resolve().name  # earlier versions saved a step again without `is_best`
+    reached = [path for path, state in states.items() if highest is not None and state.val_accuracy == highest]
+    marked = [path for path in reached if states[path].is_best]
+    return next(iter(marked or [path for path in reached if path.name == linked]), None)
+
+
+def _state(path: Path) -> TrainState | None:
+    """Read a state; None if it is damaged or of a newer program."""
+    try:
+        return read_state(path)
+    except (CheckpointError, NewerCheckpointError):
+        return None
 
 
 def choose(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest intact checkpoint, and one line for each damaged one that was renamed.
+    """Return the newest intact checkpoint, and one line for each damaged one that was renamed; None for a new run.
 
     A damaged one is renamed ``step-N.damaged``, so that the next resume ignores it and it can be inspected. A save that
     was killed between its last two renames is completed first. Call it only while no other process writes here.
+
+    Raises:
+        NewerCheckpointError: the newest intact one is of a newer program; nothing is renamed.
+        UserError: checkpoints existed, and none is intact; nothing is renamed.
+        OSError: one cannot be read, which says nothing about it; nothing is renamed.
     """
-    notes: list[str] = []
     _adopt(folder)
+    damaged: dict[Path, CheckpointError] = {}
     for path in listing(folder):
         try:
             verify(path)
             state = read_state(path)
         except CheckpointError as error:
-            aside = path.rename(free_name(path.with_name(f"{path.name}.damaged")))
-            notes.append(f"checkpoint {path.name} was set aside as {aside.name}: {error}")
+            damaged[path] = error
             continue
         _link(path, best=state.is_best)
-        return path, notes
-    return None, notes
+        return path, [_rename_damaged(one, error) for one, error in damaged.items()]
+    lost = [f"{path.name}: {error}" for path, error in damaged.items()]
+    lost += [f"{path.name} was set aside" for path in set_aside(folder)]
+    lost += [f"{name} points at one that does not exist" for name in ("latest", "best") if (folder / name).is_symlink()]
+    if lost:
+        raise UserError(
+            f"{folder} has no intact checkpoint ({'; '.join(lost)}); restore one, or start this run over: "
+            f"rm -r {folder}"
+        )
+    return None, []
+
+
+def _rename_damaged(path: Path, error: CheckpointError) -> str:
+    aside = path.rename(free_name(path.with_name(f"{path.name}.damaged")))
+    return f"checkpoint {path.name} was set aside as {aside.name}: {error}"
 
 
 def is_adoptable(leftover: Path) -> bool:
@@ -109,8 +144,11 @@ def _adopt(folder: Path) -> None:
 def named(folder: Path, which: str) -> Path:
     """Return the checkpoint that the user asks for, verified: ``best``, ``latest`` or a step number.
 
+    Before the first evaluation, ``best`` is the newest.
+
     Raises:
         UserError: it does not exist, or is damaged.
+        OSError: it cannot be read.
     """
     known = {str(step_of(path)): path for path in listing(folder)}
     if not known:
@@ -120,7 +158,7 @@ def named(folder: Path, which: str) -> Path:
     if which == "latest":
         path = newest
     elif which == "best":
-        path = (folder / "best").resolve() if (folder / "best").is_dir() else newest  # before the first evaluation
+        path = best(folder) or _newest_unmeasured(newest, steps)
     elif not which.isdecimal():
         raise UserError(f"checkpoint '{which}' is neither best, latest nor a step; steps here: {steps}")
     elif (step := which.lstrip("0") or "0") in known:
@@ -129,6 +167,18 @@ def named(folder: Path, which: str) -> Path:
         raise UserError(f"{folder} has no checkpoint of step {which}; steps here: {steps}")
     try:
         verify(path)
+        read_state(path)
     except CheckpointError as error:
         raise UserError(f"{path}: {error}; use another with --checkpoint: {steps}") from None
     return path
+
+
+def _newest_unmeasured(newest: Path, steps: str) -> Path:
+    """Return the newest checkpoint in place of the best, which no evaluation has determined yet."""
+    state = _state(newest)
+    if state is not None and state.best_val_accuracy is not None:
+        raise UserError(
+            f"{newest.parent} has lost its best checkpoint, of validation accuracy {state.best_val_accuracy:.2%}; "
+            f"use another with --checkpoint latest, or one of: {steps}"
+        )
+    return newest

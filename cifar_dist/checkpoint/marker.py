@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from cifar_dist.checkpoint.contents import CheckpointError
+from cifar_dist.checkpoint.contents import CheckpointError, NewerCheckpointError
 from cifar_dist.files import sha256
 
 MARKER: Final = "COMPLETE.json"
@@ -52,21 +54,25 @@ def read_marker(path: Path) -> Marker:
     """Read the marker of the checkpoint in ``path``.
 
     Raises:
-        CheckpointError: it does not exist, cannot be read, or has an unsupported version.
+        CheckpointError: it does not exist or is damaged.
+        NewerCheckpointError: it has a later version than this program reads.
+        OSError: the disk or the file server does not let it be read, which says nothing about the checkpoint.
     """
     try:
-        raw = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        raw = json.loads(read_file(path, MARKER))
         version = raw["version"]
+        if type(version) is int and version > VERSION:
+            raise NewerCheckpointError(
+                f"{path} has version {version!r:.20} of the layout, this program reads versions up to {VERSION}; "
+                "continue with the newer program, or move this checkpoint away to use an earlier one"
+            )
         if type(version) is not int or version not in _FILES:
-            known = " and ".join(map(str, _FILES))
-            raise CheckpointError(f"its version is {version!r:.20}, this program reads versions {known}")
+            raise ValueError(f"its version is {version!r:.20}")
         files = {name: FileFacts(int(facts["bytes"]), str(facts["sha256"])) for name, facts in raw["files"].items()}
-    except FileNotFoundError:
-        raise CheckpointError(f"it has no {MARKER}, so it was never finished") from None
-    except CheckpointError:
+    except (CheckpointError, NewerCheckpointError):
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"its {MARKER} cannot be read ({error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"its {MARKER} cannot be used ({error})") from None
     if set(files) not in _FILES[version]:
         raise CheckpointError(f"its {MARKER} lists {', '.join(files)[:100] or 'no file'}, which is not a checkpoint")
     return Marker(version, files)
@@ -77,16 +83,30 @@ def verify(path: Path) -> None:
 
     Raises:
         CheckpointError: a file is missing, truncated or changed.
+        NewerCheckpointError, OSError: as :func:`read_marker`.
     """
     for name, saved in read_marker(path).files.items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{name} is missing")
-        if file.stat().st_size != saved.bytes:
-            raise CheckpointError(f"{name} has {file.stat().st_size:,} of {saved.bytes:,} bytes")
-        try:
-            found = sha256(file)
-        except OSError as error:
-            raise CheckpointError(f"{name} cannot be read ({error.strerror})") from None
-        if found != saved.sha256:
-            raise CheckpointError(f"{name} differs from what was saved (sha256 does not match)")
+        with _missing_is_damage(name):
+            size = (path / name).stat().st_size
+            if size != saved.bytes:
+                raise CheckpointError(f"{name} has {size:,} of {saved.bytes:,} bytes")
+            if sha256(path / name) != saved.sha256:
+                raise CheckpointError(f"{name} differs from what was saved (sha256 does not match)")
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """Read a file of the checkpoint in ``path``; one that does not exist raises CheckpointError."""
+    with _missing_is_damage(name):
+        return (path / name).read_bytes()
+
+
+@contextlib.contextmanager
+def _missing_is_damage(name: str) -> Iterator[None]:
+    """Turn a missing file into damage. Other errors are those of a disk or file server, and may pass."""
+    try:
+        yield
+    except FileNotFoundError:
+        what = f"it has no {MARKER}, so it was never finished" if name == MARKER else f"{name} is missing"
+        raise CheckpointError(what) from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise CheckpointError(f"{name} is not a file") from None

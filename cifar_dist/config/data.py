@@ -13,6 +13,9 @@ class DataConfig(Section):
 
     path: UserPath = "shards/cifar10"
     """Folder of the packed dataset, as ``cifar-dist pack`` wrote it."""
+    hold_out: bool = True
+    """Keep the split ``val`` out of training, to validate on it after each epoch; false trains on it as well. Datasets
+    without ``val`` have nothing to hold out."""
     shuffle_block: int = 64
     """Number of shards to shuffle together: 1 shuffles within each shard only; the number of training shards
     or more gives one uniform permutation. A resume cannot change it, because it determines the order."""

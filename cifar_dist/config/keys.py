@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from cifar_dist.config import Config
-from cifar_dist.config.choice import field_names, is_root, keys_of
+from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
 from cifar_dist.config.layers import Tree, flatten
 from cifar_dist.config.named_items import item_root
 from cifar_dist.config.section import Section
@@ -71,7 +71,7 @@ _FOREIGN = {
 }
 
 
-def _all_keys() -> list[str]:
+def all_keys() -> list[str]:
     """List every setting of every variant by its dotted key."""
     found = []
     for section, kind in get_type_hints(Config).items():
@@ -82,10 +82,31 @@ def _all_keys() -> list[str]:
     return found
 
 
+def values_of(key: str) -> list[str]:
+    """Return the values of a setting that has few of them, as one types them; empty for all other settings."""
+    section, _, field = key.partition(".")
+    root = get_type_hints(Config).get(section)
+    if section not in field_names(Config) or root is None:
+        return []
+    owners: list[type] = [root]
+    found: list[str] = []
+    if is_root(root):
+        for picks, leaf in leaves(root):
+            owners.append(leaf)
+            found += [picks[field]] if field in picks else []
+    elif "." in field and root.named_items:
+        item, _, field = field.partition(".")
+        owners = [variant for name, variant in item_root(root).variants.items() if name == item]
+    for owner in owners:
+        kind = get_type_hints(owner).get(field) if field in field_names(owner) else None
+        found += ["true", "false"] if kind is bool else map(str, get_args(kind)) if get_origin(kind) is Literal else []
+    return list(dict.fromkeys(found))
+
+
 def _unknown_section(prefix: str, key: str, value: object) -> str:
     """Report a key outside all sections; what is suggested is a setting, because a section alone is refused."""
     typed = next((f"{key}.{rest}" for rest, _ in flatten(value)), key) if isinstance(value, dict) else key
-    keys = _all_keys()
+    keys = all_keys()
     same = [known for known in keys if known.rpartition(".")[2] == typed]
     near = same or difflib.get_close_matches(typed, keys, n=1, cutoff=0.7)
     if not near and "." not in typed:
@@ -104,7 +125,7 @@ def unknown_setting(path: str, key: str, known: Sequence[str]) -> str:
     if key.removeprefix("no_") in known and key not in known:
         positive = f"{path}{key.removeprefix('no_')}"
         return f"unknown setting {path}{key}; write {positive}{' ' if prefix else ' = '}false"
-    found = [known for known in _all_keys() if known.rpartition(".")[2] == key]
+    found = [known for known in all_keys() if known.rpartition(".")[2] == key]
     right = f"did you mean '{prefix}{found[0]}'?" if found else ""
     right = right or nearest(f"{path}{key}", [f"{path}{name}" for name in known])
     return f"unknown setting {path}{key}; {right}"

@@ -48,6 +48,9 @@ class TrainConfig(Section):
     """Global batch: samples in one optimizer step, over all processes and accumulation steps."""
     accumulate: int = 1
     """Gradient accumulation: forward and backward passes per optimizer step."""
+    parts: int = 0
+    """Micro-batches of a global batch, over all processes, summed in one fixed order: the same weights, bit for bit, on
+    any number of processes up to it. 0: one for each process and accumulation step."""
     precision: Literal["no", "auto", "bf16", "fp16"] = "no"
     """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 if the device
     supports it in hardware, else none."""
@@ -70,6 +73,16 @@ class TrainConfig(Section):
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}",
+        )
+        require(self.parts >= 0, f"parts {self.parts} must not be negative")
+        require(
+            self.parts == 0 or self.accumulate == 1,
+            f"accumulate {self.accumulate} has no effect beside parts {self.parts}: each part is a backward pass; "
+            "remove one",
+        )
+        require(
+            self.parts == 0 or self.batch_size % self.parts == 0,
+            f"batch_size {self.batch_size} is not divisible by parts {self.parts}",
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(self.threads >= 0, f"threads {self.threads} must not be negative")
@@ -112,6 +125,9 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints, in addition to those of ``every``; 0 for none."""
     keep: int = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
+    on_error: Literal["warn", "stop"] = "warn"
+    """If the run folder cannot be written, for example because the disk is full: warn, continue and try again, or stop
+    at once. The final weights must be written."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every {self.every} must be at least 1")

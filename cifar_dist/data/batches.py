@@ -24,7 +24,7 @@ from cifar_dist.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's samples of one accumulation step, on the device.
+    """One micro-batch of a process, on the device.
 
     Attributes:
         images: uint8 [m, height, width, channels], of the n samples. If samples are mixed, each with the one before it,
@@ -99,15 +99,15 @@ class Images:
 
 
 class TrainBatches:
-    """The training split, epoch by epoch, for one process.
+    """The training split, epoch by epoch, for one process; with ``val`` at its end if nothing is held out.
 
     Args:
         manifest: the packed dataset.
-        config: shuffling, and where images are kept.
+        config: whether ``val`` is held out, shuffling, and where images are kept.
         seed: the run's seed.
         batch_size: samples in a global batch.
-        accumulate: accumulation steps in a global batch.
-        rank, world_size: of this process, which receives its share of each global batch.
+        parts: micro-batches in a global batch, over all processes.
+        own: numbers of this process's micro-batches.
         device: destination of batches.
         mixed: samples are mixed with the one before them, so each batch includes the one before its first.
 
@@ -122,12 +122,12 @@ class TrainBatches:
         *,
         seed: int,
         batch_size: int,
-        accumulate: int,
-        rank: int,
-        world_size: int,
+        parts: int,
+        own: range,
         device: torch.device,
         mixed: bool = False,
     ) -> None:
+        manifest = manifest if config.hold_out else manifest.with_val_in_train()
         self.images = Images(manifest, "train", config, device)
         self._labels = torch.from_numpy(manifest.labels("train"))
         if bool((self._labels < 0).any()):
@@ -138,7 +138,7 @@ class TrainBatches:
         self._block = config.shuffle_block
         self._seed = seed
         self._batch_size = batch_size
-        self._place = (rank, world_size, accumulate)
+        self._own, self._parts = own, parts
         self._device = device
         self._mixed = mixed
         self.steps_per_epoch = steps_per_epoch(len(self.images), batch_size)
@@ -151,10 +151,10 @@ class TrainBatches:
         return epoch_order(self._sizes, self._seed, epoch, self._block)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """Yield this process's batches of one epoch from ``first_step``: one list of accumulation steps per step."""
+        """Yield this process's batches of one epoch from ``first_step``: a list of micro-batches per step."""
         order = self._order(epoch)
         slices = [global_batch(order, step, self._batch_size) for step in range(first_step, self.steps_per_epoch)]
-        plan = [shares(batch, *self._place) for batch in slices]
+        plan = [shares(batch, self._own, self._parts) for batch in slices]
         images = self.images.stream([self._wanted(share) for step in plan for share in step])
         for step in plan:
             yield [self._batch(share, next(images)) for share in step]

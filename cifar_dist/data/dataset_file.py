@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cifar_dist.errors import UserError, nearest
+from cifar_dist.files import parse_toml
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$")]
@@ -64,12 +64,12 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
             UserError: the file does not exist, is not valid TOML, or has an unknown key or an invalid value.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+            return cls.model_validate(parse_toml(path.read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
         except ValidationError as error:
             raise UserError(f"{path}: {_first_error(error)}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except ValueError as error:
             raise UserError(f"{path} is not valid TOML: {error}") from None
 
 

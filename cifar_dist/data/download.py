@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from cifar_dist.data.dataset_file import DatasetFile
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import progress
+from cifar_dist.terminal.progress import progress
 
 MAX_BYTES = 64 << 30
 _CHUNK_BYTES = 1 << 20

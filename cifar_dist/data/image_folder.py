@@ -14,7 +14,7 @@ from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_ch
 from cifar_dist.data.image_layout import find_layout
 from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled_split
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import progress
+from cifar_dist.terminal.progress import progress
 
 
 def read_image_folder(

@@ -19,7 +19,8 @@ from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import list_some, print_notes, progress
+from cifar_dist.formatting import list_some, print_notes
+from cifar_dist.terminal.progress import progress
 
 _COMPRESSED_TAR = re.compile(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _REPACK_HINT = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -162,6 +162,11 @@ class Manifest:
         """Path of each sample's file in the source; empty if the manifest does not record it."""
         shards = self.shards(split)
         return [name for shard in shards for name in shard.names] if all(shard.names for shard in shards) else []
+
+    def with_val_in_train(self) -> Manifest:
+        """Return the dataset whose ``train`` has the samples of ``val`` after its own, and which has no ``val``."""
+        splits = {split: shards for split, shards in self.splits.items() if split != "val"}
+        return replace(self, splits={**splits, "train": self.shards("train") + self.splits.get("val", ())})
 
     @property
     def made_with(self) -> str:

@@ -8,7 +8,7 @@
       global batch k      sequence[k * B : (k + 1) * B]
       rank r of R         its share of that slice
 
-Every sample occurs exactly once per epoch. Ranks enter only in the last line, in :func:`shares`, so neither the
+Every sample occurs exactly once per epoch. Ranks enter only in the last line, in :func:`own_parts`, so neither the
 sequence nor a global batch can depend on them.
 """
 
@@ -52,10 +52,10 @@ def global_batch(order: Tensor, step: int, batch_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's micro-batch.
+    """A micro-batch: one of the equal parts that a global batch is cut into.
 
     Attributes:
-        ids: int64 [n], the same n on every rank; padded with repeated ids if the global batch does not divide evenly.
+        ids: int64 [n], the same n in every part; padded with repeated ids if the global batch does not divide evenly.
         weight: float32 [n], 1 for a sample of the global batch and 0 for padding.
         before: int64 [1], the sample that precedes the first one in the global batch, cyclically.
     """
@@ -65,22 +65,24 @@ class Share:
     before: Tensor
 
 
-def shares(batch: Tensor, rank: int, world_size: int, accumulate: int) -> list[Share]:
-    """Split a global batch into the micro-batches of rank ``rank``, one :class:`Share` per accumulation.
+def own_parts(parts: int, rank: int, world_size: int) -> range:
+    """Return which of the ``parts`` of a global batch rank ``rank`` works through: neighbours, dealt evenly."""
+    return range(parts * rank // world_size, parts * (rank + 1) // world_size)
 
-    All ranks receive micro-batches of equal length; a batch that does not divide evenly is padded with samples of
-    weight 0, which do not count in the loss.
+
+def shares(batch: Tensor, own: range, parts: int) -> list[Share]:
+    """Cut a global batch into ``parts`` micro-batches of equal length, and return those numbered ``own``.
+
+    A batch that does not divide evenly is padded with samples of weight 0, which do not count in the loss.
 
     Args:
         batch: int64 [n], sample ids of one global batch.
-        rank: from 0 to ``world_size - 1``.
-        world_size: number of ranks.
-        accumulate: micro-batches per rank and optimizer step.
+        own: see :func:`own_parts`.
+        parts: micro-batches in the global batch, over all ranks.
     """
-    parts = world_size * accumulate
     size = -(-len(batch) // parts)
     position = torch.arange(size * parts)
     padded = batch[position % len(batch)]
     weight = (position < len(batch)).to(torch.float32)
-    slices = [slice(i * size, (i + 1) * size) for i in range(rank * accumulate, (rank + 1) * accumulate)]
+    slices = [slice(part * size, (part + 1) * size) for part in own]
     return [Share(padded[part], weight[part], batch[[(part.start - 1) % len(batch)]]) for part in slices]

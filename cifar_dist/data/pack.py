@@ -25,7 +25,8 @@ from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic
-from cifar_dist.formatting import print_notes, progress
+from cifar_dist.formatting import print_notes
+from cifar_dist.terminal.progress import progress
 
 VAL_FRACTION = 0.1
 """Default fraction of train to hold out as val, if the source has no val split."""

@@ -94,6 +94,6 @@ def permutation(seed: int, epoch: int, count: int, purpose: str) -> Tensor:
     return torch.argsort(bits(seed, epoch, torch.arange(count), purpose), stable=True)
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the seed of the global generator for dropout in one optimizer step, so no generator state is saved."""
-    return int(bits(seed, step, torch.tensor(rank), "dropout"))
+def step_seed(seed: int, step: int, part: int) -> int:
+    """Return the seed of the global generator for dropout in one micro-batch of a step: no generator state is saved."""
+    return int(bits(seed, step, torch.tensor(part), "dropout"))

@@ -10,15 +10,17 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cifar_dist.data.image import decode, decoding_problem
 from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHUNK_BYTES = 1 << 20
 
@@ -108,6 +110,8 @@ class ShardReader:
 
     def images(self, ids: Tensor) -> Tensor:
         """Read the images ``ids``, uint8 [len(ids), height, width, channels], to the CPU. Thread-safe."""
+        import torch
+
         batch = np.empty((len(ids), *self._manifest.shape), dtype=np.uint8)
         for row, sample in enumerate(ids.tolist()):
             batch[row] = self.image(sample)
@@ -115,5 +119,7 @@ class ShardReader:
 
     def all(self, threads: int = 4) -> Tensor:
         """Read all images in id order, uint8 [samples, height, width, channels], with a pool of threads."""
+        import torch
+
         with ThreadPoolExecutor(threads) as pool:
             return torch.cat(list(pool.map(self.images, torch.arange(len(self)).split(1024))))

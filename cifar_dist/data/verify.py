@@ -19,7 +19,7 @@ from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.tar import read_sample_index
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import progress
+from cifar_dist.terminal.progress import progress
 
 MIXING_BATCH = 500
 

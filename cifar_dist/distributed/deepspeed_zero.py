@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cifar_dist.config import Config
-from cifar_dist.distributed.engine import Engine, Limit, check_wrapper
+from cifar_dist.distributed.engine import NO_PARTS, Engine, Limit, check_wrapper
 from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, restore_zero
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
@@ -24,6 +24,7 @@ class DeepSpeedZero(Engine):
     """Stage 1 or 2, as the launcher's config says."""
 
     limits = (
+        NO_PARTS,
         Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
         Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
         Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),

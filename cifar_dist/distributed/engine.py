@@ -57,6 +57,9 @@ class Limit:
             raise UserError(f"{self.key} = {_as_toml(value)} {self.reason}, not {engine}; {self.remedy}")
 
 
+NO_PARTS = Limit("train.parts", bool, "needs one process or DDP")
+
+
 class Engine(ABC):
     """One process of a job, joined with the others. Construction is collective.
 
@@ -75,7 +78,7 @@ class Engine(ABC):
         UserError: fewer processes joined than were launched, or a precision that this device lacks.
     """
 
-    limits: ClassVar[tuple[Limit, ...]] = ()
+    limits: ClassVar[tuple[Limit, ...]] = (NO_PARTS,)
     kind: str
     description: str
 

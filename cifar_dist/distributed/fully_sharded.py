@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_dist.distributed.engine import Engine, Limit
+from cifar_dist.distributed.engine import NO_PARTS, Engine, Limit
 from cifar_dist.distributed.sharded_tensor import full_tensor
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
@@ -30,6 +30,7 @@ class FullySharded(Engine):
     """FSDP2 over all processes of the job."""
 
     limits = (
+        NO_PARTS,
         Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
         Limit("train.compile", bool, "needs one process, DDP or DeepSpeed"),
         Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),

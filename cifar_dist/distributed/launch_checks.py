@@ -36,12 +36,7 @@ def local_processes() -> int:
 
 def requested_processes() -> int | None:
     """The number of processes that the parent ``accelerate launch`` was asked for; None where that is unknown."""
-    import psutil
-
-    try:
-        command = psutil.Process().parent().cmdline()
-    except (psutil.Error, AttributeError):
-        return None
+    command = parent_command()
     if "launch" not in command or not any("accelerate" in word for word in command[: command.index("launch")]):
         return None
     flags = _flags(command[command.index("launch") + 1 :])
@@ -57,6 +52,17 @@ def requested_processes() -> int | None:
             return None
         return asked if isinstance(asked, int) and asked > 0 else None
     return None
+
+
+def parent_command() -> list[str]:
+    """Return the words of the process that started this one; empty if they are unknown."""
+    import psutil
+
+    try:
+        words: list[str] = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):
+        return []
+    return words
 
 
 def _flags(words: list[str]) -> dict[str, str]:

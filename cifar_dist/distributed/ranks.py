@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cifar_dist.errors import TrainingFailedError, UserError
+from cifar_dist.errors import StorageError, TrainingFailedError, UserError, blame
 
 T = TypeVar("T")
 
@@ -89,10 +89,8 @@ class Ranks:
         if self.is_main:
             try:
                 outcome[0] = work()
-            except (UserError, TrainingFailedError) as error:
-                outcome[1] = error
-            except OSError as error:
-                outcome[1] = UserError(f"{error.filename or 'the run folder'}: {error.strerror or error}")
+            except (UserError, TrainingFailedError, OSError) as error:
+                outcome[1] = _shared(error)
         if self.world_size > 1:
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
@@ -106,11 +104,11 @@ class Ranks:
         For what each process does with its own disk, such as opening the shards.
         """
         result: T | None = None
-        failure: UserError | None = None
+        failure: UserError | TrainingFailedError | None = None
         try:
             result = work()
-        except UserError as error:
-            failure = error
+        except (UserError, TrainingFailedError, OSError) as error:
+            failure = _shared(error)
         for first in self.gather_objects(failure):
             if first is not None:
                 raise first
@@ -120,6 +118,13 @@ class Ranks:
         """:meth:`run_on_all` in two turns: what a node's first process puts into a cache, its others find there."""
         self.run_on_all(work if self._first_of_node else lambda: None)
         self.run_on_all(lambda: None if self._first_of_node else work())
+
+
+def _shared(error: UserError | TrainingFailedError | OSError) -> UserError | TrainingFailedError:
+    """Return an error as all ranks raise it. What caused it does not travel between ranks, so it is blamed here."""
+    if isinstance(error, OSError):
+        return StorageError.of(error, "the run folder")
+    return blame(error) if isinstance(error, UserError) else error
 
 
 def deal(items: Sequence[T], rank: int, world_size: int) -> list[T]:

@@ -8,16 +8,24 @@ from contextlib import contextmanager
 
 import torch
 
-from cifar_dist.config import Config, plugins
+from cifar_dist.config import Config, TrainConfig, plugins
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
-from cifar_dist.distributed.launch_checks import check_launch, launched_processes, local_processes, was_asked_for
+from cifar_dist.distributed.launch_checks import (
+    check_launch,
+    is_main_process,
+    launched_processes,
+    local_processes,
+    was_asked_for,
+)
 from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.plugin_copies import plugin_files
+from cifar_dist.terminal.progress import waiting
 
 
 @contextmanager
@@ -33,7 +41,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
             compiler for ``train.compile``.
     """
     check_launch(config.run.processes if trains else 0)
-    create = _engine_class(config.train.engine)
+    create = _engine_class(config.train)
     if trains:
         for limit in create.limits:
             limit.check(config, create.description)
@@ -41,7 +49,8 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     if cpu:
         share_cores(config.train.threads, local_processes())
         keep_freed_memory()
-    engine = create(config, cpu=cpu)
+    with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
+        engine = create(config, cpu=cpu)
     if engine.ranks.is_main and (files := plugin_files(config)):
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
     try:
@@ -67,13 +76,15 @@ def _check_compiler(device: torch.device) -> None:
         ) from None
 
 
-def _engine_class(name: str) -> type[Engine]:
+def _engine_class(train: TrainConfig) -> type[Engine]:
     """The engine of ``train.engine``: that of the launch config, or a plug-in."""
-    if name != "auto":
-        return _load_plugin(name)
+    if train.engine != "auto":
+        return _load_plugin(train.engine)
     if was_asked_for("DEEPSPEED"):
         return DeepSpeedZero
-    return FullySharded if was_asked_for("FSDP") and launched_processes() > 1 else DataParallel
+    if was_asked_for("FSDP") and launched_processes() > 1:
+        return FullySharded
+    return FixedParts if train.parts else DataParallel
 
 
 def _load_plugin(spec: str) -> type[Engine]:

@@ -1,6 +1,7 @@
-"""Signals that ask a process to stop. The handler only sets a flag, which the loop polls at every step.
+"""Signals that ask a process to stop. The handler sets a flag, which the loop polls, and acknowledges a Ctrl-C.
 
 TERM, INT and USR1 mean: finish the step, save, exit with 75 (please requeue). A second INT ends the process at once.
+URG is an INT that the launcher forwards and has acknowledged; a process that does not listen yet ignores it.
 :mod:`cifar_dist.distributed.agreement` makes all ranks stop after the same step.
 """
 
@@ -9,16 +10,19 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
+from cifar_dist.distributed.launch_checks import is_main_process
+from cifar_dist.terminal import screen
+
 GRACE_SECONDS = 120  # between the signal and the end of a job's time: `#SBATCH --signal` of slurm/*.sbatch says it too
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_NAMES = {signal.SIGTERM: "TERM", signal.SIGINT: "Ctrl-C", signal.SIGUSR1: "USR1", signal.SIGURG: "Ctrl-C"}
 
 
 class StopSignals:
     """A context manager that listens for requests to stop.
 
     Attributes:
-        received: name of the first signal received, or the empty string.
+        received: the first request, as ``Ctrl-C`` or the name of its signal; empty before it.
     """
 
     def __init__(self) -> None:
@@ -26,7 +30,7 @@ class StopSignals:
         self._before: dict[int, signal.Handlers | int | None] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in _SIGNALS:
+        for number in _NAMES:
             self._before[number] = signal.signal(number, self._handle)  # type: ignore[assignment]
         return self
 
@@ -37,6 +41,11 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
+        if number in (signal.SIGINT, signal.SIGURG):
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # so that a second one ends even a process that is stuck
-        self.received = self.received or signal.Signals(number).name
+            if not self.received and is_main_process():  # at once, because a step may take long
+                if number == signal.SIGINT and screen.is_in_foreground():
+                    screen.say_above_bars(screen.STOPPING)
+                else:  # a process above has said it
+                    screen.let_line_pass()
+        self.received = self.received or _NAMES[signal.Signals(number)]

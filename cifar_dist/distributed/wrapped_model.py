@@ -62,9 +62,14 @@ class InferenceModel:
 
     def broadcast_buffers(self) -> None:
         """Give every rank the buffers of rank 0: the batch statistics of the run. Collective."""
-        if self.ranks.world_size > 1:
-            for buffer in self.module.buffers():
-                dist.broadcast(buffer, src=0)
+        if self.ranks.world_size == 1:
+            return
+        for dtype in dict.fromkeys(buffer.dtype for buffer in self.module.buffers()):  # in one message each
+            buffers = [buffer for buffer in self.module.buffers() if buffer.dtype == dtype]
+            together = torch.cat([buffer.reshape(-1) for buffer in buffers])
+            dist.broadcast(together, src=0)
+            for buffer, values in zip(buffers, together.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(values.view_as(buffer))
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the full weights and buffers by name, on the CPU. Collective."""

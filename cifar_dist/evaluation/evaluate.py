@@ -15,6 +15,7 @@ from cifar_dist.evaluation.source_terms import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
 from cifar_dist.evaluation.views import distinct_views
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.progress import Show, silent
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,15 @@ class CheckpointRef:
     """The weights of a run that are evaluated.
 
     Attributes:
-        file: their safetensors file.
-        name: their name in folder names: ``final``, or the checkpoint's, for example ``step-00000345``.
-        step: optimizer steps done.
+        file: their file, of safetensors or saved by torch.
+        name: their name in folder names: ``final``, the checkpoint's, for example ``step-00000345``, or the file's.
+        step: optimizer steps done; None if unknown.
         val_accuracy: fraction, as measured during training; None if it was not.
     """
 
     file: Path
     name: str
-    step: int
+    step: int | None
     val_accuracy: float | None
 
 
@@ -46,7 +47,7 @@ def evaluate(
     trained_on: Manifest,
     poll: Callable[[], None] = lambda: None,
     record: Callable[[Summary], None] = lambda summary: None,
-    show: bool = False,
+    show: Show = silent,
 ) -> tuple[Path, Summary]:
     """Predict every sample of ``split`` once and write the evaluation folder. Collective.
 
@@ -61,7 +62,7 @@ def evaluate(
         trained_on: manifest of the run's training data.
         poll: called before each batch; it may raise to stop.
         record: called with the summary before the folder exists, which finishes a run.
-        show: show progress on stderr.
+        show: shows the progress.
 
     Returns:
         The folder and its summary.
@@ -72,7 +73,7 @@ def evaluate(
     ranks, tta = model.ranks, distinct_views(tta, config.augment)
     opened = Split(ranks.device, config, data, split, trained_on)
     begin = time.perf_counter()
-    predictions = opened.predict(model, tta, poll, f"evaluating {split}" if show else "")
+    predictions = opened.predict(model, tta, poll, show)
     summary = Summary(
         run=run.name,
         checkpoint=weights.name,

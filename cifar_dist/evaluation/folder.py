@@ -12,7 +12,7 @@ import numpy as np
 
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.submission import write_submission
-from cifar_dist.files import copy_atomic, folder_atomic, free_name
+from cifar_dist.files import copy_atomic, folder_atomic, free_name, write_sums
 from cifar_dist.run_folder import EvaluationFolder
 
 
@@ -21,7 +21,7 @@ class Summary:
     """``summary.json`` of an evaluation.
 
     Attributes:
-        run, checkpoint, step: the evaluated weights.
+        run, checkpoint, step: the evaluated weights; the step is None if they are not a checkpoint.
         split, data, samples, classes: the data.
         tta: the views of each image, see ``eval.tta``.
         accuracy: fraction correct, None without labels.
@@ -34,7 +34,7 @@ class Summary:
 
     run: str
     checkpoint: str
-    step: int
+    step: int | None
     split: str
     data: str
     samples: int
@@ -75,16 +75,16 @@ def write_evaluation(
 ) -> Path:
     """Write ``{run}_val_acc_{acc}_{time}_model_{checkpoint}/``, complete or not at all.
 
-    It contains ``submission.csv``, ``probabilities.npz``, ``summary.json`` and ``model.safetensors``, a copy of the
-    weights. The arrays are ``ids`` (int64 or str [N]), ``probabilities`` (float32 [N, classes]) and, when known,
-    ``labels`` (int64 [N]).
+    It contains ``submission.csv``, ``probabilities.npz``, ``summary.json``, ``model.safetensors``, a copy of the
+    weights, and ``SHA256SUMS`` of these. The arrays are ``ids`` (int64 or str [N]), ``probabilities`` (float32
+    [N, classes]) and, when known, ``labels`` (int64 [N]).
 
     Args:
         parent: the run's ``evaluations``.
         summary: what was evaluated.
         predictions: of every sample.
         ids: ID of each sample.
-        weights: the evaluated safetensors file.
+        weights: the evaluated file, whose suffix the copy gets.
         labels: predicted class of each sample, as the CSV names it; None for its index.
     """
     accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
@@ -100,5 +100,6 @@ def write_evaluation(
         with folder.probabilities.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         folder.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-        copy_atomic(weights, folder.weights)
+        copy_atomic(weights, folder.weights.with_suffix(weights.suffix))
+        write_sums(temporary)
     return target

@@ -18,7 +18,7 @@ from torch import Tensor
 from cifar_dist.distributed.ranks import Ranks, deal
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.views import Views
-from cifar_dist.formatting import progress
+from cifar_dist.terminal.progress import Show, silent
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def predict(
     batch_size: int,
     labels: Tensor | None = None,
     poll: Callable[[], None] = lambda: None,
-    show: str = "",
+    show: Show = silent,
 ) -> Predictions:
     """Average the model's logits over views for samples 0..count-1. Collective; every rank returns all of them.
 
@@ -91,14 +91,13 @@ def predict(
         batch_size: images in one forward pass.
         labels: int64 [count]; None if unknown.
         poll: called before each batch, equally often on every rank.
-        show: name under which rank 0 shows progress on stderr; empty for none.
+        show: shows the progress.
     """
     ranks = model.ranks
     mine = deal(torch.arange(count).split(batch_size), ranks.rank, ranks.world_size)
     rounds = -(-count // (batch_size * ranks.world_size))
     rows: list[Tensor] = []
-    said = progress(show, count, show=bool(show) and ranks.is_main)
-    with model.evaluating(), said as advance:
+    with model.evaluating(), show(count) as advance:
         batches = zip(mine, stream(mine), strict=True)
         for number in range(rounds):
             poll()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from cifar_dist.evaluation.source_terms import Labels, class_labels, ids_of_name
 from cifar_dist.evaluation.split import Predictor
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.evaluation.trained import Trained, load_model
+from cifar_dist.terminal.progress import progress
 
 
 def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: Path, labels: Labels = "auto") -> int:
@@ -46,7 +48,8 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
     if shape != trained.trained_on.shape:
         raise UserError(f"images of {source} are {shape}; the run was trained on {trained.trained_on.shape}")
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
-    predictions = predictor.predict(model, stream, len(ids), tta, show=f"predicting {source.name}")
+    show = partial(progress, f"predicting {source.name}", show=ranks.is_main)
+    predictions = predictor.predict(model, stream, len(ids), tta, show=show)
     named = class_labels(trained.trained_on, predictions.classes.tolist(), labels)
     ranks.run_on_main(lambda: write_submission(out, ids, named))
     return len(ids)

@@ -16,6 +16,7 @@ from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import Predictions, Stream, predict
 from cifar_dist.evaluation.views import make_views
+from cifar_dist.terminal.progress import Show, silent
 
 _UNKNOWN = -2  # stands for a class that the run was not trained on
 
@@ -43,7 +44,7 @@ class Predictor:
         *,
         labels: torch.Tensor | None = None,
         poll: Callable[[], None] = lambda: None,
-        show: str = "",
+        show: Show = silent,
     ) -> Predictions:
         """Predict samples 0..count-1; see :func:`cifar_dist.evaluation.predict.predict`. Collective."""
         views = make_views(tta, self._config.augment, self._config.run.seed, self._mean, self._normalize)
@@ -107,7 +108,7 @@ class Split:
         self._predictor = Predictor(device, config, trained_on)
 
     def predict(
-        self, model: InferenceModel, tta: str, poll: Callable[[], None] = lambda: None, show: str = ""
+        self, model: InferenceModel, tta: str, poll: Callable[[], None] = lambda: None, show: Show = silent
     ) -> Predictions:
         """Predict every sample; every rank returns all predictions. Collective."""
         return self._predictor.predict(

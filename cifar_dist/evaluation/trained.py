@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from cifar_dist import checkpoint, models, recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef
+from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder
 
 
@@ -29,31 +31,33 @@ class Trained:
     weights: CheckpointRef
 
 
-def find_run(run: str, parent: Path = Path("runs")) -> Path:
-    """Return the folder of a run, given by name or path.
-
-    Raises:
-        UserError: it does not exist; the message suggests the nearest name.
-    """
-    for path in (parent / run, Path(run).expanduser()):
-        if RunFolder(path).exists():
-            return path
-    known = [path.name for path in parent.glob("*") if RunFolder(path).exists()]
-    hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
-    raise UserError(f"run '{run}' does not exist; {hint}")
-
-
 def open_trained(run: Path, which: str) -> Trained:
-    """Choose and verify a checkpoint: ``best``, ``latest`` or a step.
+    """Choose and verify weights: of the run's checkpoint ``best``, ``latest`` or of a step, or those at a path.
+
+    A path is that of any checkpoint folder, or of any file that ``model.pretrained`` takes. Whether they fit the run's
+    network shows when it is built. Says so if the newest checkpoint stands for the best.
 
     Raises:
-        UserError: no such checkpoint, or the run folder is incomplete.
+        UserError: no such weights, or the run folder is incomplete.
     """
     folder = RunFolder(run)
-    path = checkpoint.named(folder.checkpoints, which)
-    state = checkpoint.read_state(path)
-    weights = CheckpointRef(checkpoint.evaluated_weights(path), path.name, state.step, state.val_accuracy)
-    return Trained(folder, recipe.read(folder.config), Manifest.load(run), weights)
+    config, trained_on = recipe.read(folder.config), folder.read_manifest()
+    given = Path(which).expanduser()
+    if given.is_file():
+        name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
+        return Trained(folder, config, trained_on, CheckpointRef(given, name, None, None))
+    if given.suffix in WEIGHT_SUFFIXES or (len(given.parts) > 1 and not given.is_dir()):
+        raise UserError(f"--checkpoint: {given} does not exist; give a .safetensors or .pth file, or a checkpoint")
+    try:
+        path = given.resolve() if len(given.parts) > 1 else checkpoint.named(folder.checkpoints, which)
+        checkpoint.verify(path)
+        state = checkpoint.read_state(path)
+        if which == "best" and state.best_val_accuracy is None and is_main_process():
+            print(f"cifar-dist: {run} was not evaluated on val yet; best is its newest, {path.name}", file=sys.stderr)
+        weights = CheckpointRef(checkpoint.evaluated_weights(path), path.name, state.step, state.val_accuracy)
+    except checkpoint.CheckpointError as error:
+        raise UserError(f"--checkpoint: {error}; give a complete checkpoint or a file of weights") from None
+    return Trained(folder, config, trained_on, weights)
 
 
 def build_trained(trained: Trained) -> nn.Module:
@@ -65,8 +69,8 @@ def build_trained(trained: Trained) -> nn.Module:
     data = trained.trained_on
     module = models.build_for(trained.config.model, shape=data.shape, classes=len(data.classes))
     try:
-        weights = load_file(trained.weights.file)
-    except (SafetensorError, OSError) as error:
+        weights = read_weights(trained.weights.file, module)
+    except ValueError as error:
         raise UserError(f"{trained.weights.file} cannot be read: {error}") from None
     checkpoint.load_weights(module, weights, trained.weights.file)
     return module

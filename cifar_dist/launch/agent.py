@@ -24,14 +24,16 @@ from pathlib import Path
 import psutil
 
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.terminal.progress import waiting
+from cifar_dist.terminal.screen import ERASE_LINE, STOPPING, is_terminal
 
 ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 # What the ranks receive for each signal. They do not handle HUP, which a lost terminal sends. A second INT ends a rank
-# at once, so the agent sends none: Slurm sends its own to every process.
+# at once, so the agent sends none, because Slurm sends its own to every process; URG means the same to a rank.
 _FORWARDED_AS = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
-    signal.SIGINT: signal.SIGTERM,
+    signal.SIGINT: signal.SIGURG,
     signal.SIGHUP: signal.SIGTERM,
 }
 _POLL_SECONDS = 0.1
@@ -65,10 +67,10 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> 
             ranks = _children(launcher)
             next_search = time.monotonic() + _SEARCH_SECONDS
             if forwarded:  # a rank that was still starting up ignored the first signal; a repeated one is harmless
-                _send(ranks, signal.SIGUSR1)
+                _send(ranks, _FORWARDED_AS[signal.Signals(received[0])])
         for request in received[forwarded:]:
             if request == signal.SIGINT:
-                print("cifar-dist: stopping after this step, to save; interrupt again to end now", file=sys.stderr)
+                print(f"{ERASE_LINE if is_terminal(sys.stderr) else ''}{STOPPING}", file=sys.stderr, flush=True)
             _send(ranks, _FORWARDED_AS[signal.Signals(request)])
             forwarded += 1
         time.sleep(_POLL_SECONDS)
@@ -85,8 +87,9 @@ def _launch(words: Sequence[str]) -> int:
     _prepare_environment()
     logging.disable(logging.ERROR)
 
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    with waiting("loading Accelerate"):
+        from accelerate.commands.launch import launch_command, launch_command_parser
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     parser = launch_command_parser()
     parser.usage = "cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"

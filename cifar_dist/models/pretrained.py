@@ -16,6 +16,7 @@ from cifar_dist.errors import UserError, first_line
 from cifar_dist.models.transfer import last_layer
 
 PUBLISHED = "published"
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 _SAME_AS_TORCHVISION = ("resnet18", "resnet34", "resnet50")  # our models whose keys and shapes equal torchvision's
 _TIMEOUT_SECONDS = 30  # without a byte received; torch by itself would wait forever
 _STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
@@ -46,9 +47,8 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
     if source == PUBLISHED:
         weights, origin = _load_published(model, name), f"the published weights of {name}"
     else:
-        weights, origin = _load_file(Path(source)), str(source)
+        weights, origin = _read_pretrained(Path(source), model), str(source)
     own = model.state_dict()
-    weights = _without_wrapper(weights, own)
     head = last_layer(model)[0]
     other_shape = [key for key, value in own.items() if key in weights and weights[key].shape != value.shape]
     skipped = [key for key in other_shape if key.rpartition(".")[0] == head]
@@ -64,18 +64,32 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
     return skipped
 
 
-def _load_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"model.pretrained: {path} does not exist; give a .safetensors or .pth file")
+def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Read a state dict from a file, as for :func:`load_pretrained`, with the keys that ``model`` gives its weights.
+
+    Raises:
+        ValueError: the file cannot be read; the message says why.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return _require_state_dict(load_file(path))
-        # weights_only: an unpickler that builds tensors and containers and calls nothing else.
-        return _find_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            weights = _require_state_dict(load_file(path))
+        else:
+            # weights_only: an unpickler that builds tensors and containers and calls nothing else.
+            weights = _find_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a corrupt or hostile file can raise almost anything
-        raise UserError(f"model.pretrained: cannot read weights from {path}: {first_line(error)}") from None
+        raise ValueError(first_line(error)) from None
+    return _without_wrapper(weights, model.state_dict())
+
+
+def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"model.pretrained: {path} does not exist; give a .safetensors or .pth file")
+    try:
+        return read_weights(path, model)
+    except ValueError as error:
+        raise UserError(f"model.pretrained: cannot read weights from {path}: {error}") from None
 
 
 def _find_state_dict(content: object) -> dict[str, Tensor]:

@@ -24,10 +24,12 @@ class Layer:
         name: dotted, as in the state dict; empty for what the network computes outside its modules.
         kind: class name of the module.
         inputs, outputs: shapes without the batch dimension; empty if the value is not a tensor.
-        kernel, stride: (height, width) of a convolution or pool; empty for other layers.
+        kernel, stride, dilation: (height, width) of a convolution or pool; empty for other layers.
         parameters: count, excluding those of nested layers and those already counted by an earlier layer.
         multiply_adds: of its convolutions and matrix products, for the entire batch. Biases and element-wise
             operations are not counted.
+        output_bytes: of its outputs in float32, for the entire batch.
+        before: receptive field of its input, as ``field``.
         field: receptive field of its output; None if the output is not a map or its field cannot be traced.
     """
 
@@ -37,8 +39,11 @@ class Layer:
     outputs: Shape
     kernel: Shape
     stride: Shape
+    dilation: Shape
     parameters: int
     multiply_adds: int
+    output_bytes: int
+    before: Field | None
     field: Field | None
 
 
@@ -168,7 +173,7 @@ def _layers(calls: list[_Call], batch: int) -> Iterator[Layer]:
         flops = call.flops - sum(inner.flops for inner in call.inner)
         changes = not call.inner and (call.inputs != call.outputs or call.before != call.after)
         if sizes or flops or changes:
-            kernel, stride = _kernel(call)
+            kernel, stride, dilation = _window(call)
             yield Layer(
                 name=call.name,
                 kind=type(call.module).__name__,
@@ -176,8 +181,11 @@ def _layers(calls: list[_Call], batch: int) -> Iterator[Layer]:
                 outputs=call.outputs,
                 kernel=kernel,
                 stride=stride,
+                dilation=dilation,
                 parameters=sum(sizes.values()),
                 multiply_adds=batch * flops // 2,
+                output_bytes=4 * batch * prod(call.outputs) if call.outputs else 0,
+                before=call.before,
                 field=call.after,
             )
 
@@ -190,17 +198,19 @@ def _owned_parameters(module: nn.Module, called: set[int]) -> Iterator[nn.Parame
             yield from _owned_parameters(child, called)
 
 
-def _kernel(call: _Call) -> tuple[Shape, Shape]:
-    """Return kernel and stride, each (height, width); for an adaptive pool, the equivalent ones."""
+def _window(call: _Call) -> tuple[Shape, Shape, Shape]:
+    """Return kernel, stride and dilation, each (height, width); for an adaptive pool, the equivalent ones."""
     module = call.module
-    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        return _pair(module.kernel_size), _pair(module.stride)
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+        return _pair(module.kernel_size), _pair(module.stride), _pair(module.dilation)
+    if isinstance(module, nn.AvgPool2d):
+        return _pair(module.kernel_size), _pair(module.stride), (1, 1)
     if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
         sides = list(zip(call.inputs[-2:], call.outputs[-2:], strict=True))
         if not any(before % after for before, after in sides):
             kernel = tuple(before // after for before, after in sides)
-            return kernel, kernel
-    return (), ()
+            return kernel, kernel, (1, 1)
+    return (), (), ()
 
 
 def _pair(sides: int | tuple[int, ...]) -> Shape:

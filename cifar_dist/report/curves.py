@@ -35,11 +35,16 @@ class _Run:
     def x(self, step: float) -> float:
         return step / self.steps_per_epoch
 
+    @property
+    def validated(self) -> list[EpochRow]:
+        """The epochs after which the validation split was evaluated."""
+        return [row for row in self.rows if np.isfinite(row.val_loss)]
+
 
 def draw_curves(
     records: Sequence[Record], events: Sequence[Event], folder: Path, steps_per_epoch: int | None = None
 ) -> list[Path]:
-    """Write loss.png, accuracy.png, lr.png and overview.png (all three) into ``folder``.
+    """Write loss.png, accuracy.png, lr.png, validation.png and overview.png (the first three) into ``folder``.
 
     Args:
         records: of ``metrics.jsonl``.
@@ -62,8 +67,9 @@ def draw_curves(
         steps_per_epoch=per_epoch,
     )
     panels: dict[str, Callable[[Axes, _Run], None]] = {"loss": _loss, "accuracy": _accuracy, "lr": _lr}
+    alone = {**panels, "validation": _validation} if run.validated else panels
     written = []
-    for name, panel in panels.items():
+    for name, panel in alone.items():
         written.append(folder / f"{name}.png")
         with figure(written[-1], 8, 4.2) as drawing:
             panel(drawing.subplots(), run)
@@ -107,6 +113,24 @@ def _lr(axes: Axes, run: _Run) -> None:
     points = [(run.x(record.step), record.lr) for record in run.steps if record.lr is not None]
     axes.plot([x for x, _ in points], [lr for _, lr in points], color=PURPLE)
     axes.set_ylim(bottom=0)
+    _decorate(axes, run, None)
+
+
+def _validation(axes: Axes, run: _Run) -> None:
+    """Draw loss on the left axis and accuracy on the right one: where they part, confidence grows but not accuracy."""
+    axes.set_title("Validation")
+    x = [run.x(row.step) for row in run.validated]
+    right = axes.twinx()
+    right.spines.right.set_visible(True)
+    right.grid(False)
+    marker = "o" if len(x) <= 60 else ""
+    (loss,) = axes.plot(x, [row.val_loss for row in run.validated], color=ORANGE, marker=marker, markersize=3.2)
+    accuracies = [100 * row.val_accuracy for row in run.validated]
+    (accuracy,) = right.plot(x, accuracies, color=BLUE, marker=marker, markersize=3.2)
+    for side, line, what in ((axes, loss, "loss"), (right, accuracy, f"accuracy, best {max(accuracies):.2f} %")):
+        side.set_ylabel(what, color=line.get_color())
+        side.tick_params(axis="y", labelcolor=line.get_color())
+    right.yaxis.set_major_formatter("{x:.0f} %")
     _decorate(axes, run, None)
 
 

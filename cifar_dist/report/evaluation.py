@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.errors import UserError
+from cifar_dist.report.predictions import draw_predictions
 from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, bare, figure, short
 from cifar_dist.run_folder import EvaluationFolder
 
@@ -197,10 +198,10 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
 
 
 def _samples(evaluation: Evaluation, image_of: ImageOf, path: Path) -> Path:
-    """Draw a random choice, always the same, so that the gallery is representative."""
+    """Draw a random choice, always the same, so that the sheet is representative."""
     count = min(_COLUMNS * _ROWS, len(evaluation.probabilities))
     chosen = np.random.default_rng(0).choice(len(evaluation.probabilities), count, replace=False)
-    return _gallery(evaluation, sorted(chosen.tolist()), image_of, "A random sample", path)
+    return draw_predictions(evaluation, sorted(chosen.tolist()), image_of, "A random sample", path)
 
 
 def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: ImageOf, path: Path) -> Path:

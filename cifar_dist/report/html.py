@@ -1,15 +1,15 @@
 """``report.html``: a run on one self-contained page, drawn from the run folder alone, at any time.
 
 What is missing (the run is still training, was never evaluated, lost a file) is omitted from the page and is not an
-error. All text from files is escaped, and the page has no scripts.
+error. All text from files is escaped, control characters included, and the page has no scripts.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cifar_dist import recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, printable
 from cifar_dist.files import read_json, write_atomic
 from cifar_dist.formatting import duration
 from cifar_dist.optim.lr_curve import Curve
@@ -252,7 +252,12 @@ def _events(events: Sequence[timeline.Event]) -> str:
     return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
 
 
-# ---- numbers for the reader -------------------------------------------------------------------------------------
+# ---- text and numbers for the reader ----------------------------------------------------------------------------
+
+
+def escape(text: str) -> str:
+    """Escape what HTML would interpret, and characters that would rearrange or break the page."""
+    return "\n".join(html.escape(printable(line)) for line in text.split("\n"))
 
 
 def _percent(value: float) -> str:

@@ -6,6 +6,7 @@ state. Text is never parsed as mathematics, because class and run names may cont
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,6 @@ _OTHER_SCRIPTS = (
 _STYLE: dict[RcKeyType, object] = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
-    "font.family": ["DejaVu Sans", *_OTHER_SCRIPTS],
     "font.size": 10,
     "text.color": INK,
     "text.parse_math": False,
@@ -85,7 +85,8 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 
     # A name in a script that no installed font has shows as boxes; do not fill the console with warnings about it.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    style = {**_STYLE, "font.family": _font_families()}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         drawing = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield drawing
@@ -93,6 +94,14 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         drawing.savefig(png, format="png", metadata={"Software": "cifar-dist"})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, png.getvalue())
+
+
+@functools.cache
+def _font_families() -> list[str]:
+    """matplotlib's own font, and those for other scripts that are installed: a missing one costs a search per text."""
+    from matplotlib.font_manager import get_font_names
+
+    return ["DejaVu Sans", *sorted({*_OTHER_SCRIPTS} & {*get_font_names()}, key=_OTHER_SCRIPTS.index)]
 
 
 def bare(axes: Axes) -> None:

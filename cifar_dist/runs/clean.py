@@ -56,8 +56,9 @@ def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     if not folder.has_begun():
         yield folder.path, "never finished a step"
         return
-    for place in (folder.path, folder.checkpoints, folder.evaluations, folder.figures):
-        yield from ((path, "left by a kill") for path in leftovers(place) if not checkpoint.is_adoptable(path))
-    yield from ((path, "damaged") for path in sorted(folder.checkpoints.glob("step-*.damaged*")))
+    yield from ((path, "left by a kill") for path in folder.leftovers())
+    left = leftovers(folder.checkpoints)
+    yield from ((path, "left by a kill") for path in left if not checkpoint.is_adoptable(path))
+    yield from ((path, "damaged") for path in checkpoint.set_aside(folder.checkpoints))
     if folder.is_finished():  # until then, older checkpoints are a fallback for a damaged one
         yield from ((path, "neither newest nor best") for path in checkpoint.surplus(folder.checkpoints, keep=1))

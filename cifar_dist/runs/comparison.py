@@ -27,8 +27,12 @@ class Comparison:
         self.runs = runs
         self.results = [read_result(run) for run in runs]
 
-    def markdown(self) -> str:
-        """Format a column for each run, its results below its settings, with the best accuracy in bold."""
+    def markdown(self, width: int | None = None) -> str:
+        """Format a column for each run, its results below its settings, with the best accuracy in bold.
+
+        Args:
+            width: of the terminal that it must fit into; None for no limit.
+        """
         differ = differences([result.config for result in self.results])
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
         figures: dict[str, list[str]] = {
@@ -43,7 +47,7 @@ class Comparison:
             "on": [_on(result) for result in self.results],
         }
         rows += [[name, *cells] for name, cells in figures.items() if any(cells)]
-        return markdown(["", *self.names], rows)
+        return markdown(["", *self.names], rows, width=width)
 
     def draw(self, path: Path) -> Path:
         """Draw loss and accuracy of all runs into one picture; return ``path``."""

@@ -70,8 +70,17 @@ def describe(path: Path) -> Entry:
     return Entry(path, state, result, problem, disk_bytes(path), _written(path))
 
 
-def table(entries: Sequence[Entry], folder: Path) -> str:
-    """Format a Markdown table with one run per line, named as ``cifar-dist report`` and other commands accept it."""
+_DISPENSABLE = ("on disk", "parameters", "last written", "TTA", "time", "model")
+
+
+def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> str:
+    """Format a Markdown table with one run per line, named as ``cifar-dist report`` and other commands accept it.
+
+    Args:
+        entries: the runs.
+        folder: their folder, which is not printed.
+        width: of a terminal; None for no limit.
+    """
     numbers = ["epochs", "val %", "test %", "parameters", "time", "on disk"]
     rows = []
     for entry in entries:
@@ -92,7 +101,7 @@ def table(entries: Sequence[Entry], folder: Path) -> str:
             ]
         )
     head = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk"]
-    return markdown([*head, "last written"], rows, numbers)
+    return markdown([*head, "last written"], rows, numbers, width=width, dispensable=_DISPENSABLE)
 
 
 def to_csv(entries: Sequence[Entry]) -> str:

@@ -6,11 +6,13 @@ script sees only that of the first node.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cifar_dist.distributed.typed_command import VARIABLE
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
@@ -97,5 +99,6 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     shown = node.config if node.config.endswith(".yaml") else f"launch/{node.config}.yaml"
     place = f"machine {node.index} of {node.nodes} is {socket.gethostname()}"
     print(f"{place}, processes on it: {node.processes}, {shown}", flush=True)
+    os.environ[VARIABLE] = ""  # the batch script requeues the job, or says how to resume
     code = run_launcher(config, node.options, ["train", *words])
     return EXIT_DONE if code == EXIT_REQUEUE else code

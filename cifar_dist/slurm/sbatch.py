@@ -41,15 +41,3 @@ def submit(script: str, words: Sequence[str], options: Sequence[str], *, otherwi
     if done.returncode:
         raise UserError(f"{' '.join(done.stderr.split()) or 'sbatch failed'}; see: sbatch --help")
     return done.stdout.strip().partition(";")[0]
-
-
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split words into settings and sbatch options; the names of settings have a dot."""
-    settings: list[str] = []
-    options: list[str] = []
-    kind = options
-    for word in words:
-        if word.startswith("-") and not word[1:2].isdigit():  # else it is a value
-            kind = settings if word.startswith("--") and "." in word.partition("=")[0] else options
-        kind.append(word)
-    return settings, options

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import IO
 
 from cifar_dist import recipe
+from cifar_dist.distributed.typed_command import VARIABLE, resume_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.formatting import duration
@@ -28,6 +29,7 @@ from cifar_dist.launch.configs import find_config
 from cifar_dist.report.results import read_result
 from cifar_dist.run_folder import contradiction
 from cifar_dist.sweeps.sweep import Run, Sweep
+from cifar_dist.terminal.screen import ERASE_LINE, STOPPING, is_terminal
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _LINES_SHOWN = 20  # of the captured output of a failed run
@@ -103,7 +105,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
             for request in requests.new():
                 stopping = True
                 if request == signal.SIGINT:  # a second one ends a run at once
-                    say("stopping after this step to save a checkpoint; press Ctrl-C again to stop now")
+                    print(f"{ERASE_LINE if is_terminal(sys.stdout) else ''}{STOPPING}", flush=True)
                 for one in started:
                     one.process.send_signal(signal.SIGTERM if request == signal.SIGHUP else request)
             for one in [one for one in started if one.process.poll() is not None]:
@@ -115,7 +117,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 _report_end(one, code, total, stopping)
             time.sleep(0.05)
     if stopping and any(not run.folder.is_finished() for run in sweep.runs):
-        say("stopped; run the same command again to continue")
+        say(f"stopped; resume with:\n  {resume_command()}")
         return EXIT_REQUEUE
     if failed:
         say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
@@ -162,7 +164,8 @@ def _base_command(launch: str | None) -> list[str]:
 
 
 def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices: Sequence[str], quiet: bool) -> _Job:
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    env = {**os.environ, "PATH": path, VARIABLE: ""}  # the sweep itself says how to resume
     if devices:
         env["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     output = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115 - closed with the run

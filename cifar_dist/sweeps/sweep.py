@@ -22,7 +22,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,6 +33,7 @@ from cifar_dist.config.keys import check_keys
 from cifar_dist.config.layers import flatten
 from cifar_dist.config.named_items import inline_toml
 from cifar_dist.errors import UserError, nearest
+from cifar_dist.files import parse_toml
 from cifar_dist.run_folder import RunFolder
 
 SHIPPED = recipe.SHIPPED / "sweeps"
@@ -142,12 +142,12 @@ def _find_file(sweep: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"the sweep file {path} does not exist; give the path of a .toml, or one of: {', '.join(shipped())}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
 
 

@@ -83,8 +83,8 @@ class Table:
         best = max((spread.mean for spread, _ in measured if spread), default=None)
         self.best = [line for spread, line in measured if spread and spread.mean == best]
 
-    def markdown(self) -> str:
-        """For a reader: percent, the best row bold."""
+    def markdown(self, width: int | None = None) -> str:
+        """For a reader: percent, the best row bold; ``width`` of a terminal, None for no limit."""
         numbers = ["parameters", "train %", "val %", "test %", "time"]
         rows = []
         for line in self.lines:
@@ -97,7 +97,9 @@ class Table:
                 line.runs,
             ]
             rows.append([f"**{cell}**" if cell and line in self.best else cell for cell in cells])
-        return markdown(["row", *(short_key(key, self.keys) for key in self.keys), *numbers, "runs"], rows, numbers)
+        settings = [short_key(key, self.keys) for key in self.keys]
+        dispensable = ["time", "parameters", "train %", *reversed(settings)]  # the name of a row says them too
+        return markdown(["row", *settings, *numbers, "runs"], rows, numbers, width=width, dispensable=dispensable)
 
     def draw(self, title: str, path: Path) -> Path:
         """Write the accuracies as a picture to ``path``; returns it."""

@@ -12,20 +12,71 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from cifar_dist.files import write_atomic
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
 
 _PACKAGES = ("cifar-dist", "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "wandb", "numpy")
-_VARIABLES = re.compile(
-    r"(SLURM|NCCL|GLOO|G?OMP|MKL|CUDA|ACCELERATE|DEEPSPEED|FSDP|TORCH|PYTORCH|TORCHELASTIC)_\w+"
-    r"|(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)"
+_SLURM = (
+    *("JOB_ID", "JOB_NAME", "JOB_PARTITION", "JOB_QOS", "JOB_NUM_NODES", "JOB_NODELIST", "JOB_CPUS_PER_NODE"),
+    *("JOB_GPUS", "JOB_START_TIME", "JOB_END_TIME", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "ARRAY_TASK_COUNT"),
+    *("CLUSTER_NAME", "RESTART_COUNT", "SUBMIT_HOST", "SUBMIT_DIR", "STEP_ID", "STEP_NODELIST", "STEP_NUM_TASKS"),
+    *("NNODES", "NODEID", "NODELIST", "NODENAME", "TOPOLOGY_ADDR", "NTASKS", "NPROCS", "NTASKS_PER_NODE", "PROCID"),
+    *("LOCALID", "TASKS_PER_NODE", "CPUS_PER_TASK", "CPUS_ON_NODE", "CPUS_PER_GPU", "CPU_BIND", "CPU_BIND_LIST"),
+    *("GPUS", "GPUS_ON_NODE", "GPUS_PER_NODE", "GPUS_PER_TASK", "GPU_BIND", "MEM_PER_CPU", "MEM_PER_GPU"),
+    *("MEM_PER_NODE", "MEM_BIND", "DISTRIBUTION", "THREADS_PER_CORE", "HINT"),
 )
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|JWT|CREDENTIAL|AUTH|SIGNATURE", re.IGNORECASE)
-# The user part of a URL (a password may contain an @), and NAME=value inside a value, as in SLURM_EXPORT_ENV.
+_LAUNCHER = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RUN_ID"),
+    *("ACCELERATE_USE_CPU", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_MIXED_PRECISION"),
+    *("ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_DYNAMO_BACKEND", "FSDP_SHARDING_STRATEGY"),
+)
+_LIBRARIES = (
+    *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "OMP_DYNAMIC", "OMP_SCHEDULE"),
+    *("GOMP_SPINCOUNT", "GOMP_CPU_AFFINITY", "MKL_NUM_THREADS", "MKL_CBWR", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS"),
+    *("KMP_AFFINITY", "KMP_BLOCKTIME", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUDA_HOME", "CUBLAS_WORKSPACE_CONFIG"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_CUDNN_V8_API_DISABLED", "TORCH_HOME"),
+    *(
+        "TORCH_LOGS",
+        "TORCH_COMPILE_DISABLE",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TORCH_DISTRIBUTED_DEBUG",
+        "TORCH_CPP_LOG_LEVEL",
+    ),
+    *("TORCH_NCCL_BLOCKING_WAIT", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"),
+    *(
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "PYTORCH_ALLOC_CONF",
+        "THP_MEM_ALLOC_ENABLE",
+        "GLOO_SOCKET_IFNAME",
+        "TP_SOCKET_IFNAME",
+    ),
+    *("NCCL_SOCKET_IFNAME", "NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_DEBUG_FILE", "NCCL_IB_DISABLE", "NCCL_IB_HCA"),
+    *("NCCL_IB_GID_INDEX", "NCCL_IB_TIMEOUT", "NCCL_IB_RETRY_CNT", "NCCL_IB_TC", "NCCL_P2P_DISABLE", "NCCL_P2P_LEVEL"),
+    *(
+        "NCCL_SHM_DISABLE",
+        "NCCL_NET",
+        "NCCL_NET_GDR_LEVEL",
+        "NCCL_ALGO",
+        "NCCL_PROTO",
+        "NCCL_BUFFSIZE",
+        "NCCL_NTHREADS",
+    ),
+    *("NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS", "NCCL_NVLS_ENABLE", "NCCL_CUMEM_ENABLE", "NCCL_TOPO_FILE"),
+    *("NCCL_ASYNC_ERROR_HANDLING", "NCCL_BLOCKING_WAIT", "NCCL_TIMEOUT", "NCCL_LAUNCH_MODE", "NCCL_CROSS_NIC"),
+    *("WANDB_MODE",),
+)
+RECORDED: Final = frozenset({*(f"SLURM_{name}" for name in _SLURM), *_LAUNCHER, *_LIBRARIES})
+"""The environment variables that are recorded. A list of what is a secret would never be complete."""
+# In the command: the user part of a URL (a password may contain an @), and NAME=value with a name that suggests one.
 _USER_IN_URL = re.compile(r"(://)[^/\s]+@")
-_SECRET_IN_TEXT = re.compile(rf"(\w*(?:{_SECRET.pattern})\w*=)[^,;&\s]+", re.IGNORECASE)
+_SECRET_IN_TEXT = re.compile(
+    r"(\w*(?:KEY|TOKEN|SECRET|PASS|PWD|PW\b|PRIVATE|JWT|CREDENTIAL|AUTH|SIGNATURE)\w*[=:])[^,;&\s]+", re.IGNORECASE
+)
 
 
 def write_environment(path: Path, facts: RunFacts) -> None:
@@ -52,12 +103,8 @@ def describe() -> dict[str, object]:
 
 
 def relevant(variables: Mapping[str, str]) -> dict[str, str]:
-    """Select the environment variables that affect a run, except those whose name suggests a secret."""
-    return {
-        name: _masked(value)
-        for name, value in sorted(variables.items())
-        if _VARIABLES.fullmatch(name) and not _SECRET.search(name)
-    }
+    """Select the environment variables of :data:`RECORDED`."""
+    return {name: _masked(value) for name, value in sorted(variables.items()) if name in RECORDED}
 
 
 def _masked(text: str) -> str:

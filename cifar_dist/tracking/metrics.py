@@ -6,6 +6,7 @@ after ``s``, because those steps are repeated. The CSV, W&B, the console and the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files import naming, write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,52 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab")
+        self._sum = path.with_name(f".{path.name}.sha256")
+        self._unwritten = b""
+        self._open()
 
     def append(self, records: Sequence[Record]) -> None:
-        """Append lines in one write. They survive the end of this process; to survive a power cut, call sync."""
-        self._file.write(b"".join(record.to_line() for record in records))
-        self._file.flush()
+        """Append lines. They survive the end of this process; to survive a power cut, call sync.
+
+        Raises:
+            OSError: they cannot be written. The file is as before, and the next call writes them first.
+        """
+        self._unwritten += b"".join(record.to_line() for record in records)
+        try:
+            with naming(self.path):
+                left = self._unwritten
+                while left:  # a disk that fills up takes a part without an error
+                    left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(self._size)
+            raise
+        self._size += len(self._unwritten)
+        self._digest.update(self._unwritten)
+        self._unwritten = b""
 
     def sync(self) -> None:
-        """Flush all lines to the disk. Called before a checkpoint, which must not outlive its metrics."""
-        os.fsync(self._file.fileno())
+        """Flush all lines to the disk. Called before a checkpoint, which must not outlive its metrics.
+
+        Raises:
+            OSError: some lines cannot be written.
+        """
+        self.append([])
+        with naming(self.path):
+            os.fsync(self._file.fileno())
+        write_atomic(self._sum, f"{self._digest.hexdigest()} {self._size}\n")
+
+    def has_changed(self) -> bool:
+        """Whether the lines of the last :meth:`sync` are no longer what was written; call it before :meth:`cut`.
+
+        False if that is unknown: an earlier version wrote the file, or a part of it is lost, which is noticed by step.
+        """
+        try:
+            checksum, size = self._sum.read_text(encoding="utf-8").split()
+            with self.path.open("rb") as file:
+                found = file.read(int(size))
+        except (FileNotFoundError, ValueError):
+            return False
+        return len(found) == int(size) and hashlib.sha256(found).hexdigest() != checksum
 
     def cut(self, step: int, evaluated: int | None = None) -> int:
         """Atomically drop every record after ``step``, and a line at the end that a kill left incomplete.
@@ -107,6 +144,7 @@ class MetricsLog:
 
         Raises:
             UserError: an unreadable line precedes one that would be kept.
+            OSError: the file cannot be read or written.
         """
         kept: list[bytes] = []
         last = step
@@ -127,14 +165,27 @@ class MetricsLog:
                 if unreadable:
                     raise _not_a_record(self.path, *unreadable)
                 kept.append(line)
-        self._file.close()
         write_atomic(self.path, b"".join(kept))
-        self._file = self.path.open("ab")
+        self.reopen()
         return last
 
-    def close(self) -> None:
-        self.sync()
+    def reopen(self) -> None:
+        """Open the file again, after it was replaced."""
         self._file.close()
+        self._open()
+        self._sum.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Flush all lines to the disk, and close the file even if that fails."""
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+
+    def _open(self) -> None:
+        self._file = self.path.open("ab", buffering=0)
+        content = self.path.read_bytes()
+        self._size, self._digest = len(content), hashlib.sha256(content)
 
 
 def read(path: Path) -> list[Record]:

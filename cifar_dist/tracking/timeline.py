@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+from cifar_dist.files import naming
+
 Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "finished"]
 Status = Literal["finished", "interrupted", "failed"]
 """How a process ended that could still report it: one of ``Kind``."""
@@ -47,7 +49,7 @@ def utc(timestamp: float | None = None) -> str:
 def append(path: Path, event: Event) -> None:
     """Add an event to the timeline ``path``."""
     torn = path.exists() and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(("\n" if torn else "") + json.dumps(asdict(event)) + "\n")
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
 from cifar_dist.config import Config
+from cifar_dist.distributed.typed_command import resume_command
+from cifar_dist.errors import StorageError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.progress import Advance, silent
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.console import RunConsole
 from cifar_dist.tracking.environment import write_environment
 from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.lost_records import restore_lost
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.mirrors import MakeMirror, Mirrors
 from cifar_dist.tracking.table import EpochTable
@@ -23,6 +28,12 @@ class AnyTracker(Protocol):
 
     def train_steps(self, records: Sequence[Record]) -> None:
         """Record the training steps since the last call, oldest first. Each step is passed exactly once."""
+
+    def at_step(self, step: int) -> None:
+        """Show that a step is done, before it is measured."""
+
+    def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
+        """Show the progress of an evaluation."""
 
     def evaluation(self, record: Record, best: bool) -> None:
         """Record a pass over another split; ``best``: whether it has the highest validation accuracy so far."""
@@ -40,7 +51,11 @@ class AnyTracker(Protocol):
         """Record that a checkpoint is complete."""
 
     def finish(self, status: Status, reason: str = "") -> None:
-        """Record that the process stops training. Called whatever happened, because it restores the terminal."""
+        """Record that the process stops training. Called whatever happened, because it restores the terminal.
+
+        Raises:
+            OSError: a file of the run cannot be written; not if the status is ``failed``.
+        """
 
 
 class Tracker:
@@ -53,10 +68,12 @@ class Tracker:
         resume_step: optimizer steps in the checkpoint that this process resumes from; 0 starts a new run. Metrics
             after it are dropped, because those steps are repeated.
         resume_epoch: epochs evaluated before that checkpoint; see :meth:`MetricsLog.cut`.
+        resume_accuracy: the last validation accuracy before it; None before the first evaluation.
         mirrors: factory of each mirror, by name.
 
     Raises:
         UserError: the metrics.jsonl of an earlier process is damaged.
+        OSError: the run folder cannot be written.
     """
 
     def __init__(
@@ -67,15 +84,21 @@ class Tracker:
         facts: RunFacts,
         resume_step: int,
         resume_epoch: int | None = None,
+        resume_accuracy: float | None = None,
         mirrors: Mapping[str, MakeMirror] | None = None,
     ) -> None:
         self._folder = folder
         self._facts = facts
+        self._continues_unwritten = config.checkpoint.on_error == "warn"
+        self._reported: set[str] = set()
         self._step = resume_step
         self._open_epoch: int | None = None  # has training records but no line on the console yet
         self._metrics = MetricsLog(folder.metrics)
         last_sign = folder.metrics.stat().st_mtime
+        changed = self._metrics.has_changed()
         last_step = self._metrics.cut(resume_step, resume_epoch)
+        lost = restore_lost(folder.metrics, resume_step, facts.steps_per_epoch, resume_accuracy)
+        self._metrics.reopen()
         history = metrics.read(folder.metrics)
         self._table = EpochTable(history)
         self._table.write(folder.metrics_csv)
@@ -84,9 +107,13 @@ class Tracker:
         resumed = [("resumed", f"after step {resume_step:,} of {facts.steps:,}")] if resume_step else []
         self._console.banner(folder.name, [*facts.lines(), ("folder", str(folder.path)), *resumed])
         self._note_kill(last_step, last_sign)
+        if lost:
+            self.warn(lost)
+        if changed:
+            self.warn(f"{folder.metrics} is not what this run wrote: a value in it was changed; restore it if you can")
         kind: Literal["resumed", "started"] = "resumed" if resume_step else "started"
-        lost = last_step - resume_step
-        again = "" if not lost else "1 step is repeated" if lost == 1 else f"{lost:,} steps are repeated"
+        count = last_step - resume_step
+        again = "" if not count else "1 step is repeated" if count == 1 else f"{count:,} steps are repeated"
         where = f"{facts.wrapper}, {facts.device}"
         timeline.append(folder.timeline, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
         if again:
@@ -100,7 +127,7 @@ class Tracker:
         steps = [record.step for record in records]
         assert steps == list(range(self._step + 1, self._step + 1 + len(steps))), f"after {self._step} came {steps}"
         self._step = steps[-1]
-        self._metrics.append(records)
+        self._write(lambda: self._metrics.append(records))
         self._table.add(records)
         for epoch in sorted({record.epoch for record in records}):
             if self._open_epoch is not None and epoch != self._open_epoch:
@@ -109,8 +136,14 @@ class Tracker:
         self._console.progress(records)
         self._mirrors.train_steps(records)
 
+    def at_step(self, step: int) -> None:
+        self._console.at_step(step)
+
+    def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
+        return self._console.evaluating(split, samples)
+
     def evaluation(self, record: Record, best: bool) -> None:
-        self._metrics.append([record])
+        self._write(lambda: self._metrics.append([record]))
         self._table.add([record])
         if record.split == "val":
             self._end_epoch(record.epoch, best)
@@ -131,22 +164,51 @@ class Tracker:
         self._console.note(f"checkpoint of step {step:,}: {path}")
 
     def finish(self, status: Status, reason: str = "") -> None:
+        end = Event(timeline.utc(), status, self._step, note=reason)
+        failures: list[OSError] = []
         try:
             if self._open_epoch is not None and status == "finished":
                 self._end_epoch(self._open_epoch, best=False)
-            self._metrics.close()
-            self._table.write(self._folder.metrics_csv)
-            timeline.append(self._folder.timeline, Event(timeline.utc(), status, self._step, note=reason))
+            for write in (
+                self._metrics.close,
+                lambda: self._table.write(self._folder.metrics_csv),
+                lambda: timeline.append(self._folder.timeline, end),
+            ):
+                try:
+                    write()
+                except OSError as error:
+                    failures.append(error)
             self._mirrors.close(status)
             after = f"after step {self._step:,} of {self._facts.steps:,}"
             self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
+            for failure in failures:
+                self.warn(str(StorageError.of(failure)))
+            if status == "interrupted" and (command := resume_command()):
+                self._console.say_command("resume with:", command)
         finally:
             self._console.close()
+        if failures and status != "failed":  # the cause of a failure is raised already
+            raise failures[0]
 
     def _end_epoch(self, epoch: int, best: bool) -> None:
-        self._table.write(self._folder.metrics_csv)
+        self._write(lambda: self._table.write(self._folder.metrics_csv))
         self._console.epoch(self._table.row(epoch), best)
         self._open_epoch = None
+
+    def _write(self, work: Callable[[], None]) -> None:
+        """Write to the run folder. Unless ``checkpoint.on_error`` says stop, training continues if that fails.
+
+        Nothing is lost: records that cannot be written are written with the next ones, and before any checkpoint.
+        """
+        try:
+            work()
+        except OSError as error:
+            if not self._continues_unwritten:
+                raise
+            what = str(StorageError.of(error))
+            if what not in self._reported:
+                self._reported.add(what)
+                self.warn(f"{what}; training continues, and tries again")
 
     def _note_kill(self, step: int, timestamp: float) -> None:
         """Record in the timeline that an earlier process was killed before it could record its own end."""
@@ -166,6 +228,10 @@ class SilentTracker:
     """The tracker of all other ranks, which does nothing."""
 
     def train_steps(self, records: Sequence[Record]) -> None: ...
+    def at_step(self, step: int) -> None: ...
+    def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
+        return silent(samples)
+
     def evaluation(self, record: Record, best: bool) -> None: ...
     def say(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -21,16 +22,24 @@ class StepMeasurements:
         epoch: of its samples, from 0.
         lr: learning rate.
         ids: int64 [n], this process's samples.
-        finite: bool [n], whether the loss of each was finite.
-        sums: float64 [3]: loss in nats, correct predictions, samples; padding counts as none.
+        losses: float32 [n], in nats.
+        predicted: int64 [n], classes.
+        sums: float64 [1, 3]: loss in nats, correct predictions, samples; padding counts as none. With ``train.parts``,
+            float64 [parts, 3], 0 for those of other processes.
     """
 
     step: int
     epoch: int
     lr: float
     ids: Tensor
-    finite: Tensor
+    losses: Tensor
+    predicted: Tensor
     sums: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """bool [n], whether the loss of each sample was finite."""
+        return self.losses.isfinite()
 
 
 class StepLog:
@@ -59,7 +68,8 @@ class StepLog:
         steps, self._steps = self._steps, []
         if not steps:
             return []
-        sums = self._ranks.sum(torch.stack([measured.sums for measured, _ in steps])).tolist()
+        by_part = self._ranks.sum(torch.stack([measured.sums for measured, _ in steps], dim=1))
+        sums = reduce(torch.add, by_part).tolist()  # in order: the result does not depend on the processes
         return [
             Record(
                 step=measured.step,

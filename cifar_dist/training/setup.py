@@ -15,6 +15,7 @@ from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize, normalization_statistics
+from cifar_dist.data.order import own_parts
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
@@ -31,6 +32,7 @@ class TrainingSetup:
         manifest: the packed dataset.
         normalize: of images, for training and evaluation alike.
         mix: augmentation of a batch, and its targets.
+        own_parts: numbers of this process's micro-batches among those of a global batch.
         batches: the training split.
         module: the bare network, on the CPU, with new weights.
         optimizer: of its parameters.
@@ -40,6 +42,7 @@ class TrainingSetup:
     manifest: Manifest
     normalize: Normalize
     mix: Mix
+    own_parts: range
     batches: TrainBatches
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -76,15 +79,33 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     augment = Augment(config.augment, config.run.seed, mean, normalize)
     augment.check(manifest.shape)
     mix = Mix(config.augment, augment, classes)
-    batches = ranks.run_on_all(lambda: _open_batches(config, manifest, ranks, mixed=mix.mixes))
+    parts = parts_of_batch(config, ranks.world_size)
+    own = own_parts(parts, ranks.rank, ranks.world_size)
+    batches = ranks.run_on_all(
+        lambda: TrainBatches(
+            manifest,
+            config.data,
+            seed=config.run.seed,
+            batch_size=config.train.batch_size,
+            parts=parts,
+            own=own,
+            device=ranks.device,
+            mixed=mix.mixes,
+        )
+    )
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
-    _check_normalizes(config, module, manifest, ranks.world_size)
+    _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     if config.model.freeze:
         transfer.freeze_backbone(module)
     stages = [stage.parameters for stage in transfer.stages(module)]
     optimizer = build_optimizer(config.optim, module, stages, gradual=config.model.unfreeze > 0)
-    return TrainingSetup(config, manifest, normalize, mix, batches, module, optimizer)
+    return TrainingSetup(config, manifest, normalize, mix, own, batches, module, optimizer)
+
+
+def parts_of_batch(config: Config, world_size: int) -> int:
+    """Return how many micro-batches a global batch is cut into, over all processes."""
+    return config.train.parts or world_size * config.train.accumulate
 
 
 def check_batch_size(config: Config, world_size: int) -> None:
@@ -93,7 +114,9 @@ def check_batch_size(config: Config, world_size: int) -> None:
     Raises:
         UserError: with the nearest sizes that do.
     """
-    parts, size = world_size * config.train.accumulate, config.train.batch_size
+    parts, size = parts_of_batch(config, world_size), config.train.batch_size
+    if parts < world_size:
+        raise UserError(f"train.parts {parts} are too few for {world_size} processes; use --train.parts {world_size}")
     if size % parts:
         lower = max(parts, size // parts * parts)
         raise UserError(
@@ -102,22 +125,25 @@ def check_batch_size(config: Config, world_size: int) -> None:
         )
 
 
-def _check_normalizes(config: Config, module: nn.Module, manifest: Manifest, world_size: int) -> None:
+def _check_normalizes(
+    config: Config, module: nn.Module, shape: tuple[int, int, int], samples: int, world_size: int
+) -> None:
     """Refuse a network with batch normalisation of single values where a step has one sample per micro-batch.
 
     Args:
         config: the run.
         module: the bare network, on the CPU; it is not changed.
-        manifest: the packed dataset.
+        shape: (height, width, channels) of an image.
+        samples: in an epoch.
         world_size: number of processes.
 
     Raises:
         UserError: with the nearest batch size that works.
     """
-    samples, size, parts = manifest.samples("train"), config.train.batch_size, world_size * config.train.accumulate
+    size, parts = config.train.batch_size, parts_of_batch(config, world_size)
     if _smallest_micro_batch(samples, size, parts) > 1:
         return
-    height, width, channels = manifest.shape
+    height, width, channels = shape
     trial = copy.deepcopy(module)
     transfer.set_mode(trial, config.model, config.train.epochs)
     try:
@@ -140,17 +166,3 @@ def _smallest_micro_batch(samples: int, batch_size: int, parts: int) -> int:
     """Return the samples in the smallest micro-batch of an epoch."""
     batches = [min(samples, batch_size), samples % batch_size or batch_size]
     return -(-min(batches) // parts)
-
-
-def _open_batches(config: Config, manifest: Manifest, ranks: Ranks, *, mixed: bool) -> TrainBatches:
-    return TrainBatches(
-        manifest,
-        config.data,
-        seed=config.run.seed,
-        batch_size=config.train.batch_size,
-        accumulate=config.train.accumulate,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device=ranks.device,
-        mixed=mixed,
-    )

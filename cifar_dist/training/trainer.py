@@ -7,9 +7,9 @@ and the run folder around it.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cifar_dist import checkpoint
@@ -21,7 +21,7 @@ from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
-from cifar_dist.files import folder_atomic
+from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
@@ -30,6 +30,7 @@ from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
+from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
 
 
@@ -66,7 +67,16 @@ class Trainer:
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
         self.agreement = Agreement(self.ranks, signals)
-        self.tracker = self._start_tracker([*changed, *notes])
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker([*changed, *notes]))
+        self.saver = CheckpointSaver(
+            self.folder.checkpoints,
+            config.checkpoint,
+            self.ranks,
+            self.tracker,
+            state,
+            retry=config.tracking.every,
+            longest_retry=self.steps_per_epoch,
+        )
         self._is_first_step = True
 
     # ---- the loop ---------------------------------------------------------------------------------------------
@@ -91,11 +101,13 @@ class Trainer:
         if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
         last = self.config.train.epochs * self.steps_per_epoch
+        if self.step < last:
+            self.tracker.at_step(self.step)  # a bar from the first step, which may take long
         for measured in self.learner.steps(self.step, last, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
                 self.flush()
-            if self.config.checkpoint.every_steps and self.step % self.config.checkpoint.every_steps == 0:
+            if self.saver.is_due(self.step):
                 self.agreement.settle()
                 self.flush()
                 self.save()
@@ -107,6 +119,7 @@ class Trainer:
         """Count a step, and agree with all ranks that the one before it was in order."""
         self.step = measured.step
         self.step_log.add(measured)
+        self.tracker.at_step(self.step)
         self.agreement.after_step(measured.step, measured.ids, measured.finite)
         if self._is_first_step:
             self.learner.model.assert_synchronised()
@@ -115,12 +128,13 @@ class Trainer:
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
         last = epoch + 1 == self.config.train.epochs
-        best = False
+        best, best_before = False, self.best
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
             with self.learner.averaged():
-                predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll)
+                show = partial(self.tracker.evaluating, "val")
+                predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
             self.accuracy = predictions.accuracy
             best = self.best is None or self.accuracy > self.best
             self.best = self.accuracy if best else self.best
@@ -129,12 +143,15 @@ class Trainer:
             record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
             self.tracker.evaluation(record, best)
         self.epochs_evaluated = epoch + 1
-        if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
-            self.save(best)
+        saves = best or last or (epoch + 1) % self.config.checkpoint.every == 0
+        if saves and not self.save(best, must=last):
+            self.best = best_before  # a later checkpoint may be the best of those that exist
         self.step_log.restart_clock()
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
+        for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
+            self.tracker.warn(damage)
         with self.learner.averaged():
             self._finish()
 
@@ -157,6 +174,7 @@ class Trainer:
             trained_on=self.manifest,
             poll=self.agreement.poll,
             record=self._record_final,
+            show=partial(self.tracker.evaluating, split),
         )
         self.tracker.say(f"{split}: {summary.result()}, {summary.samples:,} images: {folder}")
         if warning := summary.warning():
@@ -171,11 +189,11 @@ class Trainer:
         self.tracker.evaluation(record, best=False)
 
     def stop(self) -> None:
-        """Save at the agreed step and say how to resume."""
+        """Save at the agreed step; the tracker says how to resume."""
         self.agreement.settle(stopping=True)
         self.flush()
-        self.save()
-        self.close("interrupted", f"{self.signals.received or 'asked to stop'}; the same command resumes from here")
+        self.save(must=True)
+        self.close("interrupted", self.signals.received or "asked to stop")
 
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
@@ -187,9 +205,8 @@ class Trainer:
         """Pass the metrics of the steps since the last call to the tracker."""
         self.tracker.train_steps(self.step_log.take())
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint of this step."""
-        tensors = self.learner.state()
+    def save(self, best: bool = False, *, must: bool = False) -> bool:
+        """Write a checkpoint of this step; return whether that succeeded, see :meth:`CheckpointSaver.save`."""
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,
@@ -198,19 +215,12 @@ class Trainer:
             is_best=best,
             loss_scaler=self.learner.model.scaler_state(),
         )
-
-        def write() -> Path:
-            self.tracker.sync()
-            path = checkpoint.save(self.folder.checkpoints, tensors, state)
-            checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
-            return path
-
-        path = self.ranks.run_on_main(write)
-        self.tracker.checkpoint(self.step, path)
+        is_saved = self.saver.save(self.learner.state, state, must=must)
         self.step_log.restart_clock()
+        return is_saved
 
     def _open_val(self) -> Split | None:
-        if "val" not in self.manifest.splits:
+        if "val" not in self.manifest.splits or not self.config.data.hold_out:
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
@@ -225,7 +235,7 @@ class Trainer:
             fingerprint=manifest.fingerprint,
             classes=len(manifest.classes),
             image_shape=manifest.shape,
-            train_samples=manifest.samples("train"),
+            train_samples=len(self.setup.batches.images),
             val_samples=len(self.val.images) if self.val else 0,
             processes=self.ranks.world_size,
             wrapper=engine.description,
@@ -240,6 +250,7 @@ class Trainer:
             facts=facts,
             resume_step=self.step,
             resume_epoch=self.epochs_evaluated,
+            resume_accuracy=self.accuracy,
             mirrors=self._mirrors,
         )
         if shortening := self.config.schedule.shortening(self.config.train.epochs):
@@ -251,4 +262,5 @@ class Trainer:
 
     def _write_final(self, model: dict[str, Tensor]) -> None:
         with folder_atomic(self.folder.final.parent, replace=True) as folder:
-            save_file(model, folder / self.folder.final.name)
+            checkpoint.save_tensors(model, folder / self.folder.final.name)
+            write_sums(folder)

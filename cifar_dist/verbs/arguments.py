@@ -4,19 +4,55 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
 
 TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the recipe's)"
-CHECKPOINT = "best, latest or a step (default: best)"
+CHECKPOINT = "best, latest, a step, or the path of any checkpoint or weights (default: best)"
 RUN = "name of a run, or its folder"
 
 
 def user_path(text: str) -> Path:
     """Parse a path; ``~`` is the home folder, also where the shell leaves it: ``--data=~/shards``."""
     return Path(text).expanduser()
+
+
+@dataclass(frozen=True)
+class Name:
+    """A type of argument: the name of something that exists, or a path.
+
+    Attributes:
+        known: lists the names, for tab completion.
+        suffix: that the path of a file ends with; empty where a path is not offered.
+    """
+
+    known: Callable[[], Iterable[str]]
+    suffix: str = ""
+
+    def __call__(self, text: str) -> str:
+        return text
+
+
+def _recipes() -> Iterable[str]:
+    from cifar_dist.recipe import shipped
+
+    return shipped()
+
+
+def _runs(parent: Path = Path("runs")) -> Iterable[str]:
+    from cifar_dist.run_folder import RunFolder
+
+    return [path.name for path in sorted(parent.glob("*")) if RunFolder(path).exists()]
+
+
+RECIPE_NAME = Name(_recipes, ".toml")
+RUN_NAME = Name(_runs)
+CHECKPOINT_NAME = Name(lambda: ("best", "latest"))
+SPLIT_NAME = Name(lambda: ("train", "val", "test"))
+TTA_NAME = Name(lambda: ("0", "mirror", "translate"))
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:

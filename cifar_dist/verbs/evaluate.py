@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, checked_tta, user_path
+from cifar_dist.verbs.arguments import (
+    CHECKPOINT,
+    CHECKPOINT_NAME,
+    RUN,
+    RUN_NAME,
+    SPLIT_NAME,
+    TTA,
+    TTA_NAME,
+    checked_tta,
+    user_path,
+)
+from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.report import draw
 
 HELP = "evaluate a checkpoint of a run with test-time augmentation"
@@ -15,18 +27,21 @@ COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", help=RUN)
-    verb.add_argument("--tta", help=TTA)
+    verb.add_argument("run", type=RUN_NAME, help=RUN)
+    verb.add_argument("--tta", type=TTA_NAME, help=TTA)
     verb.add_argument("--data", type=user_path, help="a packed dataset (default: that of the training)")
-    verb.add_argument("--split", default="test", help="split to evaluate (default: test)")
-    verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
+    verb.add_argument("--split", type=SPLIT_NAME, default="test", help="split to evaluate (default: test)")
+    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.data.manifest import Manifest
-    from cifar_dist.distributed.start import start_engine
-    from cifar_dist.evaluation.evaluate import evaluate
-    from cifar_dist.evaluation.trained import find_run, load_model, open_trained
+    with loading():
+        from cifar_dist.data.manifest import Manifest
+        from cifar_dist.distributed.start import start_engine
+        from cifar_dist.evaluation.evaluate import evaluate
+        from cifar_dist.evaluation.trained import load_model, open_trained
+        from cifar_dist.run_folder import find_run
+        from cifar_dist.terminal.progress import progress
 
     run_path = find_run(arguments.run)
     trained = open_trained(run_path, arguments.checkpoint)
@@ -46,11 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.split,
             tta,
             trained_on=trained.trained_on,
-            show=True,
+            show=partial(progress, f"evaluating {arguments.split}", show=engine.ranks.is_main),
         )
     if engine.ranks.is_main:
         if data.fingerprint != trained.trained_on.fingerprint:
             print(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
+        elif arguments.split == "train" or (arguments.split == "val" and not trained.config.data.hold_out):
+            print(f"the run was trained on the split {arguments.split}")
         if summary.tta != tta:
             print(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")
         print(f"{arguments.split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")

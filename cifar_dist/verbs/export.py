@@ -6,15 +6,16 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, check_writable, user_path
+from cifar_dist.verbs.arguments import CHECKPOINT, CHECKPOINT_NAME, RUN, RUN_NAME, check_writable, user_path
+from cifar_dist.verbs.loading import loading
 
 HELP = "export a run's network as one file that works without this project"
 COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", help=RUN)
-    verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
+    verb.add_argument("run", type=RUN_NAME, help=RUN)
+    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
     verb.add_argument(
         "--out",
         type=user_path,
@@ -24,11 +25,15 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run, open_trained
-    from cifar_dist.export import export
+    with loading():
+        from cifar_dist.evaluation.trained import open_trained
+        from cifar_dist.export import export
+        from cifar_dist.run_folder import find_run
 
     folder = find_run(arguments.run)
     out = arguments.out or Path(f"{folder.name}.pt2")
     check_writable(out, "--out")
-    print(f"{out}: {export(open_trained(folder, arguments.checkpoint), out)}")
+    with loading(f"exporting {folder.name}"):
+        shown = export(open_trained(folder, arguments.checkpoint), out)
+    print(f"{out}: {shown}")
     return EXIT_DONE

@@ -9,6 +9,7 @@ from pathlib import Path
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import user_path
+from cifar_dist.verbs.loading import loading
 
 HELP = "write a manifest for existing WebDataset tars"
 COLLECTIVE = False
@@ -24,7 +25,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.data.index import index
+    with loading():
+        from cifar_dist.data.index import index
 
     manifest = index(arguments.folder, classes=_read_class_names(arguments.classes) if arguments.classes else ())
     print(f"indexed {manifest.name}: {manifest.shown}")

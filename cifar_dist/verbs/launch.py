@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
+from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import RECIPE_NAME, Name
 
 HELP = "train a recipe on many processes of this machine: launch CONFIG RECIPE [--section.field VALUE ...]"
 COLLECTIVE = False
@@ -26,7 +29,9 @@ second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.set_defaults(words=[])
+    verb.add_argument("config", type=Name(_config_names, ".yaml"))  # for tab completion only, as the next one
+    verb.add_argument("job", type=Name(_jobs, ".toml"))
+    verb.set_defaults(words=[], settings=[])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cifar_dist.launch.agent import run_launcher
 
+    os.environ.setdefault(VARIABLE, typed_command())
     return run_launcher(config, options, _verb_words(rest))
 
 
@@ -72,6 +78,16 @@ def _verb_words(words: list[str]) -> list[str]:
     if not VERBS[words[0]].COLLECTIVE:
         raise UserError(f"{words[0]} runs in one process; use: cifar-dist {' '.join(words)}")
     return words
+
+
+def _config_names() -> list[str]:
+    from cifar_dist.launch.configs import config_names
+
+    return config_names()
+
+
+def _jobs() -> list[str]:
+    return [*RECIPE_NAME.known(), *_collective_verbs()]
 
 
 def _collective_verbs() -> list[str]:

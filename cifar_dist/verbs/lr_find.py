@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
-from cifar_dist.verbs.arguments import at_least, positive, user_path
+from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, positive, user_path
+from cifar_dist.verbs.loading import loading, say_stopped
 
 if TYPE_CHECKING:
     from cifar_dist.optim.lr_curve import Curve
@@ -23,7 +26,7 @@ _SPREAD = 10  # between the highest and the lowest rate of the seeds: beyond it 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RECIPE [options] [--section.field VALUE ...]"
-    verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml")
+    verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml")
     verb.add_argument("--low", type=positive, default=1e-6, metavar="LR", help="rate of the first step (default: 1e-6)")
     verb.add_argument("--high", type=positive, default=1.0, metavar="LR", help="rate of the last step (default: 1)")
     verb.add_argument("--steps", type=at_least(20), default=100, metavar="N", help="number of steps (default: 100)")
@@ -57,10 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:
-        from cifar_dist.distributed.agreement import StopRequested
-        from cifar_dist.distributed.start import start_engine
-        from cifar_dist.optim.lr_curve import mean_curve
-        from cifar_dist.training.range_test import run_range_tests, save_curve
+        with loading():
+            from cifar_dist.distributed.agreement import StopRequested
+            from cifar_dist.distributed.start import start_engine
+            from cifar_dist.optim.lr_curve import mean_curve
+            from cifar_dist.training.range_test import run_range_tests, save_curve
 
         try:
             with start_engine(config) as engine:
@@ -74,16 +78,19 @@ def run(arguments: argparse.Namespace) -> int:
                     high=arguments.high,
                     steps=arguments.steps,
                     seeds=arguments.seeds,
-                    show=_progress(arguments.steps) if engine.ranks.is_main else lambda test, step, lr, loss: None,
+                    showing=partial(_showing, arguments.steps, engine.ranks.is_main),
                 )
                 curve = mean_curve(curves)
                 path = engine.ranks.run_on_main(lambda: save_curve(curve, config))
         except StopRequested:
+            say_stopped(signals.received)
             return EXIT_REQUEUE
     if engine.ranks.is_main:
         from cifar_dist.report.lr_curve import draw_lr_curve
 
-        print(f"curve: {draw_lr_curve(curve, path.parent / 'figures' / 'lr_curve.png')}")
+        with loading("drawing"):
+            picture = draw_lr_curve(curve, path.parent / "figures" / "lr_curve.png")
+        print(f"curve: {picture}")
         steepest, valley = curve.steepest(), curve.valley()
         mean = f", mean of {len(curves)} seeds" if len(curves) > 1 else ""
         print(f"{config.optim.name}: valley {valley:.3g}, steepest {steepest:.3g}{mean}")
@@ -108,17 +115,23 @@ def _doubt(curves: Sequence[Curve], high: float) -> str:
     return ""
 
 
-def _progress(steps: int) -> Callable[[int, int, float, float], None]:
-    """Print every tenth step, and at least one every PLAIN_INTERVAL seconds."""
+@contextlib.contextmanager
+def _showing(steps: int, is_main: bool, test: int) -> Iterator[Callable[[int, float, float], None]]:
+    """Print every tenth step, and at least one every PLAIN_INTERVAL seconds, above a bar if there is a terminal."""
+    from cifar_dist.terminal.progress import progress
+    from cifar_dist.terminal.screen import is_terminal
     from cifar_dist.tracking.console import PLAIN_INTERVAL
 
     printed = time.monotonic()
 
-    def show(test: int, step: int, lr: float, loss: float) -> None:
-        nonlocal printed
-        if step % 10 == 0 or time.monotonic() - printed >= PLAIN_INTERVAL:
-            printed = time.monotonic()
-            seed = f"seed {test + 1}  " if test else ""
-            print(f"{seed}step {step}/{steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
+    seed = f"seed {test + 1}  " if test else ""
+    with progress(f"{seed}range test", steps, "steps", show=is_main and is_terminal(sys.stderr)) as advance:
 
-    return show
+        def show(step: int, lr: float, loss: float) -> None:
+            nonlocal printed
+            advance(1)
+            if is_main and (step % 10 == 0 or time.monotonic() - printed >= PLAIN_INTERVAL):
+                printed = time.monotonic()
+                print(f"{seed}step {step}/{steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
+
+        yield show

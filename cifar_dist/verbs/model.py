@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least
+from cifar_dist.formatting import size
+from cifar_dist.models.registry import names
+from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path, written
+from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,8 +32,12 @@ _CIFAR10 = (10, (32, 32, 3))  # the default number of classes, and image shape
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s (NAME | --recipe RECIPE) [options] [--section.field VALUE ...]"
-    verb.add_argument("name", nargs="?", metavar="NAME", help="a model, torchvision:NAME or timm:NAME; or a recipe")
-    verb.add_argument("--recipe", help="the model of this recipe; required if a model has the same name")
+    verb.add_argument(
+        "name", nargs="?", type=Name(names), metavar="NAME", help="a model, torchvision:NAME or timm:NAME; or a recipe"
+    )
+    verb.add_argument(
+        "--recipe", type=RECIPE_NAME, help="the model of this recipe; required if a model has the same name"
+    )
     verb.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help='for example "widths=[64, 128]"')
     verb.add_argument(
         "--classes", type=_up_to(10**6), metavar="N", help="default: those of the recipe's dataset, or 10"
@@ -39,6 +46,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--channels", type=_up_to(4096), metavar="C", help="of an image (default: as above, or 3)")
     verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a batch (default: 1)")
     verb.add_argument("--receptive-field", action="store_true", help="show only kernel, stride, jump and field")
+    verb.add_argument(
+        "--csv", type=user_path, metavar="OUT", help="also write the table to this file, receptive fields with formulae"
+    )
     verb.set_defaults(settings=[])
 
 
@@ -63,11 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
     shape = (height, width, arguments.channels or channels)
     classes = arguments.classes or classes
 
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from cifar_dist.models import build, check_fits
-    from cifar_dist.models.summary import summarize
-    from cifar_dist.models.transfer import freeze_backbone
+        from cifar_dist.files import write_atomic
+        from cifar_dist.models import build, check_fits
+        from cifar_dist.models.layer_csv import layers_csv, receptive_field_csv
+        from cifar_dist.models.summary import summarize
+        from cifar_dist.models.transfer import freeze_backbone
 
     # On the meta device, without pretrained weights or model.conv: none of these changes shapes or counts.
     network = build(model.name, classes=classes, channels=shape[2], options=model.options).to("meta")
@@ -75,6 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
     if model.freeze:
         freeze_backbone(network)
     summary = summarize(network, shape, arguments.batch)
+    if arguments.csv:
+        text = receptive_field_csv(summary) if arguments.receptive_field else layers_csv(summary)
+        written(arguments.csv, lambda: write_atomic(arguments.csv, text))
     table = _field_table(summary) if arguments.receptive_field else _layer_table(summary)
     # In a pipe the table is as wide as necessary and never coloured; rich by itself would obey FORCE_COLOR.
     at_terminal = sys.stdout.isatty()
@@ -92,7 +108,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, int, int]]:
     """Return the model, the number of classes, and the image shape (height, width, channels)."""
     from cifar_dist import recipe
-    from cifar_dist.models import names
 
     wrong = next((option for option in arguments.options if not re.match(r"\w+=", option)), None)
     if wrong is not None:
@@ -133,7 +148,7 @@ def _table(*columns: str) -> Table:
 
 
 def _layer_table(summary: Summary) -> Table:
-    table = _table("layer", "type", "input", "output", "kernel", "parameters", "share", "mult-adds", "field")
+    table = _table("layer", "type", "input", "output", "kernel", "parameters", "share", "mult-adds", "memory", "field")
     for layer in summary.layers:
         share = layer.parameters / summary.parameters
         table.add_row(
@@ -141,6 +156,7 @@ def _layer_table(summary: Summary) -> Table:
             *(_sides(layer.inputs), _sides(layer.outputs), _kernel(layer)),
             *(f"{layer.parameters:,}", f"{share:.1%}") if layer.parameters else ("", ""),
             _si(layer.multiply_adds) if layer.multiply_adds else "",
+            size(layer.output_bytes) if layer.output_bytes else "",
             _pixels(layer.field.size, "all") if layer.field else "",
         )
     return table
@@ -166,13 +182,16 @@ def _totals(summary: Summary, batch: int) -> list[tuple[str, str]]:
             (summary.last_convolution, "at the last convolution"),
             (summary.pools_as_strides, "if pools between convolutions count only as strides"),
         )
-        for size, what in others:
-            if size is not None and size != summary.receptive_field:
-                field += f"; {_pixels(size, 'all')} {what}"
+        for pixels, what in others:
+            if pixels is not None and pixels != summary.receptive_field:
+                field += f"; {_pixels(pixels, 'all')} {what}"
     return [
         ("parameters", f"{summary.parameters:,} ({parts})"),
         ("mult-adds", f"{_si(summary.multiply_adds)} for {of}"),
-        ("layer outputs", f"{summary.output_bytes / 2**20:,.1f} MiB for {of}, in float32"),
+        (
+            "memory",
+            f"{size(4 * summary.parameters)} parameters, {size(summary.output_bytes)} outputs of {of}, in float32",
+        ),
         ("receptive field", field),
     ]
 

@@ -7,6 +7,7 @@ import os
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import at_least, fraction, user_path
+from cifar_dist.verbs.loading import loading
 
 HELP = "pack a dataset into WebDataset shards and a manifest"
 COLLECTIVE = False
@@ -32,7 +33,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.data.pack import pack
+    with loading():
+        from cifar_dist.data.pack import pack
 
     manifest = pack(
         arguments.source,

@@ -5,14 +5,25 @@ from __future__ import annotations
 import argparse
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, RUN, TTA, check_writable, checked_tta, user_path
+from cifar_dist.verbs.arguments import (
+    CHECKPOINT,
+    CHECKPOINT_NAME,
+    RUN,
+    RUN_NAME,
+    TTA,
+    TTA_NAME,
+    check_writable,
+    checked_tta,
+    user_path,
+)
+from cifar_dist.verbs.loading import loading
 
 HELP = "predict an unlabelled set and write an ID,Labels file"
 COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", help=RUN)
+    verb.add_argument("run", type=RUN_NAME, help=RUN)
     verb.add_argument(
         "unlabelled",
         type=user_path,
@@ -27,15 +38,17 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         default="auto",
         help="write classes by name or by index (default: by name if the run was trained on class folders)",
     )
-    verb.add_argument("--tta", help=TTA)
-    verb.add_argument("--checkpoint", default="best", help=CHECKPOINT)
+    verb.add_argument("--tta", type=TTA_NAME, help=TTA)
+    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.distributed.start import start_engine
-    from cifar_dist.evaluation.predict_file import predict_file
-    from cifar_dist.evaluation.trained import find_run, open_trained
-    from cifar_dist.evaluation.views import distinct_views
+    with loading():
+        from cifar_dist.distributed.start import start_engine
+        from cifar_dist.evaluation.predict_file import predict_file
+        from cifar_dist.evaluation.trained import open_trained
+        from cifar_dist.evaluation.views import distinct_views
+        from cifar_dist.run_folder import find_run
 
     check_writable(arguments.out, "--out")
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least, user_path
+from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, check_writable, user_path, written
+from cifar_dist.verbs.loading import loading
 
 HELP = "draw training images as a recipe augments them"
 COLLECTIVE = False
@@ -16,7 +16,7 @@ COLLECTIVE = False
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s DATASET RECIPE [options] [--section.field VALUE ...]"
     verb.add_argument("dataset", type=user_path, help="a packed dataset: its folder, or its name in shards/")
-    verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml")
+    verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml")
     verb.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="number of images (default: 8)")
     verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="number of epochs (default: 6)")
     verb.add_argument(
@@ -34,17 +34,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     seed = [] if arguments.seed is None else [f"--run.seed={arguments.seed}"]
     config = recipe.load(arguments.recipe, [*arguments.settings, *seed])
+    out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")
+    check_writable(out, "--out")
 
-    from cifar_dist.data.manifest import Manifest
-    from cifar_dist.report.preview import draw_preview
+    with loading():
+        from cifar_dist.data.manifest import Manifest
+        from cifar_dist.report.preview import draw_preview
 
     named = Path("shards") / arguments.dataset
     manifest = Manifest.load(named if not Path(arguments.dataset).is_dir() and named.is_dir() else arguments.dataset)
-    out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; name a file: --out {out / 'preview.png'}")
-    try:
-        print(draw_preview(config, manifest, out, samples=arguments.samples, versions=arguments.versions))
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}; use another --out FILE.png") from None
+    samples, versions = arguments.samples, arguments.versions
+    with loading("drawing"):
+        written(out, lambda: draw_preview(config, manifest, out, samples=samples, versions=versions))
+    print(out)
     return EXIT_DONE

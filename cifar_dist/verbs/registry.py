@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_dist.verbs import (
     Verb,
+    completion,
     doctor,
     evaluate,
     export,
@@ -15,8 +16,10 @@ from cifar_dist.verbs import (
     predict,
     preview,
     recipes,
+    replay,
     report,
     runs,
+    speed,
     submit,
     sweep,
     train,
@@ -39,6 +42,9 @@ VERBS: dict[str, Verb] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "replay": replay,
+    "speed": speed,
     "report": report,
     "runs": runs,
+    "completion": completion,
 }

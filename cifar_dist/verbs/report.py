@@ -6,35 +6,57 @@ import argparse
 import sys
 from pathlib import Path
 
+from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, user_path
+from cifar_dist.verbs.loading import loading
 
 HELP = "draw the figures and report.html of one or more runs"
 COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    verb.add_argument("runs", nargs="*", type=RUN_NAME, metavar="RUN", help=RUN)
+    verb.add_argument(
+        "--all", nargs="?", type=user_path, const=Path("runs"), metavar="FOLDER", help="all runs below FOLDER, or runs/"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run
-    from cifar_dist.report.html import write_report
+    if bool(arguments.runs) == bool(arguments.all):
+        raise UserError("name one or more runs: cifar-dist report RUN ..., or all: cifar-dist report --all [FOLDER]")
+    with loading():
+        from cifar_dist.report.html import write_report
+        from cifar_dist.run_folder import find_run
+        from cifar_dist.runs.listing import find_runs
 
-    runs = [find_run(name) for name in arguments.runs]
+    runs = [find_run(name) for name in arguments.runs] or find_runs(arguments.all)
+    failed = 0
     for run in runs:
-        print(write_report(run), flush=True)
+        try:
+            with loading(f"drawing the report of {run.name}"):
+                report = write_report(run)
+            print(report, flush=True)
+        except UserError as error:  # one damaged run keeps no other from its report
+            if not arguments.all:
+                raise
+            print(f"warning: {printable(str(error))}", file=sys.stderr)
+            failed += 1
     for folder in {run.parent for run in runs}:
         draw_index(folder)
+    if failed:
+        raise UserError(f"{failed} of the runs below {arguments.all} cannot be drawn, see above")
     return EXIT_DONE
 
 
 def draw(run_path: Path) -> None:
     """Draw the report of a run; a drawing error must not fail the run."""
     try:
-        from cifar_dist.report.html import write_report
+        with loading("drawing the report"):
+            from cifar_dist.report.html import write_report
 
-        print(f"report: {write_report(run_path)}")
+            report = write_report(run_path)
+        print(f"report: {report}")
     except Exception as error:
         print(f"cifar-dist: cannot draw the report ({error}); retry: cifar-dist report {run_path}", file=sys.stderr)
     draw_index(run_path.parent)

@@ -1,4 +1,4 @@
-"""``cifar-dist runs [list|compare|clean]``."""
+"""``cifar-dist runs [list|compare|rename|best|clean]``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN, user_path, written
-from cifar_dist.verbs.report import draw_if_outdated, draw_index
+from cifar_dist.terminal.screen import table_width
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, check_writable, user_path, written
+from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.report import draw, draw_if_outdated, draw_index
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
 
-HELP = "list runs, compare them, or delete what is no longer needed"
+HELP = "list runs, compare or rename them, collect their best weights, or delete what is no longer needed"
 COLLECTIVE = False
 
 _FOLDER = Path("runs")
@@ -32,9 +34,13 @@ _ORDERS: dict[str, Callable[[Entry], float | str]] = {
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.usage = "%(prog)s [list | compare | clean] [options]"
+    verb.usage = "%(prog)s [list | compare | rename | best | clean] [options]"
     actions = verb.add_subparsers(
-        title="actions", metavar="list|compare|clean", dest="action", prog=verb.prog, parser_class=type(verb)
+        title="actions",
+        metavar="list|compare|rename|best|clean",
+        dest="action",
+        prog=verb.prog,
+        parser_class=type(verb),
     )
     listing = _add(actions, "list", "print a table of all runs (what `cifar-dist runs` does)")
     listing.add_argument(
@@ -45,8 +51,17 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--csv", type=user_path, metavar="OUT", help="also write the table to this file")
     compare = _add(actions, "compare", "print the settings in which runs differ, and their results")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    compare.add_argument("runs", nargs="+", type=RUN_NAME, metavar="RUN", help=RUN)
     compare.add_argument("--picture", type=user_path, metavar="OUT.png", help="also draw their curves to this file")
+    rename = _add(actions, "rename", "give a run another name")
+    rename.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    rename.add_argument("name", metavar="NAME", help="its new name, in the same folder")
+    best = _add(actions, "best", "copy the best weights of each run into one folder, with a table that ranks them")
+    best.add_argument("folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs (default: runs)")
+    best.add_argument(
+        "--out", type=user_path, default=Path("best-models"), metavar="DIR", help="folder (default: best-models)"
+    )
+    best.add_argument("--top", type=at_least(1), metavar="N", help="only the N best runs (default: all)")
     clean = _add(actions, "clean", "delete incomplete files, damaged checkpoints, and older ones of finished runs")
     clean.add_argument(
         "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs, or one run (default: runs)"
@@ -55,11 +70,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.action == "compare":
-        return _compare(arguments)
-    if arguments.action == "clean":
-        return _clean(arguments)
-    return _list(arguments)
+    actions = {"compare": _compare, "rename": _rename, "best": _collect_best, "clean": _clean}
+    return actions.get(arguments.action, _list)(arguments)
 
 
 def _add(
@@ -72,17 +84,20 @@ def _add(
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from cifar_dist.files import write_atomic
-    from cifar_dist.runs.listing import describe, find_runs, table, to_csv
+    with loading():
+        from cifar_dist.files import write_atomic
+        from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
     given = vars(arguments)  # plain `cifar-dist runs` lacks the arguments of an action
+    if out := given.get("csv"):
+        check_writable(out, "--csv")
     folder = given.get("folder", _FOLDER)
     entries = sorted(map(describe, find_runs(folder)), key=_ORDERS[given.get("sort", "date")])
-    print(table(entries, folder), end="")
+    print(table(entries, folder, table_width(sys.stdout)), end="")
     for entry in entries:
         if entry.problem:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)
-    if out := given.get("csv"):
+    if out:
         written(out, lambda: write_atomic(out, to_csv(entries)))
     for entry in entries:
         if entry.state == "killed":  # it could not draw its report itself
@@ -92,20 +107,47 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from cifar_dist.evaluation.trained import find_run
-    from cifar_dist.runs.comparison import Comparison
+    with loading():
+        from cifar_dist.run_folder import find_run
+        from cifar_dist.runs.comparison import Comparison
 
+    if arguments.picture:
+        check_writable(arguments.picture, "--picture")
     comparison = Comparison([find_run(run) for run in arguments.runs])
-    print(comparison.markdown(), end="")
+    print(comparison.markdown(table_width(sys.stdout)), end="")
     if arguments.picture:
         written(arguments.picture, lambda: comparison.draw(arguments.picture))
     return EXIT_DONE
 
 
+def _rename(arguments: argparse.Namespace) -> int:
+    from cifar_dist.run_folder import find_run
+    from cifar_dist.runs.rename import rename
+
+    renamed = rename(find_run(arguments.run), arguments.name)
+    print(f"{arguments.run} is now {renamed}")
+    draw(renamed)  # the report shows the name
+    return EXIT_DONE
+
+
+def _collect_best(arguments: argparse.Namespace) -> int:
+    from cifar_dist.formatting import markdown, percent
+    from cifar_dist.runs.best_models import best_models, collect
+    from cifar_dist.runs.listing import describe, find_runs
+
+    models = best_models([describe(run) for run in find_runs(arguments.folder)])[: arguments.top]
+    rows = [(str(model.entry.path), model.name, percent(model.val), percent(model.test)) for model in models]
+    table = collect(models, arguments.out)
+    print(markdown(["run", "checkpoint", "val %", "test %"], rows, ["val %", "test %"]), end="")
+    print(f"weights of {len(models)} run{'s' * (len(models) != 1)}: {table.parent}, listed in {table}")
+    return EXIT_DONE
+
+
 def _clean(arguments: argparse.Namespace) -> int:
-    from cifar_dist.formatting import markdown, size
-    from cifar_dist.runs.clean import clean, removable
-    from cifar_dist.runs.listing import find_runs
+    with loading():
+        from cifar_dist.formatting import markdown, size
+        from cifar_dist.runs.clean import clean, removable
+        from cifar_dist.runs.listing import find_runs
 
     items = []
     for found in find_runs(arguments.folder):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import RECIPE_NAME, split_settings
+from cifar_dist.verbs.loading import loading
 
 HELP = "train a recipe on a Slurm cluster; accepts sbatch options"
 COLLECTIVE = False
@@ -14,19 +16,21 @@ COLLECTIVE = False
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RECIPE [sbatch options] [--section.field VALUE ...]"
-    verb.add_argument("recipe", help="name of a shipped recipe, or path of a .toml; must come first")
+    verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml; must come first")
     verb.set_defaults(settings=[])
 
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
-    from cifar_dist.data.manifest import Manifest
-    from cifar_dist.models import check_builds
-    from cifar_dist.run_folder import RunFolder
-    from cifar_dist.slurm.preflight import config_in_job
-    from cifar_dist.slurm.sbatch import split_words, submit
 
-    settings, options = split_words(arguments.settings)
+    with loading():
+        from cifar_dist.data.manifest import Manifest
+        from cifar_dist.models import check_builds
+        from cifar_dist.run_folder import RunFolder
+        from cifar_dist.slurm.preflight import config_in_job
+        from cifar_dist.slurm.sbatch import submit
+
+    settings, options = split_settings(arguments.settings)
     config = recipe.load(arguments.recipe, settings)
     manifest = Manifest.load(config.data.path)
     check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least, user_path, written
+from cifar_dist.terminal.screen import table_width
+from cifar_dist.verbs.arguments import Name, at_least, check_writable, split_settings, user_path, written
+from cifar_dist.verbs.loading import loading
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
 COLLECTIVE = False
@@ -41,16 +44,23 @@ def _add(
 ) -> argparse.ArgumentParser:
     about = f"{help_text[0].upper()}{help_text[1:]}. {_SETTINGS}"
     action = actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
-    action.add_argument("file", help=_FILE)
+    action.add_argument("file", type=Name(_shipped, ".toml"), help=_FILE)
     action.set_defaults(settings=[])
     action.add_argument("--seeds", type=at_least(1), metavar="N", help="seeds per row (default: the file's)")
     return action
 
 
+def _shipped() -> list[str]:
+    from cifar_dist.sweeps.sweep import shipped
+
+    return shipped()
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.distributed.launch_checks import launched_processes
-    from cifar_dist.sweeps.runner import check, run_all
-    from cifar_dist.sweeps.sweep import load
+    with loading():
+        from cifar_dist.distributed.launch_checks import launched_processes
+        from cifar_dist.sweeps.runner import check, run_all
+        from cifar_dist.sweeps.sweep import load
 
     if launched_processes() > 1:
         raise UserError(
@@ -62,23 +72,26 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from cifar_dist.slurm.sbatch import split_words
     from cifar_dist.slurm.sweep_array import submit
     from cifar_dist.sweeps.sweep import load
 
-    settings, options = split_words(arguments.settings)
+    settings, options = split_settings(arguments.settings)
     print(submit(load(arguments.file, settings, arguments.seeds), options, arguments.jobs))
     return EXIT_DONE
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from cifar_dist.files import write_atomic
-    from cifar_dist.sweeps.sweep import load
-    from cifar_dist.sweeps.table import Table
+    with loading():
+        from cifar_dist.files import write_atomic
+        from cifar_dist.sweeps.sweep import load
+        from cifar_dist.sweeps.table import Table
 
+    for path, option in ((arguments.csv, "--csv"), (arguments.picture, "--picture")):
+        if path:
+            check_writable(path, option)
     sweep = load(arguments.file, arguments.settings, arguments.seeds)
     table = Table(sweep)
-    print(table.markdown(), end="")
+    print(table.markdown(table_width(sys.stdout)), end="")
     if arguments.csv:
         written(arguments.csv, lambda: write_atomic(arguments.csv, table.csv()))
     if arguments.picture:

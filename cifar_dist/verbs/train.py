@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.verbs.arguments import RECIPE_NAME
+from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.recipes import read_head
 from cifar_dist.verbs.report import draw_if_outdated
 
@@ -23,7 +25,8 @@ USAGE = "usage: cifar-dist train RECIPE [--section.field VALUE ...]"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.set_defaults(words=[])
+    verb.add_argument("recipe", type=RECIPE_NAME)  # for tab completion only
+    verb.set_defaults(words=[], settings=[])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,8 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
-        from cifar_dist.distributed.start import start_engine
-        from cifar_dist.training.trainer import Trainer
+        with loading():
+            from cifar_dist.distributed.start import start_engine
+            from cifar_dist.training.trainer import Trainer
 
         path = Path(config.run.dir) / config.run.name
         with start_engine(config) as engine:
@@ -52,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
                 if ranks.is_main:
                     print(f"{path} is finished already; another --run.name starts a new run", flush=True)
             else:
-                code = Trainer(config, engine, signals).run()
+                with loading("opening the data"):
+                    trainer = Trainer(config, engine, signals)
+                code = trainer.run()
             # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
             ranks.run_on_main(lambda: draw_if_outdated(path))
     return code

@@ -6,6 +6,7 @@ import argparse
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import user_path
+from cifar_dist.verbs.loading import loading
 
 HELP = "verify every byte of a packed dataset, or check that predict can read an unlabelled set"
 COLLECTIVE = False
@@ -17,11 +18,13 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.path.is_file():
-        from cifar_dist.data.unlabelled import read_unlabelled
+        with loading():
+            from cifar_dist.data.unlabelled import read_unlabelled
 
         print(f"{arguments.path}: {read_unlabelled(arguments.path).shown}")
     else:
-        from cifar_dist.data.verify import verify
+        with loading():
+            from cifar_dist.data.verify import verify
 
         print(verify(arguments.path))
     return EXIT_DONE

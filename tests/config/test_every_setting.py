@@ -27,22 +27,26 @@ from support import forked_ranks
 from support.small_model import loss_of, small_model
 from torch import Tensor, nn
 
-from cifar_dist import models, recipe
+from cifar_dist import checkpoint, models, recipe
+from cifar_dist.checkpoint import Tensors
 from cifar_dist.config import Config, ModelConfig
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
 from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import normalization_statistics
 from cifar_dist.data.pack import pack
+from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.errors import UserError
+from cifar_dist.errors import StorageError, UserError
 from cifar_dist.models import transfer
 from cifar_dist.optim import build_optimizer, learning_rate
 from cifar_dist.optim.averaging import build_average
 from cifar_dist.report.preview import augmented
 from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.tracker import SilentTracker
 from cifar_dist.tracking.wandb_mirror import WandbMirror
+from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.trainer import Trainer
 
 Settings = dict[str, object]
@@ -228,6 +232,19 @@ def _train(config: Config, here: Path) -> None:
     Path("end.txt").write_text(end)
 
 
+def unwritable(config: Config) -> object:
+    """What happens to a checkpoint that cannot be written."""
+    ranks = Ranks(0, 1, torch.device("cpu"), first_of_node=True)
+    folder = Path("/dev/full/checkpoints")
+    saver = CheckpointSaver(
+        folder, config.checkpoint, ranks, SilentTracker(), checkpoint.NEW_RUN, retry=1, longest_retry=1
+    )
+    try:
+        return saver.save(lambda: Tensors({}, None, {}), replace(checkpoint.NEW_RUN, step=1), must=False)
+    except StorageError as error:
+        return str(error)
+
+
 def mirror(config: Config) -> object:
     """The W&B project and entity of a run."""
     facts = RunFacts(*("",) * len(fields(RunFacts)))
@@ -254,6 +271,7 @@ WITNESSES: dict[str, Witness] = {
     "run.fresh": witness(True, run_again),
     "run.processes": witness(2, run),
     "data.path": witness("nowhere", run),
+    "data.hold_out": witness(False, run),
     "data.shuffle_block": witness(1, run),
     "data.resident_mb": witness(0, read_ahead),
     "data.read_ahead": witness(2, read_ahead, data__resident_mb=0),
@@ -302,6 +320,7 @@ WITNESSES: dict[str, Witness] = {
     "train.epochs": witness(3, run),
     "train.batch_size": witness(15, run),
     "train.accumulate": witness(2, run),
+    "train.parts": witness(2, run),
     "train.precision": witness("bf16", run),
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),
@@ -315,6 +334,7 @@ WITNESSES: dict[str, Witness] = {
     "checkpoint.every": witness(2, run, eval__every=9),  # the best one is saved whenever it comes
     "checkpoint.every_steps": witness(1, run),
     "checkpoint.keep": witness(1, run, eval__every=9),
+    "checkpoint.on_error": witness("stop", unwritable),
     "tracking.every": witness(1, die),
     "tracking.mirrors": witness(["nowhere.py:Mirror"], run),
     "tracking.project": witness("mine", mirror),

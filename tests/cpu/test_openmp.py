@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from support.running import TRAIN, environment, spawn
+from support.running import PATIENCE, TRAIN, UNDRAWN, environment, spawn
 
 
 @pytest.mark.parametrize(
@@ -23,17 +25,36 @@ def test_waiting_threads_go_to_sleep_unless_the_user_says_otherwise(
 ) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT")  # which these tests have themselves
     assert "GOMP_SPINCOUNT" not in environment()
-    (done,) = spawn([TRAIN, str(tiny), "--train.epochs", "1"], env=given, fresh=True)
+    (done,) = spawn([TRAIN, str(tiny), "--train.epochs", "1"], env={**given, **UNDRAWN})
     assert done.returncode == 0, done.stderr
     variables = json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["variables"]
     assert {name: variables[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in variables} == found
+
+
+def test_it_is_set_before_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's OpenMP reads it when it is loaded."""
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    code = """
+import os, sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            print("GOMP_SPINCOUNT is", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Finder)
+from cifar_dist.cli import run
+run(["train", "demo"])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "GOMP_SPINCOUNT is 1000\n", done.stderr
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("0", None), ("3", "3")])
 def test_threads_are_those_asked_for_or_the_share_of_the_machine(
     tiny: Path, tmp_path: Path, asked: str, threads: str | None
 ) -> None:
-    done = spawn([TRAIN, str(tiny), "--train.epochs", "1", "--train.threads", asked], 2, fresh=True)
+    done = spawn([TRAIN, str(tiny), "--train.epochs", "1", "--train.threads", asked], 2, UNDRAWN)
     assert [d.returncode for d in done] == [0, 0], done[0].stderr
     variables = json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["variables"]
     assert variables["OMP_NUM_THREADS"] == (threads or str(max(1, len(os.sched_getaffinity(0)) // 2)))

@@ -19,6 +19,8 @@ from support.small_packed import TRAIN, small_packed
 from cifar_dist.config import DataConfig
 from cifar_dist.data.batches import Batch, Images, TrainBatches
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.order import own_parts
+from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 
 CPU = torch.device("cpu")
@@ -38,9 +40,8 @@ def batches(
         config,
         seed=3,
         batch_size=size,
-        accumulate=accumulate,
-        rank=rank,
-        world_size=processes,
+        parts=processes * accumulate,
+        own=own_parts(processes * accumulate, rank, processes),
         device=CPU,
     )
 
@@ -107,6 +108,19 @@ def test_images_and_labels_belong_to_the_ids(packed: Manifest) -> None:
         assert np.array_equal(batch.images.numpy(), source["x_train"][number[batch.ids]])
         assert batch.labels.tolist() == source["y_train"][number[batch.ids]].tolist()
         assert batch.images.dtype == torch.uint8
+
+
+def test_nothing_held_out_trains_on_val_too(packed: Manifest, tmp_path: Path) -> None:
+    source = packed.root.parent / "source.npz"
+    held = pack(source, tmp_path / "held", samples_per_shard=7, val_fraction=0.2, show=False)
+    assert 0 < held.samples("val") == TRAIN - held.samples("train")
+    number = torch.tensor([int(key) for split in ("train", "val") for key in held.keys(split)])
+    epoch = flat(batches(held, DataConfig(hold_out=False), size=16).epoch(0))
+    assert sorted(number[torch.cat([batch.ids for batch in epoch])].tolist()) == list(range(TRAIN))
+    arrays = np.load(source)
+    for batch in epoch:
+        assert np.array_equal(batch.images.numpy(), arrays["x_train"][number[batch.ids]])
+        assert batch.labels.tolist() == arrays["y_train"][number[batch.ids]].tolist()
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3])

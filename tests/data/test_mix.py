@@ -15,6 +15,7 @@ from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize
+from cifar_dist.data.order import own_parts
 from cifar_dist.data.transforms import Mixing
 from cifar_dist.data.transforms.crop import Crop
 from cifar_dist.data.transforms.cutmix import CutMix
@@ -49,9 +50,8 @@ def shown(
             DataConfig(resident_mb=resident),
             seed=SEED,
             batch_size=12,
-            accumulate=accumulate,
-            rank=rank,
-            world_size=processes,
+            parts=processes * accumulate,
+            own=own_parts(processes * accumulate, rank, processes),
             device=CPU,
             mixed=mix.mixes,
         )

@@ -13,19 +13,21 @@ from support.running import ROOT, environment
 from cifar_dist.distributed.stop_signals import StopSignals
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_request_is_noted_and_interrupts_nothing(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "received"), [("SIGTERM", "TERM"), ("SIGINT", "Ctrl-C"), ("SIGURG", "Ctrl-C"), ("SIGUSR1", "USR1")]
+)
+def test_a_request_is_noted_and_interrupts_nothing(name: str, received: str) -> None:
     with StopSignals() as signals:
         assert signals.received == ""
         os.kill(os.getpid(), signal.Signals[name])
-        assert signals.received == name
+        assert signals.received == received
 
 
 def test_the_first_request_is_the_one_that_is_reported() -> None:
     with StopSignals() as signals:
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
-        assert signals.received == "SIGUSR1"
+        assert signals.received == "USR1"
 
 
 def test_the_handlers_of_before_are_put_back() -> None:

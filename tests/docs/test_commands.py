@@ -1,4 +1,7 @@
-"""The commands in the documents, run in order in a copy of the repository, as a reader would."""
+"""The commands in the documents, run in order in a copy of the repository, as a reader would.
+
+Shells run them, and forks of a warm interpreter the Python programs in them: but for those of ``make demo``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import warm
 from support.documents import NEEDS, Block, blocks, pages
 from support.running import ROOT, environment
 
@@ -32,21 +36,20 @@ def test_markers_name_something_that_is_known(page: Path) -> None:
 def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
     assert any(map(is_run, blocks(page))), f"{page.name} has no ```bash block that is run"
     copy = copy_of_the_repository(tmp_path / "cifar-dist")
-    env = environment(
-        {
-            "PATH": f"{copy}/.venv/bin:{os.environ['PATH']}",
-            "PYTHONPATH": str(copy),  # or the installed package would be the one that is tested
-            "UV_OFFLINE": "1",
-            "PIP_NO_INDEX": "1",
-        }
-    )
+    own = {
+        "PATH": f"{copy}/.venv/bin:{os.environ['PATH']}",
+        "PYTHONPATH": str(copy),  # or the installed package would be the one that is tested
+        "UV_OFFLINE": "1",
+        "PIP_NO_INDEX": "1",
+    }
+    real, forked = environment(own), environment({**own, **warm.programs(copy / ".venv")})
     for block in blocks(page):
         if block.file:
             (copy / block.file).write_text(block.text, encoding="utf-8")
         elif block.language == "diff":
             apply(block.text, copy)
         elif is_run(block):
-            run(block.text, copy, env)
+            run(block.text, copy, real if block.text.startswith("make demo") else forked)
 
 
 def copy_of_the_repository(target: Path) -> Path:
@@ -58,7 +61,7 @@ def copy_of_the_repository(target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     (target / ".venv").mkdir()
-    for part in ("bin", "lib", "pyvenv.cfg"):
+    for part in ("lib", "pyvenv.cfg"):
         (target / ".venv" / part).symlink_to(Path(sys.prefix, part))
     (target / ".venv" / ".ready").write_text(f"{target}\n")  # newer than its sources: nothing is installed again
     demo = target / "cifar_dist" / "recipes" / "demo.toml"

@@ -1,4 +1,4 @@
-"""docs/config.md agrees with cifar_dist/config/, and docs/recipes.md with the comments of the recipes."""
+"""The generated pages: config.md agrees with cifar_dist/config/, recipes.md and sources.md with the recipes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,35 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["config", "recipes"])
+@pytest.mark.parametrize("page", ["config", "recipes", "sources"])
 def test_the_tables_are_up_to_date(page: str) -> None:
     document = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert script(f"make_{page}").up_to_date(document) == document, f"run: python docs/make_{page}.py"
+
+
+def test_no_difference_between_a_recipe_and_its_source_is_unexplained() -> None:
+    assert script("make_sources").problems() == []
+
+
+def test_a_difference_that_no_head_names_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = script("make_sources")
+    sources = compared._read()
+    said = sources["recipes"]["se-resnet"]
+    said["settings"]["optim"]["nesterov"] = True
+    said["settings"]["train"]["epochs"] = 100
+    said["parameters"] = 2_820_391
+    sources["sweeps"]["batch-size"]["rows"]["batch_size=32"]["settings"]["train"]["epochs"] = 34
+    monkeypatch.setattr(compared, "_read", lambda: sources)
+    del sources["own"]["demo"]
+    assert [line.partition(" in the head")[0] for line in compared.problems()] == [
+        "demo: no entry in sources.toml",
+        "se-resnet: optim.nesterov is not named under 'Differs:'",
+        "se-resnet: parameters is not named under 'Differs:'",
+        "se-resnet: the head says 'Chosen here: train.epochs', which is not so",
+        "se-resnet-randaugment: optim.nesterov is not named under 'Differs:'",
+        "se-resnet-stochastic-depth: optim.nesterov is not named under 'Differs:'",
+        "batch_size=32: train.epochs is not named under 'Differs:'",
+    ]
 
 
 def test_every_setting_has_a_row_and_a_meaning() -> None:

@@ -17,7 +17,6 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.source_terms import sample_ids
-from cifar_dist.evaluation.trained import find_run
 
 LOGITS = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 5.0], [1.0, 1.5, 1.0]])
 SUMMARY = Summary(
@@ -77,6 +76,7 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
     )
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
         "model.safetensors",
         "probabilities.npz",
         "submission.csv",
@@ -90,6 +90,9 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
     assert arrays["labels"].tolist() == labels.tolist()
     assert arrays["probabilities"].dtype == np.float32
     assert np.allclose(arrays["probabilities"].sum(axis=1), 1)
+    other = weights.rename(weights.with_suffix(".pth"))
+    predictions = Predictions(LOGITS, labels, LOGITS)
+    assert (write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], other) / "model.pth").is_file()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == {**dataclasses.asdict(SUMMARY), "classes": ["a", "b", "c"]}
     assert summary.keys() >= {"accuracy", "samples", "tta", "checkpoint", "split"}
@@ -139,16 +142,3 @@ def test_ids_are_the_keys_where_all_are_different_numbers(
     shard = dataclasses.replace(manifest.splits["test"][0], keys=tuple(keys))
     found = sample_ids(dataclasses.replace(manifest, splits={"test": (shard,)}), "test")
     assert found == ids
-
-
-def test_a_run_is_found_by_name_or_path_and_else_the_nearest_is_named(tmp_path: Path) -> None:
-    (tmp_path / "my-run").mkdir()
-    (tmp_path / "my-run" / "config.toml").touch()
-    assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
-    with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
-        find_run("my-rum", tmp_path)
-    with pytest.raises(UserError, match="has no run yet; train one first"):
-        find_run("my-run", tmp_path / "nowhere")
-    for name in ("x" * 5000, "a\0b", ""):
-        with pytest.raises(UserError, match="does not exist"):
-            find_run(name, tmp_path)

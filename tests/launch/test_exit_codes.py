@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -27,9 +28,9 @@ def left_of(recipe: Path, program: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["stopped", "refused"])
-def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, kind: str) -> None:
+def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, forked: dict[str, str], kind: str) -> None:
     """soak.py does it many times, and the runs of test_sharding.py are done."""
-    code, output = soak.launch(kind, recipe, kind)
+    code, output = soak.launch(kind, recipe, kind, forked)
     assert code == soak.CODES[kind], output
     assert "Traceback" not in output
     assert not left_of(recipe)
@@ -60,7 +61,10 @@ def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Pa
     except OSError:  # the other end is closed: it has ended
         pass
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75, output.decode()
-    assert b"interrupt again to end now" in output
+    assert b"Ctrl-C: stopping after this step; again ends it at once" in output
+    assert b": Ctrl-C\r\n" in output, "the ranks know what stopped them"
+    plain = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", output).decode()
+    assert f"  {soak.LOCAL} cpu --num_processes=2 {recipe} --run.name typed --train.epochs 10000\r\n" in plain
     assert b"Traceback" not in output
     assert not left_of(recipe)
     assert (recipe.parent / "runs" / "typed" / "checkpoints" / "latest").is_dir()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,20 @@ MIDDLE = 6
 SETTINGS = ["--train.epochs", "2", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
 
 
-def call(folder: Path, *words: str) -> str:
+Call = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def call(forked: dict[str, str]) -> Call:
+    """``cifar-dist`` in a folder."""
+    return functools.partial(run, forked)
+
+
+def run(forked: dict[str, str], folder: Path, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "cifar_dist", *words],
+        [f"{forked['CIFAR_DIST_VENV']}/bin/cifar-dist", *words],
         cwd=folder,
-        env=environment(),
+        env=environment(forked),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -31,7 +41,7 @@ def call(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, call: Call) -> Path:
     """The files of the page, and the run that they train, from its beginning to its end."""
     folder = tmp_path_factory.mktemp("elsewhere")
     for block in blocks(ROOT / "docs" / "extending.md"):
@@ -51,7 +61,7 @@ def test_each_kind_takes_part(folder: Path) -> None:
     assert json.loads((folder / "shards" / "bars" / "manifest.json").read_text())["name"] == "bars"
 
 
-def test_a_resume_ends_on_the_same_weights_and_says_which_file_changed(folder: Path) -> None:
+def test_a_resume_ends_on_the_same_weights_and_says_which_file_changed(folder: Path, call: Call) -> None:
     complete, resumed = folder / "runs" / "mine", folder / "runs" / "resumed"
     cut(complete, resumed, MIDDLE)
     (folder / "tracker.py").write_text((folder / "tracker.py").read_text() + "# changed\n")
@@ -62,7 +72,7 @@ def test_a_resume_ends_on_the_same_weights_and_says_which_file_changed(folder: P
     assert (resumed / final).read_bytes() == (complete / final).read_bytes()
 
 
-def test_a_run_folder_is_read_without_its_code(folder: Path) -> None:
+def test_a_run_folder_is_read_without_its_code(folder: Path, call: Call) -> None:
     moved = folder / "moved"
     shutil.copytree(folder / "runs" / "mine", moved / "mine", symlinks=True)
     assert "finished" in call(moved, "runs", "list", ".")

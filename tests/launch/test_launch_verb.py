@@ -18,11 +18,14 @@ from cifar_dist.verbs.registry import VERBS
 
 
 def launch(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cifar_dist", "launch", *words]
+    python = f"{env['CIFAR_DIST_VENV']}/bin/python" if "CIFAR_DIST_VENV" in env else sys.executable
+    command = [python, "-m", "cifar_dist", "launch", *words]
     return subprocess.run(command, env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=180)
 
 
-def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(digits: Path, tmp_path: Path) -> None:
+def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
+    digits: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
     """The working folder has its own ``cifar_dist`` and ``queue``; the ranks must import neither."""
     recipe = soak.write_recipe(tmp_path, digits)
     for name in ("cifar_dist", "queue", "torch"):
@@ -30,7 +33,7 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(digi
     trained = launch("cpu", recipe, "--run.name", "it", cwd=tmp_path, PYTHONSAFEPATH="1")
     assert trained.returncode == 0, trained.stderr
     assert "2 processes, DDP, cpu" in trained.stdout
-    evaluated = launch("cpu", "--num_processes=2", "evaluate", tmp_path / "runs" / "it", cwd=ROOT)
+    evaluated = launch("cpu", "--num_processes=2", "evaluate", tmp_path / "runs" / "it", cwd=ROOT, **forked)
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.startswith("test: accuracy ")
 

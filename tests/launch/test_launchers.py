@@ -10,31 +10,36 @@ import pytest
 import soak
 from support.running import ROOT, environment
 
-BIN = Path(sys.executable).parent
 CONFIGS = sorted((ROOT / "launch").glob("*.yaml"))
 
 
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=180)
+def run(forked: dict[str, str], launcher: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(forked["CIFAR_DIST_VENV"], "bin", launcher), *words]
+    return subprocess.run(command, env=environment(forked), cwd=ROOT, capture_output=True, text=True, timeout=180)
 
 
 @pytest.mark.parametrize(
     "launcher",
     [
-        [BIN / "torchrun", "--nproc-per-node", "2"],
-        [BIN / "accelerate", "launch", "--config_file", "launch/cpu.yaml"],
+        ["torchrun", "--nproc-per-node", "2"],
+        ["accelerate", "launch", "--config_file", "launch/cpu.yaml"],
     ],
     ids=["torchrun", "accelerate"],
 )
-def test_two_processes_train_together(digits: Path, tmp_path: Path, launcher: list[str | Path]) -> None:
-    done = run(*launcher, "train.py", soak.write_recipe(tmp_path, digits))
+def test_two_processes_train_together(
+    digits: Path, tmp_path: Path, forked: dict[str, str], launcher: list[str]
+) -> None:
+    done = run(forked, *launcher, "train.py", soak.write_recipe(tmp_path, digits))
     assert done.returncode == 0, done.stderr
     assert "2 processes, DDP, cpu" in done.stdout
 
 
 def test_a_launch_that_would_silently_start_one_process_is_refused(digits: Path, tmp_path: Path) -> None:
+    """A process knows what was asked for from the command line of its parent, so that none here is a fork."""
     recipe = soak.write_recipe(tmp_path, digits)
-    done = run(BIN / "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py", recipe)
+    done = run(
+        {"CIFAR_DIST_VENV": sys.prefix}, "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py", recipe
+    )
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("cifar-dist:")]
     assert len(said) == 1

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from support import resume_on_ranks
 from support.running import metrics, pausing, resume, spawn, wait_for_pause
 
-STEPS = 39
+STEPS = 26
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,12 @@ def test_each_engine_takes_the_steps_of_ddp(runs: Path, optimizer: str) -> None:
 
 
 @pytest.mark.parametrize(("config", "wrapper"), [("zero2", "DeepSpeed ZeRO-2"), ("fsdp", "FSDP")])
-def test_its_launch_file_stops_and_resumes(digits: Path, tmp_path: Path, config: str, wrapper: str) -> None:
+def test_its_launch_file_stops_and_resumes(
+    digits: Path, tmp_path: Path, forked: dict[str, str], config: str, wrapper: str
+) -> None:
     recipe = soak.write_recipe(tmp_path, digits)
     run, words = tmp_path / "runs" / config, ["--train.epochs", "2"]
-    job = soak.start(recipe, config, *words, config=config, env=pausing(2, tmp_path / "paused"))
+    job = soak.start(recipe, config, *words, config=config, env={**forked, **pausing(2, tmp_path / "paused")})
     paused = wait_for_pause(tmp_path / "paused", [job])
     job.send_signal(signal.SIGUSR1)
     resume(paused)
@@ -72,7 +74,7 @@ def test_its_launch_file_stops_and_resumes(digits: Path, tmp_path: Path, config:
     assert code == 75, output
     assert f"2 processes, {wrapper}" in output
     stopped = soak.steps_done(run)
-    code, output = soak.end(soak.start(recipe, config, *words, config=config))
+    code, output = soak.end(soak.start(recipe, config, *words, config=config, env=forked))
     assert code == 0, output
     assert f"resumed after step {stopped}" in output
     assert [record["step"] for record in metrics(run)] == list(range(1, 2 * 13 + 1))

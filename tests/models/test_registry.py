@@ -86,7 +86,7 @@ def test_weights_are_a_function_of_the_seed_and_survive_a_state_dict(name: str) 
         ("speed-net", {"scale": float("nan")}, "Input should be a finite number"),
         ("resnet18", {"freeze": True}, "resnet18 has no option 'freeze'"),
         ("preact-resnet18", {"stem": "cifar"}, "preact-resnet18 has no option 'stem'; it has no options"),
-        ("custom-resnet", {"width": 64}, "custom-resnet has no option 'width'; it has no options"),
+        ("custom-resnet", {"width": 64}, "custom-resnet has no option 'width'; known: dropout, pairs"),
         ("small-resnet", {"widths": [10**9]}, "less than or equal to 4096"),
         ("small-resnet", {"widths": [], "blocks": []}, "widths and blocks must have the same length"),
         ("small-resnet", {"blocks": [2, 2]}, "widths and blocks must have the same length"),

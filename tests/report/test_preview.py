@@ -63,7 +63,7 @@ def test_the_versions_are_what_a_run_trains_on_to_the_pixel(colours: Manifest) -
     plain = Normalize((0.0,) * 3, (1.0,) * 3, torch.device("cpu"), channels_last=False)
     train = Augment(config.augment, 5, colours.mean, plain)
     batches = TrainBatches(
-        colours, DataConfig(), seed=5, batch_size=60, accumulate=1, rank=0, world_size=1, device=torch.device("cpu")
+        colours, DataConfig(), seed=5, batch_size=60, parts=1, own=range(1), device=torch.device("cpu")
     )
     ((batch,),) = batches.epoch(1)
     chosen = torch.tensor([3, 50, 17])
@@ -144,7 +144,7 @@ def test_a_dataset_is_found_by_its_name_and_the_sheet_is_called_after_the_recipe
         (["DIGITS", "dmeo"], "did you mean 'demo'"),
         (["DIGITS", "demo", "--augment.cropp", "2"], "did you mean '--augment.crop'"),
         (["DIGITS", "custom-resnet", "--augment.crop.pad=40", "--augment.crop.fill=reflect"], "too large to reflect"),
-        (["DIGITS", "demo", "--out", "/"], "/ is a folder; name a file: --out /preview.png"),
+        (["DIGITS", "demo", "--out", "/"], "/ is a folder; name a file in it: --out /NAME"),
         (["DIGITS", "demo", "--samples=1", "--out", "/proc/a.png"], "/proc/a.png cannot be written: No such file"),
         (["DIGITS", "demo", "--samples", "1000000"], "at most 50 samples of 20 versions, not 1000000 of 6"),
     ],

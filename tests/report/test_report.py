@@ -6,6 +6,8 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.running import PATIENCE, environment
 
-from cifar_dist import recipe
+from cifar_dist import cli, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
@@ -25,6 +28,7 @@ from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
 
 HOSTILE = '<script>alert("x")</script>&"'
+CONTROL = "\x1b[2J\x07\u202e\x85"
 
 
 def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str, ...] | None = None) -> Path:
@@ -43,7 +47,8 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     log.close()
     for kind, step in (("started", 0), ("killed", 12), ("resumed", 10), ("finished", 10 * epochs)):
         timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), kind, step, 2, HOSTILE, HOSTILE))
-    (run / "environment.json").write_text(json.dumps({"run": {"model": HOSTILE, "processes": 2}, "command": [HOSTILE]}))
+    environment = {"run": {"model": HOSTILE, "dataset": CONTROL}, "command": [HOSTILE]}
+    (run / "environment.json").write_text(json.dumps(environment))
     manifest = Manifest.load(digits)
     labels = torch.from_numpy(manifest.labels("test"))
     logits = torch.nn.functional.one_hot(labels, 10).float() * 3
@@ -83,8 +88,10 @@ def test_the_page_needs_nothing_else_and_escapes_everything(digits: Path, tmp_pa
     page = Tags(write_report(run).read_text())
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert page.tags.count("img") == 3 + 5
+    assert page.tags.count("img") == 4 + 5
     assert HOSTILE in page.text, "it is shown, as text"
+    assert not set(CONTROL[:1] + CONTROL[4:]) & set(page.text)
+    assert r"\x1b[2J\x07\u202e\x85" in page.text
     assert "85.70" in page.text
     assert re.search(r"killed\s*step 12", page.text)
 
@@ -94,7 +101,7 @@ def test_pictures_are_drawn_and_not_blank(digits: Path, tmp_path: Path) -> None:
     write_report(run)
     pictures = sorted(run.rglob("*.png"))
     assert {path.stem for path in pictures} == {
-        *("loss", "accuracy", "lr", "overview"),
+        *("loss", "accuracy", "lr", "validation", "overview"),
         *("samples", "mistakes", "confusion", "per_class", "calibration"),
     }
     for path in pictures:
@@ -109,13 +116,32 @@ def test_missing_parts_are_left_out(digits: Path, tmp_path: Path) -> None:
     (run / "timeline.jsonl").unlink()
     for path in (run / "evaluations").glob("*/probabilities.npz"):
         path.write_bytes(path.read_bytes()[:100])
-    assert Tags(write_report(run).read_text()).tags.count("img") == 3
+    assert Tags(write_report(run).read_text()).tags.count("img") == 4
     (run / "metrics.jsonl").unlink()
     shutil.rmtree(run / "evaluations")
     assert "not evaluated yet" in write_report(run).read_text()
     (run / "config.toml").unlink()
     with pytest.raises(UserError, match=r"is not a run folder: it has no config\.toml"):
         write_report(run)
+
+
+def test_all_reports_are_drawn_whatever_is_wrong_with_one(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, digits)
+    shutil.rmtree(run / "evaluations")  # to draw less
+    for name in ("a", "sweep/b", "damaged"):
+        shutil.copytree(run, tmp_path / "all" / name)
+    (tmp_path / "all" / "damaged" / "config.toml").write_text("{ torn")
+    with pytest.raises(UserError, match="1 of the runs below"):
+        cli.run(["report", "--all", str(tmp_path / "all")])
+    drawn = [tmp_path / "all" / name / "report.html" for name in ("a", "sweep/b")]
+    assert capsys.readouterr().out.split() == [str(path) for path in drawn]
+    assert all(path.is_file() for path in drawn)
+    with pytest.raises(UserError, match="or all: cifar-dist report --all"):
+        cli.run(["report"])
+    with pytest.raises(UserError, match="or all: cifar-dist report --all"):
+        cli.run(["report", str(run), "--all"])
 
 
 def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -> None:
@@ -143,3 +169,15 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
 def test_the_confusion_matrix_counts_rows_as_true() -> None:
     matrix = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_what_reads_run_folders_does_not_wait_for_torch(tmp_path: Path, digits: Path) -> None:
+    """The report with its galleries, the list, and the comparison with its picture."""
+    run = str(make_run(tmp_path, digits))
+    lines = [["runs", "list", str(tmp_path)], ["runs", "compare", run, run, "--picture", str(tmp_path / "both.png")]]
+    lines.append(["report", run])
+    code = f"import sys; from cifar_dist.cli import run; print([*map(run, {lines})], 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.endswith("[0, 0, 0] False\n"), done.stdout + done.stderr
+    assert list(tmp_path.glob("some-run/evaluations/*/figures/samples.png"))

@@ -84,8 +84,11 @@ def test_the_csv_has_the_exact_numbers(here: Path, capsys: pytest.CaptureFixture
         (line,) = csv.DictReader(text)
     assert (line["run"], line["val_accuracy"], line["test_accuracy"]) == ("runs/a", "0.123456", "0.5")
     assert (line["dataset"], line["epochs_asked"], line["bytes"]) == ("digits", "4", str(disk_bytes(run)))
-    with pytest.raises(UserError, match=r"^no/out\.csv cannot be written: No such file"):
-        cli.run(["runs", "list", "--csv", "no/out.csv"])
+    capsys.readouterr()
+    for words in (["list", "--csv", "no/out"], ["compare", "runs/a", "--picture", "no/out"]):
+        with pytest.raises(UserError, match=r"^no/out cannot be written: the folder no does not exist; use another --"):
+            cli.run(["runs", *words])
+        assert capsys.readouterr().out == "", "before the work"
 
 
 def test_one_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture
-def file(digits: Path, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Path:
+def file(
+    digits: Path, tmp_path: Path, cluster: Cluster, forked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """Two runs, the second of some seconds on one thread. The working folder is not the repository."""
     write_recipe(tmp_path, digits, runs="runs", eval_every=26)
     (tmp_path / "sizes.toml").write_text(
@@ -35,7 +37,7 @@ def file(digits: Path, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     for name in set(os.environ) - set(cluster.env):
         monkeypatch.delenv(name)
-    for name, value in cluster.env.items():
+    for name, value in {**cluster.env, **forked}.items():
         monkeypatch.setenv(name, value)
     return tmp_path / "sizes.toml"
 

@@ -48,8 +48,10 @@ def test_two_nodes_train_one_run(undisturbed: Job) -> None:
     assert undisturbed.facts()["Restarts"] == "0"
 
 
-def test_a_requeued_job_ends_with_the_same_weights(cluster: Cluster, recipe: Path, undisturbed: Job) -> None:
-    job = cluster.submit(recipe.parent, str(recipe), "--run.fresh")
+def test_a_requeued_job_ends_with_the_same_weights(
+    cluster: Cluster, recipe: Path, undisturbed: Job, forked: dict[str, str]
+) -> None:
+    job = cluster.submit(recipe.parent, str(recipe), "--run.fresh", env=forked)
     run = recipe.parent / "runs" / f"small-{job.id}"
     until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)
     job.call("scancel", "--signal=USR1", job.id)
@@ -64,10 +66,12 @@ def test_a_requeued_job_ends_with_the_same_weights(cluster: Cluster, recipe: Pat
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
 
 
-def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Path) -> None:
+def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Path, forked: dict[str, str]) -> None:
     """Submitted by the command for it, which knows where the run will lie."""
     words = [sys.executable, "-m", "cifar_dist", "submit", str(recipe), "--nodes=2", "-J", "it", "--optim.lr", "0.02"]
-    done = subprocess.run(words, env=cluster.env, cwd=recipe.parent, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        words, env={**cluster.env, **forked}, cwd=recipe.parent, capture_output=True, text=True, timeout=60
+    )
     said = re.fullmatch(r"job (\d+): (.*)\nwatch it: tail -F slurm-\1\.out; cifar-dist runs list .*\n", done.stdout)
     assert said, done.stdout + done.stderr
     job, run = Job(said[1], recipe.parent, dict(cluster.env)), Path(said[2])
@@ -91,9 +95,9 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Pat
     ],
 )
 def test_bad_input_ends_the_job_before_any_node_trains(
-    cluster: Cluster, tmp_path: Path, words: list[str], said: str
+    cluster: Cluster, tmp_path: Path, forked: dict[str, str], words: list[str], said: str
 ) -> None:
-    job = cluster.submit(tmp_path, *words)
+    job = cluster.submit(tmp_path, *words, env=forked)
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("2:0", "0")
     assert job.output().startswith(said)
@@ -128,9 +132,11 @@ def test_running_the_script_without_sbatch_is_refused() -> None:
     )
 
 
-def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(cluster: Cluster, recipe: Path) -> None:
+def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(
+    cluster: Cluster, recipe: Path, forked: dict[str, str]
+) -> None:
     """As with a container: every command of ours goes through srun, which refuses once Slurm takes the job down."""
-    env = {"CIFAR_DIST_SRUN_OPTIONS": "--cpu-bind=none"}
+    env = {**forked, "CIFAR_DIST_SRUN_OPTIONS": "--cpu-bind=none"}
     job = cluster.submit(recipe.parent, str(recipe), "--train.epochs", "2600", nodes=1, env=env)
     run = recipe.parent / "runs" / f"small-{job.id}"
     until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)

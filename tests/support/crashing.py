@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,14 +28,14 @@ def dies_at(moment: int, work: Callable[[], object], folder: Path, *, power_loss
     if child == 0:
         code = 2
         try:
-            _arm(moment, folder, power_loss=power_loss)
+            arm(moment, folder, power_loss=power_loss)
             work()
             code = 0
         finally:
             os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 1), f"the work failed before it was killed (exit code {code})"
-    return code == 1
+    assert code in (0, -signal.SIGKILL), f"the work failed before it was killed (exit code {code})"
+    return code != 0
 
 
 def every_death(prepare: Callable[[], Path], work: Callable[[Path], object], *, power_loss: bool) -> Iterator[Path]:
@@ -46,11 +49,13 @@ def every_death(prepare: Callable[[], Path], work: Callable[[Path], object], *, 
     raise AssertionError("no end of writing calls")
 
 
-def _arm(moment: int, folder: Path, *, power_loss: bool) -> None:
+def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | None = None) -> None:
+    """Make this process kill itself before its ``moment``-th writing call; ``counted`` receives how many it made."""
     before = _inodes(folder)
     flushed: set[int] = set()
     fsync = os.fsync
     calls = 0
+    shown = _counter(counted) if counted else None
 
     def noted_fsync(file: int) -> None:
         fsync(file)
@@ -61,15 +66,46 @@ def _arm(moment: int, folder: Path, *, power_loss: bool) -> None:
         if event != "c_call" or function.__name__ not in _WRITING or frame.f_code.co_name == "noted_fsync":
             return
         calls += 1
+        if shown is not None:
+            shown[:8] = calls.to_bytes(8, "little")
         if calls == moment:
             sys.setprofile(None)
             for inode, path in _inodes(folder).items() if power_loss else ():
                 if inode not in flushed | before.keys():
                     os.truncate(path, path.stat().st_size // 2)
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = noted_fsync
     sys.setprofile(count)
+
+
+def dying(moments: dict[int, int], counted: Path) -> dict[str, str]:
+    """Environment of a job whose ranks kill themselves before these of their writing calls.
+
+    ``counted``, with the rank appended to its name, receives how many such calls a rank made.
+    """
+    return {"CIFAR_DIST_TEST_DIE_AT": json.dumps([moments, str(counted)])}
+
+
+def arm_by_environment() -> None:
+    """:func:`arm` a process that has the environment of :func:`dying`."""
+    moments, counted = json.loads(os.environ["CIFAR_DIST_TEST_DIE_AT"])
+    rank = os.environ.get("RANK", "0")
+    if rank in moments:
+        path = Path(f"{counted}.{rank}")
+        arm(moments[rank], path.parent, counted=path)
+
+
+def _counter(path: Path) -> mmap.mmap:
+    """Eight bytes of a file, which keep what was written to them last, whatever kills this process."""
+    path.write_bytes(bytes(8))
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 8)
+
+
+def read_count(path: Path) -> int:
+    """Read the number of writing calls in a file that :func:`arm` wrote."""
+    return int.from_bytes(path.read_bytes(), "little")
 
 
 def _inodes(folder: Path) -> dict[int, Path]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_dist.config import Config, OptimConfig, TrainConfig
-from cifar_dist.data.order import shares
+from cifar_dist.data.order import own_parts, shares
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import TrainingFailedError, UserError
@@ -42,9 +42,11 @@ def optimizer(name: str, module: nn.Module) -> torch.optim.Optimizer:
 def train(model: WrappedModel, accumulate: int, steps: list[int]) -> None:
     """Steps on the first samples; the learning rate falls from 0.1."""
     images, labels = samples()
+    parts = model.ranks.world_size * accumulate
+    own = own_parts(parts, model.ranks.rank, model.ranks.world_size)
     for number, size in enumerate(steps):
         model.begin_step(0.1 / (number + 1))
-        for share in shares(torch.arange(size), model.ranks.rank, model.ranks.world_size, accumulate):
+        for share in shares(torch.arange(size), own, parts):
             with model.accumulate():
                 losses = F.cross_entropy(model(images[share.ids]), labels[share.ids], reduction="none")
                 model.backward((losses * share.weight).sum() / size)

@@ -19,9 +19,10 @@ from cifar_dist.models.transfer import freeze_backbone
 from support import forked_ranks
 from support.engines import engine
 
-LARGER = {"resnet50", "wrn-28-10"}  # than another of their family
+LARGER = {"resnet34", "resnet50", "speed-net-96", "wrn-28-10"}  # than another of their family
 NETWORKS = [*sorted({*models.names()} - LARGER), "torchvision:mobilenet_v3_small", "timm:resnet10t"]
-FROZEN = "resnet18"
+FROZEN = "tiny-resnet"
+SIDE = 16  # what the deepest of them still takes
 LR, DECAY = 0.01, 0.1
 
 
@@ -36,7 +37,7 @@ def network(name: str) -> nn.Module:
 def samples() -> tuple[Tensor, Tensor]:
     """The same on every process, so that batch statistics are those of one process."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4)
+    return torch.randn(4, 3, SIDE, SIDE, generator=generator), torch.arange(4)
 
 
 def optimizer(module: nn.Module) -> torch.optim.Optimizer:
@@ -86,6 +87,9 @@ def compare(place: Engine, name: str) -> str:
 
 
 def main(out: Path) -> None:
+    import timm  # noqa: F401 - once rather than in each process
+    import torchvision  # noqa: F401
+
     os.environ["ACCELERATE_USE_FSDP"] = "true"
 
     def work() -> None:

@@ -27,14 +27,14 @@ ENGINES = {
 OPTIMIZERS = {
     # A group a stage, some asleep.
     "sgd": [
-        *("--optim.layer_decay", "0.5", "--model.unfreeze", "0.7"),
+        *("--optim.layer_decay", "0.5", "--model.unfreeze", "0.5"),
         *("--optim.clip_norm", "0.5", "--train.accumulate", "2"),
     ],
     "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"],
 }
 CONTINUED = [("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero2")]
 MIDDLE = 15
-SETTINGS = ["--train.epochs", "3", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
+SETTINGS = ["--train.epochs", "2", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
 
 
 def train(engine: str, path: str, name: str, optimizer: str) -> None:
@@ -68,6 +68,7 @@ def main(path: str, runs: Path) -> None:
     """Train them all."""
     import deepspeed.compile.init_z1_and_2  # noqa: F401
     import torch._dynamo  # noqa: F401
+    import transformers.integrations.deepspeed  # noqa: F401 - Accelerate imports it beside DeepSpeed
 
     for optimizer in OPTIMIZERS:
         for engine in ENGINES:

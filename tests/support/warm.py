@@ -2,8 +2,10 @@
 
 Importing torch and what training needs takes five seconds of CPU time, and a small run takes one. The forks are
 processes like any other: with arguments, environment, working folder and output of their own, killed and waited for
-by their number. What differs: libraries have read their environment already (OMP_NUM_THREADS, say), and strings hash
-alike in all of them.
+by their number. What differs: libraries have read their environment already (OMP_NUM_THREADS, say), strings hash
+alike in all of them, and their parent is not the process that started them.
+
+:class:`Popen` forks for a test; :func:`programs` for a shell, a launcher or a cluster, which start programs by name.
 """
 
 from __future__ import annotations
@@ -16,15 +18,22 @@ import io
 import json
 import os
 import runpy
+import select
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 import types
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_ADDRESS = "CIFAR_DIST_TEST_WARM"
+_PROGRAMS = ("python", "python3", "cifar-dist", "accelerate", "torchrun")
 
 
 class Popen(subprocess.Popen[str]):
@@ -38,7 +47,7 @@ class Popen(subprocess.Popen[str]):
         # The fork's parent ends at once; while this is set it becomes a child of this process, which waits for it.
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
         try:
-            server = _server()
+            server, _ = _server()
             socket.send_fds(server, [json.dumps(message).encode()], [given["c2pwrite"], given["errwrite"]])
             self.pid = int(server.recv(32))
         finally:
@@ -47,25 +56,49 @@ class Popen(subprocess.Popen[str]):
         self._child_created = True
 
 
+def programs(folder: Path) -> dict[str, str]:
+    """Fill ``folder/bin`` with the programs of this environment, Python and ours run by :mod:`support.warm_program`.
+
+    Returns the environment variables that a process needs for it. Without them the programs are the real ones.
+    """
+    real, bin_folder = Path(sys.executable).parent, folder / "bin"
+    source = Path(__file__).with_name("warm_program.py").read_text()
+    bin_folder.mkdir(parents=True)
+    for program in real.iterdir():
+        if program.name not in (*_PROGRAMS, "activate"):
+            (bin_folder / program.name).symlink_to(program)
+    for name in _PROGRAMS:
+        (bin_folder / name).write_text(f"#!{sys.executable} -IS\n{source}")
+        (bin_folder / name).chmod(0o755)
+    (bin_folder / "activate").write_text(f"export PATH={bin_folder}:$PATH\n")  # the real one names the real folder
+    return {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", _ADDRESS: f"{_server()[1].name}/socket"}
+
+
 @functools.cache
-def _server() -> socket.socket:
-    """The warm interpreter, which ends with this process."""
+def _server() -> tuple[socket.socket, tempfile.TemporaryDirectory[str]]:
+    """The warm interpreter, which ends with this process: a connection to it, and the folder of its ``socket``."""
+    folder = tempfile.TemporaryDirectory(prefix="cifar-dist-warm-")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(f"{folder.name}/socket")
+    listening.listen(64)
     subprocess.Popen(
-        [sys.executable, __file__, str(theirs.fileno())],
-        pass_fds=[theirs.fileno()],
+        [sys.executable, __file__, str(theirs.fileno()), str(listening.fileno())],
+        pass_fds=[theirs.fileno(), listening.fileno()],
         env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
     theirs.close()
-    return ours
+    listening.close()
+    return ours, folder
 
 
-def serve(server: socket.socket) -> None:
-    """Fork a process for each message, until the other end is closed."""
-    import accelerate  # noqa: F401
-    import torch._dynamo  # noqa: F401 - torch imports it when it makes an optimizer
+def serve(server: socket.socket, programs: socket.socket) -> None:
+    """Fork a process for each message and for each program, until the other end of ``server`` is closed."""
+    import accelerate.commands.launch  # noqa: F401
+    import torch._dynamo
+    import torch.distributed.run  # noqa: F401
     from matplotlib.figure import Figure
 
     import cifar_dist.report.html
@@ -74,40 +107,99 @@ def serve(server: socket.socket) -> None:
 
     Figure(layout="constrained").savefig(io.BytesIO())  # reads its fonts and loads its backend
     gc.freeze()
+    watchers: list[int] = []
     while True:
-        message, files, *_ = socket.recv_fds(server, 2**20, 2)
-        if not message:
-            return
-        reading, writing = os.pipe()
-        parent = os.fork()
-        if parent == 0:
-            child = os.fork()
-            if child == 0:
-                server.close()
-                _become(json.loads(message), files)
-            os.write(writing, str(child).encode())
-            os._exit(0)
-        os.waitpid(parent, 0)  # from here on it has its new parent
-        server.send(os.read(reading, 32))
-        for file in (reading, writing, *files):
-            os.close(file)
+        watchers = [pid for pid in watchers if not os.waitpid(pid, os.WNOHANG)[0]]
+        ready, _, _ = select.select([server, programs], [], [])
+        if programs in ready:
+            connection, _ = programs.accept()
+            watchers.append(_fork(lambda program=connection: _watch(program, [server, programs])))  # type: ignore[misc]
+            connection.close()
+        if server in ready:
+            message, files, *_ = socket.recv_fds(server, 2**20, 2)
+            if not message:
+                return
+            reading, writing = os.pipe()
+
+            def fork_twice(message: bytes = message, files: list[int] = files, writing: int = writing) -> None:
+                child = _fork(lambda: _become(json.loads(message), files, [server, programs]))
+                os.write(writing, str(child).encode())
+
+            os.waitpid(_fork(fork_twice), 0)  # from here on the child has its new parent
+            server.send(os.read(reading, 32))
+            for file in (reading, writing, *files):
+                os.close(file)
 
 
-def _become(message: dict[str, Any], files: list[int]) -> None:
-    """Run ``python *words`` in this process, to its end."""
-    for number, file in enumerate(files, start=1):
-        os.dup2(file, number)
+def _fork(work: Any) -> int:
+    """Do ``work`` in a fork of this process and end it; returns its number."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+
+def _watch(program: socket.socket, others: list[socket.socket]) -> None:
+    """Run what ``program`` is to run in a fork, send its number and its exit code; kill it if ``program`` is killed."""
+    data, files, *_ = socket.recv_fds(program, 2**20, 8)
+    message = json.loads(data)
+    child = _fork(lambda: _become(message, files, [program, *others]))
+    for file in files:
         os.close(file)
+    program.send(str(child).encode())
+    ended = os.pidfd_open(child)
+    ready, _, _ = select.select([ended, program], [], [])
+    if ended not in ready:
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        program.send(str(code).encode())
+    except BrokenPipeError:
+        pass
+
+
+def _become(message: dict[str, Any], files: list[int], sockets: list[socket.socket]) -> None:
+    """Run ``python *words`` in this process, to its end.
+
+    The last of ``files`` become its standard files, and the others are the namespaces that it enters.
+    """
+    for other in sockets:
+        other.close()
+    standard = files[message.get("namespaces", 0) :]
+    for namespace in files[: -len(standard)]:
+        _enter(namespace)
+    for number, file in enumerate(standard, start=3 - len(standard)):
+        os.dup2(file, number)
+    for file in files:
+        os.close(file)
+    for number in message.get("ignored", ()):
+        signal.signal(number, signal.SIG_IGN)
+    if "cpus" in message:
+        os.sched_setaffinity(0, message["cpus"])
     os.environ.clear()
     os.environ.update(message["env"])
+    if _ADDRESS in os.environ:  # what this process starts is forked, too
+        sys.executable = shutil.which("python") or sys.executable
     os.chdir(message["cwd"])
     path = message["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.orig_argv = [sys.executable, *message["words"]]
     kind, *words = message["words"]
-    sys.path[:1] = [str(Path(kind).parent) if kind.endswith(".py") else message["cwd"], *path]
+    script = Path(kind).parent if not kind.startswith("-") else message["cwd"]
+    sys.path[:1] = [*([] if message["env"].get("PYTHONSAFEPATH") else [str(script)]), *filter(None, path)]
+    _forget_other_package()
     code: object = 1
     try:
         if "CIFAR_DIST_TEST_PAUSE_AFTER" in os.environ:
             import sitecustomize  # noqa: F401 - tests/support/pausing
+        if "CIFAR_DIST_TEST_DIE_AT" in os.environ:
+            from support import crashing
+
+            crashing.arm_by_environment()
         if "CIFAR_DIST_TEST_UNDRAWN" in os.environ:
             sys.modules["cifar_dist.report.html"] = None  # type: ignore[assignment] - as if it could not be imported
         if kind == "-m":
@@ -131,6 +223,23 @@ def _become(message: dict[str, Any], files: list[int]) -> None:
     os._exit(code if isinstance(code, int) else 1)
 
 
+def _enter(namespace: int) -> None:
+    """Enter a namespace (a file of /proc/PID/ns), unless this process is in it."""
+    own = os.stat(f"/proc/self/ns/{os.readlink(f'/proc/self/fd/{namespace}').partition(':')[0]}")
+    if own.st_ino != os.fstat(namespace).st_ino:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(namespace, 0):
+            raise OSError(ctypes.get_errno(), "setns")
+
+
+def _forget_other_package() -> None:
+    """Import ``cifar_dist`` anew where the path leads to another copy of it than was imported."""
+    spec = PathFinder.find_spec("cifar_dist", sys.path)
+    if spec is None or spec.origin != sys.modules["cifar_dist"].__file__:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "cifar_dist"]:
+            del sys.modules[name]
+
+
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(*(socket.socket(fileno=int(file)) for file in sys.argv[1:3]))
     os._exit(0)  # some of torch's libraries complain about their own leaks at the interpreter's exit

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from support.run_folders import cells
-from support.running import finish, metrics, pausing, resume, spawn, start, wait_for_pause
+from support.running import UNDRAWN, finish, metrics, pausing, resume, spawn, start, wait_for_pause
 
 from cifar_dist import cli
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.slurm.sbatch import split_words
+from cifar_dist.verbs.arguments import split_settings
 
 EPOCHS = 3
 SWEEP = ["-m", "cifar_dist", "sweep"]
@@ -62,11 +62,13 @@ def said(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no run hears that its sweep was killed")
-def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(file: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
+    file: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
     long = RunFolder(tmp_path / "runs" / "three.long.s0")
 
     # Killed without a signal that it can handle: the run that it had started saves and ends by itself.
-    running = start([*SWEEP, "run", str(file)], env=pausing(5, tmp_path / "first"))
+    running = start([*SWEEP, "run", str(file)], env={**forked, **pausing(5, tmp_path / "first")})
     paused = wait_for_pause(tmp_path / "first", running)
     running[0].kill()
     resume(paused)
@@ -77,7 +79,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(file: Path, tmp
     assert (long.checkpoints / "latest").resolve().name == f"step-{steps:08d}"
 
     # Asked to stop, while it trains on two processes: the request goes through the launcher to both.
-    running = start([*SWEEP, "run", str(file), "--launch", "cpu"], env=pausing(5, tmp_path / "second"))
+    running = start([*SWEEP, "run", str(file), "--launch", "cpu"], env={**forked, **pausing(5, tmp_path / "second")})
     paused = wait_for_pause(tmp_path / "second", running)
     running[0].send_signal(signal.SIGTERM)
     resume(paused)
@@ -87,13 +89,15 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(file: Path, tmp
         "three: 3 runs, 0 finished before",
         "1 of 3: three.long.s0",
         "1 of 3: three.long.s0 interrupted",
-        "stopped; run the same command again to continue",
+        "stopped; resume with:",
     ]
+    assert f" -m cifar_dist sweep run {file} --launch cpu\n" in stopped.stdout
+    assert stopped.stdout.count("resume with:") == 1, "the run itself does not say it"
     assert not long.is_finished()
     assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
 
     # Two at a time to the end, on two GPUs (that do not exist). One fails, and the next is started.
-    (ended,) = spawn([*SWEEP, "run", str(file), "--jobs", "2"], env={"CUDA_VISIBLE_DEVICES": "-1,-2"})
+    (ended,) = spawn([*SWEEP, "run", str(file), "--jobs", "2"], env={**forked, "CUDA_VISIBLE_DEVICES": "-1,-2"})
     assert ended.returncode == 1, ended.stderr
     assert "2 of 3: three.diverges.s0 failed with exit code 1" in said(ended)
     assert said(ended)[-1] == "2 of 3 runs failed: three.diverges.s0, three.diverges-too.s0"
@@ -152,7 +156,7 @@ def test_a_sweep_on_many_processes_is_refused(file: Path, monkeypatch: pytest.Mo
 def test_settings_and_options_of_sbatch_are_separated() -> None:
     words = ["--time=8:00:00", "--optim.lr", "0.1", "-p", "gpu", "--output", "a.b", "--run.fresh", "--gres=gpu:1"]
     words += ["-oa.b", "--augment.mean", "-0.5"]
-    settings, options = split_words(words)
+    settings, options = split_settings(words)
     assert settings == ["--optim.lr", "0.1", "--run.fresh", "--augment.mean", "-0.5"]
     assert options == ["--time=8:00:00", "-p", "gpu", "--output", "a.b", "--gres=gpu:1", "-oa.b"]
 
@@ -171,12 +175,14 @@ def test_submit_refuses_what_the_script_cannot_pass_on(file: Path) -> None:
         verb("submit", str(file), "--test-only")
 
 
-def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(tiny: Path, tmp_path: Path) -> None:
+def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(
+    tiny: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
     file = tmp_path / "two.toml"
     file.write_text(
         f'recipe = "{tiny}"\n[settings]\ntrain.epochs = 1\neval.split = "nowhere"\n[grid]\noptim.lr = [0.1, 0.2]'
     )
-    (first,) = spawn([*SWEEP, "run", str(file)])
+    (first,) = spawn([*SWEEP, "run", str(file)], env={**forked, **UNDRAWN})
     assert first.returncode == 0, first.stderr
     assert "the dataset has no split 'nowhere' to end with" in first.stdout
     (again,) = spawn([*SWEEP, "run", str(file)])

@@ -95,8 +95,10 @@ def test_the_picture_has_a_dot_for_each_run_at_its_accuracy(file: str, capsys: p
     assert np.ptp(first_row[:, 1]) > 100, "the runs of one row are far apart, and so are their dots"
     capsys.readouterr()
     Path("no").write_text("a file")
-    with pytest.raises(UserError, match=r"^no/where\.png cannot be written: File exists"):
-        cli.run(["sweep", "table", file, "--picture", "no/where.png"])
+    for option in ("--picture", "--csv"):
+        with pytest.raises(UserError, match=f"^no/where cannot be written: no is not a folder; use another {option}"):
+            cli.run(["sweep", "table", file, option, "no/where"])
+        assert capsys.readouterr().out == "", "before the work"
 
 
 def test_damaged_folders_give_what_is_left_or_one_line(file: str) -> None:

@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recorded import FACTS, train, val
+from support.screen import Screen
 
+from cifar_dist.terminal import screen as terminal
 from cifar_dist.tracking import console
 from cifar_dist.tracking.console import RunConsole
 from cifar_dist.tracking.table import EpochTable
@@ -54,10 +56,14 @@ def open_pipe(encoding: str = "utf-8") -> tuple[int, TextIO]:
     return outside, open(inside, "w", encoding=encoding)
 
 
-def open_terminal() -> tuple[int, TextIO]:
+def open_terminal(columns: int = 140) -> tuple[int, TextIO]:
     outside, inside = os.openpty()
-    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
+    resize(inside, columns)
     return outside, open(inside, "w", encoding="utf-8")
+
+
+def resize(terminal: int, columns: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +128,7 @@ def test_a_pipe_gets_a_progress_line_each_interval(
     reader = Reader(descriptor)
     tell_everything(RunConsole(log, FACTS, stream=stream))
     stream.close()
-    progress = [line for line in reader.text().splitlines() if line.startswith("epoch ")]
+    progress = [line for line in reader.text().splitlines() if re.match(r"epoch \d", line)]
     assert len(progress) == lines
     if progress:
         assert progress[4].startswith("epoch 2/2 step 5/6  loss 1.5000  acc 50.00 %  lr 0.1  40 images/s  ")
@@ -236,3 +242,78 @@ def test_a_reader_that_goes_away_does_not_end_the_run(log: Path, where: str) -> 
     with contextlib.suppress(OSError):
         stream.close()
     assert "for the log alone" in log.read_text(), "the log has everything"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_lines_fit_the_terminal(log: Path, columns: int) -> None:
+    descriptor, stream = open_terminal(columns)
+    reader = Reader(descriptor)
+    run = RunConsole(log, FACTS, stream=stream)
+    run.at_step(0)
+    with run.evaluating("val", 100) as advance:
+        advance(100)
+    run.say("one word after the other " * 8)
+    command = "  cifar-dist train demo " + "--optim.lr 0.1 " * 8 + "--run.name a"
+    run.say_command("resume with:", command.strip())
+    tell_everything(run)
+    stream.close()
+    said = reader.text()
+    assert "first step" in said, "a bar before the first step is measured"
+    assert "evaluating val" in said
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
+    lines = [line for line in re.split(r"[\r\n]+", plain) if line != command]
+    assert command in plain.splitlines(), "a command is never broken"
+    assert max(map(len, lines)) <= min(columns - 1, 79)
+    header = next(line for line in lines if "val loss" in line)
+    assert ("images/s" in header) == ("train loss" in header and columns > 60)
+    assert "val acc" in header
+    screen = Screen(columns)
+    screen.write(said)
+    assert not [line for line in screen.lines if "━" in line], "no bar is left behind"
+
+
+@pytest.mark.parametrize("narrow", [60, 40])
+def test_bars_survive_a_terminal_that_becomes_narrower_and_wider(log: Path, narrow: int) -> None:
+    descriptor, stream = open_terminal(120)
+    screen, run = Screen(120), RunConsole(log, FACTS, stream=stream)
+
+    def show(step: int) -> None:
+        """Draw the bars, to the screen and at once."""
+        run._drawn = 0.0
+        run.at_step(step)
+        os.write(stream.fileno(), b"\x1b[0m<shown>")
+        seen = ""
+        while "<shown>" not in seen:
+            seen += os.read(descriptor, 65536).decode()
+        screen.write(seen.replace("<shown>", ""))
+
+    run.say("before")
+    show(1)
+    for columns in (narrow, 100, narrow):
+        resize(stream.fileno(), columns)
+        screen.resize(columns)
+        show(2)
+        assert [line.split()[0] for line in screen.lines if line] == ["before", "epoch", "run"], "\n".join(screen.lines)
+        assert max(map(len, screen.lines)) < columns
+    os.close(descriptor)
+    run.close()
+    with contextlib.suppress(OSError):
+        stream.close()
+
+
+def test_a_ctrl_c_is_answered_above_the_bars(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor, stream = open_terminal(80)
+    monkeypatch.setattr(terminal, "_file", stream.fileno)
+    reader, run = Reader(descriptor), RunConsole(log, FACTS, stream=stream)
+    run.at_step(1)
+    terminal.say_above_bars(terminal.STOPPING)
+    run._drawn = 0.0
+    run.at_step(2)
+    os.write(stream.fileno(), b"\r\x1b[Ka process above says it\r\n")
+    terminal.let_line_pass()
+    run.say("interrupted")
+    run.close()
+    stream.close()
+    screen = Screen(80)
+    screen.write(reader.text())
+    assert [line for line in screen.lines if line] == [terminal.STOPPING, "a process above says it", "interrupted"]

@@ -88,7 +88,7 @@ def test_cut_drops_what_is_done_again_and_nothing_else(written: list[Record], st
         ]
         assert list(map(as_written, read(path))) == list(map(as_written, kept))
         assert last == max([step, *(r.step for r in written)])
-        assert list(Path(folder).iterdir()) == [path], "nothing temporary stays"
+        assert sorted(Path(folder).iterdir()) == [path.with_name(".metrics.jsonl.sha256"), path], "nothing temporary"
 
 
 @settings(deadline=None, max_examples=25)
@@ -185,3 +185,24 @@ def test_an_invalid_line_is_refused_in_the_middle_and_skipped_at_the_end(tmp_pat
 def test_fields_of_a_later_version_are_passed_over() -> None:
     line = train(3).to_line().replace(b"{", b'{"grad_norm":2.5,', 1)
     assert Record.from_line(line) == train(3)
+
+
+def test_a_changed_value_is_noticed_and_what_a_kill_leaves_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    log.append([train(1), train(2)])
+    log.sync()
+    log.append([train(3)])
+    written = path.read_bytes()
+    for left in (written, written[:-5], written[: len(train(1).to_line())]):
+        path.write_bytes(left)
+        assert not MetricsLog(path).has_changed()
+    path.write_bytes(written.replace(b'"loss":1.5', b'"loss":1.4', 1))
+    changed = MetricsLog(path)
+    assert changed.has_changed()
+    changed.cut(2)
+    assert not changed.has_changed(), "what is resumed from is what was found"
+    changed.close()
+    assert not MetricsLog(path).has_changed()
+    path.with_name(".metrics.jsonl.sha256").unlink()
+    assert not MetricsLog(path).has_changed(), "an earlier version wrote none"

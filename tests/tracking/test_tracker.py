@@ -72,6 +72,7 @@ def test_a_run_records_its_complete_history(tmp_path: Path, capfd: pytest.Captur
     assert all(line in log for line in said.splitlines())
     assert {p.name for p in tmp_path.iterdir()} == {
         "metrics.jsonl",
+        ".metrics.jsonl.sha256",
         "metrics.csv",
         "training.log",
         "timeline.jsonl",
@@ -221,3 +222,40 @@ def test_the_silent_tracker_is_silent(
     tracker.checkpoint(3, tmp_path / "c")
     whole_run(tracker)
     assert (capfd.readouterr(), list(tmp_path.iterdir())) == (("", ""), [])
+
+
+# ---- files that cannot be written ---------------------------------------------------------------------------------
+
+
+def break_files(folder: Path) -> None:
+    """As a disk that fails: none of the files that the end of a run writes can be replaced or opened."""
+    for name in ("metrics.csv", "timeline.jsonl"):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+
+def test_the_end_of_a_failed_run_meets_the_same_fault(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = start(tmp_path)
+    tracker.train_steps([train(1)])
+    break_files(tmp_path)
+    tracker.finish("failed", "the disk is full")
+    said = capfd.readouterr().out
+    assert "failed after step 1 of 6: the disk is full" in said
+    assert f"warning: {tmp_path}/metrics.csv: Is a directory" in said
+    assert f"warning: {tmp_path}/timeline.jsonl: Is a directory" in said
+
+
+def test_a_run_that_cannot_record_its_end_has_not_ended_well(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker.train_steps([train(1)])
+    break_files(tmp_path)
+    with pytest.raises(IsADirectoryError) as raised:
+        tracker.finish("finished")
+    assert raised.value.filename is not None
+    assert steps(tmp_path) == [1], "what can be written is"
+
+
+def test_a_folder_in_the_place_of_the_log_is_an_error_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "training.log").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"training\.log"):
+        start(tmp_path)

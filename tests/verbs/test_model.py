@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,12 @@ def test_the_published_figures_of_the_custom_resnet_are_printed(capsys: pytest.C
         "3x3",
         "2,359,296",
         "35.9%",
-        "19.33",
-        "G",
-        "64",
+        *("19.33", "G", "16.8", "MB", "64"),
     ]
-    assert row(text, "layer1.0.1") == ["MaxPool2d", "128x32x32", "128x16x16", "2x2/2", "6"]
+    assert row(text, "layer1.0.1") == ["MaxPool2d", "128x32x32", "128x16x16", "2x2/2", "67.1", "MB", "6"]
+    assert "26.3 MB parameters, 1.73 GB outputs of a batch of 512, in float32" in text
     table = text.partition("\n\n")[2].partition("\n\n")[0]
-    assert max(len(line) for line in table.splitlines()) <= 100
+    assert max(len(line) for line in table.splitlines()) <= 104
 
 
 def test_the_receptive_field_table_lists_what_widens_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +49,35 @@ def test_the_receptive_field_table_lists_what_widens_it(capsys: pytest.CaptureFi
     assert row(text, "maxpool") == ["MaxPool2d", "3x3", "2x2", "4", "11"]
     assert row(text, "layer4.2.conv2") == ["Conv2d", "3x3", "1x1", "32", "899"]
     assert "BatchNorm2d" not in text
+
+
+@pytest.mark.parametrize("name", ["custom-resnet", "resnet50", "torchvision:densenet121"])
+def test_the_formulae_of_the_receptive_field_are_right(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "field.csv"
+    text = said(capsys, name, "--size", "64", "--receptive-field", "--csv", str(out))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(text.partition("\n\n")[2].partition("\n\n")[0].splitlines()) - 1
+    for line in rows:
+        for what in ("jump", "field"):
+            sum_, _, result = line[f"{what}_formula"].partition(" = ")
+            assert eval(sum_) == int(result) == int(line[what]), line
+        assert row(text, line["layer"])[-2:] == [line["jump"], line["field"]]
+
+
+def test_the_layers_are_written_as_exact_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "layers.csv"
+    said(capsys, "custom-resnet", "--batch", "2", "--csv", str(out))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(line["parameters"]) for line in rows) == 6_573_130
+    assert sum(float(line["share"]) for line in rows) == pytest.approx(1)
+    assert rows[0]["output"] == "64x32x32"
+    assert int(rows[0]["output_bytes"]) == 2 * 64 * 32 * 32 * 4
+    with pytest.raises(UserError, match="cannot be written"):
+        said(capsys, "custom-resnet", "--csv", str(tmp_path / "nowhere" / "layers.csv"))
 
 
 def test_options_classes_and_images_are_as_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from support.running import TRAIN, UNDRAWN, spawn
+from safetensors.torch import load_file
+from support.run_folders import cells
+from support.running import ROOT, TRAIN, UNDRAWN, spawn
 
+from cifar_dist import cli
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.speed import make_forms, time_forms
+from cifar_dist.evaluation.trained import build_trained, open_trained
+from cifar_dist.run_folder import RunFolder
 
 RECIPE = """
 [run]
@@ -183,3 +191,60 @@ def test_evaluate_says_which_dataset_is_missing_and_which_is_another(run: Path, 
     )
     said = verb("evaluate", str(moved), "--data", str(digits), "--split", "val", "--tta", "0")
     assert "another dataset" not in said
+
+
+def test_any_weights_are_evaluated(run: Path, tmp_path: Path) -> None:
+    final = load_file(run / "final" / "model.safetensors")
+    foreign = tmp_path / "their best (1).pth"
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in final.items()}}, foreign)
+    by_path = open_trained(run, str(run / "checkpoints" / "latest"))
+    assert by_path.weights == open_trained(run, "latest").weights
+    trained = open_trained(run, str(foreign))
+    assert trained.weights.name == "their-best--1-.pth"
+    loaded = build_trained(trained).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in final.items())
+    said = verb("evaluate", str(run), "--checkpoint", str(foreign), "--tta", "0", env=UNDRAWN)
+    assert "TTA 0, their-best--1-.pth" in said
+    (folder,) = run.glob("evaluations/*their-best*")
+    assert (folder / "model.pth").read_bytes() == foreign.read_bytes()
+    (final_folder,) = run.glob("evaluations/*_model_final")
+    assert RunFolder(run).final_summary() == json.loads((final_folder / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("nowhere.pth", "nowhere.pth does not exist"),
+        ("no/such/checkpoint", "no/such/checkpoint does not exist"),
+        ("README.md", "README.md cannot be read"),
+        ("cifar_dist/checkpoint", "give a complete checkpoint or a file of weights"),
+    ],
+)
+def test_what_are_no_weights_is_one_line(run: Path, weights: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=says) as caught:
+        build_trained(open_trained(run, weights))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_timed_as_it_is_traced_and_scripted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["speed", str(run), "--batch", "2", "--passes", "3"]) == 0
+    about, _, table = capsys.readouterr().out.partition("\n\n")
+    assert "batches of 2, images of 32x32x" in about
+    head, _, *lines = cells(table)
+    assert head == ["form", "mean ms", "p50 ms", "p95 ms", "times base", "difference"]
+    assert [line[0] for line in lines] == ["base", "traced", "scripted"]
+    assert all(float(line[2]) <= float(line[3]) and float(line[5]) < 1e-4 for line in lines)
+
+
+def test_a_network_that_cannot_be_scripted_is_timed_without() -> None:
+    class Untyped(torch.nn.Module):
+        def forward(self, images, **others):  # type: ignore[no-untyped-def]
+            return images.mean((1, 2, 3)) if others == {} else images
+
+    images = torch.randn(2, 3, 4, 4)
+    forms, failures = make_forms(Untyped(), images)
+    assert list(forms) == ["base", "traced"]
+    assert list(failures) == ["scripted"]
+    timings = time_forms({"slow": lambda x: forms["base"](x) + 1, **forms}, images, passes=2)
+    assert timings["base"].difference == pytest.approx(1.0)

@@ -1,0 +1,98 @@
+"""Time a network's forward pass in several forms that take turns, so that a slower moment is one for all of them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cifar_dist.errors import first_line
+
+Answer = Callable[[Tensor], Tensor]
+
+_WARM_UP = 5
+"""Untimed calls of each form: TorchScript optimises in its second call, and caches fill."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of one form's forward passes, in seconds.
+
+    Attributes:
+        mean, p50, p95: over all timed passes.
+        difference: largest absolute difference of its outputs from those of the base form.
+    """
+
+    mean: float
+    p50: float
+    p95: float
+    difference: float
+
+
+def make_forms(model: nn.Module, images: Tensor) -> tuple[dict[str, Answer], dict[str, str]]:
+    """Build the network as it is (``base``), traced and scripted.
+
+    Args:
+        model: in evaluation mode.
+        images: an example, on the model's device.
+
+    Returns:
+        The forms by name, and for each that this network cannot take the reason.
+    """
+    forms: dict[str, Answer] = {"base": model}
+    failures: dict[str, str] = {}
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "traced": lambda: torch.jit.trace(model, images),
+        "scripted": lambda: torch.jit.script(model),
+    }
+    for name, make in makers.items():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, but it is what is measured
+            try:
+                forms[name] = torch.jit.freeze(make().eval())
+            except Exception as error:  # a compiler raises many kinds
+                failures[name] = first_line(error)
+    return forms, failures
+
+
+@torch.no_grad()
+def time_forms(forms: Mapping[str, Answer], images: Tensor, passes: int) -> dict[str, Timing]:
+    """Time ``passes`` forward passes of each form after a warm-up, one of each in turn.
+
+    Args:
+        forms: by name; the first is the base of the comparison.
+        images: float32 [n, c, h, w], on the device of the networks.
+        passes: of each form, at least 1.
+    """
+    base, *_ = forms.values()
+    expected = base(images)
+    differences = {}
+    for name, answer in forms.items():
+        for _ in range(_WARM_UP):
+            output = answer(images)
+        differences[name] = float((output - expected).abs().max())
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(passes):
+        for name, answer in forms.items():
+            times[name].append(_seconds(answer, images))
+    return {name: _summarize(times[name], differences[name]) for name in forms}
+
+
+def _seconds(answer: Answer, images: Tensor) -> float:
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    answer(images)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def _summarize(times: list[float], difference: float) -> Timing:
+    seconds = torch.tensor(times, dtype=torch.float64)
+    p50, p95 = seconds.quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
+    return Timing(float(seconds.mean()), p50, p95, difference)

@@ -1,0 +1,106 @@
+"""Collect the best weights of all runs in one folder, with a table that ranks them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_dist import checkpoint
+from cifar_dist.errors import UserError
+from cifar_dist.files import copy_atomic, folder_atomic, write_atomic
+from cifar_dist.run_folder import FINAL, RunFolder
+from cifar_dist.runs.listing import Entry
+
+TABLE = "models.csv"
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The best weights of a run.
+
+    Attributes:
+        entry: the run.
+        name: the checkpoint's, or ``final``.
+        weights: their safetensors file.
+        val: validation accuracy, a fraction; None if it was not measured.
+        test: test accuracy of the run's final weights; None if it was not measured.
+    """
+
+    entry: Entry
+    name: str
+    weights: Path
+    val: float | None
+    test: float | None
+
+    @property
+    def file_name(self) -> str:
+        """``RUN_val_acc_0.9456_step-00001234.safetensors``."""
+        accuracy = "unknown" if self.val is None else f"{self.val:.4f}"
+        return f"{self.entry.path.name}_val_acc_{accuracy}_{self.name}.safetensors"
+
+
+def best_models(entries: Sequence[Entry]) -> list[BestModel]:
+    """Return the best weights of each run that has any, the best run first: by validation, else by test accuracy.
+
+    Raises:
+        UserError: no run has weights.
+    """
+    found = [model for entry in entries if (model := _best_of(entry)) is not None]
+    if not found:
+        raise UserError("no run has a checkpoint or final weights yet; train one first")
+    return sorted(found, key=_rank)
+
+
+def collect(models: Sequence[BestModel], out: Path) -> Path:
+    """Copy the weights into the folder ``out`` beside a table of them, ``models.csv``; return the table.
+
+    Raises:
+        UserError: ``out`` exists and was not written by this function, or cannot be written.
+    """
+    if out.exists() and not (out / TABLE).is_file():
+        raise UserError(f"{out} exists and has no {TABLE}; use another --out")
+    names: list[str] = []
+    for model in models:
+        taken = model.file_name in names  # by a run of the same name in another folder
+        names.append(f"{len(names) + 1}_{model.file_name}" if taken else model.file_name)
+    try:
+        with folder_atomic(out, replace=True) as folder:
+            for model, name in zip(models, names, strict=True):
+                copy_atomic(model.weights, folder / name)
+            write_atomic(folder / TABLE, _table(models, names))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    return out / TABLE
+
+
+def _best_of(entry: Entry) -> BestModel | None:
+    folder = RunFolder(entry.path)
+    if entry.result is None:
+        return None
+    try:
+        path = checkpoint.named(folder.checkpoints, "best")
+        state = checkpoint.read_state(path)
+        if state.val_accuracy is not None or not folder.final.is_file():
+            return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, entry.test)
+    except (UserError, checkpoint.CheckpointError):
+        pass
+    return BestModel(entry, FINAL, folder.final, entry.val, entry.test) if folder.final.is_file() else None
+
+
+def _rank(model: BestModel) -> tuple[float, Path]:
+    accuracy = next((value for value in (model.val, model.test) if value is not None), -1.0)
+    return -accuracy, model.entry.path
+
+
+def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"])
+    for model, name in zip(models, names, strict=True):
+        result = model.entry.result
+        about = (result.config.model.name, result.facts.get("dataset"), result.parameters) if result else ("", "", "")
+        writer.writerow([name, model.entry.path, model.name, *about, model.val, model.test])
+    return text.getvalue()

@@ -1,0 +1,40 @@
+"""Rename a run: its folder, and the name in its config."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from cifar_dist import recipe
+from cifar_dist.config import RunConfig
+from cifar_dist.errors import UserError
+from cifar_dist.files import write_atomic
+from cifar_dist.run_folder import RunFolder
+
+
+def rename(run: Path, name: str) -> Path:
+    """Rename a run within its parent folder and return the new folder.
+
+    Evaluations keep the folder names that they got under the old name, because files refer to them.
+
+    Raises:
+        UserError: the name is invalid or taken, or the run is training or cannot be written.
+    """
+    try:
+        RunConfig(name=name)
+    except ValueError as error:
+        raise UserError(f"{error}; use another name") from None
+    if not name:
+        raise UserError("the new name is empty; give one")
+    folder, target = RunFolder(run), run.resolve().with_name(name)
+    if target.exists():
+        raise UserError(f"{target} exists; use another name")
+    config = recipe.read(folder.config)
+    renamed = dataclasses.replace(config, run=dataclasses.replace(config.run, name=name))
+    try:
+        folder.lock()
+        run.resolve().rename(target)
+        write_atomic(RunFolder(target).config, recipe.to_toml(renamed))
+    except OSError as error:
+        raise UserError(f"{run} cannot be renamed: {error.strerror}") from None
+    return run.with_name(name)

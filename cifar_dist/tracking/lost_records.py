@@ -1,0 +1,64 @@
+"""Find the records that ``metrics.jsonl`` has lost, and put records without a loss in their place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_dist.errors import UserError
+from cifar_dist.files import copy_atomic, free_name, write_atomic
+from cifar_dist.tracking.metrics import Record, read
+
+
+def restore_lost(path: Path, step: int, steps_per_epoch: int, val_accuracy: float | None) -> str:
+    """Ensure that ``path`` has each training step up to ``step`` once.
+
+    Losses cannot be recovered. A lost step gets a record without loss, accuracy and samples, so that the file still has
+    one line per step; what was left of the file is kept beside it.
+
+    Args:
+        path: a run's ``metrics.jsonl``, cut to its checkpoint.
+        step: of the checkpoint.
+        steps_per_epoch: of the run.
+        val_accuracy: the last one that the checkpoint knows; None before the first evaluation.
+
+    Returns:
+        One line if steps were lost, else nothing.
+
+    Raises:
+        UserError: a step occurs twice, or the file is that of another run.
+        OSError: the file cannot be read or written.
+    """
+    records = read(path)
+    measured = [record.accuracy for record in records if record.split == "val"]
+    if measured and val_accuracy is not None and measured[-1] != val_accuracy:
+        raise UserError(
+            f"{path} is not that of this run: its last validation accuracy is {measured[-1]:.6g}, the checkpoint says "
+            f"{val_accuracy:.6g}; restore it, or delete it to resume without the metrics so far"
+        )
+    steps = [record.step for record in records if record.split == "train"]
+    if len(set(steps)) != len(steps):
+        twice = next(one for one in steps if steps.count(one) > 1)
+        raise UserError(f"{path} has step {twice} twice; restore it, or delete the lines that do not belong to it")
+    lost = sorted(set(range(1, step + 1)) - set(steps))
+    if not lost:
+        return ""
+    kept = ""
+    if records:
+        aside = free_name(path.with_name(f"{path.name}.damaged"))
+        copy_atomic(path, aside)
+        kept = f"; what was left is kept in {aside}"
+    empty = [Record(one, (one - 1) // steps_per_epoch, "train", math.nan, math.nan, 0, 0.0) for one in lost]
+    both = sorted([*records, *empty], key=lambda record: (record.step, record.split != "train"))
+    write_atomic(path, b"".join(record.to_line() for record in both))
+    return f"{path} has lost {_describe(lost)}; empty ones are in their place{kept}"
+
+
+def _describe(steps: Sequence[int]) -> str:
+    """``the record of step 3``, ``the records of steps 1 to 40`` or ``17 records of steps 3 to 40``."""
+    if len(steps) == 1:
+        return f"the record of step {steps[0]:,}"
+    are_consecutive = steps[-1] - steps[0] + 1 == len(steps)
+    count = "the" if are_consecutive else f"{len(steps):,}"
+    return f"{count} records of steps {steps[0]:,} to {steps[-1]:,}"

@@ -1,0 +1,56 @@
+"""The parser of the command line, from what the verbs declare."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cifar_dist import __version__
+from cifar_dist.errors import UserError
+from cifar_dist.verbs.arguments import split_settings
+from cifar_dist.verbs.registry import VERBS
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that say what to type instead."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Leave all words unparsed for a verb with ``words``, and settings for one with ``settings``.
+
+        argparse would take the value of an option that it does not know for a positional argument.
+        """
+        if self.get_default("words") is not None:
+            return argparse.Namespace(words=list(args or [])), []
+        if self.get_default("settings") is None:
+            return super().parse_known_args(args, namespace)
+        settings, others = split_settings(args or [])
+        parsed, unknown = super().parse_known_args(others, namespace)
+        parsed.settings = [*settings, *unknown]
+        return parsed, []
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of ``cifar-dist``, and that of each verb by its name."""
+    collective = ", ".join(name for name, verb in VERBS.items() if verb.COLLECTIVE)
+    parser = Parser(
+        prog="cifar-dist",
+        description="Distributed training of small-image classifiers: exact, elastic, hard to kill.",
+        epilog=f"{collective} run on many processes: cifar-dist launch CONFIG VERB ... "
+        'Tab completion: eval "$(cifar-dist completion bash)" in ~/.bashrc; zsh and fish alike.',
+    )
+    parser.add_argument("--version", action="version", version=f"cifar-dist {__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="VERB", required=True, parser_class=Parser)
+    parsers = {}
+    for name, verb in VERBS.items():
+        description = f"{verb.HELP[0].upper()}{verb.HELP[1:]}."
+        parsers[name] = verbs.add_parser(name, help=verb.HELP, description=description, allow_abbrev=False)
+        verb.add_arguments(parsers[name])
+        if parsers[name].get_default("settings") is not None:
+            parsers[name].epilog = "Settings are those of training: cifar-dist train RECIPE --help"
+    return parser, parsers

@@ -1,0 +1,14 @@
+"""A few trials of the drill, by a new seed each time; ``drill.py`` runs as many as one likes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from drill import run_drill, trials
+
+
+def test_killed_and_damaged_runs_are_the_same_refused_or_reported(digits: Path, tmp_path: Path) -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    drill = run_drill(tmp_path, digits, seed, list(trials(kills=1, launches=0, damages=2)))
+    assert not drill.failures, "\n".join(drill.failures)

@@ -1,0 +1,87 @@
+"""Runs rename and runs best: one keeps a run as it was under another name, the other ranks and copies weights."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.run_folders import write_run
+from support.small_checkpoint import averaged, holds, save
+
+from cifar_dist import checkpoint, cli, recipe
+from cifar_dist.config import Config, ModelConfig, RunConfig, TrainConfig
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
+
+CONFIG = Config(run=RunConfig("old"), model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("runs")
+
+
+def test_a_renamed_run_is_the_same_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(runs / "old", CONFIG, val=0.5)
+    save(run / "checkpoints", 4, best=True)
+    assert cli.run(["runs", "rename", "old", "new"]) == 0
+    assert capsys.readouterr().out.startswith("old is now runs/new\n")
+    new = RunFolder(runs / "new")
+    assert not run.exists()
+    assert recipe.read(new.config).run.name == "new"
+    assert recipe.read(new.config).model == CONFIG.model
+    assert holds(checkpoint.named(new.checkpoints, "best"), 4)
+    assert ">new</h1>" in new.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("taken", "taken exists"), ("a/b", "must be 1 to 128"), (".x", "must be 1 to 128"), ("", "the new name is empty")],
+)
+def test_a_name_that_cannot_be_is_refused(runs: Path, name: str, says: str) -> None:
+    run = write_run(runs / "old", CONFIG)
+    (runs / "taken").mkdir()
+    with pytest.raises(UserError, match=says):
+        cli.run(["runs", "rename", "old", name])
+    assert run.is_dir()
+
+
+def test_a_run_in_training_is_not_renamed(runs: Path) -> None:
+    run = write_run(runs / "old", CONFIG)
+    holder = RunFolder(run)
+    holder.lock()
+    with pytest.raises(UserError, match="in use by process"):
+        cli.run(["runs", "rename", "old", "new"])
+    assert run.is_dir()
+
+
+def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, val, test in (
+        ("a", 0.4, 0.9),
+        ("sweep/a", 0.7, None),
+        ("without-val", None, 0.6),
+        ("nothing", 0.9, None),
+    ):
+        write_run(runs / name, CONFIG, val=val, test=test)
+        if name.endswith("a"):
+            save(runs / name / "checkpoints", 3, best=True)  # of validation accuracy 0.5
+    assert cli.run(["runs", "best"]) == 0
+    assert "weights of 3 runs: best-models" in capsys.readouterr().out
+    with Path("best-models/models.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == ["runs/without-val", "runs/a", "runs/sweep/a"]
+    assert [row["file"] for row in rows] == [
+        "without-val_val_acc_unknown_final.safetensors",
+        "a_val_acc_0.5000_step-00000003.safetensors",
+        "3_a_val_acc_0.5000_step-00000003.safetensors",
+    ]
+    weights = load_file(Path("best-models") / rows[1]["file"])
+    assert torch.equal(weights["conv.weight"], averaged(3).weights["conv.weight"])
+    assert cli.run(["runs", "best", "--top", "1"]) == 0, "the folder is written anew"
+    assert len(list(Path("best-models").iterdir())) == 2
+    with pytest.raises(UserError, match=r"runs exists and has no models\.csv; use another --out"):
+        cli.run(["runs", "best", "--out", "runs"])

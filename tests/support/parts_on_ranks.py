@@ -1,0 +1,55 @@
+"""Runs of six fixed parts: ``python parts_on_ranks.py RECIPE RUNS``; test_fixed_parts.py reads the folders.
+
+One run on each number of processes of PROCESSES, then a copy of the last one as it was in the middle of an epoch,
+resumed on one process. The network has batch statistics and dropout, the samples are mixed, and the optimizer looks at
+the gradient twice: all that depends on how a batch is cut.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cifar_dist import recipe
+from cifar_dist.distributed.start import start_engine
+from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.training.trainer import Trainer
+from support import forked_ranks
+from support.resume_on_ranks import cut
+
+PARTS = 6
+PROCESSES = [1, 2, 4]
+"""Four do not divide six: two of them have one part, and the sums of pairs cross processes."""
+MIDDLE = 10
+SETTINGS = [
+    *("--train.parts", str(PARTS), "--train.batch_size", "96", "--train.threads", "1", "--train.epochs", "2"),
+    *("--model.name", "wrn-16-8", "--model.options.depth", "10", "--model.options.width", "1"),
+    *("--model.options.dropout", "0.3", "--optim.sam_rho", "0.05", "--optim.clip_norm", "1", "--average.name", "ema"),
+    *("--augment.transforms", '[{ name = "crop" }, { name = "cutmix" }]'),
+    *("--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"),
+]
+
+
+def train(processes: int, path: str, name: str) -> None:
+    """Train, or resume training."""
+    config = recipe.load(path, ["--run.name", name, *SETTINGS])
+
+    def work() -> None:
+        with start_engine(config) as engine:
+            assert Trainer(config, engine, StopSignals()).run() == 0
+
+    forked_ranks.run(processes, work)
+
+
+def main(path: str, runs: Path) -> None:
+    """Train them all."""
+    import torch._dynamo  # noqa: F401 - torch imports it with the first optimizer, in seconds: once for all ranks
+
+    for processes in PROCESSES:
+        train(processes, path, f"on-{processes}")
+    cut(runs / f"on-{PROCESSES[-1]}", runs / "resumed", MIDDLE)
+    train(1, path, "resumed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
