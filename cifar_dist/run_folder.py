@@ -76,6 +76,8 @@ class RunFolder:
         self.report = path / "report.html"
         self.lr_curve = path / "lr_curve.json"
         self.plugins = path / "plugins"
+        self.replays = path / "replays"
+        self.certificate = path / "certificate.json"
         self._lock: IO[str] | None = None
 
     @property

@@ -114,7 +114,8 @@ class Learner:
         samples = self._setup.batches.size(position)
         fixed = self._config.train.parts  # their sums are added up in their order, others in any
         sums = torch.zeros(fixed or 1, 3, dtype=torch.float64, device=self._ranks.device)
-        finite: list[Tensor] = []
+        all_losses: list[Tensor] = []
+        all_predicted: list[Tensor] = []
         for part, batch in zip(self._setup.own_parts, batches, strict=True):
             torch.manual_seed(step_seed(self._config.run.seed, step, part))  # dropout draws from it
             with self.model.accumulate():
@@ -123,12 +124,14 @@ class Learner:
                 smoothing = self._config.train.label_smoothing
                 losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
                 self.model.backward((losses * batch.weight).sum() / samples)
-            losses, correct = losses.detach(), logits.argmax(dim=1) == batch.labels
+            losses, predicted = losses.detach(), logits.argmax(dim=1)
+            correct = predicted == batch.labels
             counted = [(losses * batch.weight).sum(), (correct * batch.weight).sum(), batch.weight.sum()]
             sums[part if fixed else 0] += torch.stack(counted)
-            finite.append(losses.isfinite())
+            all_losses.append(losses)
+            all_predicted.append(predicted)
         ids = torch.cat([batch.ids for batch in batches])
-        return StepMeasurements(step + 1, epoch, lr, ids, torch.cat(finite), sums)
+        return StepMeasurements(step + 1, epoch, lr, ids, torch.cat(all_losses), torch.cat(all_predicted), sums)
 
     def _begin_epoch(self, epoch: int) -> None:
         """Set training mode, and the learning rates of the stages that learn in ``epoch``."""

@@ -22,7 +22,8 @@ class StepMeasurements:
         epoch: of its samples, from 0.
         lr: learning rate.
         ids: int64 [n], this process's samples.
-        finite: bool [n], whether the loss of each was finite.
+        losses: float32 [n], in nats.
+        predicted: int64 [n], classes.
         sums: float64 [1, 3]: loss in nats, correct predictions, samples; padding counts as none. With ``train.parts``,
             float64 [parts, 3], 0 for those of other processes.
     """
@@ -31,8 +32,14 @@ class StepMeasurements:
     epoch: int
     lr: float
     ids: Tensor
-    finite: Tensor
+    losses: Tensor
+    predicted: Tensor
     sums: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """bool [n], whether the loss of each sample was finite."""
+        return self.losses.isfinite()
 
 
 class StepLog:

@@ -15,6 +15,7 @@ from cifar_dist.verbs import (
     predict,
     preview,
     recipes,
+    replay,
     report,
     runs,
     speed,
@@ -41,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "predict": predict,
     "export": export,
     "speed": speed,
+    "replay": replay,
     "report": report,
     "runs": runs,
 }

@@ -1,0 +1,264 @@
+"""Recompute a step of a run from the nearest checkpoint before it: its loss, its images and its gradients.
+
+A step is a function of (config, seed, step) and the weights before it, so nothing has to be recorded for it while the
+run trains. On the run's processes, device and threads, the recomputed loss equals the recorded one to the last bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_dist import checkpoint
+from cifar_dist.config import Config
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.normalize import normalization_statistics
+from cifar_dist.distributed.agreement import Agreement
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.sharded_tensor import full_tensor
+from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.errors import UserError
+from cifar_dist.files import read_json
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking.metrics import Record, read
+from cifar_dist.training.learner import Learner
+from cifar_dist.training.measurements import StepLog, StepMeasurements
+from cifar_dist.training.setup import TrainingSetup, build_setup
+
+
+@dataclass(frozen=True)
+class ReplayedSamples:
+    """The samples of a step, of all processes in the order of their ranks, without padding.
+
+    Attributes:
+        ids, ranks, labels, predicted: int64 [n].
+        losses: float32 [n], in nats.
+        images: float32 [n, c, h, w], as the network received them: augmented, mixed and normalised.
+    """
+
+    ids: Tensor
+    ranks: Tensor
+    labels: Tensor
+    predicted: Tensor
+    losses: Tensor
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A step, recomputed.
+
+    Attributes:
+        record: what was recomputed.
+        recorded: what the run recorded.
+        began: the step of the checkpoint that the recomputation began from; 0 for new weights.
+        samples: all samples of the step.
+        gradient_norms: L2 norm by parameter, after clipping; empty where the engine has freed the gradients.
+        mean, std: with which images were normalised, per channel.
+        classes: their names.
+    """
+
+    record: Record
+    recorded: Record
+    began: int
+    samples: ReplayedSamples
+    gradient_norms: dict[str, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the run recorded exactly this."""
+        return same_numbers(self.record, self.recorded)
+
+    def pixels(self) -> Tensor:
+        """The images as a viewer shows them: float32 [n, h, w, c] in [0, 1]."""
+        mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
+        return (self.samples.images * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+
+    def save(self, folder: Path) -> None:
+        """Write ``replay.json``, ``samples.csv`` (highest loss first), ``gradients.csv`` and ``images.npz``."""
+        samples = self.samples
+        summary = {
+            "equal": self.equal,
+            "began_from_step": self.began,
+            "replayed": asdict(self.record),
+            "recorded": asdict(self.recorded),
+        }
+        (folder / "replay.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        with (folder / "samples.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["id", "rank", "label", "predicted", "loss"])
+            columns = (samples.ids, samples.ranks, samples.labels, samples.predicted, samples.losses)
+            order = samples.losses.argsort(descending=True)
+            rows.writerows(zip(*(column[order].tolist() for column in columns), strict=True))
+        with (folder / "gradients.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["parameter", "norm"])
+            rows.writerows(self.gradient_norms.items())
+        arrays = {name: value.numpy() for name, value in vars(samples).items()}
+        np.savez_compressed(folder / "images.npz", allow_pickle=False, **arrays)
+
+
+def same_numbers(one: Record, other: Record) -> bool:
+    """Whether two records of a step are equal but for the time that it took."""
+    return replace(one, seconds=0.0) == replace(other, seconds=0.0)
+
+
+def recorded_steps(folder: RunFolder) -> dict[int, Record]:
+    """Read the records of a run's training steps.
+
+    Raises:
+        UserError: metrics.jsonl is damaged, or holds none.
+    """
+    records = {record.step: record for record in read(folder.metrics) if record.split == "train"}
+    if not records:
+        raise UserError(f"{folder.path} has no training step yet; train first")
+    return records
+
+
+def intact_checkpoints(folder: RunFolder) -> list[Path]:
+    """List the run's checkpoints that are not damaged, oldest first."""
+    found = []
+    for path in reversed(checkpoint.listing(folder.checkpoints)):
+        try:
+            checkpoint.verify(path)
+        except checkpoint.CheckpointError:
+            continue
+        found.append(path)
+    return found
+
+
+def check_data(config: Config, folder: RunFolder) -> None:
+    """Refuse a dataset that the run was not trained on.
+
+    Raises:
+        UserError: it does not exist, or is another one.
+    """
+    if not Path(config.data.path).is_dir():
+        raise UserError(
+            f"{config.data.path}, the dataset of {folder.path}, does not exist here; name it with --data DIR"
+        )
+    now, then = Manifest.load(config.data.path), Manifest.load(folder.path)
+    if now.fingerprint != then.fingerprint:
+        raise UserError(
+            f"{config.data.path} is not the data that {folder.path} was trained on "
+            f"({then.fingerprint}, now {now.fingerprint}); name that with --data DIR"
+        )
+
+
+def differences(folder: RunFolder, engine: Engine) -> list[str]:
+    """Describe where this job differs from the run's last one, which may change the last bits of a loss."""
+    then = read_json(folder.environment).get("run")
+    if not isinstance(then, dict):
+        return ["the run's environment.json is missing: its processes and device are not known"]
+    now = {
+        "processes": engine.ranks.world_size,
+        "wrapper": engine.description,
+        "device": engine.device_name,
+        "precision": engine.precision.label,
+    }
+    return [f"{key}: {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
+
+
+class Recomputation:
+    """A run's training, recomputed from one of its checkpoints on. Construction and all methods are collective.
+
+    Args:
+        config: the run's.
+        engine: this process in the job.
+        signals: polled at every step.
+        start: the checkpoint to begin from; None for new weights.
+
+    Attributes:
+        first: the step that it begins from.
+        setup, learner: the parts that train.
+    """
+
+    def __init__(self, config: Config, engine: Engine, signals: StopSignals, start: Path | None) -> None:
+        self._ranks = engine.ranks
+        self._agreement = Agreement(engine.ranks, signals)
+        loaded = engine.ranks.run_on_all(lambda: checkpoint.load(start) if start else None)
+        self.first = loaded.state.step if loaded else 0
+        self.setup: TrainingSetup = build_setup(config, engine.ranks)
+        self.learner = Learner(self.setup, engine, loaded)
+
+    def run(self, last: int, show: Callable[[int], None]) -> tuple[list[Record], StepMeasurements]:
+        """Train up to step ``last``; returns the records of all steps, and this process's measurements of the last.
+
+        Args:
+            last: above ``first``.
+            show: called after each step with its number.
+
+        Raises:
+            StopRequested: a process was asked to stop.
+        """
+        log = StepLog(self._ranks)
+        for measured in self.learner.steps(self.first, last, self.setup.learning_rate):
+            log.add(measured)
+            show(measured.step)
+            self._agreement.poll()
+        return log.take(), measured
+
+
+def replay_step(
+    config: Config, engine: Engine, signals: StopSignals, folder: RunFolder, step: int, show: Callable[[int], None]
+) -> Replay:
+    """Recompute step number ``step``, counted from 1. Collective.
+
+    Args:
+        config: the run's.
+        engine: this process in the job.
+        signals: polled at every step.
+        folder: the run.
+        step: one that the run recorded.
+        show: called after each recomputed step with its number.
+
+    Raises:
+        UserError: the run has no such step, or not its data.
+        StopRequested: a process was asked to stop.
+    """
+    ranks = engine.ranks
+
+    def find() -> tuple[Record, Path | None]:
+        check_data(config, folder)
+        records = recorded_steps(folder)
+        if step not in records:
+            raise UserError(f"{folder.path} has no step {step}; its steps are {min(records)} to {max(records)}")
+        before = [path for path in intact_checkpoints(folder) if (checkpoint.step_of(path) or 0) < step]
+        return records[step], before[-1] if before else None
+
+    recorded, start = ranks.run_on_main(find)
+    recomputation = Recomputation(config, engine, signals, start)
+    records, measured = recomputation.run(step, show)
+    norms = {
+        name: float(full_tensor(parameter.grad).norm())
+        for name, parameter in recomputation.learner.model.trainable_parameters().items()
+        if parameter.grad is not None
+    }
+    setup = recomputation.setup
+    mean, std = normalization_statistics(config.augment, setup.manifest)
+    samples = _samples(setup, measured, engine)
+    return Replay(
+        records[-1], recorded, recomputation.first, samples, norms, mean, std, tuple(map(str, setup.manifest.classes))
+    )
+
+
+def _samples(setup: TrainingSetup, measured: StepMeasurements, engine: Engine) -> ReplayedSamples:
+    """The samples of a step, of all processes. Their images are computed once more: they depend on nothing else."""
+    epoch, position = divmod(measured.step - 1, setup.steps_per_epoch)
+    batches = next(setup.batches.epoch(epoch, first_step=position))
+    images = torch.cat([setup.mix(batch, epoch)[0] for batch in batches])
+    counts = torch.cat([batch.weight for batch in batches]) > 0
+    ranks = torch.full_like(measured.ids, engine.ranks.rank)
+    labels = torch.cat([batch.labels for batch in batches])
+    columns = (measured.ids, ranks, labels, measured.predicted, measured.losses, images.contiguous())
+    return ReplayedSamples(*(engine.ranks.gather(column[counts]).cpu() for column in columns))

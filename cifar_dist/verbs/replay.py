@@ -1,0 +1,156 @@
+"""``cifar-dist replay RUN STEP`` and ``cifar-dist replay RUN --check``."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from cifar_dist.verbs.arguments import RUN, at_least, user_path
+
+if TYPE_CHECKING:
+    from cifar_dist.run_folder import RunFolder
+    from cifar_dist.training.certificate import Stretch
+    from cifar_dist.training.replay import Replay
+
+HELP = "recompute a step of a run, to look at it or to certify the run"
+COLLECTIVE = True
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "%(prog)s RUN STEP [--rank R] [--data DIR]\n       %(prog)s RUN --check [K] [--seed S] [--data DIR]"
+    verb.add_argument("run", help=RUN)
+    verb.add_argument("step", nargs="?", type=at_least(1), help="number of the step, from 1")
+    verb.add_argument("--rank", type=at_least(0), metavar="R", help="draw the samples of this process only")
+    verb.add_argument(
+        "--check", nargs="?", type=at_least(1), const=3, metavar="K", help="recompute K random stretches (default: 3)"
+    )
+    verb.add_argument("--seed", type=at_least(0), metavar="S", help="of the choice of stretches (default: random)")
+    verb.add_argument("--data", type=user_path, metavar="DIR", help="the dataset (default: where it was)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if (arguments.step is None) == (arguments.check is None):
+        raise UserError("name either a step or --check: cifar-dist replay RUN 120, or cifar-dist replay RUN --check")
+
+    from cifar_dist import recipe
+    from cifar_dist.evaluation.trained import find_run
+    from cifar_dist.run_folder import RunFolder
+
+    folder = RunFolder(find_run(arguments.run))
+    config = recipe.read(folder.config)
+    if arguments.data is not None:
+        config = replace(config, data=replace(config.data, path=str(arguments.data)))
+
+    from cifar_dist.distributed.stop_signals import StopSignals
+
+    with StopSignals() as signals:
+        from cifar_dist.distributed.agreement import StopRequested
+        from cifar_dist.distributed.start import start_engine
+        from cifar_dist.training.certificate import certify, write_certificate
+        from cifar_dist.training.replay import differences, replay_step
+
+        try:
+            with start_engine(config) as engine:
+                ranks = engine.ranks
+                show = _progress() if ranks.is_main else lambda step: None
+                if arguments.check is None:
+                    replayed = replay_step(config, engine, signals, folder, arguments.step, show)
+                    path = ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
+                    equal, lines = replayed.equal, _describe_step(replayed, path)
+                else:
+                    drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
+                    seed = ranks.run_on_main(lambda: drawn)
+                    stretches = certify(config, engine, signals, folder, count=arguments.check, seed=seed, show=show)
+                    path = ranks.run_on_main(
+                        lambda: write_certificate(folder, stretches, differences(folder, engine), seed)
+                    )
+                    equal, lines = all(s.equal for s in stretches), _describe_stretches(stretches, path)
+                notes = differences(folder, engine)
+        except StopRequested:
+            return EXIT_REQUEUE
+    if ranks.is_main:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        print("\n".join(lines))
+        for note in notes if not equal else []:
+            print(f"this job is not the run's: {note}")
+        if not equal and notes:
+            words = f"{arguments.run} {arguments.step or '--check'}"
+            print(f"replay it on the run's processes: cifar-dist launch CONFIG --num_processes=N replay {words}")
+    return EXIT_DONE if equal else EXIT_FAILED
+
+
+def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
+    """Write tables and picture into the run folder."""
+    from cifar_dist.files import folder_atomic
+    from cifar_dist.report.replay import draw_replay
+    from cifar_dist.report.style import short
+
+    samples, record = replayed.samples, replayed.record
+    order = samples.losses.argsort(descending=True)
+    if rank is not None:
+        order = order[samples.ranks[order] == rank]
+        if not len(order):
+            raise UserError(f"--rank {rank}: step {record.step} has ranks 0 to {int(samples.ranks.max())}")
+    several = int(samples.ranks.max()) > 0
+    names = [short(name, 9) for name in replayed.classes]
+    captions = [
+        f"{names[label]} as {names[predicted]}: {loss:.2f}\nid {sample}" + (f", rank {of}" if several else "")
+        for label, predicted, loss, sample, of in zip(
+            *(
+                column[order].tolist()
+                for column in (samples.labels, samples.predicted, samples.losses, samples.ids, samples.ranks)
+            ),
+            strict=True,
+        )
+    ]
+    target = folder.replays / f"step-{record.step:08d}"
+    with folder_atomic(target, replace=True) as temporary:
+        replayed.save(temporary)
+        draw_replay(
+            temporary / "replay.png",
+            title=f"{folder.name}, step {record.step}: loss {record.loss:.4f}, accuracy {record.accuracy:.1%}, "
+            f"the highest losses of {record.samples} samples",
+            images=replayed.pixels()[order].numpy(),
+            captions=captions,
+            right=(samples.labels == samples.predicted)[order].tolist(),
+            norms=replayed.gradient_norms,
+        )
+    return target
+
+
+def _describe_step(replayed: Replay, path: Path) -> list[str]:
+    record, recorded = replayed.record, replayed.recorded
+    verdict = "equal to the last digit" if replayed.equal else f"differs by {abs(record.loss - recorded.loss):.3g}"
+    return [
+        f"step {record.step}, recomputed from step {replayed.began}",
+        f"loss {record.loss!r}, recorded {recorded.loss!r}: {verdict}",
+        f"picture: {path / 'replay.png'}",
+        f"tables: {path}",
+    ]
+
+
+def _describe_stretches(stretches: list[Stretch], path: Path) -> list[str]:
+    lines = []
+    for stretch in stretches:
+        numbers = "equal" if stretch.differs_at is None else f"differ from step {stretch.differs_at} on"
+        weights = {None: "", True: ", weights equal", False: ", weights differ"}[stretch.weights_equal]
+        lines.append(f"steps {stretch.began + 1} to {stretch.ended}: numbers {numbers}{weights}")
+    return [*lines, f"certificate: {path}"]
+
+
+def _progress() -> Callable[[int], None]:
+    """Show the recomputed step on a terminal, and nothing elsewhere."""
+
+    def show(step: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\rrecomputed step {step} ", end="", file=sys.stderr, flush=True)
+
+    return show

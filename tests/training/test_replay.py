@@ -1,0 +1,105 @@
+"""A step of a finished run, recomputed to the last bit, with its images and gradients; and a certified run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.running import metrics, spawn, train
+
+PROCESSES = 2
+STEPS = 26
+
+
+def replay(*words: object, processes: int = PROCESSES) -> subprocess.CompletedProcess[str]:
+    """The first rank's output of ``cifar-dist replay``."""
+    return spawn(["-m", "cifar_dist", "replay", *map(str, words)], processes=processes)[0]
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes and two epochs, with dropout and mixing, and checkpoints of steps 20, 25 and 26."""
+    folder = tmp_path_factory.mktemp("replay")
+    recipe = folder / "tiny.toml"
+    recipe.write_text(
+        f"""
+        run.dir = "{folder}/runs"
+        data.path = "{digits}"
+        augment.transforms = [{{ name = "crop" }}, {{ name = "mixup" }}]
+        model = {{ name = "tiny-cnn", options = {{ dropout = 0.2 }} }}
+        optim = {{ lr = 0.1, clip_norm = 1.0 }}
+        train = {{ epochs = 2, batch_size = 100 }}
+        checkpoint = {{ every_steps = 5, keep = 3 }}
+        eval.tta = "0"
+        """
+    )
+    assert [done.returncode for done in train(str(recipe), "--run.name", "run", processes=PROCESSES)] == [0, 0]
+    return folder / "runs" / "run"
+
+
+@pytest.mark.parametrize(("step", "began"), [(1, 0), (24, 20)])
+def test_a_step_is_what_was_recorded(trained: Path, step: int, began: int) -> None:
+    """From new weights, and from the checkpoint before it; the last batch of an epoch is padded."""
+    done = replay(trained, step)
+    assert done.returncode == 0, done.stderr
+    recorded = next(record for record in metrics(trained) if record["step"] == step)
+    assert f"loss {recorded['loss']!r}, recorded {recorded['loss']!r}: equal to the last digit" in done.stdout
+    folder = trained / "replays" / f"step-{step:08d}"
+    assert json.loads((folder / "replay.json").read_text())["began_from_step"] == began
+    with np.load(folder / "images.npz", allow_pickle=False) as arrays:
+        assert arrays["images"].shape == (recorded["samples"], 3, 32, 32)
+        assert set(arrays["ranks"].tolist()) == {0, 1}
+        assert arrays["losses"].mean(dtype=np.float64) == pytest.approx(recorded["loss"], rel=1e-6)
+        assert (arrays["labels"] == arrays["predicted"]).mean() == pytest.approx(recorded["accuracy"])
+    with (folder / "gradients.csv").open() as file:
+        norms = [float(row["norm"]) for row in csv.DictReader(file)]
+    assert 0 < sum(norm**2 for norm in norms) <= 1.0001, "after clipping"
+    assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_number_of_processes_is_said(trained: Path) -> None:
+    done = replay(trained, 24, processes=1)
+    assert done.returncode == 1
+    assert "processes: 2 then, 1 now" in done.stdout
+    assert "differs by" in done.stdout
+
+
+def test_a_run_is_certified_and_a_changed_number_is_found(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy, symlinks=True)
+    done = replay(copy, "--check", "9")
+    assert done.returncode == 0, done.stderr
+    certificate = json.loads((copy / "certificate.json").read_text())
+    assert certificate["equal"]
+    assert [(s["began"], s["ended"], s["weights_equal"]) for s in certificate["stretches"]] == [
+        (0, 20, True),
+        (20, 25, True),
+        (25, 26, True),
+    ]
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    changed = [line | {"loss": line["loss"] + 1e-9} if line["step"] == 23 else line for line in lines]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+    done = replay(copy, "--check", "9")
+    assert done.returncode == 1
+    assert "steps 21 to 25: numbers differ from step 23 on, weights equal" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["27"], "has no step 27; its steps are 1 to 26"),
+        (["24", "--rank", "2"], "--rank 2: step 24 has ranks 0 to 1"),
+        ([], "name either a step or --check"),
+        (["24", "--data", "/nowhere"], "/nowhere, the dataset of"),
+    ],
+)
+def test_what_cannot_be_replayed_is_said(trained: Path, words: list[str], says: str) -> None:
+    done = replay(trained, *words)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
