@@ -189,8 +189,10 @@ def test_evaluate_says_which_dataset_is_missing_and_which_is_another(run: Path, 
     assert (
         done.stderr == f"cifar-dist: not/here, the dataset of {moved}, does not exist here; name it with --data DIR\n"
     )
+    config.write_text(config.read_text().replace("hold_out = true", "hold_out = false"))
     said = verb("evaluate", str(moved), "--data", str(digits), "--split", "val", "--tta", "0")
     assert "another dataset" not in said
+    assert "the run was trained on the split val\n" in said
 
 
 def test_any_weights_are_evaluated(run: Path, tmp_path: Path) -> None:
