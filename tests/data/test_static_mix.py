@@ -143,7 +143,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(tmp_path: Path, capsy
     assert capsys.readouterr().err.count("the augmentation runs without being compiled, and slower") == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_compiled_for_a_gpu_it_shows_the_pixels_of_a_cpu() -> None:
     cuda = torch.device("cuda")
     for config in configs():
