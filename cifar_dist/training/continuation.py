@@ -30,7 +30,7 @@ def is_finished(config: Config) -> bool:
         UserError: the config contradicts the run, or the run was trained on other data.
     """
     folder = RunFolder(Path(config.run.dir) / config.run.name)
-    if not folder.exists() or config.run.fresh or not folder.is_finished(config.eval.split) or folder.damaged_results():
+    if not folder.exists() or config.run.fresh or not folder.is_finished(config.eval.split):
         return False
     if folder.damaged_results():  # they are written again
         return False
