@@ -26,9 +26,9 @@ DOCUMENT = Path(__file__).with_name("results.md")
 INTRODUCTION = """# Results
 
 To reproduce these results, run `benchmarks/cpu.sh CIFAR10`, or `benchmarks/gpu.sh CIFAR10 OUT` until its recipes have
-passed, then `docs/make_results.py`, which writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10 stored
-as quality-75 JPEG. It lowers accuracy by about 3.3 points: the record holder's own script reaches 94.0 % on the original
-files and 90.7 % on these.
+passed, then `docs/make_results.py`, which writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10
+stored as quality-75 JPEG. It lowers accuracy by about 3.3 points: the record holder's own script reaches 94.0 % on the
+original files and 90.7 % on these.
 
 """
 FINISHED = """## Finished

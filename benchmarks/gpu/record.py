@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,11 @@ class Row:
     seconds: float
     found: str
     machine: str
+
+    @property
+    def run(self) -> str:
+        """Name of the run that an item of the recipes trains."""
+        return self.name.replace("/", "-")
 
 
 class Record:
@@ -90,19 +96,28 @@ class Record:
 
     def finish(self) -> None:
         """Write the archives, and the table of trained recipes below that of the items."""
-        with tarfile.open(self._out / FINISHED, "w:gz", compresslevel=1) as archive:
+        with self._replaced(FINISHED, "w:gz") as archive:
             for run in self._all_runs():
                 for path in _files(run):
                     if "checkpoints" not in path.relative_to(run).parts and path.suffix not in _LARGE:
                         archive.add(path, f"{run.name}/{path.relative_to(run)}", recursive=False)
-        unfinished = [row.name.replace("/", "-") for row in self.rows.values() if row.result == "unfinished"]
-        (self._out / UNFINISHED).unlink(missing_ok=True)
-        if unfinished:
-            with tarfile.open(self._out / UNFINISHED, "w") as archive:
-                for name in unfinished:
-                    _add_resumable(archive, self._runs / name)
+        begun = [self._runs / row.run for row in self.rows.values() if row.part == "recipes" and row.result != "passed"]
+        unfinished = [run for run in begun if (run / "checkpoints" / "latest").exists()]
+        with self._replaced(UNFINISHED, "w") as archive:
+            for run in unfinished:
+                _add_resumable(archive, run)
+        if not unfinished:
+            (self._out / UNFINISHED).unlink()
         text = table(self.rows.values())
         (self._out / "results.md").write_text(text + self._trained(), "utf-8")
+
+    @contextmanager
+    def _replaced(self, name: str, mode: Literal["w", "w:gz"]) -> Iterator[tarfile.TarFile]:
+        """Write an archive beside the old one, and replace that once it is complete."""
+        partial = self._out / f".{name}.partial"
+        with tarfile.open(partial, mode) as archive:
+            yield archive
+        partial.replace(self._out / name)
 
     def _all_runs(self) -> list[Path]:
         found = {run.name: run for folder in (self._before, self._runs) for run in _folders(folder)}
@@ -110,7 +125,7 @@ class Record:
 
     def _trained(self) -> str:
         """The tables of docs/results.md for the recipes that are finished."""
-        names = {row.name.replace("/", "-") for row in self.rows.values() if row.part == "recipes"}
+        names = {row.run for row in self.rows.values() if row.part == "recipes"}
         runs = [str(run) for run in self._all_runs() if run.name in names and any(run.glob("evaluations/*"))]
         page = self._runs.with_name("trained.md")
         words = [sys.executable, str(ROOT / "docs" / "make_results.py"), "--to", str(page), *runs]
