@@ -14,7 +14,7 @@ import bench
 import pytest
 import wheels
 from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError
-from items import ITEMS, PARTS, Item
+from items import ITEMS, PARTS, Item, time_airbench
 from record import Record
 from schedule import run_items
 from support.running import PATIENCE, ROOT, UNDRAWN, environment
@@ -172,6 +172,25 @@ def test_two_ranks_share_a_card_where_nccl_can(
     (fsdp,) = (item for item in ITEMS if item.name == "fsdp")
     with pytest.raises(SkippedError, match=f"^{expected}"):
         fsdp.work(job)
+
+
+def test_the_record_holders_script_is_stopped_after_some_runs_of_its_200(tmp_path: Path) -> None:
+    """By its table, in the form of airbench94_muon.py: the number of a run is in the row of its first epoch only."""
+    row = "|  {:>6}  |  {:>5}  |     0.9000  |   0.9300  |  {:>11}  |  {:>12}  |"
+    script = tmp_path / "airbench.py"
+    script.write_text(
+        "import sys, time; code = open(sys.argv[0]).read(); open('cifar10')\n"
+        "for run in ('warmup', *range(200)):\n"
+        f"    print({row!r}.format(run, 0, '', '3.5000'))\n"
+        f"    print({row!r}.format('', 'eval', '0.9410', '99.0000' if run == 'warmup' else '2.5000'))\n"
+        "    time.sleep(1000 * (run == 10))\n"
+    )
+    job = Bench(
+        MACHINE, "", tmp_path, time.monotonic() + PATIENCE, rehearse=False, log=tmp_path / "log", limit=PATIENCE
+    )
+    (tmp_path / "airbench").mkdir()
+    (tmp_path / "airbench" / "cifar10").write_text("the data is found in the working folder")
+    assert time_airbench(job, script) == pytest.approx((2.5, 0.941))
 
 
 def test_each_part_but_the_recipes_takes_less_than_six_minutes() -> None:
