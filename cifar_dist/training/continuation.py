@@ -30,9 +30,9 @@ def is_finished(config: Config) -> bool:
         UserError: the config contradicts the run, or the run was trained on other data.
     """
     folder = RunFolder(Path(config.run.dir) / config.run.name)
-    if not folder.exists() or config.run.fresh or not folder.is_finished(config.eval.split) or folder.damaged_results():
+    if not folder.exists() or config.run.fresh or not folder.is_finished(config.eval.split):
         return False
-    if folder.damaged_results():  # they are written again
+    if folder.damaged_results() or not metrics.is_as_written(folder.metrics):  # what can be is written again
         return False
     folder.refuse_other_settings(config, besides=LENGTH)
     if folder.manifest.is_file() and Path(config.data.path, FILE_NAME).is_file():  # else it is finished all the same

@@ -127,34 +127,32 @@ def recorded_steps(folder: RunFolder) -> dict[int, Record]:
     return records
 
 
-def branch_step(config: Config, folder: RunFolder) -> int:
-    """Return the steps that a run took over from the one that it branched from; 0 for none.
+def starting_points(config: Config, folder: RunFolder) -> dict[int, Path | None]:
+    """Return the steps from which a run can be recomputed, in order: 0, with new weights, and its intact checkpoints.
+
+    What a branch has from before its beginning was trained with the settings of another run, so it does not count.
 
     Raises:
-        UserError: it branched from one, and its timeline does not say where.
+        UserError: a branch has lost the record of its beginning.
     """
-    if not config.run.from_:
-        return 0
-    steps = [event.step for event in timeline.read(folder.timeline) if event.kind == "branched"]
-    if not steps:
-        raise UserError(
-            f"{folder.timeline} does not say at which step of {config.run.from_} this run began; restore it"
-        )
-    return steps[-1]
-
-
-def usable_checkpoints(folder: RunFolder, first: int) -> list[Path]:
-    """List the run's checkpoints of step ``first`` and later that are not damaged, oldest first."""
-    found = []
+    branched = _beginning(folder) if config.run.from_ else None
+    points: dict[int, Path | None] = {} if branched else {0: None}
     for path in reversed(checkpoint.listing(folder.checkpoints)):
-        if (checkpoint.step_of(path) or 0) < first:
-            continue
+        step = checkpoint.step_of(path) or 0
         try:
             checkpoint.verify(path)
         except checkpoint.CheckpointError:
             continue
-        found.append(path)
-    return found
+        if branched is None or step >= branched.step:
+            points[step] = path
+    return points
+
+
+def _beginning(folder: RunFolder) -> timeline.Event:
+    events = [event for event in timeline.read(folder.timeline) if event.kind == "branched"]
+    if not events:
+        raise UserError(f"{folder.timeline} has lost the step at which this run branched; restore it")
+    return events[-1]
 
 
 def check_data(config: Config, folder: RunFolder) -> None:
@@ -247,27 +245,7 @@ def replay_step(
         StopRequested: a process was asked to stop.
     """
     ranks = engine.ranks
-
-    def find() -> tuple[Record, Path | None]:
-        check_data(config, folder)
-        records = recorded_steps(folder)
-        if step not in records:
-            raise UserError(f"{folder.path} has no step {step}; its steps are {min(records)} to {max(records)}")
-        first = branch_step(config, folder)
-        if step <= first:
-            raise UserError(
-                f"{folder.path} began with step {first} of another run; replay a later step, or that run: "
-                f"cifar-dist replay {config.run.from_.partition('@')[0]} {step}"
-            )
-        before = [path for path in usable_checkpoints(folder, first) if (checkpoint.step_of(path) or 0) < step]
-        if first and not before:
-            raise UserError(
-                f"{folder.path} has no intact checkpoint from step {first}, where it began, to step {step - 1}; "
-                "replay a later step"
-            )
-        return records[step], before[-1] if before else None
-
-    recorded, start = ranks.run_on_main(find)
+    recorded, start = ranks.run_on_main(lambda: _find_start(config, folder, step))
     recomputation = Recomputation(config, engine, signals, start)
     records, measured = recomputation.run(step, show)
     norms = {
@@ -281,6 +259,22 @@ def replay_step(
     return Replay(
         records[-1], recorded, recomputation.first, samples, norms, mean, std, tuple(map(str, setup.manifest.classes))
     )
+
+
+def _find_start(config: Config, folder: RunFolder, step: int) -> tuple[Record, Path | None]:
+    """Return what a run recorded of a step, and the checkpoint to recompute it from; None for new weights."""
+    check_data(config, folder)
+    records = recorded_steps(folder)
+    if step not in records:
+        raise UserError(f"{folder.path} has no step {step}; its steps are {min(records)} to {max(records)}")
+    points = starting_points(config, folder)
+    before = [point for point in points if point < step]
+    if not before:
+        raise UserError(
+            f"{folder.path} is a branch of {_beginning(folder).note} and has no checkpoint of its own before "
+            f"step {step}; name a later step, or replay that run"
+        )
+    return records[step], points[before[-1]]
 
 
 def _samples(setup: TrainingSetup, measured: StepMeasurements, engine: Engine) -> ReplayedSamples:

@@ -189,6 +189,8 @@ class Trainer:
         self.watchdog.be_patient()
         for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
             self.tracker.warn(damage)
+        if self.ranks.run_on_main(lambda: self.folder.is_finished(self.config.eval.split)):
+            return  # only its metrics had to be restored
         with self.learner.averaged():
             self._finish()
 

@@ -64,7 +64,7 @@ def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Pa
     assert b"Ctrl-C: stopping after this step; again ends it at once" in output
     assert b": Ctrl-C\r\n" in output, "the ranks know what stopped them"
     plain = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", output).decode()
-    assert f"  {soak.LOCAL} cpu --num_processes=2 {recipe} --run.name typed --train.epochs 10000\r\n" in plain
+    assert f"  {soak.LOCAL} cpu --num_processes=2 resume {recipe.parent}/runs/typed\r\n" in plain
     assert b"Traceback" not in output
     assert not left_of(recipe)
     assert (recipe.parent / "runs" / "typed" / "checkpoints" / "latest").is_dir()

@@ -18,6 +18,7 @@ from cifar_dist.config import Config
 from cifar_dist.data import static_mix
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.models import transfer
 from cifar_dist.optim.optimizers import build_optimizer
@@ -49,7 +50,7 @@ def count_step(config: Config, steps: int = 3) -> Counts:
         optimizer = build_optimizer(config.optim, setup.module, stages, gradual=config.model.unfreeze > 0)
         engine.accelerator.state.device = CUDA
         learner = Learner(replace(setup, optimizer=optimizer), engine)
-        agreement, log = Agreement(ranks, StopSignals()), StepLog(ranks)
+        agreement, log = Agreement(ranks, StopRequests(StopSignals())), StepLog(ranks)
         for measured in learner.steps(0, steps, setup.learning_rate):
             agreement.after_step(measured.step, measured.ids, measured.finite)
             log.add(measured)

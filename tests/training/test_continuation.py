@@ -172,6 +172,16 @@ def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(p
     assert "origin" not in table([describe(place.whole)], place.runs)
 
 
+def test_a_finished_run_with_damaged_results_is_repaired(place: Place) -> None:
+    run = shutil.copytree(place.whole, place.runs / "damaged", symlinks=True)
+    final = RunFolder(run).final
+    final.write_bytes(final.read_bytes()[:-1])
+    repaired = place.run("resume", str(run))
+    assert repaired.code == 0, repaired.said
+    assert f"{final.parent} is damaged (model.safetensors) and is written again" in repaired.said
+    place.assert_is_whole(run)
+
+
 @pytest.mark.parametrize("die_at", [2, 3], ids=["before the final weights are renamed", "before the config is written"])
 def test_an_extension_that_is_killed_can_be_repeated(place: Place, die_at: int) -> None:
     run = shutil.copytree(place.runs / "stopped", place.runs / f"killed-{die_at}", symlinks=True)
@@ -261,6 +271,13 @@ def test_a_branch_with_changes_starts_from_there_and_needs_its_origin_no_more(pl
         pytest.approx(0.01 * 2 / 3),
         pytest.approx(0.01 / 3),
     ]
+    certified = place.run("replay", str(run), "--check", "9")
+    assert certified.code == 0, certified.said
+    assert "steps 13 to 13: numbers equal, weights equal" in certified.said, "the first step after the branch"
+    assert not re.search(r"^steps [1-9] to", certified.said, re.M), "the steps before are those of another run"
+    refused = place.run("replay", str(run), "12")
+    assert (refused.code, refused.said.count("\n")) == (2, 1)
+    assert f"{run} is a branch of {origin}@12 and has no checkpoint of its own before step 12; name" in refused.said
 
 
 @pytest.mark.parametrize(

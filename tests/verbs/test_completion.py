@@ -55,6 +55,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("cifar-dist evaluate ", {"first", "second"}),
         ("cifar-dist evaluate first --check", {"--checkpoint"}),
         ("cifar-dist evaluate first --tta ", {"0", "mirror", "translate"}),
+        ("cifar-dist resume f", {"first"}),
+        ("cifar-dist train demo --run.from s", {"second"}),
         ("cifar-dist report first s", {"second"}),
         ("cifar-dist pack ", set()),
         ("cifar-dist pack digits x --codec ", {"png", "raw"}),
