@@ -61,7 +61,7 @@ class CheckpointSaver:
         self._wait = self._first_wait
         self._retry_at: int | None = None
         self._pending: TrainState | None = None  # is being written
-        self._write: Future[_Written] | None = None  # of it, on rank 0
+        self._writing: Future[_Written] | None = None  # of it, on rank 0
         self._thread = ThreadPoolExecutor(1, "checkpoint")
 
     @property
@@ -92,14 +92,14 @@ class CheckpointSaver:
         contents = tensors()
         self._pending = state
         if self._ranks.is_main:
-            self._write = self._begin(contents, state)
+            self._writing = self._begin(contents, state)
         del contents  # the thread alone keeps it, until it is written
         if must or not self._config.background:
             self.wait(state.step, must=must)
 
     def poll(self, step: int) -> None:
         """:meth:`wait` if the write under way has ended. Call it between steps."""
-        if self._pending is not None and self._ranks.run_on_main(lambda: self._write is None or self._write.done()):
+        if self._pending is not None and self._ranks.run_on_main(lambda: self._writing is None or self._writing.done()):
             self.wait(step)
 
     def wait(self, step: int, *, must: bool = False) -> None:
@@ -134,17 +134,17 @@ class CheckpointSaver:
 
     def close(self) -> None:
         """Let the write under way end in a job that has failed, and report it."""
-        if self._pending is None or self._write is None:
+        if self._pending is None or self._writing is None:
             return
-        concurrent.futures.wait([self._write], timeout=_LAST_SECONDS)
+        concurrent.futures.wait([self._writing], timeout=_LAST_SECONDS)
         step = self._pending.step
-        if not self._write.done():
+        if not self._writing.done():
             self._tracker.warn(f"the checkpoint of step {step:,} is not saved: it took longer than {_LAST_SECONDS} s")
-        elif (error := self._write.exception()) is not None:
+        elif (error := self._writing.exception()) is not None:
             cause = StorageError.of(error, self._folder) if isinstance(error, OSError) else error
             self._tracker.warn(f"the checkpoint of step {step:,} could not be saved: {cause}")
         else:
-            self._report(self._pending, self._write.result())
+            self._report(self._pending, self._writing.result())
 
     def _begin(self, contents: Tensors, state: TrainState) -> Future[_Written]:
         """Flush the metrics, which belong to this thread, and have the other one write the checkpoint."""
@@ -154,11 +154,11 @@ class CheckpointSaver:
             failed: Future[_Written] = Future()
             failed.set_exception(error)
             return failed
-        return self._thread.submit(_write, self._folder, contents, state, self._config.keep)
+        return self._thread.submit(_write_and_prune, self._folder, contents, state, self._config.keep)
 
     def _end(self) -> _Written:
-        assert self._write is not None
-        write, self._write = self._write, None
+        assert self._writing is not None
+        write, self._writing = self._writing, None
         return write.result()
 
     def _report(self, state: TrainState, written: _Written) -> None:
@@ -167,7 +167,7 @@ class CheckpointSaver:
         self._tracker.checkpoint(state.step, written.path)
 
 
-def _write(folder: Path, contents: Tensors, state: TrainState, keep: int) -> _Written:
+def _write_and_prune(folder: Path, contents: Tensors, state: TrainState, keep: int) -> _Written:
     path = checkpoint.save(folder, contents, state)
     try:
         checkpoint.prune(folder, keep)
