@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import mmap
@@ -74,11 +75,14 @@ def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | 
         calls = next(numbers)
         if shown is not None:
             shown[:8] = calls.to_bytes(8, "little")
+        if calls > moment:
+            threading.Event().wait()  # another thread is about to kill this process
         if calls == moment:
-            sys.setprofile(None)  # of this thread; the process ends before another one gets further than a call
+            sys.setprofile(None)
             for inode, path in _inodes(folder).items() if power_loss else ():
                 if inode not in flushed | before.keys():
-                    os.truncate(path, path.stat().st_size // 2)
+                    with contextlib.suppress(FileNotFoundError):  # the last call of another thread may move it
+                        os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = noted_fsync
@@ -116,4 +120,10 @@ def read_count(path: Path) -> int:
 
 
 def _inodes(folder: Path) -> dict[int, Path]:
-    return {path.stat().st_ino: path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+    found = {}
+    for place, _, names in os.walk(folder):  # passes over a folder that another thread moves
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink():
+                    found[path.stat().st_ino] = path
+    return found
