@@ -171,13 +171,30 @@ def _adopt(folder: Path) -> None:
 
 
 def named(folder: Path, which: str) -> Path:
-    """Return the checkpoint that the user asks for, verified: ``best``, ``latest`` or a step number.
-
-    Before the first evaluation, ``best`` is the newest.
+    """Return the checkpoint that the user asks for, as :func:`find_named` does, verified.
 
     Raises:
         UserError: it does not exist, or is damaged.
         OSError: it cannot be read.
+    """
+    path = find_named(folder, which)
+    try:
+        verify(path)
+        read_state(path)
+    except CheckpointError as error:
+        steps = ", ".join(str(step_of(other)) for other in listing(folder))
+        raise UserError(f"{path}: {error}; use another of these steps: {steps}") from None
+    return path
+
+
+def find_named(folder: Path, which: str) -> Path:
+    """Return the checkpoint that the user asks for: ``best``, ``latest`` or a step number.
+
+    Before the first evaluation, ``best`` is the newest.
+
+    Raises:
+        UserError: it does not exist.
+        OSError: the folder cannot be read.
     """
     known = {str(step_of(path)): path for path in listing(folder)}
     if not known:
@@ -194,11 +211,6 @@ def named(folder: Path, which: str) -> Path:
         path = known[step]
     else:
         raise UserError(f"{folder} has no checkpoint of step {which}; steps here: {steps}")
-    try:
-        verify(path)
-        read_state(path)
-    except CheckpointError as error:
-        raise UserError(f"{path}: {error}; use another of these steps: {steps}") from None
     return path
 
 

@@ -188,6 +188,9 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints, in addition to those of ``every``; 0 for none."""
     keep: int = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
+    background: bool = True
+    """Write checkpoints in a thread while training continues; it waits for a copy of the state in the main memory only.
+    The last one, and that of a request to stop, are complete before the run ends."""
     on_error: Literal["warn", "stop"] = "warn"
     """If the run folder cannot be written, for example because the disk is full: warn, continue and try again, or stop
     at once. The final weights must be written."""

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from cifar_dist.distributed.host_copies import copy_to_host
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, restore
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
@@ -74,8 +75,7 @@ class InferenceModel:
     def state(self) -> dict[str, Tensor]:
         """A copy of the full weights and buffers by name, on the CPU. Collective."""
         self.broadcast_buffers()
-        state = self.module.state_dict()
-        return {name: full_tensor(value.detach()).to("cpu", copy=True).contiguous() for name, value in state.items()}
+        return copy_to_host(self.module.state_dict().items())
 
     def _full_module(self) -> nn.Module:
         """The network with full weights."""

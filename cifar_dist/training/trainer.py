@@ -70,7 +70,6 @@ class Trainer:
         state = loaded.state if loaded else checkpoint.NEW_RUN
         self.step, self.last_step = state.step, self.setup.last_step
         self.epochs_evaluated, self.accuracy = state.epochs_evaluated, state.val_accuracy
-        self.best = state.best_val_accuracy
         if self.step < self.last_step and self.epochs_evaluated > self.epochs_trained:
             # max_steps had ended it within an epoch, and it was evaluated there; extended, it repeats that.
             self.epochs_evaluated, self.accuracy = self.epochs_trained, None
@@ -120,6 +119,7 @@ class Trainer:
             return EXIT_REQUEUE
         except BaseException as error:
             self.watchdog.stop()
+            self.saver.close()
             self.tracker.finish("failed", str(error))
             raise
         self.close("finished", self._why_complete())
@@ -138,6 +138,7 @@ class Trainer:
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
                 self.flush(wait=False)
+                self.saver.poll(self.step)
             if self.saver.is_due(self.step):
                 self.agreement.settle()
                 self.flush()
@@ -162,7 +163,7 @@ class Trainer:
         """Evaluate when it is due, then save when it is due or the best so far."""
         self.watchdog.be_patient()
         last = self.step == self.last_step
-        best, best_before = False, self.best
+        best = False
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
@@ -170,8 +171,8 @@ class Trainer:
                 show = partial(self.tracker.evaluating, "val")
                 predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
             self.accuracy = predictions.accuracy
-            best = self.best is None or self.accuracy > self.best
-            self.best = self.accuracy if best else self.best
+            self.saver.wait(self.step)  # only an accuracy whose checkpoint exists counts as the best before
+            best = self.saver.best is None or self.accuracy > self.saver.best
             seconds = round(time.perf_counter() - begin, 6)
             count = len(predictions.logits)
             record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
@@ -179,9 +180,8 @@ class Trainer:
             self._count(record)
         last = last or self._early_stopping.is_exhausted()
         self.epochs_evaluated = epoch + 1
-        saves = best or last or (epoch + 1) % self.config.checkpoint.every == 0
-        if saves and not self.save(best, must=last):
-            self.best = best_before  # a later checkpoint may be the best of those that exist
+        if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
+            self.save(best, must=last)
         self.step_log.restart_clock()
 
     def finish(self) -> None:
@@ -245,20 +245,20 @@ class Trainer:
         """Pass the metrics of the steps since the last call to the tracker: all, or those that have arrived."""
         self.tracker.train_steps(self.step_log.take(wait=wait))
 
-    def save(self, best: bool = False, *, must: bool = False) -> bool:
-        """Write a checkpoint of this step; return whether that succeeded, see :meth:`CheckpointSaver.save`."""
+    def save(self, best: bool = False, *, must: bool = False) -> None:
+        """Save a checkpoint of this step, see :meth:`CheckpointSaver.save`."""
         self.watchdog.be_patient()
+        self.saver.wait(self.step)
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,
             val_accuracy=self.accuracy,
-            best_val_accuracy=self.best,
+            best_val_accuracy=self.accuracy if best else self.saver.best,
             is_best=best,
             loss_scaler=self.learner.model.scaler_state(),
         )
-        is_saved = self.saver.save(self.learner.state, state, must=must)
+        self.saver.save(self.learner.state, state, must=must)
         self.step_log.restart_clock()
-        return is_saved
 
     @property
     def epochs_trained(self) -> int:

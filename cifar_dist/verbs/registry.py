@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_dist.verbs import (
     Verb,
+    checkpoint,
     completion,
     doctor,
     evaluate,
@@ -48,5 +49,6 @@ VERBS: dict[str, Verb] = {
     "speed": speed,
     "report": report,
     "runs": runs,
+    "checkpoint": checkpoint,
     "completion": completion,
 }

@@ -313,16 +313,20 @@ def _train(config: Config, here: Path) -> None:
 
 
 def unwritable(config: Config) -> object:
-    """What happens to a checkpoint that cannot be written."""
+    """What happens to a checkpoint that cannot be written, and when."""
     ranks = Ranks(0, 1, torch.device("cpu"), first_of_node=True)
     folder = Path("/dev/full/checkpoints")
     saver = CheckpointSaver(
         folder, config.checkpoint, ranks, SilentTracker(), checkpoint.NEW_RUN, retry=1, longest_retry=1
     )
+    at = "save"
     try:
-        return saver.save(lambda: Tensors({}, None, {}), replace(checkpoint.NEW_RUN, step=1), must=False)
+        saver.save(lambda: Tensors({}, None, {}), replace(checkpoint.NEW_RUN, step=1), must=False)
+        at = "wait"
+        saver.wait(1)
     except StorageError as error:
-        return str(error)
+        return at, str(error)
+    return at, saver.is_due(2)
 
 
 def mirror(config: Config) -> object:
@@ -428,6 +432,7 @@ WITNESSES: dict[str, Witness] = {
     "checkpoint.every_steps": witness(1, run),
     "checkpoint.keep": witness(1, run, eval__every=9),
     "checkpoint.on_error": witness("stop", unwritable),
+    "checkpoint.background": witness(False, unwritable, checkpoint__on_error="stop"),
     "tracking.every": witness(1, die),
     "tracking.mirrors": witness(["nowhere.py:Mirror"], run),
     "tracking.project": witness("mine", mirror),
