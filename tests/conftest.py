@@ -28,10 +28,8 @@ _LONGEST = [
 _DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"]
 
 
-@pytest.hookimpl(tryfirst=True)
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal tests to workers (``--dist loadgroup``) by file, which shares its fixtures; each page of the docs alone."""
+    """Skip what needs a GPU; order the files that ``--dist loadfile`` deals to workers."""
 
     def rank(item: pytest.Item) -> int:
         path = item.path.relative_to(ROOT / "tests").as_posix()
@@ -40,8 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not has_gpu():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
-        alone = item.path.name == "test_commands.py"
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.name))
     if os.environ.get("PYTEST_XDIST_WORKER"):
         items.sort(key=rank)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support.running import environment
+from support.running import PATIENCE, environment
 
 SLOW = (
     "torch",
@@ -56,7 +56,7 @@ print("loaded:", *sorted(set({slow!r}) & set(sys.modules)))
 )
 def test_help_and_mistakes_load_nothing_slow(words: list[str], said: str) -> None:
     command = [sys.executable, "-c", PROBE.format(slow=SLOW), *words]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded:"
@@ -67,5 +67,7 @@ def test_help_and_mistakes_load_nothing_slow(words: list[str], said: str) -> Non
 )
 def test_torch_is_not_loaded_by_importing(module: str) -> None:
     code = f"import sys, cifar_dist.{module}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.stdout == "False\n", done.stderr

@@ -359,7 +359,7 @@ WITNESSES: dict[str, Witness] = {
     "run.from_other_data": witness(True, branch, run__from="origin"),
     "run.join_timeout": witness(1, joined),
     "run.stall_timeout": witness(1, hang),
-    "run.stall_factor": witness(1000.0, hang, run__stall_timeout=1),
+    "run.stall_factor": witness(1e9, hang, run__stall_timeout=1),
     "data.path": witness("nowhere", run),
     "data.hold_out": witness(False, run),
     "data.shuffle_block": witness(1, run),

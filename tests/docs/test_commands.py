@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support import warm
 from support.documents import NEEDS, Block, blocks, pages
-from support.running import ROOT, environment
+from support.running import PATIENCE, ROOT, environment
 
 
 def is_run(block: Block) -> bool:
@@ -84,7 +84,7 @@ def run(text: str, copy: Path, env: dict[str, str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=3 * PATIENCE,
     )
     assert done.returncode == 0, f"{text}\n{done.stdout}"
 
