@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from support import resume_on_ranks
 from support.running import metrics, pausing, resume, spawn, wait_for_pause
 
-STEPS = 26
+STEPS = 13
 
 
 @pytest.fixture(scope="module")
@@ -77,5 +77,5 @@ def test_its_launch_file_stops_and_resumes(
     code, output = soak.end(soak.start(recipe, config, *words, config=config, env=forked))
     assert code == 0, output
     assert f"resumed after step {stopped}" in output
-    assert [record["step"] for record in metrics(run)] == list(range(1, 2 * 13 + 1))
+    assert [record["step"] for record in metrics(run)] == list(range(1, 2 * STEPS + 1))
     assert wrapper_of(run) == wrapper

@@ -33,8 +33,8 @@ OPTIMIZERS = {
     "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"],
 }
 CONTINUED = [("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero2")]
-MIDDLE = 15
-SETTINGS = ["--train.epochs", "2", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
+MIDDLE = 8
+SETTINGS = ["--train.epochs", "1", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
 
 
 def train(engine: str, path: str, name: str, optimizer: str) -> None:

@@ -125,6 +125,7 @@ def two_nodes() -> Iterator[Cluster]:
         "SLURM_LAB_SUBNET": f"10.{214 + number // 250}.{number % 250 + 1}",
         "SLURM_LAB_EXTRA": f"FirstJobId={12 * number + 1}",
         "SLURM_LAB_TIMEOUT": str(PATIENCE),
+        "SLURM_LAB_KILLWAIT": "60",  # seconds in which a batch script reports why it ended, however busy the machine is
     }
     env = environment(lab)
     try:
