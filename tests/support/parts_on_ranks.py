@@ -43,8 +43,6 @@ def train(processes: int, path: str, name: str) -> None:
 
 def main(path: str, runs: Path) -> None:
     """Train them all."""
-    import torch._dynamo  # noqa: F401 - torch imports it with the first optimizer, in seconds: once for all ranks
-
     for processes in PROCESSES:
         train(processes, path, f"on-{processes}")
     cut(runs / f"on-{PROCESSES[-1]}", runs / "resumed", MIDDLE)

@@ -67,7 +67,6 @@ def cut(source: Path, target: Path, middle: int = MIDDLE) -> None:
 def main(path: str, runs: Path) -> None:
     """Train them all."""
     import deepspeed.compile.init_z1_and_2  # noqa: F401
-    import torch._dynamo  # noqa: F401
     import transformers.integrations.deepspeed  # noqa: F401 - Accelerate imports it beside DeepSpeed
 
     for optimizer in OPTIMIZERS:
