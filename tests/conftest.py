@@ -21,8 +21,9 @@ shorten_openmp_spin()
 
 # Files that take the longest, first, so that all workers end together.
 _LONGEST = [
-    *("docs/test_commands.py", "launch", "test_shipped_recipes.py", "chaos", "slurm", "sweeps", "verbs", "training"),
-    *("test_mistakes.py", "optim/test_optim_runs.py", "runs/test_clean.py", "distributed", "cpu"),
+    *("docs/test_commands.py", "slurm/test_train_sbatch.py", "launch", "test_shipped_recipes.py", "chaos", "slurm"),
+    *("sweeps", "verbs", "training", "config/test_every_setting.py", "test_mistakes.py", "optim/test_optim_runs.py"),
+    *("config", "runs/test_clean.py", "distributed", "cpu", "tracking"),
 ]
 
 _DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"]
