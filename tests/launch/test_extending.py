@@ -77,4 +77,4 @@ def test_a_run_folder_is_read_without_its_code(folder: Path, forked: dict[str, s
     shutil.copytree(folder / "runs" / "mine", moved / "mine", symlinks=True)
     drawing = {name: value for name, value in forked.items() if name not in UNDRAWN}
     assert "finished" in run(drawing, moved, "runs", "list", ".")
-    assert (moved / "mine" / "report.html").is_file()
+    run(drawing, moved, "report", "mine")
