@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_dist.distributed.engine import NO_PARTS, Engine, Limit
-from cifar_dist.distributed.sharded_tensor import full_tensor
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
 
@@ -51,22 +50,8 @@ class FullySharded(Engine):
         if not is_sharded(module, self.ranks.world_size):
             raise UserError("FSDP was asked for and the weights are not sharded; start with launch/fsdp.yaml")
         wrapper = self.accelerator.prepare_model(module, evaluation_mode=True)  # adds autocast and no wrapper
-        create = functools.partial(_ShardedModel, full_module)
+        create = functools.partial(WrappedModel, full_module=full_module)
         return self.build_model(create, module, wrapper, self.accelerator.prepare_optimizer(optimizer))
-
-
-class _ShardedModel(WrappedModel):
-    """Predictions come from ``full_module``, a copy that has full weights while it is evaluated."""
-
-    def __init__(self, full_module: nn.Module, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)  # type: ignore[arg-type]
-        self._copy = full_module
-
-    def _full_module(self) -> nn.Module:
-        return self._copy
-
-    def _update_full_module(self) -> None:
-        self._copy.load_state_dict({name: full_tensor(value) for name, value in self.module.state_dict().items()})
 
 
 def shard(module: nn.Module, optimizer: Optimizer, device: torch.device, world_size: int) -> None:

@@ -12,12 +12,13 @@ from cifar_dist.config import Config, TrainConfig, plugins
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.data_parallel import DataParallel
-from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
+from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import (
     check_launch,
+    deepspeed_stage,
     is_main_process,
     launched_processes,
     local_processes,
@@ -81,7 +82,7 @@ def _engine_class(train: TrainConfig) -> type[Engine]:
     if train.engine != "auto":
         return _load_plugin(train.engine)
     if was_asked_for("DEEPSPEED"):
-        return DeepSpeedZero
+        return DeepSpeedZero3 if deepspeed_stage() == "3" else DeepSpeedZero
     if was_asked_for("FSDP") and launched_processes() > 1:
         return FullySharded
     return FixedParts if train.parts else DataParallel

@@ -135,7 +135,9 @@ class Learner:
 
     def _begin_epoch(self, epoch: int) -> None:
         """Set training mode, and the learning rates of the stages that learn in ``epoch``."""
-        thaw(self._setup.optimizer.param_groups, transfer.set_mode(self._setup.module, self._config.model, epoch))
+        setup = self._setup
+        learning = transfer.set_mode(setup.module, setup.stages, self._config.model, epoch)
+        thaw(setup.optimizer.param_groups, learning)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

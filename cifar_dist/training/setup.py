@@ -35,6 +35,8 @@ class TrainingSetup:
         own_parts: numbers of this process's micro-batches among those of a global batch.
         batches: the training split.
         module: the bare network, on the CPU, with new weights.
+        parameters: how many the network has.
+        stages: the modules of each stage of the network.
         optimizer: of its parameters.
     """
 
@@ -45,12 +47,9 @@ class TrainingSetup:
     own_parts: range
     batches: TrainBatches
     module: nn.Module
+    parameters: int
+    stages: list[tuple[nn.Module, ...]]
     optimizer: torch.optim.Optimizer
-
-    @property
-    def parameters(self) -> int:
-        """How many parameters the network has."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -98,9 +97,12 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     if config.model.freeze:
         transfer.freeze_backbone(module)
-    stages = [stage.parameters for stage in transfer.stages(module)]
-    optimizer = build_optimizer(config.optim, module, stages, gradual=config.model.unfreeze > 0)
-    return TrainingSetup(config, manifest, normalize, mix, own, batches, module, optimizer)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    stages = transfer.stages(module)
+    gradual = config.model.unfreeze > 0
+    optimizer = build_optimizer(config.optim, module, [stage.parameters for stage in stages], gradual=gradual)
+    modules = [stage.modules for stage in stages]
+    return TrainingSetup(config, manifest, normalize, mix, own, batches, module, parameters, modules, optimizer)
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:
@@ -145,7 +147,7 @@ def _check_normalizes(
         return
     height, width, channels = shape
     trial = copy.deepcopy(module)
-    transfer.set_mode(trial, config.model, config.train.epochs)
+    transfer.set_mode(trial, [stage.modules for stage in transfer.stages(trial)], config.model, config.train.epochs)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             trial(torch.zeros(1, channels, height, width))

@@ -107,7 +107,8 @@ def averages(config: Config) -> list[float]:
 def network(config: Config) -> object:
     """Its layers, at which size it sees its images, and which of its stages learn in which epoch."""
     model = models.build_for(config.model, shape=(16, 16, 3), classes=10)
-    learning = [transfer.set_mode(model, config.model, epoch) for epoch in range(4)]
+    modules = [stage.modules for stage in transfer.stages(model)]
+    learning = [transfer.set_mode(model, modules, config.model, epoch) for epoch in range(4)]
     return [type(layer).__name__ for layer in model.modules()], len(model._forward_pre_hooks), learning
 
 

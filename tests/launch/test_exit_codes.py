@@ -99,7 +99,10 @@ def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path) -> None:
     ("words", "said"),
     [
         ([], "usage: cifar-dist launch CONFIG"),
-        (["cup", "demo"], "launch/cup.yaml does not exist; configs: cpu ddp fsdp single zero2"),
+        (
+            ["cup", "demo"],
+            "launch/cup.yaml does not exist; configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3",
+        ),
         (["cpu"], "name a recipe; usage: cifar-dist launch CONFIG"),
         (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
     ],
