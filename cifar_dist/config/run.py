@@ -60,6 +60,8 @@ class TrainConfig(Section):
     """Keep images and convolutions in the NHWC memory layout."""
     compile: bool = False
     """Compile the model with ``torch.compile``."""
+    sync_batchnorm: bool = False
+    """Normalise with the batch statistics of all processes, not of each: for few images per process."""
     threads: int = 0
     """CPU threads per process; 0 divides the machine's cores among its processes."""
     engine: str = "auto"

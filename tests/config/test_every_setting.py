@@ -326,6 +326,7 @@ WITNESSES: dict[str, Witness] = {
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),
     "train.compile": witness(True, run),
+    "train.sync_batchnorm": witness(True, run),  # refused without batch norms; test_engine.py shows what it computes
     "train.threads": witness(2, threads),
     "train.engine": witness("nowhere.py:Engine", run),
     "eval.every": witness(2, run),

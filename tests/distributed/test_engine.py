@@ -8,7 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import engine_on_ranks
-from support.engine_on_ranks import BATCHES, CASES, agreement, network, optimizer, prepared, samples, train, trained
+from support.engine_on_ranks import (
+    BATCHES,
+    CASES,
+    agreement,
+    network,
+    normalised,
+    optimizer,
+    prepared,
+    samples,
+    train,
+    trained,
+)
 from support.engines import engine as start
 from support.running import spawn
 from torch import Tensor, nn
@@ -183,6 +194,19 @@ def test_ranks_that_do_not_synchronise_are_found_out(ranks: list[Found]) -> None
 
 def test_evaluation_uses_the_batch_statistics_of_rank_0(ranks: list[Found]) -> None:
     assert [found["drifted"] for found in ranks] == [(5.0, True, True)] * 2
+
+
+def test_synchronised_batch_norms_compute_as_one_process_with_the_whole_batch(ranks: list[Found]) -> None:
+    """Gradients, batch statistics and their counters."""
+    alone = normalised(synchronised=False)
+    for found in ranks:
+        assert found["normalised"].keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(found["normalised"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_ddp_sends_no_buffers_and_keeps_gradients_once(ranks: list[Found]) -> None:
+    assert [found["options"] for found in ranks] == [(False, True)] * 2
 
 
 def test_inference_asks_the_bare_module_without_gradients() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cifar_dist.config import Config, OptimConfig, TrainConfig
 from cifar_dist.data.order import own_parts, shares
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.sync_batchnorm import synchronise_batch_norms
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import TrainingFailedError, UserError
 from support import forked_ranks
@@ -69,6 +70,24 @@ def trained(name: str, accumulate: int = 1, clip_norm: float = 0.0) -> dict[str,
 
 
 CASES = [("sgd", 1, 0.0), ("sgd", 2, 0.0), ("sgd", 2, 0.05), ("adamw", 1, 0.0)]
+
+
+def normalised(synchronised: bool) -> dict[str, Tensor]:
+    """Gradients and batch statistics of a network with batch norms; each process has its part of eight samples."""
+    place = engine()
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    module.append(nn.BatchNorm1d(3, affine=False))
+    if synchronised:
+        synchronise_batch_norms(module, "it")
+    images, labels = samples()
+    own = slice(place.ranks.rank * 8 // place.ranks.world_size, (place.ranks.rank + 1) * 8 // place.ranks.world_size)
+    model = place.prepare(module, optimizer("sgd", module))
+    model.begin_step(0.1)
+    with model.accumulate():
+        logits = model(images.repeat_interleave(2, 1).view(16, 2, 6)[own])
+        model.backward(F.cross_entropy(logits, labels[own], reduction="sum") / 8)
+    return {**{f"gradient/{n}": p.grad.clone() for n, p in module.named_parameters()}, **model.state()}
 
 
 def agreement(ranks: Ranks) -> dict[str, object]:
@@ -134,6 +153,9 @@ def rank() -> None:
     found: dict[str, object] = {"engine": (place.kind, place.description), **agreement(place.ranks)}
     found["differing"] = differing()
     found["drifted"] = drifted_buffers()
+    found["normalised"] = normalised(synchronised=True)
+    wrapper = prepared("sgd").wrapper
+    found["options"] = wrapper.broadcast_buffers, wrapper.gradient_as_bucket_view
     found["trained"] = [trained(*case) for case in CASES]
     with open(f"{sys.argv[1]}-{place.ranks.rank}.pickle", "wb") as file:
         pickle.dump(found, file)
