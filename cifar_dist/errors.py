@@ -35,8 +35,20 @@ class UserError(ValueError):
         return "\n".join(printable(line) for line in (message, *more))
 
 
+class MachineError(UserError):
+    """Something that one machine of the job lacks, so that its first process must report it; exit code 2."""
+
+
+class InUseError(UserError):
+    """Another process is training the run; exit code 69."""
+
+
 class TrainingFailedError(RuntimeError):
     """Training cannot continue (a non-finite loss, ranks that do not synchronise). One line; exit code 1."""
+
+
+class JoinTimeoutError(TrainingFailedError):
+    """Some processes or machines of the job never came. Whoever waited for them reports it."""
 
 
 class StorageError(TrainingFailedError):

@@ -1,6 +1,7 @@
 """Keep copies of the plug-in files that a run uses in its folder, with their checksums.
 
-Copies are never imported. A plug-in in an installed module has no file to copy.
+A copy is imported only to resume the run where the file does not exist. A plug-in in an installed module has no file to
+copy.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
     notes = []
     for file in plugin_files(config):
         try:
-            content, checksum = file.read_bytes(), sha256(file)
+            place = plugins.located(file)
+            content, checksum = place.read_bytes(), sha256(place)
         except OSError as error:
             raise UserError(f"the plug-in {file} cannot be read ({error.strerror})") from None
         before = next((copy for copy in reversed(kept) if copy.file == str(file)), None)
@@ -69,6 +71,12 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
                 f"{folder / before.copy} {folder / copy}"
             )
     return notes
+
+
+def missing_files(folder: Path) -> dict[Path, Path]:
+    """Return the newest copy in ``folder`` of each plug-in file that does not exist where the run found it."""
+    copies = {Path(kept.file): folder / kept.copy for kept in _read_index(folder / _INDEX)}
+    return {file: copy for file, copy in copies.items() if copy.is_file() and not file.is_file()}
 
 
 def _texts(value: object) -> Iterator[str]:

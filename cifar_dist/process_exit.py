@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from cifar_dist.distributed.launch_checks import is_main_process
-from cifar_dist.errors import StorageError, TrainingFailedError, UserError, blame
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from cifar_dist.distributed.launch_checks import is_main_process, local_rank
+from cifar_dist.errors import (
+    InUseError,
+    JoinTimeoutError,
+    MachineError,
+    StorageError,
+    TrainingFailedError,
+    UserError,
+    blame,
+)
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE
 from cifar_dist.terminal.screen import ERASE_LINE, is_terminal
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
 
-    All ranks raise the same :class:`UserError`, so only rank 0 prints it. The interpreter's own shutdown is skipped:
-    with a gloo process group it aborts about one job in thirty after the work is done.
+    All ranks raise the same :class:`UserError`, so only rank 0 prints it; the first of a machine prints a
+    :class:`MachineError`. The interpreter's own shutdown is skipped: with a gloo process group it aborts about one job
+    in thirty after the work is done.
     """
     _open_closed_streams()
+    _outlive_terminal()
     try:
         code = work()
+    except InUseError as error:
+        code = _report(error, EXIT_IN_USE)
     except UserError as error:
         blamed = blame(error)
         code = _report(blamed, EXIT_BAD_INPUT if blamed is error else EXIT_FAILED)
@@ -47,7 +65,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):  # the reader is gone, or the disk is full
             pass
     os._exit(code)
 
@@ -62,10 +80,35 @@ def _open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
-            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+            stream = open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+class _Terminal(io.FileIO):
+    """A terminal that swallows what is written after it was closed, so that its loss ends no run."""
+
+    def write(self, data: ReadableBuffer) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return memoryview(data).nbytes
+
+
+def _outlive_terminal() -> None:
+    """Keep working when the terminal that the output goes to is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        # isatty() is false of a terminal that is closed already. The null device comes along, and does no harm.
+        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+            terminal = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+            text = io.TextIOWrapper(terminal, stream.encoding, stream.errors, line_buffering=True)
+            setattr(sys, name, text)
 
 
 def _report(error: Exception, code: int) -> int:
-    if is_main_process():
+    of_machine = isinstance(error, MachineError) and local_rank() == 0
+    if is_main_process() or of_machine or isinstance(error, JoinTimeoutError):
         print(f"cifar-dist: {error}", file=sys.stderr)
     return code

@@ -24,6 +24,7 @@ from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, 
 from cifar_dist.config.keys import check_keys, unknown_setting
 from cifar_dist.config.layers import Tree, flatten, laid_over, without_lost
 from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
+from cifar_dist.config.section import key_of
 from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import parse_toml, write_atomic
@@ -155,7 +156,8 @@ def _is_list(parts: Sequence[str]) -> bool:
         owners = [item_root(section).variants[parts[1]]] if parts[1] in item_root(section).variants else []
     elif len(parts) == 3 or parts[1] == section.named_items:
         return False
-    kinds = [get_origin(get_type_hints(owner)[parts[-1]]) for owner in owners if parts[-1] in field_names(owner)]
+    hints = [get_type_hints(owner) for owner in owners if parts[-1] in field_names(owner)]
+    kinds = [get_origin(hint) for found in hints for name, hint in found.items() if key_of(name) == parts[-1]]
     return bool(kinds) and all(kind is tuple for kind in kinds)
 
 
@@ -227,7 +229,10 @@ def to_tree(config: Config) -> Tree:
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    def by_key(items: list[tuple[str, Any]]) -> Tree:
+        return {key_of(name): value for name, value in items}
+
+    return {key: plain(value) for key, value in dataclasses.asdict(config, dict_factory=by_key).items()}
 
 
 def settings_of(config: Config) -> Tree:

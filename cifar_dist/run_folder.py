@@ -10,42 +10,32 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.changes import LENGTH, contradiction, words_of_changes
 from cifar_dist.data.manifest import FILE_NAME, Manifest
-from cifar_dist.errors import UserError, blame, nearest
+from cifar_dist.errors import InUseError, UserError, blame, nearest
 from cifar_dist.files import (
     changed_files,
     complete,
     copy_atomic,
     discard,
     exists,
+    free_name,
     leftovers,
     read_json,
     write_atomic,
+    write_sums,
 )
 from cifar_dist.plugin_copies import keep_copies
-
-CHANGEABLE_ON_RESUME = (
-    "run.name",
-    "run.dir",
-    "run.fresh",
-    "run.processes",
-    "data.path",
-    "data.resident_mb",
-    "data.read_ahead",
-    "train.compile",
-    "train.engine",
-    "train.threads",
-    "eval",
-    "checkpoint",
-    "tracking",
-)
-"""Keys and sections that a resume may change: they affect how a run is tracked and stored, not what it computes."""
 
 FINAL = "final"
 """Name of the weights at the end of training in evaluations."""
@@ -85,8 +75,10 @@ class RunFolder:
         self.report = path / "report.html"
         self.lr_curve = path / "lr_curve.json"
         self.plugins = path / "plugins"
+        self.stop_file = path / "STOP"
         self.replays = path / "replays"
         self.certificate = path / "certificate.json"
+        self.stalls = path / "stalls"
         self._lock: IO[str] | None = None
 
     @property
@@ -102,8 +94,11 @@ class RunFolder:
         kept = (*complete(self.checkpoints), *(path for path in (self.final, self.lr_curve) if path.exists()))
         return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
-    def is_finished(self) -> bool:
+    def is_finished(self, split: str | None = None) -> bool:
         """Whether training has ended and so has the final evaluation, if the dataset has the split for it.
+
+        Args:
+            split: to evaluate at the end; None: that of the run's config.
 
         Raises:
             UserError: the config of the run is damaged.
@@ -113,7 +108,24 @@ class RunFolder:
         if self.final_summary() is not None:
             return True
         splits = read_json(self.manifest).get("splits")
-        return isinstance(splits, dict) and recipe.read(self.config).eval.split not in splits
+        return isinstance(splits, dict) and (split or recipe.read(self.config).eval.split) not in splits
+
+    def supersede_final(self) -> None:
+        """Rename the final weights and their evaluations after their step, so that the run is not finished any more."""
+        step = ""
+        for evaluation in self.evaluation_folders():
+            summary = read_json(evaluation.summary)
+            if summary.get("checkpoint") == FINAL:
+                step = f"step-{summary.get('step', 0):08d}"
+                write_atomic(evaluation.summary, json.dumps({**summary, "checkpoint": step}, indent=2) + "\n")
+                write_sums(evaluation.path)
+        if self.final.is_file():
+            step = step or self.newest_checkpoint()
+            self.final.parent.rename(free_name(self.path / f"{FINAL}-{step}"))
+
+    def superseded(self) -> list[Path]:
+        """List the final weights that :meth:`supersede_final` renamed."""
+        return [path for path in complete(self.path) if path.name.startswith(f"{FINAL}-step-")]
 
     def final_summary(self) -> dict[str, object] | None:
         """Read the ``summary.json`` of the final evaluation; None before it is complete."""
@@ -142,13 +154,17 @@ class RunFolder:
             what = f"{self.manifest} is missing" if not self.manifest.is_file() else what
             raise UserError(f"{what}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
 
-    def discard_damaged_results(self) -> list[str]:
-        """Delete the final weights or their evaluation if a file of them has changed since; return one line for each.
+    def damaged_results(self) -> dict[Path, list[str]]:
+        """Return the folders of the final weights and their evaluation in which files have changed, with these files.
 
         Both follow from the last checkpoint, so they can be written again.
         """
         finals = [one.path for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
-        damaged = {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
+        return {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
+
+    def discard_damaged_results(self) -> list[str]:
+        """Delete the :meth:`damaged_results`; return one line for each."""
+        damaged = self.damaged_results()
         for path in damaged:
             discard(path)
         return [f"{path} is damaged ({', '.join(changed)}) and is written again" for path, changed in damaged.items()]
@@ -158,15 +174,23 @@ class RunFolder:
         latest = self.checkpoints / "latest"
         return latest.readlink().name if latest.is_symlink() else ""
 
-    def open(self, config: Config, manifest: Manifest) -> list[str]:
+    def open(
+        self, config: Config, manifest: Manifest, change_length: Callable[[Config], list[str]] | None = None
+    ) -> list[str]:
         """Create the folder, or open an existing one to resume, and lock it.
 
+        Args:
+            config: the run.
+            manifest: its data.
+            change_length: called with the config of an existing run of another length, see :data:`LENGTH`; it checks
+                and records the change, and returns lines to report. None refuses it.
+
         Returns:
-            One line for each plug-in file that has changed since the run last started.
+            One line for each plug-in file that has changed since the run last started, and for other news.
 
         Raises:
-            UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, is in use, or
-                cannot be written.
+            UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, or cannot be written.
+            InUseError: another process is training it.
             OSError: a file in it cannot be read or written.
         """
         try:
@@ -179,12 +203,16 @@ class RunFolder:
             raise UserError(
                 f"the run folder {self.path} cannot be written ({error.strerror}); choose another with --run.dir"
             ) from None
+        notes = self._remove_old_stop_file()
         if exists(self.config):
-            self.refuse_other_settings(config)
-            self._refuse_other_data(manifest)
+            self.refuse_other_settings(config, besides=LENGTH if change_length else ())
+            self.refuse_other_data(manifest)
+            started = recipe.read(self.config)
+            if change_length and contradiction(recipe.settings_of(started), recipe.settings_of(config)):
+                notes += change_length(started)
         else:
             copy_atomic(manifest.root / FILE_NAME, self.manifest)
-        notes = keep_copies(self.plugins, config)
+        notes += keep_copies(self.plugins, config)
         write_atomic(self.config, recipe.to_toml(config))  # last, because this file makes the folder a run
         return notes
 
@@ -192,7 +220,7 @@ class RunFolder:
         """Lock the folder for as long as this object lives.
 
         Raises:
-            UserError: another process has locked it.
+            InUseError: another process has locked it.
             OSError: the folder cannot be written.
         """
         lock = (self.path / _LOCK).open("a+")
@@ -201,7 +229,7 @@ class RunFolder:
             if time.monotonic() > deadline:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise UserError(f"{self.path} is in use by {holder}; wait for it, or use another --run.name")
+                raise InUseError(f"{self.path} is in use by {holder}; wait for it, or use another --run.name")
             time.sleep(0.01)
         self._lock = lock
         lock.truncate(0)
@@ -227,20 +255,64 @@ class RunFolder:
         if not exists(self.config) and (foreign or complete(self.checkpoints)):
             raise UserError(f"{self.path} exists and is not a run (no config.toml); use another --run.name")
 
-    def refuse_other_settings(self, config: Config) -> None:
+    def _remove_old_stop_file(self) -> list[str]:
+        """Remove a request to stop that was made before this process began; return a line to report."""
+        try:
+            if self.stop_file.stat().st_mtime >= psutil.Process().create_time():
+                return []
+            self.stop_file.unlink()
+        except FileNotFoundError:
+            return []
+        return [f"removed {self.stop_file}, which asked an earlier process to stop"]
+
+    def refuse_other_settings(self, config: Config, besides: Sequence[str] = ()) -> None:
         """Refuse a ``config`` that cannot resume this run.
 
-        Raises:
-            UserError: ``config`` contradicts a setting of the run; the message names the first.
-        """
-        if found := contradiction(recipe.read(self.config), config):
-            key, words = found
-            raise UserError(
-                f"{self.path} was started with {words}; use another --run.name, or leave {key} as it was"
-                f"{'' if key.startswith('model.') else self._way_to_start_from_weights()}"
-            )
+        Args:
+            config: the run that is asked for.
+            besides: keys that may differ too.
 
-    def _refuse_other_data(self, manifest: Manifest) -> None:
+        Raises:
+            UserError: ``config`` contradicts a setting of the run; the message names the first, and the commands that
+                continue the run as it was and that branch it.
+        """
+        if found := contradiction(self._settings(), recipe.settings_of(config), besides):
+            key, words = found
+            ways = [f"leave {key} as it was: {self.resume_command(config)}"]
+            ways += [] if key.startswith("model.") else self.ways_to_branch(config)
+            raise UserError(f"{self.path} was started with {words}; {', or '.join(ways)}")
+
+    def resume_command(self, config: Config | None = None) -> str:
+        """Return the command that continues this run, with the length of ``config``."""
+        length = words_of_changes(self._settings(), recipe.settings_of(config), LENGTH) if config else []
+        return " ".join(["cifar-dist resume", shlex.quote(str(self.path)), *(length or [])])
+
+    def ways_to_branch(self, config: Config, step: str = "") -> list[str]:
+        """Return the command that starts a new run with ``config`` from a checkpoint of this one, if one exists.
+
+        Args:
+            config: the settings that are asked for.
+            step: of the checkpoint; empty for the newest.
+        """
+        if not self.newest_checkpoint():
+            return []
+        path = shlex.quote(str(self.path))
+        origin = f"--run.name {free_name(self.path).name} --run.from {path}{step and '@'}{step}"
+        before = self._settings()
+        changes = words_of_changes(before, {**recipe.settings_of(config), "run.from": before["run.from"]})
+        if changes is None:
+            return [f"branch it, by adding to this command: {origin}"]
+        return [f"branch it: {' '.join([f'cifar-dist train {path}/{self.config.name}', origin, *changes])}"]
+
+    def _settings(self) -> Mapping[str, object]:
+        return recipe.settings_of(recipe.read(self.config))
+
+    def refuse_other_data(self, manifest: Manifest) -> None:
+        """Refuse data that this run was not started on.
+
+        Raises:
+            UserError: the packed bytes differ, or the run's manifest is missing or damaged.
+        """
         started = self.read_manifest()
         if started.fingerprint != manifest.fingerprint:
             raise UserError(
@@ -279,21 +351,3 @@ def _locked(file: IO[str], how: int) -> bool:
     except OSError:
         pass  # a file system without locks: train unguarded rather than not at all
     return True
-
-
-def contradiction(started: Config, asked: Config) -> tuple[str, str] | None:
-    """Return the first setting that a resume may not change but does, and the difference in words; None for none."""
-    before, now = (recipe.settings_of(config) for config in (started, asked))
-    # Settings that both configs have come first: with another optimizer, its name precedes the settings it brings.
-    for key in sorted(before.keys() | now.keys(), key=lambda key: (key not in before or key not in now, key)):
-        if before.get(key) != now.get(key) and not _may_change(key):
-            return key, f"{key} = {_format(before.get(key))} and this command says {_format(now.get(key))}"
-    return None
-
-
-def _may_change(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)
-
-
-def _format(value: object) -> str:
-    return "nothing" if value is None else json.dumps(value)

@@ -13,6 +13,7 @@ from cifar_dist import config
 from cifar_dist.config.choice import Choice, is_root
 from cifar_dist.config.documentation import documented_fields, purpose
 from cifar_dist.config.named_items import item_root
+from cifar_dist.config.section import key_of
 
 DOCUMENT = Path(__file__).with_name("config.md")
 BEGIN = "<!-- written by docs/make_config.py: everything from here to the end of the file -->\n"
@@ -69,7 +70,7 @@ def _table(owner: type, key: str, shown: Sequence[dataclasses.Field[object]]) ->
         annotation, text = documented[field.name]
         default = _toml(defaults[field.name])
         kind = _names(owner) if is_root(owner) and field.name == owner.picked_by else _type(annotation)
-        lines.append(f"| `{key}.{field.name}` | {kind} | `{default}` | {_cell(text)} |")
+        lines.append(f"| `{key}.{key_of(field.name)}` | {kind} | `{default}` | {_cell(text)} |")
     return "\n".join(lines)
 
 

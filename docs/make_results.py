@@ -1,5 +1,7 @@
 """Write docs/results.md from run folders, never by hand: python docs/make_results.py runs/cpu-quick runs/demo ...
 
+With ``--to PAGE`` before the runs, another page is written.
+
 A row is computed from the files of its run: config.toml, environment.json, metrics.jsonl and the final evaluation. Runs
 that were stopped before their end are listed in a separate table. Rows of other runs are kept, and so is everything
 below the heading "Notes".
@@ -11,8 +13,6 @@ import re
 import sys
 from pathlib import Path
 
-from make_recipes import head
-
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration
@@ -20,13 +20,15 @@ from cifar_dist.report.results import Result, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.table import EpochTable
+from cifar_dist.verbs.recipes import read_head
 
 DOCUMENT = Path(__file__).with_name("results.md")
 INTRODUCTION = """# Results
 
-To reproduce these results, run `benchmarks/cpu.sh` or `benchmarks/gpu.sh`, then `docs/make_results.py`, which writes
-this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10 stored as quality-75 JPEG. It lowers accuracy by
-about 3.3 points: the record holder's own script reaches 94.0 % on the original files and 90.7 % on these.
+To reproduce these results, run `benchmarks/cpu.sh CIFAR10`, or `benchmarks/gpu.sh CIFAR10 OUT` until its recipes have
+passed, then `docs/make_results.py`, which writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10
+stored as quality-75 JPEG. It lowers accuracy by about 3.3 points: the record holder's own script reaches 94.0 % on the
+original files and 90.7 % on these.
 
 """
 FINISHED = """## Finished
@@ -81,11 +83,11 @@ def _source(run: str) -> str:
     """Return the source line of the recipe that a run is named after, ``RECIPE`` or ``RECIPE.anything``."""
     names = {name.replace("/", "-"): name for name in recipe.shipped()}
     name = names.get(run.partition(".")[0])
-    return head(name).source if name else ""
+    return read_head(name).source if name else ""
 
 
-def main(runs: list[Path]) -> None:
-    old = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+def main(runs: list[Path], document: Path = DOCUMENT) -> None:
+    old = document.read_text(encoding="utf-8") if document.exists() else ""
     old, heading, notes = old.partition("\n## Notes\n")
     tables: list[dict[str, str]] = []
     for part in (old.partition("## Unfinished")[0], old.partition("## Unfinished")[2]):
@@ -98,9 +100,13 @@ def main(runs: list[Path]) -> None:
     text = INTRODUCTION + FINISHED + "".join(f"{finished[name]}\n" for name in sorted(finished))
     if unfinished:
         text += UNFINISHED + "".join(f"{unfinished[name]}\n" for name in sorted(unfinished))
-    DOCUMENT.write_text(text + heading + notes, encoding="utf-8")
-    print(f"wrote {DOCUMENT}: {len(finished)} finished, {len(unfinished)} unfinished")
+    document.write_text(text + heading + notes, encoding="utf-8")
+    print(f"wrote {document}: {len(finished)} finished, {len(unfinished)} unfinished")
 
 
 if __name__ == "__main__":
-    main([Path(word) for word in sys.argv[1:]])
+    paths = [Path(word) for word in sys.argv[1:]]
+    if sys.argv[1:2] == ["--to"]:
+        main(paths[2:], paths[1])
+    else:
+        main(paths)

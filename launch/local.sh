@@ -7,6 +7,6 @@ refuse() { echo "launch/local.sh: $*" >&2; exit 2; }
 [[ -z ${CIFAR_DIST_VENV-} || -x $CIFAR_DIST_VENV/bin/python ]] ||
     refuse "CIFAR_DIST_VENV is $CIFAR_DIST_VENV, but $CIFAR_DIST_VENV/bin/python does not exist"
 command -v python >/dev/null || refuse "no .venv in $repository and no python on the PATH; run: make setup"
-printf -v CIFAR_DIST_COMMAND ' %q' "$0" "$@"  # what resumes the run
-export CIFAR_DIST_COMMAND=${CIFAR_DIST_COMMAND# }
+printf -v CIFAR_DIST_COMMAND %q "$0"  # how `cifar-dist launch` was typed
+export CIFAR_DIST_COMMAND
 exec python -m cifar_dist launch "$@"

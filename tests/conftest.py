@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -37,10 +38,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, part in enumerate(_LONGEST) if path.startswith(part)), len(_LONGEST))
 
     for item in items:
+        if item.get_closest_marker("gpu") and not has_gpu():
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
         alone = item.path.name == "test_commands.py"
         item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.name))
     if os.environ.get("PYTEST_XDIST_WORKER"):
         items.sort(key=rank)
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Whether torch sees a CUDA device. Only tests that have imported torch need to know."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session")

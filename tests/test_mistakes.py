@@ -11,14 +11,14 @@ import pytest
 from support.running import ROOT, TRAIN, finish, spawn, start, train, wait_for_records
 
 
-def refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
-    """One line on stderr that says all of it, exit code 2."""
+def refused(done: subprocess.CompletedProcess[str], *says: str, code: int = 2) -> None:
+    """One line on stderr that says all of it, and the exit code."""
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("cifar-dist: ")
     for text in says:
         assert text in lines[0]
-    assert done.returncode == 2
+    assert done.returncode == code
 
 
 def verb(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -60,8 +60,8 @@ def test_resume_with_another_setting(tiny: Path, tmp_path: Path) -> None:
     refused(
         train(str(tiny), "--train.epochs", "1", "--optim.lr", "0.2")[0],
         "was started with optim.lr = 0.1 and this command says 0.2",
-        "use another --run.name, or leave optim.lr as it was; a new run starts from its weights with --run.name NEW "
-        f"--model.pretrained {tmp_path / 'runs/tiny/final/model.safetensors'}",
+        f"leave optim.lr as it was: cifar-dist resume {tmp_path}/runs/tiny, or branch it: cifar-dist train "
+        f"{tmp_path}/runs/tiny/config.toml --run.name tiny-2 --run.from {tmp_path}/runs/tiny --optim.lr 0.2",
     )
     refused(train(str(tiny), "--train.epochs", "1", "--run.fresh")[0], "exists and run.fresh is set")
     after = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
@@ -149,7 +149,7 @@ def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
     running = start([TRAIN, str(tiny), *endless])
     try:
         wait_for_records(tmp_path / "runs" / "tiny", 5, running)
-        refused(train(str(tiny), *endless)[0], "is in use by process", "use another --run.name")
+        refused(train(str(tiny), *endless)[0], "is in use by process", "use another --run.name", code=69)
     finally:
         running[0].terminate()
         assert finish(running)[0].returncode == 75

@@ -239,7 +239,7 @@ def test_a_resume_that_contradicts_is_refused_by_key(
 ) -> None:
     open_folder(tmp_path / "it", CONFIG, manifest)
     message = refusal(tmp_path / "it", replace(CONFIG, **change), manifest)
-    assert f"it was started with {key}; use another --run.name, or leave " in message
+    assert f"it was started with {key}; leave {key.split()[0]} as it was: cifar-dist resume " in message
     assert recipe.read(tmp_path / "it" / "config.toml") == CONFIG, "the run keeps its config"
 
 

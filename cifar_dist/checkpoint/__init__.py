@@ -34,7 +34,19 @@ from cifar_dist.checkpoint.folder import (
     save_tensors,
     step_of,
 )
-from cifar_dist.checkpoint.history import best, choose, is_adoptable, listing, named, prune, save, set_aside, surplus
+from cifar_dist.checkpoint.history import (
+    best,
+    choose,
+    copy_to,
+    find_named,
+    is_adoptable,
+    listing,
+    named,
+    prune,
+    save,
+    set_aside,
+    surplus,
+)
 from cifar_dist.checkpoint.marker import verify
 
 __all__ = [
@@ -47,7 +59,9 @@ __all__ = [
     "TrainState",
     "best",
     "choose",
+    "copy_to",
     "evaluated_weights",
+    "find_named",
     "folder_name",
     "is_adoptable",
     "listing",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from cifar_dist.checkpoint.contents import CheckpointError, NewerCheckpointError, Tensors, TrainState
 from cifar_dist.checkpoint.folder import folder_name, read_state, step_of, write
 from cifar_dist.checkpoint.marker import verify
 from cifar_dist.errors import UserError
-from cifar_dist.files import complete, discard, free_name, leftovers, link_atomic
+from cifar_dist.files import complete, discard, folder_atomic, free_name, leftovers, link_atomic
 
 
 def listing(folder: Path) -> list[Path]:
@@ -46,6 +47,34 @@ def _link(path: Path, *, best: bool) -> None:
     link_atomic(path.with_name("latest"), path.name)
     if best:
         link_atomic(path.with_name("best"), path.name)
+
+
+def copy_to(source: Path, folder: Path) -> None:
+    """Begin the checkpoints of another run with a copy of ``source``, and of the best one if that is older.
+
+    Args:
+        source: a checkpoint.
+        folder: ``checkpoints`` of the other run; a kill leaves it empty or complete. Damaged checkpoints stay in it.
+
+    Raises:
+        CheckpointError: ``source`` changed while it was copied.
+    """
+    best = source.with_name("best").resolve()
+    copied = [source]
+    if step_of(best) is not None and (step_of(best) or 0) < (step_of(source) or 0) and best.is_dir():
+        copied.insert(0, best)
+    damaged = list(folder.glob("*.damaged*"))
+    with folder_atomic(folder, replace=True) as temporary:
+        for path in copied:
+            target = temporary / path.name
+            try:
+                shutil.copytree(path, target, copy_function=shutil.copyfile)
+            except (FileNotFoundError, shutil.Error):
+                raise CheckpointError(f"{path} was deleted while it was copied; run the same command again") from None
+            verify(target)
+            _link(target, best=path == best or read_state(target).is_best)
+        for path in damaged:
+            path.rename(temporary / path.name)
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -142,13 +171,30 @@ def _adopt(folder: Path) -> None:
 
 
 def named(folder: Path, which: str) -> Path:
-    """Return the checkpoint that the user asks for, verified: ``best``, ``latest`` or a step number.
-
-    Before the first evaluation, ``best`` is the newest.
+    """Return the checkpoint that the user asks for, as :func:`find_named` does, verified.
 
     Raises:
         UserError: it does not exist, or is damaged.
         OSError: it cannot be read.
+    """
+    path = find_named(folder, which)
+    try:
+        verify(path)
+        read_state(path)
+    except CheckpointError as error:
+        steps = ", ".join(str(step_of(other)) for other in listing(folder))
+        raise UserError(f"{path}: {error}; use another of these steps: {steps}") from None
+    return path
+
+
+def find_named(folder: Path, which: str) -> Path:
+    """Return the checkpoint that the user asks for: ``best``, ``latest`` or a step number.
+
+    Before the first evaluation, ``best`` is the newest.
+
+    Raises:
+        UserError: it does not exist.
+        OSError: the folder cannot be read.
     """
     known = {str(step_of(path)): path for path in listing(folder)}
     if not known:
@@ -165,11 +211,6 @@ def named(folder: Path, which: str) -> Path:
         path = known[step]
     else:
         raise UserError(f"{folder} has no checkpoint of step {which}; steps here: {steps}")
-    try:
-        verify(path)
-        read_state(path)
-    except CheckpointError as error:
-        raise UserError(f"{path}: {error}; use another with --checkpoint: {steps}") from None
     return path
 
 

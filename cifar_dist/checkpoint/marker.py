@@ -85,13 +85,33 @@ def verify(path: Path) -> None:
         CheckpointError: a file is missing, truncated or changed.
         NewerCheckpointError, OSError: as :func:`read_marker`.
     """
-    for name, saved in read_marker(path).files.items():
-        with _missing_is_damage(name):
-            size = (path / name).stat().st_size
-            if size != saved.bytes:
-                raise CheckpointError(f"{name} has {size:,} of {saved.bytes:,} bytes")
-            if sha256(path / name) != saved.sha256:
-                raise CheckpointError(f"{name} differs from what was saved (sha256 does not match)")
+    for damage in damages(path):
+        raise damage
+
+
+def damages(path: Path, *, checksums: bool = True) -> Iterator[CheckpointError]:
+    """Yield the damage of each file of the checkpoint in ``path``; without ``checksums`` only sizes are compared.
+
+    Raises:
+        NewerCheckpointError, OSError: as :func:`read_marker`.
+    """
+    try:
+        files = read_marker(path).files
+    except CheckpointError as error:
+        yield error
+        return
+    for name, saved in files.items():
+        try:
+            with _missing_is_damage(name):
+                size = (path / name).stat().st_size
+                changed = size == saved.bytes and checksums and sha256(path / name) != saved.sha256
+        except CheckpointError as error:
+            yield error
+            continue
+        if size != saved.bytes:
+            yield CheckpointError(f"{name} has {size:,} of {saved.bytes:,} bytes")
+        elif changed:
+            yield CheckpointError(f"{name} differs from what was saved (sha256 does not match)")
 
 
 def read_file(path: Path, name: str) -> bytes:

@@ -51,6 +51,15 @@ class RunningAverageConfig(AverageConfig):
         require(self.every >= 1, f"every {self.every} must be at least 1")
         require(self.recalibrate >= 0, f"recalibrate {self.recalibrate} must not be negative")
 
+    def keeps_weights(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:
+        """Whether the updates in the first ``steps`` of runs of ``before`` and ``after`` epochs have equal weights."""
+        start = math.ceil(self.start * steps_per_epoch)
+        return all(
+            self.weight(step, start=start, total=steps_per_epoch * before)
+            == self.weight(step, start=start, total=steps_per_epoch * after)
+            for step in range(start + self.every, steps + 1, self.every)
+        )
+
     def weight(self, step: int, *, start: int, total: int) -> float:
         """Return the weight of the update after ``step`` optimizer steps, in [0, 1].
 

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self, TypeGuard
 
 from cifar_dist.config import plugins
-from cifar_dist.config.section import Section
+from cifar_dist.config.section import Section, key_of
 from cifar_dist.errors import nearest
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def leaves(root: type[Choice]) -> Iterator[tuple[dict[str, str], type[Choice]]]:
 
 def field_names(section: type) -> list[str]:
     """Return the keys of a section or a variant, in their order of definition."""
-    return [field.name for field in dataclasses.fields(section)]
+    return [key_of(field.name) for field in dataclasses.fields(section)]
 
 
 def keys_of(section: type) -> list[str]:

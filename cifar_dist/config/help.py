@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from cifar_dist.config.choice import Choice, field_names, is_root
 from cifar_dist.config.documentation import documented_fields, purpose
 from cifar_dist.config.named_items import inline_toml, item_keys, item_root
-from cifar_dist.config.section import Section
+from cifar_dist.config.section import Section, key_of
 from cifar_dist.errors import UserError, nearest
 
 WIDTH = 79
@@ -86,7 +86,7 @@ def _blocks(section: Section, path: str) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, text) of each setting of a section: a line that can be typed, and its description."""
     documents = documented_fields(type(section))
     for field in dataclasses.fields(section):  # type: ignore[arg-type]  # every section is a dataclass
-        value, key = getattr(section, field.name), f"{path}.{field.name}"
+        value, key = getattr(section, field.name), f"{path}.{key_of(field.name)}"
         if field.name == section.named_items:
             value = [dataclasses.asdict(item) for item in value]
         document = documents.get(field.name)

@@ -11,7 +11,7 @@ from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
 from cifar_dist.config.layers import Tree, flatten
 from cifar_dist.config.named_items import item_root
-from cifar_dist.config.section import Section
+from cifar_dist.config.section import Section, key_of
 from cifar_dist.errors import UserError, nearest
 
 
@@ -23,8 +23,8 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
     Raises:
         UserError: the message begins with ``where``.
     """
-    known = {field.name: field for field in fields(owner)}
-    hints = get_type_hints(owner)
+    known = field_names(owner)
+    hints = {key_of(name): hint for name, hint in get_type_hints(owner).items()}
     for key, value in tree.items():
         dotted = f"{path}{key}"
         if key not in known:

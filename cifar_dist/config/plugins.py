@@ -1,6 +1,7 @@
 """Code from outside the package: ``path/to/file.py:Attribute`` or ``package.module:Attribute``.
 
 A path is relative to the working directory, like ``data.path``. Only :func:`load` imports anything.
+A run that is resumed where a file is missing imports the copy that its folder keeps.
 """
 
 from __future__ import annotations
@@ -9,10 +10,27 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from cifar_dist.errors import first_line, nearest
+
+_COPIES: dict[Path, Path] = {}
+
+
+def import_copies(copies: Mapping[Path, Path]) -> None:
+    """From now on import each of these files from its copy if the file itself does not exist.
+
+    Args:
+        copies: copy by file, as a config names the file.
+    """
+    _COPIES.update(copies)
+
+
+def located(file: Path) -> Path:
+    """Return where the content of a plug-in file is: the file, or its copy."""
+    return file if file.is_file() else _COPIES.get(file, file)
 
 
 def is_spec(name: str) -> bool:
@@ -34,6 +52,7 @@ def load(spec: str) -> object:
     """
     place, _, attribute = spec.rpartition(":")
     file = file_of(spec)
+    file = file and located(file)
     if file is None and not all(part.isidentifier() for part in place.split(".")):
         raise ValueError(f"name {spec!r} must be path/to/file.py:Attribute or package.module:Attribute")
     if file is not None and not file.is_file():

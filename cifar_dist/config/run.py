@@ -12,6 +12,8 @@ from cifar_dist.config.section import Section, UserPath, require
 
 # An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")
+_NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
+_DURATION = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in "dhms"), re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,48 @@ class RunConfig(Section):
     """Refuse to start if the run folder already exists."""
     processes: int = 0
     """Required number of processes; 0 accepts any number that the launcher starts."""
+    max_time: str = ""
+    """Limit on wall time, such as 45m, 2h or 1h30m, or auto for that of the Slurm job; the run saves before it and
+    exits with 75. Empty: no limit."""
+    from_: str = ""
+    """Branch: begin with a checkpoint of another run, its weights, optimizer state, averages and place in the data.
+    RUN, or RUN@STEP, RUN@best; RUN is a name in ``run.dir`` or a folder."""
+    from_other_data: bool = False
+    """Accept another dataset than that of ``run.from``, with the same classes and as many steps in an epoch."""
+    join_timeout: int = 600
+    """Seconds to wait for all processes and machines of a job to join; who is missing is reported every 10 s."""
+    stall_timeout: int = 300
+    """A job in which no step ends for so many seconds is ended, with exit code 124 and the stacks of its processes in
+    the run folder; 0 never ends it. The first step and a checkpoint have at least 30 minutes."""
+    stall_factor: float = 20.0
+    """Where steps take long, the job is ended after this multiple of the usual time of a step instead."""
 
     def __post_init__(self) -> None:
+        require(not self.from_other_data or bool(self.from_), "from_other_data has no effect without from; remove it")
+        if self.max_time not in ("", "auto"):
+            seconds_of(self.max_time)
         require(
             not self.name or _NAME.fullmatch(self.name) is not None,
             f"name {self.name!r} must be 1 to 128 of A-Z a-z 0-9 _ . + = - and not start with . + = or -",
         )
         require(0 <= self.seed < 2**31, f"seed {self.seed} must be between 0 and 2147483647")
         require(self.processes >= 0, f"processes {self.processes} must not be negative")
+        require(self.join_timeout >= 1, f"join_timeout {self.join_timeout} must be at least 1")
+        require(self.stall_timeout >= 0, f"stall_timeout {self.stall_timeout} must not be negative")
+        require(self.stall_factor >= 1, f"stall_factor {self.stall_factor} must be at least 1")
+
+
+def seconds_of(text: str) -> float:
+    """Parse a duration such as ``90s``, ``45m``, ``1.5h`` or ``1d12h30m``.
+
+    Raises:
+        ValueError: it is not one; the message begins with ``max_time``.
+    """
+    match = _DURATION.fullmatch(text)
+    counts = map(float, match.groups("0") if match else ())
+    seconds = sum(count * unit for count, unit in zip(counts, (86400, 3600, 60, 1), strict=False))
+    require(seconds > 0, f"max_time {text!r} must be a time such as 45m, 2h or 1h30m, or auto")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -44,6 +80,16 @@ class TrainConfig(Section):
 
     epochs: int = 24
     """Passes over the training split."""
+    max_steps: int = 0
+    """Optimizer steps after which the run is complete, if ``epochs`` are more; learning rates are those of ``epochs``.
+    0: no limit."""
+    patience: int = 0
+    """Early stopping: the run is complete after so many evaluations in a row on the validation split without an
+    improvement of ``monitor``. 0: never."""
+    monitor: Literal["val_accuracy", "val_loss"] = "val_accuracy"
+    """What must improve: val_accuracy, whose maximum is best, or val_loss, whose minimum is."""
+    min_delta: float = 0.0
+    """A smaller change is no improvement: a fraction of the images, or nats."""
     batch_size: int = 512
     """Global batch: samples in one optimizer step, over all processes and accumulation steps."""
     accumulate: int = 1
@@ -62,6 +108,13 @@ class TrainConfig(Section):
     """Compile the model with ``torch.compile``."""
     sync_batchnorm: bool = False
     """Normalise with the batch statistics of all processes, not of each: for few images per process."""
+    tf32: bool = False
+    """Compute fp32 convolutions and matrix products on a GPU in TensorFloat-32: 10 bits of mantissa, and many times
+    faster."""
+    cudnn_benchmark: bool = False
+    """Let cuDNN time its algorithms for each new shape and take the fastest, which may differ from run to run (GPU)."""
+    deterministic: bool = False
+    """Use deterministic algorithms only: the same seed on the same device gives the same bits. Slower on a GPU."""
     threads: int = 0
     """CPU threads per process; 0 divides the machine's cores among its processes."""
     engine: str = "auto"
@@ -70,6 +123,12 @@ class TrainConfig(Section):
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
+        require(self.max_steps >= 0, f"max_steps {self.max_steps} must not be negative")
+        require(self.patience >= 0, f"patience {self.patience} must not be negative")
+        require(self.min_delta >= 0, f"min_delta {self.min_delta} must not be negative")
+        for key in () if self.patience else ("monitor", "min_delta"):
+            unset = getattr(self, key) == getattr(type(self), key)
+            require(unset, f"{key} has no effect without patience; remove it, or set --train.patience")
         require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
         require(self.accumulate >= 1, f"accumulate {self.accumulate} must be at least 1")
         require(
@@ -85,6 +144,10 @@ class TrainConfig(Section):
         require(
             self.parts == 0 or self.batch_size % self.parts == 0,
             f"batch_size {self.batch_size} is not divisible by parts {self.parts}",
+        )
+        require(
+            not (self.deterministic and self.cudnn_benchmark),
+            "cudnn_benchmark takes another algorithm from run to run, and deterministic rules that out; remove one",
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(self.threads >= 0, f"threads {self.threads} must not be negative")
@@ -127,6 +190,9 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints, in addition to those of ``every``; 0 for none."""
     keep: int = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
+    background: bool = True
+    """Write checkpoints in a thread while training continues; it waits for a copy of the state in the main memory only.
+    The last one, and that of a request to stop, are complete before the run ends."""
     on_error: Literal["warn", "stop"] = "warn"
     """If the run folder cannot be written, for example because the disk is full: warn, continue and try again, or stop
     at once. The final weights must be written."""

@@ -70,6 +70,17 @@ class ScheduleConfig(Choice):
             f"{self.longest_warmup:.0%} of train.epochs {epochs}, so that the learning rate can fall"
         )
 
+    def keeps_rates(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:
+        """Whether the first ``steps`` learning rates of runs of ``before`` and ``after`` epochs are equal.
+
+        A run that has done ``steps`` can then be extended: it ends as if it had had the new length from the start.
+        """
+        return all(
+            self.fraction(step, steps_per_epoch=steps_per_epoch, epochs=before)
+            == self.fraction(step, steps_per_epoch=steps_per_epoch, epochs=after)
+            for step in range(steps)
+        )
+
     def fraction(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
         """Return the LR of a step as a fraction of the peak, in [0, 1].
 

@@ -33,6 +33,11 @@ class _HomeExpanded:
 UserPath = Annotated[str, _HomeExpanded()]
 
 
+def key_of(field: str) -> str:
+    """Return the key of a field: its name, without the underscore that keeps ``from_`` from being a Python keyword."""
+    return field.removesuffix("_")
+
+
 class Section:
     """Base class of a section, which pydantic validates.
 
@@ -42,4 +47,9 @@ class Section:
 
     named_items: ClassVar[str] = ""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid", "coerce_numbers_to_str": True, "allow_inf_nan": False}
+    __pydantic_config__: ClassVar = {
+        "extra": "forbid",
+        "coerce_numbers_to_str": True,
+        "allow_inf_nan": False,
+        "alias_generator": key_of,
+    }

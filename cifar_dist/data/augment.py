@@ -13,6 +13,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
+from cifar_dist.data.keys import Keys
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.operations.rearrange import Sources, rearrange
 from cifar_dist.data.transforms import Mixing, Rearrangement, Samples, Transform, occurrences
@@ -55,19 +56,25 @@ class Augment:
         for transform, _ in self._steps:
             transform.check(*shape)
 
-    def samples(self, ids: Tensor, epoch: int) -> Samples:
+    def samples(self, ids: Tensor, epoch: int | Tensor, keys: Keys | None = None) -> Samples:
         """Return the samples ``ids``, int64 [n], as transforms take them."""
-        return Samples(self._seed, epoch, ids, self._fill)
+        return Samples(self._seed, epoch, ids, self._fill, keys=keys)
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
         """Augment and normalise uint8 ``images`` [n, h, w, c] of samples ``ids`` int64 [n]: float32 [n, c, h, w]."""
-        return self._normalize(self.pixels(images, ids, epoch))
+        return self.apply(images, self.samples(ids, epoch))
+
+    def apply(self, images: Tensor, samples: Samples) -> Tensor:
+        """As a call, for ``samples`` that know their random numbers."""
+        return self._normalize(self._pixels(images, samples))
 
     def pixels(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
         """Augment without normalising: uint8 [n, h, w, c]."""
+        return self._pixels(images, self.samples(ids, epoch))
+
+    def _pixels(self, images: Tensor, samples: Samples) -> Tensor:
         _, height, width, channels = images.shape
         self.check((height, width, channels))
-        samples = self.samples(ids, epoch)
         result = images.permute(0, 3, 1, 2)  # a view; the memory layout changes only if a transform requires it
         for moves, steps in itertools.groupby(self._steps, lambda step: isinstance(step[0], Rearrangement)):
             if moves:

@@ -76,7 +76,11 @@ class Images:
         return len(self._reader)
 
     def get(self, ids: Tensor) -> Tensor:
-        """Return the images of ``ids`` (int64, on the CPU): uint8 [len(ids), height, width, channels] on the device."""
+        """Return the images of ``ids``: uint8 [len(ids), height, width, channels] on the device.
+
+        Args:
+            ids: int64 [n], on the CPU; those of resident images may also be on the device.
+        """
         if self._all is not None:
             return self._all[ids.to(self._device, non_blocking=True)]
         return self._reader.images(ids).to(self._device)
@@ -129,11 +133,12 @@ class TrainBatches:
     ) -> None:
         manifest = manifest if config.hold_out else manifest.with_val_in_train()
         self.images = Images(manifest, "train", config, device)
-        self._labels = torch.from_numpy(manifest.labels("train"))
-        if bool((self._labels < 0).any()):
+        labels = torch.from_numpy(manifest.labels("train"))
+        if bool((labels < 0).any()):
             raise UserError(
                 f"{manifest.root}: split 'train' has samples without a label; training requires a label for each"
             )
+        self._labels = labels.to(device)
         self._sizes = [shard.samples for shard in manifest.shards("train")]
         self._block = config.shuffle_block
         self._seed = seed
@@ -154,17 +159,22 @@ class TrainBatches:
         """Yield this process's batches of one epoch from ``first_step``: a list of micro-batches per step."""
         order = self._order(epoch)
         slices = [global_batch(order, step, self._batch_size) for step in range(first_step, self.steps_per_epoch)]
-        plan = [shares(batch, self._own, self._parts) for batch in slices]
-        images = self.images.stream([self._wanted(share) for step in plan for share in step])
-        for step in plan:
-            yield [self._batch(share, next(images)) for share in step]
+        plan = [share for batch in slices for share in shares(batch, self._own, self._parts)]
+        if not plan:
+            return
+        requests = [self._wanted(share) for share in plan]
+        # Ids and weights of the whole epoch move to the device together, so that no step waits for them.
+        ids, weights = self._on_device(requests), self._on_device([share.weight for share in plan])
+        images = self.images.stream(ids if self.images.resident else requests)
+        batches = (
+            Batch(next(images), self._labels[own], own, weight) for own, weight in zip(ids, weights, strict=True)
+        )
+        yield from (list(step) for step in zip(*[batches] * len(self._own), strict=True))
 
     def _wanted(self, share: Share) -> Tensor:
         """Return the ids whose images a share needs."""
         return torch.cat([share.before, share.ids]) if self._mixed else share.ids
 
-    def _batch(self, share: Share, images: Tensor) -> Batch:
-        ids = self._wanted(share)
-        # From pageable memory a non-blocking copy is safe; a blocking one would wait for the device at each step.
-        labels, ids, weight = (t.to(self._device, non_blocking=True) for t in (self._labels[ids], ids, share.weight))
-        return Batch(images, labels, ids, weight)
+    def _on_device(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Copy tensors of one dimension to the device, all at once."""
+        return torch.cat([*parts]).to(self._device).split_with_sizes([len(part) for part in parts])

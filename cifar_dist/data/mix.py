@@ -8,8 +8,9 @@ from torch import Tensor
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import Batch
+from cifar_dist.data.keys import Keys
 from cifar_dist.data.operations.mixing import mix_labels
-from cifar_dist.data.transforms import Mixing, occurrences
+from cifar_dist.data.transforms import Mixing, Samples, occurrences
 
 
 class Mix:
@@ -33,11 +34,18 @@ class Mix:
 
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return images, float32 [n, c, h, w], and targets: labels int64 [n] or, if mixed, float32 [n, classes]."""
-        augmented = self._augment(batch.images, batch.image_ids, epoch)
+        return self.apply(batch.images, batch.image_labels, self._augment.samples(batch.image_ids, epoch))
+
+    def samples(self, ids: Tensor, epoch: int | Tensor, keys: Keys) -> Samples:
+        """Return the samples ``ids``, int64 [n], whose draws have the keys ``keys``."""
+        return self._augment.samples(ids, epoch, keys)
+
+    def apply(self, images: Tensor, labels: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        """As a call, for uint8 ``images`` [m, h, w, c] of ``samples`` with ``labels`` int64 [m]; m is n, or n + 1."""
+        augmented = self._augment.apply(images, samples)
         if not self._mixes:
-            return augmented, batch.labels
-        partners, images = augmented[:-1], augmented[1:]
-        samples = self._augment.samples(batch.ids, epoch)
+            return augmented, labels
+        partners, images, samples = augmented[:-1], augmented[1:], samples.of(slice(1, None))
         draw = samples.uniform("mix")
         ratio = torch.ones_like(draw)
         result, below = images, 0.0
@@ -47,4 +55,4 @@ class Mix:
             result = torch.where(chosen[:, None, None, None], mixed, result)
             ratio = torch.where(chosen, own, ratio)
             below += mix.p
-        return result, mix_labels(batch.labels, batch.image_labels[:-1], ratio, self._classes)
+        return result, mix_labels(labels[1:], labels[:-1], ratio, self._classes)

@@ -34,7 +34,8 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
+def mix(x: Tensor) -> Tensor:
+    """Hash int64: the finaliser. ``mix(ids ^ key)`` is a draw's hash of each id, with the draw's :func:`key`."""
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)
@@ -51,34 +52,44 @@ def bits(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0
         draw: distinguishes several numbers for one purpose. A range gives all of its draws, [len(draw), *ids.shape],
             at the cost of one: on a GPU a hash costs a dozen kernel launches, whatever its size.
     """
-    return _shift_right(_hash(seed, epoch, ids, purpose, draw), 1)
+    return as_bits(hash_ids(seed, epoch, ids, purpose, draw))
 
 
-def _hash(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range) -> Tensor:
+def hash_ids(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range) -> Tensor:
     """Return all 64 bits; arguments as for :func:`bits`."""
     if isinstance(draw, int):
-        return _mix(ids ^ _key(seed, epoch, purpose, draw))
-    return _mix(ids ^ _keys(seed, epoch, purpose, draw, ids.device).view(-1, *[1] * ids.ndim))
+        return mix(ids ^ key(seed, epoch, purpose, draw))
+    return mix(ids ^ _keys(seed, epoch, purpose, draw, ids.device).view(-1, *[1] * ids.ndim))
 
 
 @functools.lru_cache(maxsize=1024)
-def _key(seed: int, epoch: int, purpose: str, draw: int) -> int:
+def key(seed: int, epoch: int, purpose: str, draw: int) -> int:
     """Mix the words that all samples share. Cached, because every batch of an epoch uses the same few."""
     word = torch.zeros((), dtype=torch.int64, device="cpu")
     for counter in (seed, epoch, zlib.crc32(purpose.encode()), draw):
-        word = _mix((word + _GOLDEN) ^ counter)
+        word = mix((word + _GOLDEN) ^ counter)
     return int(word + _GOLDEN)
 
 
 @functools.lru_cache(maxsize=1024)
 def _keys(seed: int, epoch: int, purpose: str, draws: range, device: torch.device) -> Tensor:
     """Return the keys of several draws, int64 [len(draws)], cached on the device."""
-    return torch.tensor([_key(seed, epoch, purpose, draw) for draw in draws]).to(device)
+    return torch.tensor([key(seed, epoch, purpose, draw) for draw in draws]).to(device)
+
+
+def as_bits(hashes: Tensor) -> Tensor:
+    """Return the upper 63 bits of hashes, int64 of any shape."""
+    return _shift_right(hashes, 1)
+
+
+def as_uniform(hashes: Tensor) -> Tensor:
+    """Return the upper 24 bits of hashes, int64 of any shape, as float32 in [0, 1)."""
+    return _shift_right(hashes, 40).to(torch.float32) * 2.0**-24
 
 
 def uniform(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0) -> Tensor:
     """Return float32 in [0, 1), multiples of 2**-24 (exact on every device); shape as for :func:`bits`."""
-    return _shift_right(_hash(seed, epoch, ids, purpose, draw), 40).to(torch.float32) * 2.0**-24
+    return as_uniform(hash_ids(seed, epoch, ids, purpose, draw))
 
 
 def integers(seed: int, epoch: int, ids: Tensor, purpose: str, below: int, draw: int | range = 0) -> Tensor:

@@ -7,27 +7,28 @@ memory, but never a checkpoint: :meth:`Agreement.settle` runs before anything is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cifar_dist.distributed.ranks import PendingMaximum, Ranks
-from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.ranks import PendingValues, Ranks
+from cifar_dist.distributed.stop_requests import StopRequests, cause_of
 from cifar_dist.errors import TrainingFailedError
 
 _IDS_SHOWN = 8
 
 
 class StopRequested(Exception):  # noqa: N818 - it is no error
-    """All ranks have agreed to stop."""
+    """All ranks have agreed to stop; its text is the cause."""
 
 
 @dataclass(frozen=True)
 class _Report:
     """A step's report, on its way to all ranks."""
 
-    pending: PendingMaximum
+    pending: PendingValues
     step: int
     ids: Tensor
     finite: Tensor
@@ -38,12 +39,13 @@ class Agreement:
 
     Args:
         ranks: this process among all of the job.
-        signals: the requests to stop that this process received.
+        requests: to stop, of this process.
+        moved: called after each step and before each batch of an evaluation.
     """
 
-    def __init__(self, ranks: Ranks, signals: StopSignals) -> None:
-        self._ranks = ranks
-        self._signals = signals
+    def __init__(self, ranks: Ranks, requests: StopRequests, moved: Callable[[], None] = lambda: None) -> None:
+        self._ranks, self._moved = ranks, moved
+        self._requests = requests
         self._last: _Report | None = None
 
     def after_step(self, step: int, ids: Tensor, finite: Tensor) -> None:
@@ -58,7 +60,9 @@ class Agreement:
             StopRequested: a rank was asked to stop.
             TrainingFailedError: a loss was not finite; the message names the step and the samples.
         """
-        flags = torch.stack([torch.full_like(finite[0], bool(self._signals.received)), ~finite.all()]).float()
+        self._moved()
+        failed = (~finite.all()).float()
+        flags = torch.stack([torch.full_like(failed, self._requests.code()), failed])
         before, self._last = self._last, _Report(self._ranks.start_maximum(flags), step, ids, finite)
         if before is not None:
             self._act_on(before)
@@ -82,9 +86,10 @@ class Agreement:
         Raises:
             StopRequested: a rank was asked to stop.
         """
-        flag = torch.tensor([float(bool(self._signals.received))], device=self._ranks.device)
-        if self._ranks.start_maximum(flag).wait()[0]:
-            raise StopRequested
+        self._moved()
+        flag = torch.full((1,), float(self._requests.code()), device=self._ranks.device)
+        if cause := cause_of(*self._ranks.start_maximum(flag).wait()):
+            raise StopRequested(cause)
 
     def _act_on(self, report: _Report, *, stopping: bool = False) -> None:
         stop, not_finite = report.pending.wait()
@@ -98,4 +103,4 @@ class Agreement:
                 "Try a lower --optim.lr, --optim.clip_norm 1, or --train.precision no"
             )
         if stop and not stopping:
-            raise StopRequested
+            raise StopRequested(cause_of(stop))

@@ -23,6 +23,7 @@ from torch import nn
 
 from cifar_dist.config import Config
 from cifar_dist.cpu.onednn import avoid_strided_1x1
+from cifar_dist.distributed.arithmetic import describe_arithmetic
 from cifar_dist.distributed.launch_checks import launched_processes
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
@@ -113,6 +114,11 @@ class Engine(ABC):
         """The device that a process computes on, for a reader."""
         device = self.ranks.device
         return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+    @property
+    def arithmetic(self) -> str:
+        """What a process computes in, for a reader."""
+        return describe_arithmetic(self._config.train, self.precision.label, cpu=self.ranks.device.type == "cpu")
 
     def close(self) -> None:
         """Destroy the process group explicitly: left to the interpreter's exit, one gloo job in thirty aborts."""

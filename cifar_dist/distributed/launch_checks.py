@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 
-from cifar_dist.errors import UserError
+from cifar_dist.errors import MachineError, UserError
+
+_SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several processes share a GPU
 
 
 def launched_processes() -> int:
@@ -37,6 +39,32 @@ def is_main_process() -> bool:
 def local_processes() -> int:
     """The number of processes of this job on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "0") or 0) or launched_processes()
+
+
+def local_rank() -> int:
+    """The number of this process among those of this machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0") or 0)
+
+
+def check_gpus(gpus: int) -> None:
+    """Refuse a launch of more processes than this machine has GPUs, before the processes join.
+
+    Two processes would share a GPU, which ends in an error of NCCL. Only torchrun gives all processes of a machine the
+    same GPUs; other launchers may show each its own.
+
+    Args:
+        gpus: the number that this process sees.
+
+    Raises:
+        MachineError: there are fewer than processes.
+    """
+    started = local_processes()
+    if "TORCHELASTIC_RUN_ID" in os.environ and started > gpus and os.environ.get(_SHARED_GPUS) != "1":
+        has = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+        raise MachineError(
+            f"{os.uname().nodename} has {has}, and the launcher started {started} processes on it; use "
+            f"--num_processes={gpus}, or launch/cpu.yaml for any number on its CPU"
+        )
 
 
 def requested_processes() -> int | None:

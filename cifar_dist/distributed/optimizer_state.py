@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifar_dist.distributed.sharded_tensor import full_shape, full_tensor, shard_like
+from cifar_dist.distributed.host_copies import copy_to_host
+from cifar_dist.distributed.sharded_tensor import full_shape, shard_like
 from cifar_dist.errors import UserError
 
 Parameters = Mapping[str, nn.Parameter]
@@ -40,12 +41,12 @@ def by_parameter(state: Mapping[str, Tensor], parameters: Parameters) -> dict[st
 
 def collect(optimizer: torch.optim.Optimizer, parameters: Parameters) -> dict[str, Tensor]:
     """Collect the full state. Collective where the parameters are sharded."""
-    return {
-        f"{key}/{name}": _on_cpu(value)
+    return copy_to_host(
+        (f"{key}/{name}", value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
-    }
+    )
 
 
 def restore(
@@ -70,14 +71,13 @@ def collect_zero(zero: Any, parameters: Parameters) -> dict[str, Tensor]:
 
     if not _partitions_weights(zero):
         _link(zero)
-    state = {}
-    for group, flat in _groups(zero):
-        for name in _names(group, parameters):
-            for key, shard in zero.optimizer.state[flat].items():
-                if isinstance(shard, Tensor):
-                    full = shard if shard.ndim == 0 else safe_get_full_optimizer_state(parameters[name], key)
-                    state[f"{key}/{name}"] = _on_cpu(full)
-    return state
+    return copy_to_host(
+        (f"{key}/{name}", shard if shard.ndim == 0 else safe_get_full_optimizer_state(parameters[name], key))
+        for group, flat in _groups(zero)
+        for name in _names(group, parameters)
+        for key, shard in zero.optimizer.state[flat].items()
+        if isinstance(shard, Tensor)
+    )
 
 
 def restore_zero(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -139,7 +139,3 @@ def _link(zero: Any) -> None:
     """
     zero._hp_optimizer_states_linked = False
     zero._lazy_init_hp_params_optimizer_state()
-
-
-def _on_cpu(value: Tensor) -> Tensor:
-    return full_tensor(value).cpu().clone().contiguous()

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from cifar_dist.distributed.launch_checks import local_rank
 from cifar_dist.errors import UserError
 
 
@@ -42,7 +43,7 @@ class Precision:
             return cls("no")
         if computes_bf16(cpu=cpu):
             return cls("bf16")
-        device = "CPU" if cpu else torch.cuda.get_device_name()
+        device = "CPU" if cpu else torch.cuda.get_device_name(_own_gpu())
         if requested == "bf16":
             slow = f"this {device} has no bf16 arithmetic and emulates it, many times slower than fp32"
             return cls("bf16", f"{slow}; a new run with --train.precision auto trains in fp32 here")
@@ -62,9 +63,15 @@ class Precision:
 
 
 def computes_bf16(*, cpu: bool) -> bool:
-    """Whether the device has bfloat16 arithmetic. Every device can emulate it."""
+    """Whether this process's device has bfloat16 arithmetic. Every device can emulate it."""
     if not cpu:
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(_own_gpu()):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # AVX-512 and AMX on x86, NEON's and SVE's extension on Arm; others are not known to be fast.
     can = torch.cpu.get_capabilities()
     return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def _own_gpu() -> int:
+    """The number of the GPU that Accelerate will give this process."""
+    return local_rank() % torch.cuda.device_count()

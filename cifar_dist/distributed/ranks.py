@@ -16,16 +16,24 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class PendingMaximum:
-    """An all-reduce under way, see :meth:`Ranks.start_maximum`."""
+class PendingValues:
+    """Numbers on their way to the host; see :meth:`Ranks.start_maximum` and :meth:`Ranks.start_reading`."""
 
     values: Tensor
-    work: dist.Work | None
+    work: dist.Work | None = None
+    copied: torch.cuda.Event | None = None
 
-    def wait(self) -> list[float]:
+    def wait(self) -> Any:
+        """Return the numbers, nested as :meth:`torch.Tensor.tolist` does."""
         if self.work is not None:
             self.work.wait()
-        return [float(value) for value in self.values.tolist()]
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.values.tolist()
+
+    def arrived(self) -> bool:
+        """Whether :meth:`wait` returns at once."""
+        return (self.work is None or self.work.is_completed()) and (self.copied is None or self.copied.query())
 
 
 class Ranks:
@@ -47,11 +55,28 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def start_maximum(self, values: Tensor) -> PendingMaximum:
+    def start_maximum(self, values: Tensor) -> PendingValues:
         """Start an element-wise maximum over all ranks. It is read a step later, so that no device waits for it."""
         if self.world_size == 1:
-            return PendingMaximum(values, None)
-        return PendingMaximum(values, dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True))
+            return self.start_reading(values)
+        work = dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True)
+        if values.device.type == "cpu":
+            return PendingValues(values, work)
+        work.wait()  # with NCCL, the stream waits and not the host
+        return self.start_reading(values)
+
+    def start_reading(self, values: Tensor) -> PendingValues:
+        """Start copying ``values`` to the host, behind what the device has been given to do so far.
+
+        A plain copy would wait for all of that, and the device would then wait for its next work.
+        """
+        if values.device.type == "cpu":
+            return PendingValues(values)
+        on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        on_host.copy_(values, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return PendingValues(on_host, copied=copied)
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over all ranks; changes and returns ``values``."""

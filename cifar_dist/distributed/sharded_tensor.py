@@ -33,9 +33,12 @@ def full_shape(tensor: Tensor) -> torch.Size:
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """A copy of ``value``, equal on all processes, on the device of ``like`` and sharded as ``like`` is."""
+    """A copy of ``value``, equal on all processes, on the device of ``like`` and sharded as ``like`` is.
+
+    One that is not sharded has the memory format of ``like``: torch updates tensors of one format together.
+    """
     if not hasattr(like, "full_tensor"):
-        return value.to(like.device, copy=True)
+        return torch.empty_like(like, dtype=value.dtype).copy_(value)
 
     from torch.distributed.tensor import DTensor, distribute_tensor
 

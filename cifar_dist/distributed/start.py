@@ -11,12 +11,14 @@ import torch
 from cifar_dist.config import Config, TrainConfig, plugins
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores
+from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import (
+    check_gpus,
     check_launch,
     deepspeed_stage,
     is_main_process,
@@ -25,6 +27,7 @@ from cifar_dist.distributed.launch_checks import (
     was_asked_for,
 )
 from cifar_dist.errors import UserError, first_line, printable
+from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
 from cifar_dist.terminal.progress import waiting
 
@@ -33,33 +36,40 @@ from cifar_dist.terminal.progress import waiting
 def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     """Join this process with the others of the job, and leave them at the end of the block. Collective.
 
+    A block that raises does not leave them: on NCCL that waits for the other ranks, which wait for this one. The
+    process must end at once instead, as :func:`cifar_dist.process_exit.exit_with` ends it, and the launcher the others.
+
     Args:
         config: the run.
         trains: False where the run is evaluated only, on any number of processes and with any engine.
 
     Raises:
-        UserError: another number of processes than was asked for, a setting that the engine or device lacks, or no
-            compiler for ``train.compile``.
+        UserError: another number of processes than was asked for or than there are GPUs, a setting that the engine or
+            device lacks, or no compiler for ``train.compile``.
+        JoinTimeoutError: some processes did not come.
     """
     check_launch(config.run.processes if trains else 0)
     create = _engine_class(config.train)
     if trains:
         for limit in create.limits:
             limit.check(config, create.description)
+    set_arithmetic(config.train)
     cpu = not torch.cuda.is_available() or was_asked_for("CPU")
     if cpu:
         share_cores(config.train.threads, local_processes())
         keep_freed_memory()
+    else:
+        check_gpus(torch.cuda.device_count())
+    store = join_ranks(config.run.join_timeout)
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
         engine = create(config, cpu=cpu)
+    del store  # torch's own has taken its place
     if engine.ranks.is_main and (files := plugin_files(config)):
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
-    try:
-        if trains and config.train.compile:
-            engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
-        yield engine
-    finally:
-        engine.close()
+    if trains and config.train.compile:
+        engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
+    yield engine
+    engine.close()
 
 
 def _check_compiler(device: torch.device) -> None:

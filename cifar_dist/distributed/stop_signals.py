@@ -1,7 +1,7 @@
 """Signals that ask a process to stop. The handler sets a flag, which the loop polls, and acknowledges a Ctrl-C.
 
-TERM, INT and USR1 mean: finish the step, save, exit with 75 (please requeue). A second INT ends the process at once.
-URG is an INT that the launcher forwards and has acknowledged; a process that does not listen yet ignores it.
+TERM, INT, USR1 and USR2 mean: finish the step, save, exit with 75 (please requeue). A second INT ends the process at
+once. URG is an INT that the launcher forwards and has acknowledged; a process that does not listen yet ignores it.
 :mod:`cifar_dist.distributed.agreement` makes all ranks stop after the same step.
 """
 
@@ -15,7 +15,14 @@ from cifar_dist.terminal import screen
 
 GRACE_SECONDS = 120  # between the signal and the end of a job's time: `#SBATCH --signal` of slurm/*.sbatch says it too
 
-_NAMES = {signal.SIGTERM: "TERM", signal.SIGINT: "Ctrl-C", signal.SIGUSR1: "USR1", signal.SIGURG: "Ctrl-C"}
+INTERRUPT = "Ctrl-C"
+_NAMES = {
+    signal.SIGTERM: "TERM",
+    signal.SIGINT: INTERRUPT,
+    signal.SIGURG: INTERRUPT,
+    signal.SIGUSR1: "USR1",
+    signal.SIGUSR2: "USR2",
+}
 
 
 class StopSignals:

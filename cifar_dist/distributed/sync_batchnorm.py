@@ -47,7 +47,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
-            return super().forward(input)
+            normalised: Tensor = super().forward(input)
+            return normalised
         shape = [1, -1, *[1] * (input.ndim - 2)]
         axes = [axis for axis in range(input.ndim) if axis != 1]
         x = input.float()
@@ -57,7 +58,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         centred = x - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(axes)) / total
         self._track(mean.detach(), variance.detach() * total / (total - 1))
-        y = centred * (variance + self.eps).rsqrt().view(shape)
+        y: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(input.dtype)
@@ -83,7 +84,7 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         dist.all_reduce(total)
         return total

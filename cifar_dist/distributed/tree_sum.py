@@ -75,11 +75,18 @@ class TreeSum:
         right = self._nodes.pop((level, left + 1), None)
         if giver == self._ranks.rank != owner:
             assert right is not None
-            dist.send(right, dst=owner)
+            dist.send(_carried(right), dst=owner)
         elif owner == self._ranks.rank and (own := self._nodes.pop((level, left), None)) is not None:
             if right is None:
                 right = self.take_zeros()
-                dist.recv(right, src=giver)
+                received = _carried(right)
+                dist.recv(received, src=giver)
+                right.copy_(received)
             self._nodes[level + 1, left // 2] = own.add_(right)
         if right is not None:
             self._free.append(right)
+
+
+def _carried(vector: Tensor) -> Tensor:
+    """``vector`` itself, or a copy on the host for gloo, which sends and receives no tensor of a GPU."""
+    return vector.cpu() if dist.get_backend() == "gloo" else vector

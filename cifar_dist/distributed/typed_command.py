@@ -1,4 +1,4 @@
-"""The command that started this job, as one types it again to resume it."""
+"""The command that started this job, as one types it, and the one that resumes its run."""
 
 from __future__ import annotations
 
@@ -6,27 +6,56 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cifar_dist.distributed.launch_checks import launched_processes, parent_command
 
 VARIABLE = "CIFAR_DIST_COMMAND"
-"""Environment variable in which a program that starts runs passes on what was typed; empty if nobody typed anything."""
+"""Environment variable in which a program that starts runs passes on the words that precede a verb, such as
+``cifar-dist launch cpu``; empty if nobody typed any."""
 
 
-def resume_command() -> str:
-    """Return the command that resumes the run of this process, quoted for the shell; empty if there is none."""
-    return os.environ[VARIABLE] if VARIABLE in os.environ else typed_command()
+def resume_command(run: Path) -> str:
+    """Return the command that resumes a run in processes like those of this job, quoted for the shell.
+
+    It is empty if nobody typed the one that started this job. A program with another command line, such as
+    ``train.py``, resumes the run if it is typed again.
+    """
+    launcher = os.environ.get(VARIABLE)
+    if launcher is None:
+        words = _typed()
+        before = _words_before(words, ("train", "resume"))
+        if before is None:
+            return shlex.join(words)
+        launcher = shlex.join(before)
+    return f"{launcher} resume {shlex.quote(str(run))}" if launcher else ""
+
+
+def launcher_command(config: str, options: Sequence[str]) -> str:
+    """Return ``cifar-dist launch CONFIG OPTIONS`` with the program that was typed; empty if nobody typed one."""
+    program = os.environ.get(VARIABLE)
+    if program is None:
+        program = f"{shlex.join(_words_before(_typed(), ('launch',)) or ['cifar-dist'])} launch"
+    return f"{program} {shlex.join([config, *options])}" if program else ""
 
 
 def typed_command() -> str:
     """Return the command that started this process, or the launcher above it, quoted for the shell."""
+    return shlex.join(_typed())
+
+
+def _words_before(words: Sequence[str], verbs: Collection[str]) -> list[str] | None:
+    """Return the words before the first verb; None if there is none."""
+    place = next((place for place, word in enumerate(words) if word in verbs), None)
+    return None if place is None else list(words[:place])
+
+
+def _typed() -> list[str]:
     above = parent_command()
     launchers = {"accelerate", "torchrun"} & {Path(word).name for word in above[:2]}
-    if launchers and (launched_processes() > 1 or "accelerate" in launchers):
-        return shlex.join(_shorten(above))
-    return shlex.join(_shorten(sys.orig_argv))
+    is_launched = launchers and (launched_processes() > 1 or "accelerate" in launchers)
+    return _shorten(above if is_launched else sys.orig_argv)
 
 
 def _shorten(words: Sequence[str]) -> list[str]:

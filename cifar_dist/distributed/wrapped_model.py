@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from cifar_dist.distributed.host_copies import copy_to_host
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, restore
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
@@ -53,7 +54,8 @@ class InferenceModel:
         """Evaluation mode inside, with rank 0's batch statistics on all ranks; the former mode after. Collective."""
         self.broadcast_buffers()
         if self._full_module is not self.module:
-            self._full_module.load_state_dict(dict(self._full_tensors()))
+            state = self.module.state_dict(keep_vars=True)
+            self._full_module.load_state_dict({name: full_tensor(value) for name, value in state.items()})
         was_training = self.module.training
         self._full_module.eval()
         self.module.eval()
@@ -76,12 +78,7 @@ class InferenceModel:
     def state(self) -> dict[str, Tensor]:
         """A copy of the full weights and buffers by name, on the CPU. Collective."""
         self.broadcast_buffers()
-        return {name: value.to("cpu", copy=True).contiguous() for name, value in self._full_tensors()}
-
-    def _full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The full weights and buffers by name, one after the other. Collective."""
-        for name, value in self.module.state_dict(keep_vars=True).items():
-            yield name, full_tensor(value)
+        return copy_to_host(self.module.state_dict(keep_vars=True).items())
 
 
 class WrappedModel(InferenceModel):

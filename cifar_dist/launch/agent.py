@@ -11,6 +11,7 @@ The agent imports neither torch nor Accelerate. Only its fork does.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
@@ -18,12 +19,14 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import psutil
 
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_IN_USE, EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.launch.joining import join_machines
+from cifar_dist.launch.parent_death import adopt_orphans, announce_launcher, signal_on_parent_death
 from cifar_dist.terminal.progress import waiting
 from cifar_dist.terminal.screen import ERASE_LINE, STOPPING, is_terminal
 
@@ -33,14 +36,16 @@ ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 _FORWARDED_AS = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGUSR2: signal.SIGUSR2,
     signal.SIGINT: signal.SIGURG,
     signal.SIGHUP: signal.SIGTERM,
 }
+_DEFAULT_PORT = 29500  # of torchrun
 _POLL_SECONDS = 0.1
 _SEARCH_SECONDS = 1.0  # between two searches for new ranks
 
 
-def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> int:
+def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], join_timeout: Callable[[], float]) -> int:
     """Run ``cifar-dist *words`` on many processes and return the exit code that they agreed on.
 
     Call it in a process that does nothing else, because it replaces the signal handlers permanently.
@@ -49,14 +54,18 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> 
         config: the config of ``accelerate launch``.
         options: options of ``accelerate launch``, each ``--NAME=VALUE``; they override the config.
         words: a verb and its arguments.
+        join_timeout: seconds to wait for other machines of the job, if it has several.
     """
     received: list[int] = []
     for number in _FORWARDED_AS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
             signal.signal(number, lambda number, _: received.append(number))
+    agent = os.getpid()
+    adopt_orphans()
     launcher = os.fork()
     if launcher == 0:
-        sys.exit(_launch([f"--config_file={config}", *options, "--module", "cifar_dist", *words]))
+        signal_on_parent_death(agent, signal.SIGKILL)
+        sys.exit(_launch([f"--config_file={config}", *options, "--module", "cifar_dist", *words], join_timeout))
     ranks: list[psutil.Process] = []
     forwarded, next_search = 0, 0.0
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
@@ -74,13 +83,22 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str]) -> 
             _send(ranks, _FORWARDED_AS[signal.Signals(request)])
             forwarded += 1
         time.sleep(_POLL_SECONDS)
-    _send(ranks, signal.SIGKILL)  # they have ended, unless the launcher itself was killed
     code = os.waitstatus_to_exitcode(ended[1])
-    return code if code >= 0 else 128 - code
+    if code >= 0:
+        return code
+    orphans = _children(agent)  # the ranks of a killed launcher, those too that it had only just started
+    _send(orphans, signal.SIGKILL)
+    psutil.wait_procs(orphans)
+    return 128 - code
 
 
-def _launch(words: Sequence[str]) -> int:
-    """Run ``accelerate launch *words`` in this process and return the exit code of its ranks."""
+def _launch(words: Sequence[str], join_timeout: Callable[[], float]) -> int:
+    """Run ``accelerate launch *words`` in this process and return the exit code of its ranks.
+
+    Raises:
+        JoinTimeoutError: another machine of the job did not come.
+    """
+    announce_launcher()
     os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
     for number in _FORWARDED_AS:
         signal.signal(number, signal.SIG_IGN)  # the ranks inherit this until they install their own handlers
@@ -93,8 +111,10 @@ def _launch(words: Sequence[str]) -> int:
 
     parser = launch_command_parser()
     parser.usage = "cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"
+    arguments = parser.parse_args([f"--log_dir={os.devnull}", *words])  # else torchrun leaves an empty folder in /tmp
+    _join_other_machines(arguments, join_timeout)
     try:
-        launch_command(parser.parse_args(words))
+        launch_command(arguments)
     except ChildFailedError as error:
         return agreed_code({f"rank {rank}": failure.exitcode for rank, failure in error.failures.items()})
     except subprocess.CalledProcessError as error:
@@ -104,6 +124,24 @@ def _launch(words: Sequence[str]) -> int:
         print(f"cifar-dist: accelerate launch: {error}{hint}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return EXIT_DONE
+
+
+def _join_other_machines(arguments: argparse.Namespace, timeout: Callable[[], float]) -> None:
+    """Wait for the launchers of the other machines, where the options or the config say that there are several.
+
+    Raises:
+        JoinTimeoutError: some did not come.
+    """
+    import yaml
+
+    with open(arguments.config_file, encoding="utf-8") as file:
+        place = dict(yaml.safe_load(file) or {}) | {
+            name: value for name, value in vars(arguments).items() if value is not None
+        }
+    machines = int(place.get("num_machines") or 1)
+    if machines > 1 and place.get("main_process_ip") and place.get("rdzv_backend") == "static":
+        port = int(place.get("main_process_port") or _DEFAULT_PORT)
+        join_machines(int(place["machine_rank"]), machines, place["main_process_ip"], port, timeout())
 
 
 def _prepare_environment() -> None:
@@ -124,10 +162,11 @@ def _prepend(variable: str, folder: Path) -> None:
 def agreed_code(codes: dict[str, int]) -> int:
     """Return the exit code of a job, from those of its ranks by name; a negative code is a signal.
 
-    Ranks agree on 75 once the checkpoint is complete, and on 2 before any work, so one such code stands for all.
-    Otherwise a signal is the cause, and the deaths of the other ranks are its effect.
+    Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, and on 124 when one of them does not
+    answer any more, so one such code stands for all. Otherwise a signal is the cause, and the deaths of the other ranks
+    are its effect.
     """
-    for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT):
+    for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED):
         if agreed in codes.values():
             return agreed
     who, code = min(codes.items(), key=lambda item: item[1])

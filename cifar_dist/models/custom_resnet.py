@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cifar_dist.models.global_pool import GlobalMaxPool
 from cifar_dist.models.options import Probability, SizeOrZero
 from cifar_dist.models.registry import register
 
@@ -42,7 +43,7 @@ class CustomResNet(nn.Module):
         self.layer1 = _block(64, 128, pairs[0], dropout)
         self.layer2 = _block(128, 256, pairs[1], dropout)
         self.layer3 = _block(256, 512, pairs[2], dropout)
-        self.pool = nn.AdaptiveMaxPool2d(1)  # a 4x4 max-pool for 32x32 images, and works for any other size
+        self.pool = GlobalMaxPool()  # a 4x4 max-pool for 32x32 images, and works for any other size
         self.head = nn.Linear(512, classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_dist.models.global_pool import GlobalMaxPool
 from cifar_dist.models.options import Factor, Size
 from cifar_dist.models.registry import register
 
@@ -112,11 +113,12 @@ class SpeedNet(nn.Module):
         group = _ResidualGroup if residual else _Group
         groups = (group(a, b, bias_gain, norm_momentum) for a, b in zip(widths_in, widths, strict=True))
         self.groups = nn.Sequential(*groups)
+        self.pool = GlobalMaxPool()  # the paper's 3x3 max-pool at 32x32 images, and works for any size
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.groups(F.gelu(self.whiten(images)))
-        x = F.adaptive_max_pool2d(x, 1).flatten(1)  # the paper's 3x3 max-pool at 32x32 images, and works for any size
+        x = self.pool(x).flatten(1)
         logits: Tensor = self.head(x) * self.scale
         return logits
 

@@ -112,9 +112,9 @@ class WeightAverage:
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
-        model = self._tensors()
-        for name, value in values.items():
-            model[name].copy_(value)
+        if values:
+            model = self._tensors()
+            torch._foreach_copy_([model[name] for name in values], list(values.values()))
 
 
 def build_average(

@@ -15,15 +15,14 @@ close to P Q^T: the singular values end in about [0.7, 1.2], which is close enou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
-_A, _B, _C = 3.4445, -4.7750, 2.0315  # steepest at zero among those that do not diverge
-_EPS = 1e-7
+from cifar_dist.optim.newton_schulz import EPS, PaddedBatches, orthogonalize
 
 
 class Muon(Optimizer):
@@ -70,6 +69,7 @@ class Muon(Optimizer):
         for group in rest.param_groups:
             self.add_param_group({**group, "muon": False})
         self._rest = rest
+        self._layouts: dict[tuple[tuple[int, int], ...], PaddedBatches] = {}
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -84,47 +84,76 @@ class Muon(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             if group["muon"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._step_matrix(parameter, parameter.grad, group)
+                self._step_matrices(group)
         # Both optimizers share our state and groups, reassigned at every step because loading a state replaces them.
         self._rest.state = self.state
         self._rest.param_groups = [group for group in self.param_groups if not group["muon"]]
+        if isinstance(self._rest, SGD):  # not AdamW, whose step counts would have to be on the device
+            for group in self._rest.param_groups:
+                group["fused"] = group["params"][0].device.type != "cpu"
         self._rest.step()
         return loss
 
-    def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, momentum, lr = self.state[weight], group["momentum"], group["lr"]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        buffer: Tensor = state["momentum_buffer"]
-        buffer.lerp_(gradient, 1 - momentum)
-        update = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
-        matrix = update.reshape(len(update), -1)
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        weights = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not weights:
+            return
+        momentum, lr = group["momentum"], group["lr"]
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        gradients = [weight.grad for weight in weights]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        updates = torch._foreach_lerp(gradients, buffers, momentum) if group["nesterov"] else buffers
+        if self._is_together(weights):
+            self._move_together(weights, updates, group)
+            return
         if group["normalize"]:
-            weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp(min=_EPS))
-        weight.mul_(1 - lr * group["weight_decay"])
-        scale = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
-        weight.add_(orthogonalize(matrix, group["iterations"]).view(weight.shape), alpha=-lr * scale)
+            for weight in weights:
+                weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp(min=EPS))
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        for weight, update in zip(weights, updates, strict=True):
+            matrix = update.reshape(len(update), -1)
+            scale = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
+            weight.add_(orthogonalize(matrix, group["iterations"]).view(weight.shape), alpha=-lr * scale)
+
+    @staticmethod
+    def _is_together(weights: Sequence[Tensor]) -> bool:
+        """Whether launches are worth saving; a CPU has none, and would compute the padding."""
+        return weights[0].device.type != "cpu"
+
+    def _move_together(self, weights: list[Tensor], updates: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """Change the weights in launches that hardly depend on their number: the matrices are one vector, and batched.
+
+        The columns of a matrix are in the order of memory, for NS(X P) = NS(X) P where P permutes columns.
+        """
+        shapes = tuple((len(weight), weight[0].numel()) for weight in weights)
+        if shapes not in self._layouts:
+            self._layouts[shapes] = PaddedBatches(shapes, weights[0].device)
+        layout = self._layouts[shapes]
+        if group["normalize"]:
+            factors = layout.root_of_rows / torch.stack(torch._foreach_norm(weights)).clamp_(min=EPS)
+            torch._foreach_mul_(weights, _shaped(factors.index_select(0, layout.owner), weights))
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        vector = torch.cat([*map(_in_memory_order, updates, weights), layout.zero])
+        result = layout.orthogonalize(vector, group["iterations"])
+        torch._foreach_add_(weights, _shaped(result, weights), alpha=-group["lr"])
 
 
-def orthogonalize(matrix: Tensor, iterations: int = 5, dtype: torch.dtype | None = None) -> Tensor:
-    """Replace the singular values of a float [m, n] matrix by values near 1.
+def _shaped(vector: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of ``vector`` in the shapes and memory formats of ``weights``."""
+    parts = vector.split_with_sizes([weight.numel() for weight in weights])
+    return [part.as_strided(w.shape, w.stride(), part.storage_offset()) for part, w in zip(parts, weights, strict=True)]
 
-    Args:
-        dtype: of the computation and the result. By default bfloat16 on a GPU, as published, and float32 on a CPU,
-            where it costs a few percent of a step: with bfloat16, gradients that differ in their last bit produce
-            updates that differ by 1e-2, and runs on one and on two processes soon diverge.
-    """
-    x = matrix.to(dtype or (torch.bfloat16 if matrix.is_cuda else torch.float32))
-    tall = x.shape[0] > x.shape[1]
-    if tall:  # use the smaller of X X^T and X^T X
-        x = x.T
-    x = x / x.norm().clamp(min=_EPS)  # no singular value above 1, as the iteration requires to converge
-    for _ in range(iterations):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
-    return x.T if tall else x
+
+def _in_memory_order(update: Tensor, weight: Tensor) -> Tensor:
+    """Return the numbers of ``update`` in the order in which those of ``weight`` are in memory: a view, usually."""
+    order = sorted(range(weight.ndim), key=weight.stride, reverse=True)
+    assert order[0] == 0 or weight.shape[order[0]] == 1, "a matrix's rows are the outermost dimension"
+    return update.permute(order).reshape(-1)
 
 
 def hidden_weights(model: nn.Module) -> list[Tensor]:

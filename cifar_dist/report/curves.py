@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FAINT_POINTS = 1500  # more would blur, so neighbours are averaged
-_BREAKS = ("interrupted", "killed", "failed")
+_BREAKS = ("interrupted", "killed", "failed", "stalled")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _validation(axes: Axes, run: _Run) -> None:
     for side, line, what in ((axes, loss, "loss"), (right, accuracy, f"accuracy, best {max(accuracies):.2f} %")):
         side.set_ylabel(what, color=line.get_color())
         side.tick_params(axis="y", labelcolor=line.get_color())
-    right.yaxis.set_major_formatter("{x:.0f} %")
+    right.yaxis.set_major_formatter("{x:g} %")  # a short run spans less than a point
     _decorate(axes, run, None)
 
 

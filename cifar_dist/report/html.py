@@ -191,6 +191,7 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
         ("images per second", _count(round(rows[-1].images_per_second)) if rows and seconds else None),
         ("on", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
         ("starts", starts if starts > 1 else None),
+        ("origin", timeline.origin(events)),
     ]
     cards = "".join(
         f"<div><dt>{escape(what)}</dt><dd>{escape(str(value))}</dd></div>" for what, value in pairs if value

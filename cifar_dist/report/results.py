@@ -10,7 +10,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.files import read_json
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.tracking import metrics
+from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.table import EpochTable
 
 
@@ -42,6 +42,7 @@ class Result:
         train_accuracy, val_accuracy: fractions, of the last epoch that has one.
         final: the evaluation of the final weights.
         environment: ``environment.json``; empty if it does not exist.
+        origin: what the run branched from and how its length changed; empty if neither.
     """
 
     config: Config
@@ -51,6 +52,7 @@ class Result:
     val_accuracy: float | None
     final: Final | None
     environment: dict[str, Any]
+    origin: str
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def read_result(run: Path) -> Result:
         val_accuracy=_last([row.val_accuracy for row in rows]),
         final=_final(summary) if summary else None,
         environment=read_json(folder.environment),
+        origin=timeline.origin(timeline.read(folder.timeline)),
     )
 
 

@@ -60,5 +60,6 @@ def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     left = leftovers(folder.checkpoints)
     yield from ((path, "left by a kill") for path in left if not checkpoint.is_adoptable(path))
     yield from ((path, "damaged") for path in checkpoint.set_aside(folder.checkpoints))
+    yield from ((path, "final weights before an extension") for path in folder.superseded())
     if folder.is_finished():  # until then, older checkpoints are a fallback for a damaged one
         yield from ((path, "neither newest nor best") for path in checkpoint.surplus(folder.checkpoints, keep=1))

@@ -98,10 +98,14 @@ def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> s
                 duration(result.seconds) if result and result.epochs else "",
                 size(entry.bytes),
                 timeline.utc(entry.written)[:16].replace("T", " "),
+                result.origin if result else "",
             ]
         )
     head = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk"]
-    return markdown([*head, "last written"], rows, numbers, width=width, dispensable=_DISPENSABLE)
+    if not any(row[-1] for row in rows):
+        rows = [row[:-1] for row in rows]
+    head = [*head, "last written", "origin"][: len(rows[0])]
+    return markdown(head, rows, numbers, width=width, dispensable=_DISPENSABLE)
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
@@ -110,7 +114,19 @@ def to_csv(entries: Sequence[Entry]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     figures = ["train_accuracy", "val_accuracy", "test_accuracy", "tta", "seconds"]
     writer.writerow(
-        ["run", "state", "model", "dataset", "parameters", "epochs", "epochs_asked", *figures, "bytes", "written"]
+        [
+            "run",
+            "state",
+            "model",
+            "dataset",
+            "parameters",
+            "epochs",
+            "epochs_asked",
+            *figures,
+            "bytes",
+            "written",
+            "origin",
+        ]
     )
     for entry in entries:
         cells: list[object] = [None] * 10
@@ -118,7 +134,8 @@ def to_csv(entries: Sequence[Entry]) -> str:
             config, dataset = result.config, result.facts.get("dataset")
             cells = [config.model.name, dataset, result.parameters, result.epochs, config.train.epochs]
             cells += [result.train_accuracy, entry.val, entry.test, result.tta, result.seconds]
-        writer.writerow([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written)])
+        origin = entry.result.origin if entry.result else None
+        writer.writerow([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
     return text.getvalue()
 
 
@@ -153,7 +170,8 @@ def _state(folder: RunFolder) -> str:
     if folder.is_finished():
         return "finished"
     events = timeline.read(folder.timeline)
-    last = events[-1].kind if events else ""
+    event = timeline.last_of_a_process(events)
+    last = event.kind if event else ""
     if last in ("started", "resumed"):
         return "training" if folder.in_use() else "killed"
     ends = {"": "not begun", "interrupted": "stopped"}

@@ -4,7 +4,8 @@
 
     preflight RECIPE [--section.field VALUE ...]        on the first node: prints the run's folder and newest checkpoint
     node RUN RECIPE [--section.field VALUE ...]         on every node, under srun: trains the run of that name
-    requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE         on the first node: prints the outcome and the job's exit code
+                                                        both take `resume RUN` in place of RECIPE
+    requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE RESTARTS   on the first node: prints the outcome and the job's exit code
 
 Output for programs goes to stdout, output for people to stderr.
 """
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_STALLED
 from cifar_dist.process_exit import exit_with
 from cifar_dist.run_folder import RunFolder
 
@@ -37,33 +38,47 @@ def preflight(words: Sequence[str]) -> int:
 def node(words: Sequence[str]) -> int:
     """Train on this node."""
     from cifar_dist.slurm.node import run_node
+    from cifar_dist.slurm.preflight import RESUME
 
     name, *rest = words
+    if rest[0] == RESUME:
+        return run_node(rest, os.environ)
     fresh = ["--run.fresh", "false"] if _attempt() > 1 else []  # later attempts find the folder of the first
-    return run_node([*rest, *fresh, "--run.name", name], os.environ)
+    return run_node(["train", *rest, *fresh, "--run.name", name], os.environ)
 
 
 def requeue(words: Sequence[str]) -> int:
     """Print the outcome of the job, and its exit code unless Slurm requeues it."""
     from cifar_dist.slurm.requeue import Attempt, decide
 
-    path, began_at, exit_code, job_state = words
+    path, began_at, exit_code, job_state, restarts = words
     folder = RunFolder(Path(path))
     decision = decide(
         Attempt(
             run=folder.name,
             number=_attempt(),
             job_state=job_state,
+            requeued=int(restarts or 0) >= _attempt(),  # Slurm counts a restart as soon as it decides on it
             exit_code=int(exit_code),
+            stalled=_stalled(folder, int(exit_code)),
             finished=folder.is_finished(),
             began_at=began_at,
             stopped_at=folder.newest_checkpoint(),
+            stop_file=folder.stop_file.exists(),
         )
     )
     if decision.line:
         _say(decision.line)
     print(decision.outcome, decision.exit_code)
     return EXIT_DONE
+
+
+def _stalled(folder: RunFolder, exit_code: int) -> bool:
+    """Whether the watchdog ended the attempt. If Slurm then killed the other nodes, the signal hides the exit code."""
+    from cifar_dist.tracking import timeline
+
+    killed = exit_code > 128 and any(event.kind == "stalled" for event in timeline.read(folder.timeline)[-1:])
+    return exit_code == EXIT_STALLED or killed
 
 
 def _attempt() -> int:

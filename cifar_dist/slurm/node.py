@@ -17,6 +17,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
+from cifar_dist.runs.resume import launched_run
 
 _FIRST_PORT, _PORTS = 20000, 12000  # below 32768, where Linux's ports for outgoing connections begin
 
@@ -91,7 +92,7 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     moment longer, so it is reported as 0; the run folder shows that the run is not finished.
 
     Args:
-        words: a recipe and its settings.
+        words: a collective verb and its arguments.
         variables: the environment of this node.
     """
     node = Node.from_environment(variables)
@@ -100,5 +101,5 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     place = f"machine {node.index} of {node.nodes} is {socket.gethostname()}"
     print(f"{place}, processes on it: {node.processes}, {shown}", flush=True)
     os.environ[VARIABLE] = ""  # the batch script requeues the job, or says how to resume
-    code = run_launcher(config, node.options, ["train", *words])
+    code = run_launcher(config, node.options, words, lambda: launched_run(words).join_timeout)
     return EXIT_DONE if code == EXIT_REQUEUE else code

@@ -9,14 +9,18 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.runs.resume import resumed_config
+
+RESUME = "resume"
+"""First word of a job that continues a run instead of training a recipe."""
 
 
 def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
     """Refuse a job that cannot train; return the folder of its run.
 
     Args:
-        words: a recipe and its settings.
+        words: a recipe and its settings, or ``resume``, a run and its settings.
         variables: the environment of the job.
 
     Raises:
@@ -28,7 +32,12 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
         )
     if not words:
         raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml")
-    config = config_in_job(words[0], words[1:], variables["SLURM_JOB_ID"])
+    if words[0] == RESUME:
+        if len(words) == 1:
+            raise UserError("name the run to resume: sbatch slurm/train.sbatch resume RUN")
+        config = resumed_config(find_run(words[1]), words[2:])
+    else:
+        config = config_in_job(words[0], words[1:], variables["SLURM_JOB_ID"])
     Manifest.load(config.data.path)
     return RunFolder(Path(config.run.dir) / config.run.name)
 

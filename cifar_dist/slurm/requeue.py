@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_STALLED
 
 _RUNNING = "RUNNING"
 
@@ -17,6 +17,8 @@ class Outcome(StrEnum):
     REQUEUE = "requeue"
     NO_PROGRESS = "no-progress"
     TAKEN_DOWN = "taken-down"
+    STOPPED = "stopped"
+    REQUEUED = "requeued"
     FAILED = "failed"
 
 
@@ -28,19 +30,25 @@ class Attempt:
         run: name of the run.
         number: number of the attempt, from 1.
         job_state: as ``squeue --format=%T`` prints it; empty if Slurm does not answer.
+        requeued: whether Slurm has requeued the job itself, as it does when a node fails.
         exit_code: of the training step. 0 also means that all nodes stopped on request with a checkpoint.
+        stalled: whether the watchdog ended it because a rank did not answer any more.
         finished: whether the run is finished.
         began_at: the newest checkpoint when the attempt began; empty if there was none.
         stopped_at: the newest checkpoint now; empty if there is none.
+        stop_file: whether a file in the run folder asks to stop.
     """
 
     run: str
     number: int
     job_state: str
+    requeued: bool
     exit_code: int
+    stalled: bool
     finished: bool
     began_at: str
     stopped_at: str
+    stop_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,17 +63,23 @@ class Decision:
 def decide(attempt: Attempt) -> Decision:
     """Decide whether the job runs again.
 
-    It does only if it stopped on request, made progress, and is still running. Slurm reports a job that it terminates
-    (``scancel``, the time limit) in another state, and such a job must not run again. A job without progress would stop
-    at the same step forever.
+    It does only if it stopped on request, but not by a STOP file, or stalled; made progress; and is still running.
+    Slurm reports a job that it terminates (``scancel``, the time limit) in another state, and such a job must not run
+    again. A job without progress would stop at the same step forever.
     """
     this = f"attempt {attempt.number}"
     resume = f"to resume, submit the same words with --run.name {attempt.run}"
-    if attempt.exit_code not in (EXIT_DONE, EXIT_REQUEUE):
+    if attempt.requeued:
+        line = f"{this} stopped at {named(attempt.stopped_at)}; Slurm has requeued the job"
+        return Decision(Outcome.REQUEUED, EXIT_REQUEUE, line)
+    if attempt.exit_code not in (EXIT_DONE, EXIT_REQUEUE) and not attempt.stalled:
         line = f"{this} failed with exit code {attempt.exit_code}, so it is not requeued; the error is above"
         return Decision(Outcome.FAILED, attempt.exit_code, line)
     if attempt.finished:
         return Decision(Outcome.DONE, EXIT_DONE)
+    if attempt.stop_file:
+        line = f"{this} stopped at {named(attempt.stopped_at)} as the STOP file asks, so it is not requeued; {resume}"
+        return Decision(Outcome.STOPPED, EXIT_REQUEUE, line)
     if attempt.job_state != _RUNNING:
         state = attempt.job_state or "in a state that Slurm does not report"
         why = f"is not requeued because the job is {state}"
@@ -75,8 +89,9 @@ def decide(attempt: Attempt) -> Decision:
     if attempt.stopped_at == attempt.began_at:
         began_at = named(attempt.began_at)
         line = f"{this} made no progress since {began_at}, so it is not requeued; give it more time, and {resume}"
-        return Decision(Outcome.NO_PROGRESS, EXIT_FAILED, line)
-    return Decision(Outcome.REQUEUE, EXIT_REQUEUE, f"{this} stopped at {named(attempt.stopped_at)}; requeueing")
+        return Decision(Outcome.NO_PROGRESS, EXIT_STALLED if attempt.stalled else EXIT_FAILED, line)
+    how = "stalled after" if attempt.stalled else "stopped at"
+    return Decision(Outcome.REQUEUE, EXIT_REQUEUE, f"{this} {how} {named(attempt.stopped_at)}; requeueing")
 
 
 def named(checkpoint: str) -> str:

@@ -7,7 +7,7 @@ exit with 75; the sweep then exits with 75 too.
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -21,19 +21,19 @@ from types import FrameType
 from typing import IO
 
 from cifar_dist import recipe
-from cifar_dist.distributed.typed_command import VARIABLE, resume_command
+from cifar_dist.config.changes import contradiction
+from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.formatting import duration
 from cifar_dist.launch.configs import find_config
+from cifar_dist.launch.parent_death import signal_on_parent_death
 from cifar_dist.report.results import read_result
-from cifar_dist.run_folder import contradiction
 from cifar_dist.sweeps.sweep import Run, Sweep
 from cifar_dist.terminal.screen import ERASE_LINE, STOPPING, is_terminal
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _LINES_SHOWN = 20  # of the captured output of a failed run
-_PR_SET_PDEATHSIG = 1  # Linux prctl: the signal that a process receives when its parent dies
 
 
 @dataclass
@@ -56,7 +56,7 @@ def check(sweep: Sweep) -> None:
     for run in sweep.runs:
         if not run.folder.config.is_file():
             continue
-        if found := contradiction(recipe.read(run.folder.config), run.config):
+        if found := contradiction(recipe.settings_of(recipe.read(run.folder.config)), recipe.settings_of(run.config)):
             raise UserError(
                 f"{run.folder.path} was started with {found[1]}; "
                 "delete that run, or use another --run.dir for this sweep"
@@ -117,7 +117,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 _report_end(one, code, total, stopping)
             time.sleep(0.05)
     if stopping and any(not run.folder.is_finished() for run in sweep.runs):
-        say(f"stopped; resume with:\n  {resume_command()}")
+        say(f"stopped; resume with:\n  {typed_command()}")
         return EXIT_REQUEUE
     if failed:
         say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
@@ -176,14 +176,9 @@ def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices
         stdout=output,
         stderr=subprocess.STDOUT if quiet else None,
         start_new_session=True,  # Ctrl-C reaches only this process, which forwards it once
-        preexec_fn=_stop_with_parent if sys.platform == "linux" else None,
+        preexec_fn=functools.partial(signal_on_parent_death, os.getpid(), signal.SIGTERM),  # no run outlives the sweep
     )
     return _Job(run, number, slot, process, output)
-
-
-def _stop_with_parent() -> None:
-    """Ask for TERM when the sweep is killed, so that no run keeps training without it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _visible_gpus() -> list[str]:

@@ -20,9 +20,10 @@ class RunFacts:
         processes: number of training processes.
         wrapper: what synchronises the processes, for example ``DDP`` or ``DeepSpeed ZeRO-2``.
         device: device of each process, for example ``cuda (NVIDIA A100)`` or ``cpu``.
-        precision: for example ``fp32`` or ``bf16``.
+        precision: for example ``fp32``, or ``bf16 + cuDNN benchmark``.
         steps_per_epoch: optimizer steps.
         epochs: length of the complete run.
+        max_steps: optimizer steps after which it is complete, if that is earlier; 0: none.
     """
 
     model: str
@@ -39,10 +40,13 @@ class RunFacts:
     precision: str
     steps_per_epoch: int
     epochs: int
+    max_steps: int = 0
 
     @property
     def steps(self) -> int:
-        return self.steps_per_epoch * self.epochs
+        """Optimizer steps in the complete run."""
+        steps = self.steps_per_epoch * self.epochs
+        return min(steps, self.max_steps or steps)
 
     def lines(self) -> list[tuple[str, str]]:
         """Return (label, text) lines for a reader."""
@@ -56,5 +60,9 @@ class RunFacts:
                 f"{self.train_samples:,} to train on, {self.val_samples:,} to validate",
             ),
             ("on", f"{processes}, {self.wrapper}, {self.device}, {self.precision}"),
-            ("steps", f"{self.steps:,} = {self.epochs} epochs of {self.steps_per_epoch:,}"),
+            ("steps", self._steps()),
         ]
+
+    def _steps(self) -> str:
+        epochs = f"{self.epochs} epochs of {self.steps_per_epoch:,}"
+        return f"{self.steps:,} {'of' if self.max_steps else '='} {epochs}"

@@ -83,7 +83,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._sum = path.with_name(f".{path.name}.sha256")
+        self._sum = _sum_of(path)
         self._unwritten = b""
         self._open()
 
@@ -186,6 +186,20 @@ class MetricsLog:
         self._file = self.path.open("ab", buffering=0)
         content = self.path.read_bytes()
         self._size, self._digest = len(content), hashlib.sha256(content)
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether the ``metrics.jsonl`` of a run that has ended is what the run wrote; also where that is unknown."""
+    try:
+        checksum, size = _sum_of(path).read_text(encoding="utf-8").split()
+    except (FileNotFoundError, ValueError):
+        return True
+    content = path.read_bytes() if path.is_file() else b""
+    return f"{len(content)}" == size and hashlib.sha256(content).hexdigest() == checksum
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
 
 
 def read(path: Path) -> list[Record]:

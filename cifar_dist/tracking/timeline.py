@@ -1,4 +1,4 @@
-"""``timeline.jsonl``: when and where a run started, stopped, was killed, resumed and finished.
+"""``timeline.jsonl``: when and where a run started, branched, stopped, was killed, resumed, was extended and finished.
 
 Unlike the metrics it is never truncated, so it keeps every interruption.
 """
@@ -6,14 +6,17 @@ Unlike the metrics it is never truncated, so it keeps every interruption.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from cifar_dist.files import naming
 
-Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "finished"]
+Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "stalled", "finished", "branched", "extended"]
+ORIGINS: Final = ("branched", "extended")
+"""Kinds of events that say where a run comes from or how long it is, and not that a process began or ended."""
 Status = Literal["finished", "interrupted", "failed"]
 """How a process ended that could still report it: one of ``Kind``."""
 
@@ -25,7 +28,8 @@ class Event:
     Attributes:
         time: UTC, ISO 8601 to the second.
         kind: ``interrupted`` is a stop on request; ``killed`` is an end that the process could not report and that the
-            next resume detected.
+            next resume detected; ``stalled`` is an end because no step ended for too long; ``branched`` is a beginning
+            with another run's checkpoint, ``extended`` a change of the run's length.
         step: optimizer steps done at that time.
         processes: number of processes that train from then on; 0 if the run ends.
         where: host and device.
@@ -65,6 +69,17 @@ def read(path: Path) -> list[Event]:
             continue
         events.append(event)
     return events
+
+
+def last_of_a_process(events: Sequence[Event]) -> Event | None:
+    """Return the last event that says that a process began or ended."""
+    return next((event for event in reversed(events) if event.kind not in ORIGINS), None)
+
+
+def origin(events: Sequence[Event]) -> str:
+    """Say what a run branched from and how its length changed, in one line; empty if neither."""
+    words = {"branched": "branch of {0.note}", "extended": "extended after step {0.step:,}: {0.note}"}
+    return "; ".join(words[event.kind].format(event) for event in events if event.kind in ORIGINS)
 
 
 def _from_line(line: str) -> Event:

@@ -183,7 +183,7 @@ class Tracker:
             self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
             for failure in failures:
                 self.warn(str(StorageError.of(failure)))
-            if status == "interrupted" and (command := resume_command()):
+            if status == "interrupted" and (command := resume_command(self._folder.path)):
                 self._console.say_command("resume with:", command)
         finally:
             self._console.close()
@@ -213,7 +213,8 @@ class Tracker:
     def _note_kill(self, step: int, timestamp: float) -> None:
         """Record in the timeline that an earlier process was killed before it could record its own end."""
         events = timeline.read(self._folder.timeline)
-        if events and events[-1].kind in ("started", "resumed"):
+        last = timeline.last_of_a_process(events)
+        if last and last.kind in ("started", "resumed"):
             killed = Event(
                 timeline.utc(timestamp),
                 "killed",

@@ -12,6 +12,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -110,6 +112,8 @@ class WandbMirror:
             if status == "interrupted":
                 run.mark_preempting()
             run.finish(exit_code=_EXIT_CODE[status])
+            for leftover in (self._folder / "wandb").glob("tmp*wandb-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _identity(path: Path) -> tuple[str, str]:
@@ -122,7 +126,19 @@ def _identity(path: Path) -> tuple[str, str]:
     return (run_id, mode) if _ID.fullmatch(run_id) else (secrets.token_hex(4), "")
 
 
+def _import_wandb(folder: Path) -> None:
+    """Import W&B with its temporary folders in the run folder; a process that ends at once leaves them behind."""
+    before, own = tempfile.tempdir, folder / "wandb"
+    own.mkdir(exist_ok=True)
+    tempfile.tempdir = str(own)
+    try:
+        import wandb  # noqa: F401
+    finally:
+        tempfile.tempdir = before
+
+
 def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, run_id: str) -> _Run:
+    _import_wandb(folder)
     import wandb
 
     mode = wandb_mode(tracking)

@@ -17,12 +17,13 @@ from cifar_dist import checkpoint
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.errors import UserError
 from cifar_dist.files import sha256, write_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.environment import describe
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.timeline import utc
-from cifar_dist.training.replay import Recomputation, check_data, intact_checkpoints, recorded_steps, same_numbers
+from cifar_dist.training.replay import Recomputation, check_data, recorded_steps, same_numbers, starting_points
 
 _MOST_STEPS = 100  # of a stretch; a longer one ends before the next checkpoint
 
@@ -59,6 +60,8 @@ def certify(
 ) -> list[Stretch]:
     """Recompute ``count`` random stretches between new weights, the checkpoints and the last step. Collective.
 
+    A branched run has no new weights: the steps before its beginning are those of another run, and are skipped.
+
     Args:
         config: the run's.
         engine: this process in the job.
@@ -69,19 +72,21 @@ def certify(
         show: called after each recomputed step with its number.
 
     Raises:
-        UserError: the run has no step, or not its data.
+        UserError: the run has no step that can be recomputed, or not its data.
         StopRequested: a process was asked to stop.
     """
 
-    def choose() -> tuple[dict[int, Record], dict[int, Path], list[tuple[int, int]]]:
+    def choose() -> tuple[dict[int, Record], dict[int, Path | None], list[tuple[int, int]]]:
         check_data(config, folder)
         records = recorded_steps(folder)
-        known = {checkpoint.step_of(path) or 0: path for path in intact_checkpoints(folder)}
+        known = starting_points(config, folder)
         stretches = [
             (began, min(ended, began + _MOST_STEPS))
-            for began, ended in pairwise(sorted({0, *known, max(records)}))
+            for began, ended in pairwise(sorted({*known, max(records)}))
             if all(step in records for step in (began + 1, ended))
         ]
+        if not stretches:
+            raise UserError(f"{folder.path} has no steps that can be recomputed: no checkpoint precedes its records")
         return records, known, random.Random(seed).sample(stretches, min(count, len(stretches)))
 
     records, known, chosen = engine.ranks.run_on_main(choose)
@@ -93,7 +98,7 @@ def _recompute(
     engine: Engine,
     signals: StopSignals,
     records: dict[int, Record],
-    known: dict[int, Path],
+    known: dict[int, Path | None],
     stretch: tuple[int, int],
     show: Callable[[int], None],
 ) -> Stretch:
@@ -102,9 +107,10 @@ def _recompute(
     found, _ = recomputation.run(ended, show)
     differs_at = next((record.step for record in found if not same_numbers(record, records[record.step])), None)
     weights = recomputation.learner.model.state()
-    if ended not in known:
+    end = known.get(ended)
+    if end is None:
         return Stretch(began, ended, differs_at, None)
-    saved = engine.ranks.run_on_all(lambda: checkpoint.load(known[ended])).tensors.weights
+    saved = engine.ranks.run_on_all(lambda: checkpoint.load(end)).tensors.weights
     equal = weights.keys() == saved.keys() and all(torch.equal(weights[name], saved[name]) for name in saved)
     return Stretch(began, ended, differs_at, equal)
 

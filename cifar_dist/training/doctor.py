@@ -24,6 +24,7 @@ from cifar_dist.config import Config
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration, size
@@ -95,7 +96,7 @@ def _processes(engine: Engine) -> Finding:
 
 def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: StopSignals) -> float:
     """Median seconds of a step, after a first one that warms up."""
-    agreement, step_log = Agreement(ranks, signals), StepLog(ranks)
+    agreement, step_log = Agreement(ranks, StopRequests(signals)), StepLog(ranks)
     times: list[float] = []
     for measured in learner.steps(0, _STEPS + 1, setup.learning_rate):
         step_log.add(measured)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor
 
-from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.ranks import PendingValues, Ranks
 from cifar_dist.tracking.metrics import Record
 
 
@@ -52,6 +53,7 @@ class StepLog:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._steps: list[tuple[StepMeasurements, float]] = []
+        self._reading: deque[tuple[list[tuple[StepMeasurements, float]], PendingValues]] = deque()
         self._since = time.perf_counter()
 
     def add(self, measured: StepMeasurements) -> None:
@@ -63,13 +65,25 @@ class StepLog:
         """Leave what was done since the last step (an evaluation, a checkpoint) out of the training time."""
         self._since = time.perf_counter()
 
-    def take(self) -> list[Record]:
-        """The records of the steps since the last call, over all processes. Collective."""
-        steps, self._steps = self._steps, []
-        if not steps:
-            return []
-        by_part = self._ranks.sum(torch.stack([measured.sums for measured, _ in steps], dim=1))
-        sums = reduce(torch.add, by_part).tolist()  # in order: the result does not depend on the processes
+    def take(self, *, wait: bool = True) -> list[Record]:
+        """The records of the steps since the last call, over all processes. Collective.
+
+        Args:
+            wait: for the device; otherwise a later call returns what has not arrived yet.
+        """
+        if self._steps:
+            by_part = self._ranks.sum(torch.stack([measured.sums for measured, _ in self._steps], dim=1))
+            sums = reduce(torch.add, by_part)  # in order: the result does not depend on the processes
+            self._reading.append((self._steps, self._ranks.start_reading(sums)))
+            self._steps = []
+        records: list[Record] = []
+        while self._reading and (wait or self._reading[0][1].arrived()):
+            steps, arriving = self._reading.popleft()
+            records += self._records(steps, arriving.wait())
+        return records
+
+    @staticmethod
+    def _records(steps: list[tuple[StepMeasurements, float]], sums: list[tuple[float, float, float]]) -> list[Record]:
         return [
             Record(
                 step=measured.step,

@@ -6,15 +6,16 @@ affected. Only its curve is kept, in the run folder.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve, rates
@@ -22,6 +23,9 @@ from cifar_dist.run_folder import RunFolder
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
 from cifar_dist.training.setup import TrainingSetup, build_setup
+
+Show = Callable[[int, float, float], None]
+"""Receives the steps done, the learning rate and the loss."""
 
 _CHEAP = 1_000_000  # parameters: with fewer, a test of several seeds takes seconds
 _SEEDS = 3
@@ -36,13 +40,13 @@ def run_range_tests(
     high: float,
     steps: int,
     seeds: int | None = None,
-    show: Callable[[int, int, float, float], None] = lambda test, step, lr, loss: None,
+    showing: Callable[[int], AbstractContextManager[Show]],
 ) -> list[Curve]:
     """Run a range test for each of several seeds, from that of the run on; see :func:`run_range_test`. Collective.
 
     Args:
         seeds: number of tests; None for three of a network of fewer than a million parameters, and one of a larger one.
-        show: called after each step with the number of the test, from 0, and what :func:`run_range_test` passes.
+        showing: called with the number of each test, from 0; what shows its steps, see :func:`run_range_test`.
     """
     curves: list[Curve] = []
     while seeds is None or len(curves) < seeds:
@@ -50,8 +54,8 @@ def run_range_tests(
         own = replace(config, run=replace(config.run, seed=config.run.seed + test))
         setup = build_setup(own, engine.ranks)
         seeds = seeds or (_SEEDS if setup.parameters < _CHEAP else 1)
-        shown = functools.partial(show, test)
-        curves.append(run_range_test(setup, engine, signals, low=low, high=high, steps=steps, show=shown))
+        with showing(test) as show:
+            curves.append(run_range_test(setup, engine, signals, low=low, high=high, steps=steps, show=show))
     return curves
 
 
@@ -63,7 +67,7 @@ def run_range_test(
     low: float,
     high: float,
     steps: int,
-    show: Callable[[int, float, float], None],
+    show: Show,
 ) -> Curve:
     """Train ``steps`` steps from new weights, at rates from ``low`` to ``high``, until the loss diverges. Collective.
 
@@ -83,7 +87,7 @@ def run_range_test(
         StopRequested: a process was asked to stop.
     """
     learner = Learner(setup, engine)
-    agreement, step_log = Agreement(engine.ranks, signals), StepLog(engine.ranks)
+    agreement, step_log = Agreement(engine.ranks, StopRequests(signals)), StepLog(engine.ranks)
     curve = Curve([], [], math.log(len(setup.manifest.classes)))
     for measured in learner.steps(0, steps, rates(low, high, steps).__getitem__):
         step_log.add(measured)

@@ -23,10 +23,12 @@ from cifar_dist.data.normalize import normalization_statistics
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.sharded_tensor import full_tensor
+from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.files import read_json
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
@@ -125,16 +127,32 @@ def recorded_steps(folder: RunFolder) -> dict[int, Record]:
     return records
 
 
-def intact_checkpoints(folder: RunFolder) -> list[Path]:
-    """List the run's checkpoints that are not damaged, oldest first."""
-    found = []
+def starting_points(config: Config, folder: RunFolder) -> dict[int, Path | None]:
+    """Return the steps from which a run can be recomputed, in order: 0, with new weights, and its intact checkpoints.
+
+    What a branch has from before its beginning was trained with the settings of another run, so it does not count.
+
+    Raises:
+        UserError: a branch has lost the record of its beginning.
+    """
+    branched = _beginning(folder) if config.run.from_ else None
+    points: dict[int, Path | None] = {} if branched else {0: None}
     for path in reversed(checkpoint.listing(folder.checkpoints)):
+        step = checkpoint.step_of(path) or 0
         try:
             checkpoint.verify(path)
         except checkpoint.CheckpointError:
             continue
-        found.append(path)
-    return found
+        if branched is None or step >= branched.step:
+            points[step] = path
+    return points
+
+
+def _beginning(folder: RunFolder) -> timeline.Event:
+    events = [event for event in timeline.read(folder.timeline) if event.kind == "branched"]
+    if not events:
+        raise UserError(f"{folder.timeline} has lost the step at which this run branched; restore it")
+    return events[-1]
 
 
 def check_data(config: Config, folder: RunFolder) -> None:
@@ -147,7 +165,7 @@ def check_data(config: Config, folder: RunFolder) -> None:
         raise UserError(
             f"{config.data.path}, the dataset of {folder.path}, does not exist here; name it with --data DIR"
         )
-    now, then = Manifest.load(config.data.path), Manifest.load(folder.path)
+    now, then = Manifest.load(config.data.path), folder.read_manifest()
     if now.fingerprint != then.fingerprint:
         raise UserError(
             f"{config.data.path} is not the data that {folder.path} was trained on "
@@ -185,7 +203,7 @@ class Recomputation:
 
     def __init__(self, config: Config, engine: Engine, signals: StopSignals, start: Path | None) -> None:
         self._ranks = engine.ranks
-        self._agreement = Agreement(engine.ranks, signals)
+        self._agreement = Agreement(engine.ranks, StopRequests(signals))
         loaded = engine.ranks.run_on_all(lambda: checkpoint.load(start) if start else None)
         self.first = loaded.state.step if loaded else 0
         self.setup: TrainingSetup = build_setup(config, engine.ranks)
@@ -227,16 +245,7 @@ def replay_step(
         StopRequested: a process was asked to stop.
     """
     ranks = engine.ranks
-
-    def find() -> tuple[Record, Path | None]:
-        check_data(config, folder)
-        records = recorded_steps(folder)
-        if step not in records:
-            raise UserError(f"{folder.path} has no step {step}; its steps are {min(records)} to {max(records)}")
-        before = [path for path in intact_checkpoints(folder) if (checkpoint.step_of(path) or 0) < step]
-        return records[step], before[-1] if before else None
-
-    recorded, start = ranks.run_on_main(find)
+    recorded, start = ranks.run_on_main(lambda: _find_start(config, folder, step))
     recomputation = Recomputation(config, engine, signals, start)
     records, measured = recomputation.run(step, show)
     norms = {
@@ -250,6 +259,22 @@ def replay_step(
     return Replay(
         records[-1], recorded, recomputation.first, samples, norms, mean, std, tuple(map(str, setup.manifest.classes))
     )
+
+
+def _find_start(config: Config, folder: RunFolder, step: int) -> tuple[Record, Path | None]:
+    """Return what a run recorded of a step, and the checkpoint to recompute it from; None for new weights."""
+    check_data(config, folder)
+    records = recorded_steps(folder)
+    if step not in records:
+        raise UserError(f"{folder.path} has no step {step}; its steps are {min(records)} to {max(records)}")
+    points = starting_points(config, folder)
+    before = [point for point in points if point < step]
+    if not before:
+        raise UserError(
+            f"{folder.path} is a branch of {_beginning(folder).note} and has no checkpoint of its own before "
+            f"step {step}; name a later step, or replay that run"
+        )
+    return records[step], points[before[-1]]
 
 
 def _samples(setup: TrainingSetup, measured: StepMeasurements, engine: Engine) -> ReplayedSamples:

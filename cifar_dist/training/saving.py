@@ -1,10 +1,17 @@
-"""When a checkpoint is written, and what happens when it cannot be."""
+"""When a checkpoint is written, and what happens when it cannot be.
+
+Training waits for a copy of the state only. A background thread of rank 0 writes it (``checkpoint.background``), once
+the metrics up to its step are on the disk. There is one write at a time, so checkpoints and links appear in order.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Tensors, TrainState
@@ -13,9 +20,20 @@ from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import StorageError
 from cifar_dist.tracking.tracker import AnyTracker
 
+_LAST_SECONDS: Final = 30
+"""How long a job that has failed waits for the write under way: it must end within a minute."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A checkpoint that is complete, and why an older one could not be deleted; empty if that is done."""
+
+    path: Path
+    problem: str
+
 
 class CheckpointSaver:
-    """Saves the checkpoints of a run; rank 0 writes. Every method is collective.
+    """Saves the checkpoints of a run; rank 0 writes. Every method but :meth:`is_due` and :meth:`close` is collective.
 
     Args:
         folder: the run's ``checkpoints``.
@@ -42,50 +60,117 @@ class CheckpointSaver:
         self._first_wait, self._longest_wait = min(retry, longest_retry), longest_retry
         self._wait = self._first_wait
         self._retry_at: int | None = None
+        self._pending: TrainState | None = None  # is being written
+        self._writing: Future[_Written] | None = None  # of it, on rank 0
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+
+    @property
+    def best(self) -> float | None:
+        """The highest validation accuracy of which a checkpoint was saved; exact after :meth:`wait`."""
+        return self._saved.best_val_accuracy
 
     def is_due(self, step: int) -> bool:
         """Whether to save after this step, by ``checkpoint.every_steps`` or because the last attempt failed."""
         every = self._config.every_steps
-        return step == self._retry_at or (every > 0 and step % every == 0)
+        is_retried = self._retry_at is not None and step >= self._retry_at
+        return is_retried or (every > 0 and step % every == 0)
 
-    def save(self, tensors: Callable[[], Tensors], state: TrainState, *, must: bool) -> bool:
-        """Write a checkpoint unless this state is saved already.
+    def save(self, tensors: Callable[[], Tensors], state: TrainState, *, must: bool) -> None:
+        """Copy a state and begin to write it, unless it is saved already.
 
         Args:
-            tensors: returns its contents. Collective.
+            tensors: returns its contents, which nothing else changes. Collective.
             state: the progress of the run.
-            must: whether there is no later attempt.
-
-        Returns:
-            Whether it is saved. If not, the run continues as ``checkpoint.on_error`` says, and tries again later.
+            must: whether there is no later attempt; then it is complete when this returns.
 
         Raises:
-            StorageError: it cannot be written, and must be or ``checkpoint.on_error`` says stop.
+            StorageError: as :meth:`wait`.
         """
+        self.wait(state.step)
         if replace(state, is_best=self._saved.is_best) == self._saved and self._saved.step > 0:
-            return True  # it may be the best, which a second save would not know
+            return  # it may be the best, which a second save would not know
         contents = tensors()
+        self._pending = state
+        if self._ranks.is_main:
+            self._writing = self._begin(contents, state)
+        del contents  # the thread alone keeps it, until it is written
+        if must or not self._config.background:
+            self.wait(state.step, must=must)
+
+    def poll(self, step: int) -> None:
+        """:meth:`wait` if the write under way has ended. Call it between steps."""
+        if self._pending is not None and self._ranks.run_on_main(lambda: self._writing is None or self._writing.done()):
+            self.wait(step)
+
+    def wait(self, step: int, *, must: bool = False) -> None:
+        """Wait until the write under way has ended, if there is one.
+
+        If it failed, the run continues as ``checkpoint.on_error`` says, and saves again later.
+
+        Args:
+            step: optimizer steps done by now.
+            must: whether there is no later attempt.
+
+        Raises:
+            StorageError: it failed, and must not or ``checkpoint.on_error`` says stop.
+        """
+        if self._pending is None:
+            return
+        state, self._pending = self._pending, None
         try:
-            path = self._ranks.run_on_main(lambda: self._write(contents, state))
+            written = self._ranks.run_on_main(self._end)
         except StorageError as error:
             if must or self._config.on_error == "stop":
                 raise
-            self._retry_at = state.step + self._wait
+            self._retry_at = max(state.step + self._wait, step + 1)
             self._wait = min(2 * self._wait, self._longest_wait)
             self._tracker.warn(
                 f"the checkpoint of step {state.step:,} could not be saved: {error}; training continues, and saves "
                 f"again after step {self._retry_at:,} at the latest"
             )
-            return False
+            return
         self._saved, self._retry_at, self._wait = state, None, self._first_wait
-        self._tracker.checkpoint(state.step, path)
-        return True
+        self._report(state, written)
 
-    def _write(self, tensors: Tensors, state: TrainState) -> Path:
-        self._tracker.sync()
-        path = checkpoint.save(self._folder, tensors, state)
+    def close(self) -> None:
+        """Let the write under way end in a job that has failed, and report it."""
+        if self._pending is None or self._writing is None:
+            return
+        concurrent.futures.wait([self._writing], timeout=_LAST_SECONDS)
+        step = self._pending.step
+        if not self._writing.done():
+            self._tracker.warn(f"the checkpoint of step {step:,} is not saved: it took longer than {_LAST_SECONDS} s")
+        elif (error := self._writing.exception()) is not None:
+            cause = StorageError.of(error, self._folder) if isinstance(error, OSError) else error
+            self._tracker.warn(f"the checkpoint of step {step:,} could not be saved: {cause}")
+        else:
+            self._report(self._pending, self._writing.result())
+
+    def _begin(self, contents: Tensors, state: TrainState) -> Future[_Written]:
+        """Flush the metrics, which belong to this thread, and have the other one write the checkpoint."""
         try:
-            checkpoint.prune(self._folder, self._config.keep)
-        except OSError as error:  # the next save tries again
-            self._tracker.warn(f"an old checkpoint cannot be deleted: {StorageError.of(error, self._folder)}")
-        return path
+            self._tracker.sync()
+        except OSError as error:
+            failed: Future[_Written] = Future()
+            failed.set_exception(error)
+            return failed
+        return self._thread.submit(_write_and_prune, self._folder, contents, state, self._config.keep)
+
+    def _end(self) -> _Written:
+        assert self._writing is not None
+        write, self._writing = self._writing, None
+        return write.result()
+
+    def _report(self, state: TrainState, written: _Written) -> None:
+        if written.problem:
+            self._tracker.warn(written.problem)
+        self._tracker.checkpoint(state.step, written.path)
+
+
+def _write_and_prune(folder: Path, contents: Tensors, state: TrainState, keep: int) -> _Written:
+    path = checkpoint.save(folder, contents, state)
+    try:
+        checkpoint.prune(folder, keep)
+    except OSError as error:  # the next save tries again
+        return _Written(path, f"an old checkpoint cannot be deleted: {StorageError.of(error, folder)}")
+    return _Written(path, "")

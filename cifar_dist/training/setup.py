@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.order import own_parts
+from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sync_batchnorm import synchronise_batch_norms
 from cifar_dist.errors import UserError
@@ -44,7 +46,7 @@ class TrainingSetup:
     config: Config
     manifest: Manifest
     normalize: Normalize
-    mix: Mix
+    mix: Mix | StaticMix
     own_parts: range
     batches: TrainBatches
     module: nn.Module
@@ -56,6 +58,12 @@ class TrainingSetup:
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
         return self.batches.steps_per_epoch
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps after which the run is complete, unless it stops early."""
+        train = self.config.train
+        return min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
 
     def learning_rate(self, step: int) -> float:
         """The schedule's learning rate, given the optimizer steps done before."""
@@ -95,6 +103,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     )
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
+    _check_limits(config, manifest, batches.steps_per_epoch)
     _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     if config.train.sync_batchnorm:
         synchronise_batch_norms(module, config.model.name)
@@ -105,7 +114,11 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     gradual = config.model.unfreeze > 0
     optimizer = build_optimizer(config.optim, module, [stage.parameters for stage in stages], gradual=gradual)
     modules = [stage.modules for stage in stages]
-    return TrainingSetup(config, manifest, normalize, mix, own, batches, module, parameters, modules, optimizer)
+    prepared: Mix | StaticMix = mix
+    if ranks.device.type != "cpu":
+        size = -(-batches.size(0) // parts) + mix.mixes
+        prepared = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
+    return TrainingSetup(config, manifest, normalize, prepared, own, batches, module, parameters, modules, optimizer)
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:
@@ -127,6 +140,24 @@ def check_batch_size(config: Config, world_size: int) -> None:
         raise UserError(
             f"train.batch_size {size} is not divisible by {world_size} processes x {config.train.accumulate} "
             f"accumulation steps; use --train.batch_size {lower} or {lower + parts}"
+        )
+
+
+def _check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> None:
+    """Refuse a limit beyond the end of the run, and one on evaluations that do not take place."""
+    train = config.train
+    if train.patience and "val" not in manifest.splits:
+        raise UserError(
+            f"train.patience needs a validation split, which {config.data.path} lacks; "
+            "pack it with --val-fraction 0.1, or drop --train.patience"
+        )
+    if train.patience and not config.data.hold_out:
+        raise UserError("train.patience needs a validation split; drop it, or drop --data.hold_out false")
+    steps = train.epochs * steps_per_epoch
+    if train.max_steps > steps:
+        raise UserError(
+            f"train.max_steps {train.max_steps} is more than the {steps} steps of train.epochs {train.epochs}; "
+            f"drop it, or add --train.epochs {-(-train.max_steps // steps_per_epoch)}"
         )
 
 

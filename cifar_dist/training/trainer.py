@@ -14,20 +14,26 @@ from torch import Tensor
 
 from cifar_dist import checkpoint
 from cifar_dist.config import Config
+from cifar_dist.distributed import time_limit
 from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.watchdog import Watchdog
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
+from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import wanted_mirrors
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
+from cifar_dist.training.continuation import open_run
+from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.saving import CheckpointSaver
@@ -48,7 +54,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, engine: Engine, signals: StopSignals) -> None:
-        self.config, self.engine, self.ranks, self.signals = config, engine, engine.ranks, signals
+        self.config, self.engine, self.ranks = config, engine, engine.ranks
         self.setup = build_setup(config, self.ranks)
         self.manifest, self.steps_per_epoch = self.setup.manifest, self.setup.steps_per_epoch
         self.val = self.ranks.run_on_all(self._open_val)
@@ -58,16 +64,28 @@ class Trainer:
 
         # The run gets its folder only now, when nothing in the config can be wrong any more.
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
-        changed = self.ranks.run_on_main(lambda: self.folder.open(config, self.manifest))
-        found, notes = self.ranks.run_on_main(lambda: checkpoint.choose(self.folder.checkpoints))
+        deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
+        found, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else checkpoint.NEW_RUN
-        self.step, self.epochs_evaluated = state.step, state.epochs_evaluated
-        self.accuracy, self.best = state.val_accuracy, state.best_val_accuracy
+        self.step, self.last_step = state.step, self.setup.last_step
+        self.epochs_evaluated, self.accuracy = state.epochs_evaluated, state.val_accuracy
+        if self.step < self.last_step and self.epochs_evaluated > self.epochs_trained:
+            # max_steps had ended it within an epoch, and it was evaluated there; extended, it repeats that.
+            self.epochs_evaluated, self.accuracy = self.epochs_trained, None
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
-        self.agreement = Agreement(self.ranks, signals)
-        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker([*changed, *notes]))
+        self.watchdog = Watchdog(
+            self.ranks,
+            self.folder.stalls,
+            timeout=config.run.stall_timeout,
+            factor=config.run.stall_factor,
+            steps_done=lambda: self.step,
+            record=lambda what: timeline.append(
+                self.folder.timeline, timeline.Event(timeline.utc(), "stalled", self.step, note=what)
+            ),
+        )
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes))
         self.saver = CheckpointSaver(
             self.folder.checkpoints,
             config.checkpoint,
@@ -77,43 +95,59 @@ class Trainer:
             retry=config.tracking.every,
             longest_retry=self.steps_per_epoch,
         )
+        stop_file = self.folder.stop_file if self.ranks.is_main else None
+        requests = StopRequests(signals, file=stop_file, deadline=deadline)
+        self.agreement = Agreement(self.ranks, requests, self.watchdog.beat)
+        self._early_stopping = self.ranks.run_on_main(
+            lambda: EarlyStopping(config.train, metrics.read(self.folder.metrics) if config.train.patience else ())
+        )
         self._is_first_step = True
 
     # ---- the loop ---------------------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Train to the end, or until asked to stop; returns the exit code."""
+        with self.watchdog:
+            return self._run()
+
+    def _run(self) -> int:
         try:
             self.fit()
             self.finish()
-        except StopRequested:
-            self.stop()
+        except StopRequested as request:
+            self.stop(str(request))
             return EXIT_REQUEUE
         except BaseException as error:
+            self.watchdog.stop()
+            self.saver.close()
             self.tracker.finish("failed", str(error))
             raise
-        self.close("finished")
+        self.close("finished", self._why_complete())
         return EXIT_DONE
 
     def fit(self) -> None:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
-        stopped_before_evaluation = self.step == (self.epochs_evaluated + 1) * self.steps_per_epoch
+        stopped_before_evaluation = self.epochs_trained > self.epochs_evaluated
         if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
-        last = self.config.train.epochs * self.steps_per_epoch
-        if self.step < last:
+        if self._early_stopping.is_exhausted():
+            return
+        if self.step < self.last_step:
             self.tracker.at_step(self.step)  # a bar from the first step, which may take long
-        for measured in self.learner.steps(self.step, last, self.setup.learning_rate):
+        for measured in self.learner.steps(self.step, self.last_step, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:
-                self.flush()
+                self.flush(wait=False)
+                self.saver.poll(self.step)
             if self.saver.is_due(self.step):
                 self.agreement.settle()
                 self.flush()
                 self.save()
-            if self.step % self.steps_per_epoch == 0:
+            if self.step % self.steps_per_epoch == 0 or self.step == self.last_step:
                 self.agreement.settle()
                 self.end_epoch(measured.epoch)
+                if self._early_stopping.is_exhausted():
+                    return
 
     def after_step(self, measured: StepMeasurements) -> None:
         """Count a step, and agree with all ranks that the one before it was in order."""
@@ -127,8 +161,9 @@ class Trainer:
 
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
-        last = epoch + 1 == self.config.train.epochs
-        best, best_before = False, self.best
+        self.watchdog.be_patient()
+        last = self.step == self.last_step
+        best = False
         self.flush()
         if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
             begin = time.perf_counter()
@@ -136,22 +171,26 @@ class Trainer:
                 show = partial(self.tracker.evaluating, "val")
                 predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
             self.accuracy = predictions.accuracy
-            best = self.best is None or self.accuracy > self.best
-            self.best = self.accuracy if best else self.best
+            self.saver.wait(self.step)  # only an accuracy whose checkpoint exists counts as the best before
+            best = self.saver.best is None or self.accuracy > self.saver.best
             seconds = round(time.perf_counter() - begin, 6)
             count = len(predictions.logits)
             record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
             self.tracker.evaluation(record, best)
+            self._count(record)
+        last = last or self._early_stopping.is_exhausted()
         self.epochs_evaluated = epoch + 1
-        saves = best or last or (epoch + 1) % self.config.checkpoint.every == 0
-        if saves and not self.save(best, must=last):
-            self.best = best_before  # a later checkpoint may be the best of those that exist
+        if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
+            self.save(best, must=last)
         self.step_log.restart_clock()
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
+        self.watchdog.be_patient()
         for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
             self.tracker.warn(damage)
+        if self.ranks.run_on_main(lambda: self.folder.is_finished(self.config.eval.split)):
+            return  # only its metrics had to be restored
         with self.learner.averaged():
             self._finish()
 
@@ -184,40 +223,58 @@ class Trainer:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
             return
-        last, seconds = self.config.train.epochs - 1, summary.seconds
+        last, seconds = self.epochs_evaluated - 1, summary.seconds
         record = Record(self.step, last, summary.split, summary.loss, summary.accuracy, summary.samples, seconds)
         self.tracker.evaluation(record, best=False)
 
-    def stop(self) -> None:
+    def stop(self, cause: str) -> None:
         """Save at the agreed step; the tracker says how to resume."""
         self.agreement.settle(stopping=True)
         self.flush()
         self.save(must=True)
-        self.close("interrupted", self.signals.received or "asked to stop")
+        self.close("interrupted", cause)
 
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
+        self.watchdog.be_patient()
         self.ranks.run_on_main(lambda: self.tracker.finish(status, reason))
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Pass the metrics of the steps since the last call to the tracker."""
-        self.tracker.train_steps(self.step_log.take())
+    def flush(self, *, wait: bool = True) -> None:
+        """Pass the metrics of the steps since the last call to the tracker: all, or those that have arrived."""
+        self.tracker.train_steps(self.step_log.take(wait=wait))
 
-    def save(self, best: bool = False, *, must: bool = False) -> bool:
-        """Write a checkpoint of this step; return whether that succeeded, see :meth:`CheckpointSaver.save`."""
+    def save(self, best: bool = False, *, must: bool = False) -> None:
+        """Save a checkpoint of this step, see :meth:`CheckpointSaver.save`."""
+        self.watchdog.be_patient()
+        self.saver.wait(self.step)
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,
             val_accuracy=self.accuracy,
-            best_val_accuracy=self.best,
+            best_val_accuracy=self.accuracy if best else self.saver.best,
             is_best=best,
             loss_scaler=self.learner.model.scaler_state(),
         )
-        is_saved = self.saver.save(self.learner.state, state, must=must)
+        self.saver.save(self.learner.state, state, must=must)
         self.step_log.restart_clock()
-        return is_saved
+
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs of which all steps are done, and the last one if the run ends within it."""
+        complete, steps = divmod(self.step, self.steps_per_epoch)
+        return complete + (steps > 0 and self.step == self.last_step)
+
+    def _count(self, record: Record) -> None:
+        """Count an evaluation for early stopping, as rank 0 measured it."""
+        if self.config.train.patience:
+            self._early_stopping.add(self.ranks.run_on_main(lambda: record))
+
+    def _why_complete(self) -> str:
+        if self._early_stopping.is_exhausted():
+            return str(self._early_stopping)
+        return "train.max_steps" if self.config.train.max_steps else ""
 
     def _open_val(self) -> Split | None:
         if "val" not in self.manifest.splits or not self.config.data.hold_out:
@@ -240,9 +297,10 @@ class Trainer:
             processes=self.ranks.world_size,
             wrapper=engine.description,
             device=engine.device_name,
-            precision=engine.precision.label,
+            precision=engine.arithmetic,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.config.train.epochs,
+            max_steps=self.config.train.max_steps,
         )
         tracker = Tracker(
             self.folder,

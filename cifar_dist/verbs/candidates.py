@@ -13,7 +13,7 @@ from cifar_dist.config.choice import field_names
 from cifar_dist.config.keys import all_keys, values_of
 from cifar_dist.errors import UserError
 from cifar_dist.models.registry import names
-from cifar_dist.verbs.arguments import Name
+from cifar_dist.verbs.arguments import RUN_NAME, Name
 from cifar_dist.verbs.parser import build_parser
 
 _HELP = ("-h", "--help")
@@ -156,4 +156,6 @@ def _setting_values(key: str) -> list[str]:
     key = key.replace("-", "_")
     if key == "model.name":
         return names()
+    if key == "run.from":
+        return list(RUN_NAME.known())
     return values_of(key)

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from cifar_dist.distributed.typed_command import VARIABLE, typed_command
+from cifar_dist.distributed.typed_command import VARIABLE, launcher_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name
@@ -24,8 +24,9 @@ CONFIG is a file in launch/ without its .yaml, or the path of an Accelerate conf
 accelerate launch and are written with =, for example --num_processes=4. Instead of a recipe, give a command that runs
 on many processes, with its arguments: {verbs}.
 
-TERM, USR1, HUP and Ctrl-C finish the step, save and end with exit code 75; the same command resumes from there. A
-second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 75 stopped on request."""
+TERM, USR1, USR2, HUP and Ctrl-C finish the step, save and end with exit code 75; launch CONFIG resume RUN continues.
+A second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 69 the run is in
+use, 75 stopped on request, 124 a rank hung."""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -47,9 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     options, rest = split_options(words[1:])
 
     from cifar_dist.launch.agent import run_launcher
+    from cifar_dist.runs.resume import launched_run
 
-    os.environ.setdefault(VARIABLE, typed_command())
-    return run_launcher(config, options, _verb_words(rest))
+    os.environ[VARIABLE] = launcher_command(words[0], options)
+    verb_words = _verb_words(rest)
+    return run_launcher(config, options, verb_words, lambda: launched_run(verb_words).join_timeout)
 
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:

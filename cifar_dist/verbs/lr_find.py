@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
@@ -69,17 +70,16 @@ def run(arguments: argparse.Namespace) -> int:
             with start_engine(config) as engine:
                 if engine.ranks.is_main and engine.precision.advice:
                     print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
-                with _showing(arguments.steps, arguments.seeds or 0, engine.ranks.is_main) as show:
-                    curves = run_range_tests(
-                        config,
-                        engine,
-                        signals,
-                        low=arguments.low,
-                        high=arguments.high,
-                        steps=arguments.steps,
-                        seeds=arguments.seeds,
-                        show=show,
-                    )
+                curves = run_range_tests(
+                    config,
+                    engine,
+                    signals,
+                    low=arguments.low,
+                    high=arguments.high,
+                    steps=arguments.steps,
+                    seeds=arguments.seeds,
+                    showing=partial(_showing, arguments.steps, engine.ranks.is_main),
+                )
                 curve = mean_curve(curves)
                 path = engine.ranks.run_on_main(lambda: save_curve(curve, config))
         except StopRequested:
@@ -116,7 +116,7 @@ def _doubt(curves: Sequence[Curve], high: float) -> str:
 
 
 @contextlib.contextmanager
-def _showing(steps: int, seeds: int, is_main: bool) -> Iterator[Callable[[int, int, float, float], None]]:
+def _showing(steps: int, is_main: bool, test: int) -> Iterator[Callable[[int, float, float], None]]:
     """Print every tenth step, and at least one every PLAIN_INTERVAL seconds, above a bar if there is a terminal."""
     from cifar_dist.terminal.progress import progress
     from cifar_dist.terminal.screen import is_terminal
@@ -124,14 +124,14 @@ def _showing(steps: int, seeds: int, is_main: bool) -> Iterator[Callable[[int, i
 
     printed = time.monotonic()
 
-    with progress("range test", steps * seeds, "steps", show=is_main and is_terminal(sys.stderr)) as advance:
+    seed = f"seed {test + 1}  " if test else ""
+    with progress(f"{seed}range test", steps, "steps", show=is_main and is_terminal(sys.stderr)) as advance:
 
-        def show(test: int, step: int, lr: float, loss: float) -> None:
+        def show(step: int, lr: float, loss: float) -> None:
             nonlocal printed
             advance(1)
             if is_main and (step % 10 == 0 or time.monotonic() - printed >= PLAIN_INTERVAL):
                 printed = time.monotonic()
-                seed = f"seed {test + 1}  " if test else ""
                 print(f"{seed}step {step}/{steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
 
         yield show

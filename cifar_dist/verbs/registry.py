@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_dist.verbs import (
     Verb,
+    checkpoint,
     completion,
     doctor,
     evaluate,
@@ -18,6 +19,7 @@ from cifar_dist.verbs import (
     recipes,
     replay,
     report,
+    resume,
     runs,
     speed,
     submit,
@@ -36,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "lr-find": lr_find,
     "doctor": doctor,
     "train": train,
+    "resume": resume,
     "launch": launch,
     "sweep": sweep,
     "submit": submit,
@@ -46,5 +49,6 @@ VERBS: dict[str, Verb] = {
     "speed": speed,
     "report": report,
     "runs": runs,
+    "checkpoint": checkpoint,
     "completion": completion,
 }

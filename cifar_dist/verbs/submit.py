@@ -22,6 +22,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
+    from cifar_dist.config.changes import LENGTH
 
     with loading():
         from cifar_dist.data.manifest import Manifest
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.run_folder import RunFolder
         from cifar_dist.slurm.preflight import config_in_job
         from cifar_dist.slurm.sbatch import submit
+        from cifar_dist.training.continuation import is_finished
 
     settings, options = split_settings(arguments.settings)
     config = recipe.load(arguments.recipe, settings)
@@ -36,8 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))
     folder = RunFolder(Path(config.run.dir) / config.run.name)
     if "run.name" in recipe.parse_overrides(settings) and folder.config.is_file():
-        folder.refuse_other_settings(config)
-        if folder.is_finished():
+        folder.refuse_other_settings(config, besides=LENGTH)
+        if is_finished(config):
             raise UserError(f"{folder.path} is finished already; another --run.name starts a new run")
     words = [arguments.recipe, *settings]
     job = submit("train.sbatch", words, options, otherwise=f"cifar-dist launch ddp {' '.join(words)}")

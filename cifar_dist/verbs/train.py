@@ -39,19 +39,26 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_help(rest, section)
     if not rest:
         raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
-    config = recipe.load(rest[0], rest[1:])
+    return train(recipe.load(rest[0], rest[1:]))
 
+
+def train(config: Config) -> int:
+    """Train the run of a config, from its start or its last checkpoint; return the exit code. Collective.
+
+    A finished run is named, and nothing in its folder changes, unless its report is outdated.
+    """
     from cifar_dist.distributed.stop_signals import StopSignals
 
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         with loading():
             from cifar_dist.distributed.start import start_engine
+            from cifar_dist.training.continuation import is_finished
             from cifar_dist.training.trainer import Trainer
 
         path = Path(config.run.dir) / config.run.name
         with start_engine(config) as engine:
             ranks = engine.ranks
-            if ranks.run_on_main(lambda: _is_finished(config)):
+            if ranks.run_on_main(lambda: is_finished(config)):
                 code = EXIT_DONE
                 if ranks.is_main:
                     print(f"{path} is finished already; another --run.name starts a new run", flush=True)
@@ -62,21 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
             # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
             ranks.run_on_main(lambda: draw_if_outdated(path))
     return code
-
-
-def _is_finished(config: Config) -> bool:
-    """Whether the run of ``config`` is finished, so that nothing in its folder changes.
-
-    Raises:
-        UserError: ``config`` contradicts it.
-    """
-    from cifar_dist.run_folder import RunFolder
-
-    folder = RunFolder(Path(config.run.dir) / config.run.name)
-    if config.run.fresh or not folder.exists() or not folder.is_finished():
-        return False
-    folder.refuse_other_settings(config)
-    return True
 
 
 def split_help(words: Sequence[str]) -> tuple[list[str], str | None]:

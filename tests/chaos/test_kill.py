@@ -10,23 +10,40 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.running import TRAIN, finish, interrupt, metrics, spawn, start, story, train, wait_for_records, wait_until
+from support.crashing import dying
+from support.running import (
+    TRAIN,
+    UNDRAWN,
+    finish,
+    interrupt,
+    metrics,
+    spawn,
+    start,
+    story,
+    train,
+    wait_for_records,
+    wait_until,
+)
 
 ENDLESS = ["--train.epochs", "100000", "--checkpoint.every", "100000"]
 
 
-def test_kill_9_at_a_random_step_changes_nothing_with_batch_statistics(tiny: Path, tmp_path: Path) -> None:
-    """The drill kills runs without them, on one and two processes."""
+def test_kill_9_at_a_random_step_and_in_a_background_write_changes_nothing(tiny: Path, tmp_path: Path) -> None:
+    """With batch statistics; the drill kills runs without them, on one and two processes."""
     words, steps = ["--model.name", "tiny-resnet", "--train.epochs", "1", "--train.batch_size", "150"], 9
+    words += ["--checkpoint.every_steps", "2"]
     (whole,) = train(str(tiny), *words, "--run.name", "whole")
     assert whole.returncode == 0, whole.stderr
 
     seed = int.from_bytes(os.urandom(4), "big")
-    after = random.Random(seed).randint(1, steps - 3)
-    print(f"killed after {after} records")  # shown when the test fails
+    draw = random.Random(seed)
+    after, moment = draw.randint(1, steps - 3), draw.randint(1, 25)
+    print(f"killed after {after} records, then in write {moment}")  # shown when the test fails
     killed = tmp_path / "runs" / "killed"
     again_words = [str(tiny), *words, "--run.name", "killed"]
     assert interrupt(again_words, killed, after, 1, signal.SIGKILL) == [-signal.SIGKILL]
+    writing = dying({0: moment}, tmp_path / "writes", thread="checkpoint")
+    assert [done.returncode for done in spawn([TRAIN, *again_words], 1, UNDRAWN | writing)] == [-signal.SIGKILL]
     assert not (killed / "final").exists(), "it ended before it could be killed"
     (again,) = train(*again_words)
     assert again.returncode == 0, again.stderr
@@ -37,7 +54,7 @@ def test_kill_9_at_a_random_step_changes_nothing_with_batch_statistics(tiny: Pat
     assert story(killed) == story(tmp_path / "runs" / "whole")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_a_request_to_stop_saves_and_asks_to_be_run_again(tiny: Path, tmp_path: Path, how: signal.Signals) -> None:
     run = tmp_path / "runs" / "tiny"
     assert interrupt([str(tiny), *ENDLESS], run, 20, 1, how) == [75]
@@ -52,7 +69,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tiny: Path, tmp_path: P
     run = tmp_path / "runs" / "tiny"
     running = start([TRAIN, str(tiny), *ENDLESS], 2)
     wait_for_records(run, 20, running)
-    running[1].send_signal(signal.SIGTERM)
+    running[1].send_signal(signal.SIGUSR1)
     assert [done.returncode for done in finish(running)] == [75, 75]
     assert (run / "checkpoints" / "latest").resolve().name == f"step-{len(metrics(run)):08d}"
 

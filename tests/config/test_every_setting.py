@@ -15,6 +15,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,29 +24,37 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from support import forked_ranks
+from support.running import free_port
 from support.small_model import loss_of, small_model
 from torch import Tensor, nn
 
 from cifar_dist import checkpoint, models, recipe
 from cifar_dist.checkpoint import Tensors
-from cifar_dist.config import Config, ModelConfig
+from cifar_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
+from cifar_dist.config.section import key_of
 from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import normalization_statistics
 from cifar_dist.data.pack import pack
+from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.errors import StorageError, UserError
+from cifar_dist.errors import JoinTimeoutError, StorageError, UserError
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_STALLED
+from cifar_dist.launch.joining import join_ranks
 from cifar_dist.models import transfer
 from cifar_dist.optim import build_optimizer, learning_rate
 from cifar_dist.optim.averaging import build_average
 from cifar_dist.report.preview import augmented
 from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.tracker import SilentTracker
 from cifar_dist.tracking.wandb_mirror import WandbMirror
+from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.trainer import Trainer
 
@@ -113,8 +122,8 @@ def network(config: Config) -> object:
 
 
 @functools.cache
-def _colours(folder: Path) -> Manifest:
-    random = np.random.default_rng(0)
+def _colours(folder: Path, seed: int = 0) -> Manifest:
+    random = np.random.default_rng(seed)
     arrays = {}
     for split, count in (("train", 30), ("val", 10), ("test", 10)):
         arrays[f"x_{split}"] = random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
@@ -170,6 +179,16 @@ def threads(config: Config) -> int:
         os.environ["OMP_NUM_THREADS"] = variable
 
 
+def flags(config: Config) -> list[bool]:
+    """Torch's flags while a run computes."""
+    try:
+        threads(config)
+        cudnn = [getattr(torch.backends.cudnn, name) for name in ("allow_tf32", "benchmark", "deterministic")]
+        return [torch.backends.cuda.matmul.allow_tf32, *cudnn, torch.are_deterministic_algorithms_enabled()]
+    finally:
+        set_arithmetic(TrainConfig())
+
+
 def run(config: Config) -> object:
     """What a whole run leaves and says: exit code or refusal, files, metrics, weights."""
     return _run(config)
@@ -178,6 +197,48 @@ def run(config: Config) -> object:
 def run_again(config: Config) -> object:
     """The same, of a run that is started twice."""
     return _run(config, again=_run(config) is not None)
+
+
+def joined(config: Config) -> str:
+    """Whether this rank waits until another one comes, after two seconds."""
+    port, gave_up = str(free_port()), threading.Event()
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def come() -> None:
+        if not gave_up.wait(3):
+            store = dist.PrefixStore("cifar-dist/rank/0", dist.TCPStore("127.0.0.1", int(port), is_master=False))
+            store.add("count", 1)
+
+    other = threading.Thread(target=come)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in place.items():
+            patch.setenv(name, value)
+        other.start()
+        try:
+            join_ranks(config.run.join_timeout)
+        except JoinTimeoutError:
+            return "gave up"
+        finally:
+            gave_up.set()
+            other.join()
+    return "joined"
+
+
+def hang(config: Config) -> object:
+    """What is on the disk of a run whose sixth step takes eight seconds, far above 20 times the usual."""
+    plug_in = Path("hanging.py")
+    plug_in.write_text(
+        "import time\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(16 * 16 * channels, classes)\n"
+        "        self.seen = 0\n"
+        "    def forward(self, images):\n"
+        "        self.seen += self.training\n"
+        "        time.sleep(8 if self.training and self.seen == 6 else 0)\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    return _run(replace(config, model=ModelConfig(f"{plug_in.resolve()}:Net")))
 
 
 def die(config: Config) -> object:
@@ -196,20 +257,39 @@ def die(config: Config) -> object:
     return _run(replace(config, model=ModelConfig(f"{plug_in.resolve()}:Net")))
 
 
+def stops_early(config: Config) -> list[bool]:
+    """Whether the run is complete after each of a few evaluations."""
+    stopping, seen = EarlyStopping(config.train), []
+    for epoch, (loss, accuracy) in enumerate([(1.0, 0.5), (1.1, 0.55), (1.2, 0.5)]):
+        stopping.add(Record(epoch + 1, epoch, "val", loss, accuracy, 10, 1.0))
+        seen.append(stopping.is_exhausted())
+    return seen
+
+
+def branch(config: Config) -> object:
+    """What a run leaves that branches from one on other data, which ``run.from`` names."""
+    here, run = Path("other").resolve(), replace(config.run, from_="", from_other_data=False)
+    here.mkdir(exist_ok=True)
+    other = replace(config, run=replace(run, name=config.run.from_), data=DataConfig(str(_colours(here, 1).root)))
+    _run(other, where=here)
+    origin = here / other.run.dir / other.run.name
+    return _run(replace(config, run=replace(config.run, from_=f"{origin}@3")))
+
+
 _SEEN: dict[str, object] = {}
 
 
-def _run(config: Config, again: bool = False) -> object:
-    """What a run leaves; it is made once for each config."""
+def _run(config: Config, again: bool = False, where: Path | None = None) -> object:
+    """What a run leaves, in a folder of its own or ``where``; it is made once for each config."""
     name = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
     if name not in _SEEN or again:
-        _SEEN[name] = _left_by(config, Path(f"run-{name}"))
+        _SEEN[name] = _left_by(config, where or Path(f"run-{name}"))
     return _SEEN[name]
 
 
 def _left_by(config: Config, here: Path) -> object:
     here.mkdir(exist_ok=True)
-    forked_ranks.run(1, lambda: _train(config, here))
+    forked_ranks.run(1, lambda: _train(config, here), codes=(EXIT_DONE, EXIT_STALLED))
     names = [str(path.relative_to(here)) for path in sorted(here.rglob("*")) if path.suffix != ".json"]
     weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(here.rglob("final/*.safetensors"))]
     records = [json.loads(line) for path in here.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
@@ -234,16 +314,20 @@ def _train(config: Config, here: Path) -> None:
 
 
 def unwritable(config: Config) -> object:
-    """What happens to a checkpoint that cannot be written."""
+    """What happens to a checkpoint that cannot be written, and when."""
     ranks = Ranks(0, 1, torch.device("cpu"), first_of_node=True)
     folder = Path("/dev/full/checkpoints")
     saver = CheckpointSaver(
         folder, config.checkpoint, ranks, SilentTracker(), checkpoint.NEW_RUN, retry=1, longest_retry=1
     )
+    at = "save"
     try:
-        return saver.save(lambda: Tensors({}, None, {}), replace(checkpoint.NEW_RUN, step=1), must=False)
+        saver.save(lambda: Tensors({}, None, {}), replace(checkpoint.NEW_RUN, step=1), must=False)
+        at = "wait"
+        saver.wait(1)
     except StorageError as error:
-        return str(error)
+        return at, str(error)
+    return at, saver.is_due(2)
 
 
 def mirror(config: Config) -> object:
@@ -271,6 +355,12 @@ WITNESSES: dict[str, Witness] = {
     "run.seed": witness(1, run),
     "run.fresh": witness(True, run_again),
     "run.processes": witness(2, run),
+    "run.max_time": witness("auto", run),
+    "run.from": witness("nowhere", run),
+    "run.from_other_data": witness(True, branch, run__from="origin"),
+    "run.join_timeout": witness(1, joined),
+    "run.stall_timeout": witness(1, hang),
+    "run.stall_factor": witness(1000.0, hang, run__stall_timeout=1),
     "data.path": witness("nowhere", run),
     "data.hold_out": witness(False, run),
     "data.shuffle_block": witness(1, run),
@@ -319,6 +409,10 @@ WITNESSES: dict[str, Witness] = {
     "average.ramp": witness(1.0, averages),
     "average.recalibrate": witness(20, run, model__name="tiny-resnet"),
     "train.epochs": witness(3, run),
+    "train.max_steps": witness(4, run),
+    "train.patience": witness(1, stops_early),
+    "train.monitor": witness("val_loss", stops_early, train__patience=1),
+    "train.min_delta": witness(0.1, stops_early, train__patience=1),
     "train.batch_size": witness(15, run),
     "train.accumulate": witness(2, run),
     "train.parts": witness(2, run),
@@ -327,6 +421,9 @@ WITNESSES: dict[str, Witness] = {
     "train.channels_last": witness(True, run),
     "train.compile": witness(True, run),
     "train.sync_batchnorm": witness(True, run),  # refused without batch norms; test_engine.py shows what it computes
+    "train.tf32": witness(True, flags),
+    "train.cudnn_benchmark": witness(True, flags),
+    "train.deterministic": witness(True, flags),
     "train.threads": witness(2, threads),
     "train.engine": witness("nowhere.py:Engine", run),
     "eval.every": witness(2, run),
@@ -337,6 +434,7 @@ WITNESSES: dict[str, Witness] = {
     "checkpoint.every_steps": witness(1, run),
     "checkpoint.keep": witness(1, run, eval__every=9),
     "checkpoint.on_error": witness("stop", unwritable),
+    "checkpoint.background": witness(False, unwritable, checkpoint__on_error="stop"),
     "tracking.every": witness(1, die),
     "tracking.mirrors": witness(["nowhere.py:Mirror"], run),
     "tracking.project": witness("mine", mirror),
@@ -356,7 +454,9 @@ def cases() -> Iterator[tuple[str, Settings, type, str]]:
     tried = set()
     for section, picks, variant in choices():
         for key in field_names(variant):
-            owner = next(base for base in reversed(variant.__mro__) if key in inspect.get_annotations(base))
+            owner = next(
+                base for base in reversed(variant.__mro__) if key in map(key_of, inspect.get_annotations(base))
+            )
             seen = WITNESSES.get(f"{section}.{key}")
             if key not in picks and not (seen and seen.observe in (run, die, mirror) and (owner, key) in tried):
                 tried.add((owner, key))

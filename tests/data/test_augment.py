@@ -97,7 +97,7 @@ def test_a_sample_is_the_same_in_any_batch(config: AugmentConfig, data: st.DataO
     assert torch.equal(augment(config, seed)(batch[chosen], ids[chosen], epoch), whole[chosen])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_pixels_of_a_cpu() -> None:
     transforms = (Flip(kind="alternating"), Crop(fill="constant"), Cutout(side=5))
     config, ids = AugmentConfig(transforms=transforms), torch.arange(64)

@@ -16,8 +16,6 @@ SEEDS = st.integers(0, 2**31 - 1)
 EPOCHS = st.integers(-1024, 10**6)
 COUNTERS = st.integers(-(2**63), 2**63 - 1)
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-
 
 def reference(seed: int, epoch: int, sample: int, purpose: str, draw: int) -> int:
     """The documented mixer in plain integers: SplitMix64's, once per counter word."""
@@ -77,7 +75,7 @@ def test_several_draws_at_once_are_those_one_by_one(
             assert torch.equal(together, torch.stack([number(seed, epoch, ids, "crop", draw) for draw in draws]))
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_gpu_gives_the_bits_of_a_cpu() -> None:
     ids = torch.arange(100_000) * 977
     for numbers in (bits, uniform):

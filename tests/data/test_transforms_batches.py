@@ -85,7 +85,7 @@ def test_small_and_no_images_are_fine(transform: Apply, size: tuple[int, int], c
         assert transform(batch, 0, 0, torch.arange(count)).shape == batch.shape
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_pixels_of_a_cpu(transform: Apply) -> None:
     batch, ids = images(500, 32, 32), torch.arange(500)
     on_gpu = transform(batch.cuda(), 3, 4, ids.cuda())

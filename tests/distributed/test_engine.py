@@ -25,6 +25,7 @@ from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist.config import Config, RunConfig
+from cifar_dist.distributed.optimizer_state import restore
 from cifar_dist.distributed.ranks import deal
 from cifar_dist.errors import UserError
 
@@ -107,6 +108,16 @@ def test_restored_state_continues_bit_for_bit(name: str) -> None:
     assert not same(untouched.optimizer_state(), model.optimizer_state())
 
 
+def test_restored_state_has_the_memory_format_of_the_weights() -> None:
+    weight = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    saved = torch.randn(4, 3, 2, 2)
+    restore(optimizer, {"conv": weight}, {"conv": {"momentum_buffer": saved}})
+    restored = optimizer.state[weight]["momentum_buffer"]
+    assert torch.equal(restored, saved)
+    assert restored.stride() == weight.stride(), "else torch updates one tensor at a time"
+
+
 def test_a_saved_state_does_not_change_with_the_next_step() -> None:
     model = prepared("sgd")
     train(model, 1, [16])
@@ -170,7 +181,7 @@ def test_what_fails_on_one_rank_fails_on_all_and_none_waits(ranks: list[Found]) 
     for found in ranks:
         assert found["decide fails"] == "UserError: no such thing, says 0"
         assert found["decide broken"] == "TrainingFailedError: broken, says 0"
-        assert found["decide no file"] == "UserError: /nowhere/it: No such file or directory"
+        assert found["decide no file"] == "StorageError: /nowhere/it: No such file or directory"
         assert found["together fails"] == "UserError: the disk of rank 1"
         assert found["after failures"] == [0, 1]
     assert [found["together"] for found in ranks] == ["own of 0", "own of 1"]
@@ -184,7 +195,7 @@ def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
     assert found["objects"] == [{"rank": 0}]
     assert found["exchange"] == [0.0, 0.0, 1.0]
     assert found["decide fails"] == "UserError: no such thing, says 0"
-    assert found["decide no file"] == "UserError: /nowhere/it: No such file or directory"
+    assert found["decide no file"] == "StorageError: /nowhere/it: No such file or directory"
 
 
 def test_ranks_that_do_not_synchronise_are_found_out(ranks: list[Found]) -> None:

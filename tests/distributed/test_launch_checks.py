@@ -10,6 +10,7 @@ import pytest
 from support.running import ROOT, environment
 
 from cifar_dist.distributed.launch_checks import (
+    check_gpus,
     check_launch,
     is_main_process,
     launched_processes,
@@ -123,3 +124,14 @@ def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(
     with pytest.raises(UserError, match=f"asks for {expected} processes and the launcher started {started}; use: "):
         check_launch(expected)
     check_launch(int(started))
+
+
+def test_more_processes_than_gpus_are_refused_where_they_would_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    check_gpus(1)  # srun may show each process a GPU of its own
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    check_gpus(3)
+    with pytest.raises(UserError, match=r"has 2 GPUs, and the launcher started 3 .* use --num_processes=2"):
+        check_gpus(2)
+    monkeypatch.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
+    check_gpus(1)

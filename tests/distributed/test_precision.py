@@ -74,3 +74,27 @@ def test_processes_whose_devices_differ_are_refused(tmp_path: Path) -> None:
     forked_ranks.run(2, one_can)
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
     assert "to bf16 and fp32; set it" in (tmp_path / "0").read_text()
+
+
+def test_each_process_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pretend GPUs of different ages: torch's own question is about the current one, which is the first."""
+    current = [0]
+
+    class Device:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def __enter__(self) -> None:
+            current.append(self.index)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: current[-1] == 1)
+    found = []
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        found.append(computes_bf16(cpu=False))
+    assert found == [False, True, False]

@@ -14,7 +14,14 @@ from cifar_dist.distributed.stop_signals import StopSignals
 
 
 @pytest.mark.parametrize(
-    ("name", "received"), [("SIGTERM", "TERM"), ("SIGINT", "Ctrl-C"), ("SIGURG", "Ctrl-C"), ("SIGUSR1", "USR1")]
+    ("name", "received"),
+    [
+        ("SIGTERM", "TERM"),
+        ("SIGINT", "Ctrl-C"),
+        ("SIGURG", "Ctrl-C"),
+        ("SIGUSR1", "USR1"),
+        ("SIGUSR2", "USR2"),
+    ],
 )
 def test_a_request_is_noted_and_interrupts_nothing(name: str, received: str) -> None:
     with StopSignals() as signals:

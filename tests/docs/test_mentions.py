@@ -15,10 +15,10 @@ from support.running import ROOT
 
 from cifar_dist import cli, recipe
 from cifar_dist.config import Config, TransformConfig
+from cifar_dist.config.changes import CHANGEABLE_ON_RESUME
 from cifar_dist.config.choice import keys_of
 from cifar_dist.config.help import describe
 from cifar_dist.launch.configs import find_config
-from cifar_dist.run_folder import CHANGEABLE_ON_RESUME
 from cifar_dist.verbs.launch import split_options
 from cifar_dist.verbs.registry import VERBS
 from cifar_dist.verbs.train import split_help

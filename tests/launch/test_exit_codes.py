@@ -64,14 +64,16 @@ def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Pa
     assert b"Ctrl-C: stopping after this step; again ends it at once" in output
     assert b": Ctrl-C\r\n" in output, "the ranks know what stopped them"
     plain = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", output).decode()
-    assert f"  {soak.LOCAL} cpu --num_processes=2 {recipe} --run.name typed --train.epochs 10000\r\n" in plain
+    assert f"  {soak.LOCAL} cpu --num_processes=2 resume {recipe.parent}/runs/typed\r\n" in plain
     assert b"Traceback" not in output
     assert not left_of(recipe)
     assert (recipe.parent / "runs" / "typed" / "checkpoints" / "latest").is_dir()
 
 
-def test_a_killed_rank_ends_the_job(recipe: Path) -> None:
-    job = soak.start(recipe, "killed", "--train.epochs", "10000")
+def test_a_killed_rank_ends_the_job_whose_launcher_leaves_no_temporary_folder(recipe: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    job = soak.start(recipe, "killed", "--train.epochs", "10000", env={"TMPDIR": str(temporary)})
     soak.wait_for_steps(job, recipe.parent / "runs" / "killed", 1)
     ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
     ranks[0].send_signal(signal.SIGKILL)
@@ -79,20 +81,24 @@ def test_a_killed_rank_ends_the_job(recipe: Path) -> None:
     assert code == 128 + signal.SIGKILL, output
     assert output.rstrip().endswith("cifar-dist: rank 1 was killed by SIGKILL; its output is above")
     assert not left_of(recipe)
+    assert not list(temporary.glob("torchelastic_*"))
 
 
-def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path) -> None:
+@pytest.mark.parametrize("killed", ["launcher", "agent"])
+def test_whoever_is_killed_leaves_no_rank_behind(recipe: Path, killed: str) -> None:
+    """As the first rank appears: nothing has had time to look for it, and it has run no line of ours."""
     job = soak.start(recipe, "orphans", "--train.epochs", "10000")
-    soak.wait_for_steps(job, recipe.parent / "runs" / "orphans", 1)
     agent = psutil.Process(job.pid)
+    wait_until(lambda: bool(left_of(recipe, "-u -m cifar_dist train")), [job])
     (launcher,) = agent.children()
-    # The agent sleeps 0.1 s a round and searches for the ranks in every tenth, so it knows them some rounds later.
-    rounds = agent.num_ctx_switches().voluntary
-    wait_until(lambda: agent.num_ctx_switches().voluntary > rounds + 30, [job])
-    launcher.send_signal(signal.SIGKILL)
+    ranks = launcher.children()
+    {"launcher": launcher, "agent": agent}[killed].send_signal(signal.SIGKILL)
     code, output = soak.end(job)
-    assert code == 128 + signal.SIGKILL, output
-    assert not left_of(recipe)
+    assert code == (128 + signal.SIGKILL if killed == "launcher" else -signal.SIGKILL), output
+    _, alive = psutil.wait_procs([launcher, *ranks], timeout=PATIENCE if killed == "agent" else 0)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 @pytest.mark.parametrize(

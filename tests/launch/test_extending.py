@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, call: Call) -> Path:
 def test_each_kind_takes_part(folder: Path) -> None:
     run = folder / "runs" / "mine"
     assert len(metrics(run)) == 2 * 7
-    assert len((run / "evaluations.txt").read_text().splitlines()) == 2
+    assert len((run / "evaluations.txt").read_text().splitlines()) == 3
     kept = {entry["file"] for entry in json.loads((run / "plugins" / "plugins.json").read_text())["files"]}
     assert kept == {"net.py", "lion.py", "shapes.py", "invert.py", "tracker.py", "half_gradients.py"}
     assert json.loads((folder / "shards" / "bars" / "manifest.json").read_text())["name"] == "bars"

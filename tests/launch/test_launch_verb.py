@@ -30,9 +30,12 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
     recipe = soak.write_recipe(tmp_path, digits)
     for name in ("cifar_dist", "queue", "torch"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    trained = launch("cpu", recipe, "--run.name", "it", cwd=tmp_path, PYTHONSAFEPATH="1")
+    trained = launch("cpu", recipe, "--run.name", "it", "--train.max_steps", "3", cwd=tmp_path, PYTHONSAFEPATH="1")
     assert trained.returncode == 0, trained.stderr
     assert "2 processes, DDP, cpu" in trained.stdout
+    extended = launch("cpu", "resume", tmp_path / "runs" / "it", "--train.max_steps", "5", cwd=ROOT, **forked)
+    assert extended.returncode == 0, extended.stderr
+    assert "finished after step 5 of 5: train.max_steps" in extended.stdout
     evaluated = launch("cpu", "--num_processes=2", "evaluate", tmp_path / "runs" / "it", cwd=ROOT, **forked)
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.startswith("test: accuracy ")
@@ -112,6 +115,8 @@ def test_the_agent_loads_no_torch() -> None:
 def test_every_collective_verb_declares_it() -> None:
     assert {name for name, verb in VERBS.items() if verb.COLLECTIVE} == {
         "train",
+        "resume",
+        "replay",
         "doctor",
         "lr-find",
         "evaluate",

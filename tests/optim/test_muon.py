@@ -13,7 +13,8 @@ from support.small_model import loss_of, same, small_model, train
 from torch import Tensor, nn
 
 from cifar_dist.models import build
-from cifar_dist.optim.muon import Muon, hidden_weights, orthogonalize
+from cifar_dist.optim.muon import Muon, hidden_weights
+from cifar_dist.optim.newton_schulz import PaddedBatches, orthogonalize
 
 
 def others(model: nn.Module) -> list[nn.Parameter]:
@@ -204,3 +205,38 @@ def test_it_learns() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_a_batch_of_padded_matrices_is_each_matrix_alone() -> None:
+    shapes = [(8, 27), (27, 8), (16, 72), (5, 5), (1, 40), (512, 4608), (64, 600)]
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape) for shape in shapes]
+    layout = PaddedBatches(shapes, torch.device("cpu"))
+    assert len(layout._batches) == 2, "small matrices are padded together, and not to a large one"
+    together = layout.orthogonalize(torch.cat([*(matrix.flatten() for matrix in matrices), layout.zero]), 3)
+    for matrix, found in zip(matrices, together.split([matrix.numel() for matrix in matrices]), strict=True):
+        rows, columns = matrix.shape
+        alone = orthogonalize(matrix, 3) * max(1.0, rows / columns) ** 0.5
+        torch.testing.assert_close(found.view(matrix.shape), alone, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_step_of_a_gpu_is_that_of_a_cpu(normalize: bool) -> None:
+    """Its launches are few and its numbers the same, but for the order of sums; here it runs on the CPU."""
+    found = []
+    for together in (False, True):
+        torch.manual_seed(0)
+        weights = [nn.Parameter(torch.randn(shape)) for shape in ((8, 3, 3, 3), (16, 8, 3, 3), (30, 7))]
+        weights[1].data = weights[1].data.to(memory_format=torch.channels_last)
+        rest = sgd([nn.Parameter(torch.zeros(1))])
+        optimizer = Muon(weights, rest, lr=0.2, weight_decay=0.1, normalize=normalize)
+        if together:
+            optimizer._is_together = lambda _: True  # type: ignore[method-assign,assignment]
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape)
+            optimizer.step()
+        found.append([weight.detach() for weight in weights])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        assert one.stride() == other.stride()

@@ -15,10 +15,20 @@ from support.running import environment
 
 from cifar_dist import recipe
 from cifar_dist.slurm.requeue import Attempt, Outcome, decide
+from cifar_dist.tracking import timeline
 
 STOPPED = Attempt(
-    run="it", number=2, job_state="RUNNING", exit_code=0, finished=False, began_at="step-1", stopped_at="step-2"
+    run="it",
+    number=2,
+    job_state="RUNNING",
+    requeued=False,
+    exit_code=0,
+    stalled=False,
+    finished=False,
+    began_at="step-1",
+    stopped_at="step-2",
 )
+_BY_SLURM = "attempt 2 stopped at step-2; Slurm has requeued the job"
 _RESUME = "to resume, submit the same words with --run.name it"
 
 # Those that squeue can print of a job whose batch script still runs, and what it prints of one that it does not know.
@@ -29,7 +39,9 @@ ATTEMPTS = st.builds(
     run=st.just("it"),
     number=st.integers(1, 1000),
     job_state=st.sampled_from(_STATES),
+    requeued=st.booleans(),
     exit_code=st.integers(0, 255),
+    stalled=st.booleans(),
     finished=st.booleans(),
     began_at=st.sampled_from(_CHECKPOINTS),
     stopped_at=st.sampled_from(_CHECKPOINTS),
@@ -42,6 +54,15 @@ ATTEMPTS = st.builds(
         ({}, "requeue", 75, "attempt 2 stopped at step-2; requeueing"),
         ({"began_at": ""}, "requeue", 75, "attempt 2 stopped at step-2; requeueing"),
         ({"exit_code": 75}, "requeue", 75, "attempt 2 stopped at step-2; requeueing"),
+        ({"requeued": True, "job_state": "COMPLETING"}, "requeued", 75, _BY_SLURM),
+        ({"requeued": True, "job_state": "COMPLETING", "exit_code": 137}, "requeued", 75, _BY_SLURM),
+        ({"exit_code": 124, "stalled": True}, "requeue", 75, "attempt 2 stalled after step-2; requeueing"),
+        (
+            {"exit_code": 137, "stalled": True, "stopped_at": "step-1"},
+            "no-progress",
+            124,
+            f"attempt 2 made no progress since step-1, so it is not requeued; give it more time, and {_RESUME}",
+        ),
         ({"finished": True}, "done", 0, ""),
         ({"finished": True, "job_state": "COMPLETING"}, "done", 0, ""),
         ({"finished": True, "stopped_at": "step-1"}, "done", 0, ""),
@@ -96,12 +117,13 @@ def test_each_kind_of_ending(changes: dict[str, object], outcome: str, exit_code
 
 
 @given(ATTEMPTS)
-def test_only_a_running_job_that_stopped_on_request_with_progress_is_requeued(attempt: Attempt) -> None:
-    stopped = attempt.exit_code in (0, 75) and not attempt.finished
+def test_only_a_running_job_that_stopped_or_stalled_with_progress_is_requeued(attempt: Attempt) -> None:
+    ended = (attempt.exit_code in (0, 75) or attempt.stalled) and not attempt.requeued
+    stopped = ended and not attempt.finished
     progress = attempt.began_at != attempt.stopped_at
     outcome = decide(attempt).outcome
     assert (outcome == Outcome.REQUEUE) == (stopped and progress and attempt.job_state == "RUNNING")
-    assert (outcome == Outcome.DONE) == (attempt.exit_code in (0, 75) and attempt.finished)
+    assert (outcome == Outcome.DONE) == (ended and attempt.finished)
 
 
 @given(ATTEMPTS)
@@ -121,9 +143,9 @@ def test_the_number_of_attempts_does_not_decide(attempt: Attempt, number: int) -
     assert (again.outcome, again.exit_code) == (decide(attempt).outcome, decide(attempt).exit_code)
 
 
-def ask(folder: Path, exit_code: int, state: str) -> subprocess.CompletedProcess[str]:
+def ask(folder: Path, exit_code: int, state: str, restarts: str = "1") -> subprocess.CompletedProcess[str]:
     """What slurm/train.sbatch asks after an attempt that began without a checkpoint."""
-    words = ["-m", "cifar_dist.slurm", "requeue", str(folder), "", str(exit_code), state]
+    words = ["-m", "cifar_dist.slurm", "requeue", str(folder), "", str(exit_code), state, restarts]
     env = environment({"SLURM_RESTART_COUNT": "1"})
     return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=60)
 
@@ -138,5 +160,11 @@ def test_the_command_reads_the_run_folder(tiny: Path) -> None:
     stopped = ask(run, 0, "RUNNING")
     assert (stopped.stdout, stopped.returncode) == ("requeue 75\n", 0)
     assert stopped.stderr == "slurm/train.sbatch: attempt 2 stopped at step-00000004; requeueing\n"
+    lost_a_node = ask(run, 137, "COMPLETING", restarts="2")
+    assert (lost_a_node.stdout, lost_a_node.returncode) == ("requeued 75\n", 0)
+    timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "stalled", 4))
+    stalled = ask(run, 137, "RUNNING")
+    assert (stalled.stdout, stalled.returncode) == ("requeue 75\n", 0)
+    assert stalled.stderr == "slurm/train.sbatch: attempt 2 stalled after step-00000004; requeueing\n"
     finished = ask(write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5), 0, "RUNNING")
     assert (finished.stdout, finished.returncode, finished.stderr) == ("done 0\n", 0, "")

@@ -58,7 +58,7 @@ def test_a_requeued_job_ends_with_the_same_weights(
     assert job.wait() == "COMPLETED", job.output()
     assert job.facts()["Restarts"] == "1", f"the signal did not come in time\n{job.output()}"
     assert f"job {job.id}, attempt 2, on node[1-2]: {run} from step-" in job.output(), "the output is appended to"
-    assert "SIGUSR1" in job.output()
+    assert "USR1" in job.output()
     assert steps_logged(run) == list(range(1, STEPS + 1)), "each step once"
     whole = load_file(recipe.parent / "runs" / "undisturbed" / "final" / "model.safetensors")
     broken = load_file(run / "final" / "model.safetensors")
@@ -66,11 +66,18 @@ def test_a_requeued_job_ends_with_the_same_weights(
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
 
 
-def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Path, forked: dict[str, str]) -> None:
+def test_slurm_requeues_a_job_that_loses_a_node_and_none_that_is_cancelled(
+    cluster: Cluster, recipe: Path, forked: dict[str, str]
+) -> None:
     """Submitted by the command for it, which knows where the run will lie."""
-    words = [sys.executable, "-m", "cifar_dist", "submit", str(recipe), "--nodes=2", "-J", "it", "--optim.lr", "0.02"]
+    words = ["-m", "cifar_dist", "submit", str(recipe), "--nodes=2", "-J", "it", "--train.epochs", "2600"]
     done = subprocess.run(
-        words, env={**cluster.env, **forked}, cwd=recipe.parent, capture_output=True, text=True, timeout=60
+        [sys.executable, *words],
+        env={**cluster.env, **forked},
+        cwd=recipe.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     said = re.fullmatch(r"job (\d+): (.*)\nwatch it: tail -F slurm-\1\.out; cifar-dist runs list .*\n", done.stdout)
     assert said, done.stdout + done.stderr
@@ -78,10 +85,20 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, recipe: Pat
     assert run == recipe.parent / "runs" / f"small-{job.id}"
     assert job.facts()["JobName"] == "it"
     until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)
+    job.call("scontrol", "update", "nodename=node2", "state=down", "reason=a test")
+    until(lambda: f"attempt 2, on node[1-2]: {run} from" in job.output(), job.output)
+    assert "; Slurm has requeued the job\n" in job.output()
+    assert "not requeued" not in job.output()
+    before = steps_logged(run)[-1]
+    until(lambda: steps_logged(run)[-1] >= before + 5, job.output)
     job.call("scancel", job.id)
     assert job.wait() == "CANCELLED"
     until(lambda: "is not requeued because the job is" in job.output(), job.output)
-    assert steps_logged(run)[-1] < STEPS, "the signal did not come in time"
+    stopped = steps_logged(run)[-1]
+    assert stopped < STEPS, "the signal did not come in time"
+    resumed = cluster.submit(recipe.parent, "resume", str(run), "--train.max_steps", str(stopped + 1))
+    assert resumed.wait() == "COMPLETED", resumed.output()
+    assert steps_logged(run) == list(range(1, stopped + 2))
     assert (run / "checkpoints" / "latest").resolve().name == f"step-{steps_logged(run)[-1]:08d}"
 
 
@@ -102,6 +119,21 @@ def test_bad_input_ends_the_job_before_any_node_trains(
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("2:0", "0")
     assert job.output().startswith(said)
     assert job.output().count("\n") == 1
+
+
+def test_a_node_without_the_environment_is_named_before_any_trains(
+    cluster: Cluster, digits: Path, tmp_path: Path
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" = node2 ] && exit 127\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), env={"CIFAR_DIST_VENV": str(tmp_path)})
+    assert job.wait() == "FAILED"
+    assert job.facts()["ExitCode"] == "2:0", job.output()
+    assert f"no Python on node2 that can run the project; looked in {python.parent}, then on the PATH" in job.output()
+    assert "on node1 that" not in job.output()
+    assert "machine 0 of 2" not in job.output()
 
 
 def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import mmap
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -49,12 +52,15 @@ def every_death(prepare: Callable[[], Path], work: Callable[[Path], object], *, 
     raise AssertionError("no end of writing calls")
 
 
-def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | None = None) -> None:
-    """Make this process kill itself before its ``moment``-th writing call; ``counted`` receives how many it made."""
+def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | None = None, thread: str = "") -> None:
+    """Make this process kill itself before its ``moment``-th writing call; ``counted`` receives how many it made.
+
+    The calls of all threads count, or those of threads whose names begin with ``thread``.
+    """
     before = _inodes(folder)
     flushed: set[int] = set()
     fsync = os.fsync
-    calls = 0
+    numbers = itertools.count(1)  # threads count in turn
     shown = _counter(counted) if counted else None
 
     def noted_fsync(file: int) -> None:
@@ -62,38 +68,43 @@ def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | 
         flushed.add(os.fstat(file).st_ino)
 
     def count(frame: FrameType, event: str, function: Callable[..., object]) -> None:
-        nonlocal calls
         if event != "c_call" or function.__name__ not in _WRITING or frame.f_code.co_name == "noted_fsync":
             return
-        calls += 1
+        if not threading.current_thread().name.startswith(thread):
+            return
+        calls = next(numbers)
         if shown is not None:
             shown[:8] = calls.to_bytes(8, "little")
+        if calls > moment:
+            threading.Event().wait()  # another thread is about to kill this process
         if calls == moment:
             sys.setprofile(None)
             for inode, path in _inodes(folder).items() if power_loss else ():
                 if inode not in flushed | before.keys():
-                    os.truncate(path, path.stat().st_size // 2)
+                    with contextlib.suppress(FileNotFoundError):  # the last call of another thread may move it
+                        os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = noted_fsync
     sys.setprofile(count)
+    threading.setprofile(count)  # of the threads that start from here on
 
 
-def dying(moments: dict[int, int], counted: Path) -> dict[str, str]:
-    """Environment of a job whose ranks kill themselves before these of their writing calls.
+def dying(moments: dict[int, int], counted: Path, thread: str = "") -> dict[str, str]:
+    """Environment of a job whose ranks kill themselves before these of their writing calls, or those of a ``thread``.
 
     ``counted``, with the rank appended to its name, receives how many such calls a rank made.
     """
-    return {"CIFAR_DIST_TEST_DIE_AT": json.dumps([moments, str(counted)])}
+    return {"CIFAR_DIST_TEST_DIE_AT": json.dumps([moments, str(counted), thread])}
 
 
 def arm_by_environment() -> None:
     """:func:`arm` a process that has the environment of :func:`dying`."""
-    moments, counted = json.loads(os.environ["CIFAR_DIST_TEST_DIE_AT"])
+    moments, counted, thread = json.loads(os.environ["CIFAR_DIST_TEST_DIE_AT"])
     rank = os.environ.get("RANK", "0")
     if rank in moments:
         path = Path(f"{counted}.{rank}")
-        arm(moments[rank], path.parent, counted=path)
+        arm(moments[rank], path.parent, counted=path, thread=thread)
 
 
 def _counter(path: Path) -> mmap.mmap:
@@ -109,4 +120,10 @@ def read_count(path: Path) -> int:
 
 
 def _inodes(folder: Path) -> dict[int, Path]:
-    return {path.stat().st_ino: path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+    found = {}
+    for place, _, names in os.walk(folder):  # passes over a folder that another thread moves
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink():
+                    found[path.stat().st_ino] = path
+    return found

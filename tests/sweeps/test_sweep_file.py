@@ -174,7 +174,10 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
             'recipe = "base.toml"\n[optim]\nlr = 1',
             "a sweep has no key 'optim'; put settings for all runs into [settings]",
         ),
-        (f'recipe = "base.toml"\nsettings{".a" * 9999} = 1', "mine.toml [settings] is nested too deeply"),
+        (
+            f'recipe = "base.toml"\nsettings{".a" * 9999} = 1',
+            "mine.toml is not valid TOML: it is nested more than 50 deep",
+        ),
         (
             'recipe = "base.toml"\nsettings.train.epoch = 1',
             "[settings]: unknown setting train.epoch; did",

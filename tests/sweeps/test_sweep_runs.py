@@ -94,7 +94,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
     assert f" -m cifar_dist sweep run {file} --launch cpu\n" in stopped.stdout
     assert stopped.stdout.count("resume with:") == 1, "the run itself does not say it"
     assert not long.is_finished()
-    assert [path.name for path in long.path.parent.iterdir()] == ["three.long.s0"], "no other was started"
+    assert [path.name for path in long.path.parent.iterdir() if path.is_dir()] == ["three.long.s0"], "no other"
 
     # Two at a time to the end, on two GPUs (that do not exist). One fails, and the next is started.
     (ended,) = spawn([*SWEEP, "run", str(file), "--jobs", "2"], env={**forked, "CUDA_VISIBLE_DEVICES": "-1,-2"})

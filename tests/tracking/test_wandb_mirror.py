@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 
 import pytest
 from support.recorded import FACTS, train, val
+from support.running import environment
 from support.wandb_offline import segments
 
 from cifar_dist.config import Config, WandbConfig
@@ -200,3 +202,24 @@ def test_an_id_file_that_is_not_to_be_trusted_gets_a_new_id(tmp_path: Path, text
     assert run_id.isalnum()
     assert len(run_id) == 8
     assert mode == ""
+
+
+def test_a_process_that_ends_at_once_leaves_no_temporary_folder(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, sys
+from support.recorded import FACTS
+from cifar_dist.config import Config, WandbConfig
+from cifar_dist.tracking.wandb_mirror import WandbMirror
+mirror = WandbMirror(pathlib.Path(sys.argv[1]), Config(tracking=WandbConfig(wandb="offline")), FACTS)
+mirror.start([])
+mirror.close("finished")
+os._exit(0)
+"""
+    for name in ("run", "tmp"):
+        (tmp_path / name).mkdir()
+    env = environment({"TMPDIR": str(tmp_path / "tmp")})
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not list((tmp_path / "run" / "wandb").glob("tmp*"))
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))

@@ -106,6 +106,15 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: str) -> 
     assert [f["accuracy"] for f in facts] == [facts[0]["accuracy"]] * 2
 
 
+def test_the_mean_of_checkpoints_is_evaluated(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mean.safetensors"
+    assert cli.run(["checkpoint", "average", str(run), "13", "26", "--out", str(out)]) == 0
+    weights = build_trained(open_trained(run, str(out))).state_dict()
+    saved = [load_file(run / "checkpoints" / f"step-000000{step}" / "weights.safetensors") for step in (13, 26)]
+    for name, value in weights.items():
+        assert torch.equal(value, torch.stack([one[name].double() for one in saved]).mean(dim=0).to(value.dtype)), name
+
+
 def test_a_long_evaluation_shows_progress(run: Path) -> None:
     main, other = spawn(["-m", "cifar_dist", "evaluate", str(run), "--split", "val"], 2)
     assert (main.returncode, other.returncode) == (0, 0), main.stderr
@@ -189,8 +198,10 @@ def test_evaluate_says_which_dataset_is_missing_and_which_is_another(run: Path, 
     assert (
         done.stderr == f"cifar-dist: not/here, the dataset of {moved}, does not exist here; name it with --data DIR\n"
     )
+    config.write_text(config.read_text().replace("hold_out = true", "hold_out = false"))
     said = verb("evaluate", str(moved), "--data", str(digits), "--split", "val", "--tta", "0")
     assert "another dataset" not in said
+    assert "the run was trained on the split val\n" in said
 
 
 def test_any_weights_are_evaluated(run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cifar_dist.data.operations.constants import divide
 from cifar_dist.errors import UserError
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
@@ -20,7 +21,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     _, _, height, width = images.shape
     # Gray levels are integers, so their sum is exact in any order of addition.
     total = _luma(images).to(torch.int32).sum(dim=(1, 2, 3), keepdim=True)
-    return _blend(images, total.to(torch.float32) / (height * width), factor)
+    return _blend(images, divide(total.to(torch.float32), height * width), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     smallest = torch.minimum(torch.minimum(red, green), blue)
     chroma = largest - smallest
     position = (green + blue).sub_(red).sub_(smallest).div_(chroma.clamp(min=1)).add_(1)
-    position = position.copysign_(green - blue).div_(6).add_(shift[:, None, None])
+    position = divide(position.copysign_(green - blue), 6).add_(shift[:, None, None])
     # From [0, 1] to 256 bins of equal width, as torchvision converts to uint8.
     widen = (256 - 1e-3) / 255
     largest, chroma = largest.mul_(widen), chroma.mul_(widen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cifar_dist.data.operations.constants import constant
 from cifar_dist.data.operations.grouping import BLACK, Fill, fill_color
 
 
@@ -52,7 +53,7 @@ def affine(
         shift_x, shift_y = translate.to(torch.float64).unbind(1)
     if center is not None:
         # The origin moves to the image's centre, between its two middle pixels.
-        half = torch.tensor([width / 2, height / 2], dtype=torch.float64).to(images.device)
+        half = constant((width / 2, height / 2), torch.float64, images.device)
         center_x, center_y = (center.to(torch.float64) - half).unbind(1)
     if translate is not None or center is not None:
         x_offset = center_x - x_from_x * (center_x + shift_x) - x_from_y * (center_y + shift_y)
@@ -99,14 +100,35 @@ def perspective_coefficients(start: Tensor, end: Tensor) -> Tensor:
     Returns:
         float64 [n, 8].
     """
-    target, (x, y) = start.to(torch.float64), end.to(torch.float64).unbind(2)
-    one, zero = torch.ones_like(x), torch.zeros_like(x)
-    for_x = torch.stack([x, y, one, zero, zero, zero, -target[..., 0] * x, -target[..., 0] * y], dim=2)
-    for_y = torch.stack([zero, zero, zero, x, y, one, -target[..., 1] * x, -target[..., 1] * y], dim=2)
-    # Corners on one line have no map; any result is then better than stopping the run.
-    coefficients: Tensor
-    coefficients, _ = torch.linalg.solve_ex(torch.cat([for_x, for_y], dim=1), target.transpose(1, 2).flatten(1))
-    return coefficients
+    to_start, to_end = (_from_square(points.to(torch.float64)) for points in (start, end))
+    # The inverse of a map is its adjugate, up to a factor, and its rows are the cross products of columns.
+    x, y, one = to_end.unbind(2)
+    back = torch.stack([_cross(y, one), _cross(one, x), _cross(x, y)], dim=1)
+    # Of corners that are integers all of this is exact, in any order; only the quotient rounds.
+    full = sum(to_start[:, :, k, None] * back[:, None, k] for k in range(3))
+    assert isinstance(full, Tensor)
+    return (full / full[:, 2:, 2:]).flatten(1)[:, :8]
+
+
+def _from_square(corners: Tensor) -> Tensor:
+    """Return the map of the unit square to ``corners`` [n, 4, 2], float64 [n, 3, 3], up to a factor.
+
+    Heckbert: *Fundamentals of Texture Mapping and Image Warping*, 1989, 2.2.3.
+    """
+    x, y = corners.unbind(2)
+    (x0, x1, x2, x3), (y0, y1, y2, y3) = x.unbind(1), y.unbind(1)
+    sum_x, sum_y = x0 - x1 + x2 - x3, y0 - y1 + y2 - y3
+    g = sum_x * (y3 - y2) - (x3 - x2) * sum_y
+    h = (x1 - x2) * sum_y - sum_x * (y1 - y2)
+    i = (x1 - x2) * (y3 - y2) - (x3 - x2) * (y1 - y2)
+    rows = [(i * (p1 - p0) + g * p1, i * (p3 - p0) + h * p3, i * p0) for p0, p1, p3 in ((x0, x1, x3), (y0, y1, y3))]
+    return torch.stack([*rows[0], *rows[1], g, h, i], dim=1).view(-1, 3, 3)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cross products of two vectors, [n, 3] each."""
+    (a0, a1, a2), (b0, b1, b2) = a.unbind(1), b.unbind(1)
+    return torch.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], dim=1)
 
 
 def _nearest(images: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:

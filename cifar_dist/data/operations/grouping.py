@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from cifar_dist.data.operations.constants import constant
 from cifar_dist.errors import UserError
 
 Fill = tuple[int, ...]
@@ -24,44 +24,47 @@ def fill_color(fill: Fill, images: Tensor) -> Tensor:
     """
     if len(fill) not in (1, images.shape[1]):
         raise UserError(f"fill {list(fill)} must be one number or {images.shape[1]}, one for each channel")
-    return _color(fill, images.dtype, images.device)
+    return constant(fill, images.dtype, images.device)[:, None, None]
 
 
-@functools.lru_cache(maxsize=64)
-def _color(fill: Fill, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Cache the colour on the device, because every batch uses the same one."""
-    return torch.tensor(fill, dtype=dtype).to(device)[:, None, None]
+Rows = Tensor | slice
+"""Rows of a batch: int64 [m], or a slice of all."""
+
+Operation = Callable[[Tensor, Rows], Tensor]
+"""Maps (images of the group [m, ...], their rows in the batch) to new images of the same shape and dtype."""
+
+_ALL = slice(None)
 
 
-Operation = Callable[[Tensor, Tensor], Tensor]
-"""Maps (images of the group [m, ...], their rows in the batch int64 [m]) to new images of the same shape and dtype."""
-
-
-def apply_by_group(images: Tensor, group: Tensor, operations: Sequence[Operation | None]) -> Tensor:
-    """Apply operation ``group[i]`` to image i.
-
-    Args:
-        images: [n, ...], not modified.
-        group: int64 [n], an index into ``operations``.
-        operations: None leaves the images unchanged.
-
-    Returns:
-        A new tensor like ``images``.
-    """
-    return apply_in_turn(images, group[None], [operations])
-
-
-def apply_in_turn(images: Tensor, groups: Tensor, operations: Sequence[Sequence[Operation | None]]) -> Tensor:
+def apply_in_turn(
+    images: Tensor, groups: Tensor, operations: Sequence[Sequence[Operation | None]], *, static: bool = False
+) -> Tensor:
     """Apply operation ``groups[0, i]`` of the first turn to image i, then ``groups[1, i]`` of the second, and so on.
 
     Args:
-        images: [n, ...], not modified.
+        images: [n, c, h, w], not modified.
         groups: int64 [turns, n], indices into each turn's operations.
-        operations: of each turn, the same number in all of them.
+        operations: of each turn, the same number in all of them; None leaves the images unchanged.
+        static: apply every operation to all images and select, so that nothing depends on the sizes of the groups: for
+            a device that would have to be waited for. The pixels are the same.
 
     Returns:
         A new tensor like ``images``.
     """
+    return _apply_to_all(images, groups, operations) if static else _apply_by_group(images, groups, operations)
+
+
+def _apply_to_all(images: Tensor, groups: Tensor, operations: Sequence[Sequence[Operation | None]]) -> Tensor:
+    for turn, group in zip(operations, groups.unbind(), strict=True):
+        result = images
+        for index, work in enumerate(turn):
+            if work is not None:
+                result = torch.where((group == index)[:, None, None, None], work(images, _ALL), result)
+        images = result
+    return images
+
+
+def _apply_by_group(images: Tensor, groups: Tensor, operations: Sequence[Sequence[Operation | None]]) -> Tensor:
     count = len(operations[0])
     order = torch.argsort(groups, dim=1, stable=True)
     back = torch.argsort(order, dim=1)
@@ -75,6 +78,6 @@ def apply_in_turn(images: Tensor, groups: Tensor, operations: Sequence[Sequence[
     return images
 
 
-def apply_where(images: Tensor, chosen: Tensor, operation: Operation) -> Tensor:
-    """Apply ``operation`` to the images selected by ``chosen`` (bool [n])."""
-    return apply_by_group(images, chosen.to(torch.int64), (None, operation))
+def apply_where(images: Tensor, chosen: Tensor, operation: Operation, *, static: bool = False) -> Tensor:
+    """Apply ``operation`` to the images selected by ``chosen`` (bool [n]); ``static`` as in :func:`apply_in_turn`."""
+    return apply_in_turn(images, chosen.to(torch.int64)[None], [(None, operation)], static=static)

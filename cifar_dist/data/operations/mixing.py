@@ -21,7 +21,8 @@ def cutmix(images: Tensor, partner_images: Tensor, boxes: Tensor) -> Tensor:
 
 def mix_labels(labels: Tensor, partner_labels: Tensor, ratio: Tensor, classes: int) -> Tensor:
     """Compute targets float32 [n, classes]: ``ratio`` float32 [n] for the label int64 [n], the rest for the other."""
-    own, others = (torch.nn.functional.one_hot(which, classes) for which in (labels, partner_labels))
+    places = torch.arange(classes, device=labels.device)
+    own, others = (which[:, None] == places for which in (labels, partner_labels))
     return own * ratio[:, None] + others * (1 - ratio[:, None])
 
 

@@ -6,14 +6,16 @@ of torchvision.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from cifar_dist.data.operations import color, tone
+from cifar_dist.data.operations.constants import constant
 from cifar_dist.data.operations.geometry import affine
-from cifar_dist.data.operations.grouping import BLACK, Fill, Operation, apply_in_turn
+from cifar_dist.data.operations.grouping import BLACK, Fill, Operation, Rows, apply_in_turn
 
 OPERATIONS = (
     *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
@@ -25,13 +27,13 @@ IDENTITY, _SHEAR_X, _SHEAR_Y, _TRANSLATE_X, _TRANSLATE_Y, _ROTATE = range(6)
 _SIGNED = range(_SHEAR_X, OPERATIONS.index("Posterize"))  # the sign of these magnitudes is random
 
 # The five geometric operations are one group: an affine map with five kinds of parameters.
-_GROUP = torch.tensor([max(index - _ROTATE + 1, int(index > IDENTITY)) for index in range(len(OPERATIONS))])
+_GROUP = tuple(max(index - _ROTATE + 1, int(index > IDENTITY)) for index in range(len(OPERATIONS)))
 
 Step = tuple[Tensor, Tensor]
 """For each sample the operation, int64 [n], an index into OPERATIONS, and the magnitude, float32 [n]."""
 
 
-def apply_steps(images: Tensor, steps: Sequence[Step], fill: Fill = BLACK) -> Tensor:
+def apply_steps(images: Tensor, steps: Sequence[Step], fill: Fill = BLACK, *, static: bool = False) -> Tensor:
     """Apply each step's operation to each image, with its own magnitude.
 
     Args:
@@ -40,16 +42,17 @@ def apply_steps(images: Tensor, steps: Sequence[Step], fill: Fill = BLACK) -> Te
             rotate: degrees, counter-clockwise; brightness, colour, contrast, sharpness: the factor less 1;
             posterize: bits; solarize: the threshold in [0, 1]; ignored by the others.
         fill: colour of pixels that a geometric operation leaves empty.
+        static: see :func:`~cifar_dist.data.operations.grouping.apply_in_turn`.
     """
-    group = _GROUP.to(images.device)
+    group = constant(_GROUP, torch.int64, images.device)
     groups = torch.stack([group[operation] for operation, _ in steps])
-    return apply_in_turn(images, groups, [_by_group(*step, fill) for step in steps])
+    return apply_in_turn(images, groups, [_by_group(*step, fill) for step in steps], static=static)
 
 
 def _by_group(operation: Tensor, magnitude: Tensor, fill: Fill) -> Sequence[Operation | None]:
     """Return the operation of each group of ``_GROUP``."""
 
-    def geometric(part: Tensor, rows: Tensor) -> Tensor:
+    def geometric(part: Tensor, rows: Rows) -> Tensor:
         return _geometric(part, operation[rows], magnitude[rows], fill)
 
     return (
@@ -74,7 +77,7 @@ def _geometric(images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill)
         return torch.where(operation == which, amount, 0)
 
     degrees = torch.rad2deg(torch.atan(magnitude))
-    middle = torch.tensor([images.shape[3] / 2, images.shape[2] / 2], dtype=torch.float64).to(images.device)
+    middle = constant((images.shape[3] / 2, images.shape[2] / 2), torch.float64, images.device)
     sheared = (operation == _SHEAR_X) | (operation == _SHEAR_Y)
     return affine(
         images,
@@ -86,16 +89,24 @@ def _geometric(images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill)
     )
 
 
+@functools.lru_cache(maxsize=64)
 def magnitudes(
-    bins: int, shear: float, translate: tuple[float, float], rotate: float, enhance: float, posterize: int
+    bins: int,
+    shear: float,
+    translate: tuple[float, float],
+    rotate: float,
+    enhance: float,
+    posterize: int,
+    device: torch.device,
 ) -> Tensor:
-    """Compute each operation's magnitude at each level: float32 [operations, bins].
+    """Compute each operation's magnitude at each level: float32 [operations, bins]. It is shared: do not change it.
 
     Args:
         bins: number of levels, at least 2.
         shear, rotate, enhance: the largest tangent, angle and factor less 1.
         translate: the largest shift along x and y, in pixels.
         posterize: the largest number of bits to drop.
+        device: of the result.
     """
     table = torch.zeros(len(OPERATIONS), bins)
     most = [shear, shear, *translate, rotate, enhance, enhance, enhance, enhance]
@@ -103,12 +114,12 @@ def magnitudes(
         table[index] = torch.linspace(0.0, largest, bins)
     table[OPERATIONS.index("Posterize")] = (8 - torch.arange(bins) / ((bins - 1) / posterize)).round()
     table[OPERATIONS.index("Solarize")] = torch.linspace(1.0, 0.0, bins)
-    return table
+    return table.to(device)
 
 
-def auto_augment_magnitudes(bins: int, height: int, width: int) -> Tensor:
+def auto_augment_magnitudes(bins: int, height: int, width: int, device: torch.device) -> Tensor:
     """Compute the magnitudes of AutoAugment and RandAugment, which translate by a fraction of the image."""
-    return magnitudes(bins, 0.3, (150.0 / 331.0 * width, 150.0 / 331.0 * height), 30.0, 0.9, 4)
+    return magnitudes(bins, 0.3, (150.0 / 331.0 * width, 150.0 / 331.0 * height), 30.0, 0.9, 4, device)
 
 
 def apply_sign(operation: Tensor, magnitude: Tensor, negative: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cifar_dist.data.operations.constants import divide
+
 
 def invert(images: Tensor) -> Tensor:
     """Compute 255 - x; uint8 of any shape."""
@@ -35,10 +37,8 @@ def autocontrast(images: Tensor) -> Tensor:
 def equalize(images: Tensor) -> Tensor:
     """Equalize the histogram of each channel of each image uint8 [n, c, h, w], as Pillow and torchvision do."""
     values = images.flatten(2).to(torch.int64)
-    planes = values.shape[0] * values.shape[1]
-    first = torch.arange(planes, device=images.device).view(*values.shape[:2], 1) * 256
-    histogram = torch.bincount((values + first).flatten(), minlength=planes * 256).view(*values.shape[:2], 256)
-    histogram = histogram.to(torch.int32)
+    histogram = torch.zeros(*values.shape[:2], 256, dtype=torch.int32, device=images.device)
+    histogram.scatter_add_(2, values, torch.ones_like(histogram[..., :1]).expand_as(values))
     cumulated = histogram.cumsum(2, dtype=torch.int32)
     # Like Pillow, do not count the pixels of the largest value that occurs.
     of_largest = histogram.gather(2, values.amax(dim=2, keepdim=True))
@@ -61,6 +61,6 @@ def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
     middle = pixels[:, :, 1:-1, 1:-1]
     columns = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
     total = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:] + middle * 4
-    blurred = total.div_(13).round_()
+    blurred = divide(total, 13).round_()
     middle.add_(blurred.sub_(middle).mul_(1 - factor[:, None, None, None]))
     return pixels.clamp_(0, 255).to(torch.uint8)

@@ -26,6 +26,7 @@ from cifar_dist.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cifar_dist.data.keys import Keys
     from cifar_dist.data.operations.policies import Step
     from cifar_dist.data.operations.rearrange import Sources
 
@@ -38,35 +39,44 @@ class Samples:
 
     Attributes:
         seed: the run's seed.
-        epoch: number of the pass over the data.
+        epoch: number of the pass over the data; int64 [] in a function that is compiled for all epochs.
         ids: int64 [n], sample ids within the split.
         fill: the dataset's mean colour in 0..255, a number for each channel: for pixels that a transform leaves empty.
+        keys: of the draws, on the device; None where they are computed from seed and epoch.
         occurrence: number of transforms of the same class earlier in the list, so that a repeated one draws others.
     """
 
     seed: int
-    epoch: int
+    epoch: int | Tensor
     ids: Tensor
     fill: tuple[int, ...] = (0,)
     occurrence: int = 0
+    keys: Keys | None = None
+
+    @property
+    def static(self) -> bool:
+        """Whether every operation is to be applied to all samples, because nobody may wait for the device's numbers."""
+        return self.keys is not None
 
     def bits(self, purpose: str, draw: int | range = 0) -> Tensor:
         """Draw int64 in [0, 2**63), [n] or [len(draw), n]; see :func:`cifar_dist.data.randomness.bits`."""
-        from cifar_dist.data.randomness import bits
+        from cifar_dist.data.randomness import as_bits
 
-        return bits(self.seed, self.epoch, self.ids, self._own(purpose), draw)
+        return as_bits(self._hash(purpose, draw))
 
     def uniform(self, purpose: str, draw: int | range = 0) -> Tensor:
         """Draw float32 in [0, 1), [n] or [len(draw), n]; see :func:`cifar_dist.data.randomness.uniform`."""
-        from cifar_dist.data.randomness import uniform
+        from cifar_dist.data.randomness import as_uniform
 
-        return uniform(self.seed, self.epoch, self.ids, self._own(purpose), draw)
+        return as_uniform(self._hash(purpose, draw))
 
     def integers(self, purpose: str, below: int, draw: int | range = 0) -> Tensor:
         """Draw int64 in [0, below), [n] or [len(draw), n]; see :func:`cifar_dist.data.randomness.integers`."""
-        from cifar_dist.data.randomness import integers
+        return self.bits(purpose, draw) % below
 
-        return integers(self.seed, self.epoch, self.ids, self._own(purpose), below, draw)
+    def of(self, rows: slice) -> Samples:
+        """Return a part of the samples."""
+        return replace(self, ids=self.ids[rows])
 
     def of_occurrence(self, occurrence: int) -> Samples:
         """Return the same samples, for a transform that follows ``occurrence`` others of its class."""
@@ -74,10 +84,16 @@ class Samples:
 
     def of_all_epochs(self) -> Samples:
         """Return the same samples with random numbers that do not depend on the epoch."""
-        return replace(self, epoch=0)
+        return replace(self, epoch=0, keys=self.keys and self.keys.of_all_epochs())
 
-    def _own(self, purpose: str) -> str:
-        return f"{purpose} {self.occurrence + 1}" if self.occurrence else purpose
+    def _hash(self, purpose: str, draw: int | range) -> Tensor:
+        from cifar_dist.data.randomness import hash_ids, mix
+
+        own = f"{purpose} {self.occurrence + 1}" if self.occurrence else purpose
+        if self.keys is not None:
+            return mix(self.ids ^ self.keys(own, draw)[..., None])
+        assert isinstance(self.epoch, int)
+        return hash_ids(self.seed, self.epoch, self.ids, own, draw)
 
 
 class Transform(TransformConfig):
@@ -147,7 +163,7 @@ class Policy(Transform):
         from cifar_dist.data.operations.policies import apply_steps
 
         steps = list(self.steps(samples, *images.shape[2:]))
-        return apply_steps(images, steps, samples.fill) if steps else images
+        return apply_steps(images, steps, samples.fill, static=samples.static) if steps else images
 
 
 @dataclass(frozen=True)

@@ -50,17 +50,19 @@ class AutoAugment(Policy):
     def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
         import torch
 
+        from cifar_dist.data.operations.constants import constant
         from cifar_dist.data.operations.policies import IDENTITY, OPERATIONS, apply_sign, auto_augment_magnitudes
 
         device = samples.ids.device
         pair = samples.integers("auto-augment", len(CIFAR10), 0)
-        table = auto_augment_magnitudes(10, height, width)
+        table = auto_augment_magnitudes(10, height, width, device)
         for place in range(2):
-            entries = [both[place] for both in CIFAR10]
-            indices = [OPERATIONS.index(name) for name, _, _ in entries]
-            probability = torch.tensor([probability for _, probability, _ in entries]).to(device)
-            level = table[indices, [level for _, _, level in entries]].to(device)
-            wanted = samples.uniform("auto-augment", 2 * place + 1) < probability[pair]
-            operation = torch.where(wanted, torch.tensor(indices).to(device)[pair], IDENTITY)
+            names, probabilities, levels = zip(*(both[place] for both in CIFAR10), strict=True)
+            operations = constant(tuple(map(OPERATIONS.index, names)), torch.int64, device)[pair]
+            level = constant(levels, torch.int64, device)[pair]
+            wanted = (
+                samples.uniform("auto-augment", 2 * place + 1) < constant(probabilities, torch.float32, device)[pair]
+            )
+            operation = torch.where(wanted, operations, IDENTITY)
             negative = samples.uniform("auto-augment", 2 * place + 2) < 0.5
-            yield operation, apply_sign(operation, level[pair], negative)
+            yield operation, apply_sign(operation, table[operations, level], negative)

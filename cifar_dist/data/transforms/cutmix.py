@@ -45,9 +45,10 @@ class CutMix(Mixing):
     def __call__(self, images: Tensor, partners: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         import torch
 
+        from cifar_dist.data.operations.constants import divide
         from cifar_dist.data.operations.mixing import cutmix
 
         height, width = images.shape[2:]
         boxes = self.boxes(samples, height, width)
         taken = (boxes[:, 2] * boxes[:, 3]).to(torch.float32)
-        return cutmix(images, partners, boxes), 1 - taken / (height * width)
+        return cutmix(images, partners, boxes), 1 - divide(taken, height * width)

@@ -30,4 +30,6 @@ class Gray(Transform):
         from cifar_dist.data.operations.color import to_gray
         from cifar_dist.data.operations.grouping import apply_where
 
-        return apply_where(images, samples.uniform("gray") < self.p, lambda part, _: to_gray(part))
+        return apply_where(
+            images, samples.uniform("gray") < self.p, lambda part, _: to_gray(part), static=samples.static
+        )

@@ -45,7 +45,9 @@ class Jitter(Transform):
         """Draw the order of the four changes, int64 [n, 4], and the amount of each, float32 [n, 4]."""
         import torch
 
-        orders = torch.tensor(_ORDERS).to(samples.ids.device)
+        from cifar_dist.data.operations.constants import constant
+
+        orders = constant(_ORDERS, torch.int64, samples.ids.device)
         order = orders[samples.integers("jitter", len(_ORDERS), 0)]
         ranges = [(max(0.0, 1 - x), 1 + x) for x in (self.brightness, self.contrast, self.saturation)]
         ranges.append((-self.hue, self.hue))
@@ -65,4 +67,4 @@ class Jitter(Transform):
             (lambda part, rows: color.adjust_saturation(part, saturation[rows])) if self.saturation else None,
             (lambda part, rows: color.adjust_hue(part, hue[rows])) if self.hue else None,
         )
-        return apply_in_turn(images, order.T, [operations] * 4)
+        return apply_in_turn(images, order.T, [operations] * 4, static=samples.static)

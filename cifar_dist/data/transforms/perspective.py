@@ -11,6 +11,8 @@ from cifar_dist.data.transforms import Samples, Transform
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cifar_dist.data.operations.grouping import Rows
+
 
 @dataclass(frozen=True)
 class Perspective(Transform):
@@ -30,14 +32,16 @@ class Perspective(Transform):
         """Draw the corners before and after: int64 [4, 2] and [n, 4, 2], clockwise from the top left."""
         import torch
 
+        from cifar_dist.data.operations.constants import constant
+
         most_x, most_y = (int(self.distortion * (side // 2)) + 1 for side in (width, height))
         x = samples.integers("perspective", most_x, range(4))
         y = samples.integers("perspective", most_y, range(4, 8))
         right, bottom = width - 1, height - 1
-        start = torch.tensor([[0, 0], [right, 0], [right, bottom], [0, bottom]])
+        start = constant(((0, 0), (right, 0), (right, bottom), (0, bottom)), torch.int64, samples.ids.device)
         moved_x = torch.stack([x[0], right - x[1], right - x[2], x[3]], dim=1)
         moved_y = torch.stack([y[0], y[1], bottom - y[2], bottom - y[3]], dim=1)
-        return start.to(samples.ids.device), torch.stack([moved_x, moved_y], dim=2)
+        return start, torch.stack([moved_x, moved_y], dim=2)
 
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
         from cifar_dist.data.operations.geometry import perspective, perspective_coefficients
@@ -46,4 +50,8 @@ class Perspective(Transform):
         chosen = samples.uniform("perspective", 8) < self.p
         start, end = self.corners(samples, *images.shape[2:])
         coefficients = perspective_coefficients(start.expand_as(end), end)
-        return apply_where(images, chosen, lambda part, rows: perspective(part, coefficients[rows], samples.fill))
+
+        def move(part: Tensor, rows: Rows) -> Tensor:
+            return perspective(part, coefficients[rows], samples.fill)
+
+        return apply_where(images, chosen, move, static=samples.static)

@@ -33,7 +33,7 @@ class RandAugment(Policy):
     def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
         from cifar_dist.data.operations.policies import OPERATIONS, apply_sign, auto_augment_magnitudes
 
-        level = auto_augment_magnitudes(self.bins, height, width)[:, self.magnitude].to(samples.ids.device)
+        level = auto_augment_magnitudes(self.bins, height, width, samples.ids.device)[:, self.magnitude]
         for place in range(self.operations):
             operation = samples.integers("rand-augment", len(OPERATIONS) - 1, 2 * place)
             negative = samples.uniform("rand-augment", 2 * place + 1) < 0.5

@@ -29,5 +29,5 @@ class TrivialAugment(Policy):
 
         operation = samples.integers("trivial-augment", len(OPERATIONS) - 1, 0)
         level = samples.integers("trivial-augment", self.bins, 1)
-        table = magnitudes(self.bins, 0.99, (32.0, 32.0), 135.0, 0.99, 6).to(samples.ids.device)
+        table = magnitudes(self.bins, 0.99, (32.0, 32.0), 135.0, 0.99, 6, samples.ids.device)
         yield operation, apply_sign(operation, table[operation, level], samples.uniform("trivial-augment", 2) < 0.5)

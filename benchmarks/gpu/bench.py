@@ -1,0 +1,184 @@
+"""What the items of the table work with: the machine, the clock, the folders, and runs of the trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import processes
+
+ROOT = Path(__file__).parents[2]
+STOPPED = 75  # exit code of a run that saved and asks to be run again
+_FACTS = """
+import json, platform, torch
+gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+device = torch.cuda.get_device_name(0) if gpus else "CPU"
+nccl = torch.cuda.nccl.version() if gpus else ()
+print(json.dumps([device, gpus, nccl, torch.__version__, platform.python_version()]))
+"""
+
+
+class FailedError(Exception):
+    """What must hold does not; the message says what was found."""
+
+
+class SkippedError(Exception):
+    """The item cannot be tested here; the message says why."""
+
+
+class UnfinishedError(Exception):
+    """A run was stopped by the end of the budget, and resumes; the message says how far it is."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This machine.
+
+    Attributes:
+        device: the GPU's name, or ``CPU``.
+        gpus: number of GPUs.
+        nccl: version of NCCL; empty without a GPU.
+        torch, python: versions.
+    """
+
+    device: str
+    gpus: int
+    nccl: tuple[int, ...]
+    torch: str
+    python: str
+
+    @property
+    def name(self) -> str:
+        """One line for the table."""
+        nccl = f", NCCL {'.'.join(map(str, self.nccl))}" if self.nccl else ""
+        return f"{self.gpus or 1} x {self.device}, torch {self.torch}, Python {self.python}{nccl}"
+
+    @property
+    def nccl_shares_gpus(self) -> bool:
+        """Whether NCCL lets several ranks use one GPU."""
+        return self.nccl >= (2, 30)
+
+
+def find_machine(env: Mapping[str, str]) -> Machine:
+    """Ask torch, in a process of its own: a CUDA context here would take memory from every item.
+
+    Raises:
+        SystemExit: this Python has no torch.
+    """
+    done = subprocess.run([sys.executable, "-c", _FACTS], env=env, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        sys.exit(f"benchmarks/gpu: {sys.executable} cannot import torch ({said}); set PYTHON to one that can")
+    device, gpus, nccl, torch, python = json.loads(done.stdout.splitlines()[-1])
+    return Machine(device, gpus, tuple(nccl), torch, python)
+
+
+@dataclass
+class Bench:
+    """The state of one call.
+
+    Attributes:
+        machine: where it runs.
+        source: CIFAR-10, as ``cifar-dist pack`` reads it, or packed already.
+        work: folder of packed data and run folders.
+        deadline: on the monotonic clock; no item runs beyond it.
+        rehearse: whether items run with a few steps only, to try out this program itself.
+        env: environment of the commands.
+        log: file of the current part's output.
+        limit: seconds that the current item may take.
+    """
+
+    machine: Machine
+    source: str
+    work: Path
+    deadline: float
+    rehearse: bool
+    env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    log: Path = Path(os.devnull)
+    limit: float = 0.0
+
+    @property
+    def runs(self) -> Path:
+        """Folder of run folders."""
+        return self.work / "runs"
+
+    def seconds_left(self) -> float:
+        """Seconds until the end of the budget."""
+        return self.deadline - time.monotonic()
+
+    def python(
+        self, *words: str, env: Mapping[str, str] | None = None, until: Callable[[str], bool] | None = None
+    ) -> processes.Ended:
+        """Run ``python *words`` in the repository, with its output in the log, and return how it ended.
+
+        Raises:
+            FailedError: it ended with an error, or took longer than its item may.
+            UnfinishedError: a run that saved and stopped because the budget is at its end.
+            SkippedError: it was stopped there without having saved.
+        """
+        left = self.seconds_left() - processes.GRACE
+        by_budget = left < self.limit
+        ended = processes.run(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env={**self.env, **(env or {})},
+            log=self.log,
+            seconds=max(left if by_budget else self.limit, 1.0),
+            until=until,
+        )
+        if ended.code == 0 or (until is not None and not ended.limited and ended.code == -signal.SIGKILL):
+            return ended
+        if ended.limited and by_budget:
+            raise (
+                UnfinishedError("stopped by the budget")
+                if ended.code == STOPPED
+                else SkippedError("out of time while it ran")
+            )
+        took = f"took longer than {self.limit:.0f} s; " if ended.limited else ""
+        raise FailedError(f"{took}exit code {ended.code}: {ended.last_line}")
+
+    def train(
+        self,
+        name: str,
+        recipe: str,
+        *settings: str,
+        config: str = "",
+        processes: int = 1,
+        env: Mapping[str, str] | None = None,
+        until: Callable[[str], bool] | None = None,
+    ) -> Path:
+        """Train a recipe, or resume it, and return the run folder.
+
+        Args:
+            name: of the run.
+            recipe, settings: as for ``train.py``.
+            config: of ``launch/``; empty: one process without a launcher.
+            processes: number of processes, with a config.
+            env, until: see :meth:`python`.
+        """
+        start = ("-m", "cifar_dist", "launch", config, f"--num_processes={processes}") if config else ("train.py",)
+        self.python(*(*start, recipe, *settings, "--run.dir", str(self.runs), "--run.name", name), env=env, until=until)
+        return self.runs / name
+
+    def digits(self) -> str:
+        """Folder of the packed digits."""
+        return self._packed("digits", "digits")
+
+    def cifar(self) -> str:
+        """Folder of packed CIFAR-10."""
+        if (Path(self.source) / "manifest.json").is_file():
+            return self.source
+        return self._packed("cifar10", self.source, "--codec", "raw")
+
+    def _packed(self, name: str, source: str, *options: str) -> str:
+        folder = self.work / name
+        if not (folder / "manifest.json").is_file():
+            self.python("-m", "cifar_dist", "pack", source, str(folder), *options)
+        return str(folder)

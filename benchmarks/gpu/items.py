@@ -1,0 +1,262 @@
+"""The table of items: what is tested or measured, how long it takes on a GPU of a data centre, and what must hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import ROOT, Bench, FailedError, Machine, SkippedError, UnfinishedError
+
+PARTS = ("correctness", "speed", "recipes")
+_SHARED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+_FEW = ("--train.max_steps", "20", "--train.threads", "1")
+_TINY = ("--train.max_steps", "2", "--train.batch_size", "40", "--eval.tta", "0", "--train.precision", "no")
+_DETERMINISTIC = ("--train.deterministic", "true", "--tracking.every", "1", "--checkpoint.every_steps", "4")
+_KILL_AFTER = 6  # records of metrics.jsonl
+_AIRBENCH = "AIRBENCH94"
+_AIRBENCH_RUNS = 8  # of the 200 that its script trains
+_AIRBENCH_ROW = re.compile(r"\|\s+eval\s+\|.*\|\s+([\d.]+)\s+\|\s+([\d.]+)\s+\|")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row of the table.
+
+    Attributes:
+        name: of the item, and of its run.
+        part: one of :data:`PARTS`.
+        seconds: estimate on one GPU; the item begins only if so many are left, and fails after three times as many.
+        work: does it and returns what was found; raises FailedError, SkippedError or UnfinishedError.
+        open_ended: a training run that takes all the time left, and resumes.
+    """
+
+    name: str
+    part: str
+    seconds: float
+    work: Callable[[Bench], str]
+    open_ended: bool = False
+
+
+def run_gpu_tests(bench: Bench) -> str:
+    """The tests marked ``gpu``."""
+    _require_gpu(bench.machine)
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
+    names = [str(path.relative_to(ROOT)) for path in files]
+    ended = bench.python("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *names)
+    return ended.last_line.strip("= ")
+
+
+def demo(name: str, *settings: str, on_gpu: bool = False) -> Callable[[Bench], str]:
+    """Train ``demo`` to a test accuracy of 95 %."""
+
+    def work(bench: Bench) -> str:
+        if on_gpu:
+            _require_gpu(bench.machine)
+        return _accuracy(_train_demo(bench, name, *settings), 0.0 if bench.rehearse else 0.95)
+
+    return work
+
+
+def kill_and_resume(bench: Bench) -> str:
+    """A run that is killed with SIGKILL and resumed ends with the bytes of one that is not."""
+    whole = _train_demo(bench, "same-seed.1", *_DETERMINISTIC)
+    killed = bench.runs / "killed"
+    for _ in range(3):  # a run of a few steps can end before it is seen to have begun
+        shutil.rmtree(killed, ignore_errors=True)
+        _train_demo(bench, "killed", *_DETERMINISTIC, until=lambda _: _records(killed) >= _KILL_AFTER)
+        if not (killed / "final").exists():
+            break
+    else:
+        raise FailedError("the run ended before it could be killed")
+    steps_done = _records(killed)
+    _require_equal(whole, _train_demo(bench, "killed", *_DETERMINISTIC))
+    return f"killed after {steps_done} steps, resumed, the same weights"
+
+
+def _records(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def same_seed(bench: Bench) -> str:
+    """The same seed twice gives the same bytes, on one device with deterministic algorithms."""
+    _require_equal(*(_train_demo(bench, f"same-seed.{number}", *_DETERMINISTIC) for number in (1, 2)))
+    return "the same weights"
+
+
+def two_ranks(bench: Bench) -> str:
+    """DDP on two GPUs, or with two ranks on one: over NCCL where it can do that, else over gloo."""
+    config, env, transport = _pair(bench.machine)
+    engine = ("--train.engine", f"{ROOT}/benchmarks/gpu/over_gloo.py:DataParallelOverGloo")
+    settings = engine if transport == "gloo" else ()
+    run = _train_demo(bench, "two-ranks", *settings, config=config, processes=2, env=env)
+    return f"{_accuracy(run, 0.0 if bench.rehearse else 0.95)}, over {transport}"
+
+
+def fixed_parts(bench: Bench) -> str:
+    """``train.parts`` gives the same bytes on one process and on two."""
+    config, env, transport = _pair(bench.machine)
+    settings = ("--train.parts", "4", "--train.deterministic", "true")
+    one = _train_demo(bench, "parts.1", *settings)
+    engine = ("--train.engine", f"{ROOT}/benchmarks/gpu/over_gloo.py:FixedPartsOverGloo")
+    more = engine if transport == "gloo" else ()
+    two = _train_demo(bench, "parts.2", *settings, *more, config=config, processes=2, env=env)
+    _require_equal(one, two)
+    return f"the same weights on 1 and 2 processes, over {transport}"
+
+
+def sharded(config: str, wrapper: str) -> Callable[[Bench], str]:
+    """Train with ``launch/CONFIG.yaml``, on two ranks where that is possible."""
+
+    def work(bench: Bench) -> str:
+        machine = bench.machine
+        processes = 2 if machine.gpus != 1 or machine.nccl_shares_gpus else 1
+        if processes == 1 and config == "fsdp":
+            raise SkippedError("needs two GPUs, or NCCL 2.30 for two ranks on one: gloo does not shard GPU tensors")
+        env = _SHARED if machine.gpus == 1 else None
+        run = _train_demo(bench, config, config=config, processes=processes, env=env)
+        facts = json.loads((run / "environment.json").read_text("utf-8"))["run"]
+        if wrapper not in facts["wrapper"]:
+            raise FailedError(f"the wrapper is {facts['wrapper']}, not {wrapper}")
+        return f"{_accuracy(run, 0.0 if bench.rehearse else 0.9)}, {processes} ranks"
+
+    return work
+
+
+def speedrun(bench: Bench) -> str:
+    """Speedrun-94, warm, several times in one process; then the record holder's own script on the same images."""
+    repeats, tiny = (1, _TINY) if bench.rehearse else (5, ())
+    folder = bench.work / "speedruns"
+    data = ("--data.path", bench.cifar())
+    script = str(Path(__file__).with_name("speedrun.py"))
+    ours = bench.python(script, "speedrun-94", str(repeats), str(folder), *data, *tiny).last_line
+    peer = os.environ.get(_AIRBENCH)
+    if not peer:
+        return f"{ours}; no peer: set {_AIRBENCH} to the path of airbench94_muon.py"
+    if not bench.machine.gpus:
+        return f"{ours}; no peer: its script needs a GPU"
+    bench.python(str(Path(__file__).with_name("airbench_data.py")), bench.cifar(), str(bench.work / "airbench"))
+    seconds, accuracy = time_airbench(bench, Path(peer).resolve())
+    ratio = float(ours.split()[3]) / seconds
+    return f"{ours}; airbench94 {seconds:.3f} s, {100 * accuracy:.2f} %: ratio {ratio:.2f}"
+
+
+def time_airbench(bench: Bench, script: Path) -> tuple[float, float]:
+    """Run airbench's script until it has trained enough; return the mean seconds of a run and the mean accuracy."""
+    folder = str(bench.work / "airbench")
+    code = f"import os, runpy, sys; os.chdir({folder!r}); sys.argv = [{str(script)!r}]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    wanted = 1 + _AIRBENCH_RUNS  # the first one warms up
+    ended = bench.python("-uc", code, until=lambda output: len(_AIRBENCH_ROW.findall(output)) >= wanted)
+    rows = [(float(seconds), float(accuracy)) for accuracy, seconds in _AIRBENCH_ROW.findall(ended.output)][1:]
+    if not rows:
+        raise FailedError(f"airbench94 printed no run: {ended.last_line}")
+    return sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows) / len(rows)
+
+
+def steps(recipe: str) -> Callable[[Bench], str]:
+    """Time of a step, of its augmentation and data, and peak memory."""
+
+    def work(bench: Bench) -> str:
+        script = str(Path(__file__).with_name("steps.py"))
+        count, tiny = ("2", _TINY) if bench.rehearse else ("60", ())
+        return bench.python(script, recipe, count, "--data.path", bench.cifar(), *tiny).last_line
+
+    return work
+
+
+def train(name: str, recipe: str, *settings: str) -> Callable[[Bench], str]:
+    """Train a recipe to its end, on all GPUs, in as many calls as it takes."""
+
+    def work(bench: Bench) -> str:
+        machine, tiny = bench.machine, _TINY if bench.rehearse else ()
+        config = "ddp" if machine.gpus > 1 else ""
+        words = ("--data.path", bench.cifar(), *settings, *tiny)
+        try:
+            run = bench.train(name, recipe, *words, config=config, processes=machine.gpus)
+        except UnfinishedError:
+            done = (bench.runs / name / "metrics.jsonl").read_text("utf-8").splitlines()
+            raise UnfinishedError(f"{json.loads(done[-1])['step']} steps done; the same command resumes it") from None
+        return _accuracy(run, 0.0 if bench.rehearse else 0.8)
+
+    return work
+
+
+def _train_demo(
+    bench: Bench,
+    name: str,
+    *settings: str,
+    config: str = "",
+    processes: int = 1,
+    env: Mapping[str, str] | None = None,
+    until: Callable[[str], bool] | None = None,
+) -> Path:
+    words = ("--data.path", bench.digits(), *settings, *(_FEW if bench.rehearse else ()))
+    return bench.train(name, "demo", *words, config=config, processes=processes, env=env, until=until)
+
+
+def _pair(machine: Machine) -> tuple[str, Mapping[str, str] | None, str]:
+    """How two ranks are launched: the launch config, the environment, and what carries their messages."""
+    if machine.gpus == 0:
+        return "cpu", None, "gloo"
+    if machine.gpus > 1:
+        return "ddp", None, "NCCL"
+    return "ddp", _SHARED, "NCCL on one GPU" if machine.nccl_shares_gpus else "gloo"
+
+
+def _require_gpu(machine: Machine) -> None:
+    if not machine.gpus:
+        raise SkippedError("needs a GPU")
+
+
+def _require_equal(one: Path, other: Path) -> None:
+    weights = [(run / "final" / "model.safetensors").read_bytes() for run in (one, other)]
+    if weights[0] != weights[1]:
+        raise FailedError(f"the weights of {one.name} and {other.name} differ")
+
+
+def _accuracy(run: Path, least: float) -> str:
+    summaries = [json.loads(path.read_text("utf-8")) for path in run.glob("evaluations/*/summary.json")]
+    accuracy = next((float(found["accuracy"]) for found in summaries if found["checkpoint"] == "final"), None)
+    if accuracy is None:
+        raise FailedError(f"{run.name} has no final evaluation")
+    if accuracy < least:
+        raise FailedError(f"accuracy {100 * accuracy:.2f} %, not at least {100 * least:.0f} %")
+    return f"{100 * accuracy:.2f} %"
+
+
+ITEMS: tuple[Item, ...] = (
+    Item("gpu-tests", "correctness", 60, run_gpu_tests),
+    Item("fp32", "correctness", 15, demo("fp32", "--train.precision", "no")),
+    Item("bf16", "correctness", 15, demo("bf16", "--train.precision", "bf16")),
+    Item("fp16", "correctness", 15, demo("fp16", "--train.precision", "fp16", on_gpu=True)),
+    Item("compile", "correctness", 50, demo("compile", "--train.compile", "true")),
+    Item("same-seed", "correctness", 30, same_seed),
+    Item("kill-resume", "correctness", 30, kill_and_resume),
+    Item("two-ranks", "correctness", 25, two_ranks),
+    Item("parts", "correctness", 40, fixed_parts),
+    Item("zero2", "correctness", 30, sharded("zero2", "DeepSpeed ZeRO-2")),
+    Item("fsdp", "correctness", 25, sharded("fsdp", "FSDP")),
+    Item("speedrun", "speed", 200, speedrun),
+    Item("steps.speedrun-94", "speed", 25, steps("speedrun-94")),
+    Item("steps.custom-resnet", "speed", 30, steps("custom-resnet")),
+    Item("steps.se-resnet-randaugment", "speed", 45, steps("se-resnet-randaugment")),
+    Item("steps.resnet18", "speed", 30, steps("resnet18")),
+    *(
+        Item(f"speedrun-94.s{seed}", "recipes", 40, train(f"speedrun-94.s{seed}", "speedrun-94", "--run.seed", seed))
+        for seed in "012"
+    ),
+    *(
+        Item(name, "recipes", 60, train(name.replace("/", "-"), name), open_ended=True)
+        for name in (
+            *("speedrun-96", "custom-resnet", "resnet18", "se-resnet-randaugment", "small-resnet", "se-resnet"),
+            *("resnet34-scratch", "se-resnet-stochastic-depth", "small-resnet/baseline", "wrn-28-10"),
+        )
+    ),
+)
+"""In the order in which they run; the recipes in that of the value of their figures."""

@@ -1,0 +1,182 @@
+"""The results in OUT: results.json, results.md, the archives of run folders, and a log for each part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench import ROOT
+
+Result = Literal["passed", "failed", "skipped", "unfinished"]
+FINISHED = "runs.tar.gz"
+UNFINISHED = "unfinished.tar"
+_LARGE = (".safetensors", ".npz", ".png", ".html")  # weights, and what `cifar-dist report` draws again
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result of an item.
+
+    Attributes:
+        name, part: of the item.
+        result: passed, failed, skipped or unfinished.
+        seconds: it took.
+        found: one line: a figure, or the reason.
+        machine: it ran on.
+    """
+
+    name: str
+    part: str
+    result: Result
+    seconds: float
+    found: str
+    machine: str
+
+    @property
+    def run(self) -> str:
+        """Name of the run that an item of the recipes trains."""
+        return self.name.replace("/", "-")
+
+
+class Record:
+    """The rows of this call and of those before it with the same code.
+
+    Args:
+        out: folder of results.
+        runs: folder of run folders.
+
+    Raises:
+        SystemExit: ``out`` holds the results of other code.
+    """
+
+    def __init__(self, out: Path, runs: Path) -> None:
+        self._out, self._runs, self._before = out, runs, runs.with_name("before")
+        self._code = _fingerprint()
+        self._file = out / "results.json"
+        self.rows: dict[str, Row] = {}
+        if self._file.is_file():
+            kept = json.loads(self._file.read_text("utf-8"))
+            if kept["code"] != self._code:
+                print(f"benchmarks/gpu: {out} holds results of other code; use another folder", file=sys.stderr)
+                raise SystemExit(2)
+            self.rows = {row["name"]: Row(**row) for row in kept["rows"]}
+
+    def restore(self) -> None:
+        """Unpack the run folders of earlier calls: the unfinished ones to resume them, the others to keep them."""
+        for name, folder in ((FINISHED, self._before), (UNFINISHED, self._runs)):
+            if (self._out / name).is_file():
+                with tarfile.open(self._out / name) as archive:
+                    archive.extractall(folder, filter="data")
+
+    def log(self, part: str) -> Path:
+        """File of a part's output."""
+        return self._out / f"{part}.log"
+
+    def passed(self, name: str) -> bool:
+        """Whether an item passed, in this call or before."""
+        return name in self.rows and self.rows[name].result == "passed"
+
+    def add(self, row: Row) -> None:
+        """Record a result, and write the tables at once; a skip does not replace what an earlier call found."""
+        if row.result == "skipped" and row.name in self.rows:
+            return
+        self.rows.pop(row.name, None)
+        self.rows[row.name] = row
+        rows = [asdict(row) for row in self.rows.values()]
+        self._file.write_text(json.dumps({"code": self._code, "rows": rows}, indent=1) + "\n", "utf-8")
+        (self._out / "results.md").write_text(table(self.rows.values()), "utf-8")
+
+    def finish(self) -> None:
+        """Write the archives, and the table of trained recipes below that of the items."""
+        with self._replaced(FINISHED, "w:gz") as archive:
+            for run in self._all_runs():
+                for path in _files(run):
+                    if "checkpoints" not in path.relative_to(run).parts and path.suffix not in _LARGE:
+                        archive.add(path, f"{run.name}/{path.relative_to(run)}", recursive=False)
+        begun = [self._runs / row.run for row in self.rows.values() if row.part == "recipes" and row.result != "passed"]
+        unfinished = [run for run in begun if (run / "checkpoints" / "latest").exists()]
+        with self._replaced(UNFINISHED, "w") as archive:
+            for run in unfinished:
+                _add_resumable(archive, run)
+        if not unfinished:
+            (self._out / UNFINISHED).unlink()
+        text = table(self.rows.values())
+        (self._out / "results.md").write_text(text + self._trained(), "utf-8")
+
+    @contextmanager
+    def _replaced(self, name: str, mode: Literal["w", "w:gz"]) -> Iterator[tarfile.TarFile]:
+        """Write an archive beside the old one, and replace that once it is complete."""
+        partial = self._out / f".{name}.partial"
+        with tarfile.open(partial, mode) as archive:
+            yield archive
+        partial.replace(self._out / name)
+
+    def _all_runs(self) -> list[Path]:
+        found = {run.name: run for folder in (self._before, self._runs) for run in _folders(folder)}
+        return [found[name] for name in sorted(found)]
+
+    def _trained(self) -> str:
+        """The tables of docs/results.md for the recipes that are finished."""
+        names = {row.run for row in self.rows.values() if row.part == "recipes"}
+        runs = [str(run) for run in self._all_runs() if run.name in names and any(run.glob("evaluations/*"))]
+        page = self._runs.with_name("trained.md")
+        words = [sys.executable, str(ROOT / "docs" / "make_results.py"), "--to", str(page), *runs]
+        if not runs or subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL).returncode:
+            return ""
+        return "\n" + page.read_text("utf-8").partition("\n## Finished\n")[2].lstrip()
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The page of results: a table for each machine."""
+    by_machine: dict[str, list[Row]] = {}
+    for row in rows:
+        by_machine.setdefault(row.machine, []).append(row)
+    text = "# Results of benchmarks/gpu.sh\n"
+    for machine, own in by_machine.items():
+        text += f"\n## {machine}\n\n{count(own)}\n\n| item | result | seconds | found |\n| --- | --- | --- | --- |\n"
+        for row in own:
+            text += f"| {row.part}: {row.name} | {row.result} | {row.seconds:.0f} | {row.found.replace('|', '/')} |\n"
+    return text
+
+
+def count(rows: Sequence[Row]) -> str:
+    """How many rows have each result: ``9 passed, 1 failed``."""
+    found: Mapping[str, int] = {
+        result: sum(row.result == result for row in rows) for result in ("passed", "failed", "unfinished", "skipped")
+    }
+    return ", ".join(f"{number} {result}" for result, number in found.items() if number)
+
+
+def _add_resumable(archive: tarfile.TarFile, run: Path) -> None:
+    """Add a run with its newest checkpoint and no other."""
+    newest = (run / "checkpoints" / "latest").resolve()
+    for path in _files(run):
+        parts = path.relative_to(run).parts
+        if parts[0] != "checkpoints" or parts[1] in ("latest", newest.name):
+            archive.add(path, "/".join((run.name, *parts)), recursive=False)
+
+
+def _files(run: Path) -> Iterator[Path]:
+    return (path for path in sorted(run.rglob("*")) if path.is_symlink() or path.is_file())
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
+
+def _fingerprint() -> str:
+    """A hash of the code whose results these are."""
+    digest = hashlib.sha256()
+    for folder in ("cifar_dist", "launch", "benchmarks/gpu"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".toml", ".yaml"):
+                digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,48 @@
+"""Train a recipe several times in one process and print the time of each run: the first one warms up.
+
+    python benchmarks/gpu/speedrun.py RECIPE REPEATS FOLDER [--section.field VALUE ...]
+
+The time is that of all training steps and of the final evaluation with its views, from metrics.jsonl, as airbench's
+scripts time themselves. It leaves out opening the data, the whitening of the first layer and the report.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from cifar_dist import cli
+from cifar_dist.process_exit import exit_with
+
+
+def measured(run: Path) -> tuple[float, float]:
+    """Return the seconds of training and final evaluation of a finished run, and its accuracy, a fraction."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    counted = [record for record in records if record["split"] != "val"]
+    return sum(record["seconds"] for record in counted), counted[-1]["accuracy"]
+
+
+def main() -> int:
+    recipe, repeats, folder, *settings = sys.argv[1:]
+    found = []
+    for number in range(int(repeats) + 1):
+        begin = time.perf_counter()
+        where = ["--run.dir", folder, "--run.name", f"{recipe}.{number}", "--run.seed", str(number)]
+        if code := cli.run(["train", recipe, *where, *settings]):
+            return code
+        seconds, accuracy = measured(Path(folder, f"{recipe}.{number}"))
+        whole = time.perf_counter() - begin
+        kind = "run" if number else "warm-up"
+        print(f"{kind} {number}: {seconds:.3f} s, {whole:.1f} s with everything, {100 * accuracy:.2f} %", flush=True)
+        if number:
+            found.append((seconds, accuracy))
+    means = [statistics.fmean(column) for column in zip(*found, strict=True)]
+    print(f"mean of {len(found)}: {means[0]:.3f} s, {100 * means[1]:.2f} %")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

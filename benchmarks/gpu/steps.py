@@ -1,0 +1,64 @@
+"""Where the time of a recipe's steps goes, and its peak memory.
+
+    python benchmarks/gpu/steps.py RECIPE STEPS [--section.field VALUE ...]
+
+Three times, each of work that is queued without waiting, up to the device's last kernel: taking a batch from the
+data, augmenting it, and a complete training step. A fifth as many steps run before each, to compile and to warm up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from cifar_dist import recipe
+from cifar_dist.distributed.start import start_engine
+from cifar_dist.process_exit import exit_with
+from cifar_dist.training.learner import Learner
+from cifar_dist.training.setup import build_setup
+
+
+def milliseconds(work: Callable[[], object], count: int, device: torch.device) -> float:
+    """Milliseconds of one call, the mean of ``count``."""
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    repeat(max(1, count // 5))
+    begin = time.perf_counter()
+    repeat(count)
+    return 1000 * (time.perf_counter() - begin) / count
+
+
+def main() -> int:
+    name, count, *settings = sys.argv[1:]
+    config, steps = recipe.load(name, settings), int(count)
+    with start_engine(config) as engine:
+        device = engine.ranks.device
+        setup = build_setup(config, engine.ranks)
+        learner = Learner(setup, engine)
+        steps_of_all_epochs = (step for epoch in itertools.count() for step in setup.batches.epoch(epoch))
+        batch = next(steps_of_all_epochs)[0]
+        training = learner.steps(0, 2 * steps + 2, setup.learning_rate)
+        data = milliseconds(lambda: next(steps_of_all_epochs), steps, device)
+        augment = milliseconds(lambda: setup.mix(batch, 0), steps, device)
+        step = milliseconds(lambda: next(training), steps, device)
+        rate = 1000 * config.train.batch_size / step
+        memory = f", {torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB" if device.type == "cuda" else ""
+        print(
+            f"{name}: a step of {config.train.batch_size} takes {step:.2f} ms ({rate:,.0f} images/s), of which data "
+            f"{data:.2f} ms, augmentation {augment:.2f} ms{memory}",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

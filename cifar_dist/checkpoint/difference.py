@@ -1,0 +1,66 @@
+"""How two checkpoints differ, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cifar_dist.checkpoint.contents import Tensors
+from cifar_dist.checkpoint.folder import load
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor in one or both of two checkpoints.
+
+    Attributes:
+        name: ``weights/NAME``, ``averaged/NAME``, ``averaged_statistics/NAME`` or ``optimizer/KEY/NAME``.
+        first, second: its dtype and shape in each; empty where it does not exist.
+        largest: the largest absolute difference of two elements; 0 if all bits are equal, infinite if types or shapes
+            differ, or if there is a nan in one of them only.
+    """
+
+    name: str
+    first: str
+    second: str
+    largest: float
+
+
+def compare(first: Path, second: Path) -> list[Difference]:
+    """Compare all tensors of two verified checkpoints, the largest difference first.
+
+    Raises:
+        CheckpointError, OSError: one of them cannot be read.
+    """
+    ours, theirs = (_by_name(load(path).tensors) for path in (first, second))
+    found = [_difference(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
+    return sorted(found, key=lambda difference: (-difference.largest, difference.name))
+
+
+def _by_name(tensors: Tensors) -> dict[str, Tensor]:
+    files = {"weights": tensors.weights, "optimizer": tensors.optimizer}
+    if tensors.averaged is not None:
+        files |= {"averaged": tensors.averaged.weights, "averaged_statistics": tensors.averaged.statistics}
+    return {f"{file}/{name}": value for file, content in files.items() for name, value in content.items()}
+
+
+def _difference(name: str, first: Tensor | None, second: Tensor | None) -> Difference:
+    return Difference(name, _kind(first), _kind(second), _largest(first, second))
+
+
+def _kind(tensor: Tensor | None) -> str:
+    return "" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _largest(first: Tensor | None, second: Tensor | None) -> float:
+    if first is None or second is None or first.shape != second.shape or first.dtype != second.dtype:
+        return math.inf
+    if torch.equal(first.reshape(-1).view(torch.uint8), second.reshape(-1).view(torch.uint8)):
+        return 0.0
+    distance = (first.double() - second.double()).abs()
+    same = first.isnan() & second.isnan() | (first == second)  # an infinity minus itself is nan
+    return float(distance.masked_fill(same, 0).nan_to_num(nan=math.inf).max())

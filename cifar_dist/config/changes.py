@@ -1,0 +1,78 @@
+"""Which settings a resume may change, and how two configs differ: in words, and as the words of a command line.
+
+A config is given as its settings by dotted key, as :func:`cifar_dist.recipe.settings_of` returns them.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+CHANGEABLE_ON_RESUME: Final = (
+    "run.name",
+    "run.dir",
+    "run.fresh",
+    "run.processes",
+    "run.join_timeout",
+    "run.stall_timeout",
+    "run.stall_factor",
+    "run.max_time",
+    "data.path",
+    "data.resident_mb",
+    "data.read_ahead",
+    "train.compile",
+    "train.engine",
+    "train.threads",
+    "eval",
+    "checkpoint",
+    "tracking",
+)
+"""Keys and sections that a resume may change: they affect how a run is tracked and stored, not what it computes."""
+
+LENGTH: Final = ("train.epochs", "train.max_steps", "train.patience", "train.monitor", "train.min_delta")
+"""Keys that say when a run is complete: a resume that changes them extends it, if the steps done stay the same."""
+
+Settings = Mapping[str, object]
+
+
+def contradiction(started: Settings, asked: Settings, besides: Sequence[str] = ()) -> tuple[str, str] | None:
+    """Return the first setting that a resume may not change but does, and the difference in words; None for none.
+
+    Args:
+        started: the run's settings.
+        asked: those of the command.
+        besides: keys that may differ too.
+    """
+    # Settings that both configs have come first: with another optimizer, its name precedes the settings it brings.
+    for key in sorted(_changed(started, asked), key=lambda key: (key not in started or key not in asked, key)):
+        if key not in besides:
+            return key, f"{key} = {in_words(started.get(key))} and this command says {in_words(asked.get(key))}"
+    return None
+
+
+def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = ()) -> list[str] | None:
+    """Return the words that turn one config's settings into the other's, of ``keys`` or of all that matter.
+
+    None: the command line has no short words for it, because one config has settings that the other lacks.
+    """
+    changed = [key for key in _changed(started, asked) if not keys or key in keys]
+    if any(key not in started or key not in asked or isinstance(asked[key], dict) for key in changed):
+        return None
+    texts = {key: asked[key] if isinstance(asked[key], str) else json.dumps(asked[key]) for key in changed}
+    return [f"--{key} {shlex.quote(str(text))}" for key, text in texts.items()]
+
+
+def in_words(value: object) -> str:
+    return "nothing" if value is None else json.dumps(value)
+
+
+def _changed(started: Settings, asked: Settings) -> list[str]:
+    """List the keys that differ and may not, in alphabetical order."""
+    keys = sorted(started.keys() | asked.keys())
+    return [key for key in keys if started.get(key) != asked.get(key) and not _may_change(key)]
+
+
+def _may_change(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)

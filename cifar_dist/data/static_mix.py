@@ -1,0 +1,108 @@
+"""Augmentation and mixing as one static function, compiled for a GPU.
+
+Where few samples get an operation, a CPU applies it to those alone. A GPU would be waited for to learn how many they
+are, and each small operation costs it the launch of a kernel. So here every operation is applied to all samples and the
+results are selected, nothing depends on a value, and the compiler joins what follows from it into a few kernels. The
+pixels are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cifar_dist.data.batches import Batch
+from cifar_dist.data.keys import Draw, RecordedKeys, TabledKeys, key_table
+from cifar_dist.data.mix import Mix
+from cifar_dist.errors import first_line
+
+Function = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Maps images, labels, ids, keys and epoch to images and targets, as :class:`Mix`."""
+
+# The arithmetic of the uncompiled operations: without them, multiplications and additions are fused and rounded once,
+# and quotients are approximate.
+_EXACT = ("emulate_precision_casts", "eager_numerics.division_rounding", "eager_numerics.disable_ftz")
+
+
+class StaticMix:
+    """:class:`Mix` without waits for the device.
+
+    Args:
+        mix: what to compute.
+        seed: the run's seed.
+        shape: (height, width, channels) of the images.
+        size: images of a usual batch, for which the function is compiled. Others, such as an epoch's last, are not
+            worth a compilation.
+        device: of the batches.
+    """
+
+    def __init__(self, mix: Mix, seed: int, shape: tuple[int, int, int], size: int, device: torch.device) -> None:
+        self._mix, self._seed, self._size, self._device = mix, seed, size, device
+        self._draws = _recorded_draws(mix, seed, shape, device)
+        self._keys: tuple[int, Tensor, Tensor] | None = None
+        self._compiled: Function | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches must include the sample before their first."""
+        return self._mix.mixes
+
+    def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return images and targets, as :class:`Mix`."""
+        keys, number = self._keys_of(epoch)
+        inputs = batch.images, batch.image_labels, batch.image_ids, keys, number
+        if len(batch.images) != self._size:
+            return self._static(*inputs)
+        if self._compiled is None:
+            self._compiled = self._compile(*inputs)
+        return self._compiled(*inputs)
+
+    def _static(
+        self, images: Tensor, labels: Tensor, ids: Tensor, keys: Tensor, epoch: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        samples = self._mix.samples(ids, epoch, TabledKeys(self._draws, keys))
+        return self._mix.apply(images, labels, samples)
+
+    def _keys_of(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the keys of an epoch and its number, on the device; copied once an epoch."""
+        if self._keys is None or self._keys[0] != epoch:
+            values = torch.cat([key_table(self._draws, self._seed, epoch), torch.tensor([epoch])]).to(self._device)
+            self._keys = epoch, values[:-1], values[-1]
+        return self._keys[1:]
+
+    def _compile(self, *inputs: Tensor) -> Function:
+        try:
+            compiled = compile_static(self._static, *inputs)
+            compiled(*inputs)
+        except Exception as error:  # of a compiler, that has many
+            print(
+                f"cifar-dist: the augmentation runs without being compiled, and slower ({first_line(error)})",
+                file=sys.stderr,
+            )
+            return self._static
+        return compiled
+
+
+def compile_static(function: Function, *inputs: Tensor) -> Function:
+    """Compile a function for inputs of these shapes, with the arithmetic of its uncompiled operations.
+
+    The function is traced, so it may not depend on values of its inputs. It must have run before, or copies of its
+    constants to the device would become part of it.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
+
+    known = torch._inductor.list_options()
+    options: dict[str, str | int | bool | Callable[..., object]] = {name: True for name in _EXACT if name in known}
+    traced = make_fx(lambda *given: function(*given))(*inputs)
+    compiled: Function = torch.compile(traced, dynamic=False, options=options)
+    return compiled
+
+
+def _recorded_draws(mix: Mix, seed: int, shape: tuple[int, int, int], device: torch.device) -> list[Draw]:
+    """Return what the transforms draw, by transforming two black images."""
+    keys, ids = RecordedKeys(seed, device), torch.arange(2, device=device)
+    mix.apply(torch.zeros(2, *shape, dtype=torch.uint8, device=device), ids, mix.samples(ids, 0, keys))
+    return keys.draws

@@ -1,0 +1,51 @@
+"""What may ask a run to stop: a signal, a ``STOP`` file in its folder, or its limit on wall time.
+
+Every process knows of its own requests only; :mod:`cifar_dist.distributed.agreement` makes all ranks stop after the
+same step, for the same cause.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from cifar_dist.distributed.stop_signals import INTERRUPT, StopSignals
+
+STOP_FILE_SECONDS: Final = 5.0  # between two checks for the file, which may be on a network file system
+
+TIME_LIMIT: Final = "run.max_time"
+STOP_FILE: Final = "the STOP file"
+_CAUSES: Final = ("", TIME_LIMIT, STOP_FILE, "USR2", "USR1", "TERM", INTERRUPT)
+
+
+class StopRequests:
+    """The requests of one process.
+
+    Args:
+        signals: those that it received.
+        file: whose existence asks to stop; one process checks it for all. None for no check.
+        deadline: time at which to stop, as of ``time.time()``; None for none.
+    """
+
+    def __init__(self, signals: StopSignals, *, file: Path | None = None, deadline: float | None = None) -> None:
+        self._signals, self._file, self._deadline = signals, file, deadline
+        self._next_check = 0.0
+        self._found = ""
+
+    def code(self) -> int:
+        """Return the cause as a number, 0 for none; the maximum over all ranks is the cause for all."""
+        return _CAUSES.index(self._signals.received or self._found or self._find())
+
+    def _find(self) -> str:
+        if self._deadline is not None and time.time() >= self._deadline:
+            self._found = TIME_LIMIT
+        elif self._file is not None and (now := time.monotonic()) >= self._next_check:
+            self._next_check = now + STOP_FILE_SECONDS
+            self._found = STOP_FILE if self._file.exists() else ""
+        return self._found
+
+
+def cause_of(code: float) -> str:
+    """Return the cause that a number stands for; empty for 0."""
+    return _CAUSES[int(code)]

@@ -1,0 +1,263 @@
+"""End a job in which nothing moves any more: a rank that is stopped or hangs, a network that lost a message.
+
+The other ranks would wait for it until the process group's timeout, and then fail in a traceback that names no rank.
+Each rank has a thread that compares the time since the last step with the usual one. When it is far too long, the ranks
+write the stacks of their threads into the run folder, tell each other where they are over torch's store, name the rank
+that is behind, and end with exit code 124. Until then a step costs a clock reading, and the ranks exchange nothing.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from cifar_dist.distributed import ranks as ranks_module
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.exit_codes import EXIT_STALLED
+from cifar_dist.launch.joining import open_store
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+_PATIENCE_SECONDS = 1800.0  # for what takes long and comes seldom; the process group waits no longer
+_ANSWER_SECONDS = 10.0  # in which the other ranks must say where they are
+_TORCH = str(Path(torch.__file__).parent)
+_WAITING_IN = (_TORCH, ranks_module.__file__)  # files in which the main thread waits for other ranks
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a rank is.
+
+    Attributes:
+        step: optimizer steps done.
+        where: the line of the main thread, outside torch.
+        waiting: whether that thread is inside torch, where it waits for other ranks if it waits.
+    """
+
+    step: int
+    where: str
+    waiting: bool
+
+
+class Watchdog:
+    """Watches this process inside a ``with`` block. Construction is collective.
+
+    Args:
+        ranks: this process among all of the job.
+        folder: for the stacks of each rank; created when they are written.
+        timeout: least number of seconds without a beat that end the job; 0 for never.
+        factor: the multiple of the usual time between beats that ends it, if that is longer.
+        steps_done: the optimizer steps done.
+        record: called on one rank with what happened, one line, before the job ends.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        folder: Path,
+        *,
+        timeout: float,
+        factor: float,
+        steps_done: Callable[[], int],
+        record: Callable[[str], None],
+    ) -> None:
+        self._ranks, self._folder, self._steps_done, self._record = ranks, folder, steps_done, record
+        self._timeout, self._factor = timeout, factor
+        self._places = ranks.gather_objects((platform.node(), os.getpid()))
+        self._board = _Board(ranks.rank, ranks.world_size) if timeout else None
+        self._ended, self._ending = threading.Event(), threading.Event()
+        self._beats = 0
+        self.be_patient()
+
+    def beat(self) -> None:
+        """Note that this process moves: a step or a batch of an evaluation has ended."""
+        self._last, self._patient = time.monotonic(), False
+        self._beats += 1
+
+    def be_patient(self) -> None:
+        """Allow half an hour until the next beat: for a first step, which may compile, a checkpoint, or an upload."""
+        self._last, self._patient = time.monotonic(), True
+
+    def __enter__(self) -> Watchdog:
+        if self._board is not None:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop watching. If the job is being ended, this process waits for that: its own error is only an effect."""
+        self._ended.set()
+        if self._ending.is_set():
+            threading.Event().wait()
+
+    def _watch(self) -> None:
+        assert self._board is not None
+        interval = min(1.0, self._timeout / 8)
+        usual, woke = 0.0, time.monotonic()
+        beats, last = self._beats, self._last
+        while not self._ended.wait(interval):
+            now = time.monotonic()
+            if now - woke > 4 * interval:  # this thread was stopped itself, with its process
+                self._last = now
+            if (count := self._beats - beats) > 0:
+                seconds = (self._last - last) / count
+                usual = max(seconds, 0.9 * usual + 0.1 * seconds)  # up at once, down slowly
+                beats, last = self._beats, self._last
+            limit = max(self._timeout, self._factor * usual, _PATIENCE_SECONDS if self._patient else 0)
+            silent = now - self._last
+            if silent > limit or (silent > self._timeout / 10 and self._board.has_alarm()):
+                self._end(f"no step has ended for {silent:.0f} s, usually {usual:.2g} s")
+            woke = time.monotonic()
+
+    def _end(self, what: str) -> None:
+        """Write this rank's stacks, exchange positions, let one rank report, and end the process."""
+        assert self._board is not None
+        self._ending.set()
+        step = self._steps_done()
+        folder = self._folder / f"step-{step:08d}"
+        self._write_stacks(folder, what)
+        positions = self._board.exchange(_position(step))
+        missing = {rank: self._places[rank] for rank in range(self._ranks.world_size) if rank not in positions}
+        if self._ranks.rank == min(positions):
+            line = f"{what}: {name_behind(positions, missing)}; stacks: {folder}"
+            os.write(2, f"cifar-dist: {line}; exit code {EXIT_STALLED}\n".encode())
+            try:
+                self._record(line)
+            except OSError as error:
+                os.write(2, f"cifar-dist: {error}\n".encode())
+        for host, process in missing.values():
+            if host == platform.node():  # it may be stopped, and would otherwise outlive the job
+                _kill(process)
+        os._exit(EXIT_STALLED)
+
+    def _write_stacks(self, folder: Path, what: str) -> None:
+        host, process = self._places[self._ranks.rank]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / f"rank-{self._ranks.rank}.txt").open("w", encoding="utf-8") as file:
+                print(f"rank {self._ranks.rank}, process {process} on {host}: {what}", file=file, flush=True)
+                faulthandler.dump_traceback(file)
+        except OSError as error:
+            os.write(2, f"cifar-dist: {folder} cannot be written ({error.strerror}); the stacks are:\n".encode())
+            faulthandler.dump_traceback(sys.__stderr__ or 2)
+
+
+class _Board:
+    """Torch's store, where ranks raise an alarm and say where they are. A store that does not answer is given up."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._store: Store | None = None
+        if world_size > 1:
+            # A connection of its own: that of the process group may be waiting for a key.
+            self._store = open_store("watchdog", os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+
+    def has_alarm(self) -> bool:
+        """Whether another rank has called :meth:`exchange`."""
+        found: list[bool] = []
+        self._ask(lambda store: found.append(store.check(["alarm"])), seconds=3)
+        return any(found)
+
+    def exchange(self, own: Position) -> dict[int, Position]:
+        """Give the other ranks this one's position; return those of all that answer in time, by rank."""
+        positions = {self._rank: own}
+
+        def ask(store: Store) -> None:
+            store.set(str(self._rank), json.dumps(asdict(own)))
+            store.set("alarm", "")
+            deadline = time.monotonic() + _ANSWER_SECONDS
+            while len(positions) < self._world_size and time.monotonic() < deadline:
+                for rank in set(range(self._world_size)) - positions.keys():
+                    if store.check([str(rank)]):
+                        positions[rank] = Position(**json.loads(store.get(str(rank))))
+                time.sleep(0.1)
+
+        self._ask(ask, seconds=2 * _ANSWER_SECONDS)
+        return positions
+
+    def _ask(self, question: Callable[[Store], None], seconds: float) -> None:
+        """Ask in a thread that may wait forever: rank 0, which may host the store, may be the one that is stopped."""
+        store = self._store
+        if store is None:
+            return
+
+        def ask() -> None:
+            try:
+                question(store)
+            except RuntimeError:  # the connection broke
+                self._store = None
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if thread.is_alive():
+            self._store = None
+
+
+def name_behind(positions: Mapping[int, Position], missing: Mapping[int, tuple[str, int]]) -> str:
+    """Name the ranks that the others wait for.
+
+    Args:
+        positions: of the ranks that answered, by rank.
+        missing: host and process of the others.
+    """
+    if missing:
+        return ", ".join(
+            f"rank {rank} (process {process} on {host}) does not answer{_state(host, process)}"
+            for rank, (host, process) in missing.items()
+        )
+    first = min(position.step for position in positions.values())
+    behind = {rank: position for rank, position in positions.items() if position.step == first}
+    if len(behind) == len(positions):
+        behind = {rank: position for rank, position in positions.items() if not position.waiting}
+    if not behind or (len(behind) == len(positions) > 1):
+        places = ", ".join(f"rank {rank} at {position.where}" for rank, position in positions.items())
+        return f"no rank is behind: {places}"
+    return ", ".join(
+        f"rank {rank} is behind, after step {position.step} at {position.where}" for rank, position in behind.items()
+    )
+
+
+def _state(host: str, process: int) -> str:
+    """The state of a process of this machine, as ``, it is stopped``; empty for other machines."""
+    if host != platform.node():
+        return ""
+    try:
+        return f", it is {psutil.Process(process).status()}"
+    except psutil.NoSuchProcess:
+        return ", it has ended"
+
+
+def _kill(process: int) -> None:
+    try:
+        psutil.Process(process).kill()
+    except psutil.Error:
+        pass
+
+
+def _position(step: int) -> Position:
+    main = threading.main_thread().ident
+    frame = innermost = sys._current_frames()[main] if main is not None else sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_TORCH):
+        frame = frame.f_back
+    return Position(step, _describe(frame), innermost.f_code.co_filename.startswith(_WAITING_IN))
+
+
+def _describe(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"

@@ -1,0 +1,154 @@
+"""Wait for all processes, or all machines, of a job before they join, and say which of them are missing.
+
+Torch's own meeting waits in silence: for minutes between the launchers of several machines, for the process group's
+timeout between ranks. All of them reach one key-value store, torch's ``TCPStore``, where each announces itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from cifar_dist.errors import JoinTimeoutError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+_SAY_SECONDS = 10.0  # between two lines about who is missing
+_POLL_SECONDS = 0.2
+_ANSWER_SECONDS = 10.0  # in which the store must answer a request
+
+
+def join_ranks(timeout: float) -> Store | None:
+    """Wait for all ranks of the job, as the launcher described it in the environment; call it before torch joins them.
+
+    Returns:
+        The store, which the caller keeps until torch has joined the ranks; None if there is only one rank, or it is not
+        known where the ranks meet.
+
+    Raises:
+        JoinTimeoutError: some have not come within ``timeout`` seconds; the message names them.
+    """
+    place = os.environ
+    if int(place.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in place or "MASTER_PORT" not in place:
+        return None
+    rank = int(place["RANK"])
+    return _Meeting(
+        "rank",
+        rank,
+        int(place["WORLD_SIZE"]),
+        host=place["MASTER_ADDR"],
+        port=int(place["MASTER_PORT"]),
+        hosts=rank == 0 and place.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        timeout=timeout,
+    ).wait()
+
+
+def join_machines(index: int, machines: int, host: str, port: int, timeout: float) -> None:
+    """Wait for the launchers of all machines, before they start ``accelerate launch``, which uses the same port.
+
+    Args:
+        index: of this machine, from 0.
+        machines: how many there are.
+        host, port: of the first one.
+        timeout: in seconds.
+
+    Raises:
+        JoinTimeoutError: some have not come; the message names them.
+    """
+    store = _Meeting("machine", index, machines, host=host, port=port, hosts=index == 0, timeout=timeout).wait()
+    if index == 0:
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while store.add("seen", 0) < machines - 1 and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return
+    # The first machine closes the store now, which frees the port; whoever used it before that would be cut off later.
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_ANSWER_SECONDS) as connection:
+        store.add("seen", 1)
+        connection.recv(1)
+
+
+def open_store(purpose: str, host: str, port: int, *, hosts: bool = False) -> Store:
+    """Connect to the job's store; keys of another purpose, or of an earlier attempt of the job, are out of sight.
+
+    Args:
+        purpose: a name for the keys.
+        host, port: where the store is.
+        hosts: whether it is in this process.
+    """
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # Torch itself opens the store of this process once more, as another tenant.
+    timeout = timedelta(seconds=_ANSWER_SECONDS)
+    store = TCPStore(host, port, is_master=hosts, timeout=timeout, wait_for_workers=False, multi_tenant=True)
+    return PrefixStore(f"cifar-dist/{purpose}/{attempt}", store)
+
+
+class _Meeting:
+    """The members of a job at one store.
+
+    Args:
+        what: ``rank`` or ``machine``, as messages name a member.
+        index: of this member; the first one speaks for those that have met.
+        members: how many there are.
+        host, port: where the store is.
+        hosts: whether the store is in this process.
+        timeout: seconds after which missing members are given up.
+    """
+
+    def __init__(
+        self, what: str, index: int, members: int, *, host: str, port: int, hosts: bool, timeout: float
+    ) -> None:
+        self._what, self._index, self._members = what, index, members
+        self._host, self._port, self._hosts = host, port, hosts
+        self._timeout = timeout
+        self._began = self._said = time.monotonic()
+
+    def wait(self) -> Store:
+        """Return the store once all members have announced themselves.
+
+        Raises:
+            JoinTimeoutError: some are missing; the message names them.
+        """
+        self._wait_for_host()
+        store = open_store(self._what, self._host, self._port, hosts=self._hosts)
+        store.set(str(self._index), "here")
+        store.add("count", 1)
+        while store.add("count", 0) < self._members:
+            self._pause(lambda: self._missing(store), speaks=self._index == 0)
+        return store
+
+    def _wait_for_host(self) -> None:
+        def problem() -> str:
+            return f"{self._what} 0 does not answer at {self._host}:{self._port} ({reason})"
+
+        while not self._hosts:
+            try:
+                socket.create_connection((self._host, self._port), timeout=_ANSWER_SECONDS).close()
+                return
+            except OSError as error:
+                reason = error.strerror or str(error)
+            self._pause(problem)
+
+    def _missing(self, store: Store) -> str:
+        missing = [f"{self._what} {member}" for member in range(self._members) if not store.check([str(member)])]
+        have = "has" if len(missing) == 1 else "have"
+        return f"{len(missing)} of {self._members} {have} not joined: {', '.join(missing)}"
+
+    def _pause(self, problem: Callable[[], str], *, speaks: bool = True) -> None:
+        """Wait a moment; say what the problem is when it is time to, or give up."""
+        now = time.monotonic()
+        if now - self._began > self._timeout:
+            raise JoinTimeoutError(f"gave up after {self._timeout:.0f} s (run.join_timeout): {problem()}")
+        if now - self._said > _SAY_SECONDS:
+            self._said = now
+            if speaks:
+                print(f"cifar-dist: waiting for {now - self._began:.0f} s: {problem()}", file=sys.stderr, flush=True)
+        time.sleep(_POLL_SECONDS)

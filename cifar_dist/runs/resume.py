@@ -1,0 +1,41 @@
+"""The config of a run that is resumed from its folder alone, or that words on the command line start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_dist import recipe
+from cifar_dist.config import Config, RunConfig, plugins
+from cifar_dist.errors import UserError
+from cifar_dist.plugin_copies import missing_files
+from cifar_dist.run_folder import RunFolder, find_run
+
+
+def resumed_config(path: Path, settings: Sequence[str]) -> Config:
+    """Read the config that a run was started with, and apply ``settings`` to it.
+
+    The folder's own place counts, because it may have been moved. Plug-in files that do not exist any more are imported
+    from the copies in the folder.
+
+    Raises:
+        UserError: the config is damaged, a plug-in cannot be imported, or a setting is refused.
+    """
+    for key in recipe.parse_overrides(settings):
+        if key in ("run.name", "run.dir", "run.from"):
+            raise UserError(f"resume continues {path}; drop --{key}, or start another run: cifar-dist train --help")
+    folder = RunFolder(path)
+    plugins.import_copies(missing_files(folder.plugins))
+    here = ["--run.name", path.name, "--run.dir", str(path.parent), "--run.fresh", "false"]
+    return recipe.load(str(folder.config), [*here, *settings])
+
+
+def launched_run(words: Sequence[str]) -> RunConfig:
+    """Return the settings of the run that the words of a collective verb start; the defaults for another verb.
+
+    Raises:
+        UserError: the recipe, the run or a setting is invalid.
+    """
+    if words[0] == "train":
+        return recipe.load(words[1], words[2:]).run
+    return resumed_config(find_run(words[1]), words[2:]).run if words[0] == "resume" else RunConfig()

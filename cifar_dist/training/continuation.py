@@ -1,0 +1,183 @@
+"""Continue a run: resume it, change its length, or begin it with a checkpoint of another run. For rank 0.
+
+The order of the writes decides what a kill leaves: a run that is extended is unfinished before its config has the new
+length, and a branch takes its origin's checkpoint as long as it has none of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from cifar_dist import checkpoint, recipe
+from cifar_dist.config import Config, RunningAverageConfig
+from cifar_dist.config.changes import LENGTH, contradiction, in_words
+from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.errors import UserError
+from cifar_dist.files import copy_atomic
+from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.metrics import MetricsLog
+from cifar_dist.tracking.timeline import Event
+from cifar_dist.training.early_stopping import EarlyStopping
+from cifar_dist.training.setup import TrainingSetup
+
+
+def is_finished(config: Config) -> bool:
+    """Whether the run that a config asks for is finished, so that there is nothing to do and nothing to write.
+
+    Raises:
+        UserError: the config contradicts the run, or the run was trained on other data.
+    """
+    folder = RunFolder(Path(config.run.dir) / config.run.name)
+    if not folder.exists() or config.run.fresh or not folder.is_finished(config.eval.split):
+        return False
+    if folder.damaged_results() or not metrics.is_as_written(folder.metrics):  # what can be is written again
+        return False
+    folder.refuse_other_settings(config, besides=LENGTH)
+    if folder.manifest.is_file() and Path(config.data.path, FILE_NAME).is_file():  # else it is finished all the same
+        folder.refuse_other_data(Manifest.load(config.data.path))
+    started = recipe.read(folder.config)
+    return contradiction(recipe.settings_of(started), recipe.settings_of(config)) is None
+
+
+def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list[str]]:
+    """Create or open the folder of a run; return the checkpoint to continue from, and lines to report.
+
+    Raises:
+        UserError: the folder cannot be used, the config contradicts the run, or the run to branch from cannot be used.
+    """
+    config = setup.config
+    origin = None if folder.exists() else _find_origin(folder, setup)  # before there is a folder
+    notes = folder.open(config, setup.manifest, lambda before: _change_length(folder, setup, before))
+    found, damaged = checkpoint.choose(folder.checkpoints)
+    if found is None and config.run.from_:
+        notes.append(_branch(folder, origin or _find_origin(folder, setup)))
+        found, _ = checkpoint.choose(folder.checkpoints)
+    return found, [*notes, *damaged]
+
+
+# ---- another length ---------------------------------------------------------------------------------------------
+
+
+def _change_length(folder: RunFolder, setup: TrainingSetup, before: Config) -> list[str]:
+    """Check that a run can have another length, and mark it as not finished; return a line to report."""
+    newest = next(iter(checkpoint.listing(folder.checkpoints)), None)
+    step = (checkpoint.step_of(newest) or 0) if newest else 0
+    settings = [recipe.settings_of(config) for config in (before, setup.config)]
+    changes = ", ".join(
+        f"{key} {in_words(settings[0][key])} -> {in_words(settings[1][key])}"
+        for key in LENGTH
+        if settings[0][key] != settings[1][key]
+    )
+    _check_past(folder, setup, before, step)
+    _check_future(folder, setup, step, changes)
+    event = Event(timeline.utc(), "extended", step, note=changes)
+    timeline.append(folder.timeline, event)
+    damages = folder.discard_damaged_results()
+    folder.supersede_final()
+    return [*damages, f"the length of this run has changed: {changes}"]
+
+
+def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: int) -> None:
+    """Refuse a length with which the steps done so far would have been others."""
+    config = setup.config
+    lengths = {"steps_per_epoch": setup.steps_per_epoch, "before": before.train.epochs, "after": config.train.epochs}
+    schedule, average = config.schedule, config.average
+    if not schedule.keeps_rates(step, **lengths):
+        cause = f'the learning rates of schedule.name = "{schedule.name}"'
+    elif isinstance(average, RunningAverageConfig) and not average.keeps_weights(step, **lengths):
+        cause = f'the weights of average.name = "{average.name}"'
+    else:
+        return
+    ways = [f"leave train.epochs as it was: {folder.resume_command()}", *folder.ways_to_branch(config)]
+    raise UserError(
+        f"{folder.path}: train.epochs {before.train.epochs} -> {config.train.epochs} would change {cause} in the "
+        f"{step} steps done; {', or '.join(ways)}"
+    )
+
+
+def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: str) -> None:
+    """Refuse a length that the run has passed, or that adds nothing to a finished one."""
+    is_finished = folder.is_finished()
+    if setup.last_step < step or (is_finished and setup.last_step == step):
+        done = f"is finished after {step} steps" if is_finished else f"has done {step} steps"
+        raise UserError(
+            f"{folder.path} {done}, and {changes} asks for {setup.last_step}; "
+            f"ask for more, or leave its length as it was: {folder.resume_command()}"
+        )
+    stopping = _early_stopping(folder, setup, step)
+    if is_finished and stopping.is_exhausted():
+        raise UserError(
+            f"{folder.path} is finished by {stopping}; {changes} does not change that; "
+            f"add --train.patience {stopping.waited + 1} or more, or --train.patience 0"
+        )
+
+
+def _early_stopping(folder: RunFolder, setup: TrainingSetup, step: int) -> EarlyStopping:
+    """Return early stopping as the settings of this run have it after the first ``step`` steps of a run."""
+    records = metrics.read(folder.metrics)
+    return EarlyStopping(setup.config.train, (record for record in records if record.step <= step))
+
+
+# ---- a branch ---------------------------------------------------------------------------------------------------
+
+
+def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
+    """Find the checkpoint that ``run.from`` names and check that this run can begin with it; None without one."""
+    config = setup.config
+    if not config.run.from_:
+        return None
+    run, _, which = config.run.from_.partition("@")
+    source = RunFolder(find_run(run, Path(config.run.dir)))
+    if source.path.resolve() == folder.path.resolve():
+        raise UserError(f"run.from {run} is this run itself; give the new run another --run.name")
+    found = checkpoint.named(source.checkpoints, which or "latest")
+    _check_same_order(source, setup)
+    step = checkpoint.read_state(found).step
+    if step >= setup.last_step:
+        raise UserError(f"run.from: step {step} is the end of this run or beyond; give it more --train.epochs")
+    if (stopping := _early_stopping(source, setup, step)).is_exhausted():
+        raise UserError(
+            f"run.from: at step {step} this run is complete by {stopping}; "
+            f"use --train.patience {stopping.waited + 1} or more, or an earlier step"
+        )
+    return source.checkpoints / found.name
+
+
+def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
+    """Refuse a branch in which the step of a checkpoint would be another place in the data."""
+    config, manifest, before = setup.config, source.read_manifest(), recipe.read(source.config)
+    weights = f"start from its weights instead, with --model.pretrained {source.final} and without --run.from"
+    if manifest.fingerprint != setup.manifest.fingerprint and not config.run.from_other_data:
+        raise UserError(
+            f"run.from: {source.path} was trained on other data than {setup.manifest.root} has "
+            f"({manifest.fingerprint}, now {setup.manifest.fingerprint}); if that is meant, add --run.from_other_data"
+        )
+    if manifest.classes != setup.manifest.classes:
+        raise UserError(f"run.from: {source.path} has other classes than {setup.manifest.root}; {weights}")
+    trained = manifest if before.data.hold_out else manifest.with_val_in_train()
+    steps = math.ceil(trained.samples("train") / before.train.batch_size)
+    if steps != setup.steps_per_epoch:
+        raise UserError(
+            f"run.from: an epoch of {source.path} has {steps} steps and one of this run {setup.steps_per_epoch}; "
+            f"use --train.batch_size {before.train.batch_size}, or {weights}"
+        )
+
+
+def _branch(folder: RunFolder, origin: Path | None) -> str:
+    """Begin ``folder`` with a checkpoint of another run and the metrics up to it; return a line to report."""
+    assert origin is not None, "run.from names a checkpoint"
+    source = RunFolder(origin.parents[1])
+    state = checkpoint.read_state(origin)
+    step = state.step
+    where = f"{source.path}@{step}"
+    if source.metrics.is_file():
+        copy_atomic(source.metrics, folder.metrics)
+        log = MetricsLog(folder.metrics)
+        log.cut(step, state.epochs_evaluated)
+        log.close()
+    if not any(event.kind == "branched" and event.note == where for event in timeline.read(folder.timeline)):
+        timeline.append(folder.timeline, Event(timeline.utc(), "branched", step, note=where))
+    checkpoint.copy_to(origin, folder.checkpoints)
+    return f"branched from {where}"

@@ -1,0 +1,153 @@
+"""``cifar-dist checkpoint ls | verify | diff | average``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from cifar_dist.errors import UserError, printable
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
+from cifar_dist.terminal.screen import table_width
+from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, check_writable, user_path, written
+from cifar_dist.verbs.loading import loading
+
+HELP = "list, verify, compare or average the checkpoints of a run"
+COLLECTIVE = False
+
+_STEP = "best, latest or a step"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "%(prog)s ls | verify | diff | average ..."
+    actions = verb.add_subparsers(
+        title="actions",
+        metavar="ls|verify|diff|average",
+        dest="action",
+        required=True,
+        prog=verb.prog,
+        parser_class=type(verb),
+    )
+
+    def add(name: str, help_text: str) -> argparse.ArgumentParser:
+        about = f"{help_text[0].upper()}{help_text[1:]}."
+        return actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
+
+    ls = add("ls", "list the checkpoints of a run: which are the newest, the best, or damaged")
+    ls.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    verify = add("verify", "check all files of a run's checkpoints against their checksums; 1 if one is damaged")
+    verify.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    verify.add_argument("step", nargs="?", type=CHECKPOINT_NAME, metavar="STEP", help=f"{_STEP} (default: all)")
+    diff = add("diff", "compare two checkpoints: the largest difference of each tensor")
+    diff.add_argument("first", type=RUN_NAME, metavar="RUN@STEP", help=f"a run, @, and {_STEP}; a run alone: latest")
+    diff.add_argument("second", type=RUN_NAME, metavar="RUN@STEP", help="the same")
+    average = add("average", "write the mean of the weights of several checkpoints, for evaluate --checkpoint")
+    average.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    average.add_argument("steps", nargs="+", type=CHECKPOINT_NAME, metavar="STEP", help=_STEP)
+    average.add_argument("--out", type=user_path, required=True, metavar="FILE.safetensors", help="file to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    actions = {"ls": _list, "verify": _verify, "diff": _diff, "average": _average}
+    return actions[arguments.action](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    with loading():
+        from cifar_dist.checkpoint.inventory import inventory
+        from cifar_dist.formatting import duration, markdown, percent, size
+
+    entries = inventory(_folder(arguments.run))
+    if not entries:
+        raise UserError(f"{arguments.run} has no checkpoint yet; train first")
+    rows = []
+    for entry in entries:
+        state = entry.state
+        epoch, accuracy = (str(state.epochs_evaluated), percent(state.val_accuracy)) if state else ("", "")
+        rows.append(
+            [str(entry.step), epoch, accuracy, size(entry.bytes), duration(time.time() - entry.written), entry.what]
+        )
+    head = ["step", "epochs", "val %", "size", "age", "what"]
+    print(markdown(head, rows, head[:-1], width=table_width(sys.stdout)), end="")
+    return EXIT_DONE
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    with loading():
+        from cifar_dist import checkpoint
+        from cifar_dist.checkpoint.inventory import inspect
+
+    folder = _folder(arguments.run)
+    paths = [checkpoint.find_named(folder, arguments.step)] if arguments.step else checkpoint.listing(folder)
+    if not paths:
+        raise UserError(f"{arguments.run} has no checkpoint yet; train first")
+    intact = 0
+    for path in paths:
+        _, problems = inspect(path)
+        intact += not problems
+        for problem in problems:
+            print(printable(f"{path.name} {problem}"))
+    print(f"{intact} of {len(paths)} checkpoint{'s' * (len(paths) != 1)} intact")
+    return EXIT_DONE if intact == len(paths) else EXIT_FAILED
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    with loading():
+        from cifar_dist.checkpoint.difference import compare
+        from cifar_dist.formatting import markdown
+
+    differences = compare(_named(arguments.first), _named(arguments.second))
+    different = [one for one in differences if one.largest > 0]
+    count = f"{len(differences):,} tensors"
+    if not different:
+        print(f"{arguments.first} and {arguments.second} are equal: {count}, every bit")
+        return EXIT_DONE
+    rows = []
+    for one in different:
+        only = "only in the first" if not one.second else "only in the second" if not one.first else ""
+        kind = one.first or one.second
+        if not only and one.first != one.second:
+            kind, only = f"{one.first} and {one.second}", "not comparable"
+        rows.append([one.name, kind, only or f"{one.largest:.3g}"])
+    head = ["tensor", "type and shape", "largest difference"]
+    print(markdown(head, rows, head[-1:], width=table_width(sys.stdout)), end="")
+    print(f"{len(different):,} of {count} differ")
+    return EXIT_DONE
+
+
+def _average(arguments: argparse.Namespace) -> int:
+    with loading():
+        from cifar_dist import checkpoint
+        from cifar_dist.checkpoint.mean import mean_weights, write_weights
+
+    out: Path = arguments.out
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out} must end in .safetensors, as evaluate --checkpoint takes it")
+    check_writable(out, "--out")
+    folder = _folder(arguments.run)
+    paths = [checkpoint.named(folder, step) for step in arguments.steps]
+    if len(set(paths)) != len(paths) or len(paths) < 2:
+        steps = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.listing(folder))
+        raise UserError(f"name at least two different steps, each once; steps here: {steps}")
+    weights = mean_weights(paths)
+    written(out, lambda: write_weights(weights, out))
+    print(
+        f"{out}: the mean of the weights and batch statistics of {len(paths)} checkpoints; evaluate it: "
+        f"cifar-dist evaluate {arguments.run} --checkpoint {out}"
+    )
+    return EXIT_DONE
+
+
+def _folder(run: str) -> Path:
+    from cifar_dist.run_folder import RunFolder, find_run
+
+    return RunFolder(find_run(run)).checkpoints
+
+
+def _named(text: str) -> Path:
+    """Return the checkpoint ``RUN@STEP``, verified."""
+    from cifar_dist import checkpoint
+
+    run, _, which = text.partition("@")
+    return checkpoint.named(_folder(run), which or "latest")

@@ -1,0 +1,33 @@
+"""``cifar-dist resume RUN [--section.field VALUE ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cifar_dist.distributed.launch_checks import is_main_process
+from cifar_dist.errors import printable
+from cifar_dist.verbs.arguments import RUN, RUN_NAME
+from cifar_dist.verbs.train import train
+
+HELP = "continue a run with the settings in its folder, or extend it: resume RUN [--train.epochs N]"
+COLLECTIVE = True
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "%(prog)s RUN [--section.field VALUE ...]"
+    verb.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    verb.set_defaults(settings=[])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from cifar_dist.plugin_copies import missing_files
+    from cifar_dist.run_folder import RunFolder, find_run
+    from cifar_dist.runs.resume import resumed_config
+
+    path = find_run(arguments.run)
+    config = resumed_config(path, arguments.settings)
+    if is_main_process():
+        for file, copy in missing_files(RunFolder(path).plugins).items():
+            print(f"cifar-dist: {printable(str(file))} does not exist here; using its copy {copy}", file=sys.stderr)
+    return train(config)

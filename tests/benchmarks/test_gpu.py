@@ -1,0 +1,238 @@
+"""The command for a GPU, rehearsed without one: no item stops the others, and its results are few files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bench
+import pytest
+import wheels
+from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError
+from items import ITEMS, PARTS, Item, time_airbench
+from record import Record
+from schedule import run_items
+from support.running import PATIENCE, ROOT, UNDRAWN, environment
+
+MACHINE = Machine("CPU", 0, (), "2", "3")
+
+
+def call(out: Path, forked: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``benchmarks/gpu.sh`` on CIFAR-10 that does not exist."""
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), "no-such-cifar", str(out), *words]
+    env = environment({**forked, **UNDRAWN, "PYTHON": "python"})
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, cwd=out.parent)
+
+
+def results(out: Path) -> dict[str, tuple[str, str]]:
+    """The result and what was found, by item."""
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    return {row["name"]: (row["result"], row["found"]) for row in rows}
+
+
+def test_a_rehearsal_reports_each_item_and_a_second_one_does_not_repeat_it(
+    tmp_path: Path, forked: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    first = call(out, forked, str(PATIENCE), "gpu-tests", "kill-resume", "speedrun-94.s0", "--rehearse")
+    assert first.returncode == 1, first.stderr
+    found = results(out)
+    assert found["gpu-tests"] == ("skipped", "needs a GPU")
+    assert found["kill-resume"][0] == "passed", first.stdout
+    assert found["speedrun-94.s0"][0] == "failed"
+    assert "no-such-cifar" in found["speedrun-94.s0"][1]
+    assert "1 passed, 1 failed, 1 skipped" in first.stdout
+
+    second = call(out, forked, "0")
+    assert "kill-resume: passed in an earlier call" in second.stdout
+    assert results(out) | found == results(out), "what did not run again is kept"
+    assert {results(out)[item.name][1][:11] for item in ITEMS if item.name not in found} == {"out of time"}
+    files = {path.name for path in out.iterdir()}
+    assert files == {"correctness.log", "recipes.log", "results.json", "results.md", "runs.tar.gz"}
+    with tarfile.open(out / "runs.tar.gz") as archive:
+        names = archive.getnames()
+    assert "killed/metrics.jsonl" in names
+    assert not [name for name in names if name.endswith(".safetensors")]
+    assert "| correctness: kill-resume | passed |" in (out / "results.md").read_text()
+
+
+def rehearsed(tmp_path: Path, *works: Callable[[Bench], str], seconds: float = PATIENCE) -> Record:
+    """Run an item for each of ``works``, named 0, 1, ..., each as a call of its own runs them."""
+    (tmp_path / "out").mkdir(exist_ok=True)
+    work = tmp_path / f"work-{time.monotonic_ns()}"
+    job = Bench(MACHINE, "", work, time.monotonic() + seconds, rehearse=False)
+    record = Record(tmp_path / "out", job.runs)
+    record.restore()
+    run_items([Item(str(number), "recipes", 5, work) for number, work in enumerate(works)], job, record)
+    record.finish()
+    return record
+
+
+def outcomes(record: Record) -> list[str]:
+    return [record.rows[name].result for name in sorted(record.rows)]
+
+
+def test_no_item_stops_the_others(tmp_path: Path) -> None:
+    def fails(job: Bench) -> str:
+        raise FailedError("too bad")
+
+    def is_wrong(job: Bench) -> str:
+        return f"{1 // 0}"
+
+    def is_skipped(job: Bench) -> str:
+        raise SkippedError("no card")
+
+    def exits(job: Bench) -> str:
+        return job.python("-Sc", "print('the reason'); raise SystemExit(3)").last_line
+
+    def prints(job: Bench) -> str:
+        return job.python("-Sc", "print('a figure | of two')").last_line
+
+    record = rehearsed(tmp_path, fails, is_wrong, is_skipped, exits, prints)
+    assert outcomes(record) == ["failed", "failed", "skipped", "failed", "passed"]
+    assert record.rows["1"].found.startswith("ZeroDivisionError")
+    assert record.rows["3"].found == "exit code 3: the reason"
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert "\n1 passed, 3 failed, 1 skipped\n" in page
+    assert "| recipes: 4 | passed | 0 | a figure / of two |\n" in page
+    assert "the reason" in (tmp_path / "out" / "recipes.log").read_text()
+
+
+def test_what_does_not_fit_the_budget_is_skipped_and_runs_later(tmp_path: Path) -> None:
+    assert rehearsed(tmp_path, lambda job: "done", seconds=4).rows["0"].found == (
+        "out of time: it takes about 5 s and 4 s are left"
+    )
+    assert outcomes(rehearsed(tmp_path, lambda job: "done")) == ["passed"]
+    assert rehearsed(tmp_path, lambda job: "again").rows["0"].found == "done"
+
+
+def test_an_item_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedule._PATIENCE", 0.05)
+
+    def hangs(job: Bench) -> str:
+        return job.python("-Sc", "import time; time.sleep(1000)").last_line
+
+    record = rehearsed(tmp_path, hangs, lambda job: "done")
+    assert outcomes(record) == ["failed", "passed"]
+    assert record.rows["0"].found.startswith("took longer than")
+
+
+def test_an_unfinished_run_resumes_from_its_newest_checkpoint(tmp_path: Path) -> None:
+    def begins(job: Bench) -> str:
+        for step in ("step-1", "step-2"):
+            (job.runs / "0" / "checkpoints" / step).mkdir(parents=True)
+            (job.runs / "0" / "checkpoints" / step / "model.safetensors").write_text(step)
+        (job.runs / "0" / "checkpoints" / "latest").symlink_to("step-2")
+        raise UnfinishedError("2 steps done")
+
+    def resumes(job: Bench) -> str:
+        checkpoints = job.runs / "0" / "checkpoints"
+        assert [path.name for path in sorted(checkpoints.iterdir())] == ["latest", "step-2"]
+        return (checkpoints / "latest" / "model.safetensors").read_text()
+
+    assert outcomes(rehearsed(tmp_path, begins)) == ["unfinished"]
+    assert rehearsed(tmp_path, resumes).rows["0"].found == "step-2"
+    assert not (tmp_path / "out" / "unfinished.tar").exists()
+
+
+def test_results_of_other_code_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed(tmp_path, lambda job: "done")
+    monkeypatch.setattr("record._fingerprint", lambda: "other")
+    with pytest.raises(SystemExit):
+        rehearsed(tmp_path, lambda job: "done")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nccl", "expected"),
+    [
+        (1, (2, 28, 9), "needs two GPUs, or NCCL 2.30"),
+        (1, (2, 30, 7), "2 ranks on nccl"),
+        (2, (2, 28, 9), "2 ranks"),
+    ],
+)
+def test_two_ranks_share_a_card_where_nccl_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, nccl: tuple[int, ...], expected: str
+) -> None:
+    """FSDP, which gloo does not carry on GPUs."""
+    asked: list[str] = []
+
+    def python(self: Bench, *words: str, env: dict[str, str] | None = None, until: object = None) -> None:
+        shared = "NCCL_MULTI_RANK_GPU_ENABLE" in (env or {})
+        asked.append(f"{words[4].removeprefix('--num_processes=')} ranks{' on nccl' if shared else ''}")
+        raise SkippedError(asked[-1])
+
+    monkeypatch.setattr(Bench, "python", python)
+    monkeypatch.setattr(Bench, "digits", lambda self: "digits")
+    job = Bench(bench.Machine("a card", gpus, nccl, "2", "3"), "", tmp_path, time.monotonic() + 100, rehearse=False)
+    (fsdp,) = (item for item in ITEMS if item.name == "fsdp")
+    with pytest.raises(SkippedError, match=f"^{expected}"):
+        fsdp.work(job)
+
+
+def test_the_record_holders_script_is_stopped_after_some_runs_of_its_200(tmp_path: Path) -> None:
+    """By its table, in the form of airbench94_muon.py: the number of a run is in the row of its first epoch only."""
+    row = "|  {:>6}  |  {:>5}  |     0.9000  |   0.9300  |  {:>11}  |  {:>12}  |"
+    script = tmp_path / "airbench.py"
+    script.write_text(
+        "import sys, time; code = open(sys.argv[0]).read(); open('cifar10')\n"
+        "for run in ('warmup', *range(200)):\n"
+        f"    print({row!r}.format(run, 0, '', '3.5000'))\n"
+        f"    print({row!r}.format('', 'eval', '0.9410', '99.0000' if run == 'warmup' else '2.5000'))\n"
+        "    time.sleep(1000 * (run == 10))\n"
+    )
+    job = Bench(
+        MACHINE, "", tmp_path, time.monotonic() + PATIENCE, rehearse=False, log=tmp_path / "log", limit=PATIENCE
+    )
+    (tmp_path / "airbench").mkdir()
+    (tmp_path / "airbench" / "cifar10").write_text("the data is found in the working folder")
+    assert time_airbench(job, script) == pytest.approx((2.5, 0.941))
+
+
+def test_each_part_but_the_recipes_takes_less_than_six_minutes() -> None:
+    for part in PARTS[:2]:
+        assert sum(item.seconds for item in ITEMS if item.part == part) < 360
+    assert len({item.name for item in ITEMS}) == len(ITEMS)
+
+
+def test_the_wheels_are_what_a_machine_with_torch_lacks() -> None:
+    names, versions = wheels.packages_to_carry([], "3.12"), wheels.pins()
+    assert {"deepspeed", "pydantic-core", "webdataset", "hypothesis", "tomli-w"} <= set(names)
+    assert not {"torch", "triton", "numpy", "matplotlib", "wandb"} & set(names)
+    assert [name for name in [*names, "scipy"] if name not in versions] == []
+    assert "scipy" in wheels.packages_to_carry(["scipy"], "3.12")
+    download, build = wheels.commands("deepspeed==1", Path("wheels"), "3.12")
+    assert "--no-deps" in download
+    assert "--no-deps" in build
+    assert not [word for word in (*download, *build) if "index" in word or "://" in word]
+
+
+@pytest.mark.parametrize(
+    ("wheel", "runs"),
+    [
+        ("rich-15.0.0-py3-none-any.whl", True),
+        ("msgpack-1.2.4-cp312-cp312-manylinux_2_28_x86_64.whl", True),
+        ("tokenizers-0.23.3-cp39-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl", True),
+        ("ninja-1.13.2-py3-none-manylinux2014_x86_64.whl", True),
+        ("msgpack-1.2.4-cp311-cp311-linux_x86_64.whl", False),
+    ],
+)
+def test_a_wheel_for_another_python_is_noticed(wheel: str, runs: bool) -> None:
+    assert wheels.runs_on(wheel, "3.12") == runs
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [([], "usage: "), (["cifar", "out", "fsdpp"], "no part or item is called 'fsdpp'")],
+)
+def test_mistakes_are_refused(tmp_path: Path, forked: dict[str, str], words: list[str], says: str) -> None:
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), *words]
+    env = {**os.environ, **forked, "PYTHON": "python"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,157 @@
+"""The augmentation of a GPU shows the pixels of a CPU, in a form that never waits for the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cifar_dist import recipe
+from cifar_dist.config import AugmentConfig, TransformConfig
+from cifar_dist.data.augment import Augment
+from cifar_dist.data.batches import Batch
+from cifar_dist.data.mix import Mix
+from cifar_dist.data.normalize import Normalize
+from cifar_dist.data.static_mix import StaticMix
+from cifar_dist.data.transforms import Mixing
+
+CPU = torch.device("cpu")
+SHAPE = (26, 21, 3)
+MEAN = (0.49, 0.48, 0.45)
+EVERY = (
+    '[{name="crop", fill="constant"}, {name="flip", kind="alternating"}, {name="autoaugment"}, {name="randaugment"}]',
+    '[{name="trivialaugment"}, {name="affine", rotation=9, scale=[0.7, 1.2], shear=8, translate=0.2}, {name="gray"}]',
+    '[{name="flip"}, {name="perspective"}, {name="jitter", brightness=0.3, contrast=0.3, saturation=0.3, hue=0.2}]',
+    '[{name="cutout"}, {name="flip"}, {name="flip"}, {name="erasing"}, {name="mixup", p=0.4}, {name="cutmix", p=0.5}]',
+)
+
+
+def mix_of(config: AugmentConfig, device: torch.device = CPU) -> Mix:
+    plain = Normalize((0.0,) * 3, (1 / 255,) * 3, device, channels_last=False)
+    return Mix(config, Augment(config, 5, MEAN, plain), 10)
+
+
+def static(mix: Mix, size: int = 0, device: torch.device = CPU) -> StaticMix:
+    """It is not compiled for batches of another ``size``."""
+    return StaticMix(mix, 5, SHAPE, size, device)
+
+
+def batch_of(count: int, *, mixes: bool) -> Batch:
+    random = torch.Generator().manual_seed(count)
+    images = torch.randint(0, 256, (count + mixes, *SHAPE), generator=random).to(torch.uint8)
+    images[::4] = torch.linspace(0, 255, SHAPE[1]).to(torch.uint8)[:, None]
+    images[1::6] //= 4
+    ids = torch.randperm(count + mixes, generator=random) + 49_000
+    return Batch(images, ids % 10, ids, torch.ones(count))
+
+
+@functools.cache
+def configs() -> Sequence[AugmentConfig]:
+    """The different augmentations of all shipped recipes, and every transform."""
+    shipped = [recipe.load(name).augment for name in recipe.shipped()]
+    others = [recipe.load("demo", ["--augment.transforms", words]).augment for words in EVERY]
+    return [*{str(config.transforms): config for config in (*shipped, *others)}.values()]
+
+
+def test_every_transform_is_tried() -> None:
+    tried = {transform.name for config in configs() for transform in config.transforms}
+    assert tried == {name for name in TransformConfig.variants if ":" not in name}
+
+
+def test_the_pixels_and_targets_are_those_of_the_groups() -> None:
+    for config in configs():
+        mix = mix_of(config)
+        assert mix.mixes == any(isinstance(transform, Mixing) for transform in config.transforms)
+        fixed = static(mix)
+        for count, epoch in ((60, 0), (60, 1), (7, 122)):
+            batch = batch_of(count, mixes=mix.mixes)
+            for expected, found in zip(mix(batch, epoch), fixed(batch, epoch), strict=True):
+                assert torch.equal(expected, found), (config.transforms, epoch)
+
+
+# Every processor rounds these once and alike (IEEE 754), or they do not round.
+EXACT = {
+    *("add", "sub", "rsub", "mul", "div", "neg", "abs", "sqrt", "round", "floor", "ceil", "trunc", "clamp", "copysign"),
+    *("maximum", "minimum", "nan_to_num", "where", "masked_fill", "lt", "eq", "_to_copy", "copy", "stack", "index"),
+}
+# On a few numbers a sample, in float64: where processors differ, it is in the last of 53 bits, and 24 are kept.
+ROUNDED_AFTERWARDS = {"sin", "cos", "tan", "atan", "exp", "deg2rad", "rad2deg"}
+
+
+class Arithmetic(TorchDispatchMode):
+    """Notes the operations on floats that a processor may compute in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.doubtful: set[str] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: object,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        assert isinstance(func, torch._ops.OpOverload)
+        name = func._schema.name.split("::")[1].removesuffix("_") or func._schema.name
+        floats = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.is_floating_point()]
+        per_sample = all(x.dtype is torch.float64 and x.ndim < 3 for x in floats)
+        by_number = name == "div" and floats and not all(isinstance(x, Tensor) for x in args[:2])
+        exact = name in EXACT or func.is_view or (name in ROUNDED_AFTERWARDS and per_sample)
+        if floats and (by_number or not exact):
+            self.doubtful.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_processors_agree_on_the_arithmetic_of_every_transform() -> None:
+    """So a GPU gives the pixels of a CPU, as far as a CPU can show it: a division by a number is not one there."""
+    for config in configs():
+        images_only = tuple(transform for transform in config.transforms if not isinstance(transform, Mixing))
+        augment = Augment(dataclasses.replace(config, transforms=images_only), 5, MEAN, None)  # type: ignore[arg-type]
+        batch = batch_of(9, mixes=False)
+        with Arithmetic() as seen:
+            augment.pixels(batch.images, batch.ids, 3)
+        assert not seen.doubtful, config.transforms
+
+
+def test_the_arithmetic_test_sees_a_division_by_a_number() -> None:
+    with Arithmetic() as seen:
+        _ = torch.ones(3) / 6, torch.ones(3) / torch.ones(3), torch.arange(3) % 2, torch.ones(3).sin()
+    assert seen.doubtful == {"aten.div.Tensor", "aten.sin.default"}
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "curious.py"
+    file.write_text(
+        "from dataclasses import dataclass\nfrom cifar_dist.data.transforms import Transform\n"
+        "@dataclass(frozen=True)\nclass Curious(Transform):\n    name: str = 'curious'\n"
+        "    def __call__(self, images, samples):\n"
+        "        return 255 - images if int(images[0, 0, 0, 0]) % 2 else images\n"
+    )
+    mix = mix_of(recipe.load("demo", ["--augment.transforms", f'[{{name="{file}:Curious"}}]']).augment)
+    batch = batch_of(8, mixes=False)
+    fixed = static(mix, size=8)
+    for epoch in (0, 1):
+        assert torch.equal(fixed(batch, epoch)[0], mix(batch, epoch)[0])
+    assert capsys.readouterr().err.count("the augmentation runs without being compiled, and slower") == 1
+
+
+@pytest.mark.gpu
+def test_compiled_for_a_gpu_it_shows_the_pixels_of_a_cpu() -> None:
+    cuda = torch.device("cuda")
+    for config in configs():
+        mix, on_cpu = mix_of(config, cuda), mix_of(config)
+        batch = batch_of(60, mixes=mix.mixes)
+        fixed = static(mix, len(batch.images), cuda)
+        there = Batch(*(getattr(batch, field.name).to(cuda) for field in dataclasses.fields(Batch)))
+        for epoch in (0, 1):
+            for expected, found in zip(on_cpu(batch, epoch), fixed(there, epoch), strict=True):
+                assert torch.equal(expected, found.cpu()), (config.transforms, epoch)
+        assert fixed._compiled != fixed._static, config.transforms

@@ -1,0 +1,57 @@
+"""The command that a stopped run prints: the launcher as it was typed, and ``resume RUN``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cifar_dist.distributed import typed_command
+from cifar_dist.distributed.typed_command import VARIABLE, launcher_command, resume_command
+
+RUN = Path("runs/two words")
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        ("cifar-dist train demo --run.name first", "cifar-dist resume 'runs/two words'"),
+        ("cifar-dist resume first --train.epochs 9", "cifar-dist resume 'runs/two words'"),
+        ("a-python -m cifar_dist train demo", "a-python -m cifar_dist resume 'runs/two words'"),
+        ("a-python train.py demo --optim.lr 0.1", "a-python train.py demo --optim.lr 0.1"),
+    ],
+)
+def test_a_run_of_one_process(typed: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", typed.split())
+    assert resume_command(RUN) == command
+
+
+def test_a_run_under_another_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    above = "torchrun --nproc_per_node 2 -m cifar_dist train demo --optim.lr 0.1"
+    monkeypatch.setattr(typed_command, "parent_command", above.split)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resume_command(RUN) == "torchrun --nproc_per_node 2 -m cifar_dist resume 'runs/two words'"
+
+
+@pytest.mark.parametrize(
+    ("passed", "launcher"),
+    [
+        (None, "cifar-dist launch cpu --num_processes=3"),
+        ("launch/local.sh", "launch/local.sh cpu --num_processes=3"),
+        ("", ""),
+    ],
+    ids=["typed", "by launch/local.sh", "by a program that says itself how to resume"],
+)
+def test_a_run_that_is_launched(passed: str | None, launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["cifar-dist", "launch", "cpu", "--num_processes=3", "demo"])
+    if passed is not None:
+        monkeypatch.setenv(VARIABLE, passed)
+    assert launcher_command("cpu", ["--num_processes=3"]) == launcher
+    monkeypatch.setenv(VARIABLE, launcher)
+    assert resume_command(RUN) == (f"{launcher} resume 'runs/two words'" if launcher else "")

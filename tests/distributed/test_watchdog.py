@@ -1,0 +1,88 @@
+"""A job in which a rank is stopped or hangs ends by itself, names that rank and leaves the stacks of the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support.running import TRAIN, finish, start, wait_for_records, wait_until
+
+from cifar_dist.distributed.watchdog import Position, name_behind
+from cifar_dist.tracking import timeline
+
+IMPATIENT = ["--train.epochs", "100000", "--checkpoint.every", "100000", "--run.stall_timeout", "4"]
+
+
+@pytest.mark.parametrize("stopped", [0, 1])  # rank 0 hosts the store over which the ranks would tell each other
+def test_a_stopped_rank_is_named_and_the_job_ends(tiny: Path, tmp_path: Path, stopped: int) -> None:
+    run = tmp_path / "runs" / "tiny"
+    running = start([TRAIN, str(tiny), *IMPATIENT], 2)
+    wait_for_records(run, 20, running)
+    running[stopped].send_signal(signal.SIGSTOP)
+    done = finish(running)
+    assert [one.returncode for one in done] == [-signal.SIGKILL if rank == stopped else 124 for rank in range(2)]
+    said = done[1 - stopped].stderr
+    who = f"rank {stopped} (process {running[stopped].pid} on {os.uname().nodename}) does not answer, it is stopped"
+    assert f"{who}; stacks: {run}/stalls/step-" in said, said
+    (stacks,) = run.glob("stalls/step-*/*")
+    assert stacks.name == f"rank-{1 - stopped}.txt"
+    assert "most recent call first" in stacks.read_text()
+    last = timeline.read(run / "timeline.jsonl")[-1]
+    assert (last.kind, who in last.note) == ("stalled", True)
+
+
+def test_a_rank_that_hangs_is_named_with_its_line(tiny: Path, tmp_path: Path) -> None:
+    """It answers, so its stacks are written too."""
+    (tmp_path / "net.py").write_text(
+        "import os, threading\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(1024, classes)\n"
+        "        self.seen = 0\n"
+        "    def forward(self, images):\n"
+        "        self.seen += self.training\n"
+        "        if self.seen == 5 and os.environ['RANK'] == '1':\n"
+        "            threading.Event().wait()  # the line\n"
+        "        return super().forward(images.mean(1).flatten(1))\n"
+    )
+    words = [*IMPATIENT, "--model.name", f"{tmp_path}/net.py:Net"]
+    done = finish(start([TRAIN, str(tiny), *words], 2))
+    assert [one.returncode for one in done] == [124, 124], done[0].stderr
+    assert f"rank 1 is behind, after step 4 at {tmp_path}/net.py" not in done[1].stderr, "one rank speaks for all"
+    assert "rank 1 is behind, after step 4 at " in done[0].stderr
+    (stacks,) = tmp_path.glob("runs/tiny/stalls/step-00000004/rank-1.txt")
+    assert f'File "{tmp_path}/net.py", line 10 in forward' in stacks.read_text()
+
+
+def test_a_process_that_was_stopped_itself_trains_on(tiny: Path, tmp_path: Path) -> None:
+    """As a suspended job: its clock says that no step has ended for long."""
+    run = tmp_path / "runs" / "tiny"
+    (running,) = start([TRAIN, str(tiny), *IMPATIENT])
+    wait_for_records(run, 5, [running])
+    running.send_signal(signal.SIGSTOP)
+    stopped = (run / "metrics.jsonl").read_bytes().count(b"\n")
+    time.sleep(5)  # longer than the timeout, which is what it is about
+    running.send_signal(signal.SIGCONT)
+    wait_until(lambda: (run / "metrics.jsonl").read_bytes().count(b"\n") > stopped + 50, [running])
+    running.terminate()
+    assert finish([running])[0].returncode == 75
+
+
+HERE = Position(7, "net.py:3 (forward)", waiting=False)
+WAITING = Position(7, "learner.py:9 (train_step)", waiting=True)
+
+
+@pytest.mark.parametrize(
+    ("positions", "says"),
+    [
+        ({0: WAITING, 1: HERE}, "rank 1 is behind, after step 7 at net.py:3 (forward)"),
+        ({0: Position(8, "x", waiting=False), 1: WAITING}, "rank 1 is behind, after step 7 at learner.py:9"),
+        ({0: WAITING, 1: WAITING}, "no rank is behind: rank 0 at learner.py:9 (train_step), rank 1 at learner.py:9"),
+        ({0: HERE}, "rank 0 is behind, after step 7 at net.py:3 (forward)"),
+    ],
+)
+def test_the_rank_that_is_behind(positions: dict[int, Position], says: str) -> None:
+    assert name_behind(positions, {}).startswith(says)

@@ -1,0 +1,32 @@
+"""Engines that wait for all ranks when they leave the process group, as NCCL can; gloo does not.
+
+``--train.engine tests/support/patient_group.py:Failing``. A group of one's own, a Python subclass of torch's, would say
+it in torch's own terms; with DDP such a group deadlocks now and then.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from cifar_dist.distributed.data_parallel import DataParallel
+from cifar_dist.distributed.wrapped_model import WrappedModel
+
+
+class Patient(DataParallel):
+    """DDP."""
+
+    def close(self) -> None:
+        print("waiting for the other ranks", flush=True)
+        dist.barrier()
+        super().close()
+
+
+class Failing(Patient):
+    """Rank 1 fails while rank 0 waits for it in a collective."""
+
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
+        if self.ranks.rank == 1:
+            raise RuntimeError("rank 1 broke")
+        return super().wrap(module, optimizer)

@@ -1,0 +1,207 @@
+"""A pretend CUDA device: tensors that say they are on ``cuda:0``, keep their numbers on the CPU, and count.
+
+Counted are kernel launches and the waits of the host for the device, by line of the library: copies that block, values
+that the host reads, and shapes that depend on values. One call is one kernel, except for those of ``_KERNELS``, and
+lists of tensors (fused and foreach updates) take one for each 36. Kernels of the backward pass have no line.
+
+:func:`pretend` changes torch for the rest of the process, so call it in one that ends, such as a fork.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_iter, tree_map
+
+CUDA = torch.device("cuda", 0)
+
+_READS = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "bincount"}
+_KERNELS = {  # of one call, read off torch's sources; 1 for those that are not named
+    **dict.fromkeys(["native_batch_norm", "_batch_norm_with_update", "batch_norm_backward", "bincount"], 3),
+    **dict.fromkeys(["native_batch_norm_backward", "_foreach_norm"], 3),
+    "convolution_backward": 2,
+    "sort": 6,
+    "argsort": 6,
+    "_linalg_solve_ex": 8,
+    **dict.fromkeys(
+        ["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "is_pinned", "_unsafe_view"], 0
+    ),
+}
+
+
+class Counts:
+    """What was counted since it was last cleared.
+
+    Attributes:
+        launches, waits: by ``file.py:line`` of the library; ``backward`` for a pass that autograd runs.
+    """
+
+    def __init__(self) -> None:
+        self.launches: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+
+    def clear(self) -> None:
+        self.launches.clear()
+        self.waits.clear()
+
+    def of(self, *rooms: str) -> int:
+        """Launches by lines of files whose path in the library begins with one of ``rooms``."""
+        return sum(count for line, count in self.launches.items() if line.startswith(rooms))
+
+
+counts = Counts()
+
+
+class OnDevice(torch.Tensor):
+    """A tensor on the pretend device."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Self:
+        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype
+        )
+        made.inner = inner
+        return made  # type: ignore[no-any-return]
+
+    inner: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    device = property(lambda self: CUDA)  # type: ignore[assignment]
+    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+        return _dispatch(func, args, kwargs or {})
+
+    def cpu(self, *_: object, **__: object) -> Tensor:
+        counts.waits[_line()] += 1
+        return self.inner.detach().clone()
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        named = kwargs.pop("device", None)
+        given = [*args, *([named] if named is not None else [])]
+        kwargs.pop("non_blocking", None)
+        for value in given:
+            if isinstance(value, Tensor):
+                given += [value.device, value.dtype]
+        dtypes = [value for value in given if isinstance(value, torch.dtype)]
+        places = [torch.device(value).type for value in given if isinstance(value, str | torch.device)]
+        if "cpu" in places:
+            return torch.Tensor.to(self.cpu(), *dtypes, **kwargs)
+        return torch.Tensor.to(self, *dtypes, **kwargs) if dtypes or kwargs else self
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise TypeError(f"can't convert a tensor on {CUDA} to numpy (force={force})")
+
+
+class Device(TorchDispatchMode):
+    """Inside it, what is made for ``cuda`` is on the pretend device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+        return _dispatch(func, args, kwargs or {})
+
+
+def _dispatch(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+    name = func._schema.name.split("::")[-1]
+    tensors = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
+    on_device = any(isinstance(value, OnDevice) for value in tensors)
+    target = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+    kwargs.pop("pin_memory", None)
+    if not on_device and target != "cuda":
+        return func(*args, **kwargs)
+    if target is not None:
+        kwargs["device"] = torch.device("cpu")
+    _count(name, func, args, kwargs, tensors)
+    result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+    if name == "copy_":
+        return args[0]
+    if name == "_local_scalar_dense":
+        return result
+    return return_and_correct_aliasing(func, args, kwargs, tree_map(_outer, result))
+
+
+def _count(name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> None:
+    line = _line()
+    sides = {isinstance(value, OnDevice) for value in tensors if value.dim() or name in ("copy_", "_to_copy")}
+    if name in ("copy_", "_to_copy") and (len(sides) == 2 or sides == {False}):
+        waits = not (args[2] if args[2:] else kwargs.get("non_blocking", False))
+        counts.waits[line] += int(waits)
+    elif len(sides) == 2:  # a host tensor as an index is copied first; anything else is an error
+        assert name in ("index", "index_put_", "_index_put_impl_", "index_put"), (
+            f"{func} on two devices at {line}: {[(type(t).__name__, t.shape) for t in tensors]}"
+        )
+        counts.waits[line] += 1
+    elif name in _READS:
+        counts.waits[line] += 2 if name == "bincount" else 1
+    elif name.startswith("index") and any(v.dtype is torch.bool for v in tree_iter(args[1]) if isinstance(v, Tensor)):
+        counts.waits[line] += 1
+    lists = name.startswith(("_foreach", "_fused"))
+    if not func.is_view:
+        counts.launches[line] += _KERNELS.get(name, 1) * (-(-len(args[0]) // 36) if lists else 1)
+
+
+def _inner(value: object) -> object:
+    return value.inner if isinstance(value, OnDevice) else value
+
+
+def _outer(value: object) -> object:
+    return OnDevice(value) if isinstance(value, Tensor) and not isinstance(value, OnDevice) else value
+
+
+def _line() -> str:
+    """The line of the library that runs."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        _, found, file = frame.f_code.co_filename.rpartition("/cifar_dist/")
+        if found:
+            return f"{file}:{frame.f_lineno}"
+        if frame.f_code.co_name == "_engine_run_backward":
+            return "backward"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "elsewhere"
+
+
+def pretend() -> Device:
+    """Let torch believe in the device; the result is to be entered."""
+    torch._C._ensureCUDADeviceGuardSet()
+    torch.autograd.set_multithreading_enabled(False)  # type: ignore[attr-defined]
+    torch.cuda.Event = _Event  # type: ignore[misc,assignment]
+    grouped = torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype
+    torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype = lambda tensors: {  # type: ignore[assignment]
+        (CUDA, dtype): found for (_, dtype), found in grouped(tensors).items()
+    }
+    torch.cuda._lazy_init = lambda: None
+    for name in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
+        module: Any = importlib.import_module(name)
+        module._get_foreach_kernels_supported_devices = lambda: ["cuda", "cpu"]
+        module._get_fused_kernels_supported_devices = lambda: ["cuda", "cpu"]
+        module._foreach_supported_types = [Tensor, torch.nn.Parameter, OnDevice]
+    return Device()
+
+
+def move(module: torch.nn.Module, memory_format: torch.memory_format) -> None:
+    """Move a network to the pretend device. Its parameters are other objects then."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    module.to(CUDA).to(memory_format=memory_format)  # type: ignore[call-overload]
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+class _Event:
+    """An event on the stream of the pretend device, whose work is done at once."""
+
+    def record(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None: ...

@@ -1,0 +1,68 @@
+"""On a pretend CUDA device, a training step never waits, and launches what its network needs and little more.
+
+The table of docs/decisions.md is from ``python -m support.pretend_steps``, which takes every shipped recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import forked_ranks
+
+from cifar_dist import recipe
+from cifar_dist.data.pack import pack
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Kernel launches of a step.
+
+    Attributes:
+        augmentation: before it is compiled.
+        network: forward, loss and backward.
+        optimizer: with clipping and averages.
+        rest: the batch, measurements and agreement.
+    """
+
+    augmentation: int
+    network: int
+    optimizer: int
+    rest: int
+
+
+BUDGETS = {
+    "speedrun-94": Budget(60, 140, 34, 15),
+    "custom-resnet": Budget(560, 140, 20, 15),
+    "se-resnet-randaugment": Budget(1480, 470, 40, 15),
+}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 images of 32x32."""
+    folder, random = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    images = random.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    np.savez(folder / "source.npz", x_train=images, y_train=np.arange(60) % 10)
+    pack(folder / "source.npz", folder / "packed", val_fraction=0, show=False)
+    return folder / "packed"
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_step_waits_for_nothing_and_stays_in_its_budget(name: str, colours: Path, tmp_path: Path) -> None:
+    words = ["--data.path", str(colours), "--run.dir", str(tmp_path), "--train.batch_size", "10"]
+    config = recipe.load(name, [*words, "--train.precision", "no", "--train.threads", "1"])
+
+    def step() -> None:
+        from support.pretend_steps import count_step, split
+
+        counts = count_step(config)
+        assert not counts.waits.total(), f"the host waits for the device: {dict(+counts.waits)}"
+        for part, launches in split(counts).items():
+            assert launches <= getattr(BUDGETS[name], part), (
+                f"{part}: {launches}, most by {counts.launches.most_common(9)}"
+            )
+
+    forked_ranks.run(1, step)

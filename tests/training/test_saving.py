@@ -1,0 +1,163 @@
+"""Checkpoints that a background thread writes: what is visible when, and what a death at any moment leaves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+import pytest
+import torch
+from support.crashing import every_death
+from support.small_checkpoint import holds, names, state, tensors
+from torch import Tensor
+
+from cifar_dist import checkpoint
+from cifar_dist.checkpoint import Tensors, TrainState
+from cifar_dist.config import CheckpointConfig
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.tracking import metrics
+from cifar_dist.tracking.metrics import MetricsLog, Record
+from cifar_dist.tracking.tracker import SilentTracker
+from cifar_dist.training.saving import CheckpointSaver
+
+NUMBERS = count()
+T = TypeVar("T")
+
+
+class Metrics(SilentTracker):
+    """A tracker with metrics, and with what it was told about checkpoints."""
+
+    def __init__(self, path: Path) -> None:
+        self.log = MetricsLog(path)
+        self.saved: list[int] = []
+        self.warnings: list[str] = []
+
+    def sync(self) -> None:
+        self.log.sync()
+
+    def checkpoint(self, step: int, path: Path) -> None:
+        self.saved.append(step)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+class OpeningRanks(Ranks):
+    """One process, which opens a gate when it begins to wait for its write."""
+
+    def __init__(self, gate: Event) -> None:
+        super().__init__(0, 1, torch.device("cpu"), first_of_node=True)
+        self.gate = gate
+
+    def run_on_main(self, work: Callable[[], T]) -> T:
+        self.gate.set()
+        return super().run_on_main(work)
+
+
+class Gated(Mapping[str, Tensor]):
+    """Tensors that cannot be read before a gate opens."""
+
+    def __init__(self, gate: Event, values: Mapping[str, Tensor]) -> None:
+        self._gate, self._values = gate, values
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._values[name]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[str]:
+        self._gate.wait()
+        return iter(self._values)
+
+
+def saver_in(
+    run: Path, gate: Event | None = None, saved: TrainState = checkpoint.NEW_RUN
+) -> tuple[CheckpointSaver, Metrics]:
+    tracker, config = Metrics(run / "metrics.jsonl"), CheckpointConfig(keep=1)
+    ranks = OpeningRanks(gate or Event())
+    return CheckpointSaver(run / "checkpoints", config, ranks, tracker, saved, retry=2, longest_retry=8), tracker
+
+
+def record(step: int) -> Record:
+    return Record(step, 0, "train", loss=1.0, accuracy=0.5, samples=10, seconds=0.1, lr=0.1)
+
+
+def test_a_death_at_any_write_leaves_the_old_checkpoint_or_the_new_with_its_metrics(tmp_path: Path) -> None:
+    """The thread that trains writes the metrics of the next step meanwhile. With the death, power is lost."""
+    before = tmp_path / "before"
+    before.mkdir()
+
+    def train(run: Path, first: int, last: int) -> None:
+        saver, tracker = saver_in(run)
+        for step in range(first, last + 1):
+            tracker.log.append([record(step)])
+            if step % 2 == 0:
+                saver.save(lambda: tensors(step), state(step, best=step == 4), must=False)  # noqa: B023
+        saver.wait(last)
+
+    train(before, 1, 3)
+
+    def prepare() -> Path:
+        return Path(shutil.copytree(before, tmp_path / f"case-{next(NUMBERS)}", symlinks=True))
+
+    seen = set()
+    for run in every_death(prepare, lambda run: train(run, 4, 5), power_loss=True):
+        chosen, notes = checkpoint.choose(run / "checkpoints")
+        assert chosen is not None
+        assert not notes, "nothing half-written ever has a checkpoint's name"
+        step = checkpoint.read_state(chosen).step
+        assert holds(chosen, step)
+        assert [found.step for found in metrics.read(run / "metrics.jsonl")][:step] == list(range(1, step + 1))
+        seen.add(step)
+        shutil.rmtree(run)
+    assert seen == {2, 4}
+
+
+def test_training_continues_during_a_write_and_the_next_one_waits_for_it(tmp_path: Path) -> None:
+    gate = Event()
+    saver, tracker = saver_in(tmp_path, gate)
+    first = replace(tensors(2), weights=Gated(gate, tensors(2).weights))
+    saver.save(lambda: first, state(2), must=False)
+    assert not (tmp_path / "checkpoints" / "step-00000002").exists(), "the call returned before the write"
+    assert tracker.saved == []
+
+    def copy() -> Tensors:
+        assert holds(tmp_path / "checkpoints" / "step-00000002", 2), "so two copies never exist at once"
+        assert tracker.saved == [2]
+        return tensors(4)
+
+    saver.save(copy, state(4, best=True), must=True)
+    assert tracker.saved == [2, 4]
+    assert names(tmp_path / "checkpoints") == ["best", "latest", "step-00000004"]
+    saver.save(lambda: pytest.fail("it is saved already"), state(4), must=True)
+
+
+def test_a_failed_write_is_reported_later_and_tried_again(tmp_path: Path) -> None:
+    saver, tracker = saver_in(tmp_path)
+    (tmp_path / "checkpoints").write_text("in the way")
+    saver.save(lambda: tensors(2), state(2, best=True), must=False)
+    saver.wait(7)
+    assert saver.best is None, "an accuracy without a checkpoint"
+    (warning,) = tracker.warnings
+    assert "the checkpoint of step 2 could not be saved: " in warning
+    assert "training continues, and saves again after step 8 at the latest" in warning
+    assert [saver.is_due(step) for step in (7, 8)] == [False, True]
+    (tmp_path / "checkpoints").unlink()
+    saver.save(lambda: tensors(8), state(8, best=True), must=False)
+    saver.wait(9)
+    assert saver.best == 0.5
+    assert not saver.is_due(10)
+
+
+def test_a_job_that_fails_completes_the_write_under_way(tmp_path: Path) -> None:
+    saver, tracker = saver_in(tmp_path)
+    saver.save(lambda: tensors(2), state(2), must=False)
+    saver.close()
+    assert tracker.saved == [2]
+    assert holds(tmp_path / "checkpoints" / "step-00000002", 2)
