@@ -1,6 +1,6 @@
-"""Batch normalisation over the micro-batches of all processes, as of one process that has them all.
+"""Batch normalisation over the micro-batches of all processes, as one process that had them all would compute it.
 
-Torch's ``SyncBatchNorm``, which computes on GPUs only, with the same for CPUs.
+In place of torch's ``SyncBatchNorm``, which computes on GPUs only and makes the host wait for the device in each layer.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from cifar_dist.errors import UserError
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def synchronise_batch_norms(network: nn.Module, name: str) -> None:
-    """Replace the batch norms of ``network``, called ``name``; parameters and buffers stay the same tensors.
+def check_batch_norms(network: nn.Module, name: str) -> None:
+    """Refuse a network, called ``name``, that cannot be synchronised.
 
     Raises:
-        UserError: it has none, or some with a computation of their own.
+        UserError: it has no batch norms, or some with a computation of their own.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
@@ -30,6 +30,10 @@ def synchronise_batch_norms(network: nn.Module, name: str) -> None:
                 f"train.sync_batchnorm cannot replace the {type(norm).__name__} of {name}, which is not torch's "
                 "BatchNorm; remove it"
             )
+
+
+def synchronise_batch_norms(network: nn.Module) -> None:
+    """Replace the batch norms of a network; parameters and buffers stay the same tensors."""
     for parent in [*network.modules()]:
         for key, child in parent.named_children():
             if isinstance(child, _PLAIN):
@@ -42,49 +46,75 @@ def _synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> Syn
     return new
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Every process must call it in training with as many micro-batches as the others."""
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Every process must call it in training, with as many values as the others: micro-batches are of equal size."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept what the norm that it replaces accepted."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu" or not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
-            normalised: Tensor = super().forward(input)
-            return normalised
-        shape = [1, -1, *[1] * (input.ndim - 2)]
-        axes = [axis for axis in range(input.ndim) if axis != 1]
-        x = input.float()
-        count = torch.full((1,), x.numel() / x.size(1))
-        *_, total = sums = _Sum.apply(torch.cat([x.sum(axes), count]))
-        mean = sums[:-1] / total
-        centred = x - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(axes)) / total
-        self._track(mean.detach(), variance.detach() * total / (total - 1))
-        y: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
-        if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(input.dtype)
+        if not self.training:
+            return super().forward(input)
+        normalised, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        self._track(mean, variance)
+        return normalised  # type: ignore[no-any-return]
 
-    @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         """Update the running statistics; ``variance`` is unbiased."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1
-        rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        rate = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, rate)
         self.running_var.lerp_(variance, rate)
 
 
-class _Sum(torch.autograd.Function):
-    """A sum over all processes. Its gradient on each is the sum of the gradients on all."""
+class _Normalise(torch.autograd.Function):
+    """Ioffe, Szegedy: *Batch Normalization*, arXiv:1502.03167, with one exchange of sums in each direction."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalise ``x``, [n, c, ...], of this process; returns also mean and unbiased variance of all, [c]."""
+        variance, mean = torch.var_mean(x.float(), _axes(x), correction=0)
+        # Float64: the square of a mean is subtracted from one that is hardly larger.
+        own = torch.stack([mean.double(), variance.double() + mean.double().square()])
+        dist.all_reduce(own)
+        everyone = own / dist.get_world_size()
+        mean, variance = everyone[0], (everyone[1] - everyone[0].square()).clamp(min=0)
+        count = dist.get_world_size() * x.numel() // x.size(1)
+        mean, variance, unbiased = mean.float(), variance.float(), (variance * count / (count - 1)).float()
+        scale = (variance + eps).rsqrt()
+        y = (x - _wide(mean, x)) * _wide(scale, x)
+        if weight is not None and bias is not None:
+            y = y * _wide(weight, x) + _wide(bias, x)
+        ctx.save_for_backward(x, mean, scale, *([] if weight is None else [weight]))
+        ctx.mark_non_differentiable(mean, unbiased)
+        return y.to(x.dtype), mean, unbiased
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """DDP and the other engines sum the gradients of weight and bias; those of the statistics are summed here."""
+        x, mean, scale, *weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        gradient = gradient.float()
+        normal = (x - _wide(mean, x)) * _wide(scale, x)
+        sums = torch.stack([gradient.sum(_axes(x)), (gradient * normal).sum(_axes(x))])
+        of_bias, of_weight = sums if weight else (None, None)
+        everyone = sums.clone()
+        dist.all_reduce(everyone)
+        everyone /= dist.get_world_size() * x.numel() // x.size(1)
+        through = gradient - _wide(everyone[0], x) - normal * _wide(everyone[1], x)
+        for factor in (scale, *weight):
+            through = through * _wide(factor, x)
+        return through.to(x.dtype), of_weight, of_bias, None
+
+
+def _axes(x: Tensor) -> list[int]:
+    return [axis for axis in range(x.ndim) if axis != 1]
+
+
+def _wide(values: Tensor, x: Tensor) -> Tensor:
+    """``values``, [c], in a shape that broadcasts over ``x``."""
+    return values.view(-1, *[1] * (x.ndim - 2))

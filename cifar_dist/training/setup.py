@@ -19,7 +19,7 @@ from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.order import own_parts
 from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.sync_batchnorm import synchronise_batch_norms
+from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
 from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
 from cifar_dist.optim.optimizers import build_optimizer
@@ -104,9 +104,12 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
     _check_limits(config, manifest, batches.steps_per_epoch)
-    _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     if config.train.sync_batchnorm:
-        synchronise_batch_norms(module, config.model.name)
+        check_batch_norms(module, config.model.name)
+    if config.train.sync_batchnorm and ranks.world_size > 1:
+        synchronise_batch_norms(module)
+    else:
+        _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     if config.model.freeze:
         transfer.freeze_backbone(module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
