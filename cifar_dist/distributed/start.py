@@ -26,6 +26,7 @@ from cifar_dist.distributed.launch_checks import (
     local_processes,
     was_asked_for,
 )
+from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
@@ -68,7 +69,8 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
     if trains and config.train.compile:
         engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
-    yield engine
+    with explained(lambda: describe_preparation(config.data.resident_mb, engine.description)):
+        yield engine
     engine.close()
 
 
