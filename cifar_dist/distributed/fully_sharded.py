@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,7 +27,7 @@ _NEEDS_WEIGHTS = "needs full weights and gradients on each process"
 
 
 class FullySharded(Engine):
-    """FSDP2 over all processes of the job."""
+    """FSDP2 over all processes of the job; one process has a shard too, of everything."""
 
     limits = (
         NO_PARTS,
@@ -43,6 +44,8 @@ class FullySharded(Engine):
             return super().start_accelerator(cpu)
 
     def wrap(self, module: nn.Module, optimizer: Optimizer) -> WrappedModel:
+        if not dist.is_initialized():  # one process, which no launcher started
+            raise UserError("FSDP was asked for and there is no process group; start with launch/fsdp.yaml")
         # It splits weights along their first dimension; the images may stay channels-last.
         module.to(memory_format=torch.contiguous_format)
         full_module = copy.deepcopy(module)

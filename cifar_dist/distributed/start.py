@@ -22,7 +22,6 @@ from cifar_dist.distributed.launch_checks import (
     check_launch,
     deepspeed_stage,
     is_main_process,
-    launched_processes,
     local_processes,
     was_asked_for,
 )
@@ -95,7 +94,7 @@ def _engine_class(train: TrainConfig) -> type[Engine]:
         return _load_plugin(train.engine)
     if was_asked_for("DEEPSPEED"):
         return DeepSpeedZero3 if deepspeed_stage() == "3" else DeepSpeedZero
-    if was_asked_for("FSDP") and launched_processes() > 1:
+    if was_asked_for("FSDP"):
         return FullySharded
     return FixedParts if train.parts else DataParallel
 
