@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import socket
 import time
 from typing import Final
 
@@ -30,7 +30,7 @@ def compare_clocks(ranks: Ranks) -> Finding:
         if best is None or after - before < best[0]:
             best = after - before, [reading - (before + after) / 2 for reading in readings]
     assert best is not None
-    hosts = ranks.gather_objects(platform.node())
+    hosts = ranks.gather_objects(socket.gethostname())
     interval, offsets = ranks.run_on_main(lambda: best)
     rank = max(range(1, ranks.world_size), key=lambda rank: abs(offsets[rank]))
     text = f"rank {rank} on {hosts[rank]} differs most from rank 0 on {hosts[0]}, by {abs(offsets[rank]):.3g} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -48,22 +49,25 @@ class Finding:
     def of_error(cls, what: str, error: UserError | TrainingFailedError) -> Finding:
         """Return the row of what would end the run; the errors of this project end in the remedy."""
         text, _, remedy = str(error).partition("; ")
-        return cls(what, text, Verdict.FAILED, remedy or "see above")
+        return cls(what, text, Verdict.FAILED, remedy)
 
     def __str__(self) -> str:
         line = f"{self.what:<{_WHAT}}  {self.verdict:<{_VERDICT}}  {printable(self.text)}"
         return f"{line}\n{'':{_WHAT + _VERDICT + 4}}-> {printable(self.remedy)}" if self.remedy else line
 
 
-def summary(findings: list[Finding]) -> str:
+def until_error(what: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield rows, and for an error that would end the run a last one; the error must be the same on all ranks."""
+    try:
+        yield from findings
+    except (UserError, TrainingFailedError) as error:
+        yield Finding.of_error(what, error)
+
+
+def summary(findings: Sequence[Finding]) -> str:
     """Return the last line of the table."""
-    failed, warned = (
-        [one.what for one in findings if one.verdict is kind] for kind in (Verdict.FAILED, Verdict.WARNING)
-    )
-    parts = [f"{len(failed)} failed ({', '.join(failed)})"] if failed else []
-    parts += (
-        [f"{len(warned)} warnings ({', '.join(warned)})" if len(warned) > 1 else f"a warning ({warned[0]})"]
-        if (warned)
-        else []
-    )
+    parts = []
+    for kind, name in ((Verdict.FAILED, "failed"), (Verdict.WARNING, "with a warning")):
+        if found := [one.what for one in findings if one.verdict is kind]:
+            parts.append(f"{len(found)} {name} ({', '.join(found)})")
     return f"{len(findings)} checks: {', '.join(parts) or 'all ok'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import resource
 import socket
 import time
@@ -35,7 +34,7 @@ def map_ranks(engine: Engine) -> Iterator[Finding]:
     ranks, device = engine.ranks, engine.ranks.device
     versions = describe()["versions"]
     assert isinstance(versions, dict)
-    own = (platform.node(), str(device) if device.type == "cuda" else device.type, str(versions.get("torch")))
+    own = (socket.gethostname(), str(device) if device.type == "cuda" else device.type, str(versions.get("torch")))
     places = ranks.gather_objects(own)
     nodes: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for rank, (host, on, _) in enumerate(places):
@@ -55,7 +54,7 @@ def map_ranks(engine: Engine) -> Iterator[Finding]:
 def check_ports(ranks: Ranks) -> Finding:
     """Check that each rank reaches the next one at a port that the system chose, as gloo and NCCL connect them."""
     with socket.create_server(("", 0)) as server:
-        places = ranks.gather_objects((platform.node(), int(server.getsockname()[1])))
+        places = ranks.gather_objects((socket.gethostname(), int(server.getsockname()[1])))
         problems = ranks.gather_objects(_reach(*places[(ranks.rank + 1) % ranks.world_size]))
     several = ranks.world_size > 1
     for rank, problem in enumerate(problems):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import platform
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ def check_shared_folder(folder: Path, ranks: Ranks) -> Finding:
 
 
 def _try_folder(folder: Path, trial: Path, ranks: Ranks) -> Finding:
-    hosts = ranks.gather_objects(platform.node())
+    hosts = ranks.gather_objects(socket.gethostname())
     for problem_of in (_write, _look):
         problems = ranks.gather_objects(problem_of(trial, ranks.rank, ranks.world_size))
         for rank, problem in enumerate(problems):
@@ -130,7 +130,7 @@ def _lock(file: IO[str]) -> str:
 def _lock_again(path: Path) -> str:
     """Lock a file that rank 0 has locked; return the problem if that succeeds, or an empty string."""
     with path.open("a") as file:
-        return "" if _lock(file) else f"but a second process on {platform.node()} can lock a locked file"
+        return "" if _lock(file) else f"but a second process on {socket.gethostname()} can lock a locked file"
 
 
 def _wait_for(happens: Callable[[], bool]) -> bool:

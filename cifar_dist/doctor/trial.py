@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -27,9 +26,9 @@ from cifar_dist.doctor.finding import Finding
 from cifar_dist.doctor.grace import Grace, find_grace
 from cifar_dist.doctor.network import time_gradients
 from cifar_dist.doctor.shared_folder import remove
+from cifar_dist.doctor.space import room_for_checkpoints
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration, size
-from cifar_dist.run_folder import RunFolder
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
 from cifar_dist.training.setup import TrainingSetup
@@ -131,20 +130,6 @@ def _save_time(seconds: float, count: int, step_seconds: float, config: Config, 
     remedy = grace.remedy.format(seconds=f"{max(3 * stop, 2):.0f}")
     finding = Finding.fails if stop > grace.seconds else Finding.warns
     return finding("save", f"{text} ({grace.source})", remedy if stop > grace.seconds / 2 else "")
-
-
-def room_for_checkpoints(config: Config, count: int) -> Finding:
-    """Compare the free space with the checkpoints to come, of ``count`` bytes each; those that exist are replaced."""
-    folder = Path(config.run.dir)
-    existing = checkpoint.listing(RunFolder(folder / config.run.name).checkpoints)
-    wanted = config.checkpoint.keep + 2  # the best one, and the one that is being written
-    needed = max(1, wanted - len(existing)) * count
-    beside = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(beside).free
-    text = f"{size(free)} free in {folder}; {wanted} checkpoints of {size(count)} take {size(wanted * count)}"
-    text += f", of which {len(existing)} exist" if existing else ""
-    remedy = "free some, choose another --run.dir, or keep fewer: --checkpoint.keep 1"
-    return Finding.fails("space", text, remedy if free < needed else "")
 
 
 def _bytes(folder: Path) -> int:
