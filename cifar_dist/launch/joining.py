@@ -20,6 +20,9 @@ from cifar_dist.errors import JoinTimeoutError
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
+JOB_PORTS = range(20_000, 32_000)
+"""Where rank 0 of a Slurm job listens, by the job's number: below 32768, where the system's ports usually begin."""
+
 _SAY_SECONDS = 10.0  # between two lines about who is missing
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0  # in which the store must answer a request
