@@ -56,7 +56,8 @@ check: $(READY) ## lint, format, types, arrows between the modules
 	$(BIN)/lint-imports --no-logo
 
 bench: $(READY) ## run the benchmarks, each a ratio against a named peer
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(IN_VENV) python "$$script"; done
+	@set -e; for script in $(filter-out benchmarks/comparison.py, $(wildcard benchmarks/*.py)); do \
+	    echo "== $$script"; $(IN_VENV) python "$$script"; done
 
 clean: ## remove what these targets made; runs/ and your own datasets stay
 	rm -rf $(VENV) shards/digits .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -116,7 +116,8 @@ def averages(config: Config) -> list[float]:
 def network(config: Config) -> object:
     """Its layers, at which size it sees its images, and which of its stages learn in which epoch."""
     model = models.build_for(config.model, shape=(16, 16, 3), classes=10)
-    learning = [transfer.set_mode(model, config.model, epoch) for epoch in range(4)]
+    modules = [stage.modules for stage in transfer.stages(model)]
+    learning = [transfer.set_mode(model, modules, config.model, epoch) for epoch in range(4)]
     return [type(layer).__name__ for layer in model.modules()], len(model._forward_pre_hooks), learning
 
 
@@ -431,6 +432,7 @@ WITNESSES: dict[str, Witness] = {
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),
     "train.compile": witness(True, compilations),
+    "train.sync_batchnorm": witness(True, run),  # refused without batch norms; test_engine.py shows what it computes
     "train.tf32": witness(True, flags),
     "train.cudnn_benchmark": witness(True, flags),
     "train.deterministic": witness(True, flags),

@@ -116,7 +116,10 @@ def test_whoever_is_killed_leaves_no_rank_behind(recipe: Path, killed: str) -> N
     ("words", "said"),
     [
         ([], "usage: cifar-dist launch CONFIG"),
-        (["cup", "demo"], "launch/cup.yaml does not exist; configs: cpu ddp fsdp single zero2"),
+        (
+            ["cup", "demo"],
+            "launch/cup.yaml does not exist; configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3",
+        ),
         (["cpu"], "name a recipe; usage: cifar-dist launch CONFIG"),
         (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
     ],

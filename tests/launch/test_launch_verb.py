@@ -46,7 +46,10 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
     [
         (["cpu", "pack", "digits", "out"], "pack runs in one process; use: cifar-dist pack digits out"),
         (["cpu", "launch", "cpu", "demo"], "launch runs in one process"),
-        (["none.yaml", "demo"], "launch config none.yaml does not exist; configs: cpu ddp fsdp single zero2"),
+        (
+            ["none.yaml", "demo"],
+            "launch config none.yaml does not exist; configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3",
+        ),
     ],
 )
 def test_what_it_refuses_is_one_line(words: list[str], says: str) -> None:
@@ -59,7 +62,7 @@ def test_what_it_refuses_is_one_line(words: list[str], says: str) -> None:
 def test_help_lists_configs_and_collective_verbs() -> None:
     done = launch("--help")
     assert done.returncode == 0
-    assert "configs: cpu ddp fsdp single zero2" in done.stdout
+    assert "configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3" in done.stdout
     assert "doctor" in done.stdout
 
 
@@ -99,7 +102,7 @@ def test_a_config_is_a_name_or_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_config("ddp") == ROOT / "launch" / "ddp.yaml", "the repository's comes first"
     assert find_config("mine") == tmp_path / "launch" / "mine.yaml"
     assert find_config("launch/ddp.yaml") == Path("launch/ddp.yaml")
-    assert config_names() == ["cpu", "ddp", "fsdp", "mine", "single", "zero2"]
+    assert config_names() == ["cpu", "ddp", "fsdp", "mine", "single", "zero1", "zero2", "zero2-offload", "zero3"]
 
 
 def test_the_agent_loads_no_torch() -> None:

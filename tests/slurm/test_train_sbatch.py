@@ -83,7 +83,7 @@ def test_slurm_requeues_a_job_that_loses_a_node_and_none_that_is_cancelled(
     said = re.fullmatch(r"job (\d+): (.*)\nwatch it: tail -F slurm-\1\.out; cifar-dist runs list .*\n", done.stdout)
     assert said, done.stdout + done.stderr
     job, run = Job(said[1], recipe.parent, dict(cluster.env)), Path(said[2])
-    assert run == recipe.parent / "runs" / f"small-{job.id}"
+    assert run == recipe.parent / "runs" / "small"
     assert job.facts()["JobName"] == "it"
     until(lambda: (run / "metrics.jsonl").exists() and len(steps_logged(run)) >= 5, job.output)
     job.call("scontrol", "update", "nodename=node2", "state=down", "reason=a test")

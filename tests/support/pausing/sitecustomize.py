@@ -1,4 +1,7 @@
-"""Python imports this before a command: a run stops itself (SIGSTOP) after so many records, see ``running.pausing``."""
+"""Python imports this before a command: a run stops itself (SIGSTOP) after so many records, see ``running.pausing``.
+
+The next attempt of a job that restarts itself does not, as long as the note of the first one exists.
+"""
 
 from __future__ import annotations
 
