@@ -170,7 +170,7 @@ class EvalConfig(Section):
     predictions do not depend on the number of processes."""
     tta: str = "mirror"
     """Test-time augmentation of the final evaluation: 0 (none), mirror (2 views), translate (6), or N random views."""
-    split: str = "test"
+    split: Literal["train", "val", "test"] = "test"
     """Split of the final evaluation."""
 
     def __post_init__(self) -> None:

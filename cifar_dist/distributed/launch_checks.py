@@ -119,7 +119,7 @@ def check_launch(expected: int) -> None:
         expected: ``run.processes``; 0 for any number.
 
     Raises:
-        UserError: another number of processes runs than was asked for.
+        UserError: another number of processes runs than was asked for, or they cannot find each other.
     """
     started = launched_processes()
     asked = requested_processes()
@@ -132,4 +132,9 @@ def check_launch(expected: int) -> None:
         raise UserError(
             f"run.processes asks for {expected} processes and the launcher started {started}; "
             f"use: accelerate launch --num_processes {expected} ... or --run.processes {started}"
+        )
+    if started > 1 and "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"WORLD_SIZE is {started}, but MASTER_ADDR is not set; start with accelerate launch or torchrun, or, for "
+            "one process, first: unset WORLD_SIZE RANK"
         )

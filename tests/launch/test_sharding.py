@@ -81,5 +81,5 @@ def test_its_launch_file_stops_and_resumes(digits: Path, tmp_path: Path, forked:
     code, output = soak.end(soak.start(recipe, config, *words, config=config, env=forked))
     assert code == 0, output
     assert f"resumed after step {stopped}" in output
-    assert [record["step"] for record in metrics(run)] == list(range(1, 2 * 13 + 1))
+    assert [record["step"] for record in metrics(run)] == list(range(1, STEPS + 1))
     assert f"2 processes, {wrapper}" in output

@@ -177,5 +177,4 @@ def rank() -> None:
 
 
 if __name__ == "__main__":
-    optimizer("sgd", network())  # torch imports its compiler here, in seconds: once, before the ranks part
     forked_ranks.run(2, rank)

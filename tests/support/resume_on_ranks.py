@@ -77,7 +77,6 @@ def train(launch: str, words: list[str], leave: int = 0, number: int = 0) -> Non
 def main(path: str) -> None:
     """Train them all."""
     import deepspeed.compile.init_z1_and_2  # noqa: F401
-    import torch._dynamo  # noqa: F401
     import transformers.integrations.deepspeed  # noqa: F401 - Accelerate imports it beside DeepSpeed
 
     for optimizer, words in OPTIMIZERS.items():
