@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.documents import blocks
-from support.resume_on_ranks import cut
+from support.run_folders import cut
 from support.running import PATIENCE, ROOT, UNDRAWN, environment, metrics
 
 MIDDLE = 6

@@ -15,7 +15,7 @@ from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.training.trainer import Trainer
 from support import forked_ranks
-from support.resume_on_ranks import cut
+from support.run_folders import cut
 
 PARTS = 6
 PROCESSES = [1, 2, 4]
