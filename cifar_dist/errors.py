@@ -51,6 +51,19 @@ class JoinTimeoutError(TrainingFailedError):
     """Some processes or machines of the job never came. Whoever waited for them reports it."""
 
 
+class OutOfMemoryError(TrainingFailedError):
+    """One process has no memory left. One line; exit code 1.
+
+    Args:
+        message: which, and what to use instead.
+        reports: whether this process prints it, and not another one that failed before.
+    """
+
+    def __init__(self, message: str, *, reports: bool) -> None:
+        super().__init__(message)
+        self.reports = reports
+
+
 class StorageError(TrainingFailedError):
     """A file that the machine cannot read or write. One line with the path and the cause; exit code 1."""
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import tomli_w
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from cifar_dist.config import Config
-from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, leaves
+from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, leaves, validate
 from cifar_dist.config.keys import check_keys, unknown_setting
 from cifar_dist.config.layers import Tree, flatten, laid_over, without_lost
 from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
@@ -195,7 +195,9 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
         UserError: a value has the wrong type, is out of range or has no effect; the message names the first.
     """
     try:
-        return TypeAdapter(Config).validate_python(tree, context={"import_plugins": import_plugins})
+        config = validate(Config, tree, {"import_plugins": import_plugins})
+        assert isinstance(config, Config)
+        return config
     except ValidationError as error:
         first = error.errors()[0]
     key, section = _key(first["loc"], tree)

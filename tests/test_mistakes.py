@@ -164,11 +164,11 @@ def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
         assert finish(running)[0].returncode == 75
 
 
-def test_an_engine_that_is_not_supported_yet(tiny: Path, tmp_path: Path) -> None:
-    zero3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
-    done = spawn([TRAIN, str(tiny)], 2, env=zero3)
+def test_an_engine_that_is_not_supported(tiny: Path, tmp_path: Path) -> None:
+    variables = {"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3", "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "nvme"}
+    done = spawn([TRAIN, str(tiny)], 2, env={f"ACCELERATE_{name}": value for name, value in variables.items()})
     (line,) = [line for line in done[0].stderr.splitlines() if line.startswith("cifar-dist: ")]
-    assert "ZeRO-3 is not supported; use launch/zero2.yaml" in line
+    assert "DeepSpeed cannot offload the optimizer to nvme here; use launch/zero2-offload.yaml" in line
     assert [d.returncode for d in done] == [2, 2]
     assert not (tmp_path / "runs").exists()
 

@@ -26,6 +26,11 @@ def was_asked_for(what: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
 
 
+def deepspeed_stage() -> str:
+    """The stage of ZeRO that the config of ``accelerate launch`` says; empty where it says none."""
+    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+
+
 def is_main_process() -> bool:
     """Whether this is rank 0, before any process group exists."""
     return os.environ.get("RANK", "0") == "0"

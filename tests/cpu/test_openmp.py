@@ -25,7 +25,7 @@ def test_waiting_threads_go_to_sleep_unless_the_user_says_otherwise(
 ) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT")  # which these tests have themselves
     assert "GOMP_SPINCOUNT" not in environment()
-    (done,) = spawn([TRAIN, str(tiny), "--train.epochs", "1"], env={**given, **UNDRAWN})
+    (done,) = spawn([TRAIN, str(tiny), "--train.max_steps", "1"], env={**given, **UNDRAWN})
     assert done.returncode == 0, done.stderr
     variables = json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["variables"]
     assert {name: variables[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in variables} == found
@@ -54,7 +54,7 @@ run(["train", "demo"])
 def test_threads_are_those_asked_for_or_the_share_of_the_machine(
     tiny: Path, tmp_path: Path, asked: str, threads: str | None
 ) -> None:
-    done = spawn([TRAIN, str(tiny), "--train.epochs", "1", "--train.threads", asked], 2, UNDRAWN)
+    done = spawn([TRAIN, str(tiny), "--train.max_steps", "1", "--train.threads", asked], 2, UNDRAWN)
     assert [d.returncode for d in done] == [0, 0], done[0].stderr
     variables = json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["variables"]
     assert variables["OMP_NUM_THREADS"] == (threads or str(max(1, len(os.sched_getaffinity(0)) // 2)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.run_folders import cells
-from support.running import UNDRAWN, finish, metrics, pausing, resume, spawn, start, wait_for_pause
+from support.running import finish, metrics, pausing, resume, spawn, start, wait_for_pause
 
 from cifar_dist import cli
 from cifar_dist.errors import UserError
@@ -187,7 +187,7 @@ def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(
     file.write_text(
         f'recipe = "{tiny}"\n[settings]\ntrain.epochs = 1\ndata.path = "{data}"\n[grid]\noptim.lr = [0.1, 0.2]'
     )
-    (first,) = spawn([*SWEEP, "run", str(file)], env={**forked, **UNDRAWN})
+    (first,) = spawn([*SWEEP, "run", str(file)], env=forked)
     assert first.returncode == 0, first.stderr
     assert "the dataset has no split 'test' to end with" in first.stdout
     (again,) = spawn([*SWEEP, "run", str(file)])
