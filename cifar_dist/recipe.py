@@ -213,9 +213,10 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
     if isinstance(cause, ValueError):  # the section's own message, which begins with the field
         raise UserError(f"{where}: {key}{'.' if key else ''}{cause}")
     what, value = first["msg"].partition(", unable to")[0].replace("valid tuple", "list"), first.get("input")
-    what = what.replace("Input should", "must", 1) if what.startswith("Input should") else f": {what}"
+    if not what.startswith("Input should"):
+        raise UserError(f"{where}: {key}: {what[:1].lower()}{what[1:]}")
     shown = "" if isinstance(value, dict) else f" {value!r}"
-    raise UserError(f"{where}: {key}{shown} {what}")
+    raise UserError(f"{where}: {key}{shown} {what.replace('Input should', 'must', 1)}")
 
 
 def _key(place: Sequence[str | int], tree: Tree) -> tuple[str, str]:

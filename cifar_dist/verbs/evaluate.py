@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.terminal.screen import fold, table_width
 from cifar_dist.verbs.arguments import (
     CHECKPOINT,
     CHECKPOINT_NAME,
@@ -67,13 +69,19 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if engine.ranks.is_main:
         if data.fingerprint != trained.trained_on.fingerprint:
-            print(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
+            _say(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
         elif arguments.split == "train" or (arguments.split == "val" and not trained.config.data.hold_out):
-            print(f"the run was trained on the split {arguments.split}")
+            _say(f"the run was trained on the split {arguments.split}")
         if summary.tta != tta:
-            print(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")
-        print(f"{arguments.split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")
+            _say(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")
+        _say(f"{arguments.split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")
         if warning := summary.warning():
-            print(f"warning: {warning}")
+            _say(f"warning: {warning}")
         draw(run_path)
     return EXIT_DONE
+
+
+def _say(line: str) -> None:
+    """Print a line that a terminal does not break inside a word."""
+    width = table_width(sys.stdout)
+    print(line if width is None else fold(line, width))

@@ -302,7 +302,7 @@ def test_other_commands_suggest_indexing_tars(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"create one with: cifar-dist index {tmp_path}"):
         Manifest.load(tmp_path)
     with pytest.raises(UserError, match="for WebDataset tars use: cifar-dist index FOLDER"):
-        pack(path.rename(tmp_path / "x-0.tar").parent, tmp_path / "out", show=False)
+        pack(path.rename(tmp_path / "x-0.tar").parent, tmp_path.with_name("out"), show=False)
     index(tmp_path, show=False)
     (tmp_path / "x-0.tar").unlink()
     with pytest.raises(UserError, match=f"recreate the dataset with: cifar-dist index {tmp_path}\n  x-0.tar: missing"):

@@ -1,4 +1,7 @@
-"""The training commands of the documents, with the recipes as they are shipped, end at an accuracy to show."""
+"""The training commands of the documents, with the recipes as they are shipped, end at an accuracy to show.
+
+``pytest -s`` lists the commands with their accuracies.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,24 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support.documents import blocks, commands, pages
-from support.running import train
+from support.documents import LEAST, blocks, commands, pages
+from support.running import ROOT, UNDRAWN, spawn, train
 
 from cifar_dist.verbs.arguments import split_settings
 
-LEAST = 0.9
+CONTINUED = [ROOT / "docs" / "resume.md", ROOT / "docs" / "transfer.md"]
+"""Pages on which a training begins with the run of the command before it."""
 
 
 def trainings() -> list[tuple[str, ...]]:
-    """The distinct settings with which the documents train ``demo``, without the names of runs.
+    """The distinct settings with which the other pages train ``demo``, without the names of runs.
 
     But for the rate that ``lr-find`` suggests, 0.07: it lies between two of them.
     """
-    found = {()}  # make demo
+    found = set()
     for page in pages():
+        if page in CONTINUED:
+            continue
         own = {block.file: tomllib.loads(block.text) for block in blocks(page) if block.file.endswith(".toml")}
         for line in commands(page):
             words = line.partition(" #")[0].split()
@@ -32,19 +38,44 @@ def trainings() -> list[tuple[str, ...]]:
             if not recipe or own.get(recipe, {}).get("data"):  # a dataset of the page's own
                 continue
             lr = own.get(recipe, {}).get("optim", {}).get("lr")
-            if "--model.pretrained" in settings:  # needs the run of the command before it
-                continue
             pairs = [(a, b) for a, b in zip(settings[::2], settings[1::2], strict=True) if a != "--run.name"]
             found.add(tuple(word for pair in pairs for word in pair) + (("--optim.lr", str(lr)) if lr else ()))
-    return sorted(found)
+    return sorted(found - {()})  # ``demo`` as it is: docs/transfer.md trains it
+
+
+def accuracy_of(run: Path) -> float:
+    """The newest final accuracy of a run."""
+    newest = max(run.glob("evaluations/*_model_final/summary.json"), key=lambda path: path.stat().st_mtime)
+    return float(json.loads(newest.read_text())["accuracy"])
 
 
 @pytest.mark.parametrize("settings", trainings(), ids=" ".join)
 def test_a_documented_training_ends_at_an_accuracy_to_show(
     digits: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    assert len(trainings()) >= 4
+    assert len(trainings()) >= 2
     (done,) = train("demo", "--data.path", str(digits), "--run.dir", str(tmp_path), *settings)
     assert done.returncode == 0, done.stderr
-    (summary,) = (json.loads(path.read_text()) for path in tmp_path.glob("demo/evaluations/*/summary.json"))
-    assert summary["accuracy"] > LEAST
+    accuracy = accuracy_of(tmp_path / "demo")
+    print(f"demo {' '.join(settings)}: {accuracy:.2%}")
+    assert accuracy > LEAST
+
+
+@pytest.mark.parametrize("page", CONTINUED, ids=lambda page: page.name)
+def test_each_training_of_a_page_that_continues_runs_ends_at_an_accuracy_to_show(
+    digits: Path, tmp_path: Path, page: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "digits").symlink_to(digits)
+    for block in blocks(page):
+        if block.language != "bash" or block.needs:
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            words = line.partition(" #")[0].replace("python train.py", "cifar-dist train").split()
+            if words[:2] not in (["cifar-dist", "train"], ["cifar-dist", "resume"]):
+                continue
+            (done,) = spawn(["-m", "cifar_dist", *words[1:]], env=UNDRAWN, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            accuracy = accuracy_of(max(tmp_path.glob("runs/*"), key=lambda run: run.stat().st_mtime))
+            print(f"{' '.join(words)}: {accuracy:.2%}")
+            assert accuracy > LEAST, line

@@ -1,11 +1,13 @@
 """The commands in the documents, run in order in a copy of the repository, as a reader would.
 
 Shells run them, and forks of a warm interpreter the Python programs in them, which draw only the reports that a block
-mentions: but for those of ``make demo``.
+mentions: but for those of ``make demo``. ``demo`` costs next to nothing here; ``test_accuracies.py`` tests what it ends
+at as it is shipped. The runs of a page's own recipes are measured here; ``pytest -s`` lists their accuracies.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,8 +17,14 @@ from pathlib import Path
 
 import pytest
 from support import warm
-from support.documents import NEEDS, Block, blocks, pages
+from support.documents import LEAST, NEEDS, Block, blocks, pages
 from support.running import PATIENCE, ROOT, UNDRAWN, environment
+
+from cifar_dist import recipe
+from cifar_dist.run_folder import RunFolder
+
+CHEAP = {"train.epochs": 2, "eval.tta": "0", "model.name": "tiny-cnn"}
+"""The settings of ``demo`` here."""
 
 
 def is_run(block: Block) -> bool:
@@ -52,6 +60,19 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
         elif is_run(block):
             drawn = {} if "report" in block.text else UNDRAWN
             run(block.text, copy, real if block.text.startswith("make demo") else {**forked, **drawn})
+    for name, accuracy in accuracies_of_own_recipes(copy).items():
+        print(f"{page.relative_to(ROOT)}: {name} ends at {accuracy:.2%}")
+        assert accuracy > LEAST, name
+
+
+def accuracies_of_own_recipes(copy: Path) -> dict[str, float]:
+    """The final accuracies, by run, of the runs that owe nothing to the cheap ``demo``."""
+    found = {}
+    for path in copy.glob("runs/*/evaluations/*_model_final/summary.json"):
+        run = RunFolder(path.parents[2])
+        if recipe.read(run.config).model.name != CHEAP["model.name"]:
+            found[run.path.name] = json.loads(path.read_text())["accuracy"]
+    return found
 
 
 def copy_of_the_repository(target: Path) -> Path:
@@ -68,8 +89,9 @@ def copy_of_the_repository(target: Path) -> Path:
     (target / ".venv" / ".ready").write_text(f"{target}\n")  # newer than its sources: nothing is installed again
     demo = target / "cifar_dist" / "recipes" / "demo.toml"
     text = demo.read_text(encoding="utf-8")
-    for key, value in {"epochs": "2", "tta": '"0"', "name": '"tiny-cnn"'}.items():
-        text, found = re.subn(rf"^{key} = .*", f"{key} = {value}", text, count=1, flags=re.M)
+    for key, value in CHEAP.items():
+        field = key.partition(".")[2]
+        text, found = re.subn(rf"^{field} = .*", f"{field} = {json.dumps(value)}", text, count=1, flags=re.M)
         assert found
     demo.write_text(text, encoding="utf-8")
     return target

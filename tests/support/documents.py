@@ -11,6 +11,8 @@ from support.running import ROOT
 
 NEEDS = {"cluster", "network", "gpu", "cifar10", "data", "minutes"}
 """What ``<!-- needs: ... -->`` before a block may name: then it is not run."""
+LEAST = 0.9
+"""Every documented training ends above this accuracy."""
 
 _BLOCK = re.compile(r"(?:^<!-- needs: (?P<needs>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 
