@@ -115,6 +115,9 @@ class TrainConfig(Section):
     """Use deterministic algorithms only: the same seed on the same device gives the same bits. Slower on a GPU."""
     threads: int = 0
     """CPU threads per process; 0 divides the machine's cores among its processes."""
+    profile: int = 0
+    """Write a torch profiler trace of so many steps, after the first three, into the run folder's ``profile``, for
+    chrome://tracing or ui.perfetto.dev. 0: none."""
     engine: str = "auto"
     """How processes synchronise: auto takes the launch config's engine (DDP, DeepSpeed, FSDP); or
     ``path/to/file.py:Attribute`` or ``package.module:Attribute``."""
@@ -149,6 +152,7 @@ class TrainConfig(Section):
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(self.threads >= 0, f"threads {self.threads} must not be negative")
+        require(self.profile >= 0, f"profile {self.profile} must not be negative")
         require(
             self.engine == "auto" or plugins.is_spec(self.engine),
             f"engine {self.engine!r} must be auto or path/to/file.py:Attribute; launch/*.yaml chooses a built-in one",

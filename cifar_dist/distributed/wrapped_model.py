@@ -6,7 +6,7 @@ on another number of processes or with another engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -147,11 +147,23 @@ class WrappedModel(InferenceModel):
         # Each engine averages over ranks, and Accelerate divides by the number of micro-batches.
         self._accelerator.backward(loss * self._loss_scale)
 
-    def update(self) -> None:
-        """Clip the gradients and step the optimizer."""
+    def update(self) -> Tensor | None:
+        """Clip the gradients and step the optimizer.
+
+        Returns:
+            The norm of all gradients before they are clipped, a scalar on the device; None where they are not.
+        """
+        norm: Tensor | None = None
         if self._clip_norm:
-            self._accelerator.clip_grad_norm_(self.trainable_parameters().values(), self._clip_norm)
+            norm = self._accelerator.clip_grad_norm_(self.trainable_parameters().values(), self._clip_norm)
         self._optimizer.step()
+        return norm if norm is None else full_tensor(norm.detach())
+
+    def watch_exchange(self, begins: Callable[[], object]) -> None:
+        """Have ``begins`` called in a backward pass when all gradients are computed, and only exchanged from there on.
+
+        Only DDP shows it. Other engines exchange gradients while they compute, or after the pass.
+        """
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that require gradients, by name."""
