@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from cifar_dist.cpu.load import watch_load
 from cifar_dist.cpu.openmp import shorten_openmp_spin
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError, nearest
@@ -20,6 +21,7 @@ def run(words: Sequence[str]) -> int:
         UserError: an unknown verb, or anything that the verb refuses.
     """
     shorten_openmp_spin()
+    watch_load()
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise UserError(f"unknown command '{words[0]}'; {nearest(words[0], VERBS)}")
     arguments = parse(words)

@@ -114,7 +114,8 @@ class TrainConfig(Section):
     deterministic: bool = False
     """Use deterministic algorithms only: the same seed on the same device gives the same bits. Slower on a GPU."""
     threads: int = 0
-    """CPU threads per process; 0 divides the machine's cores among its processes."""
+    """CPU threads per process. 0: the cores that no other program uses are divided among the processes, and small
+    networks take fewer; the number is recorded, and a resume keeps it. Another number rounds differently."""
     profile: int = 0
     """Write a torch profiler trace of so many steps, after the first three, into the run folder's ``profile``, for
     chrome://tracing or ui.perfetto.dev. 0: none."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from cifar_dist import checkpoint
@@ -40,6 +41,7 @@ from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
+from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
 
 
@@ -69,6 +71,7 @@ class Trainer:
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
         deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
         found, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
+        settle_threads(self.setup, self.ranks, self.folder.environment if found else None)
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else checkpoint.NEW_RUN
         self.step, self.last_step = state.step, self.setup.last_step
@@ -328,6 +331,7 @@ class Trainer:
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.config.train.epochs,
             max_steps=self.config.train.max_steps,
+            threads=torch.get_num_threads() if self.ranks.device.type == "cpu" else 0,
         )
         tracker = Tracker(
             self.folder,
