@@ -6,8 +6,7 @@
 
 A network of so many million random float32 parameters, trained with momentum by SGD, goes through the saver of a run:
 in each turn once with ``checkpoint.background`` off and once on. Between two saves the script waits for the write, as
-a run with enough steps between its checkpoints does. Prints the shortest times, which other programs disturb least, and
-their ratio. One CPU thread copies.
+a run with enough steps between its checkpoints does. One CPU thread copies.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from comparison import Comparison, record
 from torch import nn
 
 from cifar_dist.checkpoint import NEW_RUN, Tensors
@@ -78,12 +78,8 @@ def main() -> None:
                 saver.wait(step)
                 if step > 1:  # the first save requests the memory that the others use again
                     seconds[background].append(blocked)
-    waiting, copying = (min(seconds[background]) for background in (False, True))
-    size = 8 * asked.parameters
-    print(f"{asked.parameters} M parameters with momentum, {size} MB, on {asked.device}, {asked.saves} saves each")
-    print(f"training waits for the disk {waiting:6.3f} s")
-    print(f"for the copy alone          {copying:6.3f} s")
-    print(f"ratio                       {copying / waiting:6.3f}")
+    what = f"training waits for a checkpoint of {asked.parameters} M parameters with momentum, {asked.device}"
+    record(__file__, [Comparison(what, "saved in the foreground", "s", seconds[True], seconds[False])])
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
     python benchmarks/convolution.py
 
 Forward and backward of 64 random 32x32 images in float32, on the GPU where there is one. The two take turns, one step
-each, so that a machine that slows down does so for both; of each the best of five counts. Before that their losses
-and gradients are compared: they are the same computation.
+each. Before that their losses and gradients are compared: they are the same computation.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from comparison import record, take_turns
 from torch import Tensor, nn
 
 from cifar_dist.config import ModelConfig
@@ -55,13 +55,15 @@ def main() -> None:
         assert other.grad is not None
         error = (one.grad - other.grad).norm() / one.grad.norm()
         assert error < 1e-2, f"the two differ by {error:.1e}"
-    best = dict.fromkeys(models, float("inf"))
-    for _ in range(STEPS):
-        for name, model in models.items():
-            best[name] = min(best[name], step(model, images, labels))
-    for name, seconds in best.items():
-        print(f"{name:9} {1000 * seconds:8.1f} ms a step, {BATCH / seconds:8,.0f} images/s")
-    print(f"ratio of handmade to torch {best['handmade'] / best['torch']:.2f}")
+    comparison = take_turns(
+        f"a step of custom-resnet with handmade convolutions, {BATCH} images",
+        "torch's convolutions",
+        "s",
+        lambda: step(models["handmade"], images, labels),
+        lambda: step(models["torch"], images, labels),
+        STEPS,
+    )
+    record(__file__, [comparison])
 
 
 if __name__ == "__main__":

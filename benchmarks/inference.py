@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 
 import torch
+from comparison import Comparison, record
 
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.models import build
@@ -23,14 +24,16 @@ def main(name: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = build(name, classes=10, options={}).to(device).eval()
-    print(f"{name} on {device}, {torch.get_num_threads()} threads")
+    comparisons = []
     for batch in BATCHES:
         images = torch.randn(batch, 3, 32, 32, device=device)
         forms, _ = make_forms(model, images)
         timings = time_forms({**forms, "compiled": torch.compile(model)}, images, PASSES)
         for form, timing in timings.items():
-            ratio = timings["base"].p50 / timing.p50
-            print(f"batch {batch:3}  {form:9} {1000 * timing.p50:8.2f} ms  {ratio:5.2f} times eager")
+            if form != "base":
+                what = f"{name}, {form}, {batch} images"
+                comparisons.append(Comparison(what, "torch's eager mode", "s", [timing.p50], [timings["base"].p50]))
+    record(__file__, comparisons, "medians of ten passes that took turns")
 
 
 if __name__ == "__main__":

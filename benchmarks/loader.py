@@ -1,59 +1,72 @@
-"""Batches of CIFAR-10 with random crop and flip: ours against webdataset with torchvision in a DataLoader.
+"""Batches of CIFAR-10 with random crop and flip: ours against the loaders that people use.
 
-    python benchmarks/loader.py [shards/cifar10]
+    python benchmarks/loader.py [--data shards/cifar10] [--turns 3]
 
-Both read the same packed shards, shuffle, crop 32 after padding 4, flip, normalise, and give float32 batches of 500.
-The peer is the pipeline that the webdataset documentation shows, at its best number of workers on this machine. The
-first pass (reading and decoding) and the passes after it are told apart: ours keeps the decoded images.
+All of them shuffle, crop 32 after padding 4, flip, normalise, and give float32 batches of 500. The peers are
+webdataset, on the same shards; a map-style DataLoader of images in memory, as torchvision's CIFAR10 has them; and
+MosaicML Streaming, on local shards of its own, where it is installed. Their transforms are torchvision's, and each has
+its best number of workers on this machine, up to its cores, kept alive between passes. First passes open the data and
+decode it; ours keeps the decoded images for the later ones.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import os
-import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+import webdataset as wds
+from comparison import Comparison, record, take_turns
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
 
 from cifar_dist.config import AugmentConfig, DataConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import Normalize
+from cifar_dist.data.read import ShardReader
 
 BATCH = 500
+Loader = Iterable[object]
+"""Yields batches; each iteration over it is an epoch."""
 
 
-def rate(batches: Iterable[torch.Tensor]) -> float:
-    """Images per second."""
-    begin, images = time.perf_counter(), 0
-    for batch in batches:
-        images += len(batch)
+def rate(batches: Iterable[object], images: int) -> float:
+    """Images per second of one epoch."""
+    begin = time.perf_counter()
+    for _ in batches:
+        pass
     return images / (time.perf_counter() - begin)
 
 
-def ours(manifest: Manifest) -> tuple[float, float]:
-    """Images per second in the first pass, opening included, and in the second."""
-    begin = time.perf_counter()
-    device = torch.device("cpu")
-    batches = TrainBatches(manifest, DataConfig(), seed=0, batch_size=BATCH, parts=1, own=range(1), device=device)
-    augment = Augment(AugmentConfig(), 0, manifest.mean, Normalize(manifest.mean, manifest.std, device, False))
+class Ours:
+    """The trainer's own path; each iteration is the next epoch."""
 
-    def epoch(number: int) -> Iterable[torch.Tensor]:
-        return (augment(b.images, b.ids, number) for step in batches.epoch(number) for b in step)
+    def __init__(self, manifest: Manifest) -> None:
+        device = torch.device("cpu")
+        self._batches = TrainBatches(
+            manifest, DataConfig(), seed=0, batch_size=BATCH, parts=1, own=range(1), device=device
+        )
+        self._augment = Augment(
+            AugmentConfig(), 0, manifest.mean, Normalize(manifest.mean, manifest.std, device, False)
+        )
+        self._epochs = itertools.count()
 
-    images = sum(len(batch) for batch in epoch(0))
-    return images / (time.perf_counter() - begin), rate(epoch(1))
+    def __iter__(self) -> Iterator[Tensor]:
+        epoch = next(self._epochs)
+        return (self._augment(b.images, b.ids, epoch) for step in self._batches.epoch(epoch) for b in step)
 
 
-def peer(manifest: Manifest, workers: int) -> tuple[float, float]:
-    """The same from webdataset, torchvision.transforms.v2 and a DataLoader."""
-    import webdataset as wds
-    from torchvision.transforms import v2
-
-    transform = v2.Compose(
+def transforms(manifest: Manifest) -> v2.Compose:
+    return v2.Compose(
         [
             v2.PILToTensor(),
             v2.RandomCrop(32, padding=4, padding_mode="reflect"),
@@ -62,34 +75,116 @@ def peer(manifest: Manifest, workers: int) -> tuple[float, float]:
             v2.Normalize(manifest.mean, manifest.std),
         ]
     )
+
+
+def from_webdataset(manifest: Manifest, workers: int) -> Loader:
     urls = [str(manifest.root / shard.name) for shard in manifest.shards("train")]
     dataset = (
         wds.WebDataset(urls, shardshuffle=len(urls))
         .shuffle(5000)
         .decode("pil")
         .to_tuple("png", "cls")
-        .map_tuple(transform, lambda label: label)
+        .map_tuple(transforms(manifest), lambda label: label)
         .batched(BATCH)
     )
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0, multiprocessing_context=None
+    loader: Loader = torch.utils.data.DataLoader(
+        dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0
     )
-    begin = time.perf_counter()
-    images = sum(len(batch) for batch, _ in loader)
-    return images / (time.perf_counter() - begin), rate(batch for batch, _ in loader)
+    return loader
+
+
+class _InMemory(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Decoded images, as ``torchvision.datasets.CIFAR10`` keeps them and hands them out."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._images = ShardReader(manifest, "train").all().numpy()
+        self._labels = manifest.labels("train").tolist()
+        self._transform = transforms(manifest)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._transform(Image.fromarray(self._images[index])), self._labels[index]
+
+
+def from_memory(manifest: Manifest, workers: int) -> Loader:
+    loader: Loader = torch.utils.data.DataLoader(
+        _InMemory(manifest), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
+    return loader
+
+
+def from_streaming(manifest: Manifest, workers: int, folder: Path) -> Loader:
+    from streaming import MDSWriter, StreamingDataset
+
+    if not folder.is_dir():
+        images, labels = ShardReader(manifest, "train").all().numpy(), manifest.labels("train").tolist()
+        with MDSWriter(out=str(folder), columns={"image": "png", "label": "int"}) as writer:
+            for image, label in zip(images, labels, strict=True):
+                writer.write({"image": Image.fromarray(image), "label": label})
+    transform = transforms(manifest)
+
+    class Dataset(StreamingDataset):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            sample = super().__getitem__(index)
+            return transform(sample["image"]), sample["label"]
+
+    dataset = Dataset(local=str(folder), shuffle=True, batch_size=BATCH)
+    loader: Loader = torch.utils.data.DataLoader(dataset, BATCH, num_workers=workers, persistent_workers=workers > 0)
+    return loader
+
+
+def at_its_best(build: Callable[[int], Loader], images: int) -> tuple[int, Loader, float]:
+    """Return the number of workers that is fastest in the second epoch, its loader, and its rate in the first one."""
+    found = []
+    for workers in range(len(os.sched_getaffinity(0)) + 1):
+        begin = time.perf_counter()
+        loader = build(workers)
+        for _ in loader:
+            pass
+        first = images / (time.perf_counter() - begin)
+        found.append((rate(loader, images), workers, loader, first))
+    _, workers, loader, _ = max(found, key=lambda one: one[0])
+    return workers, loader, max(first for *_, first in found)
 
 
 def main() -> None:
-    manifest = Manifest.load(Path(sys.argv[1] if len(sys.argv) > 1 else "shards/cifar10"))
-    cores = len(os.sched_getaffinity(0))
-    first, later = ours(manifest)
-    print(f"ours                     first pass {first:9,.0f} images/s   later passes {later:9,.0f} images/s")
-    best = (0.0, 0.0)
-    for workers in range(cores + 1):
-        speed = peer(manifest, workers)
-        print(f"webdataset, {workers:2} workers   first pass {speed[0]:9,.0f} images/s   later passes {speed[1]:9,.0f}")
-        best = max(best[0], speed[0]), max(best[1], speed[1])
-    print(f"ratio to its best        first pass {first / best[0]:9.2f}            later passes {later / best[1]:9.2f}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="shards/cifar10")
+    parser.add_argument("--turns", type=int, default=3)
+    asked = parser.parse_args()
+    manifest = Manifest.load(Path(asked.data))
+    images = len(manifest.labels("train"))
+    comparisons: list[Comparison] = []
+    with tempfile.TemporaryDirectory() as folder:
+        peers: dict[str, Callable[[int], Loader]] = {
+            "a DataLoader of images in memory": lambda workers: from_memory(manifest, workers),
+            "webdataset": lambda workers: from_webdataset(manifest, workers),
+            "MosaicML Streaming": lambda workers: from_streaming(manifest, workers, Path(folder, "mds")),
+        }
+        for name, build in peers.items():
+            try:
+                workers, loader, first = at_its_best(build, images)
+            except ImportError as error:
+                print(f"{name}: left out, {error}")
+                continue
+            begin = time.perf_counter()
+            ours = Ours(manifest)
+            epoch_of_ours = sum(1 for _ in ours) and images / (time.perf_counter() - begin)
+            peer = f"{name}, torchvision, {workers} workers"
+            comparisons += [
+                Comparison("the first epoch from PNG", peer, "images/s", [epoch_of_ours], [first]),
+                take_turns(
+                    "an epoch of crop and flip",
+                    peer,
+                    "images/s",
+                    partial(rate, ours, images),
+                    partial(rate, loader, images),
+                    asked.turns,
+                ),
+            ]
+    record(__file__, comparisons, f"{manifest.name}, {images:,} images")
 
 
 if __name__ == "__main__":

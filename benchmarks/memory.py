@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import resource
-import statistics
 import subprocess
 import sys
 
@@ -18,7 +17,7 @@ STEPS, BATCH, TURNS = 4, 250, 3
 
 
 def train() -> None:
-    """Print CPU seconds and page faults of a step."""
+    """Print the CPU seconds of a step."""
     import torch
     import torch.nn.functional as F
 
@@ -35,24 +34,21 @@ def train() -> None:
         F.cross_entropy(model(images), labels).backward()
     after = resource.getrusage(resource.RUSAGE_SELF)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(seconds / STEPS, (after.ru_minflt - before.ru_minflt) / STEPS)
+    print(seconds / STEPS)
 
 
-def measured(mode: str) -> tuple[float, float]:
+def measured(mode: str) -> float:
+    """CPU seconds of a step, in a process of its own."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run([sys.executable, __file__, mode], env=env, capture_output=True, text=True, check=True)
-    seconds, faults = map(float, done.stdout.split())
-    return seconds, faults
+    return float(done.stdout)
 
 
 def main() -> None:
-    turns = [(measured("peer"), measured("ours")) for _ in range(TURNS)]
-    peer, ours = ([turn[place] for turn in turns] for place in (0, 1))
-    for name, found in (("ours", ours), ("the C library as it comes", peer)):
-        seconds, faults = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"{name:<26} {seconds:6.2f} s of CPU time a step   {faults:>9,.0f} page faults")
-    ratio = statistics.median(theirs[0] / own[0] for theirs, own in turns)
-    print(f"ratio {ratio:.2f}")
+    from comparison import record, take_turns
+
+    what, peer = f"a step of speed-net with freed memory kept, {BATCH} images, CPU time", "the C library as it comes"
+    record(__file__, [take_turns(what, peer, "s", lambda: measured("ours"), lambda: measured("peer"), TURNS)])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 
 from cifar_dist.cpu.load import watch_load
@@ -13,6 +14,8 @@ from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.parser import build_parser
 from cifar_dist.verbs.registry import VERBS
 
+_SPOKEN = {"help": "--help", "version": "--version"}
+
 
 def run(words: Sequence[str]) -> int:
     """Run one verb; return the exit code.
@@ -22,6 +25,8 @@ def run(words: Sequence[str]) -> int:
     """
     shorten_openmp_spin()
     watch_load()
+    if words and words[0] in _SPOKEN:
+        words = [*words[1:2], _SPOKEN[words[0]]]
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise UserError(f"unknown command '{words[0]}'; {nearest(words[0], VERBS)}")
     arguments = parse(words)
@@ -35,7 +40,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: the verb does not accept a word.
     """
-    arguments, rest = build_parser()[0].parse_known_args(words)
+    parser, parsers = build_parser()
+    arguments, rest = parser.parse_known_args(words)
     if rest:
-        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see: cifar-dist {words[0]} --help")
+        word, options = rest[0].partition("=")[0], sorted(parsers[words[0]].options())
+        begun = [option for option in options if word.startswith("--") and option.startswith(word)]
+        close = begun or difflib.get_close_matches(word, options, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"see: cifar-dist {words[0]} --help"
+        raise UserError(f"unrecognized arguments: {' '.join(rest)}; {meant}")
     return arguments

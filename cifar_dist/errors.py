@@ -51,6 +51,19 @@ class JoinTimeoutError(TrainingFailedError):
     """Some processes or machines of the job never came. Whoever waited for them reports it."""
 
 
+class OutOfMemoryError(TrainingFailedError):
+    """One process has no memory left. One line; exit code 1.
+
+    Args:
+        message: which, and what to use instead.
+        reports: whether this process prints it, and not another one that failed before.
+    """
+
+    def __init__(self, message: str, *, reports: bool) -> None:
+        super().__init__(message)
+        self.reports = reports
+
+
 class StorageError(TrainingFailedError):
     """A file that the machine cannot read or write. One line with the path and the cause; exit code 1."""
 
@@ -70,14 +83,15 @@ def blame(error: UserError) -> UserError | StorageError:
     return error
 
 
-def nearest(wrong: str, known: Iterable[str]) -> str:
-    """Suggest the right word: ``did you mean 'lr'?``, or the full list if none is close."""
+def nearest(wrong: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Suggest the right word: ``did you mean 'lr'?``, or ``otherwise`` if none is close: by default the full list."""
     names = sorted(known)
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+    return f"did you mean '{close[0]}'?" if close else otherwise or f"known: {', '.join(names)}"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the message of another library's error as one line."""
+    """Return the first line of another library's error that is more than a heading."""
     reason = getattr(error, "reason", None) or error  # urllib's URLError wraps the cause
-    return next(iter(str(reason).splitlines()), type(error).__name__)
+    lines = str(reason).splitlines()
+    return next((line for line in lines if line and not line.endswith(":")), next(iter(lines), type(error).__name__))

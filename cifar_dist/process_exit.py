@@ -17,6 +17,7 @@ from cifar_dist.errors import (
     InUseError,
     JoinTimeoutError,
     MachineError,
+    OutOfMemoryError,
     StorageError,
     TrainingFailedError,
     UserError,
@@ -108,7 +109,11 @@ def _outlive_terminal() -> None:
 
 
 def _report(error: Exception, code: int) -> int:
-    of_machine = isinstance(error, MachineError) and local_rank() == 0
-    if is_main_process() or of_machine or isinstance(error, JoinTimeoutError):
+    if isinstance(error, OutOfMemoryError):
+        reports = error.reports
+    else:
+        of_machine = isinstance(error, MachineError) and local_rank() == 0
+        reports = is_main_process() or of_machine or isinstance(error, JoinTimeoutError)
+    if reports:
         print(f"cifar-dist: {error}", file=sys.stderr)
     return code

@@ -14,13 +14,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tomli_w
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from cifar_dist.config import Config
-from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, leaves
+from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, leaves, validate
 from cifar_dist.config.keys import check_keys, unknown_setting
 from cifar_dist.config.layers import Tree, flatten, laid_over, without_lost
 from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
@@ -51,7 +51,10 @@ def recipe_path(recipe: str) -> Path:
         if path.is_file():
             return path
         raise UserError(f"recipe file {recipe} does not exist")
-    raise UserError(f"unknown recipe '{recipe}'; {nearest(recipe, shipped())} (or give the path of a .toml)")
+    if path.exists():
+        raise UserError(f"{recipe} is not a recipe; name one that cifar-dist recipes lists, or the path of a .toml")
+    meant = nearest(recipe, shipped(), "cifar-dist recipes lists all")
+    raise UserError(f"unknown recipe '{recipe}'; {meant} (or give the path of a .toml)")
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
@@ -127,6 +130,9 @@ def parse_overrides(words: Sequence[str]) -> Tree:
             position += 1
             text, equals = words[position], "="
         parts = key.replace("-", "_").split(".")
+        types = _types_of(parts)
+        if not equals and types and not any(bool in (kind, *get_args(kind)) for kind in types):
+            raise UserError(f"--{key} requires a value: --{key} VALUE")
         nested: Any = text if equals else "true"
         if nested.startswith(("[", "{")):
             try:
@@ -135,7 +141,7 @@ def parse_overrides(words: Sequence[str]) -> Tree:
                 raise UserError(f'--{key}: {text!r} is not a TOML list; for example --{key} "[64, 128]"') from None
         elif parts[:2] == ["model", "options"]:
             nested = _scalar(nested)
-        elif _is_list(parts):
+        elif types and all(get_origin(kind) is tuple for kind in types):
             nested = [item.strip() for item in nested.split(",") if item.strip()]
         value = nested
         for part in reversed(parts):
@@ -146,19 +152,18 @@ def parse_overrides(words: Sequence[str]) -> Tree:
     return found
 
 
-def _is_list(parts: Sequence[str]) -> bool:
-    """Whether a setting is a list in every variant that has it, so that commas separate its items."""
+def _types_of(parts: Sequence[str]) -> list[Any]:
+    """Return the types of a setting, one for each variant that has it; empty if no type is declared."""
     section = get_type_hints(Config).get(parts[0])
     if section is None or len(parts) < 2:
-        return False
+        return []
     owners: list[type] = [section, *(leaf for _, leaf in leaves(section))] if is_root(section) else [section]
     if len(parts) == 3 and section.named_items:
         owners = [item_root(section).variants[parts[1]]] if parts[1] in item_root(section).variants else []
     elif len(parts) == 3 or parts[1] == section.named_items:
-        return False
+        return []
     hints = [get_type_hints(owner) for owner in owners if parts[-1] in field_names(owner)]
-    kinds = [get_origin(hint) for found in hints for name, hint in found.items() if key_of(name) == parts[-1]]
-    return bool(kinds) and all(kind is tuple for kind in kinds)
+    return [hint for found in hints for name, hint in found.items() if key_of(name) == parts[-1]]
 
 
 def _scalar(text: str) -> object:
@@ -190,7 +195,9 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
         UserError: a value has the wrong type, is out of range or has no effect; the message names the first.
     """
     try:
-        return TypeAdapter(Config).validate_python(tree, context={"import_plugins": import_plugins})
+        config = validate(Config, tree, {"import_plugins": import_plugins})
+        assert isinstance(config, Config)
+        return config
     except ValidationError as error:
         first = error.errors()[0]
     key, section = _key(first["loc"], tree)
@@ -205,9 +212,10 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
         raise UserError(f"{where}: {unknown_setting(f'{prefix}{key}.', cause.field, cause.known)}")
     if isinstance(cause, ValueError):  # the section's own message, which begins with the field
         raise UserError(f"{where}: {key}{'.' if key else ''}{cause}")
-    what, value = first["msg"].replace("valid tuple", "list"), first.get("input")
-    shown = "" if isinstance(value, dict) else f", not {value!r}"
-    raise UserError(f"{where}: {key}: {what[:1].lower()}{what[1:]}{shown}")
+    what, value = first["msg"].partition(", unable to")[0].replace("valid tuple", "list"), first.get("input")
+    what = what.replace("Input should", "must", 1) if what.startswith("Input should") else f": {what}"
+    shown = "" if isinstance(value, dict) else f" {value!r}"
+    raise UserError(f"{where}: {key}{shown} {what}")
 
 
 def _key(place: Sequence[str | int], tree: Tree) -> tuple[str, str]:

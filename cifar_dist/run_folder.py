@@ -80,6 +80,7 @@ class RunFolder:
         self.certificate = path / "certificate.json"
         self.stalls = path / "stalls"
         self.profile = path / "profile"
+        self.job_script = path / "job.sbatch"
         self._lock: IO[str] | None = None
 
     @property
@@ -338,6 +339,9 @@ def find_run(run: str, parent: Path = Path("runs")) -> Path:
     for path in (parent / run, Path(run).expanduser()):
         if RunFolder(path).exists():
             return path
+    for path in Path(run).expanduser().parents:
+        if RunFolder(path).exists():
+            raise UserError(f"'{run}' is inside the run {path}; name the run, and its weights with --checkpoint")
     known = [path.name for path in complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
     raise UserError(f"run '{run}' does not exist; {hint}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support import warm
-from support.running import ROOT
+from support.running import ROOT, UNDRAWN
 
 from cifar_dist.cpu.openmp import shorten_openmp_spin
 
@@ -21,17 +21,16 @@ shorten_openmp_spin()
 
 # Files that take the longest, first, so that all workers end together.
 _LONGEST = [
-    *("docs/test_commands.py", "launch", "test_shipped_recipes.py", "chaos", "slurm", "sweeps", "verbs", "training"),
-    *("test_mistakes.py", "optim/test_optim_runs.py", "runs/test_clean.py", "distributed", "cpu"),
+    *("docs/test_commands.py", "slurm/test_train_sbatch.py", "launch", "test_shipped_recipes.py", "chaos", "slurm"),
+    *("sweeps", "verbs", "training", "config/test_every_setting.py", "test_mistakes.py", "optim/test_optim_runs.py"),
+    *("config", "runs/test_clean.py", "distributed", "cpu", "tracking"),
 ]
 
 _DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"]
 
 
-@pytest.hookimpl(tryfirst=True)
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal tests to workers (``--dist loadgroup``) by file, which shares its fixtures; each page of the docs alone."""
+    """Skip what needs a GPU; order the files that ``--dist loadfile`` deals to workers."""
 
     def rank(item: pytest.Item) -> int:
         path = item.path.relative_to(ROOT / "tests").as_posix()
@@ -40,8 +39,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not has_gpu():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
-        alone = item.path.name == "test_commands.py"
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.name))
     if os.environ.get("PYTEST_XDIST_WORKER"):
         items.sort(key=rank)
 
@@ -66,9 +63,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment in which programs, started by their names, are forks of a warm interpreter."""
+    """Environment in which programs, started by their names, are forks of a warm interpreter, and draw no reports."""
     folder = tmp_path_factory.mktemp("forked")
-    return {**warm.programs(folder), "CIFAR_DIST_VENV": str(folder)}
+    return {**warm.programs(folder), **UNDRAWN, "CIFAR_DIST_VENV": str(folder)}
 
 
 @pytest.fixture(scope="session")

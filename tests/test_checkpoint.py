@@ -241,10 +241,10 @@ def test_the_best_is_known_by_its_state_and_its_loss_is_reported(folder: Path) -
     [
         ("11", "has no checkpoint of step 11; steps here: 10, 5"),
         ("9" * 5000, "steps here: 10, 5"),
-        ("newest", "checkpoint 'newest' is neither best, latest nor a step; steps here: 10, 5"),
-        ("-1", "is neither best, latest nor a step"),
-        ("../step-00000010", "is neither best, latest nor a step"),
-        ("", "is neither best, latest nor a step"),
+        ("newest", "checkpoint 'newest' is not best, latest, a step or a path; steps here: 10, 5"),
+        ("-1", "is not best, latest, a step or a path"),
+        ("../step-00000010", "is not best, latest, a step or a path"),
+        ("", "is not best, latest, a step or a path"),
     ],
 )
 def test_an_unknown_checkpoint_names_the_known(folder: Path, which: str, says: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.running import environment, train
+from support.running import PATIENCE, environment, train
 
 from cifar_dist import cli
 from cifar_dist.data.manifest import Manifest
@@ -49,7 +49,7 @@ def test_an_export_predicts_what_the_run_predicts(run: Path, digits: Path, tmp_p
     assert cli.run(["export", str(run), "--checkpoint", "latest", "--out", str(out)]) == 0
     np.save(images, ShardReader(Manifest.load(digits), "test").all().numpy())
     words = [sys.executable, "-c", READ, str(out), str(images), str(answers)]
-    done = subprocess.run(words, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "run": "it",

@@ -37,6 +37,11 @@ def test_optim_iterations_without_muon() -> None:
 def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
     done = train(str(tiny), "--data.path", str(tmp_path / "nowhere"))[0]
     refused(done, "no packed dataset at", "the folder does not exist", "cifar-dist pack SOURCE")
+    done = train(str(tiny), "--data.path", str(tmp_path / "digits"))[0]
+    refused(done, f"create one with: cifar-dist pack digits {tmp_path / 'digits'}")
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    done = train(str(tiny), "--data.path", str(tmp_path / "images"))[0]
+    refused(done, f"is not a packed dataset; create one from it: cifar-dist pack {tmp_path / 'images'} shards/NAME")
     assert not (tmp_path / "runs").exists()
 
 
@@ -87,12 +92,16 @@ def test_damaged_shard(tiny: Path, digits: Path, tmp_path: Path, damage: str) ->
 
 def test_unknown_words() -> None:
     refused(verb("trian"), "unknown command 'trian'", "did you mean 'train'?")
-    refused(verb("train"), "name a recipe: ", "demo")
+    refused(verb("train"), "name a recipe: one that cifar-dist recipes lists")
     refused(verb("train", "demmo"), "did you mean 'demo'?")
     refused(verb("train", "--optim.lr", "1", "demo"), "the recipe must come first")
     refused(verb("pack"), "source", "see: cifar-dist pack --help")
     refused(verb("evaluate", "no-such-run"), "run 'no-such-run' does not exist")
     refused(verb("pack", "digits", "x", "--val-fraction", "2"), "'2' is not a fraction")
+    refused(verb("pack", "digits", "x", "--val_fraction", "0"), "--val_fraction 0; did you mean --val-fraction?")
+    refused(verb("preview", "demo", "shards/digits"), "unknown recipe 'shards/digits'; cifar-dist recipes lists all")
+    refused(verb("train", "README.md"), "README.md is not a recipe; name one that cifar-dist recipes lists")
+    assert verb("help", "pack").stdout == verb("pack", "--help").stdout
 
 
 def test_what_cannot_be_trained(tiny: Path, tmp_path: Path) -> None:
@@ -155,11 +164,11 @@ def test_two_jobs_on_one_run_folder(tiny: Path, tmp_path: Path) -> None:
         assert finish(running)[0].returncode == 75
 
 
-def test_an_engine_that_is_not_supported_yet(tiny: Path, tmp_path: Path) -> None:
-    zero3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
-    done = spawn([TRAIN, str(tiny)], 2, env=zero3)
+def test_an_engine_that_is_not_supported(tiny: Path, tmp_path: Path) -> None:
+    variables = {"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3", "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "nvme"}
+    done = spawn([TRAIN, str(tiny)], 2, env={f"ACCELERATE_{name}": value for name, value in variables.items()})
     (line,) = [line for line in done[0].stderr.splitlines() if line.startswith("cifar-dist: ")]
-    assert "ZeRO-3 is not supported; use launch/zero2.yaml" in line
+    assert "DeepSpeed cannot offload the optimizer to nvme here; use launch/zero2-offload.yaml" in line
     assert [d.returncode for d in done] == [2, 2]
     assert not (tmp_path / "runs").exists()
 

@@ -206,7 +206,7 @@ def find_named(folder: Path, which: str) -> Path:
     elif which == "best":
         path = best(folder) or _newest_unmeasured(newest, steps)
     elif not which.isdecimal():
-        raise UserError(f"checkpoint '{which}' is neither best, latest nor a step; steps here: {steps}")
+        raise UserError(f"checkpoint '{which}' is not best, latest, a step or a path; steps here: {steps}")
     elif (step := which.lstrip("0") or "0") in known:
         path = known[step]
     else:

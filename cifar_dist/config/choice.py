@@ -34,7 +34,7 @@ from cifar_dist.config.section import Section, key_of
 from cifar_dist.errors import nearest
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, ValidationInfo
+    from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationInfo
     from pydantic_core import CoreSchema
 
 
@@ -82,7 +82,6 @@ class Choice(Section):
     @classmethod
     def _read(cls, settings: object, info: ValidationInfo) -> Self:
         """Build and validate the variant that ``settings`` pick."""
-        from pydantic import TypeAdapter
         from pydantic_core import PydanticCustomError
 
         if isinstance(settings, cls):
@@ -92,10 +91,22 @@ class Choice(Section):
         context = info.context or {}
         variant = pick(cls, settings, import_plugins=bool(context.get("import_plugins", True)))
         check_known(cls, variant, settings)
-        read = TypeAdapter(variant).validate_python(settings, context=info.context)
+        read = validate(variant, settings, info.context)
         assert isinstance(read, cls), "a variant derives from its root"
         check_effective(read, settings)
         return read
+
+
+def validate(kind: type, settings: object, context: object) -> object:
+    """Build a dataclass from settings with pydantic, whose validator of each takes 10 ms to derive."""
+    from pydantic import TypeAdapter
+
+    if kind not in _VALIDATORS:
+        _VALIDATORS[kind] = TypeAdapter(kind)
+    return _VALIDATORS[kind].validate_python(settings, context=context)
+
+
+_VALIDATORS: dict[type, TypeAdapter[object]] = {}
 
 
 def is_root(cls: type) -> TypeGuard[type[Choice]]:

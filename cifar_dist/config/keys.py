@@ -62,12 +62,22 @@ def _check_item(key: str, value: object, *, where: str, path: str, owner: type) 
 _FOREIGN = {
     "resume": "the same command resumes its run, without an option",
     "config": "the recipe comes first: cifar-dist train RECIPE",
-    "learning": "the learning rate is --optim.lr",
     "gpus": "the launcher starts the processes: cifar-dist launch ddp --num_processes=N RECIPE",
+    "num_processes": "the launcher starts the processes: cifar-dist launch ddp --num_processes=N RECIPE",
     "nproc": "the launcher starts the processes: cifar-dist launch ddp --num_processes=N RECIPE",
     "device": "the launch config chooses it: cifar-dist launch cpu RECIPE, or ddp",
     "workers": "images are decoded in advance by themselves; see --data.read_ahead",
     "output": "a run is written to the folder that --run.dir and --run.name give",
+}
+
+# Names that other programs give to settings.
+_SYNONYMS = {
+    "learning_rate": "lr",
+    "bs": "batch_size",
+    "batchsize": "batch_size",
+    "max_epochs": "epochs",
+    "num_epochs": "epochs",
+    "wd": "weight_decay",
 }
 
 
@@ -107,7 +117,7 @@ def _unknown_section(prefix: str, key: str, value: object) -> str:
     """Report a key outside all sections; what is suggested is a setting, because a section alone is refused."""
     typed = next((f"{key}.{rest}" for rest, _ in flatten(value)), key) if isinstance(value, dict) else key
     keys = all_keys()
-    same = [known for known in keys if known.rpartition(".")[2] == typed]
+    same = [known for known in keys if known.rpartition(".")[2] == _SYNONYMS.get(typed, typed)]
     near = same or difflib.get_close_matches(typed, keys, n=1, cutoff=0.7)
     if not near and "." not in typed:
         names = difflib.get_close_matches(typed, [known.rpartition(".")[2] for known in keys], n=1, cutoff=0.7)
@@ -125,7 +135,8 @@ def unknown_setting(path: str, key: str, known: Sequence[str]) -> str:
     if key.removeprefix("no_") in known and key not in known:
         positive = f"{path}{key.removeprefix('no_')}"
         return f"unknown setting {path}{key}; write {positive}{' ' if prefix else ' = '}false"
-    found = [known for known in all_keys() if known.rpartition(".")[2] == key]
+    meant = _SYNONYMS.get(key, key)
+    found = [known for known in all_keys() if known.rpartition(".")[2] == meant]
     right = f"did you mean '{prefix}{found[0]}'?" if found else ""
     right = right or nearest(f"{path}{key}", [f"{path}{name}" for name in known])
     return f"unknown setting {path}{key}; {right}"

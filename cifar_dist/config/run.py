@@ -106,6 +106,8 @@ class TrainConfig(Section):
     """Keep images and convolutions in the NHWC memory layout."""
     compile: bool = False
     """Compile the model with ``torch.compile``."""
+    sync_batchnorm: bool = False
+    """Normalise with the batch statistics of all processes, not of each: for few images per process."""
     tf32: bool = False
     """Compute fp32 convolutions and matrix products on a GPU in TensorFloat-32: 10 bits of mantissa, and many times
     faster."""
@@ -171,7 +173,7 @@ class EvalConfig(Section):
     predictions do not depend on the number of processes."""
     tta: str = "mirror"
     """Test-time augmentation of the final evaluation: 0 (none), mirror (2 views), translate (6), or N random views."""
-    split: str = "test"
+    split: Literal["train", "val", "test"] = "test"
     """Split of the final evaluation."""
 
     def __post_init__(self) -> None:

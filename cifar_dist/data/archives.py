@@ -40,7 +40,8 @@ MAX_RATIO = 100
 _BASE_ALLOWANCE = 64 << 20  # bytes beyond MAX_RATIO: small archives of uniform test images compress very well
 
 _MAX_DEPTH = 32
-# zipfile raises RuntimeError for an encrypted member and NotImplementedError for an unknown compression.
+_ENCRYPTED = 1  # bit of a zip member's flags
+# zipfile raises NotImplementedError for an unknown compression.
 _DAMAGE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -49,7 +50,6 @@ _DAMAGE_ERRORS = (
     EOFError,
     ValueError,
     OverflowError,
-    RuntimeError,
     NotImplementedError,
 )
 
@@ -214,6 +214,8 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
                 if name:
                     yield _Member(name + "/")
                 continue
+            if info.flag_bits & _ENCRYPTED:
+                raise UserError(f"{path} is encrypted; extract it with its password, and use the folder")
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise UserError(f"{path}: '{name}' is a link or a device; create the archive from regular files")
             if path.suffix.lower() == ".npz":

@@ -11,9 +11,10 @@ import psutil
 
 from cifar_dist.data.archives import read_members
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
-from cifar_dist.data.image_layout import find_layout
+from cifar_dist.data.image_layout import SKIP_OPTION, find_layout
 from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled_split
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
 
@@ -29,7 +30,8 @@ def read_image_folder(
         path: folder or archive.
         names: its members, from :func:`~cifar_dist.data.archives.member_names`, with folders.
         size: resize every image to this many pixels a side; None keeps the original size.
-        skip_unusable: as for :func:`~cifar_dist.data.image_layout.find_layout`.
+        skip_unusable: as for :func:`~cifar_dist.data.image_layout.find_layout`; images that cannot be decoded are
+            skipped, too.
         show: show a progress bar.
 
     Raises:
@@ -40,11 +42,20 @@ def read_image_folder(
     label_of = {name: label for label, name in enumerate(classes)}
     row_of = {name: row for row, name in enumerate(images)}
     changes: Counter[str] = Counter()
+    undecoded: list[str] = []
 
     pixels, left = None, set(images)
-    with progress(f"reading {path.name}", len(images), show=show) as advance:
+    with progress(f"reading {path.resolve().name}", len(images), show=show) as advance:
         for name, data in read_members(path, row_of):
-            image = decode_image(data, f"{path}: '{name}'", size, changes)
+            left.discard(name)
+            advance(1)
+            try:
+                image = decode_image(data, f"{path}: '{name}'", size, changes)
+            except UserError as error:
+                if not skip_unusable:
+                    raise UserError(f"{error}, or skip it with {SKIP_OPTION}") from None
+                undecoded.append(name)
+                continue
             if pixels is None:
                 _require_memory(path, len(images), image.shape)
                 pixels, first = np.empty((len(images), *image.shape), np.uint8), name
@@ -52,21 +63,22 @@ def read_image_folder(
                 sizes = [f"'{n}' is {s[1]}x{s[0]}" for n, s in ((first, pixels.shape[1:]), (name, image.shape))]
                 raise UserError(f"{path}: images differ in size ({', '.join(sizes)}); add --size 32 to resize them all")
             pixels[row_of[name]] = image
-            left.discard(name)
-            advance(1)
-    if pixels is None or left:
+    if left:
         raise UserError(f"{path} changed while it was being read; run the command again")
+    if pixels is None:
+        raise UserError(f"{path}: none of its {len(images):,} images can be decoded; create or download it again")
 
     splits: dict[str, RawSplit] = {}
     paths: dict[str, tuple[str, ...]] = {}
     labels = np.array([label_of[name] for name in layout.classes], dtype=np.int64)
+    decoded = ~np.isin(images, undecoded)
     for split in SPLITS:
-        rows = np.flatnonzero([name == split for name in layout.splits])
+        rows = np.flatnonzero(decoded & np.array([name == split for name in layout.splits]))
         if len(rows):
-            splits[split] = labelled_split(pixels[rows[0] : rows[-1] + 1], labels[rows], len(classes), str(path))
+            of_split = pixels[rows] if undecoded else pixels[rows[0] : rows[-1] + 1]  # a view costs no memory
+            splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in rows)
-    notes = (*layout.notes, *note_changes(changes, len(images)))
-    return RawDataset("image-folder", classes, splits, notes, paths)
+    return RawDataset("image-folder", classes, splits, (*layout.notes, *_notes(undecoded, changes, len(images))), paths)
 
 
 def decode_image(
@@ -95,6 +107,11 @@ def decode_image(
         raise UserError(
             f"{where} is not an intact PNG, JPEG, WebP, BMP or GIF image ({what}); replace or remove it"
         ) from None
+
+
+def _notes(undecoded: list[str], changes: Counter[str], total: int) -> list[str]:
+    skipped = f"skipped: {len(undecoded):,} of {total:,} images that cannot be decoded: {list_some(sorted(undecoded))}"
+    return [*([skipped] if undecoded else []), *note_changes(changes, total)]
 
 
 def _require_memory(path: Path, count: int, shape: tuple[int, ...]) -> None:

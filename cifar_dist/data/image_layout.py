@@ -109,8 +109,9 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     if unreadable:
         notes.append(_refuse_or_note_formats(path, unreadable, skip=skip_unusable and bool(images)))
     if not images:
+        found = f"only {list_some(others)}" if others else "no file"
         raise UserError(
-            f"{path} contains neither CIFAR batches nor images; expected the files of a CIFAR archive, or "
+            f"{path} contains neither CIFAR batches nor images, but {found}; expected the files of a CIFAR archive, or "
             "SPLIT/CLASS/FILE.png or CLASS/FILE.png (or .jpg); for WebDataset tars use: cifar-dist index FOLDER"
         )
     tree = _Tree.of(images)
@@ -124,6 +125,9 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     empty = tree.folders_without(placed, names)
     if empty:
         message = f"no images in {_count(empty, 'class folder')} {list_some(empty)}"
+        unnamed = [name for name in others if name.startswith(tuple(f"{folder}/" for folder in empty))]
+        if unnamed:
+            message += f" ({_count(unnamed, 'file')} not named as an image: {list_some(unnamed)})"
         if not skip_unusable:
             raise UserError(f"{path}: {message}; delete {_it(empty)}, or skip {_it(empty)} with {SKIP_OPTION}")
         notes.append(f"skipped: {message}")
@@ -135,7 +139,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     stored = [tree.stored_class(name) for name in placed]
     classes = tuple(unicodedata.normalize("NFC", name) for name in stored)
     notes += _note_merged_classes(stored)
-    _refuse_twins(path, splits, classes)
+    notes += _refuse_or_note_twins(path, splits, classes)
     return ImageLayout(tuple(placed), splits, classes, _in_label_order(classes), tuple(notes))
 
 
@@ -230,6 +234,9 @@ def _refuse_or_note_formats(path: Path, unreadable: Sequence[str], *, skip: bool
 
 def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[str], *, some_fit: bool) -> str:
     skip = f", or skip {_it(misplaced)} with {SKIP_OPTION}" if some_fit else ""
+    test = misplaced[0].rpartition("/")[0]
+    if some_fit and path.is_dir() and all(tree.is_flat(name) and tree.split(name) == "test" for name in misplaced):
+        skip += f" and predict {_it(misplaced)} later: cifar-dist predict RUN {path / test} --out FILE.csv"
     if not all(tree.is_flat(name) for name in misplaced):
         return f"move {_it(misplaced)}{skip}"
     *folder, file = misplaced[0].split("/")
@@ -270,20 +277,23 @@ def _note_merged_classes(stored: Iterable[str]) -> list[str]:
     return [f"merged the class folders that differ only in their Unicode form: {list_some(merged)}"] if merged else []
 
 
-def _refuse_twins(path: Path, splits: Sequence[str], classes: Sequence[str]) -> None:
-    """Refuse class names that differ only in case, spaces or leading zeros, unless a split has both, as for letters."""
+def _refuse_or_note_twins(path: Path, splits: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Refuse class names that differ only in case, spaces or leading zeros; note those that a split has, as letters."""
     found_in: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name, split in set(zip(classes, splits, strict=True)):
         key = unicodedata.normalize("NFKC", name).casefold().strip()
         found_in[key.lstrip("0") if key.isdecimal() else key][name].add(split)
+    twins: list[str] = []
     for spelled in found_in.values():
         names = sorted(spelled)
+        twins += names if len(names) > 1 else []
         for first, second in pairwise(names):
             if spelled[first].isdisjoint(spelled[second]):
                 where = [f"'{name}' in {sorted(spelled[name])[0]}" for name in (first, second)]
                 raise UserError(
                     f"{path}: the classes {' and '.join(where)} differ only in spelling; rename one of them"
                 )
+    return [f"classes that differ only in spelling: {list_some(sorted(twins))}"] if twins else []
 
 
 def _in_label_order(classes: Iterable[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.data.dataset_file import known_names
 from cifar_dist.data.image import MAX_SIDE, Codec
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
@@ -216,8 +217,13 @@ class Manifest:
         root = Path(folder)
         path = root / FILE_NAME
         if not path.is_file():
+            has_tars = any(root.glob("*.tar"))
+            if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
+                create = f"cifar-dist pack {root} shards/NAME"
+                raise UserError(f"{root} is not a packed dataset; create one from it: {create}")
             what = "the folder does not exist" if not root.is_dir() else f"it has no {FILE_NAME}"
-            verb = "index" if any(root.glob("*.tar")) else "pack SOURCE"
+            source = root.name if root.name in known_names() else "SOURCE"
+            verb = "index" if has_tars else f"pack {source}"
             raise UserError(f"no packed dataset at {root}: {what}; create one with: cifar-dist {verb} {root}")
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))

@@ -50,8 +50,13 @@ def read_labelled_npz(path: Path) -> RawDataset:
     for split in SPLITS:
         if split not in found and f"y_{split}" in arrays:
             raise UserError(f"{path} has y_{split} but no x_{split}; add the images, or remove the labels")
+        if split in found and f"y_{split}" not in arrays:
+            raise UserError(
+                f"{path} has x_{split} but no y_{split}; add the labels, or for images to predict save them as "
+                "'data' with 'ids'"
+            )
     images = {split: as_images(arrays[f"x_{split}"], f"{path}: x_{split}") for split in found}
-    labels = {split: as_integers(arrays.get(f"y_{split}"), len(images[split]), f"{path}: y_{split}") for split in found}
+    labels = {split: as_integers(arrays[f"y_{split}"], len(images[split]), f"{path}: y_{split}") for split in found}
     shapes = {images[split].shape[1:] for split in found}
     if len(shapes) > 1:
         raise UserError(f"{path}: the splits have images of different shapes, {sorted(shapes)}; give them one shape")
@@ -83,6 +88,10 @@ def _parse_npy(data: bytes, where: str) -> NDArray[np.generic]:
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise UserError(f"{where} is not a NumPy array ({str(error)[:80]!a}); save it again with np.savez") from None
     rest = memoryview(data)[file.tell() :]
+    if dtype.kind in "US":
+        raise UserError(
+            f"{where} holds text; store numbers, for labels: classes, y = np.unique(names, return_inverse=True)"
+        )
     if dtype.kind not in "biuf":
         raise UserError(f"{where} has the type {str(dtype)[:40]!a}; only numeric arrays are supported")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(rest):

@@ -6,6 +6,8 @@ The same source and the same arguments give the same bytes: the output contains 
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +27,7 @@ from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic
-from cifar_dist.formatting import print_notes
+from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.terminal.progress import progress
 
 VAL_FRACTION = 0.1
@@ -62,7 +64,8 @@ def pack(
             the dataset file's fraction, or 0.1 if the source has no val split.
         seed: determines the order of train and the choice of val.
         size: resize every image to this many pixels a side.
-        skip_unusable: skip images in other formats or places and class folders without images, instead of refusing.
+        skip_unusable: skip images that cannot be decoded, images in other formats or places, and class folders
+            without images, instead of refusing them.
         show: show progress, and what was passed over or changed, on stderr.
 
     Raises:
@@ -73,13 +76,13 @@ def pack(
         raise UserError(f"samples per shard is {samples_per_shard}; use at least 1")
     if size is not None and not 1 <= size <= 4096:
         raise UserError(f"size is {size}; use 1 to 4096 pixels")
-    _require_replaceable(out)
+    _require_replaceable(out, Path(source))
     opened = open_source(str(source), size, skip_unusable=skip_unusable, show=show)
     labels = {name: split.labels for name, split in opened.data.splits.items()}
     require_two_classes(str(source), opened.data.classes, labels)
+    splits, fractions, notes = _hold_out_splits(opened, val_fraction, seed)
     if show:
-        print_notes((*opened.data.notes, *note_untrained_classes(opened.data.classes, labels)))
-    splits, fractions = _hold_out_splits(opened, val_fraction, seed)
+        print_notes((*opened.data.notes, *note_untrained_classes(opened.data.classes, labels), *notes))
 
     first = next(iter(splits.values())).images  # train, if it exists
     mean, std = channel_statistics(pixel_counts(first))
@@ -124,9 +127,15 @@ def pack(
     return packed
 
 
-def _require_replaceable(out: Path) -> None:
-    """Refuse to replace anything that ``pack`` did not write."""
+def _require_replaceable(out: Path, source: Path) -> None:
+    """Refuse to replace anything that ``pack`` did not write, and what the next ``pack`` of ``source`` would read."""
+    if source.resolve() in out.resolve().parents:
+        raise UserError(f"{out} is inside the source {source}; name a folder outside it")
     if not out.exists():
+        parent = next(folder for folder in out.resolve().parents if folder.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            what = "is not a folder" if not parent.is_dir() else "cannot be written to"
+            raise UserError(f"{out} cannot be created: {parent} {what}; name another folder")
         return
     if not out.is_dir():
         raise UserError(f"{out} is a file; name a folder for the packed dataset")
@@ -140,12 +149,14 @@ def _require_replaceable(out: Path) -> None:
 
 def _hold_out_splits(
     source: Source, val_fraction: float | None, seed: int
-) -> tuple[dict[str, RawSplit], dict[str, float | None]]:
-    """Return the splits to write, in the order train, val, test, and the fractions held out of train."""
+) -> tuple[dict[str, RawSplit], dict[str, float | None], list[str]]:
+    """Return the splits to write, in the order train, val, test, the fractions held out of train, and notes."""
     splits = dict(source.data.splits)
+    notes: list[str] = []
     if val_fraction is None:
         val_fraction = source.val_fraction
-    if val_fraction is None and "train" in splits and "val" not in splits:
+    by_default = val_fraction is None
+    if by_default and "train" in splits and "val" not in splits:
         val_fraction = VAL_FRACTION
     for name, fraction, hash_seed in (("test", source.test_fraction, _TEST_SEED), ("val", val_fraction, seed)):
         if not fraction:
@@ -155,13 +166,22 @@ def _hold_out_splits(
         if "train" not in splits or name in splits:
             what = f"already has a split '{name}'" if name in splits else "has no training split"
             raise UserError(f"{source.origin['name']} {what}; drop the {name} fraction")
+        counts = np.bincount(splits["train"].labels)
+        nothing = f"a {name} fraction of {fraction:g} of at most {counts.max():,} images per class is not one image"
+        least = f"{math.ceil(100 / counts.max()) / 100:g}"
         splits["train"], held = hold_out(splits["train"], fraction, hash_seed, name)
         if not len(splits["train"]):
             raise UserError(f"a {name} fraction of {fraction} leaves no training samples; use a smaller one")
+        if not len(held) and not by_default:
+            raise UserError(f"{nothing}; use 0 for no {name} split, or at least {least}")
         if len(held):
             splits[name] = held
+            unheld = [source.data.classes[label] for label in np.setdiff1d(splits["train"].labels, held.labels)]
+            notes += [f"too few images to hold one out for {name}: class {list_some(unheld)}"] if unheld else []
+        else:
+            notes.append(f"no {name} split, as {nothing}; hold one out with --val-fraction {least}")
     fractions = {"val_fraction": val_fraction, "test_fraction": source.test_fraction}
-    return {name: splits[name] for name in SPLITS if name in splits}, fractions
+    return {name: splits[name] for name in SPLITS if name in splits}, fractions, notes
 
 
 def _write_split(

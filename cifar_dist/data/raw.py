@@ -93,7 +93,8 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
     """
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
         what = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise UserError(f"{where} is {what}; store images as an array of uint8")
+        scale = ", for values from 0 to 1: (255 * images).round().astype('uint8')" if "float" in str(what) else ""
+        raise UserError(f"{where} is {what}; store images as an array of uint8{scale}")
     side = math.isqrt(value.shape[1] // 3) if value.ndim == 2 else 0
     match value.shape:
         case (_, pixels) if side and pixels == 3 * side * side:
@@ -105,7 +106,12 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
         case (_, _, _, 3):
             pass
         case _:
-            raise UserError(f"{where} has shape {value.shape}; expected [N, height, width, 3] or [N, 3 * side * side]")
+            expected = "expected [N, height, width, 3] or [N, 3 * side * side]"
+            if value.ndim == 4 and value.shape[1] in (1, 3):
+                expected += ": images.transpose(0, 2, 3, 1)"
+            elif value.ndim == 4 and value.shape[3] == 4:
+                expected += ": images[..., :3], without the transparency"
+            raise UserError(f"{where} has shape {value.shape}; {expected}")
     if 0 in value.shape or max(value.shape[1:3]) > MAX_SIDE:
         raise UserError(
             f"{where} has shape {value.shape}; expected at least one image, with 1 to {MAX_SIDE} pixels a side"
@@ -122,9 +128,11 @@ def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
     if isinstance(value, list) and all(type(item) is int and abs(item) < 2**63 for item in value):
         value = np.array(value, dtype=np.int64)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-        raise UserError(f"{where} is not a list of integers; store one integer per image")
+        cast = " (astype(int))" if isinstance(value, np.ndarray) and value.dtype.kind == "f" else ""
+        raise UserError(f"{where} is not a list of integers; store one integer per image{cast}")
     if value.shape not in ((count,), (count, 1)):
-        raise UserError(f"{where} has shape {value.shape} for {count} images; store one integer per image")
+        one_hot = " (argmax(1) of one-hot labels)" if value.ndim == 2 and len(value) == count else ""
+        raise UserError(f"{where} has shape {value.shape} for {count} images; store one integer per image{one_hot}")
     if value.dtype == np.uint64 and value.size and value.max() >= 2**63:
         raise UserError(f"{where} contains {value.max()}; use integers below 2**63")
     return value.reshape(-1).astype(np.int64)
@@ -136,7 +144,10 @@ def labelled_split(images: NDArray[np.uint8], labels: NDArray[np.int64], classes
     Raises:
         UserError: a label is negative or not below ``classes``.
     """
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    lowest = labels.min(initial=0)
+    if lowest < 0:
+        raise UserError(f"{where}: label {lowest} of image {labels.argmin()} is negative; number the classes from 0")
+    wrong = np.flatnonzero(labels >= classes)
     if len(wrong):
         raise UserError(f"{where}: label {labels[wrong[0]]} of image {wrong[0]} is not one of the {classes} classes")
     return RawSplit(images, labels, np.arange(len(images), dtype=np.int64))

@@ -13,6 +13,7 @@ from cifar_dist.data.raw import as_images, as_integers
 from cifar_dist.errors import UserError
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
+_EXPECTED = ", ".join((*PICKLE_SUFFIXES, npz.SUFFIX))
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
     missing = [key for key in ("data", "ids") if key not in arrays]
     if missing:
         keys = ", ".join(ascii(key[:40]) for key in list(arrays)[:8]) or "nothing"
-        labelled = f"; {npz.LABELLED_HINT}" if path.suffix.lower() == npz.SUFFIX else ""
+        labelled = f"; {npz.LABELLED_HINT}" if path.suffix.lower() == npz.SUFFIX or "labels" in arrays else ""
         raise UserError(
             f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}{labelled}"
         )
@@ -63,9 +64,10 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
 def _read(path: Path) -> dict[str, object]:
     if path.suffix.lower() == npz.SUFFIX:
         return dict(npz.read_npz(path))
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name a folder of images, or a file that ends in {_EXPECTED}")
     if path.suffix.lower() not in PICKLE_SUFFIXES:
-        expected = ", ".join((*PICKLE_SUFFIXES, npz.SUFFIX))
-        raise UserError(f"{path} is not an unlabelled set; use a file that ends in {expected}")
+        raise UserError(f"{path} is not an unlabelled set; use a folder of images, or a file that ends in {_EXPECTED}")
     try:
         if path.stat().st_size > safe_pickle.MAX_BYTES:
             raise UserError(f"{path} has more than {safe_pickle.MAX_BYTES:,} bytes; save it as .npz")

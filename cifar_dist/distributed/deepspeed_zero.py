@@ -1,11 +1,14 @@
-"""DeepSpeed ZeRO-1 and ZeRO-2: every process holds all weights, and a shard of optimizer state (and of gradients).
+"""DeepSpeed's ZeRO: processes share optimizer state (stage 1), gradients too (stage 2), and weights too (stage 3).
 
 Rajbhandari et al.: *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, 2020, arXiv:1910.02054.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -19,11 +22,13 @@ from cifar_dist.errors import UserError
 
 _NEEDS_WEIGHTS = "needs full weights and gradients on each process"
 
+_SHARDED_FROM = 1000  # weights of a tensor
+
 
 class DeepSpeedZero(Engine):
-    """Stage 1 or 2, as the launcher's config says."""
+    """Stage 1 or 2, as the launcher's config says: every process holds all weights."""
 
-    limits = (
+    limits: ClassVar[tuple[Limit, ...]] = (
         NO_PARTS,
         Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
         Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
@@ -31,7 +36,8 @@ class DeepSpeedZero(Engine):
         Limit("average.name", lambda value: value == "lookahead", _NEEDS_WEIGHTS),
     )
 
-    description = "DeepSpeed ZeRO"
+    stages: ClassVar[tuple[int, ...]] = (1, 2)
+    description = "DeepSpeed ZeRO-1 or ZeRO-2"
 
     def __init__(self, config: Config, *, cpu: bool) -> None:
         if cpu:
@@ -40,9 +46,24 @@ class DeepSpeedZero(Engine):
         plugin = self.accelerator.state.deepspeed_plugin
         if plugin is None:
             raise UserError("DeepSpeed was asked for and is not in use; start with launch/zero2.yaml")
-        if plugin.zero_stage not in (1, 2):  # at stage 3 no rank has the weights that a checkpoint is made of
-            raise UserError(f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported; use launch/zero2.yaml")
-        self.kind, self.description = f"zero{plugin.zero_stage}", f"DeepSpeed ZeRO-{plugin.zero_stage}"
+        stage = plugin.zero_stage
+        if stage not in self.stages:
+            raise UserError(
+                f"DeepSpeed ZeRO-{stage} was asked for in a way that is not supported; use launch/zero1.yaml, "
+                "launch/zero2.yaml or launch/zero3.yaml"
+            )
+        self.kind, self.description = f"zero{stage}", f"DeepSpeed ZeRO-{stage}"
+        zero = plugin.deepspeed_config["zero_optimization"]
+        offloaded = {part: (zero.get(f"offload_{part}") or {}).get("device") for part in ("optimizer", "param")}
+        if offloaded["optimizer"] == "cpu":
+            self.description += ", optimizer on the CPU"
+        elif offloaded["optimizer"] not in (None, "none"):
+            raise UserError(
+                f"DeepSpeed cannot offload the optimizer to {offloaded['optimizer']} here; use "
+                "launch/zero2-offload.yaml, which offloads it to the CPU"
+            )
+        if offloaded["param"] not in (None, "none"):
+            raise UserError("DeepSpeed cannot offload weights here; drop offload_param_device, or set it to none")
 
     def start_accelerator(self, cpu: bool) -> Accelerator:
         # DeepSpeed chooses its device itself. With Accelerate's cpu flag it would silently be DDP.
@@ -52,9 +73,15 @@ class DeepSpeedZero(Engine):
         # It flattens weights in their contiguous order; the images may stay channels-last.
         module.to(memory_format=torch.contiguous_format)
         self._configure()
+        full_module = self.copy_full(module)
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         check_wrapper(wrapper, self.kind, "DeepSpeedEngine")
-        return self.build_model(_ZeroModel, module, wrapper, wrapped_optimizer)
+        create = functools.partial(_ZeroModel, full_module=full_module)
+        return self.build_model(create, module, wrapper, wrapped_optimizer)
+
+    def copy_full(self, _module: nn.Module) -> nn.Module | None:
+        """Copy the module before it is wrapped, where its weights are sharded afterwards."""
+        return None
 
     def _configure(self) -> None:
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
@@ -64,10 +91,28 @@ class DeepSpeedZero(Engine):
         settings["gradient_accumulation_steps"] = train.accumulate
         settings["gradient_clipping"] = self._config.optim.clip_norm
         settings["zero_allow_untested_optimizer"] = True
+        settings["zero_force_ds_cpu_optimizer"] = False  # offloaded, it stays the optimizer of the recipe
         settings["steps_per_print"] = 2**31
+        # Norms and biases stay on each process. DeepSpeed's 100,000 would leave a small network unsharded.
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = _SHARDED_FROM
         # Autocast rather than DeepSpeed's own bf16 mode: the same arithmetic as DDP, and BatchNorm works on a CPU.
         if self.precision.name == "bf16":
             settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+
+
+class DeepSpeedZero3(DeepSpeedZero):
+    """Stage 3: every process holds a shard of the weights, and gathers a layer's weights while it computes."""
+
+    limits = (
+        *DeepSpeedZero.limits[:-1],
+        Limit("average.name", lambda value: value != "none", _NEEDS_WEIGHTS),
+        Limit("train.compile", bool, "needs one process, DDP, or DeepSpeed ZeRO-1 or ZeRO-2"),
+    )
+    stages = (3,)
+    description = "DeepSpeed ZeRO-3"
+
+    def copy_full(self, module: nn.Module) -> nn.Module | None:
+        return copy.deepcopy(module)
 
 
 class _ZeroModel(WrappedModel):

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import nn
 
 from cifar_dist.config import Config
@@ -167,7 +167,11 @@ class Engine(ABC):
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=train.accumulate, sync_with_dataloader=False
             ),
-            kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT)],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT),
+                # Batch statistics are rank 0's, and reach the others where they are read, not at every step.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            ],
         )
 
     def _check_processes(self) -> None:

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_dist.distributed.engine import NO_PARTS, Engine, Limit
-from cifar_dist.distributed.sharded_tensor import full_tensor
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
 
@@ -27,7 +27,7 @@ _NEEDS_WEIGHTS = "needs full weights and gradients on each process"
 
 
 class FullySharded(Engine):
-    """FSDP2 over all processes of the job."""
+    """FSDP2 over all processes of the job; one process has a shard too, of everything."""
 
     limits = (
         NO_PARTS,
@@ -44,6 +44,8 @@ class FullySharded(Engine):
             return super().start_accelerator(cpu)
 
     def wrap(self, module: nn.Module, optimizer: Optimizer) -> WrappedModel:
+        if not dist.is_initialized():  # one process, which no launcher started
+            raise UserError("FSDP was asked for and there is no process group; start with launch/fsdp.yaml")
         # It splits weights along their first dimension; the images may stay channels-last.
         module.to(memory_format=torch.contiguous_format)
         full_module = copy.deepcopy(module)
@@ -51,22 +53,8 @@ class FullySharded(Engine):
         if not is_sharded(module, self.ranks.world_size):
             raise UserError("FSDP was asked for and the weights are not sharded; start with launch/fsdp.yaml")
         wrapper = self.accelerator.prepare_model(module, evaluation_mode=True)  # adds autocast and no wrapper
-        create = functools.partial(_ShardedModel, full_module)
+        create = functools.partial(WrappedModel, full_module=full_module)
         return self.build_model(create, module, wrapper, self.accelerator.prepare_optimizer(optimizer))
-
-
-class _ShardedModel(WrappedModel):
-    """Predictions come from ``full_module``, a copy that has full weights while it is evaluated."""
-
-    def __init__(self, full_module: nn.Module, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)  # type: ignore[arg-type]
-        self._copy = full_module
-
-    def _full_module(self) -> nn.Module:
-        return self._copy
-
-    def _update_full_module(self) -> None:
-        self._copy.load_state_dict({name: full_tensor(value) for name, value in self.module.state_dict().items()})
 
 
 def shard(module: nn.Module, optimizer: Optimizer, device: torch.device, world_size: int) -> None:

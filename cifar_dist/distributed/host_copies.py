@@ -19,7 +19,7 @@ def copy_to_host(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     copies, devices = {}, set()
     for name, tensor in tensors:
         devices.add(tensor.device)
-        full = full_tensor(tensor.detach())
+        full = full_tensor(tensor)
         # Without a wait, torch chooses pinned memory for what comes from a GPU.
         copies[name] = full.to("cpu", copy=True, non_blocking=True, memory_format=torch.contiguous_format)
     for device in devices:

@@ -26,6 +26,11 @@ def was_asked_for(what: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
 
 
+def deepspeed_stage() -> str:
+    """The stage of ZeRO that the config of ``accelerate launch`` says; empty where it says none."""
+    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+
+
 def is_main_process() -> bool:
     """Whether this is rank 0, before any process group exists."""
     return os.environ.get("RANK", "0") == "0"
@@ -114,7 +119,7 @@ def check_launch(expected: int) -> None:
         expected: ``run.processes``; 0 for any number.
 
     Raises:
-        UserError: another number of processes runs than was asked for.
+        UserError: another number of processes runs than was asked for, or they cannot find each other.
     """
     started = launched_processes()
     asked = requested_processes()
@@ -127,4 +132,9 @@ def check_launch(expected: int) -> None:
         raise UserError(
             f"run.processes asks for {expected} processes and the launcher started {started}; "
             f"use: accelerate launch --num_processes {expected} ... or --run.processes {started}"
+        )
+    if started > 1 and "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"WORLD_SIZE is {started}, but MASTER_ADDR is not set; start with accelerate launch or torchrun, or, for "
+            "one process, first: unset WORLD_SIZE RANK"
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.distributed.host_copies import copy_to_host
-from cifar_dist.distributed.sharded_tensor import shard_like
+from cifar_dist.distributed.sharded_tensor import full_shape, shard_like
 from cifar_dist.errors import UserError
 
 Parameters = Mapping[str, nn.Parameter]
@@ -30,7 +30,7 @@ def by_parameter(state: Mapping[str, Tensor], parameters: Parameters) -> dict[st
     found: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
     for entry, value in state.items():
         key, _, name = entry.partition("/")
-        if name not in found or (value.ndim and value.shape != parameters[name].shape):
+        if name not in found or (value.ndim and value.shape != full_shape(parameters[name])):
             raise UserError(f"the checkpoint's optimizer state '{entry}' fits no parameter of this model")
         found[name][key] = value
     return found
@@ -62,14 +62,15 @@ def restore(
 
 
 # ---- DeepSpeed's: each rank has a flat shard of each group --------------------------------------------------------
-# ``zero`` is the optimizer of ZeRO-1 and 2, which has no types.
+# ``zero`` is its optimizer, which has no types: of ZeRO-1 and 2, or of ZeRO-3, where weights are partitioned too.
 
 
 def collect_zero(zero: Any, parameters: Parameters) -> dict[str, Tensor]:
     """Collect the full state from the shards of all ranks. Collective."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    _link(zero)
+    if not _partitions_weights(zero):
+        _link(zero)
     return copy_to_host(
         (f"{key}/{name}", shard if shard.ndim == 0 else safe_get_full_optimizer_state(parameters[name], key))
         for group, flat in _groups(zero)
@@ -81,22 +82,47 @@ def collect_zero(zero: Any, parameters: Parameters) -> dict[str, Tensor]:
 
 def restore_zero(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Load on each rank its shard of ``state``, as :func:`by_parameter` returns it."""
-    from deepspeed.utils import safe_set_full_optimizer_state
-
     for group, flat in _groups(zero):
         example = state[_names(group, parameters)[0]]
         zero.optimizer.state[flat] = {
             key: value.clone() if value.ndim == 0 else torch.zeros_like(flat) for key, value in example.items()
         }
-    _link(zero)
+    if not _partitions_weights(zero):
+        _link(zero)
+    set_state = _set_partition if _partitions_weights(zero) else _set_fragment
     for name, parameter in parameters.items():
         for key, value in state[name].items():
             if value.ndim:
-                safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+                set_state(zero, parameter, value, key)
+
+
+def _partitions_weights(zero: Any) -> bool:
+    """Whether it is the optimizer of ZeRO-3."""
+    return hasattr(zero, "fp32_partitioned_groups_flat")
+
+
+def _set_fragment(_zero: Any, parameter: nn.Parameter, value: Tensor, key: str) -> None:
+    """Copy this rank's part of a parameter's state, of ZeRO-1 and 2."""
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+
+
+def _set_partition(zero: Any, parameter: nn.Parameter, value: Tensor, key: str) -> None:
+    """Copy this rank's part of a parameter's state, of ZeRO-3.
+
+    DeepSpeed's own function fails where the ranks do not divide a parameter: it forgets the padding of the last one.
+    """
+    partition, _ = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+    begin = partition.numel() * zero._get_param_partition_rank(parameter)
+    own = value.flatten()[begin : begin + partition.numel()]
+    partition[: own.numel()].copy_(own)
 
 
 def _groups(zero: Any) -> list[tuple[list[nn.Parameter], Tensor]]:
     """The members of each parameter group, and this rank's flat shard of them."""
+    if _partitions_weights(zero):
+        return list(zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True))
     return list(zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True))
 
 

@@ -14,18 +14,19 @@ from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores, use_threads
 from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.data_parallel import DataParallel
-from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero
+from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import (
     check_gpus,
     check_launch,
+    deepspeed_stage,
     is_main_process,
-    launched_processes,
     local_processes,
     was_asked_for,
 )
+from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
@@ -71,7 +72,8 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
     if trains and config.train.compile:
         engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
-    yield engine
+    with explained(lambda: describe_preparation(config.data.resident_mb, engine.description)):
+        yield engine
     engine.close()
 
 
@@ -102,8 +104,8 @@ def _engine_class(train: TrainConfig) -> type[Engine]:
     if train.engine != "auto":
         return _load_plugin(train.engine)
     if was_asked_for("DEEPSPEED"):
-        return DeepSpeedZero
-    if was_asked_for("FSDP") and launched_processes() > 1:
+        return DeepSpeedZero3 if deepspeed_stage() == "3" else DeepSpeedZero
+    if was_asked_for("FSDP"):
         return FullySharded
     return FixedParts if train.parts else DataParallel
 

@@ -35,9 +35,13 @@ def deadline(max_time: str) -> float | None:
     if max_time == "auto":
         end = job_end(os.environ)
         return None if end is None else end - GRACE_SECONDS
-    limit = seconds_of(max_time)
     began: float = psutil.Process().create_time()
-    return began + limit - min(GRACE_SECONDS, _GRACE_FRACTION * limit)
+    return began + seconds_of(max_time) - grace_of_limit(max_time)
+
+
+def grace_of_limit(max_time: str) -> float:
+    """Return how many seconds before a limit on wall time a run stops."""
+    return min(GRACE_SECONDS, _GRACE_FRACTION * seconds_of(max_time))
 
 
 def job_end(variables: Mapping[str, str]) -> float | None:

@@ -78,7 +78,7 @@ class Watchdog:
         self._ranks, self._folder, self._steps_done, self._record = ranks, folder, steps_done, record
         self._timeout, self._factor = timeout, factor
         self._places = ranks.gather_objects((platform.node(), os.getpid()))
-        self._board = _Board(ranks.rank, ranks.world_size) if timeout else None
+        self._board = _Board(ranks.rank, ranks.world_size, self._places[0]) if timeout else None
         self._ended, self._ending = threading.Event(), threading.Event()
         self._beats = 0
         self.be_patient()
@@ -159,14 +159,21 @@ class Watchdog:
 
 
 class _Board:
-    """Torch's store, where ranks raise an alarm and say where they are. A store that does not answer is given up."""
+    """Torch's store, where ranks raise an alarm and say where they are. A store that does not answer is given up.
 
-    def __init__(self, rank: int, world_size: int) -> None:
+    Args:
+        rank: this process.
+        world_size: number of processes.
+        first: host and process of rank 0, which tell these ranks from those before a restart.
+    """
+
+    def __init__(self, rank: int, world_size: int, first: tuple[str, int]) -> None:
         self._rank, self._world_size = rank, world_size
         self._store: Store | None = None
         if world_size > 1:
             # A connection of its own: that of the process group may be waiting for a key.
-            self._store = open_store("watchdog", os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+            purpose = "watchdog/{}/{}".format(*first)
+            self._store = open_store(purpose, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 
     def has_alarm(self) -> bool:
         """Whether another rank has called :meth:`exchange`."""

@@ -35,6 +35,7 @@ class InferenceModel:
         self.module = module
         self.ranks = ranks
         self._precision = precision
+        self._full_module = module
 
     @torch.no_grad()
     def infer(self, images: Tensor) -> Tensor:
@@ -45,16 +46,18 @@ class InferenceModel:
         """
         dtype = self._precision.autocast
         with torch.autocast(self.ranks.device.type, dtype=dtype, enabled=dtype is not None):
-            logits: Tensor = self._full_module()(images)
+            logits: Tensor = self._full_module(images)
         return logits.float()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode inside, with rank 0's batch statistics on all ranks; the former mode after. Collective."""
         self.broadcast_buffers()
-        self._update_full_module()
+        if self._full_module is not self.module:
+            state = self.module.state_dict(keep_vars=True)
+            self._full_module.load_state_dict({name: full_tensor(value) for name, value in state.items()})
         was_training = self.module.training
-        self._full_module().eval()
+        self._full_module.eval()
         self.module.eval()
         try:
             yield
@@ -75,14 +78,7 @@ class InferenceModel:
     def state(self) -> dict[str, Tensor]:
         """A copy of the full weights and buffers by name, on the CPU. Collective."""
         self.broadcast_buffers()
-        return copy_to_host(self.module.state_dict().items())
-
-    def _full_module(self) -> nn.Module:
-        """The network with full weights."""
-        return self.module
-
-    def _update_full_module(self) -> None:
-        """Copy what was trained into :meth:`_full_module`, where that is another module. Collective."""
+        return copy_to_host(self.module.state_dict(keep_vars=True).items())
 
 
 class WrappedModel(InferenceModel):
@@ -101,6 +97,7 @@ class WrappedModel(InferenceModel):
         ranks, precision, accelerator: of the engine.
         accumulate: micro-batches in a step.
         clip_norm: maximum global gradient norm, 0 for none.
+        full_module: where ``module`` is sharded, a copy with full weights, which predicts.
 
     Attributes:
         wrapper: for example torch's ``DistributedDataParallel``.
@@ -117,8 +114,10 @@ class WrappedModel(InferenceModel):
         accelerator: Accelerator,
         accumulate: int,
         clip_norm: float,
+        full_module: nn.Module | None = None,
     ) -> None:
         super().__init__(module, ranks, precision)
+        self._full_module = full_module or module
         self.wrapper, self._optimizer, self._accelerator = wrapper, optimizer, accelerator
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm
@@ -176,7 +175,7 @@ class WrappedModel(InferenceModel):
             TrainingFailedError: they differ; the processes train separate models.
         """
         parameters = self.trainable_parameters().values()
-        tensors = [full_tensor(p.grad if p.grad is not None else p.detach()) for p in parameters]
+        tensors = [full_tensor(p.grad if p.grad is not None else p) for p in parameters]
         fingerprint = torch.stack([t.double().sum() for t in tensors] + [t.double().square().sum() for t in tensors])
         everyone = self.ranks.gather(fingerprint[None])
         if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and bool(torch.isfinite(everyone).all()):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifar_dist.distributed.out_of_memory import describe_evaluation, explained
 from cifar_dist.distributed.ranks import Ranks, deal
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.views import Views
@@ -97,7 +98,7 @@ def predict(
     mine = deal(torch.arange(count).split(batch_size), ranks.rank, ranks.world_size)
     rounds = -(-count // (batch_size * ranks.world_size))
     rows: list[Tensor] = []
-    with model.evaluating(), show(count) as advance:
+    with explained(lambda: describe_evaluation(batch_size)), model.evaluating(), show(count) as advance:
         batches = zip(mine, stream(mine), strict=True)
         for number in range(rounds):
             poll()

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from cifar_dist.errors import JoinTimeoutError, first_line
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_IN_USE, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.launch.joining import join_machines
 from cifar_dist.launch.parent_death import adopt_orphans, announce_launcher, signal_on_parent_death
@@ -97,6 +98,7 @@ def _launch(words: Sequence[str], join_timeout: Callable[[], float]) -> int:
 
     Raises:
         JoinTimeoutError: another machine of the job did not come.
+        UserError: the options of an elastic job are incomplete.
     """
     announce_launcher()
     os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
@@ -108,17 +110,26 @@ def _launch(words: Sequence[str], join_timeout: Callable[[], float]) -> int:
     with waiting("loading Accelerate"):
         from accelerate.commands.launch import launch_command, launch_command_parser
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous import RendezvousError
+
+        from cifar_dist.launch import elastic
 
     parser = launch_command_parser()
     parser.usage = "cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"
+    elastic.add_options(parser)
     arguments = parser.parse_args([f"--log_dir={os.devnull}", *words])  # else torchrun leaves an empty folder in /tmp
-    _join_other_machines(arguments, join_timeout)
+    if arguments.nnodes:
+        elastic.prepare(arguments, join_timeout())
+    else:
+        _join_other_machines(arguments, join_timeout)
     try:
         launch_command(arguments)
     except ChildFailedError as error:
         return agreed_code({f"rank {rank}": failure.exitcode for rank, failure in error.failures.items()})
     except subprocess.CalledProcessError as error:
         return agreed_code({"the process": error.returncode})
+    except RendezvousError as error:
+        raise JoinTimeoutError(f"the machines do not meet at {arguments.rdzv_endpoint}: {first_line(error)}") from None
     except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
         hint = " Without GPUs: cifar-dist launch cpu" if "cuda" in str(error).lower() else ""
         print(f"cifar-dist: accelerate launch: {error}{hint}", file=sys.stderr)

@@ -20,6 +20,9 @@ from cifar_dist.errors import JoinTimeoutError
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
+JOB_PORTS = range(20_000, 32_000)
+"""Where rank 0 of a Slurm job listens, by the job's number: below 32768, where the system's ports usually begin."""
+
 _SAY_SECONDS = 10.0  # between two lines about who is missing
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0  # in which the store must answer a request
@@ -29,8 +32,8 @@ def join_ranks(timeout: float) -> Store | None:
     """Wait for all ranks of the job, as the launcher described it in the environment; call it before torch joins them.
 
     Returns:
-        The store, which the caller keeps until torch has joined the ranks; None if there is only one rank, or it is not
-        known where the ranks meet.
+        The store, which the caller keeps until torch has joined the ranks; None if there is only one rank, it is not
+        known where the ranks meet, or torchrun may start them again.
 
     Raises:
         JoinTimeoutError: some have not come within ``timeout`` seconds; the message names them.
@@ -38,6 +41,9 @@ def join_ranks(timeout: float) -> Store | None:
     place = os.environ
     if int(place.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in place or "MASTER_PORT" not in place:
         return None
+    agent_hosts = place.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if agent_hosts and place.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        return None  # torchrun's agents have met, and their store has the keys of the ranks before these
     rank = int(place["RANK"])
     return _Meeting(
         "rank",
@@ -45,7 +51,7 @@ def join_ranks(timeout: float) -> Store | None:
         int(place["WORLD_SIZE"]),
         host=place["MASTER_ADDR"],
         port=int(place["MASTER_PORT"]),
-        hosts=rank == 0 and place.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        hosts=rank == 0 and not agent_hosts,
         timeout=timeout,
     ).wait()
 
@@ -75,7 +81,7 @@ def join_machines(index: int, machines: int, host: str, port: int, timeout: floa
 
 
 def open_store(purpose: str, host: str, port: int, *, hosts: bool = False) -> Store:
-    """Connect to the job's store; keys of another purpose, or of an earlier attempt of the job, are out of sight.
+    """Connect to the job's store; keys of another purpose are out of sight.
 
     Args:
         purpose: a name for the keys.
@@ -84,11 +90,10 @@ def open_store(purpose: str, host: str, port: int, *, hosts: bool = False) -> St
     """
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     # Torch itself opens the store of this process once more, as another tenant.
     timeout = timedelta(seconds=_ANSWER_SECONDS)
     store = TCPStore(host, port, is_master=hosts, timeout=timeout, wait_for_workers=False, multi_tenant=True)
-    return PrefixStore(f"cifar-dist/{purpose}/{attempt}", store)
+    return PrefixStore(f"cifar-dist/{purpose}", store)
 
 
 class _Meeting:

@@ -8,6 +8,7 @@ so a run can resume at any step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -76,7 +77,7 @@ def freeze_backbone(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def set_mode(model: nn.Module, config: ModelConfig, epoch: float) -> int:
+def set_mode(model: nn.Module, modules: Sequence[Sequence[nn.Module]], config: ModelConfig, epoch: float) -> int:
     """Put the stages that train in ``epoch`` into training mode, and those before them into evaluation mode.
 
     Evaluation mode freezes batch statistics and disables dropout. Call it at the beginning of each epoch and after
@@ -84,22 +85,22 @@ def set_mode(model: nn.Module, config: ModelConfig, epoch: float) -> int:
 
     Args:
         model: the unwrapped network.
+        modules: of each of its :func:`stages`, which are found before an engine shards the parameters.
         epoch: from 0; the fractional part is the completed part of the epoch.
 
     Returns:
         The number of stages that train, counted from the head: 1 with ``config.freeze``, 1 + floor(epoch / unfreeze)
         with ``config.unfreeze``, otherwise all. :func:`cifar_dist.optim.optimizers.thaw` applies it to the optimizer.
     """
-    divided = stages(model)
-    training = len(divided)
+    training = len(modules)
     if config.freeze:
         training = 1
     elif config.unfreeze:
         # 0.6 / 0.2 is 2.9999999999999996; the tolerance is far below one step.
-        training = min(1 + math.floor(epoch / config.unfreeze + 1e-6), len(divided))
+        training = min(1 + math.floor(epoch / config.unfreeze + 1e-6), len(modules))
     model.train()
-    for stage in divided[: len(divided) - training]:
-        for module in stage.modules:
+    for frozen in modules[: len(modules) - training]:
+        for module in frozen:
             module.eval()
     return training
 

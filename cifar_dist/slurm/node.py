@@ -17,9 +17,8 @@ from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
+from cifar_dist.launch.joining import JOB_PORTS
 from cifar_dist.runs.resume import launched_run
-
-_FIRST_PORT, _PORTS = 20000, 12000  # below 32768, where Linux's ports for outgoing connections begin
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Node:
             processes=int(processes),
             config=variables.get("CIFAR_DIST_LAUNCH") or ("ddp" if gpus else "cpu"),
             host=first_host(variables["SLURM_JOB_NODELIST"]),
-            port=_FIRST_PORT
-            + int(variables["SLURM_JOB_ID"]) % _PORTS,  # so that jobs that share a host use different ports
+            # Jobs that share a host use different ports.
+            port=JOB_PORTS[int(variables["SLURM_JOB_ID"]) % len(JOB_PORTS)],
         )
 
     @property

@@ -31,7 +31,7 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
             f"CIFAR_DIST_VENV is {venv}, but {venv}/bin/python does not exist; set it to a virtual environment"
         )
     if not words:
-        raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml")
+        raise UserError("name a recipe: one that cifar-dist recipes lists, or the path of a .toml")
     if words[0] == RESUME:
         if len(words) == 1:
             raise UserError("name the run to resume: sbatch slurm/train.sbatch resume RUN")

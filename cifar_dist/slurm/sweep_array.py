@@ -32,5 +32,6 @@ def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> str
                 f"{run.name}: a setting contains a tab or a line break, which slurm/sweep.sbatch cannot pass on"
             )
     array = [f"--array=0-{len(waiting) - 1}{f'%{jobs}' if jobs else ''}", f"--job-name={sweep.name}"]
-    job = sbatch.submit("sweep.sbatch", lines, [*array, *options], otherwise="cifar-dist sweep run")
+    sbatch.check_sbatch(otherwise="cifar-dist sweep run")
+    job = sbatch.submit(sbatch.SCRIPTS / "sweep.sbatch", lines, [*array, *options])
     return f"{sweep.name}: job {job}, {len(waiting)} of {len(sweep.runs)} runs"

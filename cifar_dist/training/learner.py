@@ -20,6 +20,7 @@ from cifar_dist.checkpoint import Averaged, Checkpoint, Tensors, load_weights
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.randomness import permutation, step_seed
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.out_of_memory import describe_training, explained
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
 from cifar_dist.models.registry import DataInitialized
@@ -58,6 +59,7 @@ class Learner:
             setup.module.to(memory_format=torch.channels_last)
         self.model = engine.prepare(setup.module, setup.optimizer)
         self.model.watch_exchange(lambda: self.clock.begin("communication"))
+        self._engine = engine.description
         if loaded is not None:
             self.model.load_optimizer_state(loaded.tensors.optimizer)
             self.model.load_scaler_state(loaded.state.loss_scaler)
@@ -107,15 +109,17 @@ class Learner:
             batches: one for each micro-batch.
             lr: learning rate.
         """
-        self.model.begin_step(lr)
-        measured = self._forward_backward(step, batches, lr)
-        if rho := self._config.optim.sam_rho:
-            with ascended(self.model.module, rho):
-                self._forward_backward(step, batches, lr)
-        with self.clock.during("optimizer"):
-            grad_norm = self.model.update()
-            self._recalibrated = None
-            if self._average is not None:
+        with explained(lambda: describe_training(self._config.train, self._engine, self._ranks.world_size)):
+            self.model.begin_step(lr)
+            measured = self._forward_backward(step, batches, lr)
+            if rho := self._config.optim.sam_rho:
+                with ascended(self.model.module, rho):
+                    self._forward_backward(step, batches, lr)
+            with self.clock.during("optimizer"):
+                grad_norm = self.model.update()
+        self._recalibrated = None
+        if self._average is not None:
+            with self.clock.during("optimizer"):
                 self._average.update(step + 1)
         return replace(measured, grad_norm=grad_norm)
 
@@ -150,7 +154,9 @@ class Learner:
 
     def _begin_epoch(self, epoch: int) -> None:
         """Set training mode, and the learning rates of the stages that learn in ``epoch``."""
-        thaw(self._setup.optimizer.param_groups, transfer.set_mode(self._setup.module, self._config.model, epoch))
+        setup = self._setup
+        learning = transfer.set_mode(setup.module, setup.stages, self._config.model, epoch)
+        thaw(setup.optimizer.param_groups, learning)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.order import own_parts
 from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
 from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
 from cifar_dist.optim.optimizers import build_optimizer
@@ -37,6 +38,8 @@ class TrainingSetup:
         own_parts: numbers of this process's micro-batches among those of a global batch.
         batches: the training split.
         module: the bare network, on the CPU, with new weights.
+        parameters: how many the network has.
+        stages: the modules of each stage of the network.
         optimizer: of its parameters.
     """
 
@@ -47,12 +50,9 @@ class TrainingSetup:
     own_parts: range
     batches: TrainBatches
     module: nn.Module
+    parameters: int
+    stages: list[tuple[nn.Module, ...]]
     optimizer: torch.optim.Optimizer
-
-    @property
-    def parameters(self) -> int:
-        """How many parameters the network has."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -104,16 +104,24 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
     _check_limits(config, manifest, batches.steps_per_epoch)
-    _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
+    if config.train.sync_batchnorm:
+        check_batch_norms(module, config.model.name)
+    if config.train.sync_batchnorm and ranks.world_size > 1:
+        synchronise_batch_norms(module)
+    else:
+        _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     if config.model.freeze:
         transfer.freeze_backbone(module)
-    stages = [stage.parameters for stage in transfer.stages(module)]
-    optimizer = build_optimizer(config.optim, module, stages, gradual=config.model.unfreeze > 0)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    stages = transfer.stages(module)
+    gradual = config.model.unfreeze > 0
+    optimizer = build_optimizer(config.optim, module, [stage.parameters for stage in stages], gradual=gradual)
+    modules = [stage.modules for stage in stages]
     prepared: Mix | StaticMix = mix
     if ranks.device.type != "cpu":
         size = -(-batches.size(0) // parts) + mix.mixes
         prepared = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
-    return TrainingSetup(config, manifest, normalize, prepared, own, batches, module, optimizer)
+    return TrainingSetup(config, manifest, normalize, prepared, own, batches, module, parameters, modules, optimizer)
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:
@@ -178,7 +186,7 @@ def _check_normalizes(
         return
     height, width, channels = shape
     trial = copy.deepcopy(module)
-    transfer.set_mode(trial, config.model, config.train.epochs)
+    transfer.set_mode(trial, [stage.modules for stage in transfer.stages(trial)], config.model, config.train.epochs)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             trial(torch.zeros(1, channels, height, width))

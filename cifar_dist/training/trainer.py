@@ -142,6 +142,8 @@ class Trainer:
 
     def fit(self) -> None:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
+        if self.config.eval.split not in self.manifest.splits:
+            self.tracker.warn(f"the dataset has no split '{self.config.eval.split}' to end with; see eval.split")
         stopped_before_evaluation = self.epochs_trained > self.epochs_evaluated
         if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
@@ -221,7 +223,6 @@ class Trainer:
         self.ranks.run_on_main(lambda: self._write_final(model))
         split, tta = self.config.eval.split, self.config.eval.tta
         if split not in self.manifest.splits:
-            self.tracker.warn(f"the dataset has no split '{split}' to end with; see eval.split")
             return
         weights = CheckpointRef(self.folder.final, FINAL, self.step, self.accuracy)
         folder, summary = evaluate(

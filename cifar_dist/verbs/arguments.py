@@ -129,6 +129,8 @@ def check_writable(path: Path, option: str) -> None:
     Raises:
         UserError: it is a folder, its folder does not exist, or permissions forbid it.
     """
+    if str(path) == "-":
+        raise UserError(f"{option} requires a file; for standard output use {option} /dev/stdout")
     target = path.resolve()  # a link is written through
     folder = target.parent
     if target.is_dir():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import printable
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading, say_stopped
 
 if TYPE_CHECKING:
-    from cifar_dist.training.doctor import Finding
+    from cifar_dist.config import Config
+    from cifar_dist.distributed.stop_signals import StopSignals
+    from cifar_dist.doctor.finding import Finding
 
-HELP = "try the first steps of a recipe to see whether it works here and how long it will take"
+HELP = "check whether a recipe works here, and measure how long it takes; also inside a job: srun cifar-dist doctor"
 COLLECTIVE = True
 
 
@@ -31,32 +34,60 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
-    from cifar_dist.config import Config, TrainConfig
     from cifar_dist.distributed.stop_signals import StopSignals
 
+    words = [arguments.recipe, *arguments.settings] if arguments.recipe else arguments.settings
+    if _is_task_of_srun(os.environ):
+        from cifar_dist.slurm.node import run_node
+
+        return run_node(["doctor", *words], os.environ)
     config: Config | None = None
-    if arguments.recipe is not None or arguments.settings:
+    if words:
         config = recipe.load(arguments.recipe or "", arguments.settings)
-
     with StopSignals() as signals:
-        with loading():
-            from cifar_dist.distributed.agreement import StopRequested
-            from cifar_dist.distributed.start import start_engine
-            from cifar_dist.training.doctor import examine
+        return _examine(config, signals)
 
-        try:
-            with start_engine(
-                config or Config(train=TrainConfig(precision="auto")), trains=config is not None
-            ) as engine:
-                for finding in _each(examine(config, engine, signals)):
-                    if engine.ranks.is_main:
-                        print(f"{finding.what:<10} {printable(finding.text)}", flush=True)
-                        if finding.advice:
-                            print(f"{'':<10} warning: {printable(finding.advice)}", flush=True)
-        except StopRequested:
-            say_stopped(signals.received)
-            return EXIT_REQUEUE
-    return EXIT_DONE
+
+def _is_task_of_srun(variables: Mapping[str, str]) -> bool:
+    """Whether ``srun`` has started this process on each of several nodes, and no launcher its ranks yet.
+
+    Raises:
+        UserError: ``srun`` has started several on a node.
+    """
+    tasks, nodes = (int(variables.get(name) or 1) for name in ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"))
+    if tasks == 1 or "RANK" in variables:
+        return False
+    if tasks != nodes:
+        raise UserError(
+            f"srun started {tasks} tasks on {nodes} nodes; start one on each, which starts its ranks: "
+            "srun --ntasks-per-node=1 cifar-dist doctor"
+        )
+    return True
+
+
+def _examine(config: Config | None, signals: StopSignals) -> int:
+    from cifar_dist.config import Config, TrainConfig
+
+    with loading():
+        from cifar_dist.distributed.agreement import StopRequested
+        from cifar_dist.distributed.start import start_engine
+        from cifar_dist.doctor.examine import examine
+        from cifar_dist.doctor.finding import HEAD, Verdict, summary
+
+    try:
+        with start_engine(config or Config(train=TrainConfig(precision="auto")), trains=config is not None) as engine:
+            rows: list[Finding] = []
+            for finding in _each(examine(config, engine, signals)):
+                if engine.ranks.is_main:
+                    print(f"{finding}" if rows else f"{HEAD}\n{finding}", flush=True)
+                rows.append(finding)
+            if engine.ranks.is_main:
+                print(summary(rows), flush=True)
+            failed = engine.ranks.run_on_main(lambda: any(row.verdict is Verdict.FAILED for row in rows))
+    except StopRequested:
+        say_stopped(signals.received)
+        return EXIT_REQUEUE
+    return EXIT_BAD_INPUT if failed else EXIT_DONE
 
 
 def _each(findings: Iterator[Finding]) -> Iterator[Finding]:

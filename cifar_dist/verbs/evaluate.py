@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{trained.config.data.path}, the dataset of {run_path}, does not exist here; name it with --data DIR"
         )
     data = Manifest.load(arguments.data or trained.config.data.path)
+    if arguments.split not in data.splits:
+        raise UserError(f"{data.root} has no split '{arguments.split}'; use --split {' or '.join(data.splits)}")
     with start_engine(trained.config, trains=False) as engine:
         folder, summary = evaluate(
             load_model(engine, trained),

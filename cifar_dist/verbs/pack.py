@@ -28,7 +28,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--skip-unusable",
         action="store_true",
-        help="skip images in other formats or places and class folders without images, instead of refusing them",
+        help="skip images that cannot be decoded or used, and class folders without images, instead of refusing them",
     )
 
 

@@ -18,6 +18,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see: {self.prog} --help")
 
+    def options(self) -> set[str]:
+        """Return the options of this parser and of those below it."""
+        found = {option for action in self._actions for option in action.option_strings}
+        below = (action.choices.values() for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return found.union(*(parser.options() for parsers in below for parser in parsers))
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import (
@@ -56,5 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
     with start_engine(trained.config, trains=False) as engine:
         rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels)
     if engine.ranks.is_main:
-        print(f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}")
+        said = f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}"
+        print(said, file=sys.stdout if arguments.out.is_file() else sys.stderr)  # --out /dev/stdout has rows only
     return EXIT_DONE

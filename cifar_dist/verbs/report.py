@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -56,9 +57,11 @@ def draw(run_path: Path) -> None:
             from cifar_dist.report.html import write_report
 
             report = write_report(run_path)
-        print(f"report: {report}")
     except Exception as error:
         print(f"cifar-dist: cannot draw the report ({error}); retry: cifar-dist report {run_path}", file=sys.stderr)
+    else:
+        with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
+            print(f"report: {report}", flush=True)
     draw_index(run_path.parent)
 
 

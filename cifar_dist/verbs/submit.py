@@ -1,50 +1,78 @@
-"""``cifar-dist submit RECIPE``: submit one run as a Slurm job, after checking its settings, data and model."""
+"""``cifar-dist submit RECIPE`` and ``submit resume RUN``: one run as a Slurm job, after the checks that need no job."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RECIPE_NAME, split_settings
+from cifar_dist.verbs.arguments import RECIPE_NAME, Name, split_settings
 from cifar_dist.verbs.loading import loading
 
-HELP = "train a recipe on a Slurm cluster; accepts sbatch options"
+if TYPE_CHECKING:
+    from cifar_dist.doctor.finding import Finding
+
+HELP = "train a recipe on a Slurm cluster, or continue a run there; accepts sbatch options"
 COLLECTIVE = False
+_RESUME = "resume"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.usage = "%(prog)s RECIPE [sbatch options] [--section.field VALUE ...]"
-    verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml; must come first")
+    verb.usage = "%(prog)s {RECIPE | resume RUN} [--dry-run] [sbatch options] [--section.field VALUE ...]"
+    verb.add_argument(
+        "recipe",
+        type=Name(_known, ".toml"),
+        help="name of a shipped recipe, path of a .toml, or `resume RUN`; must come first",
+    )
+    verb.add_argument(
+        "--dry-run", action="store_true", help="check, show the batch script and the config, and submit nothing"
+    )
     verb.set_defaults(settings=[])
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist import recipe
-    from cifar_dist.config.changes import LENGTH
-
     with loading():
-        from cifar_dist.data.manifest import Manifest
-        from cifar_dist.models import check_builds
-        from cifar_dist.run_folder import RunFolder
-        from cifar_dist.slurm.preflight import config_in_job
-        from cifar_dist.slurm.sbatch import submit
+        from cifar_dist.doctor.before import examine_before
+        from cifar_dist.doctor.finding import HEAD, Verdict, summary
+        from cifar_dist.slurm.sbatch import check_sbatch
+        from cifar_dist.slurm.submission import Options, Submission
         from cifar_dist.training.continuation import is_finished
 
-    settings, options = split_settings(arguments.settings)
-    config = recipe.load(arguments.recipe, settings)
-    manifest = Manifest.load(config.data.path)
-    check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))
-    folder = RunFolder(Path(config.run.dir) / config.run.name)
-    if "run.name" in recipe.parse_overrides(settings) and folder.config.is_file():
-        folder.refuse_other_settings(config, besides=LENGTH)
-        if is_finished(config):
-            raise UserError(f"{folder.path} is finished already; another --run.name starts a new run")
-    words = [arguments.recipe, *settings]
-    job = submit("train.sbatch", words, options, otherwise=f"cifar-dist launch ddp {' '.join(words)}")
-    run_config = config_in_job(arguments.recipe, settings, job).run
-    print(f"job {job}: {Path(run_config.dir) / run_config.name}")
-    if not any(option.startswith(("-o", "--output")) for option in options):
-        print(f"watch it: tail -F slurm-{job}.out; cifar-dist runs list {run_config.dir}")
+    settings, words = split_settings(arguments.settings)
+    job_words = [arguments.recipe, *settings]
+    if arguments.recipe == _RESUME:
+        if not words or words[0].startswith("-"):
+            raise UserError("name the run: cifar-dist submit resume RUN [sbatch options]")
+        job_words.insert(1, words[0])
+        submission = Submission.of_run(words[0], settings, Options.parse(words[1:]))
+    else:
+        submission = Submission.of_recipe(arguments.recipe, settings, Options.parse(words))
+    config, path = submission.config, submission.folder.path
+    rows: list[Finding] = []
+    for row in examine_before(config, submission.options.processes(os.environ)):
+        print(row if rows else f"{HEAD}\n{row}", file=sys.stderr, flush=True)
+        rows.append(row)
+    print(summary(rows), file=sys.stderr, flush=True)
+    for row in rows:
+        if row.verdict is Verdict.FAILED:
+            raise UserError("; ".join(filter(None, [row.text, row.remedy])))
+    if is_finished(config):
+        raise UserError(f"{path} is finished already; another --run.name starts a new run")
+    if arguments.dry_run:
+        print(f"# ---- {submission.folder.job_script}\n{submission.script()}")
+        print(f"# ---- {submission.folder.config}\n{submission.frozen_config()}", end="")
+        return EXIT_DONE
+    check_sbatch(otherwise=f"cifar-dist launch ddp {' '.join(job_words)}")
+    job = submission.submit()
+    print(f"job {job}: {path}")
+    if not any(option.startswith(("-o", "--output")) for option in submission.options.sbatch):
+        print(f"watch it: tail -F slurm-{job}.out; cifar-dist runs list {config.run.dir}")
     return EXIT_DONE
+
+
+def _known() -> Iterable[str]:
+    return [*RECIPE_NAME.known(), _RESUME]

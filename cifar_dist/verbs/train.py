@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if section is not None:
         return _print_help(rest, section)
     if not rest:
-        raise UserError(f"name a recipe: {', '.join(recipe.shipped())}, or the path of a .toml; {USAGE}")
+        raise UserError(f"name a recipe: one that cifar-dist recipes lists, or the path of a .toml; {USAGE}")
     return train(recipe.load(rest[0], rest[1:]))
 
 

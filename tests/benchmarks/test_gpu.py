@@ -17,7 +17,7 @@ from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError
 from items import ITEMS, PARTS, Item, time_airbench
 from record import Record
 from schedule import run_items
-from support.running import PATIENCE, ROOT, UNDRAWN, environment
+from support.running import PATIENCE, ROOT, environment
 
 MACHINE = Machine("CPU", 0, (), "2", "3")
 
@@ -25,7 +25,7 @@ MACHINE = Machine("CPU", 0, (), "2", "3")
 def call(out: Path, forked: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """Run ``benchmarks/gpu.sh`` on CIFAR-10 that does not exist."""
     command = [str(ROOT / "benchmarks" / "gpu.sh"), "no-such-cifar", str(out), *words]
-    env = environment({**forked, **UNDRAWN, "PYTHON": "python"})
+    env = environment({**forked, "PYTHON": "python"})
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, cwd=out.parent)
 
 

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.crashing import dying, read_count
 from support.running import TRAIN, UNDRAWN, environment, spawn, start, story
 
-HANG = 60
+HANG = 180
 """Seconds after which a job counts as hung once one of its processes was killed."""
-_LONGEST = 240
+_LONGEST = 300
 _STARTS = 4
 _RECIPE = """
 run.dir = "{folder}/runs"

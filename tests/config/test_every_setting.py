@@ -116,7 +116,8 @@ def averages(config: Config) -> list[float]:
 def network(config: Config) -> object:
     """Its layers, at which size it sees its images, and which of its stages learn in which epoch."""
     model = models.build_for(config.model, shape=(16, 16, 3), classes=10)
-    learning = [transfer.set_mode(model, config.model, epoch) for epoch in range(4)]
+    modules = [stage.modules for stage in transfer.stages(model)]
+    learning = [transfer.set_mode(model, modules, config.model, epoch) for epoch in range(4)]
     return [type(layer).__name__ for layer in model.modules()], len(model._forward_pre_hooks), learning
 
 
@@ -186,6 +187,20 @@ def flags(config: Config) -> list[bool]:
         return [torch.backends.cuda.matmul.allow_tf32, *cudnn, torch.are_deterministic_algorithms_enabled()]
     finally:
         set_arithmetic(TrainConfig())
+
+
+def compilations(config: Config) -> int:
+    """How often an engine that starts asks torch to compile, which would take a minute."""
+    asked = []
+
+    def compile_nothing(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        asked.append(function)
+        return function
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", compile_nothing)
+        threads(config)
+    return len(asked)
 
 
 def run(config: Config) -> object:
@@ -301,8 +316,6 @@ def _left_by(config: Config, here: Path) -> object:
 
 def _train(config: Config, here: Path) -> None:
     os.chdir(here)
-    if config.train.compile:  # that it is tried is enough, and takes no minute
-        os.environ.update(CC="no-compiler", CXX="no-compiler", TORCHINDUCTOR_CACHE_DIR=str(here.resolve() / "cache"))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             with StopSignals() as signals, start_engine(config) as engine:
@@ -359,7 +372,7 @@ WITNESSES: dict[str, Witness] = {
     "run.from_other_data": witness(True, branch, run__from="origin"),
     "run.join_timeout": witness(1, joined),
     "run.stall_timeout": witness(1, hang),
-    "run.stall_factor": witness(1000.0, hang, run__stall_timeout=1),
+    "run.stall_factor": witness(1e9, hang, run__stall_timeout=1),
     "data.path": witness("nowhere", run),
     "data.hold_out": witness(False, run),
     "data.shuffle_block": witness(1, run),
@@ -418,7 +431,8 @@ WITNESSES: dict[str, Witness] = {
     "train.precision": witness("bf16", run),
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),
-    "train.compile": witness(True, run),
+    "train.compile": witness(True, compilations),
+    "train.sync_batchnorm": witness(True, run),  # refused without batch norms; test_engine.py shows what it computes
     "train.tf32": witness(True, flags),
     "train.cudnn_benchmark": witness(True, flags),
     "train.deterministic": witness(True, flags),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from support.running import environment
+from support.running import PATIENCE, environment
 
 # Steps that free 64 MiB each, in a process that has an engine on the CPU, and the page faults that they take.
 PROBE = """
@@ -29,7 +29,7 @@ with start_engine(Config(train=TrainConfig())):
 
 def faults(env: dict[str, str]) -> int:
     env = environment({"ACCELERATE_USE_CPU": "true", **env})
-    done = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 

@@ -154,7 +154,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     for header, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(header) + offset] |= 1
     path.write_bytes(data)
-    assert "encrypted" in refusal(path)
+    assert "is encrypted; extract it with its password" in refusal(path)
 
 
 @pytest.mark.parametrize("size", [1 << 40, (1 << 30) + 1])

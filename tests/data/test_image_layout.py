@@ -15,6 +15,7 @@ from cifar_dist import cli
 from cifar_dist.data.image_layout import ImageLayout, find_layout
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
+from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 
 SOURCE = Path("data/mine")
@@ -43,7 +44,10 @@ def refusal(*names: str, skip: bool = False) -> str:
         (["a/0.png", "b/0.png", "c/"], "no images in 1 class folder 'c'; delete it, or skip it with --skip-unusable"),
         (["train/a/0.png", "train/b/", "val/b/1.png"], "no images in 1 class folder 'train/b'"),
         (["x/y/train/a/0.png", "x/y/val/a/0.png", "x/y/test/"], "no images in 1 class folder 'x/y/test'"),
-        (["a/0.png", "b/0.png", "c/notes.txt"], "no images in 1 class folder 'c'"),
+        (
+            ["a/0.png", "b/0.png", "c/0001", "c/0002"],
+            "no images in 1 class folder 'c' (2 files not named as an image: 'c/0001', 'c/0002'); delete it",
+        ),
         (["a/0.png", "b/more/0.png", "b/more/1.png"], "2 of 3 images are not at CLASS/FILE: 'b/more/0.png'"),
         (["train/a/0.png", "train/b/0.png", "extra/c/0.png"], "'extra/c/0.png' is not at SPLIT/CLASS/FILE"),
     ],
@@ -127,7 +131,46 @@ def test_the_unicode_forms_of_a_name_are_one_class(name: str) -> None:
 def test_classes_that_differ_only_in_spelling_are_refused(first: str, second: str) -> None:
     names = [f"train/{first}/0.png", "train/z/0.png", f"test/{second}/0.png"]
     assert "differ only in spelling; rename one of them" in refusal(*names)
-    layout(*names, f"train/{second}/1.png")  # letters A and a, for example, are both in train
+    both = layout(*names, f"train/{second}/1.png")  # letters A and a, for example, are both in train
+    found = "', '".join(sorted([first, second]))
+    assert both.notes == (f"classes that differ only in spelling: '{found}'",)
+
+
+def test_test_images_without_classes_are_for_predict(tmp_path: Path) -> None:
+    files = {**build.class_folder({"train/a": 2, "train/b": 2}), "test/7.png": b""}
+    source = build.write_folder(tmp_path / "in", files)
+    later = f"or skip it with --skip-unusable and predict it later: cifar-dist predict RUN {source}/test --out FILE.csv"
+    with pytest.raises(UserError, match=later):
+        pack(source, tmp_path / "out", show=False)
+
+
+@pytest.mark.parametrize(("content", "found"), [({}, "no file"), ({"inner.zip": b"PK"}, "only 'inner.zip'")])
+def test_an_archive_without_images_says_what_it_holds(tmp_path: Path, content: dict[str, bytes], found: str) -> None:
+    path = build.write_archive(tmp_path / "a.zip", content)
+    with pytest.raises(UserError, match=f"neither CIFAR batches nor images, but {found}; expected"):
+        pack(path, tmp_path / "out", show=False)
+
+
+def images(packed: Manifest) -> dict[str, np.ndarray]:
+    """The training images by the names of their files."""
+    return dict(zip(packed.shards("train")[0].names, ShardReader(packed, "train").all().numpy(), strict=True))
+
+
+def test_images_that_cannot_be_decoded_are_refused_and_can_be_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = build.class_folder({"train/a": 3, "train/b": 3, "val/a": 1})
+    page, half = b"<!DOCTYPE html>", files["train/b/0001.png"][:90]
+    source = build.write_folder(tmp_path / "in", {**files, "train/a/0001.png": page, "train/b/0001.png": half})
+    with pytest.raises(UserError, match=r"'train/a/0001.png' is not an intact .*, or skip it with --skip-unusable"):
+        pack(source, tmp_path / "out", show=False)
+    packed = pack(source, tmp_path / "out", skip_unusable=True)
+    note = "skipped: 2 of 7 images that cannot be decoded: 'train/a/0001.png', 'train/b/0001.png'"
+    assert note in capsys.readouterr().err
+    (train,) = packed.shards("train")
+    assert sorted(train.names) == ["train/a/0000.png", "train/a/0002.png", "train/b/0000.png", "train/b/0002.png"]
+    whole = pack(build.write_folder(tmp_path / "whole", files), tmp_path / "whole-out", show=False)
+    assert all(np.array_equal(pixels, images(whole)[name]) for name, pixels in images(packed).items())
 
 
 def test_a_training_split_of_one_class_is_refused(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_what_is_packed_is_read_back_by_webdataset_and_by_us(
     folder = tmp_path_factory.mktemp("pack")
     source = npz(folder / "a.npz", samples, test=test)
     arrays = np.load(source)
+    if not any(round(fraction * count) for count in np.bincount(arrays["y_train"])):
+        fraction = 0.0  # else refused: tested below
     packed = pack_quietly(
         source, folder / "out", codec=codec, samples_per_shard=per_shard, val_fraction=fraction, seed=seed
     )
@@ -253,6 +255,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
         ({"val_fraction": 1.0}, "the val fraction is 1.0"),
         ({"val_fraction": -0.1}, "the val fraction is -0.1"),
         ({"val_fraction": 0.99}, "leaves no training samples"),
+        ({"val_fraction": 0.01}, "0.01 of at most 2 images per class is not one image; use 0 for no val split, or at"),
         ({"size": 0}, "size is 0"),
         ({"size": 5000}, "size is 5000"),
     ],
@@ -308,8 +311,27 @@ pack({str(source)!r}, {str(tmp_path / "out")!r}, samples_per_shard=10)
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be written: Not a directory"):
-        pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "file" / "out")
+    with pytest.raises(UserError, match=f"cannot be created: {tmp_path}/file is not a folder; name another"):
+        pack_quietly(tmp_path / "not-opened.npz", tmp_path / "file" / "out")
+
+
+def test_a_dataset_is_not_packed_into_its_source(tmp_path: Path) -> None:
+    source = build.write_folder(tmp_path / "in", build.class_folder({"cat": 2, "dog": 2}))
+    with pytest.raises(UserError, match=r"is inside the source .*; name a folder outside it"):
+        pack_quietly(source, source / "packed" / "again")
+
+
+def test_a_default_val_split_that_would_be_empty_or_lack_a_class_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = npz(tmp_path / "few.npz", 6)
+    assert "val" not in pack(few, tmp_path / "out").splits
+    note = "note: no val split, as a val fraction of 0.1 of at most 2 images per class is not one image; hold one out"
+    assert f"{note} with --val-fraction 0.5\n" in capsys.readouterr().err
+    assert pack_quietly(few, tmp_path / "out", val_fraction=0.5).samples("val") == 3
+    np.savez(tmp_path / "a.npz", x_train=build.random_images(12, side=6), y_train=[0] * 10 + [1] * 2)
+    pack(tmp_path / "a.npz", tmp_path / "out")
+    assert "note: too few images to hold one out for val: class '1'\n" in capsys.readouterr().err
 
 
 def test_progress_goes_to_stderr_in_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

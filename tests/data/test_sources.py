@@ -202,8 +202,6 @@ def test_labelled_npz(tmp_path: Path) -> None:
     assert np.array_equal(data.splits["train"].images, images)
     assert data.splits["train"].labels.tolist() == [0, 2, 1, 2, 0]
     assert data.splits["test"].labels.tolist() == [1, 1]
-    np.savez(tmp_path / "b.npz", x_train=images)
-    assert "y_train is not a list of integers" in one_line(tmp_path / "b.npz")
     np.savez_compressed(tmp_path / "c.npz", x_train=images[..., 0], y_train=np.arange(5))
     grey = open_quietly(str(tmp_path / "c.npz"), 16).data.splits["train"].images
     assert grey.shape == (5, 16, 16, 3)
@@ -222,6 +220,27 @@ def test_labelled_npz(tmp_path: Path) -> None:
 def test_an_npz_of_other_names_says_which_are_read(tmp_path: Path, names: tuple[str, str], complaint: str) -> None:
     np.savez(tmp_path / "a.npz", **dict(zip(names, (build.random_images(3), np.arange(3)), strict=True)))
     assert complaint in one_line(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "remedy"),
+    [
+        ({"x_train": np.zeros((4, 8, 8, 3), "f4")}, "of uint8, for values from 0 to 1: (255 * images).round()"),
+        ({"x_train": np.zeros((4, 3, 8, 8), "u1")}, "images.transpose(0, 2, 3, 1)"),
+        ({"x_train": np.zeros((4, 8, 8, 4), "u1")}, "images[..., :3], without the transparency"),
+        ({"y_train": np.array([0.0, 1, 0, 1])}, "is not a list of integers; store one integer per image (astype(int))"),
+        ({"y_train": np.eye(2)[[0, 1, 0, 1]].astype(int)}, "one integer per image (argmax(1) of one-hot labels)"),
+        ({"y_train": np.array(["cat", "dog", "cat", "dog"])}, "np.unique(names, return_inverse=True)"),
+        ({"y_train": np.array([-1, 0, -1, 0])}, "label -1 of image 0 is negative; number the classes from 0"),
+        ({"y_train": None}, "has x_train but no y_train; add the labels, or for images to predict"),
+    ],
+)
+def test_arrays_of_another_form_name_the_expression_that_converts_them(
+    tmp_path: Path, arrays: dict[str, np.ndarray | None], remedy: str
+) -> None:
+    all_arrays = {"x_train": build.random_images(4), "y_train": np.arange(4) % 2, **arrays}
+    np.savez(tmp_path / "a.npz", **{name: array for name, array in all_arrays.items() if array is not None})
+    assert remedy in one_line(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("lowest", [1, 5])
@@ -307,6 +326,9 @@ def test_a_wrong_unlabelled_pickle_is_refused(tmp_path: Path, content: object, c
 def test_a_source_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     assert "did you mean 'digits'?" in one_line("digit")
     assert "no file, folder or dataset is called" in one_line(tmp_path / "nothing.tar.gz")
+    assert "is not downloaded; download it, or name it with url = 'https://x.org/a.zip'" in one_line(
+        "https://x.org/a.zip"
+    )
     (tmp_path / "a.rar").write_bytes(b"x")
     assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
 

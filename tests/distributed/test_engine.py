@@ -8,7 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import engine_on_ranks
-from support.engine_on_ranks import BATCHES, CASES, agreement, network, optimizer, prepared, samples, train, trained
+from support.engine_on_ranks import (
+    BATCHES,
+    CASES,
+    agreement,
+    network,
+    normalised,
+    optimizer,
+    prepared,
+    samples,
+    train,
+    trained,
+)
 from support.engines import engine as start
 from support.running import spawn
 from torch import Tensor, nn
@@ -194,6 +205,25 @@ def test_ranks_that_do_not_synchronise_are_found_out(ranks: list[Found]) -> None
 
 def test_evaluation_uses_the_batch_statistics_of_rank_0(ranks: list[Found]) -> None:
     assert [found["drifted"] for found in ranks] == [(5.0, True, True)] * 2
+
+
+def test_synchronised_batch_norms_compute_as_one_process_with_the_whole_batch(ranks: list[Found]) -> None:
+    """Gradients, batch statistics and their counters."""
+    alone = normalised(synchronised=False)
+    for apart, together in (found["normalised"] for found in ranks):
+        assert together.keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(apart["gradient/0.weight"], alone["gradient/0.weight"], rtol=1e-2)
+
+
+def test_a_rank_keeps_its_batch_statistics_until_they_are_saved(ranks: list[Found]) -> None:
+    """DDP does not send them at every step; a checkpoint has those of rank 0."""
+    (first, _), (second, _) = (found["normalised"] for found in ranks)
+    name = "1.running_mean"
+    assert not torch.equal(first[f"own/{name}"], second[f"own/{name}"])
+    assert torch.equal(first[name], first[f"own/{name}"])
+    assert torch.equal(second[name], first[f"own/{name}"])
 
 
 def test_inference_asks_the_bare_module_without_gradients() -> None:

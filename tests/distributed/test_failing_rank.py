@@ -13,7 +13,7 @@ from support.running import TRAIN, UNDRAWN, finish, start
 def test_only_success_leaves_the_group_politely(tiny: Path, engine: str, codes: list[int], left: int) -> None:
     words = [TRAIN, str(tiny), "--train.epochs", "1", "--train.engine", f"{patient_group.__file__}:{engine}"]
     running = start(words, 2, UNDRAWN)
-    done = finish(running[::-1], timeout=120)[::-1]  # rank 1 first: the failure of rank 0 is an effect of its end
+    done = finish(running[::-1])[::-1]  # rank 1 first: the failure of rank 0 is an effect of its end
     assert [one.returncode for one in done] == codes, done[1].stderr
     assert "".join(one.stdout for one in done).count("waiting for the other ranks") == left
     assert ("RuntimeError: rank 1 broke" in done[1].stderr) == (engine == "Failing")

@@ -11,18 +11,29 @@ from support.running import TRAIN, spawn
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     out = tmp_path_factory.mktemp("fsdp") / "found.json"
     (done,) = spawn([fsdp_on_ranks.__file__, str(out)], timeout=400)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    return dict(json.loads(out.read_text()))
+    return {**json.loads(out.read_text()), "alone": json.loads(out.with_name("alone.json").read_text())}
 
 
 @pytest.mark.parametrize("name", fsdp_on_ranks.NETWORKS)
-def test_a_process_holds_half_and_the_update_is_that_of_one_process(found: dict[str, str], name: str) -> None:
+def test_a_process_holds_half_and_the_update_is_that_of_one_process(found: dict[str, object], name: str) -> None:
     """Weights, batch statistics and predictions; frozen weights among them."""
     assert found[name] == ""
+
+
+def test_one_process_is_fsdp_too(found: dict[str, object]) -> None:
+    """Its hooks and its exchanges, on a machine with one GPU."""
+    assert found["alone"] == {fsdp_on_ranks.FROZEN: ""}
+
+
+def test_one_process_without_a_launcher_is_refused(tiny: Path) -> None:
+    (done,) = spawn([TRAIN, str(tiny)], env={"ACCELERATE_USE_FSDP": "true"})
+    assert done.returncode == 2
+    assert done.stderr == "cifar-dist: FSDP was asked for and there is no process group; start with launch/fsdp.yaml\n"
 
 
 @pytest.mark.parametrize(

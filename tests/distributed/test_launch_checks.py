@@ -123,7 +123,15 @@ def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(
     monkeypatch.setenv("WORLD_SIZE", started)
     with pytest.raises(UserError, match=f"asks for {expected} processes and the launcher started {started}; use: "):
         check_launch(expected)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     check_launch(int(started))
+
+
+def test_the_environment_of_another_job_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match=r"WORLD_SIZE is 4, but MASTER_ADDR is not set; .*: unset WORLD_SIZE RANK"):
+        check_launch(0)
 
 
 def test_more_processes_than_gpus_are_refused_where_they_would_share_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The commands in the documents, run in order in a copy of the repository, as a reader would.
 
-Shells run them, and forks of a warm interpreter the Python programs in them: but for those of ``make demo``.
+Shells run them, and forks of a warm interpreter the Python programs in them, which draw only the reports that a block
+mentions: but for those of ``make demo``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import warm
 from support.documents import NEEDS, Block, blocks, pages
-from support.running import ROOT, environment
+from support.running import PATIENCE, ROOT, UNDRAWN, environment
 
 
 def is_run(block: Block) -> bool:
@@ -49,7 +50,8 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
         elif block.language == "diff":
             apply(block.text, copy)
         elif is_run(block):
-            run(block.text, copy, real if block.text.startswith("make demo") else forked)
+            drawn = {} if "report" in block.text else UNDRAWN
+            run(block.text, copy, real if block.text.startswith("make demo") else {**forked, **drawn})
 
 
 def copy_of_the_repository(target: Path) -> Path:
@@ -84,7 +86,7 @@ def run(text: str, copy: Path, env: dict[str, str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=3 * PATIENCE,
     )
     assert done.returncode == 0, f"{text}\n{done.stdout}"
 

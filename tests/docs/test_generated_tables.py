@@ -26,7 +26,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["config", "recipes", "sources"])
+@pytest.mark.parametrize("page", ["config", "performance", "recipes", "sources"])
 def test_the_tables_are_up_to_date(page: str) -> None:
     document = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert script(f"make_{page}").up_to_date(document) == document, f"run: python docs/make_{page}.py"

@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from support.running import ROOT, environment
+from support.running import PATIENCE, ROOT, environment
 
 LOCAL = ROOT / "launch" / "local.sh"
 CODES = {"done": 0, "stopped": 75, "refused": 2}
 _SIGNALS = itertools.cycle([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-_TIMEOUT = 180
 
 
 def write_recipe(folder: Path, digits: Path) -> Path:
@@ -62,7 +61,7 @@ def steps_done(run: Path) -> int:
 
 def wait_for_steps(job: subprocess.Popen[str], run: Path, steps: int) -> None:
     """Until the run has logged so many steps, or the job is over."""
-    deadline = time.monotonic() + _TIMEOUT
+    deadline = time.monotonic() + PATIENCE
     while steps_done(run) < steps and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
 
@@ -70,7 +69,7 @@ def wait_for_steps(job: subprocess.Popen[str], run: Path, steps: int) -> None:
 def end(job: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and output of a job; one that does not end is killed, whose code no test expects."""
     try:
-        output, _ = job.communicate(timeout=_TIMEOUT)
+        output, _ = job.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         job.kill()
         output, _ = job.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -25,6 +26,15 @@ def left_of(recipe: Path, program: str = "") -> list[str]:
     """Command lines of processes that still work on it."""
     found = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     return [line for line in found if str(recipe) in line and program in line]
+
+
+def rank_of(recipe: Path, rank: int) -> psutil.Process:
+    """The process that trains it as this rank; others may end while they are asked."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(recipe) in process.cmdline() and process.environ().get("RANK") == str(rank):
+                return process
+    raise AssertionError(f"no process is rank {rank}")
 
 
 @pytest.mark.parametrize("kind", ["stopped", "refused"])
@@ -70,13 +80,14 @@ def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Pa
     assert (recipe.parent / "runs" / "typed" / "checkpoints" / "latest").is_dir()
 
 
-def test_a_killed_rank_ends_the_job_whose_launcher_leaves_no_temporary_folder(recipe: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_ends_the_job_whose_launcher_leaves_no_temporary_folder(
+    recipe: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    job = soak.start(recipe, "killed", "--train.epochs", "10000", env={"TMPDIR": str(temporary)})
+    job = soak.start(recipe, "killed", "--train.epochs", "10000", env={**forked, "TMPDIR": str(temporary)})
     soak.wait_for_steps(job, recipe.parent / "runs" / "killed", 1)
-    ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
-    ranks[0].send_signal(signal.SIGKILL)
+    rank_of(recipe, 1).send_signal(signal.SIGKILL)
     code, output = soak.end(job)
     assert code == 128 + signal.SIGKILL, output
     assert output.rstrip().endswith("cifar-dist: rank 1 was killed by SIGKILL; its output is above")
@@ -105,7 +116,10 @@ def test_whoever_is_killed_leaves_no_rank_behind(recipe: Path, killed: str) -> N
     ("words", "said"),
     [
         ([], "usage: cifar-dist launch CONFIG"),
-        (["cup", "demo"], "launch/cup.yaml does not exist; configs: cpu ddp fsdp single zero2"),
+        (
+            ["cup", "demo"],
+            "launch/cup.yaml does not exist; configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3",
+        ),
         (["cpu"], "name a recipe; usage: cifar-dist launch CONFIG"),
         (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import soak
-from support.running import ROOT, environment
+from support.running import PATIENCE, ROOT, environment
 
 from cifar_dist.errors import UserError
 from cifar_dist.launch.configs import config_names, find_config
@@ -20,7 +20,7 @@ from cifar_dist.verbs.registry import VERBS
 def launch(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
     python = f"{env['CIFAR_DIST_VENV']}/bin/python" if "CIFAR_DIST_VENV" in env else sys.executable
     command = [python, "-m", "cifar_dist", "launch", *words]
-    return subprocess.run(command, env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
@@ -46,7 +46,10 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
     [
         (["cpu", "pack", "digits", "out"], "pack runs in one process; use: cifar-dist pack digits out"),
         (["cpu", "launch", "cpu", "demo"], "launch runs in one process"),
-        (["none.yaml", "demo"], "launch config none.yaml does not exist; configs: cpu ddp fsdp single zero2"),
+        (
+            ["none.yaml", "demo"],
+            "launch config none.yaml does not exist; configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3",
+        ),
     ],
 )
 def test_what_it_refuses_is_one_line(words: list[str], says: str) -> None:
@@ -59,7 +62,7 @@ def test_what_it_refuses_is_one_line(words: list[str], says: str) -> None:
 def test_help_lists_configs_and_collective_verbs() -> None:
     done = launch("--help")
     assert done.returncode == 0
-    assert "configs: cpu ddp fsdp single zero2" in done.stdout
+    assert "configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3" in done.stdout
     assert "doctor" in done.stdout
 
 
@@ -80,13 +83,13 @@ def test_an_installed_package_finds_configs_in_the_working_folder(tmp_path: Path
     work.mkdir()
     command = [sys.executable, "-m", "cifar_dist", "launch", "mine", "demo", "--help"]
     env = {**environment(), "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(command, env=env, cwd=work, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=env, cwd=work, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     searched = f"searched {tmp_path}/site/launch and {work}/launch"
     assert done.stderr.startswith(f"cifar-dist: launch/mine.yaml does not exist; {searched}; ")
     (work / "launch").mkdir()
     shutil.copy(ROOT / "launch" / "single.yaml", work / "launch" / "mine.yaml")
-    done = subprocess.run(command, env=env, cwd=work, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=env, cwd=work, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "usage: cifar-dist train RECIPE" in done.stdout
 
@@ -99,13 +102,15 @@ def test_a_config_is_a_name_or_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_config("ddp") == ROOT / "launch" / "ddp.yaml", "the repository's comes first"
     assert find_config("mine") == tmp_path / "launch" / "mine.yaml"
     assert find_config("launch/ddp.yaml") == Path("launch/ddp.yaml")
-    assert config_names() == ["cpu", "ddp", "fsdp", "mine", "single", "zero2"]
+    assert config_names() == ["cpu", "ddp", "fsdp", "mine", "single", "zero1", "zero2", "zero2-offload", "zero3"]
 
 
 def test_the_agent_loads_no_torch() -> None:
     """Only its fork does: the agent lives as long as the job, beside the ranks."""
     code = "import sys, cifar_dist.launch.agent; print(*{'torch', 'accelerate', 'numpy'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.stdout == "\n", done.stderr
 
 

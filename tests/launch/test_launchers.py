@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import soak
-from support.running import ROOT, environment
+from support.running import PATIENCE, ROOT, environment
 
 CONFIGS = sorted((ROOT / "launch").glob("*.yaml"))
 
 
 def run(forked: dict[str, str], launcher: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [Path(forked["CIFAR_DIST_VENV"], "bin", launcher), *words]
-    return subprocess.run(command, env=environment(forked), cwd=ROOT, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, env=environment(forked), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_with_freeze_the_head_learns_and_nothing_else_moves() -> None:
     freeze_backbone(model)
     optimizer = build_optimizer(SGDConfig(), model, [stage.parameters for stage in stages(model)])
     for epoch in (0, 1, 7):
-        assert set_mode(model, config, epoch) == 1
+        assert set_mode(model, [stage.modules for stage in stages(model)], config, epoch) == 1
         train_epoch(model, optimizer)
     assert changed(model, before) == {"head"}
     assert model.get_submodule("head.0").training, "the head's dropout is on"
@@ -186,7 +186,7 @@ def test_stages_that_sleep_keep_their_very_bits(kind: type[StagedOptimConfig]) -
     order = ["head", "stages.2", "stages.1", "stages.0", "stem"]
     for epoch, learning in enumerate([1, 1, 2, 3, 3, 4, 5, 5]):
         before = copied(model)
-        assert set_mode(model, config, epoch) == learning
+        assert set_mode(model, [stage.modules for stage in stages(model)], config, epoch) == learning
         thaw(optimizer.param_groups, learning)
         train_epoch(model, optimizer)
         assert changed(model, before) == set(order[:learning])
@@ -209,7 +209,7 @@ def test_the_mode_is_a_function_of_the_epoch(config: ModelConfig, learning: dict
     for epoch in (*learning, *reversed(learning)):
         for mode in (True, False):
             model.train(mode)
-            assert set_mode(model, config, epoch) == learning[epoch]
+            assert set_mode(model, [stage.modules for stage in stages(model)], config, epoch) == learning[epoch]
             modes = [{inner.training for part in stage.modules for inner in part.modules()} for stage in cut]
             assert modes == [{False}] * (5 - learning[epoch]) + [{True}] * learning[epoch]
             assert model.training

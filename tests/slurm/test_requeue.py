@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.run_folders import write_run
-from support.running import environment
+from support.running import PATIENCE, environment
 
 from cifar_dist import recipe
 from cifar_dist.slurm.requeue import Attempt, Outcome, decide
@@ -147,7 +147,7 @@ def ask(folder: Path, exit_code: int, state: str, restarts: str = "1") -> subpro
     """What slurm/train.sbatch asks after an attempt that began without a checkpoint."""
     words = ["-m", "cifar_dist.slurm", "requeue", str(folder), "", str(exit_code), state, restarts]
     env = environment({"SLURM_RESTART_COUNT": "1"})
-    return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_the_command_reads_the_run_folder(tiny: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cifar_dist.config import Config, OptimConfig, TrainConfig
 from cifar_dist.data.order import own_parts, shares
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.sync_batchnorm import synchronise_batch_norms
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import TrainingFailedError, UserError
 from support import forked_ranks
@@ -71,6 +72,28 @@ def trained(name: str, accumulate: int = 1, clip_norm: float = 0.0) -> dict[str,
 CASES = [("sgd", 1, 0.0), ("sgd", 2, 0.0), ("sgd", 2, 0.05), ("adamw", 1, 0.0)]
 
 
+def normalised(synchronised: bool) -> dict[str, Tensor]:
+    """Gradients, weights and batch statistics of a network with batch norms, before and after these are shared.
+
+    Each process has its part of eight samples.
+    """
+    place = engine()
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    module.append(nn.BatchNorm1d(3, affine=False))
+    if synchronised:
+        synchronise_batch_norms(module)
+    images, labels = samples()
+    ids = torch.arange(8).tensor_split(place.ranks.world_size)[place.ranks.rank]
+    model = place.prepare(module, optimizer("sgd", module))
+    model.begin_step(0.1)
+    with model.accumulate():
+        logits = model(images.repeat_interleave(2, 1).view(16, 2, 6)[ids])
+        model.backward(F.cross_entropy(logits, labels[ids], reduction="sum") / 8)
+    own = {f"own/{name}": buffer.clone() for name, buffer in module.named_buffers()}
+    return {**{f"gradient/{n}": p.grad.clone() for n, p in module.named_parameters()}, **own, **model.state()}
+
+
 def agreement(ranks: Ranks) -> dict[str, object]:
     """Return what one rank receives from the others."""
     rank = ranks.rank
@@ -111,6 +134,8 @@ def differing() -> str:
     """The error when the ranks' gradients differ."""
     model = prepared("sgd")
     train(model, 1, [16])
+    buckets = {parameter.grad.untyped_storage().data_ptr() for parameter in model.module.parameters()}
+    assert len(buckets) == 1, "what is sent is the gradients themselves, not a copy of them"
     next(model.module.parameters()).grad[0, 0] += 0.001 * model.ranks.rank
     try:
         model.assert_synchronised()
@@ -134,6 +159,7 @@ def rank() -> None:
     found: dict[str, object] = {"engine": (place.kind, place.description), **agreement(place.ranks)}
     found["differing"] = differing()
     found["drifted"] = drifted_buffers()
+    found["normalised"] = [normalised(synchronised) for synchronised in (False, True)]
     found["trained"] = [trained(*case) for case in CASES]
     with open(f"{sys.argv[1]}-{place.ranks.rank}.pickle", "wb") as file:
         pickle.dump(found, file)
@@ -141,5 +167,4 @@ def rank() -> None:
 
 
 if __name__ == "__main__":
-    optimizer("sgd", network())  # torch imports its compiler here, in seconds: once, before the ranks part
     forked_ranks.run(2, rank)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Container
 
+import torch._dynamo  # noqa: F401 - torch imports it with the first optimizer, in seconds: once, not in each fork
 from accelerate.state import AcceleratorState
 
 from support.running import free_port

@@ -20,9 +20,9 @@ from support.resume_on_ranks import cut
 PARTS = 6
 PROCESSES = [1, 2, 4]
 """Four do not divide six: two of them have one part, and the sums of pairs cross processes."""
-MIDDLE = 10
+MIDDLE = 5
 SETTINGS = [
-    *("--train.parts", str(PARTS), "--train.batch_size", "96", "--train.threads", "1", "--train.epochs", "2"),
+    *("--train.parts", str(PARTS), "--train.batch_size", "96", "--train.threads", "1", "--train.epochs", "1"),
     *("--model.name", "wrn-16-8", "--model.options.depth", "10", "--model.options.width", "1"),
     *("--model.options.dropout", "0.3", "--optim.sam_rho", "0.05", "--optim.clip_norm", "1", "--average.name", "ema"),
     *("--augment.transforms", '[{ name = "crop" }, { name = "cutmix" }]'),
@@ -43,8 +43,6 @@ def train(processes: int, path: str, name: str) -> None:
 
 def main(path: str, runs: Path) -> None:
     """Train them all."""
-    import torch._dynamo  # noqa: F401 - torch imports it with the first optimizer, in seconds: once for all ranks
-
     for processes in PROCESSES:
         train(processes, path, f"on-{processes}")
     cut(runs / f"on-{PROCESSES[-1]}", runs / "resumed", MIDDLE)

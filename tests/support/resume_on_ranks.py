@@ -11,19 +11,17 @@ import shutil
 import sys
 from pathlib import Path
 
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
 from cifar_dist import recipe
 from cifar_dist.distributed.stop_signals import StopSignals
 from support import forked_ranks
+from support.running import ROOT
 
-ENGINES = {
-    "ddp": {"ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_FSDP": "false"},
-    "fsdp": {"ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_FSDP": "true"},
-    "zero2": {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_USE_FSDP": "false",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
-    },
-}
+ENGINES = {"ddp": "cpu", "fsdp": "fsdp", "zero1": "zero1", "zero2": "zero2-offload", "zero3": "zero3"}
+"""The launch config of each."""
+
 OPTIMIZERS = {
     # A group a stage, some asleep.
     "sgd": [
@@ -32,9 +30,23 @@ OPTIMIZERS = {
     ],
     "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"],
 }
-CONTINUED = [("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero2")]
-MIDDLE = 15
-SETTINGS = ["--train.epochs", "2", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
+CONTINUED = [
+    *(("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero1"), ("zero1", "zero3")),
+    *(("zero3", "zero3"), ("zero3", "zero2")),
+]
+MIDDLE = 8
+SETTINGS = ["--train.epochs", "1", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
+
+
+def settings(config: str) -> dict[str, str]:
+    """The variables in which ``accelerate launch`` passes a file of launch/ to its processes."""
+    words = ["--config_file", str(ROOT / "launch" / f"{config}.yaml"), "--num_processes", "2", "train.py"]
+    arguments, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+    arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+    prepare = prepare_deepspeed_cmd_env if arguments.use_deepspeed else prepare_multi_gpu_env
+    prepared = prepare(arguments)
+    variables = prepared[1] if isinstance(prepared, tuple) else prepared
+    return {name: value for name, value in variables.items() if name.startswith("ACCELERATE_")}
 
 
 def train(engine: str, path: str, name: str, optimizer: str) -> None:
@@ -42,7 +54,9 @@ def train(engine: str, path: str, name: str, optimizer: str) -> None:
     from cifar_dist.distributed.start import start_engine
     from cifar_dist.training.trainer import Trainer
 
-    os.environ.update(ENGINES[engine])
+    for variable in [variable for variable in os.environ if variable.startswith("ACCELERATE_")]:
+        del os.environ[variable]
+    os.environ.update(settings(ENGINES[engine]))
     config = recipe.load(path, ["--run.name", name, *SETTINGS, *OPTIMIZERS[optimizer]])
 
     def work() -> None:
@@ -67,7 +81,6 @@ def cut(source: Path, target: Path, middle: int = MIDDLE) -> None:
 def main(path: str, runs: Path) -> None:
     """Train them all."""
     import deepspeed.compile.init_z1_and_2  # noqa: F401
-    import torch._dynamo  # noqa: F401
     import transformers.integrations.deepspeed  # noqa: F401 - Accelerate imports it beside DeepSpeed
 
     for optimizer in OPTIMIZERS:

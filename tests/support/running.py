@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import itertools
 import json
 import os
 import signal
@@ -10,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,35 @@ UNDRAWN = {"CIFAR_DIST_TEST_UNDRAWN": "1"}
 
 
 def free_port() -> int:
+    """A port that nobody listens on, and that nobody else takes before it is used; the nine after it are as free.
+
+    It is below those that the system gives to connections, and in the share of this process alone.
+    """
+    ports = _own_ports()
+    return next(port for port, _ in zip(ports, range(20), strict=False) if all(map(_is_free, range(port, port + 10))))
+
+
+@functools.cache
+def _own_ports() -> Iterator[int]:
+    """Every tenth of the 200 ports of this process, again and again."""
+    for first in range(10_000, 20_000, 200):
+        try:
+            lock = os.open(f"{tempfile.gettempdir()}/cifar-dist-test-ports-{first}", os.O_WRONLY | os.O_CREAT)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process and its forks have ended
+        except OSError:  # another process has it, or another user
+            continue
+        return itertools.cycle(range(first, first + 200, 10))
+    raise RuntimeError("fifty test processes have all ports from 10000 to 19999")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that were closed do not count
+        try:
+            server.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -119,8 +148,8 @@ def train(*words: str, processes: int = 1, timeout: float = PATIENCE) -> list[su
 
 
 def metrics(run: Path, split: str = "train") -> list[dict[str, Any]]:
-    """The records of one split in a run's metrics.jsonl."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
+    """The records of one split in a run's metrics.jsonl, but for a line of which a part is written."""
+    *lines, _ = (run / "metrics.jsonl").read_text().split("\n")
     return [record for record in map(json.loads, lines) if record["split"] == split]
 
 
@@ -153,7 +182,8 @@ def pausing(records: int, note: Path) -> dict[str, str]:
     """Environment of a command whose run stops itself (SIGSTOP) once it has written so many records.
 
     So a signal meets it exactly there, however fast the run is and however late the signal. ``note`` receives its
-    process id; :func:`wait_for_pause` returns the process, and :func:`resume` lets it run on.
+    process id; :func:`wait_for_pause` returns the process, and :func:`resume` lets it run on. While the note exists no
+    run pauses, such as the continuation of this one in the same job.
     """
     path = os.pathsep.join([str(Path(__file__).parent / "pausing"), environment()["PYTHONPATH"]])
     return {

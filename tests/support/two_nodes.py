@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from support.running import ROOT, environment, free_port
+from support.running import PATIENCE, ROOT, environment, free_port
 
 HERE = ROOT / "tests" / "slurm"
 SCRIPT = ROOT / "slurm" / "train.sbatch"
-STEPS = 26 * 13  # of the recipe below
+STEPS = 3 * 13  # of the recipe below
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
 def write_recipe(folder: Path, digits: Path, *, runs: str, eval_every: int) -> Path:
-    """``small.toml``: some seconds of training on one thread a process, so that a signal falls into them."""
+    """``small.toml``: STEPS steps, on one thread a process."""
     path = folder / "small.toml"
     path.write_text(
         f"""
@@ -33,7 +33,7 @@ def write_recipe(folder: Path, digits: Path, *, runs: str, eval_every: int) -> P
         augment.transforms = [{{ name = "crop" }}]
         model.name = "tiny-cnn"
         schedule.name = "cosine"
-        train = {{ epochs = 26, batch_size = 100, threads = 1 }}
+        train = {{ epochs = 3, batch_size = 100, threads = 1 }}
         tracking.every = 1
         eval = {{ every = {eval_every}, tta = "0" }}
         """
@@ -41,7 +41,7 @@ def write_recipe(folder: Path, digits: Path, *, runs: str, eval_every: int) -> P
     return path
 
 
-def until(happened: Callable[[], bool], what: Callable[[], str], timeout: float = 240) -> None:
+def until(happened: Callable[[], bool], what: Callable[[], str], timeout: float = PATIENCE) -> None:
     """Wait for something that must happen; the test fails with ``what()`` when it does not."""
     deadline = time.monotonic() + timeout
     while not happened():
@@ -65,7 +65,7 @@ class Job:
     env: dict[str, str]
 
     def call(self, *words: str) -> str:
-        done = subprocess.run(words, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 
@@ -93,7 +93,7 @@ class Cluster:
         """``sbatch slurm/train.sbatch *words`` from ``folder``, which is not the repository."""
         own = {**self.env, "CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **(env or {})}
         command = ["sbatch", "--parsable", f"--nodes={nodes}", str(SCRIPT), *words]
-        done = subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return Job(done.stdout.strip(), folder, own)
 
@@ -114,16 +114,22 @@ def two_nodes() -> Iterator[Cluster]:
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if reason := lacking(path):
         pytest.skip(reason)
-    # Its own folder, port, bridge and subnet: another cluster of this kind may run beside it.
-    number = os.getpid() % 100000
+    # Its own folder, ports, bridge, subnet and job numbers, from which the ports of a job follow: another cluster of
+    # this kind may run beside it.
+    port = free_port()
+    number = port // 10 - 1000  # 0 to 999
     lab = {
         "SLURM_LAB_DIR": f"/tmp/cifar-dist-slurm-{number}",
-        "SLURM_LAB_PORT": str(free_port()),
+        "SLURM_LAB_PORT": str(port),
         "SLURM_LAB_BRIDGE": f"cdist{number}",
-        "SLURM_LAB_SUBNET": f"10.213.{number % 250 + 1}",
+        "SLURM_LAB_SUBNET": f"10.{214 + number // 250}.{number % 250 + 1}",
+        "SLURM_LAB_EXTRA": f"FirstJobId={12 * number + 1}",
+        "SLURM_LAB_TIMEOUT": str(PATIENCE),
+        "SLURM_LAB_KILLWAIT": "60",  # seconds in which a batch script reports why it ended, however busy the machine is
     }
     env = environment(lab)
     try:
+        _script("slurm_down.sh", "--purge", env=env)  # one that a killed test left
         _script("slurm_up.sh", "2", env=env)
         yield Cluster({**env, "SLURM_CONF": f"{lab['SLURM_LAB_DIR']}/slurm.conf", "PATH": path})
     finally:
@@ -131,5 +137,5 @@ def two_nodes() -> Iterator[Cluster]:
 
 
 def _script(name: str, word: str, env: dict[str, str]) -> None:
-    done = subprocess.run(["bash", HERE / name, word], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", HERE / name, word], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

@@ -183,6 +183,7 @@ def _become(message: dict[str, Any], files: list[int], sockets: list[socket.sock
         os.sched_setaffinity(0, message["cpus"])
     os.environ.clear()
     os.environ.update(message["env"])
+    tempfile.tempdir = None  # it is in the environment
     os.environ.pop("CIFAR_DIST_LAUNCHER", None)  # the parent of this process is another; who watches it kills it
     if _ADDRESS in os.environ:  # what this process starts is forked, too
         sys.executable = shutil.which("python") or sys.executable

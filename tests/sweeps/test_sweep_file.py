@@ -200,7 +200,7 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
         ),
         (
             'recipe = "base.toml"\n[[rows]]\nname = "a"\noptim.lr = 1979-05-27',
-            "mine.toml row 'a': optim.lr: input should be a valid number, unable to parse string",
+            "mine.toml row 'a': optim.lr datetime.date(1979, 5, 27) must be a valid number",
         ),
         ('recipe = "base.toml"\n[[rows]]\nname = "../b"', "mine.toml row '../b': run.name 'mine.../b.s0' must be"),
         ('recipe = "base.toml"\n[[rows]]\noptim.lr = 1', "row 1 of [[rows]] has no name"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.run_folders import cells
-from support.running import UNDRAWN, finish, metrics, pausing, resume, spawn, start, wait_for_pause
+from support.running import finish, metrics, pausing, resume, spawn, start, wait_for_pause
 
 from cifar_dist import cli
 from cifar_dist.errors import UserError
@@ -176,15 +177,19 @@ def test_submit_refuses_what_the_script_cannot_pass_on(file: Path) -> None:
 
 
 def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(
-    tiny: Path, tmp_path: Path, forked: dict[str, str]
+    tiny: Path, digits: Path, tmp_path: Path, forked: dict[str, str]
 ) -> None:
+    data = shutil.copytree(digits, tmp_path / "data")
+    manifest = json.loads((data / "manifest.json").read_text())
+    del manifest["splits"]["test"]
+    (data / "manifest.json").write_text(json.dumps(manifest))
     file = tmp_path / "two.toml"
     file.write_text(
-        f'recipe = "{tiny}"\n[settings]\ntrain.epochs = 1\neval.split = "nowhere"\n[grid]\noptim.lr = [0.1, 0.2]'
+        f'recipe = "{tiny}"\n[settings]\ntrain.epochs = 1\ndata.path = "{data}"\n[grid]\noptim.lr = [0.1, 0.2]'
     )
-    (first,) = spawn([*SWEEP, "run", str(file)], env={**forked, **UNDRAWN})
+    (first,) = spawn([*SWEEP, "run", str(file)], env=forked)
     assert first.returncode == 0, first.stderr
-    assert "the dataset has no split 'nowhere' to end with" in first.stdout
+    assert "the dataset has no split 'test' to end with" in first.stdout
     (again,) = spawn([*SWEEP, "run", str(file)])
     assert said(again) == ["two: 2 runs, 2 finished before", "all 2 runs are finished"]
     (table,) = spawn([*SWEEP, "table", str(file)])

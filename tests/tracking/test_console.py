@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recorded import FACTS, train, val
+from support.running import PATIENCE
 from support.screen import Screen
 
 from cifar_dist.terminal import screen as terminal
@@ -45,7 +46,7 @@ class Reader:
 
     def text(self) -> str:
         """Return all output; the writing end must be closed."""
-        self._thread.join(timeout=30)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         os.close(self._descriptor)
         return self._seen.decode()

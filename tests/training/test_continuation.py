@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch._dynamo  # noqa: F401 - torch imports it when it makes an optimizer, in each fork unless it is here
 from hypothesis import given
 from hypothesis import strategies as st
 from support import forked_ranks

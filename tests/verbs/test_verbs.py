@@ -168,10 +168,16 @@ def test_report_can_be_drawn_again(run: Path) -> None:
         (["predict", "RUN", "DATA", "--out", "TMP/no/a.csv"], "the folder TMP/no does not exist; use another --out"),
         (["predict", "RUN", "DATA", "--out", "TMP"], "TMP is a folder; name a file in it: --out TMP/NAME"),
         (["predict", "RUN", "DATA", "--out", "TMP/file/a.csv"], "TMP/file is not a folder; use another --out"),
+        (["predict", "RUN", "DATA", "--out", "-"], "for standard output use --out /dev/stdout"),
+        (["predict", "RUN", "TMP/file", "--out", "TMP/a.csv"], "is not an unlabelled set; use a folder of images, or"),
+        (["predict", "RUN", "TMP/none", "--out", "TMP/a.csv"], "TMP/none does not exist; name a folder of images, or"),
         (["export", "RUN", "--out", "TMP/no/a.pt2"], "the folder TMP/no does not exist; use another --out"),
+        (["evaluate", "RUN", "--split", "validation"], "has no split 'validation'; use --split train or val or test"),
+        (["evaluate", "RUN/final"], "is inside the run RUN; name the run, and its weights with --checkpoint"),
+        (["train", "demo", "--eval.split", "valid"], "eval.split 'valid' must be 'train', 'val' or 'test'"),
     ],
 )
-def test_a_result_that_cannot_be_written_is_refused_before_the_work(
+def test_what_cannot_be_done_is_refused_before_the_work(
     run: Path, digits: Path, tmp_path: Path, words: list[str], says: str
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -1,4 +1,7 @@
-"""Python imports this before a command: a run stops itself (SIGSTOP) after so many records, see ``running.pausing``."""
+"""Python imports this before a command: a run stops itself (SIGSTOP) after so many records, see ``running.pausing``.
+
+The next attempt of a job that restarts itself does not, as long as the note of the first one exists.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ def append_and_pause(log: MetricsLog, records: Sequence[Record]) -> None:
     """Append; the record that was waited for is on the disk when the process stops."""
     global left
     append(log, records)
-    if left > 0 >= left - len(records):
-        Path(os.environ["CIFAR_DIST_TEST_PAUSED"]).write_text(str(os.getpid()))
+    note = Path(os.environ["CIFAR_DIST_TEST_PAUSED"])
+    if left > 0 >= left - len(records) and not note.exists():
+        note.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
     left -= len(records)
 

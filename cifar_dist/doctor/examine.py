@@ -1,0 +1,59 @@
+"""All checks of the processes of a job, in the order of the table."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from cifar_dist.config import Config
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.doctor.clocks import compare_clocks
+from cifar_dist.doctor.dataset import describe_batches, describe_data
+from cifar_dist.doctor.finding import Finding, until_error
+from cifar_dist.doctor.network import check_ports, map_ranks, measure_all_reduce
+from cifar_dist.doctor.shared_folder import check_shared_folder
+from cifar_dist.doctor.trial import try_run
+from cifar_dist.tracking.environment import describe
+from cifar_dist.training.setup import build_setup
+
+
+def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
+    """Check machine and processes and, with a ``config``, its run; yields one row after the other. Collective.
+
+    Raises:
+        StopRequested: a process was asked to stop.
+    """
+    ranks = engine.ranks
+    yield _machine()
+    yield from map_ranks(engine)
+    yield Finding.warns("precision", engine.precision.label, engine.precision.advice)
+    yield check_ports(ranks)
+    yield measure_all_reduce(ranks)
+    yield compare_clocks(ranks)
+    if config is not None:
+        yield check_shared_folder(Path(config.run.dir), ranks)
+        yield from until_error("run", _examine_run(config, engine, signals))
+
+
+def _examine_run(config: Config, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
+    manifest = engine.ranks.run_on_main(lambda: Manifest.load(config.data.path))
+    yield describe_data(manifest)
+    yield describe_batches(config, manifest, engine.ranks.world_size)
+    setup = build_setup(config, engine.ranks)
+    yield Finding("network", f"{config.model.name}, {setup.parameters:,} parameters")
+    yield from try_run(setup, engine, signals)
+
+
+def _machine() -> Finding:
+    found = describe()
+    gpus, versions = found["gpus"], found["versions"]
+    assert isinstance(gpus, list)
+    assert isinstance(versions, dict)
+    named = ", ".join(f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)) or "no GPU"
+    packages = ", ".join(
+        f"{name} {versions[name]}" for name in ("torch", "accelerate", "deepspeed") if name in versions
+    )
+    return Finding("machine", f"{socket.gethostname()}: {found['cores']} cores of {found['cpu']}, {named}; {packages}")

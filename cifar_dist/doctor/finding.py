@@ -1,0 +1,73 @@
+"""A row of the doctor's table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from cifar_dist.errors import TrainingFailedError, UserError, printable
+
+_WHAT, _VERDICT = 10, 7
+HEAD: Final = f"{'check':<{_WHAT}}  {'result':<{_VERDICT}}  found\n{'-' * _WHAT}  {'-' * _VERDICT}  {'-' * 5}"
+
+
+class Verdict(StrEnum):
+    """Whether a run works with what was found: yes; perhaps not well; no."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was checked and found.
+
+    Attributes:
+        what: the check, one word.
+        text: what was found, one line.
+        verdict: whether a run works with it.
+        remedy: what the reader should do or type; empty if nothing.
+    """
+
+    what: str
+    text: str
+    verdict: Verdict = Verdict.OK
+    remedy: str = ""
+
+    @classmethod
+    def warns(cls, what: str, text: str, remedy: str) -> Finding:
+        return cls(what, text, Verdict.WARNING if remedy else Verdict.OK, remedy)
+
+    @classmethod
+    def fails(cls, what: str, text: str, remedy: str) -> Finding:
+        return cls(what, text, Verdict.FAILED if remedy else Verdict.OK, remedy)
+
+    @classmethod
+    def of_error(cls, what: str, error: UserError | TrainingFailedError) -> Finding:
+        """Return the row of what would end the run; the errors of this project end in the remedy."""
+        text, _, remedy = str(error).partition("; ")
+        return cls(what, text, Verdict.FAILED, remedy)
+
+    def __str__(self) -> str:
+        line = f"{self.what:<{_WHAT}}  {self.verdict:<{_VERDICT}}  {printable(self.text)}"
+        return f"{line}\n{'':{_WHAT + _VERDICT + 4}}-> {printable(self.remedy)}" if self.remedy else line
+
+
+def until_error(what: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield rows, and for an error that would end the run a last one; the error must be the same on all ranks."""
+    try:
+        yield from findings
+    except (UserError, TrainingFailedError) as error:
+        yield Finding.of_error(what, error)
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Return the last line of the table."""
+    parts = []
+    for kind, name in ((Verdict.FAILED, "failed"), (Verdict.WARNING, "with a warning")):
+        if found := [one.what for one in findings if one.verdict is kind]:
+            parts.append(f"{len(found)} {name} ({', '.join(found)})")
+    return f"{len(findings)} checks: {', '.join(parts) or 'all ok'}"

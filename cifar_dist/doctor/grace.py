@@ -1,0 +1,92 @@
+"""How long a job has to save after it was asked to stop."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cifar_dist.distributed.stop_signals import GRACE_SECONDS
+from cifar_dist.distributed.time_limit import grace_of_limit
+from cifar_dist.errors import UserError
+
+_EARLIER = "ask for the signal earlier: sbatch --signal=USR1@{seconds}"
+_SLURM_SECONDS = 30  # in which Slurm must answer
+
+
+@dataclass(frozen=True)
+class Grace:
+    """The shortest time between a request to stop and the end of the processes.
+
+    Attributes:
+        seconds: that time.
+        source: who gives it, for a reader.
+        remedy: how to get more, with ``{seconds}`` in it.
+    """
+
+    seconds: float
+    source: str
+    remedy: str
+
+
+def find_grace(max_time: str, variables: Mapping[str, str]) -> Grace:
+    """Return the grace of the Slurm job that this process is in; else that of ``run.max_time``, or of Slurm's scripts.
+
+    Raises:
+        UserError: Slurm does not answer.
+    """
+    if "SLURM_JOB_ID" in variables:
+        return min(_graces_of_job(variables), key=lambda grace: grace.seconds)
+    if max_time and max_time != "auto":
+        seconds = grace_of_limit(max_time)
+        return Grace(seconds, f"run.max_time {max_time}", "give the run a longer --run.max_time")
+    return Grace(
+        GRACE_SECONDS,
+        "that slurm/train.sbatch asks for",
+        "on Slurm ask for the signal earlier: sbatch --signal=USR1@{seconds}",
+    )
+
+
+def _graces_of_job(variables: Mapping[str, str]) -> list[Grace]:
+    """The job's graces before its time limit, and when it is preempted."""
+    kill_wait = int(_find(r"KillWait\s*=\s*(\d+)", _ask("scontrol", "show", "config")) or 30)
+    signal = variables.get("SBATCH_SIGNAL") or _signal_of_script(variables["SLURM_JOB_ID"])
+    lead = re.search(r"@(\d+)", signal)
+    if lead:
+        graces = [Grace(int(lead[1]), f"--signal={signal}", _EARLIER)]
+    else:
+        graces = [Grace(kill_wait, "KillWait, as the job has no --signal", _EARLIER)]
+    partition = variables.get("SLURM_JOB_PARTITION", "")
+    said = _ask("scontrol", "show", "partition", partition) if partition else ""
+    if _find(r"PreemptMode=(\w+)", said) in ("REQUEUE", "CANCEL", "GANG,REQUEUE"):
+        seconds = int(_find(r"GraceTime=(\d+)", said) or 0) or kill_wait
+        graces.append(
+            Grace(
+                seconds,
+                f"when preempted in partition {partition}",
+                "save more often, --checkpoint.every_steps, or use a partition without preemption",
+            )
+        )
+    return graces
+
+
+def _signal_of_script(job: str) -> str:
+    """Return the ``--signal`` in the job's script; empty if it has none, as an interactive job has no script."""
+    try:
+        script = _ask("scontrol", "write", "batch_script", job, "-")
+    except UserError:
+        return ""
+    return next(reversed(re.findall(r"^#SBATCH.*\s--signal[= ](\S+)", script, re.M)), "")
+
+
+def _find(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found[1] if found else ""
+
+
+def _ask(*words: str) -> str:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=_SLURM_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"Slurm does not answer: {error}; run the doctor where {words[0]} works") from None

@@ -1,0 +1,142 @@
+"""Whether all processes see one folder, in which names change atomically and locks exclude each other."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Final
+
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.doctor.finding import Finding
+from cifar_dist.files import fsync
+
+_SEEN_SECONDS: Final = 5.0  # in which a change must be seen, where a folder is listed anew
+_POLL_SECONDS: Final = 0.1
+_SHARE: Final = "choose a --run.dir on a file system that all nodes share"
+
+
+def check_shared_folder(folder: Path, ranks: Ranks) -> Finding:
+    """Let every rank write a file into ``folder``, rename it, and look for those of all others. Collective."""
+    created = ranks.run_on_main(lambda: _create(folder))
+    if isinstance(created, str):
+        return Finding.fails("files", f"run.dir {folder} cannot be written ({created})", "choose another --run.dir")
+    trial, parents = created
+    try:
+        return _try_folder(folder, trial, ranks)
+    finally:
+        ranks.run_on_main(lambda: remove(trial, parents))
+
+
+def _try_folder(folder: Path, trial: Path, ranks: Ranks) -> Finding:
+    hosts = ranks.gather_objects(socket.gethostname())
+    for problem_of in (_write, _look):
+        problems = ranks.gather_objects(problem_of(trial, ranks.rank, ranks.world_size))
+        for rank, problem in enumerate(problems):
+            if problem:
+                who = f"rank {rank} on {hosts[rank]} " if ranks.world_size > 1 else ""
+                return Finding.fails("files", f"run.dir {folder}: {who}{problem}", _SHARE)
+    text = (
+        f"{ranks.world_size} ranks write, rename and see each other's files"
+        if ranks.world_size > 1
+        else ("files are written and renamed")
+    )
+    locks = _try_locks(trial, ranks)
+    remedy = "two jobs of one run would not notice each other: mount it with locks (Lustre: -o flock)" if locks else ""
+    return Finding.warns("files", f"run.dir {folder}: {text}, {locks or 'and locks exclude'}", remedy)
+
+
+def _create(folder: Path) -> tuple[Path, list[Path]] | str:
+    """Create a trial folder in ``folder``; return it and the parents created for it, or why it cannot be."""
+    parents = [path for path in (folder, *folder.parents) if not path.exists()]
+    trial = folder / f".doctor.{os.getpid()}.tmp"
+    try:
+        trial.mkdir(parents=True)
+    except OSError as error:
+        remove(trial, parents)
+        return error.strerror or str(error)
+    return trial, parents
+
+
+def remove(trial: Path, parents: list[Path]) -> None:
+    """Remove a trial folder, and its parents that it was created with unless something else is in them by now."""
+    shutil.rmtree(trial, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for path in parents:
+            path.rmdir()
+
+
+def _write(trial: Path, rank: int, _: int) -> str:
+    """Write this rank's file under a temporary name and rename it; return the problem, or an empty string."""
+    if not _wait_for(lambda: trial.parent.is_dir() and trial.name in os.listdir(trial.parent)):
+        return "does not see the folder that rank 0 has created in it"
+    temporary = trial / f"rank-{rank}.tmp"
+    try:
+        temporary.write_text(str(rank))
+        fsync(temporary)
+        temporary.rename(trial / f"rank-{rank}")
+        fsync(trial)
+    except OSError as error:
+        return f"cannot write in it ({error.strerror})"
+    return ""
+
+
+def _look(trial: Path, _: int, world_size: int) -> str:
+    """Look for the files of all ranks; return the problem, or an empty string."""
+    wanted = {f"rank-{rank}": str(rank) for rank in range(world_size)}
+    if _wait_for(lambda: _contents(trial) == wanted):
+        return ""
+    found = _contents(trial)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        return f"does not see what {missing[0].replace('-', ' ')} has written, after {_SEEN_SECONDS:.0f} s"
+    if left := [name for name in found if name not in wanted]:
+        return f"still sees {left[0]}, which has been renamed, after {_SEEN_SECONDS:.0f} s"
+    return "sees files without their contents"
+
+
+def _contents(trial: Path) -> dict[str, str]:
+    try:
+        return {path.name: path.read_text() for path in trial.iterdir()}
+    except OSError:
+        return {}
+
+
+def _try_locks(trial: Path, ranks: Ranks) -> str:
+    """Lock a file on rank 0 and try to on the others; return why that is no protection, or an empty string."""
+    with contextlib.ExitStack() as held:
+        problem = ranks.run_on_main(lambda: _lock(held.enter_context((trial / "lock").open("a"))))
+        if problem:
+            return f"and cannot be locked ({problem})"
+        tries = not ranks.is_main or ranks.world_size == 1  # a second handle of this process is another holder, too
+        others = ranks.gather_objects(_lock_again(trial / "lock") if tries else "")
+    return next(filter(None, others), "")
+
+
+def _lock(file: IO[str]) -> str:
+    """Lock an open file without waiting; return why that fails, or an empty string."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _lock_again(path: Path) -> str:
+    """Lock a file that rank 0 has locked; return the problem if that succeeds, or an empty string."""
+    with path.open("a") as file:
+        return "" if _lock(file) else f"but a second process on {socket.gethostname()} can lock a locked file"
+
+
+def _wait_for(happens: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + _SEEN_SECONDS
+    while not happens():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True

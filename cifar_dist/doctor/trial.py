@@ -1,0 +1,136 @@
+"""A run's own first steps and a save, tried and timed.
+
+Weights, batches, processes and disk are those of the run. Whatever is written is removed again, so an existing run is
+not affected.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from cifar_dist import checkpoint
+from cifar_dist.config import Config
+from cifar_dist.distributed.agreement import Agreement
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.stop_requests import StopRequests
+from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.doctor.finding import Finding
+from cifar_dist.doctor.grace import Grace, find_grace
+from cifar_dist.doctor.network import time_gradients
+from cifar_dist.doctor.shared_folder import remove
+from cifar_dist.doctor.space import room_for_checkpoints
+from cifar_dist.errors import UserError
+from cifar_dist.formatting import duration, size
+from cifar_dist.training.learner import Learner
+from cifar_dist.training.measurements import StepLog
+from cifar_dist.training.setup import TrainingSetup
+
+_STEPS, _SECONDS = 10, 20  # at most so many timed steps, and about so many seconds
+
+
+def try_run(setup: TrainingSetup, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
+    """Train some steps and save them, and yield what that takes. Collective.
+
+    Raises:
+        UserError: what would end the run.
+        TrainingFailedError: a loss that is not finite, or processes that do not synchronise.
+        StopRequested: a process was asked to stop.
+    """
+    ranks = engine.ranks
+    learner = Learner(setup, engine)
+    seconds = _time_steps(setup, learner, ranks, signals)
+    yield _speed(setup, seconds)
+    count = sum(p.numel() * p.element_size() for p in setup.module.parameters() if p.requires_grad)
+    yield time_gradients(ranks, count, seconds)
+    if ranks.device.type == "cuda":
+        yield _memory(ranks.device)
+    yield from _save(learner, setup.config, ranks, seconds)
+
+
+def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: StopSignals) -> float:
+    """Median seconds of a step, after a first one that warms up."""
+    agreement, step_log = Agreement(ranks, StopRequests(signals)), StepLog(ranks)
+    times: list[float] = []
+    for measured in learner.steps(0, _STEPS + 1, setup.learning_rate):
+        step_log.add(measured)
+        (record,) = step_log.take()
+        if not math.isfinite(record.loss):
+            raise UserError(
+                f"the loss of step {measured.step} is not finite; check optim.lr, augment.mean and augment.std"
+            )
+        if measured.step == 1:
+            learner.model.assert_synchronised()
+        else:
+            times.append(record.seconds)
+            if ranks.run_on_main(lambda: sum(times) > _SECONDS):
+                break
+        agreement.poll()
+        step_log.restart_clock()
+    return statistics.median(times)
+
+
+def _speed(setup: TrainingSetup, seconds: float) -> Finding:
+    train, steps = setup.config.train, setup.steps_per_epoch
+    total = duration(seconds * steps * train.epochs)
+    rate = f"{seconds:.3g} s each, {train.batch_size / seconds:,.0f} images/s"
+    text = f"{rate}: {train.epochs} epochs of {steps:,} take about {total}"
+    return Finding("steps", f"{text}, without evaluation")
+
+
+def _memory(device: torch.device) -> Finding:
+    used, whole = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
+    remedy = "" if used < 0.9 * whole else "hardly any is left; --train.accumulate 2 takes about half"
+    return Finding.warns("memory", f"{size(used)} of the {size(whole)} of a GPU", remedy)
+
+
+def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float) -> Iterator[Finding]:
+    """Save once; yield whether a stop has time for it, and whether the checkpoints to come have room."""
+    begin = time.perf_counter()
+    tensors = learner.state()
+    folder = Path(config.run.dir)
+
+    def write() -> int:
+        """Write a checkpoint and remove it; return its bytes."""
+        parents = [path for path in (folder, *folder.parents) if not path.exists()]
+        trial = folder / f".doctor.{os.getpid()}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = checkpoint.save(trial, tensors, checkpoint.NEW_RUN)
+            return _bytes(path)
+        except OSError as error:
+            raise UserError(
+                f"run.dir {folder} cannot be written ({error.strerror}); choose another --run.dir"
+            ) from None
+        finally:
+            remove(trial, parents)
+
+    count = ranks.run_on_main(write)
+    seconds = time.perf_counter() - begin
+    yield _save_time(seconds, count, step_seconds, config, ranks.run_on_main(lambda: _grace(config)))
+    yield ranks.run_on_main(lambda: room_for_checkpoints(config, count))
+
+
+def _grace(config: Config) -> Grace:
+    return find_grace(config.run.max_time, os.environ)
+
+
+def _save_time(seconds: float, count: int, step_seconds: float, config: Config, grace: Grace) -> Finding:
+    """Compare what a stop takes with the time that the job has for it."""
+    writes = 2 if config.checkpoint.background else 1  # one may just have begun
+    stop = step_seconds + writes * seconds
+    text = f"{seconds:.2g} s for {size(count)}; a stop takes up to {stop:.2g} s of {grace.seconds:.0f} s"
+    remedy = grace.remedy.format(seconds=f"{max(3 * stop, 2):.0f}")
+    finding = Finding.fails if stop > grace.seconds else Finding.warns
+    return finding("save", f"{text} ({grace.source})", remedy if stop > grace.seconds / 2 else "")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())

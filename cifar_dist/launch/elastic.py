@@ -1,0 +1,88 @@
+"""Elastic jobs: machines come and go, and the ranks start again on those that are left, from the newest checkpoint.
+
+The launchers of all machines meet at a store on one of them: torchrun's ``c10d`` rendezvous, in which each proves with
+a heartbeat that it lives. A machine that is lost makes the ranks of the others fail; one that joins makes them save and
+stop. Then the launchers meet again, and start ranks with new numbers. What torchrun lacks is added here: ranks that
+agreed to end are not started again, and those that are stopped get the time that a save takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.launcher import api as launcher
+
+from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE
+
+_RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
+_LAST_CALL_SECONDS = 10  # between the arrival of the last machine required and a start without the others
+_SAVE_SECONDS = 120  # between TERM and KILL
+_AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add torchrun's options for elastic jobs to those of ``accelerate launch``."""
+    parser.add_argument("--nnodes", metavar="MIN:MAX", help="Machines of an elastic job; --num_processes is for each.")
+    parser.add_argument("--rdzv_endpoint", metavar="HOST:PORT", help="One of these machines, where they meet.")
+    parser.add_argument("--rdzv_id", default="cifar-dist", help="The job, where several meet at one endpoint.")
+    parser.add_argument("--local_addr", metavar="HOST", help="What the others call this machine.")
+
+
+def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
+    """Have ``accelerate launch`` start an elastic job.
+
+    Args:
+        arguments: of ``accelerate launch``, with ``nnodes``; changed.
+        join_timeout: seconds to wait until enough machines have met.
+
+    Raises:
+        UserError: ``--rdzv_endpoint`` is missing.
+    """
+    if not arguments.rdzv_endpoint:
+        raise UserError(
+            f"--nnodes={arguments.nnodes} needs a machine where the others find this job; "
+            "add --rdzv_endpoint=HOST:PORT, the same on all of them"
+        )
+    arguments.rdzv_backend = "c10d"
+    arguments.rdzv_conf = f"join_timeout={join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
+    arguments.max_restarts = arguments.max_restarts or _RESTARTS
+    # Otherwise ranks of different numbers of machines would find each other's keys in one store.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    launcher.LocalElasticAgent = ElasticAgent  # type: ignore[attr-defined]
+
+
+class ElasticAgent(LocalElasticAgent):
+    """torchrun's agent of one machine, which knows the exit codes of the ranks."""
+
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        super()._rendezvous(worker_group)
+        first = worker_group.workers[0]
+        if first.global_rank == 0:
+            _say(f"machines: {worker_group.group_world_size}, processes: {first.world_size}")
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        """Return the state of the ranks; torchrun starts those again that failed, and all when a machine waits."""
+        result: RunResult = super()._monitor_workers(worker_group)
+        if result.state != WorkerState.FAILED:
+            return result
+        codes = {failure.exitcode for failure in result.failures.values()}
+        if EXIT_REQUEUE in codes and worker_group.spec.rdzv_handler.num_nodes_waiting() > 0:
+            return RunResult(WorkerState.HEALTHY)  # they stopped for a machine that joins
+        if codes & _AGREED_CODES:
+            self._remaining_restarts = 0
+        elif self._remaining_restarts:
+            failed = ", ".join(f"rank {rank}" for rank in result.failures)
+            _say(f"{failed} failed; starting again on the machines left ({self._remaining_restarts} times at most)")
+        return result
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        self._shutdown(timeout=_SAVE_SECONDS)
+
+
+def _say(line: str) -> None:
+    print(f"cifar-dist: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,120 @@
+"""Write docs/performance.md and its picture from benchmarks/results/*.json: python docs/make_performance.py.
+
+The files are written by the benchmarks, which measure ours and a peer in turns, see ``benchmarks/comparison.py``.
+Everything below the heading "Notes" is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_dist.formatting import markdown
+from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, figure, short
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE / "performance.md"
+PICTURE = HERE / "images" / "performance.png"
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
+
+from comparison import RESULTS, Comparison  # noqa: E402  (a script's folder, not a package)
+
+_NOTES = "## Notes"
+_INTRODUCTION = """# Performance
+
+Each figure is a ratio to a named peer, measured in the same call on the same machine: the two take turns, and the one
+that begins changes each time. "Times as fast" is the median of the turns' ratios, with the smallest and the largest;
+values above 1 are in favour of cifar-dist. `make bench` measures them again, which takes half an hour on two cores that
+do nothing else, and `docs/make_performance.py` writes this page from `benchmarks/results/`.
+
+![How many times as fast as its peer each part is](images/performance.png)
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One call of a benchmark.
+
+    Attributes:
+        command, date, machine, note: as it recorded them.
+        comparisons: what it measured.
+    """
+
+    command: str
+    date: str
+    machine: str
+    note: str
+    comparisons: list[Comparison]
+
+
+def read(folder: Path = RESULTS) -> list[Measured]:
+    """Read the recorded benchmarks, by name."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        comparisons = [Comparison(**one) for one in content["comparisons"]]
+        found.append(Measured(*(content[key] for key in ("command", "date", "machine", "note")), comparisons))
+    return found
+
+
+def up_to_date(document: str) -> str:
+    """Return the page as it should be, with the notes of ``document``."""
+    parts = [_INTRODUCTION]
+    for measured in read():
+        rows = []
+        for one in measured.comparisons:
+            values = (_number(sorted(turns)[len(turns) // 2], one.unit) for turns in (one.ours, one.theirs))
+            spread = f" ({min(one.ratios):.2f} to {max(one.ratios):.2f})" if len(one.ratios) > 1 else ""
+            ours, theirs = values
+            rows.append([one.what, ours, one.peer, theirs, f"{one.ratio:.2f}{spread}"])
+        head = ["ours", "", "peer", "", "times as fast"]
+        note = f" {measured.note[0].upper()}{measured.note[1:]}." if measured.note else ""
+        parts.append(
+            f"\n## `{measured.command}`\n\n{measured.machine}, {measured.date}.{note}\n\n"
+            + markdown(head, rows, ["times as fast"])
+        )
+    _, heading, notes = document.partition(_NOTES)
+    return "".join(parts) + (f"\n{heading}{notes}" if heading else "")
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "s":
+        return f"{1000 * value:,.1f} ms" if value < 1 else f"{value:,.2f} s"
+    return f"{value:,.0f} {unit}"
+
+
+def draw(path: Path = PICTURE) -> Path:
+    """Draw a dot for each comparison on a logarithmic axis, with the range of its turns."""
+    rows = [one for measured in read() for one in measured.comparisons]
+    with figure(path, 10.5, 1.2 + 0.3 * len(rows)) as drawing:
+        axes = drawing.subplots()
+        axes.set_title("Times as fast as the peer")
+        axes.axvline(1, color=GREY, linewidth=1)
+        for place, one in enumerate(rows):
+            colour = BLUE if one.ratio >= 1 else ORANGE
+            axes.plot([min(one.ratios), max(one.ratios)], [place, place], color=colour, linewidth=4, alpha=0.4)
+            axes.plot([one.ratio], [place], "o", color=colour, markersize=6)
+            text = f"{one.ratio:.2f}   {short(one.peer, 48)}"
+            axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=8.5)
+        axes.set_yticks(range(len(rows)), [short(one.what, 64) for one in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xscale("log")
+        ticks = [0.5, 1, 2, 5, 10, 20, 50]
+        low, high = min(min(one.ratios) for one in rows), max(max(one.ratios) for one in rows)
+        shown = [tick for tick in ticks if low / 2 <= tick <= 2 * high]
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        axes.minorticks_off()
+        axes.grid(axis="y", visible=False)
+    return path
+
+
+def main() -> None:
+    document = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.is_file() else ""
+    DOCUMENT.write_text(up_to_date(document), encoding="utf-8")
+    print(f"wrote {DOCUMENT.relative_to(HERE.parent)} and {draw().relative_to(HERE.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""``cifar-dist doctor``: a table of what was checked on real processes, which leave no files behind."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from support.running import environment, finish, spawn, start, train
+
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.doctor.finding import Finding, Verdict
+from cifar_dist.doctor.grace import find_grace
+from cifar_dist.doctor.network import check_ports
+
+MACHINE = ["machine", "processes", "ranks", "precision", "ports", "all-reduce", "clocks"]
+RUN = ["files", "data", "batches", "network", "steps", "gradients", "save", "space"]
+
+
+def doctor(*words: str, processes: int = 1, code: int = 0) -> str:
+    return printed(spawn(["-m", "cifar_dist", "doctor", *words], processes), code)
+
+
+def printed(done: Sequence[subprocess.CompletedProcess[str]], code: int) -> str:
+    first, *others = done
+    assert {process.returncode for process in done} == {code}, first.stdout + first.stderr
+    assert all(not process.stdout for process in others), "one process speaks"
+    assert "Traceback" not in first.stderr
+    return first.stdout
+
+
+def checks(table: str, result: str = "") -> list[str]:
+    rows = [line.split() for line in table.splitlines()[2:-1] if not line.startswith(" ")]
+    return [name for name, found, *_ in rows if found == result or not result]
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("processes", "says"),
+    [
+        (1, ["one process", ": 0 (cpu)\n", "one process: nothing to sum", "100 = 1 rank x 100; 13 steps an epoch"]),
+        (
+            2,
+            [
+                *("2, DDP", ": 0 (cpu), 1 (cpu)\n", "rank 0 at 127.0.0.1:", "gloo: 4.1 kB in ", " MB/s)"),
+                *("rank 1 on ", "2 ranks write, rename and see each other's files, and locks exclude"),
+                *("100 = 2 ranks x 50; 13 steps an epoch, the last of 59, padded with 1 that do not", "of a step"),
+            ],
+        ),
+    ],
+)
+def test_it_tries_the_first_steps_and_leaves_nothing(tiny: Path, processes: int, says: list[str]) -> None:
+    before = files(tiny.parent)
+    table = doctor(str(tiny), processes=processes)
+    assert checks(table) == [*MACHINE, *RUN]
+    assert [text for text in says if text not in table] == []
+    assert "data        ok       digits: 1,259 train, 179 val, 359 test; 10 classes" in table
+    assert re.search(r"steps +ok +[\d.e-]+ s each, [\d,]+ images/s: 2 epochs of 13 take about ", table)
+    assert re.search(r"save +ok +.*; a stop takes up to [\d.]+ s of 120 s", table)
+    assert files(tiny.parent) == before
+    assert not (tiny.parent / "runs").exists()
+
+
+def test_an_existing_run_resumes_as_if_doctor_had_not_run(tiny: Path) -> None:
+    words = [str(tiny), "--run.name", "it"]
+    assert train(*words)[0].returncode == 0
+    before = files(tiny.parent / "runs")
+    table = doctor(*words, "--train.batch_size", "500")  # three steps an epoch: it goes through several
+    assert ", of which 3 exist" in table
+    assert files(tiny.parent / "runs") == before
+
+
+def test_the_machine_alone() -> None:
+    assert checks(doctor()) == MACHINE
+
+
+def test_what_would_end_the_run_is_a_failed_row(tiny: Path) -> None:
+    for words, processes, failed, says in (
+        (["--data.path", "nowhere"], 1, ["run"], "no packed dataset at nowhere"),
+        (["--optim.lr", "1e30"], 1, ["run"], "is not finite\n                     -> check optim.lr"),
+        (
+            ["--train.batch_size", "7", "--run.dir", f"{tiny}/below"],
+            2,
+            ["files", "run"],
+            "train.batch_size 7 is not divisible by 2 processes x 1 accumulation steps\n"
+            "                     -> use --train.batch_size 6 or 8\n",
+        ),
+    ):
+        table = doctor(str(tiny), *words, processes=processes, code=2)
+        assert checks(table, "FAILED") == failed, table
+        assert says in table, table
+    assert f"run.dir {tiny}/below cannot be written (Not a directory)\n" in table
+    assert "10 checks: 2 failed (files, run)\n" in table
+
+
+def test_a_folder_of_its_own_and_a_wrong_clock_of_one_rank_are_failed_rows(tiny: Path, tmp_path: Path) -> None:
+    """Rank 1 works in another folder, below which ``runs`` is another one, and its clock is ahead by a minute."""
+    program = (
+        "import os, sys, time\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    os.mkdir('elsewhere'); os.chdir('elsewhere')\n"
+        "    real = time.time; time.time = lambda: real() + 60\n"
+        "from cifar_dist import cli\n"
+        "sys.exit(cli.run(['doctor', *sys.argv[1:]]))\n"
+    )
+    running = start(
+        ["-c", program, str(tiny), "--run.dir", "shared", "--checkpoint.keep", str(10**12)], 2, cwd=tmp_path
+    )
+    table = printed(finish(running), 2)
+    assert checks(table, "FAILED") == ["clocks", "files", "space"], table
+    assert re.search(r"rank 1 on \S+ differs most from rank 0 on \S+, by 60 s", table)
+    assert re.search(r"rank 1 on \S+ does not see the folder that rank 0 has created in it\n +-> choose a --run", table)
+    assert "1000000000002 checkpoints of " in table
+    assert "15 checks: 3 failed (clocks, files, space)\n" in table
+    assert not (tmp_path / "shared").exists()
+
+
+@pytest.mark.parametrize(
+    ("mount", "failed", "says"),
+    [
+        ("size=4M,ro", ["files", "run"], "cannot be written (Read-only file system)"),
+        ("size=100k", ["space"], "free in "),
+    ],
+)
+def test_a_disk_that_is_too_small_or_read_only_is_a_failed_row(
+    tiny: Path, tmp_path: Path, forked: dict[str, str], mount: str, failed: list[str], says: str
+) -> None:
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("a mount of its own takes root")
+    (tmp_path / "disk").mkdir()
+    script = f'mount -t tmpfs -o {mount} none "$0" && exec python -m cifar_dist doctor "$@" --run.dir "$0"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, str(tmp_path / "disk"), str(tiny)],
+        env=environment(forked),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    table = printed([done], 2)
+    assert checks(table, "FAILED") == failed, table
+    assert says in table
+
+
+def test_too_few_open_files_for_so_many_ranks_are_a_failed_row() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (150, hard))
+    try:
+        finding = check_ports(Ranks(0, 1, torch.device("cpu"), first_of_node=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert finding.verdict is Verdict.FAILED
+    assert (finding.text, finding.remedy) == (
+        "a process may have 150 open files and connections, and rank 0 needs 204",
+        "ulimit -n 408",
+    )
+
+
+@pytest.mark.parametrize(("max_time", "seconds"), [("", 120), ("auto", 120), ("10m", 30), ("2h", 120)])
+def test_without_slurm_the_grace_is_that_of_the_wall_time_limit(max_time: str, seconds: float) -> None:
+    assert find_grace(max_time, {}).seconds == seconds
+
+
+def test_a_row_shows_no_control_characters() -> None:
+    assert str(Finding("data", "a\x1b[2J")) == f"{'data':<10}  ok       a\\x1b[2J"

@@ -1,0 +1,71 @@
+"""An elastic job on two machines, here two launchers: one is lost, the other continues, and it comes back."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+from support import warm
+from support.running import (
+    ROOT,
+    TRAIN,
+    UNDRAWN,
+    environment,
+    finish,
+    free_port,
+    pausing,
+    resume,
+    spawn,
+    story,
+    wait_for_pause,
+    wait_until,
+)
+
+from cifar_dist.tracking import timeline
+
+
+def test_a_lost_machine_is_done_without_until_it_returns(tiny: Path, tmp_path: Path, forked: dict[str, str]) -> None:
+    words = [str(tiny), "--train.parts", "2", "--train.threads", "1"]
+    assert spawn([TRAIN, *words, "--run.name", "whole"], env=UNDRAWN)[0].returncode == 0
+    endpoint, note = f"127.0.0.1:{free_port()}", tmp_path / "paused"
+    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint={endpoint}"]
+
+    def start_machine() -> warm.Popen:
+        command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, *words]
+        env = environment({**forked, **UNDRAWN, **pausing(12, note)})
+        return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    first = start_machine()
+    wait_until(lambda: _listens(endpoint), [first])  # where they meet
+    lost = start_machine()
+    paused = wait_for_pause(note, [first, lost])
+    note.unlink()
+    _lose(lost)
+    paused.send_signal(signal.SIGCONT)
+    paused = wait_for_pause(note, [first])  # of the one process that continues
+    returned = start_machine()
+    resume(paused)  # once it is asked to stop
+    done = finish([first, returned])
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr
+    runs = tmp_path / "runs"
+    assert story(runs / "tiny") == story(runs / "whole")
+    events = timeline.read(runs / "tiny" / "timeline.jsonl")
+    assert [event.processes for event in events if event.processes] == [2, 1, 2]
+    assert re.findall(r"^cifar-dist: machines: (\d), processes: \1$", done[0].stderr, re.M) == ["2", "1", "2"]
+
+
+def _listens(endpoint: str) -> bool:
+    host, port = endpoint.split(":")
+    with socket.socket() as connection:
+        return connection.connect_ex((host, int(port))) == 0
+
+
+def _lose(machine: warm.Popen) -> None:
+    """End all processes of a machine at once."""
+    for process in [psutil.Process(machine.pid), *psutil.Process(machine.pid).children(recursive=True)]:
+        process.kill()
+    machine.communicate()
