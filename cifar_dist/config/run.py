@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cifar_dist.config import plugins
 from cifar_dist.config.choice import Choice
-from cifar_dist.config.section import Section, UserPath, require
+from cifar_dist.config.section import BooleanMeans, Section, UserPath, require
 
 # An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")
@@ -104,8 +104,12 @@ class TrainConfig(Section):
     """Probability mass spread evenly over all classes."""
     channels_last: bool = False
     """Keep images and convolutions in the NHWC memory layout."""
-    compile: bool = False
-    """Compile the model with ``torch.compile``."""
+    compile: Annotated[
+        Literal["no", "default", "reduce-overhead", "max-autotune"], BooleanMeans(yes="default", no="no")
+    ] = "no"
+    """Compile the network with ``torch.compile`` in one of its modes: default; reduce-overhead, with CUDA graphs;
+    max-autotune, which also times kernels and takes minutes to compile. true means default, and false means no. An
+    epoch's smaller last batch is not compiled."""
     sync_batchnorm: bool = False
     """Normalise with the batch statistics of all processes, not of each: for few images per process."""
     tf32: bool = False

@@ -106,7 +106,7 @@ class DeepSpeedZero3(DeepSpeedZero):
     limits = (
         *DeepSpeedZero.limits[:-1],
         Limit("average.name", lambda value: value != "none", _NEEDS_WEIGHTS),
-        Limit("train.compile", bool, "needs one process, DDP, or DeepSpeed ZeRO-1 or ZeRO-2"),
+        Limit("train.compile", lambda value: value != "no", "needs one process, DDP, or DeepSpeed ZeRO-1 or ZeRO-2"),
     )
     stages = (3,)
     description = "DeepSpeed ZeRO-3"

@@ -122,13 +122,22 @@ class WrappedModel(InferenceModel):
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits [n, classes] in the run's precision, with gradients."""
-        logits: Tensor = self.wrapper(images)
+    def __call__(self, images: Tensor, *, compiled: bool = True) -> Tensor:
+        """Logits [n, classes] in the run's precision, with gradients.
+
+        Args:
+            images: float32 [n, c, h, w], normalised.
+            compiled: False for a batch of an unusual size, which is not worth a compilation of its own.
+        """
+        # torch.compile keeps what it compiles there.
+        wrapper = self.wrapper if compiled else getattr(self.wrapper, "_orig_mod", self.wrapper)
+        logits: Tensor = wrapper(images)
         return logits
 
     def begin_step(self, lr: float) -> None:
         """Clear the gradients and set the learning rate, each group's by its ``lr_scale``."""
+        if hasattr(self.wrapper, "_orig_mod"):  # compiled; the call imports the compiler
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the last step returned may be overwritten
         self._set_lr(lr)
         self._optimizer.optimizer.zero_grad()
 

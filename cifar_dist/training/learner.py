@@ -127,6 +127,7 @@ class Learner:
         """Forward and backward pass of every micro-batch of a step."""
         epoch, position = divmod(step, self._setup.steps_per_epoch)
         samples = self._setup.batches.size(position)
+        is_usual = samples == self._setup.batches.size(0)
         during, smoothing = self.clock.during, self._config.train.label_smoothing
         fixed = self._config.train.parts  # their sums are added up in their order, others in any
         sums = torch.zeros(fixed or 1, 3, dtype=torch.float64, device=self._ranks.device)
@@ -138,7 +139,7 @@ class Learner:
                 with during("augmentation"):
                     images, targets = self._setup.mix(batch, epoch)
                 with during("forward"):
-                    logits = self.model(images).float()
+                    logits = self.model(images, compiled=is_usual).float()
                     losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
                     loss = (losses * batch.weight).sum() / samples
                 with during("backward"):
