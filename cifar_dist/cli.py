@@ -6,6 +6,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
+from cifar_dist.cpu.load import watch_load
 from cifar_dist.cpu.openmp import shorten_openmp_spin
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError, nearest
@@ -23,6 +24,7 @@ def run(words: Sequence[str]) -> int:
         UserError: an unknown verb, or anything that the verb refuses.
     """
     shorten_openmp_spin()
+    watch_load()
     if words and words[0] in _SPOKEN:
         words = [*words[1:2], _SPOKEN[words[0]]]
     if words and not words[0].startswith("-") and words[0] not in VERBS:

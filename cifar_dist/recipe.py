@@ -24,7 +24,7 @@ from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, 
 from cifar_dist.config.keys import check_keys, unknown_setting
 from cifar_dist.config.layers import Tree, flatten, laid_over, without_lost
 from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
-from cifar_dist.config.section import key_of
+from cifar_dist.config.section import BooleanMeans, key_of
 from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import parse_toml, write_atomic
@@ -131,7 +131,7 @@ def parse_overrides(words: Sequence[str]) -> Tree:
             text, equals = words[position], "="
         parts = key.replace("-", "_").split(".")
         types = _types_of(parts)
-        if not equals and types and not any(bool in (kind, *get_args(kind)) for kind in types):
+        if not equals and types and not any(map(_takes_true, types)):
             raise UserError(f"--{key} requires a value: --{key} VALUE")
         nested: Any = text if equals else "true"
         if nested.startswith(("[", "{")):
@@ -162,8 +162,13 @@ def _types_of(parts: Sequence[str]) -> list[Any]:
         owners = [item_root(section).variants[parts[1]]] if parts[1] in item_root(section).variants else []
     elif len(parts) == 3 or parts[1] == section.named_items:
         return []
-    hints = [get_type_hints(owner) for owner in owners if parts[-1] in field_names(owner)]
+    hints = [get_type_hints(owner, include_extras=True) for owner in owners if parts[-1] in field_names(owner)]
     return [hint for found in hints for name, hint in found.items() if key_of(name) == parts[-1]]
+
+
+def _takes_true(kind: Any) -> bool:
+    """Whether true is a value of a type, so that ``--section.field`` alone means something."""
+    return any(one is bool or isinstance(one, BooleanMeans) for one in (kind, *get_args(kind)))
 
 
 def _scalar(text: str) -> object:

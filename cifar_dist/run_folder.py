@@ -79,6 +79,7 @@ class RunFolder:
         self.replays = path / "replays"
         self.certificate = path / "certificate.json"
         self.stalls = path / "stalls"
+        self.profile = path / "profile"
         self.job_script = path / "job.sbatch"
         self._lock: IO[str] | None = None
 

@@ -105,6 +105,8 @@ def _type(annotation: ast.expr) -> str:
     if isinstance(annotation, ast.Subscript):
         kind = ast.unparse(annotation.value)
         items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        if kind == "Annotated":
+            return _type(items[0])
         if kind == "Literal":
             return ", ".join(f"`{ast.literal_eval(item)}`" for item in items)
         return "table" if kind == "dict" else f"list of {_type(items[0])}s"

@@ -249,7 +249,7 @@ def test_what_changes_no_result_may_change(tmp_path: Path, manifest: Manifest) -
         run=RunConfig(name="renamed", dir="elsewhere", processes=2),
         data=DataConfig(path="moved", resident_mb=0, read_ahead=9),
         model=CONFIG.model,
-        train=TrainConfig(threads=3, compile=True),
+        train=TrainConfig(threads=3, compile="default"),
         eval=EvalConfig(every=3, tta="16"),
         checkpoint=dataclasses.replace(CONFIG.checkpoint, keep=9),
         tracking=WandbConfig("offline"),

@@ -135,6 +135,8 @@ def _kind(annotation: ast.expr) -> str:
     if isinstance(annotation, ast.Subscript):
         kind = ast.unparse(annotation.value)
         items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        if kind == "Annotated":
+            return _kind(items[0])
         if kind == "Literal":
             return " | ".join(str(ast.literal_eval(item)) for item in items)
         if kind == "tuple":

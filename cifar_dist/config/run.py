@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cifar_dist.config import plugins
 from cifar_dist.config.choice import Choice
-from cifar_dist.config.section import Section, UserPath, require
+from cifar_dist.config.section import BooleanMeans, Section, UserPath, require
 
 # An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")
@@ -104,8 +104,12 @@ class TrainConfig(Section):
     """Probability mass spread evenly over all classes."""
     channels_last: bool = False
     """Keep images and convolutions in the NHWC memory layout."""
-    compile: bool = False
-    """Compile the model with ``torch.compile``."""
+    compile: Annotated[
+        Literal["no", "default", "reduce-overhead", "max-autotune"], BooleanMeans(yes="default", no="no")
+    ] = "no"
+    """Compile the network with ``torch.compile`` in one of its modes: default; reduce-overhead, with CUDA graphs;
+    max-autotune, which also times kernels and takes minutes to compile. true means default, and false means no. An
+    epoch's smaller last batch is not compiled."""
     compress_gradients: Literal["no", "fp16", "bf16"] = "no"
     """Send gradients between processes as float16 or bfloat16: half the traffic, and sums that are rounded to it."""
     sync_batchnorm: bool = False
@@ -118,7 +122,11 @@ class TrainConfig(Section):
     deterministic: bool = False
     """Use deterministic algorithms only: the same seed on the same device gives the same bits. Slower on a GPU."""
     threads: int = 0
-    """CPU threads per process; 0 divides the machine's cores among its processes."""
+    """CPU threads per process. 0: the cores that no other program uses are divided among the processes, and small
+    networks take fewer; the number is recorded, and a resume keeps it. Another number rounds differently."""
+    profile: int = 0
+    """Write a torch profiler trace of so many steps, after the first three, into the run folder's ``profile``, for
+    chrome://tracing or ui.perfetto.dev. 0: none."""
     engine: str = "auto"
     """How processes synchronise: auto takes the launch config's engine (DDP, DeepSpeed, FSDP); or
     ``path/to/file.py:Attribute`` or ``package.module:Attribute``."""
@@ -153,6 +161,7 @@ class TrainConfig(Section):
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(self.threads >= 0, f"threads {self.threads} must not be negative")
+        require(self.profile >= 0, f"profile {self.profile} must not be negative")
         require(
             self.engine == "auto" or plugins.is_spec(self.engine),
             f"engine {self.engine!r} must be auto or path/to/file.py:Attribute; launch/*.yaml chooses a built-in one",

@@ -33,6 +33,25 @@ class _HomeExpanded:
 UserPath = Annotated[str, _HomeExpanded()]
 
 
+class BooleanMeans:
+    """Tells pydantic to accept true and false for two of a setting's words.
+
+    Args:
+        yes, no: the words that they stand for.
+    """
+
+    def __init__(self, *, yes: str, no: str) -> None:
+        self._words = {True: yes, False: no, "true": yes, "false": no}
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self._read, handler(source))
+
+    def _read(self, value: object) -> object:
+        return self._words.get(value, value) if isinstance(value, bool | str) else value
+
+
 def key_of(field: str) -> str:
     """Return the key of a field: its name, without the underscore that keeps ``from_`` from being a Python keyword."""
     return field.removesuffix("_")

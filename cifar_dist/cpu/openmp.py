@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from cifar_dist.cpu.load import usable_cores
+
 _SPIN_COUNT = "1000"  # iterations: microseconds, where libgomp's default takes milliseconds
 
 
@@ -18,11 +20,14 @@ def shorten_openmp_spin() -> None:
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
 
 
-def share_cores(threads: int, local_processes: int) -> None:
-    """Use ``threads`` threads in this process; 0 divides the cores equally among ``local_processes`` processes."""
+def share_cores(local_processes: int) -> int:
+    """Return how many threads a process uses where ``local_processes`` divide the machine's cores equally."""
+    return max(1, usable_cores() // local_processes)
+
+
+def use_threads(threads: int) -> None:
+    """Use so many threads in this process, for all libraries."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = threads or max(1, cores // local_processes)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # otherwise Accelerate sets its own count and warns
     torch.set_num_threads(threads)

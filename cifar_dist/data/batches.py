@@ -7,8 +7,9 @@ Both ways produce the same bytes in the same order; the choice depends only on w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
 
@@ -20,6 +21,9 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import Share, epoch_order, global_batch, shares, steps_per_epoch
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
+
+Block = Callable[[], AbstractContextManager[object]]
+"""Returns what a ``with`` statement enters."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,18 @@ class Images:
             return self._all[ids.to(self._device, non_blocking=True)]
         return self._reader.images(ids).to(self._device)
 
-    def stream(self, requests: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the images of each request in order, decoded in advance unless they are resident."""
+    def stream(self, requests: Sequence[Tensor], copying: Block = nullcontext) -> Iterator[Tensor]:
+        """Yield the images of each request in order, decoded in advance unless they are resident.
+
+        Args:
+            requests: ids, as for :meth:`get`.
+            copying: entered while decoded images are copied to the device, or out of those that are resident.
+        """
         if self._all is not None:
-            yield from map(self.get, requests)
+            for ids in requests:
+                with copying():
+                    images = self.get(ids)
+                yield images
             return
         with ThreadPoolExecutor(self._read_ahead) as pool:
             ahead: deque[Future[Tensor]] = deque()
@@ -96,7 +108,10 @@ class Images:
                 for position in range(len(requests)):
                     while len(ahead) < self._read_ahead and position + len(ahead) < len(requests):
                         ahead.append(pool.submit(self._reader.images, requests[position + len(ahead)]))
-                    yield ahead.popleft().result().to(self._device, non_blocking=True)
+                    decoded = ahead.popleft().result()
+                    with copying():
+                        images = decoded.to(self._device, non_blocking=True)
+                    yield images
             finally:
                 for future in ahead:
                     future.cancel()
@@ -155,8 +170,11 @@ class TrainBatches:
     def _order(self, epoch: int) -> Tensor:
         return epoch_order(self._sizes, self._seed, epoch, self._block)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """Yield this process's batches of one epoch from ``first_step``: a list of micro-batches per step."""
+    def epoch(self, epoch: int, first_step: int = 0, copying: Block = nullcontext) -> Iterator[list[Batch]]:
+        """Yield this process's batches of one epoch from ``first_step``: a list of micro-batches per step.
+
+        ``copying``: as for :meth:`Images.stream`.
+        """
         order = self._order(epoch)
         slices = [global_batch(order, step, self._batch_size) for step in range(first_step, self.steps_per_epoch)]
         plan = [share for batch in slices for share in shares(batch, self._own, self._parts)]
@@ -165,7 +183,7 @@ class TrainBatches:
         requests = [self._wanted(share) for share in plan]
         # Ids and weights of the whole epoch move to the device together, so that no step waits for them.
         ids, weights = self._on_device(requests), self._on_device([share.weight for share in plan])
-        images = self.images.stream(ids if self.images.resident else requests)
+        images = self.images.stream(ids if self.images.resident else requests, copying)
         batches = (
             Batch(next(images), self._labels[own], own, weight) for own, weight in zip(ids, weights, strict=True)
         )

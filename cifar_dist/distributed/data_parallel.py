@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine, check_wrapper
@@ -46,4 +49,28 @@ class DataParallel(Engine):
             # Batch statistics are rank 0's, and reach the others where they are read, not at every step. Set here,
             # because torch has two names for the argument.
             ddp.broadcast_buffers = False  # type: ignore[assignment]
+            return self.build_model(_DataParallelModel, module, wrapper, wrapped_optimizer)
         return self.build_model(WrappedModel, module, wrapper, wrapped_optimizer)
+
+
+class _DataParallelModel(WrappedModel):
+    """DDP exchanges the gradients of one bucket of parameters while it computes those of the next."""
+
+    _order: list[nn.Parameter]
+    _hooks: Sequence[RemovableHandle] = ()
+
+    def watch_exchange(self, begins: Callable[[], object]) -> None:
+        self._order, self._begins = [], begins
+        parameters = self.trainable_parameters().values()
+        self._hooks = [parameter.register_post_accumulate_grad_hook(self._order.append) for parameter in parameters]
+
+    def backward(self, loss: Tensor) -> None:
+        super().backward(loss)
+        if self._hooks:  # the first pass has shown which gradient is the last
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = ()
+            self._order[-1].register_post_accumulate_grad_hook(self._begin_exchange)
+
+    def _begin_exchange(self, _parameter: Tensor) -> None:
+        self._begins()

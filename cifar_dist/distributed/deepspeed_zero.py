@@ -108,7 +108,7 @@ class DeepSpeedZero3(DeepSpeedZero):
     limits = (
         *DeepSpeedZero.limits[:-1],
         Limit("average.name", lambda value: value != "none", _NEEDS_WEIGHTS),
-        Limit("train.compile", bool, "needs one process, DDP, or DeepSpeed ZeRO-1 or ZeRO-2"),
+        Limit("train.compile", lambda value: value != "no", "needs one process, DDP, or DeepSpeed ZeRO-1 or ZeRO-2"),
     )
     shards = "weights, gradients and optimizer state"
     stages = (3,)
@@ -124,8 +124,10 @@ class _ZeroModel(WrappedModel):
     def begin_step(self, lr: float) -> None:
         self._set_lr(lr)
 
-    def update(self) -> None:
+    def update(self) -> Tensor | None:
         self._optimizer.step()
+        norm = self.wrapper.get_global_grad_norm() if self._clip_norm else None  # type: ignore[operator]
+        return None if norm is None else torch.as_tensor(norm)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         return collect_zero(self._optimizer.optimizer, self.trainable_parameters())

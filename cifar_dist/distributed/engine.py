@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, KwargsHandler
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, KwargsHandler, TorchDynamoPlugin
 from torch import nn
 
 from cifar_dist.config import Config
@@ -169,7 +169,12 @@ class Engine(ABC):
         return Accelerator(
             cpu=cpu,
             mixed_precision=mixed_precision,
-            dynamo_backend="inductor" if train.compile else "no",
+            # Static shapes: batches of another size are not compiled, see WrappedModel.
+            dynamo_plugin=TorchDynamoPlugin(
+                backend="no" if train.compile == "no" else "inductor",
+                mode="default" if train.compile == "no" else train.compile,
+                dynamic=False,
+            ),
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=train.accumulate, sync_with_dataloader=False
             ),

@@ -33,7 +33,7 @@ class FullySharded(Engine):
         NO_PARTS,
         DDP_COMPRESSES,
         Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
-        Limit("train.compile", bool, "needs one process, DDP or DeepSpeed"),
+        Limit("train.compile", lambda value: value != "no", "needs one process, DDP or DeepSpeed"),
         Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
         Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
         Limit("average.name", lambda value: value != "none", _NEEDS_WEIGHTS),

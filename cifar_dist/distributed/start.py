@@ -9,9 +9,11 @@ from contextlib import contextmanager
 import torch
 
 from cifar_dist.config import Config, TrainConfig, plugins
+from cifar_dist.cpu.load import load_since, threads_of_each
 from cifar_dist.cpu.malloc import keep_freed_memory
-from cifar_dist.cpu.openmp import share_cores
+from cifar_dist.cpu.openmp import share_cores, use_threads
 from cifar_dist.distributed.arithmetic import set_arithmetic
+from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
 from cifar_dist.distributed.engine import Engine
@@ -26,6 +28,7 @@ from cifar_dist.distributed.launch_checks import (
     was_asked_for,
 )
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
+from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
@@ -56,7 +59,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     set_arithmetic(config.train)
     cpu = not torch.cuda.is_available() or was_asked_for("CPU")
     if cpu:
-        share_cores(config.train.threads, local_processes())
+        use_threads(config.train.threads or share_cores(local_processes()))
         keep_freed_memory()
     else:
         check_gpus(torch.cuda.device_count())
@@ -64,13 +67,23 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
         engine = create(config, cpu=cpu)
     del store  # torch's own has taken its place
+    if cpu and not config.train.threads:
+        _leave_busy_cores(engine.ranks)
     if engine.ranks.is_main and (files := plugin_files(config)):
         print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
-    if trains and config.train.compile:
+    if trains and config.train.compile != "no":
+        keep_compiled_code()
         engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
     with explained(lambda: describe_preparation(config.data.resident_mb, engine.description)):
         yield engine
     engine.close()
+
+
+def _leave_busy_cores(ranks: Ranks) -> None:
+    """Use as many threads as there are cores that no other program uses, equally many in all processes. Collective."""
+    loads = [load for load in ranks.gather_objects(load_since()) if load is not None]
+    if len(loads) == ranks.world_size:
+        use_threads(threads_of_each(loads))
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -6,7 +6,7 @@ on another number of processes or with another engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -122,13 +122,22 @@ class WrappedModel(InferenceModel):
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits [n, classes] in the run's precision, with gradients."""
-        logits: Tensor = self.wrapper(images)
+    def __call__(self, images: Tensor, *, compiled: bool = True) -> Tensor:
+        """Logits [n, classes] in the run's precision, with gradients.
+
+        Args:
+            images: float32 [n, c, h, w], normalised.
+            compiled: False for a batch of an unusual size, which is not worth a compilation of its own.
+        """
+        # torch.compile keeps what it compiles there.
+        wrapper = self.wrapper if compiled else getattr(self.wrapper, "_orig_mod", self.wrapper)
+        logits: Tensor = wrapper(images)
         return logits
 
     def begin_step(self, lr: float) -> None:
         """Clear the gradients and set the learning rate, each group's by its ``lr_scale``."""
+        if hasattr(self.wrapper, "_orig_mod"):  # compiled; the call imports the compiler
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the last step returned may be overwritten
         self._set_lr(lr)
         self._optimizer.optimizer.zero_grad()
 
@@ -146,11 +155,23 @@ class WrappedModel(InferenceModel):
         # Each engine averages over ranks, and Accelerate divides by the number of micro-batches.
         self._accelerator.backward(loss * self._loss_scale)
 
-    def update(self) -> None:
-        """Clip the gradients and step the optimizer."""
+    def update(self) -> Tensor | None:
+        """Clip the gradients and step the optimizer.
+
+        Returns:
+            The norm of all gradients before they are clipped, a scalar on the device; None where they are not.
+        """
+        norm: Tensor | None = None
         if self._clip_norm:
-            self._accelerator.clip_grad_norm_(self.trainable_parameters().values(), self._clip_norm)
+            norm = self._accelerator.clip_grad_norm_(self.trainable_parameters().values(), self._clip_norm)
         self._optimizer.step()
+        return norm if norm is None else full_tensor(norm.detach())
+
+    def watch_exchange(self, begins: Callable[[], object]) -> None:
+        """Have ``begins`` called in a backward pass when all gradients are computed, and only exchanged from there on.
+
+        Only DDP shows it. Other engines exchange gradients while they compute, or after the pass.
+        """
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that require gradients, by name."""

@@ -21,15 +21,17 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError, printable
 from cifar_dist.files import read_json, write_atomic
-from cifar_dist.formatting import duration
+from cifar_dist.formatting import duration, size
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.results import count, facts
+from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.table import EpochRow, EpochTable
+from cifar_dist.tracking.usage import Usage
 
 _EVALUATIONS_SHOWN = 3
 
@@ -86,6 +88,9 @@ def write_report(run: Path) -> Path:
     environment = read_json(folder.environment)
     run_facts = facts(environment)
     curves = draw_curves(records, events, folder.figures, count(run_facts, "steps_per_epoch"))
+    usage = draw_usage(records, folder.figures / "time.png")
+    if usage is not None:
+        curves.append(folder.figures / "time.png")
     lr_curve = Curve.load(folder.lr_curve)
     if lr_curve is not None:
         curves.append(draw_lr_curve(lr_curve, folder.figures / "lr_curve.png"))
@@ -94,7 +99,7 @@ def write_report(run: Path) -> Path:
 
     parts = [
         _headline(run, rows, evaluations),
-        _facts(run_facts, rows, events),
+        _facts(run_facts, rows, events, usage),
         _section("Training", _pictures(path for path in curves if path.name != "overview.png")),
         *(_evaluation(folder, evaluation) for evaluation in evaluations[:_EVALUATIONS_SHOWN]),
         _section("Epochs", _epochs(rows)) if rows else "",
@@ -178,7 +183,7 @@ def _headline(run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluat
     return f'<h1>{escape(run.name)}</h1>\n<div class="headline">{number}<span class="beside">{beside}</span></div>\n'
 
 
-def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timeline.Event]) -> str:
+def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None) -> str:
     seconds = sum(row.seconds for row in rows if row.seconds == row.seconds)
     starts = sum(event.kind in ("started", "resumed") for event in events)
     pairs = [
@@ -189,6 +194,8 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
         ("epochs", f"{len(rows)} of {run['epochs']}" if rows and "epochs" in run else len(rows) or None),
         ("training time", duration(seconds) if seconds else None),
         ("images per second", _count(round(rows[-1].images_per_second)) if rows and seconds else None),
+        ("of the device's arithmetic", f"{100 * usage.utilisation:.0f} %" if usage and usage.utilisation else None),
+        ("memory at most", size(usage.peak_bytes) if usage else None),
         ("on", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
         ("starts", starts if starts > 1 else None),
         ("origin", timeline.origin(events)),

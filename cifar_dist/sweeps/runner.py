@@ -22,6 +22,7 @@ from typing import IO
 
 from cifar_dist import recipe
 from cifar_dist.config.changes import contradiction
+from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
@@ -101,7 +102,8 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 number, run = waiting.pop(0)
                 say(f"{number} of {total}: {run.name}")
                 slot = min(set(range(jobs)) - {one.slot for one in started})
-                started.append(_start_job(command, run, number, slot, devices, quiet=jobs > 1))
+                words = [*run.words, *_share_of_cores(run, 1 if devices else jobs)]
+                started.append(_start_job([*command, *words], run, number, slot, devices, quiet=jobs > 1))
             for request in requests.new():
                 stopping = True
                 if request == signal.SIGINT:  # a second one ends a run at once
@@ -163,6 +165,13 @@ def _base_command(launch: str | None) -> list[str]:
     return [sys.executable, "-m", "cifar_dist", *start]
 
 
+def _share_of_cores(run: Run, jobs: int) -> list[str]:
+    """Return the words that give a new run its share of this machine's cores, unless its recipe says how many."""
+    if jobs == 1 or run.config.train.threads or run.folder.exists():
+        return []
+    return ["--train.threads", str(share_cores(jobs))]
+
+
 def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices: Sequence[str], quiet: bool) -> _Job:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     env = {**os.environ, "PATH": path, VARIABLE: ""}  # the sweep itself says how to resume
@@ -170,7 +179,7 @@ def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices
         env["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     output = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115 - closed with the run
     process = subprocess.Popen(
-        [*command, *run.words],
+        command,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from cifar_dist.files import write_atomic
+from cifar_dist.files import read_json, write_atomic
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
 
@@ -146,3 +146,10 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def recorded_threads(path: Path, processes: int) -> int:
+    """Return the CPU threads of each process in an ``environment.json``; 0 if unknown, or with other ``processes``."""
+    run = read_json(path).get("run")
+    threads = run.get("threads") if isinstance(run, dict) and run.get("processes") == processes else 0
+    return threads if isinstance(threads, int) and not isinstance(threads, bool) and 0 < threads < 2**16 else 0

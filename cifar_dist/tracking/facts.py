@@ -24,6 +24,7 @@ class RunFacts:
         steps_per_epoch: optimizer steps.
         epochs: length of the complete run.
         max_steps: optimizer steps after which it is complete, if that is earlier; 0: none.
+        threads: of each process on a CPU; 0 on a GPU.
     """
 
     model: str
@@ -41,6 +42,7 @@ class RunFacts:
     steps_per_epoch: int
     epochs: int
     max_steps: int = 0
+    threads: int = 0
 
     @property
     def steps(self) -> int:
@@ -59,9 +61,15 @@ class RunFacts:
                 f"{self.dataset} ({self.fingerprint}), {self.classes} classes of {height}x{width}x{channels}, "
                 f"{self.train_samples:,} to train on, {self.val_samples:,} to validate",
             ),
-            ("on", f"{processes}, {self.wrapper}, {self.device}, {self.precision}"),
+            ("on", f"{processes}, {self.wrapper}, {self.device}{self._threads()}, {self.precision}"),
             ("steps", self._steps()),
         ]
+
+    def _threads(self) -> str:
+        if not self.threads:
+            return ""
+        each = " each" if self.processes > 1 else ""
+        return " with 1 thread" + each if self.threads == 1 else f" with {self.threads} threads{each}"
 
     def _steps(self) -> str:
         epochs = f"{self.epochs} epochs of {self.steps_per_epoch:,}"

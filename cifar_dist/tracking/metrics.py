@@ -11,11 +11,12 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import naming, write_atomic
+from cifar_dist.tracking.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Record:
         seconds: wall time of this step or pass. The times of all steps add up to the training time, across
             interruptions, without evaluation and checkpoints.
         lr: learning rate that the step used; None outside training.
+        grad_norm: of the step's gradients before they were clipped, nan if not finite; None where they are not clipped.
+        usage: of an epoch, in its last record: the evaluation's, or the last step's where none follows; else None.
     """
 
     step: int
@@ -42,10 +45,15 @@ class Record:
     samples: int
     seconds: float
     lr: float | None = None
+    grad_norm: float | None = None
+    usage: Usage | None = None
 
     def to_line(self) -> bytes:
-        fields = {key: value for key, value in asdict(self).items() if value is not None}
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        known = {key: value for key, value in fields.items() if value is not None}
+        if self.usage is not None:
+            known["usage"] = self.usage.to_json()
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in known.items()}
         return json.dumps(finite, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
@@ -61,7 +69,6 @@ class Record:
             raise ValueError("it is nested too deeply") from None
         if not isinstance(raw, dict):
             raise ValueError("it is not a JSON object")
-        lr = raw.get("lr")
         return cls(
             step=_count(raw, "step"),
             epoch=_count(raw, "epoch"),
@@ -70,7 +77,9 @@ class Record:
             accuracy=_number(raw, "accuracy"),
             samples=_count(raw, "samples"),
             seconds=_number(raw, "seconds"),
-            lr=None if lr is None else _number(raw, "lr"),
+            lr=None if raw.get("lr") is None else _number(raw, "lr"),
+            grad_norm=_number(raw, "grad_norm") if "grad_norm" in raw else None,
+            usage=Usage.from_json(raw["usage"]) if "usage" in raw else None,
         )
 
 

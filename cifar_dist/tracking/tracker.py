@@ -21,6 +21,7 @@ from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.mirrors import MakeMirror, Mirrors
 from cifar_dist.tracking.table import EpochTable
 from cifar_dist.tracking.timeline import Event, Status
+from cifar_dist.tracking.usage import total
 
 
 class AnyTracker(Protocol):
@@ -101,6 +102,7 @@ class Tracker:
         self._metrics.reopen()
         history = metrics.read(folder.metrics)
         self._table = EpochTable(history)
+        self._usages = [record.usage for record in history if record.usage]
         self._table.write(folder.metrics_csv)
         write_environment(folder.environment, facts)
         self._console = RunConsole(folder.log, facts)
@@ -128,7 +130,7 @@ class Tracker:
         assert steps == list(range(self._step + 1, self._step + 1 + len(steps))), f"after {self._step} came {steps}"
         self._step = steps[-1]
         self._write(lambda: self._metrics.append(records))
-        self._table.add(records)
+        self._add(records)
         for epoch in sorted({record.epoch for record in records}):
             if self._open_epoch is not None and epoch != self._open_epoch:
                 self._end_epoch(self._open_epoch, best=False)
@@ -144,7 +146,7 @@ class Tracker:
 
     def evaluation(self, record: Record, best: bool) -> None:
         self._write(lambda: self._metrics.append([record]))
-        self._table.add([record])
+        self._add([record])
         if record.split == "val":
             self._end_epoch(record.epoch, best)
         else:
@@ -180,6 +182,8 @@ class Tracker:
                     failures.append(error)
             self._mirrors.close(status)
             after = f"after step {self._step:,} of {self._facts.steps:,}"
+            if (used := total(self._usages)) and status != "failed":
+                self.say(f"time: {used.in_words()}")
             self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
             for failure in failures:
                 self.warn(str(StorageError.of(failure)))
@@ -189,6 +193,13 @@ class Tracker:
             self._console.close()
         if failures and status != "failed":  # the cause of a failure is raised already
             raise failures[0]
+
+    def _add(self, records: Sequence[Record]) -> None:
+        self._table.add(records)
+        for record in records:
+            if record.usage:
+                self._usages.append(record.usage)
+                self._console.note(f"epoch {record.epoch + 1}, {record.split}: {record.usage.in_words()}")
 
     def _end_epoch(self, epoch: int, best: bool) -> None:
         self._write(lambda: self._table.write(self._folder.metrics_csv))

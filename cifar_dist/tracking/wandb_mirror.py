@@ -168,5 +168,9 @@ def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts,
 
 def _row(record: Record) -> dict[str, float]:
     row = {"step": record.step, "epoch": record.epoch}
-    values = {"loss": record.loss, "accuracy": record.accuracy, "seconds": record.seconds, "lr": record.lr}
-    return row | {f"{record.split}/{name}": value for name, value in values.items() if value is not None}
+    names = ("loss", "accuracy", "seconds", "lr", "grad_norm")
+    values = {f"{record.split}/{name}": getattr(record, name) for name in names}
+    if record.usage:
+        shares = {f"time/{phase}": share for phase, share in record.usage.shares.items()}
+        values |= {**shares, "peak_bytes": record.usage.peak_bytes, "utilisation": record.usage.utilisation}
+    return row | {name: value for name, value in values.items() if value is not None}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,7 @@ from cifar_dist.optim.averaging import build_average, recalibrate
 from cifar_dist.optim.optimizers import thaw
 from cifar_dist.optim.sam import ascended
 from cifar_dist.training.measurements import StepMeasurements
+from cifar_dist.training.phases import PhaseClock
 from cifar_dist.training.setup import TrainingSetup
 
 _INITIALIZE_IMAGES = 5000  # shown to a network that computes some of its first weights from images
@@ -41,6 +44,7 @@ class Learner:
 
     Attributes:
         model: the wrapped network, with its optimizer.
+        clock: what of a run's time goes into which phase.
 
     Raises:
         UserError: a checkpoint or pretrained weights of another network.
@@ -48,11 +52,13 @@ class Learner:
 
     def __init__(self, setup: TrainingSetup, engine: Engine, loaded: Checkpoint | None = None) -> None:
         self._config, self._setup, self._ranks = setup.config, setup, engine.ranks
+        self.clock = PhaseClock(engine.ranks.device)
         config = setup.config
         self._load_first_weights(loaded)
         if config.train.channels_last:
             setup.module.to(memory_format=torch.channels_last)
         self.model = engine.prepare(setup.module, setup.optimizer)
+        self.model.watch_exchange(lambda: self.clock.begin("communication"))
         self._engine = engine.description
         if loaded is not None:
             self.model.load_optimizer_state(loaded.tensors.optimizer)
@@ -82,14 +88,18 @@ class Learner:
             learning_rate: of a step, given the steps done before it.
         """
         step, per_epoch = first, self._setup.steps_per_epoch
+        copying = partial(self.clock.during, "copy")
         while step < last:
             epoch, position = divmod(step, per_epoch)
             self._begin_epoch(epoch)
-            for batches in self._setup.batches.epoch(epoch, first_step=position):
+            self.clock.begin("data")
+            for batches in self._setup.batches.epoch(epoch, position, copying):
+                self.clock.begin("rest")
                 yield self.train_step(step, batches, learning_rate(step))
                 step += 1
                 if step == last:
                     return
+                self.clock.begin("data")
 
     def train_step(self, step: int, batches: Sequence[Batch], lr: float) -> StepMeasurements:
         """One optimizer step on this process's share of a global batch.
@@ -105,28 +115,35 @@ class Learner:
             if rho := self._config.optim.sam_rho:
                 with ascended(self.model.module, rho):
                     self._forward_backward(step, batches, lr)
-            self.model.update()
+            with self.clock.during("optimizer"):
+                grad_norm = self.model.update()
         self._recalibrated = None
         if self._average is not None:
-            self._average.update(step + 1)
-        return measured
+            with self.clock.during("optimizer"):
+                self._average.update(step + 1)
+        return replace(measured, grad_norm=grad_norm)
 
     def _forward_backward(self, step: int, batches: Sequence[Batch], lr: float) -> StepMeasurements:
         """Forward and backward pass of every micro-batch of a step."""
         epoch, position = divmod(step, self._setup.steps_per_epoch)
         samples = self._setup.batches.size(position)
+        is_usual = samples == self._setup.batches.size(0)
+        during, smoothing = self.clock.during, self._config.train.label_smoothing
         fixed = self._config.train.parts  # their sums are added up in their order, others in any
         sums = torch.zeros(fixed or 1, 3, dtype=torch.float64, device=self._ranks.device)
         all_losses: list[Tensor] = []
         all_predicted: list[Tensor] = []
         for part, batch in zip(self._setup.own_parts, batches, strict=True):
             torch.manual_seed(step_seed(self._config.run.seed, step, part))  # dropout draws from it
-            with self.model.accumulate():
-                images, targets = self._setup.mix(batch, epoch)
-                logits = self.model(images).float()
-                smoothing = self._config.train.label_smoothing
-                losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
-                self.model.backward((losses * batch.weight).sum() / samples)
+            with during("communication"), self.model.accumulate():  # what an engine adds up after the backward pass
+                with during("augmentation"):
+                    images, targets = self._setup.mix(batch, epoch)
+                with during("forward"):
+                    logits = self.model(images, compiled=is_usual).float()
+                    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+                    loss = (losses * batch.weight).sum() / samples
+                with during("backward"):
+                    self.model.backward(loss)
             losses, predicted = losses.detach(), logits.argmax(dim=1)
             correct = predicted == batch.labels
             counted = [(losses * batch.weight).sum(), (correct * batch.weight).sum(), batch.weight.sum()]

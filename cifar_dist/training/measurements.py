@@ -27,6 +27,7 @@ class StepMeasurements:
         predicted: int64 [n], classes.
         sums: float64 [1, 3]: loss in nats, correct predictions, samples; padding counts as none. With ``train.parts``,
             float64 [parts, 3], 0 for those of other processes.
+        grad_norm: scalar, of the global batch's gradients before clipping; None where they are not clipped.
     """
 
     step: int
@@ -36,6 +37,7 @@ class StepMeasurements:
     losses: Tensor
     predicted: Tensor
     sums: Tensor
+    grad_norm: Tensor | None = None
 
     @property
     def finite(self) -> Tensor:
@@ -74,6 +76,9 @@ class StepLog:
         if self._steps:
             by_part = self._ranks.sum(torch.stack([measured.sums for measured, _ in self._steps], dim=1))
             sums = reduce(torch.add, by_part)  # in order: the result does not depend on the processes
+            norms = [measured.grad_norm for measured, _ in self._steps if measured.grad_norm is not None]
+            if norms:
+                sums = torch.cat([sums, torch.stack(norms)[:, None]], dim=1)
             self._reading.append((self._steps, self._ranks.start_reading(sums)))
             self._steps = []
         records: list[Record] = []
@@ -83,7 +88,7 @@ class StepLog:
         return records
 
     @staticmethod
-    def _records(steps: list[tuple[StepMeasurements, float]], sums: list[tuple[float, float, float]]) -> list[Record]:
+    def _records(steps: list[tuple[StepMeasurements, float]], sums: list[list[float]]) -> list[Record]:
         return [
             Record(
                 step=measured.step,
@@ -94,6 +99,7 @@ class StepLog:
                 samples=round(samples),
                 seconds=round(seconds, 6),
                 lr=measured.lr,
+                grad_norm=norm[0] if norm else None,
             )
-            for (measured, seconds), (loss, correct, samples) in zip(steps, sums, strict=True)
+            for (measured, seconds), (loss, correct, samples, *norm) in zip(steps, sums, strict=True)
         ]

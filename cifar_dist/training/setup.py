@@ -157,6 +157,8 @@ def _check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> N
     if train.patience and not config.data.hold_out:
         raise UserError("train.patience needs a validation split; drop it, or drop --data.hold_out false")
     steps = train.epochs * steps_per_epoch
+    if train.profile > (most := min(steps, train.max_steps or steps)):
+        raise UserError(f"train.profile {train.profile} is more than the {most} steps of the run; use at most {most}")
     if train.max_steps > steps:
         raise UserError(
             f"train.max_steps {train.max_steps} is more than the {steps} steps of train.epochs {train.epochs}; "

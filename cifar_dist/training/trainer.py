@@ -7,9 +7,11 @@ and the run folder around it.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from cifar_dist import checkpoint
@@ -36,8 +38,11 @@ from cifar_dist.training.continuation import open_run
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
+from cifar_dist.training.profiling import StepProfiler
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
+from cifar_dist.training.threads import settle_threads
+from cifar_dist.training.usage_meter import UsageMeter
 
 
 class Trainer:
@@ -66,6 +71,7 @@ class Trainer:
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
         deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
         found, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
+        settle_threads(self.setup, self.ranks, self.folder.environment if found else None)
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else checkpoint.NEW_RUN
         self.step, self.last_step = state.step, self.setup.last_step
@@ -75,6 +81,7 @@ class Trainer:
             self.epochs_evaluated, self.accuracy = self.epochs_trained, None
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
+        self.meter = UsageMeter(self.setup, engine, self.learner.clock)
         self.watchdog = Watchdog(
             self.ranks,
             self.folder.stalls,
@@ -86,6 +93,14 @@ class Trainer:
             ),
         )
         self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes))
+        self.profiler = StepProfiler(
+            self.folder.profile,
+            config.train.profile if self.ranks.is_main else 0,
+            self.learner.clock,
+            self.tracker,
+            begin=self.step,
+            end=self.last_step,
+        )
         self.saver = CheckpointSaver(
             self.folder.checkpoints,
             config.checkpoint,
@@ -155,8 +170,10 @@ class Trainer:
         """Count a step, and agree with all ranks that the one before it was in order."""
         self.step = measured.step
         self.step_log.add(measured)
+        self.profiler.after_step(self.step)
         self.tracker.at_step(self.step)
-        self.agreement.after_step(measured.step, measured.ids, measured.finite)
+        with self.learner.clock.during("communication"):
+            self.agreement.after_step(measured.step, measured.ids, measured.finite)
         if self._is_first_step:
             self.learner.model.assert_synchronised()
             self._is_first_step = False
@@ -166,18 +183,23 @@ class Trainer:
         self.watchdog.be_patient()
         last = self.step == self.last_step
         best = False
-        self.flush()
-        if self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0):
+        is_evaluated = self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0)
+        self.flush(ends_epoch=not is_evaluated)
+        if self.val is not None and is_evaluated:
             begin = time.perf_counter()
-            with self.learner.averaged():
+            with self.learner.clock.during("evaluation"), self.learner.averaged():
                 show = partial(self.tracker.evaluating, "val")
                 predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
             self.accuracy = predictions.accuracy
-            self.saver.wait(self.step)  # only an accuracy whose checkpoint exists counts as the best before
+            with self.learner.clock.during("checkpoint"):
+                self.saver.wait(self.step)  # only an accuracy whose checkpoint exists counts as the best before
             best = self.saver.best is None or self.accuracy > self.saver.best
             seconds = round(time.perf_counter() - begin, 6)
             count = len(predictions.logits)
-            record = Record(self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds)
+            usage = self.meter.take()
+            record = Record(
+                self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds, usage=usage
+            )
             self.tracker.evaluation(record, best)
             self._count(record)
         last = last or self._early_stopping.is_exhausted()
@@ -193,7 +215,7 @@ class Trainer:
             self.tracker.warn(damage)
         if self.ranks.run_on_main(lambda: self.folder.is_finished(self.config.eval.split)):
             return  # only its metrics had to be restored
-        with self.learner.averaged():
+        with self.learner.clock.during("evaluation"), self.learner.averaged():
             self._finish()
 
     def _finish(self) -> None:
@@ -225,7 +247,8 @@ class Trainer:
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
             return
         last, seconds = self.epochs_evaluated - 1, summary.seconds
-        record = Record(self.step, last, summary.split, summary.loss, summary.accuracy, summary.samples, seconds)
+        result = summary.loss, summary.accuracy, summary.samples
+        record = Record(self.step, last, summary.split, *result, seconds, usage=self.meter.take())
         self.tracker.evaluation(record, best=False)
 
     def stop(self, cause: str) -> None:
@@ -238,18 +261,24 @@ class Trainer:
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""
         self.watchdog.be_patient()
+        self.profiler.close(self.step)
         self.ranks.run_on_main(lambda: self.tracker.finish(status, reason))
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
-    def flush(self, *, wait: bool = True) -> None:
+    def flush(self, *, wait: bool = True, ends_epoch: bool = False) -> None:
         """Pass the metrics of the steps since the last call to the tracker: all, or those that have arrived."""
-        self.tracker.train_steps(self.step_log.take(wait=wait))
+        records = self.step_log.take(wait=wait)
+        self.meter.add(records)
+        if ends_epoch and records:
+            records[-1] = replace(records[-1], usage=self.meter.take())
+        self.tracker.train_steps(records)
 
     def save(self, best: bool = False, *, must: bool = False) -> None:
         """Save a checkpoint of this step, see :meth:`CheckpointSaver.save`."""
         self.watchdog.be_patient()
-        self.saver.wait(self.step)
+        with self.learner.clock.during("checkpoint"):
+            self.saver.wait(self.step)
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,
@@ -258,7 +287,8 @@ class Trainer:
             is_best=best,
             loss_scaler=self.learner.model.scaler_state(),
         )
-        self.saver.save(self.learner.state, state, must=must)
+        with self.learner.clock.during("checkpoint"):
+            self.saver.save(self.learner.state, state, must=must)
         self.step_log.restart_clock()
 
     @property
@@ -302,6 +332,7 @@ class Trainer:
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.config.train.epochs,
             max_steps=self.config.train.max_steps,
+            threads=torch.get_num_threads() if self.ranks.device.type == "cpu" else 0,
         )
         tracker = Tracker(
             self.folder,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cifar_dist.distributed.launch_checks import launched_processes
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
@@ -44,11 +45,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     with loading():
         from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.tracking.environment import recorded_threads
 
     folder = RunFolder(find_run(arguments.run))
     config = recipe.read(folder.config)
     if arguments.data is not None:
         config = replace(config, data=replace(config.data, path=str(arguments.data)))
+    if not config.train.threads:  # chosen when the run began; another number would round differently
+        threads = recorded_threads(folder.environment, launched_processes())
+        config = replace(config, train=replace(config.train, threads=threads))
 
     from cifar_dist.distributed.stop_signals import StopSignals
 

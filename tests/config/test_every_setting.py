@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 from support import forked_ranks
-from support.running import free_port
+from support.running import free_port, without_times
 from support.small_model import loss_of, small_model
 from torch import Tensor, nn
 
@@ -306,7 +306,7 @@ def _left_by(config: Config, here: Path) -> object:
     weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(here.rglob("final/*.safetensors"))]
     records = [json.loads(line) for path in here.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
     summaries = [json.loads(path.read_text()) for path in here.rglob("evaluations/*/summary.json")]
-    facts = [{key: fact for key, fact in record.items() if "second" not in key} for record in records]
+    facts = [without_times(record) for record in records]
     told = [{key: summary[key] for key in ("tta", "split", "samples")} for summary in summaries]
     end = (here / "end.txt").read_text() if (here / "end.txt").is_file() else "killed"
     return end, [re.sub(r"acc_[\d.]+_\d{8}-\d{6}", "#", name) for name in names], weights, facts, told
@@ -435,6 +435,7 @@ WITNESSES: dict[str, Witness] = {
     "train.tf32": witness(True, flags),
     "train.cudnn_benchmark": witness(True, flags),
     "train.deterministic": witness(True, flags),
+    "train.profile": witness(1, run),
     "train.threads": witness(2, threads),
     "train.engine": witness("nowhere.py:Engine", run),
     "eval.every": witness(2, run),

@@ -46,7 +46,7 @@ def test_one_process_without_a_launcher_is_refused(tiny: Path) -> None:
         (["--average.name", "ema"], 'average.name = "ema" needs full weights and gradients on each process, not FSDP'),
         (
             ["--train.compile"],
-            "train.compile = true needs one process, DDP or DeepSpeed, not FSDP",
+            'train.compile = "default" needs one process, DDP or DeepSpeed, not FSDP',
         ),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soak
 from support import parts_on_ranks
-from support.running import TRAIN, spawn
+from support.running import TRAIN, spawn, without_times
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def results(run: Path) -> dict[str, object]:
     return {
         "weights": (run / "final" / "model.safetensors").read_bytes(),
         "predictions": predictions.read_bytes(),
-        "metrics": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+        "metrics": [without_times(line) for line in lines],
     }
 
 

@@ -26,6 +26,7 @@ from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read
 from cifar_dist.report.html import write_report
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
+from cifar_dist.tracking.usage import Usage
 
 HOSTILE = '<script>alert("x")</script>&"'
 CONTROL = "\x1b[2J\x07\u202e\x85"
@@ -39,11 +40,12 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     (run / "config.toml").write_text(recipe.to_toml(config))
     shutil.copy(digits / "manifest.json", run)
     log = MetricsLog(run / "metrics.jsonl")
+    usage = Usage.of({"forward": 0.3, "backward": 0.6, "evaluation": 0.2}, 123_000_000, 0.31)
     for step in range(1, 10 * epochs + 1):
         epoch, seconds = (step - 1) // 10, 0.1
         log.append([Record(step, epoch, "train", 2 / step, 1 - 1 / step, 100, seconds, 0.1 / step)])
         if step % 10 == 0:
-            log.append([Record(step, epoch, "val", 3 / step, 1 - 2 / step, 50, seconds)])
+            log.append([Record(step, epoch, "val", 3 / step, 1 - 2 / step, 50, seconds, usage=usage)])
     log.close()
     for kind, step in (("started", 0), ("killed", 12), ("resumed", 10), ("finished", 10 * epochs)):
         timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), kind, step, 2, HOSTILE, HOSTILE))
@@ -88,7 +90,9 @@ def test_the_page_needs_nothing_else_and_escapes_everything(digits: Path, tmp_pa
     page = Tags(write_report(run).read_text())
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert page.tags.count("img") == 4 + 5
+    assert page.tags.count("img") == 5 + 5
+    assert "123 MB" in page.text
+    assert "31 %" in page.text
     assert HOSTILE in page.text, "it is shown, as text"
     assert not set(CONTROL[:1] + CONTROL[4:]) & set(page.text)
     assert r"\x1b[2J\x07\u202e\x85" in page.text
@@ -101,7 +105,7 @@ def test_pictures_are_drawn_and_not_blank(digits: Path, tmp_path: Path) -> None:
     write_report(run)
     pictures = sorted(run.rglob("*.png"))
     assert {path.stem for path in pictures} == {
-        *("loss", "accuracy", "lr", "validation", "overview"),
+        *("loss", "accuracy", "lr", "validation", "time", "overview"),
         *("samples", "mistakes", "confusion", "per_class", "calibration"),
     }
     for path in pictures:
@@ -116,7 +120,7 @@ def test_missing_parts_are_left_out(digits: Path, tmp_path: Path) -> None:
     (run / "timeline.jsonl").unlink()
     for path in (run / "evaluations").glob("*/probabilities.npz"):
         path.write_bytes(path.read_bytes()[:100])
-    assert Tags(write_report(run).read_text()).tags.count("img") == 4
+    assert Tags(write_report(run).read_text()).tags.count("img") == 5
     (run / "metrics.jsonl").unlink()
     shutil.rmtree(run / "evaluations")
     assert "not evaluated yet" in write_report(run).read_text()

@@ -155,8 +155,12 @@ def metrics(run: Path, split: str = "train") -> list[dict[str, Any]]:
 
 def story(run: Path) -> list[dict[str, Any]]:
     """Return the records of a run without their durations."""
-    records = [*metrics(run), *metrics(run, "val")]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+    return [without_times(record) for record in (*metrics(run), *metrics(run, "val"))]
+
+
+def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of metrics.jsonl without what depends on the machine and the moment."""
+    return {key: value for key, value in record.items() if key not in ("seconds", "usage")}
 
 
 def wait_until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[str]]) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from support.recorded import as_written, train, val, write_metrics
 
 from cifar_dist.errors import UserError
 from cifar_dist.tracking.metrics import MetricsLog, Record, read
+from cifar_dist.tracking.usage import Usage, total
 
 floats = st.floats(width=32)
 records = st.lists(
@@ -182,8 +184,20 @@ def test_an_invalid_line_is_refused_in_the_middle_and_skipped_at_the_end(tmp_pat
     assert [record.step for record in read(path)] == [1]
 
 
+def test_what_an_epoch_used_is_kept() -> None:
+    usage = Usage.of({"forward": 1.0, "backward": 3.0}, 10**9, 0.25)
+    record = replace(val(0), grad_norm=0.5, usage=usage)
+    assert Record.from_line(record.to_line()) == record
+    assert usage.in_words() == "backward 75 %, forward 25 %; 1 GB of memory at most; 25 % of the device's arithmetic"
+    both = total([usage, Usage.of({"forward": 4.0}, 2 * 10**9, None)])
+    assert both == Usage(8.0, {"forward": 0.625, "backward": 0.375}, 2 * 10**9, 0.25)
+    for line in (b'"usage":[]', b'"usage":{"seconds":-1}', b'"usage":{"seconds":1,"shares":{"data":"x"}}'):
+        with pytest.raises(ValueError, match="is not a"):
+            Record.from_line(train(3).to_line().replace(b"{", b"{" + line + b",", 1))
+
+
 def test_fields_of_a_later_version_are_passed_over() -> None:
-    line = train(3).to_line().replace(b"{", b'{"grad_norm":2.5,', 1)
+    line = train(3).to_line().replace(b"{", b'{"mood":2.5,', 1)
     assert Record.from_line(line) == train(3)
 
 

@@ -59,6 +59,7 @@ decay = 0.5
 [train]
 epochs = 4
 batch_size = 420
+threads = 1
 [checkpoint]
 every_steps = 2
 keep = 20

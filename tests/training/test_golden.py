@@ -38,6 +38,7 @@ epochs = 2
 batch_size = 100
 label_smoothing = 0.1
 accumulate = 2
+threads = 1
 """
 
 

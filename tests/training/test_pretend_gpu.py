@@ -36,7 +36,7 @@ class Budget:
 BUDGETS = {
     "speedrun-94": Budget(60, 140, 34, 15),
     "custom-resnet": Budget(560, 140, 20, 15),
-    "se-resnet-randaugment": Budget(1480, 470, 40, 15),
+    "se-resnet-randaugment": Budget(1480, 470, 40, 16),
 }
 
 

@@ -33,7 +33,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         augment.transforms = [{{ name = "crop" }}, {{ name = "mixup" }}]
         model = {{ name = "tiny-cnn", options = {{ dropout = 0.2 }} }}
         optim = {{ lr = 0.1, clip_norm = 1.0 }}
-        train = {{ epochs = 2, batch_size = 100 }}
+        train = {{ epochs = 2, batch_size = 100, threads = 1 }}
         checkpoint = {{ every_steps = 5, keep = 3 }}
         eval.tta = "0"
         """

@@ -1,0 +1,43 @@
+"""How many CPU threads a run uses where ``train.threads`` is 0. Their number changes how sums are rounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from cifar_dist.cpu.openmp import use_threads
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.tracking.environment import recorded_threads
+from cifar_dist.training.device_speed import operations_per_image
+from cifar_dist.training.setup import TrainingSetup
+
+_LEAST_OPERATIONS: Final = 1e8
+"""Floating-point operations of a thread in a step: milliseconds, against microseconds of waiting in each operation."""
+
+
+def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None) -> None:
+    """Take the threads of the process that the run resumes from, or else no more than its network can use. Collective.
+
+    Args:
+        setup: of the run.
+        ranks: this process among all, which uses as many threads as there are free cores.
+        environment: ``environment.json`` of the run that is resumed; None for a new run.
+    """
+    if ranks.device.type != "cpu" or setup.config.train.threads:
+        return
+
+    def choose() -> int:
+        kept = recorded_threads(environment, ranks.world_size) if environment else 0
+        free = torch.get_num_threads()
+        return kept or (free if free == 1 else min(free, _useful_threads(setup, ranks.world_size)))
+
+    use_threads(ranks.run_on_main(choose))
+
+
+def _useful_threads(setup: TrainingSetup, world_size: int) -> int:
+    per_image = operations_per_image(setup.module, setup.manifest.shape)
+    if per_image is None:
+        return torch.get_num_threads()
+    return max(1, int(per_image * setup.config.train.batch_size / world_size / _LEAST_OPERATIONS))

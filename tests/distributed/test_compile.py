@@ -1,0 +1,86 @@
+"""``train.compile``: its words, one compilation however long the epoch's last batch is, and where the code is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from support import forked_ranks
+from support.running import TRAIN, UNDRAWN, metrics, spawn
+
+from cifar_dist import recipe
+from cifar_dist.distributed.compiled_code import keep_compiled_code
+from cifar_dist.distributed.start import start_engine
+from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.errors import UserError
+from cifar_dist.training.trainer import Trainer
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        ([], "no"),
+        (["--train.compile"], "default"),
+        (["--train.compile", "true"], "default"),
+        (["--train.compile", "false"], "no"),
+        (["--train.compile", "reduce-overhead"], "reduce-overhead"),
+    ],
+)
+def test_true_and_false_are_words_for_modes(words: list[str], mode: str) -> None:
+    assert recipe.load("demo", words).train.compile == mode
+
+
+def test_it_is_the_same_in_a_file(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("threads = 1", "threads = 1\ncompile = true"))
+    assert recipe.load(str(tiny)).train.compile == "default"
+    with pytest.raises(UserError, match=r"train\.compile 'fast' must be 'no', 'default', 'reduce-overhead' or"):
+        recipe.load(str(tiny), ["--train.compile", "fast"])
+
+
+def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path) -> None:
+    """Two epochs of thirteen steps, the last one of 59 images instead of 100. Inductor's C++ compiler is left out."""
+    config = recipe.load(str(tiny), ["--train.compile"])
+
+    def count() -> None:
+        import torch._inductor.compile_fx as inductor
+        from torch._dynamo.utils import counters
+
+        inductor.compile_fx = lambda graph, inputs, **options: graph.forward  # type: ignore[assignment,misc]
+        with StopSignals() as signals, start_engine(config) as engine:
+            counters.clear()  # of the trial compilation
+            assert Trainer(config, engine, signals).run() == 0
+        assert counters["stats"]["unique_graphs"] == 1, dict(counters["stats"])
+
+    forked_ranks.run(1, count)
+    run = tmp_path / "runs" / "tiny"
+    assert [record["samples"] for record in metrics(run)].count(59) == 2
+    (plain,) = spawn([TRAIN, str(tiny), "--run.name", "plain"], env=UNDRAWN)
+    assert plain.returncode == 0, plain.stderr
+    weights = [path.joinpath("final/model.safetensors").read_bytes() for path in (run, run.with_name("plain"))]
+    assert weights[0] == weights[1], "the network is called as it is"
+
+
+def test_compiled_code_outlives_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cifar-dist" / "compiled")
+    assert (tmp_path / "cifar-dist" / "compiled").is_dir()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+def test_each_mode_trains_on_a_gpu(tiny: Path, tmp_path: Path, mode: str) -> None:
+    words = [TRAIN, str(tiny), "--train.precision", "no"]
+    for name, compiled in (("plain", "no"), ("compiled", mode)):
+        (done,) = spawn([*words, "--run.name", name, "--train.compile", compiled], env=UNDRAWN, fresh=True)
+        assert done.returncode == 0, done.stderr
+    plain, compiled = (metrics(tmp_path / "runs" / name) for name in ("plain", "compiled"))
+    assert [r["loss"] for r in compiled] == pytest.approx([r["loss"] for r in plain], rel=0.05)
+    environment = json.loads((tmp_path / "runs" / "compiled" / "environment.json").read_text())
+    assert environment["variables"]["TORCHINDUCTOR_CACHE_DIR"]

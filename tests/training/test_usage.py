@@ -1,0 +1,108 @@
+"""Where the time goes: phases of each epoch, the gradient norm, memory, the device's arithmetic, and a profile."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support.running import TRAIN, UNDRAWN, metrics, spawn
+from torch import nn
+
+from cifar_dist import cli
+from cifar_dist.errors import UserError
+from cifar_dist.training.device_speed import measure_ceiling, operations_per_image
+from cifar_dist.training.phases import PhaseClock
+
+WORDS = ("--optim.clip_norm", "1", "--train.threads", "1", "--eval.every", "2")
+
+
+@pytest.fixture(scope="module")
+def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run of two epochs on two processes, whose first epoch is not evaluated, profiled; and what it printed."""
+    folder = tmp_path_factory.mktemp("pair")
+    recipe = folder / "pair.toml"
+    recipe.write_text(
+        f'[run]\ndir = "{folder}"\n[data]\npath = "{digits}"\n[augment]\ntransforms = [{{ name = "crop", pad = 2 }}]\n'
+        '[model]\nname = "tiny-cnn"\n[train]\nepochs = 2\nbatch_size = 100\n'
+    )
+    first, _ = spawn([TRAIN, str(recipe), *WORDS, "--train.profile", "2"], 2, UNDRAWN)
+    assert first.returncode == 0, first.stderr
+    return folder / "pair", first.stdout
+
+
+def test_each_epoch_says_where_its_time_went(pair: tuple[Path, str]) -> None:
+    run, printed = pair
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    with_usage = [record for record in records if "usage" in record]
+    assert [(record["epoch"], record["split"]) for record in with_usage] == [(0, "train"), (1, "val"), (1, "test")]
+    first, second, last = (record["usage"] for record in with_usage)
+    trained = {"data", "copy", "augmentation", "forward", "backward", "communication", "optimizer", "rest"}
+    assert trained <= first["shares"].keys()
+    assert trained | {"evaluation", "checkpoint"} <= second["shares"].keys()
+    assert "evaluation" in last["shares"]
+    for usage in (first, second, last):
+        assert sum(usage["shares"].values()) == pytest.approx(1, abs=0.001)
+        assert usage["peak_bytes"] > 50e6
+    for epoch, usage in enumerate((first, second)):
+        steps = [record["seconds"] for record in metrics(run) if record["epoch"] == epoch]
+        assert usage["seconds"] > sum(steps[1:])
+    line = next(line for line in printed.splitlines() if line.startswith("time: "))
+    assert "backward" in line
+    assert "of memory at most" in line
+
+
+def test_the_gradient_norm_is_recorded_where_gradients_are_clipped(pair: tuple[Path, str]) -> None:
+    norms = [record["grad_norm"] for record in metrics(pair[0])]
+    assert all(0 < norm < 100 for norm in norms)
+    assert len(set(norms)) == len(norms)
+
+
+def test_a_profile_shows_the_phases_and_changes_no_weight(pair: tuple[Path, str]) -> None:
+    run, printed = pair
+    (trace,) = (run / "profile").iterdir()
+    assert trace.name == "steps-4-to-5.json.gz"
+    assert f"profile of steps 4 to 5: {trace}" in printed
+    names = [event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]]
+    assert [names.count(phase) for phase in ("forward", "backward", "optimizer")] == [2, 2, 2]
+    assert "aten::convolution_backward" in names
+    plain, _ = spawn([TRAIN, str(run.parent / "pair.toml"), *WORDS, "--run.name", "plain"], 2, UNDRAWN)
+    assert plain.returncode == 0, plain.stderr
+    weights = [path.joinpath("final/model.safetensors").read_bytes() for path in (run, run.with_name("plain"))]
+    assert weights[0] == weights[1]
+
+
+def test_a_profile_longer_than_the_run_is_refused(tiny: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.profile 27 is more than the 26 steps of the run; use at most 26"):
+        cli.run(["train", str(tiny), "--train.profile", "27"])
+    with pytest.raises(UserError, match=r"train\.profile -1 must not be negative"):
+        cli.run(["train", str(tiny), "--train.profile=-1"])
+
+
+def test_every_moment_belongs_to_one_phase() -> None:
+    begin = time.perf_counter()
+    clock = PhaseClock(torch.device("cpu"))
+    with clock.during("forward"):
+        time.sleep(0.02)
+        with clock.during("copy"):
+            time.sleep(0.01)
+    clock.begin("data")
+    seconds = clock.take()
+    assert sum(seconds.values()) <= time.perf_counter() - begin
+    assert seconds["forward"] >= 0.02
+    assert seconds["copy"] >= 0.01
+    assert clock.take().keys() == {"data"}
+
+
+def test_arithmetic_is_counted_without_being_done() -> None:
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 10, bias=False))
+    # Forward and the gradient of the weights: images need none.
+    assert operations_per_image(linear, (4, 4, 3)) == 2 * 2 * 48 * 10
+    before = torch.get_rng_state()
+    assert measure_ceiling(torch.device("cpu"), torch.float32) > 1e8
+    assert torch.equal(torch.get_rng_state(), before)
+    opaque = nn.Linear(48, 10)
+    assert operations_per_image(opaque, (4, 4, 3)) is None, "it fails, so nothing is known"
