@@ -33,11 +33,14 @@ def table() -> str:
     lines.append(_row("sharded", *(engine.shards for engine in COLUMNS.values())))
     for key in dict.fromkeys(limit.key for engine in COLUMNS.values() for limit in engine.limits):
         rows: dict[tuple[str, ...], list[str]] = {}  # values that the same engines refuse share a row
-        for setting, value in _settings(key):
+        values = list(_settings(key))
+        for setting, value in values:
             answers = tuple("no" if _refuses(engine, key, value) else "yes" for engine in COLUMNS.values())
             if "no" in answers:
                 rows.setdefault(answers, []).append(setting)
-        lines += [_row(" or ".join(settings), *answers) for answers, settings in rows.items()]
+        for answers, settings in rows.items():
+            every = len(settings) == len(values) - 1  # all but the one that does without
+            lines.append(_row(f"`{key}`" if every else " or ".join(settings), *answers))
     return "\n".join(lines) + "\n"
 
 
