@@ -144,6 +144,7 @@ class Trainer:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
         if self.config.eval.split not in self.manifest.splits:
             self.tracker.warn(f"the dataset has no split '{self.config.eval.split}' to end with; see eval.split")
+        self.learner.clock.take()  # the setup is no part of an epoch
         stopped_before_evaluation = self.epochs_trained > self.epochs_evaluated
         if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
