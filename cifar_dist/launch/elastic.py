@@ -49,7 +49,8 @@ def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
             "add --rdzv_endpoint=HOST:PORT, the same on all of them"
         )
     arguments.rdzv_backend = "c10d"
-    arguments.rdzv_conf = f"join_timeout={join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
+    conf = f"join_timeout={join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
+    arguments.rdzv_conf = ",".join(filter(None, [conf, arguments.rdzv_conf]))
     arguments.max_restarts = arguments.max_restarts or _RESTARTS
     # Otherwise ranks of different numbers of machines would find each other's keys in one store.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
