@@ -21,7 +21,7 @@ HERE = ROOT / "tests" / "slurm"
 SCRIPT = ROOT / "slurm" / "train.sbatch"
 NODES = 8
 STEPS = 26  # of the recipe below
-PAUSE = 12
+PAUSE = 11
 """Records after which a run of it stops itself: after its first checkpoint is complete."""
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 

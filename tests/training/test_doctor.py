@@ -50,7 +50,7 @@ def test_the_machine_alone(tmp_path: Path) -> None:
 def test_what_would_end_the_run_ends_it_with_one_line(tiny: Path) -> None:
     for words, says in (
         (["--data.path", "nowhere"], "no packed dataset at nowhere"),
-        (["--train.batch_size", "7"], "train.batch_size 7 is not divisible by 2 processes"),
+        (["--train.batch_size", "7", "--train.even_batches", "true"], "batch_size 7 is not divisible by 2 processes"),
         (["--optim.lr", "1e30"], "is not finite; check optim.lr"),
         (["--run.dir", f"{tiny}/below"], f"run.dir {tiny}/below cannot be created (Not a directory); choose another"),
     ):
