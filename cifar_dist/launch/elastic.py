@@ -26,24 +26,32 @@ _AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add torchrun's options for elastic jobs to those of ``accelerate launch``."""
-    parser.add_argument("--nnodes", metavar="MIN:MAX", help="Machines of an elastic job; --num_processes is for each.")
-    parser.add_argument("--rdzv_endpoint", metavar="HOST:PORT", help="One of these machines, where they meet.")
-    parser.add_argument("--rdzv_id", default="cifar-dist", help="The job, where several meet at one endpoint.")
-    parser.add_argument("--local_addr", metavar="HOST", help="What the others call this machine.")
+    """Add torchrun's options for elastic jobs to those of ``accelerate launch``, with torchrun's defaults."""
+    for name, metavar, text in (
+        ("nnodes", "MIN:MAX", "Machines of an elastic job; --num_processes is for each."),
+        ("rdzv_endpoint", "HOST:PORT", "One of these machines, where they meet."),
+        ("rdzv_id", "NAME", "The job, where several meet at one endpoint."),
+        ("local_addr", "HOST", "What the others call this machine."),
+    ):
+        parser.add_argument(f"--{name}", metavar=metavar, help=text, default=argparse.SUPPRESS)
+
+
+def is_elastic(arguments: argparse.Namespace) -> bool:
+    """Whether ``accelerate launch`` is asked for an elastic job."""
+    return "nnodes" in arguments
 
 
 def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
     """Have ``accelerate launch`` start an elastic job.
 
     Args:
-        arguments: of ``accelerate launch``, with ``nnodes``; changed.
+        arguments: of ``accelerate launch``; changed.
         join_timeout: seconds to wait until enough machines have met.
 
     Raises:
         UserError: ``--rdzv_endpoint`` is missing.
     """
-    if not arguments.rdzv_endpoint:
+    if "rdzv_endpoint" not in arguments:
         raise UserError(
             f"--nnodes={arguments.nnodes} needs a machine where the others find this job; "
             "add --rdzv_endpoint=HOST:PORT, the same on all of them"
