@@ -22,6 +22,7 @@ CHANGEABLE_ON_RESUME: Final = (
     "data.path",
     "data.resident_mb",
     "data.read_ahead",
+    "train.even_batches",
     "train.compile",
     "train.engine",
     "train.profile",
