@@ -106,6 +106,8 @@ class TrainConfig(Section):
     """Keep images and convolutions in the NHWC memory layout."""
     compile: bool = False
     """Compile the model with ``torch.compile``."""
+    compress_gradients: Literal["no", "fp16", "bf16"] = "no"
+    """Send gradients between processes as float16 or bfloat16: half the traffic, and sums that are rounded to it."""
     sync_batchnorm: bool = False
     """Normalise with the batch statistics of all processes, not of each: for few images per process."""
     tf32: bool = False

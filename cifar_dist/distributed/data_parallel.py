@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 from torch import nn
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine, check_wrapper
 from cifar_dist.distributed.wrapped_model import WrappedModel
+from cifar_dist.errors import UserError
+
+_HOOKS = {
+    "no": DDPCommunicationHookType.NO,
+    "fp16": DDPCommunicationHookType.FP16,
+    "bf16": DDPCommunicationHookType.BF16,
+}
 
 
 class DataParallel(Engine):
-    """Accelerate's default. It has no limits."""
+    """Accelerate's default."""
 
+    limits = ()
     description = "DDP"
 
     def __init__(self, config: Config, *, cpu: bool) -> None:
         super().__init__(config, cpu=cpu)
         several = self.ranks.world_size > 1
         self.kind, self.description = ("ddp", "DDP") if several else ("single", "one process")
+        if config.train.compress_gradients != "no" and not several:
+            raise UserError(
+                "train.compress_gradients has no effect on one process, which sends no gradients; remove it"
+            )
+
+    def start_accelerator(self, cpu: bool) -> Accelerator:
+        hook = _HOOKS[self._config.train.compress_gradients]
+        options = DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook)
+        return self.create_accelerator(cpu=cpu, mixed_precision=self.precision.name, handlers=[options])
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         if self.kind == "ddp":
-            check_wrapper(wrapper, self.kind, "DistributedDataParallel")
+            ddp = check_wrapper(wrapper, self.kind, "DistributedDataParallel")
+            # Batch statistics are rank 0's, and reach the others where they are read, not at every step. Set here,
+            # because torch has two names for the argument.
+            ddp.broadcast_buffers = False  # type: ignore[assignment]
         return self.build_model(WrappedModel, module, wrapper, wrapped_optimizer)

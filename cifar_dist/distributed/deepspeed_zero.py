@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cifar_dist.config import Config
-from cifar_dist.distributed.engine import NO_PARTS, Engine, Limit, check_wrapper
+from cifar_dist.distributed.engine import DDP_COMPRESSES, NO_PARTS, Engine, Limit, check_wrapper
 from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, restore_zero
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
@@ -30,12 +30,14 @@ class DeepSpeedZero(Engine):
 
     limits: ClassVar[tuple[Limit, ...]] = (
         NO_PARTS,
+        DDP_COMPRESSES,
         Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
         Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
         Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
         Limit("average.name", lambda value: value == "lookahead", _NEEDS_WEIGHTS),
     )
 
+    shards = "optimizer state, and with ZeRO-2 gradients"
     stages: ClassVar[tuple[int, ...]] = (1, 2)
     description = "DeepSpeed ZeRO-1 or ZeRO-2"
 
@@ -108,6 +110,7 @@ class DeepSpeedZero3(DeepSpeedZero):
         Limit("average.name", lambda value: value != "none", _NEEDS_WEIGHTS),
         Limit("train.compile", bool, "needs one process, DDP, or DeepSpeed ZeRO-1 or ZeRO-2"),
     )
+    shards = "weights, gradients and optimizer state"
     stages = (3,)
     description = "DeepSpeed ZeRO-3"
 

@@ -9,7 +9,7 @@ refuses what it declares.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, KwargsHandler
 from torch import nn
 
 from cifar_dist.config import Config
@@ -59,6 +59,7 @@ class Limit:
 
 
 NO_PARTS = Limit("train.parts", bool, "needs one process or DDP")
+DDP_COMPRESSES = Limit("train.compress_gradients", lambda value: value != "no", "needs DDP")
 
 
 class Engine(ABC):
@@ -70,6 +71,7 @@ class Engine(ABC):
 
     Attributes:
         limits: what this engine cannot do.
+        shards: of what a process holds a part only, for a reader.
         kind: its name in checkpoints, for example ``ddp``.
         description: its name for a reader, for example ``DDP``.
         precision: what all processes compute in.
@@ -79,7 +81,8 @@ class Engine(ABC):
         UserError: fewer processes joined than were launched, or a precision that this device lacks.
     """
 
-    limits: ClassVar[tuple[Limit, ...]] = (NO_PARTS,)
+    limits: ClassVar[tuple[Limit, ...]] = (NO_PARTS, DDP_COMPRESSES)
+    shards: ClassVar[str] = "nothing"
     kind: str
     description: str
 
@@ -152,12 +155,15 @@ class Engine(ABC):
         """Join the process group. Calls :meth:`create_accelerator` with what this engine requires."""
         return self.create_accelerator(cpu=cpu, mixed_precision=self.precision.name)
 
-    def create_accelerator(self, *, cpu: bool, mixed_precision: str, backend: str | None = None) -> Accelerator:
+    def create_accelerator(
+        self, *, cpu: bool, mixed_precision: str, backend: str | None = None, handlers: Sequence[KwargsHandler] = ()
+    ) -> Accelerator:
         """Create Accelerate's object, which joins the process group.
 
         Args:
             cpu, mixed_precision: as for ``Accelerator``.
             backend: of the process group; None for Accelerate's choice.
+            handlers: further options, as for ``Accelerator``.
         """
         train = self._config.train
         return Accelerator(
@@ -167,11 +173,7 @@ class Engine(ABC):
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=train.accumulate, sync_with_dataloader=False
             ),
-            kwargs_handlers=[
-                InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT),
-                # Batch statistics are rank 0's, and reach the others where they are read, not at every step.
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            ],
+            kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT), *handlers],
         )
 
     def _check_processes(self) -> None:
@@ -185,14 +187,20 @@ class Engine(ABC):
             raise UserError(f"the ranks resolve train.precision to {' and '.join(found)}; set it: --train.precision no")
 
 
-def check_wrapper(wrapper: nn.Module, kind: str, wanted: str) -> None:
-    """Raises UserError where ``wrapper`` is not of the class named ``wanted``, which ``kind`` uses."""
-    found = type(getattr(wrapper, "_orig_mod", wrapper)).__name__  # torch.compile keeps the wrapper there
+def check_wrapper(wrapper: nn.Module, kind: str, wanted: str) -> nn.Module:
+    """Return the engine's own wrapper, which ``wrapper`` is or, if it is compiled, has inside.
+
+    Raises:
+        UserError: it is not of the class named ``wanted``, which ``kind`` uses.
+    """
+    bare: nn.Module = getattr(wrapper, "_orig_mod", wrapper)  # torch.compile keeps it there
+    found = type(bare).__name__
     if found != wanted:
         raise UserError(
             f"{kind} was asked for and the model's wrapper is {found}, not {wanted}; "
             "start with one of the files in launch/"
         )
+    return bare
 
 
 def _as_toml(value: object) -> str:

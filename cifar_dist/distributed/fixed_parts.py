@@ -20,7 +20,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from cifar_dist.data.order import own_parts
-from cifar_dist.distributed.engine import Engine, Limit
+from cifar_dist.distributed.engine import DDP_COMPRESSES, Engine, Limit
 from cifar_dist.distributed.tree_sum import TreeSum
 from cifar_dist.distributed.wrapped_model import WrappedModel
 
@@ -28,7 +28,10 @@ from cifar_dist.distributed.wrapped_model import WrappedModel
 class FixedParts(Engine):
     """Every process holds the whole network and ``train.parts`` are dealt to them."""
 
-    limits = (Limit("train.sync_batchnorm", bool, "needs whole batches", "remove it, or train.parts"),)
+    limits = (
+        DDP_COMPRESSES,
+        Limit("train.sync_batchnorm", bool, "needs whole batches", "remove it, or train.parts"),
+    )
     kind, description = "parts", "fixed parts"
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_dist.distributed.engine import NO_PARTS, Engine, Limit
+from cifar_dist.distributed.engine import DDP_COMPRESSES, NO_PARTS, Engine, Limit
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
 
@@ -31,12 +31,14 @@ class FullySharded(Engine):
 
     limits = (
         NO_PARTS,
+        DDP_COMPRESSES,
         Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
         Limit("train.compile", bool, "needs one process, DDP or DeepSpeed"),
         Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
         Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
         Limit("average.name", lambda value: value != "none", _NEEDS_WEIGHTS),
     )
+    shards = "weights, gradients and optimizer state"
     kind, description = "fsdp", "FSDP"
 
     def start_accelerator(self, cpu: bool) -> Accelerator:

@@ -23,6 +23,7 @@ from cifar_dist.launch.joining import JOB_PORTS
 from cifar_dist.tracking.environment import describe
 
 _CONNECT_SECONDS: Final = 5.0
+_LOOKUP_SECONDS: Final = 1.0  # of which a job with many ranks loses a multiple
 _MEASURE_SECONDS: Final = 0.2  # for each size
 _SIZES: Final = (4_096, 2**20, 2**24)  # bytes of an all-reduce: latency, a small network, a large one
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -68,6 +69,10 @@ def check_ports(ranks: Ranks) -> Finding:
     if allowed < wanted:
         text = f"a process may have {allowed:,} open files and connections, and rank 0 needs {wanted:,}"
         return Finding.fails("ports", text, f"ulimit -n {2 * wanted}")
+    lookup = max(ranks.gather_objects(_lookup_seconds()))
+    if several and lookup > _LOOKUP_SECONDS:
+        text = f"{text}; the name of an address takes {lookup:.1f} s, and torch asks for it twice for each connection"
+        return Finding.warns("ports", text, "put the nodes into /etc/hosts, or repair the name server")
     overlap = first < JOB_PORTS.stop and last >= JOB_PORTS.start
     remedy = f"another program may have a job's port; give the system others: echo 32768 60999 > {_EPHEMERAL}"
     return Finding.warns("ports", text, remedy if overlap else "")
@@ -80,6 +85,17 @@ def connections(world_size: int) -> int:
     some 200 files of its own.
     """
     return 4 * world_size + 200
+
+
+def _lookup_seconds() -> float:
+    """The time until the name server has answered, or not, which name this machine's address has."""
+    begin = time.perf_counter()
+    try:
+        address = socket.getaddrinfo(socket.gethostname(), None)[0][4]
+        socket.getnameinfo(address, 0)
+    except OSError:
+        pass
+    return time.perf_counter() - begin
 
 
 def _reach(host: str, port: int) -> str:

@@ -27,7 +27,9 @@ _AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add torchrun's options for elastic jobs to those of ``accelerate launch``."""
-    parser.add_argument("--nnodes", metavar="MIN:MAX", help="Machines of an elastic job; --num_processes is for each.")
+    machines = "Machines of an elastic job; --num_processes is for each."
+    # Where it is not given, Accelerate and torchrun decide, and not all of their ways take None for an answer.
+    parser.add_argument("--nnodes", metavar="MIN:MAX", default=argparse.SUPPRESS, help=machines)
     parser.add_argument("--rdzv_endpoint", metavar="HOST:PORT", help="One of these machines, where they meet.")
     parser.add_argument("--rdzv_id", default="cifar-dist", help="The job, where several meet at one endpoint.")
     parser.add_argument("--local_addr", metavar="HOST", help="What the others call this machine.")

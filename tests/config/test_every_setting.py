@@ -24,7 +24,6 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from support import forked_ranks
 from support.running import free_port
 from support.small_model import loss_of, small_model
@@ -45,7 +44,7 @@ from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import JoinTimeoutError, StorageError, UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_STALLED
-from cifar_dist.launch.joining import join_ranks
+from cifar_dist.launch.joining import join_ranks, open_store
 from cifar_dist.models import transfer
 from cifar_dist.optim import build_optimizer, learning_rate
 from cifar_dist.optim.averaging import build_average
@@ -220,8 +219,7 @@ def joined(config: Config) -> str:
 
     def come() -> None:
         if not gave_up.wait(3):
-            store = dist.PrefixStore("cifar-dist/rank/0", dist.TCPStore("127.0.0.1", int(port), is_master=False))
-            store.add("count", 1)
+            open_store("rank", "127.0.0.1", int(port)).add("count", 1)
 
     other = threading.Thread(target=come)
     with pytest.MonkeyPatch.context() as patch:
@@ -432,6 +430,7 @@ WITNESSES: dict[str, Witness] = {
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),
     "train.compile": witness(True, compilations),
+    "train.compress_gradients": witness("bf16", run),  # refused on one process; test_engine.py shows what is sent
     "train.sync_batchnorm": witness(True, run),  # refused without batch norms; test_engine.py shows what it computes
     "train.tf32": witness(True, flags),
     "train.cudnn_benchmark": witness(True, flags),

@@ -38,6 +38,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     out = tmp_path_factory.mktemp("ranks") / "rank"
     (done,) = spawn([engine_on_ranks.__file__, str(out)])
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     return [pickle.loads(out.with_name(f"rank-{rank}.pickle").read_bytes()) for rank in range(2)]
 
 
@@ -224,6 +225,16 @@ def test_a_rank_keeps_its_batch_statistics_until_they_are_saved(ranks: list[Foun
     assert not torch.equal(first[f"own/{name}"], second[f"own/{name}"])
     assert torch.equal(first[name], first[f"own/{name}"])
     assert torch.equal(second[name], first[f"own/{name}"])
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_compressed_gradients_have_the_bits_that_were_sent(ranks: list[Found], name: str, dtype: torch.dtype) -> None:
+    for found in ranks:
+        for key, plain in found["gradients"]["no"].items():
+            sent = found["gradients"][name][key]
+            assert torch.equal(sent, sent.to(dtype).float())
+            assert not torch.equal(sent, plain)
+            torch.testing.assert_close(sent, plain, rtol=0.02, atol=1e-3)
 
 
 def test_inference_asks_the_bare_module_without_gradients() -> None:

@@ -15,19 +15,20 @@ from support.running import ROOT, UNDRAWN, spawn, train
 
 from cifar_dist.verbs.arguments import split_settings
 
-FOUND = {"optim": {"lr": 0.07}}  # what lr-find suggests for demo: tests/optim/test_lr_curve.py
 CONTINUED = [ROOT / "docs" / "resume.md", ROOT / "docs" / "transfer.md"]
 """Pages on which a training begins with the run of the command before it."""
 
 
 def trainings() -> list[tuple[str, ...]]:
-    """The distinct settings with which the other pages train ``demo``, without the names of runs."""
+    """The distinct settings with which the other pages train ``demo``, without the names of runs.
+
+    But for the rate that ``lr-find`` suggests, 0.07: it lies between two of them.
+    """
     found = set()
     for page in pages():
         if page in CONTINUED:
             continue
-        own = {"found.toml": {"base": "demo", **FOUND}}
-        own |= {block.file: tomllib.loads(block.text) for block in blocks(page) if block.file.endswith(".toml")}
+        own = {block.file: tomllib.loads(block.text) for block in blocks(page) if block.file.endswith(".toml")}
         for line in commands(page):
             words = line.partition(" #")[0].split()
             if not any(word in words for word in ("train.py", "launch")):
@@ -52,7 +53,7 @@ def accuracy_of(run: Path) -> float:
 def test_a_documented_training_ends_at_an_accuracy_to_show(
     digits: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    assert len(trainings()) >= 3
+    assert len(trainings()) >= 2
     (done,) = train("demo", "--data.path", str(digits), "--run.dir", str(tmp_path), *settings)
     assert done.returncode == 0, done.stderr
     accuracy = accuracy_of(tmp_path / "demo")

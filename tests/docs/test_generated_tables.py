@@ -1,4 +1,4 @@
-"""The generated pages: config.md agrees with cifar_dist/config/, recipes.md and sources.md with the recipes."""
+"""The generated tables: of settings as cifar_dist/config/ has them, of engines, of recipes and their sources."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from support.running import ROOT
 from cifar_dist.config import Config
 from cifar_dist.config.choice import keys_of
 from cifar_dist.config.named_items import item_root
+from cifar_dist.distributed.engine import Engine
 
 
 def script(name: str) -> ModuleType:
@@ -26,10 +27,18 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["config", "performance", "recipes", "sources"])
+@pytest.mark.parametrize("page", ["config", "engines", "performance", "recipes", "scaling", "sources"])
 def test_the_tables_are_up_to_date(page: str) -> None:
-    document = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    assert script(f"make_{page}").up_to_date(document) == document, f"run: python docs/make_{page}.py"
+    made = script(f"make_{page}")
+    document = made.DOCUMENT.read_text(encoding="utf-8")
+    assert made.up_to_date(document) == document, f"run: python docs/make_{page}.py"
+
+
+def test_the_table_of_engines_has_all_that_come_with_the_package() -> None:
+    known, engines = set(script("make_engines").COLUMNS.values()), [Engine]
+    for engine in engines:
+        engines += [one for one in engine.__subclasses__() if one.__module__.startswith("cifar_dist.")]
+    assert known == set(engines[1:])
 
 
 def test_no_difference_between_a_recipe_and_its_source_is_unexplained() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.documents import blocks
-from support.resume_on_ranks import cut
+from support.run_folders import cut
 from support.running import PATIENCE, ROOT, UNDRAWN, environment, metrics
 
 MIDDLE = 6
@@ -77,4 +77,4 @@ def test_a_run_folder_is_read_without_its_code(folder: Path, forked: dict[str, s
     shutil.copytree(folder / "runs" / "mine", moved / "mine", symlinks=True)
     drawing = {name: value for name, value in forked.items() if name not in UNDRAWN}
     assert "finished" in run(drawing, moved, "runs", "list", ".")
-    assert (moved / "mine" / "report.html").is_file()
+    run(drawing, moved, "report", "mine")

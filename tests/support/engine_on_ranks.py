@@ -94,6 +94,15 @@ def normalised(synchronised: bool) -> dict[str, Tensor]:
     return {**{f"gradient/{n}": p.grad.clone() for n, p in module.named_parameters()}, **own, **model.state()}
 
 
+def gradients(compressed: str) -> dict[str, Tensor]:
+    """Of a batch, as they arrive."""
+    config = Config(train=TrainConfig(compress_gradients=compressed))
+    module = network()
+    model = engine(config).prepare(module, optimizer("sgd", module))
+    train(model, 1, [16])
+    return {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
+
+
 def agreement(ranks: Ranks) -> dict[str, object]:
     """Return what one rank receives from the others."""
     rank = ranks.rank
@@ -160,6 +169,7 @@ def rank() -> None:
     found["differing"] = differing()
     found["drifted"] = drifted_buffers()
     found["normalised"] = [normalised(synchronised) for synchronised in (False, True)]
+    found["gradients"] = {compressed: gradients(compressed) for compressed in ("no", "fp16", "bf16")}
     found["trained"] = [trained(*case) for case in CASES]
     with open(f"{sys.argv[1]}-{place.ranks.rank}.pickle", "wb") as file:
         pickle.dump(found, file)

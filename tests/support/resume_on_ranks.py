@@ -1,15 +1,14 @@
-"""Runs that change their engine midway: ``python resume_on_ranks.py RECIPE RUNS``; test_sharding.py reads the folders.
+"""Runs that change their engine again and again: ``python resume_on_ranks.py RECIPE``; test_sharding.py reads them.
 
-For each optimizer: an uninterrupted run of each engine, and from the middle of them on, continuations by others and by
-the same. One interpreter imports DeepSpeed and torch's compiler, which its first step asks for, once.
+For each optimizer: a run of DDP, and one of all engines in turn. One interpreter imports DeepSpeed and torch's
+compiler, which its first step asks for, once.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import sys
-from pathlib import Path
 
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
@@ -19,9 +18,6 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from support import forked_ranks
 from support.running import ROOT
 
-ENGINES = {"ddp": "cpu", "fsdp": "fsdp", "zero1": "zero1", "zero2": "zero2-offload", "zero3": "zero3"}
-"""The launch config of each."""
-
 OPTIMIZERS = {
     # A group a stage, some asleep.
     "sgd": [
@@ -30,12 +26,16 @@ OPTIMIZERS = {
     ],
     "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003"],
 }
-CONTINUED = [
-    *(("zero2", "zero2"), ("zero2", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "zero1"), ("zero1", "zero3")),
-    *(("zero3", "zero3"), ("zero3", "zero2")),
+SETTINGS = ["--train.epochs", "2", "--checkpoint.background", "false"]
+TURNS = [
+    ("cpu", 3, signal.SIGUSR1),
+    ("zero1", 7, signal.SIGUSR1),
+    ("zero3", 14, signal.SIGKILL),  # an epoch ends with step 13, and a checkpoint
+    ("fsdp", 16, signal.SIGUSR1),
+    ("zero2-offload", 20, signal.SIGUSR1),
+    ("cpu", 0, 0),
 ]
-MIDDLE = 8
-SETTINGS = ["--train.epochs", "1", "--checkpoint.every_steps", str(MIDDLE), "--checkpoint.keep", "9"]
+"""Files of launch/, in the order in which a run continues with them: each until a signal comes after a step."""
 
 
 def settings(config: str) -> dict[str, str]:
@@ -49,48 +49,42 @@ def settings(config: str) -> dict[str, str]:
     return {name: value for name, value in variables.items() if name.startswith("ACCELERATE_")}
 
 
-def train(engine: str, path: str, name: str, optimizer: str) -> None:
-    """Train on two processes, or resume training."""
+def train(launch: str, words: list[str], leave: int = 0, number: int = 0) -> None:
+    """Train on two processes, or resume training; each process sends itself signal ``number`` after step ``leave``."""
     from cifar_dist.distributed.start import start_engine
+    from cifar_dist.training.measurements import StepMeasurements
     from cifar_dist.training.trainer import Trainer
+
+    class Leaving(Trainer):
+        def after_step(self, measured: StepMeasurements) -> None:
+            super().after_step(measured)
+            if measured.step == leave:
+                signal.raise_signal(number)
 
     for variable in [variable for variable in os.environ if variable.startswith("ACCELERATE_")]:
         del os.environ[variable]
-    os.environ.update(settings(ENGINES[engine]))
-    config = recipe.load(path, ["--run.name", name, *SETTINGS, *OPTIMIZERS[optimizer]])
+    os.environ.update(settings(launch))
+    config = recipe.load(words[0], words[1:])
 
     def work() -> None:
-        with start_engine(config) as place:
-            assert Trainer(config, place, StopSignals()).run() == 0
+        with StopSignals() as signals, start_engine(config) as place:
+            assert Leaving(config, place, signals).run() == (75 if leave else 0)
 
-    forked_ranks.run(2, work)
-
-
-def cut(source: Path, target: Path, middle: int = MIDDLE) -> None:
-    """A copy of a finished run as it was after the step ``middle``."""
-    shutil.copytree(source, target, symlinks=True)
-    for checkpoint in (target / "checkpoints").iterdir():
-        if checkpoint.is_symlink():
-            checkpoint.unlink()
-        elif checkpoint.name > f"step-{middle:08d}":
-            shutil.rmtree(checkpoint)
-    shutil.rmtree(target / "final")
-    shutil.rmtree(target / "evaluations")
+    # The rank that is killed last may fail before, because it has lost the other.
+    forked_ranks.run(2, work, codes=(-signal.SIGKILL, 1) if number == signal.SIGKILL else (0,))
 
 
-def main(path: str, runs: Path) -> None:
+def main(path: str) -> None:
     """Train them all."""
     import deepspeed.compile.init_z1_and_2  # noqa: F401
     import transformers.integrations.deepspeed  # noqa: F401 - Accelerate imports it beside DeepSpeed
 
-    for optimizer in OPTIMIZERS:
-        for engine in ENGINES:
-            train(engine, path, f"{optimizer}-{engine}", optimizer)
-        for first, second in CONTINUED:
-            name = f"{optimizer}-{first}-{second}"
-            cut(runs / f"{optimizer}-{first}", runs / name)
-            train(second, path, name, optimizer)
+    for optimizer, words in OPTIMIZERS.items():
+        common = [path, *SETTINGS, *words, "--run.name"]
+        train("cpu", [*common, f"{optimizer}-ddp"])
+        for launch, leave, number in TURNS:
+            train(launch, [*common, f"{optimizer}-all"], leave, number)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1])

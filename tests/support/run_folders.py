@@ -1,13 +1,26 @@
-"""A run folder as training leaves it, written without training."""
+"""Run folders as training leaves them: written without training, or cut off in the middle."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.tracking.metrics import Record
+
+
+def cut(source: Path, target: Path, middle: int) -> None:
+    """A copy of a finished run as it was after the step ``middle``."""
+    shutil.copytree(source, target, symlinks=True)
+    for checkpoint in (target / "checkpoints").iterdir():
+        if checkpoint.is_symlink():
+            checkpoint.unlink()
+        elif checkpoint.name > f"step-{middle:08d}":
+            shutil.rmtree(checkpoint)
+    shutil.rmtree(target / "final")
+    shutil.rmtree(target / "evaluations")
 
 
 def write_run(

@@ -174,18 +174,20 @@ def wait_for_records(run: Path, count: int, running: Sequence[subprocess.Popen[s
     wait_until(lambda: path.is_file() and path.read_bytes().count(b"\n") >= count, running)
 
 
-def pausing(records: int, note: Path) -> dict[str, str]:
+def pausing(records: int, note: Path, saved: Path | None = None) -> dict[str, str]:
     """Environment of a command whose run stops itself (SIGSTOP) once it has written so many records.
 
     So a signal meets it exactly there, however fast the run is and however late the signal. ``note`` receives its
     process id; :func:`wait_for_pause` returns the process, and :func:`resume` lets it run on. While the note exists no
-    run pauses, such as the continuation of this one in the same job.
+    run pauses, such as the continuation of this one in the same job. Before it pauses, a run lets its background write
+    of the checkpoint ``saved`` end.
     """
     path = os.pathsep.join([str(Path(__file__).parent / "pausing"), environment()["PYTHONPATH"]])
     return {
         "PYTHONPATH": path,
         "CIFAR_DIST_TEST_PAUSE_AFTER": str(records),
         "CIFAR_DIST_TEST_PAUSED": str(note),
+        "CIFAR_DIST_TEST_PAUSE_ONCE_SAVED": str(saved or os.devnull),
     }
 
 

@@ -1,0 +1,154 @@
+"""Many ranks on this machine, each in a thread with real collectives; counts what they send.
+
+``python -m support.many_ranks 64 512`` (in ``tests/``) prints what docs/scaling.md quotes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed import multi_threaded_pg as threaded
+
+from cifar_dist.distributed.agreement import Agreement, StopRequested
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.stop_requests import StopRequests
+from cifar_dist.distributed.stop_signals import StopSignals
+
+_STACK_BYTES = 2**20
+PATIENCE = 120
+
+
+@dataclass
+class Traffic:
+    """Collectives of each rank, and the bytes that it gave to them or received."""
+
+    messages: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    bytes: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, rank: int, data: object) -> None:
+        self.messages[rank] += 1
+        self.bytes[rank] += _bytes(data)
+
+
+def _bytes(data: object) -> int:
+    if isinstance(data, torch.Tensor):
+        return data.numel() * data.element_size()
+    return sum(map(_bytes, data)) if isinstance(data, (list, tuple)) else 0
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[Traffic]:
+    """Count in torch's threaded process group; its collectives all begin in one method."""
+    traffic, join = Traffic(), threaded.Collective.join
+
+    def counting(self: Any, rank: int, data: Any) -> Any:
+        traffic.add(rank, data)
+        return join(self, rank, data)
+
+    threaded.Collective.join = counting
+    try:
+        yield traffic
+    finally:
+        threaded.Collective.join = join
+
+
+def run_on_ranks(world_size: int, work: Callable[[Ranks], Any]) -> tuple[dict[int, Any], Traffic]:
+    """Call ``work`` on every rank of a job of ``world_size``; return the results by rank and the traffic.
+
+    An exception of a rank ends all of them, and is raised.
+    """
+    results: dict[int, Any] = {}
+    errors: list[BaseException] = []
+    store = dist.HashStore()
+
+    def rank_thread(rank: int) -> None:
+        dist.init_process_group("threaded", rank=rank, world_size=world_size, store=store)
+        try:
+            results[rank] = work(Ranks(rank, world_size, torch.device("cpu"), first_of_node=rank % 8 == 0))
+        except BaseException as error:
+            errors.append(error)
+            threaded.ProcessLocalGroup.exception_handle(error)
+        finally:
+            dist.destroy_process_group()
+
+    torch._C._distributed_c10d._set_thread_isolation_mode(True)
+    threaded._install_threaded_pg()
+    threaded.ProcessLocalGroup.reset()
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        with _counted() as traffic:
+            threads = [threading.Thread(target=rank_thread, args=(rank,), daemon=True) for rank in range(world_size)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+                assert not thread.is_alive(), "a rank hangs"
+    finally:
+        threading.stack_size(before)
+        threaded._uninstall_threaded_pg()
+        torch._C._distributed_c10d._set_thread_isolation_mode(False)
+    if errors:
+        raise errors[0]
+    return results, traffic
+
+
+def train_until_stopped(ranks: Ranks, asked: int, at: int) -> tuple[int, str]:
+    """Pass through steps until all agree to stop; return the last step and the cause.
+
+    Args:
+        ranks: this rank.
+        asked: the rank that receives USR1.
+        at: the step before which it does.
+    """
+    signals = StopSignals()
+    agreement = Agreement(ranks, StopRequests(signals))
+    ids, finite = torch.arange(4), torch.ones(4, dtype=torch.bool)
+    for step in range(1, 100):
+        if ranks.rank == asked and step == at:
+            signals.received = "USR1"
+        try:
+            agreement.after_step(step, ids, finite)
+        except StopRequested as cause:
+            agreement.settle(stopping=True)
+            return step, str(cause)
+    return 0, ""
+
+
+def agree_once(ranks: Ranks) -> object:
+    """What the ranks exchange after every step."""
+    return ranks.start_maximum(torch.zeros(2)).wait()
+
+
+def decide(ranks: Ranks) -> Path:
+    """A decision of rank 0, such as which checkpoint to load."""
+    return ranks.run_on_main(lambda: Path("runs/demo/checkpoints/step-00001234"))
+
+
+def answer(ranks: Ranks) -> list[None]:
+    """An answer of all ranks to all, as when each has opened the data."""
+    return ranks.gather_objects(None)
+
+
+def _main(sizes: list[int]) -> None:
+    for work in (agree_once, decide, answer):
+        for world_size in sizes if work is not answer else [size for size in sizes if size <= 64]:
+            begin = time.perf_counter()
+            _, traffic = run_on_ranks(world_size, work)
+            seconds, peak = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            sent = f"{traffic.messages[1]} collectives, {traffic.bytes[1]:,} bytes a rank"
+            print(f"{work.__name__:10} {world_size:4} ranks: {sent}; {seconds:.2f} s, {peak} MB for all threads")
+
+
+if __name__ == "__main__":
+    _main([int(word) for word in sys.argv[1:]])
