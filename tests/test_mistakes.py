@@ -47,7 +47,8 @@ def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("processes", [2])
 def test_batch_not_divisible_by_the_processes(tiny: Path, tmp_path: Path, processes: int) -> None:
-    done = train(str(tiny), "--train.batch_size", "99", processes=processes)
+    words = ["--train.batch_size", "99", "--train.even_batches", "true"]
+    done = train(str(tiny), *words, processes=processes)
     refused(done[0], "train.batch_size 99 is not divisible by 2 processes", "use --train.batch_size 98 or 100")
     assert (done[1].returncode, done[1].stderr) == (2, ""), "one line for the job, not one for each process"
     assert not (tmp_path / "runs").exists()

@@ -24,6 +24,7 @@ CHANGEABLE_ON_RESUME: Final = (
     "data.read_ahead",
     "train.compile",
     "train.engine",
+    "train.even_batches",
     "train.profile",
     "train.threads",
     "eval",

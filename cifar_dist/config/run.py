@@ -94,6 +94,9 @@ class TrainConfig(Section):
     """Global batch: samples in one optimizer step, over all processes and accumulation steps."""
     accumulate: int = 1
     """Gradient accumulation: forward and backward passes per optimizer step."""
+    even_batches: bool = False
+    """Refuse a ``batch_size`` that does not split evenly over processes and accumulation steps. Otherwise, repeated
+    samples with weight 0 fill each batch."""
     parts: int = 0
     """Micro-batches of a global batch, over all processes, summed in one fixed order: the same weights, bit for bit, on
     any number of processes up to it. 0: one for each process and accumulation step."""

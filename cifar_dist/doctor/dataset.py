@@ -6,7 +6,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.doctor.finding import Finding
-from cifar_dist.training.setup import check_batch_size, parts_of_batch
+from cifar_dist.training.setup import check_batch_size, padding_note, parts_of_batch
 
 _FEW = 8  # images, whose statistics a batch normalisation would use
 
@@ -21,16 +21,19 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
     """Say what each of ``world_size`` processes gets of an epoch and of its last batch.
 
     Raises:
-        UserError: a global batch does not split evenly.
+        UserError: a global batch does not split as it must.
     """
     check_batch_size(config, world_size)
     trained = manifest if config.data.hold_out else manifest.with_val_in_train()
     samples, size, parts = trained.samples("train"), config.train.batch_size, parts_of_batch(config, world_size)
-    steps, last, each = steps_per_epoch(samples, size), samples % size or size, size // parts
+    steps, last, each = steps_per_epoch(samples, size), samples % size or size, -(-size // parts)
     per_rank = f"{parts // world_size} x {each}" if parts > world_size else f"{each}"
     padded = -(-last // parts) * parts - last
     ranks = "1 rank" if world_size == 1 else f"{world_size} ranks"
     text = f"{size} = {ranks} x {per_rank}; {steps:,} steps an epoch, the last of {last}"
     text += f", padded with {padded} that do not count" if padded else ""
-    remedy = f"batch normalisation uses the {each} images of a process at a time; use fewer processes or a larger batch"
-    return Finding.warns("batches", text, remedy if each < _FEW and world_size > 1 else "")
+    remedy = padding_note(config, world_size)
+    if each < _FEW and world_size > 1:
+        statistics = f"batch normalisation uses the {each} images of a process at a time"
+        remedy = f"{statistics}; use fewer processes or a larger batch"
+    return Finding.warns("batches", text, remedy)

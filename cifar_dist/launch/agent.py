@@ -118,7 +118,7 @@ def _launch(words: Sequence[str], join_timeout: Callable[[], float]) -> int:
     parser.usage = "cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"
     elastic.add_options(parser)
     arguments = parser.parse_args([f"--log_dir={os.devnull}", *words])  # else torchrun leaves an empty folder in /tmp
-    if hasattr(arguments, "nnodes"):
+    if elastic.is_elastic(arguments):
         elastic.prepare(arguments, join_timeout())
     else:
         _join_other_machines(arguments, join_timeout)

@@ -26,32 +26,39 @@ _AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add torchrun's options for elastic jobs to those of ``accelerate launch``."""
-    machines = "Machines of an elastic job; --num_processes is for each."
-    # Where it is not given, Accelerate and torchrun decide, and not all of their ways take None for an answer.
-    parser.add_argument("--nnodes", metavar="MIN:MAX", default=argparse.SUPPRESS, help=machines)
-    parser.add_argument("--rdzv_endpoint", metavar="HOST:PORT", help="One of these machines, where they meet.")
-    parser.add_argument("--rdzv_id", default="cifar-dist", help="The job, where several meet at one endpoint.")
-    parser.add_argument("--local_addr", metavar="HOST", help="What the others call this machine.")
+    """Add torchrun's options for elastic jobs to those of ``accelerate launch``, with torchrun's defaults."""
+    for name, metavar, text in (
+        ("nnodes", "MIN:MAX", "Machines of an elastic job; --num_processes is for each."),
+        ("rdzv_endpoint", "HOST:PORT", "One of these machines, where they meet."),
+        ("rdzv_id", "NAME", "The job, where several meet at one endpoint."),
+        ("local_addr", "HOST", "What the others call this machine."),
+    ):
+        parser.add_argument(f"--{name}", metavar=metavar, help=text, default=argparse.SUPPRESS)
+
+
+def is_elastic(arguments: argparse.Namespace) -> bool:
+    """Whether ``accelerate launch`` is asked for an elastic job."""
+    return "nnodes" in arguments
 
 
 def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
     """Have ``accelerate launch`` start an elastic job.
 
     Args:
-        arguments: of ``accelerate launch``, with ``nnodes``; changed.
+        arguments: of ``accelerate launch``; changed.
         join_timeout: seconds to wait until enough machines have met.
 
     Raises:
         UserError: ``--rdzv_endpoint`` is missing.
     """
-    if not arguments.rdzv_endpoint:
+    if "rdzv_endpoint" not in arguments:
         raise UserError(
             f"--nnodes={arguments.nnodes} needs a machine where the others find this job; "
             "add --rdzv_endpoint=HOST:PORT, the same on all of them"
         )
     arguments.rdzv_backend = "c10d"
-    arguments.rdzv_conf = f"join_timeout={join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
+    conf = f"join_timeout={join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
+    arguments.rdzv_conf = ",".join(filter(None, [conf, arguments.rdzv_conf]))
     arguments.max_restarts = arguments.max_restarts or _RESTARTS
     # Otherwise ranks of different numbers of machines would find each other's keys in one store.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

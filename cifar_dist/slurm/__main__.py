@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_STALLED
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.process_exit import exit_with
 from cifar_dist.run_folder import RunFolder
 
@@ -51,16 +51,17 @@ def requeue(words: Sequence[str]) -> int:
     """Print the outcome of the job, and its exit code unless Slurm requeues it."""
     from cifar_dist.slurm.requeue import Attempt, decide
 
-    path, began_at, exit_code, job_state, restarts = words
+    path, began_at, step_code, job_state, restarts = words
     folder = RunFolder(Path(path))
+    exit_code = _agreed_code(folder, int(step_code))
     decision = decide(
         Attempt(
             run=folder.name,
             number=_attempt(),
             job_state=job_state,
             requeued=int(restarts or 0) >= _attempt(),  # Slurm counts a restart as soon as it decides on it
-            exit_code=int(exit_code),
-            stalled=_stalled(folder, int(exit_code)),
+            exit_code=exit_code,
+            stalled=exit_code == EXIT_STALLED,
             finished=folder.is_finished(),
             began_at=began_at,
             stopped_at=folder.newest_checkpoint(),
@@ -73,12 +74,21 @@ def requeue(words: Sequence[str]) -> int:
     return EXIT_DONE
 
 
-def _stalled(folder: RunFolder, exit_code: int) -> bool:
-    """Whether the watchdog ended the attempt. If Slurm then killed the other nodes, the signal hides the exit code."""
+def _agreed_code(folder: RunFolder, code: int) -> int:
+    """Return the exit code that the nodes agreed on, from that of their step.
+
+    A node that is killed hides it, because 128 and more is the highest: one that Slurm ends as others stalled, or one
+    that was lost while others continued. The timeline knows how the others ended.
+    """
+    from cifar_dist.slurm.node import MIN_NODES
     from cifar_dist.tracking import timeline
 
-    killed = exit_code > 128 and any(event.kind == "stalled" for event in timeline.read(folder.timeline)[-1:])
-    return exit_code == EXIT_STALLED or killed
+    if code <= 128:
+        return code
+    agreed: dict[str, int] = {"stalled": EXIT_STALLED}
+    if os.environ.get(MIN_NODES):
+        agreed |= {"interrupted": EXIT_REQUEUE, "finished": EXIT_DONE}
+    return next((agreed.get(event.kind, code) for event in timeline.read(folder.timeline)[-1:]), code)
 
 
 def _attempt() -> int:

@@ -20,6 +20,9 @@ from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.joining import JOB_PORTS
 from cifar_dist.runs.resume import launched_run
 
+MIN_NODES = "CIFAR_DIST_MIN_NODES"
+"""Environment variable of a job that continues on the nodes left when others are lost: their least number."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -32,6 +35,8 @@ class Node:
         config: config of ``accelerate launch``: a name in ``launch/`` or the path of a ``.yaml``.
         host: host of rank 0.
         port: port for the rendezvous on that host.
+        name: what the other nodes call this one.
+        min_nodes: on as few nodes the job continues when others are lost; 0 if it ends then.
     """
 
     index: int
@@ -40,31 +45,41 @@ class Node:
     config: str
     host: str
     port: int
+    name: str = ""
+    min_nodes: int = 0
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Node:
         """Read the node from the variables of ``srun`` and ``CIFAR_DIST_*``.
 
         Raises:
-            UserError: ``CIFAR_DIST_PROCESSES_PER_NODE`` is not a positive integer.
+            UserError: ``CIFAR_DIST_PROCESSES_PER_NODE`` or ``CIFAR_DIST_MIN_NODES`` is not a positive integer.
         """
         gpus = variables.get("SLURM_GPUS_ON_NODE", "")
-        processes = variables.get("CIFAR_DIST_PROCESSES_PER_NODE") or gpus or "1"
-        if not processes.isdecimal() or int(processes) < 1:
-            raise UserError(f"CIFAR_DIST_PROCESSES_PER_NODE is {processes!r}; set it to an integer of at least 1")
         return cls(
             index=int(variables["SLURM_NODEID"]),
             nodes=int(variables["SLURM_NNODES"]),
-            processes=int(processes),
+            processes=_positive(variables, "CIFAR_DIST_PROCESSES_PER_NODE") or int(gpus or 1),
             config=variables.get("CIFAR_DIST_LAUNCH") or ("ddp" if gpus else "cpu"),
             host=first_host(variables["SLURM_JOB_NODELIST"]),
             # Jobs that share a host use different ports.
             port=JOB_PORTS[int(variables["SLURM_JOB_ID"]) % len(JOB_PORTS)],
+            name=variables.get("SLURMD_NODENAME", ""),
+            min_nodes=_positive(variables, MIN_NODES),
         )
 
     @property
     def options(self) -> list[str]:
         """Return the options of ``accelerate launch`` on this node, in addition to its config."""
+        if self.nodes > 1 and self.min_nodes:
+            return [
+                f"--num_processes={self.processes}",
+                f"--nnodes={min(self.min_nodes, self.nodes)}:{self.nodes}",
+                f"--max_restarts={self.nodes}",
+                f"--rdzv_endpoint={self.host}:{self.port}",
+                f"--rdzv_conf=is_host={self.index == 0}",
+                f"--local_addr={self.name}",
+            ]
         options = [f"--num_processes={self.nodes * self.processes}"]
         if self.nodes > 1:
             options += [
@@ -75,6 +90,18 @@ class Node:
                 "--deepspeed_multinode_launcher=standard",  # DeepSpeed's default starts the other nodes over ssh
             ]
         return options
+
+
+def _positive(variables: Mapping[str, str], name: str) -> int:
+    """Return the positive integer that a variable of a site says; 0 if it is not set or empty.
+
+    Raises:
+        UserError: it says something else.
+    """
+    text = variables.get(name, "")
+    if text and (not text.isdecimal() or int(text) < 1):
+        raise UserError(f"{name} is {text!r}; set it to an integer of at least 1")
+    return int(text or 0)
 
 
 def first_host(nodelist: str) -> str:

@@ -130,20 +130,37 @@ def parts_of_batch(config: Config, world_size: int) -> int:
 
 
 def check_batch_size(config: Config, world_size: int) -> None:
-    """Refuse a global batch that does not split evenly into micro-batches.
+    """Refuse more processes than fixed parts, and, on request, a global batch that does not split evenly.
 
     Raises:
-        UserError: with the nearest sizes that do.
+        UserError: with numbers that work.
     """
     parts, size = parts_of_batch(config, world_size), config.train.batch_size
     if parts < world_size:
         raise UserError(f"train.parts {parts} are too few for {world_size} processes; use --train.parts {world_size}")
-    if size % parts:
+    if config.train.even_batches and size % parts:
         lower = max(parts, size // parts * parts)
         raise UserError(
-            f"train.batch_size {size} is not divisible by {world_size} processes x {config.train.accumulate} "
-            f"accumulation steps; use --train.batch_size {lower} or {lower + parts}"
+            f"{_uneven(config, world_size)}, as train.even_batches requires; "
+            f"use --train.batch_size {lower} or {lower + parts}"
         )
+
+
+def padding_note(config: Config, world_size: int) -> str:
+    """Say that every global batch is filled up with repeated samples; empty if it splits evenly."""
+    padding = -config.train.batch_size % parts_of_batch(config, world_size)
+    if not padding:
+        return ""
+    samples = "1 sample" if padding == 1 else f"{padding} samples"
+    return f"{_uneven(config, world_size)}: {samples} of each batch are computed twice, and count once"
+
+
+def _uneven(config: Config, world_size: int) -> str:
+    train = config.train
+    return (
+        f"train.batch_size {train.batch_size} is not divisible by {world_size} processes x {train.accumulate} "
+        "accumulation steps"
+    )
 
 
 def _check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> None:

@@ -40,7 +40,7 @@ from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
 from cifar_dist.training.saving import CheckpointSaver
-from cifar_dist.training.setup import build_setup
+from cifar_dist.training.setup import build_setup, padding_note
 from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
 
@@ -346,7 +346,7 @@ class Trainer:
         )
         if shortening := self.config.schedule.shortening(self.config.train.epochs):
             tracker.say(shortening)
-        for note in (*notes, engine.precision.advice):
+        for note in (*notes, engine.precision.advice, padding_note(self.config, self.ranks.world_size)):
             if note:
                 tracker.warn(note)
         return tracker

@@ -55,6 +55,7 @@ from cifar_dist.tracking.tracker import SilentTracker
 from cifar_dist.tracking.wandb_mirror import WandbMirror
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.saving import CheckpointSaver
+from cifar_dist.training.setup import check_batch_size
 from cifar_dist.training.trainer import Trainer
 
 Settings = dict[str, object]
@@ -210,6 +211,15 @@ def run(config: Config) -> object:
 def run_again(config: Config) -> object:
     """The same, of a run that is started twice."""
     return _run(config, again=_run(config) is not None)
+
+
+def refused_on_three_processes(config: Config) -> bool:
+    """Whether three processes refuse to share its batches."""
+    try:
+        check_batch_size(config, world_size=3)
+    except UserError:
+        return True
+    return False
 
 
 def joined(config: Config) -> str:
@@ -425,6 +435,7 @@ WITNESSES: dict[str, Witness] = {
     "train.min_delta": witness(0.1, stops_early, train__patience=1),
     "train.batch_size": witness(15, run),
     "train.accumulate": witness(2, run),
+    "train.even_batches": witness(True, refused_on_three_processes),
     "train.parts": witness(2, run),
     "train.precision": witness("bf16", run),
     "train.label_smoothing": witness(0.5, run),

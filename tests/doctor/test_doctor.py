@@ -86,10 +86,10 @@ def test_what_would_end_the_run_is_a_failed_row(tiny: Path) -> None:
         (["--data.path", "nowhere"], 1, ["run"], "no packed dataset at nowhere"),
         (["--optim.lr", "1e30"], 1, ["run"], "is not finite\n                     -> check optim.lr"),
         (
-            ["--train.batch_size", "7", "--run.dir", f"{tiny}/below"],
+            ["--train.batch_size", "7", "--train.even_batches", "true", "--run.dir", f"{tiny}/below"],
             2,
             ["files", "run"],
-            "train.batch_size 7 is not divisible by 2 processes x 1 accumulation steps\n"
+            "7 is not divisible by 2 processes x 1 accumulation steps, as train.even_batches requires\n"
             "                     -> use --train.batch_size 6 or 8\n",
         ),
     ):

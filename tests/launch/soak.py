@@ -78,7 +78,8 @@ def end(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 def launch(kind: str, recipe: Path, name: str, env: dict[str, str] | None = None) -> tuple[int, str]:
     """One job: of its own accord ``done``, ``stopped`` by a signal, or ``refused`` after its processes have joined."""
-    words = {"done": [], "stopped": ["--train.epochs", "10000"], "refused": ["--train.batch_size", "101"]}[kind]
+    uneven = ["--train.batch_size", "101", "--train.even_batches", "true"]
+    words = {"done": [], "stopped": ["--train.epochs", "10000"], "refused": uneven}[kind]
     job = start(recipe, name, *words, env=env)
     if kind == "stopped":
         wait_for_steps(job, recipe.parent / "runs" / name, 1)

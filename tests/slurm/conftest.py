@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.two_nodes import Cluster, two_nodes
+from support.slurm_cluster import Cluster, slurm_cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    with two_nodes() as cluster:
+    with slurm_cluster() as cluster:
         yield cluster

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import UNDRAWN, metrics
-from support.two_nodes import Cluster, Job, until
+from support.running import PATIENCE, UNDRAWN, metrics
+from support.slurm_cluster import Cluster, Job, until
 
 pytestmark = pytest.mark.slurm
 
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.slurm
 def submit(cluster: Cluster, folder: Path, env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cifar_dist", "submit", *words]
     own = {**cluster.env, **env}
-    return subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_the_doctor_joins_the_nodes_of_its_job_and_knows_the_grace_of_its_script(
     cluster: Cluster, tiny: Path, forked: dict[str, str]
 ) -> None:
-    """The partition gives 10 s when it preempts, and the script asks for the signal 2 s before the time limit."""
+    """The partition gives 120 s when it preempts, and the script asks for the signal 2 s before the time limit."""
     script = tiny.parent / "doctor.sbatch"
     script.write_text(
         "#!/bin/bash\n#SBATCH --nodes=2 --signal=USR1@2\n"

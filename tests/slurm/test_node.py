@@ -17,12 +17,13 @@ SECOND_OF_TWO = {
     "SLURM_JOB_NODELIST": "gpu[07-08]",
     "SLURM_JOB_ID": "24001",
     "SLURM_GPUS_ON_NODE": "4",
+    "SLURMD_NODENAME": "gpu08",
 }
 
 
 def test_a_node_of_several_finds_the_first() -> None:
     node = Node.from_environment(SECOND_OF_TWO)
-    assert node == Node(index=1, nodes=2, processes=4, config="ddp", host="gpu07", port=20001)
+    assert node == Node(index=1, nodes=2, processes=4, config="ddp", host="gpu07", port=20001, name="gpu08")
     assert node.options == [
         "--num_processes=8",
         "--num_machines=2",
@@ -53,10 +54,25 @@ def test_gpus_and_the_settings_of_a_site_choose_config_and_processes(
     assert node.options == [f"--num_processes={processes}"], "one node meets nobody"
 
 
-@pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5"])
-def test_a_number_of_processes_that_is_none_is_refused(processes: str) -> None:
-    with pytest.raises(UserError, match=f"CIFAR_DIST_PROCESSES_PER_NODE is '{processes}'; set it to"):
-        Node.from_environment({**SECOND_OF_TWO, "CIFAR_DIST_PROCESSES_PER_NODE": processes})
+def test_a_node_whose_job_continues_without_others_names_their_least_number() -> None:
+    node = Node.from_environment({**SECOND_OF_TWO, "CIFAR_DIST_MIN_NODES": "1"})
+    assert node.options == [
+        "--num_processes=4",
+        "--nnodes=1:2",
+        "--max_restarts=2",
+        "--rdzv_endpoint=gpu07:20001",
+        "--rdzv_conf=is_host=False",
+        "--local_addr=gpu08",
+    ]
+    alone = {"CIFAR_DIST_MIN_NODES": "1", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    assert Node.from_environment({**SECOND_OF_TWO, **alone}).options == ["--num_processes=4"]
+
+
+@pytest.mark.parametrize("name", ["CIFAR_DIST_PROCESSES_PER_NODE", "CIFAR_DIST_MIN_NODES"])
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
+def test_a_number_that_is_none_is_refused(name: str, number: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is '{number}'; set it to"):
+        Node.from_environment({**SECOND_OF_TWO, name: number})
 
 
 @pytest.mark.parametrize(

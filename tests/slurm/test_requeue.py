@@ -143,10 +143,12 @@ def test_the_number_of_attempts_does_not_decide(attempt: Attempt, number: int) -
     assert (again.outcome, again.exit_code) == (decide(attempt).outcome, decide(attempt).exit_code)
 
 
-def ask(folder: Path, exit_code: int, state: str, restarts: str = "1") -> subprocess.CompletedProcess[str]:
+def ask(
+    folder: Path, exit_code: int, state: str, restarts: str = "1", min_nodes: str = ""
+) -> subprocess.CompletedProcess[str]:
     """What slurm/train.sbatch asks after an attempt that began without a checkpoint."""
     words = ["-m", "cifar_dist.slurm", "requeue", str(folder), "", str(exit_code), state, restarts]
-    env = environment({"SLURM_RESTART_COUNT": "1"})
+    env = environment({"SLURM_RESTART_COUNT": "1", "CIFAR_DIST_MIN_NODES": min_nodes})
     return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=PATIENCE)
 
 
@@ -166,5 +168,8 @@ def test_the_command_reads_the_run_folder(tiny: Path) -> None:
     stalled = ask(run, 137, "RUNNING")
     assert (stalled.stdout, stalled.returncode) == ("requeue 75\n", 0)
     assert stalled.stderr == "slurm/train.sbatch: attempt 2 stalled after step-00000004; requeueing\n"
+    timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "interrupted", 4))
+    assert ask(run, 137, "RUNNING").stdout == "failed 137\n"
+    assert ask(run, 137, "RUNNING", min_nodes="1").stdout == "requeue 75\n", "a node was lost, the others saved"
     finished = ask(write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5), 0, "RUNNING")
     assert (finished.stdout, finished.returncode, finished.stderr) == ("done 0\n", 0, "")

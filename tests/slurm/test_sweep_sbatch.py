@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, ROOT, environment, metrics, pausing, resume, wait_for_pause
-from support.two_nodes import STEPS, Cluster, Job, write_recipe
+from support.running import PATIENCE, ROOT, UNDRAWN, environment, metrics, pausing, resume, wait_for_pause
+from support.slurm_cluster import STEPS, Cluster, Job, until, write_recipe
 
 from cifar_dist import cli
 from cifar_dist.errors import UserError
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slurm
 def file(
     digits: Path, tmp_path: Path, cluster: Cluster, forked: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Two runs, the second of which pauses after more records than the first has. The repository is elsewhere."""
-    write_recipe(tmp_path, digits, runs="runs", eval_every=3)
+    """Two runs, of which only the second has so many records that it stops itself. We are not in the repository."""
+    write_recipe(tmp_path, digits, runs="runs")
     (tmp_path / "sizes.toml").write_text(
         """
         recipe = "small.toml"
@@ -37,7 +37,8 @@ def file(
     monkeypatch.chdir(tmp_path)
     for name in set(os.environ) - set(cluster.env):
         monkeypatch.delenv(name)
-    for name, value in {**cluster.env, **forked, **pausing(20, tmp_path / "paused")}.items():
+    pauses = pausing(20, tmp_path / "paused")
+    for name, value in {**cluster.env, **forked, **UNDRAWN, **pauses}.items():
         monkeypatch.setenv(name, value)
     return tmp_path / "sizes.toml"
 
@@ -58,7 +59,9 @@ def test_each_task_trains_one_run_and_a_stopped_one_is_requeued_alone(
     short, long = (RunFolder(file.parent / "runs" / f"sizes.{name}.s0") for name in ("short", "long"))
     tasks = [Job(f"{array}_{index}", file.parent, dict(cluster.env)) for index in range(2)]
     assert tasks[0].facts()["TimeLimit"] == "00:10:00"
-    paused = wait_for_pause(file.with_name("paused"), [])
+
+    until((file.parent / "paused").exists, tasks[1].output)
+    paused = wait_for_pause(file.parent / "paused", [])
     tasks[1].call("scancel", "--signal=USR1", tasks[1].id)
     resume(paused)
     assert [task.wait() for task in tasks] == ["COMPLETED", "COMPLETED"], "".join(task.output() for task in tasks)

@@ -184,7 +184,7 @@ def _become(message: dict[str, Any], files: list[int], sockets: list[socket.sock
     os.environ.clear()
     os.environ.update(message["env"])
     tempfile.tempdir = None  # it is in the environment
-    os.environ.pop("CIFAR_DIST_LAUNCHER", None)  # the parent of this process is another; who watches it kills it
+    os.environ.pop("CIFAR_DIST_LAUNCHER", None)  # the parent of this process is another; what it stands in for ends
     if _ADDRESS in os.environ:  # what this process starts is forked, too
         sys.executable = shutil.which("python") or sys.executable
     os.chdir(message["cwd"])

@@ -5,6 +5,7 @@ fork ends. Where no warm interpreter is named in the environment, or for an opti
 have, it becomes the program itself.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import socket
 import sys
 
 _NAMESPACES = ("uts", "net", "mnt")  # in which a node of tests/slurm differs
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
@@ -26,6 +28,10 @@ def main() -> None:
     address = os.environ.get("CIFAR_DIST_TEST_WARM")
     if not address or not words or (words[0].startswith("-") and words[0] not in ("-m", "-c")):
         os.execv(sys.executable, [sys.executable, *words])
+    if "CIFAR_DIST_LAUNCHER" in os.environ:  # a rank ends with its launcher, see cifar_dist/launch/parent_death.py
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ["CIFAR_DIST_LAUNCHER"]):
+            return
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(address)

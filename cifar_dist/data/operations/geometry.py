@@ -79,15 +79,15 @@ def perspective(images: Tensor, coefficients: Tensor, fill: Fill = BLACK) -> Ten
 
     Args:
         images: uint8 [n, c, h, w].
-        coefficients: [n, 8], a to h of the source of output pixel (x, y), both measured at the pixel's centre:
-            ``((a x + b y + c) / (g x + h y + 1), (d x + e y + f) / (g x + h y + 1))``.
+        coefficients: [n, 9], a to i of the source of output pixel (x, y), both measured at the pixel's centre:
+            ``((a x + b y + c) / (g x + h y + i), (d x + e y + f) / (g x + h y + i))``.
         fill: colour of pixels from outside the image.
     """
     _, _, height, width = images.shape
-    a, b, c, d, e, f, g, h = coefficients.to(torch.float32)[:, :, None, None].unbind(1)
+    a, b, c, d, e, f, g, h, i = coefficients.to(torch.float32)[:, :, None, None].unbind(1)
     x = torch.arange(width, device=images.device) + 0.5
     y = (torch.arange(height, device=images.device) + 0.5)[:, None]
-    depth = g * x + (h * y + 1)
+    depth = g * x + (h * y + i)
     return _nearest(images, (a * x + (b * y + c)) / depth - 0.5, (d * x + (e * y + f)) / depth - 0.5, fill)
 
 
@@ -98,7 +98,7 @@ def perspective_coefficients(start: Tensor, end: Tensor) -> Tensor:
         start, end: [n, 4, 2], four points (x, y) each, no three on a line.
 
     Returns:
-        float64 [n, 8].
+        float64 [n, 9]; the last one is 1, or 0 where the horizon goes through the origin.
     """
     to_start, to_end = (_from_square(points.to(torch.float64)) for points in (start, end))
     # The inverse of a map is its adjugate, up to a factor, and its rows are the cross products of columns.
@@ -107,7 +107,8 @@ def perspective_coefficients(start: Tensor, end: Tensor) -> Tensor:
     # Of corners that are integers all of this is exact, in any order; only the quotient rounds.
     full = sum(to_start[:, :, k, None] * back[:, None, k] for k in range(3))
     assert isinstance(full, Tensor)
-    return (full / full[:, 2:, 2:]).flatten(1)[:, :8]
+    last = full[:, 2:, 2:]
+    return (full / torch.where(last == 0, 1.0, last)).flatten(1)
 
 
 def _from_square(corners: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A real two-node Slurm cluster on this machine, for as long as a test takes."""
+"""A real Slurm cluster on this machine, for as long as the tests on it take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,15 @@ from support.running import PATIENCE, ROOT, environment, free_port
 
 HERE = ROOT / "tests" / "slurm"
 SCRIPT = ROOT / "slurm" / "train.sbatch"
-STEPS = 3 * 13  # of the recipe below
+NODES = 8
+STEPS = 26  # of the recipe below
+PAUSE = 11
+"""Records after which a run of it stops itself: after its first checkpoint is complete."""
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
-def write_recipe(folder: Path, digits: Path, *, runs: str, eval_every: int) -> Path:
-    """``small.toml``: STEPS steps, on one thread a process."""
+def write_recipe(folder: Path, digits: Path, *, runs: str) -> Path:
+    """``small.toml``: a run with the same bits on any number of nodes, which saves every fifth step."""
     path = folder / "small.toml"
     path.write_text(
         f"""
@@ -33,9 +36,10 @@ def write_recipe(folder: Path, digits: Path, *, runs: str, eval_every: int) -> P
         augment.transforms = [{{ name = "crop" }}]
         model.name = "tiny-cnn"
         schedule.name = "cosine"
-        train = {{ epochs = 3, batch_size = 100, threads = 1 }}
+        train = {{ epochs = 2, batch_size = 100, threads = 1, parts = 2 }}
+        checkpoint.every_steps = 5
         tracking.every = 1
-        eval = {{ every = {eval_every}, tta = "0" }}
+        eval = {{ every = 2, tta = "0" }}
         """
     )
     return path
@@ -85,17 +89,25 @@ class Job:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Submits to the two nodes."""
+    """Submits to the nodes ``node1`` to ``node8``, and changes them."""
 
     env: dict[str, str]
 
-    def submit(self, folder: Path, *words: str, nodes: int = 2, env: dict[str, str] | None = None) -> Job:
-        """``sbatch slurm/train.sbatch *words`` from ``folder``, which is not the repository."""
-        own = {**self.env, "CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **(env or {})}
-        command = ["sbatch", "--parsable", f"--nodes={nodes}", str(SCRIPT), *words]
+    def submit(
+        self, folder: Path, *words: str, nodes: str = "node[1-2]", options: Sequence[str] = (), **variables: str
+    ) -> Job:
+        """``sbatch *options slurm/train.sbatch *words`` from ``folder``, which is not the repository."""
+        own = {**self.env, "CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **variables}
+        count = 2 if "[" in nodes else 1
+        command = ["sbatch", "--parsable", f"--nodes={count}", f"--nodelist={nodes}", *options, str(SCRIPT), *words]
         done = subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return Job(done.stdout.strip(), folder, own)
+
+    def set_node(self, node: str, state: str) -> None:
+        """Set the state of a node: ``down`` is as if it failed."""
+        command = ["scontrol", "update", f"nodename={node}", f"state={state}", "reason=a test"]
+        subprocess.run(command, env=self.env, check=True, timeout=PATIENCE)
 
 
 def lacking(path: str) -> str:
@@ -109,7 +121,7 @@ def lacking(path: str) -> str:
 
 
 @contextmanager
-def two_nodes() -> Iterator[Cluster]:
+def slurm_cluster() -> Iterator[Cluster]:
     """Up, and down again whatever happens. Skips the test where there can be none."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if reason := lacking(path):
@@ -125,12 +137,14 @@ def two_nodes() -> Iterator[Cluster]:
         "SLURM_LAB_SUBNET": f"10.{214 + number // 250}.{number % 250 + 1}",
         "SLURM_LAB_EXTRA": f"FirstJobId={12 * number + 1}",
         "SLURM_LAB_TIMEOUT": str(PATIENCE),
-        "SLURM_LAB_KILLWAIT": "60",  # seconds in which a batch script reports why it ended, however busy the machine is
+        # However slow this machine is, what a job does after a signal must be done before Slurm kills it.
+        "SLURM_LAB_KILLWAIT": "60",
+        "SLURM_LAB_GRACE": "120",
     }
     env = environment(lab)
     try:
         _script("slurm_down.sh", "--purge", env=env)  # one that a killed test left
-        _script("slurm_up.sh", "2", env=env)
+        _script("slurm_up.sh", str(NODES), env=env)
         yield Cluster({**env, "SLURM_CONF": f"{lab['SLURM_LAB_DIR']}/slurm.conf", "PATH": path})
     finally:
         _script("slurm_down.sh", "--purge", env=env)

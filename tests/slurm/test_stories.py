@@ -1,0 +1,283 @@
+"""What happens to jobs on a real cluster: each run ends as the one that nothing happened to, with each step once.
+
+The jobs run side by side. Each run stops itself (SIGSTOP) in its first attempt after so many records, so that what
+happens to its job meets it there; a signal is pending before the run continues.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from support.running import PATIENCE, UNDRAWN, metrics, pausing, resume, story, wait_for_pause
+from support.slurm_cluster import PAUSE, STEPS, Cluster, Job, until, write_recipe
+
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import timeline
+
+pytestmark = pytest.mark.slurm
+
+
+@dataclass(frozen=True)
+class Story:
+    """A job whose run stops itself.
+
+    Attributes:
+        job: the job.
+        run: the folder of its run.
+        note: where the run writes which of its processes has stopped, and until it is removed none stops again.
+    """
+
+    job: Job
+    run: Path
+    note: Path
+
+    def pause(self) -> psutil.Process:
+        """Wait until the run has stopped itself."""
+        until(self.note.exists, self.job.output)
+        return wait_for_pause(self.note, [])
+
+    def events(self) -> list[timeline.Event]:
+        return timeline.read(self.run / "timeline.jsonl")
+
+    def assert_is_whole(self, whole: Path, *, restarts: int) -> None:
+        """The job ends well, with the records and the weights of the run that nothing happened to."""
+        assert self.job.wait() == "COMPLETED", self.job.output()
+        assert self.job.facts()["Restarts"] == str(restarts), self.job.output()
+        assert [record["step"] for record in metrics(self.run)] == list(range(1, STEPS + 1)), "each step once"
+        assert story(self.run) == story(whole)
+        assert RunFolder(self.run).final.read_bytes() == RunFolder(whole).final.read_bytes()
+
+
+@dataclass(frozen=True)
+class Teller:
+    """Submits the jobs of the stories."""
+
+    cluster: Cluster
+    recipe: Path
+    env: dict[str, str]
+
+    def begin(
+        self, name: str, *settings: str, nodes: str = "node[1-2]", options: Sequence[str] = (), **variables: str
+    ) -> Story:
+        folder = self.recipe.parent
+        note = folder / f"{name}.paused"
+        words = [str(self.recipe), "--run.name", name, *settings]
+        env = {**self.env, **pausing(PAUSE, note), **UNDRAWN, **variables}
+        return Story(
+            self.cluster.submit(folder, *words, nodes=nodes, options=options, **env), folder / "runs" / name, note
+        )
+
+
+@pytest.fixture(scope="module")
+def recipe(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stories")
+    return write_recipe(folder, digits, runs=f"{folder}/runs")
+
+
+@pytest.fixture(scope="module")
+def teller(cluster: Cluster, recipe: Path, forked: dict[str, str]) -> Teller:
+    return Teller(cluster, recipe, forked)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, recipe: Path) -> Job:
+    """A job that nothing happens to, of real interpreters; its nodes have a GPU each, as far as Slurm can tell."""
+    env = {**UNDRAWN, "SBATCH_GRES": "gpu:1"}
+    return cluster.submit(recipe.parent, str(recipe), "--run.name", "undisturbed", **env)
+
+
+@pytest.fixture(scope="module")
+def stories(teller: Teller, undisturbed: Job) -> dict[str, Story]:
+    """All stories, begun together."""
+    return {
+        "signal": teller.begin("signal"),
+        "time-limit": teller.begin("time-limit", options=["--time=60"]),
+        "preempted": teller.begin("preempted", nodes="node[3-4]"),
+        "node-down": teller.begin("node-down", nodes="node[5-6]"),
+        "elastic": teller.begin("elastic", nodes="node[7-8]", options=["--no-kill"], CIFAR_DIST_MIN_NODES="1"),
+        "stalled": teller.begin("stalled", "--run.stall_timeout", "5"),
+        "named": teller.begin("named"),
+        "inside": teller.begin("inside", nodes="node1", CIFAR_DIST_SRUN_OPTIONS="--cpu-bind=none"),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed: Job) -> Path:
+    """The run that nothing happened to."""
+    assert undisturbed.wait() == "COMPLETED", undisturbed.output()
+    return undisturbed.folder / "runs" / "undisturbed"
+
+
+def test_two_nodes_train_one_run(undisturbed: Job, stories: dict[str, Story], whole: Path) -> None:
+    for rank, node in enumerate(["node1", "node2"]):
+        assert f"machine {rank} of 2 is {node}, processes on it: 1, launch/ddp.yaml" in undisturbed.output()
+    environment = json.loads((whole / "environment.json").read_text())
+    assert environment["run"]["processes"] == 2
+    assert environment["host"] == environment["variables"]["MASTER_ADDR"] == "node1"
+    assert environment["variables"]["MASTER_PORT"] == str(20000 + int(undisturbed.id) % 12000)
+    assert [record["step"] for record in metrics(whole)] == list(range(1, STEPS + 1))
+    assert (undisturbed.facts()["ExitCode"], undisturbed.facts()["Restarts"]) == ("0:0", "0")
+
+
+def test_signal(stories: dict[str, Story], whole: Path) -> None:
+    told = stories["signal"]
+    paused = told.pause()
+    told.job.call("scancel", "--signal=USR1", told.job.id)
+    resume(paused)
+    told.assert_is_whole(whole, restarts=1)
+    assert f"job {told.job.id}, attempt 2, on node[1-2]: {told.run} from step-" in told.job.output(), "appended to"
+    assert "USR1" in told.job.output()
+
+
+def test_time_limit(stories: dict[str, Story], whole: Path) -> None:
+    """Slurm sends the signal that the script asks for, two minutes before the limit."""
+    told = stories["time-limit"]
+    paused = told.pause()
+    hours, minutes, _ = map(int, told.job.facts()["RunTime"].split(":"))
+    told.job.call("scontrol", "update", f"jobid={told.job.id}", f"timelimit={60 * hours + minutes + 2}")
+    resume(paused)
+    told.assert_is_whole(whole, restarts=1)
+    assert "USR1" in told.job.output()
+
+
+def test_preemption(stories: dict[str, Story], whole: Path) -> None:
+    told = stories["preempted"]
+    paused = told.pause()
+    urgent = ["sbatch", "--partition=high", "--nodelist=node3", "--exclusive", "--output=/dev/null", "--wrap=true"]
+    told.job.call(*urgent)
+    resume(paused)
+    told.assert_is_whole(whole, restarts=1)
+    assert "Slurm has requeued the job" in told.job.output() or "; requeueing" in told.job.output()
+
+
+def test_a_node_that_is_lost(stories: dict[str, Story], cluster: Cluster, whole: Path) -> None:
+    told = stories["node-down"]
+    paused = told.pause()
+    cluster.set_node("node6", "down")
+    paused.resume()
+    told.assert_is_whole(whole, restarts=1)
+    assert "; Slurm has requeued the job\n" in told.job.output()
+    assert "not requeued" not in told.job.output()
+
+
+def test_a_lost_node_is_done_without_until_it_returns(stories: dict[str, Story], cluster: Cluster, whole: Path) -> None:
+    told = stories["elastic"]
+    paused = told.pause()
+    cluster.set_node("node8", "drain")  # or it would return by itself
+    cluster.set_node("node8", "down")
+    told.note.unlink()
+    paused.resume()
+    paused = told.pause()
+    assert [event.processes for event in told.events() if event.processes] == [2, 1]
+    assert told.job.facts()["JobState"] == "RUNNING"
+    cluster.set_node("node8", "resume")
+    resume(paused)
+    told.assert_is_whole(whole, restarts=1)
+    assert "of the lost nodes (node8) one is idle again; the job stops, to be requeued" in told.job.output()
+    assert [event.processes for event in told.events() if event.processes] == [2, 1, 2]
+
+
+def test_a_rank_that_is_stopped(stories: dict[str, Story], whole: Path) -> None:
+    """Nobody lets it run on: the watchdog of the other rank ends the job."""
+    told = stories["stalled"]
+    told.assert_is_whole(whole, restarts=1)
+    named = rf"rank 0 \(process {told.note.read_text()} on .*\) does not answer.*; stacks: {told.run}/stalls/step-"
+    assert re.search(named, told.job.output()), told.job.output()
+    assert "attempt 1 stalled after step-" in told.job.output()
+    assert [event.kind for event in told.events()] == ["started", "stalled", "resumed", "finished"]
+
+
+def test_two_jobs_with_one_name(stories: dict[str, Story], teller: Teller, whole: Path) -> None:
+    told = stories["named"]
+    paused = told.pause()
+    second = teller.begin("named").job
+    assert second.wait() == "FAILED"
+    assert (second.facts()["ExitCode"], second.facts()["Restarts"]) == ("69:0", "0")
+    assert f"{told.run} is in use by process {paused.pid} on node1; wait for it, or use" in second.output()
+    paused.resume()
+    told.assert_is_whole(whole, restarts=0)
+
+
+def test_a_node_that_never_answers(teller: Teller, tmp_path: Path, whole: Path) -> None:
+    """Its Python hangs, as on a file system that is away. Slurm ends it once the other node has given up."""
+    hanging = write_python(tmp_path, teller.env, "exec env --default-signal sleep 1000", only="slurm node")
+    told = teller.begin("silent", "--run.join_timeout", "3", CIFAR_DIST_VENV=str(hanging))
+    told.note.touch()
+    assert told.job.wait() == "FAILED"
+    assert (told.job.facts()["ExitCode"], told.job.facts()["Restarts"]) == ("143:0", "0"), "128 + TERM"
+    assert "gave up after 3 s (run.join_timeout): 1 of 2 has not joined: machine 1" in told.job.output()
+    teller.begin("silent").assert_is_whole(whole, restarts=0)
+
+
+def test_a_node_without_the_environment_is_named_before_any_trains(teller: Teller, tmp_path: Path, whole: Path) -> None:
+    missing = write_python(tmp_path, teller.env, "exit 127")
+    told = teller.begin("missing", CIFAR_DIST_VENV=str(missing))
+    told.note.touch()
+    assert told.job.wait() == "FAILED"
+    assert told.job.facts()["ExitCode"] == "2:0", told.job.output()
+    assert f"no Python on node2 that can run the project; looked in {missing}/bin, then on the" in told.job.output()
+    assert "on node1 that" not in told.job.output()
+    assert "machine 0 of 2" not in told.job.output()
+    teller.begin("missing").assert_is_whole(whole, restarts=0)
+
+
+def write_python(folder: Path, env: dict[str, str], instead: str, only: str = "") -> Path:
+    """Write ``bin/python``, which on node2 does something else, ``only`` for a command with these words."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        f'#!/bin/sh\ncase "$SLURMD_NODENAME $*" in (node2*"{only}"*) {instead};; esac\n'
+        f'exec {env["CIFAR_DIST_VENV"]}/bin/python "$@"\n'
+    )
+    python.chmod(0o755)
+    return folder
+
+
+def test_scancel(teller: Teller, whole: Path) -> None:
+    """Submitted by the command for it, which knows where the run will lie; resumed from its folder."""
+    note = teller.recipe.parent / "cancelled.paused"
+    words = ["-m", "cifar_dist", "submit", str(teller.recipe), "--nodes=2", "--nodelist=node[1-2]", "-J", "it"]
+    env = {**teller.cluster.env, **teller.env, **pausing(PAUSE, note), **UNDRAWN}
+    done = subprocess.run(
+        [sys.executable, *words], env=env, cwd=teller.recipe.parent, capture_output=True, text=True, timeout=PATIENCE
+    )
+    said = re.fullmatch(r"job (\d+): (.*)\nwatch it: tail -F slurm-\1\.out; cifar-dist runs list .*\n", done.stdout)
+    assert said, done.stdout + done.stderr
+    told = Story(Job(said[1], teller.recipe.parent, env), Path(said[2]), note)
+    assert told.run == teller.recipe.parent / "runs" / f"small-{told.job.id}"
+    assert told.job.facts()["JobName"] == "it"
+    paused = told.pause()
+    told.job.call("scancel", told.job.id)
+    resume(paused)
+    assert told.job.wait() == "CANCELLED"
+    until(lambda: "is not requeued because the job is" in told.job.output(), told.job.output)
+    assert [event.kind for event in told.events()] == ["started", "interrupted"]
+    resumed = teller.cluster.submit(teller.recipe.parent, "resume", str(told.run), **env)
+    Story(resumed, told.run, note).assert_is_whole(whole, restarts=0)
+
+
+def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(stories: dict[str, Story]) -> None:
+    """As with a container: every command of ours goes through srun, which refuses once Slurm takes the job down."""
+    told = stories["inside"]
+    paused = told.pause()
+    told.job.call("scancel", "--signal=USR1", told.job.id)
+    told.note.unlink()
+    resume(paused)
+    paused = told.pause()
+    assert f"attempt 2, on node1: {told.run} from step-" in told.job.output()
+    told.job.call("scancel", told.job.id)
+    resume(paused)
+    assert told.job.wait() == "CANCELLED"
+    until(
+        lambda: f"to resume, submit the same words with --run.name {told.run.name}" in told.job.output(),
+        told.job.output,
+    )
+    assert "not requeued: the job is " in told.job.output()
