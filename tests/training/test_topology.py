@@ -25,7 +25,7 @@ def test_one_process_and_two_take_the_same_steps(tiny: Path, tmp_path: Path, acc
     assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=TOLERANCE)
     weights = [load_file(tmp_path / "runs" / name / "final" / "model.safetensors") for name in ("one", "two")]
     for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-2, atol=5e-4)
 
 
 def test_a_run_resumes_on_another_number_of_processes(tiny: Path, tmp_path: Path) -> None:
