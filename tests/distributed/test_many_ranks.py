@@ -24,6 +24,7 @@ SHARDS, BATCH = [200] * 7, 512  # the last of three batches has 376 samples
 @MANY
 def test_a_launch_of_so_many_is_checked_and_described(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    monkeypatch.setenv("MASTER_ADDR", "gpu001")
     check_launch(world_size)
     with pytest.raises(UserError, match=f"asks for 8 processes and the launcher started {world_size}"):
         check_launch(8)

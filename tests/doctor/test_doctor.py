@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import resource
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from support.running import environment, finish, spawn, start, train
 
-from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.doctor.finding import Finding, Verdict
+from cifar_dist.doctor.finding import Finding
 from cifar_dist.doctor.grace import find_grace
-from cifar_dist.doctor.network import check_ports
 
 MACHINE = ["machine", "processes", "ranks", "precision", "ports", "all-reduce", "clocks"]
 RUN = ["files", "data", "batches", "network", "steps", "gradients", "save", "space"]
@@ -149,17 +146,21 @@ def test_a_disk_that_is_too_small_or_read_only_is_a_failed_row(
 
 
 def test_too_few_open_files_for_so_many_ranks_are_a_failed_row() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (150, hard))
-    try:
-        finding = check_ports(Ranks(0, 1, torch.device("cpu"), first_of_node=True))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert finding.verdict is Verdict.FAILED
-    assert (finding.text, finding.remedy) == (
-        "a process may have 150 open files and connections, and rank 0 needs 204",
-        "ulimit -n 408",
+    program = (
+        "import resource, torch\n"
+        "from cifar_dist.distributed.ranks import Ranks\n"
+        "from cifar_dist.doctor.network import check_ports\n"
+        "ranks = Ranks(0, 1, torch.device('cpu'), first_of_node=True)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (150, 4096))\n"
+        "print(check_ports(ranks))\n"
     )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
+    assert done.stdout.split(maxsplit=2) == [
+        "ports",
+        "FAILED",
+        "a process may have 150 open files and connections, and rank 0 needs 204\n"
+        "                     -> ulimit -n 408\n",
+    ], done.stderr
 
 
 @pytest.mark.parametrize(("max_time", "seconds"), [("", 120), ("auto", 120), ("10m", 30), ("2h", 120)])

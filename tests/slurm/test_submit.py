@@ -28,7 +28,10 @@ from cifar_dist.slurm.submission import Options
         ),
         (["--run.name", "taken"], "/runs/taken is finished already; another --run.name starts a new run"),
         (["--run.name", "taken", "--run.fresh"], "/runs/taken exists and run.fresh is set; use another --run.name"),
-        (["--nodes=3"], "train.batch_size 100 is not divisible by 3 processes x 1 accumulation steps; use --train.bat"),
+        (
+            ["--nodes=3", "--train.even_batches", "true"],
+            "100 is not divisible by 3 processes x 1 accumulation",
+        ),
         (["--run.dir", "/proc/runs"], "run.dir /proc/runs cannot be written (No such file or directory); choose anoth"),
         (
             ["--checkpoint.keep", "1000000000000"],

@@ -1,6 +1,6 @@
 """Two processes against one, each with one thread: images per second of the same global batch.
 
-    python benchmarks/processes.py [--data shards/cifar10] [--recipe speedrun-94] [--steps 4] [--turns 3]
+    python benchmarks/two_processes.py [--data shards/cifar10] [--recipe speedrun-94] [--steps 4] [--turns 3]
 
 Each turn is a run of so many steps, started with ``cifar-dist launch cpu``. The first step of a run, which requests
 memory and builds the kernels, does not count.
@@ -26,7 +26,7 @@ def rate(processes: int, recipe: str, data: str, steps: int) -> float:
         command += ["--train.max_steps", str(1 + steps), "--tracking.every", "1", "--eval.every", "1000000"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f"processes: the run failed: {done.stderr.strip().splitlines()[-1]}")
+            sys.exit(f"two_processes: the run failed: {done.stderr.strip().splitlines()[-1]}")
         lines = Path(folder, "timed", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [one for one in map(json.loads, lines) if one["split"] == "train"][1:]
     return sum(one["samples"] for one in records) / sum(one["seconds"] for one in records)
