@@ -8,7 +8,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
@@ -23,14 +24,37 @@ _SHARE: Final = "choose a --run.dir on a file system that all nodes share"
 
 def check_shared_folder(folder: Path, ranks: Ranks) -> Finding:
     """Let every rank write a file into ``folder``, rename it, and look for those of all others. Collective."""
-    created = ranks.run_on_main(lambda: _create(folder))
-    if isinstance(created, str):
-        return Finding.fails("files", f"run.dir {folder} cannot be written ({created})", "choose another --run.dir")
-    trial, parents = created
-    try:
+    with contextlib.ExitStack() as created:  # on rank 0
+
+        def create() -> Path | str:
+            try:
+                return created.enter_context(trial_folder(folder))
+            except OSError as error:
+                return error.strerror or str(error)
+
+        trial = ranks.run_on_main(create)
+        if isinstance(trial, str):
+            return Finding.fails("files", f"run.dir {folder} cannot be written ({trial})", "choose another --run.dir")
         return _try_folder(folder, trial, ranks)
+
+
+@contextmanager
+def trial_folder(folder: Path) -> Iterator[Path]:
+    """A new folder in ``folder``; removed after the block, with the parents that had to be created for it.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    parents = [path for path in (folder, *folder.parents) if not path.exists()]
+    trial = folder / f".doctor.{os.getpid()}.tmp"
+    try:
+        trial.mkdir(parents=True)
+        yield trial
     finally:
-        ranks.run_on_main(lambda: remove(trial, parents))
+        shutil.rmtree(trial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # something else is in one of them by now
+            for path in parents:
+                path.rmdir()
 
 
 def _try_folder(folder: Path, trial: Path, ranks: Ranks) -> Finding:
@@ -41,34 +65,11 @@ def _try_folder(folder: Path, trial: Path, ranks: Ranks) -> Finding:
             if problem:
                 who = f"rank {rank} on {hosts[rank]} " if ranks.world_size > 1 else ""
                 return Finding.fails("files", f"run.dir {folder}: {who}{problem}", _SHARE)
-    text = (
-        f"{ranks.world_size} ranks write, rename and see each other's files"
-        if ranks.world_size > 1
-        else ("files are written and renamed")
-    )
+    together = f"{ranks.world_size} ranks write, rename and see each other's files"
+    text = together if ranks.world_size > 1 else "files are written and renamed"
     locks = _try_locks(trial, ranks)
     remedy = "two jobs of one run would not notice each other: mount it with locks (Lustre: -o flock)" if locks else ""
     return Finding.warns("files", f"run.dir {folder}: {text}, {locks or 'and locks exclude'}", remedy)
-
-
-def _create(folder: Path) -> tuple[Path, list[Path]] | str:
-    """Create a trial folder in ``folder``; return it and the parents created for it, or why it cannot be."""
-    parents = [path for path in (folder, *folder.parents) if not path.exists()]
-    trial = folder / f".doctor.{os.getpid()}.tmp"
-    try:
-        trial.mkdir(parents=True)
-    except OSError as error:
-        remove(trial, parents)
-        return error.strerror or str(error)
-    return trial, parents
-
-
-def remove(trial: Path, parents: list[Path]) -> None:
-    """Remove a trial folder, and its parents that it was created with unless something else is in them by now."""
-    shutil.rmtree(trial, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        for path in parents:
-            path.rmdir()
 
 
 def _write(trial: Path, rank: int, _: int) -> str:

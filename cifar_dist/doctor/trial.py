@@ -25,7 +25,7 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.doctor.finding import Finding
 from cifar_dist.doctor.grace import Grace, find_grace
 from cifar_dist.doctor.network import time_gradients
-from cifar_dist.doctor.shared_folder import remove
+from cifar_dist.doctor.shared_folder import trial_folder
 from cifar_dist.doctor.space import room_for_checkpoints
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration, size
@@ -99,18 +99,13 @@ def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float) -
 
     def write() -> int:
         """Write a checkpoint and remove it; return its bytes."""
-        parents = [path for path in (folder, *folder.parents) if not path.exists()]
-        trial = folder / f".doctor.{os.getpid()}.tmp"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = checkpoint.save(trial, tensors, checkpoint.NEW_RUN)
-            return _bytes(path)
+            with trial_folder(folder) as trial:
+                return _bytes(checkpoint.save(trial, tensors, checkpoint.NEW_RUN))
         except OSError as error:
             raise UserError(
                 f"run.dir {folder} cannot be written ({error.strerror}); choose another --run.dir"
             ) from None
-        finally:
-            remove(trial, parents)
 
     count = ranks.run_on_main(write)
     seconds = time.perf_counter() - begin
