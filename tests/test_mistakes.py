@@ -100,7 +100,7 @@ def test_unknown_words() -> None:
     refused(verb("evaluate", "no-such-run"), "run 'no-such-run' does not exist")
     refused(verb("pack", "digits", "x", "--val-fraction", "2"), "'2' is not a fraction")
     refused(verb("pack", "digits", "x", "--val_fraction", "0"), "--val_fraction 0; did you mean --val-fraction?")
-    refused(verb("preview", "demo", "shards/none"), "unknown recipe 'shards/none'; cifar-dist recipes lists all")
+    refused(verb("preview", "demo", "nowhere/digits"), "unknown recipe 'nowhere/digits'; cifar-dist recipes lists all")
     refused(verb("train", "README.md"), "README.md is not a recipe; name one that cifar-dist recipes lists")
     assert verb("help", "pack").stdout == verb("pack", "--help").stdout
 
