@@ -78,7 +78,7 @@ def main() -> None:
                 saver.wait(step)
                 if step > 1:  # the first save requests the memory that the others use again
                     seconds[background].append(blocked)
-    what = f"training waits for a checkpoint of {asked.parameters} M parameters with momentum, {asked.device}"
+    what = f"a checkpoint of {asked.parameters} M parameters with momentum, {asked.device}"
     record(__file__, [Comparison(what, "saved in the foreground", "s", seconds[True], seconds[False])])
 
 

@@ -27,7 +27,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["config", "engines", "recipes", "scaling", "sources"])
+@pytest.mark.parametrize("page", ["config", "engines", "performance", "recipes", "scaling", "sources"])
 def test_the_tables_are_up_to_date(page: str) -> None:
     made = script(f"make_{page}")
     document = made.DOCUMENT.read_text(encoding="utf-8")
