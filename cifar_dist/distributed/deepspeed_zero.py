@@ -5,7 +5,6 @@ Rajbhandari et al.: *ZeRO: Memory Optimizations Toward Training Trillion Paramet
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Mapping
 from typing import ClassVar
@@ -34,7 +33,12 @@ class DeepSpeedZero(Engine):
         Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
         Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
         Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
-        Limit("average.name", lambda value: value == "lookahead", _NEEDS_WEIGHTS),
+        Limit(
+            "average.name",
+            lambda value: value == "lookahead",
+            "needs an optimizer without a copy of the weights",
+            "use launch/ddp.yaml or launch/fsdp.yaml",
+        ),
     )
 
     shards = "optimizer state, and with ZeRO-2 gradients"
@@ -75,15 +79,10 @@ class DeepSpeedZero(Engine):
         # It flattens weights in their contiguous order; the images may stay channels-last.
         module.to(memory_format=torch.contiguous_format)
         self._configure()
-        full_module = self.copy_full(module)
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         check_wrapper(wrapper, self.kind, "DeepSpeedEngine")
-        create = functools.partial(_ZeroModel, full_module=full_module)
+        create = functools.partial(_ZeroModel, is_sharded=3 in self.stages)
         return self.build_model(create, module, wrapper, wrapped_optimizer)
-
-    def copy_full(self, _module: nn.Module) -> nn.Module | None:
-        """Copy the module before it is wrapped, where its weights are sharded afterwards."""
-        return None
 
     def _configure(self) -> None:
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
@@ -106,16 +105,12 @@ class DeepSpeedZero3(DeepSpeedZero):
     """Stage 3: every process holds a shard of the weights, and gathers a layer's weights while it computes."""
 
     limits = (
-        *DeepSpeedZero.limits[:-1],
-        Limit("average.name", lambda value: value != "none", _NEEDS_WEIGHTS),
+        *DeepSpeedZero.limits,
         Limit("train.compile", lambda value: value != "no", "needs one process, DDP, or DeepSpeed ZeRO-1 or ZeRO-2"),
     )
     shards = "weights, gradients and optimizer state"
     stages = (3,)
     description = "DeepSpeed ZeRO-3"
-
-    def copy_full(self, module: nn.Module) -> nn.Module | None:
-        return copy.deepcopy(module)
 
 
 class _ZeroModel(WrappedModel):

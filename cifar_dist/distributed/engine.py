@@ -109,7 +109,7 @@ class Engine(ABC):
         return self.wrap(module, optimizer)
 
     def prepare_for_inference(self, module: nn.Module) -> InferenceModel:
-        """Move ``module`` to this process's device; it is not trained."""
+        """Move ``module`` to this process's device; it is not trained. Collective."""
         return InferenceModel(module.to(self.ranks.device), self.ranks, self.precision)
 
     @property

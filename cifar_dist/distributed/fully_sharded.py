@@ -7,7 +7,6 @@ FSDP, which on a CPU exits 0 and has sharded nothing.
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_dist.distributed.engine import DDP_COMPRESSES, NO_PARTS, Engine, Limit
-from cifar_dist.distributed.wrapped_model import WrappedModel
+from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
 from cifar_dist.errors import UserError
 
 _NEEDS_WEIGHTS = "needs full weights and gradients on each process"
@@ -36,7 +35,6 @@ class FullySharded(Engine):
         Limit("train.compile", lambda value: value != "no", "needs one process, DDP or DeepSpeed"),
         Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
         Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
-        Limit("average.name", lambda value: value != "none", _NEEDS_WEIGHTS),
     )
     shards = "weights, gradients and optimizer state"
     kind, description = "fsdp", "FSDP"
@@ -48,19 +46,27 @@ class FullySharded(Engine):
     def wrap(self, module: nn.Module, optimizer: Optimizer) -> WrappedModel:
         if not dist.is_initialized():  # one process, which no launcher started
             raise UserError("FSDP was asked for and there is no process group; start with launch/fsdp.yaml")
-        # It splits weights along their first dimension; the images may stay channels-last.
-        module.to(memory_format=torch.contiguous_format)
-        full_module = copy.deepcopy(module)
-        shard(module, optimizer, self.ranks.device, self.ranks.world_size)
+        self._shard(module, optimizer)
         if not is_sharded(module, self.ranks.world_size):
             raise UserError("FSDP was asked for and the weights are not sharded; start with launch/fsdp.yaml")
         wrapper = self.accelerator.prepare_model(module, evaluation_mode=True)  # adds autocast and no wrapper
-        create = functools.partial(WrappedModel, full_module=full_module)
+        create = functools.partial(WrappedModel, is_sharded=True)
         return self.build_model(create, module, wrapper, self.accelerator.prepare_optimizer(optimizer))
 
+    def prepare_for_inference(self, module: nn.Module) -> InferenceModel:
+        model = super().prepare_for_inference(module)
+        if dist.is_initialized():
+            self._shard(module)
+        return model
 
-def shard(module: nn.Module, optimizer: Optimizer, device: torch.device, world_size: int) -> None:
-    """Leave in ``module`` and ``optimizer`` this process's shard of each parameter: rows of its first dimension.
+    def _shard(self, module: nn.Module, optimizer: Optimizer | None = None) -> None:
+        # It splits weights along their first dimension; the images may stay channels-last.
+        module.to(memory_format=torch.contiguous_format)
+        shard(module, optimizer, self.ranks.device, self.ranks.world_size)
+
+
+def shard(module: nn.Module, optimizer: Optimizer | None, device: torch.device, world_size: int) -> None:
+    """Leave in ``module`` and its ``optimizer`` this process's shard of each parameter: rows of its first dimension.
 
     Every process must call it with equal weights, contiguous and on ``device``. Collective.
 
@@ -75,11 +81,11 @@ def shard(module: nn.Module, optimizer: Optimizer, device: torch.device, world_s
     try:
         for block in (*_blocks(module), module):  # the module itself takes the parameters that no block has
             block.register_forward_hook(_clone_views)
-            fully_shard(block, mesh=mesh)
+            fully_shard(block, mesh=mesh, reshard_after_forward=True)  # else a prediction leaves the root's unsharded
     except (NotImplementedError, ValueError) as error:
         raise UserError(f"FSDP cannot shard this network ({error}); use launch/ddp.yaml") from None
     shards = dict(module.named_parameters())
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups if optimizer is not None else ():
         group["params"] = [shards[names[id(parameter)]] for parameter in group["params"]]
 
 

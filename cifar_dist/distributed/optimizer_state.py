@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.distributed.host_copies import copy_to_host
-from cifar_dist.distributed.sharded_tensor import full_shape, shard_like
+from cifar_dist.distributed.sharded_tensor import fill_partition, full_shape, shard_like
 from cifar_dist.errors import UserError
 
 Parameters = Mapping[str, nn.Parameter]
@@ -114,9 +114,7 @@ def _set_partition(zero: Any, parameter: nn.Parameter, value: Tensor, key: str) 
     DeepSpeed's own function fails where the ranks do not divide a parameter: it forgets the padding of the last one.
     """
     partition, _ = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
-    begin = partition.numel() * zero._get_param_partition_rank(parameter)
-    own = value.flatten()[begin : begin + partition.numel()]
-    partition[: own.numel()].copy_(own)
+    fill_partition(partition, value, like=parameter)
 
 
 def _groups(zero: Any) -> list[tuple[list[nn.Parameter], Tensor]]:

@@ -32,6 +32,43 @@ def full_shape(tensor: Tensor) -> torch.Size:
     return shape
 
 
+def own_shard(tensor: Tensor) -> Tensor:
+    """What this process holds of ``tensor``, which changes with it in place; itself where it is not sharded.
+
+    Without gradients. A change of a shard of ZeRO-3 requires :func:`forget_gathered`.
+    """
+    if hasattr(tensor, "ds_tensor"):
+        partition: Tensor = tensor.ds_tensor
+        return partition
+    own = tensor.detach()
+    return own.to_local() if hasattr(own, "to_local") else own
+
+
+def shard_of(full: Tensor, like: Tensor) -> Tensor:
+    """A copy of what :func:`own_shard` of ``like`` would be if it had the values of ``full``. Collective for shards."""
+    if hasattr(like, "ds_tensor"):
+        partition = torch.zeros_like(like.ds_tensor)
+        fill_partition(partition, full, like)
+        return partition
+    return own_shard(shard_like(full, like))
+
+
+def fill_partition(partition: Tensor, full: Tensor, like: Tensor) -> None:
+    """Copy to a flat ``partition`` what this process holds of ``full``, which ZeRO-3 shards as it does ``like``.
+
+    The partition of the last process may be longer.
+    """
+    begin = partition.numel() * like.ds_zero_partition_rank  # type: ignore[attr-defined]
+    own = full.flatten()[begin : begin + partition.numel()]
+    partition[: own.numel()].copy_(own)
+
+
+def forget_gathered(tensor: Tensor) -> None:
+    """Free the full copy that ZeRO-3 may keep of ``tensor``: it is gathered again from the shards."""
+    if hasattr(tensor, "ds_tensor"):
+        tensor.partition()  # type: ignore[attr-defined]
+
+
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """A copy of ``value``, equal on all processes, on the device of ``like`` and sharded as ``like`` is.
 

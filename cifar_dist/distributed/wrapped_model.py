@@ -20,7 +20,9 @@ from cifar_dist.distributed.optimizer_state import by_parameter, collect, restor
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sharded_tensor import full_tensor
+from cifar_dist.distributed.sharded_weights import ShardedWeights
 from cifar_dist.errors import TrainingFailedError
+from cifar_dist.optim.held_weights import HeldWeights
 
 
 class InferenceModel:
@@ -35,29 +37,23 @@ class InferenceModel:
         self.module = module
         self.ranks = ranks
         self._precision = precision
-        self._full_module = module
 
     @torch.no_grad()
     def infer(self, images: Tensor) -> Tensor:
         """Logits, float32 [n, classes], of normalised images, float32 [n, c, h, w], in the run's precision.
 
-        Calls the bare module: the forward pass of DDP and FSDP is collective, and ranks may have different numbers of
-        batches.
+        Collective where the weights are sharded: every rank must call it equally often.
         """
         dtype = self._precision.autocast
         with torch.autocast(self.ranks.device.type, dtype=dtype, enabled=dtype is not None):
-            logits: Tensor = self._full_module(images)
+            logits: Tensor = self.module(images)  # not DDP's wrapper, which asks the other ranks
         return logits.float()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode inside, with rank 0's batch statistics on all ranks; the former mode after. Collective."""
         self.broadcast_buffers()
-        if self._full_module is not self.module:
-            state = self.module.state_dict(keep_vars=True)
-            self._full_module.load_state_dict({name: full_tensor(value) for name, value in state.items()})
         was_training = self.module.training
-        self._full_module.eval()
         self.module.eval()
         try:
             yield
@@ -97,10 +93,11 @@ class WrappedModel(InferenceModel):
         ranks, precision, accelerator: of the engine.
         accumulate: micro-batches in a step.
         clip_norm: maximum global gradient norm, 0 for none.
-        full_module: where ``module`` is sharded, a copy with full weights, which predicts.
+        is_sharded: whether each process holds shards of the weights.
 
     Attributes:
         wrapper: for example torch's ``DistributedDataParallel``.
+        weights: what this process holds of the network's weights.
     """
 
     def __init__(
@@ -114,10 +111,10 @@ class WrappedModel(InferenceModel):
         accelerator: Accelerator,
         accumulate: int,
         clip_norm: float,
-        full_module: nn.Module | None = None,
+        is_sharded: bool = False,
     ) -> None:
         super().__init__(module, ranks, precision)
-        self._full_module = full_module or module
+        self.weights = ShardedWeights(module) if is_sharded else HeldWeights(module)
         self.wrapper, self._optimizer, self._accelerator = wrapper, optimizer, accelerator
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm

@@ -7,7 +7,6 @@ threads). The results are ordered by sample id, and their number is verified.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_dist.distributed.out_of_memory import describe_evaluation, explained
-from cifar_dist.distributed.ranks import Ranks, deal
+from cifar_dist.distributed.ranks import deal
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.views import Views
 from cifar_dist.terminal.progress import Show, silent
@@ -97,27 +96,22 @@ def predict(
     ranks = model.ranks
     mine = deal(torch.arange(count).split(batch_size), ranks.rank, ranks.world_size)
     rounds = -(-count // (batch_size * ranks.world_size))
+    # Sharded weights are gathered from all ranks in every round: one with a batch less predicts a sample, and drops it.
+    requests = mine + [torch.tensor([0])] * (rounds - len(mine))
     rows: list[Tensor] = []
     with explained(lambda: describe_evaluation(batch_size)), model.evaluating(), show(count) as advance:
-        batches = zip(mine, stream(mine), strict=True)
-        for number in range(rounds):
+        for number, (ids, images) in enumerate(zip(requests, stream(requests), strict=True)):
             poll()
-            for ids, images in itertools.islice(batches, 1):  # none in the last round of a rank with one batch less
-                looks = [(weight, model.infer(view)) for weight, view in views(images, ids.to(images.device))]
-                averaged = torch.stack([weight * logits for weight, logits in looks]).sum(dim=0)
-                rows.append(torch.cat([averaged, looks[0][1]], dim=1))
+            looks = [(weight, model.infer(view)) for weight, view in views(images, ids.to(images.device))]
+            averaged = torch.stack([weight * logits for weight, logits in looks]).sum(dim=0)
+            rows.append(torch.cat([averaged, looks[0][1]], dim=1))
             done = number * batch_size * ranks.world_size
             advance(min(batch_size * ranks.world_size, count - done))
-    ids = ranks.gather(torch.cat([*mine, torch.empty(0, dtype=torch.int64)]).to(ranks.device)).cpu()
-    logits = ranks.gather(_stack(rows, ranks)).cpu()
+    own = torch.cat([*mine, torch.empty(0, dtype=torch.int64)])
+    ids = ranks.gather(own.to(ranks.device)).cpu()
+    logits = ranks.gather(torch.cat(rows)[: len(own)]).cpu()
     ordered = torch.full((count, logits.shape[1]), torch.nan)
     ordered[ids] = logits
     assert len(ids) == count == len(ids.unique()), f"{len(ids)} predictions of {count} samples"
     averaged, plain = ordered.chunk(2, dim=1)
     return Predictions(averaged.contiguous(), labels, plain.contiguous())
-
-
-def _stack(rows: Sequence[Tensor], ranks: Ranks) -> Tensor:
-    """Concatenate this process's logits; a process without a batch has zero rows of the right width."""
-    width = max(ranks.gather_objects(rows[0].shape[1] if rows else 0))
-    return torch.cat(list(rows)) if rows else torch.empty(0, width, device=ranks.device)

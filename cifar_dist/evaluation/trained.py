@@ -78,4 +78,4 @@ def build_trained(trained: Trained) -> nn.Module:
 
 def load_model(engine: Engine, trained: Trained) -> InferenceModel:
     """Build the trained network on every rank's device, see :func:`build_trained`. Collective."""
-    return engine.ranks.run_on_all(lambda: engine.prepare_for_inference(build_trained(trained)))
+    return engine.prepare_for_inference(engine.ranks.run_on_all(lambda: build_trained(trained)))

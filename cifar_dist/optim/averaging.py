@@ -15,23 +15,26 @@ from torch import Tensor, nn
 
 from cifar_dist.config import AverageConfig, RunningAverageConfig
 from cifar_dist.errors import UserError
+from cifar_dist.optim.held_weights import HeldWeights
 
 
 class WeightAverage:
     """A running average of a model's parameters and floating-point buffers: A <- A + weight * (W - A).
 
     It begins as a copy of the model after ``config.start`` epochs and is updated every ``config.every`` steps from
-    there. Each process keeps its own average; these are equal because the weights are. With ``config.gives_back`` the
-    optimizer must not keep its own copy of the weights (one process, DDP); its momentum does not change.
+    there. Each process keeps the average of the weights that it holds. With ``config.gives_back`` the optimizer must
+    not keep its own copy of the weights, as DeepSpeed's does; its momentum does not change.
 
     Args:
-        model: the unwrapped model, on its device, with unsharded parameters.
+        weights: the model's, as this process holds them.
         config: the weight of each update.
         steps_per_epoch, epochs: length of the run.
     """
 
-    def __init__(self, model: nn.Module, config: RunningAverageConfig, *, steps_per_epoch: int, epochs: int) -> None:
-        self.model, self._config = model, config
+    def __init__(
+        self, weights: HeldWeights, config: RunningAverageConfig, *, steps_per_epoch: int, epochs: int
+    ) -> None:
+        self._weights, self._config = weights, config
         self._steps_per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
         self._start = math.ceil(config.start * steps_per_epoch)
         self._average = self._copy() if self._start == 0 else {}
@@ -59,11 +62,10 @@ class WeightAverage:
             self._average = self._copy()
         elif is_due:
             assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
-            model = self._tensors()
             weight = self._config.weight(step, start=self._start, total=self._total)
-            torch._foreach_lerp_(list(self._average.values()), list(model.values()), weight)
-        if self._config.gives_back and (is_due or step % self._steps_per_epoch == 0):
-            self._put(self._average)
+            torch._foreach_lerp_(list(self._average.values()), list(self._weights.tensors().values()), weight)
+        if self._average and self._config.gives_back and (is_due or step % self._steps_per_epoch == 0):
+            self._weights.put(self._average)
         return is_due
 
     @property
@@ -77,53 +79,46 @@ class WeightAverage:
 
         Has no effect before the average has begun.
         """
-        kept = self._copy() if self._average else {}
+        if not self._average:
+            yield
+            return
+        kept = self._copy()
         try:
-            self._put(self._average)
+            self._weights.put(self._average)
             yield
         finally:
-            self._put(kept)
+            self._weights.put(kept)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the average by name of parameter or buffer, on the CPU; empty before it has begun."""
+        """Return what this process holds of the average, by name, on the CPU; empty before it has begun."""
         return {name: value.cpu().clone().contiguous() for name, value in self._average.items()}
 
     @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Restore what :meth:`state` returned after ``step`` steps.
+    def load(self, full: Mapping[str, Tensor], step: int) -> None:
+        """Restore the average after ``step`` steps from its ``full`` tensors by name. Collective for shards.
 
         Raises:
-            UserError: the state belongs to another model, or to other settings of the average.
+            UserError: they belong to another model, or to other settings of the average.
         """
-        model = self._tensors() if step >= self._start else {}
-        if {name: value.shape for name, value in model.items()} != {n: value.shape for n, value in state.items()}:
+        wanted = self._weights.shapes() if step >= self._start else {}
+        if wanted != {name: value.shape for name, value in full.items()}:
             raise UserError(
-                f"the checkpoint of step {step} has {len(state) or 'no'} averaged weights and this run needs "
-                f"{len(model) or 'none'}; resume with the settings it was started with, or use another --run.name"
+                f"the checkpoint of step {step} has {len(full) or 'no'} averaged weights and this run needs "
+                f"{len(wanted) or 'none'}; resume with the settings it was started with, or use another --run.name"
             )
-        self._average = {name: torch.empty_like(value).copy_(state[name]) for name, value in model.items()}
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return the model's floating-point tensors in a fixed order, which leaves out the integer batch counters."""
-        return {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
+        self._average = self._weights.take(full) if wanted else {}
 
     def _copy(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self._tensors().items()}
-
-    @torch.no_grad()
-    def _put(self, values: Mapping[str, Tensor]) -> None:
-        if values:
-            model = self._tensors()
-            torch._foreach_copy_([model[name] for name in values], list(values.values()))
+        return {name: value.clone() for name, value in self._weights.tensors().items()}
 
 
 def build_average(
-    config: AverageConfig, model: nn.Module, *, steps_per_epoch: int, epochs: int
+    config: AverageConfig, weights: HeldWeights, *, steps_per_epoch: int, epochs: int
 ) -> WeightAverage | None:
-    """Build the average that the config asks for, of the unwrapped model on its device; None for none."""
+    """Build the average that the config asks for; None for none."""
     if not isinstance(config, RunningAverageConfig):
         return None
-    return WeightAverage(model, config, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    return WeightAverage(weights, config, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
 @torch.no_grad()

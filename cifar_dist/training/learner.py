@@ -64,7 +64,7 @@ class Learner:
             self.model.load_optimizer_state(loaded.tensors.optimizer)
             self.model.load_scaler_state(loaded.state.loss_scaler)
         self._average = build_average(
-            config.average, setup.module, steps_per_epoch=setup.steps_per_epoch, epochs=config.train.epochs
+            config.average, self.model.weights, steps_per_epoch=setup.steps_per_epoch, epochs=config.train.epochs
         )
         if self._average is not None and loaded is not None:
             averaged = loaded.tensors.averaged

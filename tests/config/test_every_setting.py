@@ -48,6 +48,7 @@ from cifar_dist.launch.joining import join_ranks, open_store
 from cifar_dist.models import transfer
 from cifar_dist.optim import build_optimizer, learning_rate
 from cifar_dist.optim.averaging import build_average
+from cifar_dist.optim.held_weights import HeldWeights
 from cifar_dist.report.preview import augmented
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
@@ -103,7 +104,7 @@ def averages(config: Config) -> list[float]:
     """A weight that grows by 1 a step, its average, and which of the two the model has."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    average = build_average(config.average, model, steps_per_epoch=4, epochs=3)
+    average = build_average(config.average, HeldWeights(model), steps_per_epoch=4, epochs=3)
     assert average is not None
     seen = []
     for step in range(1, 13):

@@ -21,7 +21,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", fsdp_on_ranks.NETWORKS)
 def test_a_process_holds_half_and_the_update_is_that_of_one_process(found: dict[str, object], name: str) -> None:
-    """Weights, batch statistics and predictions; frozen weights among them."""
+    """Weights, batch statistics and predictions; frozen weights among them, and an average that is given back."""
     assert found[name] == ""
 
 
@@ -43,7 +43,6 @@ def test_one_process_without_a_launcher_is_refused(tiny: Path) -> None:
             ["--optim.name", "muon"],
             'optim.name = "muon" needs full weights and gradients on each process, not FSDP; use launch/ddp.yaml',
         ),
-        (["--average.name", "ema"], 'average.name = "ema" needs full weights and gradients on each process, not FSDP'),
         (
             ["--train.compile"],
             'train.compile = "default" needs one process, DDP or DeepSpeed, not FSDP',

@@ -24,6 +24,7 @@ from cifar_dist.evaluation.split import Split
 
 
 def test_any_number_of_processes_gives_the_bits_of_one(digits: Path, tmp_path: Path) -> None:
+    """Also where each holds a shard of the weights, and one has no images."""
     alone = predict_on(engine(Config(train=TrainConfig(threads=1))), digits)
     (done,) = spawn([predict_on_ranks.__file__, str(digits), str(tmp_path)])
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from cifar_dist.config.average import EMAConfig, NoAverageConfig, SWAConfig
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
 from cifar_dist.optim.averaging import WeightAverage, build_average, recalibrate
+from cifar_dist.optim.held_weights import HeldWeights
 
 STEPS = 12
 AVERAGES = [EMAConfig(decay=0.9, start=3, every=2), SWAConfig(start=3, every=2), EMAConfig(decay=0.5)]
@@ -22,7 +23,7 @@ AVERAGES = [EMAConfig(decay=0.9, start=3, every=2), SWAConfig(start=3, every=2),
 
 def make(config: AverageConfig, model: nn.Module) -> WeightAverage:
     """Of a run whose epochs are steps."""
-    average = build_average(config, model, steps_per_epoch=1, epochs=1000)
+    average = build_average(config, HeldWeights(model), steps_per_epoch=1, epochs=1000)
     assert average is not None
     return average
 
@@ -111,7 +112,7 @@ def test_applied_puts_the_average_in_and_the_weights_back(config: AverageConfig)
 
 
 def test_none_builds_no_average() -> None:
-    assert build_average(NoAverageConfig(), small_model(), steps_per_epoch=1, epochs=1) is None
+    assert build_average(NoAverageConfig(), HeldWeights(small_model()), steps_per_epoch=1, epochs=1) is None
 
 
 def test_before_its_start_the_average_is_empty() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cifar_dist.config.average import LookaheadConfig
 from cifar_dist.optim.averaging import WeightAverage
+from cifar_dist.optim.held_weights import HeldWeights
 
 PER_EPOCH, EPOCHS = 8, 4
 
@@ -43,7 +44,7 @@ def test_is_airbenchs() -> None:
     theirs, ours = small_model(), small_model()
     airbench(theirs, start=10, every=5, base=0.95, power=3.0)
     lookahead = WeightAverage(
-        ours,
+        HeldWeights(ours),
         LookaheadConfig(start=10 / PER_EPOCH, every=5, decay=0.95**5, ramp=3.0),
         steps_per_epoch=PER_EPOCH,
         epochs=EPOCHS,
@@ -60,7 +61,9 @@ def test_the_papers_algorithm_on_a_number() -> None:
     """k = 2, alpha = 0.5: slow goes half way to where two fast steps of +1 have come."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    lookahead = WeightAverage(model, LookaheadConfig(start=0 / 100, every=2, decay=0.5), steps_per_epoch=100, epochs=1)
+    lookahead = WeightAverage(
+        HeldWeights(model), LookaheadConfig(start=0 / 100, every=2, decay=0.5), steps_per_epoch=100, epochs=1
+    )
     values = []
     for step in range(1, 7):
         model.weight.data += 1
@@ -74,7 +77,9 @@ def test_the_papers_algorithm_on_a_number() -> None:
 def test_an_epoch_ends_on_the_slow_weights() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    lookahead = WeightAverage(model, LookaheadConfig(start=2 / 3, every=5, decay=0.5), steps_per_epoch=3, epochs=2)
+    lookahead = WeightAverage(
+        HeldWeights(model), LookaheadConfig(start=2 / 3, every=5, decay=0.5), steps_per_epoch=3, epochs=2
+    )
     values = []
     for step in range(1, 7):
         model.weight.data += 1
@@ -87,7 +92,7 @@ def test_an_epoch_ends_on_the_slow_weights() -> None:
 def test_resumes_bit_for_bit(stop: int) -> None:
     def lookahead(model: nn.Module) -> WeightAverage:
         return WeightAverage(
-            model,
+            HeldWeights(model),
             LookaheadConfig(start=4 / PER_EPOCH, every=3, decay=0.8, ramp=1.0),
             steps_per_epoch=PER_EPOCH,
             epochs=EPOCHS,

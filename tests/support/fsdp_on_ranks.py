@@ -17,8 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_dist import models
+from cifar_dist.config.average import LookaheadConfig
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.models.transfer import freeze_backbone
+from cifar_dist.optim.averaging import WeightAverage
+from cifar_dist.optim.held_weights import HeldWeights
 from support import forked_ranks
 from support.engines import engine
 
@@ -54,11 +57,17 @@ def loss_of(model: Callable[[Tensor], Tensor]) -> Tensor:
     return F.cross_entropy(model(images).float(), labels)
 
 
+def lookahead(weights: HeldWeights) -> WeightAverage:
+    """One that goes half way."""
+    return WeightAverage(weights, LookaheadConfig(decay=0.5), steps_per_epoch=10, epochs=1)
+
+
 def by_torch(module: nn.Module) -> Tensor:
-    """One update in torch alone; logits of the network after it."""
-    updater = optimizer(module)
+    """One update in torch alone, of which half is kept; logits of the network after it."""
+    updater, average = optimizer(module), lookahead(HeldWeights(module))
     loss_of(module).backward()
     updater.step()
+    average.update(1)
     module.eval()
     with torch.no_grad():
         logits: Tensor = module(samples()[0])
@@ -72,10 +81,12 @@ def compare(place: Engine, name: str) -> str:
     wanted = by_torch(alone)
     model = place.prepare(sharded, optimizer(sharded))
     held = sum(parameter.to_local().numel() for parameter in sharded.parameters())  # type: ignore[attr-defined]
+    average = lookahead(model.weights)
     model.begin_step(LR)
     with model.accumulate():
         model.backward(loss_of(model) / model.ranks.world_size)
     model.update()
+    average.update(1)
     model.assert_synchronised()
     with model.evaluating():
         logits = model.infer(samples()[0])

@@ -1,7 +1,8 @@
-"""Jobs of two and of three processes that predict the digits: ``python predict_on_ranks.py DIGITS OUT``."""
+"""Two processes, and three of FSDP, that predict the digits: ``python predict_on_ranks.py DIGITS OUT``."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 from cifar_dist.config import Config, DataConfig, EvalConfig, TrainConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.fully_sharded import is_sharded
 from cifar_dist.evaluation.split import Split
 from support import forked_ranks
 from support.engines import engine
@@ -30,6 +32,7 @@ def predict_on(place: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
     # The ranks' batch statistics have drifted apart, as they do under DDP; rank 0 has the run's.
     torch.nn.init.constant_(model[1].running_mean, 0.1 * place.ranks.rank)
     inference = place.prepare_for_inference(model)
+    assert is_sharded(model, place.ranks.world_size) is (place.kind == "fsdp")
     logits = {}
     polls = 0
 
@@ -59,5 +62,6 @@ def rank() -> None:
 
 
 if __name__ == "__main__":
-    for processes in (2, 3):
-        forked_ranks.run(processes, rank)
+    forked_ranks.run(2, rank)
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    forked_ranks.run(3, rank)
