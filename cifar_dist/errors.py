@@ -51,8 +51,8 @@ class JoinTimeoutError(TrainingFailedError):
     """Some processes or machines of the job never came. Whoever waited for them reports it."""
 
 
-class OutOfMemoryError(TrainingFailedError):
-    """One process has no memory left. One line; exit code 1.
+class RankError(TrainingFailedError):
+    """What fails on one process, or on several at once for one cause. One line; exit code 1.
 
     Args:
         message: which, and what to use instead.
@@ -62,6 +62,14 @@ class OutOfMemoryError(TrainingFailedError):
     def __init__(self, message: str, *, reports: bool) -> None:
         super().__init__(message)
         self.reports = reports
+
+
+class OutOfMemoryError(RankError):
+    """One process has no memory left."""
+
+
+class CollectiveTimeoutError(RankError):
+    """One process has waited too long for another."""
 
 
 class StorageError(TrainingFailedError):

@@ -17,7 +17,7 @@ from cifar_dist.errors import (
     InUseError,
     JoinTimeoutError,
     MachineError,
-    OutOfMemoryError,
+    RankError,
     StorageError,
     TrainingFailedError,
     UserError,
@@ -109,7 +109,7 @@ def _outlive_terminal() -> None:
 
 
 def _report(error: Exception, code: int) -> int:
-    if isinstance(error, OutOfMemoryError):
+    if isinstance(error, RankError):
         reports = error.reports
     else:
         of_machine = isinstance(error, MachineError) and local_rank() == 0

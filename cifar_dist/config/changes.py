@@ -16,6 +16,7 @@ CHANGEABLE_ON_RESUME: Final = (
     "run.fresh",
     "run.processes",
     "run.join_timeout",
+    "run.collective_timeout",
     "run.stall_timeout",
     "run.stall_factor",
     "run.max_time",

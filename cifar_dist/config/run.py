@@ -40,9 +40,12 @@ class RunConfig(Section):
     """Accept another dataset than that of ``run.from``, with the same classes and as many steps in an epoch."""
     join_timeout: int = 600
     """Seconds to wait for all processes and machines of a job to join; who is missing is reported every 10 s."""
+    collective_timeout: int = 1800
+    """Seconds that a process waits for the others in one exchange, from when they have joined; then the job fails. A
+    checkpoint or an evaluation that one process writes alone must be done by then."""
     stall_timeout: int = 300
     """A job in which no step ends for so many seconds is ended, with exit code 124 and the stacks of its processes in
-    the run folder; 0 never ends it. The first step and a checkpoint have at least 30 minutes."""
+    the run folder; 0 never ends it. The first step and a checkpoint have at least ``collective_timeout``."""
     stall_factor: float = 20.0
     """Where steps take long, the job is ended after this multiple of the usual time of a step instead."""
 
@@ -57,6 +60,7 @@ class RunConfig(Section):
         require(0 <= self.seed < 2**31, f"seed {self.seed} must be between 0 and 2147483647")
         require(self.processes >= 0, f"processes {self.processes} must not be negative")
         require(self.join_timeout >= 1, f"join_timeout {self.join_timeout} must be at least 1")
+        require(self.collective_timeout >= 1, f"collective_timeout {self.collective_timeout} must be at least 1")
         require(self.stall_timeout >= 0, f"stall_timeout {self.stall_timeout} must not be negative")
         require(self.stall_factor >= 1, f"stall_factor {self.stall_factor} must be at least 1")
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -49,6 +51,7 @@ class DeepSpeedZero(Engine):
         if cpu:
             _skip_inference_op_build()
         super().__init__(config, cpu=cpu)
+        _limit_waits(config.run.collective_timeout)
         plugin = self.accelerator.state.deepspeed_plugin
         if plugin is None:
             raise UserError("DeepSpeed was asked for and is not in use; start with launch/zero2.yaml")
@@ -81,7 +84,7 @@ class DeepSpeedZero(Engine):
         self._configure()
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         check_wrapper(wrapper, self.kind, "DeepSpeedEngine")
-        create = functools.partial(_ZeroModel, is_sharded=3 in self.stages)
+        create = functools.partial(_Zero3Model, is_sharded=True) if self.kind == "zero3" else _ZeroModel
         return self.build_model(create, module, wrapper, wrapped_optimizer)
 
     def _configure(self) -> None:
@@ -130,6 +133,22 @@ class _ZeroModel(WrappedModel):
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         parameters = self.trainable_parameters()
         restore_zero(self._optimizer.optimizer, parameters, by_parameter(state, parameters))
+
+
+class _Zero3Model(_ZeroModel):
+    """DeepSpeed fetches weights ahead."""
+
+    def infer(self, images: Tensor) -> Tensor:
+        logits = super().infer(images)
+        self._optimizer.optimizer.empty_partition_cache()  # of weights for a backward pass, which does not come
+        return logits
+
+
+def _limit_waits(seconds: int) -> None:
+    """Give DeepSpeed a process group that waits as long as the job's own; it would create one with torch's default."""
+    from deepspeed.utils import groups
+
+    groups._WORLD_GROUP = dist.new_group(timeout=timedelta(seconds=seconds))
 
 
 def _skip_inference_op_build() -> None:

@@ -30,9 +30,6 @@ from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
 from cifar_dist.errors import UserError
 
-# Above the slowest checkpoint or evaluation that one rank does alone; a rank that dies ends the job long before.
-_TIMEOUT = timedelta(minutes=30)
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -165,7 +162,7 @@ class Engine(ABC):
             backend: of the process group; None for Accelerate's choice.
             handlers: further options, as for ``Accelerator``.
         """
-        train = self._config.train
+        train, timeout = self._config.train, timedelta(seconds=self._config.run.collective_timeout)
         return Accelerator(
             cpu=cpu,
             mixed_precision=mixed_precision,
@@ -178,7 +175,7 @@ class Engine(ABC):
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=train.accumulate, sync_with_dataloader=False
             ),
-            kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=_TIMEOUT), *handlers],
+            kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=timeout), *handlers],
         )
 
     def _check_processes(self) -> None:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 import torch
 
 from cifar_dist.config import TrainConfig
-from cifar_dist.distributed.launch_checks import launched_processes
 from cifar_dist.errors import OutOfMemoryError, TrainingFailedError
-from cifar_dist.launch.joining import open_store
+from cifar_dist.launch.joining import is_first
 
 _MESSAGES = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
 """Of torch's allocator on a CPU; of CUDA and NCCL; of cuBLAS and cuDNN: each raises a bare RuntimeError."""
@@ -33,7 +32,9 @@ def explained(describe: Callable[[], str]) -> Iterator[None]:
         found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
         request = f" (it asked for {found[1]})" if found else ""
         rank = os.environ.get("RANK", "0")
-        raise OutOfMemoryError(f"rank {rank} ran out of memory{request} {describe()}", reports=_is_first()) from error
+        raise OutOfMemoryError(
+            f"rank {rank} ran out of memory{request} {describe()}", reports=is_first("out of memory")
+        ) from error
 
 
 def describe_training(train: TrainConfig, engine: str, world_size: int) -> str:
@@ -72,14 +73,3 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(message in str(error) for message in _MESSAGES)
-
-
-def _is_first() -> bool:
-    """Whether no other rank has run out of memory before: all do at once, and one report is enough."""
-    if launched_processes() == 1:
-        return True
-    try:
-        store = open_store("out of memory", os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-        return store.add("ranks", 1) == 1
-    except (RuntimeError, KeyError):  # rank 0, which may host the store, has ended; or it is not known where it is
-        return True

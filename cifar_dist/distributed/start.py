@@ -13,6 +13,7 @@ from cifar_dist.cpu.load import load_since, threads_of_each
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores, use_threads
 from cifar_dist.distributed.arithmetic import set_arithmetic
+from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
@@ -74,7 +75,10 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     if trains and config.train.compile != "no":
         keep_compiled_code()
         engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
-    with explained(lambda: describe_preparation(config.data.resident_mb, engine.description)):
+    with (
+        explained(lambda: describe_preparation(config.data.resident_mb, engine.description)),
+        waits_explained(config.run.collective_timeout),
+    ):
         yield engine
     engine.close()
 

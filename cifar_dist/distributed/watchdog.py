@@ -32,7 +32,6 @@ from cifar_dist.launch.joining import open_store
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-_PATIENCE_SECONDS = 1800.0  # for what takes long and comes seldom; the process group waits no longer
 _ANSWER_SECONDS = 10.0  # in which the other ranks must say where they are
 _TORCH = str(Path(torch.__file__).parent)
 _WAITING_IN = (_TORCH, ranks_module.__file__)  # files in which the main thread waits for other ranks
@@ -60,6 +59,7 @@ class Watchdog:
         ranks: this process among all of the job.
         folder: for the stacks of each rank; created when they are written.
         timeout: least number of seconds without a beat that end the job; 0 for never.
+        patience: the same for what takes long and comes seldom, see :meth:`be_patient`.
         factor: the multiple of the usual time between beats that ends it, if that is longer.
         steps_done: the optimizer steps done.
         record: called on one rank with what happened, one line, before the job ends.
@@ -71,12 +71,13 @@ class Watchdog:
         folder: Path,
         *,
         timeout: float,
+        patience: float,
         factor: float,
         steps_done: Callable[[], int],
         record: Callable[[str], None],
     ) -> None:
         self._ranks, self._folder, self._steps_done, self._record = ranks, folder, steps_done, record
-        self._timeout, self._factor = timeout, factor
+        self._timeout, self._patience, self._factor = timeout, patience, factor
         self._places = ranks.gather_objects((platform.node(), os.getpid()))
         self._board = _Board(ranks.rank, ranks.world_size, self._places[0]) if timeout else None
         self._ended, self._ending = threading.Event(), threading.Event()
@@ -85,12 +86,12 @@ class Watchdog:
 
     def beat(self) -> None:
         """Note that this process moves: a step or a batch of an evaluation has ended."""
-        self._last, self._patient = time.monotonic(), False
+        self._last, self._is_patient = time.monotonic(), False
         self._beats += 1
 
     def be_patient(self) -> None:
-        """Allow half an hour until the next beat: for a first step, which may compile, a checkpoint, or an upload."""
-        self._last, self._patient = time.monotonic(), True
+        """Allow more time until the next beat: for a first step, which may compile, a checkpoint, or an upload."""
+        self._last, self._is_patient = time.monotonic(), True
 
     def __enter__(self) -> Watchdog:
         if self._board is not None:
@@ -119,7 +120,7 @@ class Watchdog:
                 seconds = (self._last - last) / count
                 usual = max(seconds, 0.9 * usual + 0.1 * seconds)  # up at once, down slowly
                 beats, last = self._beats, self._last
-            limit = max(self._timeout, self._factor * usual, _PATIENCE_SECONDS if self._patient else 0)
+            limit = max(self._timeout, self._factor * usual, self._patience if self._is_patient else 0)
             silent = now - self._last
             if silent > limit or (silent > self._timeout / 10 and self._board.has_alarm()):
                 self._end(f"no step has ended for {silent:.0f} s, usually {usual:.2g} s")

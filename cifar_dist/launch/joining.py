@@ -96,6 +96,20 @@ def open_store(purpose: str, host: str, port: int, *, hosts: bool = False) -> St
     return PrefixStore(f"cifar-dist/{purpose}", store)
 
 
+def is_first(purpose: str) -> bool:
+    """Whether this rank is the first to ask, for that ``purpose``: of ranks that fail together, one reports it."""
+    place = os.environ
+    if int(place.get("WORLD_SIZE", "1")) == 1:
+        return True
+    try:
+        return open_store(purpose, place["MASTER_ADDR"], int(place["MASTER_PORT"])).add("ranks", 1) == 1
+    except (
+        RuntimeError,
+        KeyError,
+    ):  # rank 0, which may host the store, does not answer; or it is not known where it is
+        return True
+
+
 class _Meeting:
     """The members of a job at one store.
 

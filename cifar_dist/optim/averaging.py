@@ -7,7 +7,7 @@ name, without a counter, and a resumed run continues bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -122,7 +122,7 @@ def build_average(
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tensor], object] | None = None) -> None:
     """Set the running statistics of all batch norms to the mean of the batch statistics over ``batches``.
 
     Like torch.optim.swa_utils.update_bn, except that dropout is off, as it is when the statistics are used, and that a
@@ -131,6 +131,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Args:
         model: the unwrapped model; its training mode does not change.
         batches: float [n, c, h, w], normalised as in training, n at least 2.
+        forward: the forward pass of the model, if it is not simply called.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     modes = {module: module.training for module in model.modules()}
@@ -147,7 +148,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.train()  # normalise with the batch's own statistics, so that later layers see inputs as after calibration
     try:
         for images in batches:
-            model(images)
+            (forward or model)(images)
     finally:
         for hook in hooks:
             hook.remove()

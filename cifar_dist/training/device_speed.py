@@ -12,22 +12,37 @@ _SIDE = {"cpu": 512, "cuda": 4096}
 _REPEATS = 5
 
 
-def operations_per_image(module: nn.Module, shape: tuple[int, int, int]) -> float | None:
+def copy_shapes(module: nn.Module) -> nn.Module | None:
+    """Copy a network to the ``meta`` device, without its values; None for a network that cannot be copied.
+
+    Before an engine wraps it: a copy of its hooks would exchange weights with the other ranks.
+    """
+    try:
+        empty: dict[int, Tensor] = {id(value): torch.empty_like(value, device="meta") for value in module.buffers()}
+        for value in module.parameters():
+            empty[id(value)] = nn.Parameter(torch.empty_like(value, device="meta"), value.requires_grad)
+        return copy.deepcopy(module, empty)
+    except Exception:  # whatever the code of a network raises
+        return None
+
+
+def operations_per_image(module: nn.Module | None, shape: tuple[int, int, int]) -> float | None:
     """Count floating-point operations of one image's forward and backward pass; None for a network that hides them.
 
-    A multiply-add counts as two. Only shapes are computed, on the ``meta`` device.
+    A multiply-add counts as two. Only shapes are computed.
 
     Args:
-        module: the bare network; it is not changed.
+        module: as :func:`copy_shapes` returns it.
         shape: (height, width, channels) of an image.
     """
     from torch.utils.flop_counter import FlopCounterMode  # slow to import
 
+    if module is None:
+        return None
     images, (height, width, channels) = 2, shape  # batch normalisation requires two
     try:
-        trial = copy.deepcopy(module).to("meta").train()
         with FlopCounterMode(display=False) as counter, torch.random.fork_rng(devices=[]):
-            trial(torch.empty(images, channels, height, width, device="meta")).sum().backward()
+            module.train()(torch.empty(images, channels, height, width, device="meta")).sum().backward()
     except Exception:  # whatever the code of a network raises where it finds no values
         return None
     return counter.get_total_flops() / images or None

@@ -176,7 +176,8 @@ class Learner:
         module = self._setup.module
         if self._recalibrated is None:
             count = min(images, len(self._setup.batches.images))
-            recalibrate(module, self._plain_images("recalibrate", count, self._config.eval.batch_size))
+            batches = self._plain_images("recalibrate", count, self._config.eval.batch_size)
+            recalibrate(module, batches, self.model.infer)
             self._recalibrated = {name: buffer.clone() for name, buffer in module.named_buffers()}
         else:
             module.load_state_dict(self._recalibrated, strict=False)

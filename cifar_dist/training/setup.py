@@ -24,6 +24,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
 from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.optim.schedules import learning_rate
+from cifar_dist.training.device_speed import copy_shapes
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class TrainingSetup:
         own_parts: numbers of this process's micro-batches among those of a global batch.
         batches: the training split.
         module: the bare network, on the CPU, with new weights.
+        module_shapes: a copy of it without values, see :func:`~cifar_dist.training.device_speed.copy_shapes`.
         parameters: how many the network has.
         stages: the modules of each stage of the network.
         optimizer: of its parameters.
@@ -50,6 +52,7 @@ class TrainingSetup:
     own_parts: range
     batches: TrainBatches
     module: nn.Module
+    module_shapes: nn.Module | None
     parameters: int
     stages: list[tuple[nn.Module, ...]]
     optimizer: torch.optim.Optimizer
@@ -121,7 +124,10 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     if ranks.device.type != "cpu":
         size = -(-batches.size(0) // parts) + mix.mixes
         prepared = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
-    return TrainingSetup(config, manifest, normalize, prepared, own, batches, module, parameters, modules, optimizer)
+    shapes = copy_shapes(module)
+    return TrainingSetup(
+        config, manifest, normalize, prepared, own, batches, module, shapes, parameters, modules, optimizer
+    )
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:

@@ -18,6 +18,7 @@ from cifar_dist import checkpoint
 from cifar_dist.config import Config
 from cifar_dist.distributed import time_limit
 from cifar_dist.distributed.agreement import Agreement, StopRequested
+from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
@@ -86,6 +87,7 @@ class Trainer:
             self.ranks,
             self.folder.stalls,
             timeout=config.run.stall_timeout,
+            patience=config.run.collective_timeout,
             factor=config.run.stall_factor,
             steps_done=lambda: self.step,
             record=lambda what: timeline.append(
@@ -127,8 +129,9 @@ class Trainer:
 
     def _run(self) -> int:
         try:
-            self.fit()
-            self.finish()
+            with waits_explained(self.config.run.collective_timeout):
+                self.fit()
+                self.finish()
         except StopRequested as request:
             self.stop(str(request))
             return EXIT_REQUEUE

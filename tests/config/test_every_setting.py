@@ -247,6 +247,20 @@ def joined(config: Config) -> str:
     return "joined"
 
 
+def longest_wait(config: Config) -> str:
+    """For how long torch's process group lets a process wait for the others."""
+    found = Path("timeout.txt").resolve()
+
+    def work() -> None:
+        os.environ["ACCELERATE_USE_FSDP"] = "true"  # which has a group of one process, too
+        with start_engine(config):
+            group = torch.distributed.distributed_c10d._get_default_group()
+            found.write_text(str(group._get_backend(torch.device("cpu")).options._timeout))
+
+    forked_ranks.run(1, work)
+    return found.read_text()
+
+
 def hang(config: Config) -> object:
     """What is on the disk of a run whose sixth step takes eight seconds, far above 20 times the usual."""
     plug_in = Path("hanging.py")
@@ -380,6 +394,7 @@ WITNESSES: dict[str, Witness] = {
     "run.from": witness("nowhere", run),
     "run.from_other_data": witness(True, branch, run__from="origin"),
     "run.join_timeout": witness(1, joined),
+    "run.collective_timeout": witness(7, longest_wait),
     "run.stall_timeout": witness(1, hang),
     "run.stall_factor": witness(1e9, hang, run__stall_timeout=1),
     "data.path": witness("nowhere", run),

@@ -1,4 +1,4 @@
-"""A job in which a rank is stopped or hangs ends by itself, names that rank and leaves the stacks of the others."""
+"""A job in which a rank is stopped or hangs ends by itself; the watchdog names that rank and leaves all stacks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def test_a_stopped_rank_is_named_and_the_job_ends(tiny: Path, tmp_path: Path) ->
         assert (last.kind, who in last.note) == ("stalled", True)
 
 
-def test_a_rank_that_hangs_is_named_with_its_line(tiny: Path, tmp_path: Path) -> None:
-    """It answers, so its stacks are written too."""
+@pytest.fixture
+def hanging(tiny: Path, tmp_path: Path) -> list[str]:
+    """The words that train a network which hangs on rank 1, in its line 10, in the fifth step."""
     (tmp_path / "net.py").write_text(
         "import os, threading\nfrom torch import nn\n"
         "class Net(nn.Linear):\n"
@@ -56,8 +57,25 @@ def test_a_rank_that_hangs_is_named_with_its_line(tiny: Path, tmp_path: Path) ->
         "            threading.Event().wait()  # the line\n"
         "        return super().forward(images.mean(1).flatten(1))\n"
     )
-    words = [*IMPATIENT, "--model.name", f"{tmp_path}/net.py:Net"]
-    done = finish(start([TRAIN, str(tiny), *words], 2))
+    return [TRAIN, str(tiny), *IMPATIENT, "--model.name", f"{tmp_path}/net.py:Net"]
+
+
+def test_without_a_watchdog_an_exchange_ends_the_job(hanging: list[str], tmp_path: Path) -> None:
+    waiting, hangs = start([*hanging, "--run.stall_timeout", "0", "--run.collective_timeout", "2"], 2)
+    (done,) = finish([waiting])
+    hangs.kill()
+    finish([hangs])
+    assert done.returncode == 1
+    says = "rank 0 has waited 2 s for another rank (run.collective_timeout), which hangs or is slow; use --run.stall_"
+    (line,) = [line for line in done.stderr.splitlines() if "plug-ins" not in line]
+    assert line.startswith(f"cifar-dist: {says}"), done.stderr
+    last = timeline.read(tmp_path / "runs" / "tiny" / "timeline.jsonl")[-1]
+    assert (last.kind, says in last.note) == ("failed", True)
+
+
+def test_a_rank_that_hangs_is_named_with_its_line(hanging: list[str], tmp_path: Path) -> None:
+    """It answers, so its stacks are written too."""
+    done = finish(start(hanging, 2))
     assert [one.returncode for one in done] == [124, 124], done[0].stderr
     assert f"rank 1 is behind, after step 4 at {tmp_path}/net.py" not in done[1].stderr, "one rank speaks for all"
     assert "rank 1 is behind, after step 4 at " in done[0].stderr

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
@@ -27,7 +28,7 @@ OPTIMIZERS = {
     ],
     "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003", "--average.name", "ema", "--average.decay", "0.9"],
 }
-SETTINGS = ["--train.epochs", "2", "--checkpoint.background", "false"]
+SETTINGS = ["--train.epochs", "2", "--checkpoint.background", "false", "--run.collective_timeout", "900"]
 TURNS = [
     ("cpu", 3, signal.SIGUSR1),
     ("zero1", 7, signal.SIGUSR1),
@@ -53,6 +54,7 @@ def settings(config: str) -> dict[str, str]:
 def train(launch: str, words: list[str], leave: int = 0, number: int = 0) -> None:
     """Train on two processes, or resume training; each process sends itself signal ``number`` after step ``leave``."""
     from cifar_dist.distributed.start import start_engine
+    from cifar_dist.training import usage_meter
     from cifar_dist.training.measurements import StepMeasurements
     from cifar_dist.training.trainer import Trainer
 
@@ -66,10 +68,14 @@ def train(launch: str, words: list[str], leave: int = 0, number: int = 0) -> Non
         del os.environ[variable]
     os.environ.update(settings(launch))
     config = recipe.load(words[0], words[1:])
+    usage_meter._SHORTEST = 1e-6  # rank 0 rates the arithmetic of every epoch, and must not disturb the others
 
     def work() -> None:
         with StopSignals() as signals, start_engine(config) as place:
-            assert Leaving(config, place, signals).run() == (75 if leave else 0)
+            trainer = Leaving(config, place, signals)
+            for group in torch.distributed.distributed_c10d._world.pg_map:  # that of the job, and the engine's own
+                assert group._get_backend(torch.device("cpu")).options._timeout.total_seconds() == 900
+            assert trainer.run() == (75 if leave else 0)
 
     # The rank that is killed last may fail before, because it has lost the other.
     forked_ranks.run(2, work, codes=(-signal.SIGKILL, 1) if number == signal.SIGKILL else (0,))
