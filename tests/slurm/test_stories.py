@@ -277,7 +277,7 @@ def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(st
     resume(paused)
     assert told.job.wait() == "CANCELLED"
     until(
-        lambda: f"to resume, submit the same words with --run.name {told.run.name}" in told.job.output(),
+        lambda: f"to resume: cifar-dist submit resume {told.run} " in told.job.output(),
         told.job.output,
     )
     assert "not requeued: the job is " in told.job.output()
