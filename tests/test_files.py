@@ -94,7 +94,7 @@ def test_a_link_points_to_the_old_or_the_new_at_every_death(tmp_path: Path) -> N
     assert set(seen) <= {"old", "new"}
 
 
-def test_what_is_done_is_done_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_completed_write_leaves_no_temporary_files(tmp_path: Path) -> None:
     write_atomic(tmp_path / "file", "one")
     write_atomic(tmp_path / "file", "two, in Ünicode")
     link_atomic(tmp_path / "link", "file")

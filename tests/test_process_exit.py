@@ -20,7 +20,7 @@ def test_a_run_that_begins_with_closed_streams_trains(tiny: Path, tmp_path: Path
     assert metrics(tmp_path / "runs" / "tiny")
 
 
-def test_a_mistake_without_a_place_to_report_it_keeps_its_exit_code() -> None:
+def test_a_mistake_keeps_its_exit_code_if_stderr_is_closed() -> None:
     command = ["bash", "-c", 'exec "$@" 2>&-', "-", sys.executable, TRAIN, "nowhere"]
     assert subprocess.run(command, env=environment(), timeout=PATIENCE).returncode == 2
 
@@ -52,7 +52,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_the_machine_is_one_line_and_no_bad_input(fault: str) -> None:
+def test_a_fault_of_the_machine_is_one_line_and_not_bad_input(fault: str) -> None:
     code = f"""if True:
         import errno
         from pathlib import Path

@@ -256,7 +256,7 @@ def test_every_setting_is_documented() -> None:
 # ---- one layer over another -------------------------------------------------------------------------------------
 
 
-def test_who_picks_another_variant_does_not_inherit_what_only_the_first_has() -> None:
+def test_another_variant_does_not_inherit_settings_that_it_does_not_have() -> None:
     assert recipe.load("demo", ["--optim.name", "adam"]).optim == AdamConfig(weight_decay=1e-3)
     assert recipe.load("demo", ["--schedule.name", "cosine"]).schedule == CosineConfig(warmup=2, start=0.1)
     muon = recipe.load("speedrun-94", ["--optim.rest", "adamw"]).optim
@@ -350,7 +350,7 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
 
 
 @given(st.lists(st.sampled_from(["name", "--optim.lr", "--optim.lr=1", "0.1", "[8, 16]", "--out", "--run.fresh"])))
-def test_settings_are_taken_from_among_a_verbs_words(words: list[str]) -> None:
+def test_settings_are_separated_from_the_arguments_of_a_verb(words: list[str]) -> None:
     settings, others = split_settings(words)
     assert sorted([*settings, *others]) == sorted(words)
     assert not [word for word in others if word.startswith("--") and "." in word.partition("=")[0]]

@@ -174,7 +174,7 @@ def test_two_ranks_share_a_card_where_nccl_can(
         fsdp.work(job)
 
 
-def test_the_record_holders_script_is_stopped_after_some_runs_of_its_200(tmp_path: Path) -> None:
+def test_the_record_holders_script_is_stopped_after_a_few_of_its_200_runs(tmp_path: Path) -> None:
     """By its table, in the form of airbench94_muon.py: the number of a run is in the row of its first epoch only."""
     row = "|  {:>6}  |  {:>5}  |     0.9000  |   0.9300  |  {:>11}  |  {:>12}  |"
     script = tmp_path / "airbench.py"

@@ -105,14 +105,14 @@ def test_a_gpu_gives_the_pixels_of_a_cpu() -> None:
     assert torch.equal(on_gpu.cpu(), augment(config).pixels(images(64), ids, 3))
 
 
-def test_the_input_is_left_alone() -> None:
+def test_the_input_is_not_changed() -> None:
     batch = images(4)
     before = batch.clone()
     augment(AugmentConfig(transforms=(Crop(pad=3), Cutout(side=5))))(batch, torch.arange(4), 0)
     assert torch.equal(batch, before)
 
 
-def test_every_crop_comes_and_each_equally_often() -> None:
+def test_every_crop_occurs_equally_often() -> None:
     """By the place of one marked pixel: 25 crops, none favoured (six standard deviations)."""
     count = 25 * 400
     marked = torch.zeros(count, 9, 9, 3, dtype=torch.uint8)

@@ -93,7 +93,7 @@ def test_settings_of_version_1_give_their_pixels(old: dict[str, dict[str, object
     assert upgraded_augment(tree["augment"]) == tree["augment"], "a list stays as it is"
 
 
-def test_what_was_off_in_version_1_is_not_in_the_list() -> None:
+def test_a_transform_that_was_off_in_version_1_is_not_in_the_list() -> None:
     every = {"flip": "none", "crop": 0, "crop_fill": "reflect", "policy": "none", "operations": 2, "magnitude": 9}
     every |= {"rotation": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "perspective": 0.0, "gray": 0.0}
     every |= {"jitter": [0.0] * 4, "erasing": 0.0, "cutout": 0, "mixup": 0.0, "cutmix": 0.0, "mix_alpha": 1.0}

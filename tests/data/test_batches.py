@@ -76,7 +76,7 @@ def test_resident_and_streamed_are_the_same_bytes(
 
 
 @pytest.mark.parametrize("config", [DataConfig(), STREAMED], ids=["resident", "streamed"])
-def test_going_on_from_a_step_replays_nothing(packed: Manifest, config: DataConfig) -> None:
+def test_resuming_from_a_step_replays_nothing(packed: Manifest, config: DataConfig) -> None:
     source = batches(packed, config)
     whole = list(source.epoch(1))
     for first in range(source.steps_per_epoch + 1):
@@ -124,7 +124,7 @@ def test_nothing_held_out_trains_on_val_too(packed: Manifest, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
-def test_a_stream_that_is_left_early_leaves_nothing_behind(packed: Manifest, taken: int) -> None:
+def test_a_stream_that_is_closed_early_leaves_nothing_behind(packed: Manifest, taken: int) -> None:
     """A stop in the middle of an epoch: no thread stays, and the next epoch is whole."""
     threads = threading.active_count()
     source = batches(packed, DataConfig(resident_mb=0, read_ahead=3), size=4)

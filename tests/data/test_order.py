@@ -20,7 +20,9 @@ def test_known_answer() -> None:
 
 @settings(deadline=None)
 @given(SHARDS, SEEDS, EPOCHS, st.integers(1, 14))
-def test_every_sample_once_and_the_same_again(sizes: list[int], seed: int, epoch: int, block: int) -> None:
+def test_every_sample_occurs_once_and_the_order_is_repeatable(
+    sizes: list[int], seed: int, epoch: int, block: int
+) -> None:
     order = epoch_order(sizes, seed, epoch, block)
     assert order.dtype == torch.int64
     assert sorted(order.tolist()) == list(range(sum(sizes)))
@@ -52,7 +54,7 @@ def test_epochs_seeds_and_blocks_differ() -> None:
             assert (one == other).float().mean() < 0.1
 
 
-def test_the_shards_come_in_another_order_each_epoch() -> None:
+def test_the_shards_are_read_in_a_different_order_each_epoch() -> None:
     sizes = [5] * 6
     shard_of = torch.arange(6).repeat_interleave(5)
     first = {int(shard_of[epoch_order(sizes, 0, epoch, 1)[0]]) for epoch in range(60)}

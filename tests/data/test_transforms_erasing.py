@@ -51,7 +51,7 @@ def test_boxes_follow_torchvisions_law(area: tuple[float, float]) -> None:
         assert ((one.mean(0) - other.mean(0)).abs() <= 6 * error).all()
 
 
-def test_boxes_lie_inside_and_come_with_their_probability() -> None:
+def test_boxes_lie_inside_and_are_applied_with_their_probability() -> None:
     top, left, height, width = Erasing(p=0.3).boxes(Samples(7, 2, torch.arange(4000)), 14, 11).unbind(1)
     assert min(int(edge.min()) for edge in (top, left, height, width)) >= 0
     assert (top + height).max() <= 14
@@ -76,6 +76,6 @@ def test_a_fill_for_another_number_of_channels_is_refused() -> None:
         ({"ratio": (0.0, 1.0)}, "ratio"),
     ],
 )
-def test_ranges_that_make_no_sense_are_refused(wrong: dict[str, object], word: str) -> None:
+def test_invalid_ranges_are_refused(wrong: dict[str, object], word: str) -> None:
     with pytest.raises(ValueError, match=f"^{word}"):
         Erasing(**wrong)  # type: ignore[arg-type]  # what a recipe would give

@@ -95,7 +95,7 @@ def test_boxes_of_cutmix_follow_torchvisions_law() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan])
 @pytest.mark.parametrize("transform", [MixUp, CutMix])
-def test_alphas_that_make_no_sense_are_refused(transform: type, alpha: float) -> None:
+def test_invalid_alphas_are_refused(transform: type, alpha: float) -> None:
     with pytest.raises(ValueError, match=r"^alpha"):
         transform(alpha=alpha)
     with pytest.raises(ValueError, match=r"^p -1 is a probability"):

@@ -140,6 +140,6 @@ def test_no_operations_change_nothing() -> None:
         (TrivialAugment, {"bins": 1}, "bins 1 must be in"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(policy: type[Policy], wrong: dict[str, int], word: str) -> None:
+def test_invalid_numbers_are_refused(policy: type[Policy], wrong: dict[str, int], word: str) -> None:
     with pytest.raises(ValueError, match=f"^{word}"):
         policy(**wrong)  # type: ignore[arg-type]  # numbers, and never the name

@@ -98,7 +98,7 @@ def test_every_fault_of_every_shard_is_listed(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 600, 1100, 3000, -1])
-def test_one_flipped_bit_anywhere_is_found(dataset: Path, place: int) -> None:
+def test_one_flipped_bit_anywhere_is_reported(dataset: Path, place: int) -> None:
     path = dataset / "train-000000.tar"
     data = bytearray(path.read_bytes())
     data[place] ^= 4
@@ -106,7 +106,7 @@ def test_one_flipped_bit_anywhere_is_found(dataset: Path, place: int) -> None:
     assert "sha256" in problems(dataset)[0]
 
 
-def test_offsets_that_point_elsewhere_are_found(dataset: Path) -> None:
+def test_wrong_offsets_are_reported(dataset: Path) -> None:
     def change(manifest: dict) -> None:
         train, test = manifest["splits"]["train"][0], manifest["splits"]["test"][0]
         train["image_offset"][3] += 512
@@ -120,7 +120,7 @@ def test_offsets_that_point_elsewhere_are_found(dataset: Path) -> None:
     ]
 
 
-def test_a_label_that_is_not_the_cls_is_found(dataset: Path) -> None:
+def test_a_label_that_differs_from_the_cls_member_is_reported(dataset: Path) -> None:
     def change(manifest: dict) -> None:
         labels = manifest["splits"]["test"][0]["labels"]
         labels[2] = (labels[2] + 1) % CLASSES
@@ -129,7 +129,7 @@ def test_a_label_that_is_not_the_cls_is_found(dataset: Path) -> None:
     assert problems(dataset) == ["test-000000.tar: '00000002.cls' is b'2', the manifest says 3"]
 
 
-def test_a_sample_that_webdataset_does_not_find_is_found(dataset: Path) -> None:
+def test_a_sample_that_webdataset_cannot_read_is_reported(dataset: Path) -> None:
     def change(manifest: dict) -> None:
         manifest["splits"]["test"][0]["keys"][2] = "00000099"
 
@@ -146,7 +146,7 @@ def test_a_sample_that_webdataset_does_not_find_is_found(dataset: Path) -> None:
     ],
     ids=["other shape", "no image", "cut short"],
 )
-def test_an_image_that_cannot_be_used_is_found(dataset: Path, image: bytes, complaint: str) -> None:
+def test_an_unusable_image_is_reported(dataset: Path, image: bytes, complaint: str) -> None:
     with (dataset / "val-000000.tar").open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
         tar.write({"__key__": "0", "png": image, "cls": b"1"})
 
@@ -164,7 +164,7 @@ def test_an_image_that_cannot_be_used_is_found(dataset: Path, image: bytes, comp
     assert complaint in found[0]
 
 
-def test_a_shard_that_is_not_a_tar_is_found(dataset: Path) -> None:
+def test_a_shard_that_is_not_a_tar_is_reported(dataset: Path) -> None:
     (dataset / "val-000000.tar").write_bytes(b"x" * 20_000)
     rewrite(dataset, lambda manifest: None)
     assert "is not a WebDataset tar" in problems(dataset)[0]
@@ -204,7 +204,7 @@ def test_total_variation_of_known_orders() -> None:
     assert total_variation(half, torch.arange(4), 2, 2) == pytest.approx(0.25)
 
 
-def test_mixing_tells_a_poor_order_from_a_good_one(tmp_path: Path) -> None:
+def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: Path) -> None:
     """Shards of one class each, as a WebDataset made elsewhere may have them."""
     folder = tmp_path / "sorted"
     folder.mkdir()

@@ -76,7 +76,7 @@ def test_processes_whose_devices_differ_are_refused(tmp_path: Path) -> None:
     assert "to bf16 and fp32; set it" in (tmp_path / "0").read_text()
 
 
-def test_each_process_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_queries_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pretend GPUs of different ages: torch's own question is about the current one, which is the first."""
     current = [0]
 

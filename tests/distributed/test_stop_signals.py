@@ -37,7 +37,7 @@ def test_the_first_request_is_the_one_that_is_reported() -> None:
         assert signals.received == "USR1"
 
 
-def test_the_handlers_of_before_are_put_back() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     with StopSignals():

@@ -65,7 +65,7 @@ def test_a_rank_that_hangs_is_named_with_its_line(tiny: Path, tmp_path: Path) ->
     assert f'File "{tmp_path}/net.py", line 10 in forward' in stacks.read_text()
 
 
-def test_a_process_that_was_stopped_itself_trains_on(tiny: Path, tmp_path: Path) -> None:
+def test_a_process_that_was_itself_stopped_continues(tiny: Path, tmp_path: Path) -> None:
     """As a suspended job: its clock says that no step has ended for long."""
     run = tmp_path / "runs" / "tiny"
     (running,) = start([TRAIN, str(tiny), *IMPATIENT])

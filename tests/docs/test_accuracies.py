@@ -50,7 +50,7 @@ def accuracy_of(run: Path) -> float:
 
 
 @pytest.mark.parametrize("settings", trainings(), ids=" ".join)
-def test_a_documented_training_ends_at_an_accuracy_to_show(
+def test_a_documented_training_reaches_the_expected_accuracy(
     digits: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
     assert len(trainings()) >= 2
@@ -62,7 +62,7 @@ def test_a_documented_training_ends_at_an_accuracy_to_show(
 
 
 @pytest.mark.parametrize("page", CONTINUED, ids=lambda page: page.name)
-def test_each_training_of_a_page_that_continues_runs_ends_at_an_accuracy_to_show(
+def test_each_training_of_the_resume_page_reaches_the_expected_accuracy(
     digits: Path, tmp_path: Path, page: Path
 ) -> None:
     (tmp_path / "shards").mkdir()

@@ -35,7 +35,7 @@ RUN = [page for page in pages() if (page.name == "README.md" and page.parent == 
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_markers_name_something_that_is_known(page: Path) -> None:
+def test_markers_name_known_needs(page: Path) -> None:
     assert {need for block in blocks(page) for need in block.needs.split(", ") if need} <= NEEDS
     markers = re.findall(r"<!-- needs", page.read_text(encoding="utf-8"))
     assert len(markers) == sum(bool(block.needs) for block in blocks(page)), "a marker stands directly before its block"

@@ -104,7 +104,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 @PAGES
-def test_commands_are_understood(page: Path) -> None:
+def test_commands_parse(page: Path) -> None:
     """Every command of ours is parsed by the program itself, whether or not it can be run here."""
     known = known_recipes(page)
     for line in commands(page):

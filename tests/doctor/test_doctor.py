@@ -78,7 +78,7 @@ def test_the_machine_alone() -> None:
     assert checks(doctor()) == MACHINE
 
 
-def test_what_would_end_the_run_is_a_failed_row(tiny: Path) -> None:
+def test_what_would_end_the_run_is_a_row_that_fails(tiny: Path) -> None:
     for words, processes, failed, says in (
         (["--data.path", "nowhere"], 1, ["run"], "no packed dataset at nowhere"),
         (["--optim.lr", "1e30"], 1, ["run"], "is not finite\n                     -> check optim.lr"),

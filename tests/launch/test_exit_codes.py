@@ -38,7 +38,7 @@ def rank_of(recipe: Path, rank: int) -> psutil.Process:
 
 
 @pytest.mark.parametrize("kind", ["stopped", "refused"])
-def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, forked: dict[str, str], kind: str) -> None:
+def test_the_launcher_returns_the_exit_code_of_the_ranks(recipe: Path, forked: dict[str, str], kind: str) -> None:
     """soak.py does it many times, and the runs of test_sharding.py are done."""
     code, output = soak.launch(kind, recipe, kind, forked)
     assert code == soak.CODES[kind], output
@@ -96,7 +96,7 @@ def test_a_killed_rank_ends_the_job_whose_launcher_leaves_no_temporary_folder(
 
 
 @pytest.mark.parametrize("killed", ["launcher", "agent"])
-def test_whoever_is_killed_leaves_no_rank_behind(recipe: Path, killed: str) -> None:
+def test_no_rank_survives_whichever_process_is_killed(recipe: Path, killed: str) -> None:
     """As the first rank appears: nothing has had time to look for it, and it has run no line of ours."""
     job = soak.start(recipe, "orphans", "--train.epochs", "10000")
     agent = psutil.Process(job.pid)
@@ -124,7 +124,7 @@ def test_whoever_is_killed_leaves_no_rank_behind(recipe: Path, killed: str) -> N
         (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
     ],
 )
-def test_what_local_sh_refuses_before_it_starts_anything(words: list[str], said: str) -> None:
+def test_local_sh_refuses_bad_input_before_it_starts_a_process(words: list[str], said: str) -> None:
     done = subprocess.run([soak.LOCAL, *words], env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert said in done.stderr
@@ -138,7 +138,7 @@ def test_a_wrong_environment_is_named() -> None:
     assert done.stderr == "launch/local.sh: CIFAR_DIST_VENV is /nowhere, but /nowhere/bin/python does not exist\n"
 
 
-def test_gpus_that_are_not_there_are_one_line() -> None:
+def test_missing_gpus_are_reported_in_one_line() -> None:
     env = environment({"CUDA_VISIBLE_DEVICES": ""})
     done = subprocess.run(
         [soak.LOCAL, "ddp", "demo"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE

@@ -51,7 +51,7 @@ def test_the_number_of_processes_changes_no_bit(runs: Path, name: str) -> None:
         (["--train.parts", "4", "--train.accumulate", "5"], {}, "remove one"),
     ],
 )
-def test_what_cannot_be_is_refused(tiny: Path, words: list[str], env: dict[str, str], says: str) -> None:
+def test_impossible_settings_are_refused(tiny: Path, words: list[str], env: dict[str, str], says: str) -> None:
     done = spawn([TRAIN, str(tiny), *words], processes=2, env=env)
     assert {process.returncode for process in done} == {2}
     assert says in done[0].stderr

@@ -52,7 +52,7 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
         ),
     ],
 )
-def test_what_it_refuses_is_one_line(words: list[str], says: str) -> None:
+def test_it_refuses_bad_input_in_one_line(words: list[str], says: str) -> None:
     done = launch(*words)
     assert done.returncode == 2
     assert done.stderr.startswith(f"cifar-dist: {says}")

@@ -53,13 +53,13 @@ def test_weights_are_found_in_a_checkpoint_and_under_a_wrapper(
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-def test_a_checkpoint_with_its_weights_elsewhere_says_where_they_are(tmp_path: Path) -> None:
+def test_a_checkpoint_with_nested_weights_is_refused_with_their_place(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "G_ema": tiny().state_dict()}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=r"no state dict under 'state_dict' .*, but 'epoch', 'G_ema'; save .*'G_ema'"):
         load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
 
 
-def test_the_last_layer_stays_new_for_other_classes(tmp_path: Path) -> None:
+def test_the_last_layer_keeps_its_new_weights_for_other_classes(tmp_path: Path) -> None:
     source, model = tiny(1000), tiny(10)
     before = model.state_dict()["head.0.weight"].clone()
     torch.save(source.state_dict(), tmp_path / "weights.pth")
@@ -194,7 +194,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("offline")
-def test_without_a_network_one_line_says_what_where_and_what_to_do(cache: Path) -> None:
+def test_without_internet_access_one_line_says_where_to_put_the_file(cache: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_pretrained(network("resnet18"), "published", "resnet18")
     file = FILES["resnet18"]

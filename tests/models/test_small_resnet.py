@@ -25,7 +25,7 @@ def test_the_pool_averages_its_window() -> None:
     torch.testing.assert_close(model(image), expected)
 
 
-def test_dropout_stands_before_the_linear_layers_it_was_given_for() -> None:
+def test_dropout_precedes_the_linear_layers_that_it_was_set_for() -> None:
     options: dict[str, OptionValue] = {"widths": [4], "blocks": [1], "head": [8, 6], "dropout": [0, 0.25, 0.5]}
     head = build("small-resnet", classes=10, options=options).head
     kinds = [(type(layer).__name__, getattr(layer, "p", None)) for layer in head]

@@ -48,7 +48,7 @@ def test_the_larger_network_has_the_size_of_airbench96() -> None:
     }
 
 
-def test_checkpoints_of_old_still_load() -> None:
+def test_old_checkpoints_still_load() -> None:
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     groups = [
         f"groups.{group}.{layer}"
@@ -96,7 +96,7 @@ def test_images_of_one_colour_do_not_break_whitening() -> None:
 
 
 @pytest.mark.parametrize("name", ["speed-net", "speed-net-96"])
-def test_gray_images_in_three_channels_can_be_learnt(name: str) -> None:
+def test_a_network_learns_from_gray_images_in_three_channels(name: str) -> None:
     """They vary in a third of the directions: the others' responses must not be rounding noise."""
     images = smooth_images(200, 1, seed=2).expand(-1, 3, -1, -1).contiguous()
     labels = (images.mean((1, 2, 3)) > 0).long()

@@ -54,7 +54,7 @@ def test_every_parameter_is_in_exactly_one_stage_in_the_models_order(name: str) 
     extra=st.integers(0, 4),
 )
 @settings(max_examples=30)
-def test_any_member_of_the_small_family_is_cut_into_blocks(blocks: list[int], head: list[int], extra: int) -> None:
+def test_every_small_resnet_is_split_into_blocks(blocks: list[int], head: list[int], extra: int) -> None:
     options = {
         "widths": [4] * len(blocks),
         "blocks": blocks,
@@ -91,7 +91,7 @@ def test_any_member_of_the_small_family_is_cut_into_blocks(blocks: list[int], he
         ("torchvision:swin_t", [*(f"features.{i}" for i in range(8)), "head"]),
     ],
 )
-def test_well_known_networks_are_cut_where_one_would_cut_them(name: str, expected: list[str]) -> None:
+def test_well_known_networks_are_split_at_their_stages(name: str, expected: list[str]) -> None:
     model = unreal(name)
     known = {module: name for name, module in model.named_modules()}
     cut = [[known[m] for m in stage.modules if any(p.ndim > 1 for p in m.parameters())] for stage in stages(model)]
@@ -173,7 +173,7 @@ def test_with_freeze_the_head_learns_and_nothing_else_moves() -> None:
 
 
 @pytest.mark.parametrize("kind", [SGDConfig, AdamConfig, AdamWConfig])
-def test_stages_that_sleep_keep_their_very_bits(kind: type[StagedOptimConfig]) -> None:
+def test_frozen_stages_keep_their_bits(kind: type[StagedOptimConfig]) -> None:
     """Weights and batch statistics, with momentum and weight decay; and all of a stage moves once it is awake."""
     model, config = small(), ModelConfig(unfreeze=1.5)
     optimizer = build_optimizer(

@@ -50,7 +50,7 @@ def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
 
 
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=80))
-def test_a_suggestion_is_one_of_the_rates_or_a_clear_refusal(losses: list[float]) -> None:
+def test_a_suggestion_is_a_tested_rate_or_one_line(losses: list[float]) -> None:
     curve = Curve(list(rates(1e-6, 1.0, 80))[: len(losses)], losses, GUESSING)
     for suggest in (curve.steepest, curve.valley):
         try:
@@ -117,7 +117,7 @@ def test_falling_to_the_loss_of_guessing_suggests_no_rate() -> None:
     assert abs(math.log10(hasty.valley() / calm.valley())) < 0.35
 
 
-def test_a_curve_is_kept_and_read_again(tmp_path: Path) -> None:
+def test_a_curve_is_saved_and_read_again(tmp_path: Path) -> None:
     curve = falling(1e-3)
     curve.save(tmp_path / "curve.json")
     assert Curve.load(tmp_path / "curve.json") == curve
@@ -132,7 +132,7 @@ def test_a_curve_is_kept_and_read_again(tmp_path: Path) -> None:
         '{"lrs": [0], "losses": [1], "guessing": 2}',
     ],
 )
-def test_a_damaged_curve_is_none(tmp_path: Path, text: str) -> None:
+def test_a_damaged_curve_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "curve.json").write_text(text)
     assert Curve.load(tmp_path / "curve.json") is None
     assert Curve.load(tmp_path / "missing.json") is None

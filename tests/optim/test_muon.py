@@ -122,7 +122,9 @@ def test_convolutions_follow_airbench() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(-6, 6), st.integers(0, 1000))
-def test_singular_values_come_near_one_and_vectors_stay(rows: int, columns: int, log_scale: float, seed: int) -> None:
+def test_singular_values_approach_one_and_vectors_do_not_change(
+    rows: int, columns: int, log_scale: float, seed: int
+) -> None:
     """The published property, for matrices that are not nearly singular."""
     small = min(rows, columns)
     generator = torch.Generator().manual_seed(seed)
@@ -161,7 +163,9 @@ def test_the_other_parameters_follow_the_other_optimizer_bit_for_bit(
 
 @pytest.mark.parametrize("rest", [sgd, adamw])
 @pytest.mark.parametrize("through_torch", [True, False])
-def test_resumes_bit_for_bit(rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer], through_torch: bool) -> None:
+def test_a_resume_is_exact_to_the_bit(
+    rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer], through_torch: bool
+) -> None:
     """As the engine does it, tensor by tensor in ``state``; and with torch's own state_dict, which Accelerate uses."""
     model = small_model()
     optimizer = muon(model, rest)

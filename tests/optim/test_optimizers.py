@@ -128,14 +128,14 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def test_stages_change_nothing_where_they_do_not_differ() -> None:
+def test_stages_with_equal_settings_change_nothing() -> None:
     model = small_model()
     first, second = (build_optimizer(SGDConfig(), model, stages).param_groups for stages in ((), stages_of(model)))
     assert [names_of(model, group["params"]) for group in first] == [names_of(model, g["params"]) for g in second]
     assert all("lr_scale" not in group and "stage" not in group for group in second)
 
 
-def test_each_stage_has_its_learning_rate_and_decays_as_ever() -> None:
+def test_each_stage_has_its_learning_rate_and_the_usual_decay() -> None:
     model = small_model()
     model.get_submodule("0").requires_grad_(False)
     config = SGDConfig(weight_decay=0.1, backbone_lr=0.5, layer_decay=0.1)

@@ -210,7 +210,7 @@ def test_no_shipped_recipe_is_shortened_at_its_own_length() -> None:
         assert config.schedule.warmup_of(config.train.epochs) == config.schedule.warmup, name
 
 
-def test_wsd_with_no_room_to_stay_only_decays() -> None:
+def test_wsd_without_steps_to_stay_only_decays() -> None:
     schedule = schedule_of("wsd", warmup=2, decay=50)
     assert ours(schedule) == pytest.approx(ours(schedule_of("onecycle", warmup=2)), rel=1e-9, abs=1e-15)
     assert ours(schedule_of("wsd")) == [LR] * (TOTAL + 1)
@@ -257,7 +257,7 @@ newer = st.builds(
 
 @settings(deadline=None)
 @given(schedules | newer, st.floats(1e-9, 1e3), st.integers(0, 10**6), st.integers(1, 1000), st.integers(1, 50))
-def test_never_negative_never_above_the_peak_and_still_after_the_end(
+def test_a_rate_is_never_negative_or_above_the_peak_and_constant_after_the_end(
     schedule: ScheduleConfig, lr: float, step: int, steps_per_epoch: int, epochs: int
 ) -> None:
     rate = learning_rate(schedule, lr, step, steps_per_epoch=steps_per_epoch, epochs=epochs)
@@ -270,7 +270,7 @@ def test_never_negative_never_above_the_peak_and_still_after_the_end(
 @settings(deadline=None)
 @given(smooth, st.integers(1, 40), st.integers(1, 10))
 @example(schedule_of("onecycle", warmup=10), 4, 10)  # as long as the run
-def test_neighbouring_steps_are_near_and_the_peak_is_reached(
+def test_neighbouring_steps_have_similar_rates_and_the_peak_is_reached(
     schedule: ScheduleConfig, steps_per_epoch: int, epochs: int
 ) -> None:
     """Only a step schedule jumps: no phase is steeper than half a cosine of its length."""

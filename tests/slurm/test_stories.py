@@ -168,7 +168,9 @@ def test_a_node_that_is_lost(stories: dict[str, Story], cluster: Cluster, whole:
     assert "not requeued" not in told.job.output()
 
 
-def test_a_lost_node_is_done_without_until_it_returns(stories: dict[str, Story], cluster: Cluster, whole: Path) -> None:
+def test_a_job_continues_without_a_lost_node_until_it_returns(
+    stories: dict[str, Story], cluster: Cluster, whole: Path
+) -> None:
     told = stories["elastic"]
     paused = told.pause()
     cluster.set_node("node8", "drain")  # or it would return by itself

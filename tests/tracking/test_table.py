@@ -90,7 +90,7 @@ def test_the_exact_bytes_of_a_small_csv(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_large_batch_weighs_more() -> None:
+def test_averages_are_weighted_by_batch_size() -> None:
     table = EpochTable([train(1, loss=1.0, samples=30), train(2, loss=5.0, samples=10)])
     assert table.row(0).train_loss == 2.0
 

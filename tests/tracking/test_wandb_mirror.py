@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_is_mirrored_too(tmp_path: Path, warnings: lis
     assert [row["step"] for row in segments(tmp_path)[0].rows] == [1, 2, 3]
 
 
-def test_disabled_leaves_no_trace(tmp_path: Path, warnings: list[str]) -> None:
+def test_the_disabled_mode_writes_nothing(tmp_path: Path, warnings: list[str]) -> None:
     mirrors = mirrored(tmp_path, Config(), [train(1)], warnings)
     mirrors.train_steps([train(2)])
     mirrors.close("finished")
@@ -194,7 +194,7 @@ def test_a_wandb_that_cannot_be_used_is_one_warning(
     "text",
     ["", "[]", "null", '{"id": 7}', '{"id": "../../etc", "mode": "offline"}', '{"id": "", "mode": ""}', "[" * 100_000],
 )
-def test_an_id_file_that_is_not_to_be_trusted_gets_a_new_id(tmp_path: Path, text: str) -> None:
+def test_an_untrusted_id_file_gets_a_new_id(tmp_path: Path, text: str) -> None:
     from cifar_dist.tracking.wandb_mirror import _identity
 
     (tmp_path / "wandb.json").write_text(text)

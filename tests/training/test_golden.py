@@ -51,7 +51,7 @@ def curve(data: Path, folder: Path) -> list[list[float]]:
     return [[r["loss"], r["accuracy"], r["lr"]] for r in metrics(folder / "runs" / "golden")]
 
 
-def test_the_curve_is_the_golden_one(digits: Path, tmp_path: Path) -> None:
+def test_the_curve_equals_the_golden_one(digits: Path, tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     now = curve(digits, tmp_path)
     # Processors differ in the last digits of float32, and steps amplify them; a changed order changes the first digit.

@@ -138,7 +138,7 @@ def test_training_continues_during_a_write_and_the_next_one_waits_for_it(tmp_pat
     saver.save(lambda: pytest.fail("it is saved already"), state(4), must=True)
 
 
-def test_a_failed_write_is_reported_later_and_tried_again(tmp_path: Path) -> None:
+def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path) -> None:
     saver, tracker = saver_in(tmp_path)
     (tmp_path / "checkpoints").write_text("in the way")
     saver.save(lambda: tensors(2), state(2, best=True), must=False)
