@@ -1,4 +1,4 @@
-"""Checkpoints: load what was saved, and never lose an intact one, whatever kills the save."""
+"""Checkpoints: what is saved can be loaded, and no kill during a save loses an intact one."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def save_and_prune(folder: Path, step: int, best: bool) -> None:
 def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(
     tmp_path: Path, before: list[int], best: bool, power_loss: bool
 ) -> None:
-    """At every moment of it; a step may be saved twice, before and after its evaluation. The next: `test_saving.py`."""
+    """Killed at every write; a step may be saved twice, before and after its evaluation. See also `test_saving.py`."""
     step = 2
     (tmp_path / "before").mkdir()
     for earlier in before:
@@ -219,7 +219,7 @@ def test_best_is_the_newest_if_none_was_evaluated(folder: Path) -> None:
 
 
 def test_the_best_is_identified_by_its_state_and_its_loss_is_reported(folder: Path) -> None:
-    """Neither a missing link nor one that points elsewhere changes what is best, or lets it be deleted."""
+    """A missing or wrong link changes neither which one is best nor that it is kept."""
     save(folder, 5, best=True)
     for step in (10, 15):
         save(folder, step)

@@ -101,7 +101,7 @@ def test_a_checkpoint_with_a_missing_file_is_never_loaded(
 
 
 def unreadable(folder: Path, step: int) -> Path:
-    """A checkpoint that the disk does not let anyone read: /proc/self/mem answers with an input/output error."""
+    """Make a checkpoint unreadable: /proc/self/mem answers with an input/output error."""
     path = save(folder, step)
     (path / WEIGHTS).write_bytes(b"")
     sign(path)

@@ -1,4 +1,4 @@
-"""Checkpoints that version 1 of the layout wrote still resume, with the result that they would have had."""
+"""Checkpoints in version 1 of the layout still resume, with the result that they would have had."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STATE = {
 
 
 def write_version_1(path: Path, tensors: Tensors, state: dict[str, object]) -> Path:
-    """As ``checkpoint.save`` wrote it then."""
+    """Write a checkpoint as version 1 of ``checkpoint.save`` did."""
     path.mkdir(parents=True)
     model, flat = dict(tensors.weights), dict(tensors.optimizer)
     if tensors.averaged is not None:

@@ -1,4 +1,4 @@
-"""What a person reads: a few lines in a log, a bar on a terminal, tables whose cells stay in their columns."""
+"""Output for people: a few lines in a log, a bar on a terminal, tables with aligned columns."""
 
 from __future__ import annotations
 

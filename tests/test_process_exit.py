@@ -1,4 +1,4 @@
-"""How a process ends, and in which state of its standard streams it begins."""
+"""How a process ends, and standard streams that are closed when it begins or while it runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_mistake_keeps_its_exit_code_if_stderr_is_closed() -> None:
 
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_closed_terminal_is_no_failure(tiny: Path, tmp_path: Path, when: str) -> None:
-    """Under nohup, say: without a signal, and with an error for each line that is written."""
+    """As under nohup: no signal, but an error for each line that is written."""
     ours, terminal = pty.openpty()
     command = [TRAIN, str(tiny), "--train.epochs", "1"] if when == "while" else ["-m", "cifar_dist", "recipes"]
     words = ["sh", "-c", 'trap "" HUP; exec "$@"', "-", sys.executable, *command]

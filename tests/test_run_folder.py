@@ -41,7 +41,7 @@ def manifest(digits: Path) -> Manifest:
 
 
 def open_folder(path: Path, config: Config, manifest: Manifest) -> None:
-    """Start and end: the lock goes with the object."""
+    """Open a run and end: the lock is released with the object."""
     RunFolder(path).open(config, manifest)
 
 

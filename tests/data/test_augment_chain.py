@@ -1,4 +1,4 @@
-"""The recipe's transforms inside the batch pipeline: each does something, and depends on the sample alone."""
+"""The recipe's transforms inside the batch pipeline: each has an effect, which depends on the sample alone."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_both_memory_layouts_produce_the_same_numbers(images: Tensor) -> None:
 
 @pytest.mark.parametrize("name", [name for name, item in TransformConfig.variants.items() if not item.mixes])
 def test_a_second_transform_of_a_kind_draws_different_numbers(name: str, images: Tensor) -> None:
-    """Its pixels are those of a first one with the numbers of a second, whatever stands between them."""
+    """The second one draws from its own stream of random numbers, whatever transforms lie between the two."""
     one = TransformConfig.variants[name](**{"affine": {"rotation": 40}, "jitter": {"hue": 0.5}}.get(name, {}))  # type: ignore[arg-type]
     assert isinstance(one, Transform)
     ids = torch.arange(60)

@@ -1,8 +1,7 @@
-"""Golden pixels: what each shipped recipe, and each setting of version 1, shows a network.
+"""Golden pixels: the images that a network gets from each shipped recipe and from each setting of version 1.
 
-``golden/augmentation.json`` holds checksums of the code of version 1, before augmentation was a list of transforms.
-When a recipe is meant to show something else (never by accident: it changes everybody's runs), write those of the
-recipes anew with
+``golden/augmentation.json`` has checksums from the code of version 1, in which augmentation was not yet a list of
+transforms. If the augmentation of a recipe changes on purpose (it changes everybody's runs), update them with
 
     python tests/data/test_augmentation_golden.py
 """

@@ -1,4 +1,4 @@
-"""Nothing that people bring is left out of a dataset in silence, and no dataset that nobody meant is made."""
+"""No image is silently omitted from a dataset, and no folder is packed as a dataset that its owner did not mean."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_an_archive_without_images_is_refused_with_its_contents(
 
 
 def images(packed: Manifest) -> dict[str, np.ndarray]:
-    """The training images by the names of their files."""
+    """Return the training images by file name."""
     return dict(zip(packed.shards("train")[0].names, ShardReader(packed, "train").all().numpy(), strict=True))
 
 

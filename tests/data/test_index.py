@@ -1,4 +1,4 @@
-"""index: tars made elsewhere, by webdataset itself or by tarfile, are trained on as they lie."""
+"""``index``: tars from elsewhere, written by webdataset or tarfile, are trained on in place."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_tar_that_the_manifest_would_omit_is_refused(tmp_path: Path, name: str
 
 
 def raw(path: Path, members: Sequence[tuple[str, bytes]], **info: bytes | str) -> Path:
-    """A tar of these members; ``info`` sets attributes of the last one's header."""
+    """Write a tar of the given members; ``info`` sets header attributes of the last one."""
     with tarfile.open(path, "w") as tar:
         for name, data in members:
             header = tarfile.TarInfo(name)

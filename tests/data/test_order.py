@@ -1,4 +1,4 @@
-"""The order of samples: each once, from nothing but its arguments, and dealt without loss to all processes."""
+"""The order of samples: each once, a function of its arguments alone, distributed to all processes without loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EPOCHS = st.integers(0, 1000)
 
 
 def test_known_answer() -> None:
-    """Frozen: a change here changes every run that anyone has ever made."""
+    """Frozen: a change would alter every run that anyone has trained."""
     assert epoch_order([3, 3, 3], seed=1, epoch=2, block=2).tolist() == [4, 3, 7, 5, 6, 8, 0, 2, 1]
 
 
@@ -74,7 +74,7 @@ def test_the_batches_of_an_epoch_are_its_samples(samples: int, batch_size: int) 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 36))
 def test_shares_are_the_batch_on_any_number_of_processes(size: int, processes: int, more: int) -> None:
-    """With their weights exactly its samples, each once; padding repeats samples of the batch and counts nothing."""
+    """Weighted, they are exactly the samples of the batch, each once; padding repeats samples with weight 0."""
     batch = epoch_order([1000], 0, 0, 1)[:size]
     parts = processes + more
     all_shares = [shares(batch, own_parts(parts, rank, processes), parts) for rank in range(processes)]

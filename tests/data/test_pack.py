@@ -1,4 +1,4 @@
-"""Packing: same source, same bytes; nothing half-written; read back by webdataset as it went in."""
+"""Packing: the same source gives the same bytes, nothing is half-written, and webdataset reads back what was packed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pack_quietly = functools.partial(pack, show=False)
 
 
 def npz(path: Path, samples: int, classes: int = 3, side: int = 6, test: int = 0) -> Path:
-    """A labelled npz of random images."""
+    """Write a labelled npz of random images."""
     images = build.random_images(samples + test, seed=samples, side=side)
     labels = np.arange(samples + test) * 7 % classes
     arrays = {"x_train": images[:samples], "y_train": labels[:samples]}
@@ -43,7 +43,7 @@ def npz(path: Path, samples: int, classes: int = 3, side: int = 6, test: int = 0
 
 
 def webdataset_samples(manifest: Manifest, split: str) -> dict[str, dict[str, bytes]]:
-    """What webdataset itself finds in a split, by key."""
+    """Return the samples that webdataset reads from a split, by key."""
     urls = [str(manifest.root / shard.name) for shard in manifest.shards(split)]
     samples = list(WebDataset(urls, shardshuffle=False, empty_check=False))
     found = {sample["__key__"]: sample for sample in samples}

@@ -1,4 +1,4 @@
-"""The pickle reader reads data exactly, and cannot be made to do anything else."""
+"""The pickle reader reads plain data exactly, and executes nothing."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_list_that_contains_itself_is_read() -> None:
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """An object that pickles as a function call."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.call = (function, arguments)
@@ -90,7 +90,7 @@ class Call:
 
 
 class State:
-    """Pickles as a call whose result is given a state."""
+    """An object that pickles as a function call whose result gets a state."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return list, (), {"x": 1}

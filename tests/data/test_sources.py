@@ -29,7 +29,7 @@ open_quietly = functools.partial(open_source, show=False)
 
 
 def one_line(source: str | Path, size: int | None = None) -> str:
-    """The message with which a source is refused."""
+    """Return the message with which a source is refused; assert that it is one line."""
     with pytest.raises(UserError) as error:
         open_quietly(str(source), size)
     assert "\n" not in str(error.value)
@@ -271,7 +271,7 @@ def test_an_array_may_be_larger_than_a_member_of_another_archive(
 
 
 def test_files_written_on_windows_are_read(tmp_path: Path) -> None:
-    """Its editors begin a text with a byte order mark and end its lines with two characters."""
+    """Editors there begin a text with a byte order mark, and end its lines with CR LF."""
     path = tmp_path / "mine.toml"
     path.write_bytes(b'\xef\xbb\xbfname = "a"\r\nembedded = "digits"\r\n')
     assert open_quietly(str(path)).name == "a"
@@ -398,7 +398,7 @@ def test_a_wrong_dataset_file_is_refused(tmp_path: Path, text: str, complaint: s
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An http server on this machine: its address, and the folder that it serves."""
+    """Start an HTTP server on this machine; yield its address and the folder that it serves."""
     served = tmp_path / "served"
     served.mkdir()
 

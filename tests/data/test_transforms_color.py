@@ -42,7 +42,7 @@ BLENDS = [
 
 
 def distance(one: Tensor, other: Tensor) -> int:
-    """The largest difference of two uint8 tensors."""
+    """Return the largest difference of two uint8 tensors."""
     assert one.dtype == other.dtype == torch.uint8
     return int((one.to(torch.int32) - other.to(torch.int32)).abs().max())
 
@@ -73,7 +73,7 @@ def test_hue_is_torchvisions(shifts: list[float], channels: int) -> None:
 
 
 def many_colors() -> Tensor:
-    """A million colours and all that have only the values 0, 1, 2, 127, 128, 254 and 255: uint8 [1, 3, h, w]."""
+    """Return a million colours, and all with channels in {0, 1, 2, 127, 128, 254, 255}: uint8 [1, 3, h, w]."""
     random = np.random.default_rng(1).integers(0, 256, (1_000_000, 3), dtype=np.uint8)
     corners = np.array(list(itertools.product([0, 1, 2, 127, 128, 254, 255], repeat=3)), dtype=np.uint8)
     return torch.from_numpy(np.concatenate([random, corners]).T.copy())[None, :, None]
@@ -108,7 +108,7 @@ def test_gray_keeps_the_channels() -> None:
 
 
 def test_jitter_applies_the_four_in_the_order_of_the_sample() -> None:
-    """Against torchvision's operations one after the other. One level that a step differs by grows in the next."""
+    """Compared with torchvision's operations in sequence, in which a difference of one level grows at the next."""
     batch, ids = images(48), torch.arange(48)
     samples = Samples(5, 1, ids)
     jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)

@@ -169,7 +169,7 @@ def test_corners_move_independently() -> None:
 
 
 def test_corners_that_coincide_raise_nothing() -> None:
-    """With a distortion of 1 two corners may meet, and an image of one pixel has one corner."""
+    """With a distortion of 1 two corners may coincide, and all corners of an image of one pixel do."""
     for size in (1, 2, 4):
         batch = images(500, size, size)
         assert Perspective(distortion=1.0, p=1.0)(batch, Samples(0, 0, torch.arange(500))).shape == batch.shape

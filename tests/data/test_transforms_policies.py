@@ -104,7 +104,7 @@ def test_auto_augment_has_torchvisions_policy() -> None:
 
 
 def test_auto_augment_draws_each_pair_with_its_probabilities() -> None:
-    """Each operation as often as the 25 pairs and their probabilities say, with torchvision's magnitudes."""
+    """Each operation has the frequency of torchvision's 25 pairs and probabilities, and its magnitudes."""
     count = 25 * 800
     for place, (operation, magnitude) in enumerate(steps_of(AutoAugment(), count)):
         for index, name in enumerate(OPERATIONS[1:], start=1):

@@ -1,4 +1,4 @@
-"""verify finds every fault, names all of them, and says how well the order mixes."""
+"""``verify`` finds and names every fault, and reports how well the order mixes the classes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dataset(whole: Path, tmp_path: Path) -> Path:
 
 
 def problems(folder: Path) -> list[str]:
-    """The lines after the first, which says what to type."""
+    """Return the reported problems: all lines but the first, which says what to type."""
     with pytest.raises(UserError) as error:
         verify_quietly(folder)
     head, *lines = str(error.value).splitlines()
@@ -54,7 +54,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
-    """Change the manifest, keeping the shards' checksums true: what only a look at the members finds."""
+    """Change the manifest but keep the shards' checksums valid, so that only a check of the members finds it."""
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     for shards in manifest["splits"].values():
@@ -205,7 +205,7 @@ def test_total_variation_of_known_orders() -> None:
 
 
 def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: Path) -> None:
-    """Shards of one class each, as a WebDataset made elsewhere may have them."""
+    """With one class per shard, as in some WebDatasets."""
     folder = tmp_path / "sorted"
     folder.mkdir()
     images = build.random_images(1, side=2)

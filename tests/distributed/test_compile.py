@@ -1,4 +1,4 @@
-"""``train.compile``: its words, one compilation however long the epoch's last batch is, and where the code is kept."""
+"""``train.compile``: its values, a single compilation whatever the size of the last batch, and its cache."""
 
 from __future__ import annotations
 

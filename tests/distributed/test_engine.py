@@ -34,7 +34,7 @@ Found = dict[str, object]
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
-    """What each of two real processes found."""
+    """Return the results of each of two real processes."""
     out = tmp_path_factory.mktemp("ranks") / "rank"
     (done,) = spawn([engine_on_ranks.__file__, str(out)])
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
 
 
 def by_torch(name: str, clip_norm: float) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The same steps as one big batch each, in torch alone."""
+    """Train the same steps in torch alone, each as one big batch."""
     module = network()
     updater = optimizer(name, module)
     images, labels = samples()
@@ -63,7 +63,7 @@ def by_torch(name: str, clip_norm: float) -> tuple[nn.Module, torch.optim.Optimi
 def test_accumulation_and_processes_give_the_update_of_one_big_batch(
     request: pytest.FixtureRequest, processes: int, case: int
 ) -> None:
-    """Gradient clipping and batches that do not divide included. Only the order of additions differs."""
+    """Including gradient clipping and batches that do not divide evenly. Only the order of additions differs."""
     name, accumulate, clip_norm = CASES[case]
     if processes == 1:
         everyone = [trained(name, accumulate, clip_norm)]

@@ -1,4 +1,4 @@
-"""A rank that fails ends at once, also where leaving the process group waits for the other ranks."""
+"""A rank that fails ends at once, even if leaving the process group would wait for the other ranks."""
 
 from __future__ import annotations
 

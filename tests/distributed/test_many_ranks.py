@@ -39,7 +39,7 @@ def test_a_launch_of_many_ranks_is_checked_and_described(world_size: int, monkey
 
 
 def test_rank_0_of_512_needs_more_connections_than_systems_begin_with() -> None:
-    """So the doctor checks the limit; 64 ranks stay below it."""
+    """The doctor therefore checks the limit of open files; 64 ranks stay below it."""
     assert connections(64) < 1024 < connections(512)
 
 
@@ -89,7 +89,7 @@ def test_all_ranks_load_the_checkpoint_that_rank_0_chooses(world_size: int, tmp_
 
 
 def test_what_the_ranks_exchange_grows_at_most_linearly() -> None:
-    """A decision of rank 0 costs a rank the same on any number of ranks, an answer of all 12 bytes for each."""
+    """A decision of rank 0 costs each rank the same at any world size; an answer of all costs 12 bytes per rank."""
     for work, fixed, for_each in ((agree_once, 8, 0), (decide, 200, 0), (answer, 12, 12)):
         for world_size in (8, 64):
             _, traffic = run_on_ranks(world_size, work)

@@ -1,4 +1,4 @@
-"""A process without memory says so in one line, and what it says to use instead works."""
+"""A process that runs out of memory reports it in one line, and the setting that it suggests works."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Hungry(nn.Sequential):
 
 @pytest.fixture
 def hungry(tiny: Path, tmp_path: Path) -> Path:
-    """The recipe, with a network whose allocations fail for more than some images at once."""
+    """Return a recipe whose network fails to allocate memory above a number of images."""
     (tmp_path / "hungry.py").write_text(NETWORK)
     tiny.write_text(tiny.read_text().replace('"tiny-cnn"', f'"{tmp_path}/hungry.py:Hungry"'))
     return tiny
 
 
 def said(error: str) -> str:
-    """The only line that all ranks together wrote."""
+    """Return the only line that all ranks together wrote."""
     (line,) = [line for line in error.splitlines() if line.startswith("cifar-dist: ") and "plug-ins" not in line]
     assert "Traceback" not in error
     return line

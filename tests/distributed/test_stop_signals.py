@@ -1,4 +1,4 @@
-"""A signal sets a flag, and nothing else happens in its handler."""
+"""A signal sets a flag; its handler does nothing else."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ with StopSignals() as signals:
     ],
 )
 def test_a_second_ctrl_c_ends_the_process_at_once(sent: list[str], survived: list[str]) -> None:
-    """Whatever came before it; a second TERM does not, because launchers repeat it."""
+    """Whichever signal came first. A second TERM does not, because launchers repeat it."""
     done = subprocess.run(
         [sys.executable, "-c", STUCK, *sent],
         env=environment(),

@@ -1,4 +1,4 @@
-"""The generated tables: of settings as cifar_dist/config/ has them, of engines, of recipes and their sources."""
+"""The generated tables are up to date: settings, engines, recipes and their sources."""
 
 from __future__ import annotations
 

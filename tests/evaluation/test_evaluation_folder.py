@@ -1,4 +1,4 @@
-"""The evaluation folder: complete, under a unique name, readable by anyone."""
+"""The evaluation folder: complete, with a unique name, readable without this project."""
 
 from __future__ import annotations
 

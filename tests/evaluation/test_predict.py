@@ -1,4 +1,4 @@
-"""Predictions of every sample exactly once, the same bits from any number of processes of equally many threads."""
+"""Every sample is predicted exactly once, with the same bits on any number of processes with equally many threads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_number_of_threads_changes_rounding_only(digits: Path) -> None:
 
 
 class Counting(nn.Module):
-    """Predicts from the first pixel, so that images in the order of their ids are distinguishable."""
+    """Predicts from the first pixel, so that the order of the images is visible."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, :, 0, 0].clone()

@@ -1,4 +1,4 @@
-"""Results carry the ids and labels that the data's owner knows."""
+"""Results use the ids and labels of the data's source."""
 
 from __future__ import annotations
 

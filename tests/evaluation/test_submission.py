@@ -34,7 +34,7 @@ def test_what_a_reader_finds_is_what_was_written(
 
 
 def test_a_duplicate_id_is_refused_and_the_old_file_is_kept(tmp_path: Path) -> None:
-    """Also among very many, at once."""
+    """Immediately, even among very many."""
     out = tmp_path / "out.csv"
     write_submission(out, [1], [2])
     ids = [*range(300_000), 299_998]
@@ -44,7 +44,7 @@ def test_a_duplicate_id_is_refused_and_the_old_file_is_kept(tmp_path: Path) -> N
 
 
 def test_links_are_followed_and_pipes_are_written_to(tmp_path: Path) -> None:
-    """As /dev/stdout, which is both: neither is replaced by a file."""
+    """/dev/stdout is both; neither is replaced by a file."""
     (tmp_path / "link.csv").symlink_to("real.csv")
     write_submission(tmp_path / "link.csv", [1], [2])
     assert (tmp_path / "link.csv").is_symlink()

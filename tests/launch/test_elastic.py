@@ -1,4 +1,4 @@
-"""An elastic job on two machines, here two launchers: one is lost, the other continues, and it comes back."""
+"""An elastic job on two machines, here two launchers: one is lost and returns, and the other continues meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``train.parts``: a run on any number of processes, and one that changes it, is the same run to the last bit."""
+"""``train.parts``: the same run to the last bit on any number of processes, even if the number changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def results(run: Path) -> dict[str, object]:
-    """Weights and predictions as bytes, and the metrics without the time that a step took."""
+    """Return weights and predictions as bytes, and the metrics without durations."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (predictions,) = run.glob("evaluations/*/probabilities.npz")
     return {

@@ -1,4 +1,4 @@
-"""Processes and machines that never come are named, every ten seconds and when they are given up."""
+"""Processes and machines that never join are named, every ten seconds and when the job gives up."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ zero_to_two = st.integers(0, 2)
 
 
 class Operators(TorchDispatchMode):
-    """The names of the operators that really run inside it."""
+    """Records the names of the operators that run inside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def test_no_handmade_network_calls_torchs_convolution_and_all_return_its_numbers
 
 
 class Standardised(nn.Conv2d):
-    """A layer like those of some networks in timm, which work on the weight and call ``conv2d`` themselves."""
+    """A layer like some in timm, which transform the weight and call ``conv2d`` themselves."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight = (self.weight - self.weight.mean((1, 2, 3), keepdim=True)) / self.weight.std((1, 2, 3), keepdim=True)

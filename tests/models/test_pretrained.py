@@ -137,7 +137,7 @@ def network(name: str, classes: int = 10, **options: OptionValue) -> nn.Module:
 
 
 def as_published(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as torchvision's file of them has them."""
+    """Return weights as they are in torchvision's file."""
     if "densenet" in name:
         return {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): weights[key] for key in weights}
     if "googlenet" in name:
@@ -182,7 +182,7 @@ def test_a_network_without_published_weights_says_so() -> None:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The proxy is a port that nothing listens on, so the network is unreachable wherever this runs."""
+    """Set a proxy port on which nothing listens, so that no machine can reach the internet."""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
         monkeypatch.delenv(name.upper(), raising=False)

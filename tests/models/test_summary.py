@@ -40,7 +40,7 @@ class Residual(nn.Module):
 
 
 class Branches(nn.Module):
-    """Two ways of one size, side by side, as Inception has them; brought back to one channel."""
+    """Two parallel branches of the same output size, as in Inception, reduced to one channel."""
 
     def __init__(self, left: nn.Module, right: nn.Module) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ MOVING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 def unreal(name: str) -> nn.Module:
-    """A network without numbers: fast, however large."""
+    """Build a network without values, which is fast at any size."""
     with torch.device("meta"):
         return build(name, classes=10, options={})
 
@@ -143,13 +143,13 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
-    """Stages by name that are not bit for bit what they were."""
+    """Return the names of the stages that are no longer equal bit for bit."""
     names = (name for name, value in model.state_dict().items() if not torch.equal(value, before[name]))
     return {".".join(name.split(".")[: 2 if name.startswith("stages") else 1]) for name in names}
 
 
 def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float = 0.1) -> None:
-    """Two steps, the learning rate set as the engine does."""
+    """Train two steps, with the learning rate set as the engine sets it."""
     for step in range(2):
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -174,7 +174,7 @@ def test_with_freeze_the_head_learns_and_nothing_else_moves() -> None:
 
 @pytest.mark.parametrize("kind", [SGDConfig, AdamConfig, AdamWConfig])
 def test_frozen_stages_keep_their_bits(kind: type[StagedOptimConfig]) -> None:
-    """Weights and batch statistics, with momentum and weight decay; and all of a stage moves once it is awake."""
+    """Weights and batch statistics, with momentum and weight decay; an unfrozen stage changes completely."""
     model, config = small(), ModelConfig(unfreeze=1.5)
     optimizer = build_optimizer(
         kind(lr=0.1, weight_decay=0.1),

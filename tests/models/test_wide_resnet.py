@@ -16,7 +16,7 @@ def wide(name: str = "wrn-16-8", **options: OptionValue) -> nn.Module:
 
 
 def by_definition(depth: int, width: int) -> int:
-    """Parameters at 10 classes of 3-channel images, added up from the paper's table 1."""
+    """Count parameters from the paper's table 1, for 10 classes of 3-channel images."""
     count, inputs = 3 * 16 * 9, 16
     for outputs in (16 * width, 32 * width, 64 * width):
         for _ in range((depth - 4) // 6):

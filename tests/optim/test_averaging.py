@@ -21,7 +21,7 @@ AVERAGES = [EMAConfig(decay=0.9, start=3, every=2), SWAConfig(start=3, every=2),
 
 
 def make(config: AverageConfig, model: nn.Module) -> WeightAverage:
-    """Of a run whose epochs are steps."""
+    """Build an average for a run whose epochs are single steps."""
     average = build_average(config, model, steps_per_epoch=1, epochs=1000)
     assert average is not None
     return average
@@ -163,7 +163,7 @@ def test_recalibration_equals_torchs_update_bn() -> None:
 
 
 def test_recalibration_does_not_depend_on_a_layers_momentum() -> None:
-    """speed-net's batch norm has a momentum of its own that update_bn cannot reach."""
+    """The batch norm of speed-net has its own momentum, which update_bn cannot reset."""
     torch.manual_seed(0)
     model = build("speed-net", classes=3, options={"widths": [4, 4, 4]})
     batches = [torch.randn(6, 3, 12, 12) for _ in range(3)]
@@ -200,7 +200,7 @@ def test_recalibration_without_batch_norm_or_batches_changes_nothing() -> None:
 
 
 def test_an_averaged_model_has_a_lower_loss_than_its_last_weights() -> None:
-    """The purpose of averaging: at a large learning rate the mean of the weights has a lower loss than each."""
+    """The purpose of averaging: at a large learning rate the mean of the weights has a lower loss than any of them."""
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     average = make(SWAConfig(start=60), model)

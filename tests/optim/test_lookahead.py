@@ -18,7 +18,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def airbench(model: nn.Module, *, start: int, every: int, base: float, power: float) -> None:
-    """Train by the loop of airbench94, as its source states it."""
+    """Train with the loop of airbench94, transcribed from its source."""
     optimizer, slow, total = sgd(model), None, PER_EPOCH * EPOCHS
 
     def update(slow: dict[str, Tensor], decay: float) -> None:
@@ -57,7 +57,7 @@ def test_lookahead_equals_airbenchs() -> None:
 
 
 def test_the_papers_algorithm_by_hand() -> None:
-    """k = 2, alpha = 0.5: slow goes half way to where two fast steps of +1 have come."""
+    """With k = 2 and alpha = 0.5, the slow weight moves half the way of two fast steps of +1."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     lookahead = WeightAverage(model, LookaheadConfig(start=0 / 100, every=2, decay=0.5), steps_per_epoch=100, epochs=1)

@@ -1,4 +1,4 @@
-"""Complete runs with muon, SAM and averages: an interrupted one ends with the same bits."""
+"""Complete runs with Muon, SAM and averages: an interrupted run ends with the same bits."""
 
 from __future__ import annotations
 

@@ -117,13 +117,13 @@ def test_muon_is_not_for_gradual_unfreezing() -> None:
 
 
 def stages_of(model: nn.Module) -> list[list[nn.Parameter]]:
-    """First convolution and its norm, second and its, head."""
+    """Return three stages: each convolution with its norm, and the head."""
     layers = [list(layer.parameters()) for layer in model.children()]
     return [layers[0] + layers[1], layers[3] + layers[4], layers[7]]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """As the engine does at each step."""
+    """Set the learning rate as the engine does at each step."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 

@@ -23,7 +23,7 @@ TOTAL = EPOCHS * STEPS
 
 
 def schedule_of(name: str, **settings: object) -> ScheduleConfig:
-    """Build a schedule as a recipe does, from those of ``settings`` that it has."""
+    """Build a schedule as a recipe does, from the ``settings`` that it has."""
     variant = ScheduleConfig.variants[name]
     known = {field.name for field in dataclasses.fields(variant)}
     return variant(**{key: value for key, value in settings.items() if key in known})  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ schedules = smooth | st.builds(
 
 
 def newer_schedule(name: str, warmup: float, cycle: float, **settings: object) -> ScheduleConfig:
-    """A triangle that rises for longer than it lasts is refused, so it rises for as long."""
+    """Build one of the newer schedules; the rise of a triangle is limited to its length."""
     rise = min(warmup, cycle) if name == "triangular" and cycle else warmup
     return schedule_of(name, warmup=rise, cycle=cycle, **settings)
 
@@ -273,7 +273,7 @@ def test_a_rate_is_never_negative_or_above_the_peak_and_constant_after_the_end(
 def test_neighbouring_steps_have_similar_rates_and_the_peak_is_reached(
     schedule: ScheduleConfig, steps_per_epoch: int, epochs: int
 ) -> None:
-    """Only a step schedule jumps: no phase is steeper than half a cosine of its length."""
+    """Only the step schedule jumps; no other phase is steeper than half a cosine of its length."""
     total = steps_per_epoch * epochs
     warmup = schedule.warmup_of(epochs) * steps_per_epoch
     rates = [learning_rate(schedule, 1.0, s, steps_per_epoch=steps_per_epoch, epochs=epochs) for s in range(total + 1)]

@@ -33,7 +33,7 @@ CONTROL = "\x1b[2J\x07\u202e\x85"
 
 
 def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str, ...] | None = None) -> Path:
-    """A run folder as the trainer leaves it, with made-up numbers."""
+    """Create a run folder as the trainer leaves it, with invented numbers."""
     run = folder / "some-run"
     run.mkdir()
     config = recipe.load("demo", ["--data.path", str(digits), "--run.name", "some-run"])

@@ -1,4 +1,4 @@
-"""Runs rename and runs best: one keeps a run as it was under another name, the other ranks and copies weights."""
+"""``runs rename`` gives a run another name and changes nothing else; ``runs best`` ranks and copies weights."""
 
 from __future__ import annotations
 

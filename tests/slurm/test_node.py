@@ -89,7 +89,7 @@ def test_a_variable_that_is_not_a_number_is_refused(name: str, number: str) -> N
     ],
 )
 def test_the_first_host_of_a_list(nodelist: str, host: str) -> None:
-    """``scontrol show hostnames`` prints it first; a container has no scontrol."""
+    """It is the first that ``scontrol show hostnames`` prints, which a container does not have."""
     assert first_host(nodelist) == host
 
 

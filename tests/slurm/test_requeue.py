@@ -1,4 +1,4 @@
-"""Whether a job runs again: every kind of ending in a table, and what must hold for all of them."""
+"""Whether a job runs again: a table of every kind of ending, and the properties of all of them."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_the_number_of_attempts_does_not_decide(attempt: Attempt, number: int) -
 def ask(
     folder: Path, exit_code: int, state: str, restarts: str = "1", min_nodes: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """What slurm/train.sbatch asks after an attempt that began without a checkpoint."""
+    """Call the command that slurm/train.sbatch calls after an attempt that began without a checkpoint."""
     words = ["-m", "cifar_dist.slurm", "requeue", str(folder), "", str(exit_code), state, restarts]
     env = environment({"SLURM_RESTART_COUNT": "1", "CIFAR_DIST_MIN_NODES": min_nodes})
     return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""A sweep file becomes named runs with checked configs, and a mistake in it is one line."""
+"""A sweep file gives named runs with validated configs, and a mistake in it is one line."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SWEEP = ["-m", "cifar_dist", "sweep"]
 
 @pytest.fixture
 def file(tiny: Path, tmp_path: Path) -> Path:
-    """A run that is interrupted twice, and two that fail at once."""
+    """Write a sweep of a run that is interrupted twice, and two that fail at once."""
     path = tmp_path / "three.toml"
     path.write_text(
         f"""
@@ -58,7 +58,7 @@ def device(run: Path) -> str:
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The sweep's own lines."""
+    """Return the sweep's own lines."""
     return [line.removeprefix("sweep: ") for line in done.stdout.splitlines() if line.startswith("sweep: ")]
 
 

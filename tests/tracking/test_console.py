@@ -31,7 +31,7 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
 
 
 class Reader:
-    """Collects the output at the other end of a pipe or a terminal, so that no writer ever waits."""
+    """Collects the output at the other end of a pipe or a terminal, so that no writer blocks."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -1,4 +1,4 @@
-"""A resume finds each step before its checkpoint once in metrics.jsonl, or says what is lost."""
+"""A resume finds each step before its checkpoint once in metrics.jsonl, or reports what is lost."""
 
 from __future__ import annotations
 

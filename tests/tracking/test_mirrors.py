@@ -57,7 +57,7 @@ def mirror(tmp_path: Path) -> str:
 
 
 def whole_run(folder: Path, mirror: str) -> list[list[object]]:
-    """Two starts of a run of four steps; returns what the mirror was given."""
+    """Run two attempts of four steps; return what the mirror received."""
     config = Config(tracking=TrackingConfig(mirrors=(mirror,)))
     for first, status in ((1, "interrupted"), (4, "finished")):
         step, makers = first - 1, wanted_mirrors(config.tracking)

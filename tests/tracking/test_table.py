@@ -26,7 +26,7 @@ def cells(path: Path) -> list[dict[str, str]]:
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[Record]:
-    """Records of some epochs with some evaluations; epochs without any are possible after the first."""
+    """Draw records of some epochs with some evaluations; only the first epoch always has records."""
     records: list[Record] = []
     step = 0
     for epoch in range(draw(st.integers(0, 4))):

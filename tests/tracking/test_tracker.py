@@ -228,7 +228,7 @@ def test_the_silent_tracker_is_silent(
 
 
 def break_files(folder: Path) -> None:
-    """As a disk that fails: none of the files that the end of a run writes can be replaced or opened."""
+    """Simulate a failing disk: none of the files that a run writes at its end can be replaced or opened."""
     for name in ("metrics.csv", "timeline.jsonl"):
         (folder / name).unlink()
         (folder / name).mkdir()

@@ -27,7 +27,7 @@ OFFLINE = Config(tracking=WandbConfig(wandb="offline", project="a-project"))
 
 @pytest.fixture(scope="module", autouse=True)
 def own_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """W&B as on a fresh account of a machine: no settings of the user, and its service ended afterwards."""
+    """Use W&B as on a new account: without the user's settings, and with its service ended afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
@@ -43,14 +43,14 @@ def warnings() -> list[str]:
 
 
 def mirrored(folder: Path, config: Config, history: list[Record], warnings: list[str]) -> Mirrors:
-    """As a tracker starts them."""
+    """Start the mirrors as a tracker does."""
     mirrors = Mirrors(wanted_mirrors(config.tracking), folder, config, FACTS, warnings.append)
     mirrors.start(history)
     return mirrors
 
 
 def end_of_process() -> None:
-    """What W&B does at the exit of a process: its service writes what it still has, and ends."""
+    """Do what W&B does when a process exits: its service writes the remaining data and ends."""
     import wandb
 
     wandb.teardown()
@@ -113,7 +113,7 @@ def test_the_disabled_mode_writes_nothing(tmp_path: Path, warnings: list[str]) -
 def test_the_mode_in_the_environment_wins(
     tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch, asked: Literal["online"], variable: str
 ) -> None:
-    """Cluster jobs set it where a node has no network."""
+    """Cluster jobs set it on nodes without internet access."""
     monkeypatch.setenv("WANDB_MODE", variable)
     mirrors = mirrored(tmp_path, Config(tracking=WandbConfig(wandb=asked)), [], warnings)
     mirrors.train_steps([train(1)])

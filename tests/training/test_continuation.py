@@ -1,4 +1,4 @@
-"""Runs that are resumed from their folder, extended, branched, limited, and killed while that begins."""
+"""Runs that are resumed from their folder, extended, branched, limited, and killed at the start of each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ tta = "0"
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended: its exit code, and its output or its error."""
+    """A command that has ended: its exit code and its output or error."""
 
     code: int
     said: str
@@ -80,7 +80,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Place:
-    """A recipe and its runs; ``whole`` is a run of it that nothing happened to."""
+    """A recipe and its runs; ``whole`` is an uninterrupted one."""
 
     recipe: str
     runs: Path
@@ -90,7 +90,7 @@ class Place:
         return self.runs / "whole"
 
     def run(self, *words: str, die_at: int = 0, **variables: str) -> Done:
-        """Run a command in a process of its own, which is killed before its ``die_at``-th renaming of a file."""
+        """Run a command in its own process, which is killed before the ``die_at``-th time it renames a file."""
         end = self.runs.parent / "end.json"
         end.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # the exit code of a killed process
@@ -101,7 +101,7 @@ class Place:
         return self.run("train", self.recipe, "--run.name", name, *words, die_at=die_at, **variables)
 
     def assert_is_whole(self, run: Path) -> None:
-        """The run has the records, the final weights and the state of the one that nothing happened to."""
+        """Assert that the run has the records, the final weights and the state of the uninterrupted one."""
         assert story(run) == story(self.whole)
         assert RunFolder(run).final.read_bytes() == RunFolder(self.whole).final.read_bytes()
         assert RunFolder(run).is_finished()

@@ -1,8 +1,8 @@
-"""A golden curve: order, augmentation, initialisation, schedule and update together, so that a refactor proves itself.
+"""A golden curve: a refactoring must change neither order, augmentation, initialisation, schedule nor update.
 
-When a run is meant to change (never by accident: it changes everybody's runs), write the curve anew with
+If runs change on purpose (it changes everybody's runs), update the curve with
 
-    python tests/test_golden.py
+    python tests/training/test_golden.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``lr-find``: the same curve on any number of processes, an existing run left alone, and a recipe written."""
+"""``lr-find``: the same curve on any number of processes, an existing run unchanged, and a recipe written."""
 
 from __future__ import annotations
 

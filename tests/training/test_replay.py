@@ -17,7 +17,7 @@ STEPS = 26
 
 
 def replay(*words: object, processes: int = PROCESSES) -> subprocess.CompletedProcess[str]:
-    """The first rank's output of ``cifar-dist replay``."""
+    """Return the first rank's output of ``cifar-dist replay``."""
     return spawn(["-m", "cifar_dist", "replay", *map(str, words)], processes=processes)[0]
 
 

@@ -22,7 +22,7 @@ WORDS = ("--optim.clip_norm", "1", "--train.threads", "1", "--eval.every", "2")
 
 @pytest.fixture(scope="module")
 def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of two epochs on two processes, whose first epoch is not evaluated, profiled; and what it printed."""
+    """Return a profiled run of two epochs on two processes, whose first epoch is not evaluated, and its output."""
     folder = tmp_path_factory.mktemp("pair")
     recipe = folder / "pair.toml"
     recipe.write_text(

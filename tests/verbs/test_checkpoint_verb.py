@@ -1,4 +1,4 @@
-"""``cifar-dist checkpoint``: list, verify, compare and average what a run has saved. None of it changes the run."""
+"""``cifar-dist checkpoint``: list, verify, compare and average what a run has saved, without changing the run."""
 
 from __future__ import annotations
 

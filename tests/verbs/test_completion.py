@@ -1,4 +1,4 @@
-"""Tab completion, asked for as a shell does, and in a real shell."""
+"""Tab completion, requested as a shell does it, and in a real shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cifar-dist model``: the table a person reads."""
+"""``cifar-dist model``: the table as printed."""
 
 from __future__ import annotations
 
