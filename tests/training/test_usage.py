@@ -14,7 +14,7 @@ from torch import nn
 
 from cifar_dist import cli
 from cifar_dist.errors import UserError
-from cifar_dist.training.device_speed import measure_ceiling, operations_per_image
+from cifar_dist.training.device_speed import blueprint_of, measure_ceiling, operations_per_image
 from cifar_dist.training.phases import PhaseClock
 
 WORDS = ("--optim.clip_norm", "1", "--train.threads", "1", "--eval.every", "2")
@@ -100,9 +100,9 @@ def test_phases_do_not_overlap() -> None:
 def test_arithmetic_is_counted_without_being_executed() -> None:
     linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 10, bias=False))
     # Forward and the gradient of the weights: images need none.
-    assert operations_per_image(linear, (4, 4, 3)) == 2 * 2 * 48 * 10
+    assert operations_per_image(blueprint_of(linear), (4, 4, 3)) == 2 * 2 * 48 * 10
     before = torch.get_rng_state()
     assert measure_ceiling(torch.device("cpu"), torch.float32) > 1e8
     assert torch.equal(torch.get_rng_state(), before)
     opaque = nn.Linear(48, 10)
-    assert operations_per_image(opaque, (4, 4, 3)) is None, "it fails, so nothing is known"
+    assert operations_per_image(blueprint_of(opaque), (4, 4, 3)) is None, "it fails, so nothing is known"
