@@ -41,7 +41,7 @@ def network(name: str) -> nn.Module:
 
 
 def samples() -> tuple[Tensor, Tensor]:
-    """The same on every process, so that batch statistics are those of one process."""
+    """Return samples that are the same on every process, so that batch statistics are those of one process."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(4, 3, SIDE, SIDE, generator=generator), torch.arange(4)
 
@@ -63,7 +63,7 @@ def lookahead(weights: HeldWeights) -> WeightAverage:
 
 
 def by_torch(module: nn.Module) -> Tensor:
-    """One update in torch alone, of which half is kept; logits of the network after it."""
+    """Compute one update in torch alone and keep half of it; return the logits of the network after it."""
     updater, average = optimizer(module), lookahead(HeldWeights(module))
     loss_of(module).backward()
     updater.step()

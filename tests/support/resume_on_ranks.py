@@ -1,7 +1,7 @@
-"""Runs that change their engine again and again: ``python resume_on_ranks.py RECIPE``; test_sharding.py reads them.
+"""Runs that change their engine repeatedly: ``python resume_on_ranks.py RECIPE``; test_sharding.py reads them.
 
-For each optimizer: a run of DDP, and one of all engines in turn. One interpreter imports DeepSpeed and torch's
-compiler, which its first step asks for, once.
+For each optimizer: a run of DDP, and one of all engines in turn. A single interpreter imports DeepSpeed, and torch's
+compiler, which its first step requires.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TURNS = [
 
 
 def settings(config: str) -> dict[str, str]:
-    """The variables in which ``accelerate launch`` passes a file of launch/ to its processes."""
+    """Return the variables in which ``accelerate launch`` passes a file of launch/ to its processes."""
     words = ["--config_file", str(ROOT / "launch" / f"{config}.yaml"), "--num_processes", "2", "train.py"]
     arguments, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
@@ -64,11 +64,11 @@ def train(launch: str, words: list[str], leave: int = 0, number: int = 0) -> Non
             if measured.step == leave:
                 signal.raise_signal(number)
 
+    usage_meter._SHORTEST = 1e-9  # rate the arithmetic of these short epochs, too: rank 0 does it alone
     for variable in [variable for variable in os.environ if variable.startswith("ACCELERATE_")]:
         del os.environ[variable]
     os.environ.update(settings(launch))
     config = recipe.load(words[0], words[1:])
-    usage_meter._SHORTEST = 1e-6  # rank 0 rates the arithmetic of every epoch, and must not disturb the others
 
     def work() -> None:
         with StopSignals() as signals, start_engine(config) as place:
