@@ -210,6 +210,7 @@ class Trainer:
         self.epochs_evaluated = epoch + 1
         if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
             self.save(best, must=last)
+        self.watchdog.beat()
         self.step_log.restart_clock()
 
     def finish(self) -> None:
@@ -293,6 +294,7 @@ class Trainer:
         )
         with self.learner.clock.during("checkpoint"):
             self.saver.save(self.learner.state, state, must=must)
+        self.watchdog.beat()  # the next step has a step's time only
         self.step_log.restart_clock()
 
     @property
