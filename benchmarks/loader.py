@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -158,7 +159,9 @@ def find_best_workers(build: Callable[[int], Loader], images: int) -> int:
     def second_epoch(workers: int) -> float:
         loader = build(workers)
         rate(loader, images)
-        return rate(loader, images)
+        found = rate(loader, images)
+        print(f"{workers} workers: {found:,.0f} images/s", file=sys.stderr, flush=True)
+        return found
 
     return max(range(len(os.sched_getaffinity(0)) + 1), key=second_epoch)
 
@@ -213,7 +216,9 @@ def main() -> None:
             except ImportError as error:
                 print(f"{name}: left out, {error}")
                 continue
-            comparisons += compare(name, build, manifest, asked.turns)
+            for comparison in compare(name, build, manifest, asked.turns):
+                print(comparison, flush=True)
+                comparisons.append(comparison)
     record(__file__, comparisons, f"{manifest.name}, {manifest.samples('train'):,} images")
 
 
