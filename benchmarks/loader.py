@@ -216,9 +216,7 @@ def main() -> None:
             except ImportError as error:
                 print(f"{name}: left out, {error}")
                 continue
-            for comparison in compare(name, build, manifest, asked.turns):
-                print(comparison, flush=True)
-                comparisons.append(comparison)
+            comparisons += compare(name, build, manifest, asked.turns)
     record(__file__, comparisons, f"{manifest.name}, {manifest.samples('train'):,} images")
 
 
