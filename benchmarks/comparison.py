@@ -69,13 +69,14 @@ def take_turns(
     return Comparison(what, peer, unit, measured[ours], measured[theirs])
 
 
-def record(script: str, comparisons: Sequence[Comparison], note: str = "") -> None:
-    """Print the comparisons, and write them to ``RESULTS/SCRIPT.json`` with the machine and the command.
+def record(script: str, comparisons: Sequence[Comparison], note: str = "", name: str = "") -> None:
+    """Print the comparisons, and write them to ``RESULTS/NAME.json`` with the machine and the command.
 
     Args:
         script: ``__file__`` of the benchmark.
         comparisons: what it measured.
         note: what a reader must know, for example the data.
+        name: of the file; that of the script by default.
     """
     import torch
 
@@ -97,5 +98,5 @@ def record(script: str, comparisons: Sequence[Comparison], note: str = "") -> No
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    out = RESULTS / f"{path.stem}.json"
+    out = RESULTS / f"{name or path.stem}.json"
     out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

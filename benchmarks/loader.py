@@ -1,12 +1,13 @@
 """Batches of CIFAR-10 with random crop and flip: ours against the loaders that people use.
 
-    python benchmarks/loader.py [--data shards/cifar10] [--turns 3]
+    python benchmarks/loader.py [--data shards/cifar10] [--images 10000] [--turns 3]
+        [--peers dataloader webdataset streaming]
 
 All of them shuffle, crop 32 after padding 4, flip, normalise, and give float32 batches of 500. The peers are
 webdataset, on the same shards; a map-style DataLoader of images in memory, as torchvision's CIFAR10 has them; and
 MosaicML Streaming, on local shards of its own, where it is installed. Their transforms are torchvision's, and each has
-its best number of workers on this machine, up to its cores, kept alive between passes. First passes open the data and
-decode it; ours keeps the decoded images for the later ones.
+its best number of workers on this machine, up to its cores, kept alive between epochs. A first epoch opens the data and
+decodes it, with a new loader in each turn; ours keeps the decoded images for the later ones.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,6 +37,7 @@ from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.read import ShardReader
 
 BATCH = 500
+PEERS = ("dataloader", "webdataset", "streaming")
 Loader = Iterable[object]
 """Yields batches; each iteration over it is an epoch."""
 
@@ -45,6 +48,14 @@ def rate(batches: Iterable[object], images: int) -> float:
     for _ in batches:
         pass
     return images / (time.perf_counter() - begin)
+
+
+def take_shards(manifest: Manifest, images: int) -> Manifest:
+    """Return the first training shards that have so many images together; all for 0."""
+    shards, taken = manifest.shards("train"), 0
+    while taken < len(shards) and (not images or sum(shard.samples for shard in shards[:taken]) < images):
+        taken += 1
+    return replace(manifest, splits={"train": shards[:taken]})
 
 
 class Ours:
@@ -83,7 +94,7 @@ def from_webdataset(manifest: Manifest, workers: int) -> Loader:
         wds.WebDataset(urls, shardshuffle=len(urls))
         .shuffle(5000)
         .decode("pil")
-        .to_tuple("png", "cls")
+        .to_tuple("png;jpg;jpeg", "cls")
         .map_tuple(transforms(manifest), lambda label: label)
         .batched(BATCH)
     )
@@ -115,76 +126,98 @@ def from_memory(manifest: Manifest, workers: int) -> Loader:
     return loader
 
 
-def from_streaming(manifest: Manifest, workers: int, folder: Path) -> Loader:
-    from streaming import MDSWriter, StreamingDataset
+def write_for_streaming(manifest: Manifest, folder: Path) -> None:
+    """Write the images as shards of Streaming."""
+    from streaming import MDSWriter
 
-    if not folder.is_dir():
-        images, labels = ShardReader(manifest, "train").all().numpy(), manifest.labels("train").tolist()
-        with MDSWriter(out=str(folder), columns={"image": "png", "label": "int"}) as writer:
-            for image, label in zip(images, labels, strict=True):
-                writer.write({"image": Image.fromarray(image), "label": label})
+    images, labels = ShardReader(manifest, "train").all().numpy(), manifest.labels("train").tolist()
+    with MDSWriter(out=str(folder), columns={"image": "png", "label": "int"}) as writer:
+        for image, label in zip(images, labels, strict=True):
+            writer.write({"image": Image.fromarray(image), "label": label})
+
+
+def from_streaming(manifest: Manifest, workers: int, folder: Path) -> Loader:
+    from streaming import StreamingDataset
+
     transform = transforms(manifest)
+    own = Path(tempfile.mkdtemp(dir=folder.parent), "shards")  # a folder may be in use by one dataset only
+    own.symlink_to(folder)
 
     class Dataset(StreamingDataset):
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             sample = super().__getitem__(index)
             return transform(sample["image"]), sample["label"]
 
-    dataset = Dataset(local=str(folder), shuffle=True, batch_size=BATCH)
+    dataset = Dataset(local=str(own), shuffle=True, batch_size=BATCH)
     loader: Loader = torch.utils.data.DataLoader(dataset, BATCH, num_workers=workers, persistent_workers=workers > 0)
     return loader
 
 
-def at_its_best(build: Callable[[int], Loader], images: int) -> tuple[int, Loader, float]:
-    """Return the number of workers that is fastest in the second epoch, its loader, and its rate in the first one."""
-    found = []
-    for workers in range(len(os.sched_getaffinity(0)) + 1):
-        begin = time.perf_counter()
+def find_best_workers(build: Callable[[int], Loader], images: int) -> int:
+    """Return the number of workers, up to the cores, that is fastest in the second epoch."""
+
+    def second_epoch(workers: int) -> float:
         loader = build(workers)
-        for _ in loader:
+        rate(loader, images)
+        found = rate(loader, images)
+        print(f"{workers} workers: {found:,.0f} images/s", file=sys.stderr, flush=True)
+        return found
+
+    return max(range(len(os.sched_getaffinity(0)) + 1), key=second_epoch)
+
+
+def compare(name: str, build: Callable[[int], Loader], manifest: Manifest, turns: int) -> list[Comparison]:
+    """Compare first epochs, each with a new loader, and later epochs."""
+    images = manifest.samples("train")
+    workers = find_best_workers(build, images)
+    peer = f"{name}, torchvision, {workers} workers"
+
+    def first_epoch(build: Callable[[], Loader]) -> float:
+        begin = time.perf_counter()
+        for _ in build():
             pass
-        first = images / (time.perf_counter() - begin)
-        found.append((rate(loader, images), workers, loader, first))
-    _, workers, loader, _ = max(found, key=lambda one: one[0])
-    return workers, loader, max(first for *_, first in found)
+        return images / (time.perf_counter() - begin)
+
+    first = take_turns(
+        "the first epoch from PNG",
+        peer,
+        "images/s",
+        lambda: first_epoch(lambda: Ours(manifest)),
+        lambda: first_epoch(lambda: build(workers)),
+        turns,
+    )
+    ours, theirs = Ours(manifest), build(workers)  # the turn that is not counted is their first epoch
+    what = "a later epoch of crop and flip"
+    later = take_turns(what, peer, "images/s", lambda: rate(ours, images), lambda: rate(theirs, images), turns)
+    return [first, later]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="shards/cifar10")
+    parser.add_argument("--images", type=int, default=10_000, help="at least so many, complete shards; 0: all")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     asked = parser.parse_args()
-    manifest = Manifest.load(Path(asked.data))
-    images = len(manifest.labels("train"))
+    manifest = take_shards(Manifest.load(Path(asked.data)), asked.images)
     comparisons: list[Comparison] = []
     with tempfile.TemporaryDirectory() as folder:
-        peers: dict[str, Callable[[int], Loader]] = {
-            "a DataLoader of images in memory": lambda workers: from_memory(manifest, workers),
-            "webdataset": lambda workers: from_webdataset(manifest, workers),
-            "MosaicML Streaming": lambda workers: from_streaming(manifest, workers, Path(folder, "mds")),
+        shards = Path(folder, "mds")
+        peers: dict[str, tuple[str, Callable[[int], Loader]]] = {
+            "dataloader": ("a DataLoader of images in memory", lambda workers: from_memory(manifest, workers)),
+            "webdataset": ("webdataset", lambda workers: from_webdataset(manifest, workers)),
+            "streaming": ("MosaicML Streaming", lambda workers: from_streaming(manifest, workers, shards)),
         }
-        for name, build in peers.items():
+        for key in asked.peers:
+            name, build = peers[key]
             try:
-                workers, loader, first = at_its_best(build, images)
+                if key == "streaming":
+                    write_for_streaming(manifest, shards)
             except ImportError as error:
                 print(f"{name}: left out, {error}")
                 continue
-            begin = time.perf_counter()
-            ours = Ours(manifest)
-            epoch_of_ours = sum(1 for _ in ours) and images / (time.perf_counter() - begin)
-            peer = f"{name}, torchvision, {workers} workers"
-            comparisons += [
-                Comparison("the first epoch from PNG", peer, "images/s", [epoch_of_ours], [first]),
-                take_turns(
-                    "an epoch of crop and flip",
-                    peer,
-                    "images/s",
-                    partial(rate, ours, images),
-                    partial(rate, loader, images),
-                    asked.turns,
-                ),
-            ]
-    record(__file__, comparisons, f"{manifest.name}, {images:,} images")
+            comparisons += compare(name, build, manifest, asked.turns)
+    record(__file__, comparisons, f"{manifest.name}, {manifest.samples('train'):,} images")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ UNUSED: dict[str, object] = {
     "average.name": "none",
     "train.label_smoothing": 0.0,
     "eval.tta": "0",
+    "eval.tta_below": 1.0,
 }
 """What the silence of a source means."""
 COUNTED = ("model.options.dropout", "model.options.stem", "model.options.stochastic_depth")

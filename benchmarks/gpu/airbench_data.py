@@ -14,17 +14,25 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 
 
-def main(packed: str, folder: str) -> None:
+def write(packed: str, folder: Path, at_most: int | None = None) -> Path:
+    """Write ``train.pt`` and ``test.pt`` into ``folder/cifar10``, and return that.
+
+    Args:
+        packed: folder of the packed dataset; images of its validation split are training images.
+        folder: is created.
+        at_most: images of each split, the first ones; None for all.
+    """
     manifest = Manifest.load(packed)
     if "val" in manifest.splits:
         manifest = manifest.with_val_in_train()
-    out = Path(folder, "cifar10")
+    out = folder / "cifar10"
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
-        images, labels = ShardReader(manifest, split).all(), torch.from_numpy(manifest.labels(split))
+        labels = torch.from_numpy(manifest.labels(split))[:at_most]
+        images = ShardReader(manifest, split).images(torch.arange(len(labels)))
         torch.save({"images": images, "labels": labels, "classes": list(manifest.classes)}, out / f"{split}.pt")
-        print(f"{out / split}.pt: {len(images):,} images")
+    return out
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(f"wrote train.pt and test.pt to {write(sys.argv[1], Path(sys.argv[2]))}")

@@ -89,6 +89,7 @@ def evaluate(
         seconds=round(time.perf_counter() - begin, 3),
         processes=ranks.world_size,
         plain_accuracy=predictions.plain_accuracy if predictions.labels is not None else None,
+        tta_images=predictions.viewed if tta != "0" else 0,
     )
     record(summary)
     ids = sample_ids(data, split)

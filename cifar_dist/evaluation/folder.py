@@ -30,6 +30,7 @@ class Summary:
         seconds: wall time of the predictions.
         processes: number of processes that computed them.
         plain_accuracy: fraction correct without test-time augmentation, None without labels.
+        tta_images: number of images that got all views, see ``eval.tta_below``.
     """
 
     run: str
@@ -46,14 +47,16 @@ class Summary:
     seconds: float
     processes: int
     plain_accuracy: float | None
+    tta_images: int
 
     def result(self) -> str:
         """Say the accuracy in words, and that of the images themselves beside it."""
+        tta = f"TTA {self.tta}" if self.tta_images in (0, self.samples) else f"TTA {self.tta} of {self.tta_images:,}"
         if self.accuracy is None or self.plain_accuracy is None:
-            return f"no labels, TTA {self.tta}"
+            return f"no labels, {tta}"
         if self.tta == "0":
             return f"accuracy {self.accuracy:.2%} without TTA"
-        return f"accuracy {self.accuracy:.2%} with TTA {self.tta}, {self.plain_accuracy:.2%} without"
+        return f"accuracy {self.accuracy:.2%} with {tta}, {self.plain_accuracy:.2%} without"
 
     def warning(self) -> str:
         """Say that test-time augmentation lowers the accuracy; empty if it does not."""

@@ -7,6 +7,7 @@ threads). The results are ordered by sample id, and their number is verified.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from cifar_dist.distributed.out_of_memory import describe_evaluation, explained
 from cifar_dist.distributed.ranks import deal
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.evaluation.views import Views
+from cifar_dist.evaluation.views import View, Views
 from cifar_dist.terminal.progress import Show, silent
 
 
@@ -29,11 +30,13 @@ class Predictions:
         logits: float32 [samples, classes], averaged over the views.
         labels: int64 [samples], -1 for a sample without one; None if unknown.
         plain_logits: float32 [samples, classes], of the images themselves, which are the first view.
+        viewed: number of samples whose logits are averaged over all views.
     """
 
     logits: Tensor
     labels: Tensor | None
     plain_logits: Tensor
+    viewed: int = 0
 
     @property
     def classes(self) -> Tensor:
@@ -77,6 +80,7 @@ def predict(
     views: Views,
     *,
     batch_size: int,
+    below: float = 1.0,
     labels: Tensor | None = None,
     poll: Callable[[], None] = lambda: None,
     show: Show = silent,
@@ -89,6 +93,7 @@ def predict(
         count: number of samples.
         views: see :mod:`cifar_dist.evaluation.views`.
         batch_size: images in one forward pass.
+        below: see ``eval.tta_below``.
         labels: int64 [count]; None if unknown.
         poll: called before each batch, equally often on every rank.
         show: shows the progress.
@@ -102,9 +107,7 @@ def predict(
     with explained(lambda: describe_evaluation(batch_size)), model.evaluating(), show(count) as advance:
         for number, (ids, images) in enumerate(zip(requests, stream(requests), strict=True)):
             poll()
-            looks = [(weight, model.infer(view)) for weight, view in views(images, ids.to(images.device))]
-            averaged = torch.stack([weight * logits for weight, logits in looks]).sum(dim=0)
-            rows.append(torch.cat([averaged, looks[0][1]], dim=1))
+            rows.append(_look(model, views, images, ids.to(images.device), below))
             done = number * batch_size * ranks.world_size
             advance(min(batch_size * ranks.world_size, count - done))
     own = torch.cat([*mine, torch.empty(0, dtype=torch.int64)])
@@ -113,5 +116,37 @@ def predict(
     ordered = torch.full((count, logits.shape[1]), torch.nan)
     ordered[ids] = logits
     assert len(ids) == count == len(ids.unique()), f"{len(ids)} predictions of {count} samples"
-    averaged, plain = ordered.chunk(2, dim=1)
-    return Predictions(averaged.contiguous(), labels, plain.contiguous())
+    averaged, plain = ordered[:, :-1].chunk(2, dim=1)
+    return Predictions(averaged.contiguous(), labels, plain.contiguous(), int(ordered[:, -1].sum()))
+
+
+def _look(model: InferenceModel, views: Views, images: Tensor, ids: Tensor, below: float) -> Tensor:
+    """Average the logits of a batch over its views: of all images, or of those of which the model is unsure.
+
+    Selective views are those of the hiverge cifar10-speedrun, which chooses a quantile of all images; a threshold
+    needs one batch only, so that it is the same on any number of processes. Where one of them has an image to look at
+    again, all call the model equally often, as sharded weights require: one without an image looks at its first, and
+    drops the result.
+
+    Returns:
+        float [n, 2 * classes + 1]: averaged logits, those of the image itself, and 1 where all views were averaged.
+    """
+    looks = views(images, ids)
+    weight, first = next(looks)
+    plain = model.infer(first)
+    if below == 1:
+        averaged = _average(weight * plain, looks, model)
+        return torch.cat([averaged, plain, torch.ones_like(plain[:, :1])], dim=1)
+    unsure = plain.float().softmax(dim=1).amax(dim=1) < below
+    averaged = plain.clone()
+    if model.ranks.sum(unsure.sum()):
+        again = unsure.nonzero()[:, 0] if unsure.any() else torch.zeros(1, dtype=torch.int64, device=ids.device)
+        looks = itertools.islice(views(images[again], ids[again]), 1, None)
+        seen = _average(weight * plain[again], looks, model)
+        averaged[unsure] = seen[: int(unsure.sum())]
+    return torch.cat([averaged, plain, unsure[:, None].to(plain.dtype)], dim=1)
+
+
+def _average(first: Tensor, looks: Iterator[View], model: InferenceModel) -> Tensor:
+    """Add the weighted logits of the views to ``first``, those of the image itself."""
+    return torch.stack([first, *(weight * model.infer(view) for weight, view in looks)]).sum(dim=0)

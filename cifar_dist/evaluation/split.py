@@ -54,6 +54,7 @@ class Predictor:
             count,
             views,
             batch_size=self._config.eval.batch_size,
+            below=self._config.eval.tta_below,
             labels=labels,
             poll=poll,
             show=show,

@@ -6,11 +6,12 @@ import csv
 import io
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cifar_dist.files import write_atomic
 from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.usage import PHASES, Usage, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class EpochRow:
         seconds: training time, without evaluation.
         images_per_second: training throughput over all processes.
         test_loss, test_accuracy: of the final evaluation, after the last epoch.
+        usage: of rank 0, evaluations included; None if no record has one.
     """
 
     epoch: int
@@ -39,6 +41,20 @@ class EpochRow:
     images_per_second: float
     test_loss: float
     test_accuracy: float
+    usage: Usage | None
+
+    def cells(self) -> dict[str, float]:
+        """Return plain numbers by column: of the usage the wall time, memory, utilisation and share of each phase."""
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        if (used := self.usage) is None:
+            return plain | dict.fromkeys(_USED, math.nan)
+        facts = [used.seconds, used.peak_bytes, math.nan if used.utilisation is None else used.utilisation]
+        shares = [used.shares.get(phase, 0.0) for phase in PHASES]
+        return plain | dict(zip(_USED, [*facts, *shares], strict=True))
+
+
+_PLAIN = [field.name for field in fields(EpochRow) if field.name != "usage"]
+_USED = ["wall_seconds", "peak_bytes", "utilisation", *(f"{phase}_share" for phase in PHASES)]
 
 
 @dataclass(slots=True)
@@ -53,6 +69,7 @@ class _Sums:
     val_accuracy: float = math.nan
     test_loss: float = math.nan
     test_accuracy: float = math.nan
+    usages: list[Usage] = field(default_factory=list)
 
 
 class EpochTable:
@@ -66,6 +83,8 @@ class EpochTable:
         for record in records:
             sums = self._epochs.setdefault(record.epoch, _Sums())
             sums.step = max(sums.step, record.step)
+            if record.usage is not None:
+                sums.usages.append(record.usage)
             if record.split == "val":
                 sums.val_loss, sums.val_accuracy = record.loss, record.accuracy
                 continue
@@ -97,6 +116,7 @@ class EpochTable:
             images_per_second=_ratio(sums.samples, sums.seconds),
             test_loss=sums.test_loss,
             test_accuracy=sums.test_accuracy,
+            usage=total(sums.usages),
         )
 
     def rows(self) -> list[EpochRow]:
@@ -106,10 +126,9 @@ class EpochTable:
         """Write the complete CSV atomically. A cell without a finite value is empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        columns = [field.name for field in fields(EpochRow)]
-        writer.writerow(columns)
+        writer.writerow([*_PLAIN, *_USED])
         for row in self.rows():
-            values = [getattr(row, column) for column in columns]
+            values = row.cells().values()
             writer.writerow(["" if isinstance(v, float) and not math.isfinite(v) else v for v in values])
         write_atomic(path, text.getvalue())
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 
+if TYPE_CHECKING:
+    from cifar_dist.config import Config
+
+TTA_BELOW = "give them only to images whose most probable class is below P (default: the recipe's)"
 TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the recipe's)"
 CHECKPOINT = "best, latest, a step, or the path of any checkpoint or weights (default: best)"
 RUN = "name of a run, or its folder"
@@ -105,18 +110,24 @@ def positive(text: str) -> float:
     return value
 
 
-def checked_tta(asked: str | None, default: str) -> str:
-    """Return the views that were asked for, or else the recipe's.
+def add_views(verb: argparse.ArgumentParser) -> None:
+    """Add ``--tta`` and ``--tta-below``."""
+    verb.add_argument("--tta", type=TTA_NAME, help=TTA)
+    verb.add_argument("--tta-below", type=positive, metavar="P", help=TTA_BELOW)
+
+
+def with_views(config: Config, arguments: argparse.Namespace) -> Config:
+    """Return a config with the views that were asked for.
 
     Raises:
         UserError: no such views.
     """
-    from cifar_dist.config import EvalConfig
-
+    tta = arguments.tta or config.eval.tta
+    below = arguments.tta_below or (1.0 if tta in ("0", "1") else config.eval.tta_below)
     try:
-        return EvalConfig(tta=asked or default).tta
+        return replace(config, eval=replace(config.eval, tta=tta, tta_below=below))
     except ValueError as error:
-        raise UserError(f"--{error}") from None
+        raise UserError(f"--{error}".replace("tta_below", "tta-below")) from None
 
 
 def check_writable(path: Path, option: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,9 @@ from cifar_dist.verbs.arguments import (
     RUN,
     RUN_NAME,
     SPLIT_NAME,
-    TTA,
-    TTA_NAME,
-    checked_tta,
+    add_views,
     user_path,
+    with_views,
 )
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.report import draw
@@ -30,7 +30,7 @@ COLLECTIVE = True
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", type=RUN_NAME, help=RUN)
-    verb.add_argument("--tta", type=TTA_NAME, help=TTA)
+    add_views(verb)
     verb.add_argument("--data", type=user_path, help="a packed dataset (default: that of the training)")
     verb.add_argument("--split", type=SPLIT_NAME, default="test", help="split to evaluate (default: test)")
     verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     run_path = find_run(arguments.run)
     trained = open_trained(run_path, arguments.checkpoint)
-    tta = checked_tta(arguments.tta, trained.config.eval.tta)
+    trained = replace(trained, config=with_views(trained.config, arguments))
+    tta = trained.config.eval.tta
     if not arguments.data and not Path(trained.config.data.path).is_dir():
         raise UserError(
             f"{trained.config.data.path}, the dataset of {run_path}, does not exist here; name it with --data DIR"

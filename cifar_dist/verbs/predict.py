@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import (
@@ -11,11 +12,10 @@ from cifar_dist.verbs.arguments import (
     CHECKPOINT_NAME,
     RUN,
     RUN_NAME,
-    TTA,
-    TTA_NAME,
+    add_views,
     check_writable,
-    checked_tta,
     user_path,
+    with_views,
 )
 from cifar_dist.verbs.loading import loading
 
@@ -39,7 +39,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         default="auto",
         help="write classes by name or by index (default: by name if the run was trained on class folders)",
     )
-    verb.add_argument("--tta", type=TTA_NAME, help=TTA)
+    add_views(verb)
     verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
 
 
@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_writable(arguments.out, "--out")
     trained = open_trained(find_run(arguments.run), arguments.checkpoint)
-    tta = distinct_views(checked_tta(arguments.tta, trained.config.eval.tta), trained.config.augment)
+    trained = replace(trained, config=with_views(trained.config, arguments))
+    tta = distinct_views(trained.config.eval.tta, trained.config.augment)
     with start_engine(trained.config, trains=False) as engine:
         rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels)
     if engine.ranks.is_main:

@@ -332,7 +332,7 @@ def _left_by(config: Config, here: Path) -> object:
     records = [json.loads(line) for path in here.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
     summaries = [json.loads(path.read_text()) for path in here.rglob("evaluations/*/summary.json")]
     facts = [without_times(record) for record in records]
-    told = [{key: summary[key] for key in ("tta", "split", "samples")} for summary in summaries]
+    told = [{key: summary[key] for key in ("tta", "tta_images", "split", "samples")} for summary in summaries]
     end = (here / "end.txt").read_text() if (here / "end.txt").is_file() else "killed"
     return end, [re.sub(r"acc_[\d.]+_\d{8}-\d{6}", "#", name) for name in names], weights, facts, told
 
@@ -468,6 +468,7 @@ WITNESSES: dict[str, Witness] = {
     "eval.every": witness(2, run),
     "eval.batch_size": witness(3, run, average__name="swa", average__recalibrate=20, model__name="tiny-resnet"),
     "eval.tta": witness("0", run),
+    "eval.tta_below": witness(1e-3, run),
     "eval.split": witness("val", run),
     "checkpoint.every": witness(2, run, eval__every=9),  # the best one is saved whenever it comes
     "checkpoint.every_steps": witness(1, run),

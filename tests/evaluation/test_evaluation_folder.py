@@ -34,6 +34,7 @@ SUMMARY = Summary(
     seconds=1.5,
     processes=2,
     plain_accuracy=0.875,
+    tta_images=4,
 )
 
 
@@ -65,6 +66,8 @@ def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_
     assert (better.result(), better.warning()) == ("accuracy 87.50% with TTA mirror, 87.50% without", "")
     plain = dataclasses.replace(better, tta="0")
     assert (plain.result(), plain.warning()) == ("accuracy 87.50% without TTA", "")
+    some = dataclasses.replace(better, tta_images=3)
+    assert some.result() == "accuracy 87.50% with TTA mirror of 3, 87.50% without"
     unknown = dataclasses.replace(SUMMARY, accuracy=None, plain_accuracy=None)
     assert (unknown.result(), unknown.warning()) == ("no labels, TTA mirror", "")
 

@@ -19,7 +19,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.predict import predict
+from cifar_dist.evaluation.predict import Predictions, predict
 from cifar_dist.evaluation.split import Split
 
 
@@ -31,7 +31,7 @@ def test_any_number_of_processes_gives_the_same_bits(digits: Path, tmp_path: Pat
     for processes in (2, 3):
         for rank in range(processes):
             together = np.load(tmp_path / f"{rank}-of-{processes}.npz")
-            for tta, _ in CASES:
+            for tta, *_ in CASES:
                 assert np.isfinite(together[tta]).all()
                 assert together[tta].tobytes() == alone[tta].tobytes(), f"rank {rank} of {processes}, tta {tta}"
 
@@ -39,8 +39,32 @@ def test_any_number_of_processes_gives_the_same_bits(digits: Path, tmp_path: Pat
 def test_the_number_of_threads_changes_rounding_only(digits: Path) -> None:
     """A CPU's matrix products split their sums by thread, so logits differ by a few units in the last place."""
     one, two = (predict_on(engine(Config(train=TrainConfig(threads=threads))), digits) for threads in (1, 2))
-    for tta, _ in CASES:
+    for tta, *_ in CASES:
         np.testing.assert_allclose(one[tta], two[tta], rtol=0, atol=1e-5)
+
+
+def test_views_of_unsure_images_only(digits: Path) -> None:
+    """Those below the threshold get the logits of all views, the others keep their own; the number is reported."""
+    manifest = Manifest.load(digits)
+    torch.manual_seed(0)
+    model = engine().prepare_for_inference(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)))
+
+    def predict_below(below: float) -> Predictions:
+        config = Config(eval=EvalConfig(batch_size=100, tta="translate", tta_below=below))
+        return Split(model.ranks.device, config, manifest, "test", manifest).predict(model, "translate")
+
+    everything, some, nothing = (predict_below(below) for below in (1.0, 0.22, 0.01))
+    below_one = predict_below(1 - 1e-7)  # nothing is as sure as that
+    count = len(everything.logits)
+    assert (everything.viewed, below_one.viewed, nothing.viewed) == (count, count, 0)
+    assert torch.equal(below_one.logits, everything.logits)
+    assert torch.equal(nothing.logits, everything.plain_logits)
+    unsure = everything.plain_logits.softmax(dim=1).amax(dim=1) < 0.22
+    assert some.viewed == int(unsure.sum())
+    assert 0 < some.viewed < count
+    torch.testing.assert_close(
+        some.logits, torch.where(unsure[:, None], everything.logits, everything.plain_logits), rtol=0, atol=1e-5
+    )
 
 
 class Counting(nn.Module):

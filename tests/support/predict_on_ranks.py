@@ -19,8 +19,10 @@ from cifar_dist.evaluation.split import Split
 from support import forked_ranks
 from support.engines import engine
 
-CASES = [("0", 64), ("mirror", 64), ("translate", 200), ("3", 1000)]
-"""Views and batch size: of 270 samples batches of 64 do not divide, and 1000 leave a rank with nothing to do."""
+UNSURE_BELOW = 0.1285  # the median of the most probable classes
+CASES = [("0", 64, 1.0), ("mirror", 64, 1.0), ("translate", 200, UNSURE_BELOW), ("3", 1000, 1.0)]
+"""Views, batch size and eval.tta_below: of 270 samples batches of 64 do not divide, and 1000 leave a rank with nothing
+to do."""
 
 
 def predict_on(place: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
@@ -40,15 +42,19 @@ def predict_on(place: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
         nonlocal polls
         polls += 1
 
-    for tta, batch_size in CASES:
-        config = Config(data=DataConfig(resident_mb=0 if tta == "0" else 64), eval=EvalConfig(batch_size=batch_size))
+    for tta, batch_size, below in CASES:
+        config = Config(
+            data=DataConfig(resident_mb=0 if tta == "0" else 64),
+            eval=EvalConfig(batch_size=batch_size, tta_below=below),
+        )
         split = Split(place.ranks.device, config, manifest, "test", manifest)
         predictions = split.predict(inference, tta, poll)
         assert model.training, "evaluation leaves the mode it found"
         assert predictions.labels is not None
         assert predictions.labels.tolist() == manifest.labels("test").tolist()
+        assert (0 < predictions.viewed < len(predictions.logits)) == (below < 1), predictions.viewed
         logits[tta] = predictions.logits.numpy()
-    rounds = [-(-len(logits[tta]) // (size * place.ranks.world_size)) for tta, size in CASES]
+    rounds = [-(-len(logits[tta]) // (size * place.ranks.world_size)) for tta, size, _ in CASES]
     assert polls == sum(rounds), "all ranks poll equally often: a poll is collective"
     return logits
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from support.recorded import final, train, val, write_metrics
 
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.tracking.table import EpochTable
+from cifar_dist.tracking.usage import Usage
 
 COLUMNS = (
-    "epoch,step,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds,images_per_second,test_loss,test_accuracy"
+    "epoch,step,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds,images_per_second,test_loss,test_accuracy,"
+    "wall_seconds,peak_bytes,utilisation,data_share,copy_share,augmentation_share,forward_share,backward_share,"
+    "communication_share,optimizer_share,evaluation_share,checkpoint_share,rest_share"
 )
 fractions = st.floats(0, 1)
 
@@ -82,11 +86,13 @@ def test_the_csv_agrees_with_the_jsonl(records: list[Record], split_at: int) -> 
 
 def test_the_exact_bytes_of_a_small_csv(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    EpochTable([train(1), train(2, loss=2.5), train(3), val(0), train(4, samples=5), final(1)]).write(path)
+    evaluated = replace(val(0), usage=Usage(2.0, {"forward": 0.5, "backward": 0.5}, 7, 0.25))
+    at_end = replace(final(1), usage=Usage(1.0, {"evaluation": 1.0}, 9))
+    EpochTable([train(1), train(2, loss=2.5), train(3), evaluated, train(4, samples=5), at_end]).write(path)
     assert path.read_text() == (
         f"{COLUMNS}\n"
-        f"0,3,{5.5 / 3},0.5,0.5,0.75,0.1,0.75,40.0,,\n"
-        "1,6,1.5,0.5,,,0.1,0.25,20.0,0.25,0.875\n"
+        f"0,3,{5.5 / 3},0.5,0.5,0.75,0.1,0.75,40.0,,,2.0,7,0.25,0.0,0.0,0.0,0.5,0.5,0.0,0.0,0.0,0.0,0.0\n"
+        "1,6,1.5,0.5,,,0.1,0.25,20.0,0.25,0.875,1.0,9,,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0\n"
     )  # fmt: skip
 
 

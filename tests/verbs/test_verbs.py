@@ -87,12 +87,12 @@ def test_the_run_folder_is_complete(run: Path, digits: Path) -> None:
     assert (folder / "model.safetensors").read_bytes() == (run / "final" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("tta", ["mirror", "4"])
-def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: str) -> None:
+@pytest.mark.parametrize("tta", [("mirror", "--tta-below", "0.9"), ("4",)])
+def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: tuple[str, ...]) -> None:
     before = set((run / "evaluations").iterdir())
     found = []
     for processes in (1, 2):
-        words = ["--tta", tta, "--split", "val", "--checkpoint", "latest"]
+        words = ["--tta", *tta, "--split", "val", "--checkpoint", "latest"]
         verb("evaluate", str(run), *words, processes=processes, env=UNDRAWN)
         (new,) = set((run / "evaluations").iterdir()) - before
         before.add(new)
@@ -104,6 +104,8 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: str) -> 
     facts = [json.loads((folder / "summary.json").read_text()) for folder in found]
     assert [f["processes"] for f in facts] == [1, 2]
     assert [f["accuracy"] for f in facts] == [facts[0]["accuracy"]] * 2
+    assert [f["tta_images"] for f in facts] == [facts[0]["tta_images"]] * 2
+    assert (0 < facts[0]["tta_images"] < facts[0]["samples"]) == ("--tta-below" in tta)
 
 
 def test_the_mean_of_checkpoints_is_evaluated(run: Path, tmp_path: Path) -> None:
@@ -173,6 +175,8 @@ def test_a_report_can_be_drawn_again(run: Path) -> None:
         (["predict", "RUN", "TMP/none", "--out", "TMP/a.csv"], "TMP/none does not exist; name a folder of images, or"),
         (["export", "RUN", "--out", "TMP/no/a.pt2"], "the folder TMP/no does not exist; use another --out"),
         (["evaluate", "RUN", "--split", "validation"], "has no split 'validation'; use --split train or val or test"),
+        (["evaluate", "RUN", "--tta-below", "2"], "--tta-below 2.0 must be above 0 and at most 1"),
+        (["evaluate", "RUN", "--tta", "0", "--tta-below", "0.9"], '--tta-below 0.9 has no effect with tta = "0"'),
         (["evaluate", "RUN/final"], "is inside the run RUN; name the run, and its weights with --checkpoint"),
         (["train", "demo", "--eval.split", "valid"], "eval.split 'valid' must be 'train', 'val' or 'test'"),
     ],
