@@ -124,7 +124,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
         replayed.save(temporary)
         draw_replay(
             temporary / "replay.png",
-            title=f"{folder.name}, step {record.step}: loss {record.loss:.4f}, accuracy {record.accuracy:.1%}, "
+            title=f"{folder.name}, step {record.step}: loss {record.loss:.4f}, accuracy {100 * record.accuracy:.1f} %, "
             f"the highest losses of {record.samples} samples",
             images=replayed.pixels()[order].numpy(),
             captions=captions,
