@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.class_check import note_untrained_classes
+from cifar_dist.data.class_check import note_missing_classes
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
 from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard
 from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
@@ -113,7 +113,7 @@ def _note_labels(manifest: Manifest) -> list[str]:
     if not manifest.classes:
         return ["no sample has a class number in KEY.cls, so the dataset is unlabelled and cannot be trained on"]
     labels = {split: manifest.labels(split) for split in manifest.splits}
-    notes = note_untrained_classes(manifest.classes, labels)
+    notes = note_missing_classes(manifest.classes, labels)
     if "train" in labels and len(np.unique(labels["train"])) == 1:
         notes.append("all training images are in one class; a classifier requires at least two")
     return notes

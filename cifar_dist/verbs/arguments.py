@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_dist.config.section import expand_path
 from cifar_dist.errors import UserError
 
 TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the recipe's)"
@@ -16,8 +17,11 @@ RUN = "name of a run, or its folder"
 
 
 def user_path(text: str) -> Path:
-    """Parse a path; ``~`` is the home folder, also where the shell leaves it: ``--data=~/shards``."""
-    return Path(text).expanduser()
+    """Parse a path; ``~`` is the home folder, also where the shell leaves it: ``--data=~/shards``. So are variables."""
+    try:
+        return Path(expand_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @dataclass(frozen=True)
