@@ -102,6 +102,8 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
 
 def _refuse_packed(root: Path) -> None:
     """Refuse to replace a manifest that ``pack`` wrote, which records more than the tars contain."""
+    if root.is_file():
+        raise UserError(f"{root} is a file; name the folder that contains the tars, {root.parent}")
     if not root.is_dir():
         raise UserError(f"the folder {root} does not exist; name the folder that contains the tars")
     if (root / FILE_NAME).exists() and Manifest.load(root).source.get("kind") != INDEXED:

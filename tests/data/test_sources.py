@@ -303,6 +303,12 @@ def test_unlabelled_npz_and_ids_in_a_list(tmp_path: Path) -> None:
     assert read_unlabelled(tmp_path / "a.pkl").ids.tolist() == [5, 4, 3]
 
 
+def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", data=build.random_images(2), ids=["a", "b"])
+    with pytest.raises(UserError, match=r"predict a folder of image files, whose names are then the ids$"):
+        read_unlabelled(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
