@@ -94,8 +94,9 @@ def blame(error: UserError) -> UserError | StorageError:
 def nearest(wrong: str, known: Iterable[str], otherwise: str = "") -> str:
     """Suggest the right word: ``did you mean 'lr'?``, or ``otherwise`` if none is close: by default the full list."""
     names = sorted(known)
-    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else otherwise or f"known: {', '.join(names)}"
+    folded = {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5)
+    return f"did you mean '{folded[close[0]]}'?" if close else otherwise or f"known: {', '.join(names)}"
 
 
 def first_line(error: BaseException) -> str:

@@ -90,8 +90,9 @@ def markdown(
             f"| {' | '.join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in columns)} |\n"
         )
     if left_out and width is not None:
-        note = f"not shown, for lack of space: {', '.join(left_out)}; to see all of it: ... | less -S"
-        text += f"\n{textwrap.fill(note, width, break_long_words=False)}\n"
+        note = f"not shown, for lack of space: {', '.join(left_out)}; to see all of it, add: |\xa0less\xa0-S"
+        folded = textwrap.fill(note, width, break_long_words=False).replace("\xa0", " ")  # less with its option
+        text += f"\n{folded}\n"
     return text
 
 

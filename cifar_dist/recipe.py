@@ -79,7 +79,10 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     tree = merge_items(tree, Config, where="the command line", prefix="--")
     config = build(tree, where=str(path), given=list(given))
     if not config.run.name:
-        named = dataclasses.replace(config.run, name=_run_name(path))
+        try:
+            named = dataclasses.replace(config.run, name=_run_name(path))
+        except ValueError as error:
+            raise UserError(f"{path} names the run, but {error}; use --run.name NAME, or rename the file") from None
         config = dataclasses.replace(config, run=named)
     return config
 
@@ -93,6 +96,8 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     """Read a recipe file, merged over its ``base``, which may have a base itself."""
     try:
         tree = parse_toml(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a UTF-8 text; save it again as UTF-8") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from None
     base = tree.pop("base", None)
@@ -130,6 +135,8 @@ def parse_overrides(words: Sequence[str]) -> Tree:
             position += 1
             text, equals = words[position], "="
         parts = key.replace("-", "_").split(".")
+        if len(parts) == 1 and key in field_names(Config) and text.startswith("{"):
+            raise UserError(f"--{key} is a section and not replaced as a whole; set its keys, as --{key}.KEY VALUE")
         types = _types_of(parts)
         if not equals and types and not any(map(_takes_true, types)):
             raise UserError(f"--{key} requires a value: --{key} VALUE")
@@ -180,10 +187,17 @@ def _scalar(text: str) -> object:
 
 
 def put(tree: Tree, key: str, value: object) -> None:
-    """Set ``value`` at a dotted key."""
+    """Set ``value`` at a dotted key.
+
+    Raises:
+        UserError: a part of the key before its last has a value of its own.
+    """
     *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
+    for depth, parent in enumerate(parents, 1):
+        below: object = tree.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise UserError(f"unknown setting --{key}; did you mean '--{'.'.join(parents[:depth])}'?")
+        tree = below
     tree[last] = value
 
 

@@ -230,7 +230,7 @@ def test_the_best_is_identified_by_its_state_and_its_loss_is_reported(folder: Pa
     assert checkpoint.named(folder, "best").name == "step-00000005"
     shutil.rmtree(folder / "step-00000005")
     (folder / "best").unlink()
-    with pytest.raises(UserError, match=r"lost its best checkpoint, of validation accuracy 50.00%; use another with"):
+    with pytest.raises(UserError, match=r"lost its best checkpoint, of validation accuracy 50.00 %; use another with"):
         checkpoint.named(folder, "best")
     save_and_prune(folder, 20, best=False)
     assert checkpoint.named(folder, "latest").name == "step-00000020", "training continues"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cifar_dist.formatting import clock, duration, markdown, percent, size
 from cifar_dist.terminal.progress import progress
+from cifar_dist.terminal.screen import fold
 
 CELLS = st.lists(st.lists(st.text(max_size=8), min_size=2, max_size=2), max_size=4)
 
@@ -33,6 +34,12 @@ def test_numbers_are_right_aligned() -> None:
     assert markdown(["run", "val %"], [["a|b", "9.50"], ["c", "10.25"]], ["val %"]) == (
         "| run  | val % |\n| ---- | ----: |\n| a\\|b |  9.50 |\n| c    | 10.25 |\n"
     )
+
+
+def test_a_folded_line_keeps_numbers_with_their_units_and_words_in_one_piece() -> None:
+    assert fold("evaluation 15 %, rest 12 %, forward 5 %", 26, 4) == "evaluation 15 %, rest\n    12 %, forward 5 %"
+    assert fold("822 MB at most: " + "a" * 40, 20) == "822 MB at most:\n  " + "a" * 40
+    assert fold("short", 30) == "short"
 
 
 def test_numbers_are_formatted_for_readers() -> None:
@@ -104,7 +111,7 @@ def test_a_table_fits_the_terminal_and_names_the_columns_that_it_omits() -> None
     assert markdown(head, rows, ["val %"], width=len(whole.splitlines()[0]), dispensable=["size"]) == whole
     *table, _, note, more = markdown(head, rows, ["val %"], width=46, dispensable=["size", "model"]).splitlines()
     assert table[2] == "| a-rather-long-name | small-resnet | 91.20 |"
-    assert (note, more) == ("not shown, for lack of space: size; to see all", "of it: ... | less -S")
+    assert (note, more) == ("not shown, for lack of space: size; to see all", "of it, add: | less -S")
     short = markdown(head, rows, ["val %"], width=40).splitlines()
     assert max(map(len, short)) <= 40
     assert "…" in short[2]

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from support.running import ROOT, TRAIN, finish, spawn, start, train, wait_for_records
 
+from cifar_dist import recipe
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
+
 
 def refused(done: subprocess.CompletedProcess[str], *says: str, code: int = 2) -> None:
     """Assert that a command is refused with one line on stderr that has all these texts, and the exit code."""
@@ -34,7 +38,7 @@ def test_optim_iterations_without_muon() -> None:
     refused(train("demo", "--optim.iterations", "3")[0], "optim.iterations has no effect", "use --optim.name muon")
 
 
-def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
+def test_missing_dataset(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = train(str(tiny), "--data.path", str(tmp_path / "nowhere"))[0]
     refused(done, "no packed dataset at", "the folder does not exist", "cifar-dist pack SOURCE")
     done = train(str(tiny), "--data.path", str(tmp_path / "digits"))[0]
@@ -42,6 +46,14 @@ def test_missing_dataset(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "images" / "cat").mkdir(parents=True)
     done = train(str(tiny), "--data.path", str(tmp_path / "images"))[0]
     refused(done, f"is not a packed dataset; create one from it: cifar-dist pack {tmp_path / 'images'} shards/NAME")
+    packed = Path(recipe.load(str(tiny)).data.path)
+    with pytest.raises(UserError, match=f"is the manifest of a packed dataset; name its folder, {packed}$"):
+        Manifest.load(packed / "manifest.json")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mine").symlink_to(packed)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"the folder does not exist; did you mean 'shards/mine'\?$"):
+        Manifest.load("mine")
     assert not (tmp_path / "runs").exists()
 
 

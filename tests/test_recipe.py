@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import tomllib
@@ -20,7 +21,7 @@ from cifar_dist.config.choice import is_root, keys_of
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
 from cifar_dist.config.schedule import CosineConfig, StepConfig, WSDConfig
 from cifar_dist.errors import UserError
-from cifar_dist.verbs.arguments import split_settings
+from cifar_dist.verbs.arguments import split_settings, user_path
 
 
 @pytest.fixture
@@ -79,6 +80,23 @@ def test_the_home_folder_is_expanded_in_every_path(plain: str, tmp_path: Path, m
     assert recipe.load(plain, ["--model.pretrained", "published"]).model.pretrained == "published"
 
 
+def test_variables_are_expanded_in_every_path(plain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    loaded = recipe.load(plain, ["--data.path=$SCRATCH/shards", "--run.dir", "${SCRATCH}/runs"])
+    assert (loaded.data.path, loaded.run.dir) == ("/scratch/me/shards", "/scratch/me/runs")
+    assert user_path("$SCRATCH/out.csv") == Path("/scratch/me/out.csv")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"the variable \$NOT_SET in"):
+        user_path("$NOT_SET/out.csv")
+
+
+@pytest.mark.parametrize("name", ["my recipe.toml", "größer.toml"])
+def test_a_file_whose_name_cannot_name_a_run_asks_for_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[train]\nepochs = 3\n")
+    with pytest.raises(UserError, match=r"names the run, but name .*; use --run\.name NAME, or rename the file"):
+        recipe.load(str(tmp_path / name))
+    assert recipe.load(str(tmp_path / name), ["--run.name", "mine"]).run.name == "mine"
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path, ending: str) -> None:
     below, above = tmp_path / "below.toml", tmp_path / "above.toml"
@@ -119,6 +137,10 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
         (["--train.lr", "1"], "did you mean '--optim.lr'?"),
         (["--epochs", "1"], "did you mean '--train.epochs'?"),
         (["--optm.lr", "1"], "did you mean '--optim.lr'?"),
+        (["--optim", "{ lr = 0.1 }"], "--optim is a section and not replaced as a whole; set its keys, as --optim.KEY"),
+        (["--optim.lr", "1", "--optim.lr.low", "1"], "unknown setting --optim.lr.low; did you mean '--optim.lr'?"),
+        (["--optim.name", "AdamW"], "optim.name 'AdamW' is not known; did you mean 'adamw'?"),
+        (["--run.dir", "$NOT_SET/runs"], "run.dir: the variable $NOT_SET in '$NOT_SET/runs' is not set"),
         (["--optim", "sgd"], "--optim is a section; set one of its keys, as --optim.name"),
         (["--optim.lr", "fast"], "optim.lr 'fast' must be a valid number"),
         (["--optim.lr", "nan"], "optim.lr 'nan' must be a finite number"),
@@ -185,6 +207,12 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[train]\nepoch = 3\n")
     with pytest.raises(UserError, match=r"mine\.toml: unknown setting train\.epoch; did you mean 'train\.epochs'"):
+        recipe.load(str(path))
+    path.write_text('"optim.lr" = 0.1\n')
+    with pytest.raises(UserError, match=r'"optim\.lr" has quotes; remove them, or write lr in the section \[optim\]'):
+        recipe.load(str(path))
+    path.write_bytes("[train]".encode("utf-16"))
+    with pytest.raises(UserError, match=r"mine\.toml is not a UTF-8 text; save it again as UTF-8"):
         recipe.load(str(path))
     path.write_text("[train\n")
     with pytest.raises(UserError, match=r"mine\.toml cannot be read as TOML"):

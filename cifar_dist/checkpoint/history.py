@@ -219,7 +219,8 @@ def _newest_unmeasured(newest: Path, steps: str) -> Path:
     state = _state(newest)
     if state is not None and state.best_val_accuracy is not None:
         raise UserError(
-            f"{newest.parent} has lost its best checkpoint, of validation accuracy {state.best_val_accuracy:.2%}; "
+            f"{newest.parent} has lost its best checkpoint, of validation accuracy "
+            f"{100 * state.best_val_accuracy:.2f} %; "
             f"use another with --checkpoint latest, or one of: {steps}"
         )
     return newest

@@ -117,6 +117,9 @@ def _unknown_section(prefix: str, key: str, value: object) -> str:
     """Report a key outside all sections; what is suggested is a setting, because a section alone is refused."""
     typed = next((f"{key}.{rest}" for rest, _ in flatten(value)), key) if isinstance(value, dict) else key
     keys = all_keys()
+    if not prefix and key in keys:  # a quoted key of TOML
+        section, _, field = key.partition(".")
+        return f'the key "{key}" has quotes; remove them, or write {field} in the section [{section}]'
     same = [known for known in keys if known.rpartition(".")[2] == _SYNONYMS.get(typed, typed)]
     near = same or difflib.get_close_matches(typed, keys, n=1, cutoff=0.7)
     if not near and "." not in typed:

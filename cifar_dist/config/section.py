@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 if TYPE_CHECKING:
@@ -21,16 +22,34 @@ def require_probability(name: str, value: float) -> None:
     require(0 <= value <= 1, f"{name} {value} is a probability and must be in [0, 1]")
 
 
-class _HomeExpanded:
-    """Tells pydantic to expand the ``~`` of a path, for which a shell does not care in a file or after ``=``."""
+def expand_path(path: str) -> str:
+    """Replace ``~`` and environment variables in a path, which no shell does in a file, after ``=`` or in quotes.
+
+    Raises:
+        ValueError: it names a variable that is not set; without this, a folder called ``$SCRATCH`` would be created.
+    """
+    expanded = os.path.expandvars(os.path.expanduser(path))
+    unset = re.search(r"\$(?:\w+|\{\w+\})", expanded)
+    require(unset is None, f"the variable {unset and unset[0]} in {path!r} is not set; set it, or write the path")
+    return expanded
+
+
+class _Expanded:
+    """Tells pydantic to call :func:`expand_path`."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        from pydantic_core import core_schema
+        from pydantic_core import PydanticCustomError, core_schema
 
-        return core_schema.no_info_after_validator_function(os.path.expanduser, handler(source))
+        def expand(path: str) -> str:
+            try:
+                return expand_path(path)
+            except ValueError as error:
+                raise PydanticCustomError("path", "{error}", {"error": str(error)}) from None
+
+        return core_schema.no_info_after_validator_function(expand, handler(source))
 
 
-UserPath = Annotated[str, _HomeExpanded()]
+UserPath = Annotated[str, _Expanded()]
 
 
 class BooleanMeans:

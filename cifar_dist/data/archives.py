@@ -68,6 +68,22 @@ def member_names(path: Path, *, folders: bool = False) -> list[str]:
         return [member.name for member in _walk(path, folders=folders)]
 
 
+def hidden_names(path: Path) -> list[str]:
+    """List the files of a folder that :func:`member_names` leaves out because they, or a folder above, are hidden.
+
+    Without those that an operating system writes by itself (``._NAME``). Links are not followed.
+    """
+    found = []
+    for folder, _, files in os.walk(path):
+        place = Path(folder).relative_to(path)
+        found += [
+            (place / name).as_posix()
+            for name in files
+            if not name.startswith("._") and any(part.startswith(".") for part in (*place.parts, name))
+        ]
+    return sorted(found)
+
+
 def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
     """Yield name and bytes of the wanted files, in stored order; raises like :func:`member_names`."""
     with _raise_user_errors(path):

@@ -32,14 +32,18 @@ def require_two_classes(where: str, classes: Sequence[str], labels: Mapping[str,
         )
 
 
-def note_untrained_classes(classes: Sequence[str], labels: Mapping[str, NDArray[np.int64]]) -> list[str]:
-    """Note the classes without a training image; arguments as for :func:`require_two_classes`."""
+def note_missing_classes(classes: Sequence[str], labels: Mapping[str, NDArray[np.int64]]) -> list[str]:
+    """Note the classes of which a split has no image; arguments as for :func:`require_two_classes`.
+
+    Nothing learns them without training images, and no evaluation says anything of them without others.
+    """
     if not classes or "train" not in labels:
         return []
-    counts = np.bincount(labels["train"], minlength=len(classes))
-    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
-    return (
-        [f"{len(missing):,} of {len(classes):,} classes have no training image: {list_some(missing)}"]
-        if missing
-        else []
-    )
+    notes = []
+    for split, of_split in labels.items():
+        counts = np.bincount(of_split, minlength=len(classes))
+        missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+        what = "training" if split == "train" else split
+        if missing:
+            notes.append(f"{len(missing):,} of {len(classes):,} classes have no {what} image: {list_some(missing)}")
+    return notes

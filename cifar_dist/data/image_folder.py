@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cifar_dist.data.archives import read_members
+from cifar_dist.data.archives import hidden_names, read_members
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
-from cifar_dist.data.image_layout import SKIP_OPTION, find_layout
+from cifar_dist.data.image_layout import SKIP_OPTION, SUFFIXES, find_layout
 from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled_split
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
@@ -39,6 +39,7 @@ def read_image_folder(
     """
     layout = find_layout(path, names, skip_unusable=skip_unusable)
     images, classes = layout.images, layout.class_names
+    hidden = [name for name in hidden_names(path) if name.lower().endswith(SUFFIXES)] if path.is_dir() else []
     label_of = {name: label for label, name in enumerate(classes)}
     row_of = {name: row for row, name in enumerate(images)}
     changes: Counter[str] = Counter()
@@ -78,7 +79,8 @@ def read_image_folder(
             of_split = pixels[rows] if undecoded else pixels[rows[0] : rows[-1] + 1]  # a view costs no memory
             splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in rows)
-    return RawDataset("image-folder", classes, splits, (*layout.notes, *_notes(undecoded, changes, len(images))), paths)
+    notes = _notes(hidden, undecoded, changes, len(images))
+    return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths)
 
 
 def decode_image(
@@ -109,9 +111,10 @@ def decode_image(
         ) from None
 
 
-def _notes(undecoded: list[str], changes: Counter[str], total: int) -> list[str]:
+def _notes(hidden: list[str], undecoded: list[str], changes: Counter[str], total: int) -> list[str]:
+    passed = f"passed over hidden images: {list_some(hidden)}"
     skipped = f"skipped: {len(undecoded):,} of {total:,} images that cannot be decoded: {list_some(sorted(undecoded))}"
-    return [*([skipped] if undecoded else []), *note_changes(changes, total)]
+    return [*([passed] if hidden else []), *([skipped] if undecoded else []), *note_changes(changes, total)]
 
 
 def _require_memory(path: Path, count: int, shape: tuple[int, ...]) -> None:

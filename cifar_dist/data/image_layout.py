@@ -241,7 +241,7 @@ def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[
         return f"move {_it(misplaced)}{skip}"
     *folder, file = misplaced[0].split("/")
     remedy = f"create a folder for each class, as in {'/'.join((*folder, 'CLASS', file))}"
-    tables = [name for name in others if _suffix(name) in (".csv", ".tsv")]
+    tables = [name for name in others if _suffix(name) in (".csv", ".tsv", ".jsonl")]
     tables.sort(key=lambda name: "label" not in name.lower())
     if tables:
         remedy += f" ('{tables[0]}' may say which)"

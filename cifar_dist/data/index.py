@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.class_check import note_untrained_classes
+from cifar_dist.data.class_check import note_missing_classes
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
 from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard
 from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
@@ -102,6 +102,8 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
 
 def _refuse_packed(root: Path) -> None:
     """Refuse to replace a manifest that ``pack`` wrote, which records more than the tars contain."""
+    if root.is_file():
+        raise UserError(f"{root} is a file; name the folder that contains the tars, {root.parent}")
     if not root.is_dir():
         raise UserError(f"the folder {root} does not exist; name the folder that contains the tars")
     if (root / FILE_NAME).exists() and Manifest.load(root).source.get("kind") != INDEXED:
@@ -113,7 +115,7 @@ def _note_labels(manifest: Manifest) -> list[str]:
     if not manifest.classes:
         return ["no sample has a class number in KEY.cls, so the dataset is unlabelled and cannot be trained on"]
     labels = {split: manifest.labels(split) for split in manifest.splits}
-    notes = note_untrained_classes(manifest.classes, labels)
+    notes = note_missing_classes(manifest.classes, labels)
     if "train" in labels and len(np.unique(labels["train"])) == 1:
         notes.append("all training images are in one class; a classifier requires at least two")
     return notes

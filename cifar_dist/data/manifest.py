@@ -218,10 +218,14 @@ class Manifest:
         path = root / FILE_NAME
         if not path.is_file():
             has_tars = any(root.glob("*.tar"))
+            if root.name == FILE_NAME and root.is_file():
+                raise UserError(f"{root} is the manifest of a packed dataset; name its folder, {root.parent}")
             if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
                 create = f"cifar-dist pack {root} shards/NAME"
                 raise UserError(f"{root} is not a packed dataset; create one from it: {create}")
             what = "the folder does not exist" if not root.is_dir() else f"it has no {FILE_NAME}"
+            if ("shards" / root / FILE_NAME).is_file():
+                raise UserError(f"no packed dataset at {root}: {what}; did you mean 'shards/{root}'?")
             source = root.name if root.name in known_names() else "SOURCE"
             verb = "index" if has_tars else f"pack {source}"
             raise UserError(f"no packed dataset at {root}: {what}; create one with: cifar-dist {verb} {root}")

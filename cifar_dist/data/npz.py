@@ -89,9 +89,10 @@ def _parse_npy(data: bytes, where: str) -> NDArray[np.generic]:
         raise UserError(f"{where} is not a NumPy array ({str(error)[:80]!a}); save it again with np.savez") from None
     rest = memoryview(data)[file.tell() :]
     if dtype.kind in "US":
-        raise UserError(
-            f"{where} holds text; store numbers, for labels: classes, y = np.unique(names, return_inverse=True)"
-        )
+        remedy = "for labels: classes, y = np.unique(names, return_inverse=True)"
+        if where.endswith("ids.npy"):
+            remedy = "or predict a folder of image files, whose names are then the ids"
+        raise UserError(f"{where} holds text; store numbers, {remedy}")
     if dtype.kind not in "biuf":
         raise UserError(f"{where} has the type {str(dtype)[:40]!a}; only numeric arrays are supported")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(rest):

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.class_check import note_untrained_classes, require_two_classes
+from cifar_dist.data.class_check import note_missing_classes, require_two_classes
+from cifar_dist.data.duplicates import note_duplicates
 from cifar_dist.data.image import Lossless, encode
 from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Manifest, Shard
 from cifar_dist.data.randomness import permutation
@@ -82,7 +83,9 @@ def pack(
     require_two_classes(str(source), opened.data.classes, labels)
     splits, fractions, notes = _hold_out_splits(opened, val_fraction, seed)
     if show:
-        print_notes((*opened.data.notes, *note_untrained_classes(opened.data.classes, labels), *notes))
+        names = {name: opened.data.names_of(name) for name in splits}
+        missing = note_missing_classes(opened.data.classes, labels)
+        print_notes((*opened.data.notes, *missing, *notes, *note_duplicates(splits, names)))
 
     first = next(iter(splits.values())).images  # train, if it exists
     mean, std = channel_statistics(pixel_counts(first))
@@ -168,18 +171,20 @@ def _hold_out_splits(
             raise UserError(f"{source.origin['name']} {what}; drop the {name} fraction")
         counts = np.bincount(splits["train"].labels)
         nothing = f"a {name} fraction of {fraction:g} of at most {counts.max():,} images per class is not one image"
-        least = f"{math.ceil(100 / counts.max()) / 100:g}"
+        least = math.ceil(100 / counts.max()) / 100
         splits["train"], held = hold_out(splits["train"], fraction, hash_seed, name)
         if not len(splits["train"]):
             raise UserError(f"a {name} fraction of {fraction} leaves no training samples; use a smaller one")
         if not len(held) and not by_default:
-            raise UserError(f"{nothing}; use 0 for no {name} split, or at least {least}")
+            enough = f", or at least {least:g}" if least < 1 else ""
+            raise UserError(f"{nothing}; use 0 for no {name} split{enough}")
         if len(held):
             splits[name] = held
             unheld = [source.data.classes[label] for label in np.setdiff1d(splits["train"].labels, held.labels)]
             notes += [f"too few images to hold one out for {name}: class {list_some(unheld)}"] if unheld else []
         else:
-            notes.append(f"no {name} split, as {nothing}; hold one out with --val-fraction {least}")
+            remedy = f"; hold one out with --val-fraction {least:g}" if least < 1 else ""
+            notes.append(f"no {name} split, as {nothing}{remedy}")
     fractions = {"val_fraction": val_fraction, "test_fraction": source.test_fraction}
     return {name: splits[name] for name in SPLITS if name in splits}, fractions, notes
 

@@ -127,11 +127,13 @@ def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
     """
     if isinstance(value, list) and all(type(item) is int and abs(item) < 2**63 for item in value):
         value = np.array(value, dtype=np.int64)
+    one_hot = ""
+    if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) == count and value.shape[1] > 1:
+        one_hot = " (argmax(1) of one-hot labels)"
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-        cast = " (astype(int))" if isinstance(value, np.ndarray) and value.dtype.kind == "f" else ""
+        cast = one_hot or (" (astype(int))" if isinstance(value, np.ndarray) and value.dtype.kind == "f" else "")
         raise UserError(f"{where} is not a list of integers; store one integer per image{cast}")
     if value.shape not in ((count,), (count, 1)):
-        one_hot = " (argmax(1) of one-hot labels)" if value.ndim == 2 and len(value) == count else ""
         raise UserError(f"{where} has shape {value.shape} for {count} images; store one integer per image{one_hot}")
     if value.dtype == np.uint64 and value.size and value.max() >= 2**63:
         raise UserError(f"{where} contains {value.max()}; use integers below 2**63")

@@ -54,10 +54,9 @@ def open_source(source: str, size: int | None = None, *, skip_unusable: bool = F
         UserError: the source does not exist or cannot be read.
     """
     path = find_dataset_file(source)
-    if re.match(r"https?://", source):
-        raise UserError(
-            f"{source} is not downloaded; download it, or name it with url = '{source}' and its md5 in shards/NAME.toml"
-        )
+    if found := re.match(r"([a-z][a-z0-9+.-]+)://", source):
+        by_name = f", or name it with url = '{source}' and its md5 in shards/NAME.toml" if "http" in found[1] else ""
+        raise UserError(f"{source} is not downloaded; download it{by_name}")
     if path is None and plugins.is_spec(source) and not Path(source).exists():
         return _resized(_call_plugin(source), size)
     if path is None:

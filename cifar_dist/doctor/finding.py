@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from cifar_dist.errors import TrainingFailedError, UserError, printable
+from cifar_dist.terminal.screen import fold
 
 _WHAT, _VERDICT = 10, 7
 HEAD: Final = f"{'check':<{_WHAT}}  {'result':<{_VERDICT}}  found\n{'-' * _WHAT}  {'-' * _VERDICT}  {'-' * 5}"
@@ -51,9 +52,13 @@ class Finding:
         text, _, remedy = str(error).partition("; ")
         return cls(what, text, Verdict.FAILED, remedy)
 
-    def __str__(self) -> str:
+    def row(self, width: int | None = None) -> str:
+        """Return the row of the table, folded to ``width``; the remedy, which may be a command to copy, is not."""
+        indent = _WHAT + _VERDICT + 4
         line = f"{self.what:<{_WHAT}}  {self.verdict:<{_VERDICT}}  {printable(self.text)}"
-        return f"{line}\n{'':{_WHAT + _VERDICT + 4}}-> {printable(self.remedy)}" if self.remedy else line
+        if width is not None:
+            line = fold(line, width, indent)
+        return f"{line}\n{'':{indent}}-> {printable(self.remedy)}" if self.remedy else line
 
 
 def until_error(what: str, findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -55,15 +55,15 @@ class Summary:
         if self.accuracy is None or self.plain_accuracy is None:
             return f"no labels, {tta}"
         if self.tta == "0":
-            return f"accuracy {self.accuracy:.2%} without TTA"
-        return f"accuracy {self.accuracy:.2%} with {tta}, {self.plain_accuracy:.2%} without"
+            return f"accuracy {100 * self.accuracy:.2f} % without TTA"
+        return f"accuracy {100 * self.accuracy:.2f} % with {tta}, {100 * self.plain_accuracy:.2f} % without"
 
     def warning(self) -> str:
         """Say that test-time augmentation lowers the accuracy; empty if it does not."""
         if self.accuracy is None or self.plain_accuracy is None or self.accuracy >= self.plain_accuracy:
             return ""
         return (
-            f"TTA {self.tta} lowers the accuracy from {self.plain_accuracy:.2%} to {self.accuracy:.2%}; "
+            f"TTA {self.tta} lowers the accuracy from {100 * self.plain_accuracy:.2f} to {100 * self.accuracy:.2f} %; "
             "evaluate with --tta 0, or train with --eval.tta 0"
         )
 

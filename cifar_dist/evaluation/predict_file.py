@@ -89,9 +89,8 @@ def _read_images(source: Path, size: int | None) -> tuple[list[str], NDArray[np.
     if len(names) < len(found):
         other = next(name for name in found if not name.lower().endswith(SUFFIXES))
         count = len(found) - len(names)
-        raise UserError(
-            f"{source}: {count} of {len(found)} files are not images that can be read: '{other}'; move them"
-        )
+        are, them = ("is not an image", "it") if count == 1 else ("are not images", "them")
+        raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")
     images = {name: decode_image(data, f"{source}: '{name}'", size) for name, data in read_members(source, names)}
     for name in names:
         if images[name].shape != images[names[0]].shape:

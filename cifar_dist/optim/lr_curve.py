@@ -105,7 +105,7 @@ class Curve:
         if too_little or learnt.sum() < 2:
             raise UserError(
                 f"in {len(values)} steps the loss did not fall below that of guessing, {self.guessing:.2f}, by "
-                f"{_FALL:.0%}; use more --steps, or another --low and --high"
+                f"{100 * _FALL:.0f} %; use more --steps, or another --low and --high"
             )
         return learnt
 

@@ -75,4 +75,7 @@ def _best(values: Sequence[float | None]) -> list[str]:
 
 def _on(result: Result) -> str:
     parts = [str(result.facts.get(name, "")) for name in ("processes", "wrapper", "device", "precision")]
-    return f"{parts[0]} x {', '.join(parts[1:])}" if all(parts) else ""
+    if not all(parts):
+        return ""
+    times = "" if parts[1] == "one process" else f"{parts[0]} x "
+    return f"{times}{', '.join(parts[1:])}"

@@ -75,7 +75,9 @@ class Options:
         per_node = self._value("--gpus-per-node") or variables.get("SBATCH_GPUS_PER_NODE", "")
         on_node = variables.get("CIFAR_DIST_PROCESSES_PER_NODE") or per_node.rpartition(":")[2]
         on_node = on_node or ((gpus[1] or "1") if gpus else "1")
-        return int(nodes) * int(on_node) if nodes.isdecimal() and on_node.isdecimal() else None
+        if not (nodes.isdecimal() and on_node.isdecimal() and int(nodes)):  # sbatch refuses --nodes=0
+            return None
+        return int(nodes) * max(1, int(on_node))
 
     def _value(self, *names: str) -> str:
         for option in reversed(self.sbatch):

@@ -250,7 +250,9 @@ def _build_run(name: str, seed: int, words: Sequence[str], where: str) -> Run:
     try:
         config = recipe.load(base, settings)
     except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('the command line: ')}") from None
+        what = str(error).removeprefix("the command line: ")
+        rename = "; rename the sweep's file or the row" if what.startswith("run.name ") else ""
+        raise UserError(f"{where}: {what}{rename}") from None
     return Run(name, (base, *settings), config)
 
 

@@ -6,6 +6,7 @@ Nothing here is printed into a file or a pipe.
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from typing import TextIO
 
@@ -16,6 +17,8 @@ ERASE_LINE = "\r\x1b[K"
 _SHOW_CURSOR = "\x1b[?25h"  # which bars hide, and a process that is killed does not show again
 
 STOPPING = "Ctrl-C: stopping after this step; again ends it at once"
+
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?i?B|ms|s|min|h)(?:[\W]|$))")
 
 _rows = 1  # that the bars occupy now; the cursor is at the end of the last one
 
@@ -50,11 +53,16 @@ def table_width(stream: TextIO) -> int | None:
         return None
 
 
-def fold(text: str, width: int) -> str:
-    """Break a line between words; a longer word, such as a path, stays in one piece and can be copied."""
+def fold(text: str, width: int, indent: int = 2) -> str:
+    """Break a line between words, and indent what follows.
+
+    A longer word, such as a path, stays in one piece and can be copied; a number stays with its unit.
+    """
     if len(text) <= width:
         return text
-    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    joined = _BEFORE_UNIT.sub("\xa0", text)
+    lines = textwrap.wrap(joined, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\xa0", " ")
 
 
 def is_in_foreground() -> bool:

@@ -53,7 +53,8 @@ class RunFacts:
     def lines(self) -> list[tuple[str, str]]:
         """Return (label, text) lines for a reader."""
         height, width, channels = self.image_shape
-        processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
+        processes = "one process" if self.processes == 1 else f"{self.processes} processes"
+        on = dict.fromkeys((processes, self.wrapper, f"{self.device}{self._threads()}", self.precision))
         return [
             ("model", f"{self.model}, {self.parameters:,} parameters"),
             (
@@ -61,7 +62,7 @@ class RunFacts:
                 f"{self.dataset} ({self.fingerprint}), {self.classes} classes of {height}x{width}x{channels}, "
                 f"{self.train_samples:,} to train on, {self.val_samples:,} to validate",
             ),
-            ("on", f"{processes}, {self.wrapper}, {self.device}{self._threads()}, {self.precision}"),
+            ("on", ", ".join(on)),  # the wrapper of one process is called that, too
             ("steps", self._steps()),
         ]
 

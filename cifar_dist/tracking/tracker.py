@@ -199,7 +199,9 @@ class Tracker:
         for record in records:
             if record.usage:
                 self._usages.append(record.usage)
-                self._console.note(f"epoch {record.epoch + 1}, {record.split}: {record.usage.in_words()}")
+                trained = record.split in ("train", "val")
+                what = f"epoch {record.epoch + 1}" if trained else f"the evaluation on {record.split}"
+                self._console.note(f"time of {what}: {record.usage.in_words()}")
 
     def _end_epoch(self, epoch: int, best: bool) -> None:
         self._write(lambda: self._table.write(self._folder.metrics_csv))

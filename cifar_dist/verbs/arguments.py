@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cifar_dist.config.section import expand_path
 from cifar_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ RUN = "name of a run, or its folder"
 
 
 def user_path(text: str) -> Path:
-    """Parse a path; ``~`` is the home folder, also where the shell leaves it: ``--data=~/shards``."""
-    return Path(text).expanduser()
+    """Parse a path; ``~`` is the home folder, also where the shell leaves it: ``--data=~/shards``. So are variables."""
+    try:
+        return Path(expand_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading, say_stopped
 
@@ -79,7 +81,7 @@ def _examine(config: Config | None, signals: StopSignals) -> int:
             rows: list[Finding] = []
             for finding in _each(examine(config, engine, signals)):
                 if engine.ranks.is_main:
-                    print(f"{finding}" if rows else f"{HEAD}\n{finding}", flush=True)
+                    print(*([] if rows else [HEAD]), finding.row(table_width(sys.stdout)), sep="\n", flush=True)
                 rows.append(finding)
             if engine.ranks.is_main:
                 print(summary(rows), flush=True)

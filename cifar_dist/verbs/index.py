@@ -38,7 +38,8 @@ def _read_class_names(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows programs write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); give a text file with one class name per line") from None
+        what = (isinstance(error, OSError) and error.strerror) or "not UTF-8"
+        raise UserError(f"{path} cannot be read ({what}); give a text file with one class name per line") from None
     names = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -156,7 +156,7 @@ def _layer_table(summary: Summary) -> Table:
         table.add_row(
             *(layer.name or "(itself)", layer.kind),
             *(_sides(layer.inputs), _sides(layer.outputs), _kernel(layer)),
-            *(f"{layer.parameters:,}", f"{share:.1%}") if layer.parameters else ("", ""),
+            *(f"{layer.parameters:,}", f"{100 * share:.1f} %") if layer.parameters else ("", ""),
             _si(layer.multiply_adds) if layer.multiply_adds else "",
             size(layer.output_bytes) if layer.output_bytes else "",
             _pixels(layer.field.size, "all") if layer.field else "",

@@ -29,8 +29,12 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """Leave all words unparsed for a verb with ``words``, and settings for one with ``settings``.
 
-        argparse would take the value of an option that it does not know for a positional argument.
+        argparse would take the value of an option that it does not know for a positional argument. A verb whose first
+        word is an option has the action that it ``implies``.
         """
+        implied = self.get_default("implies")
+        if implied and args is not None and (not args or args[0].startswith("-")) and not {"-h", "--help"} & set(args):
+            args = [implied, *args]
         if self.get_default("words") is not None:
             return argparse.Namespace(words=list(args or [])), []
         if self.get_default("settings") is None:

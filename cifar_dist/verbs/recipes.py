@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shorten(text: str, width: int) -> str:
-    return textwrap.shorten(text, width, placeholder=" ...")
+    return textwrap.shorten(text, width, placeholder=" ...", break_on_hyphens=False)
 
 
 def _figure(text: str) -> str:

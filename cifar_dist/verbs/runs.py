@@ -42,6 +42,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         prog=verb.prog,
         parser_class=type(verb),
     )
+    verb.set_defaults(implies="list")
     listing = _add(actions, "list", "print a table of all runs (what `cifar-dist runs` does)")
     listing.add_argument(
         "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs (default: runs)"
@@ -88,12 +89,10 @@ def _list(arguments: argparse.Namespace) -> int:
         from cifar_dist.files import write_atomic
         from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
-    given = vars(arguments)  # plain `cifar-dist runs` lacks the arguments of an action
-    if out := given.get("csv"):
+    if out := arguments.csv:
         check_writable(out, "--csv")
-    folder = given.get("folder", _FOLDER)
-    entries = sorted(map(describe, find_runs(folder)), key=_ORDERS[given.get("sort", "date")])
-    print(table(entries, folder, table_width(sys.stdout)), end="")
+    entries = sorted(map(describe, find_runs(arguments.folder)), key=_ORDERS[arguments.sort])
+    print(table(entries, arguments.folder, table_width(sys.stdout)), end="")
     for entry in entries:
         if entry.problem:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)
@@ -102,7 +101,7 @@ def _list(arguments: argparse.Namespace) -> int:
     for entry in entries:
         if entry.state == "killed":  # it could not draw its report itself
             draw_if_outdated(entry.path)
-    draw_index(folder)
+    draw_index(arguments.folder)
     return EXIT_DONE
 
 

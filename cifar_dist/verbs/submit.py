@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name, split_settings
 from cifar_dist.verbs.loading import loading
 
@@ -53,9 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         submission = Submission.of_recipe(arguments.recipe, settings, Options.parse(words))
     config, path = submission.config, submission.folder.path
     rows: list[Finding] = []
-    for row in examine_before(config, submission.options.processes(os.environ)):
-        print(row if rows else f"{HEAD}\n{row}", file=sys.stderr, flush=True)
-        rows.append(row)
+    for finding in examine_before(config, submission.options.processes(os.environ)):
+        print(*([] if rows else [HEAD]), finding.row(table_width(sys.stderr)), sep="\n", file=sys.stderr, flush=True)
+        rows.append(finding)
     print(summary(rows), file=sys.stderr, flush=True)
     for row in rows:
         if row.verdict is Verdict.FAILED:

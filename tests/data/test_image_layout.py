@@ -213,6 +213,14 @@ def test_an_empty_folder_of_an_archive_is_found(tmp_path: Path, suffix: str) -> 
         pack(path, tmp_path / "out", show=False)
 
 
+def test_hidden_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = build.class_folder({"cat": 3, "dog": 3, ".net": 1, ".ipynb_checkpoints": 1})
+    unseen = {"cat/._0.png": b"x", ".DS_Store": b"x", ".git/HEAD": b"x"}
+    pack(build.write_folder(tmp_path / "in", {**files, **unseen}), tmp_path / "out")
+    note = "note: passed over hidden images: '.ipynb_checkpoints/0000.png', '.net/0000.png'\n"
+    assert note in capsys.readouterr().err.replace("/0.png", "/0000.png")
+
+
 def test_deep_folders_and_broken_links_are_not_ignored(tmp_path: Path) -> None:
     files = {f"a/b/c/d/e/{name}": data for name, data in build.class_folder({"train/x": 2, "train/y": 2}).items()}
     source = build.write_folder(tmp_path / "in", files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -282,6 +283,10 @@ def test_tars_of_different_sizes_or_formats_are_refused(tmp_path: Path) -> None:
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     assert f"the folder {tmp_path / 'none'} does not exist" in refusal(tmp_path / "none")
+    write(tmp_path / "file" / "train-0.tar", [sample("a")])
+    tar = tmp_path / "file" / "train-0.tar"
+    assert f"{tar} is a file; name the folder that contains the tars, {tar.parent}" in refusal(tar)
+    shutil.rmtree(tar.parent)
     assert "and its subfolders contain no .tar" in refusal(tmp_path)
     pack("digits", tmp_path / "digits", show=False)
     assert "is already packed" in refusal(tmp_path / "digits")

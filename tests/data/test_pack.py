@@ -334,6 +334,33 @@ def test_a_default_val_split_that_would_be_empty_or_lack_a_class_is_noted(
     assert "note: too few images to hold one out for val: class '1'\n" in capsys.readouterr().err
 
 
+def test_images_that_two_splits_or_classes_share_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = build.random_images(12, side=6)
+    labels = np.arange(12) % 2
+    shared = {"x_test": images[[3, 4]], "y_test": labels[[3, 5]]}  # the second has another class than in train
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, **shared)
+    pack(tmp_path / "a.npz", tmp_path / "out", val_fraction=0)
+    said = capsys.readouterr().err
+    assert "note: images of test that train has, too: 2 of 2: 'test 0', 'test 1'\n" in said
+    assert "note: images that another class has, too: 1: 'test 1'\n" in said
+    files = build.class_folder({"cat": 2, "dog": 2}, side=6)
+    source = build.write_folder(tmp_path / "in", {**files, "dog/cat.png": next(iter(files.values()))})
+    pack(source, tmp_path / "out", val_fraction=0)
+    assert "note: images that another class has, too: 1: 'dog/cat.png'\n" in capsys.readouterr().err
+
+
+def test_a_class_that_no_evaluation_will_see_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = build.class_folder({"train/cat": 2, "train/dog": 2, "train/cow": 2, "test/cat": 1, "test/dog": 1}, side=6)
+    pack(build.write_folder(tmp_path / "in", files), tmp_path / "out", val_fraction=0)
+    assert "note: 1 of 3 classes have no test image: 'cow'\n" in capsys.readouterr().err
+
+
+def test_a_remedy_is_an_accepted_fraction(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=build.random_images(2, side=6), y_train=[0, 1])
+    with pytest.raises(UserError, match=r"at most 1 images per class is not one image; use 0 for no val split$"):
+        pack_quietly(tmp_path / "a.npz", tmp_path / "out", val_fraction=0.2)
+
+
 def test_progress_goes_to_stderr_in_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pack(npz(tmp_path / "a.npz", 40), tmp_path / "out", samples_per_shard=9, val_fraction=0)
     said = capsys.readouterr()

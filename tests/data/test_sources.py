@@ -229,6 +229,7 @@ def test_an_npz_of_other_names_says_which_are_read(tmp_path: Path, names: tuple[
         ({"x_train": np.zeros((4, 3, 8, 8), "u1")}, "images.transpose(0, 2, 3, 1)"),
         ({"x_train": np.zeros((4, 8, 8, 4), "u1")}, "images[..., :3], without the transparency"),
         ({"y_train": np.array([0.0, 1, 0, 1])}, "is not a list of integers; store one integer per image (astype(int))"),
+        ({"y_train": np.eye(2)[[0, 1, 0, 1]]}, "store one integer per image (argmax(1) of one-hot labels)"),
         ({"y_train": np.eye(2)[[0, 1, 0, 1]].astype(int)}, "one integer per image (argmax(1) of one-hot labels)"),
         ({"y_train": np.array(["cat", "dog", "cat", "dog"])}, "np.unique(names, return_inverse=True)"),
         ({"y_train": np.array([-1, 0, -1, 0])}, "label -1 of image 0 is negative; number the classes from 0"),
@@ -302,6 +303,12 @@ def test_unlabelled_npz_and_ids_in_a_list(tmp_path: Path) -> None:
     assert read_unlabelled(tmp_path / "a.pkl").ids.tolist() == [5, 4, 3]
 
 
+def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", data=build.random_images(2), ids=["a", "b"])
+    with pytest.raises(UserError, match=r"predict a folder of image files, whose names are then the ids$"):
+        read_unlabelled(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -329,6 +336,8 @@ def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> No
     assert "is not downloaded; download it, or name it with url = 'https://x.org/a.zip'" in one_line(
         "https://x.org/a.zip"
     )
+    assert one_line("s3://bucket/a.tar").endswith("s3://bucket/a.tar is not downloaded; download it")
+    assert "did you mean 'digits'?" in one_line("DIGITS")
     (tmp_path / "a.rar").write_bytes(b"x")
     assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
 

@@ -152,7 +152,7 @@ def test_too_few_open_files_for_so_many_ranks_are_a_failed_row() -> None:
         "from cifar_dist.doctor.network import check_ports\n"
         "ranks = Ranks(0, 1, torch.device('cpu'), first_of_node=True)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (150, 4096))\n"
-        "print(check_ports(ranks))\n"
+        "print(check_ports(ranks).row())\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
     assert done.stdout.split(maxsplit=2) == [
@@ -168,5 +168,14 @@ def test_without_slurm_the_grace_is_that_of_the_wall_time_limit(max_time: str, s
     assert find_grace(max_time, {}).seconds == seconds
 
 
+def test_a_row_continues_in_its_column_and_its_remedy_can_be_copied() -> None:
+    row = Finding.fails("space", "25 GB free in runs, and 31 GB are needed", "cifar-dist runs clean --delete").row(50)
+    assert row.splitlines() == [
+        "space       FAILED   25 GB free in runs, and 31 GB",
+        "                     are needed",
+        "                     -> cifar-dist runs clean --delete",
+    ]
+
+
 def test_a_row_shows_no_control_characters() -> None:
-    assert str(Finding("data", "a\x1b[2J")) == f"{'data':<10}  ok       a\\x1b[2J"
+    assert Finding("data", "a\x1b[2J").row() == f"{'data':<10}  ok       a\\x1b[2J"

@@ -58,16 +58,16 @@ def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
 
 
 def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_it() -> None:
-    assert SUMMARY.result() == "accuracy 75.00% with TTA mirror, 87.50% without"
+    assert SUMMARY.result() == "accuracy 75.00 % with TTA mirror, 87.50 % without"
     assert SUMMARY.warning() == (
-        "TTA mirror lowers the accuracy from 87.50% to 75.00%; evaluate with --tta 0, or train with --eval.tta 0"
+        "TTA mirror lowers the accuracy from 87.50 to 75.00 %; evaluate with --tta 0, or train with --eval.tta 0"
     )
     better = dataclasses.replace(SUMMARY, accuracy=0.875)
-    assert (better.result(), better.warning()) == ("accuracy 87.50% with TTA mirror, 87.50% without", "")
+    assert (better.result(), better.warning()) == ("accuracy 87.50 % with TTA mirror, 87.50 % without", "")
     plain = dataclasses.replace(better, tta="0")
-    assert (plain.result(), plain.warning()) == ("accuracy 87.50% without TTA", "")
+    assert (plain.result(), plain.warning()) == ("accuracy 87.50 % without TTA", "")
     some = dataclasses.replace(better, tta_images=3)
-    assert some.result() == "accuracy 87.50% with TTA mirror of 3, 87.50% without"
+    assert some.result() == "accuracy 87.50 % with TTA mirror of 3, 87.50 % without"
     unknown = dataclasses.replace(SUMMARY, accuracy=None, plain_accuracy=None)
     assert (unknown.result(), unknown.warning()) == ("no labels, TTA mirror", "")
 

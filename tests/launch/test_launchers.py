@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,18 @@ def test_accelerate_knows_every_key_of_a_launch_file(path: Path) -> None:
     assert config.mixed_precision == "no", "the recipe's train.precision decides"
     head = [line.startswith("#") for line in path.read_text().splitlines()[:3]]
     assert head == [True, True, False], "two lines that say what it is"
+
+
+def test_a_checkout_that_was_moved_is_set_up_again(tmp_path: Path) -> None:
+    """The programs of an environment name their Python by its full path."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    stamp = tmp_path / ".venv" / ".ready"
+    stamp.parent.mkdir()
+
+    def commands_of_setup(place: Path) -> str:
+        stamp.write_text(f"{place}\n")
+        return subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" not in commands_of_setup(tmp_path)
+    assert "creating .venv again" in commands_of_setup(tmp_path.parent / "before")

@@ -104,7 +104,7 @@ def test_a_loss_that_is_lowest_at_the_end_still_falls() -> None:
 def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
     curve = Curve(list(rates(1e-3, 1.0, 30)), np.linspace(4, last, 30).tolist(), GUESSING)
     for suggest in (curve.steepest, curve.valley):
-        with pytest.raises(UserError, match=r"in 30 steps the loss did not fall below that of guessing, 2\.30, by 5%"):
+        with pytest.raises(UserError, match=r"in 30 steps the loss did not fall below that of guessing, 2\.30, by 5 %"):
             suggest()
 
 

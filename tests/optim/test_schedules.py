@@ -191,7 +191,7 @@ def test_a_warm_up_longer_than_a_share_of_the_run_shrinks_with_it(name: str) -> 
     long, fitting = (schedule_of(name, warmup=warmup, start=0.1) for warmup in (EPOCHS, 0.3 * EPOCHS))
     assert ours(long) == ours(fitting)
     assert long.shortening(EPOCHS) == (
-        "warm-up: 2.4 epochs instead of 8, 30% of train.epochs 8, so that the learning rate can fall"
+        "warm-up: 2.4 epochs instead of 8, 30 % of train.epochs 8, so that the learning rate can fall"
     )
     assert fitting.shortening(EPOCHS) == ""
 

@@ -67,7 +67,7 @@ def test_the_sorted_value_comes_first(here: Path, capsys: pytest.CaptureFixture[
         return [line[0] for line in listed(capsys, *words)]
 
     assert order() == order("list") == order("list", "runs", "--sort", "date") == ["b", "a", "sweep/c"]
-    assert order("list", "--sort", "name") == ["a", "b", "sweep/c"]
+    assert order("--sort", "name") == order("list", "--sort", "name") == ["a", "b", "sweep/c"]
     assert order("list", "--sort", "val") == ["a", "b", "sweep/c"]
     assert order("list", "--sort", "test") == ["sweep/c", "a", "b"]
     assert order("list", "--sort", "size")[0] == "a"

@@ -114,6 +114,8 @@ def test_a_job_continues_a_run_by_name_and_a_new_one_has_a_free_name(tiny: Path)
         (["--nodes=4"], {"CIFAR_DIST_PROCESSES_PER_NODE": "3"}, 12),
         (["--nodes=2-4"], {}, None),
         (["--gpus=8"], {}, None),
+        (["--nodes=0"], {}, None),
+        (["--gres=gpu:0"], {}, 1),
     ],
 )
 def test_the_options_say_how_many_processes_the_job_has(

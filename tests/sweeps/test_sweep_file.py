@@ -257,6 +257,12 @@ def test_a_sweep_may_be_saved_by_an_editor_of_windows(folder: Path) -> None:
     assert len(load("windows.toml").rows) == 2
 
 
+def test_a_file_whose_name_cannot_name_runs_is_to_be_renamed(folder: Path) -> None:
+    (folder / "my sweep.toml").write_text('recipe = "base.toml"\n')
+    with pytest.raises(UserError, match=r"run\.name 'my sweep\..* must be .*; rename the sweep's file or the row$"):
+        load("my sweep.toml")
+
+
 def test_a_missing_sweep_is_named_in_the_error() -> None:
     with pytest.raises(UserError, match="did you mean 'batch-size'"):
         load("batchsize")

@@ -159,3 +159,21 @@ def test_zsh_accepts_its_script(folder: Path) -> None:
     probe = f"{stubs}\n{script}\n{call}"
     done = subprocess.run(["zsh", "-fc", probe], env=environment(), cwd=folder, capture_output=True, text=True)
     assert "first" in done.stdout.split(), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("ev", ["evaluate"]),
+        ("evaluate fi", ["first"]),
+        ("train demo --optim.name mu", ["muon"]),
+        ("train demo --schedule.name=lin", ["--schedule.name=linear"]),
+        ("train mi", ["mine.toml"]),
+    ],
+)
+def test_fish_completes_words(folder: Path, typed: str, offered: list[str]) -> None:
+    program = f"{sys.executable} -m cifar_dist"
+    script = f"{program} completion fish | source; complete -C 'cifar-dist {typed}'"
+    done = subprocess.run(["fish", "-c", script], env=environment(), cwd=folder, capture_output=True, text=True)
+    assert done.stdout.splitlines() == offered, done.stderr

@@ -34,7 +34,7 @@ def test_the_published_figures_of_the_custom_resnet_are_printed(capsys: pytest.C
         "512x4x4",
         "3x3",
         "2,359,296",
-        "35.9%",
+        *("35.9", "%"),
         *("19.33", "G", "16.8", "MB", "64"),
     ]
     assert row(text, "layer1.0.1") == ["MaxPool2d", "128x32x32", "128x16x16", "2x2/2", "67.1", "MB", "6"]
