@@ -17,7 +17,7 @@ from torch import nn
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import CheckpointError, NewerCheckpointError
-from cifar_dist.checkpoint.marker import MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
+from cifar_dist.checkpoint.marker import MARKER, OPTIMIZER, STATE, VERSION, VERSION_IN_PARTS, WEIGHTS
 from cifar_dist.errors import UserError
 
 NUMBERS = count()
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(folder: Path) -> Non
 
 def newer(folder: Path, step: int) -> Path:
     path = save(folder, step)
-    sign(path, version=VERSION + 1)
+    sign(path, version=VERSION_IN_PARTS + 1)
     return path
 
 
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_a_newer_program_stops_and_stays(folder: Path) -> None:
     save(folder, 1)
     newer(folder, 2)
     before = names(folder)
-    with pytest.raises(NewerCheckpointError, match="has version 3 of the layout, this program reads versions up to 2"):
+    with pytest.raises(NewerCheckpointError, match="has version 4 of the layout, this program reads versions up to 3"):
         checkpoint.choose(folder)
     assert names(folder) == before
 

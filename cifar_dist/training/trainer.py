@@ -39,7 +39,7 @@ from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
-from cifar_dist.training.saving import CheckpointSaver
+from cifar_dist.training.saving import CheckpointSaver, writes_in_parts
 from cifar_dist.training.setup import build_setup, padding_note
 from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
@@ -107,6 +107,7 @@ class Trainer:
             self.ranks,
             self.tracker,
             state,
+            sharded=writes_in_parts(config.checkpoint, engine, self.setup.parameters),
             retry=config.tracking.every,
             longest_retry=self.steps_per_epoch,
         )
@@ -225,7 +226,7 @@ class Trainer:
         split, tta = self.config.eval.split, self.config.eval.tta
         if split not in self.manifest.splits:
             return
-        weights = CheckpointRef(self.folder.final, FINAL, self.step, self.accuracy)
+        weights = CheckpointRef((self.folder.final,), FINAL, self.step, self.accuracy)
         folder, summary = evaluate(
             self.learner.model,
             self.config,

@@ -11,6 +11,7 @@ from torch import Tensor
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Averaged, Tensors, TrainState
 from cifar_dist.checkpoint.marker import AVERAGED, AVERAGED_STATISTICS, MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
+from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.files import sha256
 
 CONTENT = (WEIGHTS, AVERAGED, AVERAGED_STATISTICS, OPTIMIZER, STATE)
@@ -34,6 +35,16 @@ def optimizer(step: int) -> dict[str, Tensor]:
 
 def tensors(step: int) -> Tensors:
     return Tensors(weights(step), averaged(step), optimizer(step))
+
+
+def dealt(all_tensors: Tensors, deal: Deal) -> Tensors:
+    """The tensors of one process of those that write a checkpoint in parts."""
+    average = all_tensors.averaged
+    return Tensors(
+        copy_to_host(all_tensors.weights.items(), deal),
+        average and Averaged(copy_to_host(average.weights.items(), deal), copy_to_host(average.statistics.items(), deal)),
+        copy_to_host(all_tensors.optimizer.items(), deal),
+    )
 
 
 def state(step: int, *, best: bool = False) -> TrainState:
