@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Averaged, Tensors, TrainState
 from cifar_dist.checkpoint.marker import AVERAGED, AVERAGED_STATISTICS, MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
+from cifar_dist.checkpoint.parts import UnfinishedCheckpoint, write_part
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.files import sha256
 
@@ -39,12 +41,13 @@ def tensors(step: int) -> Tensors:
 
 def dealt(all_tensors: Tensors, deal: Deal) -> Tensors:
     """The tensors of one process of those that write a checkpoint in parts."""
-    average = all_tensors.averaged
-    return Tensors(
-        copy_to_host(all_tensors.weights.items(), deal),
-        average and Averaged(copy_to_host(average.weights.items(), deal), copy_to_host(average.statistics.items(), deal)),
-        copy_to_host(all_tensors.optimizer.items(), deal),
-    )
+
+    def own(tensors_of_all: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return copy_to_host(tensors_of_all.items(), deal)
+
+    weights, average = own(all_tensors.weights), all_tensors.averaged
+    own_average = average and Averaged(own(average.weights), own(average.statistics))
+    return Tensors(weights, own_average, own(all_tensors.optimizer))
 
 
 def state(step: int, *, best: bool = False) -> TrainState:
@@ -55,6 +58,16 @@ def state(step: int, *, best: bool = False) -> TrainState:
 
 def save(folder: Path, step: int, *, best: bool = False) -> Path:
     return checkpoint.save(folder, tensors(step), state(step, best=best))
+
+
+def save_in_parts(folder: Path, step: int, parts: int, *, best: bool = False) -> Path:
+    """Save what :func:`save` does, as so many processes would write it."""
+    unfinished = UnfinishedCheckpoint(folder, state(step, best=best))
+    deals = [Deal(rank, parts) for rank in range(parts)]
+    written = [
+        write_part(unfinished.path, dealt(tensors(step), deal), rank + 1, parts) for rank, deal in enumerate(deals)
+    ]
+    return unfinished.complete(written)
 
 
 def holds(path: Path, step: int) -> bool:

@@ -18,7 +18,7 @@ from support.small_checkpoint import dealt, holds, names, state, tensors
 from torch import Tensor
 
 from cifar_dist import checkpoint
-from cifar_dist.checkpoint import Tensors, TrainState
+from cifar_dist.checkpoint import Tensors
 from cifar_dist.config import CheckpointConfig
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.ranks import Ranks
