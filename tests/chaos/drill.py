@@ -112,7 +112,7 @@ def end(job: Sequence[subprocess.Popen[str]], timeout: float) -> Ended:
             process.kill()
             out, err = process.communicate()
             codes.append(None)
-        said.append(out + err)
+        said.append(out + (err or ""))  # None where both go into one pipe
     return Ended(codes, "\n".join(said))
 
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, ROOT, UNDRAWN, environment, metrics, pausing, resume, wait_for_pause
+from support.running import PATIENCE, ROOT, UNDRAWN, environment, metrics, pausing, resume, story, train, wait_for_pause
 from support.slurm_cluster import STEPS, Cluster, Job, until, write_recipe
 
 from cifar_dist import cli
@@ -69,8 +69,19 @@ def test_each_task_trains_one_run_and_a_stopped_one_is_requeued_alone(
     assert short.is_finished()
     assert long.is_finished()
     assert [record["step"] for record in metrics(long.path)] == list(range(1, STEPS + 1)), "each step once"
+    undisturbed = train_alone(file.parent, "--optim.lr", "0.05")
+    assert story(long.path) == story(undisturbed.path)
+    assert long.final.read_bytes() == undisturbed.final.read_bytes()
     assert "--optim.lr 0.05" not in (long.path / "config.toml").read_text()
     assert "\nlr = 0.05\n" in (long.path / "config.toml").read_text()
+
+
+def train_alone(folder: Path, *settings: str) -> RunFolder:
+    """Train the recipe of the sweep without Slurm and without an interruption."""
+    run = ["--run.dir", str(folder / "runs"), "--run.name", "undisturbed"]
+    (done,) = train(str(folder / "small.toml"), *run, *settings)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(folder / "runs" / "undisturbed")
 
 
 def test_what_sbatch_refuses_is_one_line(file: Path) -> None:
