@@ -99,7 +99,7 @@ class GatheringWriter(CheckpointWriter):
     _writing: Future[Written] | None = None  # on rank 0
 
     def deal(self) -> Deal:
-        return Deal(self._ranks.rank, 1)
+        return Deal(self._ranks.rank, writers=1)
 
     def begin(self, contents: Tensors, state: TrainState, prepare: Callable[[], None]) -> None:
         if not self._ranks.is_main:
@@ -165,6 +165,7 @@ class ShardingWriter(CheckpointWriter):
         return self._ranks.run_on_main(lambda: self._complete(parts))
 
     def abandon(self) -> Written:
+        concurrent.futures.wait([self._part], timeout=_LAST_SECONDS)
         self._discard()
         raise StorageError("other processes had not reported their parts yet")
 

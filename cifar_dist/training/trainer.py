@@ -19,6 +19,7 @@ from cifar_dist.config import Config
 from cifar_dist.distributed import time_limit
 from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
@@ -221,7 +222,7 @@ class Trainer:
             self._finish()
 
     def _finish(self) -> None:
-        model = self.learner.model.state()
+        model = self.learner.model.state(Deal(self.ranks.rank, writers=1))
         self.ranks.run_on_main(lambda: self._write_final(model))
         split, tta = self.config.eval.split, self.config.eval.tta
         if split not in self.manifest.splits:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from support.crashing import every_death
 from support.many_ranks import run_on_ranks
-from support.small_checkpoint import dealt, holds, names, state, tensors
+from support.small_checkpoint import dealt, holds, names, state, tensors, weights
 from torch import Tensor
 
 from cifar_dist import checkpoint
@@ -182,3 +182,67 @@ def test_a_job_that_fails_completes_the_write_under_way(tmp_path: Path) -> None:
     saver.close()
     assert tracker.saved == [2]
     assert holds(tmp_path / "checkpoints" / "step-00000002", 2)
+
+
+class Obstructed(Mapping[str, Tensor]):
+    """Tensors for which a folder is in the place of a file as soon as they are read."""
+
+    def __init__(self, place: Callable[[], Path], values: Mapping[str, Tensor]) -> None:
+        self._place, self._values = place, values
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._values[name]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[str]:
+        self._place().mkdir()
+        return iter(self._values)
+
+
+def test_a_part_that_cannot_be_written_fails_on_all_ranks_and_is_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+
+    def place() -> Path:
+        (unfinished,) = folder.glob(".step-*.tmp")
+        return unfinished / "weights-2-of-2.safetensors"
+
+    def save(ranks: Ranks) -> list[str]:
+        saver, tracker = saver_in(tmp_path, ranks=ranks, sharded=True)
+        mine = tensors(2) if ranks.is_main else replace(tensors(2), weights=Obstructed(place, weights(2)))
+        saver.save(lambda _: mine, state(2), must=False)
+        saver.wait(7)
+        assert [saver.is_due(step) for step in (7, 8)] == [False, True]
+        assert not ranks.run_on_main(lambda: names(folder)), "nothing half-written remains"
+        saver.save(lambda deal: dealt(tensors(8), deal), state(8), must=True)
+        return tracker.warnings
+
+    warnings, _ = run_on_ranks(2, save)
+    assert all("the checkpoint of step 2 could not be saved: " in warning for (warning,) in warnings.values())
+    assert all("weights-2-of-2.safetensors: Is a directory; training" in warning for (warning,) in warnings.values())
+    assert holds(folder / "step-00000008", 8)
+
+
+def test_a_job_that_fails_while_parts_are_written_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    """The failed rank 0 cannot ask the others any more."""
+    closed = Event()
+
+    def save(ranks: Ranks) -> list[str]:
+        saver, tracker = saver_in(tmp_path, ranks=ranks, sharded=True)
+        saver.save(lambda deal: dealt(tensors(2), deal), state(2), must=True)
+        mine = dealt(tensors(4), Deal(ranks.rank, 2))
+        if not ranks.is_main:
+            mine = replace(mine, weights=Gated(closed, mine.weights))
+        saver.save(lambda _: mine, state(4), must=False)
+        saver.close()
+        if ranks.is_main:
+            closed.set()
+        return tracker.warnings
+
+    warnings, _ = run_on_ranks(2, save)
+    assert warnings == {
+        0: ["the checkpoint of step 4 could not be saved: other processes had not reported their parts yet"],
+        1: [],
+    }
+    assert names(tmp_path / "checkpoints") == ["latest", "step-00000002"]
