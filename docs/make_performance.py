@@ -29,6 +29,7 @@ that begins changes each time. "Times as fast" is the median of the turns' ratio
 values above 1 are in favour of cifar-dist. `make bench` measures them again, which takes about an hour on two idle
 cores, and `docs/make_performance.py` writes this page from `benchmarks/results/`.
 
+<!-- drawn by docs/make_performance.py -->
 ![How many times as fast as its peer each part is](images/performance.png)
 """
 

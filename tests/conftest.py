@@ -1,4 +1,4 @@
-"""Shared fixtures: a packed dataset, and a recipe small enough to train many times."""
+"""Shared fixtures: a packed dataset, and a recipe that is small enough to be trained many times."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment in which programs, started by their names, are forks of a warm interpreter, and draw no reports."""
+    """Environment in which programs started by name are forks of a warm interpreter and draw no reports."""
     folder = tmp_path_factory.mktemp("forked")
     return {**warm.programs(folder), **UNDRAWN, "CIFAR_DIST_VENV": str(folder)}
 

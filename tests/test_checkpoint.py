@@ -1,4 +1,4 @@
-"""Checkpoints: load what was saved, and never lose an intact one, whatever kills the save."""
+"""Checkpoints: what is saved can be loaded, and no kill during a save loses an intact one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 # ---- save and load ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_loaded_is_what_was_saved_bit_for_bit(folder: Path) -> None:
+def test_a_loaded_checkpoint_equals_the_saved_one_bit_for_bit(folder: Path) -> None:
     model = {
         "nan": torch.tensor([float("nan"), -0.0, float("inf"), 1e-45]),
         "half": torch.randn(3).bfloat16(),
@@ -58,14 +58,14 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(folder: Path) -> None:
     assert type(loaded.state.loss_scaler["n"]) is int, "the loss scaler takes nothing else"
 
 
-def test_a_folder_is_its_files(folder: Path) -> None:
+def test_a_checkpoint_contains_exactly_its_files(folder: Path) -> None:
     assert names(save(folder, 3)) == sorted(PARTS)
     assert names(folder) == ["latest", "step-00000003"]
     path = checkpoint.save(folder, Tensors(weights(4), None, optimizer(4)), state(4))
     assert names(path) == ["COMPLETE.json", "optimizer.safetensors", "state.json", "weights.safetensors"]
 
 
-def test_what_is_evaluated_are_the_averaged_weights_where_there_are_any(folder: Path) -> None:
+def test_averaged_weights_are_evaluated_if_they_exist(folder: Path) -> None:
     assert [path.name for path in checkpoint.evaluated_weights(save(folder, 3))] == ["averaged.safetensors"]
     path = checkpoint.save(folder, Tensors(weights(4), None, optimizer(4)), state(4))
     assert checkpoint.evaluated_weights(path) == (path / "weights.safetensors",)
@@ -89,7 +89,7 @@ def test_the_newest_comes_first_and_other_names_do_not_count(folder: Path) -> No
     assert checkpoint.listing(folder / "nowhere") == []
 
 
-def test_a_full_disk_is_an_os_error_and_leaves_what_was(folder: Path) -> None:
+def test_a_full_disk_is_an_os_error_and_leaves_the_old_checkpoint(folder: Path) -> None:
     """A real limit on the size of files, in a process of its own."""
     save(folder, 1)
     child = os.fork()
@@ -120,10 +120,10 @@ def save_and_prune(folder: Path, step: int, best: bool) -> None:
     [([], True, True), ([1, 2], True, True), ([2], True, False)],
     ids=["first", "again, power lost", "again"],
 )
-def test_a_save_that_dies_leaves_the_old_one_or_the_new(
+def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(
     tmp_path: Path, before: list[int], best: bool, power_loss: bool
 ) -> None:
-    """At every moment of it; a step may be saved twice, before and after its evaluation. The next: `test_saving.py`."""
+    """Killed at every write; a step may be saved twice, before and after its evaluation. See also `test_saving.py`."""
     step = 2
     (tmp_path / "before").mkdir()
     for earlier in before:
@@ -176,7 +176,7 @@ def test_the_newest_and_the_best_are_kept(
     shutil.rmtree(folder)
 
 
-def test_what_a_killed_save_left_is_swept_and_nothing_else(folder: Path) -> None:
+def test_only_the_remains_of_a_killed_save_are_deleted(folder: Path) -> None:
     save(folder, 1)
     (folder / ".step-00000002.77.tmp").mkdir()
     (folder / ".step-00000002.77.tmp" / WEIGHTS).write_text("half")
@@ -210,7 +210,7 @@ def test_best_latest_and_steps_are_found(folder: Path) -> None:
         assert checkpoint.step_of(checkpoint.named(folder, which)) == int(which)
 
 
-def test_best_is_the_newest_where_none_was_measured(folder: Path) -> None:
+def test_best_is_the_newest_if_none_was_evaluated(folder: Path) -> None:
     unmeasured = dataclasses.replace(state(5), val_accuracy=None, best_val_accuracy=None)
     path = checkpoint.save(folder, tensors(5), unmeasured)
     assert checkpoint.named(folder, "best") == path
@@ -218,8 +218,8 @@ def test_best_is_the_newest_where_none_was_measured(folder: Path) -> None:
     assert checkpoint.named(folder, "best") == path
 
 
-def test_the_best_is_known_by_its_state_and_its_loss_is_reported(folder: Path) -> None:
-    """Neither a missing link nor one that points elsewhere changes what is best, or lets it be deleted."""
+def test_the_best_is_identified_by_its_state_and_its_loss_is_reported(folder: Path) -> None:
+    """A missing or wrong link changes neither which one is best nor that it is kept."""
     save(folder, 5, best=True)
     for step in (10, 15):
         save(folder, step)

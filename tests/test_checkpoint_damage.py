@@ -49,7 +49,7 @@ def flip(data: bytes, place: float, bit: int) -> bytes:
 
 @settings(deadline=None, max_examples=100)
 @given(st.sampled_from(PARTS), st.sampled_from(["flip", "truncate"]), st.floats(0, 1), st.integers(0, 7))
-def test_one_changed_bit_or_a_lost_end_of_any_file_is_never_believed(
+def test_a_flipped_bit_or_a_truncated_file_is_never_loaded(
     pair: Path, tmp_path_factory: pytest.TempPathFactory, part: str, how: str, place: float, bit: int
 ) -> None:
     folder = copied(pair, tmp_path_factory)
@@ -92,14 +92,16 @@ def become_a_dangling_link(path: Path) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("damage", [remove, become_a_folder, become_a_dangling_link])
-def test_a_missing_file_is_never_believed(folder: Path, part: str, damage: Callable[[Path], None]) -> None:
+def test_a_checkpoint_with_a_missing_file_is_never_loaded(
+    folder: Path, part: str, damage: Callable[[Path], None]
+) -> None:
     save(folder, 1)
     damage(save(folder, 2) / part)
     assert checkpoint.choose(folder)[0] == folder / "step-00000001"
 
 
 def unreadable(folder: Path, step: int) -> Path:
-    """A checkpoint that the disk does not let anyone read: /proc/self/mem answers with an input/output error."""
+    """Make a checkpoint unreadable: /proc/self/mem answers with an input/output error."""
     path = save(folder, step)
     (path / WEIGHTS).write_bytes(b"")
     sign(path)
@@ -108,7 +110,7 @@ def unreadable(folder: Path, step: int) -> Path:
     return path
 
 
-def test_a_disk_that_cannot_be_read_is_no_damage(folder: Path) -> None:
+def test_a_read_error_is_not_damage(folder: Path) -> None:
     save(folder, 1)
     path = unreadable(folder, 2)
     before = names(folder)
@@ -118,7 +120,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(folder: Path) -> None:
     assert names(folder) == before
 
 
-def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(folder: Path) -> None:
+def test_an_unreadable_folder_is_not_an_empty_one(folder: Path) -> None:
     folder.symlink_to(folder)
     with pytest.raises(OSError, match="symbolic links"):
         checkpoint.choose(folder)
@@ -130,7 +132,7 @@ def newer(folder: Path, step: int) -> Path:
     return path
 
 
-def test_a_checkpoint_of_a_newer_program_stops_and_stays(folder: Path) -> None:
+def test_a_checkpoint_of_a_newer_version_stops_the_run_and_is_kept(folder: Path) -> None:
     save(folder, 1)
     newer(folder, 2)
     before = names(folder)
@@ -158,7 +160,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(folder: Pat
     assert checkpoint.choose(folder) == (None, [])
 
 
-def test_a_copy_under_another_number_is_not_that_step(folder: Path) -> None:
+def test_a_checkpoint_renamed_to_another_step_is_refused(folder: Path) -> None:
     shutil.copytree(save(folder, 1), folder / "step-00000009")
     for read in (checkpoint.read_state, checkpoint.load):
         with pytest.raises(CheckpointError, match=r"is a copy of step-00000001: its state.json says step 1"):
@@ -313,7 +315,7 @@ def test_a_hostile_marker_is_a_clean_error(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04N.", b"\xff" * 8, (2**40).to_bytes(8, "little") + b"{}"])
 @pytest.mark.parametrize("part", [part for part in CONTENT if part != STATE])
-def test_weights_that_are_no_safetensors_are_a_clean_error(folder: Path, part: str, data: bytes) -> None:
+def test_weights_in_another_format_are_a_clean_error(folder: Path, part: str, data: bytes) -> None:
     path = save(folder, 7)
     (path / part).write_bytes(data)
     sign(path)

@@ -1,4 +1,4 @@
-"""Checkpoints that version 1 of the layout wrote still resume, with the result that they would have had."""
+"""Checkpoints in version 1 of the layout still resume, with the result that they would have had."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STATE = {
 
 
 def write_version_1(path: Path, tensors: Tensors, state: dict[str, object]) -> Path:
-    """As ``checkpoint.save`` wrote it then."""
+    """Write a checkpoint as version 1 of ``checkpoint.save`` did."""
     path.mkdir(parents=True)
     model, flat = dict(tensors.weights), dict(tensors.optimizer)
     if tensors.averaged is not None:
@@ -48,7 +48,7 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
     return found.keys() == wanted.keys() and all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
-def test_each_tensor_goes_where_it_belongs_now(tmp_path: Path) -> None:
+def test_each_tensor_moves_to_its_new_file(tmp_path: Path) -> None:
     saved = Tensors(weights(7), averaged(7), optimizer(7))
     path = write_version_1(tmp_path / "checkpoints" / "step-00000007", saved, STATE)
     chosen, notes = checkpoint.choose(path.parent)
@@ -63,14 +63,14 @@ def test_each_tensor_goes_where_it_belongs_now(tmp_path: Path) -> None:
     assert checkpoint.evaluated_weights(path) == (path / "model.safetensors",)
 
 
-def test_without_an_average_its_model_is_what_trains(tmp_path: Path) -> None:
+def test_without_an_average_the_saved_model_is_the_trained_one(tmp_path: Path) -> None:
     path = write_version_1(tmp_path / "step-00000007", Tensors(weights(7), None, optimizer(7)), STATE)
     loaded = checkpoint.load(path)
     assert loaded.tensors.averaged is None
     assert same(loaded.tensors.weights, weights(7))
 
 
-def test_no_evaluation_yet_was_a_best_of_minus_one(tmp_path: Path) -> None:
+def test_a_best_of_minus_one_means_not_evaluated(tmp_path: Path) -> None:
     state = STATE | {"val_accuracy": None, "best": -1.0}
     path = write_version_1(tmp_path / "step-00000007", Tensors(weights(7), None, optimizer(7)), state)
     assert checkpoint.read_state(path).best_val_accuracy is None
@@ -84,7 +84,7 @@ def test_a_hostile_state_of_version_1_is_a_clean_error(tmp_path: Path, change: d
 
 
 @pytest.mark.parametrize("average", ["none", "ema"])
-def test_a_run_resumes_from_it_and_ends_the_same(tiny: Path, tmp_path: Path, average: str) -> None:
+def test_a_resume_from_version_1_ends_with_the_same_result(tiny: Path, tmp_path: Path, average: str) -> None:
     words = [str(tiny), "--model.name", "tiny-resnet", "--checkpoint.every_steps", "10", "--checkpoint.keep", "9"]
     if average != "none":
         words += ["--average.name", average, "--average.decay", "0.8", "--average.recalibrate", "100"]

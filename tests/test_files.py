@@ -1,4 +1,4 @@
-"""Nothing half-written: a name shows the old content or the new, whatever happens in between."""
+"""Nothing half-written: a name refers to the old content or the new, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_new_folder_is_absent_or_complete_at_every_death(tmp_path: Path, power
 
 @pytest.mark.parametrize("power_loss", [False, True])
 def test_a_replaced_folder_is_never_lost(tmp_path: Path, power_loss: bool) -> None:
-    """Two renames cannot be one: between them the old and the new are both there, whole, under other names."""
+    """Two renames are not atomic: between them the old and the new folder both exist, complete, under other names."""
 
     def prepare() -> Path:
         folder = fresh(tmp_path)
@@ -94,7 +94,7 @@ def test_a_link_points_to_the_old_or_the_new_at_every_death(tmp_path: Path) -> N
     assert set(seen) <= {"old", "new"}
 
 
-def test_what_is_done_is_done_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_completed_write_leaves_no_temporary_files(tmp_path: Path) -> None:
     write_atomic(tmp_path / "file", "one")
     write_atomic(tmp_path / "file", "two, in Ünicode")
     link_atomic(tmp_path / "link", "file")
@@ -177,7 +177,7 @@ def test_a_full_disk_names_the_file_that_was_written(tmp_path: Path, write: Call
 
 
 def test_a_link_takes_the_place_of_a_copy_that_followed_links(tmp_path: Path) -> None:
-    """What `scp -r` and `cp -rL` make of a run's links."""
+    """`scp -r` and `cp -rL` copy the targets of a run's links."""
     (tmp_path / "latest").mkdir()
     (tmp_path / "latest" / "weights").write_text("a copy")
     link_atomic(tmp_path / "latest", "step-1")
@@ -203,7 +203,7 @@ def test_sha256(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_files_have_the_permissions_that_the_umask_gives_whatever_wrote_them(tmp_path: Path, umask: int) -> None:
-    """Also those that a library created with a mode of its own, as safetensors does with 0600."""
+    """Including files that a library creates with its own mode, as safetensors does with 0600."""
     before = os.umask(umask)
     try:
         with folder_atomic(tmp_path / "it") as folder:

@@ -1,4 +1,4 @@
-"""What a person reads: a few lines in a log, a bar on a terminal, tables whose cells stay in their columns."""
+"""Output for people: a few lines in a log, a bar on a terminal, tables with aligned columns."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_lines_have_one_length_and_contain_their_cells(rows: list[list[str]]) ->
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in lines)
 
 
-def test_figures_stand_flush_right() -> None:
+def test_numbers_are_right_aligned() -> None:
     assert markdown(["run", "val %"], [["a|b", "9.50"], ["c", "10.25"]], ["val %"]) == (
         "| run  | val % |\n| ---- | ----: |\n| a\\|b |  9.50 |\n| c    | 10.25 |\n"
     )
 
 
-def test_words_for_figures() -> None:
+def test_numbers_are_formatted_for_readers() -> None:
     assert (percent(0.91084), percent(None)) == ("91.08", "")
     assert [size(n) for n in (0, 999, 1000, 99_499, 99_500, 999_499, 999_500, 1.2e9, 5e12)] == [
         *("0 B", "999 B", "1 kB", "99.5 kB", "100 kB", "999 kB", "1 MB", "1.2 GB", "5 TB")
@@ -59,7 +59,7 @@ def test_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_a_log_gets_a_line_a_quarter(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_for_each_quarter(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("packing train", 1000) as advance:
         for _ in range(10):
             advance(100)
@@ -75,7 +75,7 @@ def test_a_log_of_an_unknown_total_gets_one_line(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "reading: 7 files\n"
 
 
-def test_a_name_cannot_reach_the_terminal_as_more_than_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("predicting \x1b[2J[bold]\n.pkl", 1) as advance:
         advance(1)
     assert capsys.readouterr().err == "predicting \\x1b[2J[bold]\\n.pkl: 1 of 1 images\n"
@@ -98,7 +98,7 @@ def test_a_bar_shows_a_name_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2/2" in shown
 
 
-def test_a_table_fits_a_terminal_and_names_what_it_leaves_out() -> None:
+def test_a_table_fits_the_terminal_and_names_the_columns_that_it_omits() -> None:
     head, rows = ["run", "model", "val %", "size"], [["a-rather-long-name", "small-resnet", "91.20", "1 kB"]] * 2
     whole = markdown(head, rows, ["val %"])
     assert markdown(head, rows, ["val %"], width=len(whole.splitlines()[0]), dispensable=["size"]) == whole

@@ -69,3 +69,17 @@ def test_torch_is_not_loaded_by_importing() -> None:
     command = [sys.executable, "-c", code, *modules]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_only_predicts_does_not_load_the_compiler_of_torch() -> None:
+    """It takes as long to import as the rest of torch; optimizers and DDP load it."""
+    code = """
+import sys
+from cifar_dist.config import TrainConfig
+from cifar_dist.distributed.start import set_arithmetic
+set_arithmetic(TrainConfig())
+assert "torch._dynamo" not in sys.modules
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from support.running import ROOT, TRAIN, finish, spawn, start, train, wait_for_r
 
 
 def refused(done: subprocess.CompletedProcess[str], *says: str, code: int = 2) -> None:
-    """One line on stderr that says all of it, and the exit code."""
+    """Assert that a command is refused with one line on stderr that has all these texts, and the exit code."""
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("cifar-dist: ")

@@ -34,7 +34,7 @@ def write(file: Path, text: str) -> Path:
     return file
 
 
-def test_files_are_found_wherever_a_config_names_them() -> None:
+def test_plug_in_files_are_found_in_every_part_of_a_config() -> None:
     mirrors = ("a/mine.py:A", "a/mine.py:B", "package.module:C", "b/mine.py:D")
     assert plugin_files(Config(tracking=TrackingConfig(mirrors=mirrors))) == [Path("a/mine.py"), Path("b/mine.py")]
     assert plugin_files(Config()) == []
@@ -45,7 +45,7 @@ def test_without_plugins_no_folder_is_created(tmp_path: Path) -> None:
     assert not (tmp_path / "plugins").exists()
 
 
-def test_each_version_is_kept_once_and_a_change_is_said_once(tmp_path: Path) -> None:
+def test_each_version_is_kept_once_and_a_change_is_reported_once(tmp_path: Path) -> None:
     one, other = write(tmp_path / "a" / "mine.py", "1"), write(tmp_path / "b" / "mine.py", "2")
     folder = tmp_path / "plugins"
     assert keep_copies(folder, config(one, other)) == []
@@ -64,7 +64,7 @@ def test_each_version_is_kept_once_and_a_change_is_said_once(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": [{"file": 1}]}', "[" * 100_000])
-def test_a_damaged_index_begins_anew(tmp_path: Path, text: str) -> None:
+def test_a_damaged_index_is_created_again(tmp_path: Path, text: str) -> None:
     one, folder = write(tmp_path / "a" / "mine.py", "1"), tmp_path / "plugins"
     keep_copies(folder, config(one))
     (folder / "plugins.json").write_text(text)
@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         keep_copies(tmp_path / "plugins", config(tmp_path / "nowhere.py"))
 
 
-def test_a_resume_with_a_changed_file_says_so(tiny: Path, tmp_path: Path) -> None:
+def test_a_resume_with_a_changed_file_reports_it(tiny: Path, tmp_path: Path) -> None:
     mine = write(tmp_path / "mine.py", MIRROR)
     words = [str(tiny), "--train.epochs", "1", "--tracking.mirrors", json.dumps([f"{mine}:Silent"])]
     run = tmp_path / "runs" / "tiny"

@@ -1,4 +1,4 @@
-"""How a process ends, and in which state of its standard streams it begins."""
+"""How a process ends, and standard streams that are closed when it begins or while it runs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_a_run_that_begins_with_closed_streams_trains(tiny: Path, tmp_path: Path
     assert metrics(tmp_path / "runs" / "tiny")
 
 
-def test_a_mistake_without_a_place_to_report_it_keeps_its_exit_code() -> None:
+def test_a_mistake_keeps_its_exit_code_if_stderr_is_closed() -> None:
     command = ["bash", "-c", 'exec "$@" 2>&-', "-", sys.executable, TRAIN, "nowhere"]
     assert subprocess.run(command, env=environment(), timeout=PATIENCE).returncode == 2
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_closed_terminal_is_no_failure(tiny: Path, tmp_path: Path, when: str) -> None:
-    """Under nohup, say: without a signal, and with an error for each line that is written."""
+    """As under nohup: no signal, but an error for each line that is written."""
     ours, terminal = pty.openpty()
     command = [TRAIN, str(tiny), "--train.epochs", "1"] if when == "while" else ["-m", "cifar_dist", "recipes"]
     words = ["sh", "-c", 'trap "" HUP; exec "$@"', "-", sys.executable, *command]
@@ -52,7 +52,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_the_machine_is_one_line_and_no_bad_input(fault: str) -> None:
+def test_a_fault_of_the_machine_is_one_line_and_not_bad_input(fault: str) -> None:
     code = f"""if True:
         import errno
         from pathlib import Path

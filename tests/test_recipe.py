@@ -89,7 +89,7 @@ def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path, ending: str) 
 
 
 def test_a_hint_is_accepted_when_it_is_typed(plain: str) -> None:
-    """What a message suggests instead of a wrong key is a setting, and never a section, which would be refused."""
+    """A message suggests a setting in place of a wrong key, never a section, which would be refused."""
     for key in ("--epochs", "--epoch", "--optm.lr", "--schedul.name", "--run.dirr", "--batch-size"):
         with pytest.raises(UserError) as caught:
             recipe.load(plain, [key, "1"])
@@ -103,7 +103,7 @@ def test_a_hint_is_accepted_when_it_is_typed(plain: str) -> None:
 
 
 def test_a_setting_that_equals_its_default_is_accepted_in_any_form(plain: str) -> None:
-    """As text of a command line too, where it has no effect without another one."""
+    """Including on the command line, where a value without effect would be refused otherwise."""
     assert recipe.load(plain, ["--schedule.start", "0"]).schedule == recipe.load(plain).schedule
 
 
@@ -236,7 +236,7 @@ def test_no_command_line_causes_anything_but_a_user_error(words: list[str]) -> N
 
 
 def test_every_setting_is_documented() -> None:
-    """`--help` prints the text under each field; a field without one would be a gap there."""
+    """`--help` prints the text below each field, so a field without one would be missing there."""
     found = []
     for file in sorted(Path(config.__file__).parent.glob("*.py")):
         sections = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
@@ -256,7 +256,7 @@ def test_every_setting_is_documented() -> None:
 # ---- one layer over another -------------------------------------------------------------------------------------
 
 
-def test_who_picks_another_variant_does_not_inherit_what_only_the_first_has() -> None:
+def test_another_variant_does_not_inherit_settings_that_it_does_not_have() -> None:
     assert recipe.load("demo", ["--optim.name", "adam"]).optim == AdamConfig(weight_decay=1e-3)
     assert recipe.load("demo", ["--schedule.name", "cosine"]).schedule == CosineConfig(warmup=2, start=0.1)
     muon = recipe.load("speedrun-94", ["--optim.rest", "adamw"]).optim
@@ -350,7 +350,7 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
 
 
 @given(st.lists(st.sampled_from(["name", "--optim.lr", "--optim.lr=1", "0.1", "[8, 16]", "--out", "--run.fresh"])))
-def test_settings_are_taken_from_among_a_verbs_words(words: list[str]) -> None:
+def test_settings_are_separated_from_the_arguments_of_a_verb(words: list[str]) -> None:
     settings, others = split_settings(words)
     assert sorted([*settings, *others]) == sorted(words)
     assert not [word for word in others if word.startswith("--") and "." in word.partition("=")[0]]

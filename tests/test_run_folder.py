@@ -41,7 +41,7 @@ def manifest(digits: Path) -> Manifest:
 
 
 def open_folder(path: Path, config: Config, manifest: Manifest) -> None:
-    """Start and end: the lock goes with the object."""
+    """Open a run and end: the lock is released with the object."""
     RunFolder(path).open(config, manifest)
 
 
@@ -86,7 +86,7 @@ def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest
         (".it_val_acc_0.9_model_final.77.tmp", '{"checkpoint": "final"}'),
     ],
 )
-def test_another_or_a_half_written_evaluation_does_not_finish_a_run(
+def test_an_earlier_or_incomplete_evaluation_does_not_finish_a_run(
     tmp_path: Path, manifest: Manifest, name: str, summary: str
 ) -> None:
     open_folder(tmp_path, CONFIG, manifest)
@@ -98,7 +98,7 @@ def test_another_or_a_half_written_evaluation_does_not_finish_a_run(
     assert not folder.is_finished()
 
 
-def test_what_a_kill_left_is_removed_at_the_next_start(tmp_path: Path, manifest: Manifest) -> None:
+def test_the_remains_of_a_kill_are_removed_at_the_next_start(tmp_path: Path, manifest: Manifest) -> None:
     open_folder(tmp_path, CONFIG, manifest)
     left = [
         *(".final.7.tmp/model.safetensors", ".config.toml.7.tmp", "evaluations/.it_model_final.7.tmp/summary.json"),
@@ -147,7 +147,7 @@ def test_a_damaged_manifest_of_a_run_names_the_run(tmp_path: Path, manifest: Man
     assert "pack" not in message
 
 
-def test_where_there_is_no_split_to_evaluate_final_weights_finish_a_run(tmp_path: Path, manifest: Manifest) -> None:
+def test_final_weights_finish_a_run_without_a_split_to_evaluate(tmp_path: Path, manifest: Manifest) -> None:
     open_folder(tmp_path, CONFIG, manifest)
     folder = RunFolder(tmp_path)
     folder.final.parent.mkdir()
@@ -205,7 +205,7 @@ def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest:
     open_folder(path, CONFIG, manifest)  # a killed job holds nothing
 
 
-def test_who_only_looks_whether_a_run_is_in_use_keeps_nobody_out(
+def test_checking_whether_a_run_is_in_use_does_not_lock_it(
     tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "it"
@@ -245,7 +245,7 @@ def test_a_resume_that_contradicts_is_refused_by_key(
     assert recipe.read(tmp_path / "it" / "config.toml") == CONFIG, "the run keeps its config"
 
 
-def test_what_changes_no_result_may_change(tmp_path: Path, manifest: Manifest) -> None:
+def test_settings_that_change_no_result_may_change(tmp_path: Path, manifest: Manifest) -> None:
     open_folder(tmp_path / "it", CONFIG, manifest)
     later = Config(
         run=RunConfig(name="renamed", dir="elsewhere", processes=2),
@@ -277,7 +277,7 @@ def test_fresh_refuses_an_existing_folder(tmp_path: Path, manifest: Manifest) ->
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "checkpoints/step-00000001", "data/"])
-def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path, manifest: Manifest, name: str) -> None:
+def test_a_folder_that_is_not_a_run_is_not_touched(tmp_path: Path, manifest: Manifest, name: str) -> None:
     path = tmp_path / "it" / name
     if "." in name:
         path.parent.mkdir(parents=True)
@@ -333,7 +333,7 @@ def test_a_config_edited_into_nonsense_is_reported(tmp_path: Path, manifest: Man
     assert "config.toml: optim.lr" in refusal(tmp_path / "it", CONFIG, manifest)
 
 
-def test_a_run_is_found_by_name_or_path_and_else_the_nearest_is_named(tmp_path: Path) -> None:
+def test_a_run_is_found_by_name_or_path_or_the_nearest_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "my-run").mkdir()
     (tmp_path / "my-run" / "config.toml").touch()
     assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"

@@ -1,4 +1,4 @@
-"""Every shipped recipe: two steps on digits, an evaluation, and the second of them repeated on two processes."""
+"""Every shipped recipe: two steps on digits, an evaluation, and the second step repeated on two processes."""
 
 from __future__ import annotations
 

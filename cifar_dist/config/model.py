@@ -26,7 +26,7 @@ class ModelConfig(Section):
     """Side in pixels to which images are enlarged on the device before they enter the network; 0 keeps their size."""
     pretrained: UserPath = ""
     """Weights that a new run starts from: a .safetensors or .pth file, or ``published`` for those that the model's
-    library offers for download. The last layer is initialised anew if the classes differ."""
+    library offers for download. The last layer keeps its random initialisation if the classes differ."""
     freeze: bool = False
     """Feature extraction: only the last layer learns; batch statistics are frozen too."""
     unfreeze: float = 0.0

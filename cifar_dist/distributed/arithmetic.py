@@ -17,7 +17,8 @@ def set_arithmetic(train: TrainConfig) -> None:
     torch.backends.cudnn.deterministic = train.deterministic
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has no other way to ask for it
-    torch.use_deterministic_algorithms(train.deterministic)
+    if train.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
+        torch.use_deterministic_algorithms(train.deterministic)
 
 
 def describe_arithmetic(train: TrainConfig, precision: str, *, cpu: bool) -> str:

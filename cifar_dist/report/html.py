@@ -44,6 +44,7 @@ _CSS = """
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 48px 24px 80px; }
+a { color: var(--accent); }
 h1 { font-size: 20px; font-weight: 600; margin: 0; color: var(--soft); letter-spacing: .01em; overflow-wrap: anywhere; }
 h2 { font-size: 21px; margin: 56px 0 16px; padding-top: 16px; border-top: 1px solid var(--line); }
 h3 { font-size: 16px; margin: 28px 0 8px; overflow-wrap: anywhere; }
@@ -51,7 +52,8 @@ h3 { font-size: 16px; margin: 28px 0 8px; overflow-wrap: anywhere; }
 .figure { font-size: 76px; font-weight: 700; letter-spacing: -.03em; line-height: 1.05; color: var(--accent); }
 .figure small { font-size: 34px; font-weight: 600; }
 .beside { color: var(--soft); font-size: 17px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 12px; margin: 28px 0 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(190px, 45%), 1fr)); gap: 12px;
+  margin: 28px 0 0; }
 .facts div { background: var(--card); border-radius: 10px; padding: 12px 16px; }
 .facts dt { color: var(--soft); font-size: 13px; }
 .facts dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
@@ -195,8 +197,8 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
         ("training time", duration(seconds) if seconds else None),
         ("images per second", _count(round(rows[-1].images_per_second)) if rows and seconds else None),
         ("of the device's arithmetic", f"{100 * usage.utilisation:.0f} %" if usage and usage.utilisation else None),
-        ("memory at most", size(usage.peak_bytes) if usage else None),
-        ("on", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
+        ("peak memory", size(usage.peak_bytes) if usage else None),
+        ("device", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
         ("starts", starts if starts > 1 else None),
         ("origin", timeline.origin(events)),
     ]

@@ -58,7 +58,7 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
             _draw(accuracy, run, "accuracy", colour)
         for axes in (loss, accuracy):
             axes.set_xlim(left=0)
-        accuracy.yaxis.set_major_formatter("{x:.0%}")
+        accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         for split in ("train", "val", "test"):
             _plot(accuracy, split, [], GREY, split)
         accuracy.legend(loc="lower right")

@@ -74,7 +74,10 @@ def _draw_norms(drawing: SubFigure, layers: dict[str, float]) -> None:
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     if min(layers.values()) > 0:
+        from matplotlib.ticker import LogLocator
+
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))  # norms often lie within one decade
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
 

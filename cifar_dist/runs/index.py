@@ -36,7 +36,8 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
     head = "".join(f"<th{_left(title in ('run', 'state', 'model'))}>{title}</th>" for title in titles)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     path = folder / FILE_NAME
-    write_atomic(path, page("Runs", f"<h1>{len(entries)} runs in {escape(str(folder))}</h1>\n{table}"))
+    found = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
+    write_atomic(path, page("Runs", f"<h1>{found} in {escape(str(folder))}</h1>\n{table}"))
     return path
 
 

@@ -56,7 +56,7 @@ def requeue(words: Sequence[str]) -> int:
     exit_code = _agreed_code(folder, int(step_code))
     decision = decide(
         Attempt(
-            run=folder.name,
+            run=str(folder.path),
             number=_attempt(),
             job_state=job_state,
             requeued=int(restarts or 0) >= _attempt(),  # Slurm counts a restart as soon as it decides on it

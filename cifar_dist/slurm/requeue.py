@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from shlex import quote
 
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_STALLED
 
@@ -27,7 +28,7 @@ class Attempt:
     """One attempt of a job, after its training step has ended.
 
     Attributes:
-        run: name of the run.
+        run: its folder.
         number: number of the attempt, from 1.
         job_state: as ``squeue --format=%T`` prints it; empty if Slurm does not answer.
         requeued: whether Slurm has requeued the job itself, as it does when a node fails.
@@ -68,7 +69,7 @@ def decide(attempt: Attempt) -> Decision:
     again. A job without progress would stop at the same step forever.
     """
     this = f"attempt {attempt.number}"
-    resume = f"to resume, submit the same words with --run.name {attempt.run}"
+    resume = f"to resume: cifar-dist submit resume {quote(attempt.run)} [sbatch options]"
     if attempt.requeued:
         line = f"{this} stopped at {named(attempt.stopped_at)}; Slurm has requeued the job"
         return Decision(Outcome.REQUEUED, EXIT_REQUEUE, line)
@@ -88,7 +89,7 @@ def decide(attempt: Attempt) -> Decision:
         )
     if attempt.stopped_at == attempt.began_at:
         began_at = named(attempt.began_at)
-        line = f"{this} made no progress since {began_at}, so it is not requeued; give it more time, and {resume}"
+        line = f"{this} made no progress since {began_at}, so it is not requeued; give it more time; {resume}"
         return Decision(Outcome.NO_PROGRESS, EXIT_STALLED if attempt.stalled else EXIT_FAILED, line)
     how = "stalled after" if attempt.stalled else "stopped at"
     return Decision(Outcome.REQUEUE, EXIT_REQUEUE, f"{this} {how} {named(attempt.stopped_at)}; requeueing")

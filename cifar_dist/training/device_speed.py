@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 
 import torch
@@ -12,20 +13,35 @@ _SIDE = {"cpu": 512, "cuda": 4096}
 _REPEATS = 5
 
 
-def operations_per_image(module: nn.Module, shape: tuple[int, int, int]) -> float | None:
+def blueprint_of(module: nn.Module) -> nn.Module:
+    """Return a copy of a network on the ``meta`` device: its shapes without its values.
+
+    Copied before an engine wraps the network: hooks of an engine, and synchronised batch norms, wait in a forward pass
+    for the other processes.
+    """
+    without_values: dict[int, object] = {}
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        without_values[id(tensor)] = (
+            nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        )
+    return copy.deepcopy(module, without_values)
+
+
+def operations_per_image(blueprint: nn.Module, shape: tuple[int, int, int]) -> float | None:
     """Count floating-point operations of one image's forward and backward pass; None for a network that hides them.
 
-    A multiply-add counts as two. Only shapes are computed, on the ``meta`` device.
+    A multiply-add counts as two. Only shapes are computed.
 
     Args:
-        module: the bare network; it is not changed.
+        blueprint: of the network, from :func:`blueprint_of`; it is not changed.
         shape: (height, width, channels) of an image.
     """
     from torch.utils.flop_counter import FlopCounterMode  # slow to import
 
     images, (height, width, channels) = 2, shape  # batch normalisation requires two
     try:
-        trial = copy.deepcopy(module).to("meta").train()
+        trial = copy.deepcopy(blueprint).train()
         with FlopCounterMode(display=False) as counter, torch.random.fork_rng(devices=[]):
             trial(torch.empty(images, channels, height, width, device="meta")).sum().backward()
     except Exception:  # whatever the code of a network raises where it finds no values

@@ -24,6 +24,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
 from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.optim.schedules import learning_rate
+from cifar_dist.training.device_speed import blueprint_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class TrainingSetup:
         mix: augmentation of a batch, and its targets.
         own_parts: numbers of this process's micro-batches among those of a global batch.
         batches: the training split.
-        module: the bare network, on the CPU, with new weights.
+        module: the bare network, on the CPU, with new weights; an engine wraps it.
+        blueprint: of the network, which no engine changes.
         parameters: how many the network has.
         stages: the modules of each stage of the network.
         optimizer: of its parameters.
@@ -50,6 +52,7 @@ class TrainingSetup:
     own_parts: range
     batches: TrainBatches
     module: nn.Module
+    blueprint: nn.Module
     parameters: int
     stages: list[tuple[nn.Module, ...]]
     optimizer: torch.optim.Optimizer
@@ -103,6 +106,9 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     )
     torch.manual_seed(config.run.seed)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
+    if config.model.freeze:
+        transfer.freeze_backbone(module)
+    blueprint = blueprint_of(module)
     _check_limits(config, manifest, batches.steps_per_epoch)
     if config.train.sync_batchnorm:
         check_batch_norms(module, config.model.name)
@@ -110,8 +116,6 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         synchronise_batch_norms(module)
     else:
         _check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
-    if config.model.freeze:
-        transfer.freeze_backbone(module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     stages = transfer.stages(module)
     gradual = config.model.unfreeze > 0
@@ -121,7 +125,9 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     if ranks.device.type != "cpu":
         size = -(-batches.size(0) // parts) + mix.mixes
         prepared = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
-    return TrainingSetup(config, manifest, normalize, prepared, own, batches, module, parameters, modules, optimizer)
+    return TrainingSetup(
+        config, manifest, normalize, prepared, own, batches, module, blueprint, parameters, modules, optimizer
+    )
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:

@@ -37,7 +37,7 @@ def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None)
 
 
 def _useful_threads(setup: TrainingSetup, world_size: int) -> int:
-    per_image = operations_per_image(setup.module, setup.manifest.shape)
+    per_image = operations_per_image(setup.blueprint, setup.manifest.shape)
     if per_image is None:
         return torch.get_num_threads()
     return max(1, int(per_image * setup.config.train.batch_size / world_size / _LEAST_OPERATIONS))

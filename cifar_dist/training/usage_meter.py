@@ -58,7 +58,7 @@ class UsageMeter:
 
     @cached_property
     def _operations(self) -> float | None:
-        found = operations_per_image(self._setup.module, self._setup.manifest.shape)
+        found = operations_per_image(self._setup.blueprint, self._setup.manifest.shape)
         passes = 2 if self._setup.config.optim.sam_rho else 1
         return found and passes * found
 

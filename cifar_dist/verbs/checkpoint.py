@@ -36,7 +36,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
     ls = add("ls", "list the checkpoints of a run: which are the newest, the best, or damaged")
     ls.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
-    verify = add("verify", "check all files of a run's checkpoints against their checksums; 1 if one is damaged")
+    verify = add(
+        "verify", "check all files of a run's checkpoints against their checksums; exit code 1 if one is damaged"
+    )
     verify.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     verify.add_argument("step", nargs="?", type=CHECKPOINT_NAME, metavar="STEP", help=f"{_STEP} (default: all)")
     diff = add("diff", "compare two checkpoints: the largest difference of each tensor")

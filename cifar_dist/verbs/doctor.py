@@ -27,7 +27,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "recipe",
         nargs="?",
         type=RECIPE_NAME,
-        help="name of a shipped recipe, or path of a .toml; without: check the machine only",
+        help="name of a shipped recipe, or path of a .toml; if omitted, check the machine only",
     )
     verb.set_defaults(settings=[])
 

@@ -34,7 +34,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--seeds",
         type=at_least(1),
         metavar="N",
-        help="tests to average, each of its own seed (default: 3 of a network below a million parameters, else 1)",
+        help="tests to average, each with its own seed (default: 3 below a million parameters, else 1)",
     )
     verb.add_argument(
         "--suggest", choices=["steepest", "valley"], default="valley", help="the rate to use (default: valley)"

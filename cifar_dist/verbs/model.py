@@ -43,7 +43,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--classes", type=_up_to(10**6), metavar="N", help="default: those of the recipe's dataset, or 10"
     )
     verb.add_argument("--size", type=_up_to(4096), metavar="PIXELS", help="side of an image (default: as above, or 32)")
-    verb.add_argument("--channels", type=_up_to(4096), metavar="C", help="of an image (default: as above, or 3)")
+    verb.add_argument(
+        "--channels", type=_up_to(4096), metavar="C", help="channels of an image (default: as above, or 3)"
+    )
     verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a batch (default: 1)")
     verb.add_argument("--receptive-field", action="store_true", help="show only kernel, stride, jump and field")
     verb.add_argument(

@@ -48,7 +48,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         prog="cifar-dist",
         description="Distributed training of small-image classifiers: exact, elastic, hard to kill.",
         epilog=f"{collective} run on many processes: cifar-dist launch CONFIG VERB ... "
-        'Tab completion: eval "$(cifar-dist completion bash)" in ~/.bashrc; zsh and fish alike.',
+        'Tab completion: eval "$(cifar-dist completion bash)" in ~/.bashrc; likewise for zsh and fish.',
     )
     parser.add_argument("--version", action="version", version=f"cifar-dist {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="VERB", required=True, parser_class=Parser)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cifar_dist.training.certificate import Stretch
     from cifar_dist.training.replay import Replay
 
-HELP = "recompute a step of a run, to look at it or to certify the run"
+HELP = "recompute a step of a run, to inspect it or to certify the run"
 COLLECTIVE = True
 
 
@@ -33,8 +33,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--check", nargs="?", type=at_least(1), const=3, metavar="K", help="recompute K random stretches (default: 3)"
     )
-    verb.add_argument("--seed", type=at_least(0), metavar="S", help="of the choice of stretches (default: random)")
-    verb.add_argument("--data", type=user_path, metavar="DIR", help="the dataset (default: where it was)")
+    verb.add_argument("--seed", type=at_least(0), metavar="S", help="selects the stretches (default: random)")
+    verb.add_argument("--data", type=user_path, metavar="DIR", help="the dataset (default: that of the training)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -124,7 +124,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
         replayed.save(temporary)
         draw_replay(
             temporary / "replay.png",
-            title=f"{folder.name}, step {record.step}: loss {record.loss:.4f}, accuracy {record.accuracy:.1%}, "
+            title=f"{folder.name}, step {record.step}: loss {record.loss:.4f}, accuracy {100 * record.accuracy:.1f} %, "
             f"the highest losses of {record.samples} samples",
             images=replayed.pixels()[order].numpy(),
             captions=captions,

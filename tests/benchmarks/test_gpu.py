@@ -1,4 +1,4 @@
-"""The command for a GPU, rehearsed without one: no item stops the others, and its results are few files."""
+"""The benchmark command for a GPU, rehearsed without one: no item stops the others, and the results are a few files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MACHINE = Machine("CPU", 0, (), "2", "3")
 
 
 def call(out: Path, forked: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run ``benchmarks/gpu.sh`` on CIFAR-10 that does not exist."""
+    """Run ``benchmarks/gpu.sh`` with a CIFAR-10 folder that does not exist."""
     command = [str(ROOT / "benchmarks" / "gpu.sh"), "no-such-cifar", str(out), *words]
     env = environment({**forked, "PYTHON": "python"})
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, cwd=out.parent)
 
 
 def results(out: Path) -> dict[str, tuple[str, str]]:
-    """The result and what was found, by item."""
+    """Return the result and the findings of each item."""
     rows = json.loads((out / "results.json").read_text())["rows"]
     return {row["name"]: (row["result"], row["found"]) for row in rows}
 
@@ -63,7 +63,7 @@ def test_a_rehearsal_reports_each_item_and_a_second_one_does_not_repeat_it(
 
 
 def rehearsed(tmp_path: Path, *works: Callable[[Bench], str], seconds: float = PATIENCE) -> Record:
-    """Run an item for each of ``works``, named 0, 1, ..., each as a call of its own runs them."""
+    """Run an item for each of ``works``, named 0, 1, ..., as separate calls would."""
     (tmp_path / "out").mkdir(exist_ok=True)
     work = tmp_path / f"work-{time.monotonic_ns()}"
     job = Bench(MACHINE, "", work, time.monotonic() + seconds, rehearse=False)
@@ -158,7 +158,7 @@ def test_results_of_other_code_are_not_mixed(tmp_path: Path, monkeypatch: pytest
 def test_two_ranks_share_a_card_where_nccl_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, nccl: tuple[int, ...], expected: str
 ) -> None:
-    """FSDP, which gloo does not carry on GPUs."""
+    """FSDP requires NCCL, because gloo does not shard on GPUs."""
     asked: list[str] = []
 
     def python(self: Bench, *words: str, env: dict[str, str] | None = None, until: object = None) -> None:
@@ -174,8 +174,8 @@ def test_two_ranks_share_a_card_where_nccl_can(
         fsdp.work(job)
 
 
-def test_the_record_holders_script_is_stopped_after_some_runs_of_its_200(tmp_path: Path) -> None:
-    """By its table, in the form of airbench94_muon.py: the number of a run is in the row of its first epoch only."""
+def test_the_record_holders_script_is_stopped_after_a_few_of_its_200_runs(tmp_path: Path) -> None:
+    """Runs are counted in its table, which numbers a run in the row of its first epoch only."""
     row = "|  {:>6}  |  {:>5}  |     0.9000  |   0.9300  |  {:>11}  |  {:>12}  |"
     script = tmp_path / "airbench.py"
     script.write_text(

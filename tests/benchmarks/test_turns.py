@@ -1,4 +1,4 @@
-"""Benchmarks measure in turns, and the page is written from what they record."""
+"""Benchmarks measure ours and the peer in turns, and docs/performance.md is written from their records."""
 
 from __future__ import annotations
 

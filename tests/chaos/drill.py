@@ -1,9 +1,9 @@
-"""Kill and damage whole runs, by a seed: ``python tests/chaos/drill.py --kills 200 --damages 500 --seed 1``.
+"""Kill and damage runs, chosen by a seed: ``python tests/chaos/drill.py --kills 200 --damages 500 --seed 1``.
 
-A killed run is started again until it ends; nothing may be lost, hang, be left running or differ from the run that
-nobody killed. A damaged one is started again once; it may be refused with one line, or say what it lost, but never be
-wrong in silence. ``--launches`` kills agents, launchers and ranks under ``cifar-dist launch``; one takes half a minute.
-Prints every failure with the number that repeats it (``--only kill-17``) and exits with 1 if there was one.
+A killed run is started again until it finishes: nothing may be lost, hang, be left running or differ from the
+uninterrupted run. A damaged run is started again once: it may be refused with one line or report what it lost, but
+must never be silently wrong. ``--launches`` kills agents, launchers and ranks under ``cifar-dist launch``; one takes
+half a minute. Prints each failure with the name that repeats it (``--only kill-17``), and exits with 1 if one occurred.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ IN_PARTS = ("--checkpoint.sharded", "true")
 
 @dataclass
 class Drill:
-    """A folder with a recipe, its data, and the runs that nothing interrupted, by number of processes.
+    """A folder with a recipe, its data, and the uninterrupted runs, by number of processes.
 
     Attributes:
-        counts: how many trials ended how.
+        counts: number of trials with each outcome.
         failures: one line each.
     """
 
@@ -69,7 +69,7 @@ class Drill:
         self.recipe.write_text(_RECIPE.format(folder=self.folder, data=self.data))
 
     def run_whole(self, processes: int) -> None:
-        """Train without interruption, and count the writing calls of each rank."""
+        """Train without interruption, and count the write calls of each rank."""
         run = self.folder / "runs" / f"whole-{processes}"
         begin = time.monotonic()
         job = self.start(run.name, processes, dict.fromkeys(range(processes), 2**40), IN_PARTS)
@@ -81,7 +81,7 @@ class Drill:
     def start(
         self, name: str, processes: int, die_at: dict[int, int], words: Sequence[str] = ()
     ) -> list[subprocess.Popen[str]]:
-        """Start a run whose ranks kill themselves before these of their writing calls."""
+        """Start a run whose ranks kill themselves before the given write calls."""
         env = {**UNDRAWN, **dying(die_at, self._counted(name))}
         return start([TRAIN, str(self.recipe), "--run.name", name, *words], processes, env)
 
@@ -95,7 +95,7 @@ class Drill:
 
 @dataclass(frozen=True)
 class Ended:
-    """Exit codes and output of a job; a process that had to be killed has the code None."""
+    """Exit codes and output of a job; the code is None for a process that hung and was killed."""
 
     codes: list[int | None]
     said: str
@@ -120,7 +120,7 @@ def end(job: Sequence[subprocess.Popen[str]], timeout: float) -> Ended:
 
 
 def kill(drill: Drill, number: int) -> None:
-    """Train a run to its end in several starts, each killed but the last, and compare it with the whole one."""
+    """Train a run in several attempts, killing all but the last, and compare it with the uninterrupted run."""
     trial, draw = f"kill-{number}", random.Random(f"{drill.seed} kill {number}")
     processes = draw.choice((1, 2))
     kinds = []
@@ -157,7 +157,7 @@ def kill(drill: Drill, number: int) -> None:
 
 
 def launch(drill: Drill, number: int) -> None:
-    """Kill the agent, the launcher or a rank of ``cifar-dist launch``, then let the same command end the run."""
+    """Kill the agent, the launcher or a rank of ``cifar-dist launch``, then let the same command finish the run."""
     trial, draw = f"launch-{number}", random.Random(f"{drill.seed} launch {number}")
     mark = {"CIFAR_DIST_DRILL": uuid.uuid4().hex, **UNDRAWN}
     words = ["-m", "cifar_dist", "launch", "cpu", "--num_processes=2", str(drill.recipe), "--run.name", trial]
@@ -194,7 +194,7 @@ def launch(drill: Drill, number: int) -> None:
 
 
 def differs(run: Path, whole: Path) -> str:
-    """What differs between a finished run and the one that nobody interrupted; empty if nothing does."""
+    """Describe how a finished run differs from the uninterrupted one; empty if it does not."""
     if not (run / "final" / "model.safetensors").is_file():
         return "no final weights"
     if (run / "final" / "model.safetensors").read_bytes() != (whole / "final" / "model.safetensors").read_bytes():
@@ -209,7 +209,7 @@ def differs(run: Path, whole: Path) -> str:
 
 
 def _wait(seconds: float, job: Sequence[subprocess.Popen[str]], *, until_one_ends: bool = False) -> None:
-    """Wait until all (or one) of a job have ended, at most so long."""
+    """Wait until all processes of a job, or one, have ended, or the time is over."""
     over = any if until_one_ends else all
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not over(process.poll() is not None for process in job):
@@ -217,7 +217,7 @@ def _wait(seconds: float, job: Sequence[subprocess.Popen[str]], *, until_one_end
 
 
 def _until(happened: Callable[[], bool], job: Sequence[subprocess.Popen[str]], seconds: float = _LONGEST) -> None:
-    """Wait until something has happened, or any of a job has ended."""
+    """Wait until a condition is true, or any process of a job has ended."""
     deadline = time.monotonic() + seconds
     while not happened() and time.monotonic() < deadline and all(process.poll() is None for process in job):
         time.sleep(0.05)
@@ -228,7 +228,7 @@ def _size(path: Path) -> int:
 
 
 def _marked(mark: str) -> list[psutil.Process]:
-    """The processes that inherited a mark in their environment, and live."""
+    """Return the living processes that inherited a mark in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -272,7 +272,7 @@ def damage(drill: Drill, number: int) -> None:
 
 
 def unclean(code: int | None, said: str) -> str:
-    """What is wrong with how a command ended; empty if it succeeded, or refused with one line."""
+    """Describe what is wrong with how a command ended; empty if it succeeded, or refused its input with one line."""
     if code not in (0, 1, 2):
         return f"ended with {code}:\n{said}"
     if "Traceback" in said or "Error:" in said:
@@ -318,7 +318,7 @@ def become_a_folder(path: Path, _: random.Random, __: list[Path]) -> None:
 
 
 def become_unreadable(path: Path, _: random.Random, __: list[Path]) -> None:
-    """A file whose every read is an input/output error."""
+    """Make every read of a file an input/output error."""
     path.unlink()
     path.symlink_to("/proc/self/mem")
 

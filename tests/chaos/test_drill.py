@@ -1,4 +1,4 @@
-"""A few trials of the drill, by a new seed each time; ``drill.py`` runs as many as one likes."""
+"""A few trials of the drill, with a new seed each time; ``drill.py`` runs any number."""
 
 from __future__ import annotations
 

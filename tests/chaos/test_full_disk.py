@@ -1,4 +1,4 @@
-"""A disk that fills up under a run: a limit on the size of its files, which the system enforces at every write."""
+"""A disk that fills up during a run: a limit on the size of its files, which the kernel enforces at every write."""
 
 from __future__ import annotations
 

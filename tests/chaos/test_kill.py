@@ -1,4 +1,4 @@
-"""A run that is interrupted at any moment and started again ends as if nothing had happened."""
+"""A run that is interrupted at any moment and started again ends as if it had never been interrupted."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def test_the_config_of_a_run_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_is_written_keeps_one_setting_of_a_transform(tmp_path: Path) -> None:
-    """As ``lr-find --write`` does: settings of the command line go into the new recipe."""
+    """``lr-find --write`` writes such a recipe: it includes the settings of the command line."""
     settings = ["--augment.crop.pad", "1", "--train.epochs", "3"]
     recipe.write_lr(tmp_path / "found.toml", 0.25, base="demo", settings=settings)
     found = recipe.load(str(tmp_path / "found.toml"))

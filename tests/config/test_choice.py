@@ -127,7 +127,7 @@ def test_all_variants_and_keys_are_listed() -> None:
     assert keys_of(Fruit) == ["name", "weight", "red", "seeds", "seed_size", "kind", "sour"]
 
 
-def test_another_variant_does_not_get_what_only_the_one_below_has() -> None:
+def test_another_variant_does_not_inherit_settings_that_it_does_not_have() -> None:
     below = {"fruit": {"name": "grape", "seeds": 3, "weight": 2.0}, "more": [{"name": "grape"}]}
     above = {"fruit": {"name": "apple"}}
     assert read(laid_over(below, above, Basket)).fruit == Apple(weight=2.0)

@@ -63,11 +63,11 @@ Settings = dict[str, object]
 
 @dataclass(frozen=True)
 class Witness:
-    """How a key is seen to act.
+    """How a test observes that a key has an effect.
 
     Attributes:
         value: other than the default.
-        observe: what is compared of a run with the value and of one without.
+        observe: what is compared between a run with the value and one without it.
         given: other settings, by dotted key, that both runs have; those that a choice does not have are left out.
     """
 
@@ -80,7 +80,7 @@ class Witness:
 
 
 def trained_weights(config: Config) -> list[list[float]]:
-    """After three steps of the optimizer at the learning rates that the engine would set."""
+    """Return the weights after three optimizer steps, at the learning rates that the engine would set."""
     model = small_model()
     optimizer = build_optimizer(config.optim, model, [stage.parameters for stage in transfer.stages(model)])
     for step in range(3):
@@ -93,14 +93,14 @@ def trained_weights(config: Config) -> list[list[float]]:
 
 
 def rates(config: Config) -> list[float]:
-    """The learning rates of a run."""
+    """Return the learning rates of a run."""
     epochs = config.train.epochs
     steps = range(epochs * 5 + 1)
     return [learning_rate(config.schedule, 1.0, step, steps_per_epoch=5, epochs=epochs) for step in steps]
 
 
 def averages(config: Config) -> list[float]:
-    """A weight that grows by 1 a step, its average, and which of the two the model has."""
+    """Return a weight that grows by 1 a step, its average, and which of the two the model has."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     average = build_average(config.average, model, steps_per_epoch=4, epochs=3)
@@ -114,7 +114,7 @@ def averages(config: Config) -> list[float]:
 
 
 def network(config: Config) -> object:
-    """Its layers, at which size it sees its images, and which of its stages learn in which epoch."""
+    """Return the layers, the size of the images that they get, and the stages that learn in each epoch."""
     model = models.build_for(config.model, shape=(16, 16, 3), classes=10)
     modules = [stage.modules for stage in transfer.stages(model)]
     learning = [transfer.set_mode(model, modules, config.model, epoch) for epoch in range(4)]
@@ -133,7 +133,7 @@ def _colours(folder: Path, seed: int = 0) -> Manifest:
 
 
 def pixels(config: Config) -> object:
-    """What training sees of a few images in two epochs."""
+    """Return a few images as training gets them in two epochs."""
     manifest = Manifest.load(config.data.path)
     images = torch.randint(0, 256, (12, 16, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     shown = augmented(config, manifest, images, torch.arange(12) % 10, torch.arange(12), versions=2)
@@ -145,7 +145,7 @@ def normalization(config: Config) -> object:
 
 
 class Requests(Sequence[Tensor]):
-    """Ten requests for one image each; remembers how far they were read."""
+    """Ten requests for one image each; it counts how many were read."""
 
     def __init__(self) -> None:
         self.furthest = 0
@@ -159,7 +159,7 @@ class Requests(Sequence[Tensor]):
 
 
 def read_ahead(config: Config) -> object:
-    """Whether the images are resident; if not, how far they are read before the first is wanted."""
+    """Return whether the images are resident; if not, how many are read before the first is requested."""
     images = Images(Manifest.load(config.data.path), "train", config.data, torch.device("cpu"))
     requests = Requests()
     stream = images.stream(requests)
@@ -169,7 +169,7 @@ def read_ahead(config: Config) -> object:
 
 
 def threads(config: Config) -> int:
-    """The CPU threads of this process while it trains."""
+    """Return the number of CPU threads of this process while it trains."""
     before, variable = torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
     try:
         with start_engine(config):
@@ -180,7 +180,7 @@ def threads(config: Config) -> int:
 
 
 def flags(config: Config) -> list[bool]:
-    """Torch's flags while a run computes."""
+    """Return torch's flags while a run computes."""
     try:
         threads(config)
         cudnn = [getattr(torch.backends.cudnn, name) for name in ("allow_tf32", "benchmark", "deterministic")]
@@ -190,7 +190,7 @@ def flags(config: Config) -> list[bool]:
 
 
 def compilations(config: Config) -> int:
-    """How often an engine that starts asks torch to compile, which would take a minute."""
+    """Count how often an engine asks torch to compile when it starts; to compile would take a minute."""
     asked = []
 
     def compile_nothing(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -204,17 +204,17 @@ def compilations(config: Config) -> int:
 
 
 def run(config: Config) -> object:
-    """What a whole run leaves and says: exit code or refusal, files, metrics, weights."""
+    """Return the outcome of a complete run: exit code or refusal, files, metrics, weights."""
     return _run(config)
 
 
 def run_again(config: Config) -> object:
-    """The same, of a run that is started twice."""
+    """Return the outcome of a run that is started twice."""
     return _run(config, again=_run(config) is not None)
 
 
 def refused_on_three_processes(config: Config) -> bool:
-    """Whether three processes refuse to share its batches."""
+    """Return whether three processes refuse the batch size."""
     try:
         check_batch_size(config, world_size=3)
     except UserError:
@@ -223,7 +223,7 @@ def refused_on_three_processes(config: Config) -> bool:
 
 
 def joined(config: Config) -> str:
-    """Whether this rank waits until another one comes, after two seconds."""
+    """Return whether this rank waits for another one that joins after two seconds."""
     port, gave_up = str(free_port()), threading.Event()
     place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
@@ -247,7 +247,7 @@ def joined(config: Config) -> str:
 
 
 def hang(config: Config) -> object:
-    """What is on the disk of a run whose sixth step takes eight seconds, far above 20 times the usual."""
+    """Return the files of a run whose sixth step takes eight seconds, far more than 20 times the usual."""
     plug_in = Path("hanging.py")
     plug_in.write_text(
         "import time\nfrom torch import nn\n"
@@ -264,7 +264,7 @@ def hang(config: Config) -> object:
 
 
 def die(config: Config) -> object:
-    """What is on the disk of a run that is killed in its third step."""
+    """Return the files of a run that is killed in its third step."""
     plug_in = Path("dying.py")
     plug_in.write_text(
         "import os\nfrom torch import nn\n"
@@ -280,7 +280,7 @@ def die(config: Config) -> object:
 
 
 def stops_early(config: Config) -> list[bool]:
-    """Whether the run is complete after each of a few evaluations."""
+    """Return whether the run stops after each of a few evaluations."""
     stopping, seen = EarlyStopping(config.train), []
     for epoch, (loss, accuracy) in enumerate([(1.0, 0.5), (1.1, 0.55), (1.2, 0.5)]):
         stopping.add(Record(epoch + 1, epoch, "val", loss, accuracy, 10, 1.0))
@@ -289,7 +289,7 @@ def stops_early(config: Config) -> list[bool]:
 
 
 def branch(config: Config) -> object:
-    """What a run leaves that branches from one on other data, which ``run.from`` names."""
+    """Return the outcome of a run that branches from ``run.from``, which was trained on other data."""
     here, run = Path("other").resolve(), replace(config.run, from_="", from_other_data=False)
     here.mkdir(exist_ok=True)
     other = replace(config, run=replace(run, name=config.run.from_), data=DataConfig(str(_colours(here, 1).root)))
@@ -302,7 +302,7 @@ _SEEN: dict[str, object] = {}
 
 
 def _run(config: Config, again: bool = False, where: Path | None = None) -> object:
-    """What a run leaves, in a folder of its own or ``where``; it is made once for each config."""
+    """Return the outcome of a run, in its own folder or in ``where``; each config is trained once."""
     name = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
     if name not in _SEEN or again:
         _SEEN[name] = _left_by(config, where or Path(f"run-{name}"))
@@ -334,7 +334,7 @@ def _train(config: Config, here: Path) -> None:
 
 
 def unwritable(config: Config) -> object:
-    """What happens to a checkpoint that cannot be written, and when."""
+    """Return what happens to a checkpoint that cannot be written, and when."""
     ranks = Ranks(0, 1, torch.device("cpu"), first_of_node=True)
     folder = Path("/dev/full/checkpoints")
     saver = CheckpointSaver(
@@ -351,7 +351,7 @@ def unwritable(config: Config) -> object:
 
 
 def mirror(config: Config) -> object:
-    """The W&B project and entity of a run."""
+    """Return the W&B project and entity of a run."""
     facts = RunFacts(*("",) * len(fields(RunFacts)))
     mirrored = WandbMirror(Path(tempfile.mkdtemp(dir=".")), config, facts)
     mirrored.start([])
@@ -467,14 +467,14 @@ WITNESSES: dict[str, Witness] = {
 
 
 def choices() -> Iterator[tuple[str, Settings, type]]:
-    """(section, what picks it, dataclass) of every section and every variant of one."""
+    """Yield (section, selecting key, dataclass) of every section and every variant."""
     for section, hint in ((field.name, get_type_hints(Config)[field.name]) for field in fields(Config)):
         variants = leaves(hint) if is_root(hint) else [({}, hint)]
         yield from ((section, {**picks}, variant) for picks, variant in variants)
 
 
 def cases() -> Iterator[tuple[str, Settings, type, str]]:
-    """(section, what picks the variant, variant, key); what variants share is tried in one where it takes a run."""
+    """(section, selecting key, variant, key); a shared key whose witness is a run is tried in one variant only."""
     tried = set()
     for section, picks, variant in choices():
         for key in field_names(variant):
@@ -492,7 +492,7 @@ CASES = [pytest.param(*case, id="-".join([f"{case[0]}.{case[3]}", *map(str, case
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A run of a few steps, by dotted key."""
+    """Return the settings of a run of a few steps, by dotted key."""
     folder = tmp_path_factory.mktemp("every")
     before = Path.cwd()
     os.chdir(folder)
@@ -508,7 +508,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 def built(settings: Settings, known: Sequence[str]) -> Config:
-    """The config of dotted keys; of a choice's section, those that it has."""
+    """Build a config from dotted keys, without those that the chosen variants do not have."""
     tree: recipe.Tree = {}
     for key, value in settings.items():
         if key in known or key.partition(".")[0] != known[0].partition(".")[0]:

@@ -18,12 +18,12 @@ from cifar_dist.errors import UserError
 
 
 def shown(text: str) -> list[list[str]]:
-    """The words of each setting in a help text, as a shell would split them."""
+    """Return the arguments that each setting in a help text shows, as a shell would split them."""
     return [shlex.split(line.partition("  [")[0]) for line in text.splitlines() if re.match(r"  --\w+\.", line)]
 
 
 def variants() -> list[tuple[str, ...]]:
-    """Words that pick each built-in variant of each section, and one list with all transforms."""
+    """Arguments that select each built-in variant of each section, and a list of all transforms."""
     found: list[tuple[str, ...]] = [()]
     for section in fields(Config):
         root = next((base for base in type(getattr(Config(), section.name)).__mro__ if is_root(base)), None)
@@ -41,7 +41,7 @@ def variants() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("given", variants(), ids=lambda given: " ".join(given)[:40] or "as the recipe has it")
 def test_every_setting_is_accepted_as_it_is_shown(given: tuple[str, ...]) -> None:
-    """All of the recipe as it is, and of each variant those of its section."""
+    """All sections of the unchanged recipe, and for each variant its own section."""
     config = recipe.load("demo", given)
     counted = 0
     for section in fields(Config):

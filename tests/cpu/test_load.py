@@ -1,4 +1,4 @@
-"""How many threads a run takes by itself: the free cores, as many as its network can use, and the same on a resume."""
+"""How many threads a run chooses: as many as there are free cores and its network can use, and the same on a resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gradient that oneDNN writes past its workspace: the same numbers without it, and no crash."""
+"""The work-around for the gradient in which oneDNN writes past its workspace: the same numbers, and no crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process on a CPU shares its cores: what is set before torch is imported, and what the user has set."""
+"""OpenMP on a CPU: what is set before torch is imported, and what the user has set."""
 
 from __future__ import annotations
 

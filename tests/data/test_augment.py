@@ -36,7 +36,7 @@ def augment(config: AugmentConfig, seed: int = 0, *, channels_last: bool = False
 
 
 def by_torchvision(config: AugmentConfig, seed: int, image: Tensor, sample: int, epoch: int) -> Tensor:
-    """One uint8 image [h, w, c], each transform one after the other with the parameters of the sample."""
+    """Transform one uint8 image [h, w, c] with torchvision, using the parameters of the sample."""
     height, width, _ = image.shape
     one = torch.tensor(sample)
     image = image.permute(2, 0, 1)
@@ -90,7 +90,7 @@ def test_pixels_are_torchvisions(config: AugmentConfig, seed: int, epoch: int, i
 @settings(deadline=None)
 @given(CONFIGS, st.data(), SEEDS, EPOCHS)
 def test_a_sample_is_the_same_in_any_batch(config: AugmentConfig, data: st.DataObject, seed: int, epoch: int) -> None:
-    """In any company, at any place: so on any rank, whatever the batch size and the number of processes."""
+    """Whatever else is in the batch, and in any position: hence on any rank, at any batch size."""
     batch, ids = images(7), torch.arange(100, 107)
     whole = augment(config, seed)(batch, ids, epoch)
     chosen = torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=9)))
@@ -105,15 +105,15 @@ def test_a_gpu_gives_the_pixels_of_a_cpu() -> None:
     assert torch.equal(on_gpu.cpu(), augment(config).pixels(images(64), ids, 3))
 
 
-def test_the_input_is_left_alone() -> None:
+def test_the_input_is_not_changed() -> None:
     batch = images(4)
     before = batch.clone()
     augment(AugmentConfig(transforms=(Crop(pad=3), Cutout(side=5))))(batch, torch.arange(4), 0)
     assert torch.equal(batch, before)
 
 
-def test_every_crop_comes_and_each_equally_often() -> None:
-    """By the place of one marked pixel: 25 crops, none favoured (six standard deviations)."""
+def test_every_crop_occurs_equally_often() -> None:
+    """Judged by the position of a marked pixel: 25 crops, equally frequent within six standard deviations."""
     count = 25 * 400
     marked = torch.zeros(count, 9, 9, 3, dtype=torch.uint8)
     marked[:, 4, 4] = 255
@@ -159,7 +159,7 @@ def test_memory_layouts_produce_the_same_numbers() -> None:
 
 
 def test_a_constant_channel_does_not_divide_by_zero() -> None:
-    """Its standard deviation, which pack measures, is 0."""
+    """The standard deviation that pack measures for it is 0."""
     white = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
     result = Normalize((0.5, 1.0, 0.5), (0.2, 0.0, 0.2), torch.device("cpu"), channels_last=False)(white)
     assert result.isfinite().all()

@@ -1,4 +1,4 @@
-"""The recipe's transforms inside the batch pipeline: each does something, and depends on the sample alone."""
+"""The recipe's transforms inside the batch pipeline: each has an effect, which depends on the sample alone."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("transforms", EACH, ids=lambda transforms: "-".join(one.name for one in transforms))
-def test_a_transform_changes_images_and_looks_at_nothing_but_the_sample(
+def test_a_transform_changes_images_and_depends_on_the_sample_alone(
     transforms: tuple[TransformConfig, ...], images: Tensor
 ) -> None:
     ids = torch.arange(1000, 1060)
@@ -77,8 +77,8 @@ def test_both_memory_layouts_produce_the_same_numbers(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, item in TransformConfig.variants.items() if not item.mixes])
-def test_a_second_one_of_a_kind_draws_other_numbers(name: str, images: Tensor) -> None:
-    """Its pixels are those of a first one with the numbers of a second, whatever stands between them."""
+def test_a_second_transform_of_a_kind_draws_different_numbers(name: str, images: Tensor) -> None:
+    """The second one draws from its own stream of random numbers, whatever transforms lie between the two."""
     one = TransformConfig.variants[name](**{"affine": {"rotation": 40}, "jitter": {"hue": 0.5}}.get(name, {}))  # type: ignore[arg-type]
     assert isinstance(one, Transform)
     ids = torch.arange(60)

@@ -1,8 +1,7 @@
-"""Golden pixels: what each shipped recipe, and each setting of version 1, shows a network.
+"""Golden pixels: the images that a network gets from each shipped recipe and from each setting of version 1.
 
-``golden/augmentation.json`` holds checksums of the code of version 1, before augmentation was a list of transforms.
-When a recipe is meant to show something else (never by accident: it changes everybody's runs), write those of the
-recipes anew with
+``golden/augmentation.json`` has checksums from the code of version 1, in which augmentation was not yet a list of
+transforms. If the augmentation of a recipe changes on purpose (it changes everybody's runs), update them with
 
     python tests/data/test_augmentation_golden.py
 """
@@ -93,7 +92,7 @@ def test_settings_of_version_1_give_their_pixels(old: dict[str, dict[str, object
     assert upgraded_augment(tree["augment"]) == tree["augment"], "a list stays as it is"
 
 
-def test_what_was_off_in_version_1_is_not_in_the_list() -> None:
+def test_a_transform_that_was_off_in_version_1_is_not_in_the_list() -> None:
     every = {"flip": "none", "crop": 0, "crop_fill": "reflect", "policy": "none", "operations": 2, "magnitude": 9}
     every |= {"rotation": 0.0, "translate": 0.0, "scale": [1.0, 1.0], "shear": 0.0, "perspective": 0.0, "gray": 0.0}
     every |= {"jitter": [0.0] * 4, "erasing": 0.0, "cutout": 0, "mixup": 0.0, "cutmix": 0.0, "mix_alpha": 1.0}

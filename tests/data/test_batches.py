@@ -1,4 +1,4 @@
-"""Batches of one process: resident or streamed the same bytes, from any step, on any number of processes."""
+"""The batches of a process: the same bytes whether resident or streamed, from any step, on any number of processes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def same(one: Batch, other: Batch) -> bool:
 def test_resident_and_streamed_are_the_same_bytes(
     packed: Manifest, data: st.DataObject, size: int, accumulate: int, processes: int, read_ahead: int
 ) -> None:
-    """From any step of any epoch, whatever is decoded ahead (here up to more than an epoch)."""
+    """From any step of any epoch, however far ahead images are decoded (here more than an epoch)."""
     place = (size, accumulate, data.draw(st.integers(0, processes - 1)), processes)
     block = data.draw(st.integers(1, 9))
     resident = batches(packed, DataConfig(shuffle_block=block), *place)
@@ -76,7 +76,7 @@ def test_resident_and_streamed_are_the_same_bytes(
 
 
 @pytest.mark.parametrize("config", [DataConfig(), STREAMED], ids=["resident", "streamed"])
-def test_going_on_from_a_step_replays_nothing(packed: Manifest, config: DataConfig) -> None:
+def test_resuming_from_a_step_replays_nothing(packed: Manifest, config: DataConfig) -> None:
     source = batches(packed, config)
     whole = list(source.epoch(1))
     for first in range(source.steps_per_epoch + 1):
@@ -87,7 +87,7 @@ def test_going_on_from_a_step_replays_nothing(packed: Manifest, config: DataConf
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_an_epoch_is_every_sample_once_on_any_number_of_processes(packed: Manifest, processes: int) -> None:
-    """And step by step the same samples: only who takes which differs."""
+    """Each step has the same samples; only their distribution among the ranks differs."""
     alone = [sorted(step[0].ids.tolist()) for step in batches(packed, DataConfig()).epoch(4)]
     steps: list[list[int]] = [[] for _ in alone]
     for rank in range(processes):
@@ -101,7 +101,7 @@ def test_an_epoch_is_every_sample_once_on_any_number_of_processes(packed: Manife
 
 
 def test_images_and_labels_belong_to_the_ids(packed: Manifest) -> None:
-    """Against the source that was packed: a sample's key is its number there."""
+    """Compared with the packed source, in which a sample's number is its key."""
     source = np.load(packed.root.parent / "source.npz")
     number = torch.tensor([int(key) for key in packed.keys("train")])
     for batch in flat(batches(packed, STREAMED, size=16).epoch(0)):
@@ -124,8 +124,8 @@ def test_nothing_held_out_trains_on_val_too(packed: Manifest, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
-def test_a_stream_that_is_left_early_leaves_nothing_behind(packed: Manifest, taken: int) -> None:
-    """A stop in the middle of an epoch: no thread stays, and the next epoch is whole."""
+def test_a_stream_that_is_closed_early_leaves_nothing_behind(packed: Manifest, taken: int) -> None:
+    """After a stop in the middle of an epoch no thread is left, and the next epoch is complete."""
     threads = threading.active_count()
     source = batches(packed, DataConfig(resident_mb=0, read_ahead=3), size=4)
     epoch = source.epoch(0)

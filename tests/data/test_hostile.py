@@ -1,4 +1,4 @@
-"""Archives, images and arrays that were made to harm are refused with one line, and nothing is written."""
+"""Malicious archives, images and arrays are refused with one line, and nothing is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGE = build.image_file(build.random_images(1)[0])
 
 
 def refusal(path: Path) -> str:
-    """The message with which pack refuses a source; everything on disk is as it was before."""
+    """Return the message with which pack refuses a source; assert that it changes nothing on disk."""
     before = build.read_folder(path.parent)
     with pytest.raises(UserError) as error:
         pack(path, path.parent / "packed", show=False)
@@ -122,7 +122,7 @@ def test_what_is_not_an_archive_is_refused(tmp_path: Path, suffix: str, content:
 
 
 def test_a_gzip_bomb_is_not_decompressed(tmp_path: Path) -> None:
-    """A hundred kilobytes that become a hundred megabytes, in a member that nobody asked for."""
+    """A hundred kilobytes that decompress to a hundred megabytes, in a member that is not needed."""
     with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
         info = tarfile.TarInfo("readme.txt")
         info.size = 100 << 20

@@ -1,4 +1,4 @@
-"""Nothing that people bring is left out of a dataset in silence, and no dataset that nobody meant is made."""
+"""No image is silently omitted from a dataset, and no folder is packed as a dataset that its owner did not mean."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def refusal(*names: str, skip: bool = False) -> str:
         (["train/a/0.png", "train/b/0.png", "extra/c/0.png"], "'extra/c/0.png' is not at SPLIT/CLASS/FILE"),
     ],
 )
-def test_what_would_vanish_is_refused_and_can_be_skipped(names: list[str], message: str) -> None:
+def test_images_that_would_be_ignored_are_refused_and_can_be_skipped(names: list[str], message: str) -> None:
     assert message in refusal(*names)
     skipped = layout(*names, skip=True)
     assert skipped.images
     assert any(note.startswith("skipped: ") for note in skipped.notes)
 
 
-def test_no_option_makes_a_dataset_of_nothing() -> None:
+def test_no_option_packs_an_empty_dataset() -> None:
     assert "in a format that is not read, .nef, .tga" in refusal("a/0.nef", "b/0.tga", skip=True)
     assert "create a folder for each class" in refusal("0.png", "1.png", skip=True)
 
@@ -77,14 +77,14 @@ def test_other_files_are_counted_and_named() -> None:
     ("folder", "split"),
     [("Training", "train"), ("TRAIN", "train"), ("validation", "val"), ("Dev", "val"), ("TESTING", "test")],
 )
-def test_a_split_may_be_called_by_any_of_its_names(folder: str, split: str) -> None:
+def test_a_split_folder_may_have_any_common_name(folder: str, split: str) -> None:
     other = "train" if split != "train" else "val"
     found = layout(f"set/{folder}/a/0.png", f"set/{folder}/b/0.png", f"set/{other}/a/1.png")
     assert set(found.splits) == {split, other}
     assert found.class_names == ("a", "b")
 
 
-def test_a_class_may_be_called_valid() -> None:
+def test_a_class_may_be_named_valid() -> None:
     found = layout("valid/0.png", "invalid/0.png")
     assert (found.class_names, set(found.splits)) == (("invalid", "valid"), {"train"})
 
@@ -145,14 +145,16 @@ def test_test_images_without_classes_are_for_predict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "found"), [({}, "no file"), ({"inner.zip": b"PK"}, "only 'inner.zip'")])
-def test_an_archive_without_images_says_what_it_holds(tmp_path: Path, content: dict[str, bytes], found: str) -> None:
+def test_an_archive_without_images_is_refused_with_its_contents(
+    tmp_path: Path, content: dict[str, bytes], found: str
+) -> None:
     path = build.write_archive(tmp_path / "a.zip", content)
     with pytest.raises(UserError, match=f"neither CIFAR batches nor images, but {found}; expected"):
         pack(path, tmp_path / "out", show=False)
 
 
 def images(packed: Manifest) -> dict[str, np.ndarray]:
-    """The training images by the names of their files."""
+    """Return the training images by file name."""
     return dict(zip(packed.shards("train")[0].names, ShardReader(packed, "train").all().numpy(), strict=True))
 
 
@@ -211,7 +213,7 @@ def test_an_empty_folder_of_an_archive_is_found(tmp_path: Path, suffix: str) -> 
         pack(path, tmp_path / "out", show=False)
 
 
-def test_deep_folders_and_broken_links_are_not_passed_over(tmp_path: Path) -> None:
+def test_deep_folders_and_broken_links_are_not_ignored(tmp_path: Path) -> None:
     files = {f"a/b/c/d/e/{name}": data for name, data in build.class_folder({"train/x": 2, "train/y": 2}).items()}
     source = build.write_folder(tmp_path / "in", files)
     assert pack(source, tmp_path / "out", val_fraction=0, show=False).samples("train") == 4

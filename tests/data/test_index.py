@@ -1,4 +1,4 @@
-"""index: tars made elsewhere, by webdataset itself or by tarfile, are trained on as they lie."""
+"""``index``: tars from elsewhere, written by webdataset or tarfile, are trained on in place."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_splits_by_name_or_folder_and_numbers_by_value(tmp_path: Path) -> None:
     assert "names no split, but other tars do; rename it, as in train-" in refusal(tmp_path)
 
 
-def test_tars_without_a_word_are_train_and_without_labels_have_no_classes(tmp_path: Path) -> None:
+def test_tars_without_a_split_name_are_train_and_without_labels_have_no_classes(tmp_path: Path) -> None:
     write(tmp_path / "0.tar", [sample("a", None), sample("b", None, 1)])
     manifest = index(tmp_path, show=False)
     assert list(manifest.splits) == ["train"]
@@ -138,7 +138,7 @@ def test_tars_without_a_word_are_train_and_without_labels_have_no_classes(tmp_pa
     verify(tmp_path, show=False)
 
 
-def test_names_of_classes(tmp_path: Path) -> None:
+def test_class_names_may_be_given_and_must_cover_the_labels(tmp_path: Path) -> None:
     write(tmp_path / "0.tar", [sample("a", 0), sample("b", 2, 1)])
     assert index(tmp_path, classes=["x", "y", "z", "unseen"], show=False).classes == ("x", "y", "z", "unseen")
     assert "contains the label 2, but --classes names only 2 classes; name 3" in refusal(tmp_path, classes=["x", "y"])
@@ -160,7 +160,7 @@ def notes(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.removeprefix("note: ") for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
 
 
-def test_what_is_passed_over_is_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ignored_members_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entries = [{**sample(f"{row}", None, row), "label": b"1", **({"json": b"{}"} if row else {})} for row in range(3)]
     write(tmp_path / "train-0.tar", entries)
     (tmp_path / "_stats.json").write_text("{}")
@@ -186,7 +186,7 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path: Path, capsys: pytest
         ("more/shards/train-1.tar", "is more than one folder deep; move it up, or index"),
     ],
 )
-def test_a_tar_that_would_be_missing_is_refused(tmp_path: Path, name: str, complaint: str) -> None:
+def test_a_tar_that_the_manifest_would_omit_is_refused(tmp_path: Path, name: str, complaint: str) -> None:
     write(tmp_path / "train-0.tar", [sample("a"), sample("b", 1)])
     build.write_folder(tmp_path, {name: b"x"})
     message = refusal(tmp_path)
@@ -195,7 +195,7 @@ def test_a_tar_that_would_be_missing_is_refused(tmp_path: Path, name: str, compl
 
 
 def raw(path: Path, members: Sequence[tuple[str, bytes]], **info: bytes | str) -> Path:
-    """A tar of these members; ``info`` sets attributes of the last one's header."""
+    """Write a tar of the given members; ``info`` sets header attributes of the last one."""
     with tarfile.open(path, "w") as tar:
         for name, data in members:
             header = tarfile.TarInfo(name)
@@ -264,13 +264,13 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     assert "'b.png' is not a regular file" in refusal(tmp_path)
 
 
-def test_folders_and_remarks_in_a_tar_are_passed_over(tmp_path: Path) -> None:
+def test_folders_and_comments_in_a_tar_are_ignored(tmp_path: Path) -> None:
     raw(tmp_path / "0.tar", [("__readme__", b"hi"), ("a/b.png", PNG), ("a", b"")], type=tarfile.DIRTYPE)
     assert index(tmp_path, show=False).keys("train") == ["a/b"]
     verify(tmp_path, show=False)
 
 
-def test_forms_that_differ_between_tars_are_refused(tmp_path: Path) -> None:
+def test_tars_of_different_sizes_or_formats_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train-0.tar", [sample("a")])
     write(tmp_path / "test-0.tar", [sample("b", side=9)])
     assert "train-0.tar holds .png of 8x8, test-0.tar holds .png of 9x9; they must have one size and format" in refusal(

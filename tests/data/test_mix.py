@@ -1,4 +1,4 @@
-"""MixUp and CutMix in a batch: drawn for each sample, the same on any number of processes."""
+"""MixUp and CutMix: drawn for each sample, and the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def mixer(*mixing: Mixing) -> Mix:
 def shown(
     packed: Manifest, mix: Mix, *, processes: int = 1, accumulate: int = 1, resident: int = 4096
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """What the network is shown of each sample of an epoch."""
+    """Return the image and target that the network gets for each sample of an epoch."""
 
     def of_rank(rank: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         source = TrainBatches(
@@ -66,7 +66,7 @@ def shown(
 
 
 @pytest.mark.parametrize(("processes", "accumulate", "resident"), [(2, 1, 4096), (3, 2, 0), (1, 4, 0)])
-def test_a_sample_is_mixed_alike_whoever_works_on_it(
+def test_a_sample_is_mixed_the_same_way_on_any_rank(
     packed: Manifest, processes: int, accumulate: int, resident: int
 ) -> None:
     mix = mixer(MixUp(p=0.4, alpha=0.7), CutMix(p=0.5, alpha=0.7))
@@ -78,8 +78,8 @@ def test_a_sample_is_mixed_alike_whoever_works_on_it(
         assert torch.equal(target, others[sample][1])
 
 
-def test_each_sample_is_mixed_one_way_or_none(packed: Manifest) -> None:
-    """The result is the same as with one of them alone, and samples drawn for neither do not change."""
+def test_each_sample_is_mixed_in_one_way_or_not_at_all(packed: Manifest) -> None:
+    """The result equals that of the chosen mixer alone; samples that are drawn for neither do not change."""
     both = shown(packed, mixer(MixUp(p=0.4), CutMix(p=0.3)))
     plain = shown(packed, mixer())
     mixup, cutmix = shown(packed, mixer(MixUp(p=1.0))), shown(packed, mixer(CutMix(p=1.0)))
@@ -101,8 +101,8 @@ def test_without_mixing_the_labels_stay_integers(packed: Manifest) -> None:
     assert all(target.dtype == torch.int64 for _, target in shown(packed, mix).values())
 
 
-def test_one_alone_mixes_what_it_would_beside_another_of_its_kind(packed: Manifest) -> None:
-    """The second of a kind draws for itself, and takes what the first leaves."""
+def test_a_mixer_mixes_the_same_samples_alone_or_before_another(packed: Manifest) -> None:
+    """A second mixer of a kind draws its own numbers, and mixes the samples that the first leaves."""
     first = shown(packed, mixer(MixUp(p=0.5)))
     both = shown(packed, mixer(MixUp(p=0.5), MixUp(p=0.5)))
     plain = shown(packed, mixer())

@@ -1,4 +1,4 @@
-"""The order of samples: each once, from nothing but its arguments, and dealt without loss to all processes."""
+"""The order of samples: each once, a function of its arguments alone, distributed to all processes without loss."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ EPOCHS = st.integers(0, 1000)
 
 
 def test_known_answer() -> None:
-    """Frozen: a change here changes every run that anyone has ever made."""
+    """Frozen: a change would alter every run that anyone has trained."""
     assert epoch_order([3, 3, 3], seed=1, epoch=2, block=2).tolist() == [4, 3, 7, 5, 6, 8, 0, 2, 1]
 
 
 @settings(deadline=None)
 @given(SHARDS, SEEDS, EPOCHS, st.integers(1, 14))
-def test_every_sample_once_and_the_same_again(sizes: list[int], seed: int, epoch: int, block: int) -> None:
+def test_every_sample_occurs_once_and_the_order_is_repeatable(
+    sizes: list[int], seed: int, epoch: int, block: int
+) -> None:
     order = epoch_order(sizes, seed, epoch, block)
     assert order.dtype == torch.int64
     assert sorted(order.tolist()) == list(range(sum(sizes)))
@@ -52,7 +54,7 @@ def test_epochs_seeds_and_blocks_differ() -> None:
             assert (one == other).float().mean() < 0.1
 
 
-def test_the_shards_come_in_another_order_each_epoch() -> None:
+def test_the_shards_are_read_in_a_different_order_each_epoch() -> None:
     sizes = [5] * 6
     shard_of = torch.arange(6).repeat_interleave(5)
     first = {int(shard_of[epoch_order(sizes, 0, epoch, 1)[0]]) for epoch in range(60)}
@@ -72,7 +74,7 @@ def test_the_batches_of_an_epoch_are_its_samples(samples: int, batch_size: int) 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 36))
 def test_shares_are_the_batch_on_any_number_of_processes(size: int, processes: int, more: int) -> None:
-    """With their weights exactly its samples, each once; padding repeats samples of the batch and counts nothing."""
+    """Weighted, they are exactly the samples of the batch, each once; padding repeats samples with weight 0."""
     batch = epoch_order([1000], 0, 0, 1)[:size]
     parts = processes + more
     all_shares = [shares(batch, own_parts(parts, rank, processes), parts) for rank in range(processes)]

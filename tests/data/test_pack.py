@@ -1,4 +1,4 @@
-"""Packing: same source, same bytes; nothing half-written; read back by webdataset as it went in."""
+"""Packing: the same source gives the same bytes, nothing is half-written, and webdataset reads back what was packed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pack_quietly = functools.partial(pack, show=False)
 
 
 def npz(path: Path, samples: int, classes: int = 3, side: int = 6, test: int = 0) -> Path:
-    """A labelled npz of random images."""
+    """Write a labelled npz of random images."""
     images = build.random_images(samples + test, seed=samples, side=side)
     labels = np.arange(samples + test) * 7 % classes
     arrays = {"x_train": images[:samples], "y_train": labels[:samples]}
@@ -43,7 +43,7 @@ def npz(path: Path, samples: int, classes: int = 3, side: int = 6, test: int = 0
 
 
 def webdataset_samples(manifest: Manifest, split: str) -> dict[str, dict[str, bytes]]:
-    """What webdataset itself finds in a split, by key."""
+    """Return the samples that webdataset reads from a split, by key."""
     urls = [str(manifest.root / shard.name) for shard in manifest.shards(split)]
     samples = list(WebDataset(urls, shardshuffle=False, empty_check=False))
     found = {sample["__key__"]: sample for sample in samples}
@@ -122,7 +122,7 @@ def test_the_tars_are_plain_ustar_without_a_trace_of_who_made_them(tmp_path: Pat
     assert data[257:265] == b"ustar\x0000"
 
 
-def test_another_seed_is_another_order_and_another_val(tmp_path: Path) -> None:
+def test_another_seed_gives_another_order_and_another_val_split(tmp_path: Path) -> None:
     source = npz(tmp_path / "a.npz", 300)
     first, second = (pack_quietly(source, tmp_path / f"{seed}", seed=seed) for seed in (0, 1))
     assert first.keys("train") != second.keys("train")
@@ -148,7 +148,7 @@ def test_every_shard_of_train_has_every_class_of_a_sorted_source(tmp_path: Path)
     seed=st.integers(0, 2**31 - 1),
     shift=st.randoms(use_true_random=False),
 )
-def test_a_held_out_part_is_stratified_and_belongs_to_its_ids(labels, fraction, seed, shift) -> None:  # type: ignore[no-untyped-def]
+def test_a_held_out_split_is_stratified_and_determined_by_its_ids(labels, fraction, seed, shift) -> None:  # type: ignore[no-untyped-def]
     images = np.zeros((len(labels), 1, 1, 3), np.uint8)
     split = RawSplit(images, np.array(labels), np.arange(len(labels)))
     kept, held = hold_out(split, fraction, seed, "val")
@@ -199,7 +199,7 @@ def test_an_unlabelled_set_has_one_split_and_no_labels(tmp_path: Path) -> None:
     assert Manifest.load(tmp_path / "out").to_json() == manifest.to_json()
 
 
-def test_the_statistics_are_those_of_train_to_the_last_bit(tmp_path: Path) -> None:
+def test_the_statistics_are_exactly_those_of_the_training_split(tmp_path: Path) -> None:
     images = build.random_images(5000, side=3)
     mean, std = channel_statistics(pixel_counts(images))
     scaled = torch.from_numpy(images).double() / 255
@@ -240,7 +240,7 @@ def test_a_packed_dataset_is_replaced_and_anything_else_is_not(tmp_path: Path) -
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "scratch")
     pack_quietly(npz(tmp_path / "a.npz", 5), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The pixels of a dataset are those that an image viewer shows, and what was done to the stored ones is said."""
+"""The pixels of a dataset are those that an image viewer shows, and every conversion is reported."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def saved(image: Image.Image, form: str = "PNG", **how: object) -> bytes:
 
 
 def turned(orientation: int, form: str) -> bytes:
-    """The upright picture as a camera held in another way stores it."""
+    """Return the upright picture as a camera in another orientation stores it."""
     turn = STORED_AS[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -69,7 +69,7 @@ def test_damaged_exif_data_does_not_matter() -> None:
 
 
 def half_transparent(colour: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
-    """A square of one colour, whose left half is transparent."""
+    """Return a square of one colour whose left half is transparent."""
     image = Image.new("RGBA", (8, 8), (*colour, 255))
     image.paste((*colour, 0), (0, 0, 4, 8))
     return image
@@ -108,7 +108,7 @@ def test_an_opaque_alpha_channel_changes_nothing() -> None:
 
 
 def deep_png(side: int = 8) -> bytes:
-    """A PNG of 16 bits per channel whose high bytes are 10, 20 and 30."""
+    """Return a PNG with 16 bits per channel whose high bytes are 10, 20 and 30."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -155,7 +155,7 @@ def test_pack_counts_what_it_changed(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
 def test_indexed_tars_show_the_same_pixels(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The suffix may be wrong: webdataset's decoders look at the content, too."""
+    """The suffix may be wrong, because webdataset's decoders inspect the content too."""
     members = {"a": turned(6, "JPEG"), "b": saved(half_transparent().resize((16, 16), Image.Resampling.NEAREST))}
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for label, (key, data) in enumerate(members.items()):

@@ -1,4 +1,4 @@
-"""The numbers that decide everything: frozen, the same wherever they are computed, and without pattern."""
+"""The random numbers of every decision: frozen, identical on all devices, and statistically independent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTERS = st.integers(-(2**63), 2**63 - 1)
 
 
 def reference(seed: int, epoch: int, sample: int, purpose: str, draw: int) -> int:
-    """The documented mixer in plain integers: SplitMix64's, once per counter word."""
+    """The documented mixer in plain integers: that of SplitMix64, applied once per counter word."""
     word = 0
     for counter in (seed, epoch, zlib.crc32(purpose.encode()), draw, sample):
         word = ((word + 0x9E3779B97F4A7C15) ^ counter) % 2**64
@@ -29,7 +29,7 @@ def reference(seed: int, epoch: int, sample: int, purpose: str, draw: int) -> in
 
 
 def test_known_answers() -> None:
-    """Frozen: a change here changes every run that anyone has ever made."""
+    """Frozen: a change would alter every run that anyone has trained."""
     ids = torch.tensor([0, 1, 2])
     assert bits(0, 0, ids, "flip").tolist() == [808946631622090769, 580117810868683559, 554093325450518015]
     assert bits(1, 0, ids[:1], "flip").tolist() == [2551334669359310708]
@@ -52,7 +52,7 @@ def test_it_is_the_documented_mixer(seed: int, epoch: int, ids: list[int], purpo
 @settings(deadline=None)
 @given(st.data(), SEEDS, EPOCHS, st.integers(1, 65))
 def test_a_sample_has_the_same_number_in_any_batch(data: st.DataObject, seed: int, epoch: int, count: int) -> None:
-    """Alone, in another place, in another shape, beside other samples: vectorised arithmetic may not show."""
+    """Alone, in another position or shape, or beside other samples: vectorisation must not matter."""
     ids = torch.arange(count)
     together = bits(seed, epoch, ids, "crop")
     place = data.draw(st.integers(0, count - 1))
@@ -97,7 +97,7 @@ def test_ranges(seed: int, epoch: int, counters: list[int], below: int) -> None:
 
 
 def chi_square(cells: Tensor, number: int) -> float:
-    """How far counts are from uniform, in standard deviations of the chi-square distribution."""
+    """Return the distance of counts from uniform, in standard deviations of the chi-square distribution."""
     counts = torch.bincount(cells, minlength=number).double()
     expected = counts.sum().item() / number
     statistic = ((counts - expected) ** 2 / expected).sum().item()
@@ -133,7 +133,7 @@ WORDS = {
 
 @pytest.mark.parametrize("other", list(WORDS)[1:])
 def test_what_differs_in_one_argument_is_independent(other: str) -> None:
-    """All pairs of 4 bits come equally often, high and low ones: knowing one number says nothing of the other."""
+    """All pairs of 4 bits, high and low, are equally frequent: one number carries no information about the other."""
     for shift in (59, 0):
         pairs = (WORDS["one"] >> shift) % 16 * 16 + (WORDS[other] >> shift) % 16
         assert abs(chi_square(pairs, 256)) < 6

@@ -1,4 +1,4 @@
-"""Random access to packed images: what any WebDataset reader finds, and damage by the shard's name."""
+"""Random access to packed images: the bytes that WebDataset readers find, and damage reported by shard."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def packed(request: pytest.FixtureRequest, tmp_path: Path) -> Manifest:
 
 @pytest.mark.parametrize(("split", "count"), [("train", TRAIN), ("test", TEST)])
 def test_images_and_labels_are_those_in_the_tars(packed: Manifest, split: str, count: int) -> None:
-    """Read by tarfile with Pillow and numpy, which know nothing of the manifest."""
+    """The reference is read by tarfile, Pillow and NumPy, without the manifest."""
     images, labels = [], []
     for shard in packed.shards(split):
         with tarfile.open(packed.root / shard.name) as tar:
@@ -136,7 +136,7 @@ def test_an_unknown_split_is_refused(packed: Manifest) -> None:
 
 
 def one_member(folder: Path, data: bytes, codec: Codec) -> Manifest:
-    """A manifest, consistent in itself, whose one sample is ``data``."""
+    """Return a consistent manifest whose only sample is ``data``."""
     (folder / "train-000000.tar").write_bytes(data)
     place = np.array([0]), np.array([len(data)])
     sha256 = hashlib.sha256(data).hexdigest()
@@ -150,7 +150,7 @@ IMAGES = {codec: encode(np.zeros((6, 5, 3), dtype=np.uint8), codec) for codec in
 
 @st.composite
 def nearly_images(draw: st.DrawFn) -> tuple[bytes, Codec]:
-    """An image's bytes with a few of them changed, or cut off; or anything at all."""
+    """The bytes of an image, with a few changed or truncated; or arbitrary bytes."""
     codec = draw(st.sampled_from(CODECS))
     if draw(st.booleans()):
         return draw(st.binary(max_size=40)), codec
@@ -239,7 +239,7 @@ def test_a_shard_that_is_cut_while_it_is_open_is_a_user_error(tmp_path: Path) ->
 
 
 def test_offsets_come_from_the_manifest(packed: Manifest) -> None:
-    """A wrong offset is found out by what lies there, not read as an image."""
+    """A wrong offset is detected by the bytes that it points to, which are not read as an image."""
     (first, *rest) = packed.shards("train")
     wrong = dataclasses.replace(first, image_offset=first.image_offset - 512)
     broken = dataclasses.replace(packed, splits={"train": (wrong, *rest)})

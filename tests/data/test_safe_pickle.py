@@ -1,4 +1,4 @@
-"""The pickle reader reads data exactly, and cannot be made to do anything else."""
+"""The pickle reader reads plain data exactly, and executes nothing."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ ARRAYS = st_np.arrays(
 
 @settings(deadline=None, max_examples=150)
 @given(st.dictionaries(KEYS, PLAIN, max_size=5), PROTOCOLS)
-def test_plain_data_is_read_as_python_does(content: dict[str, object], protocol: int) -> None:
+def test_plain_data_is_read_as_python_reads_it(content: dict[str, object], protocol: int) -> None:
     assert read_pickle(pickle.dumps(content, protocol), "f") == content
 
 
 @settings(deadline=None, max_examples=150)
 @given(ARRAYS, PROTOCOLS, st.sampled_from(["as it is", "transposed", "every second", "scalar"]))
-def test_arrays_are_read_as_numpy_does(array: np.ndarray, protocol: int, view: str) -> None:
+def test_arrays_are_read_as_numpy_reads_them(array: np.ndarray, protocol: int, view: str) -> None:
     if view == "transposed":
         array = array.T
     elif view == "every second" and array.ndim:
@@ -80,7 +80,7 @@ def test_a_list_that_contains_itself_is_read() -> None:
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """An object that pickles as a function call."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.call = (function, arguments)
@@ -90,7 +90,7 @@ class Call:
 
 
 class State:
-    """Pickles as a call whose result is given a state."""
+    """An object that pickles as a function call whose result gets a state."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return list, (), {"x": 1}
@@ -135,7 +135,7 @@ def test_nothing_is_executed(tmp_path: Path, protocol: int) -> None:
     assert not proof.exists()
 
 
-def test_a_name_is_shown_safely() -> None:
+def test_a_name_is_printed_without_control_characters() -> None:
     assert "it requests os.system, which plain data never requires" in refusal(b"cos\nsystem\n(S'true'\ntR.")
     assert "\x1b" not in refusal(b"\x8c\x05\x1b[31m\x8c\x01x\x93)R.")
 
@@ -181,7 +181,7 @@ def test_a_pickle_made_to_harm_is_refused(attack: tuple[str, bytes]) -> None:
     refusal(attack[1])
 
 
-def test_sizes_that_mean_nothing_cost_nothing() -> None:
+def test_sizes_in_a_pickle_allocate_no_memory() -> None:
     """A memo index makes Python's Unpickler take 32 GiB; a frame's length is a hint."""
     assert read_pickle(b"\x80\x02}r\xff\xff\xff\x7f.", "f") == {}
     assert read_pickle(b"\x80\x04\x95" + struct.pack("<Q", 2**63 - 1) + b"}.", "f") == {}

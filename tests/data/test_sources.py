@@ -29,7 +29,7 @@ open_quietly = functools.partial(open_source, show=False)
 
 
 def one_line(source: str | Path, size: int | None = None) -> str:
-    """The message with which a source is refused."""
+    """Return the message with which a source is refused; assert that it is one line."""
     with pytest.raises(UserError) as error:
         open_quietly(str(source), size)
     assert "\n" not in str(error.value)
@@ -103,7 +103,7 @@ def test_a_label_outside_the_classes_is_refused(tmp_path: Path) -> None:
     assert "label 10 of image 0 is not one of the 10 classes" in one_line(tmp_path / "c")
 
 
-def test_cifar_pickles_of_another_kind_are_refused(tmp_path: Path) -> None:
+def test_cifar_pickles_with_other_contents_are_refused(tmp_path: Path) -> None:
     build.cifar10(tmp_path / "c")
     (tmp_path / "c" / "data_batch_2").write_bytes(pickle.dumps({"data": np.zeros((2, 3072), np.uint8)}))
     assert "has no 'labels'" in one_line(tmp_path / "c")
@@ -235,7 +235,7 @@ def test_an_npz_of_other_names_says_which_are_read(tmp_path: Path, names: tuple[
         ({"y_train": None}, "has x_train but no y_train; add the labels, or for images to predict"),
     ],
 )
-def test_arrays_of_another_form_name_the_expression_that_converts_them(
+def test_arrays_of_another_shape_are_refused_with_the_expression_that_converts_them(
     tmp_path: Path, arrays: dict[str, np.ndarray | None], remedy: str
 ) -> None:
     all_arrays = {"x_train": build.random_images(4), "y_train": np.arange(4) % 2, **arrays}
@@ -255,7 +255,7 @@ def test_labels_that_do_not_begin_at_0_are_refused(tmp_path: Path, lowest: int) 
 
 
 @pytest.mark.parametrize("name", ["images.npy", "train-images-idx3-ubyte.gz", "data.h5", "train_32x32.mat"])
-def test_files_of_other_formats_name_one_that_is_read(tmp_path: Path, name: str) -> None:
+def test_unsupported_file_formats_are_refused_with_a_supported_one(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     assert "save its arrays with: np.savez('NAME.npz', x_train=images, y_train=labels)" in one_line(tmp_path / name)
 
@@ -271,7 +271,7 @@ def test_an_array_may_be_larger_than_a_member_of_another_archive(
 
 
 def test_files_written_on_windows_are_read(tmp_path: Path) -> None:
-    """Its editors begin a text with a byte order mark and end its lines with two characters."""
+    """Editors there begin a text with a byte order mark, and end its lines with CR LF."""
     path = tmp_path / "mine.toml"
     path.write_bytes(b'\xef\xbb\xbfname = "a"\r\nembedded = "digits"\r\n')
     assert open_quietly(str(path)).name == "a"
@@ -323,7 +323,7 @@ def test_a_wrong_unlabelled_pickle_is_refused(tmp_path: Path, content: object, c
     assert str(tmp_path / "a.pkl") in str(error.value)
 
 
-def test_a_source_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
+def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> None:
     assert "did you mean 'digits'?" in one_line("digit")
     assert "no file, folder or dataset is called" in one_line(tmp_path / "nothing.tar.gz")
     assert "is not downloaded; download it, or name it with url = 'https://x.org/a.zip'" in one_line(
@@ -333,7 +333,7 @@ def test_a_source_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
 
 
-def test_digits_are_real_and_need_nothing() -> None:
+def test_the_digits_are_real_and_need_no_download() -> None:
     opened = open_quietly("digits")
     train = opened.data.splits["train"]
     assert train.images.shape == (1797, 32, 32, 3)
@@ -398,7 +398,7 @@ def test_a_wrong_dataset_file_is_refused(tmp_path: Path, text: str, complaint: s
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An http server on this machine: its address, and the folder that it serves."""
+    """Start an HTTP server on this machine; yield its address and the folder that it serves."""
     served = tmp_path / "served"
     served.mkdir()
 

@@ -1,4 +1,4 @@
-"""The augmentation of a GPU shows the pixels of a CPU, in a form that never waits for the device."""
+"""The augmentation for a GPU gives the pixels of the CPU's, without ever waiting for the device."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def mix_of(config: AugmentConfig, device: torch.device = CPU) -> Mix:
 
 
 def static(mix: Mix, size: int = 0, device: torch.device = CPU) -> StaticMix:
-    """It is not compiled for batches of another ``size``."""
+    """Build the GPU's augmentation; it is not compiled for batches of any size but ``size``."""
     return StaticMix(mix, 5, SHAPE, size, device)
 
 
@@ -54,7 +54,7 @@ def batch_of(count: int, *, mixes: bool) -> Batch:
 
 @functools.cache
 def configs() -> Sequence[AugmentConfig]:
-    """The different augmentations of all shipped recipes, and every transform."""
+    """Return the distinct augmentations of all shipped recipes, and one config for each transform."""
     shipped = [recipe.load(name).augment for name in recipe.shipped()]
     others = [recipe.load("demo", ["--augment.transforms", words]).augment for words in EVERY]
     return [*{str(config.transforms): config for config in (*shipped, *others)}.values()]
@@ -86,7 +86,7 @@ ROUNDED_AFTERWARDS = {"sin", "cos", "tan", "atan", "exp", "deg2rad", "rad2deg"}
 
 
 class Arithmetic(TorchDispatchMode):
-    """Notes the operations on floats that a processor may compute in its own way."""
+    """Records the floating-point operations whose result may depend on the processor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Arithmetic(TorchDispatchMode):
 
 
 def test_processors_agree_on_the_arithmetic_of_every_transform() -> None:
-    """So a GPU gives the pixels of a CPU, as far as a CPU can show it: a division by a number is not one there."""
+    """Hence a GPU gives the pixels of a CPU, as far as a CPU can show it; a GPU may replace division by a constant."""
     for config in configs():
         images_only = tuple(transform for transform in config.transforms if not isinstance(transform, Mixing))
         augment = Augment(dataclasses.replace(config, transforms=images_only), 5, MEAN, None)  # type: ignore[arg-type]

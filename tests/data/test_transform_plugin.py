@@ -1,4 +1,4 @@
-"""A transform from a file outside the package: it trains, resumes, and decides from what it is given of each sample."""
+"""A transform from a file outside the package: it trains, resumes, and depends on each sample alone."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Apply = Callable[[Tensor, int, int, Tensor], Tensor]
 
 
 def applied(name: str) -> Apply:
-    """A shipped transform as a function of (images, seed, epoch, ids)."""
+    """Return a shipped transform as a function of (images, seed, epoch, ids)."""
     transform = TransformConfig.variants[name](**SETTINGS.get(name, {}))  # type: ignore[arg-type]
 
     def apply(batch: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ pytestmark = pytest.mark.parametrize(
     epoch=st.integers(0, 500),
 )
 def test_a_sample_is_the_same_in_any_batch(transform: Apply, chosen: list[int], seed: int, epoch: int) -> None:
-    """In any company, at any place, even twice: so on any rank, whatever the batch size and the number of processes."""
+    """Whatever else is in the batch, in any position, even twice: hence on any rank, at any batch size."""
     batch, ids, some = images(40), torch.arange(1000, 1040), torch.tensor(chosen)
     whole = transform(batch, seed, epoch, ids)
     assert torch.equal(transform(batch[some], seed, epoch, ids[some]), whole[some])

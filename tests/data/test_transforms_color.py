@@ -42,7 +42,7 @@ BLENDS = [
 
 
 def distance(one: Tensor, other: Tensor) -> int:
-    """The largest difference of two uint8 tensors."""
+    """Return the largest difference of two uint8 tensors."""
     assert one.dtype == other.dtype == torch.uint8
     return int((one.to(torch.int32) - other.to(torch.int32)).abs().max())
 
@@ -73,7 +73,7 @@ def test_hue_is_torchvisions(shifts: list[float], channels: int) -> None:
 
 
 def many_colors() -> Tensor:
-    """A million colours and all that have only the values 0, 1, 2, 127, 128, 254 and 255: uint8 [1, 3, h, w]."""
+    """Return a million colours, and all with channels in {0, 1, 2, 127, 128, 254, 255}: uint8 [1, 3, h, w]."""
     random = np.random.default_rng(1).integers(0, 256, (1_000_000, 3), dtype=np.uint8)
     corners = np.array(list(itertools.product([0, 1, 2, 127, 128, 254, 255], repeat=3)), dtype=np.uint8)
     return torch.from_numpy(np.concatenate([random, corners]).T.copy())[None, :, None]
@@ -108,7 +108,7 @@ def test_gray_keeps_the_channels() -> None:
 
 
 def test_jitter_applies_the_four_in_the_order_of_the_sample() -> None:
-    """Against torchvision's operations one after the other. One level that a step differs by grows in the next."""
+    """Compared with torchvision's operations in sequence, in which a difference of one level grows at the next."""
     batch, ids = images(48), torch.arange(48)
     samples = Samples(5, 1, ids)
     jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
@@ -129,7 +129,7 @@ def test_jitter_applies_the_four_in_the_order_of_the_sample() -> None:
         assert (result[row] != expected).float().mean() < 0.02
 
 
-def test_what_is_not_asked_for_is_not_jittered() -> None:
+def test_only_the_given_settings_are_jittered() -> None:
     batch, samples = images(9), Samples(0, 0, torch.arange(9))
     only = Jitter(brightness=0.5)
     _, amounts = only.parameters(samples)
@@ -151,7 +151,7 @@ def test_jitter_draws_torchvisions_ranges_and_all_orders() -> None:
     assert_unrelated(torch.cat([amounts, order[:, :2].to(torch.float32)], dim=1), but={(4, 5)})
 
 
-def test_gray_comes_with_its_probability() -> None:
+def test_gray_is_applied_with_its_probability() -> None:
     batch = images(1).expand(2000, -1, -1, -1)
     gray = (Gray(p=0.3)(batch, Samples(0, 0, torch.arange(2000))) != batch).flatten(1).any(dim=1)
     assert abs(int(gray.sum()) - 600) < 6 * math.sqrt(2000 * 0.3 * 0.7)
@@ -165,7 +165,7 @@ def test_colors_need_one_or_three_channels() -> None:
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
-def test_ranges_that_make_no_sense_are_refused(name: str) -> None:
+def test_invalid_ranges_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} -0.1 must"):
         Jitter(**{name: -0.1})  # type: ignore[arg-type]  # a number, and never the name
     with pytest.raises(ValueError, match=r"^hue 0.6 must be in \[0, 0.5\]"):

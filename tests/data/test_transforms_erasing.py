@@ -1,4 +1,4 @@
-"""Random erasing against torchvision: the pixels for the same box, and the law that boxes are drawn by."""
+"""Random erasing against torchvision: the pixels for the same box, and the distribution of the boxes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def torchvisions_boxes(count: int, height: int, width: int, area: tuple[float, f
 
 @pytest.mark.parametrize("area", [(0.02, 0.33), (0.7, 1.0)])
 def test_boxes_follow_torchvisions_law(area: tuple[float, float]) -> None:
-    """The same mean and spread of place and size, within six standard errors; the large areas often fail to fit."""
+    """Mean and spread of position and size agree within six standard errors; large areas often fail to fit."""
     ours = Erasing(p=1.0, area=area).boxes(Samples(0, 0, torch.arange(10_000)), 32, 24).to(torch.float64)
     ours *= ours[:, 2:3] > 0  # where a box that is not there lies is of no meaning
     theirs = torchvisions_boxes(2500, 32, 24, area).to(torch.float64)
@@ -51,7 +51,7 @@ def test_boxes_follow_torchvisions_law(area: tuple[float, float]) -> None:
         assert ((one.mean(0) - other.mean(0)).abs() <= 6 * error).all()
 
 
-def test_boxes_lie_inside_and_come_with_their_probability() -> None:
+def test_boxes_lie_inside_and_are_applied_with_their_probability() -> None:
     top, left, height, width = Erasing(p=0.3).boxes(Samples(7, 2, torch.arange(4000)), 14, 11).unbind(1)
     assert min(int(edge.min()) for edge in (top, left, height, width)) >= 0
     assert (top + height).max() <= 14
@@ -76,6 +76,6 @@ def test_a_fill_for_another_number_of_channels_is_refused() -> None:
         ({"ratio": (0.0, 1.0)}, "ratio"),
     ],
 )
-def test_ranges_that_make_no_sense_are_refused(wrong: dict[str, object], word: str) -> None:
+def test_invalid_ranges_are_refused(wrong: dict[str, object], word: str) -> None:
     with pytest.raises(ValueError, match=f"^{word}"):
         Erasing(**wrong)  # type: ignore[arg-type]  # what a recipe would give

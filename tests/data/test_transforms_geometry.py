@@ -168,8 +168,8 @@ def test_corners_move_independently() -> None:
     assert_unrelated(end.flatten(1).to(torch.float32))
 
 
-def test_corners_that_meet_stop_nothing() -> None:
-    """With a distortion of 1 two corners may meet, and an image of one pixel has one corner."""
+def test_corners_that_coincide_raise_nothing() -> None:
+    """With a distortion of 1 two corners may coincide, and all corners of an image of one pixel do."""
     for size in (1, 2, 4):
         batch = images(500, size, size)
         assert Perspective(distortion=1.0, p=1.0)(batch, Samples(0, 0, torch.arange(500))).shape == batch.shape
@@ -196,7 +196,7 @@ def test_random_affine_applies_its_parameters() -> None:
     assert torch.equal(transform(batch, samples), expected)
 
 
-def test_perspective_comes_with_its_probability() -> None:
+def test_perspective_is_applied_with_its_probability() -> None:
     batch = images(1).expand(2000, -1, -1, -1)
     samples = Samples(0, 0, torch.arange(2000))
     changed = (Perspective(distortion=0.9, p=0.3)(batch, samples) != batch).flatten(1).any(dim=1)
@@ -217,7 +217,7 @@ def test_perspective_comes_with_its_probability() -> None:
         (lambda: Perspective(p=-0.5), "p -0.5"),
     ],
 )
-def test_ranges_that_make_no_sense_are_refused(wrong: object, word: str) -> None:
+def test_invalid_ranges_are_refused(wrong: object, word: str) -> None:
     assert callable(wrong)
     with pytest.raises(ValueError, match=f"^{word}"):
         wrong()

@@ -21,7 +21,7 @@ LABELS = torch.arange(30) % CLASSES
 
 
 def by_torchvision(transform: v2.Transform, pair: Tensor, labels: Tensor, **params: object) -> tuple[Tensor, Tensor]:
-    """The second of a pair and its label; torchvision mixes each with the one before it."""
+    """Return torchvision's second image of a pair and its label; it mixes each image with the one before it."""
     params |= {"labels": labels, "batch_size": 2}
     return transform.transform(pair, params)[1], transform.transform(labels, params)[1]
 
@@ -79,7 +79,7 @@ def test_ratios_are_beta_distributed(alpha: float) -> None:
 
 
 def test_boxes_of_cutmix_follow_torchvisions_law() -> None:
-    """The same mean and spread of place and size, within six standard errors."""
+    """Mean and spread of position and size agree within six standard errors."""
     ours = CutMix().boxes(Samples(0, 0, torch.arange(10_000)), 32, 24).to(torch.float64)
     assert (ours[:, 0] + ours[:, 2]).max() <= 32
     assert (ours[:, 1] + ours[:, 3]).max() <= 24
@@ -95,7 +95,7 @@ def test_boxes_of_cutmix_follow_torchvisions_law() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan])
 @pytest.mark.parametrize("transform", [MixUp, CutMix])
-def test_alphas_that_make_no_sense_are_refused(transform: type, alpha: float) -> None:
+def test_invalid_alphas_are_refused(transform: type, alpha: float) -> None:
     with pytest.raises(ValueError, match=r"^alpha"):
         transform(alpha=alpha)
     with pytest.raises(ValueError, match=r"^p -1 is a probability"):

@@ -104,7 +104,7 @@ def test_auto_augment_has_torchvisions_policy() -> None:
 
 
 def test_auto_augment_draws_each_pair_with_its_probabilities() -> None:
-    """Each operation as often as the 25 pairs and their probabilities say, with torchvision's magnitudes."""
+    """Each operation has the frequency of torchvision's 25 pairs and probabilities, and its magnitudes."""
     count = 25 * 800
     for place, (operation, magnitude) in enumerate(steps_of(AutoAugment(), count)):
         for index, name in enumerate(OPERATIONS[1:], start=1):
@@ -140,6 +140,6 @@ def test_no_operations_change_nothing() -> None:
         (TrivialAugment, {"bins": 1}, "bins 1 must be in"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(policy: type[Policy], wrong: dict[str, int], word: str) -> None:
+def test_invalid_numbers_are_refused(policy: type[Policy], wrong: dict[str, int], word: str) -> None:
     with pytest.raises(ValueError, match=f"^{word}"):
         policy(**wrong)  # type: ignore[arg-type]  # numbers, and never the name

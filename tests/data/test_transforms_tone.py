@@ -33,7 +33,7 @@ def test_autocontrast_equalize_and_invert_are_torchvisions(array: NDArray[uint8]
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(14, 11), (32, 32), (40, 56)])
 def test_autocontrast_and_equalize_of_larger_images_are_torchvisions(channels: int, size: tuple[int, int]) -> None:
-    """With more than 255 pixels equalize has something to do."""
+    """Equalize changes only images of more than 255 pixels."""
     batch = images(28, *size, channels)
     ours = autocontrast(batch), equalize(batch)
     assert not torch.equal(ours[1], batch) or size == (14, 11)

@@ -1,4 +1,4 @@
-"""verify finds every fault, names all of them, and says how well the order mixes."""
+"""``verify`` finds and names every fault, and reports how well the order mixes the classes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dataset(whole: Path, tmp_path: Path) -> Path:
 
 
 def problems(folder: Path) -> list[str]:
-    """The lines after the first, which says what to type."""
+    """Return the reported problems: all lines but the first, which says what to type."""
     with pytest.raises(UserError) as error:
         verify_quietly(folder)
     head, *lines = str(error.value).splitlines()
@@ -54,7 +54,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
-    """Change the manifest, keeping the shards' checksums true: what only a look at the members finds."""
+    """Change the manifest but keep the shards' checksums valid, so that only a check of the members finds it."""
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     for shards in manifest["splits"].values():
@@ -98,7 +98,7 @@ def test_every_fault_of_every_shard_is_listed(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 600, 1100, 3000, -1])
-def test_one_flipped_bit_anywhere_is_found(dataset: Path, place: int) -> None:
+def test_one_flipped_bit_anywhere_is_reported(dataset: Path, place: int) -> None:
     path = dataset / "train-000000.tar"
     data = bytearray(path.read_bytes())
     data[place] ^= 4
@@ -106,7 +106,7 @@ def test_one_flipped_bit_anywhere_is_found(dataset: Path, place: int) -> None:
     assert "sha256" in problems(dataset)[0]
 
 
-def test_offsets_that_point_elsewhere_are_found(dataset: Path) -> None:
+def test_wrong_offsets_are_reported(dataset: Path) -> None:
     def change(manifest: dict) -> None:
         train, test = manifest["splits"]["train"][0], manifest["splits"]["test"][0]
         train["image_offset"][3] += 512
@@ -120,7 +120,7 @@ def test_offsets_that_point_elsewhere_are_found(dataset: Path) -> None:
     ]
 
 
-def test_a_label_that_is_not_the_cls_is_found(dataset: Path) -> None:
+def test_a_label_that_differs_from_the_cls_member_is_reported(dataset: Path) -> None:
     def change(manifest: dict) -> None:
         labels = manifest["splits"]["test"][0]["labels"]
         labels[2] = (labels[2] + 1) % CLASSES
@@ -129,7 +129,7 @@ def test_a_label_that_is_not_the_cls_is_found(dataset: Path) -> None:
     assert problems(dataset) == ["test-000000.tar: '00000002.cls' is b'2', the manifest says 3"]
 
 
-def test_a_sample_that_webdataset_does_not_find_is_found(dataset: Path) -> None:
+def test_a_sample_that_webdataset_cannot_read_is_reported(dataset: Path) -> None:
     def change(manifest: dict) -> None:
         manifest["splits"]["test"][0]["keys"][2] = "00000099"
 
@@ -146,7 +146,7 @@ def test_a_sample_that_webdataset_does_not_find_is_found(dataset: Path) -> None:
     ],
     ids=["other shape", "no image", "cut short"],
 )
-def test_an_image_that_cannot_be_used_is_found(dataset: Path, image: bytes, complaint: str) -> None:
+def test_an_unusable_image_is_reported(dataset: Path, image: bytes, complaint: str) -> None:
     with (dataset / "val-000000.tar").open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
         tar.write({"__key__": "0", "png": image, "cls": b"1"})
 
@@ -164,7 +164,7 @@ def test_an_image_that_cannot_be_used_is_found(dataset: Path, image: bytes, comp
     assert complaint in found[0]
 
 
-def test_a_shard_that_is_not_a_tar_is_found(dataset: Path) -> None:
+def test_a_shard_that_is_not_a_tar_is_reported(dataset: Path) -> None:
     (dataset / "val-000000.tar").write_bytes(b"x" * 20_000)
     rewrite(dataset, lambda manifest: None)
     assert "is not a WebDataset tar" in problems(dataset)[0]
@@ -204,8 +204,8 @@ def test_total_variation_of_known_orders() -> None:
     assert total_variation(half, torch.arange(4), 2, 2) == pytest.approx(0.25)
 
 
-def test_mixing_tells_a_poor_order_from_a_good_one(tmp_path: Path) -> None:
-    """Shards of one class each, as a WebDataset made elsewhere may have them."""
+def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: Path) -> None:
+    """With one class per shard, as in some WebDatasets."""
     folder = tmp_path / "sorted"
     folder.mkdir()
     images = build.random_images(1, side=2)

@@ -1,4 +1,4 @@
-"""``train.compile``: its words, one compilation however long the epoch's last batch is, and where the code is kept."""
+"""``train.compile``: its values, a single compilation whatever the size of the last batch, and its cache."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from cifar_dist.training.trainer import Trainer
         (["--train.compile", "reduce-overhead"], "reduce-overhead"),
     ],
 )
-def test_true_and_false_are_words_for_modes(words: list[str], mode: str) -> None:
+def test_true_and_false_select_modes(words: list[str], mode: str) -> None:
     assert recipe.load("demo", words).train.compile == mode
 
 
-def test_it_is_the_same_in_a_file(tiny: Path) -> None:
+def test_a_recipe_accepts_the_same_values(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().replace("threads = 1", "threads = 1\ncompile = true"))
     assert recipe.load(str(tiny)).train.compile == "default"
     with pytest.raises(UserError, match=r"train\.compile 'fast' must be 'no', 'default', 'reduce-overhead' or"):

@@ -34,7 +34,7 @@ Found = dict[str, object]
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
-    """What each of two real processes found."""
+    """Return the results of each of two real processes."""
     out = tmp_path_factory.mktemp("ranks") / "rank"
     (done,) = spawn([engine_on_ranks.__file__, str(out)])
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
 
 
 def by_torch(name: str, clip_norm: float) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The same steps as one big batch each, in torch alone."""
+    """Train the same steps in torch alone, each as one big batch."""
     module = network()
     updater = optimizer(name, module)
     images, labels = samples()
@@ -63,7 +63,7 @@ def by_torch(name: str, clip_norm: float) -> tuple[nn.Module, torch.optim.Optimi
 def test_accumulation_and_processes_give_the_update_of_one_big_batch(
     request: pytest.FixtureRequest, processes: int, case: int
 ) -> None:
-    """Gradient clipping and batches that do not divide included. Only the order of additions differs."""
+    """Including gradient clipping and batches that do not divide evenly. Only the order of additions differs."""
     name, accumulate, clip_norm = CASES[case]
     if processes == 1:
         everyone = [trained(name, accumulate, clip_norm)]
@@ -178,7 +178,7 @@ def test_two_ranks_agree(ranks: list[Found]) -> None:
         assert found["decide"] == "chosen by 0"
 
 
-def test_what_fails_on_one_rank_fails_on_all_and_none_waits(ranks: list[Found]) -> None:
+def test_a_failure_on_one_rank_fails_all_and_none_waits(ranks: list[Found]) -> None:
     for found in ranks:
         assert found["decide fails"] == "UserError: no such thing, says 0"
         assert found["decide broken"] == "TrainingFailedError: broken, says 0"
@@ -199,7 +199,7 @@ def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
     assert found["decide no file"] == "StorageError: /nowhere/it: No such file or directory"
 
 
-def test_ranks_that_do_not_synchronise_are_found_out(ranks: list[Found]) -> None:
+def test_ranks_that_do_not_synchronise_are_detected(ranks: list[Found]) -> None:
     for found in ranks:
         assert "the 2 processes hold different gradients after their first step" in str(found["differing"])
 
@@ -248,12 +248,12 @@ def test_inference_asks_the_bare_module_without_gradients() -> None:
 
 
 @pytest.mark.parametrize(("processes", "says"), [(2, "asks for 2 processes and the launcher started 1")])
-def test_another_number_of_processes_than_asked_for_is_refused(processes: int, says: str) -> None:
+def test_another_number_of_processes_than_requested_is_refused(processes: int, says: str) -> None:
     with pytest.raises(UserError, match=says):
         start(Config(run=RunConfig(processes=processes)))
 
 
-def test_units_of_work_are_dealt_without_loss() -> None:
+def test_units_of_work_are_distributed_without_loss() -> None:
     for processes in (1, 2, 3, 7):
         dealt = [deal(range(10), rank, processes) for rank in range(processes)]
         assert sorted(item for hand in dealt for item in hand) == list(range(10))

@@ -1,4 +1,4 @@
-"""FSDP over gloo: every network is sharded, and updated as in one process."""
+"""FSDP over gloo: every network is sharded, and updated as on one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", fsdp_on_ranks.NETWORKS)
 def test_a_process_holds_half_and_the_update_is_that_of_one_process(found: dict[str, object], name: str) -> None:
-    """Weights, batch statistics and predictions; frozen weights among them."""
+    """Compares weights, frozen ones included, batch statistics and predictions."""
     assert found[name] == ""
 
 

@@ -99,7 +99,7 @@ def test_without_a_launcher_one_process_trains() -> None:
     check_launch(1)
 
 
-def test_the_place_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rank_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(PLACE, ("3", "8", "1", "2"), strict=True):
         monkeypatch.setenv(name, value)
     assert launched_processes() == 8

@@ -22,7 +22,7 @@ SHARDS, BATCH = [200] * 7, 512  # the last of three batches has 376 samples
 
 
 @MANY
-def test_a_launch_of_so_many_is_checked_and_described(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_of_many_ranks_is_checked_and_described(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     monkeypatch.setenv("MASTER_ADDR", "gpu001")
     check_launch(world_size)
@@ -39,12 +39,12 @@ def test_a_launch_of_so_many_is_checked_and_described(world_size: int, monkeypat
 
 
 def test_rank_0_of_512_needs_more_connections_than_systems_begin_with() -> None:
-    """So the doctor checks the limit; 64 ranks stay below it."""
+    """The doctor therefore checks the limit of open files; 64 ranks stay below it."""
     assert connections(64) < 1024 < connections(512)
 
 
 @MANY
-def test_every_sample_comes_once_and_a_rank_holds_its_share_only(world_size: int) -> None:
+def test_every_sample_occurs_once_and_a_rank_holds_only_its_share(world_size: int) -> None:
     order = epoch_order(SHARDS, seed=3, epoch=1, block=4)
     counted = torch.zeros(len(order))
     steps = steps_per_epoch(len(order), BATCH)
@@ -68,7 +68,7 @@ def test_all_stop_after_one_step_when_one_is_asked_to(world_size: int) -> None:
 
 
 @MANY
-def test_all_load_the_checkpoint_that_one_chooses(world_size: int, tmp_path: Path) -> None:
+def test_all_ranks_load_the_checkpoint_that_rank_0_chooses(world_size: int, tmp_path: Path) -> None:
     for step in (5, 10):
         checkpoint.save(tmp_path, tensors(step), state(step))
     (tmp_path / "step-00000010" / "weights.safetensors").write_bytes(b"damaged")
@@ -89,7 +89,7 @@ def test_all_load_the_checkpoint_that_one_chooses(world_size: int, tmp_path: Pat
 
 
 def test_what_the_ranks_exchange_grows_at_most_linearly() -> None:
-    """A decision of rank 0 costs a rank the same on any number of ranks, an answer of all 12 bytes for each."""
+    """A decision of rank 0 costs each rank the same at any world size; an answer of all costs 12 bytes per rank."""
     for work, fixed, for_each in ((agree_once, 8, 0), (decide, 200, 0), (answer, 12, 12)):
         for world_size in (8, 64):
             _, traffic = run_on_ranks(world_size, work)

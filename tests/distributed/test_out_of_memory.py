@@ -1,4 +1,4 @@
-"""A process without memory says so in one line, and what it says to use instead works."""
+"""A process that runs out of memory reports it in one line, and the setting that it suggests works."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Hungry(nn.Sequential):
 
 @pytest.fixture
 def hungry(tiny: Path, tmp_path: Path) -> Path:
-    """The recipe, with a network whose allocations fail for more than some images at once."""
+    """Return a recipe whose network fails to allocate memory above a number of images."""
     (tmp_path / "hungry.py").write_text(NETWORK)
     tiny.write_text(tiny.read_text().replace('"tiny-cnn"', f'"{tmp_path}/hungry.py:Hungry"'))
     return tiny
 
 
 def said(error: str) -> str:
-    """The only line that all ranks together wrote."""
+    """Return the only line that all ranks together wrote."""
     (line,) = [line for line in error.splitlines() if line.startswith("cifar-dist: ") and "plug-ins" not in line]
     assert "Traceback" not in error
     return line
@@ -90,14 +90,16 @@ def test_an_evaluation_names_its_batch_and_what_it_says_to_use_works(hungry: Pat
         ({"batch_size": 1}, "one process", 1, "1 at once ... use a smaller network"),
     ],
 )
-def test_it_says_what_needs_less(settings: dict[str, int], engine: str, processes: int, ways: str) -> None:
+def test_it_suggests_settings_that_require_less_memory(
+    settings: dict[str, int], engine: str, processes: int, ways: str
+) -> None:
     text = describe_training(replace(TrainConfig(), **settings), engine, processes)
     at_once, way = ways.split(" ... ")
     assert at_once in text
     assert text.endswith(way)
 
 
-def test_only_what_is_about_memory_is_explained() -> None:
+def test_only_errors_about_memory_are_explained() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), explained(lambda: "in a test"):
         torch.ones(2, 3) @ torch.ones(2, 3)
     with pytest.raises(OutOfMemoryError, match="rank 0 ran out of memory in a test"), explained(lambda: "in a test"):

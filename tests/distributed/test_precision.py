@@ -22,7 +22,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests the arithme
 
 
 def cpu_says() -> bool:
-    """What the kernel says of this processor."""
+    """Return the flags that the kernel lists for this processor."""
     flags = re.search(r"(?m)^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text())
     return flags is not None and bool({"avx512_bf16", "amx_bf16", "bf16", "svebf16"} & set(flags[1].split()))
 
@@ -76,8 +76,8 @@ def test_processes_whose_devices_differ_are_refused(tmp_path: Path) -> None:
     assert "to bf16 and fp32; set it" in (tmp_path / "0").read_text()
 
 
-def test_each_process_asks_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two pretend GPUs of different ages: torch's own question is about the current one, which is the first."""
+def test_each_process_queries_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pretend GPUs of different generations: by default torch queries the current one, which is the first."""
     current = [0]
 
     class Device:

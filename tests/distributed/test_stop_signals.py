@@ -1,4 +1,4 @@
-"""A signal sets a flag, and nothing else happens in its handler."""
+"""A signal sets a flag; its handler does nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_first_request_is_the_one_that_is_reported() -> None:
         assert signals.received == "USR1"
 
 
-def test_the_handlers_of_before_are_put_back() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     with StopSignals():
@@ -68,7 +68,7 @@ with StopSignals() as signals:
     ],
 )
 def test_a_second_ctrl_c_ends_the_process_at_once(sent: list[str], survived: list[str]) -> None:
-    """Whatever came before it; a second TERM does not, because launchers repeat it."""
+    """Whichever signal came first. A second TERM does not, because launchers repeat it."""
     done = subprocess.run(
         [sys.executable, "-c", STUCK, *sent],
         env=environment(),

@@ -14,12 +14,12 @@ SIZE = 5
 
 
 def vector_of(part: int) -> Tensor:
-    """float32 [SIZE], numbers whose sum depends on the order."""
+    """Return numbers whose sum depends on the order of additions, float32 [SIZE]."""
     return torch.randn(SIZE, generator=torch.Generator().manual_seed(part)) * 10.0 ** (part % 7)
 
 
 def tree(values: list[Tensor]) -> Tensor:
-    """Pairs of neighbours, level by level; the last one of an odd number goes up alone."""
+    """Add pairs of neighbours, level by level; the last of an odd number moves up alone."""
     while len(values) > 1:
         pairs = [left + right for left, right in zip(values[::2], values[1::2], strict=False)]
         values = pairs + values[len(pairs) * 2 :]
@@ -28,7 +28,7 @@ def tree(values: list[Tensor]) -> Tensor:
 
 @given(st.integers(1, 40), st.integers(1, 3))
 def test_it_adds_neighbours_level_by_level(parts: int, steps: int) -> None:
-    """And again in the next step, with vectors that it used before."""
+    """And again in the next step, in which it reuses its vectors."""
     total = TreeSum(parts, Ranks(0, 1, torch.device("cpu"), first_of_node=True), SIZE)
     for step in range(steps):
         for part in range(parts):

@@ -21,7 +21,7 @@ IMPATIENT = [
 
 
 def test_a_stopped_rank_is_named_and_the_job_ends(tiny: Path, tmp_path: Path) -> None:
-    """Also rank 0, which hosts the store over which the ranks would tell each other; two jobs wait as long as one."""
+    """Including rank 0, which hosts the store through which the ranks communicate. Two jobs wait in parallel."""
     jobs = []
     for stopped in range(2):
         run = tmp_path / "runs" / f"stopped-{stopped}"
@@ -43,7 +43,7 @@ def test_a_stopped_rank_is_named_and_the_job_ends(tiny: Path, tmp_path: Path) ->
 
 
 def test_a_rank_that_hangs_is_named_with_its_line(tiny: Path, tmp_path: Path) -> None:
-    """It answers, so its stacks are written too."""
+    """It still answers, so its stacks are written too."""
     (tmp_path / "net.py").write_text(
         "import os, threading\nfrom torch import nn\n"
         "class Net(nn.Linear):\n"
@@ -65,8 +65,8 @@ def test_a_rank_that_hangs_is_named_with_its_line(tiny: Path, tmp_path: Path) ->
     assert f'File "{tmp_path}/net.py", line 10 in forward' in stacks.read_text()
 
 
-def test_a_process_that_was_stopped_itself_trains_on(tiny: Path, tmp_path: Path) -> None:
-    """As a suspended job: its clock says that no step has ended for long."""
+def test_a_process_that_was_itself_stopped_continues(tiny: Path, tmp_path: Path) -> None:
+    """Like a suspended job, whose clock says that no step has ended for a long time."""
     run = tmp_path / "runs" / "tiny"
     (running,) = start([TRAIN, str(tiny), *IMPATIENT])
     wait_for_records(run, 5, [running])

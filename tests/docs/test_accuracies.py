@@ -1,4 +1,4 @@
-"""The training commands of the documents, with the recipes as they are shipped, end at an accuracy to show.
+"""The training commands in the documentation, with the shipped recipes, reach the expected accuracy.
 
 ``pytest -s`` lists the commands with their accuracies.
 """
@@ -20,9 +20,9 @@ CONTINUED = [ROOT / "docs" / "resume.md", ROOT / "docs" / "transfer.md"]
 
 
 def trainings() -> list[tuple[str, ...]]:
-    """The distinct settings with which the other pages train ``demo``, without the names of runs.
+    """Return the distinct settings with which the other pages train ``demo``, without the names of runs.
 
-    But for the rate that ``lr-find`` suggests, 0.07: it lies between two of them.
+    The rate that ``lr-find`` suggests, 0.07, is omitted because it lies between two of them.
     """
     found = set()
     for page in pages():
@@ -44,13 +44,13 @@ def trainings() -> list[tuple[str, ...]]:
 
 
 def accuracy_of(run: Path) -> float:
-    """The newest final accuracy of a run."""
+    """Return the newest final accuracy of a run."""
     newest = max(run.glob("evaluations/*_model_final/summary.json"), key=lambda path: path.stat().st_mtime)
     return float(json.loads(newest.read_text())["accuracy"])
 
 
 @pytest.mark.parametrize("settings", trainings(), ids=" ".join)
-def test_a_documented_training_ends_at_an_accuracy_to_show(
+def test_a_documented_training_reaches_the_expected_accuracy(
     digits: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
     assert len(trainings()) >= 2
@@ -62,7 +62,7 @@ def test_a_documented_training_ends_at_an_accuracy_to_show(
 
 
 @pytest.mark.parametrize("page", CONTINUED, ids=lambda page: page.name)
-def test_each_training_of_a_page_that_continues_runs_ends_at_an_accuracy_to_show(
+def test_each_training_of_the_resume_page_reaches_the_expected_accuracy(
     digits: Path, tmp_path: Path, page: Path
 ) -> None:
     (tmp_path / "shards").mkdir()

@@ -1,8 +1,8 @@
-"""The commands in the documents, run in order in a copy of the repository, as a reader would.
+"""The commands in the documentation, run in order in a copy of the repository, as a reader would run them.
 
-Shells run them, and forks of a warm interpreter the Python programs in them, which draw only the reports that a block
-mentions: but for those of ``make demo``. ``demo`` costs next to nothing here; ``test_accuracies.py`` tests what it ends
-at as it is shipped. The runs of a page's own recipes are measured here; ``pytest -s`` lists their accuracies.
+They run in real shells. Except in ``make demo``, the Python programs are forks of a warm interpreter, which draw a
+report only if the block mentions it. ``demo`` is made small here; ``test_accuracies.py`` tests the accuracy of the
+shipped one. The accuracies of a page's own recipes are tested here; ``pytest -s`` lists them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RUN = [page for page in pages() if (page.name == "README.md" and page.parent == 
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_markers_name_something_that_is_known(page: Path) -> None:
+def test_markers_name_known_needs(page: Path) -> None:
     assert {need for block in blocks(page) for need in block.needs.split(", ") if need} <= NEEDS
     markers = re.findall(r"<!-- needs", page.read_text(encoding="utf-8"))
     assert len(markers) == sum(bool(block.needs) for block in blocks(page)), "a marker stands directly before its block"
@@ -66,7 +66,7 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
 
 
 def accuracies_of_own_recipes(copy: Path) -> dict[str, float]:
-    """The final accuracies, by run, of the runs that owe nothing to the cheap ``demo``."""
+    """Return the final accuracies of the runs that are not based on the cheap ``demo``, by run."""
     found = {}
     for path in copy.glob("runs/*/evaluations/*_model_final/summary.json"):
         run = RunFolder(path.parents[2])
@@ -76,7 +76,7 @@ def accuracies_of_own_recipes(copy: Path) -> dict[str, float]:
 
 
 def copy_of_the_repository(target: Path) -> Path:
-    """What git would commit, with the installed environment of this process and a demo that costs next to nothing."""
+    """Copy what git would commit, with the installed environment of this process and a cheap ``demo``."""
     listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in names:
@@ -114,7 +114,7 @@ def run(text: str, copy: Path, env: dict[str, str]) -> None:
 
 
 def apply(diff: str, copy: Path) -> None:
-    """Make the change that a diff of one hunk without line numbers shows."""
+    """Apply a diff of one hunk without line numbers."""
     header, *lines = diff.splitlines()[1:]
     path = copy / header.removeprefix("+++ b/")
     old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] in kept) for kept in (" -", " +"))

@@ -1,4 +1,4 @@
-"""The generated tables: of settings as cifar_dist/config/ has them, of engines, of recipes and their sources."""
+"""The generated tables are up to date: settings, engines, recipes and their sources."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_no_difference_between_a_recipe_and_its_source_is_unexplained() -> None:
     assert script("make_sources").problems() == []
 
 
-def test_a_difference_that_no_head_names_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_that_no_recipe_head_names_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = script("make_sources")
     sources = compared._read()
     said = sources["recipes"]["se-resnet"]

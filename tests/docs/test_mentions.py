@@ -1,4 +1,4 @@
-"""Everything that the documents mention exists: settings, files, recipes, verbs, make targets, links."""
+"""Everything that the documentation mentions exists: settings, files, recipes, verbs, make targets, links."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def is_placeholder(text: str) -> bool:
 
 
 def known_recipes(page: Path) -> set[str]:
-    """Names of the recipes that ship, and of those that the page makes."""
+    """Return the names of the shipped recipes, and of those that the page creates."""
     return {*recipe.shipped(), *(Path(file).stem for file in made(page) if "/recipes/" in file)}
 
 
@@ -104,8 +104,8 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 @PAGES
-def test_commands_are_understood(page: Path) -> None:
-    """Every command of ours is parsed by the program itself, whether or not it can be run here."""
+def test_commands_parse(page: Path) -> None:
+    """The program itself parses every command of ours, whether or not it can run here."""
     known = known_recipes(page)
     for line in commands(page):
         for words in simple_commands(line):
@@ -116,7 +116,7 @@ def test_commands_are_understood(page: Path) -> None:
 
 
 def simple_commands(line: str) -> list[list[str]]:
-    """The words of each command in a line of shell."""
+    """Return the words of each command in a line of shell."""
     found: list[list[str]] = [[]]
     for word in shlex.split(line, comments=True):
         if word in ("&&", "||", "|", ";", "&"):
@@ -127,7 +127,7 @@ def simple_commands(line: str) -> list[list[str]]:
 
 
 def check_command(words: Sequence[str], line: str, known: set[str]) -> None:
-    """Assert that a command is one that the program takes, as far as it is one of ours."""
+    """Assert that the program accepts a command, if it is one of ours."""
     names = [Path(word).name for word in words]
     if "--config_file" in words:
         assert (ROOT / words[words.index("--config_file") + 1]).is_file(), line

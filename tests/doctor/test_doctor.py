@@ -78,7 +78,7 @@ def test_the_machine_alone() -> None:
     assert checks(doctor()) == MACHINE
 
 
-def test_what_would_end_the_run_is_a_failed_row(tiny: Path) -> None:
+def test_what_would_end_the_run_is_a_row_that_fails(tiny: Path) -> None:
     for words, processes, failed, says in (
         (["--data.path", "nowhere"], 1, ["run"], "no packed dataset at nowhere"),
         (["--optim.lr", "1e30"], 1, ["run"], "is not finite\n                     -> check optim.lr"),
@@ -98,7 +98,7 @@ def test_what_would_end_the_run_is_a_failed_row(tiny: Path) -> None:
 
 
 def test_a_folder_of_its_own_and_a_wrong_clock_of_one_rank_are_failed_rows(tiny: Path, tmp_path: Path) -> None:
-    """Rank 1 works in another folder, below which ``runs`` is another one, and its clock is ahead by a minute."""
+    """Rank 1 has another working folder, hence another ``runs``, and its clock is a minute ahead."""
     program = (
         "import os, sys, time\n"
         "if os.environ['RANK'] == '1':\n"

@@ -14,7 +14,7 @@ from cifar_dist.evaluation.split import labels_as_trained
 TRAINED = ("apple", "fig", "pear", "plum")
 
 
-def test_another_order_and_more_classes_in_the_run_are_matched_by_name(tmp_path: Path) -> None:
+def test_classes_in_another_order_and_extra_classes_are_matched_by_name(tmp_path: Path) -> None:
     packed = small_packed(tmp_path, "npy")
     run = replace(packed, classes=(*TRAINED, "quince"))
     other = replace(packed, classes=("plum", "pear", "fig", "apple"))
@@ -22,7 +22,7 @@ def test_another_order_and_more_classes_in_the_run_are_matched_by_name(tmp_path:
     assert labels_as_trained(replace(packed, classes=TRAINED), "test", run).tolist() == packed.labels("test").tolist()
 
 
-def test_a_class_that_the_run_does_not_know_is_refused_only_if_the_split_has_it(tmp_path: Path) -> None:
+def test_an_unknown_class_is_refused_only_if_the_split_has_it(tmp_path: Path) -> None:
     packed = small_packed(tmp_path, "npy")
     run = replace(packed, classes=TRAINED)
     with pytest.raises(UserError, match=r"test has images of the class 'lime', but .* on the classes 'apple', 'fig', "):

@@ -1,4 +1,4 @@
-"""The evaluation folder: complete, under a unique name, readable by anyone."""
+"""The evaluation folder: complete, with a unique name, readable without this project."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
     assert predictions.loss == pytest.approx(use_unfold_convolutions.item())
 
 
-def test_a_summary_says_the_plain_accuracy_and_which_augmentation_lowers_it() -> None:
+def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_it() -> None:
     assert SUMMARY.result() == "accuracy 75.00% with TTA mirror, 87.50% without"
     assert SUMMARY.warning() == (
         "TTA mirror lowers the accuracy from 87.50% to 75.00%; evaluate with --tta 0, or train with --eval.tta 0"

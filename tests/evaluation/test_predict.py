@@ -1,4 +1,4 @@
-"""Predictions of every sample exactly once, the same bits from any number of processes of equally many threads."""
+"""Every sample is predicted exactly once, with the same bits on any number of processes with equally many threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cifar_dist.evaluation.predict import predict
 from cifar_dist.evaluation.split import Split
 
 
-def test_any_number_of_processes_gives_the_bits_of_one(digits: Path, tmp_path: Path) -> None:
+def test_any_number_of_processes_gives_the_same_bits(digits: Path, tmp_path: Path) -> None:
     alone = predict_on(engine(Config(train=TrainConfig(threads=1))), digits)
     (done,) = spawn([predict_on_ranks.__file__, str(digits), str(tmp_path)])
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def test_the_number_of_threads_changes_rounding_only(digits: Path) -> None:
 
 
 class Counting(nn.Module):
-    """Predicts from the first pixel, so that images in the order of their ids are distinguishable."""
+    """Predicts from the first pixel, so that the order of the images is visible."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, :, 0, 0].clone()
@@ -58,7 +58,7 @@ def test_predictions_are_in_the_order_of_sample_ids(digits: Path) -> None:
     assert torch.equal(logits, normalize(ShardReader(manifest, "test").all())[:, :, 0, 0])
 
 
-def test_a_poll_that_stops_leaves_the_model_as_it_was(digits: Path) -> None:
+def test_a_requested_stop_leaves_the_model_unchanged(digits: Path) -> None:
     manifest = Manifest.load(digits)
     model = engine().prepare_for_inference(Counting())
     split = Split(model.ranks.device, Config(eval=EvalConfig(batch_size=10)), manifest, "test", manifest)
@@ -76,7 +76,7 @@ def test_a_poll_that_stops_leaves_the_model_as_it_was(digits: Path) -> None:
     assert len(split.predict(model, "0").logits) == len(split.images)
 
 
-def test_a_stream_that_gives_too_little_is_noticed() -> None:
+def test_a_stream_that_ends_early_is_detected() -> None:
     model = engine().prepare_for_inference(Counting())
     images = torch.zeros(3, 4, 4, 3)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
@@ -103,7 +103,7 @@ def test_images_of_another_shape_are_refused(digits: Path) -> None:
         Split(torch.device("cpu"), Config(), manifest, "test", replace(manifest, shape=(28, 28, 1)))
 
 
-def test_statistics_are_the_recipes_else_the_datas(digits: Path) -> None:
+def test_statistics_come_from_the_recipe_else_from_the_data(digits: Path) -> None:
     manifest = Manifest.load(digits)
     assert normalization_statistics(AugmentConfig(), manifest) == (manifest.mean, manifest.std)
     own = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))

@@ -1,4 +1,4 @@
-"""Results carry the ids and labels that the data's owner knows."""
+"""Results use the ids and labels of the data's source."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from cifar_dist.evaluation.source_terms import class_labels, ids_of_names, natur
         (["cat/000.png", "dog/000.png"], ["cat/000.png", "dog/000.png"]),
     ],
 )
-def test_ids_are_the_numbers_of_files_else_their_names(names: list[str], ids: list[int] | list[str]) -> None:
+def test_ids_are_the_numbers_in_file_names_else_the_names(names: list[str], ids: list[int] | list[str]) -> None:
     assert ids_of_names(names) == ids
 
 
-def test_numbers_sort_as_numbers() -> None:
+def test_numeric_names_sort_by_number() -> None:
     assert sorted(["10.png", "2.png", "a10", "a9"], key=natural_order) == ["2.png", "10.png", "a9", "a10"]
 
 
@@ -49,7 +49,7 @@ def test_a_packed_folder_keeps_the_names_of_its_files_through_hold_out_and_permu
     assert class_labels(packed, [1, 0], "index") == [1, 0]
 
 
-def test_classes_of_the_cifar_files_stay_numbers_unless_names_are_asked_for(digits: Path) -> None:
+def test_cifar_classes_are_numbers_unless_names_are_requested(digits: Path) -> None:
     packed = Manifest.load(digits)
     assert class_labels(packed, [3], "auto") == [3]
     assert class_labels(packed, [3], "name") == [packed.classes[3]]

@@ -33,8 +33,8 @@ def test_what_a_reader_finds_is_what_was_written(
     assert [(int(row["ID"]), int(row["Labels"])) for row in rows] == list(zip(ids, labels, strict=True))
 
 
-def test_an_id_that_comes_twice_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
-    """Also among very many, at once."""
+def test_a_duplicate_id_is_refused_and_the_old_file_is_kept(tmp_path: Path) -> None:
+    """Immediately, even among very many."""
     out = tmp_path / "out.csv"
     write_submission(out, [1], [2])
     ids = [*range(300_000), 299_998]
@@ -43,8 +43,8 @@ def test_an_id_that_comes_twice_is_refused_and_the_old_file_stays(tmp_path: Path
     assert out.read_text() == "ID,Labels\n1,2\n"
 
 
-def test_a_link_is_written_through_and_a_pipe_is_written_into(tmp_path: Path) -> None:
-    """As /dev/stdout, which is both: neither is replaced by a file."""
+def test_links_are_followed_and_pipes_are_written_to(tmp_path: Path) -> None:
+    """/dev/stdout is both; neither is replaced by a file."""
     (tmp_path / "link.csv").symlink_to("real.csv")
     write_submission(tmp_path / "link.csv", [1], [2])
     assert (tmp_path / "link.csv").is_symlink()

@@ -71,7 +71,7 @@ def test_the_levels_are_airbenchs(tta: str, reference: object, number: int) -> N
 
 
 @pytest.mark.parametrize("tta", ["0", "00", "1", "mirror", "translate", "2", "7", "1024"])
-def test_weights_sum_to_one(tta: str) -> None:
+def test_the_weights_of_views_sum_to_one(tta: str) -> None:
     looks = views(tta)
     assert sum(weight for weight, _ in looks) == pytest.approx(1)
     assert all(view.shape == (5, 3, 12, 10) and view.dtype == torch.float32 for _, view in looks)
@@ -111,7 +111,7 @@ def test_no_view_of_a_shipped_recipe_repeats_another(name: str) -> None:
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(shown, 2))
 
 
-def test_views_that_would_repeat_others_are_not_made() -> None:
+def test_views_that_would_repeat_others_are_omitted() -> None:
     assert [
         len(views("16", AugmentConfig(transforms=own))) for own in ((), (MixUp(),), (Flip(),), (Crop(), Flip()))
     ] == [*(1, 1, 2, 16)]

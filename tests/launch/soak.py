@@ -24,7 +24,7 @@ _SIGNALS = itertools.cycle([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 
 
 def write_recipe(folder: Path, digits: Path) -> Path:
-    """A recipe of ``folder`` that trains thirteen steps of almost nothing."""
+    """Write a recipe that trains thirteen cheap steps."""
     path = folder / "soak.toml"
     path.write_text(
         f"""
@@ -44,7 +44,7 @@ def write_recipe(folder: Path, digits: Path) -> Path:
 def start(
     recipe: Path, name: str, *words: str, config: str = "cpu", env: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """``launch/local.sh`` on two processes; its two outputs come as one."""
+    """Start ``launch/local.sh`` on two processes, with stderr in stdout."""
     return subprocess.Popen(
         [LOCAL, config, "--num_processes=2", recipe, "--run.name", name, *words],
         env=environment(env),
@@ -55,19 +55,19 @@ def start(
 
 
 def steps_done(run: Path) -> int:
-    """Training steps in a run's metrics.jsonl so far (an evaluation has a line there too)."""
+    """Count the training steps in a run's metrics.jsonl, which has lines for evaluations too."""
     return (run / "metrics.jsonl").read_text().count('"split":"train"') if (run / "metrics.jsonl").exists() else 0
 
 
 def wait_for_steps(job: subprocess.Popen[str], run: Path, steps: int) -> None:
-    """Until the run has logged so many steps, or the job is over."""
+    """Wait until the run has logged so many steps, or the job has ended."""
     deadline = time.monotonic() + PATIENCE
     while steps_done(run) < steps and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
 def end(job: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and output of a job; one that does not end is killed, whose code no test expects."""
+    """Return the exit code and output of a job; a job that hangs is killed, with a code that no test expects."""
     try:
         output, _ = job.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
@@ -77,7 +77,7 @@ def end(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def launch(kind: str, recipe: Path, name: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """One job: of its own accord ``done``, ``stopped`` by a signal, or ``refused`` after its processes have joined."""
+    """Run one job, which is ``done``, ``stopped`` by a signal, or ``refused`` after its processes have joined."""
     uneven = ["--train.batch_size", "101", "--train.even_batches", "true"]
     words = {"done": [], "stopped": ["--train.epochs", "10000"], "refused": uneven}[kind]
     job = start(recipe, name, *words, env=env)
@@ -88,7 +88,7 @@ def launch(kind: str, recipe: Path, name: str, env: dict[str, str] | None = None
 
 
 def main(launches: int) -> int:
-    """Run so many, in turn of each kind; returns 1 if any code was wrong."""
+    """Run so many jobs, of each kind in turn; return 1 if any exit code was wrong."""
     from cifar_dist.data.pack import pack
 
     right: collections.Counter[str] = collections.Counter()

@@ -1,4 +1,4 @@
-"""An elastic job on two machines, here two launchers: one is lost, the other continues, and it comes back."""
+"""An elastic job on two machines, here two launchers: one is lost and returns, and the other continues meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from support.running import (
 from cifar_dist.tracking import timeline
 
 
-def test_a_lost_machine_is_done_without_until_it_returns(tiny: Path, tmp_path: Path, forked: dict[str, str]) -> None:
+def test_a_job_continues_without_a_lost_machine_until_it_returns(
+    tiny: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
     words = [str(tiny), "--train.parts", "2", "--train.threads", "1"]
     assert spawn([TRAIN, *words, "--run.name", "whole"], env=UNDRAWN)[0].returncode == 0
     endpoint, note = f"127.0.0.1:{free_port()}", tmp_path / "paused"

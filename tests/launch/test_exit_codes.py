@@ -23,13 +23,13 @@ def recipe(digits: Path, tmp_path: Path) -> Path:
 
 
 def left_of(recipe: Path, program: str = "") -> list[str]:
-    """Command lines of processes that still work on it."""
+    """Return the command lines of the processes that still work on the run."""
     found = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     return [line for line in found if str(recipe) in line and program in line]
 
 
 def rank_of(recipe: Path, rank: int) -> psutil.Process:
-    """The process that trains it as this rank; others may end while they are asked."""
+    """Return the process that trains the run as this rank; others may end meanwhile."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if str(recipe) in process.cmdline() and process.environ().get("RANK") == str(rank):
@@ -38,8 +38,8 @@ def rank_of(recipe: Path, rank: int) -> psutil.Process:
 
 
 @pytest.mark.parametrize("kind", ["stopped", "refused"])
-def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, forked: dict[str, str], kind: str) -> None:
-    """soak.py does it many times, and the runs of test_sharding.py are done."""
+def test_the_launcher_returns_the_exit_code_of_the_ranks(recipe: Path, forked: dict[str, str], kind: str) -> None:
+    """soak.py repeats it many times; test_sharding.py covers runs that finish."""
     code, output = soak.launch(kind, recipe, kind, forked)
     assert code == soak.CODES[kind], output
     assert "Traceback" not in output
@@ -54,7 +54,7 @@ def test_the_exit_code_of_the_ranks_comes_out(recipe: Path, forked: dict[str, st
 
 
 def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Path) -> None:
-    """The terminal sends INT to everything in the foreground; only one process may take it, once."""
+    """The terminal sends INT to every process in the foreground; the run must count it as one."""
     pid, terminal = pty.fork()
     if pid == 0:
         words = ["cpu", "--num_processes=2", str(recipe), "--run.name", "typed", "--train.epochs", "10000"]
@@ -96,8 +96,8 @@ def test_a_killed_rank_ends_the_job_whose_launcher_leaves_no_temporary_folder(
 
 
 @pytest.mark.parametrize("killed", ["launcher", "agent"])
-def test_whoever_is_killed_leaves_no_rank_behind(recipe: Path, killed: str) -> None:
-    """As the first rank appears: nothing has had time to look for it, and it has run no line of ours."""
+def test_no_rank_survives_whichever_process_is_killed(recipe: Path, killed: str) -> None:
+    """Killed as the first rank appears: nothing has found it yet, and it has not run any of our code."""
     job = soak.start(recipe, "orphans", "--train.epochs", "10000")
     agent = psutil.Process(job.pid)
     wait_until(lambda: bool(left_of(recipe, "-u -m cifar_dist train")), [job])
@@ -124,7 +124,7 @@ def test_whoever_is_killed_leaves_no_rank_behind(recipe: Path, killed: str) -> N
         (["cpu", "--num_processes", "4", "demo"], "write it as --num_processes=VALUE"),
     ],
 )
-def test_what_local_sh_refuses_before_it_starts_anything(words: list[str], said: str) -> None:
+def test_local_sh_refuses_bad_input_before_it_starts_a_process(words: list[str], said: str) -> None:
     done = subprocess.run([soak.LOCAL, *words], env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert said in done.stderr
@@ -138,7 +138,7 @@ def test_a_wrong_environment_is_named() -> None:
     assert done.stderr == "launch/local.sh: CIFAR_DIST_VENV is /nowhere, but /nowhere/bin/python does not exist\n"
 
 
-def test_gpus_that_are_not_there_are_one_line() -> None:
+def test_missing_gpus_are_reported_in_one_line() -> None:
     env = environment({"CUDA_VISIBLE_DEVICES": ""})
     done = subprocess.run(
         [soak.LOCAL, "ddp", "demo"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE

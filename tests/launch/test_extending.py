@@ -42,7 +42,7 @@ def run(forked: dict[str, str], folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, call: Call) -> Path:
-    """The files of the page, and the run that they train, from its beginning to its end."""
+    """Write the files of the page, and train their run to its end."""
     folder = tmp_path_factory.mktemp("elsewhere")
     for block in blocks(ROOT / "docs" / "extending.md"):
         if block.file:

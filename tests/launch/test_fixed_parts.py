@@ -1,4 +1,4 @@
-"""``train.parts``: a run on any number of processes, and one that changes it, is the same run to the last bit."""
+"""``train.parts``: the same run to the last bit on any number of processes, even if the number changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def results(run: Path) -> dict[str, object]:
-    """Weights and predictions as bytes, and the metrics without the time that a step took."""
+    """Return weights and predictions as bytes, and the metrics without durations."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (predictions,) = run.glob("evaluations/*/probabilities.npz")
     return {
@@ -51,7 +51,7 @@ def test_the_number_of_processes_changes_no_bit(runs: Path, name: str) -> None:
         (["--train.parts", "4", "--train.accumulate", "5"], {}, "remove one"),
     ],
 )
-def test_what_cannot_be_is_refused(tiny: Path, words: list[str], env: dict[str, str], says: str) -> None:
+def test_impossible_settings_are_refused(tiny: Path, words: list[str], env: dict[str, str], says: str) -> None:
     done = spawn([TRAIN, str(tiny), *words], processes=2, env=env)
     assert {process.returncode for process in done} == {2}
     assert says in done[0].stderr

@@ -1,4 +1,4 @@
-"""Processes and machines that never come are named, every ten seconds and when they are given up."""
+"""Processes and machines that never join are named, every ten seconds and when the job gives up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cifar_dist.launch.joining import join_ranks
         ("2", "rank 0 does not answer at 127.0.0.1:{port} (Connection refused)"),
     ],
 )
-def test_missing_ranks_are_named_again_and_again(
+def test_missing_ranks_are_named_repeatedly(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rank: str, problem: str
 ) -> None:
     port = str(free_port())

@@ -52,7 +52,7 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
         ),
     ],
 )
-def test_what_it_refuses_is_one_line(words: list[str], says: str) -> None:
+def test_it_refuses_bad_input_in_one_line(words: list[str], says: str) -> None:
     done = launch(*words)
     assert done.returncode == 2
     assert done.stderr.startswith(f"cifar-dist: {says}")
@@ -77,7 +77,7 @@ def test_options_of_accelerate_end_at_the_first_other_word() -> None:
 
 
 def test_an_installed_package_finds_configs_in_the_working_folder(tmp_path: Path) -> None:
-    """As a wheel has none: the package alone, somewhere else."""
+    """A wheel contains no configs: this is the package alone, in another folder."""
     shutil.copytree(ROOT / "cifar_dist", tmp_path / "site" / "cifar_dist")
     work = tmp_path / "work"
     work.mkdir()
@@ -106,7 +106,7 @@ def test_a_config_is_a_name_or_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_agent_loads_no_torch() -> None:
-    """Only its fork does: the agent lives as long as the job, beside the ranks."""
+    """Only its fork does, because the agent lives beside the ranks as long as the job."""
     code = "import sys, cifar_dist.launch.agent; print(*{'torch', 'accelerate', 'numpy'} & {*sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=PATIENCE

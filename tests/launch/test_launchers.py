@@ -1,4 +1,4 @@
-"""The launchers' own commands, as the documentation has them, do what the documentation says, or report why not."""
+"""The launchers' own commands, as documented, do what the documentation says, or report why not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_two_processes_train_together(
 
 
 def test_a_launch_that_would_silently_start_one_process_is_refused(digits: Path, tmp_path: Path) -> None:
-    """A process knows what was asked for from the command line of its parent, so that none here is a fork."""
+    """A process reads what was requested from the command line of its parent, so none is a fork here."""
     recipe = soak.write_recipe(tmp_path, digits)
     done = run(
         {"CIFAR_DIST_VENV": sys.prefix}, "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py", recipe

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO and FSDP over gloo: really used, stopped and resumed, and exchangeable in the middle of a run."""
+"""DeepSpeed ZeRO and FSDP over gloo: really used, stopped, resumed, and interchangeable during a run."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("optimizer", resume_on_ranks.OPTIMIZERS)
 def test_a_run_of_all_engines_ends_like_one_of_ddp(runs: Path, tmp_path: Path, optimizer: str) -> None:
-    """Stopped, killed, resumed with the next engine; weights, optimizer state of all groups and step counts move along.
+    """Stopped, killed and resumed with the next engine, with weights, optimizer state and step counts.
 
-    AdamW's to the bit: its sums are of two ranks' gradients, and it updates each weight alone. Where gradients are
-    accumulated, DDP adds up a rank's micro-batches first and the others add up the ranks; and the norm that clips is
-    added up in another order. SGD keeps such a difference in the last digit. AdamW, which divides each gradient by its
-    size, would let the loss drift by 1e-3 in these steps.
+    With AdamW to the bit, as it adds the gradients of two ranks and updates each weight alone. With accumulation, DDP
+    adds a rank's micro-batches first, the others add the ranks first; the norm for clipping is also added in another
+    order. With SGD such a difference stays in the last digit; with AdamW, which divides each gradient by its size, the
+    loss would drift by 1e-3 in these steps.
     """
     whole, changing = runs / f"{optimizer}-ddp", runs / f"{optimizer}-all"
     wrappers = ["DDP", "DeepSpeed ZeRO-1", "DeepSpeed ZeRO-3", "FSDP", "DeepSpeed ZeRO-2, optimizer on the CPU", "DDP"]
@@ -79,7 +79,7 @@ def accuracy(run: Path) -> float:
 
 
 def test_its_launch_file_stops_and_resumes(digits: Path, tmp_path: Path, forked: dict[str, str]) -> None:
-    """Of DeepSpeed, whose processes Accelerate starts in its own way; resume_on_ranks.py reads the other files."""
+    """Tests DeepSpeed's file, whose processes Accelerate starts differently; resume_on_ranks.py reads the others."""
     config, wrapper = "zero3", "DeepSpeed ZeRO-3"
     recipe = soak.write_recipe(tmp_path, digits)
     run, words = tmp_path / "runs" / config, ["--train.epochs", "2"]

@@ -23,7 +23,7 @@ zero_to_two = st.integers(0, 2)
 
 
 class Operators(TorchDispatchMode):
-    """The names of the operators that really run inside it."""
+    """Records the names of the operators that run inside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def gradients(layer: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor, .
     bias=st.booleans(),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_a_layer_by_hand_has_the_outputs_and_gradients_of_torchs(
+def test_a_handmade_layer_has_the_outputs_and_gradients_of_torchs(
     images: int,
     groups: int,
     inputs: int,
@@ -91,7 +91,7 @@ def test_a_layer_by_hand_has_the_outputs_and_gradients_of_torchs(
         torch.testing.assert_close(mine, theirs, atol=1e-10, rtol=1e-10)
 
 
-def test_a_convolution_by_hand_can_be_differentiated_twice() -> None:
+def test_a_handmade_convolution_can_be_differentiated_twice() -> None:
     x, weight = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((1, 2, 5, 5), (2, 2, 3, 3)))
     assert torch.autograd.gradgradcheck(convolve, (x, weight))
 
@@ -152,14 +152,14 @@ def test_no_handmade_network_calls_torchs_convolution_and_all_return_its_numbers
 
 
 class Standardised(nn.Conv2d):
-    """A layer like those of some networks in timm, which work on the weight and call ``conv2d`` themselves."""
+    """A layer like some in timm, which transform the weight and call ``conv2d`` themselves."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight = (self.weight - self.weight.mean((1, 2, 3), keepdim=True)) / self.weight.std((1, 2, 3), keepdim=True)
         return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-def test_a_derived_layer_keeps_what_it_adds_and_nothing_outside_changes() -> None:
+def test_a_derived_layer_keeps_its_additions_and_nothing_outside_changes() -> None:
     torch.manual_seed(0)
     # In double precision: standardised weights give outputs of some tens, where float32 sums differ by their order.
     other, x = nn.Conv2d(3, 4, 3).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_a_derived_layer_keeps_what_it_adds_and_nothing_outside_changes() -> Non
     assert "aten::convolution" in operators.names
 
 
-def test_a_network_by_hand_can_be_copied_and_its_hooks_stay() -> None:
+def test_a_handmade_network_can_be_copied_and_keeps_its_hooks() -> None:
     model = build("tiny-cnn", classes=10, options={})
     seen: list[torch.Size] = []
     next(model.modules()).register_forward_hook(lambda *call: seen.append(call[2].shape))

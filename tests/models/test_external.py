@@ -48,7 +48,7 @@ def test_bad_names_and_options_are_refused_in_one_line(name: str, options: dict[
 
 
 @pytest.mark.parametrize(("name", "options", "says"), REFUSED_BY_TIMM)
-def test_timms_names_come_from_its_list_alone(name: str, options: dict[str, OptionValue], says: str) -> None:
+def test_a_name_of_timm_must_be_in_its_list(name: str, options: dict[str, OptionValue], says: str) -> None:
     assert says in refusal(name, options)
 
 
@@ -63,7 +63,7 @@ def test_torchvision_models_are_torchvisions_own() -> None:
         build("torchvision:resnet18", classes=5, channels=1, options={})
 
 
-def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_timm_is_one_line_that_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)  # what makes an import fail, installed or not
     assert "timm:resnet18 requires timm; install it with: pip install timm" in refusal("timm:resnet18", {})
 

@@ -35,7 +35,7 @@ def test_the_default_has_the_size_that_its_layers_add_up_to() -> None:
 
 
 def transcription(weights: Mapping[str, Tensor], images: Tensor, strides: list[int], blocks: int) -> Tensor:
-    """The logits in evaluation mode, as functions of tensors: x + W2 relu(BN(W1 relu(BN(x))))."""
+    """Compute the logits in evaluation mode with functions of tensors: x + W2 relu(BN(W1 relu(BN(x))))."""
 
     def relu_norm(x: Tensor, name: str) -> Tensor:
         mean, var = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]

@@ -53,13 +53,13 @@ def test_weights_are_found_in_a_checkpoint_and_under_a_wrapper(
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-def test_a_checkpoint_with_its_weights_elsewhere_says_where_they_are(tmp_path: Path) -> None:
+def test_a_checkpoint_with_nested_weights_is_refused_with_their_place(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "G_ema": tiny().state_dict()}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=r"no state dict under 'state_dict' .*, but 'epoch', 'G_ema'; save .*'G_ema'"):
         load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
 
 
-def test_the_last_layer_stays_new_for_other_classes(tmp_path: Path) -> None:
+def test_the_last_layer_keeps_its_new_weights_for_other_classes(tmp_path: Path) -> None:
     source, model = tiny(1000), tiny(10)
     before = model.state_dict()["head.0.weight"].clone()
     torch.save(source.state_dict(), tmp_path / "weights.pth")
@@ -137,7 +137,7 @@ def network(name: str, classes: int = 10, **options: OptionValue) -> nn.Module:
 
 
 def as_published(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as torchvision's file of them has them."""
+    """Return weights as they are in torchvision's file."""
     if "densenet" in name:
         return {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): weights[key] for key in weights}
     if "googlenet" in name:
@@ -182,7 +182,7 @@ def test_a_network_without_published_weights_says_so() -> None:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The proxy is a port that nothing listens on, so the network is unreachable wherever this runs."""
+    """Set a proxy port on which nothing listens, so that no machine can reach the internet."""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
         monkeypatch.delenv(name.upper(), raising=False)
@@ -194,7 +194,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("offline")
-def test_without_a_network_one_line_says_what_where_and_what_to_do(cache: Path) -> None:
+def test_without_internet_access_one_line_says_where_to_put_the_file(cache: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_pretrained(network("resnet18"), "published", "resnet18")
     file = FILES["resnet18"]

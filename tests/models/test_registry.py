@@ -42,7 +42,7 @@ def test_every_module_registers_the_names_that_are_listed_for_it() -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_network_trains_every_parameter_that_asks_for_a_gradient(name: str) -> None:
+def test_every_network_gives_every_trainable_parameter_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, classes=7, channels=1, options=SMALL.get(name, {})).to(memory_format=torch.channels_last)
     images = torch.randn(4, 1, 32, 32).to(memory_format=torch.channels_last)
@@ -122,7 +122,7 @@ def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> No
         check_fits(model, "speed-net", shape=(32, 32, 3), classes=9)
 
 
-def test_a_network_is_tried_on_images_as_it_will_see_them() -> None:
+def test_a_network_is_tried_on_images_of_the_size_that_it_will_get() -> None:
     config = ModelConfig(name="speed-net", options={"widths": [4, 4, 4]})
     with pytest.raises(UserError, match=r"images of 8x8 .* enlarge the images with --model\.image_size"):
         build_for(config, shape=(8, 8, 3), classes=10)

@@ -37,7 +37,7 @@ def test_with_the_cifar_stem_it_has_the_size_of_pytorch_cifars(name: str, count:
 
 
 def test_weights_start_as_torchvisions_do() -> None:
-    """The same distribution: He's normal by the fan out, and the same standard deviations to sampling error."""
+    """The distribution is He's normal by fan-out; the standard deviations agree within sampling error."""
     ours, reference = resnet("resnet18").state_dict(), torchvision.models.resnet18(num_classes=10).state_dict()
     for key, value in reference.items():
         if value.numel() > 10_000:

@@ -16,7 +16,7 @@ def test_small_resnet_takes_other_image_sizes_with_as_many_features() -> None:
 
 
 def test_the_pool_averages_its_window() -> None:
-    """pool 4 on the 8x8 map of a 32x32 image is average pooling with kernel 4."""
+    """With pool 4, the 8x8 map of a 32x32 image is average-pooled with kernel 4."""
     model = build("small-resnet", classes=10, options={"widths": [4, 4, 4], "blocks": [1, 1, 1], "pool": 4}).eval()
     image = torch.randn(1, 3, 32, 32)
     feature_map = model.stages(model.stem(image))
@@ -25,7 +25,7 @@ def test_the_pool_averages_its_window() -> None:
     torch.testing.assert_close(model(image), expected)
 
 
-def test_dropout_stands_before_the_linear_layers_it_was_given_for() -> None:
+def test_dropout_precedes_the_linear_layers_that_it_was_set_for() -> None:
     options: dict[str, OptionValue] = {"widths": [4], "blocks": [1], "head": [8, 6], "dropout": [0, 0.25, 0.5]}
     head = build("small-resnet", classes=10, options=options).head
     kinds = [(type(layer).__name__, getattr(layer, "p", None)) for layer in head]
@@ -41,7 +41,7 @@ def test_dropout_stands_before_the_linear_layers_it_was_given_for() -> None:
 
 
 def test_a_block_at_stride_one_starts_as_its_input_when_its_body_is_silenced() -> None:
-    """The residual connection: with the last BatchNorm at zero, a block is the ReLU of its input."""
+    """With a last BatchNorm of zero, only the residual connection is left: a block is the ReLU of its input."""
     model = build("small-resnet", classes=10, options={"stem": 4, "widths": [4], "blocks": [1]}).eval()
     block = model.stages[0]
     torch.nn.init.zeros_(block.body[-1].weight)

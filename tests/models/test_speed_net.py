@@ -21,7 +21,7 @@ def small_net(name: str = "speed-net", *, channels: int = 3, **options: bool | f
 
 
 def smooth_images(count: int, channels: int, seed: int) -> Tensor:
-    """Like photographs in what matters here: neighbouring pixels are correlated."""
+    """Return images whose neighbouring pixels are correlated, as in photographs."""
     noise = torch.randn(count, channels, 20, 20, generator=torch.Generator().manual_seed(seed))
     return F.avg_pool2d(noise, 3, stride=1) * 3
 
@@ -48,7 +48,7 @@ def test_the_larger_network_has_the_size_of_airbench96() -> None:
     }
 
 
-def test_checkpoints_of_old_still_load() -> None:
+def test_old_checkpoints_still_load() -> None:
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     groups = [
         f"groups.{group}.{layer}"
@@ -96,8 +96,8 @@ def test_images_of_one_colour_do_not_break_whitening() -> None:
 
 
 @pytest.mark.parametrize("name", ["speed-net", "speed-net-96"])
-def test_gray_images_in_three_channels_can_be_learnt(name: str) -> None:
-    """They vary in a third of the directions: the others' responses must not be rounding noise."""
+def test_a_network_learns_from_gray_images_in_three_channels(name: str) -> None:
+    """They vary in a third of the directions; responses in the others must not be rounding noise."""
     images = smooth_images(200, 1, seed=2).expand(-1, 3, -1, -1).contiguous()
     labels = (images.mean((1, 2, 3)) > 0).long()
     model = small_net(name)
@@ -123,7 +123,7 @@ def test_without_whitening_the_first_layer_learns_and_ignores_images() -> None:
 
 
 def test_convolutions_start_as_the_identity() -> None:
-    """Dirac initialisation: the first filters pass their channel through."""
+    """Dirac initialisation: the first filters pass their channels through."""
     group = small_net().groups[1]
     x = torch.randn(2, 8, 6, 6)
     torch.testing.assert_close(group.conv1(x)[:, :8], x)
@@ -132,7 +132,7 @@ def test_convolutions_start_as_the_identity() -> None:
 
 
 def airbench96(model: SpeedNet, images: Tensor) -> Tensor:
-    """The logits in training mode as airbench96 computes them; padding "same", biases as they are meant."""
+    """Compute the logits in training mode as airbench96 does, with padding "same" and the intended biases."""
     weights = dict(model.named_parameters())
 
     def norm(x: Tensor, name: str) -> Tensor:

@@ -40,7 +40,7 @@ class Residual(nn.Module):
 
 
 class Branches(nn.Module):
-    """Two ways of one size, side by side, as Inception has them; brought back to one channel."""
+    """Two parallel branches of the same output size, as in Inception, reduced to one channel."""
 
     def __init__(self, left: nn.Module, right: nn.Module) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def test_a_gate_gives_every_position_the_entire_image_as_field() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", "swin_t", "convnext_tiny"])
-def test_where_positions_are_mixed_otherwise_nothing_is_claimed(name: str) -> None:
+def test_no_field_is_claimed_where_positions_are_mixed_otherwise(name: str) -> None:
     counted = summary(f"torchvision:{name}", 224)
     assert counted.receptive_field is None
     assert counted.last_convolution is None
@@ -195,7 +195,7 @@ def test_a_row_says_what_the_layer_is() -> None:
     assert not any(row.kind in ("ReLU", "Sequential") for row in rows.values())
 
 
-def test_who_computes_the_convolutions_changes_no_count() -> None:
+def test_handmade_convolutions_have_the_same_counts() -> None:
     model = build("small-resnet", classes=10, options={"widths": [8, 16], "blocks": [1, 1]})
     torchs = summarize(model, (16, 16, 3))
     use_unfold_convolutions(model)

@@ -1,4 +1,4 @@
-"""The counts that the four systems published: parameters, multiply-adds, receptive field.
+"""The figures that the four source systems published: parameters, multiply-adds, receptive field.
 
 docs/make_sources.py counts the parameters of every shipped recipe, and tests/docs runs it.
 """

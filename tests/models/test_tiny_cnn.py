@@ -7,7 +7,7 @@ import torch
 from cifar_dist.models import build
 
 
-def test_an_image_is_answered_alike_in_any_company() -> None:
+def test_an_output_does_not_depend_on_other_images() -> None:
     """No batch statistics: in training mode too, an output depends on no other image of the batch."""
     model = build("tiny-cnn", classes=10, options={})
     images = torch.randn(6, 3, 32, 32)

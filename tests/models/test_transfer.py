@@ -20,7 +20,7 @@ MOVING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 def unreal(name: str) -> nn.Module:
-    """A network without numbers: fast, however large."""
+    """Build a network without values, which is fast at any size."""
     with torch.device("meta"):
         return build(name, classes=10, options={})
 
@@ -54,7 +54,7 @@ def test_every_parameter_is_in_exactly_one_stage_in_the_models_order(name: str) 
     extra=st.integers(0, 4),
 )
 @settings(max_examples=30)
-def test_any_member_of_the_small_family_is_cut_into_blocks(blocks: list[int], head: list[int], extra: int) -> None:
+def test_every_small_resnet_is_split_into_blocks(blocks: list[int], head: list[int], extra: int) -> None:
     options = {
         "widths": [4] * len(blocks),
         "blocks": blocks,
@@ -91,7 +91,7 @@ def test_any_member_of_the_small_family_is_cut_into_blocks(blocks: list[int], he
         ("torchvision:swin_t", [*(f"features.{i}" for i in range(8)), "head"]),
     ],
 )
-def test_well_known_networks_are_cut_where_one_would_cut_them(name: str, expected: list[str]) -> None:
+def test_well_known_networks_are_split_at_their_stages(name: str, expected: list[str]) -> None:
     model = unreal(name)
     known = {module: name for name, module in model.named_modules()}
     cut = [[known[m] for m in stage.modules if any(p.ndim > 1 for p in m.parameters())] for stage in stages(model)]
@@ -143,13 +143,13 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
-    """Stages by name that are not bit for bit what they were."""
+    """Return the names of the stages that are no longer equal bit for bit."""
     names = (name for name, value in model.state_dict().items() if not torch.equal(value, before[name]))
     return {".".join(name.split(".")[: 2 if name.startswith("stages") else 1]) for name in names}
 
 
 def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float = 0.1) -> None:
-    """Two steps, the learning rate set as the engine does."""
+    """Train two steps, with the learning rate set as the engine sets it."""
     for step in range(2):
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -173,8 +173,8 @@ def test_with_freeze_the_head_learns_and_nothing_else_moves() -> None:
 
 
 @pytest.mark.parametrize("kind", [SGDConfig, AdamConfig, AdamWConfig])
-def test_stages_that_sleep_keep_their_very_bits(kind: type[StagedOptimConfig]) -> None:
-    """Weights and batch statistics, with momentum and weight decay; and all of a stage moves once it is awake."""
+def test_frozen_stages_keep_their_bits(kind: type[StagedOptimConfig]) -> None:
+    """Weights and batch statistics, with momentum and weight decay; an unfrozen stage changes completely."""
     model, config = small(), ModelConfig(unfreeze=1.5)
     optimizer = build_optimizer(
         kind(lr=0.1, weight_decay=0.1),

@@ -16,7 +16,7 @@ def wide(name: str = "wrn-16-8", **options: OptionValue) -> nn.Module:
 
 
 def by_definition(depth: int, width: int) -> int:
-    """Parameters at 10 classes of 3-channel images, added up from the paper's table 1."""
+    """Count parameters from the paper's table 1, for 10 classes of 3-channel images."""
     count, inputs = 3 * 16 * 9, 16
     for outputs in (16 * width, 32 * width, 64 * width):
         for _ in range((depth - 4) // 6):
@@ -54,13 +54,13 @@ def test_sizes(name: str, options: dict[str, OptionValue], depth: int, width: in
         ({"dropout": 1.0}, "less than 1"),
     ],
 )
-def test_what_cannot_be_is_refused(options: dict[str, OptionValue], says: str) -> None:
+def test_impossible_settings_are_refused(options: dict[str, OptionValue], says: str) -> None:
     with pytest.raises(UserError) as caught:
         wide(**options)
     assert says in str(caught.value)
 
 
-def test_dropout_stands_between_the_convolutions_of_each_block() -> None:
+def test_dropout_lies_between_the_convolutions_of_each_block() -> None:
     torch.manual_seed(0)
     model = wide(depth=10, width=1, dropout=0.5)
     assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.5] * 3

@@ -21,7 +21,7 @@ AVERAGES = [EMAConfig(decay=0.9, start=3, every=2), SWAConfig(start=3, every=2),
 
 
 def make(config: AverageConfig, model: nn.Module) -> WeightAverage:
-    """Of a run whose epochs are steps."""
+    """Build an average for a run whose epochs are single steps."""
     average = build_average(config, model, steps_per_epoch=1, epochs=1000)
     assert average is not None
     return average
@@ -38,7 +38,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
         (SWAConfig(start=3, every=2), swa_utils.get_swa_avg_fn()),
     ],
 )
-def test_is_torchs_average(config: AverageConfig, reference: Callable[..., None]) -> None:
+def test_an_average_equals_torchs(config: AverageConfig, reference: Callable[..., None]) -> None:
     model = small_model()
     optimizer = sgd(model)
     ours = make(config, model)
@@ -55,7 +55,7 @@ def test_is_torchs_average(config: AverageConfig, reference: Callable[..., None]
     assert not torch.equal(state["0.weight"], model.state_dict()["0.weight"])
 
 
-def test_swa_is_the_mean() -> None:
+def test_swa_is_the_mean_of_the_weights() -> None:
     model = nn.Linear(1, 1, bias=False)
     average = make(SWAConfig(start=10, every=5), model)
     counted = []
@@ -69,7 +69,7 @@ def test_swa_is_the_mean() -> None:
 
 @pytest.mark.parametrize("config", AVERAGES)
 @pytest.mark.parametrize("stop", [2, 3, 6, 11])
-def test_resumes_bit_for_bit(config: AverageConfig, stop: int) -> None:
+def test_a_resume_is_exact_to_the_bit(config: AverageConfig, stop: int) -> None:
     model = small_model()
     average, optimizer = make(config, model), sgd(model)
     for step in range(1, stop + 1):
@@ -89,7 +89,7 @@ def test_resumes_bit_for_bit(config: AverageConfig, stop: int) -> None:
 
 
 @pytest.mark.parametrize("config", AVERAGES)
-def test_applied_puts_the_average_in_and_the_weights_back(config: AverageConfig) -> None:
+def test_applied_swaps_the_average_in_and_the_weights_back(config: AverageConfig) -> None:
     model = small_model()
     average, optimizer = make(config, model), sgd(model)
     for step in range(1, STEPS + 1):
@@ -110,7 +110,7 @@ def test_applied_puts_the_average_in_and_the_weights_back(config: AverageConfig)
     assert same(model.state_dict(), before)
 
 
-def test_none_builds_no_average() -> None:
+def test_the_name_none_builds_no_average() -> None:
     assert build_average(NoAverageConfig(), small_model(), steps_per_epoch=1, epochs=1) is None
 
 
@@ -126,7 +126,7 @@ def test_before_its_start_the_average_is_empty() -> None:
     average.load({}, 4)
 
 
-def test_an_average_that_does_not_fit_is_one_clear_line() -> None:
+def test_an_average_of_another_model_is_refused_in_one_line() -> None:
     model = small_model()
     average = make(EMAConfig(decay=0.9, start=5), model)
     average.update(5)
@@ -151,7 +151,7 @@ def test_the_average_has_the_memory_layout_of_its_model() -> None:
 # ---- batch statistics ------------------------------------------------------------------------------------------
 
 
-def test_recalibrate_is_torchs_update_bn() -> None:
+def test_recalibration_equals_torchs_update_bn() -> None:
     ours, theirs = small_model(), small_model()
     batches = [images(step) for step in range(4)]
     recalibrate(ours, batches)
@@ -162,8 +162,8 @@ def test_recalibrate_is_torchs_update_bn() -> None:
     assert not torch.equal(ours[1].running_mean, torch.zeros(4))  # type: ignore[index,arg-type]
 
 
-def test_recalibrate_asks_nothing_of_a_layers_momentum() -> None:
-    """speed-net's batch norm has a momentum of its own that update_bn cannot reach."""
+def test_recalibration_does_not_depend_on_a_layers_momentum() -> None:
+    """The batch norm of speed-net has its own momentum, which update_bn cannot reset."""
     torch.manual_seed(0)
     model = build("speed-net", classes=3, options={"widths": [4, 4, 4]})
     batches = [torch.randn(6, 3, 12, 12) for _ in range(3)]
@@ -173,7 +173,7 @@ def test_recalibrate_asks_nothing_of_a_layers_momentum() -> None:
     torch.testing.assert_close(model.groups[0].norm1.running_mean, pooled.mean(dim=(0, 2, 3)))  # type: ignore[index,union-attr]
 
 
-def test_recalibrate_uses_no_dropout_and_changes_nothing_but_statistics() -> None:
+def test_recalibration_uses_no_dropout_and_changes_only_statistics() -> None:
     model, without = small_model(dropout=0.5), small_model()
     model.train()
     model[4].eval()  # type: ignore[index]
@@ -192,15 +192,15 @@ def test_recalibrate_uses_no_dropout_and_changes_nothing_but_statistics() -> Non
     assert changed == {f"{norm}.running_{what}" for norm in (1, 4) for what in ("mean", "var")}
 
 
-def test_recalibrate_leaves_a_network_without_batch_norm_and_one_without_batches() -> None:
+def test_recalibration_without_batch_norm_or_batches_changes_nothing() -> None:
     recalibrate(nn.Linear(2, 2), [torch.zeros(2, 2)])
     model = small_model()
     recalibrate(model, [])
     assert same(model.state_dict(), small_model().state_dict())
 
 
-def test_an_averaged_model_is_better_than_the_one_that_jumps() -> None:
-    """The purpose of averaging: at a large learning rate the mean of the weights has a lower loss than each."""
+def test_an_averaged_model_has_a_lower_loss_than_its_last_weights() -> None:
+    """The purpose of averaging: at a large learning rate the mean of the weights has a lower loss than any of them."""
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     average = make(SWAConfig(start=60), model)

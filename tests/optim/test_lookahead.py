@@ -18,7 +18,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def airbench(model: nn.Module, *, start: int, every: int, base: float, power: float) -> None:
-    """Train by the loop of airbench94, as its source states it."""
+    """Train with the loop of airbench94, transcribed from its source."""
     optimizer, slow, total = sgd(model), None, PER_EPOCH * EPOCHS
 
     def update(slow: dict[str, Tensor], decay: float) -> None:
@@ -39,7 +39,7 @@ def airbench(model: nn.Module, *, start: int, every: int, base: float, power: fl
             update(slow, 1.0)
 
 
-def test_is_airbenchs() -> None:
+def test_lookahead_equals_airbenchs() -> None:
     theirs, ours = small_model(), small_model()
     airbench(theirs, start=10, every=5, base=0.95, power=3.0)
     lookahead = WeightAverage(
@@ -56,8 +56,8 @@ def test_is_airbenchs() -> None:
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_the_papers_algorithm_on_a_number() -> None:
-    """k = 2, alpha = 0.5: slow goes half way to where two fast steps of +1 have come."""
+def test_the_papers_algorithm_by_hand() -> None:
+    """With k = 2 and alpha = 0.5, the slow weight moves half the way of two fast steps of +1."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     lookahead = WeightAverage(model, LookaheadConfig(start=0 / 100, every=2, decay=0.5), steps_per_epoch=100, epochs=1)
@@ -84,7 +84,7 @@ def test_an_epoch_ends_on_the_slow_weights() -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7, 8])
-def test_resumes_bit_for_bit(stop: int) -> None:
+def test_a_resume_is_exact_to_the_bit(stop: int) -> None:
     def lookahead(model: nn.Module) -> WeightAverage:
         return WeightAverage(
             model,

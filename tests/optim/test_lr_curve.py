@@ -17,7 +17,7 @@ GUESSING = 2.3
 
 
 def falling(centre: float, noise: float = 0.0, steps: int = 120) -> Curve:
-    """A loss that falls from 2.35 to 0.35 around ``centre``, and climbs from a hundred times that rate on."""
+    """Return a loss that falls from 2.35 to 0.35 around ``centre``, and rises again from a hundred times that rate."""
     lrs = list(rates(1e-6, 1.0, steps))
     decades = np.log10(np.array(lrs) / centre)
     losses = 2.35 - 2 / (1 + np.exp(-4 * decades)) + 0.5 * np.exp(6 * (decades - 2))
@@ -50,7 +50,7 @@ def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
 
 
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=80))
-def test_a_suggestion_is_one_of_the_rates_or_a_clear_refusal(losses: list[float]) -> None:
+def test_a_suggestion_is_a_tested_rate_or_one_line(losses: list[float]) -> None:
     curve = Curve(list(rates(1e-6, 1.0, 80))[: len(losses)], losses, GUESSING)
     for suggest in (curve.steepest, curve.valley):
         try:
@@ -67,7 +67,7 @@ def test_a_loss_that_climbs_has_diverged_and_one_that_falls_has_not() -> None:
 
 
 def test_what_follows_the_first_divergence_is_ignored() -> None:
-    """The losses of ``demo`` at rates up to 10, which fall again beyond a rate that no training survives."""
+    """The losses of ``demo`` at rates up to 10 fall again above a rate at which no training works."""
     lrs = list(rates(1e-3, 10.0, 120))
     falling_twice = [
         2.3 - 0.75 * math.exp(-(math.log10(lr / 0.25) ** 2) / 0.5) - 1.3 * math.exp(-(math.log10(lr / 4) ** 2) / 0.02)
@@ -109,7 +109,7 @@ def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
 
 
 def test_falling_to_the_loss_of_guessing_suggests_no_rate() -> None:
-    """A network that is overconfident at the start has the same suggestions as one that is not."""
+    """A network that is overconfident at first gets the same suggestions as one that is not."""
     calm = falling(3e-3)
     early = [loss + 3 / (1 + (lr / 1e-5) ** 2) for lr, loss in zip(calm.lrs, calm.losses, strict=True)]
     hasty = Curve(calm.lrs, early, GUESSING)
@@ -117,7 +117,7 @@ def test_falling_to_the_loss_of_guessing_suggests_no_rate() -> None:
     assert abs(math.log10(hasty.valley() / calm.valley())) < 0.35
 
 
-def test_a_curve_is_kept_and_read_again(tmp_path: Path) -> None:
+def test_a_curve_is_saved_and_read_again(tmp_path: Path) -> None:
     curve = falling(1e-3)
     curve.save(tmp_path / "curve.json")
     assert Curve.load(tmp_path / "curve.json") == curve
@@ -132,7 +132,7 @@ def test_a_curve_is_kept_and_read_again(tmp_path: Path) -> None:
         '{"lrs": [0], "losses": [1], "guessing": 2}',
     ],
 )
-def test_a_damaged_curve_is_none(tmp_path: Path, text: str) -> None:
+def test_a_damaged_curve_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "curve.json").write_text(text)
     assert Curve.load(tmp_path / "curve.json") is None
     assert Curve.load(tmp_path / "missing.json") is None

@@ -35,7 +35,7 @@ def muon(model: nn.Module, rest: Callable[[list[nn.Parameter]], torch.optim.Opti
 
 
 def test_two_steps_by_hand() -> None:
-    """A diagonal matrix stays one: Newton-Schulz works on each singular value alone, as a polynomial."""
+    """Newton-Schulz is a polynomial of each singular value, so a diagonal matrix remains diagonal."""
 
     def newton_schulz(first: float, second: float) -> list[float]:
         norm = (first**2 + second**2) ** 0.5
@@ -89,7 +89,7 @@ def test_in_bfloat16_the_iteration_is_torchs_bit_for_bit(shape: tuple[int, int])
 
 
 def airbench(weights: list[Tensor], buffers: list[Tensor], gradients: list[Tensor], lr: float, momentum: float) -> None:
-    """The update of airbench94_muon, as its source states it, in float64."""
+    """Compute the update of airbench94_muon, transcribed from its source, in float64."""
     for weight, buffer, gradient in zip(weights, buffers, gradients, strict=True):
         buffer.mul_(momentum).add_(gradient)
         x = (gradient + momentum * buffer).reshape(len(weight), -1)
@@ -122,8 +122,10 @@ def test_convolutions_follow_airbench() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(-6, 6), st.integers(0, 1000))
-def test_singular_values_come_near_one_and_vectors_stay(rows: int, columns: int, log_scale: float, seed: int) -> None:
-    """The published property, for matrices that are not nearly singular."""
+def test_singular_values_approach_one_and_vectors_do_not_change(
+    rows: int, columns: int, log_scale: float, seed: int
+) -> None:
+    """The published property of matrices that are not nearly singular."""
     small = min(rows, columns)
     generator = torch.Generator().manual_seed(seed)
     left = torch.linalg.qr(torch.randn(rows, small, generator=generator))[0]
@@ -161,8 +163,10 @@ def test_the_other_parameters_follow_the_other_optimizer_bit_for_bit(
 
 @pytest.mark.parametrize("rest", [sgd, adamw])
 @pytest.mark.parametrize("through_torch", [True, False])
-def test_resumes_bit_for_bit(rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer], through_torch: bool) -> None:
-    """As the engine does it, tensor by tensor in ``state``; and with torch's own state_dict, which Accelerate uses."""
+def test_a_resume_is_exact_to_the_bit(
+    rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer], through_torch: bool
+) -> None:
+    """Tensor by tensor in ``state``, as the engine does, and with torch's state_dict, as Accelerate does."""
     model = small_model()
     optimizer = muon(model, rest)
     train(model, optimizer, range(3))
@@ -222,7 +226,7 @@ def test_a_batch_of_padded_matrices_is_each_matrix_alone() -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_step_of_a_gpu_is_that_of_a_cpu(normalize: bool) -> None:
-    """Its launches are few and its numbers the same, but for the order of sums; here it runs on the CPU."""
+    """It has few launches and the same results up to the order of additions; here it runs on the CPU."""
     found = []
     for together in (False, True):
         torch.manual_seed(0)

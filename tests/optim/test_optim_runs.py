@@ -1,4 +1,4 @@
-"""Complete runs with muon, SAM and averages: an interrupted one ends with the same bits."""
+"""Complete runs with Muon, SAM and averages: an interrupted run ends with the same bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("words", RUNS.values(), ids=RUNS.keys())
-def test_an_interrupted_run_ends_on_the_same_bits(tiny: Path, tmp_path: Path, words: str) -> None:
+def test_an_interrupted_run_ends_with_the_same_bits(tiny: Path, tmp_path: Path, words: str) -> None:
     command = [str(tiny), "--train.threads", "1", *words.split()]
     (whole,) = train(*command, "--run.name", "whole")
     assert whole.returncode == 0, whole.stderr

@@ -117,25 +117,25 @@ def test_muon_is_not_for_gradual_unfreezing() -> None:
 
 
 def stages_of(model: nn.Module) -> list[list[nn.Parameter]]:
-    """First convolution and its norm, second and its, head."""
+    """Return three stages: each convolution with its norm, and the head."""
     layers = [list(layer.parameters()) for layer in model.children()]
     return [layers[0] + layers[1], layers[3] + layers[4], layers[7]]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """As the engine does at each step."""
+    """Set the learning rate as the engine does at each step."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def test_stages_change_nothing_where_they_do_not_differ() -> None:
+def test_stages_with_equal_settings_change_nothing() -> None:
     model = small_model()
     first, second = (build_optimizer(SGDConfig(), model, stages).param_groups for stages in ((), stages_of(model)))
     assert [names_of(model, group["params"]) for group in first] == [names_of(model, g["params"]) for g in second]
     assert all("lr_scale" not in group and "stage" not in group for group in second)
 
 
-def test_each_stage_has_its_learning_rate_and_decays_as_ever() -> None:
+def test_each_stage_has_its_learning_rate_and_the_usual_decay() -> None:
     model = small_model()
     model.get_submodule("0").requires_grad_(False)
     config = SGDConfig(weight_decay=0.1, backbone_lr=0.5, layer_decay=0.1)

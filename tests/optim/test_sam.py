@@ -45,7 +45,7 @@ def test_the_gradient_is_that_at_the_weights_uphill() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
-def test_weights_and_batch_statistics_come_back_bit_for_bit(scale: float) -> None:
+def test_weights_and_batch_statistics_are_restored_bit_for_bit(scale: float) -> None:
     model, one_pass = small_model(), small_model()
     loss_of(one_pass, 0).backward()
     (loss_of(model, 0) * scale).backward()
@@ -64,7 +64,7 @@ def test_a_loss_scale_changes_nothing() -> None:
     assert torch.equal(*weights)
 
 
-def test_weights_without_a_gradient_stay_and_a_zero_gradient_does_not_divide_by_zero() -> None:
+def test_missing_and_zero_gradients_leave_the_weights_alone() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -73,7 +73,7 @@ def test_weights_without_a_gradient_stay_and_a_zero_gradient_does_not_divide_by_
         assert same(model.state_dict(), before)
 
 
-def test_weights_come_back_when_the_second_pass_fails() -> None:
+def test_the_weights_are_restored_when_the_second_pass_fails() -> None:
     model = small_model()
     loss_of(model, 0).backward()
     before = {name: value.clone() for name, value in model.state_dict().items()}

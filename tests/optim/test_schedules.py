@@ -23,7 +23,7 @@ TOTAL = EPOCHS * STEPS
 
 
 def schedule_of(name: str, **settings: object) -> ScheduleConfig:
-    """Build a schedule as a recipe does, from those of ``settings`` that it has."""
+    """Build a schedule as a recipe does, from the ``settings`` that it has."""
     variant = ScheduleConfig.variants[name]
     known = {field.name for field in dataclasses.fields(variant)}
     return variant(**{key: value for key, value in settings.items() if key in known})  # type: ignore[arg-type]
@@ -210,7 +210,7 @@ def test_no_shipped_recipe_is_shortened_at_its_own_length() -> None:
         assert config.schedule.warmup_of(config.train.epochs) == config.schedule.warmup, name
 
 
-def test_wsd_with_no_room_to_stay_only_decays() -> None:
+def test_wsd_without_steps_to_stay_only_decays() -> None:
     schedule = schedule_of("wsd", warmup=2, decay=50)
     assert ours(schedule) == pytest.approx(ours(schedule_of("onecycle", warmup=2)), rel=1e-9, abs=1e-15)
     assert ours(schedule_of("wsd")) == [LR] * (TOTAL + 1)
@@ -235,7 +235,7 @@ schedules = smooth | st.builds(
 
 
 def newer_schedule(name: str, warmup: float, cycle: float, **settings: object) -> ScheduleConfig:
-    """A triangle that rises for longer than it lasts is refused, so it rises for as long."""
+    """Build one of the newer schedules; the rise of a triangle is limited to its length."""
     rise = min(warmup, cycle) if name == "triangular" and cycle else warmup
     return schedule_of(name, warmup=rise, cycle=cycle, **settings)
 
@@ -257,7 +257,7 @@ newer = st.builds(
 
 @settings(deadline=None)
 @given(schedules | newer, st.floats(1e-9, 1e3), st.integers(0, 10**6), st.integers(1, 1000), st.integers(1, 50))
-def test_never_negative_never_above_the_peak_and_still_after_the_end(
+def test_a_rate_is_never_negative_or_above_the_peak_and_constant_after_the_end(
     schedule: ScheduleConfig, lr: float, step: int, steps_per_epoch: int, epochs: int
 ) -> None:
     rate = learning_rate(schedule, lr, step, steps_per_epoch=steps_per_epoch, epochs=epochs)
@@ -270,10 +270,10 @@ def test_never_negative_never_above_the_peak_and_still_after_the_end(
 @settings(deadline=None)
 @given(smooth, st.integers(1, 40), st.integers(1, 10))
 @example(schedule_of("onecycle", warmup=10), 4, 10)  # as long as the run
-def test_neighbouring_steps_are_near_and_the_peak_is_reached(
+def test_neighbouring_steps_have_similar_rates_and_the_peak_is_reached(
     schedule: ScheduleConfig, steps_per_epoch: int, epochs: int
 ) -> None:
-    """Only a step schedule jumps: no phase is steeper than half a cosine of its length."""
+    """Only the step schedule jumps; no other phase is steeper than half a cosine of its length."""
     total = steps_per_epoch * epochs
     warmup = schedule.warmup_of(epochs) * steps_per_epoch
     rates = [learning_rate(schedule, 1.0, s, steps_per_epoch=steps_per_epoch, epochs=epochs) for s in range(total + 1)]

@@ -1,4 +1,4 @@
-"""The preview: it shows exactly the images that a run trains on, and names their augmentation."""
+"""The preview shows exactly the images that a run trains on, and names their augmentation."""
 
 from __future__ import annotations
 

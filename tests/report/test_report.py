@@ -33,7 +33,7 @@ CONTROL = "\x1b[2J\x07\u202e\x85"
 
 
 def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str, ...] | None = None) -> Path:
-    """A run folder as the trainer leaves it, with made-up numbers."""
+    """Create a run folder as the trainer leaves it, with invented numbers."""
     run = folder / "some-run"
     run.mkdir()
     config = recipe.load("demo", ["--data.path", str(digits), "--run.name", "some-run"])
@@ -85,7 +85,7 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def test_the_page_needs_nothing_else_and_escapes_everything(digits: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escapes_everything(digits: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, digits, classes=(HOSTILE, *"abcdefghi"))
     page = Tags(write_report(run).read_text())
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
@@ -114,7 +114,7 @@ def test_pictures_are_drawn_and_not_blank(digits: Path, tmp_path: Path) -> None:
         assert pixels.std() > 5, f"{path.name} is blank"
 
 
-def test_missing_parts_are_left_out(digits: Path, tmp_path: Path) -> None:
+def test_missing_parts_are_omitted(digits: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, digits)
     (run / "environment.json").write_text("{ torn")
     (run / "timeline.jsonl").unlink()
@@ -175,7 +175,7 @@ def test_the_confusion_matrix_counts_rows_as_true() -> None:
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
-def test_what_reads_run_folders_does_not_wait_for_torch(tmp_path: Path, digits: Path) -> None:
+def test_reading_run_folders_does_not_import_torch(tmp_path: Path, digits: Path) -> None:
     """The report with its galleries, the list, and the comparison with its picture."""
     run = str(make_run(tmp_path, digits))
     lines = [["runs", "list", str(tmp_path)], ["runs", "compare", run, run, "--picture", str(tmp_path / "both.png")]]

@@ -66,7 +66,7 @@ def test_a_run_without_a_finished_step_is_removed_entirely(tmp_path: Path) -> No
     assert names(run.parent) == []
 
 
-def test_nothing_goes_before_it_is_said(
+def test_nothing_is_deleted_before_it_is_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -61,7 +61,7 @@ def test_a_run_that_has_not_begun_has_no_curve_and_breaks_no_picture(here: Path)
     assert Image.open("out.png").width > 1000
 
 
-def test_what_cannot_be_compared_is_one_line(here: Path) -> None:
+def test_runs_that_cannot_be_compared_are_one_line(here: Path) -> None:
     (write_run(here / "runs" / "damaged", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
     for words, says in (
         (["nothing"], r"run 'nothing' does not exist; did you mean|known: damaged"),

@@ -91,7 +91,7 @@ def test_the_csv_has_the_exact_numbers(here: Path, capsys: pytest.CaptureFixture
         assert capsys.readouterr().out == "", "before the work"
 
 
-def test_one_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(here / "runs" / "a", CONFIG)
     (write_run(here / "runs" / "b", CONFIG) / "config.toml").write_text("[optim]\nlr = 'fast'\n")
     (write_run(here / "runs" / "c", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
@@ -104,7 +104,7 @@ def test_one_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.
     assert "runs/c/metrics.jsonl" in second
 
 
-def test_no_run_is_one_line(here: Path) -> None:
+def test_a_folder_without_runs_is_one_line(here: Path) -> None:
     with pytest.raises(UserError, match="folder 'runs' does not exist; train first, or name another"):
         cli.run(["runs"])
     (here / "runs" / ".hidden").mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_no_run_is_one_line(here: Path) -> None:
         cli.run(["runs", "lst"])
 
 
-def test_many_processes_print_once(here: Path) -> None:
+def test_only_one_of_many_processes_prints(here: Path) -> None:
     write_run(here / "runs" / "a", CONFIG)
     first, second = spawn(["-m", "cifar_dist", "runs"], processes=2, cwd=here)
     assert (first.returncode, second.returncode) == (0, 0)

@@ -1,4 +1,4 @@
-"""Runs rename and runs best: one keeps a run as it was under another name, the other ranks and copies weights."""
+"""``runs rename`` gives a run another name and changes nothing else; ``runs best`` ranks and copies weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_renamed_run_is_the_same_run(runs: Path, capsys: pytest.CaptureFixture
     ("name", "says"),
     [("taken", "taken exists"), ("a/b", "must be 1 to 128"), (".x", "must be 1 to 128"), ("", "the new name is empty")],
 )
-def test_a_name_that_cannot_be_is_refused(runs: Path, name: str, says: str) -> None:
+def test_an_invalid_name_is_refused(runs: Path, name: str, says: str) -> None:
     run = write_run(runs / "old", CONFIG)
     (runs / "taken").mkdir()
     with pytest.raises(UserError, match=says):

@@ -22,7 +22,7 @@ def submit(cluster: Cluster, folder: Path, env: dict[str, str], *words: str) -> 
 def test_the_doctor_joins_the_nodes_of_its_job_and_knows_the_grace_of_its_script(
     cluster: Cluster, tiny: Path, forked: dict[str, str]
 ) -> None:
-    """The partition gives 120 s when it preempts, and the script asks for the signal 2 s before the time limit."""
+    """The partition grants 120 s on preemption; the script asks for the signal 2 s before the time limit."""
     script = tiny.parent / "doctor.sbatch"
     script.write_text(
         "#!/bin/bash\n#SBATCH --nodes=2 --signal=USR1@2\n"
@@ -45,7 +45,7 @@ def test_the_doctor_joins_the_nodes_of_its_job_and_knows_the_grace_of_its_script
 def test_a_submitted_run_is_frozen_and_a_chain_of_jobs_continues_it(
     cluster: Cluster, tiny: Path, forked: dict[str, str]
 ) -> None:
-    """The job inherits nothing: what it needs is in its script, and the site's setup adds the rest."""
+    """The job inherits no environment: its script and the site's setup contain all that it needs."""
     exports = "".join(f"export {name}={value}\n" for name, value in {**forked, **UNDRAWN}.items())
     (tiny.parent / "setup.sh").write_text(f'echo "module load cuda $UNSET"\n{exports}')
     env = {**forked, "CIFAR_DIST_SETUP": str(tiny.parent / "setup.sh")}

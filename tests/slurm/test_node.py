@@ -54,7 +54,7 @@ def test_gpus_and_the_settings_of_a_site_choose_config_and_processes(
     assert node.options == [f"--num_processes={processes}"], "one node meets nobody"
 
 
-def test_a_node_whose_job_continues_without_others_names_their_least_number() -> None:
+def test_a_node_of_an_elastic_job_passes_on_the_minimum_number_of_nodes() -> None:
     node = Node.from_environment({**SECOND_OF_TWO, "CIFAR_DIST_MIN_NODES": "1"})
     assert node.options == [
         "--num_processes=4",
@@ -70,7 +70,7 @@ def test_a_node_whose_job_continues_without_others_names_their_least_number() ->
 
 @pytest.mark.parametrize("name", ["CIFAR_DIST_PROCESSES_PER_NODE", "CIFAR_DIST_MIN_NODES"])
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
-def test_a_number_that_is_none_is_refused(name: str, number: str) -> None:
+def test_a_variable_that_is_not_a_number_is_refused(name: str, number: str) -> None:
     with pytest.raises(UserError, match=f"{name} is '{number}'; set it to"):
         Node.from_environment({**SECOND_OF_TWO, name: number})
 
@@ -89,7 +89,7 @@ def test_a_number_that_is_none_is_refused(name: str, number: str) -> None:
     ],
 )
 def test_the_first_host_of_a_list(nodelist: str, host: str) -> None:
-    """``scontrol show hostnames`` prints it first; a container has no scontrol."""
+    """It is the first that ``scontrol show hostnames`` prints, which a container does not have."""
     assert first_host(nodelist) == host
 
 

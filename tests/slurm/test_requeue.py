@@ -1,4 +1,4 @@
-"""Whether a job runs again: every kind of ending in a table, and what must hold for all of them."""
+"""Whether a job runs again: a table of every kind of ending, and the properties of all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cifar_dist.slurm.requeue import Attempt, Outcome, decide
 from cifar_dist.tracking import timeline
 
 STOPPED = Attempt(
-    run="it",
+    run="runs/it",
     number=2,
     job_state="RUNNING",
     requeued=False,
@@ -29,14 +29,14 @@ STOPPED = Attempt(
     stopped_at="step-2",
 )
 _BY_SLURM = "attempt 2 stopped at step-2; Slurm has requeued the job"
-_RESUME = "to resume, submit the same words with --run.name it"
+_RESUME = "to resume: cifar-dist submit resume runs/it [sbatch options]"
 
 # Those that squeue can print of a job whose batch script still runs, and what it prints of one that it does not know.
 _STATES = ["RUNNING", "COMPLETING", "CANCELLED", "TIMEOUT", "PREEMPTED", "SUSPENDED", "NODE_FAIL", "STOPPED", ""]
 _CHECKPOINTS = ["", "step-00000001", "step-00000002"]
 ATTEMPTS = st.builds(
     Attempt,
-    run=st.just("it"),
+    run=st.just("runs/it"),
     number=st.integers(1, 1000),
     job_state=st.sampled_from(_STATES),
     requeued=st.booleans(),
@@ -61,7 +61,7 @@ ATTEMPTS = st.builds(
             {"exit_code": 137, "stalled": True, "stopped_at": "step-1"},
             "no-progress",
             124,
-            f"attempt 2 made no progress since step-1, so it is not requeued; give it more time, and {_RESUME}",
+            f"attempt 2 made no progress since step-1, so it is not requeued; give it more time; {_RESUME}",
         ),
         ({"finished": True}, "done", 0, ""),
         ({"finished": True, "job_state": "COMPLETING"}, "done", 0, ""),
@@ -89,13 +89,13 @@ ATTEMPTS = st.builds(
             {"stopped_at": "step-1"},
             "no-progress",
             1,
-            f"attempt 2 made no progress since step-1, so it is not requeued; give it more time, and {_RESUME}",
+            f"attempt 2 made no progress since step-1, so it is not requeued; give it more time; {_RESUME}",
         ),
         (
             {"number": 1, "began_at": "", "stopped_at": ""},
             "no-progress",
             1,
-            f"attempt 1 made no progress since the start, so it is not requeued; give it more time, and {_RESUME}",
+            f"attempt 1 made no progress since the start, so it is not requeued; give it more time; {_RESUME}",
         ),
         (
             {"exit_code": 137},
@@ -146,7 +146,7 @@ def test_the_number_of_attempts_does_not_decide(attempt: Attempt, number: int) -
 def ask(
     folder: Path, exit_code: int, state: str, restarts: str = "1", min_nodes: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """What slurm/train.sbatch asks after an attempt that began without a checkpoint."""
+    """Call the command that slurm/train.sbatch calls after an attempt that began without a checkpoint."""
     words = ["-m", "cifar_dist.slurm", "requeue", str(folder), "", str(exit_code), state, restarts]
     env = environment({"SLURM_RESTART_COUNT": "1", "CIFAR_DIST_MIN_NODES": min_nodes})
     return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=PATIENCE)

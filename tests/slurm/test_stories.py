@@ -1,7 +1,7 @@
-"""What happens to jobs on a real cluster: each run ends as the one that nothing happened to, with each step once.
+"""What can happen to jobs on a real cluster: each run ends as the undisturbed one does, with every step once.
 
-The jobs run side by side. Each run stops itself (SIGSTOP) in its first attempt after so many records, so that what
-happens to its job meets it there; a signal is pending before the run continues.
+The jobs run side by side. Each run stops itself (SIGSTOP) in its first attempt after a number of records, so that the
+event meets it at a known step; a signal is pending before the run continues.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Story:
     Attributes:
         job: the job.
         run: the folder of its run.
-        note: where the run writes which of its processes has stopped, and until it is removed none stops again.
+        note: file in which the run names the process that has stopped; none stops again while it exists.
     """
 
     job: Job
@@ -48,7 +48,7 @@ class Story:
         return timeline.read(self.run / "timeline.jsonl")
 
     def assert_is_whole(self, whole: Path, *, restarts: int) -> None:
-        """The job ends well, with the records and the weights of the run that nothing happened to."""
+        """Assert that the job succeeds, with the records and the weights of the undisturbed run."""
         assert self.job.wait() == "COMPLETED", self.job.output()
         assert self.job.facts()["Restarts"] == str(restarts), self.job.output()
         assert [record["step"] for record in metrics(self.run)] == list(range(1, STEPS + 1)), "each step once"
@@ -89,14 +89,14 @@ def teller(cluster: Cluster, recipe: Path, forked: dict[str, str]) -> Teller:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, recipe: Path) -> Job:
-    """A job that nothing happens to, of real interpreters; its nodes have a GPU each, as far as Slurm can tell."""
+    """Return an undisturbed job of real interpreters; Slurm believes that each of its nodes has a GPU."""
     env = {**UNDRAWN, "SBATCH_GRES": "gpu:1"}
     return cluster.submit(recipe.parent, str(recipe), "--run.name", "undisturbed", **env)
 
 
 @pytest.fixture(scope="module")
 def stories(teller: Teller, undisturbed: Job) -> dict[str, Story]:
-    """All stories, begun together."""
+    """Start all stories together."""
     return {
         "signal": teller.begin("signal"),
         "time-limit": teller.begin("time-limit", options=["--time=60"]),
@@ -111,7 +111,7 @@ def stories(teller: Teller, undisturbed: Job) -> dict[str, Story]:
 
 @pytest.fixture(scope="module")
 def whole(undisturbed: Job) -> Path:
-    """The run that nothing happened to."""
+    """Return the undisturbed run."""
     assert undisturbed.wait() == "COMPLETED", undisturbed.output()
     return undisturbed.folder / "runs" / "undisturbed"
 
@@ -168,7 +168,9 @@ def test_a_node_that_is_lost(stories: dict[str, Story], cluster: Cluster, whole:
     assert "not requeued" not in told.job.output()
 
 
-def test_a_lost_node_is_done_without_until_it_returns(stories: dict[str, Story], cluster: Cluster, whole: Path) -> None:
+def test_a_job_continues_without_a_lost_node_until_it_returns(
+    stories: dict[str, Story], cluster: Cluster, whole: Path
+) -> None:
     told = stories["elastic"]
     paused = told.pause()
     cluster.set_node("node8", "drain")  # or it would return by itself
@@ -186,7 +188,7 @@ def test_a_lost_node_is_done_without_until_it_returns(stories: dict[str, Story],
 
 
 def test_a_rank_that_is_stopped(stories: dict[str, Story], whole: Path) -> None:
-    """Nobody lets it run on: the watchdog of the other rank ends the job."""
+    """Nothing continues it: the watchdog of the other rank ends the job."""
     told = stories["stalled"]
     told.assert_is_whole(whole, restarts=1)
     named = rf"rank 0 \(process {told.note.read_text()} on .*\) does not answer.*; stacks: {told.run}/stalls/step-"
@@ -207,7 +209,7 @@ def test_two_jobs_with_one_name(stories: dict[str, Story], teller: Teller, whole
 
 
 def test_a_node_that_never_answers(teller: Teller, tmp_path: Path, whole: Path) -> None:
-    """Its Python hangs, as on a file system that is away. Slurm ends it once the other node has given up."""
+    """Its Python hangs, as on an unreachable file system. Slurm ends it once the other node has given up."""
     hanging = write_python(tmp_path, teller.env, "exec env --default-signal sleep 1000", only="slurm node")
     told = teller.begin("silent", "--run.join_timeout", "3", CIFAR_DIST_VENV=str(hanging))
     told.note.touch()
@@ -230,7 +232,7 @@ def test_a_node_without_the_environment_is_named_before_any_trains(teller: Telle
 
 
 def write_python(folder: Path, env: dict[str, str], instead: str, only: str = "") -> Path:
-    """Write ``bin/python``, which on node2 does something else, ``only`` for a command with these words."""
+    """Write a ``bin/python`` that behaves differently on node2, ``only`` for commands with these words."""
     python = folder / "bin" / "python"
     python.parent.mkdir()
     python.write_text(
@@ -242,7 +244,7 @@ def write_python(folder: Path, env: dict[str, str], instead: str, only: str = ""
 
 
 def test_scancel(teller: Teller, whole: Path) -> None:
-    """Submitted by the command for it, which knows where the run will lie; resumed from its folder."""
+    """Submitted with ``cifar-dist submit``, which knows the future run folder; resumed from that folder."""
     note = teller.recipe.parent / "cancelled.paused"
     words = ["-m", "cifar_dist", "submit", str(teller.recipe), "--nodes=2", "--nodelist=node[1-2]", "-J", "it"]
     env = {**teller.cluster.env, **teller.env, **pausing(PAUSE, note), **UNDRAWN}
@@ -265,7 +267,7 @@ def test_scancel(teller: Teller, whole: Path) -> None:
 
 
 def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(stories: dict[str, Story]) -> None:
-    """As with a container: every command of ours goes through srun, which refuses once Slurm takes the job down."""
+    """As in a container: every command of ours goes through srun, which refuses once Slurm terminates the job."""
     told = stories["inside"]
     paused = told.pause()
     told.job.call("scancel", "--signal=USR1", told.job.id)
@@ -277,7 +279,7 @@ def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(st
     resume(paused)
     assert told.job.wait() == "CANCELLED"
     until(
-        lambda: f"to resume, submit the same words with --run.name {told.run.name}" in told.job.output(),
+        lambda: f"to resume: cifar-dist submit resume {told.run} " in told.job.output(),
         told.job.output,
     )
     assert "not requeued: the job is " in told.job.output()

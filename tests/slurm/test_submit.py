@@ -1,4 +1,4 @@
-"""``cifar-dist submit``: what would fail in the job is reported before it is submitted. Real jobs: tests/slurm."""
+"""``cifar-dist submit``: what would make the job fail is reported before it is submitted. Real jobs: tests/slurm."""
 
 from __future__ import annotations
 

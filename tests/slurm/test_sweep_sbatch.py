@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slurm
 def file(
     digits: Path, tmp_path: Path, cluster: Cluster, forked: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Two runs, of which only the second has so many records that it stops itself. We are not in the repository."""
+    """Write a sweep of two runs, of which only the second is long enough to stop itself, outside the repository."""
     write_recipe(tmp_path, digits, runs="runs")
     (tmp_path / "sizes.toml").write_text(
         """

@@ -34,7 +34,7 @@ def test_bad_input_ends_the_job_before_any_node_trains(
 def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
     """The real scripts, launchers and cluster, with ranks that report "stopped on request" without any progress.
 
-    On the second node they take seconds longer to say so, in which Slurm must not end them.
+    On the second node they report it seconds later; Slurm must not end them before that.
     """
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, time\nif 'LOCAL_RANK' in os.environ:\n"

@@ -26,7 +26,7 @@ _WRITERS = (io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper)
 
 
 def dies_at(moment: int, work: Callable[[], object], folder: Path, *, power_loss: bool = False) -> bool:
-    """Run ``work`` in a forked process that dies before its ``moment``-th writing call; False once it ends alive.
+    """Run ``work`` in a fork that dies before its ``moment``-th write call; return False once it survives to the end.
 
     With ``power_loss`` every file in ``folder`` that it wrote and that was not flushed to the disk loses its second
     half, as after a crash of the machine.
@@ -46,7 +46,7 @@ def dies_at(moment: int, work: Callable[[], object], folder: Path, *, power_loss
 
 
 def every_death(prepare: Callable[[], Path], work: Callable[[Path], object], *, power_loss: bool) -> Iterator[Path]:
-    """For every moment at which ``work(folder)`` can die: the folder that ``prepare()`` made, as it was left."""
+    """Yield the folder that ``prepare()`` created, as left by ``work(folder)``, for each moment at which it can die."""
     for moment in range(1, 1000):
         folder = prepare()
         if not dies_at(moment, lambda: work(folder), folder, power_loss=power_loss):  # noqa: B023 - it is called here
@@ -57,7 +57,7 @@ def every_death(prepare: Callable[[], Path], work: Callable[[Path], object], *, 
 
 
 def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | None = None, thread: str = "") -> None:
-    """Make this process kill itself before its ``moment``-th writing call; ``counted`` receives how many it made.
+    """Make this process kill itself before its ``moment``-th write call; ``counted`` receives their number.
 
     The calls of all threads count, or those of threads whose names begin with ``thread``.
     """
@@ -97,9 +97,9 @@ def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | 
 
 
 def dying(moments: dict[int, int], counted: Path, thread: str = "") -> dict[str, str]:
-    """Environment of a job whose ranks kill themselves before these of their writing calls, or those of a ``thread``.
+    """Return the environment of a job whose ranks kill themselves before given write calls, or those of a ``thread``.
 
-    ``counted``, with the rank appended to its name, receives how many such calls a rank made.
+    ``counted``, with the rank appended to its name, receives the number of such calls of each rank.
     """
     return {"CIFAR_DIST_TEST_DIE_AT": json.dumps([moments, str(counted), thread])}
 
@@ -114,14 +114,14 @@ def arm_by_environment() -> None:
 
 
 def _counter(path: Path) -> mmap.mmap:
-    """Eight bytes of a file, which keep what was written to them last, whatever kills this process."""
+    """Map eight bytes of a file, which keep the last value written to them, whatever kills this process."""
     path.write_bytes(bytes(8))
     with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), 8)
 
 
 def read_count(path: Path) -> int:
-    """Read the number of writing calls in a file that :func:`arm` wrote."""
+    """Read the number of write calls in a file that :func:`arm` wrote."""
     return int.from_bytes(path.read_bytes(), "little")
 
 

@@ -23,12 +23,12 @@ def random_images(samples: int, seed: int = 0, side: int = 32) -> NDArray[np.uin
 
 
 def planes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[N, H, W, 3] to CIFAR's [N, 3 * H * W]."""
+    """Convert images [N, H, W, 3] to CIFAR's rows [N, 3 * H * W]."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
 
 
 def python_2_pickle(value: object) -> bytes:
-    """What Python 2's cPickle writes with protocol 2, memo and all: the form of the published CIFAR files."""
+    """Pickle as Python 2's cPickle does with protocol 2, memo included: the form of the published CIFAR files."""
     memo = count(1)
 
     def put() -> bytes:
@@ -69,7 +69,7 @@ def python_2_pickle(value: object) -> bytes:
 
 
 def cifar10(folder: Path, per_batch: int = 4) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
-    """The CIFAR-10 python files in ``folder``; gives split -> images and labels."""
+    """Write CIFAR-10's Python files into ``folder``; return the images and labels of each split."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
     made = {name: (random_images(per_batch, seed), _labels(per_batch, 10, seed)) for seed, name in enumerate(names)}
@@ -149,7 +149,7 @@ def image_file(image: NDArray[np.uint8], form: str = "PNG") -> bytes:
 
 
 def class_folder(samples: Mapping[str, int], seed: int = 0, side: int = 32) -> dict[str, bytes]:
-    """Files of an image folder: ``{"train/cat": 3}`` gives ``train/cat/0000.png`` to ``train/cat/0002.png``."""
+    """Write an image folder: ``{"train/cat": 3}`` gives ``train/cat/0000.png`` to ``train/cat/0002.png``."""
     images: Iterator[NDArray[np.uint8]] = iter(random_images(sum(samples.values()), seed, side))
     return {
         f"{place}/{n:04d}.png": image_file(next(images)) for place, number in samples.items() for n in range(number)
@@ -164,7 +164,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def write_archive(path: Path, files: Mapping[str, bytes]) -> Path:
-    """A tar, tar.gz or zip, by the path's suffix."""
+    """Write a tar, tar.gz or zip, by the path's suffix."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in files.items():

@@ -22,9 +22,9 @@ class Block:
     """A fenced block.
 
     Attributes:
-        language: the word after the fence, or the empty string.
+        language: the word after the opening fence, or the empty string.
         text: its lines.
-        needs: what it says it needs, or the empty string.
+        needs: the requirements that its marker names, or the empty string.
     """
 
     language: str
@@ -33,35 +33,35 @@ class Block:
 
     @property
     def file(self) -> str:
-        """The file that a block of code is, named by the comment in its first line; or the empty string."""
+        """The file that the comment in a block's first line names, or the empty string."""
         named = re.match(r"# ([\w./-]+\.(?:py|toml))\n", self.text)
         return named[1] if named and self.language in ("python", "toml") else ""
 
 
 def pages() -> list[Path]:
-    """Everything that a user reads."""
+    """Return every page that a user reads."""
     found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("[a-z]*/README.md")]
     return sorted([*found, *(ROOT / "docs").glob("*.md")])
 
 
 def blocks(page: Path) -> list[Block]:
-    """The blocks of a page, in order."""
+    """Return the blocks of a page, in order."""
     found = _BLOCK.finditer(page.read_text(encoding="utf-8"))
     return [Block(match["language"], match["text"], match["needs"] or "") for match in found]
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks."""
+    """Return a page without its blocks."""
     return _BLOCK.sub("", page.read_text(encoding="utf-8"))
 
 
 def made(page: Path) -> set[str]:
-    """Files that a page tells its reader to write."""
+    """Return the files that a page tells its reader to write."""
     return {block.file for block in blocks(page)} - {""}
 
 
 def commands(page: Path) -> Iterator[str]:
-    """The lines of a page's bash blocks, continuation lines joined."""
+    """Yield the lines of a page's bash blocks, with continuation lines joined."""
     for block in blocks(page):
         if block.language == "bash":
             yield from block.text.replace("\\\n", " ").splitlines()

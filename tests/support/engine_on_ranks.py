@@ -24,7 +24,7 @@ BATCHES = [16, 13, 1]
 
 
 def network() -> nn.Module:
-    """Without batch statistics: its gradient of a batch is the mean of those of the samples."""
+    """Build a network without batch statistics, whose gradient of a batch is the mean over its samples."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
 
@@ -41,7 +41,7 @@ def optimizer(name: str, module: nn.Module) -> torch.optim.Optimizer:
 
 
 def train(model: WrappedModel, accumulate: int, steps: list[int]) -> None:
-    """Steps on the first samples; the learning rate falls from 0.1."""
+    """Train steps on the first samples; the learning rate falls from 0.1."""
     images, labels = samples()
     parts = model.ranks.world_size * accumulate
     own = own_parts(parts, model.ranks.rank, model.ranks.world_size)
@@ -55,14 +55,14 @@ def train(model: WrappedModel, accumulate: int, steps: list[int]) -> None:
 
 
 def prepared(name: str, accumulate: int = 1, clip_norm: float = 0.0) -> WrappedModel:
-    """A new network, wrapped."""
+    """Return a new, wrapped network."""
     config = Config(train=TrainConfig(accumulate=accumulate), optim=OptimConfig(clip_norm=clip_norm))
     module = network()
     return engine(config).prepare(module, optimizer(name, module))
 
 
 def trained(name: str, accumulate: int = 1, clip_norm: float = 0.0) -> dict[str, Tensor]:
-    """Weights and optimizer state after BATCHES."""
+    """Return weights and optimizer state after BATCHES."""
     model = prepared(name, accumulate, clip_norm)
     train(model, accumulate, BATCHES)
     model.assert_synchronised()
@@ -73,7 +73,7 @@ CASES = [("sgd", 1, 0.0), ("sgd", 2, 0.0), ("sgd", 2, 0.05), ("adamw", 1, 0.0)]
 
 
 def normalised(synchronised: bool) -> dict[str, Tensor]:
-    """Gradients, weights and batch statistics of a network with batch norms, before and after these are shared.
+    """Return gradients, weights and batch statistics of a network with batch norms, before and after sharing them.
 
     Each process has its part of eight samples.
     """
@@ -95,7 +95,7 @@ def normalised(synchronised: bool) -> dict[str, Tensor]:
 
 
 def gradients(compressed: str) -> dict[str, Tensor]:
-    """Of a batch, as they arrive."""
+    """Return the gradients of a batch as the ranks receive them."""
     config = Config(train=TrainConfig(compress_gradients=compressed))
     module = network()
     model = engine(config).prepare(module, optimizer("sgd", module))
@@ -140,7 +140,7 @@ def agreement(ranks: Ranks) -> dict[str, object]:
 
 
 def differing() -> str:
-    """The error when the ranks' gradients differ."""
+    """Return the error that is raised when the ranks' gradients differ."""
     model = prepared("sgd")
     train(model, 1, [16])
     buckets = {parameter.grad.untyped_storage().data_ptr() for parameter in model.module.parameters()}
@@ -154,7 +154,7 @@ def differing() -> str:
 
 
 def drifted_buffers() -> tuple[float, bool, bool]:
-    """A batch statistic during evaluation, and whether the mode was evaluation then, and after it training."""
+    """Return a batch statistic during evaluation, and whether evaluation mode was on then and training mode after."""
     place = engine()
     module = nn.BatchNorm1d(2)
     nn.init.constant_(module.running_mean, float(place.ranks.rank + 5))

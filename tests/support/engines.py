@@ -12,6 +12,6 @@ _started: list[AbstractContextManager[Engine]] = []  # kept, because one that is
 
 
 def engine(config: Config | None = None) -> Engine:
-    """A started engine, which its process may close."""
+    """Start an engine; the end of the process closes it."""
     _started.append(start_engine(config or Config()))
     return _started[-1].__enter__()

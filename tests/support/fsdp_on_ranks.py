@@ -38,7 +38,7 @@ def network(name: str) -> nn.Module:
 
 
 def samples() -> tuple[Tensor, Tensor]:
-    """The same on every process, so that batch statistics are those of one process."""
+    """Return samples that are the same on every process, so that batch statistics are those of one process."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(4, 3, SIDE, SIDE, generator=generator), torch.arange(4)
 
@@ -55,7 +55,7 @@ def loss_of(model: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def by_torch(module: nn.Module) -> Tensor:
-    """One update in torch alone; logits of the network after it."""
+    """Compute one update in torch alone; return the logits of the network after it."""
     updater = optimizer(module)
     loss_of(module).backward()
     updater.step()

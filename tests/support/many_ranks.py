@@ -31,7 +31,7 @@ PATIENCE = 120
 
 @dataclass
 class Traffic:
-    """Collectives of each rank, and the bytes that it gave to them or received."""
+    """The collectives of each rank, and the bytes that it sent or received in them."""
 
     messages: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     bytes: dict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -49,7 +49,7 @@ def _bytes(data: object) -> int:
 
 @contextlib.contextmanager
 def _counted() -> Iterator[Traffic]:
-    """Count in torch's threaded process group; its collectives all begin in one method."""
+    """Count in torch's threaded process group, whose collectives all begin in one method."""
     traffic, join = Traffic(), threaded.Collective.join
 
     def counting(self: Any, rank: int, data: Any) -> Any:
@@ -104,7 +104,7 @@ def run_on_ranks(world_size: int, work: Callable[[Ranks], Any]) -> tuple[dict[in
 
 
 def train_until_stopped(ranks: Ranks, asked: int, at: int) -> tuple[int, str]:
-    """Pass through steps until all agree to stop; return the last step and the cause.
+    """Run steps until all ranks agree to stop; return the last step and the cause.
 
     Args:
         ranks: this rank.
@@ -126,17 +126,17 @@ def train_until_stopped(ranks: Ranks, asked: int, at: int) -> tuple[int, str]:
 
 
 def agree_once(ranks: Ranks) -> object:
-    """What the ranks exchange after every step."""
+    """Exchange what the ranks exchange after every step."""
     return ranks.start_maximum(torch.zeros(2)).wait()
 
 
 def decide(ranks: Ranks) -> Path:
-    """A decision of rank 0, such as which checkpoint to load."""
+    """Let rank 0 decide, as it does which checkpoint to load."""
     return ranks.run_on_main(lambda: Path("runs/demo/checkpoints/step-00001234"))
 
 
 def answer(ranks: Ranks) -> list[None]:
-    """An answer of all ranks to all, as when each has opened the data."""
+    """Let all ranks answer all, as they do when each has opened the data."""
     return ranks.gather_objects(None)
 
 

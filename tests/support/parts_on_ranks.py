@@ -1,8 +1,8 @@
 """Runs of six fixed parts: ``python parts_on_ranks.py RECIPE RUNS``; test_fixed_parts.py reads the folders.
 
 One run on each number of processes of PROCESSES, then a copy of the last one as it was in the middle of an epoch,
-resumed on one process. The network has batch statistics and dropout, the samples are mixed, and the optimizer looks at
-the gradient twice: all that depends on how a batch is cut.
+resumed on one process. The network has batch statistics and dropout, the samples are mixed, and the optimizer computes
+the gradient twice: everything that depends on how a batch is split.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Engines that wait for all ranks when they leave the process group, as NCCL can; gloo does not.
+"""Engines that wait for all ranks when they leave the process group, as NCCL may and gloo does not.
 
-``--train.engine tests/support/patient_group.py:Failing``. A group of one's own, a Python subclass of torch's, would say
-it in torch's own terms; with DDP such a group deadlocks now and then.
+``--train.engine tests/support/patient_group.py:Failing``. A Python subclass of torch's process group would be more
+direct, but DDP sometimes deadlocks with one.
 """
 
 from __future__ import annotations

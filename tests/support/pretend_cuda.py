@@ -1,4 +1,4 @@
-"""A pretend CUDA device: tensors that say they are on ``cuda:0``, keep their numbers on the CPU, and count.
+"""A pretend CUDA device: tensors that claim to be on ``cuda:0``, keep their values on the CPU, and count.
 
 Counted are kernel launches and the waits of the host for the device, by line of the library: copies that block, values
 that the host reads, and shapes that depend on values. One call is one kernel, except for those of ``_KERNELS``, and
@@ -37,7 +37,7 @@ _KERNELS = {  # of one call, read off torch's sources; 1 for those that are not 
 
 
 class Counts:
-    """What was counted since it was last cleared.
+    """The counts since they were last cleared.
 
     Attributes:
         launches, waits: by ``file.py:line`` of the library; ``backward`` for a pass that autograd runs.
@@ -52,7 +52,7 @@ class Counts:
         self.waits.clear()
 
     def of(self, *rooms: str) -> int:
-        """Launches by lines of files whose path in the library begins with one of ``rooms``."""
+        """Count the launches by lines of files whose path in the library begins with one of ``rooms``."""
         return sum(count for line, count in self.launches.items() if line.startswith(rooms))
 
 
@@ -105,7 +105,7 @@ class OnDevice(torch.Tensor):
 
 
 class Device(TorchDispatchMode):
-    """Inside it, what is made for ``cuda`` is on the pretend device."""
+    """Within it, tensors created on ``cuda`` are on the pretend device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
         return _dispatch(func, args, kwargs or {})
@@ -159,7 +159,7 @@ def _outer(value: object) -> object:
 
 
 def _line() -> str:
-    """The line of the library that runs."""
+    """Return the line of the library that is running."""
     frame = sys._getframe(2)
     while frame is not None:
         _, found, file = frame.f_code.co_filename.rpartition("/cifar_dist/")
@@ -172,7 +172,7 @@ def _line() -> str:
 
 
 def pretend() -> Device:
-    """Let torch believe in the device; the result is to be entered."""
+    """Make torch accept the device; enter the result as a context manager."""
     torch._C._ensureCUDADeviceGuardSet()
     torch.autograd.set_multithreading_enabled(False)  # type: ignore[attr-defined]
     torch.cuda.Event = _Event  # type: ignore[misc,assignment]
@@ -190,7 +190,7 @@ def pretend() -> Device:
 
 
 def move(module: torch.nn.Module, memory_format: torch.memory_format) -> None:
-    """Move a network to the pretend device. Its parameters are other objects then."""
+    """Move a network to the pretend device. Its parameters are replaced by new objects."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     module.to(CUDA).to(memory_format=memory_format)  # type: ignore[call-overload]
     torch.__future__.set_overwrite_module_params_on_conversion(False)

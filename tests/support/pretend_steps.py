@@ -61,7 +61,7 @@ def count_step(config: Config, steps: int = 3) -> Counts:
 
 
 def split(counted: Counts) -> dict[str, int]:
-    """Launches of each part of a step."""
+    """Return the launches of each part of a step."""
     found = {part: counted.of(*rooms) for part, rooms in _PARTS.items()}
     return {**found, "rest": counted.launches.total() - sum(found.values())}
 

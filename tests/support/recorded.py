@@ -49,7 +49,7 @@ def write_metrics(path: Path, records: list[Record]) -> None:
 
 
 def as_written(record: Record) -> tuple[object, ...]:
-    """What of a record the file keeps, comparable: no word for infinity, and no nan that differs from itself."""
+    """Return a record as the file keeps it, comparable: infinity has no notation there, and nan differs from itself."""
     values = (record.loss, record.accuracy, record.seconds, record.lr)
     finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
     return record.step, record.epoch, record.split, record.samples, *finite

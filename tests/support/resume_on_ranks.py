@@ -1,7 +1,7 @@
-"""Runs that change their engine again and again: ``python resume_on_ranks.py RECIPE``; test_sharding.py reads them.
+"""Runs that change their engine repeatedly: ``python resume_on_ranks.py RECIPE``; test_sharding.py reads them.
 
-For each optimizer: a run of DDP, and one of all engines in turn. AdamW's are then continued by one process. One
-interpreter imports DeepSpeed and torch's compiler, which its first step asks for, once.
+For each optimizer: a run of DDP, and one of all engines in turn. One process then continues AdamW's. A single
+interpreter imports DeepSpeed, and torch's compiler, which its first step requires.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TURNS = [
 
 
 def settings(config: str, processes: int) -> dict[str, str]:
-    """The variables in which ``accelerate launch`` passes a file of launch/ to its processes."""
+    """Return the variables in which ``accelerate launch`` passes a file of launch/ to its processes."""
     number = ["--num_processes", str(processes)]
     words = ["--config_file", str(ROOT / "launch" / f"{config}.yaml"), *number, "train.py"]
     arguments, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
@@ -54,6 +54,7 @@ def settings(config: str, processes: int) -> dict[str, str]:
 def train(launch: str, words: list[str], leave: int = 0, number: int = 0, *, processes: int = 2) -> None:
     """Train, or resume training; each process sends itself signal ``number`` after step ``leave``."""
     from cifar_dist.distributed.start import start_engine
+    from cifar_dist.training import usage_meter
     from cifar_dist.training.measurements import StepMeasurements
     from cifar_dist.training.trainer import Trainer
 
@@ -63,6 +64,7 @@ def train(launch: str, words: list[str], leave: int = 0, number: int = 0, *, pro
             if measured.step == leave:
                 signal.raise_signal(number)
 
+    usage_meter._SHORTEST = 1e-9  # rate the arithmetic of these short epochs, too: rank 0 does it alone
     for variable in [variable for variable in os.environ if variable.startswith("ACCELERATE_")]:
         del os.environ[variable]
     os.environ.update(settings(launch, processes))

@@ -12,7 +12,7 @@ from cifar_dist.tracking.metrics import Record
 
 
 def cut(source: Path, target: Path, middle: int) -> None:
-    """A copy of a finished run as it was after the step ``middle``."""
+    """Copy a finished run as it was after the step ``middle``."""
     shutil.copytree(source, target, symlinks=True)
     for checkpoint in (target / "checkpoints").iterdir():
         if checkpoint.is_symlink():
@@ -26,7 +26,7 @@ def cut(source: Path, target: Path, middle: int) -> None:
 def write_run(
     folder: Path, config: Config, *, epochs: int = 4, val: float | None = None, test: float | None = None
 ) -> Path:
-    """After some epochs of one step each and, with ``test``, the last evaluation; returns the folder."""
+    """Write a run of some one-step epochs and, with ``test``, the final evaluation; return its folder."""
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(recipe.to_toml(config))
     facts = {"parameters": 12345, "steps_per_epoch": 1, "dataset": "digits"}
@@ -55,5 +55,5 @@ def write_run(
 
 
 def cells(markdown: str) -> list[list[str]]:
-    """The cells of each line of a table, without the spaces around them."""
+    """Return the cells of each line of a table, stripped."""
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines()]

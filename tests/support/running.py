@@ -1,4 +1,4 @@
-"""Start the real thing: processes of a job, each with its place in it."""
+"""Start real processes: the ranks of a job, and commands."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ UNDRAWN = {"CIFAR_DIST_TEST_UNDRAWN": "1"}
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that nobody else takes before it is used; the nine after it are as free.
+    """Return a port that is free, as are the nine after it, and that no other process takes before it is used.
 
-    It is below those that the system gives to connections, and in the share of this process alone.
+    It is below the range of outgoing connections, and in a range of this process alone.
     """
     ports = _own_ports()
     return next(port for port, _ in zip(ports, range(20), strict=False) if all(map(_is_free, range(port, port + 10))))
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @functools.cache
 def _own_ports() -> Iterator[int]:
-    """Every tenth of the 200 ports of this process, again and again."""
+    """Yield every tenth of the 200 ports of this process, cyclically."""
     for first in range(10_000, 20_000, 200):
         try:
             lock = os.open(f"{tempfile.gettempdir()}/cifar-dist-test-ports-{first}", os.O_WRONLY | os.O_CREAT)
@@ -62,7 +62,7 @@ def _is_free(port: int) -> bool:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without what a launcher or a cluster put there."""
+    """Return this process's environment without the variables of launchers and clusters."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "SLURM_", "TORCHELASTIC_"))}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         own.pop(name, None)
@@ -111,7 +111,7 @@ def start(
 def finish(
     running: Sequence[subprocess.Popen[str]], timeout: float = PATIENCE
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Wait for all; a job that does not end is killed and fails the test with its output."""
+    """Wait for all processes; a job that hangs is killed and fails the test with its output."""
     done = []
     try:
         for process in running:
@@ -140,7 +140,7 @@ def spawn(
 
 
 def train(*words: str, processes: int = 1, timeout: float = PATIENCE) -> list[subprocess.CompletedProcess[str]]:
-    """``train.py *words`` on some processes.
+    """Run ``train.py *words`` on some processes.
 
     The report of a finished run, which takes three times as long as the run, is :data:`UNDRAWN`.
     """
@@ -148,7 +148,7 @@ def train(*words: str, processes: int = 1, timeout: float = PATIENCE) -> list[su
 
 
 def metrics(run: Path, split: str = "train") -> list[dict[str, Any]]:
-    """The records of one split in a run's metrics.jsonl, but for a line of which a part is written."""
+    """Return the records of a split in a run's metrics.jsonl, without a line that is incomplete."""
     *lines, _ = (run / "metrics.jsonl").read_text().split("\n")
     return [record for record in map(json.loads, lines) if record["split"] == split]
 
@@ -159,12 +159,12 @@ def story(run: Path) -> list[dict[str, Any]]:
 
 
 def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of metrics.jsonl without what depends on the machine and the moment."""
+    """Return a record of metrics.jsonl without the fields that depend on machine and time."""
     return {key: value for key, value in record.items() if key not in ("seconds", "usage")}
 
 
 def wait_until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[str]]) -> None:
-    """Wait until something has happened in a running run."""
+    """Wait until a condition is true of a run that is training."""
     deadline = time.monotonic() + PATIENCE
     while not happened():
         assert time.monotonic() < deadline, "the run does not get on"
@@ -179,10 +179,10 @@ def wait_for_records(run: Path, count: int, running: Sequence[subprocess.Popen[s
 
 
 def pausing(records: int, note: Path, saved: Path | None = None) -> dict[str, str]:
-    """Environment of a command whose run stops itself (SIGSTOP) once it has written so many records.
+    """Return the environment of a command whose run stops itself (SIGSTOP) once it has written so many records.
 
-    So a signal meets it exactly there, however fast the run is and however late the signal. ``note`` receives its
-    process id; :func:`wait_for_pause` returns the process, and :func:`resume` lets it run on. While the note exists no
+    A signal then meets it exactly there, however fast the run and however late the signal. ``note`` receives its
+    process id; :func:`wait_for_pause` returns the process, and :func:`resume` continues it. While the note exists no
     run pauses, such as the continuation of this one in the same job. Before it pauses, a run lets its background write
     of the checkpoint ``saved`` end.
     """

@@ -1,4 +1,4 @@
-"""A terminal that shows what is written to it: as much of one as the project's output uses."""
+"""A terminal emulator: as much of one as the project's output requires."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Screen:
                 del self._rows[self._row : self._row + int(number or 1)]
 
     def resize(self, columns: int) -> None:
-        """Break all lines anew, as most terminals do; the cursor stays at its character."""
+        """Wrap all lines again, as most terminals do; the cursor stays at its character."""
         lines: list[str] = []
         for number, row in enumerate(self._rows):
             if number in self._continued:

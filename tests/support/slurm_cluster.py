@@ -1,4 +1,4 @@
-"""A real Slurm cluster on this machine, for as long as the tests on it take."""
+"""A real Slurm cluster on this machine, for the duration of its tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_ME
 
 
 def write_recipe(folder: Path, digits: Path, *, runs: str) -> Path:
-    """``small.toml``: a run with the same bits on any number of nodes, which saves every fifth step."""
+    """Write ``small.toml``: a run with the same bits on any number of nodes, which saves every fifth step."""
     path = folder / "small.toml"
     path.write_text(
         f"""
@@ -46,7 +46,7 @@ def write_recipe(folder: Path, digits: Path, *, runs: str) -> Path:
 
 
 def until(happened: Callable[[], bool], what: Callable[[], str], timeout: float = PATIENCE) -> None:
-    """Wait for something that must happen; the test fails with ``what()`` when it does not."""
+    """Wait for a condition; if it does not become true, the test fails with ``what()``."""
     deadline = time.monotonic() + timeout
     while not happened():
         if time.monotonic() > deadline:
@@ -74,7 +74,7 @@ class Job:
         return done.stdout
 
     def facts(self) -> dict[str, str]:
-        """What ``scontrol show job`` knows: JobState, ExitCode, Restarts, ..."""
+        """Return what ``scontrol show job`` prints: JobState, ExitCode, Restarts, ..."""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "show", "job", self.id)))
 
     def output(self) -> str:
@@ -82,7 +82,7 @@ class Job:
         return path.read_text() if path.exists() else ""
 
     def wait(self) -> str:
-        """Until the job has ended for good; returns its state."""
+        """Wait until the job has ended for good; return its state."""
         until(lambda: self.facts()["JobState"] in _ENDED, lambda: f"{self.facts()['JobState']}\n{self.output()}")
         return self.facts()["JobState"]
 
@@ -96,7 +96,7 @@ class Cluster:
     def submit(
         self, folder: Path, *words: str, nodes: str = "node[1-2]", options: Sequence[str] = (), **variables: str
     ) -> Job:
-        """``sbatch *options slurm/train.sbatch *words`` from ``folder``, which is not the repository."""
+        """Run ``sbatch *options slurm/train.sbatch *words`` from ``folder``, which is not the repository."""
         own = {**self.env, "CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **variables}
         count = 2 if "[" in nodes else 1
         command = ["sbatch", "--parsable", f"--nodes={count}", f"--nodelist={nodes}", *options, str(SCRIPT), *words]
@@ -111,7 +111,7 @@ class Cluster:
 
 
 def lacking(path: str) -> str:
-    """Why there can be no such cluster here, or nothing."""
+    """Return why this machine cannot run such a cluster; empty if it can."""
     missing = [tool for tool in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(tool, path=path)]
     if missing:
         return f"no {', '.join(missing)}; on Debian: apt-get install --no-install-recommends slurm-wlm munge"
@@ -122,7 +122,7 @@ def lacking(path: str) -> str:
 
 @contextmanager
 def slurm_cluster() -> Iterator[Cluster]:
-    """Up, and down again whatever happens. Skips the test where there can be none."""
+    """Start the cluster, and stop it whatever happens. Skips the test on a machine that cannot run one."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if reason := lacking(path):
         pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""A small checkpoint of any step, and whether one that was found is it."""
+"""A small checkpoint of any step, and a check that a loaded one equals it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def names(folder: Path) -> list[str]:
 
 
 def sign(path: Path, *, version: int = VERSION) -> None:
-    """Make the marker agree with the files that exist: what someone who forges a checkpoint would do."""
+    """Make the marker agree with the existing files, as someone who forges a checkpoint would."""
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
         for file in path.iterdir()

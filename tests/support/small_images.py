@@ -1,4 +1,4 @@
-"""What the tests of the transforms share.
+"""Shared helpers of the tests of transforms.
 
 Images that augmentation treats differently: noise, gradients, gray, flat, two-valued, black and white; and a test
 of independence.
@@ -33,7 +33,7 @@ def images(count: int, height: int = 14, width: int = 11, channels: int = 3) -> 
 
 
 def assert_unrelated(columns: Tensor, but: Collection[tuple[int, int]] = ()) -> None:
-    """No two of the columns [n, k] are correlated, within six standard errors; pairs in ``but`` may be."""
+    """Assert that no two of the columns [n, k] are correlated, within six standard errors, except pairs in ``but``."""
     correlation = torch.corrcoef(columns.T)
     for one in range(columns.shape[1]):
         for other in range(one + 1, columns.shape[1]):

@@ -1,4 +1,4 @@
-"""A network that has one of each: convolution, batch norm, dropout, linear head; and a few steps of training it."""
+"""A network with one layer of each kind (convolution, batch norm, dropout, linear), and a few steps of training."""
 
 from __future__ import annotations
 

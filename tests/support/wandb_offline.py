@@ -1,4 +1,4 @@
-"""Reads what W&B wrote offline: a log of protobuf messages in LevelDB's log format.
+"""Read what W&B wrote offline: a log of protobuf messages in LevelDB's log format.
 
 https://github.com/google/leveldb/blob/main/doc/log_format.md; W&B puts 7 bytes of its own before the first block.
 """
@@ -16,7 +16,7 @@ _BLOCK = 32768
 
 @dataclass
 class Segment:
-    """One start of a run, as ``wandb sync`` would send it."""
+    """One attempt of a run, as ``wandb sync`` would send it."""
 
     run_id: str
     project: str
@@ -27,7 +27,7 @@ class Segment:
 
 
 def segments(folder: Path) -> list[Segment]:
-    """The offline starts in a run folder, oldest first."""
+    """Return the offline segments in a run folder, oldest first."""
     paths = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     return [_segment(path) for path in paths]
 

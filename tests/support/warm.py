@@ -1,8 +1,8 @@
-"""Processes that are forked from an interpreter which has imported torch already, rather than started anew.
+"""Processes that are forks of an interpreter that has already imported torch.
 
 Importing torch and what training needs takes five seconds of CPU time, and a small run takes one. The forks are
 processes like any other: with arguments, environment, working folder and output of their own, killed and waited for
-by their number. What differs: libraries have read their environment already (OMP_NUM_THREADS, say), strings hash
+by their process id. What differs: libraries have read their environment already (OMP_NUM_THREADS, say), strings hash
 alike in all of them, and their parent is not the process that started them.
 
 :class:`Popen` forks for a test; :func:`programs` for a shell, a launcher or a cluster, which start programs by name.
@@ -76,7 +76,7 @@ def programs(folder: Path) -> dict[str, str]:
 
 @functools.cache
 def _server() -> tuple[socket.socket, tempfile.TemporaryDirectory[str]]:
-    """The warm interpreter, which ends with this process: a connection to it, and the folder of its ``socket``."""
+    """Start the warm interpreter, which ends with this process; return a connection and its socket's folder."""
     folder = tempfile.TemporaryDirectory(prefix="cifar-dist-warm-")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -132,7 +132,7 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
 
 
 def _fork(work: Any) -> int:
-    """Do ``work`` in a fork of this process and end it; returns its number."""
+    """Do ``work`` in a fork of this process and end it; return its process id."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -145,7 +145,7 @@ def _fork(work: Any) -> int:
 
 
 def _watch(program: socket.socket, others: list[socket.socket]) -> None:
-    """Run what ``program`` is to run in a fork, send its number and its exit code; kill it if ``program`` is killed."""
+    """Run the command of ``program`` in a fork; send its process id and exit code; kill it if ``program`` is killed."""
     data, files, *_ = socket.recv_fds(program, 2**20, 8)
     message = json.loads(data)
     child = _fork(lambda: _become(message, files, [program, *others]))
@@ -235,7 +235,7 @@ def _enter(namespace: int) -> None:
 
 
 def _forget_other_package() -> None:
-    """Import ``cifar_dist`` anew where the path leads to another copy of it than was imported."""
+    """Import ``cifar_dist`` again if the path leads to another copy than the imported one."""
     spec = PathFinder.find_spec("cifar_dist", sys.path)
     if spec is None or spec.origin != sys.modules["cifar_dist"].__file__:
         for name in [name for name in sys.modules if name.partition(".")[0] == "cifar_dist"]:

@@ -1,8 +1,8 @@
 """``python``, or a program of the environment, run by a fork of the warm interpreter of :mod:`support.warm`.
 
-It stands in for the program: passes on its words, environment, files and place, forwards each signal, and ends as the
-fork ends. Where no warm interpreter is named in the environment, or for an option of Python's that a fork cannot
-have, it becomes the program itself.
+It stands in for the program: it passes on arguments, environment, files and working folder, forwards each signal, and
+ends as the fork ends. If the environment names no warm interpreter, or if a fork cannot honour an option of Python, it
+executes the program itself.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""A sweep file becomes named runs with checked configs, and a mistake in it is one line."""
+"""A sweep file gives named runs with validated configs, and a mistake in it is one line."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_row_keeps_its_name_when_others_are_added(folder: Path) -> None:
     assert {run.name for run in few.runs} < {run.name for run in more.runs}
 
 
-def test_the_later_word_wins_and_the_command_line_comes_last(folder: Path) -> None:
+def test_a_later_setting_wins_and_the_command_line_comes_last(folder: Path) -> None:
     found = made(
         """
         recipe = "base.toml"
@@ -109,7 +109,7 @@ def test_the_later_word_wins_and_the_command_line_comes_last(folder: Path) -> No
     assert (long.train.batch_size, long.train.channels_last, long.run.dir) == (25, True, "elsewhere")
 
 
-def test_the_words_of_a_run_are_what_train_needs(folder: Path) -> None:
+def test_the_arguments_of_a_run_reproduce_its_config(folder: Path) -> None:
     text = """
         recipe = "base.toml"
         [settings]

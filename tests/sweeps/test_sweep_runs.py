@@ -25,7 +25,7 @@ SWEEP = ["-m", "cifar_dist", "sweep"]
 
 @pytest.fixture
 def file(tiny: Path, tmp_path: Path) -> Path:
-    """A run that is interrupted twice, and two that fail at once."""
+    """Write a sweep of a run that is interrupted twice, and two that fail at once."""
     path = tmp_path / "three.toml"
     path.write_text(
         f"""
@@ -58,7 +58,7 @@ def device(run: Path) -> str:
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The sweep's own lines."""
+    """Return the sweep's own lines."""
     return [line.removeprefix("sweep: ") for line in done.stdout.splitlines() if line.startswith("sweep: ")]
 
 
@@ -137,7 +137,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
         (["--job", "2"], "", "the command line: unknown setting --job; "),
     ],
 )
-def test_what_can_be_known_is_said_before_anything_is_trained(
+def test_mistakes_are_reported_before_anything_is_trained(
     file: Path, tmp_path: Path, words: list[str], change: str, said: str
 ) -> None:
     file.write_text(f"{file.read_text()}\n{change}\n")
@@ -170,13 +170,13 @@ def test_submit_without_slurm_is_refused(file: Path, monkeypatch: pytest.MonkeyP
         verb("submit", str(file))
 
 
-def test_submit_refuses_what_the_script_cannot_pass_on(file: Path) -> None:
+def test_submit_refuses_options_that_the_script_cannot_pass_on(file: Path) -> None:
     file.write_text(f'{file.read_text()}\n[settings.tracking]\nwandb = "offline"\nproject = "a\\tb"\n')
     with pytest.raises(UserError, match="a setting contains a tab or a line break"):
         verb("submit", str(file), "--test-only")
 
 
-def test_runs_on_data_without_the_split_to_end_with_finish_and_stay_finished(
+def test_runs_on_data_without_the_final_split_finish_and_stay_finished(
     tiny: Path, digits: Path, tmp_path: Path, forked: dict[str, str]
 ) -> None:
     data = shutil.copytree(digits, tmp_path / "data")

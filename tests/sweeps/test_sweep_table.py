@@ -101,7 +101,7 @@ def test_the_picture_has_a_dot_for_each_run_at_its_accuracy(file: str, capsys: p
         assert capsys.readouterr().out == "", "before the work"
 
 
-def test_damaged_folders_give_what_is_left_or_one_line(file: str) -> None:
+def test_damaged_folders_give_the_remaining_results_or_one_line(file: str) -> None:
     first, second, third = load(file, seeds=1).rows
     folder = write(first.runs[0], val=0.5, test=0.5)
     (folder / "environment.json").write_text("[" * 100_000)
@@ -118,7 +118,7 @@ def test_damaged_folders_give_what_is_left_or_one_line(file: str) -> None:
 
 
 @given(st.lists(st.floats(0, 1) | st.none(), max_size=6))
-def test_a_spread_is_of_the_known_values(values: list[float | None]) -> None:
+def test_a_spread_covers_the_known_values(values: list[float | None]) -> None:
     known = [value for value in values if value is not None]
     spread = Spread.of(values)
     if not known:

@@ -31,7 +31,7 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
 
 
 class Reader:
-    """Collects the output at the other end of a pipe or a terminal, so that no writer ever waits."""
+    """Collects the output at the other end of a pipe or a terminal, so that no writer blocks."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -170,7 +170,7 @@ def test_a_dumb_terminal_is_written_to_as_a_pipe_is(log: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("where", ["pipe", "terminal"])
-def test_hostile_names_reach_no_terminal(log: Path, where: str) -> None:
+def test_hostile_names_do_not_control_the_terminal(log: Path, where: str) -> None:
     descriptor, stream = open_pipe() if where == "pipe" else open_terminal()
     reader = Reader(descriptor)
     run = RunConsole(log, FACTS, stream=stream)
@@ -190,7 +190,7 @@ def test_hostile_names_reach_no_terminal(log: Path, where: str) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.text(st.characters(), max_size=60))
-def test_nothing_said_puts_a_control_character_into_pipe_or_log(
+def test_no_message_puts_a_control_character_into_a_pipe_or_the_log(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
     log = tmp_path_factory.getbasetemp() / "any.log"
@@ -302,7 +302,7 @@ def test_bars_survive_a_terminal_that_becomes_narrower_and_wider(log: Path, narr
         stream.close()
 
 
-def test_a_ctrl_c_is_answered_above_the_bars(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ctrl_c_is_acknowledged_above_the_bars(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     descriptor, stream = open_terminal(80)
     monkeypatch.setattr(terminal, "_file", stream.fileno)
     reader, run = Reader(descriptor), RunConsole(log, FACTS, stream=stream)

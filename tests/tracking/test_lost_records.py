@@ -1,4 +1,4 @@
-"""A resume finds each step before its checkpoint once in metrics.jsonl, or says what is lost."""
+"""A resume finds each step before its checkpoint once in metrics.jsonl, or reports what is lost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_complete_metrics_stay_as_they_are(path: Path) -> None:
         ([WHOLE[1], *WHOLE[3:]], "has lost 2 records of steps 1 to 3"),
     ],
 )
-def test_lost_steps_are_said_and_have_an_empty_record(path: Path, left: list[Record], says: str) -> None:
+def test_lost_steps_are_reported_and_get_an_empty_record(path: Path, left: list[Record], says: str) -> None:
     note = restored(path, left)
     assert says in note
     assert [one for one in read(path) if one.samples] == left, "what was left is kept, in order"
@@ -62,7 +62,7 @@ def test_lost_steps_are_said_and_have_an_empty_record(path: Path, left: list[Rec
         assert read(aside) == left
 
 
-def test_a_step_twice_and_the_file_of_another_run_are_refused(path: Path) -> None:
+def test_duplicate_steps_and_the_file_of_another_run_are_refused(path: Path) -> None:
     with pytest.raises(UserError, match="has step 2 twice"):
         restored(path, [*WHOLE, train(2)])
     with pytest.raises(UserError, match=r"its last validation accuracy is 0.5, the checkpoint says 0.75; restore it"):

@@ -77,7 +77,7 @@ def test_a_file_torn_at_any_byte_keeps_its_complete_lines(written: list[Record],
 
 @settings(deadline=None, max_examples=25)
 @given(records, st.integers(0, 40), st.none() | st.integers(0, 6))
-def test_cut_drops_what_is_done_again_and_nothing_else(written: list[Record], step: int, evaluated: int | None) -> None:
+def test_cut_drops_only_the_records_that_are_repeated(written: list[Record], step: int, evaluated: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
         write_metrics(path, written)
@@ -95,7 +95,7 @@ def test_cut_drops_what_is_done_again_and_nothing_else(written: list[Record], st
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 7), st.lists(st.integers(1, 30), max_size=5), st.integers(0, 60))
-def test_each_step_is_recorded_once_whatever_interrupted(every: int, deaths: list[int], torn: int) -> None:
+def test_each_step_is_recorded_once_whatever_interrupts(every: int, deaths: list[int], torn: int) -> None:
     steps = 30
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
@@ -184,7 +184,7 @@ def test_an_invalid_line_is_refused_in_the_middle_and_skipped_at_the_end(tmp_pat
     assert [record.step for record in read(path)] == [1]
 
 
-def test_what_an_epoch_used_is_kept() -> None:
+def test_the_usage_of_an_epoch_is_recorded() -> None:
     usage = Usage.of({"forward": 1.0, "backward": 3.0}, 10**9, 0.25)
     record = replace(val(0), grad_norm=0.5, usage=usage)
     assert Record.from_line(record.to_line()) == record
@@ -196,12 +196,12 @@ def test_what_an_epoch_used_is_kept() -> None:
             Record.from_line(train(3).to_line().replace(b"{", b"{" + line + b",", 1))
 
 
-def test_fields_of_a_later_version_are_passed_over() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     line = train(3).to_line().replace(b"{", b'{"mood":2.5,', 1)
     assert Record.from_line(line) == train(3)
 
 
-def test_a_changed_value_is_noticed_and_what_a_kill_leaves_is_not(tmp_path: Path) -> None:
+def test_a_changed_value_is_reported_and_the_remains_of_a_kill_are_not(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path)
     log.append([train(1), train(2)])

@@ -57,7 +57,7 @@ def mirror(tmp_path: Path) -> str:
 
 
 def whole_run(folder: Path, mirror: str) -> list[list[object]]:
-    """Two starts of a run of four steps; returns what the mirror was given."""
+    """Run two attempts of four steps; return what the mirror received."""
     config = Config(tracking=TrackingConfig(mirrors=(mirror,)))
     for first, status in ((1, "interrupted"), (4, "finished")):
         step, makers = first - 1, wanted_mirrors(config.tracking)
@@ -86,7 +86,7 @@ def test_a_mirror_follows_the_run(tmp_path: Path, mirror: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["init", "start", "train_steps", "evaluation", "close"])
-def test_one_that_raises_is_dropped_with_one_warning(
+def test_a_mirror_that_raises_is_dropped_with_one_warning(
     tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setenv("MIRROR_RAISES", method)
@@ -121,14 +121,14 @@ def test_one_that_raises_is_dropped_with_one_warning(
         ("wandb", "must be path/to/file.py:Attribute or package.module:Attribute"),
     ],
 )
-def test_one_that_cannot_be_imported_is_one_line(tmp_path: Path, mirror: str, spec: str, says: str) -> None:
+def test_a_mirror_that_cannot_be_imported_is_one_line(tmp_path: Path, mirror: str, spec: str, says: str) -> None:
     spec = spec.format(folder=tmp_path)
     with pytest.raises(UserError, match=f"^tracking.mirrors: .*{says}") as caught:
         wanted_mirrors(TrackingConfig(mirrors=(spec,)))
     assert "\n" not in str(caught.value)
 
 
-def test_on_two_processes_rank_0_alone_has_it(tiny: Path, tmp_path: Path, mirror: str) -> None:
+def test_on_two_processes_only_rank_0_has_the_mirror(tiny: Path, tmp_path: Path, mirror: str) -> None:
     words = [str(tiny), "--train.epochs", "1", "--tracking.mirrors", json.dumps([mirror])]
     done = run_training(*words, processes=2)
     assert [process.returncode for process in done] == [0, 0], done[0].stderr

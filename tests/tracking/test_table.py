@@ -26,7 +26,7 @@ def cells(path: Path) -> list[dict[str, str]]:
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[Record]:
-    """Records of some epochs with some evaluations; epochs without any are possible after the first."""
+    """Draw records of some epochs with some evaluations; only the first epoch always has records."""
     records: list[Record] = []
     step = 0
     for epoch in range(draw(st.integers(0, 4))):
@@ -90,7 +90,7 @@ def test_the_exact_bytes_of_a_small_csv(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_large_batch_weighs_more() -> None:
+def test_averages_are_weighted_by_batch_size() -> None:
     table = EpochTable([train(1, loss=1.0, samples=30), train(2, loss=5.0, samples=10)])
     assert table.row(0).train_loss == 2.0
 

@@ -92,7 +92,7 @@ def test_the_csv_agrees_at_every_end_of_an_epoch(tmp_path: Path) -> None:
     assert csv_agrees(tmp_path)
 
 
-def test_a_stop_on_request_and_its_resume(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_requested_stop_and_its_resume_are_recorded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tracker = start(tmp_path)
     tracker.train_steps([train(1), train(2), train(3)])
     tracker.evaluation(val(0), best=True)
@@ -182,7 +182,7 @@ def test_steps_that_do_not_follow_are_a_bug_of_the_caller(tmp_path: Path) -> Non
     assert steps(tmp_path) == [1, 2], "nothing wrong was written"
 
 
-def test_damaged_metrics_are_one_clear_line_and_stay(tmp_path: Path) -> None:
+def test_damaged_metrics_are_one_line_and_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(train(1).to_line() + b"\x00\n" + train(2).to_line())
     before = path.read_bytes()
@@ -228,13 +228,13 @@ def test_the_silent_tracker_is_silent(
 
 
 def break_files(folder: Path) -> None:
-    """As a disk that fails: none of the files that the end of a run writes can be replaced or opened."""
+    """Simulate a failing disk: none of the files that a run writes at its end can be replaced or opened."""
     for name in ("metrics.csv", "timeline.jsonl"):
         (folder / name).unlink()
         (folder / name).mkdir()
 
 
-def test_the_end_of_a_failed_run_meets_the_same_fault(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_recording_a_failed_run_survives_the_same_fault(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tracker = start(tmp_path)
     tracker.train_steps([train(1)])
     break_files(tmp_path)
@@ -255,7 +255,7 @@ def test_a_run_that_cannot_record_its_end_has_not_ended_well(tmp_path: Path) -> 
     assert steps(tmp_path) == [1], "what can be written is"
 
 
-def test_a_folder_in_the_place_of_the_log_is_an_error_with_its_path(tmp_path: Path) -> None:
+def test_a_folder_at_the_path_of_the_log_is_an_error_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "training.log").mkdir()
     with pytest.raises(IsADirectoryError, match=r"training\.log"):
         start(tmp_path)

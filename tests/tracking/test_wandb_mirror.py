@@ -27,7 +27,7 @@ OFFLINE = Config(tracking=WandbConfig(wandb="offline", project="a-project"))
 
 @pytest.fixture(scope="module", autouse=True)
 def own_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """W&B as on a fresh account of a machine: no settings of the user, and its service ended afterwards."""
+    """Use W&B as on a new account: without the user's settings, and with its service ended afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
@@ -43,14 +43,14 @@ def warnings() -> list[str]:
 
 
 def mirrored(folder: Path, config: Config, history: list[Record], warnings: list[str]) -> Mirrors:
-    """As a tracker starts them."""
+    """Start the mirrors as a tracker does."""
     mirrors = Mirrors(wanted_mirrors(config.tracking), folder, config, FACTS, warnings.append)
     mirrors.start(history)
     return mirrors
 
 
 def end_of_process() -> None:
-    """What W&B does at the exit of a process: its service writes what it still has, and ends."""
+    """Do what W&B does when a process exits: its service writes the remaining data and ends."""
     import wandb
 
     wandb.teardown()
@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_is_mirrored_too(tmp_path: Path, warnings: lis
     assert [row["step"] for row in segments(tmp_path)[0].rows] == [1, 2, 3]
 
 
-def test_disabled_leaves_no_trace(tmp_path: Path, warnings: list[str]) -> None:
+def test_the_disabled_mode_writes_nothing(tmp_path: Path, warnings: list[str]) -> None:
     mirrors = mirrored(tmp_path, Config(), [train(1)], warnings)
     mirrors.train_steps([train(2)])
     mirrors.close("finished")
@@ -113,7 +113,7 @@ def test_disabled_leaves_no_trace(tmp_path: Path, warnings: list[str]) -> None:
 def test_the_mode_in_the_environment_wins(
     tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch, asked: Literal["online"], variable: str
 ) -> None:
-    """Cluster jobs set it where a node has no network."""
+    """Cluster jobs set it on nodes without internet access."""
     monkeypatch.setenv("WANDB_MODE", variable)
     mirrors = mirrored(tmp_path, Config(tracking=WandbConfig(wandb=asked)), [], warnings)
     mirrors.train_steps([train(1)])
@@ -194,7 +194,7 @@ def test_a_wandb_that_cannot_be_used_is_one_warning(
     "text",
     ["", "[]", "null", '{"id": 7}', '{"id": "../../etc", "mode": "offline"}', '{"id": "", "mode": ""}', "[" * 100_000],
 )
-def test_an_id_file_that_is_not_to_be_trusted_gets_a_new_id(tmp_path: Path, text: str) -> None:
+def test_an_untrusted_id_file_gets_a_new_id(tmp_path: Path, text: str) -> None:
     from cifar_dist.tracking.wandb_mirror import _identity
 
     (tmp_path / "wandb.json").write_text(text)

@@ -1,4 +1,4 @@
-"""Runs that are resumed from their folder, extended, branched, limited, and killed while that begins."""
+"""Runs that are resumed from their folder, extended, branched, limited, and killed at the start of each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ tta = "0"
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended: its exit code, and its output or its error."""
+    """A command that has ended: its exit code and its output or error."""
 
     code: int
     said: str
@@ -80,7 +80,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Place:
-    """A recipe and its runs; ``whole`` is a run of it that nothing happened to."""
+    """A recipe and its runs; ``whole`` is an uninterrupted one."""
 
     recipe: str
     runs: Path
@@ -90,7 +90,7 @@ class Place:
         return self.runs / "whole"
 
     def run(self, *words: str, die_at: int = 0, **variables: str) -> Done:
-        """Run a command in a process of its own, which is killed before its ``die_at``-th renaming of a file."""
+        """Run a command in its own process, which is killed before the ``die_at``-th time it renames a file."""
         end = self.runs.parent / "end.json"
         end.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # the exit code of a killed process
@@ -101,7 +101,7 @@ class Place:
         return self.run("train", self.recipe, "--run.name", name, *words, die_at=die_at, **variables)
 
     def assert_is_whole(self, run: Path) -> None:
-        """The run has the records, the final weights and the state of the one that nothing happened to."""
+        """Assert that the run has the records, the final weights and the state of the uninterrupted one."""
         assert story(run) == story(self.whole)
         assert RunFolder(run).final.read_bytes() == RunFolder(self.whole).final.read_bytes()
         assert RunFolder(run).is_finished()
@@ -205,11 +205,11 @@ def test_an_extension_that_is_killed_can_be_repeated(place: Place, die_at: int) 
         *((ScheduleConfig.variants[name](), 2, False) for name in ("onecycle", "cosine", "linear", "polynomial")),
     ],
 )
-def test_which_schedules_keep_the_past(schedule: ScheduleConfig, steps: int, kept: bool) -> None:
+def test_which_schedules_can_be_extended(schedule: ScheduleConfig, steps: int, kept: bool) -> None:
     assert schedule.keeps_rates(steps, steps_per_epoch=STEPS, before=4, after=9) is kept
 
 
-def test_a_length_that_changes_the_past_is_refused_with_commands_that_work(place: Place) -> None:
+def test_a_length_that_changes_past_steps_is_refused_with_commands_that_work(place: Place) -> None:
     before = tree(place.whole)
     refused = place.run("resume", str(place.whole), "--train.epochs", "6")
     assert refused.code == 2
@@ -233,7 +233,7 @@ def test_a_length_that_changes_the_past_is_refused_with_commands_that_work(place
         ("nowhere", [], "run 'nowhere' does not exist"),
     ],
 )
-def test_what_cannot_be_continued_is_one_line(place: Place, run: str, words: list[str], says: str) -> None:
+def test_runs_that_cannot_be_continued_are_one_line(place: Place, run: str, words: list[str], says: str) -> None:
     before = tree(place.runs / "stopped")
     refused = place.run("resume", str(place.runs / run) if run == "stopped" else run, *words)
     assert (refused.code, refused.said.count("\n")) == (2, 1)
@@ -258,7 +258,7 @@ def test_a_branch_without_changes_ends_as_the_original_though_it_is_killed(place
     assert not list((place.runs / name).glob(".checkpoints.*")), "a kill leaves nothing"
 
 
-def test_a_branch_with_changes_starts_from_there_and_needs_its_origin_no_more(place: Place) -> None:
+def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(place: Place) -> None:
     origin = shutil.copytree(place.whole, place.runs / "origin", symlinks=True)
     words = ["--run.from", str(origin), "--train.epochs", "5", "--optim.lr", "0.01"]
     assert place.train("changed", *words, "--train.max_steps", "13").code == 0
@@ -305,7 +305,7 @@ def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(
 EARLY = ["--train.epochs", "40", "--schedule.name", "constant", "--train.patience", "2", "--train.min_delta", "0.3"]
 
 
-def test_early_stopping_survives_a_kill_and_can_be_taken_back(place: Place) -> None:
+def test_early_stopping_survives_a_kill_and_can_be_undone(place: Place) -> None:
     assert place.train("early", *EARLY).code == 0
     early = place.runs / "early"
     kind, step, note = events(early)[-1]
@@ -397,7 +397,7 @@ def test_a_time_limit_leaves_time_to_save(limit: str, ahead: float) -> None:
         ("echo slurm_load_jobs error >&2; exit 1", UserError),
     ],
 )
-def test_the_end_of_a_job_that_slurm_does_not_export_is_asked_for(
+def test_the_end_of_a_job_that_slurm_does_not_export_is_queried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, end: object
 ) -> None:
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
@@ -417,7 +417,7 @@ def test_the_end_of_a_job_that_slurm_does_not_export_is_asked_for(
 # ---- resume -----------------------------------------------------------------------------------------------------
 
 
-def test_a_plug_in_that_is_gone_is_imported_from_the_run_folder(place: Place, tmp_path: Path) -> None:
+def test_a_deleted_plug_in_is_imported_from_the_run_folder(place: Place, tmp_path: Path) -> None:
     net = tmp_path / "net.py"
     net.write_text(
         "from torch import nn\n"

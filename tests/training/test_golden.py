@@ -1,8 +1,8 @@
-"""A golden curve: order, augmentation, initialisation, schedule and update together, so that a refactor proves itself.
+"""A golden curve: a refactoring must change neither order, augmentation, initialisation, schedule nor update.
 
-When a run is meant to change (never by accident: it changes everybody's runs), write the curve anew with
+If runs change on purpose (it changes everybody's runs), update the curve with
 
-    python tests/test_golden.py
+    python tests/training/test_golden.py
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def curve(data: Path, folder: Path) -> list[list[float]]:
     return [[r["loss"], r["accuracy"], r["lr"]] for r in metrics(folder / "runs" / "golden")]
 
 
-def test_the_curve_is_the_golden_one(digits: Path, tmp_path: Path) -> None:
+def test_the_curve_equals_the_golden_one(digits: Path, tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     now = curve(digits, tmp_path)
     # Processors differ in the last digits of float32, and steps amplify them; a changed order changes the first digit.

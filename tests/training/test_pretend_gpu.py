@@ -1,6 +1,6 @@
-"""On a pretend CUDA device, a training step never waits, and launches what its network needs and little more.
+"""On a pretend CUDA device, a training step never waits, and launches little more than its network requires.
 
-The table of docs/decisions.md is from ``python -m support.pretend_steps``, which takes every shipped recipe.
+``python -m support.pretend_steps``, which accepts every shipped recipe, gives the table of docs/decisions.md.
 """
 
 from __future__ import annotations

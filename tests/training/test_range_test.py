@@ -1,4 +1,4 @@
-"""``lr-find``: the same curve on any number of processes, an existing run left alone, and a recipe written."""
+"""``lr-find``: the same curve on any number of processes, an existing run unchanged, and a recipe written."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_rate_is_written_into_a_new_recipe_and_into_an_old_one(tiny: Path, t
     assert recipe.load(str(old)).optim.lr < 3
 
 
-def test_a_stop_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+def test_a_stopped_range_test_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     running = start(["-m", "cifar_dist", "lr-find", str(tiny), "--low", "1e-9", "--high", "1e-8", "--steps", "100000"])
     assert running[0].stdout is not None
     while not running[0].stdout.readline().startswith("step 10/"):

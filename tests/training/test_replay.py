@@ -17,7 +17,7 @@ STEPS = 26
 
 
 def replay(*words: object, processes: int = PROCESSES) -> subprocess.CompletedProcess[str]:
-    """The first rank's output of ``cifar-dist replay``."""
+    """Return the first rank's output of ``cifar-dist replay``."""
     return spawn(["-m", "cifar_dist", "replay", *map(str, words)], processes=processes)[0]
 
 
@@ -62,14 +62,14 @@ def test_a_step_is_what_was_recorded(trained: Path, step: int, began: int) -> No
     assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_another_number_of_processes_is_said(trained: Path) -> None:
+def test_another_number_of_processes_is_reported(trained: Path) -> None:
     done = replay(trained, 24, processes=1)
     assert done.returncode == 1
     assert "processes: 2 then, 1 now" in done.stdout
     assert "differs by" in done.stdout
 
 
-def test_a_run_is_certified_and_a_changed_number_is_found(trained: Path, tmp_path: Path) -> None:
+def test_a_run_is_certified_and_a_changed_number_is_detected(trained: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy, symlinks=True)
     done = replay(copy, "--check", "9")
@@ -98,7 +98,7 @@ def test_a_run_is_certified_and_a_changed_number_is_found(trained: Path, tmp_pat
         (["24", "--data", "/nowhere"], "/nowhere, the dataset of"),
     ],
 )
-def test_what_cannot_be_replayed_is_said(trained: Path, words: list[str], says: str) -> None:
+def test_steps_that_cannot_be_replayed_are_one_line(trained: Path, words: list[str], says: str) -> None:
     done = replay(trained, *words)
     assert done.returncode == 2
     assert says in done.stderr

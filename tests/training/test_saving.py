@@ -1,4 +1,4 @@
-"""Checkpoints that a background thread writes: what is visible when, and what a death at any moment leaves."""
+"""Checkpoints written by a background thread: what is visible when, and what a kill at any moment leaves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Metrics(SilentTracker):
-    """A tracker with metrics, and with what it was told about checkpoints."""
+    """A tracker that keeps its metrics and the messages about checkpoints."""
 
     def __init__(self, path: Path) -> None:
         self.log = MetricsLog(path)
@@ -118,7 +118,7 @@ def train_on_two(run: Path, first: int, last: int) -> None:
 def test_a_death_at_any_write_leaves_the_old_checkpoint_or_the_new_with_its_metrics(
     tmp_path: Path, train: Callable[[Path, int, int], None]
 ) -> None:
-    """The thread that trains writes the metrics of the next step meanwhile. With the death, power is lost."""
+    """The training thread writes the metrics of the next step meanwhile. The kill includes a loss of power."""
     before = tmp_path / "before"
     before.mkdir()
 
@@ -159,7 +159,7 @@ def test_training_continues_during_a_write_and_the_next_one_waits_for_it(tmp_pat
     saver.save(lambda _: pytest.fail("it is saved already"), state(4), must=True)
 
 
-def test_a_failed_write_is_reported_later_and_tried_again(tmp_path: Path) -> None:
+def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path) -> None:
     saver, tracker = saver_in(tmp_path)
     (tmp_path / "checkpoints").write_text("in the way")
     saver.save(lambda _: tensors(2), state(2, best=True), must=False)

@@ -1,4 +1,4 @@
-"""One process or two, or first the one and then the other: the same run."""
+"""On one process or two, or on one and then the other: the same run."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from cifar_dist import cli
 from cifar_dist.errors import UserError
-from cifar_dist.training.device_speed import measure_ceiling, operations_per_image
+from cifar_dist.training.device_speed import blueprint_of, measure_ceiling, operations_per_image
 from cifar_dist.training.phases import PhaseClock
 
 WORDS = ("--optim.clip_norm", "1", "--train.threads", "1", "--eval.every", "2")
@@ -22,7 +22,7 @@ WORDS = ("--optim.clip_norm", "1", "--train.threads", "1", "--eval.every", "2")
 
 @pytest.fixture(scope="module")
 def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of two epochs on two processes, whose first epoch is not evaluated, profiled; and what it printed."""
+    """Return a profiled run of two epochs on two processes, whose first epoch is not evaluated, and its output."""
     folder = tmp_path_factory.mktemp("pair")
     recipe = folder / "pair.toml"
     recipe.write_text(
@@ -34,7 +34,7 @@ def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return folder / "pair", first.stdout
 
 
-def test_each_epoch_says_where_its_time_went(pair: tuple[Path, str]) -> None:
+def test_each_epoch_records_where_its_time_went(pair: tuple[Path, str]) -> None:
     run, printed = pair
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     with_usage = [record for record in records if "usage" in record]
@@ -82,7 +82,7 @@ def test_a_profile_longer_than_the_run_is_refused(tiny: Path) -> None:
         cli.run(["train", str(tiny), "--train.profile=-1"])
 
 
-def test_every_moment_belongs_to_one_phase() -> None:
+def test_phases_do_not_overlap() -> None:
     begin = time.perf_counter()
     clock = PhaseClock(torch.device("cpu"))
     with clock.during("forward"):
@@ -97,12 +97,12 @@ def test_every_moment_belongs_to_one_phase() -> None:
     assert clock.take().keys() == {"data"}
 
 
-def test_arithmetic_is_counted_without_being_done() -> None:
+def test_arithmetic_is_counted_without_being_executed() -> None:
     linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 10, bias=False))
     # Forward and the gradient of the weights: images need none.
-    assert operations_per_image(linear, (4, 4, 3)) == 2 * 2 * 48 * 10
+    assert operations_per_image(blueprint_of(linear), (4, 4, 3)) == 2 * 2 * 48 * 10
     before = torch.get_rng_state()
     assert measure_ceiling(torch.device("cpu"), torch.float32) > 1e8
     assert torch.equal(torch.get_rng_state(), before)
     opaque = nn.Linear(48, 10)
-    assert operations_per_image(opaque, (4, 4, 3)) is None, "it fails, so nothing is known"
+    assert operations_per_image(blueprint_of(opaque), (4, 4, 3)) is None, "it fails, so nothing is known"

@@ -1,4 +1,4 @@
-"""``cifar-dist checkpoint``: list, verify, compare and average what a run has saved. None of it changes the run."""
+"""``cifar-dist checkpoint``: list, verify, compare and average what a run has saved, without changing the run."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_diff_sorts_tensors_by_their_largest_difference(run: Path, capsys: pytes
     assert said.splitlines()[-1] == "6 of 6 tensors differ"
 
 
-def test_diff_shows_what_cannot_be_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_lists_tensors_that_cannot_be_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = {**weights(15), "conv.weight": torch.zeros(3), "bn.num_batches_tracked": torch.tensor(15)}
     nan = {"momentum_buffer/conv.weight": torch.full((2, 3), float("nan"))}
     checkpoint.save(run / "checkpoints", Tensors(other, None, nan), state(20))
@@ -110,7 +110,7 @@ def test_diff_shows_what_cannot_be_compared(run: Path, capsys: pytest.CaptureFix
     assert verb(capsys, "diff", "first@20", "first@20").endswith("are equal: 3 tensors, every bit\n")
 
 
-def test_average_is_the_mean_of_what_is_evaluated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_average_is_the_mean_of_the_evaluated_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step, bits in ((5, 1.0), (10, 1 / 3), (15, 2**-24)):
         mine = {"conv.weight": torch.full((2,), bits), "bn.running_var": torch.full((3,), float(step))}
         mine |= {"bn.num_batches_tracked": torch.tensor(step)}
@@ -137,7 +137,7 @@ def test_average_is_the_mean_of_what_is_evaluated(run: Path, capsys: pytest.Capt
         (["5", "20", "--out", "mean.safetensors"], "has the weights of another network than"),
     ],
 )
-def test_average_refuses(run: Path, words: list[str], says: str) -> None:
+def test_average_refuses_bad_input_in_one_line(run: Path, words: list[str], says: str) -> None:
     other = Averaged({"conv.weight": torch.zeros(3)}, {})
     if "20" in words:
         checkpoint.save(run / "checkpoints", Tensors(weights(20), other, optimizer(20)), state(20))

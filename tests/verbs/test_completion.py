@@ -1,4 +1,4 @@
-"""Tab completion, asked for as a shell does, and in a real shell."""
+"""Tab completion, requested as a shell does it, and in a real shell."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("launch/local.sh cp", {"cpu"}),
     ],
 )
-def test_what_may_come_next_is_offered(line: str, offered: set[str]) -> None:
+def test_completion_offers_every_valid_next_word(line: str, offered: set[str]) -> None:
     assert set(candidates(words_of_line(line))) == offered
 
 
-def test_an_option_is_not_offered_where_its_value_stands() -> None:
+def test_completion_offers_no_option_where_a_value_is_expected() -> None:
     assert "--low" in candidates(words_of_line("cifar-dist lr-find demo --l"))
     assert candidates(words_of_line("cifar-dist lr-find demo --low ")) == []
     assert candidates(words_of_line("cifar-dist train demo --")) == candidates(words_of_line("python train.py demo --"))

@@ -1,4 +1,4 @@
-"""``cifar-dist model``: the table a person reads."""
+"""``cifar-dist model``: the table as printed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_layers_are_written_as_exact_numbers(capsys: pytest.CaptureFixture[s
         said(capsys, "custom-resnet", "--csv", str(tmp_path / "nowhere" / "layers.csv"))
 
 
-def test_options_classes_and_images_are_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_classes_and_image_sizes_are_applied(capsys: pytest.CaptureFixture[str]) -> None:
     options = ("widths=[8, 16]", "blocks=[1, 1]", "dropout=[0.5]")
     text = said(capsys, "small-resnet", "--options", *options, "--classes", "7", "--size", "16", "--channels", "1")
     assert "small-resnet: 7 classes, images of 16x16x1" in text
@@ -120,7 +120,7 @@ def test_settings_are_written_as_for_any_other_verb(capsys: pytest.CaptureFixtur
     assert row(text, "head.2")[:3] == ["Linear", "128", "10"]
 
 
-def test_where_nothing_is_known_nothing_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_figure_is_printed_where_none_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert "receptive field  the entire image\n" in said(capsys, "se-resnet")
     text = said(capsys, "torchvision:swin_t", "--size", "64")
     assert "receptive field  unknown: positions are mixed in a way that cannot be traced\n" in text

@@ -156,7 +156,7 @@ def test_predict_takes_a_folder_of_images_by_their_numbers(run: Path, digits: Pa
     assert sorted(of_folder) == sorted(of_npz)
 
 
-def test_report_can_be_drawn_again(run: Path) -> None:
+def test_a_report_can_be_drawn_again(run: Path) -> None:
     (run / "report.html").unlink()
     assert str(run / "report.html") in verb("report", str(run))
     assert (run / "report.html").stat().st_size > 50_000
@@ -177,7 +177,7 @@ def test_report_can_be_drawn_again(run: Path) -> None:
         (["train", "demo", "--eval.split", "valid"], "eval.split 'valid' must be 'train', 'val' or 'test'"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_the_work(
+def test_impossible_requests_are_refused_before_the_work(
     run: Path, digits: Path, tmp_path: Path, words: list[str], says: str
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -194,7 +194,7 @@ def test_what_cannot_be_done_is_refused_before_the_work(
     assert len(done.stderr.splitlines()) == 1, "nothing was predicted or exported before"
 
 
-def test_evaluate_says_which_dataset_is_missing_and_which_is_another(run: Path, digits: Path, tmp_path: Path) -> None:
+def test_evaluate_names_a_missing_dataset_and_one_that_has_changed(run: Path, digits: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
     config = moved / "config.toml"
@@ -210,7 +210,7 @@ def test_evaluate_says_which_dataset_is_missing_and_which_is_another(run: Path, 
     assert "the run was trained on the split val\n" in said
 
 
-def test_any_weights_are_evaluated(run: Path, tmp_path: Path) -> None:
+def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     final = load_file(run / "final" / "model.safetensors")
     foreign = tmp_path / "their best (1).pth"
     torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in final.items()}}, foreign)
@@ -237,7 +237,9 @@ def test_any_weights_are_evaluated(run: Path, tmp_path: Path) -> None:
         ("cifar_dist/checkpoint", "give a complete checkpoint or a file of weights"),
     ],
 )
-def test_what_are_no_weights_is_one_line(run: Path, weights: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_weights_is_one_line(
+    run: Path, weights: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=says) as caught:
         build_trained(open_trained(run, weights))

@@ -18,7 +18,7 @@ append = MetricsLog.append
 
 
 def append_and_pause(log: MetricsLog, records: Sequence[Record]) -> None:
-    """Append; the record that was waited for is on the disk when the process stops."""
+    """Append a record; the last one is on the disk when the process stops."""
     global left
     append(log, records)
     note = Path(os.environ["CIFAR_DIST_TEST_PAUSED"])
