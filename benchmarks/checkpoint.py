@@ -24,7 +24,7 @@ from torch import nn
 from cifar_dist.checkpoint import NEW_RUN, Tensors
 from cifar_dist.config import CheckpointConfig
 from cifar_dist.cpu.malloc import keep_freed_memory
-from cifar_dist.distributed.host_copies import copy_to_host
+from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.tracking.tracker import SilentTracker
 from cifar_dist.training.saving import CheckpointSaver
@@ -40,9 +40,9 @@ class Network:
         self.module = nn.Sequential(*(nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(count))).to(device)
         self.momentum = {name: torch.randn_like(value) for name, value in self.module.named_parameters()}
 
-    def state(self) -> Tensors:
+    def state(self, deal: Deal) -> Tensors:
         optimizer = ((f"momentum_buffer/{name}", value) for name, value in self.momentum.items())
-        return Tensors(copy_to_host(self.module.state_dict().items()), None, copy_to_host(optimizer))
+        return Tensors(copy_to_host(self.module.state_dict().items(), deal), None, copy_to_host(optimizer, deal))
 
 
 def main() -> None:

@@ -66,9 +66,9 @@ def test_a_checkpoint_contains_exactly_its_files(folder: Path) -> None:
 
 
 def test_averaged_weights_are_evaluated_if_they_exist(folder: Path) -> None:
-    assert checkpoint.evaluated_weights(save(folder, 3)).name == "averaged.safetensors"
+    assert [path.name for path in checkpoint.evaluated_weights(save(folder, 3))] == ["averaged.safetensors"]
     path = checkpoint.save(folder, Tensors(weights(4), None, optimizer(4)), state(4))
-    assert checkpoint.evaluated_weights(path).name == "weights.safetensors"
+    assert checkpoint.evaluated_weights(path) == (path / "weights.safetensors",)
 
 
 def test_the_average_resumes_with_its_own_statistics() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import CheckpointError, NewerCheckpointError
-from cifar_dist.checkpoint.marker import MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
+from cifar_dist.checkpoint.marker import MARKER, OPTIMIZER, STATE, VERSION, VERSION_IN_PARTS, WEIGHTS
 from cifar_dist.errors import UserError
 
 NUMBERS = count()
@@ -128,7 +128,7 @@ def test_an_unreadable_folder_is_not_an_empty_one(folder: Path) -> None:
 
 def newer(folder: Path, step: int) -> Path:
     path = save(folder, step)
-    sign(path, version=VERSION + 1)
+    sign(path, version=VERSION_IN_PARTS + 1)
     return path
 
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_a_newer_version_stops_the_run_and_is_kept(folder: Path)
     save(folder, 1)
     newer(folder, 2)
     before = names(folder)
-    with pytest.raises(NewerCheckpointError, match="has version 3 of the layout, this program reads versions up to 2"):
+    with pytest.raises(NewerCheckpointError, match="has version 4 of the layout, this program reads versions up to 3"):
         checkpoint.choose(folder)
     assert names(folder) == before
 
@@ -320,7 +320,7 @@ def test_weights_in_another_format_are_a_clean_error(folder: Path, part: str, da
     (path / part).write_bytes(data)
     sign(path)
     checkpoint.verify(path)
-    with pytest.raises(CheckpointError, match="step-00000007 cannot be read") as caught:
+    with pytest.raises(CheckpointError, match=f"step-00000007/{part} cannot be read") as caught:
         checkpoint.load(path)
     assert "\n" not in str(caught.value)
 

@@ -60,7 +60,7 @@ def test_each_tensor_moves_to_its_new_file(tmp_path: Path) -> None:
     assert same(loaded.tensors.averaged.weights, saved.averaged.weights)
     assert same(loaded.tensors.averaged.running(), saved.averaged.running())
     assert loaded.state == TrainState(7, 2, 0.25, 0.5, is_best=False, loss_scaler={"scale": 65536.0})
-    assert checkpoint.evaluated_weights(path) == path / "model.safetensors"
+    assert checkpoint.evaluated_weights(path) == (path / "model.safetensors",)
 
 
 def test_without_an_average_the_saved_model_is_the_trained_one(tmp_path: Path) -> None:
@@ -111,5 +111,5 @@ def test_a_resume_from_version_1_ends_with_the_same_result(tiny: Path, tmp_path:
         assert (old / file).read_bytes() == (whole / file).read_bytes()
     assert ("averaged.safetensors" in names(old / "checkpoints" / "latest")) == (average != "none")
     # The weights that a checkpoint marks for evaluation are those that were evaluated: at the end, the final weights.
-    last = checkpoint.evaluated_weights(whole / "checkpoints" / "step-00000026")
+    (last,) = checkpoint.evaluated_weights(whole / "checkpoints" / "step-00000026")
     assert last.read_bytes() == (whole / "final" / "model.safetensors").read_bytes()

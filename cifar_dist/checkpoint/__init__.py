@@ -11,9 +11,12 @@
       COMPLETE.json                    version, size and sha256 of each file, written last
     checkpoints/latest, best           links
 
+Where four processes wrote it (``checkpoint.sharded``), each file of tensors is four: ``weights-1-of-4.safetensors`` and
+so on. A tensor is in one of them, unsharded, so nothing depends on the engine.
+
 A folder gets its name after all its files are on the disk, so it is complete or absent. It is still verified before
 use, because disks fail: a damaged one is renamed, and the previous one is used. Nothing here executes what it reads,
-and nothing here is collective: rank 0 saves and chooses.
+and nothing here is collective: rank 0 chooses, and saves, or completes what all have written.
 """
 
 from cifar_dist.checkpoint.contents import (
@@ -31,7 +34,6 @@ from cifar_dist.checkpoint.folder import (
     load,
     load_weights,
     read_state,
-    save_tensors,
     step_of,
 )
 from cifar_dist.checkpoint.history import (
@@ -48,6 +50,7 @@ from cifar_dist.checkpoint.history import (
     surplus,
 )
 from cifar_dist.checkpoint.marker import verify
+from cifar_dist.checkpoint.tensor_files import save_tensors
 
 __all__ = [
     "NEW_RUN",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cifar_dist.checkpoint import version_1
@@ -24,16 +20,18 @@ from cifar_dist.checkpoint.marker import (
     OPTIMIZER,
     STATE,
     WEIGHTS,
+    FileFacts,
+    measure,
     read_file,
     read_marker,
     write_marker,
 )
+from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic
 
 _STATE = TypeAdapter(TrainState)
 _FOLDER = re.compile(r"step-(\d{8,12})")
-_OS_ERROR = re.compile(r"\b(?:code: |os error )(\d+)")  # as safetensors shows the number of an OSError
 
 
 def folder_name(step: int) -> str:
@@ -52,28 +50,25 @@ def write(target: Path, tensors: Tensors, state: TrainState) -> None:
     Raises:
         OSError: it cannot be written; nothing half-written remains.
     """
-    files = {WEIGHTS: tensors.weights, OPTIMIZER: tensors.optimizer}
-    if tensors.averaged is not None:
-        files |= {AVERAGED: tensors.averaged.weights, AVERAGED_STATISTICS: tensors.averaged.statistics}
+    files = files_of(tensors)
     with folder_atomic(target, replace=True) as path:
         for name, content in files.items():
             save_tensors(content, path / name)
-        (path / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-        write_marker(path, [*files, STATE])
+        complete_folder(path, measure(path, files), state)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file.
+def complete_folder(path: Path, files: Mapping[str, FileFacts], state: TrainState) -> None:
+    """Write the state and, last, the marker of a checkpoint whose files of tensors are in the folder ``path``."""
+    (path / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+    write_marker(path, {**files, **measure(path, [STATE])})
 
-    Raises:
-        OSError: it cannot be written.
-    """
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:
-        found = _OS_ERROR.search(str(error))
-        number = int(found[1]) if found else errno.EIO
-        raise OSError(number, os.strerror(number) if found else str(error), str(path)) from None
+
+def files_of(tensors: Tensors) -> dict[str, Mapping[str, Tensor]]:
+    """Sort tensors into the files of a checkpoint, by name."""
+    files = {WEIGHTS: tensors.weights, OPTIMIZER: tensors.optimizer}
+    if tensors.averaged is not None:
+        files |= {AVERAGED: tensors.averaged.weights, AVERAGED_STATISTICS: tensors.averaged.statistics}
+    return files
 
 
 def load(path: Path) -> Checkpoint:
@@ -84,15 +79,15 @@ def load(path: Path) -> Checkpoint:
         OSError: one of its files cannot be read.
     """
     state, marker = read_state(path), read_marker(path)
-    try:
-        loaded = {name: load_file(path / name) for name in marker.files if name != STATE}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+    def read(name: str) -> dict[str, Tensor]:
+        return read_tensors([path / part for part in marker.parts_of(name)])
+
     if marker.version == 1:
-        tensors = version_1.convert_tensors(loaded[MODEL_V1], loaded[OPTIMIZER])
+        tensors = version_1.convert_tensors(read(MODEL_V1), read(OPTIMIZER))
     else:
-        averaged = Averaged(loaded[AVERAGED], loaded[AVERAGED_STATISTICS]) if AVERAGED in loaded else None
-        tensors = Tensors(loaded[WEIGHTS], averaged, loaded[OPTIMIZER])
+        averaged = Averaged(read(AVERAGED), read(AVERAGED_STATISTICS)) if marker.parts_of(AVERAGED) else None
+        tensors = Tensors(read(WEIGHTS), averaged, read(OPTIMIZER))
     return Checkpoint(tensors, state, path)
 
 
@@ -116,14 +111,15 @@ def read_state(path: Path) -> TrainState:
     return state
 
 
-def evaluated_weights(path: Path) -> Path:
-    """Return the file with the weights to evaluate and export: the averaged ones if they exist.
+def evaluated_weights(path: Path) -> tuple[Path, ...]:
+    """Return the file, or its parts, with the weights to evaluate and export: the averaged ones if they exist.
 
     Raises:
         CheckpointError: the checkpoint's marker cannot be read.
     """
     marker = read_marker(path)
-    return path / next(name for name in (AVERAGED, WEIGHTS, MODEL_V1) if name in marker.files)
+    found = next(parts for name in (AVERAGED, WEIGHTS, MODEL_V1) if (parts := marker.parts_of(name)))
+    return tuple(path / part for part in found)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

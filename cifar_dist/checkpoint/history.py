@@ -39,11 +39,12 @@ def save(folder: Path, tensors: Tensors, state: TrainState) -> Path:
     """
     target = folder / folder_name(state.step)
     write(target, tensors, state)
-    _link(target, best=state.is_best)
+    link(target, best=state.is_best)
     return target
 
 
-def _link(path: Path, *, best: bool) -> None:
+def link(path: Path, *, best: bool) -> None:
+    """Point ``latest`` at a checkpoint, and ``best`` if it is the best."""
     link_atomic(path.with_name("latest"), path.name)
     if best:
         link_atomic(path.with_name("best"), path.name)
@@ -72,7 +73,7 @@ def copy_to(source: Path, folder: Path) -> None:
             except (FileNotFoundError, shutil.Error):
                 raise CheckpointError(f"{path} was deleted while it was copied; run the same command again") from None
             verify(target)
-            _link(target, best=path == best or read_state(target).is_best)
+            link(target, best=path == best or read_state(target).is_best)
         for path in damaged:
             path.rename(temporary / path.name)
 
@@ -134,7 +135,7 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
         except CheckpointError as error:
             damaged[path] = error
             continue
-        _link(path, best=state.is_best)
+        link(path, best=state.is_best)
         return path, [_rename_damaged(one, error) for one, error in damaged.items()]
     lost = [f"{path.name}: {error}" for path, error in damaged.items()]
     lost += [f"{path.name} was set aside" for path in set_aside(folder)]

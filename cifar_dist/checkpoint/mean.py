@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cifar_dist.checkpoint.contents import CheckpointError
 from cifar_dist.checkpoint.folder import evaluated_weights
+from cifar_dist.checkpoint.tensor_files import read_tensors
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
 
 
 def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
@@ -29,7 +26,7 @@ def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     last: dict[str, Tensor] = {}
     for path in paths:
-        before, last = last, _read(evaluated_weights(path))
+        before, last = last, read_tensors(evaluated_weights(path))
         if before and _kinds(before) != _kinds(last):
             raise UserError(f"{path} has the weights of another network than {paths[0]}")
         for name, value in last.items():
@@ -38,22 +35,5 @@ def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     return last | {name: (total / len(paths)).to(last[name].dtype) for name, total in sums.items()}
 
 
-def write_weights(weights: dict[str, Tensor], out: Path) -> None:
-    """Write a safetensors file, complete or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    write_atomic(out, save(weights))
-
-
 def _kinds(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (value.shape, value.dtype) for name, value in weights.items()}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        weights: dict[str, Tensor] = load_file(path)
-        return weights
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None

@@ -219,6 +219,9 @@ class CheckpointConfig(Section):
     background: bool = True
     """Write checkpoints in a thread while training continues; it waits for a copy of the state in the main memory only.
     The last one, and that of a request to stop, are complete before the run ends."""
+    sharded: Annotated[Literal["auto", "yes", "no"], BooleanMeans(yes="yes", no="no")] = "auto"
+    """Let each process write a part of a checkpoint, so that none needs memory for a full copy: yes (or true), no (or
+    false), or auto: with an engine that shards weights or optimizer state, from 100 million parameters."""
     on_error: Literal["warn", "stop"] = "warn"
     """If the run folder cannot be written, for example because the disk is full: warn, continue and try again, or stop
     at once. The final weights must be written."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import DDP_COMPRESSES, NO_PARTS, Engine, Limit, check_wrapper
+from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, restore_zero
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
@@ -127,8 +128,8 @@ class _ZeroModel(WrappedModel):
         norm = self.wrapper.get_global_grad_norm() if self._clip_norm else None  # type: ignore[operator]
         return None if norm is None else torch.as_tensor(norm)
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        return collect_zero(self._optimizer.optimizer, self.trainable_parameters())
+    def optimizer_state(self, deal: Deal | None = None) -> dict[str, Tensor]:
+        return collect_zero(self._optimizer.optimizer, self.trainable_parameters(), deal)
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         parameters = self.trainable_parameters()

@@ -110,6 +110,11 @@ class Engine(ABC):
         return InferenceModel(module.to(self.ranks.device), self.ranks, self.precision)
 
     @property
+    def is_sharding(self) -> bool:
+        """Whether a process holds only a part of the weights or of the optimizer state."""
+        return self.shards != Engine.shards
+
+    @property
     def device_name(self) -> str:
         """The device that a process computes on, for a reader."""
         device = self.ranks.device

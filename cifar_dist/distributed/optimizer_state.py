@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifar_dist.distributed.host_copies import copy_to_host
+from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.sharded_tensor import fill_partition, full_shape, shard_like
 from cifar_dist.errors import UserError
 
@@ -39,14 +39,15 @@ def by_parameter(state: Mapping[str, Tensor], parameters: Parameters) -> dict[st
 # ---- torch's own optimizers: full tensors, or shards where the parameters are sharded -----------------------------
 
 
-def collect(optimizer: torch.optim.Optimizer, parameters: Parameters) -> dict[str, Tensor]:
-    """Collect the full state. Collective where the parameters are sharded."""
-    return copy_to_host(
+def collect(optimizer: torch.optim.Optimizer, parameters: Parameters, deal: Deal | None = None) -> dict[str, Tensor]:
+    """Collect the full state, or what ``deal`` leaves to this process. Collective where the parameters are sharded."""
+    tensors = (
         (f"{key}/{name}", value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
     )
+    return copy_to_host(tensors, deal)
 
 
 def restore(
@@ -65,19 +66,20 @@ def restore(
 # ``zero`` is its optimizer, which has no types: of ZeRO-1 and 2, or of ZeRO-3, where weights are partitioned too.
 
 
-def collect_zero(zero: Any, parameters: Parameters) -> dict[str, Tensor]:
-    """Collect the full state from the shards of all ranks. Collective."""
+def collect_zero(zero: Any, parameters: Parameters, deal: Deal | None = None) -> dict[str, Tensor]:
+    """Collect the full state from the shards of all ranks, or what ``deal`` leaves to this process. Collective."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     if not _partitions_weights(zero):
         _link(zero)
-    return copy_to_host(
+    tensors = (
         (f"{key}/{name}", shard if shard.ndim == 0 else safe_get_full_optimizer_state(parameters[name], key))
         for group, flat in _groups(zero)
         for name in _names(group, parameters)
         for key, shard in zero.optimizer.state[flat].items()
         if isinstance(shard, Tensor)
     )
+    return copy_to_host(tensors, deal)
 
 
 def restore_zero(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]) -> None:

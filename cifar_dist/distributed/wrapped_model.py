@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from cifar_dist.distributed.host_copies import copy_to_host
+from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, restore
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
@@ -71,10 +71,14 @@ class InferenceModel:
             for buffer, values in zip(buffers, together.split([b.numel() for b in buffers]), strict=True):
                 buffer.copy_(values.view_as(buffer))
 
-    def state(self) -> dict[str, Tensor]:
-        """A copy of the full weights and buffers by name, on the CPU. Collective."""
+    def state(self, deal: Deal | None = None) -> dict[str, Tensor]:
+        """A copy of the full weights and buffers by name, on the CPU. Collective.
+
+        Args:
+            deal: which of them this process copies; None for all.
+        """
         self.broadcast_buffers()
-        return copy_to_host(self.module.state_dict(keep_vars=True).items())
+        return copy_to_host(self.module.state_dict(keep_vars=True).items(), deal)
 
 
 class WrappedModel(InferenceModel):
@@ -190,12 +194,15 @@ class WrappedModel(InferenceModel):
                 "synchronise; start with one of the files in launch/"
             )
 
-    def optimizer_state(self) -> dict[str, Tensor]:
+    def optimizer_state(self, deal: Deal | None = None) -> dict[str, Tensor]:
         """Full optimizer state as ``KEY/PARAMETER``, on the CPU; see :mod:`cifar_dist.distributed.optimizer_state`.
 
         Collective.
+
+        Args:
+            deal: which tensors this process copies; None for all.
         """
-        return collect(self._optimizer.optimizer, self.trainable_parameters())
+        return collect(self._optimizer.optimizer, self.trainable_parameters(), deal)
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what :meth:`optimizer_state` returned, whichever engine returned it.

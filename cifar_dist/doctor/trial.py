@@ -6,11 +6,13 @@ not affected.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,10 +29,12 @@ from cifar_dist.doctor.grace import Grace, find_grace
 from cifar_dist.doctor.network import time_gradients
 from cifar_dist.doctor.shared_folder import trial_folder
 from cifar_dist.doctor.space import room_for_checkpoints
-from cifar_dist.errors import UserError
+from cifar_dist.errors import StorageError, UserError
 from cifar_dist.formatting import duration, size
+from cifar_dist.training.checkpoint_writers import GatheringWriter, ShardingWriter
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
+from cifar_dist.training.saving import writes_in_parts
 from cifar_dist.training.setup import TrainingSetup
 
 _STEPS, _SECONDS = 10, 20  # at most so many timed steps, and about so many seconds
@@ -52,7 +56,8 @@ def try_run(setup: TrainingSetup, engine: Engine, signals: StopSignals) -> Itera
     yield time_gradients(ranks, count, seconds)
     if ranks.device.type == "cuda":
         yield _memory(ranks.device)
-    yield from _save(learner, setup.config, ranks, seconds)
+    sharded = writes_in_parts(setup.config.checkpoint, engine, setup.parameters)
+    yield from _save(learner, setup.config, ranks, seconds, sharded=sharded)
 
 
 def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: StopSignals) -> float:
@@ -91,23 +96,18 @@ def _memory(device: torch.device) -> Finding:
     return Finding.warns("memory", f"{size(used)} of the {size(whole)} of a GPU", remedy)
 
 
-def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float) -> Iterator[Finding]:
+def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float, *, sharded: bool) -> Iterator[Finding]:
     """Save once; yield whether a stop has time for it, and whether the checkpoints to come have room."""
     begin = time.perf_counter()
-    tensors = learner.state()
     folder = Path(config.run.dir)
-
-    def write() -> int:
-        """Write a checkpoint and remove it; return its bytes."""
+    with contextlib.ExitStack() as removing:  # on rank 0
         try:
-            with trial_folder(folder) as trial:
-                return _bytes(checkpoint.save(trial, tensors, checkpoint.NEW_RUN))
-        except OSError as error:
-            raise UserError(
-                f"run.dir {folder} cannot be written ({error.strerror}); choose another --run.dir"
-            ) from None
-
-    count = ranks.run_on_main(write)
+            trial = ranks.run_on_main(lambda: removing.enter_context(trial_folder(folder)))
+            writer = (ShardingWriter if sharded else GatheringWriter)(trial, 1, ranks)
+            writer.begin(learner.state(writer.deal()), checkpoint.NEW_RUN, prepare=lambda: None)
+            count = ranks.run_on_main(partial(_bytes, writer.end().path))
+        except StorageError as error:
+            raise UserError(f"run.dir {folder} cannot be written ({error}); choose another --run.dir") from None
     seconds = time.perf_counter() - begin
     yield _save_time(seconds, count, step_seconds, config, ranks.run_on_main(lambda: _grace(config)))
     yield ranks.run_on_main(lambda: room_for_checkpoints(config, count))

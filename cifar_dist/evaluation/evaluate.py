@@ -23,16 +23,21 @@ class CheckpointRef:
     """The weights of a run that are evaluated.
 
     Attributes:
-        file: their file, of safetensors or saved by torch.
+        files: their file, of safetensors or saved by torch, or its parts.
         name: their name in folder names: ``final``, the checkpoint's, for example ``step-00000345``, or the file's.
         step: optimizer steps done; None if unknown.
         val_accuracy: fraction, as measured during training; None if it was not.
     """
 
-    file: Path
+    files: tuple[Path, ...]
     name: str
     step: int | None
     val_accuracy: float | None
+
+    @property
+    def path(self) -> Path:
+        """Their file, or the folder with its parts."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
 
 
 def evaluate(
@@ -95,6 +100,6 @@ def evaluate(
     ids = sample_ids(data, split)
     labels = class_labels(trained_on, predictions.classes.tolist(), "auto")
     folder = ranks.run_on_main(
-        lambda: write_evaluation(run.evaluations, summary, predictions, ids, weights.file, labels)
+        lambda: write_evaluation(run.evaluations, summary, predictions, ids, weights.files, labels)
     )
     return folder, summary

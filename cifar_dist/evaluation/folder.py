@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_dist.checkpoint.tensor_files import copy_weights
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.submission import write_submission
-from cifar_dist.files import copy_atomic, folder_atomic, free_name, write_sums
+from cifar_dist.files import folder_atomic, free_name, write_sums
 from cifar_dist.run_folder import EvaluationFolder
 
 
@@ -73,7 +74,7 @@ def write_evaluation(
     summary: Summary,
     predictions: Predictions,
     ids: Sequence[int | str],
-    weights: Path,
+    weights: Sequence[Path],
     labels: Sequence[int | str] | None = None,
 ) -> Path:
     """Write ``{run}_val_acc_{acc}_{time}_model_{checkpoint}/``, complete or not at all.
@@ -87,7 +88,7 @@ def write_evaluation(
         summary: what was evaluated.
         predictions: of every sample.
         ids: ID of each sample.
-        weights: the evaluated file, whose suffix the copy gets.
+        weights: the evaluated file, whose suffix the copy gets, or its parts.
         labels: predicted class of each sample, as the CSV names it; None for its index.
     """
     accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
@@ -103,6 +104,6 @@ def write_evaluation(
         with folder.probabilities.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         folder.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-        copy_atomic(weights, folder.weights.with_suffix(weights.suffix))
+        copy_weights(weights, folder.weights.with_suffix(weights[0].suffix))
         write_sums(temporary)
     return target

@@ -45,7 +45,7 @@ def open_trained(run: Path, which: str) -> Trained:
     given = Path(which).expanduser()
     if given.is_file():
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
-        return Trained(folder, config, trained_on, CheckpointRef(given, name, None, None))
+        return Trained(folder, config, trained_on, CheckpointRef((given,), name, None, None))
     if given.suffix in WEIGHT_SUFFIXES or (len(given.parts) > 1 and not given.is_dir()):
         raise UserError(f"--checkpoint: {given} does not exist; give a .safetensors or .pth file, or a checkpoint")
     try:
@@ -69,10 +69,11 @@ def build_trained(trained: Trained) -> nn.Module:
     data = trained.trained_on
     module = models.build_for(trained.config.model, shape=data.shape, classes=len(data.classes))
     try:
-        weights = read_weights(trained.weights.file, module)
+        parts = [read_weights(file, module) for file in trained.weights.files]
     except ValueError as error:
-        raise UserError(f"{trained.weights.file} cannot be read: {error}") from None
-    checkpoint.load_weights(module, weights, trained.weights.file)
+        raise UserError(f"{trained.weights.path} cannot be read: {error}") from None
+    weights = {name: value for part in parts for name, value in part.items()}
+    checkpoint.load_weights(module, weights, trained.weights.path)
     return module
 
 

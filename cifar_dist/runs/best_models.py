@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist import checkpoint
+from cifar_dist.checkpoint.tensor_files import copy_weights
 from cifar_dist.errors import UserError
-from cifar_dist.files import copy_atomic, folder_atomic, write_atomic
+from cifar_dist.files import folder_atomic, write_atomic
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import Entry
 
@@ -24,14 +25,14 @@ class BestModel:
     Attributes:
         entry: the run.
         name: the checkpoint's, or ``final``.
-        weights: their safetensors file.
+        weights: their safetensors file, or its parts.
         val: validation accuracy, a fraction; None if it was not measured.
         test: test accuracy of the run's final weights; None if it was not measured.
     """
 
     entry: Entry
     name: str
-    weights: Path
+    weights: tuple[Path, ...]
     val: float | None
     test: float | None
 
@@ -69,7 +70,7 @@ def collect(models: Sequence[BestModel], out: Path) -> Path:
     try:
         with folder_atomic(out, replace=True) as folder:
             for model, name in zip(models, names, strict=True):
-                copy_atomic(model.weights, folder / name)
+                copy_weights(model.weights, folder / name)
             write_atomic(folder / TABLE, _table(models, names))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
@@ -87,7 +88,7 @@ def _best_of(entry: Entry) -> BestModel | None:
             return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, entry.test)
     except (UserError, checkpoint.CheckpointError):
         pass
-    return BestModel(entry, FINAL, folder.final, entry.val, entry.test) if folder.final.is_file() else None
+    return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test) if folder.final.is_file() else None
 
 
 def _rank(model: BestModel) -> tuple[float, Path]:

@@ -20,6 +20,7 @@ from cifar_dist.checkpoint import Averaged, Checkpoint, Tensors, load_weights
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.randomness import permutation, step_seed
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.out_of_memory import describe_training, explained
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
@@ -182,16 +183,21 @@ class Learner:
         else:
             module.load_state_dict(self._recalibrated, strict=False)
 
-    def state(self) -> Tensors:
-        """The tensors of a checkpoint. Collective."""
-        weights, averaged = self.model.state(), None
+    def state(self, deal: Deal | None = None) -> Tensors:
+        """The tensors of a checkpoint. Collective.
+
+        Args:
+            deal: which of them this process has in the result, to write them; None for all.
+        """
+        weights, averaged = self.model.state(deal), None
         if self._average is not None and self._average.begun:
             with self.averaged():
-                evaluated = self.model.state()
+                evaluated = self.model.state(deal)
             parameters = {name for name, _ in self._setup.module.named_parameters()}
             running = self._average.state().items()
-            averaged = Averaged(evaluated, {name: value for name, value in running if name not in parameters})
-        return Tensors(weights, averaged, self.model.optimizer_state())
+            statistics = copy_to_host(((name, value) for name, value in running if name not in parameters), deal)
+            averaged = Averaged(evaluated, statistics)
+        return Tensors(weights, averaged, self.model.optimizer_state(deal))
 
     def _plain_images(self, purpose: str, count: int, at_once: int) -> Iterator[Tensor]:
         """``count`` training images as evaluation sees them: float32 [at most at_once, c, h, w], on the device."""

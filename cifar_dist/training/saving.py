@@ -1,39 +1,31 @@
 """When a checkpoint is written, and what happens when it cannot be.
 
-Training waits for a copy of the state only. A background thread of rank 0 writes it (``checkpoint.background``), once
-the metrics up to its step are on the disk. There is one write at a time, so checkpoints and links appear in order.
+Training waits for a copy of the state only. A background thread writes it (``checkpoint.background``), on rank 0 or, in
+parts, on all ranks (``checkpoint.sharded``), once the metrics up to its step are on the disk. There is one write at a
+time, so checkpoints and links appear in order.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Tensors, TrainState
 from cifar_dist.config import CheckpointConfig
+from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import StorageError
 from cifar_dist.tracking.tracker import AnyTracker
+from cifar_dist.training.checkpoint_writers import GatheringWriter, ShardingWriter, Written
 
-_LAST_SECONDS: Final = 30
-"""How long a job that has failed waits for the write under way: it must end within a minute."""
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A checkpoint that is complete, and why an older one could not be deleted; empty if that is done."""
-
-    path: Path
-    problem: str
+_SHARDED_FROM: Final = 100_000_000  # parameters: 1.2 GB with AdamW, which rank 0 writes in seconds
 
 
 class CheckpointSaver:
-    """Saves the checkpoints of a run; rank 0 writes. Every method but :meth:`is_due` and :meth:`close` is collective.
+    """Saves the checkpoints of a run. Every method but :meth:`is_due` and :meth:`close` is collective.
 
     Args:
         folder: the run's ``checkpoints``.
@@ -41,6 +33,7 @@ class CheckpointSaver:
         ranks: this process among all of the job.
         tracker: its metrics are flushed before a checkpoint, which must not outlive them.
         saved: the state of the checkpoint that the run resumes from.
+        sharded: whether each rank writes a part.
         retry: steps until the first attempt after a failed one; each further wait is twice as long.
         longest_retry: the longest wait, in steps.
     """
@@ -53,16 +46,16 @@ class CheckpointSaver:
         tracker: AnyTracker,
         saved: TrainState,
         *,
+        sharded: bool = False,
         retry: int,
         longest_retry: int,
     ) -> None:
         self._folder, self._config, self._ranks, self._tracker, self._saved = folder, config, ranks, tracker, saved
+        self._writer = (ShardingWriter if sharded else GatheringWriter)(folder, config.keep, ranks)
         self._first_wait, self._longest_wait = min(retry, longest_retry), longest_retry
         self._wait = self._first_wait
         self._retry_at: int | None = None
         self._pending: TrainState | None = None  # is being written
-        self._writing: Future[_Written] | None = None  # of it, on rank 0
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
 
     @property
     def best(self) -> float | None:
@@ -75,11 +68,11 @@ class CheckpointSaver:
         is_retried = self._retry_at is not None and step >= self._retry_at
         return is_retried or (every > 0 and step % every == 0)
 
-    def save(self, tensors: Callable[[], Tensors], state: TrainState, *, must: bool) -> None:
+    def save(self, tensors: Callable[[Deal], Tensors], state: TrainState, *, must: bool) -> None:
         """Copy a state and begin to write it, unless it is saved already.
 
         Args:
-            tensors: returns its contents, which nothing else changes. Collective.
+            tensors: returns its contents, as they are dealt to this process; nothing else changes them. Collective.
             state: the progress of the run.
             must: whether there is no later attempt; then it is complete when this returns.
 
@@ -89,17 +82,16 @@ class CheckpointSaver:
         self.wait(state.step)
         if replace(state, is_best=self._saved.is_best) == self._saved and self._saved.step > 0:
             return  # it may be the best, which a second save would not know
-        contents = tensors()
+        contents = tensors(self._writer.deal())
         self._pending = state
-        if self._ranks.is_main:
-            self._writing = self._begin(contents, state)
-        del contents  # the thread alone keeps it, until it is written
+        self._writer.begin(contents, state, self._tracker.sync)  # the metrics belong to this thread
+        del contents  # the writer's thread alone keeps it, until it is written
         if must or not self._config.background:
             self.wait(state.step, must=must)
 
     def poll(self, step: int) -> None:
         """:meth:`wait` if the write under way has ended. Call it between steps."""
-        if self._pending is not None and self._ranks.run_on_main(lambda: self._writing is None or self._writing.done()):
+        if self._pending is not None and self._writer.is_done():
             self.wait(step)
 
     def wait(self, step: int, *, must: bool = False) -> None:
@@ -118,7 +110,7 @@ class CheckpointSaver:
             return
         state, self._pending = self._pending, None
         try:
-            written = self._ranks.run_on_main(self._end)
+            written = self._writer.end()
         except StorageError as error:
             if must or self._config.on_error == "stop":
                 raise
@@ -134,43 +126,24 @@ class CheckpointSaver:
 
     def close(self) -> None:
         """Let the write under way end in a job that has failed, and report it."""
-        if self._pending is None or self._writing is None:
+        if self._pending is None or not self._ranks.is_main:
             return
-        concurrent.futures.wait([self._writing], timeout=_LAST_SECONDS)
-        step = self._pending.step
-        if not self._writing.done():
-            self._tracker.warn(f"the checkpoint of step {step:,} is not saved: it took longer than {_LAST_SECONDS} s")
-        elif (error := self._writing.exception()) is not None:
-            cause = StorageError.of(error, self._folder) if isinstance(error, OSError) else error
-            self._tracker.warn(f"the checkpoint of step {step:,} could not be saved: {cause}")
-        else:
-            self._report(self._pending, self._writing.result())
-
-    def _begin(self, contents: Tensors, state: TrainState) -> Future[_Written]:
-        """Flush the metrics, which belong to this thread, and have the other one write the checkpoint."""
         try:
-            self._tracker.sync()
-        except OSError as error:
-            failed: Future[_Written] = Future()
-            failed.set_exception(error)
-            return failed
-        return self._thread.submit(_write_and_prune, self._folder, contents, state, self._config.keep)
+            written = self._writer.abandon()
+        except Exception as error:
+            cause = StorageError.of(error, self._folder) if isinstance(error, OSError) else error
+            self._tracker.warn(f"the checkpoint of step {self._pending.step:,} could not be saved: {cause}")
+        else:
+            self._report(self._pending, written)
 
-    def _end(self) -> _Written:
-        assert self._writing is not None
-        write, self._writing = self._writing, None
-        return write.result()
-
-    def _report(self, state: TrainState, written: _Written) -> None:
+    def _report(self, state: TrainState, written: Written) -> None:
         if written.problem:
             self._tracker.warn(written.problem)
         self._tracker.checkpoint(state.step, written.path)
 
 
-def _write_and_prune(folder: Path, contents: Tensors, state: TrainState, keep: int) -> _Written:
-    path = checkpoint.save(folder, contents, state)
-    try:
-        checkpoint.prune(folder, keep)
-    except OSError as error:  # the next save tries again
-        return _Written(path, f"an old checkpoint cannot be deleted: {StorageError.of(error, folder)}")
-    return _Written(path, "")
+def writes_in_parts(config: CheckpointConfig, engine: Engine, parameters: int) -> bool:
+    """Whether each rank writes a part of a checkpoint of a network with so many parameters."""
+    if config.sharded == "auto":
+        return engine.is_sharding and parameters >= _SHARDED_FROM
+    return config.sharded == "yes"

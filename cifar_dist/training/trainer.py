@@ -20,6 +20,7 @@ from cifar_dist.distributed import time_limit
 from cifar_dist.distributed.agreement import Agreement, StopRequested
 from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
@@ -40,7 +41,7 @@ from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
-from cifar_dist.training.saving import CheckpointSaver
+from cifar_dist.training.saving import CheckpointSaver, writes_in_parts
 from cifar_dist.training.setup import build_setup, padding_note
 from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
@@ -109,6 +110,7 @@ class Trainer:
             self.ranks,
             self.tracker,
             state,
+            sharded=writes_in_parts(config.checkpoint, engine, self.setup.parameters),
             retry=config.tracking.every,
             longest_retry=self.steps_per_epoch,
         )
@@ -224,12 +226,12 @@ class Trainer:
             self._finish()
 
     def _finish(self) -> None:
-        model = self.learner.model.state()
+        model = self.learner.model.state(Deal(self.ranks.rank, writers=1))
         self.ranks.run_on_main(lambda: self._write_final(model))
         split, tta = self.config.eval.split, self.config.eval.tta
         if split not in self.manifest.splits:
             return
-        weights = CheckpointRef(self.folder.final, FINAL, self.step, self.accuracy)
+        weights = CheckpointRef((self.folder.final,), FINAL, self.step, self.accuracy)
         folder, summary = evaluate(
             self.learner.model,
             self.config,

@@ -121,7 +121,8 @@ def _diff(arguments: argparse.Namespace) -> int:
 def _average(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist import checkpoint
-        from cifar_dist.checkpoint.mean import mean_weights, write_weights
+        from cifar_dist.checkpoint.mean import mean_weights
+        from cifar_dist.checkpoint.tensor_files import write_weights
 
     out: Path = arguments.out
     if out.suffix != ".safetensors":

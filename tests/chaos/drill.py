@@ -43,6 +43,7 @@ checkpoint = {{ every_steps = 5, keep = 3 }}
 tracking.every = 1
 eval.tta = "0"
 """
+IN_PARTS = ("--checkpoint.sharded", "true")
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Drill:
         """Train without interruption, and count the write calls of each rank."""
         run = self.folder / "runs" / f"whole-{processes}"
         begin = time.monotonic()
-        job = self.start(run.name, processes, dict.fromkeys(range(processes), 2**40))
+        job = self.start(run.name, processes, dict.fromkeys(range(processes), 2**40), IN_PARTS)
         done = end(job, _LONGEST)
         assert done.codes == [0] * processes, done.said
         self.whole[processes], self.seconds[processes] = run, time.monotonic() - begin
@@ -129,14 +130,15 @@ def kill(drill: Drill, number: int) -> None:
         kind = draw.choice(("file-system event", "moment"))
         kinds.append(kind)
         before = _size(timeline)
+        words = draw.choice((IN_PARTS, ()))
         if kind == "moment":
-            job = drill.start(trial, processes, {})
+            job = drill.start(trial, processes, {}, words)
             _wait(draw.uniform(0, drill.seconds[processes]), job)
             for rank in victims:
                 job[rank].kill()
         else:
             calls = drill.calls[processes]
-            job = drill.start(trial, processes, {rank: draw.randint(1, calls[rank]) for rank in victims})
+            job = drill.start(trial, processes, {rank: draw.randint(1, calls[rank]) for rank in victims}, words)
             _wait(_LONGEST, job, until_one_ends=True)
         if _size(timeline) == before:  # before all have joined, a launcher ends those that wait
             for process in job:

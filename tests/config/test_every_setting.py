@@ -357,7 +357,7 @@ def unwritable(config: Config) -> object:
     )
     at = "save"
     try:
-        saver.save(lambda: Tensors({}, None, {}), replace(checkpoint.NEW_RUN, step=1), must=False)
+        saver.save(lambda _: Tensors({}, None, {}), replace(checkpoint.NEW_RUN, step=1), must=False)
         at = "wait"
         saver.wait(1)
     except StorageError as error:
@@ -473,6 +473,7 @@ WITNESSES: dict[str, Witness] = {
     "checkpoint.every": witness(2, run, eval__every=9),  # the best one is saved whenever it comes
     "checkpoint.every_steps": witness(1, run),
     "checkpoint.keep": witness(1, run, eval__every=9),
+    "checkpoint.sharded": witness(True, run),  # files by the number of the process that wrote them
     "checkpoint.on_error": witness("stop", unwritable),
     "checkpoint.background": witness(False, unwritable, checkpoint__on_error="stop"),
     "tracking.every": witness(1, die),

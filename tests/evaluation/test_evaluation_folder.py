@@ -75,7 +75,7 @@ def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_
 def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path) -> None:
     labels = torch.tensor([1, 0, 2, 0])
     folder = write_evaluation(
-        tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels, LOGITS), [40, 30, 20, 10], weights
+        tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels, LOGITS), [40, 30, 20, 10], [weights]
     )
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -95,7 +95,8 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
     assert np.allclose(arrays["probabilities"].sum(axis=1), 1)
     other = weights.rename(weights.with_suffix(".pth"))
     predictions = Predictions(LOGITS, labels, LOGITS)
-    assert (write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], other) / "model.pth").is_file()
+    folder_of_other = write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], [other])
+    assert (folder_of_other / "model.pth").is_file()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == {**dataclasses.asdict(SUMMARY), "classes": ["a", "b", "c"]}
     assert summary.keys() >= {"accuracy", "samples", "tta", "checkpoint", "split"}
@@ -103,7 +104,7 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
 
 def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
     summary = dataclasses.replace(SUMMARY, accuracy=None, loss=None, val_accuracy=None)
-    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), weights)
+    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), [weights])
     assert "_val_acc_unknown_" in folder.name
     assert sorted(np.load(folder / "probabilities.npz").files) == ["ids", "probabilities"]
     assert json.loads((folder / "summary.json").read_text())["accuracy"] is None
@@ -111,7 +112,7 @@ def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
 
 def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: Path) -> None:
     folders = {
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), weights)
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), [weights])
         for _ in range(5)
     }
     assert len(folders) == 5
@@ -120,9 +121,9 @@ def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights:
 
 def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(UserError, match="the ID 7 occurs more than once"):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), [7, 8, 9, 7], weights)
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), [7, 8, 9, 7], [weights])
     with pytest.raises(FileNotFoundError):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), tmp_path / "nowhere")
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), [tmp_path / "nowhere"])
     assert list((tmp_path / "e").iterdir()) == []
 
 

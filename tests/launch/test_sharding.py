@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from support import resume_on_ranks
 from support.running import metrics, pausing, resume, spawn, wait_for_pause
+from support.small_checkpoint import names
 
-from cifar_dist import cli
+from cifar_dist import checkpoint, cli
 from cifar_dist.tracking import timeline
 
 STEPS = 26
@@ -57,6 +58,18 @@ def test_a_run_of_all_engines_ends_like_one_of_ddp(runs: Path, tmp_path: Path, o
     torch.testing.assert_close(weights[1], weights[0], rtol=rtol, atol=atol)
     assert accuracy(changing) == accuracy(whole)
     assert cli.run(["export", str(changing), "--out", str(tmp_path / "network.pt")]) == 0
+
+
+def test_checkpoints_in_parts_are_read_as_those_of_rank_0(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """AdamW's runs have equal weights, one with checkpoints in parts; one process continued both."""
+    (parts,) = {len(names(path)) for path in checkpoint.listing(runs / "adamw-all" / "checkpoints")}
+    assert parts == 6, "weights and optimizer of two processes, the state, the marker"
+    assert not (runs / "adamw-ddp" / "checkpoints" / "latest" / "weights-1-of-2.safetensors").exists()
+    continued = [runs / name / "final" / "model.safetensors" for name in ("adamw-ddp-alone", "adamw-all-alone")]
+    assert continued[0].read_bytes() == continued[1].read_bytes()
+    assert [record["step"] for record in metrics(runs / "adamw-all-alone")] == list(range(1, 29))
+    assert cli.run(["checkpoint", "diff", *(f"{runs / name}@latest" for name in ("adamw-ddp", "adamw-all"))]) == 0
+    assert " are equal: " in capsys.readouterr().out
 
 
 def accuracy(run: Path) -> float:

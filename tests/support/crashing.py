@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import mmap
@@ -19,6 +20,9 @@ _WRITING = {
     *("mkdir", "open", "write", "__exit__", "close", "serialize_file", "fsync"),
     *("rename", "replace", "symlink", "unlink", "remove", "rmdir"),
 }
+
+_ENDING = {"__exit__", "close"}
+_WRITERS = (io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper)
 
 
 def dies_at(moment: int, work: Callable[[], object], folder: Path, *, power_loss: bool = False) -> bool:
@@ -70,6 +74,8 @@ def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | 
     def count(frame: FrameType, event: str, function: Callable[..., object]) -> None:
         if event != "c_call" or function.__name__ not in _WRITING or frame.f_code.co_name == "noted_fsync":
             return
+        if function.__name__ in _ENDING and not isinstance(getattr(function, "__self__", None), _WRITERS):
+            return  # of a lock, or of what was only read
         if not threading.current_thread().name.startswith(thread):
             return
         calls = next(numbers)

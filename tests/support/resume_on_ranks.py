@@ -1,7 +1,7 @@
 """Runs that change their engine repeatedly: ``python resume_on_ranks.py RECIPE``; test_sharding.py reads them.
 
-For each optimizer: a run of DDP, and one of all engines in turn. A single interpreter imports DeepSpeed, and torch's
-compiler, which its first step requires.
+For each optimizer: a run of DDP, and one of all engines in turn. One process then continues AdamW's. A single
+interpreter imports DeepSpeed, and torch's compiler, which its first step requires.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ OPTIMIZERS = {
     "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003", "--average.name", "ema", "--average.decay", "0.9"],
 }
 SETTINGS = ["--train.epochs", "2", "--checkpoint.background", "false", "--run.collective_timeout", "900"]
+IN_PARTS = ["--checkpoint.sharded", "true"]
 TURNS = [
     ("cpu", 3, signal.SIGUSR1),
     ("zero1", 7, signal.SIGUSR1),
@@ -40,9 +41,10 @@ TURNS = [
 """Files of launch/, in the order in which a run continues with them: each until a signal comes after a step."""
 
 
-def settings(config: str) -> dict[str, str]:
+def settings(config: str, processes: int) -> dict[str, str]:
     """Return the variables in which ``accelerate launch`` passes a file of launch/ to its processes."""
-    words = ["--config_file", str(ROOT / "launch" / f"{config}.yaml"), "--num_processes", "2", "train.py"]
+    number = ["--num_processes", str(processes)]
+    words = ["--config_file", str(ROOT / "launch" / f"{config}.yaml"), *number, "train.py"]
     arguments, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
     prepare = prepare_deepspeed_cmd_env if arguments.use_deepspeed else prepare_multi_gpu_env
@@ -51,8 +53,8 @@ def settings(config: str) -> dict[str, str]:
     return {name: value for name, value in variables.items() if name.startswith("ACCELERATE_")}
 
 
-def train(launch: str, words: list[str], leave: int = 0, number: int = 0) -> None:
-    """Train on two processes, or resume training; each process sends itself signal ``number`` after step ``leave``."""
+def train(launch: str, words: list[str], leave: int = 0, number: int = 0, *, processes: int = 2) -> None:
+    """Train, or resume training; each process sends itself signal ``number`` after step ``leave``."""
     from cifar_dist.distributed.start import start_engine
     from cifar_dist.training import usage_meter
     from cifar_dist.training.measurements import StepMeasurements
@@ -67,7 +69,7 @@ def train(launch: str, words: list[str], leave: int = 0, number: int = 0) -> Non
     usage_meter._SHORTEST = 1e-9  # rate the arithmetic of these short epochs, too: rank 0 does it alone
     for variable in [variable for variable in os.environ if variable.startswith("ACCELERATE_")]:
         del os.environ[variable]
-    os.environ.update(settings(launch))
+    os.environ.update(settings(launch, processes))
     config = recipe.load(words[0], words[1:])
 
     def work() -> None:
@@ -78,7 +80,7 @@ def train(launch: str, words: list[str], leave: int = 0, number: int = 0) -> Non
             assert trainer.run() == (75 if leave else 0)
 
     # The rank that is killed last may fail before, because it has lost the other.
-    forked_ranks.run(2, work, codes=(-signal.SIGKILL, 1) if number == signal.SIGKILL else (0,))
+    forked_ranks.run(processes, work, codes=(-signal.SIGKILL, 1) if number == signal.SIGKILL else (0,))
 
 
 def main(path: str) -> None:
@@ -89,8 +91,12 @@ def main(path: str) -> None:
     for optimizer, words in OPTIMIZERS.items():
         common = [path, *SETTINGS, *words, "--run.name"]
         train("cpu", [*common, f"{optimizer}-ddp"])
+        parts = IN_PARTS if optimizer == "adamw" else []
         for launch, leave, number in TURNS:
-            train(launch, [*common, f"{optimizer}-all"], leave, number)
+            train(launch, [*common, f"{optimizer}-all", *parts], leave, number)
+    for run in ("adamw-ddp", "adamw-all"):
+        longer = ["--run.from", run, "--train.epochs", "3", "--train.max_steps", "28"]
+        train("cpu", [path, *OPTIMIZERS["adamw"], *longer, "--run.name", f"{run}-alone"], processes=1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Averaged, Tensors, TrainState
 from cifar_dist.checkpoint.marker import AVERAGED, AVERAGED_STATISTICS, MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
+from cifar_dist.checkpoint.parts import UnfinishedCheckpoint, write_part
+from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.files import sha256
 
 CONTENT = (WEIGHTS, AVERAGED, AVERAGED_STATISTICS, OPTIMIZER, STATE)
@@ -36,6 +39,17 @@ def tensors(step: int) -> Tensors:
     return Tensors(weights(step), averaged(step), optimizer(step))
 
 
+def dealt(all_tensors: Tensors, deal: Deal) -> Tensors:
+    """The tensors of one process of those that write a checkpoint in parts."""
+
+    def own(tensors_of_all: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return copy_to_host(tensors_of_all.items(), deal)
+
+    weights, average = own(all_tensors.weights), all_tensors.averaged
+    own_average = average and Averaged(own(average.weights), own(average.statistics))
+    return Tensors(weights, own_average, own(all_tensors.optimizer))
+
+
 def state(step: int, *, best: bool = False) -> TrainState:
     return TrainState(
         step=step, epochs_evaluated=1, val_accuracy=0.5, best_val_accuracy=0.5, is_best=best, loss_scaler={}
@@ -44,6 +58,16 @@ def state(step: int, *, best: bool = False) -> TrainState:
 
 def save(folder: Path, step: int, *, best: bool = False) -> Path:
     return checkpoint.save(folder, tensors(step), state(step, best=best))
+
+
+def save_in_parts(folder: Path, step: int, parts: int, *, best: bool = False) -> Path:
+    """Save what :func:`save` does, as so many processes would write it."""
+    unfinished = UnfinishedCheckpoint(folder, state(step, best=best))
+    deals = [Deal(rank, parts) for rank in range(parts)]
+    written = [
+        write_part(unfinished.path, dealt(tensors(step), deal), rank + 1, parts) for rank, deal in enumerate(deals)
+    ]
+    return unfinished.complete(written)
 
 
 def holds(path: Path, step: int) -> bool:

@@ -13,12 +13,14 @@ from typing import TypeVar
 import pytest
 import torch
 from support.crashing import every_death
-from support.small_checkpoint import holds, names, state, tensors
+from support.many_ranks import run_on_ranks
+from support.small_checkpoint import dealt, holds, names, state, tensors, weights
 from torch import Tensor
 
 from cifar_dist import checkpoint
-from cifar_dist.checkpoint import Tensors, TrainState
+from cifar_dist.checkpoint import Tensors
 from cifar_dist.config import CheckpointConfig
+from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.metrics import MetricsLog, Record
@@ -77,29 +79,48 @@ class Gated(Mapping[str, Tensor]):
 
 
 def saver_in(
-    run: Path, gate: Event | None = None, saved: TrainState = checkpoint.NEW_RUN
+    run: Path, gate: Event | None = None, ranks: Ranks | None = None, *, sharded: bool = False
 ) -> tuple[CheckpointSaver, Metrics]:
     tracker, config = Metrics(run / "metrics.jsonl"), CheckpointConfig(keep=1)
-    ranks = OpeningRanks(gate or Event())
-    return CheckpointSaver(run / "checkpoints", config, ranks, tracker, saved, retry=2, longest_retry=8), tracker
+    saver = CheckpointSaver(
+        run / "checkpoints",
+        config,
+        ranks or OpeningRanks(gate or Event()),
+        tracker,
+        checkpoint.NEW_RUN,
+        sharded=sharded,
+        retry=2,
+        longest_retry=8,
+    )
+    return saver, tracker
 
 
 def record(step: int) -> Record:
     return Record(step, 0, "train", loss=1.0, accuracy=0.5, samples=10, seconds=0.1, lr=0.1)
 
 
-def test_a_death_at_any_write_leaves_the_old_checkpoint_or_the_new_with_its_metrics(tmp_path: Path) -> None:
+def train(run: Path, first: int, last: int, ranks: Ranks | None = None) -> None:
+    """Save every second step, in parts if there are several ranks, of which the first has the metrics."""
+    saver, tracker = saver_in(run, ranks=ranks, sharded=ranks is not None)
+    for step in range(first, last + 1):
+        if ranks is None or ranks.is_main:
+            tracker.log.append([record(step)])
+        if step % 2 == 0:
+            saver.save(lambda deal: dealt(tensors(step), deal), state(step, best=step == 4), must=False)  # noqa: B023
+    saver.wait(last)
+
+
+def train_on_two(run: Path, first: int, last: int) -> None:
+    run_on_ranks(2, lambda ranks: train(run, first, last, ranks))
+
+
+@pytest.mark.parametrize("train", [train, train_on_two], ids=["by one process", "in parts"])
+def test_a_death_at_any_write_leaves_the_old_checkpoint_or_the_new_with_its_metrics(
+    tmp_path: Path, train: Callable[[Path, int, int], None]
+) -> None:
     """The training thread writes the metrics of the next step meanwhile. The kill includes a loss of power."""
     before = tmp_path / "before"
     before.mkdir()
-
-    def train(run: Path, first: int, last: int) -> None:
-        saver, tracker = saver_in(run)
-        for step in range(first, last + 1):
-            tracker.log.append([record(step)])
-            if step % 2 == 0:
-                saver.save(lambda: tensors(step), state(step, best=step == 4), must=False)  # noqa: B023
-        saver.wait(last)
 
     train(before, 1, 3)
 
@@ -123,11 +144,11 @@ def test_training_continues_during_a_write_and_the_next_one_waits_for_it(tmp_pat
     gate = Event()
     saver, tracker = saver_in(tmp_path, gate)
     first = replace(tensors(2), weights=Gated(gate, tensors(2).weights))
-    saver.save(lambda: first, state(2), must=False)
+    saver.save(lambda _: first, state(2), must=False)
     assert not (tmp_path / "checkpoints" / "step-00000002").exists(), "the call returned before the write"
     assert tracker.saved == []
 
-    def copy() -> Tensors:
+    def copy(_deal: Deal) -> Tensors:
         assert holds(tmp_path / "checkpoints" / "step-00000002", 2), "so two copies never exist at once"
         assert tracker.saved == [2]
         return tensors(4)
@@ -135,13 +156,13 @@ def test_training_continues_during_a_write_and_the_next_one_waits_for_it(tmp_pat
     saver.save(copy, state(4, best=True), must=True)
     assert tracker.saved == [2, 4]
     assert names(tmp_path / "checkpoints") == ["best", "latest", "step-00000004"]
-    saver.save(lambda: pytest.fail("it is saved already"), state(4), must=True)
+    saver.save(lambda _: pytest.fail("it is saved already"), state(4), must=True)
 
 
 def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path) -> None:
     saver, tracker = saver_in(tmp_path)
     (tmp_path / "checkpoints").write_text("in the way")
-    saver.save(lambda: tensors(2), state(2, best=True), must=False)
+    saver.save(lambda _: tensors(2), state(2, best=True), must=False)
     saver.wait(7)
     assert saver.best is None, "an accuracy without a checkpoint"
     (warning,) = tracker.warnings
@@ -149,7 +170,7 @@ def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path)
     assert "training continues, and saves again after step 8 at the latest" in warning
     assert [saver.is_due(step) for step in (7, 8)] == [False, True]
     (tmp_path / "checkpoints").unlink()
-    saver.save(lambda: tensors(8), state(8, best=True), must=False)
+    saver.save(lambda _: tensors(8), state(8, best=True), must=False)
     saver.wait(9)
     assert saver.best == 0.5
     assert not saver.is_due(10)
@@ -157,7 +178,71 @@ def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path)
 
 def test_a_job_that_fails_completes_the_write_under_way(tmp_path: Path) -> None:
     saver, tracker = saver_in(tmp_path)
-    saver.save(lambda: tensors(2), state(2), must=False)
+    saver.save(lambda _: tensors(2), state(2), must=False)
     saver.close()
     assert tracker.saved == [2]
     assert holds(tmp_path / "checkpoints" / "step-00000002", 2)
+
+
+class Obstructed(Mapping[str, Tensor]):
+    """Tensors for which a folder is in the place of a file as soon as they are read."""
+
+    def __init__(self, place: Callable[[], Path], values: Mapping[str, Tensor]) -> None:
+        self._place, self._values = place, values
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._values[name]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[str]:
+        self._place().mkdir()
+        return iter(self._values)
+
+
+def test_a_part_that_cannot_be_written_fails_on_all_ranks_and_is_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+
+    def place() -> Path:
+        (unfinished,) = folder.glob(".step-*.tmp")
+        return unfinished / "weights-2-of-2.safetensors"
+
+    def save(ranks: Ranks) -> list[str]:
+        saver, tracker = saver_in(tmp_path, ranks=ranks, sharded=True)
+        mine = tensors(2) if ranks.is_main else replace(tensors(2), weights=Obstructed(place, weights(2)))
+        saver.save(lambda _: mine, state(2), must=False)
+        saver.wait(7)
+        assert [saver.is_due(step) for step in (7, 8)] == [False, True]
+        assert not ranks.run_on_main(lambda: names(folder)), "nothing half-written remains"
+        saver.save(lambda deal: dealt(tensors(8), deal), state(8), must=True)
+        return tracker.warnings
+
+    warnings, _ = run_on_ranks(2, save)
+    assert all("the checkpoint of step 2 could not be saved: " in warning for (warning,) in warnings.values())
+    assert all("weights-2-of-2.safetensors: Is a directory; training" in warning for (warning,) in warnings.values())
+    assert holds(folder / "step-00000008", 8)
+
+
+def test_a_job_that_fails_while_parts_are_written_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    """The failed rank 0 cannot ask the others any more."""
+    closed = Event()
+
+    def save(ranks: Ranks) -> list[str]:
+        saver, tracker = saver_in(tmp_path, ranks=ranks, sharded=True)
+        saver.save(lambda deal: dealt(tensors(2), deal), state(2), must=True)
+        mine = dealt(tensors(4), Deal(ranks.rank, 2))
+        if not ranks.is_main:
+            mine = replace(mine, weights=Gated(closed, mine.weights))
+        saver.save(lambda _: mine, state(4), must=False)
+        saver.close()
+        if ranks.is_main:
+            closed.set()
+        return tracker.warnings
+
+    warnings, _ = run_on_ranks(2, save)
+    assert warnings == {
+        0: ["the checkpoint of step 4 could not be saved: other processes had not reported their parts yet"],
+        1: [],
+    }
+    assert names(tmp_path / "checkpoints") == ["latest", "step-00000002"]

@@ -1,0 +1,73 @@
+"""Files of tensors: safetensors, which executes nothing. A file may be in parts, each with some of its tensors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+
+from cifar_dist.checkpoint.contents import CheckpointError
+from cifar_dist.files import copy_atomic, write_atomic
+
+_OS_ERROR: Final = re.compile(r"\b(?:code: |os error )(\d+)")  # as safetensors shows the number of an OSError
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        found = _OS_ERROR.search(str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number) if found else str(error), str(path)) from None
+
+
+def read_tensors(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Read the tensors of one file from its parts, or from itself. They are read from the disk when they are used.
+
+    Raises:
+        CheckpointError: a part is not what it should be, or repeats a tensor of another.
+        OSError: one of them cannot be read.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            part = load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
+        if repeated := tensors.keys() & part.keys():
+            raise CheckpointError(f"{path} repeats {min(repeated)}, which another part of it has")
+        tensors |= part
+    return tensors
+
+
+def write_weights(weights: Mapping[str, Tensor], out: Path) -> None:
+    """Write a safetensors file, complete or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_atomic(out, save(dict(weights)))
+
+
+def copy_weights(files: Sequence[Path], out: Path) -> None:
+    """Copy a file of weights, of which several parts become one, complete or not at all.
+
+    Raises:
+        CheckpointError, OSError: as :func:`read_tensors`, or ``out`` cannot be written.
+    """
+    if len(files) == 1:
+        copy_atomic(files[0], out)
+    else:
+        write_weights(read_tensors(files), out)
