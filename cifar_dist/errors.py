@@ -94,9 +94,11 @@ def blame(error: UserError) -> UserError | StorageError:
 def nearest(wrong: str, known: Iterable[str], otherwise: str = "") -> str:
     """Suggest the right word: ``did you mean 'lr'?``, or ``otherwise`` if none is close: by default the full list."""
     names = sorted(known)
-    folded = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5)
-    return f"did you mean '{folded[close[0]]}'?" if close else otherwise or f"known: {', '.join(names)}"
+    close = difflib.get_close_matches(wrong.casefold(), [name.casefold() for name in names], n=1, cutoff=0.5)
+    if not close:
+        return otherwise or f"known: {', '.join(names)}"
+    alike = [name for name in names if name.casefold() == close[0]]  # they differ in case
+    return f"did you mean '{difflib.get_close_matches(wrong, alike, n=1, cutoff=0)[0]}'?"
 
 
 def first_line(error: BaseException) -> str:

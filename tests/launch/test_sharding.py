@@ -63,7 +63,7 @@ def test_a_run_of_all_engines_ends_like_one_of_ddp(runs: Path, tmp_path: Path, o
 def test_checkpoints_in_parts_are_read_as_those_of_rank_0(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """AdamW's runs have equal weights, one with checkpoints in parts; one process continued both."""
     (parts,) = {len(names(path)) for path in checkpoint.listing(runs / "adamw-all" / "checkpoints")}
-    assert parts == 6, "weights and optimizer of two processes, the state, the marker"
+    assert parts == 2 * 4 + 2, "weights, averages, their statistics and optimizer, of two each; state and marker"
     assert not (runs / "adamw-ddp" / "checkpoints" / "latest" / "weights-1-of-2.safetensors").exists()
     continued = [runs / name / "final" / "model.safetensors" for name in ("adamw-ddp-alone", "adamw-all-alone")]
     assert continued[0].read_bytes() == continued[1].read_bytes()

@@ -57,7 +57,7 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     logits[::7] = logits[::7].roll(1, dims=1)  # one in seven is wrong
     names = classes or manifest.classes
     summary = Summary(
-        "some-run", "final", 30, "test", manifest.name, len(labels), names, "0", 0.857, 0.5, 0.9, 1.0, 2, 0.857
+        "some-run", "final", 30, "test", manifest.name, len(labels), names, "0", 0.857, 0.5, 0.9, 1.0, 2, 0.857, 0
     )
     weights = run / "model.safetensors"
     weights.write_bytes(b"weights")
@@ -165,7 +165,7 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
     weights = tmp_path / "w"
     weights.write_bytes(b"")
     names = tuple(f"class-{i}" for i in range(100))
-    summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01)
+    summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01, 0)
     folder = write_evaluation(tmp_path / "evaluations", summary, predictions, list(range(2000)), [weights])
     assert len(draw_evaluation(read_evaluation(folder))) == 3
 
