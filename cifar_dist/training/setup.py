@@ -121,13 +121,18 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     gradual = config.model.unfreeze > 0
     optimizer = build_optimizer(config.optim, module, [stage.parameters for stage in stages], gradual=gradual)
     modules = [stage.modules for stage in stages]
-    prepared: Mix | StaticMix = mix
-    if ranks.device.type != "cpu":
-        size = -(-batches.size(0) // parts) + mix.mixes
-        prepared = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
+    prepared = _static(mix, config, manifest, batches, parts, ranks.device) if ranks.device.type != "cpu" else mix
     return TrainingSetup(
         config, manifest, normalize, prepared, own, batches, module, blueprint, parameters, modules, optimizer
     )
+
+
+def _static(
+    mix: Mix, config: Config, manifest: Manifest, batches: TrainBatches, parts: int, device: torch.device
+) -> StaticMix:
+    """Return the augmentation for micro-batches of the usual size, as one function that a GPU runs in few launches."""
+    size = -(-batches.size(0) // parts) + mix.mixes
+    return StaticMix(mix, config.run.seed, manifest.shape, size, device)
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:

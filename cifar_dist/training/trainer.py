@@ -84,36 +84,10 @@ class Trainer:
         self.learner = Learner(self.setup, engine, loaded)
         self.step_log = StepLog(self.ranks)
         self.meter = UsageMeter(self.setup, engine, self.learner.clock)
-        self.watchdog = Watchdog(
-            self.ranks,
-            self.folder.stalls,
-            timeout=config.run.stall_timeout,
-            patience=config.run.collective_timeout,
-            factor=config.run.stall_factor,
-            steps_done=lambda: self.step,
-            record=lambda what: timeline.append(
-                self.folder.timeline, timeline.Event(timeline.utc(), "stalled", self.step, note=what)
-            ),
-        )
+        self.watchdog = self._build_watchdog()
         self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes))
-        self.profiler = StepProfiler(
-            self.folder.profile,
-            config.train.profile if self.ranks.is_main else 0,
-            self.learner.clock,
-            self.tracker,
-            begin=self.step,
-            end=self.last_step,
-        )
-        self.saver = CheckpointSaver(
-            self.folder.checkpoints,
-            config.checkpoint,
-            self.ranks,
-            self.tracker,
-            state,
-            sharded=writes_in_parts(config.checkpoint, engine, self.setup.parameters),
-            retry=config.tracking.every,
-            longest_retry=self.steps_per_epoch,
-        )
+        self.profiler = self._build_profiler()
+        self.saver = self._build_saver(state)
         stop_file = self.folder.stop_file if self.ranks.is_main else None
         requests = StopRequests(signals, file=stop_file, deadline=deadline)
         self.agreement = Agreement(self.ranks, requests, self.watchdog.beat)
@@ -314,6 +288,41 @@ class Trainer:
         if self._early_stopping.is_exhausted():
             return str(self._early_stopping)
         return "train.max_steps" if self.config.train.max_steps else ""
+
+    def _build_watchdog(self) -> Watchdog:
+        return Watchdog(
+            self.ranks,
+            self.folder.stalls,
+            timeout=self.config.run.stall_timeout,
+            patience=self.config.run.collective_timeout,
+            factor=self.config.run.stall_factor,
+            steps_done=lambda: self.step,
+            record=lambda what: timeline.append(
+                self.folder.timeline, timeline.Event(timeline.utc(), "stalled", self.step, note=what)
+            ),
+        )
+
+    def _build_profiler(self) -> StepProfiler:
+        return StepProfiler(
+            self.folder.profile,
+            self.config.train.profile if self.ranks.is_main else 0,
+            self.learner.clock,
+            self.tracker,
+            begin=self.step,
+            end=self.last_step,
+        )
+
+    def _build_saver(self, state: checkpoint.TrainState) -> CheckpointSaver:
+        return CheckpointSaver(
+            self.folder.checkpoints,
+            self.config.checkpoint,
+            self.ranks,
+            self.tracker,
+            state,
+            sharded=writes_in_parts(self.config.checkpoint, self.engine, self.setup.parameters),
+            retry=self.config.tracking.every,
+            longest_retry=self.steps_per_epoch,
+        )
 
     def _open_val(self) -> Split | None:
         if "val" not in self.manifest.splits or not self.config.data.hold_out:

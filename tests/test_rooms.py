@@ -1,0 +1,27 @@
+"""The shape of the code: few files at the root, and no function of the loop that does not fit a screen."""
+
+from __future__ import annotations
+
+import ast
+
+from support.running import ROOT
+
+PACKAGE = ROOT / "cifar_dist"
+LONGEST = 60  # lines
+LOOP = ("training", "distributed", "checkpoint", "optim")
+
+
+def test_the_root_has_at_most_a_dozen_files() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 12, "give a new module a room: docs/architecture.md"
+
+
+def test_no_function_of_the_loop_is_longer_than_a_screen() -> None:
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": node.end_lineno - node.lineno + 1
+        for room in LOOP
+        for path in (PACKAGE / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None
+    }
+    assert len(lengths) > 300
+    assert {name: lines for name, lines in lengths.items() if lines >= LONGEST} == {}
