@@ -109,9 +109,9 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     if unreadable:
         notes.append(_refuse_or_note_formats(path, unreadable, skip=skip_unusable and bool(images)))
     if not images:
-        found = f"only {list_some(others)}" if others else "no file"
+        found = f"contains only {list_some(others)}" if others else "is empty"
         raise UserError(
-            f"{path} contains neither CIFAR batches nor images, but {found}; expected the files of a CIFAR archive, or "
+            f"{path} {found}; expected the files of a CIFAR archive, or "
             "SPLIT/CLASS/FILE.png or CLASS/FILE.png (or .jpg); for WebDataset tars use: cifar-dist index FOLDER"
         )
     tree = _Tree.of(images)

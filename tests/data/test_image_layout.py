@@ -144,12 +144,12 @@ def test_test_images_without_classes_are_for_predict(tmp_path: Path) -> None:
         pack(source, tmp_path / "out", show=False)
 
 
-@pytest.mark.parametrize(("content", "found"), [({}, "no file"), ({"inner.zip": b"PK"}, "only 'inner.zip'")])
+@pytest.mark.parametrize(("content", "found"), [({}, "is empty"), ({"inner.zip": b"PK"}, "contains only 'inner.zip'")])
 def test_an_archive_without_images_is_refused_with_its_contents(
     tmp_path: Path, content: dict[str, bytes], found: str
 ) -> None:
     path = build.write_archive(tmp_path / "a.zip", content)
-    with pytest.raises(UserError, match=f"neither CIFAR batches nor images, but {found}; expected"):
+    with pytest.raises(UserError, match=f"a.zip {found}; expected the files of a CIFAR archive"):
         pack(path, tmp_path / "out", show=False)
 
 
