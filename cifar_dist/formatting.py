@@ -32,9 +32,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
-def percent(fraction: float | None) -> str:
-    """Format a fraction as a percentage without the sign: ``91.08``; empty for None."""
-    return "" if fraction is None else f"{100 * fraction:.2f}"
+def percent(fraction: float, digits: int = 2) -> str:
+    """Format a fraction as a percentage with so many decimals: ``91.08 %``."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def percent_cell(fraction: float | None) -> str:
+    """Format a fraction for a column of percentages, without the sign: ``91.08``; empty for None."""
+    return "" if fraction is None else percent(fraction).removesuffix(" %")
 
 
 def size(count: float) -> str:

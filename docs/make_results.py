@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import duration
+from cifar_dist.formatting import duration, percent
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
@@ -67,8 +67,8 @@ def row(run: Path) -> tuple[bool, str]:
             raise UserError(f"{run} was never evaluated; train it for an epoch first")
         cells = [facts["run"]["dataset"], ", ".join(val) + " %", *last]
     else:
-        plain = f"{100 * result.val_accuracy:.2f} %" if result.val_accuracy is not None else ""
-        cells = [final.data, f"{100 * final.accuracy:.2f} % of {final.samples:,}", final.tta, plain, *last]
+        plain = percent(result.val_accuracy) if result.val_accuracy is not None else ""
+        cells = [final.data, f"{percent(final.accuracy)} of {final.samples:,}", final.tta, plain, *last]
     cells = [f"`{run.name}`", _source(run.name), *cells]
     return final is not None, "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_dist.formatting import clock, duration, markdown, percent, size
+from cifar_dist.formatting import clock, duration, markdown, percent, percent_cell, size
 from cifar_dist.terminal.progress import progress
 from cifar_dist.terminal.screen import fold
 
@@ -43,7 +43,8 @@ def test_a_folded_line_keeps_numbers_with_their_units_and_words_in_one_piece() -
 
 
 def test_numbers_are_formatted_for_readers() -> None:
-    assert (percent(0.91084), percent(None)) == ("91.08", "")
+    assert (percent_cell(0.91084), percent_cell(None)) == ("91.08", "")
+    assert (percent(0.91084), percent(0.91084, 0)) == ("91.08 %", "91 %")
     assert [size(n) for n in (0, 999, 1000, 99_499, 99_500, 999_499, 999_500, 1.2e9, 5e12)] == [
         *("0 B", "999 B", "1 kB", "99.5 kB", "100 kB", "999 kB", "1 MB", "1.2 GB", "5 TB")
     ]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from bench import ROOT, Bench, FailedError, Machine, SkippedError, UnfinishedError
 
+from cifar_dist.formatting import percent
+
 PARTS = ("correctness", "speed", "recipes")
 _SHARED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
 _FEW = ("--train.max_steps", "20", "--train.threads", "1")
@@ -143,7 +145,7 @@ def speedrun(bench: Bench) -> str:
     bench.python(str(Path(__file__).with_name("airbench_data.py")), bench.cifar(), str(bench.work / "airbench"))
     seconds, accuracy = time_airbench(bench, Path(peer).resolve())
     ratio = float(ours.split()[3]) / seconds
-    return f"{ours}; airbench94 {seconds:.3f} s, {100 * accuracy:.2f} %: ratio {ratio:.2f}"
+    return f"{ours}; airbench94 {seconds:.3f} s, {percent(accuracy)}: ratio {ratio:.2f}"
 
 
 def time_airbench(bench: Bench, script: Path) -> tuple[float, float]:
@@ -226,8 +228,8 @@ def _accuracy(run: Path, least: float) -> str:
     if accuracy is None:
         raise FailedError(f"{run.name} has no final evaluation")
     if accuracy < least:
-        raise FailedError(f"accuracy {100 * accuracy:.2f} %, not at least {100 * least:.0f} %")
-    return f"{100 * accuracy:.2f} %"
+        raise FailedError(f"accuracy {percent(accuracy)}, not at least {percent(least, 0)}")
+    return percent(accuracy)
 
 
 ITEMS: tuple[Item, ...] = (

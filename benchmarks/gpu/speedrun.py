@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from cifar_dist import cli
+from cifar_dist.formatting import percent
 from cifar_dist.process_exit import exit_with
 
 
@@ -36,11 +37,11 @@ def main() -> int:
         seconds, accuracy = measured(Path(folder, f"{recipe}.{number}"))
         whole = time.perf_counter() - begin
         kind = "run" if number else "warm-up"
-        print(f"{kind} {number}: {seconds:.3f} s, {whole:.1f} s with everything, {100 * accuracy:.2f} %", flush=True)
+        print(f"{kind} {number}: {seconds:.3f} s, {whole:.1f} s with everything, {percent(accuracy)}", flush=True)
         if number:
             found.append((seconds, accuracy))
     means = [statistics.fmean(column) for column in zip(*found, strict=True)]
-    print(f"mean of {len(found)}: {means[0]:.3f} s, {100 * means[1]:.2f} %")
+    print(f"mean of {len(found)}: {means[0]:.3f} s, {percent(means[1])}")
     return 0
 
 

@@ -10,6 +10,7 @@ from cifar_dist.checkpoint.folder import folder_name, read_state, step_of, write
 from cifar_dist.checkpoint.marker import verify
 from cifar_dist.errors import UserError
 from cifar_dist.files import complete, discard, folder_atomic, free_name, leftovers, link_atomic
+from cifar_dist.formatting import percent
 
 
 def listing(folder: Path) -> list[Path]:
@@ -221,7 +222,6 @@ def _newest_unmeasured(newest: Path, steps: str) -> Path:
     if state is not None and state.best_val_accuracy is not None:
         raise UserError(
             f"{newest.parent} has lost its best checkpoint, of validation accuracy "
-            f"{100 * state.best_val_accuracy:.2f} %; "
-            f"use another with --checkpoint latest, or one of: {steps}"
+            f"{percent(state.best_val_accuracy)}; use another with --checkpoint latest, or one of: {steps}"
         )
     return newest

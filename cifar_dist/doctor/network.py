@@ -18,7 +18,7 @@ import torch.distributed as dist
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.doctor.finding import Finding
-from cifar_dist.formatting import size
+from cifar_dist.formatting import percent, size
 from cifar_dist.launch.joining import JOB_PORTS
 from cifar_dist.tracking.environment import describe
 
@@ -124,7 +124,7 @@ def time_gradients(ranks: Ranks, count: int, step_seconds: float) -> Finding:
         return Finding("gradients", f"{size(count)}, which one process need not send")
     ((_, seconds),) = _time_sums(ranks, (count,))
     share = seconds / step_seconds
-    text = f"{size(count)} a step: {_shown(seconds, count, ranks)}, {100 * share:.0f} % of a step if nothing overlapped"
+    text = f"{size(count)} a step: {_shown(seconds, count, ranks)}, {percent(share, 0)} of a step if nothing overlapped"
     remedy = f"the network limits this run: a larger --train.batch_size, or fewer processes; or {_INTERFACE}"
     return Finding.warns("gradients", text, remedy if share > 0.5 else "")
 

@@ -14,6 +14,7 @@ from cifar_dist.checkpoint.tensor_files import copy_weights
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.files import folder_atomic, free_name, write_sums
+from cifar_dist.formatting import percent, percent_cell
 from cifar_dist.run_folder import EvaluationFolder
 
 
@@ -56,15 +57,15 @@ class Summary:
         if self.accuracy is None or self.plain_accuracy is None:
             return f"no labels, {tta}"
         if self.tta == "0":
-            return f"accuracy {100 * self.accuracy:.2f} % without TTA"
-        return f"accuracy {100 * self.accuracy:.2f} % with {tta}, {100 * self.plain_accuracy:.2f} % without"
+            return f"accuracy {percent(self.accuracy)} without TTA"
+        return f"accuracy {percent(self.accuracy)} with {tta}, {percent(self.plain_accuracy)} without"
 
     def warning(self) -> str:
         """Say that test-time augmentation lowers the accuracy; empty if it does not."""
         if self.accuracy is None or self.plain_accuracy is None or self.accuracy >= self.plain_accuracy:
             return ""
         return (
-            f"TTA {self.tta} lowers the accuracy from {100 * self.plain_accuracy:.2f} to {100 * self.accuracy:.2f} %; "
+            f"TTA {self.tta} lowers the accuracy from {percent_cell(self.plain_accuracy)} to {percent(self.accuracy)}; "
             "evaluate with --tta 0, or train with --eval.tta 0"
         )
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
+from cifar_dist.formatting import percent
 
 _WIDTH = 0.1  # standard deviation of the smoothing window, in decades of the rate
 _DIVERGED = 3.0  # times the best smoothed loss
@@ -105,7 +106,7 @@ class Curve:
         if too_little or learnt.sum() < 2:
             raise UserError(
                 f"in {len(values)} steps the loss did not fall below that of guessing, {self.guessing:.2f}, by "
-                f"{100 * _FALL:.0f} %; use more --steps, or another --low and --high"
+                f"{percent(_FALL, 0)}; use more --steps, or another --low and --high"
             )
         return learnt
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import percent
 from cifar_dist.report.predictions import draw_predictions
 from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, bare, figure, short
 from cifar_dist.run_folder import EvaluationFolder
@@ -174,7 +175,7 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
         left, middle = drawing.subplots(1, 2)
         left.set_title("Reliability")
         left.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="perfect")
-        left.plot(100 * belief, 100 * truth, color=BLUE, marker="o", label=f"model, error {100 * error:.1f} %")
+        left.plot(100 * belief, 100 * truth, color=BLUE, marker="o", label=f"model, error {percent(error, 1)}")
         left.set_xlabel("confidence")
         left.set_xlim(0, 102)
         left.set_ylim(0, 102)
@@ -222,7 +223,7 @@ def _gallery(evaluation: Evaluation, chosen: Sequence[int], image_of: ImageOf, t
             image = image_of(sample)
             axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", interpolation="nearest")
             predicted = int(evaluation.predicted[sample])
-            caption = f"{evaluation.name(predicted)} {100 * evaluation.confidence[sample]:.0f} %"
+            caption = f"{evaluation.name(predicted)} {percent(evaluation.confidence[sample], 0)}"
             colour = INK
             if evaluation.labels is not None:
                 true = int(evaluation.labels[sample])

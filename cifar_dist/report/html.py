@@ -21,7 +21,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError, printable
 from cifar_dist.files import read_json, write_atomic
-from cifar_dist.formatting import duration, size
+from cifar_dist.formatting import duration, percent, size
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
@@ -196,7 +196,7 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
         ("epochs", f"{len(rows)} of {run['epochs']}" if rows and "epochs" in run else len(rows) or None),
         ("training time", duration(seconds) if seconds else None),
         ("images per second", _count(round(rows[-1].images_per_second)) if rows and seconds else None),
-        ("of the device's arithmetic", f"{100 * usage.utilisation:.0f} %" if usage and usage.utilisation else None),
+        ("of the device's arithmetic", percent(usage.utilisation, 0) if usage and usage.utilisation else None),
         ("peak memory", size(usage.peak_bytes) if usage else None),
         ("device", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
         ("starts", starts if starts > 1 else None),
@@ -271,7 +271,7 @@ def escape(text: str) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %" if value == value else ""
+    return percent(value) if value == value else ""
 
 
 def _number(value: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from cifar_dist.formatting import percent
 from cifar_dist.report.curves import steps_so_far, thin
 from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, figure, short
 from cifar_dist.tracking.metrics import Record
@@ -58,7 +59,7 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
             _draw(accuracy, run, "accuracy", colour)
         for axes in (loss, accuracy):
             axes.set_xlim(left=0)
-        accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        accuracy.yaxis.set_major_formatter(lambda value, _: percent(value, 0))
         for split in ("train", "val", "test"):
             _plot(accuracy, split, [], GREY, split)
         accuracy.legend(loc="lower right")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.formatting import percent
 from cifar_dist.report.style import BLUE, GREEN, GREY, INK, RED, bare, figure
 
 if TYPE_CHECKING:
@@ -75,4 +76,4 @@ def _draw_best(axes: Axes, evaluation: Evaluation, sample: int) -> None:
 
 
 def _percent(share: float) -> str:
-    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+    return "< 1 %" if 0 < share < 0.005 else percent(share, 0)

@@ -20,6 +20,7 @@ from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import percent
 from cifar_dist.report.style import INK, bare, figure, short
 
 if TYPE_CHECKING:
@@ -149,4 +150,4 @@ def _shares(target: Tensor, names: list[str]) -> str:
     classes = [label for label in order if target[label] >= 0.005]
     if len(classes) == 1:
         return names[classes[0]]
-    return "\n".join(f"{names[label]} {100 * target[label]:.0f} %" for label in classes)
+    return "\n".join(f"{names[label]} {percent(target[label].item(), 0)}" for label in classes)

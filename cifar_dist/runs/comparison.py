@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_dist.formatting import duration, markdown, percent
+from cifar_dist.formatting import duration, markdown, percent_cell
 from cifar_dist.report.overlay import Overlaid, draw_overlay
 from cifar_dist.report.results import Result, count, read_result
 from cifar_dist.report.settings import differences, short_key
@@ -39,7 +39,7 @@ class Comparison:
             "data": [str(result.facts.get("dataset", "")) for result in self.results],
             "parameters": ["" if result.parameters is None else f"{result.parameters:,}" for result in self.results],
             "epochs": [result.progress for result in self.results],
-            "train %": [percent(result.train_accuracy) for result in self.results],
+            "train %": [percent_cell(result.train_accuracy) for result in self.results],
             "val %": _best([result.val_accuracy for result in self.results]),
             "test %": _best([result.test_accuracy for result in self.results]),
             "TTA": [result.tta for result in self.results],
@@ -68,7 +68,7 @@ def _best(values: Sequence[float | None]) -> list[str]:
     best = max((value for value in values if value is not None), default=None)
     several = len(values) > 1
     return [
-        f"**{percent(value)}**" if several and value is not None and value == best else percent(value)
+        f"**{percent_cell(value)}**" if several and value is not None and value == best else percent_cell(value)
         for value in values
     ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cifar_dist.files import write_atomic
-from cifar_dist.formatting import duration, percent
+from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.report.html import page
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import Entry, describe, find_runs
@@ -48,7 +48,7 @@ def _row(entry: Entry, folder: Path) -> str:
         f'<a href="{quote(os.path.relpath(report, folder))}">{escape(name)}</a>' if report.is_file() else escape(name)
     )
     result = entry.result
-    cells = [result.progress, percent(entry.val), percent(entry.test), result.tta] if result else [""] * 4
+    cells = [result.progress, percent_cell(entry.val), percent_cell(entry.test), result.tta] if result else [""] * 4
     cells.append(duration(result.seconds) if result and result.epochs else "")
     texts = [link, escape(entry.state), escape(result.config.model.name if result else entry.problem)]
     left = "".join(f"<td{_left(True)}>{text}</td>" for text in texts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import duration, markdown, percent, size
+from cifar_dist.formatting import duration, markdown, percent_cell, size
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
@@ -91,8 +91,8 @@ def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> s
                 entry.state,
                 result.config.model.name if result else "",
                 result.progress if result else "",
-                percent(entry.val),
-                percent(entry.test),
+                percent_cell(entry.val),
+                percent_cell(entry.test),
                 result.tta if result else "",
                 f"{result.parameters:,}" if result and result.parameters is not None else "",
                 duration(result.seconds) if result and result.epochs else "",

@@ -26,7 +26,7 @@ from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
-from cifar_dist.formatting import duration
+from cifar_dist.formatting import duration, percent
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.parent_death import signal_on_parent_death
 from cifar_dist.report.results import read_result
@@ -137,7 +137,7 @@ def _report_end(one: _Job, code: int, total: int, stopping: bool) -> None:
     if code == EXIT_DONE:
         result = read_result(one.run.folder.path)
         accuracies = [("val", result.val_accuracy), ("test", result.final.accuracy if result.final else None)]
-        figures = [f"{split} {100 * value:.2f} %" for split, value in accuracies if value is not None]
+        figures = [f"{split} {percent(value)}" for split, value in accuracies if value is not None]
         outcome = ", ".join(["finished", *figures, duration(result.seconds)])
     elif stopping:
         outcome = "interrupted"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_dist.formatting import duration, markdown, percent
+from cifar_dist.formatting import duration, markdown, percent_cell
 from cifar_dist.report.comparison import Compared, draw_comparison
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.report.settings import differences, short_key
@@ -92,7 +92,7 @@ class Table:
                 line.name,
                 *line.settings,
                 f"{line.parameters:,}" if line.parameters is not None else "",
-                *(_shown(spread, percent) for spread in (line.train, line.val, line.test)),
+                *(_shown(spread, percent_cell) for spread in (line.train, line.val, line.test)),
                 _shown(line.seconds, duration, spread=False),
                 line.runs,
             ]
@@ -105,7 +105,7 @@ class Table:
         """Write the accuracies as a picture to ``path``; returns it."""
         rows = []
         for line in self.lines:
-            beside = [f"test {_shown(line.test, percent)} %"] if line.test else []
+            beside = [f"test {_shown(line.test, percent_cell)} %"] if line.test else []
             beside += [f"{line.parameters / 1e6:.2f} M"] if line.parameters is not None else []
             val, test = (spread.values if spread else () for spread in (line.val, line.test))
             rows.append(Compared(line.name, val, test, ", ".join(beside)))

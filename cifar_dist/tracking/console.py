@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cifar_dist.errors import StorageError, printable
-from cifar_dist.formatting import clock
+from cifar_dist.formatting import clock, percent
 from cifar_dist.terminal import screen
 from cifar_dist.terminal.progress import Advance
 from cifar_dist.tracking.facts import RunFacts
@@ -306,7 +306,7 @@ def _number(value: float) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %" if math.isfinite(fraction) else "-"
+    return percent(fraction) if math.isfinite(fraction) else "-"
 
 
 def _count(value: float) -> str:

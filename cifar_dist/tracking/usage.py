@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from cifar_dist.formatting import size
+from cifar_dist.formatting import percent, size
 
 Phase = Literal[
     "data",  # the wait for decoded images, and the order of an epoch
@@ -78,10 +78,10 @@ class Usage:
     def in_words(self) -> str:
         """Return one line for a reader: the largest shares first."""
         largest = sorted(self.shares.items(), key=lambda item: -item[1])
-        parts = [f"{phase} {100 * share:.0f} %" for phase, share in largest if share >= 0.005]
+        parts = [f"{phase} {percent(share, 0)}" for phase, share in largest if share >= 0.005]
         facts = [", ".join(parts), f"{size(self.peak_bytes)} of memory at most"]
         if self.utilisation is not None:
-            facts.append(f"{100 * self.utilisation:.0f} % of the device's arithmetic")
+            facts.append(f"{percent(self.utilisation, 0)} of the device's arithmetic")
         return "; ".join(facts)
 
 

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.checkpoint.inventory import inventory
-        from cifar_dist.formatting import duration, markdown, percent, size
+        from cifar_dist.formatting import duration, markdown, percent_cell, size
 
     entries = inventory(_folder(arguments.run))
     if not entries:
@@ -66,7 +66,7 @@ def _list(arguments: argparse.Namespace) -> int:
     rows = []
     for entry in entries:
         state = entry.state
-        epoch, accuracy = (str(state.epochs_evaluated), percent(state.val_accuracy)) if state else ("", "")
+        epoch, accuracy = (str(state.epochs_evaluated), percent_cell(state.val_accuracy)) if state else ("", "")
         rows.append(
             [str(entry.step), epoch, accuracy, size(entry.bytes), duration(time.time() - entry.written), entry.what]
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.formatting import size
+from cifar_dist.formatting import percent, size
 from cifar_dist.models.registry import names
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path, written
 from cifar_dist.verbs.loading import loading
@@ -156,7 +156,7 @@ def _layer_table(summary: Summary) -> Table:
         table.add_row(
             *(layer.name or "(itself)", layer.kind),
             *(_sides(layer.inputs), _sides(layer.outputs), _kernel(layer)),
-            *(f"{layer.parameters:,}", f"{100 * share:.1f} %") if layer.parameters else ("", ""),
+            *(f"{layer.parameters:,}", percent(share, 1)) if layer.parameters else ("", ""),
             _si(layer.multiply_adds) if layer.multiply_adds else "",
             size(layer.output_bytes) if layer.output_bytes else "",
             _pixels(layer.field.size, "all") if layer.field else "",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.distributed.launch_checks import launched_processes
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from cifar_dist.formatting import percent
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -124,7 +125,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
         replayed.save(temporary)
         draw_replay(
             temporary / "replay.png",
-            title=f"{folder.name}, step {record.step}: loss {record.loss:.4f}, accuracy {100 * record.accuracy:.1f} %, "
+            title=f"{folder.name}, step {record.step}: loss {record.loss:.4f}, accuracy {percent(record.accuracy, 1)}, "
             f"the highest losses of {record.samples} samples",
             images=replayed.pixels()[order].numpy(),
             captions=captions,

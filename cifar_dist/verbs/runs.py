@@ -130,12 +130,12 @@ def _rename(arguments: argparse.Namespace) -> int:
 
 
 def _collect_best(arguments: argparse.Namespace) -> int:
-    from cifar_dist.formatting import markdown, percent
+    from cifar_dist.formatting import markdown, percent_cell
     from cifar_dist.runs.best_models import best_models, collect
     from cifar_dist.runs.listing import describe, find_runs
 
     models = best_models([describe(run) for run in find_runs(arguments.folder)])[: arguments.top]
-    rows = [(str(model.entry.path), model.name, percent(model.val), percent(model.test)) for model in models]
+    rows = [(str(model.entry.path), model.name, percent_cell(model.val), percent_cell(model.test)) for model in models]
     table = collect(models, arguments.out)
     print(markdown(["run", "checkpoint", "val %", "test %"], rows, ["val %", "test %"]), end="")
     print(f"weights of {len(models)} run{'s' * (len(models) != 1)}: {table.parent}, listed in {table}")
