@@ -33,6 +33,7 @@ from gpu.speedrun import measured
 from workers import ROOT, Workers
 
 from cifar_dist.distributed.precision import computes_bf16
+from cifar_dist.formatting import percent
 
 OURS = "speedrun-94"
 BATCH_SIZE = re.compile(r"^    (?:training_)?batch_size = (\d+)$", re.MULTILINE)
@@ -129,7 +130,7 @@ def compare_trainings(scripts: Mapping[str, Path], way: Way, data: str, seeds: i
     comparisons = [
         Comparison(what, f"{name}, {way}", "s", ours, [one.seconds for one in found[name]]) for name in workers
     ]
-    means = (f"{name} {statistics.fmean(one.accuracy for one in them):.2%}" for name, them in found.items())
+    means = (f"{name} {percent(statistics.fmean(one.accuracy for one in them))}" for name, them in found.items())
     return comparisons, f"mean test accuracy of {seeds} seeds: {', '.join(means)}"
 
 

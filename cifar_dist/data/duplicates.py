@@ -25,7 +25,7 @@ def note_duplicates(splits: Mapping[str, RawSplit], names: Mapping[str, Sequence
     for name, split in splits.items():
         digests = [hashlib.blake2b(image, digest_size=16).digest() for image in split.images]
         files = names.get(name, ())
-        shown = [f"{files[id]}" if files else f"{name} {id}" for id in split.ids.tolist()]
+        shown = [files[id] if files else f"{name} {id}" for id in split.ids.tolist()]
         for digest, label, file in zip(digests, split.labels.tolist(), shown, strict=True):
             if label_of.setdefault(digest, label) != label:
                 contradicting.append(file)

@@ -111,8 +111,8 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     if not images:
         found = f"contains only {list_some(others)}" if others else "is empty"
         raise UserError(
-            f"{path} {found}; expected the files of a CIFAR archive, or "
-            "SPLIT/CLASS/FILE.png or CLASS/FILE.png (or .jpg); for WebDataset tars use: cifar-dist index FOLDER"
+            f"{path} {found}; expected the files of a CIFAR archive, or SPLIT/CLASS/FILE.png or CLASS/FILE.png (or "
+            ".jpg); for WebDataset tars use: cifar-dist index FOLDER"
         )
     tree = _Tree.of(images)
     placed = [name for name in images if tree.has_place_for(name)]

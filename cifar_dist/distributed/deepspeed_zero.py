@@ -6,7 +6,7 @@ Rajbhandari et al.: *ZeRO: Memory Optimizations Toward Training Trillion Paramet
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import ClassVar
 
@@ -85,8 +85,12 @@ class DeepSpeedZero(Engine):
         self._configure()
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         check_wrapper(wrapper, self.kind, "DeepSpeedEngine")
-        create = functools.partial(_Zero3Model, is_sharded=True) if self.kind == "zero3" else _ZeroModel
-        return self.build_model(create, module, wrapper, wrapped_optimizer)
+        return self.build_model(self.create_model, module, wrapper, wrapped_optimizer)
+
+    @property
+    def create_model(self) -> Callable[..., WrappedModel]:
+        """What a wrapped network becomes."""
+        return _ZeroModel
 
     def _configure(self) -> None:
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
@@ -115,6 +119,10 @@ class DeepSpeedZero3(DeepSpeedZero):
     shards = "weights, gradients and optimizer state"
     stages = (3,)
     description = "DeepSpeed ZeRO-3"
+
+    @property
+    def create_model(self) -> Callable[..., WrappedModel]:
+        return functools.partial(_Zero3Model, is_sharded=True)
 
 
 class _ZeroModel(WrappedModel):

@@ -31,10 +31,9 @@ from cifar_dist.doctor.shared_folder import trial_folder
 from cifar_dist.doctor.space import room_for_checkpoints
 from cifar_dist.errors import StorageError, UserError
 from cifar_dist.formatting import duration, size
-from cifar_dist.training.checkpoint_writers import GatheringWriter, ShardingWriter
+from cifar_dist.training.checkpoint_writers import CheckpointWriter, choose_writer
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
-from cifar_dist.training.saving import writes_in_parts
 from cifar_dist.training.setup import TrainingSetup
 
 _STEPS, _SECONDS = 10, 20  # at most so many timed steps, and about so many seconds
@@ -56,8 +55,8 @@ def try_run(setup: TrainingSetup, engine: Engine, signals: StopSignals) -> Itera
     yield time_gradients(ranks, count, seconds)
     if ranks.device.type == "cuda":
         yield _memory(ranks.device)
-    sharded = writes_in_parts(setup.config.checkpoint, engine, setup.parameters)
-    yield from _save(learner, setup.config, ranks, seconds, sharded=sharded)
+    writer = choose_writer(setup.config.checkpoint, engine, setup.parameters)
+    yield from _save(learner, setup.config, ranks, seconds, writer)
 
 
 def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: StopSignals) -> float:
@@ -96,14 +95,16 @@ def _memory(device: torch.device) -> Finding:
     return Finding.warns("memory", f"{size(used)} of the {size(whole)} of a GPU", remedy)
 
 
-def _save(learner: Learner, config: Config, ranks: Ranks, step_seconds: float, *, sharded: bool) -> Iterator[Finding]:
+def _save(
+    learner: Learner, config: Config, ranks: Ranks, step_seconds: float, writes: type[CheckpointWriter]
+) -> Iterator[Finding]:
     """Save once; yield whether a stop has time for it, and whether the checkpoints to come have room."""
     begin = time.perf_counter()
     folder = Path(config.run.dir)
     with contextlib.ExitStack() as removing:  # on rank 0
         try:
             trial = ranks.run_on_main(lambda: removing.enter_context(trial_folder(folder)))
-            writer = (ShardingWriter if sharded else GatheringWriter)(trial, 1, ranks)
+            writer = writes(trial, 1, ranks)
             writer.begin(learner.state(writer.deal()), checkpoint.NEW_RUN, prepare=lambda: None)
             count = ranks.run_on_main(partial(_bytes, writer.end().path))
         except StorageError as error:

@@ -103,10 +103,7 @@ def is_first(purpose: str) -> bool:
         return True
     try:
         return open_store(purpose, place["MASTER_ADDR"], int(place["MASTER_PORT"])).add("ranks", 1) == 1
-    except (
-        RuntimeError,
-        KeyError,
-    ):  # rank 0, which may host the store, does not answer; or it is not known where it is
+    except (RuntimeError, KeyError):  # rank 0, which may host the store, has ended; or it is not known where it is
         return True
 
 

@@ -10,18 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from cifar_dist.checkpoint import Tensors, TrainState
 from cifar_dist.config import CheckpointConfig
-from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import StorageError
 from cifar_dist.tracking.tracker import AnyTracker
-from cifar_dist.training.checkpoint_writers import GatheringWriter, ShardingWriter, Written
-
-_SHARDED_FROM: Final = 100_000_000  # parameters: 1.2 GB with AdamW, which rank 0 writes in seconds
+from cifar_dist.training.checkpoint_writers import CheckpointWriter, GatheringWriter, Written
 
 
 class CheckpointSaver:
@@ -33,7 +29,7 @@ class CheckpointSaver:
         ranks: this process among all of the job.
         tracker: its metrics are flushed before a checkpoint, which must not outlive them.
         saved: the state of the checkpoint that the run resumes from.
-        sharded: whether each rank writes a part.
+        writer: how a checkpoint reaches the disk, see :func:`~cifar_dist.training.checkpoint_writers.choose_writer`.
         retry: steps until the first attempt after a failed one; each further wait is twice as long.
         longest_retry: the longest wait, in steps.
     """
@@ -46,12 +42,12 @@ class CheckpointSaver:
         tracker: AnyTracker,
         saved: TrainState,
         *,
-        sharded: bool = False,
+        writer: type[CheckpointWriter] = GatheringWriter,
         retry: int,
         longest_retry: int,
     ) -> None:
         self._folder, self._config, self._ranks, self._tracker, self._saved = folder, config, ranks, tracker, saved
-        self._writer = (ShardingWriter if sharded else GatheringWriter)(folder, config.keep, ranks)
+        self._writer = writer(folder, config.keep, ranks)
         self._first_wait, self._longest_wait = min(retry, longest_retry), longest_retry
         self._wait = self._first_wait
         self._retry_at: int | None = None
@@ -140,10 +136,3 @@ class CheckpointSaver:
         if written.problem:
             self._tracker.warn(written.problem)
         self._tracker.checkpoint(state.step, written.path)
-
-
-def writes_in_parts(config: CheckpointConfig, engine: Engine, parameters: int) -> bool:
-    """Whether each rank writes a part of a checkpoint of a network with so many parameters."""
-    if config.sharded == "auto":
-        return engine.is_sharding and parameters >= _SHARDED_FROM
-    return config.sharded == "yes"

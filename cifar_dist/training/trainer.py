@@ -36,12 +36,13 @@ from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import wanted_mirrors
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
+from cifar_dist.training.checkpoint_writers import choose_writer
 from cifar_dist.training.continuation import open_run
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
-from cifar_dist.training.saving import CheckpointSaver, writes_in_parts
+from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup, padding_note
 from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
@@ -319,7 +320,7 @@ class Trainer:
             self.ranks,
             self.tracker,
             state,
-            sharded=writes_in_parts(self.config.checkpoint, self.engine, self.setup.parameters),
+            writer=choose_writer(self.config.checkpoint, self.engine, self.setup.parameters),
             retry=self.config.tracking.every,
             longest_retry=self.steps_per_epoch,
         )

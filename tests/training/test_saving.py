@@ -25,6 +25,7 @@ from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.tracker import SilentTracker
+from cifar_dist.training.checkpoint_writers import CheckpointWriter, GatheringWriter, ShardingWriter
 from cifar_dist.training.saving import CheckpointSaver
 
 NUMBERS = count()
@@ -61,11 +62,11 @@ class OpeningRanks(Ranks):
         return super().run_on_main(work)
 
 
-class Gated(Mapping[str, Tensor]):
-    """Tensors that cannot be read before a gate opens."""
+class Announcing(Mapping[str, Tensor]):
+    """Tensors that call ``before`` as soon as they are read."""
 
-    def __init__(self, gate: Event, values: Mapping[str, Tensor]) -> None:
-        self._gate, self._values = gate, values
+    def __init__(self, before: Callable[[], object], values: Mapping[str, Tensor]) -> None:
+        self._before, self._values = before, values
 
     def __getitem__(self, name: str) -> Tensor:
         return self._values[name]
@@ -74,12 +75,15 @@ class Gated(Mapping[str, Tensor]):
         return len(self._values)
 
     def __iter__(self) -> Iterator[str]:
-        self._gate.wait()
+        self._before()
         return iter(self._values)
 
 
 def saver_in(
-    run: Path, gate: Event | None = None, ranks: Ranks | None = None, *, sharded: bool = False
+    run: Path,
+    gate: Event | None = None,
+    ranks: Ranks | None = None,
+    writer: type[CheckpointWriter] = GatheringWriter,
 ) -> tuple[CheckpointSaver, Metrics]:
     tracker, config = Metrics(run / "metrics.jsonl"), CheckpointConfig(keep=1)
     saver = CheckpointSaver(
@@ -88,7 +92,7 @@ def saver_in(
         ranks or OpeningRanks(gate or Event()),
         tracker,
         checkpoint.NEW_RUN,
-        sharded=sharded,
+        writer=writer,
         retry=2,
         longest_retry=8,
     )
@@ -101,7 +105,7 @@ def record(step: int) -> Record:
 
 def train(run: Path, first: int, last: int, ranks: Ranks | None = None) -> None:
     """Save every second step, in parts if there are several ranks, of which the first has the metrics."""
-    saver, tracker = saver_in(run, ranks=ranks, sharded=ranks is not None)
+    saver, tracker = saver_in(run, ranks=ranks, writer=ShardingWriter if ranks else GatheringWriter)
     for step in range(first, last + 1):
         if ranks is None or ranks.is_main:
             tracker.log.append([record(step)])
@@ -143,7 +147,7 @@ def test_a_death_at_any_write_leaves_the_old_checkpoint_or_the_new_with_its_metr
 def test_training_continues_during_a_write_and_the_next_one_waits_for_it(tmp_path: Path) -> None:
     gate = Event()
     saver, tracker = saver_in(tmp_path, gate)
-    first = replace(tensors(2), weights=Gated(gate, tensors(2).weights))
+    first = replace(tensors(2), weights=Announcing(gate.wait, tensors(2).weights))
     saver.save(lambda _: first, state(2), must=False)
     assert not (tmp_path / "checkpoints" / "step-00000002").exists(), "the call returned before the write"
     assert tracker.saved == []
@@ -184,33 +188,17 @@ def test_a_job_that_fails_completes_the_write_under_way(tmp_path: Path) -> None:
     assert holds(tmp_path / "checkpoints" / "step-00000002", 2)
 
 
-class Obstructed(Mapping[str, Tensor]):
-    """Tensors for which a folder is in the place of a file as soon as they are read."""
-
-    def __init__(self, place: Callable[[], Path], values: Mapping[str, Tensor]) -> None:
-        self._place, self._values = place, values
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._values[name]
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __iter__(self) -> Iterator[str]:
-        self._place().mkdir()
-        return iter(self._values)
-
-
 def test_a_part_that_cannot_be_written_fails_on_all_ranks_and_is_tried_again(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
 
-    def place() -> Path:
+    def obstruct() -> None:
+        """Put a folder where the file would be."""
         (unfinished,) = folder.glob(".step-*.tmp")
-        return unfinished / "weights-2-of-2.safetensors"
+        (unfinished / "weights-2-of-2.safetensors").mkdir()
 
     def save(ranks: Ranks) -> list[str]:
-        saver, tracker = saver_in(tmp_path, ranks=ranks, sharded=True)
-        mine = tensors(2) if ranks.is_main else replace(tensors(2), weights=Obstructed(place, weights(2)))
+        saver, tracker = saver_in(tmp_path, ranks=ranks, writer=ShardingWriter)
+        mine = tensors(2) if ranks.is_main else replace(tensors(2), weights=Announcing(obstruct, weights(2)))
         saver.save(lambda _: mine, state(2), must=False)
         saver.wait(7)
         assert [saver.is_due(step) for step in (7, 8)] == [False, True]
@@ -229,11 +217,11 @@ def test_a_job_that_fails_while_parts_are_written_keeps_the_checkpoint_before(tm
     closed = Event()
 
     def save(ranks: Ranks) -> list[str]:
-        saver, tracker = saver_in(tmp_path, ranks=ranks, sharded=True)
+        saver, tracker = saver_in(tmp_path, ranks=ranks, writer=ShardingWriter)
         saver.save(lambda deal: dealt(tensors(2), deal), state(2), must=True)
         mine = dealt(tensors(4), Deal(ranks.rank, 2))
         if not ranks.is_main:
-            mine = replace(mine, weights=Gated(closed, mine.weights))
+            mine = replace(mine, weights=Announcing(closed.wait, mine.weights))
         saver.save(lambda _: mine, state(4), must=False)
         saver.close()
         if ranks.is_main:
