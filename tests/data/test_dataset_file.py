@@ -1,0 +1,116 @@
+"""Dataset files, which name an archive to download and how to pack it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import dataset_builders as build
+from support.opened_sources import one_line, open_quietly
+
+from cifar_dist.data.sources import Source
+
+
+def dataset_file(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_dataset_file_names_an_archive_and_its_treatment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build.write_archive(tmp_path / "animals.zip", build.class_folder({"cat": 3, "dog": 2}))
+    path = dataset_file(
+        tmp_path, 'name = "pets"\narchive = "animals.zip"\nsize = 8\nval_fraction = 0.5\nclasses = ["dog", "cat"]\n'
+    )
+    opened: Source = open_quietly(str(path))
+    assert (opened.name, opened.val_fraction, opened.test_fraction) == ("pets", 0.5, None)
+    assert opened.data.classes == ("dog", "cat")
+    assert opened.data.splits["train"].labels.tolist() == [1, 1, 1, 0, 0]
+    assert opened.data.splits["train"].images.shape == (5, 8, 8, 3)
+    (tmp_path / "shards").mkdir()
+    path.rename(tmp_path / "shards" / "pets.toml")
+    monkeypatch.chdir(tmp_path)  # the archive is now in the working folder
+    assert open_quietly("pets").name == "pets"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            'name = "a"\nembedded = "digits"\nval_fracton = 0.1',
+            "unknown key 'val_fracton'; did you mean 'val_fraction'?",
+        ),
+        ('name = "a"', "set either embedded"),
+        ('embedded = "digits"', "the key 'name' is missing"),
+        ('name = "a"\nembedded = "faces"', "embedded = 'faces'"),
+        ('name = "a"\nembedded = "digits"\nval_fraction = 1.0', "val_fraction = 1.0"),
+        ('name = "a"\nembedded = "digits"\nsize = "32"', "size = '32'"),
+        ('name = "../a"\nembedded = "digits"', "name = '../a'"),
+        ('name = "a"\nurl = "https://example.org/a.zip"', "url requires md5"),
+        (f'name = "a"\nurl = "file:///etc/passwd"\nmd5 = "{"0" * 32}"', "not an http:// or https:// URL"),
+        (f'name = "a"\nurl = "https://e.org/a.zip"\nmd5 = "{"0" * 32}"\narchive = "../a"', "plain file name"),
+        ("name = ", "is not valid TOML"),
+        (
+            'name = "a"\nembedded = "digits"\nclasses = ["one", "two"]',
+            "lists 2 names, but the source has 10 classes",
+        ),
+        ('name = "a"\narchive = "gone.zip"', "the archive 'gone.zip' does not exist in"),
+    ],
+)
+def test_a_wrong_dataset_file_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    message = one_line(dataset_file(tmp_path, text))
+    assert complaint in message
+    assert "mine.toml" in message
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Start an HTTP server on this machine; yield its address and the folder that it serves."""
+    served = tmp_path / "served"
+    served.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(served))
+    ) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", served
+        running.shutdown()
+        thread.join()
+
+
+def test_an_archive_is_fetched_once_checked_and_kept(tmp_path: Path, server: tuple[str, Path]) -> None:
+    url, served = server
+    data = build.write_archive(served / "a.zip", build.class_folder({"cat": 2})).read_bytes()
+    md5 = hashlib.md5(data).hexdigest()
+    path = dataset_file(tmp_path, f'name = "a"\nurl = "{url}/a.zip"\nmd5 = "{md5}"\n')
+    assert len(open_quietly(str(path)).data.splits["train"]) == 2
+    assert (tmp_path / "a.zip").read_bytes() == data
+    (served / "a.zip").unlink()
+    assert len(open_quietly(str(path)).data.splits["train"]) == 2  # from the local copy
+
+    (tmp_path / "a.zip").write_bytes(data[:-1])
+    assert f"but {path} requires {md5}" in one_line(path)
+
+
+def test_a_failed_download_leaves_nothing_and_says_which_file_goes_where(
+    tmp_path: Path, server: tuple[str, Path]
+) -> None:
+    url, served = server
+    (served / "a.zip").write_bytes(b"not what was asked for")
+    for name, complaint in (("a.zip", "has the MD5"), ("gone.zip", "cannot download")):
+        path = dataset_file(tmp_path, f'name = "a"\nurl = "{url}/{name}"\nmd5 = "{"0" * 32}"\n')
+        message = one_line(path)
+        assert complaint in message
+        assert f"{url}/{name}" in message
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.toml", "served"]
+    assert message.endswith(f"copy it to {tmp_path / 'gone.zip'}")

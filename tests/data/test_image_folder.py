@@ -1,0 +1,107 @@
+"""Image folders, as they are or in an archive, and their pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import dataset_builders as build
+from support.opened_sources import one_line, open_quietly, same
+
+from cifar_dist.data.archives import member_names
+from cifar_dist.data.image_folder import read_image_folder
+from cifar_dist.data.statistics import channel_statistics, pixel_counts
+
+LAYOUT = {"train/cat": 3, "train/dog": 2, "val/dog": 1, "test/cat": 2, "test/eel": 1}
+
+
+def test_an_image_folder_is_the_same_as_folder_tar_and_zip(tmp_path: Path) -> None:
+    files = build.class_folder(LAYOUT)
+    wrapped = {f"mine/{name}": data for name, data in files.items()}
+    backwards = dict(reversed(files.items()))
+    folder = open_quietly(str(build.write_folder(tmp_path / "mine", files))).data
+
+    assert folder.classes == ("cat", "dog", "eel")
+    assert list(folder.splits) == ["train", "val", "test"]
+    assert folder.splits["train"].labels.tolist() == [0, 0, 0, 1, 1]
+    assert folder.splits["test"].labels.tolist() == [0, 0, 2]
+    first = np.asarray(Image.open(io.BytesIO(files["train/cat/0000.png"])))
+    assert np.array_equal(folder.splits["train"].images[0], first)
+    for name, content in {
+        "a.tar": wrapped,
+        "a.tar.gz": backwards,
+        "a.tgz": wrapped,
+        "a.zip": {**backwards, "__MACOSX/train/cat/._0000.png": b"junk", "train/cat/.DS_Store": b"junk"},
+    }.items():
+        assert same(open_quietly(str(build.write_archive(tmp_path / name, content))).data, folder)
+
+
+def test_without_split_folders_everything_is_train(tmp_path: Path) -> None:
+    for prefix in ("", "top/"):
+        files = {prefix + name: data for name, data in build.class_folder({"cat": 2, "dog": 1}).items()}
+        data = open_quietly(str(build.write_archive(tmp_path / "a.zip", files))).data
+        assert list(data.splits) == ["train"]
+        assert data.splits["train"].labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["train/0000.png", "0000.png", "a/b/c/0000.png", "holiday/cat/0000.png"])
+def test_an_image_in_the_wrong_place_is_named(tmp_path: Path, name: str) -> None:
+    files = {**build.class_folder({"train/cat": 1}), name: build.image_file(build.random_images(1)[0])}
+    assert f"'{name}' is not at SPLIT/CLASS/FILE" in one_line(build.write_folder(tmp_path / "f", files))
+
+
+def test_a_folder_of_anything_else_says_what_is_expected(tmp_path: Path) -> None:
+    assert "SPLIT/CLASS/FILE.png" in one_line(build.write_folder(tmp_path / "f", {"notes.txt": b"hello"}))
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    files = build.class_folder({"cat": 3})
+    files["cat/0001.png"] = files["cat/0001.png"][:100]
+    assert "'cat/0001.png' is not an intact PNG, JPEG, WebP, BMP or GIF image" in one_line(
+        build.write_folder(tmp_path / "f", files)
+    )
+
+
+def test_images_of_different_sizes_ask_for_size(tmp_path: Path) -> None:
+    files = build.class_folder({"cat": 1})
+    files["dog/0000.png"] = build.image_file(np.zeros((20, 40, 3), np.uint8))
+    folder = build.write_folder(tmp_path / "f", files)
+    assert one_line(folder).endswith(
+        "images differ in size ('cat/0000.png' is 32x32, 'dog/0000.png' is 40x20); add --size 32 to resize them all"
+    )
+    assert open_quietly(str(folder), 16).data.splits["train"].images.shape == (2, 16, 16, 3)
+
+
+def test_every_colour_mode_becomes_rgb(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((8, 8), 7, np.uint8))
+    files = {}
+    for mode in ("L", "P", "RGBA", "CMYK", "1"):
+        data = io.BytesIO()
+        grey.convert("RGB").convert(mode, palette=Image.Palette.ADAPTIVE).save(
+            data, format="JPEG" if mode == "CMYK" else "PNG"
+        )
+        files[f"grey/{mode}.{'jpg' if mode == 'CMYK' else 'png'}"] = data.getvalue()
+    images = open_quietly(str(build.write_folder(tmp_path / "f", files))).data.splits["train"].images
+    assert images.shape == (5, 8, 8, 3)
+    assert images.max() <= 8  # 7, or 0 after dithering to black and white
+
+
+def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 30000, np.uint16)).save(data, format="PNG")
+    assert "more than 8 bits" in one_line(build.write_folder(tmp_path / "f", {"deep/a.png": data.getvalue()}))
+
+
+def test_a_tenth_of_the_real_jpeg_archive(test_data: Path) -> None:
+    names = member_names(test_data / "cifar10-jpeg.tar.gz")
+    assert len(names) == 55_000
+    data = read_image_folder(test_data / "cifar10-jpeg.tar.gz", names[::10], show=False)
+    assert data.classes == tuple(build.CLASSES_10)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 5000, "test": 500}
+    assert np.bincount(data.splits["train"].labels).tolist() == [500] * 10
+    mean, std = channel_statistics(pixel_counts(data.splits["train"].images))
+    assert mean == pytest.approx((0.4913, 0.4821, 0.4465), abs=0.01)  # of all 50,000
+    assert std == pytest.approx((0.2452, 0.2428, 0.2606), abs=0.01)

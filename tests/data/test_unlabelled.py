@@ -1,0 +1,69 @@
+"""Unlabelled images, whose ids name them in the predictions."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import dataset_builders as build
+
+from cifar_dist.data.unlabelled import read_unlabelled
+from cifar_dist.errors import UserError
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("key", [str, str.encode])
+def test_unlabelled_pickle(tmp_path: Path, protocol: int, key: Callable[[str], str | bytes]) -> None:
+    images, ids = build.random_images(4), np.array([30, 10, 20, -1])
+    for data in (images, build.planes(images)):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps({key("data"): data, key("ids"): ids}, protocol))
+        unlabelled = read_unlabelled(tmp_path / "a.pkl")
+        assert np.array_equal(unlabelled.images, images)
+        assert unlabelled.images.flags.writeable
+        assert unlabelled.ids.tolist() == [30, 10, 20, -1]
+        assert unlabelled.ids.dtype == np.int64
+
+
+def test_unlabelled_npz_and_ids_in_a_list(tmp_path: Path) -> None:
+    images = build.random_images(3)
+    np.savez_compressed(tmp_path / "a.npz", data=images, ids=np.arange(3, dtype=np.uint16))
+    assert np.array_equal(read_unlabelled(tmp_path / "a.npz").images, images)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"data": images, "ids": [5, np.int32(4), 3]}))
+    assert read_unlabelled(tmp_path / "a.pkl").ids.tolist() == [5, 4, 3]
+
+
+def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", data=build.random_images(2), ids=["a", "b"])
+    with pytest.raises(UserError, match=r"predict a folder of image files, whose names are then the ids$"):
+        read_unlabelled(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"data": np.zeros((2, 32, 32, 3), "u1")}, "has no 'ids'"),
+        ({"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [7, 7]}, "the id 7 occurs more than once"),
+        ({"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [1.0, 2.0]}, "is not a list of integers"),
+        ({"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [1, 2, 3]}, "shape (3,) for 2 images"),
+        ({"data": np.zeros((2, 32, 32, 3), "f4"), "ids": [1, 2]}, "is float32; store images as an array of uint8"),
+        ({"data": np.zeros((2, 100), "u1"), "ids": [1, 2]}, "has shape (2, 100)"),
+        ({"data": np.zeros((0, 32, 32, 3), "u1"), "ids": []}, "has shape (0, 32, 32, 3)"),
+        ([1, 2], "contains a list instead of a dictionary"),
+    ],
+)
+def test_a_wrong_unlabelled_pickle_is_refused(tmp_path: Path, content: object, complaint: str) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError) as error:
+        read_unlabelled(tmp_path / "a.pkl")
+    assert complaint in str(error.value)
+    assert str(tmp_path / "a.pkl") in str(error.value)
+
+
+def test_the_real_unlabelled_pickle(test_data: Path) -> None:
+    unlabelled = read_unlabelled(test_data / "cifar_test_nolabel.pkl")
+    assert unlabelled.images.shape == (5000, 32, 32, 3)
+    assert sorted(unlabelled.ids.tolist()) == list(range(5000))
+    assert unlabelled.images.mean() / 255 == pytest.approx(0.473, abs=0.005)

@@ -1,0 +1,68 @@
+"""Runs that begin with a checkpoint of another run, also when that is killed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+from support.continued_runs import Place, events
+from support.running import metrics, story
+
+from cifar_dist.runs.listing import describe
+
+
+@pytest.mark.parametrize("die_at", [3, 5], ids=["before the metrics are copied", "before the checkpoints are"])
+def test_a_branch_without_changes_ends_as_the_original_though_it_is_killed(place: Place, die_at: int) -> None:
+    name, words = f"branch-{die_at}", ["--run.from", "whole@8"]
+    assert place.train(name, *words, die_at=die_at).code == -9
+    done = place.train(name, *words)
+    assert done.code == 0, done.said
+    place.assert_is_whole(place.runs / name)
+    assert [event for event in events(place.runs / name) if event[0] == "branched"] == [
+        ("branched", 8, f"{place.whole}@8")
+    ]
+    assert describe(place.runs / name).result.origin == f"branch of {place.whole}@8"  # type: ignore[union-attr]
+    assert not list((place.runs / name).glob(".checkpoints.*")), "a kill leaves nothing"
+
+
+def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(place: Place) -> None:
+    origin = shutil.copytree(place.whole, place.runs / "origin", symlinks=True)
+    words = ["--run.from", str(origin), "--train.epochs", "5", "--optim.lr", "0.01"]
+    assert place.train("changed", *words, "--train.max_steps", "13").code == 0
+    shutil.rmtree(origin)
+    run = place.runs / "changed"
+    assert place.run("resume", str(run), "--train.max_steps", "0").code == 0
+    assert story(run)[:12] == story(place.whole)[:12]
+    assert [record["lr"] for record in metrics(run)][12:] == [
+        0.01,
+        pytest.approx(0.01 * 2 / 3),
+        pytest.approx(0.01 / 3),
+    ]
+    certified = place.run("replay", str(run), "--check", "9")
+    assert certified.code == 0, certified.said
+    assert "steps 13 to 13: numbers equal, weights equal" in certified.said, "the first step after the branch"
+    assert not re.search(r"^steps [1-9] to", certified.said, re.M), "the steps before are those of another run"
+    refused = place.run("replay", str(run), "12")
+    assert (refused.code, refused.said.count("\n")) == (2, 1)
+    assert f"{run} is a branch of {origin}@12 and has no checkpoint of its own before step 12; name" in refused.said
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["whole@7"], r"has no checkpoint of step 7; steps here: 12, 10, 9, 8"),
+        (["whole"], r"step 12 is the end of this run or beyond; give it more --train\.epochs"),
+        (
+            ["whole@3", "--train.batch_size", "100"],
+            r"has 3 steps and one of this run 13; use --train\.batch_size 420, or",
+        ),
+    ],
+)
+def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(
+    place: Place, words: list[str], says: str
+) -> None:
+    refused = place.train("never", "--run.from", *words)
+    assert (refused.code, refused.said.count("\n")) == (2, 1)
+    assert re.search(says, refused.said), refused.said
+    assert not (place.runs / "never").exists()

@@ -1,0 +1,52 @@
+"""Runs that end when an evaluation no longer gets better."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.continued_runs import STEPS, Place, events
+from support.running import metrics, story
+
+from cifar_dist.config import TrainConfig
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.training.early_stopping import EarlyStopping
+
+EARLY = ["--train.epochs", "40", "--schedule.name", "constant", "--train.patience", "2", "--train.min_delta", "0.3"]
+
+
+def test_early_stopping_survives_a_kill_and_can_be_undone(place: Place) -> None:
+    assert place.train("early", *EARLY).code == 0
+    early = place.runs / "early"
+    kind, step, note = events(early)[-1]
+    assert (kind, step < 40 * STEPS) == ("finished", True)
+    assert note.startswith("early stopping: no better val_accuracy in 2 evaluations, best 0.")
+    assert place.train("early-killed", *EARLY, die_at=22).code == -9
+    killed = place.runs / "early-killed"
+    assert 0 < len(metrics(killed)) < step
+    assert place.run("resume", str(killed)).code == 0
+    assert story(killed) == story(early)
+    assert RunFolder(killed).final.read_bytes() == RunFolder(early).final.read_bytes()
+    refused = place.run("resume", str(early), "--train.epochs", "50")
+    assert (refused.code, "add --train.patience 3 or more" in refused.said) == (2, True)
+    words = ["--train.patience", "0", "--train.min_delta", "0", "--train.max_steps", str(step + 1)]
+    assert place.run("resume", str(early), *words).code == 0
+    assert len(metrics(early)) == step + 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 9) | st.just(float("nan")), st.floats(0, 1)), max_size=9),
+    st.sampled_from(["val_loss", "val_accuracy"]),
+    st.floats(0, 0.2),
+    st.integers(0, 9),
+)
+def test_early_stopping_resumes_from_its_records(
+    values: list[tuple[float, float]], monitor: str, min_delta: float, cut: int
+) -> None:
+    config = TrainConfig(patience=2, monitor=monitor, min_delta=min_delta)  # type: ignore[arg-type]
+    records = [Record(n + 1, n, "val", loss, accuracy, 10, 0.1) for n, (loss, accuracy) in enumerate(values)]
+    whole = EarlyStopping(config, records)
+    resumed = EarlyStopping(config, [Record.from_line(record.to_line()) for record in records[:cut]])
+    for record in records[cut:]:
+        resumed.add(record)
+    assert (str(resumed), resumed.is_exhausted()) == (str(whole), whole.is_exhausted())

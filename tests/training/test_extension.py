@@ -1,0 +1,86 @@
+"""Finished runs that are made longer, also when that is killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+from support.continued_runs import STEPS, Place, events, tree
+from support.running import metrics, story
+
+from cifar_dist.config import ScheduleConfig
+from cifar_dist.config.schedule import ConstantConfig, RestartsConfig, StepConfig, TriangularConfig, WSDConfig
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.runs.listing import describe, table
+
+
+def test_max_steps_are_the_first_steps_of_the_longer_run(place: Place) -> None:
+    stopped = place.runs / "stopped"
+    assert story(stopped)[:5] == story(place.whole)[:5]
+    assert [record["step"] for record in metrics(stopped)] == [1, 2, 3, 4, 5]
+    assert [record["step"] for record in metrics(stopped, "val")] == [3, 5], "it is evaluated where it ends"
+    assert events(stopped)[-1] == ("finished", 5, "train.max_steps")
+
+
+def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(place: Place) -> None:
+    run = shutil.copytree(place.runs / "stopped", place.runs / "extended", symlinks=True)
+    before, old = tree(run), RunFolder(run).final.read_bytes()
+    again = place.run("resume", str(run))
+    assert (again.code, "is finished already" in again.said) == (0, True)
+    assert tree(run) == before
+
+    longer = place.run("resume", str(run), "--train.epochs", "4", "--train.max_steps", "0")
+    assert longer.code == 0, longer.said
+    place.assert_is_whole(run)
+    assert (run / "final-step-00000005" / "model.safetensors").read_bytes() == old
+    summaries = [json.loads(folder.summary.read_text()) for folder in RunFolder(run).evaluation_folders()]
+    assert sorted(summary["checkpoint"] for summary in summaries) == ["final", "step-00000005"]
+    assert ("extended", 5, "train.epochs 3 -> 4, train.max_steps 5 -> 0") in events(run)
+    listed = table([describe(run), describe(place.whole)], place.runs)
+    assert "| extended after step 5: train.epochs 3 -> 4, train.max_steps 5 -> 0 |" in listed
+    assert "origin" not in table([describe(place.whole)], place.runs)
+
+
+@pytest.mark.parametrize("die_at", [2, 3], ids=["before the final weights are renamed", "before the config is written"])
+def test_an_extension_that_is_killed_can_be_repeated(place: Place, die_at: int) -> None:
+    run = shutil.copytree(place.runs / "stopped", place.runs / f"killed-{die_at}", symlinks=True)
+    words = ["resume", str(run), "--train.epochs", "4", "--train.max_steps", "0"]
+    assert place.run(*words, die_at=die_at).code == -9
+    again = place.run(*words)
+    assert again.code == 0, again.said
+    place.assert_is_whole(run)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "kept"),
+    [
+        (ConstantConfig(warmup=1), 99, True),
+        (StepConfig(milestones=(1, 2)), 99, True),
+        (RestartsConfig(cycle=1), 99, True),
+        (RestartsConfig(), 2, False),
+        (TriangularConfig(cycle=2, warmup=1), 99, True),
+        (WSDConfig(decay=1, warmup=1), 3 * STEPS + 1, True),
+        (WSDConfig(decay=1, warmup=1), 3 * STEPS + 2, False),
+        *((ScheduleConfig.variants[name](), 2, False) for name in ("onecycle", "cosine", "linear", "polynomial")),
+    ],
+)
+def test_which_schedules_can_be_extended(schedule: ScheduleConfig, steps: int, kept: bool) -> None:
+    assert schedule.keeps_rates(steps, steps_per_epoch=STEPS, before=4, after=9) is kept
+
+
+def test_a_length_that_changes_past_steps_is_refused_with_commands_that_work(place: Place) -> None:
+    before = tree(place.whole)
+    refused = place.run("resume", str(place.whole), "--train.epochs", "6")
+    assert refused.code == 2
+    assert (
+        'train.epochs 4 -> 6 would change the learning rates of schedule.name = "wsd" in the 12 steps' in refused.said
+    )
+    assert tree(place.whole) == before
+    resume, branch = re.findall(r"cifar-dist (.*?)(?:, or branch it: |\n)", refused.said)
+    assert place.run(*shlex.split(resume)).code == 0
+    branched = place.run(*shlex.split(branch))
+    assert branched.code == 0, branched.said
+    assert [record["step"] for record in metrics(place.runs / "whole-2")] == list(range(1, 6 * STEPS + 1))

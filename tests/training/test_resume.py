@@ -1,0 +1,56 @@
+"""Runs that are resumed from their folder alone: what is missing or damaged there, and what cannot be resumed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.continued_runs import Place, tree
+
+from cifar_dist.run_folder import RunFolder
+
+
+def test_a_finished_run_with_damaged_results_is_repaired(place: Place) -> None:
+    run = shutil.copytree(place.whole, place.runs / "damaged", symlinks=True)
+    final = RunFolder(run).final
+    final.write_bytes(final.read_bytes()[:-1])
+    repaired = place.run("resume", str(run))
+    assert repaired.code == 0, repaired.said
+    assert f"{final.parent} is damaged (model.safetensors) and is written again" in repaired.said
+    place.assert_is_whole(run)
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "says"),
+    [
+        ("stopped", ["--train.max_steps", "4"], "after 5 steps, and train.max_steps 5 -> 4 asks for 4; ask for more"),
+        ("stopped", ["--train.max_steps", "99"], "is more than the 9 steps of train.epochs 3; drop it, or add"),
+        ("stopped", ["--run.name", "it"], "drop --run.name"),
+        ("nowhere", [], "run 'nowhere' does not exist"),
+    ],
+)
+def test_runs_that_cannot_be_continued_are_one_line(place: Place, run: str, words: list[str], says: str) -> None:
+    before = tree(place.runs / "stopped")
+    refused = place.run("resume", str(place.runs / run) if run == "stopped" else run, *words)
+    assert (refused.code, refused.said.count("\n")) == (2, 1)
+    assert says in refused.said
+    assert tree(place.runs / "stopped") == before
+
+
+def test_a_deleted_plug_in_is_imported_from_the_run_folder(place: Place, tmp_path: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\n"
+        "def net(classes: int, channels: int):\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, classes))\n"
+    )
+    assert place.train("plugged", "--model.name", f"{net}:net", "--train.max_steps", "2").code == 0
+    net.unlink()
+    run = place.runs / "plugged"
+    resumed = place.run("resume", str(run), "--train.max_steps", "4")
+    assert resumed.code == 0, resumed.said
+    assert f"{net} does not exist here; using its copy {run}/plugins/net.py" in resumed.said
+    shutil.rmtree(run / "plugins")
+    refused = place.run("resume", str(run), "--train.max_steps", "0")
+    assert (refused.code, f"file {net} does not exist" in refused.said) == (2, True)

@@ -1,0 +1,91 @@
+"""Requests to stop: a file in the run folder, and a limit on wall time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.continued_runs import Place, events
+
+from cifar_dist import recipe
+from cifar_dist.distributed.stop_requests import STOP_FILE, TIME_LIMIT, StopRequests, cause_of
+from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
+from cifar_dist.distributed.time_limit import deadline, job_end
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
+
+
+def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_path: Path) -> None:
+    run = shutil.copytree(place.runs / "stopped", tmp_path / "elsewhere" / "renamed", symlinks=True)
+    words = ["resume", str(run), "--train.epochs", "4", "--train.max_steps", "0"]
+    file = RunFolder(run).stop_file
+    file.touch()
+    os.utime(file, (time.time() + 1e6,) * 2)  # later than the start of the process that reads it
+    stopped = place.run(*words)
+    assert stopped.code == 75, stopped.said
+    assert f": the STOP file\nresume with:\n  cifar-dist resume {run}\n" in stopped.said
+    os.utime(file, (0, 0))
+    ended = {"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": str(int(time.time()))}
+    late = place.run("resume", str(run), "--run.max_time", "auto", **ended)
+    assert (late.code, f"removed {file}" in late.said) == (75, True)
+    assert [note for kind, _, note in events(run) if kind == "interrupted"] == [
+        "the STOP file",
+        "run.max_time",
+    ]
+    assert place.run("resume", str(run), "--run.max_time", "").code == 0
+    place.assert_is_whole(run)
+    assert recipe.read(RunFolder(run).config).run.name == "renamed"
+
+
+def test_the_file_is_checked_at_most_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, now = tmp_path / "STOP", [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    requests = StopRequests(StopSignals(), file=file)
+    assert cause_of(requests.code()) == ""
+    file.touch()
+    now[0] += 4.9
+    assert cause_of(requests.code()) == "", "the file system is not asked at every step"
+    now[0] += 0.1
+    assert cause_of(requests.code()) == STOP_FILE
+    file.unlink()
+    assert cause_of(requests.code()) == STOP_FILE, "a request stands"
+    assert cause_of(StopRequests(StopSignals(), deadline=time.time()).code()) == TIME_LIMIT
+
+
+@pytest.mark.parametrize(("limit", "ahead"), [("10m", 30), ("1h30m", GRACE_SECONDS), ("1d", GRACE_SECONDS)])
+def test_a_time_limit_leaves_time_to_save(limit: str, ahead: float) -> None:
+    from cifar_dist.config.run import seconds_of
+
+    (longer, shorter) = (deadline(text) for text in (limit, "1000s"))
+    assert longer is not None
+    assert shorter is not None
+    assert longer - shorter == pytest.approx(seconds_of(limit) - ahead - (1000 - 50))
+
+
+@pytest.mark.parametrize(
+    ("script", "end"),
+    [
+        ("echo JobId=7 StartTime=2026-01-01T00:00:00 EndTime=2026-01-02T03:04:05 Partition=x", (2026, 1, 2, 3, 4, 5)),
+        ("echo JobId=7 EndTime=Unknown", None),
+        ("echo slurm_load_jobs error >&2; exit 1", UserError),
+    ],
+)
+def test_the_end_of_a_job_that_slurm_does_not_export_is_queried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, end: object
+) -> None:
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    ask: Callable[[], float | None] = lambda: job_end({"SLURM_JOB_ID": "7"})  # noqa: E731
+    if end is UserError:
+        with pytest.raises(UserError, match="scontrol does not say when job 7 ends"):
+            ask()
+    else:
+        found = ask()
+        assert (time.localtime(found)[:6] if found else None) == end
+    with pytest.raises(UserError, match="this is not a Slurm job; give a time"):
+        job_end({})
