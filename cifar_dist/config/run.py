@@ -45,7 +45,8 @@ class RunConfig(Section):
     checkpoint or an evaluation that one process writes alone must be done by then."""
     stall_timeout: int = 300
     """A job in which no step ends for so many seconds is ended, with exit code 124 and the stacks of its processes in
-    the run folder; 0 never ends it. The first step and a checkpoint have at least ``collective_timeout``."""
+    the run folder; 0 never ends it. The first step, the first batch of an evaluation and a checkpoint have at least
+    ``collective_timeout``, unless a process on the same machine is stopped."""
     stall_factor: float = 20.0
     """Where steps take long, the job is ended after this multiple of the usual time of a step instead."""
 

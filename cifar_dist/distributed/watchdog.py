@@ -32,6 +32,7 @@ from cifar_dist.launch.joining import open_store
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
+_ENDED = "ended"
 _ANSWER_SECONDS = 10.0  # in which the other ranks must say where they are
 _TORCH = str(Path(torch.__file__).parent)
 _WAITING_IN = (_TORCH, ranks_module.__file__)  # files in which the main thread waits for other ranks
@@ -59,7 +60,8 @@ class Watchdog:
         ranks: this process among all of the job.
         folder: for the stacks of each rank; created when they are written.
         timeout: least number of seconds without a beat that end the job; 0 for never.
-        patience: the same for what takes long and comes seldom, see :meth:`be_patient`.
+        patience: the same for what takes long and comes seldom, see :meth:`be_patient`, unless a process of the job on
+            this machine is stopped.
         factor: the multiple of the usual time between beats that ends it, if that is longer.
         steps_done: the optimizer steps done.
         record: called on one rank with what happened, one line, before the job ends.
@@ -122,9 +124,14 @@ class Watchdog:
                 beats, last = self._beats, self._last
             limit = max(self._timeout, self._factor * usual, self._patience if self._is_patient else 0)
             silent = now - self._last
-            if silent > limit or (silent > self._timeout / 10 and self._board.has_alarm()):
+            is_over = silent > limit or (silent > self._timeout and self._has_stopped_neighbour())
+            if is_over or (silent > self._timeout / 10 and self._board.has_alarm()):
                 self._end(f"no step has ended for {silent:.0f} s, usually {usual:.2g} s")
             woke = time.monotonic()
+
+    def _has_stopped_neighbour(self) -> bool:
+        """Whether a process of the job on this machine is stopped: no patience helps with that."""
+        return any(_status(*place) == psutil.STATUS_STOPPED for place in self._places)
 
     def _end(self, what: str) -> None:
         """Write this rank's stacks, exchange positions, let one rank report, and end the process."""
@@ -244,12 +251,18 @@ def name_behind(positions: Mapping[int, Position], missing: Mapping[int, tuple[s
 
 def _state(host: str, process: int) -> str:
     """The state of a process of this machine, as ``, it is stopped``; empty for other machines."""
+    status = _status(host, process)
+    return f", it {'has' if status == _ENDED else 'is'} {status}" if status else ""
+
+
+def _status(host: str, process: int) -> str:
+    """The status of a process as psutil names it, or ``ended``; empty for one of another machine."""
     if host != platform.node():
         return ""
     try:
-        return f", it is {psutil.Process(process).status()}"
+        return str(psutil.Process(process).status())
     except psutil.NoSuchProcess:
-        return ", it has ended"
+        return _ENDED
 
 
 def _kill(process: int) -> None:

@@ -42,6 +42,35 @@ def test_a_stopped_rank_is_named_and_the_job_ends(tiny: Path, tmp_path: Path) ->
         assert (last.kind, who in last.note) == ("stalled", True)
 
 
+def test_a_rank_that_is_stopped_during_a_save_needs_no_patience(tiny: Path, tmp_path: Path) -> None:
+    """A checkpoint may take long, but a stopped process will never end it."""
+    (tmp_path / "net.py").write_text(
+        "import os, signal\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(1024, classes)\n"
+        "        self.seen = 0\n"
+        "    def forward(self, images):\n"
+        "        self.seen += self.training\n"
+        "        return super().forward(images.mean(1).flatten(1))\n"
+        "    def state_dict(self, *args, **options):\n"
+        "        if self.seen == 4 and os.environ['RANK'] == '1':\n"
+        "            os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "        return super().state_dict(*args, **options)\n"
+    )
+    words = [
+        "--checkpoint.every_steps",
+        "4",
+        "--checkpoint.background",
+        "false",
+        "--model.name",
+        f"{tmp_path}/net.py:Net",
+    ]
+    done = finish(start([TRAIN, str(tiny), *IMPATIENT, *words], 2))
+    assert [one.returncode for one in done] == [124, -signal.SIGKILL], done[0].stderr
+    assert "does not answer, it is stopped; stacks: " in done[0].stderr
+
+
 @pytest.fixture
 def hanging(tiny: Path, tmp_path: Path) -> list[str]:
     """The words that train a network which hangs on rank 1, in its line 10, in the fifth step."""
