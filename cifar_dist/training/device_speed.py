@@ -9,7 +9,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-_SIDE = {"cpu": 512, "cuda": 4096}
+_SIDE = {"cpu": 1024, "cuda": 4096}
 _REPEATS = 5
 
 
@@ -52,7 +52,7 @@ def operations_per_image(blueprint: nn.Module, shape: tuple[int, int, int]) -> f
 def measure_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     """Return the floating-point operations a second of large matrix products, the best of a few.
 
-    It takes a few hundredths of a second, and waits for the device.
+    It takes a tenth of a second, and waits for the device.
     """
     side = _SIDE.get(device.type, _SIDE["cpu"])
     generator = torch.Generator(device).manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -17,6 +18,7 @@ from cifar_dist.training.phases import PhaseClock
 from cifar_dist.training.setup import TrainingSetup
 
 _SHORTEST = 1.0  # seconds of training whose arithmetic is rated: less is noise, and the ceiling would take a part of it
+_RATING_SHARE = 0.01  # of an epoch, that measuring the ceiling again may take
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of getrusage, in bytes
 
 
@@ -33,6 +35,7 @@ class UsageMeter:
         self._setup, self._ranks, self._clock = setup, engine.ranks, clock
         self._dtype = engine.precision.autocast or torch.float32
         self._samples, self._seconds = 0, 0.0
+        self._ceiling, self._measuring = 0.0, 0.0  # operations a second; seconds that it took to measure them
 
     def add(self, records: Sequence[Record]) -> None:
         """Count training steps whose measurements have arrived."""
@@ -49,6 +52,7 @@ class UsageMeter:
     def _utilisation(self) -> float | None:
         if not self._ranks.is_main or self._seconds < _SHORTEST or self._operations is None:
             return None
+        self._measure_ceiling()
         return self._operations * self._samples / self._seconds / (self._ceiling * self._ranks.world_size)
 
     def _peak_bytes(self) -> int:
@@ -62,6 +66,10 @@ class UsageMeter:
         passes = 2 if self._setup.config.optim.sam_rho else 1
         return found and passes * found
 
-    @cached_property
-    def _ceiling(self) -> float:
-        return measure_ceiling(self._ranks.device, self._dtype)
+    def _measure_ceiling(self) -> None:
+        """Measure it again where that takes little of an epoch: other programs may have disturbed an earlier one."""
+        if self._ceiling and self._measuring > _RATING_SHARE * self._seconds:
+            return
+        begin = time.perf_counter()
+        self._ceiling = max(self._ceiling, measure_ceiling(self._ranks.device, self._dtype))
+        self._measuring = time.perf_counter() - begin

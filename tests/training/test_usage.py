@@ -12,10 +12,15 @@ import torch
 from support.running import TRAIN, UNDRAWN, metrics, spawn
 from torch import nn
 
-from cifar_dist import cli
+from cifar_dist import cli, recipe
+from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.training import usage_meter
 from cifar_dist.training.device_speed import blueprint_of, measure_ceiling, operations_per_image
 from cifar_dist.training.phases import PhaseClock
+from cifar_dist.training.setup import build_setup
+from cifar_dist.training.usage_meter import UsageMeter
 
 WORDS = ("--optim.clip_norm", "1", "--train.threads", "1", "--eval.every", "2")
 
@@ -95,6 +100,23 @@ def test_phases_do_not_overlap() -> None:
     assert seconds["forward"] >= 0.02
     assert seconds["copy"] >= 0.01
     assert clock.take().keys() == {"data"}
+
+
+def test_a_ceiling_that_was_measured_beside_other_programs_is_corrected(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which no test can bring about at will: the measurements are given."""
+    config = recipe.load(str(tiny))
+    found = iter([1e9, 4e9, 2e9])
+    monkeypatch.setattr(usage_meter, "measure_ceiling", lambda *_: next(found))
+    with start_engine(config) as engine:
+        meter = UsageMeter(build_setup(config, engine.ranks), engine, PhaseClock(engine.ranks.device))
+        used = []
+        for seconds in (100.0, 100.0, 100.0):
+            meter.add([Record(1, 0, "train", 1.0, 0.5, samples=int(1e6 * seconds), seconds=seconds)])
+            used.append(meter.take().utilisation)
+    assert used[0] == pytest.approx(4 * used[1], rel=0.01)
+    assert used[1] == used[2]
 
 
 def test_arithmetic_is_counted_without_being_executed() -> None:
