@@ -36,17 +36,18 @@ from cifar_dist.distributed.precision import computes_bf16
 from cifar_dist.formatting import percent
 
 OURS = "speedrun-94"
+PRECISIONS = {"bf16": "bf16", "fp32": "no"}
 BATCH_SIZE = re.compile(r"^    (?:training_)?batch_size = (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Way:
-    """How the scripts compute.
+    """How the scripts and our recipe compute.
 
     Attributes:
-        precision: bf16 or fp32, in place of float16.
+        precision: bf16 or fp32, theirs in place of float16.
         compiled: whether they compile what they compile on a GPU.
-        threads: of theirs, and of ours.
+        threads: of each.
     """
 
     precision: str
@@ -58,6 +59,11 @@ class Way:
         """Those of benchmarks/workers/script.py."""
         compiled = ["--compile"] if self.compiled else []
         return ["--precision", self.precision, "--threads", str(self.threads), *compiled]
+
+    @property
+    def settings(self) -> list[str]:
+        """The same for our recipe."""
+        return ["--train.precision", PRECISIONS[self.precision], "--train.threads", str(self.threads)]
 
     def __str__(self) -> str:
         return f"{self.precision}{', compiled' if self.compiled else ''}"
@@ -97,7 +103,7 @@ def compare_steps(name: str, script: Path, way: Way, data: str, turns: int) -> C
     """Compare the time of a training step."""
     images = read_batch_size(script)
     ours = ["recipe.py", OURS, "--data.path", data, "--train.batch_size", str(images)]
-    ours += ["--train.threads", str(way.threads)]
+    ours += way.settings
     with (
         tempfile.TemporaryDirectory() as folder,
         Workers(["script.py", str(script), str(write(data, Path(folder), images)), *way.options]) as theirs,
@@ -118,11 +124,7 @@ def compare_trainings(scripts: Mapping[str, Path], way: Way, data: str, seeds: i
         found: dict[str, list[Training]] = {name: [] for name in (OURS, *workers)}
         for seed in range(seeds):
             for name in list(found) if seed % 2 else reversed(list(found)):
-                one = (
-                    train_ours(seed, data, folder, way.threads)
-                    if name == OURS
-                    else Training(**workers[name].ask(seed)[0])
-                )
+                one = train_ours(seed, data, folder, way) if name == OURS else Training(**workers[name].ask(seed)[0])
                 found[name].append(one)
                 print(f"{name}, seed {seed}: {one}", flush=True)
     ours = [one.seconds for one in found[OURS]]
@@ -134,12 +136,11 @@ def compare_trainings(scripts: Mapping[str, Path], way: Way, data: str, seeds: i
     return comparisons, f"mean test accuracy of {seeds} seeds: {', '.join(means)}"
 
 
-def train_ours(seed: int, data: str, folder: str, threads: int) -> Training:
+def train_ours(seed: int, data: str, folder: str, way: Way) -> Training:
     """Train our recipe in a process of its own."""
     name = f"{OURS}.{seed}"
     words = ["train", OURS, "--data.path", data, "--run.dir", folder, "--run.name", name, "--run.seed", str(seed)]
-    words += ["--train.threads", str(threads)]
-    subprocess.run([sys.executable, "-m", "cifar_dist", *words], cwd=ROOT, check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, "-m", "cifar_dist", *words, *way.settings], cwd=ROOT, check=True, stdout=sys.stderr)
     seconds, accuracy = measured(Path(folder, name))
     return Training(seconds, accuracy, accuracy)
 
