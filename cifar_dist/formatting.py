@@ -26,7 +26,9 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration with its unit: ``41 s``, ``12.3 min``, ``2.5 h``."""
+    """Format a duration with its unit: ``0.3 s``, ``41 s``, ``12.3 min``, ``2.5 h``."""
+    if 0 <= seconds < 9.95:
+        return f"{seconds:.1f} s"
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

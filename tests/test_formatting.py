@@ -48,7 +48,13 @@ def test_numbers_are_formatted_for_readers() -> None:
     assert [size(n) for n in (0, 999, 1000, 99_499, 99_500, 999_499, 999_500, 1.2e9, 5e12)] == [
         *("0 B", "999 B", "1 kB", "99.5 kB", "100 kB", "999 kB", "1 MB", "1.2 GB", "5 TB")
     ]
-    assert [duration(seconds) for seconds in (41, 738, 9000)] == ["41 s", "12.3 min", "2.5 h"]
+    assert [duration(seconds) for seconds in (0.34, 9.96, 41, 738, 9000)] == [
+        "0.3 s",
+        "10 s",
+        "41 s",
+        "12.3 min",
+        "2.5 h",
+    ]
 
 
 @pytest.mark.parametrize(
