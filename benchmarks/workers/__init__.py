@@ -19,9 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class Requests:
-    """A worker's side: it waits for a request, and answers with the seconds that its step took."""
+    """A worker's side: it waits for a request, and answers with the seconds that its step took.
+
+    The answer is sent when the worker waits again: what it does between two steps, such as an evaluation at the end of
+    an epoch, is not counted, and must not take processor time from the other worker's step.
+    """
 
     def __init__(self) -> None:
+        self._taken: float | None = None  # seconds of a step, not sent yet
         self._answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
 
@@ -29,19 +34,22 @@ class Requests:
         return self
 
     def __next__(self) -> int:
-        """Wait for the next request, a number."""
+        """Answer the last request, and wait for the next, a number."""
+        if self._taken is not None:
+            self.answer(self._taken)
+            self._taken = None
         if not (line := sys.stdin.readline()):
             raise StopIteration
         return int(line)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Answer with the seconds of the block, also where its caller leaves a loop in it."""
+        """Take the seconds of the block as the answer, also where its caller leaves a loop in it."""
         begin = time.perf_counter()
         try:
             yield
         finally:
-            self.answer(time.perf_counter() - begin)
+            self._taken = time.perf_counter() - begin
 
     def answer(self, facts: object) -> None:
         """Answer with a JSON value."""

@@ -77,6 +77,22 @@ def test_a_script_takes_a_step_for_each_request(
     assert all(float(answer) >= 0 for answer in answers)
 
 
+def test_an_answer_is_sent_when_the_worker_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its work between two steps would slow down the step of the other."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("0\n0\n"))
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write_end, "w"))
+    requests = Requests()
+    assert next(requests) == 0
+    with requests.timed():
+        pass
+    with pytest.raises(BlockingIOError):
+        os.read(read_end, 100)
+    assert next(requests) == 0
+    assert float(os.read(read_end, 100)) >= 0
+
+
 def test_what_has_no_replacement_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "speedrun.py"
     path.write_text("import torch\nstream = torch.cuda.Stream()\n")
