@@ -32,7 +32,7 @@ from gpu.airbench_data import write
 from gpu.speedrun import measured
 from workers import ROOT, Workers
 
-from cifar_dist.distributed.precision import computes_bf16
+from cifar_dist.distributed.precision import is_bf16_fast
 from cifar_dist.formatting import percent
 
 OURS = "speedrun-94"
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--hiverge", type=Path, metavar="PATH")
     parser.add_argument("--data", default="shards/cifar10")
     parser.add_argument("--turns", type=int, default=5, choices=range(1, 7))
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16" if computes_bf16(cpu=True) else "fp32")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16" if is_bf16_fast(cpu=True) else "fp32")
     parser.add_argument("--compile", action="store_true", help="compile the scripts as they do on a GPU")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each")
     parser.add_argument("--train", action="store_true", help="train to the end")

@@ -106,8 +106,8 @@ class TrainConfig(Section):
     """Micro-batches of a global batch, over all processes, summed in one fixed order: the same weights, bit for bit, on
     any number of processes up to it. 0: one for each process and accumulation step."""
     precision: Literal["no", "auto", "bf16", "fp16"] = "no"
-    """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 if the device
-    supports it in hardware, else none."""
+    """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 if it is
+    faster on the device, else none."""
     label_smoothing: float = 0.0
     """Probability mass spread evenly over all classes."""
     channels_last: bool = False

@@ -25,7 +25,7 @@ class Precision:
 
     @classmethod
     def resolve(cls, requested: str, *, cpu: bool, scales_loss: bool) -> Precision:
-        """Resolve ``train.precision``: ``auto`` becomes bf16 where the device has arithmetic for it, else ``no``.
+        """Resolve ``train.precision``: ``auto`` becomes bf16 where that is faster than fp32, else ``no``.
 
         Args:
             requested: ``train.precision``.
@@ -41,11 +41,11 @@ class Precision:
             return cls("fp16")
         if requested == "no":
             return cls("no")
-        if computes_bf16(cpu=cpu):
+        if is_bf16_fast(cpu=cpu):
             return cls("bf16")
         device = "CPU" if cpu else torch.cuda.get_device_name(_own_gpu())
         if requested == "bf16":
-            slow = f"this {device} has no bf16 arithmetic and emulates it, many times slower than fp32"
+            slow = f"bf16 is slower than fp32 on this {device}"
             return cls("bf16", f"{slow}; a new run with --train.precision auto trains in fp32 here")
         if cpu or not scales_loss:
             return cls("no")
@@ -62,13 +62,17 @@ class Precision:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
 
 
-def computes_bf16(*, cpu: bool) -> bool:
-    """Whether this process's device has bfloat16 arithmetic. Every device can emulate it."""
+def is_bf16_fast(*, cpu: bool) -> bool:
+    """Whether this process's device computes faster in bfloat16 than in float32. Every device can emulate it."""
     if not cpu:
         with torch.cuda.device(_own_gpu()):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # AVX-512 and AMX on x86, NEON's and SVE's extension on Arm; others are not known to be fast.
     can = torch.cpu.get_capabilities()
+    # Intel's processors with float16 arithmetic have AMX. Where a virtual machine hides it, bf16 is what is left to
+    # AVX-512: half as fast as fp32.
+    if can.get("avx512_fp16") and not can.get("amx_bf16") and str(can.get("cpu_name", "")).startswith("Intel"):
+        return False
+    # AVX-512 and AMX on x86, NEON's and SVE's extension on Arm; others are not known to be fast.
     return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 

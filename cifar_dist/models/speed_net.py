@@ -35,6 +35,7 @@ def speed_net(
     scale: Factor = 1 / 9,
     bias_gain: Factor = 8.0,
     whiten_gain: Factor = 1.0,
+    whiten_bias: bool = True,
 ) -> nn.Module:
     """Build airbench94's network; narrower ``widths`` make it smaller and faster."""
     return SpeedNet(
@@ -47,6 +48,7 @@ def speed_net(
         scale=scale,
         bias_gain=bias_gain,
         whiten_gain=whiten_gain,
+        whiten_bias=whiten_bias,
     )
 
 
@@ -60,6 +62,7 @@ def speed_net_96(
     scale: Factor = 1 / 9,
     bias_gain: Factor = 8.0,
     whiten_gain: Factor = 1.0,
+    whiten_bias: bool = True,
 ) -> nn.Module:
     """Build airbench96's: wider, three convolutions per group with a residual connection, slower batch statistics."""
     return SpeedNet(
@@ -72,6 +75,7 @@ def speed_net_96(
         scale=scale,
         bias_gain=bias_gain,
         whiten_gain=whiten_gain,
+        whiten_bias=whiten_bias,
     )
 
 
@@ -88,6 +92,8 @@ class SpeedNet(nn.Module):
         bias_gain: BatchNorm's biases are stored divided by this, so SGD moves them its square times faster: the
             paper's "bias scaler" of 64 without a separate parameter group. The function computed is the same.
         whiten_gain: the same for the bias of the whitening layer: 8 in airbench94 with Muon, 1 in the others.
+        whiten_bias: train that bias. Otherwise nothing before the first group learns, so a step computes no gradient
+            there, and takes 8 % less time.
     """
 
     def __init__(
@@ -102,13 +108,17 @@ class SpeedNet(nn.Module):
         scale: float,
         bias_gain: float,
         whiten_gain: float,
+        whiten_bias: bool,
     ) -> None:
         super().__init__()
+        if whiten_gain != 1 and not whiten_bias:
+            raise ValueError("whiten_gain has no effect without whiten_bias; remove one of them")
         self.whitened = whiten
         self.scale = scale
         filters = 2 * channels * _WHITEN_KERNEL**2  # each eigenvector with both signs, as GELU suppresses one
         self.whiten = _Whiten(channels, filters, whiten_gain)
         self.whiten.weight.requires_grad = not whiten
+        self.whiten.bias.requires_grad = whiten_bias
         widths_in = (filters, *widths[:-1])
         group = _ResidualGroup if residual else _Group
         groups = (group(a, b, bias_gain, norm_momentum) for a, b in zip(widths_in, widths, strict=True))

@@ -148,6 +148,13 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def recorded_arithmetic(path: Path) -> str:
+    """Return what an ``environment.json`` says that its run computed in, as ``bf16``; empty if unknown."""
+    run = read_json(path).get("run")
+    found = run.get("precision") if isinstance(run, dict) else ""
+    return found if isinstance(found, str) else ""
+
+
 def recorded_threads(path: Path, processes: int) -> int:
     """Return the CPU threads of each process in an ``environment.json``; 0 if unknown, or with other ``processes``."""
     run = read_json(path).get("run")

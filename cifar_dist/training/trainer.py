@@ -31,6 +31,7 @@ from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.environment import recorded_arithmetic
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import wanted_mirrors
@@ -352,6 +353,12 @@ class Trainer:
             max_steps=self.config.train.max_steps,
             threads=torch.get_num_threads() if self.ranks.device.type == "cpu" else 0,
         )
+        before = recorded_arithmetic(self.folder.environment) if self.step else ""
+        if before and before != engine.arithmetic:
+            notes = [
+                *notes,
+                f"the {self.step} steps done were computed in {before}; it continues in {engine.arithmetic}",
+            ]
         tracker = Tracker(
             self.folder,
             self.config,

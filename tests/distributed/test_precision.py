@@ -15,27 +15,50 @@ from support.running import train
 
 from cifar_dist.config import Config, TrainConfig
 from cifar_dist.distributed import precision
-from cifar_dist.distributed.precision import Precision, computes_bf16
+from cifar_dist.distributed.precision import Precision, is_bf16_fast
 from cifar_dist.errors import UserError
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests the arithmetic of a CPU")
 
 
 def cpu_says() -> bool:
-    """Return the flags that the kernel lists for this processor."""
-    flags = re.search(r"(?m)^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text())
-    return flags is not None and bool({"avx512_bf16", "amx_bf16", "bf16", "svebf16"} & set(flags[1].split()))
+    """Whether bf16 is fast by the flags that the kernel lists for this processor."""
+    described = Path("/proc/cpuinfo").read_text()
+    found = re.search(r"(?m)^(?:flags|Features)\s*:(.*)$", described)
+    flags = set(found[1].split()) if found else set()
+    hides_amx = "GenuineIntel" in described and "avx512_fp16" in flags and "amx_bf16" not in flags
+    return not hides_amx and bool({"avx512_bf16", "amx_bf16", "bf16", "svebf16"} & flags)
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no kernel that tells")
 def test_a_cpu_computes_in_bf16_if_it_supports_it() -> None:
-    assert computes_bf16(cpu=True) == cpu_says()
+    assert is_bf16_fast(cpu=True) == cpu_says()
+
+
+@pytest.mark.parametrize(
+    ("can", "fast"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": False}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "avx512_fp16": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False),
+        ({"sve_bf16": True}, True),
+        ({}, False),
+    ],
+    ids=["with AMX", "AMX hidden by a virtual machine", "before AMX", "AMD", "older", "Arm", "unknown"],
+)
+def test_which_processors_are_faster_in_bf16(
+    monkeypatch: pytest.MonkeyPatch, can: dict[str, str | bool], fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
+    assert is_bf16_fast(cpu=True) is fast
 
 
 @pytest.mark.parametrize("can", [False, True])
 @pytest.mark.parametrize("asked", ["no", "auto", "bf16"])
 def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPatch, asked: str, can: bool) -> None:
-    monkeypatch.setattr(precision, "computes_bf16", lambda *, cpu: can)
+    monkeypatch.setattr(precision, "is_bf16_fast", lambda *, cpu: can)
     found = Precision.resolve(asked, cpu=True, scales_loss=True)
     assert found.name == ("bf16" if asked == "bf16" or (asked == "auto" and can) else "no")
     assert found.label == found.name.replace("no", "fp32")
@@ -50,7 +73,7 @@ def test_a_run_reports_its_precision(tiny: Path, tmp_path: Path, asked: str) -> 
     assert done.returncode == 0, done.stderr
     expected = "bf16" if asked == "bf16" or cpu_says() else "fp32"
     assert json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["run"]["precision"] == expected
-    assert ("emulates it" in (tmp_path / "runs" / "tiny" / "training.log").read_text()) == (
+    assert ("bf16 is slower than fp32" in (tmp_path / "runs" / "tiny" / "training.log").read_text()) == (
         asked == "bf16" and not cpu_says()
     )
 
@@ -65,7 +88,7 @@ def test_fp16_is_refused_on_a_cpu() -> None:
 def test_processes_whose_devices_differ_are_refused(tmp_path: Path) -> None:
     def one_can() -> None:
         rank = os.environ["RANK"]
-        precision.computes_bf16 = lambda *, cpu: rank == "1"  # two machines of different ages
+        precision.is_bf16_fast = lambda *, cpu: rank == "1"  # two machines of different ages
         try:
             engine(Config(train=TrainConfig(precision="auto")))
         except UserError as error:
@@ -96,5 +119,5 @@ def test_each_process_queries_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     found = []
     for rank in range(3):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        found.append(computes_bf16(cpu=False))
+        found.append(is_bf16_fast(cpu=False))
     assert found == [False, True, False]

@@ -83,6 +83,7 @@ def test_weights_are_a_function_of_the_seed_and_survive_a_state_dict(name: str) 
         ("speed-net", {"widths": [64, 256]}, "model.options.widths[2] of speed-net"),
         ("speed-net", {"widths": 64}, "Input should be a valid list"),
         ("speed-net", {"whiten": 1}, "Input should be a valid boolean"),
+        ("speed-net", {"whiten_bias": False, "whiten_gain": 8.0}, "whiten_gain has no effect without whiten_bias"),
         ("speed-net", {"scale": float("nan")}, "Input should be a finite number"),
         ("resnet18", {"freeze": True}, "resnet18 has no option 'freeze'"),
         ("preact-resnet18", {"stem": "cifar"}, "preact-resnet18 has no option 'stem'; it has no options"),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cifar_dist.models import build
 from cifar_dist.models.speed_net import SpeedNet
+from cifar_dist.training.device_speed import blueprint_of, operations_per_image
 
 
 def small_net(name: str = "speed-net", *, channels: int = 3, **options: bool | float) -> SpeedNet:
@@ -32,6 +33,16 @@ def test_the_default_network_has_the_size_of_airbench94() -> None:
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     norms = [f"groups.{group}.norm{norm}.weight" for group in range(3) for norm in (1, 2)]
     assert frozen == ["whiten.weight", *norms]
+
+
+def test_without_a_learning_bias_no_gradient_is_computed_before_the_first_group() -> None:
+    models = small_net(), small_net(whiten_bias=False)
+    assert [model.whiten.bias.requires_grad for model in models] == [True, False]
+    learning, frozen = (operations_per_image(blueprint_of(model), (32, 32, 3)) for model in models)
+    assert learning is not None
+    assert frozen is not None
+    inputs, outputs, side = 24, 8, 31
+    assert learning - frozen == 2 * 9 * inputs * outputs * side**2, "the gradient of the first group's images"
 
 
 def test_the_larger_network_has_the_size_of_airbench96() -> None:

@@ -38,6 +38,17 @@ def test_runs_that_cannot_be_continued_are_one_line(place: Place, run: str, word
     assert tree(place.runs / "stopped") == before
 
 
+def test_a_resume_says_that_the_precision_has_changed(place: Place) -> None:
+    """Which ``auto`` may choose on another machine; here it is the record that is another machine's."""
+    run = shutil.copytree(place.runs / "stopped", place.runs / "elsewhere", symlinks=True)
+    environment = RunFolder(run).environment
+    environment.write_text(environment.read_text().replace('"fp32"', '"bf16"'))
+    longer = place.run("resume", str(run), "--train.epochs", "4", "--train.max_steps", "0")
+    assert longer.code == 0, longer.said
+    assert "the 5 steps done were computed in bf16; it continues in fp32" in longer.said
+    assert "it continues in" not in place.run("resume", str(run)).said
+
+
 def test_a_deleted_plug_in_is_imported_from_the_run_folder(place: Place, tmp_path: Path) -> None:
     net = tmp_path / "net.py"
     net.write_text(
