@@ -69,6 +69,11 @@ def take_turns(
     return Comparison(what, peer, unit, measured[ours], measured[theirs])
 
 
+def _without_folder(word: str) -> str:
+    """Shorten an absolute path to its name: where it is on this machine means nothing to a reader."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def record(script: str, comparisons: Sequence[Comparison], note: str = "", name: str = "") -> None:
     """Print the comparisons, and write them to ``RESULTS/NAME.json`` with the machine and the command.
 
@@ -90,7 +95,7 @@ def record(script: str, comparisons: Sequence[Comparison], note: str = "", name:
         f"{len(gpus)} x {gpus[0]}" if isinstance(gpus, list) and gpus else f"{facts['cores']} cores, {facts['cpu']}"
     )
     content = {
-        "command": " ".join(["python", f"benchmarks/{path.name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{path.name}", *map(_without_folder, sys.argv[1:])]),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": facts["commit"],
         "machine": f"{device}, torch {torch.__version__}",
