@@ -170,7 +170,7 @@ def compare(name: str, build: Callable[[int], Loader], manifest: Manifest, turns
     """Compare first epochs, each with a new loader, and later epochs."""
     images = manifest.samples("train")
     workers = find_best_workers(build, images)
-    peer = f"{name}, torchvision, {workers} workers"
+    peer = f"{name}, {workers} workers"
 
     def first_epoch(build: Callable[[], Loader]) -> float:
         begin = time.perf_counter()
@@ -204,7 +204,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder, "mds")
         peers: dict[str, tuple[str, Callable[[int], Loader]]] = {
-            "dataloader": ("a DataLoader of images in memory", lambda workers: from_memory(manifest, workers)),
+            "dataloader": ("torchvision's DataLoader", lambda workers: from_memory(manifest, workers)),
             "webdataset": ("webdataset", lambda workers: from_webdataset(manifest, workers)),
             "streaming": ("MosaicML Streaming", lambda workers: from_streaming(manifest, workers, shards)),
         }
