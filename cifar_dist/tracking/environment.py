@@ -148,15 +148,20 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def recorded_run(path: Path) -> Mapping[str, object]:
+    """Return what an ``environment.json`` says of its run, see :class:`RunFacts`; empty if unknown."""
+    run = read_json(path).get("run")
+    return run if isinstance(run, dict) else {}
+
+
 def recorded_arithmetic(path: Path) -> str:
     """Return what an ``environment.json`` says that its run computed in, as ``bf16``; empty if unknown."""
-    run = read_json(path).get("run")
-    found = run.get("precision") if isinstance(run, dict) else ""
+    found = recorded_run(path).get("precision")
     return found if isinstance(found, str) else ""
 
 
 def recorded_threads(path: Path, processes: int) -> int:
     """Return the CPU threads of each process in an ``environment.json``; 0 if unknown, or with other ``processes``."""
-    run = read_json(path).get("run")
-    threads = run.get("threads") if isinstance(run, dict) and run.get("processes") == processes else 0
+    run = recorded_run(path)
+    threads = run.get("threads") if run.get("processes") == processes else 0
     return threads if isinstance(threads, int) and not isinstance(threads, bool) and 0 < threads < 2**16 else 0

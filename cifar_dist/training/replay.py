@@ -26,9 +26,9 @@ from cifar_dist.distributed.sharded_tensor import full_tensor
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
-from cifar_dist.files import read_json
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.environment import recorded_run
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
@@ -175,8 +175,8 @@ def check_data(config: Config, folder: RunFolder) -> None:
 
 def differences(folder: RunFolder, engine: Engine) -> list[str]:
     """Describe where this job differs from the run's last one, which may change the last bits of a loss."""
-    then = read_json(folder.environment).get("run")
-    if not isinstance(then, dict):
+    then = recorded_run(folder.environment)
+    if not then:
         return ["the run's environment.json is missing: its processes and device are not known"]
     now = {
         "processes": engine.ranks.world_size,

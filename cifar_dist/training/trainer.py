@@ -353,12 +353,7 @@ class Trainer:
             max_steps=self.config.train.max_steps,
             threads=torch.get_num_threads() if self.ranks.device.type == "cpu" else 0,
         )
-        before = recorded_arithmetic(self.folder.environment) if self.step else ""
-        if before and before != engine.arithmetic:
-            notes = [
-                *notes,
-                f"the {self.step} steps done were computed in {before}; it continues in {engine.arithmetic}",
-            ]
+        notes = [*notes, self._change_of_arithmetic()]  # before the tracker writes this process's environment
         tracker = Tracker(
             self.folder,
             self.config,
@@ -374,6 +369,13 @@ class Trainer:
             if note:
                 tracker.warn(note)
         return tracker
+
+    def _change_of_arithmetic(self) -> str:
+        """Say that a resumed run computes in another precision than before; empty if it does not."""
+        before, now = recorded_arithmetic(self.folder.environment), self.engine.arithmetic
+        if not self.step or before in ("", now):
+            return ""
+        return f"the {self.step} steps done were computed in {before}; it continues in {now}"
 
     def _write_final(self, model: dict[str, Tensor]) -> None:
         with folder_atomic(self.folder.final.parent, replace=True) as folder:

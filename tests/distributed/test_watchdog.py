@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.failing_network import LINE, write_network
 from support.running import TRAIN, finish, start, wait_for_records, wait_until
 
 from cifar_dist.distributed.watchdog import Position, name_behind
@@ -44,28 +45,9 @@ def test_a_stopped_rank_is_named_and_the_job_ends(tiny: Path, tmp_path: Path) ->
 
 def test_a_rank_that_is_stopped_during_a_save_needs_no_patience(tiny: Path, tmp_path: Path) -> None:
     """A checkpoint may take long, but a stopped process will never end it."""
-    (tmp_path / "net.py").write_text(
-        "import os, signal\nfrom torch import nn\n"
-        "class Net(nn.Linear):\n"
-        "    def __init__(self, classes, channels):\n"
-        "        super().__init__(1024, classes)\n"
-        "        self.seen = 0\n"
-        "    def forward(self, images):\n"
-        "        self.seen += self.training\n"
-        "        return super().forward(images.mean(1).flatten(1))\n"
-        "    def state_dict(self, *args, **options):\n"
-        "        if self.seen == 4 and os.environ['RANK'] == '1':\n"
-        "            os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "        return super().state_dict(*args, **options)\n"
-    )
-    words = [
-        "--checkpoint.every_steps",
-        "4",
-        "--checkpoint.background",
-        "false",
-        "--model.name",
-        f"{tmp_path}/net.py:Net",
-    ]
+    stop = "os.kill(os.getpid(), signal.SIGSTOP)"
+    network = write_network(tmp_path / "net.py", stop, step=4, inputs="32 * 32 * channels", during="state_dict")
+    words = ["--checkpoint.every_steps", "4", "--checkpoint.background", "false", "--model.name", network]
     done = finish(start([TRAIN, str(tiny), *IMPATIENT, *words], 2))
     assert [one.returncode for one in done] == [124, -signal.SIGKILL], done[0].stderr
     assert "does not answer, it is stopped; stacks: " in done[0].stderr
@@ -73,20 +55,9 @@ def test_a_rank_that_is_stopped_during_a_save_needs_no_patience(tiny: Path, tmp_
 
 @pytest.fixture
 def hanging(tiny: Path, tmp_path: Path) -> list[str]:
-    """The words that train a network which hangs on rank 1, in its line 10, in the fifth step."""
-    (tmp_path / "net.py").write_text(
-        "import os, threading\nfrom torch import nn\n"
-        "class Net(nn.Linear):\n"
-        "    def __init__(self, classes, channels):\n"
-        "        super().__init__(1024, classes)\n"
-        "        self.seen = 0\n"
-        "    def forward(self, images):\n"
-        "        self.seen += self.training\n"
-        "        if self.seen == 5 and os.environ['RANK'] == '1':\n"
-        "            threading.Event().wait()  # the line\n"
-        "        return super().forward(images.mean(1).flatten(1))\n"
-    )
-    return [TRAIN, str(tiny), *IMPATIENT, "--model.name", f"{tmp_path}/net.py:Net"]
+    """The words that train a network which hangs on rank 1 in the fifth step."""
+    network = write_network(tmp_path / "net.py", "threading.Event().wait()", step=5, inputs="32 * 32 * channels")
+    return [TRAIN, str(tiny), *IMPATIENT, "--model.name", network]
 
 
 def test_without_a_watchdog_an_exchange_ends_the_job(hanging: list[str], tmp_path: Path) -> None:
@@ -109,7 +80,7 @@ def test_a_rank_that_hangs_is_named_with_its_line(hanging: list[str], tmp_path: 
     assert f"rank 1 is behind, after step 4 at {tmp_path}/net.py" not in done[1].stderr, "one rank speaks for all"
     assert "rank 1 is behind, after step 4 at " in done[0].stderr
     (stacks,) = tmp_path.glob("runs/tiny/stalls/step-00000004/rank-1.txt")
-    assert f'File "{tmp_path}/net.py", line 10 in forward' in stacks.read_text()
+    assert f'File "{tmp_path}/net.py", line {LINE} in forward' in stacks.read_text()
 
 
 def test_a_process_that_was_itself_stopped_continues(tiny: Path, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import check_batch_size
 from cifar_dist.training.trainer import Trainer
 from support import forked_ranks
+from support.failing_network import write_network
 from support.running import free_port, without_times
 from support.small_model import loss_of, small_model
 
@@ -235,35 +236,14 @@ def longest_wait(config: Config) -> str:
 
 def hang(config: Config) -> object:
     """Return the files of a run whose sixth step takes eight seconds, far more than 20 times the usual."""
-    plug_in = Path("hanging.py")
-    plug_in.write_text(
-        "import time\nfrom torch import nn\n"
-        "class Net(nn.Linear):\n"
-        "    def __init__(self, classes, channels):\n"
-        "        super().__init__(16 * 16 * channels, classes)\n"
-        "        self.seen = 0\n"
-        "    def forward(self, images):\n"
-        "        self.seen += self.training\n"
-        "        time.sleep(8 if self.training and self.seen == 6 else 0)\n"
-        "        return super().forward(images.flatten(1))\n"
-    )
-    return _run(replace(config, model=ModelConfig(f"{plug_in.resolve()}:Net")))
+    network = write_network(Path("hanging.py").resolve(), "time.sleep(8)", step=6, inputs="16 * 16 * channels")
+    return _run(replace(config, model=ModelConfig(network)))
 
 
 def die(config: Config) -> object:
     """Return the files of a run that is killed in its third step."""
-    plug_in = Path("dying.py")
-    plug_in.write_text(
-        "import os\nfrom torch import nn\n"
-        "class Net(nn.Linear):\n"
-        "    def __init__(self, classes, channels):\n"
-        "        super().__init__(16 * 16 * channels, classes)\n"
-        "        self.seen = 0\n"
-        "    def forward(self, images):\n"
-        "        self.seen += self.training\n"
-        "        return os._exit(0) if self.seen == 3 else super().forward(images.flatten(1))\n"
-    )
-    return _run(replace(config, model=ModelConfig(f"{plug_in.resolve()}:Net")))
+    network = write_network(Path("dying.py").resolve(), "os._exit(0)", step=3, inputs="16 * 16 * channels")
+    return _run(replace(config, model=ModelConfig(network)))
 
 
 def stops_early(config: Config) -> list[bool]:
