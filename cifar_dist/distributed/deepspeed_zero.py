@@ -53,6 +53,16 @@ class DeepSpeedZero(Engine):
             _skip_inference_op_build()
         super().__init__(config, cpu=cpu)
         _limit_waits(config.run.collective_timeout)
+        self.kind, self.description = self.ranks.run_on_all(self._examine)
+
+    def _examine(self) -> tuple[str, str]:
+        """Return kind and description of what DeepSpeed was configured to do.
+
+        On all ranks before one leaves, or those that are still joining would fail because of it.
+
+        Raises:
+            UserError: it is not supported.
+        """
         plugin = self.accelerator.state.deepspeed_plugin
         if plugin is None:
             raise UserError("DeepSpeed was asked for and is not in use; start with launch/zero2.yaml")
@@ -62,11 +72,11 @@ class DeepSpeedZero(Engine):
                 f"DeepSpeed ZeRO-{stage} was asked for in a way that is not supported; use launch/zero1.yaml, "
                 "launch/zero2.yaml or launch/zero3.yaml"
             )
-        self.kind, self.description = f"zero{stage}", f"DeepSpeed ZeRO-{stage}"
+        description = f"DeepSpeed ZeRO-{stage}"
         zero = plugin.deepspeed_config["zero_optimization"]
         offloaded = {part: (zero.get(f"offload_{part}") or {}).get("device") for part in ("optimizer", "param")}
         if offloaded["optimizer"] == "cpu":
-            self.description += ", optimizer on the CPU"
+            description += ", optimizer on the CPU"
         elif offloaded["optimizer"] not in (None, "none"):
             raise UserError(
                 f"DeepSpeed cannot offload the optimizer to {offloaded['optimizer']} here; use "
@@ -74,6 +84,7 @@ class DeepSpeedZero(Engine):
             )
         if offloaded["param"] not in (None, "none"):
             raise UserError("DeepSpeed cannot offload weights here; drop offload_param_device, or set it to none")
+        return f"zero{stage}", description
 
     def start_accelerator(self, cpu: bool) -> Accelerator:
         # DeepSpeed chooses its device itself. With Accelerate's cpu flag it would silently be DDP.
