@@ -182,7 +182,7 @@ def differences(folder: RunFolder, engine: Engine) -> list[str]:
         "processes": engine.ranks.world_size,
         "wrapper": engine.description,
         "device": engine.device_name,
-        "precision": engine.precision.label,
+        "precision": engine.arithmetic,
     }
     return [f"{key}: {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
 

@@ -33,7 +33,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         augment.transforms = [{{ name = "crop" }}, {{ name = "mixup" }}]
         model = {{ name = "tiny-cnn", options = {{ dropout = 0.2 }} }}
         optim = {{ lr = 0.1, clip_norm = 1.0 }}
-        train = {{ epochs = 2, batch_size = 100, threads = 1 }}
+        train = {{ epochs = 2, batch_size = 100, threads = 1, deterministic = true }}
         checkpoint = {{ every_steps = 5, keep = 3 }}
         eval.tta = "0"
         """
@@ -76,6 +76,7 @@ def test_a_run_is_certified_and_a_changed_number_is_detected(trained: Path, tmp_
     assert done.returncode == 0, done.stderr
     certificate = json.loads((copy / "certificate.json").read_text())
     assert certificate["equal"]
+    assert certificate["differences_from_the_run"] == []
     assert [(s["began"], s["ended"], s["weights_equal"]) for s in certificate["stretches"]] == [
         (0, 20, True),
         (20, 25, True),
