@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import read_members
+from cifar_dist.data.image_layout import SUFFIXES
 from cifar_dist.data.raw import RawDataset, as_images, as_integers, labelled_split
 from cifar_dist.data.safe_pickle import read_pickle
 from cifar_dist.errors import UserError
@@ -74,16 +75,21 @@ FORMATS = (
 def find_cifar(path: Path, names: Sequence[str]) -> CifarFormat | None:
     """Return the CIFAR format whose files are among ``names``, at the top or in one folder, or None.
 
+    Beside image files, a name such as ``train`` alone is not CIFAR's.
+
     Raises:
-        UserError: some files of a format are missing.
+        UserError: some files of a format are missing, and there are no image files.
     """
     present = set(names)
+    has_images = any(name.lower().endswith(SUFFIXES) for name in names)
     for name in sorted(names):
         folder, _, base = name.rpartition("/")
         for layout in FORMATS:
             if base in layout.train and "/" not in folder:
                 layout = CifarFormat(**{**vars(layout), "folder": f"{folder}/" if folder else ""})
                 missing = [file for file in layout.all() if layout.folder + file not in present]
+                if missing and has_images:
+                    continue
                 if missing:
                     raise UserError(
                         f"{path} contains '{name}' but not '{layout.folder}{missing[0]}'; download it again"

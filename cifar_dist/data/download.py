@@ -34,7 +34,9 @@ def locate_archive(file: DatasetFile, path: Path, *, show: bool = True) -> Path:
     name = file.archive_name
     for candidate in (path.parent / name, Path(name)):
         if candidate.exists():
-            if file.md5 is not None and candidate.is_file():
+            if file.md5 is not None and candidate.is_dir():
+                raise UserError(f"{path}: md5 is of an archive, and {candidate} is a folder; remove md5")
+            if file.md5 is not None:
                 _require_md5(candidate, _md5_of(candidate), file.md5, path)
             return candidate
     if file.url is None:

@@ -182,6 +182,9 @@ class _Tree:
         parts = self.below_top(image)
         return len(parts) == 2 + self.with_splits and (not self.with_splits or parts[0].lower() in SPLIT_WORDS)
 
+    def top_folders(self, images: Iterable[str]) -> list[str]:
+        return sorted({parts[0] for parts in map(self.below_top, images) if len(parts) > 1})
+
     def split(self, image: str) -> str:
         return SPLIT_WORDS[self.below_top(image)[0].lower()] if self.with_splits else "train"
 
@@ -237,7 +240,12 @@ def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[
     test = misplaced[0].rpartition("/")[0]
     if some_fit and path.is_dir() and all(tree.is_flat(name) and tree.split(name) == "test" for name in misplaced):
         skip += f" and predict {_it(misplaced)} later: cifar-dist predict RUN {path / test} --out FILE.csv"
+    if not path.is_dir() and any(_suffix(name) == ".cls" for name in others):
+        return f"a WebDataset tar stays where it is: cifar-dist index {path.parent}"
     if not all(tree.is_flat(name) for name in misplaced):
+        split_words = [word for word in tree.top_folders(misplaced) if word.lower() in SPLIT_WORDS]
+        if split_words and not some_fit:
+            return f"'{split_words[0]}' is read as a split; if it is a class, rename it"
         return f"move {_it(misplaced)}{skip}"
     *folder, file = misplaced[0].split("/")
     remedy = f"create a folder for each class, as in {'/'.join((*folder, 'CLASS', file))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +25,28 @@ LABELLED_HINT = (
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
-    """Read the arrays of an npz by name; only numeric arrays are accepted.
+def array_names(path: Path) -> list[str]:
+    """List the names of the arrays of an npz.
 
     Raises:
-        UserError: the file is not an npz or is corrupt, or an array is not numeric.
+        UserError: the file is not an npz.
     """
-    names = {name for name in member_names(path) if name.endswith(".npy")}
-    return {name.removesuffix(".npy"): _parse_npy(data, f"{path}: {name}") for name, data in read_members(path, names)}
+    return [name.removesuffix(".npy") for name in member_names(path) if name.endswith(".npy")]
+
+
+def read_npz(path: Path, names: Iterable[str]) -> dict[str, NDArray[np.generic]]:
+    """Read the arrays ``names`` of an npz.
+
+    Raises:
+        UserError: the file is not an npz or is corrupt, or one of these arrays is not numeric.
+    """
+    members = read_members(path, {f"{name}.npy" for name in names})
+    return {name.removesuffix(".npy"): _parse_npy(data, f"{path}: {name}") for name, data in members}
 
 
 def is_labelled(path: Path) -> bool:
     """Whether an npz contains labelled images or their labels: ``x_train``, ``y_train`` and so on."""
-    return not {f"{name}.npy" for name in _LABELLED_NAMES}.isdisjoint(member_names(path))
+    return not set(_LABELLED_NAMES).isdisjoint(array_names(path))
 
 
 def read_labelled_npz(path: Path) -> RawDataset:
@@ -45,7 +55,8 @@ def read_labelled_npz(path: Path) -> RawDataset:
     Raises:
         UserError: the arrays do not exist or do not match each other, or no image has the label 0.
     """
-    arrays = read_npz(path)
+    names = array_names(path)
+    arrays = read_npz(path, [name for name in names if name in _LABELLED_NAMES])
     found = [split for split in SPLITS if f"x_{split}" in arrays]
     for split in SPLITS:
         if split not in found and f"y_{split}" in arrays:
@@ -72,9 +83,14 @@ def read_labelled_npz(path: Path) -> RawDataset:
             f"{path}: the labels are {lowest} to {classes - 1}, and class 0 has no image; number the classes from 0, "
             f"as in y_train = y_train - {lowest}"
         )
-    others = [name for name in arrays if name not in _LABELLED_NAMES]
-    notes = (f"passed over the other arrays: {list_some(others)}",) if others else ()
-    return RawDataset("npz", tuple(str(label) for label in range(classes)), splits, notes)
+    others = [name for name in names if name not in _LABELLED_NAMES]
+    notes = [f"passed over the other arrays: {list_some(others)}"] if others else []
+    if flat := [f"x_{split}" for split in found if arrays[f"x_{split}"].ndim == 2]:
+        notes.append(
+            f"read the rows of {list_some(flat)} as the red, the green and the blue plane of an image, as in CIFAR's "
+            "files; for rows of pixels store images.reshape(-1, height, width, 3)"
+        )
+    return RawDataset("npz", tuple(str(label) for label in range(classes)), splits, tuple(notes))
 
 
 def _parse_npy(data: bytes, where: str) -> NDArray[np.generic]:

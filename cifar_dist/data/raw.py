@@ -30,6 +30,9 @@ class RawSplit:
         images: uint8 [samples, height, width, 3].
         labels: int64 [samples], class index, or -1 if the source has no labels.
         ids: int64 [samples], identifies a sample in its source; unique within the split.
+
+    Raises:
+        UserError: they are anything else. A plug-in may have made them.
     """
 
     images: NDArray[np.uint8]
@@ -37,10 +40,15 @@ class RawSplit:
     ids: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == np.uint8
-        assert self.images.ndim == 4
-        assert self.images.shape[3] == 3
-        assert len(self.images) == len(self.labels) == len(self.ids)
+        images, count = self.images, len(self.images)
+        if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[3:] == (3,)):
+            raise UserError(f"images of RawSplit are {_described(images)}; give uint8 [samples, height, width, 3]")
+        for name, values in (("labels", self.labels), ("ids", self.ids)):
+            if not (isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.shape == (count,)):
+                raise UserError(f"{name} of RawSplit are {_described(values)}; give int64 [{count}], one per image")
+        ids, counts = np.unique(self.ids, return_counts=True)
+        if len(ids) != count:
+            raise UserError(f"ids of RawSplit: {ids[counts > 1][0]} occurs more than once; give each image its own id")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +75,9 @@ class RawDataset:
         splits: at least one of train, val and test, none of them empty, all with the same image shape.
         notes: what was passed over or changed when the source was read, one line each.
         names: of a split's files in the source, by sample id; a split whose samples are not files is absent.
+
+    Raises:
+        UserError: the splits, their shapes or their labels are anything else. A plug-in may have made them.
     """
 
     kind: str
@@ -75,9 +86,31 @@ class RawDataset:
     notes: tuple[str, ...] = ()
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.splits if name not in SPLITS]:
+            raise UserError(f"splits of RawDataset: there is no '{unknown[0]}'; use {', '.join(SPLITS)}")
+        if not any(map(len, self.splits.values())):
+            raise UserError("splits of RawDataset have no sample; give at least one of train, val and test")
+        if empty := [name for name, split in self.splits.items() if not len(split)]:
+            raise UserError(f"splits of RawDataset: '{empty[0]}' has no sample; leave it out")
+        shapes = {name: split.images.shape[1:] for name, split in self.splits.items()}
+        if len(set(shapes.values())) > 1:
+            raise UserError(f"splits of RawDataset have images of different shapes, {shapes}; give them one shape")
+        for name, split in self.splits.items():
+            lowest, highest = int(split.labels.min()), int(split.labels.max())
+            if not lowest == highest == -1 and (lowest < 0 or highest >= len(self.classes)):
+                raise UserError(
+                    f"splits of RawDataset: '{name}' has the labels {lowest} to {highest} for {len(self.classes)} "
+                    "classes; number the classes from 0, or give all images of a split -1, which is without labels"
+                )
+
     def names_of(self, split: str) -> tuple[str, ...]:
         """Names by sample id of a split, or of train if the split is held out of it; empty if there are none."""
         return self.names.get(split if split in self.splits else "train", ())
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def as_images(value: object, where: str) -> NDArray[np.uint8]:

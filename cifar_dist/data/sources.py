@@ -57,6 +57,8 @@ def open_source(source: str, size: int | None = None, *, skip_unusable: bool = F
     if found := re.match(r"([a-z][a-z0-9+.-]+)://", source):
         by_name = f", or name it with url = '{source}' and its md5 in shards/NAME.toml" if "http" in found[1] else ""
         raise UserError(f"{source} is not downloaded; download it{by_name}")
+    if re.match(r"[A-Za-z]:[\\/]", source) and not Path(source).exists():
+        raise UserError(f"{source} is a path of Windows; write it as this system does, under WSL as /mnt/c/FOLDER")
     if path is None and plugins.is_spec(source) and not Path(source).exists():
         return _resized(_call_plugin(source), size)
     if path is None:
@@ -100,7 +102,10 @@ def _call_plugin(spec: str) -> Source:
         read = plugins.load(spec)
     except ValueError as error:
         raise UserError(str(error).replace("name", "source", 1)) from None
-    data = read() if callable(read) else None
+    try:
+        data = read() if callable(read) else None
+    except UserError as error:
+        raise UserError(f"{spec}: {error}") from None
     if not isinstance(data, RawDataset):
         raise UserError(f"{spec} does not return a cifar_dist.data.raw.RawDataset; see docs/extending.md")
     place, _, attribute = spec.rpartition(":")

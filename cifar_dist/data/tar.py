@@ -21,6 +21,7 @@ MAX_CLASSES: Final = 100_000
 ByteRange = tuple[int, int]
 """Offset and size of a member's data in its tar, in bytes."""
 
+_LABEL_BYTES = 64  # of a .cls: a number, and whatever space is around it
 _METADATA = re.compile(r"__[^/]*__($|/)")  # members that webdataset skips
 
 
@@ -133,7 +134,7 @@ def _has_labels(samples: dict[str, dict[str, ByteRange]]) -> bool:
 def _read_label(key: str, file: IO[bytes], location: ByteRange) -> int:
     offset, size = location
     file.seek(offset)
-    text = file.read(min(size, 20)).strip()
-    if not text.isdigit() or int(text) >= MAX_CLASSES:
+    text = file.read(min(size, _LABEL_BYTES + 1)).strip()
+    if size > _LABEL_BYTES or not text.isdigit() or int(text) >= MAX_CLASSES:
         raise ValueError(f"'{key}.cls' is {text!r:.40}, not a class number from 0 to {MAX_CLASSES - 1}")
     return int(text)

@@ -63,7 +63,7 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
 
 def _read(path: Path) -> dict[str, object]:
     if path.suffix.lower() == npz.SUFFIX:
-        return dict(npz.read_npz(path))
+        return dict(npz.read_npz(path, npz.array_names(path)))
     if not path.exists():
         raise UserError(f"{path} does not exist; name a folder of images, or a file that ends in {_EXPECTED}")
     if path.suffix.lower() not in PICKLE_SUFFIXES:

@@ -60,6 +60,12 @@ def test_a_missing_cifar_batch_is_named(tmp_path: Path) -> None:
     assert "but not 'data_batch_4'" in one_line(tmp_path / "c")
 
 
+@pytest.mark.parametrize("name", ["train", "cat/train.bin"])
+def test_a_file_of_one_of_their_names_beside_images_is_not_theirs(tmp_path: Path, name: str) -> None:
+    folder = build.write_folder(tmp_path / "a", {**build.class_folder({"cat": 2, "dog": 2}), name: b"notes"})
+    assert open_quietly(str(folder)).data.notes == (f"passed over 1 file not named as an image: '{name}'",)
+
+
 def test_a_binary_batch_of_odd_size_is_refused(tmp_path: Path) -> None:
     build.cifar100_binary(tmp_path / "c")
     (tmp_path / "c" / "train.bin").write_bytes(bytes(3073))

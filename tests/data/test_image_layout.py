@@ -100,6 +100,8 @@ def test_two_folders_for_one_split_are_refused() -> None:
         (["Train/0.jpg", "Test/1.jpg"], "create a folder for each class, as in Test/CLASS/1.jpg"),
         (["train/0.png", "sample.csv", "trainLabels.csv"], "('trainLabels.csv' may say which)"),
         (["train/a/0.png", "train/b/0.png", "test/7.png"], "as in test/CLASS/7.png, or skip it with --skip-unusable"),
+        (["train/0.png", "bus/1.png"], "'train' is read as a split; if it is a class, rename it"),
+        (["a.png", "a.cls"], "a WebDataset tar stays where it is: cifar-dist index data"),
         (["0.png", "1.png"], "2 of 2 images are not at CLASS/FILE: '0.png', '1.png'; create a folder for each class"),
     ],
 )

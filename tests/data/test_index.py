@@ -226,6 +226,7 @@ OTHER = build.image_file(build.random_images(1, side=9)[0])
         ([("a.png", PNG), ("a.cls", b"cat")], "'a.cls' is b'cat', not a class number"),
         ([("a.png", PNG), ("a.cls", b"-1")], "'a.cls' is b'-1', not"),
         ([("a.png", PNG), ("a.cls", b"9" * 4000)], "not a class number from 0 to 99999"),
+        ([("a.png", PNG), ("a.cls", b"0" * 70 + b"1")], "not a class number from 0 to 99999"),
         ([("a.png", PNG), ("a.cls", "٣".encode())], "not a class number from 0 to 99999"),
         ([("a.png", b"no image")], "'a.png' cannot be decoded"),
         ([("a.png", PNG[:-30])], "'a.png' cannot be decoded"),

@@ -74,6 +74,21 @@ def test_labels_that_do_not_begin_at_0_are_refused(tmp_path: Path, lowest: int) 
     assert open_quietly(str(tmp_path / "b.npz")).data.notes == ("passed over the other arrays: 'y_coarse'",)
 
 
+@pytest.mark.parametrize("other", [np.array(["cat", "dog"]), np.array([{"made": 2026}], dtype=object)])
+def test_other_arrays_are_not_read(tmp_path: Path, other: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", x_train=build.random_images(4), y_train=np.arange(4) % 2, about=other)
+    assert open_quietly(str(tmp_path / "a.npz")).data.notes == ("passed over the other arrays: 'about'",)
+
+
+def test_rows_are_planes_as_in_the_files_of_cifar_and_it_is_said(tmp_path: Path) -> None:
+    images = build.random_images(4)
+    rows = images.transpose(0, 3, 1, 2).reshape(4, -1)
+    np.savez(tmp_path / "a.npz", x_train=rows, y_train=np.arange(4) % 2)
+    data = open_quietly(str(tmp_path / "a.npz")).data
+    assert (data.splits["train"].images == images).all()
+    assert "'x_train' as the red, the green and the blue plane" in data.notes[0]
+
+
 def test_an_array_may_be_larger_than_a_member_of_another_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> No
     )
     assert one_line("s3://bucket/a.tar").endswith("s3://bucket/a.tar is not downloaded; download it")
     assert "did you mean 'digits'?" in one_line("DIGITS")
+    for name in ("C:\\Users\\me\\cats", "D:/cats"):
+        assert "is a path of Windows; write it as this system does" in one_line(name)
     (tmp_path / "a.rar").write_bytes(b"x")
     assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
 

@@ -1,0 +1,46 @@
+"""A function that returns a dataset: what it may return, and its mistakes in one line before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.opened_sources import one_line
+
+PLUGIN = """
+import numpy as np
+from cifar_dist.data.raw import RawDataset, RawSplit
+
+images = np.zeros((20, 16, 16, 3), np.uint8)
+labels, ids = np.arange(20) % 2, np.arange(20)
+good = RawSplit(images, labels, ids)
+
+def read():
+    return RawDataset("mine", ("a", "b"), {})
+"""
+
+
+@pytest.mark.parametrize(
+    ("splits", "says"),
+    [
+        ("{}", "no sample; give at least one of train, val and test"),
+        ("{'train': good, 'holdout': good}", "there is no 'holdout'; use train, val, test"),
+        ("{'train': good, 'val': good.take(ids[:0])}", "'val' has no sample; leave it out"),
+        ("{'train': good, 'test': RawSplit(images[:, :8], labels, ids)}", "different shapes"),
+        ("{'train': RawSplit(images / 255, labels, ids)}", "images of RawSplit are float64 [20, 16, 16, 3]"),
+        ("{'train': RawSplit(images.transpose(0, 3, 1, 2), labels, ids)}", "are uint8 [20, 3, 16, 16]; give uint8"),
+        ("{'train': RawSplit(images.tolist(), labels, ids)}", "are list; give uint8 [samples, height, width, 3]"),
+        ("{'train': RawSplit(images, labels / 2, ids)}", "labels of RawSplit are float64 [20]; give int64 [20]"),
+        ("{'train': RawSplit(images, labels[:, None], ids)}", "labels of RawSplit are int64 [20, 1]; give int64 [20]"),
+        ("{'train': RawSplit(images, labels, ids[1:])}", "ids of RawSplit are int64 [19]; give int64 [20]"),
+        ("{'train': RawSplit(images, labels, ids // 2)}", "0 occurs more than once; give each image its own id"),
+        ("{'train': RawSplit(images, labels + 5, ids)}", "'train' has the labels 5 to 6 for 2 classes"),
+        ("{'train': good, 'test': RawSplit(images, labels - 1, ids)}", "'test' has the labels -1 to 0 for 2 classes"),
+    ],
+)
+def test_mistakes_of_a_dataset_function_are_one_line_with_its_name(tmp_path: Path, splits: str, says: str) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN.replace("{}", splits))
+    message = one_line(f"{plugin}:read")
+    assert message.startswith(f"{plugin}:read: ")
+    assert says in message
