@@ -11,4 +11,5 @@
 #
 # PYTHON names a Python that has torch; WHEELS a folder of wheels, filled by benchmarks/gpu_wheels.sh, of what that lacks;
 # AIRBENCH94 the path of airbench94_muon.py, to time it beside speedrun-94.
-exec "${PYTHON:-python3}" "$(dirname "$0")/gpu" "$@"
+root=$(cd "$(dirname "$0")/.." && pwd) || exit
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "${PYTHON:-python3}" "$root/benchmarks/gpu" "$@"

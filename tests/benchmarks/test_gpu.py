@@ -36,6 +36,18 @@ def results(out: Path) -> dict[str, tuple[str, str]]:
     return {row["name"]: (row["result"], row["found"]) for row in rows}
 
 
+def test_the_machine_needs_no_installation_of_this_project(tmp_path: Path) -> None:
+    bare = tmp_path / "python-without-packages"
+    bare.write_text('#!/bin/sh\nexec python -S "$@"\n')
+    bare.chmod(0o755)
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), "cifar", str(tmp_path / "out"), "no-such-part"]
+    env = {**environment(), "PYTHON": str(bare)}
+    env.pop("PYTHONPATH", None)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert "no part or item is called 'no-such-part'" in done.stderr
+    assert done.returncode == 2
+
+
 def test_a_rehearsal_reports_each_item_and_a_second_one_does_not_repeat_it(
     tmp_path: Path, forked: dict[str, str]
 ) -> None:
