@@ -32,8 +32,8 @@ def deepspeed_stage() -> str:
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, before any process group exists."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is rank 0, before any process group exists; a RANK without WORLD_SIZE is left from another job."""
+    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def local_processes() -> int:

@@ -42,14 +42,12 @@ class Ranks:
     Attributes:
         rank, world_size: of this process; rank 0 is the main one.
         device: where this process computes.
-
-    Args:
         first_of_node: whether it is the first process on its machine.
     """
 
     def __init__(self, rank: int, world_size: int, device: torch.device, *, first_of_node: bool) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
-        self._first_of_node = first_of_node
+        self.first_of_node = first_of_node
 
     @property
     def is_main(self) -> bool:
@@ -141,8 +139,8 @@ class Ranks:
 
     def run_once_per_node_first(self, work: Callable[[], object]) -> None:
         """:meth:`run_on_all` in two turns: what a node's first process puts into a cache, its others find there."""
-        self.run_on_all(work if self._first_of_node else lambda: None)
-        self.run_on_all(lambda: None if self._first_of_node else work())
+        self.run_on_all(work if self.first_of_node else lambda: None)
+        self.run_on_all(lambda: None if self.first_of_node else work())
 
 
 def _shared(error: UserError | TrainingFailedError | OSError) -> UserError | TrainingFailedError:

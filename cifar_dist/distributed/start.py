@@ -30,6 +30,7 @@ from cifar_dist.distributed.launch_checks import (
 )
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.same_settings import check_same_settings
 from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
@@ -49,7 +50,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
 
     Raises:
         UserError: another number of processes than was asked for or than there are GPUs, a setting that the engine or
-            device lacks, or no compiler for ``train.compile``.
+            device lacks, no compiler for ``train.compile``, or ranks with other settings than rank 0's.
         JoinTimeoutError: some processes did not come.
     """
     check_launch(config.run.processes if trains else 0)
@@ -68,6 +69,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
         engine = create(config, cpu=cpu)
     del store  # torch's own has taken its place
+    check_same_settings(config, engine.ranks)
     if cpu and not config.train.threads:
         _leave_busy_cores(engine.ranks)
     if engine.ranks.is_main and (files := plugin_files(config)):

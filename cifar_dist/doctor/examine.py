@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cifar_dist.config import Config
-from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.doctor.clocks import compare_clocks
@@ -17,7 +16,7 @@ from cifar_dist.doctor.network import check_ports, map_ranks, measure_all_reduce
 from cifar_dist.doctor.shared_folder import check_shared_folder
 from cifar_dist.doctor.trial import try_run
 from cifar_dist.tracking.environment import describe
-from cifar_dist.training.setup import build_setup
+from cifar_dist.training.setup import build_setup, open_dataset
 
 
 def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
@@ -39,7 +38,7 @@ def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iter
 
 
 def _examine_run(config: Config, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
-    manifest = engine.ranks.run_on_main(lambda: Manifest.load(config.data.path))
+    manifest = open_dataset(config.data.path, engine.ranks)
     yield describe_data(manifest)
     yield describe_batches(config, manifest, engine.ranks.world_size)
     setup = build_setup(config, engine.ranks)

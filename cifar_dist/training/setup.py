@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -76,6 +78,26 @@ class TrainingSetup:
         )
 
 
+def open_dataset(path: str, ranks: Ranks) -> Manifest:
+    """The dataset as rank 0 knows it, at the path of this process. Collective.
+
+    Raises:
+        UserError: there is none, or a machine has a copy of another one, in which rank 0's offsets lead elsewhere.
+    """
+    manifest = ranks.run_on_main(lambda: Manifest.load(path))
+
+    def compare() -> None:
+        own = Manifest.load(path).fingerprint
+        if own != manifest.fingerprint:
+            raise UserError(
+                f"{path} on {socket.gethostname()} is not the dataset of rank 0 ({own}, there {manifest.fingerprint}); "
+                "copy that one to every machine"
+            )
+
+    ranks.run_on_all(compare if ranks.first_of_node and not ranks.is_main else lambda: None)
+    return replace(manifest, root=Path(path))
+
+
 def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     """Open the data, and build network and optimizer. Collective.
 
@@ -83,7 +105,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         UserError: data, network and settings that do not fit each other.
     """
     check_batch_size(config, ranks.world_size)
-    manifest = ranks.run_on_main(lambda: Manifest.load(config.data.path))
+    manifest = open_dataset(config.data.path, ranks)
     classes = len(manifest.classes)
     mean, std = normalization_statistics(config.augment, manifest)
     normalize = Normalize(mean, std, ranks.device, config.train.channels_last)

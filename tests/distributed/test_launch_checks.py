@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import ROOT, environment
+from support.running import ROOT, TRAIN, environment, spawn
 
 from cifar_dist.distributed.launch_checks import (
     check_gpus,
@@ -125,6 +125,14 @@ def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(
         check_launch(expected)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     check_launch(int(started))
+
+
+def test_a_rank_that_another_job_left_silences_nothing(tmp_path: Path) -> None:
+    done = spawn(["-m", "cifar_dist", "verify", str(tmp_path / "none")], env={"RANK": "1"})[0]
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"no packed dataset at {tmp_path / 'none'}" in done.stderr
+    done = spawn([TRAIN, "nosuch"], env={"RANK": "1"})[0]
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def test_the_environment_of_another_job_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

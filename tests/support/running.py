@@ -78,8 +78,11 @@ def start(
     cwd: Path = ROOT,
     *,
     fresh: bool = False,
+    of_rank: Sequence[Sequence[str]] = (),
 ) -> list[subprocess.Popen[str]]:
     """Start ``python *args`` once per rank; the processes find each other over gloo on a free port.
+
+    The words in ``of_rank`` are appended to those of one rank each.
 
     They are forks of a warm interpreter, see :mod:`support.warm`, unless they are to be ``fresh``.
     """
@@ -97,7 +100,7 @@ def start(
         }
         running.append(
             popen(
-                [sys.executable, *args],
+                [sys.executable, *args, *(of_rank[rank] if of_rank else ())],
                 env=environment({**(place if processes > 1 else {}), **(env or {})}),
                 cwd=cwd,
                 stdout=subprocess.PIPE,

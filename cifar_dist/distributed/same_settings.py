@@ -1,0 +1,34 @@
+"""All ranks of a job train with the same settings. On several machines each is given a command of its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cifar_dist.config import Config
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.errors import UserError
+from cifar_dist.recipe import settings_of
+
+_OF_A_MACHINE: Final = ("data.path", "train.threads")
+"""Settings that may differ: where a machine has its copy of the data, and its threads."""
+
+
+def check_same_settings(config: Config, ranks: Ranks) -> None:
+    """Refuse ranks with different settings. Of section ``run`` only the seed counts, the rest is rank 0's. Collective.
+
+    Raises:
+        UserError: the first setting that differs, with its values.
+    """
+    own = {
+        key: value
+        for key, value in settings_of(config).items()
+        if key not in _OF_A_MACHINE and (key == "run.seed" or not key.startswith("run."))
+    }
+    first, *others = ranks.gather_objects(own)
+    for rank, settings in enumerate(others, 1):
+        for key in (*first, *settings):
+            values = [found.get(key, "not set") for found in (first, settings)]
+            if values[0] != values[1]:
+                raise UserError(
+                    f"{key} is {values[0]} on rank 0 and {values[1]} on rank {rank}; give all machines the same command"
+                )

@@ -1,0 +1,53 @@
+"""Machines of one job that were given different commands or data do not train together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.running import TRAIN, finish, start
+
+from cifar_dist.data.pack import pack
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--optim.lr 0.2", "optim.lr is 0.1 on rank 0 and 0.2 on rank 1"),
+        ("--run.seed 7", "run.seed is 0 on rank 0 and 7 on rank 1"),
+        ("--train.max_steps 6", "train.max_steps is 2 on rank 0 and 6 on rank 1"),
+        ("--augment.crop.pad 1", "augment.crop.pad is 3 on rank 0 and 1 on rank 1"),
+        ("--optim.name adamw", "optim.name is sgd on rank 0 and adamw on rank 1"),
+    ],
+)
+def test_other_settings_on_another_rank_are_refused(digits: Path, tmp_path: Path, words: str, says: str) -> None:
+    common = [TRAIN, "demo", "--data.path", str(digits), "--run.dir", str(tmp_path), "--train.max_steps", "2"]
+    done = finish(start(common, 2, of_rank=([], words.split())))
+    assert [each.returncode for each in done] == [2, 2]
+    assert done[0].stderr.endswith(f"{says}; give all machines the same command\n")
+    assert not done[1].stderr
+
+
+def test_what_belongs_to_a_machine_may_differ(digits: Path, tmp_path: Path) -> None:
+    """The place of its copy of the data, the run folder, which is rank 0's, and its threads."""
+    copy = shutil.copytree(digits, tmp_path / "copy")
+    common = [TRAIN, "demo", "--train.max_steps", "2", "--eval.tta", "0", "--run.name", "run"]
+    own = [
+        ["--data.path", str(digits), "--run.dir", str(tmp_path / "runs"), "--train.threads", "1"],
+        ["--data.path", str(copy), "--run.dir", str(tmp_path / "other"), "--train.threads", "2"],
+    ]
+    assert [done.returncode for done in finish(start(common, 2, of_rank=own))] == [0, 0]
+    assert (tmp_path / "runs" / "run" / "final").is_dir()
+    assert not (tmp_path / "other").exists()
+
+
+def test_another_dataset_on_another_machine_is_refused(digits: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    pack("digits", other, seed=5, show=False)
+    common = [TRAIN, "demo", "--train.max_steps", "2", "--run.dir", str(tmp_path / "runs")]
+    place = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # of both, as on two machines
+    done = finish(start(common, 2, place, of_rank=(["--data.path", str(digits)], ["--data.path", str(other)])))
+    assert [each.returncode for each in done] == [2, 2]
+    assert f"{other} on " in done[0].stderr
+    assert "is not the dataset of rank 0" in done[0].stderr
