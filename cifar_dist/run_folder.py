@@ -22,7 +22,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction, words_of_changes
 from cifar_dist.data.manifest import FILE_NAME, Manifest
-from cifar_dist.errors import InUseError, UserError, blame, nearest
+from cifar_dist.errors import InUseError, UserError, nearest
 from cifar_dist.files import (
     changed_files,
     complete,
@@ -150,11 +150,11 @@ class RunFolder:
             UserError: it is missing or damaged.
         """
         try:
-            return Manifest.load(self.path)
+            if not self.manifest.is_file():
+                raise UserError(f"{self.manifest} is missing")
+            return Manifest.read(self.path)
         except UserError as error:
-            what = str(blame(error)).removesuffix("; pack the dataset again")
-            what = f"{self.manifest} is missing" if not self.manifest.is_file() else what
-            raise UserError(f"{what}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
+            raise UserError(f"{error}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
 
     def damaged_results(self) -> dict[Path, list[str]]:
         """Return the folders of the final weights and their evaluation in which files have changed, with these files.

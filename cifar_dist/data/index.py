@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.class_check import note_missing_classes
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
-from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard
+from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard, is_dataset
 from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
@@ -101,12 +101,21 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
 
 
 def _refuse_packed(root: Path) -> None:
-    """Refuse to replace a manifest that ``pack`` wrote, which records more than the tars contain."""
+    """Refuse to replace a manifest that is not of ``index``; that of ``pack`` records more than the tars contain."""
     if root.is_file():
         raise UserError(f"{root} is a file; name the folder that contains the tars, {root.parent}")
     if not root.is_dir():
         raise UserError(f"the folder {root} does not exist; name the folder that contains the tars")
-    if (root / FILE_NAME).exists() and Manifest.load(root).source.get("kind") != INDEXED:
+    path = root / FILE_NAME
+    if not path.exists():
+        return
+    if not is_dataset(root):
+        raise UserError(f"{path} is another program's, and index would replace it; move it away")
+    try:
+        kind = Manifest.read(root).source.get("kind")
+    except UserError as error:
+        raise UserError(f"{error}; move it away, and run the command again") from None
+    if kind != INDEXED:
         raise UserError(f"{root} is already packed; check it with: cifar-dist verify {root}")
 
 

@@ -209,26 +209,27 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
-        """Read and check ``folder/manifest.json``.
+        """Read and check the manifest of a dataset.
 
         Raises:
-            UserError: no such folder or manifest, another format or version, or an invalid entry.
+            UserError: the folder does not exist or is not a dataset, or as for :meth:`read`.
         """
         root = Path(folder)
+        if not is_dataset(root):
+            raise _no_dataset(root)
+        try:
+            return cls.read(root)
+        except UserError as error:
+            raise UserError(f"{error}; pack the dataset again, into a new folder") from None
+
+    @classmethod
+    def read(cls, root: Path) -> Manifest:
+        """Read and check ``root/manifest.json``, which exists.
+
+        Raises:
+            UserError: another format or version, or an invalid entry. The message has no remedy.
+        """
         path = root / FILE_NAME
-        if not path.is_file():
-            has_tars = any(root.glob("*.tar"))
-            if root.name == FILE_NAME and root.is_file():
-                raise UserError(f"{root} is the manifest of a packed dataset; name its folder, {root.parent}")
-            if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
-                create = f"cifar-dist pack {root} shards/NAME"
-                raise UserError(f"{root} is not a packed dataset; create one from it: {create}")
-            what = "the folder does not exist" if not root.is_dir() else f"it has no {FILE_NAME}"
-            if ("shards" / root / FILE_NAME).is_file():
-                raise UserError(f"no packed dataset at {root}: {what}; did you mean 'shards/{root}'?")
-            source = root.name if root.name in known_names() else "SOURCE"
-            verb = "index" if has_tars else f"pack {source}"
-            raise UserError(f"no packed dataset at {root}: {what}; create one with: cifar-dist {verb} {root}")
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             if raw["format"] != FORMAT:
@@ -238,7 +239,7 @@ class Manifest:
             return cls._from_json(raw, root)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{path} is not a valid manifest: {what}; pack the dataset again") from None
+            raise UserError(f"{path} is not a valid manifest: {what}") from None
 
     @classmethod
     def _from_json(cls, raw: dict[str, Any], root: Path) -> Manifest:
@@ -274,6 +275,26 @@ class Manifest:
         if not all(0 <= x <= 1 for x in (*manifest.mean, *manifest.std)):
             raise ValueError("mean and std are not in [0, 1]")
         return manifest
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder has a manifest of this program, intact or not. Other programs have a manifest.json, too."""
+    path = folder / FILE_NAME
+    return path.is_file() and FORMAT.encode() in path.read_bytes()
+
+
+def _no_dataset(root: Path) -> UserError:
+    has_tars = any(root.glob("*.tar"))
+    if root.name == FILE_NAME and root.is_file():
+        return UserError(f"{root} is the manifest of a packed dataset; name its folder, {root.parent}")
+    if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
+        return UserError(f"{root} is not a packed dataset; create one from it: cifar-dist pack {root} shards/NAME")
+    what = f"it has no {FILE_NAME} of cifar-dist" if root.is_dir() else "the folder does not exist"
+    if is_dataset("shards" / root):
+        return UserError(f"no packed dataset at {root}: {what}; did you mean 'shards/{root}'?")
+    source = root.name if root.name in known_names() else "SOURCE"
+    verb = "index" if has_tars else f"pack {source}"
+    return UserError(f"no packed dataset at {root}: {what}; create one with: cifar-dist {verb} {root}")
 
 
 def _int_column(values: list[int], name: str) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from cifar_dist.data.class_check import note_missing_classes, require_two_classes
 from cifar_dist.data.duplicates import note_duplicates
 from cifar_dist.data.image import Lossless, encode
-from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Manifest, Shard
+from cifar_dist.data.manifest import FILE_NAME, INDEXED, UNLABELLED, Manifest, Shard, is_dataset
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.raw import SPLITS, RawSplit
 from cifar_dist.data.sources import Source, open_source
@@ -36,7 +35,6 @@ VAL_FRACTION = 0.1
 
 # The test split belongs to the dataset, so it must not depend on the seed of one packing.
 _TEST_SEED = 0
-_PACKED_FILE = re.compile(rf"(train|val|test)-\d+\.tar|{re.escape(FILE_NAME)}")
 
 
 def pack(
@@ -142,12 +140,28 @@ def _require_replaceable(out: Path, source: Path) -> None:
         return
     if not out.is_dir():
         raise UserError(f"{out} is a file; name a folder for the packed dataset")
-    names = sorted(path.name for path in out.iterdir())
-    if names and FILE_NAME not in names:
+    if not any(out.iterdir()):
+        return
+    if not is_dataset(out):
         raise UserError(f"{out} is neither empty nor a packed dataset; name a new folder")
-    foreign = [name for name in names if not _PACKED_FILE.fullmatch(name)]
+    packed = _packed_files(out)
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in packed or path.is_dir())
     if foreign:
-        raise UserError(f"{out} contains '{foreign[0]}', which pack did not write and will not delete; move it away")
+        raise UserError(
+            f"{out} contains '{foreign[0]}', which pack did not write and will not delete; move it away, or name a new "
+            "folder"
+        )
+
+
+def _packed_files(folder: Path) -> set[str]:
+    """Return the names of the files of a dataset that ``pack`` wrote; tars that were indexed are their owner's."""
+    try:
+        manifest = Manifest.read(folder)
+    except UserError as error:
+        raise UserError(f"{error}, so pack cannot tell its files from yours; name a new folder") from None
+    if manifest.source.get("kind") == INDEXED:
+        return {FILE_NAME}
+    return {FILE_NAME, *(shard.name for shards in manifest.splits.values() for shard in shards)}
 
 
 def _hold_out_splits(

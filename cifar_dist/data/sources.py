@@ -78,7 +78,7 @@ def open_source(source: str, size: int | None = None, *, skip_unusable: bool = F
 def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> Source:
     if not path.exists():
         raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), known_names())}")
-    if (path / manifest.FILE_NAME).is_file():
+    if manifest.is_dataset(path):
         raise UserError(f"{path} is already packed; check it with: cifar-dist verify {path}")
     data = _read(path, size, skip_unusable=skip_unusable, show=show)
     stem = path.resolve().name

@@ -303,6 +303,36 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         cli.run(["index", str(tmp_path / "digits"), "--classes", str(tmp_path / "none.txt")])
 
 
+def test_the_manifest_of_another_program_is_neither_ours_nor_in_the_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What each command suggests leads to one that works."""
+    theirs = {"manifest.json": b'{"name": "my web app"}'}
+    images = build.write_folder(tmp_path / "images", {**build.class_folder({"cat": 2, "dog": 2}, side=8), **theirs})
+    with pytest.raises(UserError, match=f"is not a packed dataset; create one from it: cifar-dist pack {images}"):
+        verify(images, show=False)
+    pack(images, tmp_path / "out", val_fraction=0)
+    assert "note: passed over 1 file not named as an image: 'manifest.json'\n" in capsys.readouterr().err
+
+    tars = write(tmp_path / "tars" / "train-0.tar", [sample("a"), sample("b", 1)]).parent
+    build.write_folder(tars, theirs)
+    with pytest.raises(UserError, match=f"no manifest.json of cifar-dist; create one with: cifar-dist index {tars}"):
+        verify(tars, show=False)
+    assert "is another program's, and index would replace it; move it away" in refusal(tars)
+
+
+@pytest.mark.parametrize("content", ['{"format":"cifar-dist-manifest"', '{"format":"cifar-dist-manifest","version":9}'])
+def test_a_manifest_that_cannot_be_read_is_moved_away_before_tars_are_indexed(tmp_path: Path, content: str) -> None:
+    write(tmp_path / "train-0.tar", [sample("a"), sample("b", 1)])
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"is not a valid manifest: .*; pack the dataset again, into a new folder"):
+        verify(tmp_path, show=False)
+    assert refusal(tmp_path).endswith("; move it away, and run the command again")
+    (tmp_path / "manifest.json").unlink()
+    index(tmp_path, show=False)
+    verify(tmp_path, show=False)
+
+
 def test_other_commands_suggest_indexing_tars(tmp_path: Path) -> None:
     path = write(tmp_path / "0.tar", [sample("a")])
     with pytest.raises(UserError, match=f"create one with: cifar-dist index {tmp_path}"):

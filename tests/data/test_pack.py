@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import signal
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from support.running import spawn
 from webdataset import WebDataset
 
 from cifar_dist.data.image import decode, encode
+from cifar_dist.data.index import index
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.raw import RawSplit
@@ -238,6 +241,48 @@ def test_a_packed_dataset_is_replaced_and_anything_else_is_not(tmp_path: Path) -
         pack_quietly(source, source)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "out"]
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def foreign(out: Path) -> str:
+    """Give a folder a manifest.json of another program."""
+    build.write_folder(out, {"manifest.json": b'{"name": "my web app"}', "train-1.tar": b"mine"})
+    return "is neither empty nor a packed dataset; name a new folder"
+
+
+def indexed(out: Path) -> str:
+    pack_quietly("digits", out)
+    (out / "manifest.json").unlink()
+    index(out, show=False)
+    return "contains 'test-000000.tar', which pack did not write and will not delete; move it away, or name a new fold"
+
+
+def with_another_tar(out: Path) -> str:
+    pack_quietly("digits", out)
+    shutil.copy(out / "test-000000.tar", out / "train-000009.tar")
+    return "contains 'train-000009.tar', which pack did not write and will not delete"
+
+
+def with_a_folder_in_place_of_a_tar(out: Path) -> str:
+    pack_quietly("digits", out)
+    (out / "test-000000.tar").rename(out.with_name("moved"))
+    build.write_folder(out / "test-000000.tar", {"notes.txt": b"mine"})
+    return "contains 'test-000000.tar', which pack did not write and will not delete"
+
+
+def damaged(out: Path) -> str:
+    manifest = pack_quietly("digits", out).root / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-100])
+    return "is not a valid manifest: .* so pack cannot tell its files from yours; name a new folder"
+
+
+@pytest.mark.parametrize("fill", [foreign, indexed, with_another_tar, with_a_folder_in_place_of_a_tar, damaged])
+def test_files_that_pack_did_not_write_are_not_deleted(tmp_path: Path, fill: Callable[[Path], str]) -> None:
+    out = tmp_path / "out"
+    complaint = fill(out)
+    before = build.read_folder(tmp_path)
+    with pytest.raises(UserError, match=complaint):
+        pack_quietly("digits", out)
+    assert build.read_folder(tmp_path) == before
 
 
 def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
