@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_dist.data.image import decode, decoding_problem
-from cifar_dist.data.manifest import Manifest, Shard
+from cifar_dist.data.manifest import INDEXED, Manifest, Shard
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
-from cifar_dist.data.tar import read_sample_index
+from cifar_dist.data.tar import find_tars, read_sample_index
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
 MIXING_BATCH = 500
@@ -64,11 +65,13 @@ class VerifyReport:
         manifest: the dataset.
         splits: totals by split name.
         mixing: for the split train; None if it does not exist or has unlabelled samples.
+        unlisted: tars in the folder that the manifest does not list, so that no run reads them.
     """
 
     manifest: Manifest
     splits: dict[str, SplitReport]
     mixing: Mixing | None
+    unlisted: tuple[str, ...]
 
     def __str__(self) -> str:
         """Format the report as lines to print."""
@@ -91,6 +94,9 @@ class VerifyReport:
                 f"{mixing.epoch:.3f} in epoch order, {mixing.uniform:.3f} in uniform order, "
                 f"{mixing.stored:.3f} in stored order"
             )
+        if self.unlisted:
+            remedy = f"run cifar-dist index {data.root}" if data.source.get("kind") == INDEXED else "move them away"
+            lines.append(f"  unused  tars that the manifest does not list: {list_some(self.unlisted)}; {remedy}")
         return "\n".join(lines)
 
 
@@ -122,6 +128,7 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
         manifest=manifest,
         splits={name: _describe(manifest, name) for name in manifest.splits},
         mixing=_measure_mixing(manifest, shuffle_block) if labelled else None,
+        unlisted=tuple(sorted(set(find_tars(manifest.root)) - {shard.name for shard in shards})),
     )
 
 

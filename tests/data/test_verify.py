@@ -17,6 +17,7 @@ from support import dataset_builders as build
 from webdataset import TarWriter
 
 from cifar_dist import cli
+from cifar_dist.data.index import index
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.verify import total_variation, verify
@@ -78,6 +79,18 @@ def test_an_intact_dataset_is_described(whole: Path) -> None:
     assert "13 per class" in text
     assert "2 to 3 per class" in text
     assert report.manifest.fingerprint in text
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_tar_that_no_run_reads_is_named(dataset: Path, indexed: bool) -> None:
+    if indexed:
+        (dataset / "manifest.json").unlink()
+        index(dataset, show=False)
+    assert "does not list" not in str(verify_quietly(dataset))
+    build.write_folder(dataset, {"train-000009.tar": b"x", "more/1.TAR": b"", ".hidden.tar": b"", "notes.txt": b""})
+    (last,) = str(verify_quietly(dataset)).splitlines()[-1:]
+    remedy = f"run cifar-dist index {dataset}" if indexed else "move them away"
+    assert last == f"  unused  tars that the manifest does not list: 'more/1.TAR', 'train-000009.tar'; {remedy}"
 
 
 def test_every_fault_of_every_shard_is_listed(dataset: Path) -> None:
