@@ -132,6 +132,15 @@ def exists(path: Path) -> bool:
     return True
 
 
+def is_utf8(name: str) -> bool:
+    """Whether the name of a file is UTF-8. Python accepts any bytes as a name, but no text file can hold this one."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def leftovers(folder: Path) -> list[Path]:
     """List incomplete files and folders in ``folder``: left by a killed process, or being written right now."""
     return sorted(folder.glob(".*.tmp*"))

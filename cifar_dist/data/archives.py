@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING
 import psutil
 
 from cifar_dist.errors import UserError
+from cifar_dist.files import is_utf8
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -40,7 +41,7 @@ MAX_RATIO = 100
 _BASE_ALLOWANCE = 64 << 20  # bytes beyond MAX_RATIO: small archives of uniform test images compress very well
 
 _MAX_DEPTH = 32
-_ENCRYPTED = 1  # bit of a zip member's flags
+_ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of a zip member's flags
 # zipfile raises NotImplementedError for an unknown compression.
 _DAMAGE_ERRORS = (
     tarfile.TarError,
@@ -66,6 +67,12 @@ def member_names(path: Path, *, folders: bool = False) -> list[str]:
     """
     with _raise_user_errors(path):
         return [member.name for member in _walk(path, folders=folders)]
+
+
+def require_utf8_name(path: Path) -> None:
+    """Raise UserError if the last part of a path, after which a dataset is named, is not UTF-8."""
+    if not is_utf8(path.resolve().name):
+        raise UserError(f"the name of '{path}' is not UTF-8; rename it")
 
 
 def hidden_names(path: Path) -> list[str]:
@@ -139,6 +146,8 @@ def _walk_folder(root: Path, prefix: str = "", above: tuple[str, ...] = ()) -> I
             name = prefix + entry.name
             if entry.name.startswith("."):
                 continue
+            if not is_utf8(name):
+                raise UserError(f"{root}: the name '{name}' is not UTF-8; rename it")
             if entry.is_dir():
                 if os.path.realpath(entry.path) in above:
                     raise UserError(f"{root}: '{name}' is a link to a folder that contains it; remove the link")
@@ -225,7 +234,7 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
         if sum(info.file_size for info in infos) > _BASE_ALLOWANCE + MAX_RATIO * path.stat().st_size:
             raise _decompression_bomb(path)
         for info in infos:
-            name = _safe_name(path, info.filename)
+            name = _safe_name(path, _zip_name(info))
             if info.is_dir():
                 if name:
                     yield _Member(name + "/")
@@ -239,6 +248,16 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
             else:
                 _require_size(path, name, info.file_size)
             yield _Member(name, lambda info=info: archive.read(info))  # type: ignore[misc]
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a zip member, which macOS writes in UTF-8 without the flag that says so."""
+    if info.flag_bits & _UTF8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()  # zipfile decodes names without the flag as code page 437
+    except UnicodeError:
+        return info.filename
 
 
 def _safe_name(path: Path, name: str) -> str:

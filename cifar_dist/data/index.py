@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.data.archives import require_utf8_name
 from cifar_dist.data.class_check import note_missing_classes
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
 from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard, is_dataset
@@ -55,7 +56,7 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
         UserError: no tars, a tar that cannot be used for training, or images of more than one size or format.
     """
     root = Path(folder)
-    _refuse_packed(root)
+    _require_indexable(root)
     tars = _find_tars(root)
     shards: dict[str, list[Shard]] = {split: [] for split in tars}
     first = next(iter(tars))  # train, if it exists
@@ -100,12 +101,13 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
     return manifest
 
 
-def _refuse_packed(root: Path) -> None:
-    """Refuse to replace a manifest that is not of ``index``; that of ``pack`` records more than the tars contain."""
+def _require_indexable(root: Path) -> None:
+    """Refuse a folder with a manifest of another origin; that of ``pack`` records more than the tars contain."""
     if root.is_file():
         raise UserError(f"{root} is a file; name the folder that contains the tars, {root.parent}")
     if not root.is_dir():
         raise UserError(f"the folder {root} does not exist; name the folder that contains the tars")
+    require_utf8_name(root)
     path = root / FILE_NAME
     if not path.exists():
         return

@@ -10,7 +10,7 @@ import numpy as np
 
 from cifar_dist.config import plugins
 from cifar_dist.data import manifest, npz, unlabelled
-from cifar_dist.data.archives import member_names
+from cifar_dist.data.archives import member_names, require_utf8_name
 from cifar_dist.data.cifar import find_cifar, read_cifar
 from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
 from cifar_dist.data.digits import read_digits
@@ -80,6 +80,7 @@ def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool)
         raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), known_names())}")
     if manifest.is_dataset(path):
         raise UserError(f"{path} is already packed; check it with: cifar-dist verify {path}")
+    require_utf8_name(path)
     data = _read(path, size, skip_unusable=skip_unusable, show=show)
     stem = path.resolve().name
     origin = {"kind": data.kind, "name": stem}

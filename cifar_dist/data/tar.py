@@ -13,7 +13,7 @@ import numpy as np
 from cifar_dist.data.image import CODECS, Codec
 from cifar_dist.data.manifest import UNLABELLED, Shard
 from cifar_dist.errors import UserError
-from cifar_dist.files import sha256
+from cifar_dist.files import is_utf8, sha256
 
 MAX_CLASSES: Final = 100_000
 """Labels at or above this limit are refused: they number something other than classes."""
@@ -98,6 +98,8 @@ def read_sample_index(file: IO[bytes]) -> dict[str, dict[str, ByteRange]]:
                 continue
             if not member.isreg() or member.issparse():
                 raise ValueError(f"'{member.name}' is not a regular file")
+            if not is_utf8(member.name):
+                raise ValueError(f"the name of its member '{member.name}' is not UTF-8")
             key, suffix = base_plus_ext(member.name)
             if key is None:
                 continue

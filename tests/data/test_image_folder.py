@@ -53,6 +53,28 @@ def test_an_image_in_the_wrong_place_is_named(tmp_path: Path, name: str) -> None
     assert f"'{name}' is not at SPLIT/CLASS/FILE" in one_line(build.write_folder(tmp_path / "f", files))
 
 
+@pytest.mark.parametrize("name", ["cat/caf\udce9.png", "caf\udce9/0.png", "caf\udce9.txt"])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, name: str) -> None:
+    """Such a name cannot be written to a table of predictions, and an archive with it is refused."""
+    source = build.write_folder(tmp_path / "in", {**build.class_folder({"cat": 1, "dog": 1}), name: b"x"})
+    where = name.replace("\udce9", "\\udce9").removesuffix("/0.png")
+    assert one_line(source) == f"{source}: the name '{where}' is not UTF-8; rename it"
+    source = build.write_folder(tmp_path / "caf\udce9", build.class_folder({"cat": 1, "dog": 1}))
+    assert "the name of" in one_line(source)
+
+
+def test_a_zip_from_a_mac_has_its_names(tmp_path: Path) -> None:
+    """Finder writes names in UTF-8 without the flag that says so; older programs write them in code page 437."""
+    stored = {"Käse": "Käse".encode(), "猫": "猫".encode(), "Öl": "Öl".encode("cp437"), "ox": b"ox"}
+    written = {name: letter * len(name) for name, letter in zip(stored.values(), "ABCD", strict=True)}
+    path = build.write_archive(tmp_path / "a.zip", build.class_folder(dict.fromkeys(written.values(), 1)))
+    data = path.read_bytes()
+    for name, letters in written.items():
+        data = data.replace(f"{letters}/0000.png".encode(), name + b"/0000.png")
+    path.write_bytes(data)
+    assert open_quietly(str(path)).data.classes == tuple(sorted(stored))
+
+
 def test_a_folder_of_anything_else_says_what_is_expected(tmp_path: Path) -> None:
     assert "SPLIT/CLASS/FILE.png" in one_line(build.write_folder(tmp_path / "f", {"notes.txt": b"hello"}))
 

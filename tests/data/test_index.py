@@ -243,6 +243,13 @@ def test_a_tar_that_cannot_be_trained_on_is_refused(
     assert complaint in message
 
 
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """Such a key cannot be written to a table of predictions."""
+    raw(tmp_path / "train-0.tar", [("caf\udce9.png", PNG), ("caf\udce9.cls", b"0")])
+    assert "the name of its member 'caf\\udce9.png' is not UTF-8; fix or remove it" in refusal(tmp_path)
+    assert "is not UTF-8; rename it" in refusal(build.write_folder(tmp_path / "caf\udce9", {"0.tar": b"x"}))
+
+
 def test_an_array_that_is_not_an_rgb_image_is_refused(tmp_path: Path) -> None:
     data = io.BytesIO()
     np.save(data, np.zeros((8, 8)))
