@@ -187,9 +187,8 @@ def _hold_out_splits(
         nothing = f"a {name} fraction of {fraction:g} of at most {counts.max():,} images per class is not one image"
         least = math.ceil(100 / counts.max()) / 100
         splits["train"], held = hold_out(splits["train"], fraction, hash_seed, name)
-        if not len(splits["train"]):
-            raise UserError(f"a {name} fraction of {fraction} leaves no training samples; use a smaller one")
-        if not len(held) and not by_default:
+        asked_for = name == "test" or not by_default
+        if not len(held) and asked_for:
             enough = f", or at least {least:g}" if least < 1 else ""
             raise UserError(f"{nothing}; use 0 for no {name} split{enough}")
         if len(held):

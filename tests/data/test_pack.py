@@ -70,7 +70,7 @@ def test_what_is_packed_is_read_back_by_webdataset_and_by_us(
     folder = tmp_path_factory.mktemp("pack")
     source = npz(folder / "a.npz", samples, test=test)
     arrays = np.load(source)
-    if not any(round(fraction * count) for count in np.bincount(arrays["y_train"])):
+    if not any(min(round(fraction * count), count - 1) > 0 for count in np.bincount(arrays["y_train"])):
         fraction = 0.0  # else refused: tested below
     packed = pack_quietly(
         source, folder / "out", codec=codec, samples_per_shard=per_shard, val_fraction=fraction, seed=seed
@@ -157,7 +157,8 @@ def test_a_held_out_split_is_stratified_and_determined_by_its_ids(labels, fracti
     kept, held = hold_out(split, fraction, seed, "val")
     assert sorted([*kept.ids, *held.ids]) == list(range(len(labels)))
     for label in set(labels):
-        assert (held.labels == label).sum() == round(fraction * labels.count(label))
+        count = labels.count(label)
+        assert (held.labels == label).sum() == min(round(fraction * count), count - 1)
     order = list(range(len(labels)))
     shift.shuffle(order)
     again = hold_out(split.take(np.array(order)), fraction, seed, "val")[1]
@@ -299,7 +300,6 @@ def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
         ({"samples_per_shard": 0}, "samples per shard is 0"),
         ({"val_fraction": 1.0}, "the val fraction is 1.0"),
         ({"val_fraction": -0.1}, "the val fraction is -0.1"),
-        ({"val_fraction": 0.99}, "leaves no training samples"),
         ({"val_fraction": 0.01}, "0.01 of at most 2 images per class is not one image; use 0 for no val split, or at"),
         ({"size": 0}, "size is 0"),
         ({"size": 5000}, "size is 5000"),
@@ -394,10 +394,26 @@ def test_images_that_two_splits_or_classes_share_are_noted(tmp_path: Path, capsy
     assert "note: images that another class has, too: 1: 'dog/cat.png'\n" in capsys.readouterr().err
 
 
+def test_holding_out_leaves_an_image_of_each_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "a.npz", x_train=build.random_images(35, side=6), y_train=[0] * 30 + [1] * 4 + [2])
+    manifest = pack(tmp_path / "a.npz", tmp_path / "out", val_fraction=0.9)
+    assert np.bincount(manifest.labels("train")).tolist() == [3, 1, 1]
+    assert "note: too few images to hold one out for val: class '2'\n" in capsys.readouterr().err
+
+
 def test_a_class_that_no_evaluation_will_see_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = build.class_folder({"train/cat": 2, "train/dog": 2, "train/cow": 2, "test/cat": 1, "test/dog": 1}, side=6)
     pack(build.write_folder(tmp_path / "in", files), tmp_path / "out", val_fraction=0)
     assert "note: 1 of 3 classes have no test image: 'cow'\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", ["", "val_fraction = 0.2"])
+def test_a_test_fraction_that_selects_nothing_is_refused(tmp_path: Path, more: str) -> None:
+    """It was asked for, unlike the default fraction of val."""
+    build.write_folder(tmp_path / "m", build.class_folder({"cat": 10, "dog": 10}, side=6))
+    (tmp_path / "m.toml").write_text(f'name = "m"\narchive = "m"\ntest_fraction = 0.01\n{more}')
+    with pytest.raises(UserError, match=r"not one image; use 0 for no test split, or at least 0\.1$"):
+        pack_quietly(tmp_path / "m.toml", tmp_path / "out")
 
 
 def test_a_remedy_is_an_accepted_fraction(tmp_path: Path) -> None:
