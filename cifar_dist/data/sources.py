@@ -45,15 +45,17 @@ def open_source(source: str, size: int | None = None, *, skip_unusable: bool = F
     Args:
         source: NAME of a ``shards/NAME.toml``, a path to a TOML, a path to an archive, folder, pickle or npz, or
             ``path/to/file.py:Attribute`` or ``package.module:Attribute``, a function that returns a
-            :class:`~cifar_dist.data.raw.RawDataset`. Names take precedence; ``./NAME`` is always a path.
+            :class:`~cifar_dist.data.raw.RawDataset`. ``./NAME`` is always a path.
         size: resize every image to this many pixels a side; None uses the dataset file's size, or keeps the original.
         skip_unusable: skip the images and class folders that cannot be packed, instead of refusing them.
         show: show progress bars.
 
     Raises:
-        UserError: the source does not exist or cannot be read.
+        UserError: the source does not exist, cannot be read, or is a NAME that a file or folder here has, too.
     """
     path = find_dataset_file(source)
+    if path is not None:
+        _require_one_meaning(source, path)
     if found := re.match(r"([a-z][a-z0-9+.-]+)://", source):
         by_name = f", or name it with url = '{source}' and its md5 in shards/NAME.toml" if "http" in found[1] else ""
         raise UserError(f"{source} is not downloaded; download it{by_name}")
@@ -73,6 +75,17 @@ def open_source(source: str, size: int | None = None, *, skip_unusable: bool = F
         opened = _open_path(archive, size, skip_unusable=skip_unusable, show=show)
     data = opened.data if file.classes is None else _with_classes(opened.data, tuple(file.classes), path)
     return replace(opened, name=file.name, data=data, val_fraction=file.val_fraction, test_fraction=file.test_fraction)
+
+
+def _require_one_meaning(source: str, path: Path) -> None:
+    """Refuse the name of the dataset file ``path`` if it also names something here that could be packed instead."""
+    here = Path(source)
+    if here == path or not here.exists() or manifest.is_dataset(here) or (here.is_dir() and not any(here.iterdir())):
+        return
+    kind = "folder" if here.is_dir() else "file"
+    raise UserError(
+        f"'{source}' is a dataset and a {kind} here; use {path} for the dataset, or ./{source} for the {kind}"
+    )
 
 
 def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> Source:

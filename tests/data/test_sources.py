@@ -9,6 +9,9 @@ import pytest
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
 
+from cifar_dist.data.dataset_file import find_dataset_file
+from cifar_dist.data.pack import pack
+
 
 def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> None:
     assert "did you mean 'digits'?" in one_line("digit")
@@ -22,6 +25,27 @@ def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> No
         assert "is a path of Windows; write it as this system does" in one_line(name)
     (tmp_path / "a.rar").write_bytes(b"x")
     assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
+
+
+def test_a_name_that_a_folder_has_too_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build.write_folder(tmp_path / "digits", build.class_folder({"cat": 1, "dog": 2}))
+    monkeypatch.chdir(tmp_path)
+    dataset = find_dataset_file("digits")
+    expected = f"'digits' is a dataset and a folder here; use {dataset} for the dataset, or ./digits for the folder"
+    assert one_line("digits") == expected
+    assert open_quietly(str(dataset)).name == "digits"
+    assert open_quietly("./digits").data.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("how", ["absent", "empty", "packed"])
+def test_a_name_alone_is_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """``pack digits digits`` works again and again."""
+    monkeypatch.chdir(tmp_path)
+    if how != "absent":
+        Path("digits").mkdir()
+    if how == "packed":
+        pack("digits", "digits", show=False)
+    assert open_quietly("digits").origin == {"kind": "embedded", "name": "digits"}
 
 
 @pytest.mark.parametrize("name", ["images.npy", "train-images-idx3-ubyte.gz", "data.h5", "train_32x32.mat"])
