@@ -23,7 +23,7 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
     """Short name of the dataset."""
     embedded: Literal["digits"] | None = None
     """A dataset bundled with an installed library, instead of an archive."""
-    archive: str | None = None
+    archive: Annotated[str, Field(min_length=1)] | None = None
     """File or folder with the data, searched for beside this file and then in the working directory."""
     url: str | None = None
     """http(s) URL of the archive, downloaded if there is no local copy."""

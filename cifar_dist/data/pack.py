@@ -70,6 +70,8 @@ def pack(
     Raises:
         UserError: the source cannot be read, has one class, ``out`` contains other files, or an argument is invalid.
     """
+    if not str(source):
+        raise UserError("the source is empty; name a dataset, a file or a folder, or '.' for the working directory")
     out = Path(out)
     if samples_per_shard < 1:
         raise UserError(f"samples per shard is {samples_per_shard}; use at least 1")

@@ -23,6 +23,8 @@ RUN = "name of a run, or its folder"
 
 def user_path(text: str) -> Path:
     """Parse a path; ``~`` is the home folder, also where the shell leaves it: ``--data=~/shards``. So are variables."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or a folder, or '.' for the working directory")
     try:
         return Path(expand_path(text))
     except ValueError as error:

@@ -60,6 +60,7 @@ def test_a_dataset_file_names_an_archive_and_its_treatment(tmp_path: Path, monke
             "lists 2 names, but the source has 10 classes",
         ),
         (f'name = "a"\narchive = "."\nmd5 = "{"0" * 32}"', "is a folder; remove md5"),
+        ('name = "a"\narchive = ""', "archive = '': String should have at least 1 character"),
         ('name = "a"\narchive = "gone.zip"', "the archive 'gone.zip' does not exist in"),
     ],
 )

@@ -21,6 +21,7 @@ from support import dataset_builders as build
 from support.running import spawn
 from webdataset import WebDataset
 
+from cifar_dist import cli
 from cifar_dist.data.image import decode, encode
 from cifar_dist.data.index import index
 from cifar_dist.data.manifest import Manifest
@@ -310,6 +311,18 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(tmp_path: Path, argu
     with pytest.raises(UserError, match=complaint):
         pack_quietly(source, tmp_path / "out", **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize("words", [["pack", "", "../out"], ["pack", "digits", ""], ["index", ""], ["verify", ""]])
+def test_an_empty_name_is_not_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """The shell gives it for a variable that is not set."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    with pytest.raises(UserError, match=r"is empty; name .* or '\.' for the working directory"):
+        cli.run(words)
+    assert [path.name for path in tmp_path.rglob("*")] == ["cwd"]
 
 
 def test_a_second_val_split_is_refused(tmp_path: Path) -> None:
