@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,7 +69,8 @@ def link_atomic(link: Path, target: str) -> None:
 def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Create a folder that receives its name when the block succeeds; after an error nothing of it remains.
 
-    Files in it get the permissions that the umask gives, whichever library wrote them.
+    A folder that replaces another one keeps its permissions, owner and group. Files in it get the permissions of the
+    folder, which come from the umask otherwise, whichever library wrote them.
 
     Args:
         target: path of the folder.
@@ -78,6 +80,8 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
+        if replace and target.exists():
+            _copy_permissions(target, temporary)
         with naming(target):
             yield temporary
         mode = temporary.stat().st_mode & 0o666  # safetensors writes 0600 whatever the umask
@@ -102,6 +106,14 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _copy_permissions(source: Path, target: Path) -> None:
+    """Give a folder the permissions, owner and group of another one; it remains writable for its owner."""
+    status = source.stat()
+    with contextlib.suppress(PermissionError):  # only root may give a folder to another user
+        os.chown(target, status.st_uid, status.st_gid)
+    target.chmod(stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
 
 
 def complete(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import resource
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -215,3 +216,20 @@ def test_files_have_the_permissions_that_the_umask_gives_whatever_wrote_them(tmp
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "it").rglob("*") if path.is_file()}
     assert modes == dict.fromkeys(("plain", "weights.safetensors", "open"), 0o666 & ~umask)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o2770])
+@pytest.mark.parametrize("files", [[], ["a"]])
+def test_a_folder_keeps_its_permissions_when_it_is_replaced(tmp_path: Path, mode: int, files: list[str]) -> None:
+    (tmp_path / "it").mkdir()
+    for name in files:
+        (tmp_path / "it" / name).write_text("old")
+    group = 12345 if os.geteuid() == 0 else os.getegid()
+    os.chown(tmp_path / "it", -1, group)
+    (tmp_path / "it").chmod(mode)
+    replace_folder(tmp_path / "it")
+    after = (tmp_path / "it").stat()
+    assert (stat.S_IMODE(after.st_mode), after.st_gid) == (mode, group)
+    file = (tmp_path / "it" / "a").stat()
+    assert stat.S_IMODE(file.st_mode) == mode & 0o666
+    assert file.st_gid == (group if mode & stat.S_ISGID else os.getegid())

@@ -134,14 +134,16 @@ def _require_replaceable(out: Path, source: Path) -> None:
     """Refuse to replace anything that ``pack`` did not write, and what the next ``pack`` of ``source`` would read."""
     if source.resolve() in out.resolve().parents:
         raise UserError(f"{out} is inside the source {source}; name a folder outside it")
+    parent = next((folder for folder in out.resolve().parents if folder.exists()), out)  # the root has no parent
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        what = "is not a folder" if not parent.is_dir() else "cannot be written to"
+        raise UserError(f"{out} cannot be created: {parent} {what}; name another folder")
     if not out.exists():
-        parent = next(folder for folder in out.resolve().parents if folder.exists())
-        if not (parent.is_dir() and os.access(parent, os.W_OK)):
-            what = "is not a folder" if not parent.is_dir() else "cannot be written to"
-            raise UserError(f"{out} cannot be created: {parent} {what}; name another folder")
         return
     if not out.is_dir():
         raise UserError(f"{out} is a file; name a folder for the packed dataset")
+    if out.resolve() == Path.cwd():
+        raise UserError(f"{out} is the working directory, which pack would replace; name a folder in it")
     if not any(out.iterdir()):
         return
     if not is_dataset(out):

@@ -287,6 +287,15 @@ def test_files_that_pack_did_not_write_are_not_deleted(tmp_path: Path, fill: Cal
     assert build.read_folder(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", [".", "../out"])
+def test_the_working_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The shell would remain in the old folder, which is deleted."""
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(UserError, match="is the working directory, which pack would replace; name a folder in it"):
+        pack_quietly("digits", name)
+
+
 def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "scratch")
