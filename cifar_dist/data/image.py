@@ -57,9 +57,9 @@ FROM_CMYK: Final = "converted from CMYK to RGB without a colour profile"
 REDUCED: Final = "reduced from 16 to 8 bits per channel"
 
 
-# Such an image is shown as it is stored, and the warning would name a line of Pillow. The filter is set once, because
-# images are decoded in threads.
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+# Pillow warns of images that it decodes as a viewer does: of damaged EXIF data, or of an animation without frames. The
+# warning names a line of Pillow and no image. The filter is set once, because images are decoded in threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class DecodedImage(NamedTuple):

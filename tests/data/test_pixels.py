@@ -14,10 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from support import dataset_builders as build
+from support.running import spawn
 
 from cifar_dist.data.image import MAX_SIDE
 from cifar_dist.data.image_folder import decode_image
 from cifar_dist.data.index import index
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
 from cifar_dist.data.verify import verify
@@ -66,6 +68,25 @@ def test_every_orientation_is_turned_upright(orientation: int, form: str) -> Non
 def test_damaged_exif_data_does_not_matter() -> None:
     image = saved(UPRIGHT, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert np.array_equal(decode_image(image, "x"), np.asarray(UPRIGHT))
+
+
+def test_what_pillow_warns_of_does_not_matter(tmp_path: Path) -> None:
+    """In a process of its own, because pytest shows all warnings."""
+    no_frames = struct.pack(">I4sII", 8, b"acTL", 0, 0)
+    data = saved(UPRIGHT)
+    palette = UPRIGHT.convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    odd = {
+        "a/exif.png": saved(UPRIGHT, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"),
+        "a/palette.png": saved(palette, transparency=bytes([255] * 4)),
+        "b/animation.png": data[:33] + no_frames + struct.pack(">I", zlib.crc32(no_frames[4:])) + data[33:],
+        "b/plain.png": data,
+    }
+    source = build.write_folder(tmp_path / "in", odd)
+    words = ["pack", str(source), str(tmp_path / "out"), "--val-fraction", "0"]
+    (done,) = spawn(["-m", "cifar_dist", *words], fresh=True)
+    assert "Warning" not in done.stderr, done.stderr
+    for image in ShardReader(Manifest.load(tmp_path / "out"), "train").all().numpy():
+        assert np.array_equal(image, np.asarray(UPRIGHT))
 
 
 def half_transparent(colour: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
