@@ -76,19 +76,17 @@ def require_utf8_name(path: Path) -> None:
 
 
 def hidden_names(path: Path) -> list[str]:
-    """List the files of a folder that :func:`member_names` leaves out because they, or a folder above, are hidden.
+    """List the files that :func:`member_names` leaves out because they, or a folder above, are hidden.
 
     Without those that an operating system writes by itself (``._NAME``). Links are not followed.
     """
-    found = []
-    for folder, _, files in os.walk(path):
-        place = Path(folder).relative_to(path)
-        found += [
-            (place / name).as_posix()
-            for name in files
-            if not name.startswith("._") and any(part.startswith(".") for part in (*place.parts, name))
-        ]
-    return sorted(found)
+    if path.is_dir():
+        found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+        files = [file.relative_to(path).as_posix() for file in found]
+    else:
+        with _raise_user_errors(path):
+            files = [member.name for member in _walk_archive(path) if not member.name.endswith("/")]
+    return sorted(name for name in files if _is_hidden(name) and not _is_of_system(name))
 
 
 def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
@@ -133,8 +131,17 @@ def _walk(path: Path, *, folders: bool = False) -> Iterator[_Member]:
         if member.name in seen:
             raise UserError(f"{path} contains '{member.name}' twice; create the archive again")
         seen.add(member.name)
-        if not any(part.startswith((".", "__MACOSX")) for part in member.name.split("/")):
+        if not _is_hidden(member.name) and not _is_of_system(member.name):
             yield member
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _is_of_system(name: str) -> bool:
+    """Whether macOS wrote a file by itself."""
+    return any(part.startswith(("._", "__MACOSX")) for part in name.split("/"))
 
 
 def _walk_folder(root: Path, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[_Member]:

@@ -37,9 +37,11 @@ def read_image_folder(
     Raises:
         UserError: no images, an unknown layout, a corrupt image, or images of different sizes without ``size``.
     """
+    hidden = [name for name in hidden_names(path) if name.lower().endswith(SUFFIXES)]
+    if hidden and all(name.endswith("/") for name in names):
+        raise UserError(f"{path} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
     layout = find_layout(path, names, skip_unusable=skip_unusable)
     images, classes = layout.images, layout.class_names
-    hidden = [name for name in hidden_names(path) if name.lower().endswith(SUFFIXES)] if path.is_dir() else []
     label_of = {name: label for label, name in enumerate(classes)}
     row_of = {name: row for row, name in enumerate(images)}
     changes: Counter[str] = Counter()

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.archives import require_utf8_name
+from cifar_dist.data.archives import hidden_names, require_utf8_name
 from cifar_dist.data.class_check import note_missing_classes
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
 from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard, is_dataset
 from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
-from cifar_dist.data.tar import index_tar
+from cifar_dist.data.tar import find_tars, index_tar
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.terminal.progress import progress
@@ -133,36 +133,44 @@ def _note_labels(manifest: Manifest) -> list[str]:
 
 
 def _note_passed_over(root: Path, members: Counter[str]) -> list[str]:
-    """Note the members of samples, and the files beside the tars, that are not read."""
+    """Note the members of samples, the files beside the tars and the hidden tars that are not read."""
     notes = []
     if members:
         shown = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(members.items()))
         notes.append(f"passed over members that are neither image nor .cls: {shown}")
-    files = sorted(path.name for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
-    others = [name for name in files if name != FILE_NAME and not name.endswith(".tar")]
+    others = [name for name in _visible_files(root) if name != FILE_NAME and not name.endswith(".tar")]
     if others:
         notes.append(f"passed over the files that are not tars: {list_some(others)}")
+    hidden = [name for name in hidden_names(root) if name.lower().endswith(".tar")]
+    if hidden:
+        notes.append(f"passed over hidden tars: {list_some(hidden)}")
     return notes
 
 
-def _refuse_hidden_tars(root: Path) -> None:
-    """Refuse tars that are compressed or too deep in the folder; they would be missing from the dataset."""
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root)
-        if any(part.startswith(".") for part in name.parts):
-            continue
+def _visible_files(root: Path) -> list[str]:
+    """List the files at any depth, without hidden ones; links to folders are not followed."""
+    names = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+def _refuse_unreadable_tars(root: Path) -> None:
+    """Refuse tars that are compressed, spelled differently or too deep; they would be missing from the dataset."""
+    for name in _visible_files(root):
+        path = root / name
         if _COMPRESSED_TAR.search(path.name):
             raise UserError(
                 f"{path} is compressed, and random access requires a plain tar; decompress it (gunzip for .gz)"
             )
-        if path.suffix == ".tar" and len(name.parts) > 2:
+        if path.suffix.lower() == ".tar" and path.suffix != ".tar":
+            raise UserError(f"{path} must end in .tar, in lower case; rename it")
+        if path.suffix == ".tar" and name.count("/") > 1:
             raise UserError(f"{path} is more than one folder deep; move it up, or index {path.parent}")
 
 
 def _find_tars(root: Path) -> dict[str, list[str]]:
     """Return the tars of each split, in the order train, val, test; 2.tar sorts before 10.tar."""
-    _refuse_hidden_tars(root)
-    found = [path.relative_to(root).as_posix() for path in (*root.glob("[!.]*.tar"), *root.glob("[!.]*/[!.]*.tar"))]
+    _refuse_unreadable_tars(root)
+    found = find_tars(root)
     if not found:
         raise UserError(
             f"{root} and its subfolders contain no .tar; to pack images use: cifar-dist pack {root} shards/NAME"

@@ -215,12 +215,17 @@ def test_an_empty_folder_of_an_archive_is_found(tmp_path: Path, suffix: str) -> 
         pack(path, tmp_path / "out", show=False)
 
 
-def test_hidden_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("suffix", ["", ".tar", ".zip"])
+def test_hidden_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str) -> None:
     files = build.class_folder({"cat": 3, "dog": 3, ".net": 1, ".ipynb_checkpoints": 1})
-    unseen = {"cat/._0.png": b"x", ".DS_Store": b"x", ".git/HEAD": b"x"}
-    pack(build.write_folder(tmp_path / "in", {**files, **unseen}), tmp_path / "out")
+    unseen = {"cat/._0.png": b"x", ".DS_Store": b"x", ".git/HEAD": b"x", "__MACOSX/.a/0.png": b"x"}
+    write = build.write_archive if suffix else build.write_folder
+    pack(write(tmp_path / f"in{suffix}", {**files, **unseen}), tmp_path / "out")
     note = "note: passed over hidden images: '.ipynb_checkpoints/0000.png', '.net/0000.png'\n"
     assert note in capsys.readouterr().err.replace("/0.png", "/0000.png")
+    source = write(tmp_path / f"all{suffix}", {".m/cat/0.png": b"x", ".m/dog/1.png": b"x"})
+    with pytest.raises(UserError, match=r"only hidden images: '\.m/cat/0\.png', '\.m/dog/1\.png'; rename what begins"):
+        pack(source, tmp_path / "out")
 
 
 def test_deep_folders_and_broken_links_are_not_ignored(tmp_path: Path) -> None:

@@ -172,9 +172,13 @@ def test_ignored_members_are_counted_and_named(tmp_path: Path, capsys: pytest.Ca
     ]
     write(tmp_path / "train-0.tar", [sample("a", 1), sample("b", 1, 1)])
     (tmp_path / "_stats.json").unlink()
+    hidden = {".val/0.tar": b"", "train/.1.tar": b"", "._train-0.tar": b"", ".DS_Store": b""}
+    build.write_folder(tmp_path, {**hidden, "train/notes.txt": b""})
     assert notes(tmp_path, capsys) == [
         "1 of 2 classes have no training image: '0'",
         "all training images are in one class; a classifier requires at least two",
+        "passed over the files that are not tars: 'train/notes.txt'",
+        "passed over hidden tars: '.val/0.tar', 'train/.1.tar'",
     ]
 
 
@@ -184,6 +188,7 @@ def test_ignored_members_are_counted_and_named(tmp_path: Path, capsys: pytest.Ca
         ("train-1.tar.gz", "is compressed, and random access requires a plain tar"),
         ("val/0.TGZ", "is compressed"),
         ("train-1.tar.zst", "is compressed"),
+        ("val/0.TAR", "must end in .tar, in lower case; rename it"),
         ("more/shards/train-1.tar", "is more than one folder deep; move it up, or index"),
     ],
 )
