@@ -150,8 +150,9 @@ class TrainBatches:
         self.images = Images(manifest, "train", config, device)
         labels = torch.from_numpy(manifest.labels("train"))
         if bool((labels < 0).any()):
+            val = "" if config.hold_out else ", which includes val (data.hold_out),"
             raise UserError(
-                f"{manifest.root}: split 'train' has samples without a label; training requires a label for each"
+                f"{manifest.root}: split 'train'{val} has samples without a label; training requires a label for each"
             )
         self._labels = labels.to(device)
         self._sizes = [shard.samples for shard in manifest.shards("train")]

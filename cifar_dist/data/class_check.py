@@ -17,7 +17,7 @@ def require_two_classes(where: str, classes: Sequence[str], labels: Mapping[str,
     Args:
         where: prefix of the message.
         classes: class names, in label order; empty without labels.
-        labels: int64 [samples] for each split.
+        labels: int64 [samples] for each labelled split.
 
     Raises:
         UserError: all training samples have the same class.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,12 @@ _COMPRESSED_TAR = re.compile(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz|tzst)$", re.IGNOR
 _REPACK_HINT = (
     "they must have one size and format; unpack them to CLASS/FILE, then: cifar-dist pack FOLDER OUT --size 32"
 )
+_WITHOUT: Final = {
+    "train": "the dataset cannot be trained on",
+    "val": "training will refuse the dataset; add the labels, or name the tars 'test'",
+    "test": "a run ends with predictions of it, but no accuracy",
+}
+"""What follows if a split has no labels."""
 
 
 class _ImageFormat(NamedTuple):
@@ -53,7 +59,8 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
         show: show progress on stderr.
 
     Raises:
-        UserError: no tars, a tar that cannot be used for training, or images of more than one size or format.
+        UserError: no tars, a tar that cannot be used for training, images of more than one size or format, or labels of
+            only some samples of a split.
     """
     root = Path(folder)
     _require_indexable(root)
@@ -91,13 +98,14 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
         splits={split: tuple(many) for split, many in shards.items()},
         root=root,
     )
+    notes = _note_labels(manifest)
     try:
         manifest.save(root)
     except OSError as error:
         raise UserError(f"{root / FILE_NAME} cannot be written: {error.strerror or error}") from None
     if show:
         samples = sum(manifest.samples(split) for split in manifest.splits)
-        print_notes([*_note_labels(manifest), *_note_passed_over(root, passed_over), *note_changes(changes, samples)])
+        print_notes([*notes, *_note_passed_over(root, passed_over), *note_changes(changes, samples)])
     return manifest
 
 
@@ -122,11 +130,16 @@ def _require_indexable(root: Path) -> None:
 
 
 def _note_labels(manifest: Manifest) -> list[str]:
-    """Note what is unexpected in the labels of a dataset that is to be trained on."""
-    if not manifest.classes:
+    """Note what is unexpected in the labels of a dataset that is to be trained on.
+
+    Raises:
+        UserError: only some samples of a split have a label.
+    """
+    labels = {split: manifest.labels(split) for split in manifest.splits if manifest.is_labelled(split)}
+    if not labels:
         return ["no sample has a class number in KEY.cls, so the dataset is unlabelled and cannot be trained on"]
-    labels = {split: manifest.labels(split) for split in manifest.splits}
-    notes = note_missing_classes(manifest.classes, labels)
+    notes = [f"{split} has no labels (KEY.cls): {_WITHOUT[split]}" for split in manifest.splits if split not in labels]
+    notes += note_missing_classes(manifest.classes, labels)
     if "train" in labels and len(np.unique(labels["train"])) == 1:
         notes.append("all training images are in one class; a classifier requires at least two")
     return notes

@@ -156,6 +156,22 @@ class Manifest:
         """Return the labels, int64 [samples], in sample-id order; -1 for a sample without one."""
         return np.concatenate([shard.labels for shard in self.shards(split)])
 
+    def is_labelled(self, split: str) -> bool:
+        """Whether the samples of a split have labels.
+
+        Raises:
+            UserError: only some of them have, or the dataset has no such split.
+        """
+        labels = self.labels(split)
+        missing = int((labels == UNLABELLED).sum())
+        if 0 < missing < len(labels):
+            shard = next(shard.name for shard in self.shards(split) if UNLABELLED in shard.labels)
+            raise UserError(
+                f"{self.root}: {missing:,} of {len(labels):,} samples of {split} have no label, the first in {shard}; "
+                f"add the labels (KEY.cls), or move that tar to another folder, then: {self.made_with}"
+            )
+        return not missing
+
     def keys(self, split: str) -> list[str]:
         return [key for shard in self.shards(split) for key in shard.keys]
 

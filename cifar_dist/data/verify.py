@@ -39,6 +39,14 @@ class SplitReport:
     bytes: int
     class_counts: NDArray[np.int64]
 
+    @property
+    def labels_shown(self) -> str:
+        """The samples of each class in words."""
+        if not len(self.class_counts):
+            return "no labels"
+        low, high = int(self.class_counts.min()), int(self.class_counts.max())
+        return f"{low:,} to {high:,} per class" if low < high else f"{low:,} per class"
+
 
 @dataclass(frozen=True)
 class Mixing:
@@ -64,7 +72,7 @@ class VerifyReport:
     Attributes:
         manifest: the dataset.
         splits: totals by split name.
-        mixing: for the split train; None if it does not exist or has unlabelled samples.
+        mixing: for the split train; None if it does not exist or has no labels.
         unlisted: tars in the folder that the manifest does not list, so that no run reads them.
     """
 
@@ -83,10 +91,7 @@ class VerifyReport:
         ]
         for name, split in self.splits.items():
             line = f"  {name:5}  {split.samples:7,} samples  {split.shards:4} shards  {split.bytes / 2**20:8.1f} MiB"
-            if len(split.class_counts):
-                low, high = int(split.class_counts.min()), int(split.class_counts.max())
-                line += f"  {low:,} to {high:,} per class" if low < high else f"  {low:,} per class"
-            lines.append(line)
+            lines.append(f"{line}  {split.labels_shown}")
         if self.mixing:
             mixing = self.mixing
             lines.append(
@@ -109,7 +114,8 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
         show: show progress on stderr.
 
     Raises:
-        UserError: the manifest is invalid, or shards are missing or damaged; the message has one line for each.
+        UserError: the manifest is invalid, or shards are missing or damaged; the message has one line for each. Or some
+            samples of a split have labels, and others do not.
     """
     manifest = Manifest.load(folder)
     problems = []
@@ -123,7 +129,7 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
     if problems:
         head = f"{folder}: {len(problems)} of {len(shards)} shards are missing or damaged; copy them again, or recreate"
         raise UserError(f"{head} the dataset with: {manifest.made_with}", problems)
-    labelled = "train" in manifest.splits and bool((manifest.labels("train") >= 0).all())
+    labelled = "train" in manifest.splits and manifest.is_labelled("train")
     return VerifyReport(
         manifest=manifest,
         splits={name: _describe(manifest, name) for name in manifest.splits},
@@ -171,11 +177,12 @@ def _measure_mixing(manifest: Manifest, shuffle_block: int) -> Mixing:
 
 def _describe(manifest: Manifest, split: str) -> SplitReport:
     labels, shards = manifest.labels(split), manifest.shards(split)
+    counts = np.bincount(labels, minlength=len(manifest.classes)) if manifest.is_labelled(split) else labels[:0]
     return SplitReport(
         samples=len(labels),
         shards=len(shards),
         bytes=sum(shard.bytes for shard in shards),
-        class_counts=np.bincount(labels[labels >= 0], minlength=len(manifest.classes)),
+        class_counts=counts,
     )
 
 

@@ -16,7 +16,7 @@ from cifar_dist.doctor.network import check_ports, map_ranks, measure_all_reduce
 from cifar_dist.doctor.shared_folder import check_shared_folder
 from cifar_dist.doctor.trial import try_run
 from cifar_dist.tracking.environment import describe
-from cifar_dist.training.setup import build_setup, open_dataset
+from cifar_dist.training.setup import build_setup, check_evaluations, open_dataset
 
 
 def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
@@ -42,6 +42,7 @@ def _examine_run(config: Config, engine: Engine, signals: StopSignals) -> Iterat
     yield describe_data(manifest)
     yield describe_batches(config, manifest, engine.ranks.world_size)
     setup = build_setup(config, engine.ranks)
+    engine.ranks.run_on_all(lambda: check_evaluations(config, manifest))
     yield Finding("network", f"{config.model.name}, {setup.parameters:,} parameters")
     yield from try_run(setup, engine, signals)
 

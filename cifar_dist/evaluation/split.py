@@ -93,7 +93,8 @@ class Split:
     """One split of a packed dataset, opened for evaluation.
 
     Raises:
-        UserError: no such split, a damaged shard, or images of another shape or class than the model was trained on.
+        UserError: no such split, labels of some samples only, a damaged shard, or images of another shape or class than
+            the model was trained on.
     """
 
     def __init__(
@@ -104,8 +105,8 @@ class Split:
                 f"images of {manifest.root} are {manifest.shape}; the run was trained on {trained_on.shape}"
             )
         labels = torch.from_numpy(labels_as_trained(manifest, split, trained_on))
+        self.labels = labels if manifest.is_labelled(split) else None
         self.images = Images(manifest, split, config.data, device)
-        self.labels = labels if bool((labels >= 0).all()) else None
         self._predictor = Predictor(device, config, trained_on)
 
     def predict(

@@ -19,6 +19,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.order import own_parts
+from cifar_dist.data.read import ShardReader
 from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
@@ -155,6 +156,22 @@ def _static(
     """Return the augmentation for micro-batches of the usual size, as one function that a GPU runs in few launches."""
     size = -(-batches.size(0) // parts) + mix.mixes
     return StaticMix(mix, config.run.seed, manifest.shape, size, device)
+
+
+def check_evaluations(config: Config, manifest: Manifest) -> None:
+    """Refuse splits that the run could not evaluate, before it has trained.
+
+    Raises:
+        UserError: ``val`` has no labels, or a shard is missing or has another size than the manifest says.
+    """
+    evaluated = {config.eval.split, *(["val"] if config.data.hold_out else [])}
+    for split in [split for split in manifest.splits if split in evaluated]:
+        ShardReader(manifest, split).close()
+        if not manifest.is_labelled(split) and split == "val" and config.data.hold_out:
+            raise UserError(
+                f"{manifest.root}: val has no labels, and training selects the best checkpoint by them; add them, or "
+                f"name its tars 'test' instead of 'val', then: {manifest.made_with}"
+            )
 
 
 def parts_of_batch(config: Config, world_size: int) -> int:

@@ -44,7 +44,7 @@ from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
 from cifar_dist.training.saving import CheckpointSaver
-from cifar_dist.training.setup import build_setup, padding_note
+from cifar_dist.training.setup import build_setup, check_evaluations, padding_note
 from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
 
@@ -66,6 +66,7 @@ class Trainer:
         self.config, self.engine, self.ranks = config, engine, engine.ranks
         self.setup = build_setup(config, self.ranks)
         self.manifest, self.steps_per_epoch = self.setup.manifest, self.setup.steps_per_epoch
+        self.ranks.run_on_all(lambda: check_evaluations(config, self.manifest))
         self.val = self.ranks.run_on_all(self._open_val)
 
         # Rank 0 alone imports mirrors, and every rank raises what is wrong with one.

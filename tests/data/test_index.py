@@ -139,6 +139,29 @@ def test_tars_without_a_split_name_are_train_and_without_labels_have_no_classes(
     verify(tmp_path, show=False)
 
 
+def test_a_split_without_labels_is_noted_with_what_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "train-0.tar", [sample("a", 0), sample("b", 1, 1)])
+    for split in ("val", "test"):
+        write(tmp_path / f"{split}-0.tar", [sample("c", None, 2)])
+    assert notes(tmp_path, capsys) == [
+        "val has no labels (KEY.cls): training will refuse the dataset; add the labels, or name the tars 'test'",
+        "test has no labels (KEY.cls): a run ends with predictions of it, but no accuracy",
+    ]
+    lines = str(verify(tmp_path, show=False)).splitlines()
+    assert [line.rpartition("MiB  ")[2] for line in lines[1:4]] == ["1 per class", "no labels", "no labels"]
+    write(tmp_path / "train-0.tar", [sample("a", None)])
+    for split in ("val", "test"):
+        write(tmp_path / f"{split}-0.tar", [sample("c", None, 2)])
+    assert notes(tmp_path, capsys, classes=["cat", "dog"])[0].startswith("no sample has a class number in KEY.cls")
+
+
+def test_a_split_of_which_a_tar_has_no_labels_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}-0.tar", [sample("a", 0), sample("b", 1, 1)])
+    write(tmp_path / "test-1.tar", [sample("c", None, 2)])
+    assert "1 of 3 samples of test have no label, the first in test-1.tar; add the labels" in refusal(tmp_path)
+
+
 def test_class_names_may_be_given_and_must_cover_the_labels(tmp_path: Path) -> None:
     write(tmp_path / "0.tar", [sample("a", 0), sample("b", 2, 1)])
     assert index(tmp_path, classes=["x", "y", "z", "unseen"], show=False).classes == ("x", "y", "z", "unseen")
@@ -156,8 +179,8 @@ def test_a_file_of_class_names(tmp_path: Path) -> None:
         cli.run(["index", str(tmp_path / "tars"), "--classes", str(names)])
 
 
-def notes(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    index(folder)
+def notes(folder: Path, capsys: pytest.CaptureFixture[str], classes: Sequence[str] = ()) -> list[str]:
+    index(folder, classes=classes)
     return [line.removeprefix("note: ") for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
 
 

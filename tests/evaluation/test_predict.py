@@ -15,7 +15,7 @@ from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist.config import AugmentConfig, Config, EvalConfig, TrainConfig
-from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
@@ -114,12 +114,19 @@ def test_a_stream_that_ends_early_is_detected() -> None:
         )
 
 
-def test_labels_are_given_only_where_every_sample_has_one(digits: Path) -> None:
+def test_a_split_has_labels_for_all_samples_or_none(digits: Path) -> None:
     manifest = Manifest.load(digits)
-    (shard, *rest) = manifest.splits["test"]
-    one_missing = replace(shard, labels=np.where(np.arange(shard.samples) == 3, -1, shard.labels))
-    partly = replace(manifest, splits={**manifest.splits, "test": (one_missing, *rest)})
-    assert Split(torch.device("cpu"), Config(), partly, "test", manifest).labels is None
+    shards = manifest.splits["test"]
+
+    def opened(*test: Shard) -> Split:
+        changed = replace(manifest, splits={**manifest.splits, "test": test})
+        return Split(torch.device("cpu"), Config(), changed, "test", manifest)
+
+    assert opened(*(replace(shard, labels=np.full_like(shard.labels, -1)) for shard in shards)).labels is None
+    (*others, last) = shards
+    one_missing = replace(last, labels=np.where(np.arange(last.samples) == 3, -1, last.labels))
+    with pytest.raises(UserError, match=rf"1 of \d+ samples of test have no label, the first in {last.name}"):
+        opened(*others, one_missing)
 
 
 def test_images_of_another_shape_are_refused(digits: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.small_packed import TRAIN, small_packed
+from support.small_packed import TEST, TRAIN, small_packed
 
-from cifar_dist.config import Config, DataConfig, ModelConfig, TrainConfig
+from cifar_dist.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
-from cifar_dist.training.setup import build_setup
+from cifar_dist.training.setup import build_setup, check_evaluations
 
 IMAGENET_STEM = ModelConfig("resnet18", {"stem": "imagenet"})
 """It reduces small images to one position, so batch normalisation of one sample has a single value."""
@@ -40,3 +43,42 @@ def test_one_sample_per_step_is_enough_for_other_networks(tmp_path: Path) -> Non
     data = small_packed(tmp_path, "npy").root
     set_up(data, ModelConfig("tiny-cnn"), 52, 1)
     set_up(data, ModelConfig("tiny-resnet", {"widths": [4, 8]}), 52, 1)
+
+
+def with_val(packed: Manifest, *, labelled: bool) -> Manifest:
+    """Return the dataset with ``test`` as ``val``, too."""
+    val = tuple(
+        shard if labelled else replace(shard, labels=np.full_like(shard.labels, -1)) for shard in packed.shards("test")
+    )
+    return replace(packed, splits={**packed.splits, "val": val})
+
+
+def test_val_without_labels_is_refused_before_training(tmp_path: Path) -> None:
+    packed = small_packed(tmp_path, "npy")
+    check_evaluations(Config(), packed)
+    check_evaluations(Config(), with_val(packed, labelled=True))
+    unlabelled = with_val(packed, labelled=False)
+    with pytest.raises(UserError, match=r"val has no labels, .*; add them, or name its tars 'test' instead of 'val'"):
+        check_evaluations(Config(), unlabelled)
+    check_evaluations(Config(eval=EvalConfig(split="train"), data=DataConfig(hold_out=False)), unlabelled)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("size", [None, 100])
+def test_a_shard_that_is_evaluated_is_looked_for_before_training(tmp_path: Path, split: str, size: int | None) -> None:
+    packed = with_val(small_packed(tmp_path, "npy"), labelled=True)
+    assert packed.samples(split) == TEST
+    shard = packed.root / packed.shards(split)[-1].name
+    complete = shard.read_bytes()
+    if size is None:
+        shard.unlink()
+    else:
+        shard.write_bytes(complete[:size])
+    config = Config(
+        data=DataConfig(hold_out=split == "val"), eval=EvalConfig(split="test" if split == "test" else "train")
+    )
+    with pytest.raises(UserError, match=rf"{shard}: .*; find all damage with: cifar-dist verify"):
+        check_evaluations(config, packed)
+    check_evaluations(Config(data=DataConfig(hold_out=False), eval=EvalConfig(split="train")), packed)
+    shard.write_bytes(complete)
+    check_evaluations(config, packed)
