@@ -17,8 +17,14 @@ _LONGEST_NUMBER = 18  # digits; more may not fit an int64
 
 
 def sample_ids(data: Manifest, split: str) -> list[int] | list[str]:
-    """Return the ID of each sample: from the names of its files if the manifest records them, else its key."""
-    return ids_of_names(data.names(split) or data.keys(split))
+    """Return the unique ID of each sample: from the names of its files if the manifest records them, else its key.
+
+    Keys that repeat in several shards follow the name of their shard, as in ``test-1.tar/0000``.
+    """
+    keys = data.keys(split)
+    if len(set(keys)) < len(keys):
+        keys = [f"{shard.name}/{key}" for shard in data.shards(split) for key in shard.keys]
+    return ids_of_names(data.names(split) or keys)
 
 
 def ids_of_names(names: Sequence[str]) -> list[int] | list[str]:

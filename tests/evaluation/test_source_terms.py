@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,30 @@ def test_a_packed_folder_keeps_the_names_of_its_files_through_hold_out_and_permu
         assert sample_ids(packed, split) == [int(pixel) for pixel in pixels]
     assert class_labels(packed, [1, 0], "auto") == ["south", "north"]
     assert class_labels(packed, [1, 0], "index") == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "ids"),
+    [
+        ({"test-0.tar": ["0001", "0002"], "test-1.tar": ["0003"]}, [1, 2, 3]),
+        (
+            {"test-0.tar": ["0001", "0002"], "test-1.tar": ["0001"]},
+            ["test-0.tar/0001", "test-0.tar/0002", "test-1.tar/0001"],
+        ),
+        (
+            {"test.tar": ["a/1", "b/1"], "test/a.tar": ["1", "b/1"]},
+            ["test.tar/a/1", "test.tar/b/1", "test/a.tar/1", "test/a.tar/b/1"],
+        ),
+    ],
+)
+def test_keys_that_repeat_in_several_shards_get_the_name_of_their_shard(
+    digits: Path, keys: dict[str, list[str]], ids: list[int] | list[str]
+) -> None:
+    packed = Manifest.load(digits)
+    (shard, *_) = packed.shards("test")
+    shards = tuple(replace(shard, name=name, keys=tuple(of_shard)) for name, of_shard in keys.items())
+    assert sample_ids(replace(packed, splits={"test": shards}), "test") == ids
+    assert len(set(ids)) == len(ids)
 
 
 def test_cifar_classes_are_numbers_unless_names_are_requested(digits: Path) -> None:
