@@ -25,6 +25,7 @@ from cifar_dist.evaluation.source_terms import Labels, class_labels, ids_of_name
 from cifar_dist.evaluation.split import Predictor
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.evaluation.trained import Trained, load_model
+from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
 
@@ -62,7 +63,7 @@ def _open(
         data = Manifest.load(source)
         return Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), data.shape
     if source.is_dir() or source.suffix.lower() in ARCHIVES:
-        names, images = _read_images(source, trained.trained_on.source.get("size"))
+        names, images = read_images(source, trained.trained_on.source.get("size"))
         ids: list[int] | list[str] = ids_of_names(names)
     else:
         unlabelled = read_unlabelled(source)
@@ -76,11 +77,11 @@ def _open(
     return stream, ids, (height, width, channels)
 
 
-def _read_images(source: Path, size: int | None) -> tuple[list[str], NDArray[np.uint8]]:
+def read_images(source: Path, size: int | None) -> tuple[list[str], NDArray[np.uint8]]:
     """Read the image files of a folder or archive, ``2.png`` before ``10.png``, resized as the training images were.
 
     Raises:
-        UserError: there are none, other files lie among them, or they differ in size.
+        UserError: there are none, other files lie among them, a name is not UTF-8, or they differ in size.
     """
     found = sorted(member_names(source), key=natural_order)
     names = [name for name in found if name.lower().endswith(SUFFIXES)]
@@ -91,6 +92,9 @@ def _read_images(source: Path, size: int | None) -> tuple[list[str], NDArray[np.
         count = len(found) - len(names)
         are, them = ("is not an image", "it") if count == 1 else ("are not images", "them")
         raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")
+    no_text = [name for name in names if name != name.encode(errors="replace").decode()]
+    if no_text:
+        raise UserError(f"{source}: names that are not UTF-8 cannot be IDs: {list_some(no_text)}; rename the files")
     images = {name: decode_image(data, f"{source}: '{name}'", size) for name, data in read_members(source, names)}
     for name in names:
         if images[name].shape != images[names[0]].shape:

@@ -15,6 +15,8 @@ from cifar_dist.files import write_atomic
 def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int | str]) -> None:
     """Write a row per ID, in the order given: ``ID,Labels`` and then ``17,3``.
 
+    Bytes of a file's name that are not UTF-8 are written as escapes, so that no predictions are lost.
+
     Raises:
         UserError: an ID is repeated, or the file cannot be written.
     """
@@ -28,10 +30,11 @@ def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["ID", "Labels"])
     writer.writerows(zip(ids, labels, strict=True))
+    content = text.getvalue().encode(errors="backslashreplace")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe, or a device such as /dev/stdout
-            path.write_text(text.getvalue(), encoding="utf-8")
+            path.write_bytes(content)
         else:
-            write_atomic(path.resolve(), text.getvalue())
+            write_atomic(path.resolve(), content)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --out") from None

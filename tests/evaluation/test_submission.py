@@ -43,6 +43,13 @@ def test_a_duplicate_id_is_refused_and_the_old_file_is_kept(tmp_path: Path) -> N
     assert out.read_text() == "ID,Labels\n1,2\n"
 
 
+def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
+    name = os.fsdecode("cat/caf\u00e9.png".encode("latin-1"))
+    write_submission(tmp_path / "out.csv", [name, "caf\u00e9.png"], ["gr\u00fcn", name])
+    written = (tmp_path / "out.csv").read_text(encoding="utf-8")
+    assert written == "ID,Labels\ncat/caf\\udce9.png,gr\u00fcn\ncaf\u00e9.png,cat/caf\\udce9.png\n"
+
+
 def test_links_are_followed_and_pipes_are_written_to(tmp_path: Path) -> None:
     """/dev/stdout is both; neither is replaced by a file."""
     (tmp_path / "link.csv").symlink_to("real.csv")
