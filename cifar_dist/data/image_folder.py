@@ -81,7 +81,7 @@ def read_image_folder(
             of_split = pixels[rows] if undecoded else pixels[rows[0] : rows[-1] + 1]  # a view costs no memory
             splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in rows)
-    notes = _notes(hidden, undecoded, changes, len(images))
+    notes = [*note_hidden_images(path), *_notes(undecoded, changes, len(images))]
     return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths)
 
 
@@ -113,10 +113,15 @@ def decode_image(
         ) from None
 
 
-def _notes(hidden: list[str], undecoded: list[str], changes: Counter[str], total: int) -> list[str]:
-    passed = f"passed over hidden images: {list_some(hidden)}"
+def note_hidden_images(path: Path) -> list[str]:
+    """Note the images of a folder that are not read because they are hidden."""
+    hidden = [name for name in hidden_names(path) if name.lower().endswith(SUFFIXES)] if path.is_dir() else []
+    return [f"passed over hidden images: {list_some(hidden)}"] if hidden else []
+
+
+def _notes(undecoded: list[str], changes: Counter[str], total: int) -> list[str]:
     skipped = f"skipped: {len(undecoded):,} of {total:,} images that cannot be decoded: {list_some(sorted(undecoded))}"
-    return [*([passed] if hidden else []), *([skipped] if undecoded else []), *note_changes(changes, total)]
+    return [*([skipped] if undecoded else []), *note_changes(changes, total)]
 
 
 def _require_memory(path: Path, count: int, shape: tuple[int, ...]) -> None:

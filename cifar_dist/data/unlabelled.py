@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data import npz, safe_pickle
+from cifar_dist.data.archives import SUFFIXES as ARCHIVES
 from cifar_dist.data.raw import as_images, as_integers
 from cifar_dist.errors import UserError
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
-_EXPECTED = ", ".join((*PICKLE_SUFFIXES, npz.SUFFIX))
+SUFFIXES = (*PICKLE_SUFFIXES, npz.SUFFIX)
+_EXPECTED = f"a folder or archive of images ({', '.join(ARCHIVES)}), or a file that ends in {', '.join(SUFFIXES)}"
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ def _read(path: Path) -> dict[str, object]:
     if path.suffix.lower() == npz.SUFFIX:
         return dict(npz.read_npz(path, npz.array_names(path)))
     if not path.exists():
-        raise UserError(f"{path} does not exist; name a folder of images, or a file that ends in {_EXPECTED}")
+        raise UserError(f"{path} does not exist; name {_EXPECTED}")
     if path.suffix.lower() not in PICKLE_SUFFIXES:
-        raise UserError(f"{path} is not an unlabelled set; use a folder of images, or a file that ends in {_EXPECTED}")
+        raise UserError(f"{path} is not an unlabelled set; use {_EXPECTED}")
     try:
         if path.stat().st_size > safe_pickle.MAX_BYTES:
             raise UserError(f"{path} has more than {safe_pickle.MAX_BYTES:,} bytes; save it as .npz")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,19 +16,49 @@ from torch import Tensor
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
 from cifar_dist.data.archives import member_names, read_members
 from cifar_dist.data.batches import Images
-from cifar_dist.data.image_folder import decode_image
+from cifar_dist.data.image import note_changes
+from cifar_dist.data.image_folder import decode_image, note_hidden_images
 from cifar_dist.data.image_layout import SUFFIXES
-from cifar_dist.data.manifest import FILE_NAME, Manifest
-from cifar_dist.data.unlabelled import read_unlabelled
+from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Manifest
+from cifar_dist.data.raw import RawSplit
+from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import Stream
 from cifar_dist.evaluation.source_terms import Labels, class_labels, ids_of_names, natural_order, sample_ids
-from cifar_dist.evaluation.split import Predictor
+from cifar_dist.evaluation.split import Predictor, require_shape
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.evaluation.trained import Trained, load_model
-from cifar_dist.formatting import list_some
+from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.terminal.progress import progress
+
+
+class Source(NamedTuple):
+    """The images to predict.
+
+    Attributes:
+        stream: returns them by position.
+        ids: ID of each.
+        notes: what was passed over or changed when they were read, one line each.
+    """
+
+    stream: Stream
+    ids: list[int] | list[str]
+    notes: list[str]
+
+
+class NamedImages(NamedTuple):
+    """Image files, decoded.
+
+    Attributes:
+        names: their paths in the folder or archive.
+        images: uint8 [samples, height, width, 3].
+        notes: as of :class:`Source`.
+    """
+
+    names: list[str]
+    images: NDArray[np.uint8]
+    notes: list[str]
 
 
 def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: Path, labels: Labels = "auto") -> int:
@@ -45,9 +77,9 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
         UserError: a source that cannot be read, has another image shape or repeats an ID, or ``out`` is not writable.
     """
     model, ranks = load_model(engine, trained), engine.ranks
-    stream, ids, shape = ranks.run_on_all(lambda: _open(ranks.device, trained, source))
-    if shape != trained.trained_on.shape:
-        raise UserError(f"images of {source} are {shape}; the run was trained on {trained.trained_on.shape}")
+    stream, ids, notes = ranks.run_on_all(lambda: open_source(ranks.device, trained, source))
+    if ranks.is_main:
+        print_notes(notes)
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
     show = partial(progress, f"predicting {source.name}", show=ranks.is_main)
     predictions = predictor.predict(model, stream, len(ids), tta, show=show)
@@ -56,32 +88,64 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
     return len(ids)
 
 
-def _open(
-    device: torch.device, trained: Trained, source: Path
-) -> tuple[Stream, list[int] | list[str], tuple[int, int, int]]:
+def open_source(device: torch.device, trained: Trained, source: Path) -> Source:
+    """Open what :func:`predict_file` predicts.
+
+    Raises:
+        UserError: it cannot be read, or its images have another size than those of the run's training.
+    """
+    trained_on = trained.trained_on
     if (source / FILE_NAME).is_file():
-        data = Manifest.load(source)
-        return Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), data.shape
-    if source.is_dir() or source.suffix.lower() in ARCHIVES:
-        names, images = read_images(source, trained.trained_on.source.get("size"))
+        return _open_packed(device, trained, Manifest.load(source))
+    if source.is_dir() or source.name.lower().endswith(ARCHIVES):
+        names, images, notes = read_images(source, trained_on)
         ids: list[int] | list[str] = ids_of_names(names)
     else:
         unlabelled = read_unlabelled(source)
-        ids, images = unlabelled.ids.tolist(), unlabelled.images
+        ids, images, notes = unlabelled.ids.tolist(), _resized(unlabelled, trained_on), []
+        require_shape(f"{source}: data", images.shape[1:], trained_on)
     pixels = torch.from_numpy(images)
 
     def stream(requests: Sequence[Tensor]) -> Iterator[Tensor]:
         return (pixels[wanted].to(device) for wanted in requests)
 
-    height, width, channels = images.shape[1:]
-    return stream, ids, (height, width, channels)
+    size = _training_size(trained_on)
+    resized = f"images of another size are resized to {size}x{size} pixels, as the training images were"
+    return Source(stream, ids, [*notes, *([resized] if size else [])])
 
 
-def read_images(source: Path, size: int | None) -> tuple[list[str], NDArray[np.uint8]]:
+def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> Source:
+    if "test" not in data.splits:
+        split = next(iter(data.splits))
+        raise UserError(
+            f"{data.root} has no split 'test' to predict, but {', '.join(data.splits)}; predict another split with: "
+            f"cifar-dist evaluate {trained.run.path} --data {data.root} --split {split}"
+        )
+    require_shape(str(data.root), data.shape, trained.trained_on, packed=True)
+    return Source(Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), [])
+
+
+def _training_size(trained_on: Manifest) -> int | None:
+    """Return the pixels a side to which ``pack --size`` resized the training images; None if it did not."""
+    size: int | None = trained_on.source.get("size")
+    return size
+
+
+def _resized(unlabelled: Unlabelled, trained_on: Manifest) -> NDArray[np.uint8]:
+    """Return the images resized as the training images were, if they were."""
+    size = _training_size(trained_on)
+    if size is None:
+        return unlabelled.images
+    labels = np.full(len(unlabelled.ids), UNLABELLED, dtype=np.int64)
+    return RawSplit(unlabelled.images, labels, unlabelled.ids).resized(size).images
+
+
+def read_images(source: Path, trained_on: Manifest) -> NamedImages:
     """Read the image files of a folder or archive, ``2.png`` before ``10.png``, resized as the training images were.
 
     Raises:
-        UserError: there are none, other files lie among them, a name is not UTF-8, or they differ in size.
+        UserError: there are none, other files lie among them, a name is not UTF-8, or one has another size than the
+            training images.
     """
     found = sorted(member_names(source), key=natural_order)
     names = [name for name in found if name.lower().endswith(SUFFIXES)]
@@ -95,10 +159,12 @@ def read_images(source: Path, size: int | None) -> tuple[list[str], NDArray[np.u
     no_text = [name for name in names if name != name.encode(errors="replace").decode()]
     if no_text:
         raise UserError(f"{source}: names that are not UTF-8 cannot be IDs: {list_some(no_text)}; rename the files")
-    images = {name: decode_image(data, f"{source}: '{name}'", size) for name, data in read_members(source, names)}
-    for name in names:
-        if images[name].shape != images[names[0]].shape:
-            raise UserError(
-                f"{source}: '{name}' differs in size from '{names[0]}'; resize them to the training images'"
-            )
-    return names, np.stack([images[name] for name in names])
+    changes: Counter[str] = Counter()
+    size = _training_size(trained_on)
+    images = {}
+    for name, data in read_members(source, names):
+        where = f"{source}: '{name}'"
+        images[name] = decode_image(data, where, size, changes)
+        require_shape(where, images[name].shape, trained_on)
+    notes = [*note_hidden_images(source), *note_changes(changes, len(names))]
+    return NamedImages(names, np.stack([images[name] for name in names]), notes)

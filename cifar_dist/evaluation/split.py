@@ -83,6 +83,34 @@ def labels_as_trained(manifest: Manifest, split: str, trained_on: Manifest) -> N
     return matched
 
 
+def require_shape(where: str, shape: Sequence[int], trained_on: Manifest, *, packed: bool = False) -> None:
+    """Refuse images of another shape than those that a run was trained on.
+
+    Args:
+        where: prefix of the message.
+        shape: height, width and channels.
+        trained_on: the manifest of the run's training data.
+        packed: the images are those of a packed dataset.
+
+    Raises:
+        UserError: with what to do about it.
+    """
+    height, width, _ = trained_on.shape
+    if tuple(shape) == trained_on.shape:
+        return
+    remedy = f"resize the images to {width}x{height}"
+    if packed and width == height:
+        remedy = f"pack its source again with --size {width}"
+    raise UserError(
+        f"{where}: an image is {_pixels(shape)}, but the run was trained on {_pixels(trained_on.shape)}; {remedy}"
+    )
+
+
+def _pixels(shape: Sequence[int]) -> str:
+    height, width, channels = shape
+    return f"{width}x{height}x{channels}"
+
+
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:5])
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -100,10 +128,7 @@ class Split:
     def __init__(
         self, device: torch.device, config: Config, manifest: Manifest, split: str, trained_on: Manifest
     ) -> None:
-        if manifest.shape != trained_on.shape:
-            raise UserError(
-                f"images of {manifest.root} are {manifest.shape}; the run was trained on {trained_on.shape}"
-            )
+        require_shape(str(manifest.root), manifest.shape, trained_on, packed=True)
         labels = torch.from_numpy(labels_as_trained(manifest, split, trained_on))
         self.labels = labels if manifest.is_labelled(split) else None
         self.images = Images(manifest, split, config.data, device)

@@ -131,7 +131,9 @@ def test_a_split_has_labels_for_all_samples_or_none(digits: Path) -> None:
 
 def test_images_of_another_shape_are_refused(digits: Path) -> None:
     manifest = Manifest.load(digits)
-    with pytest.raises(UserError, match=r"are \(32, 32, 3\); the run was trained on \(28, 28, 1\)"):
+    with pytest.raises(
+        UserError, match=r"is 32x32x3, but the run was trained on 28x28x1; pack its source again with --size 28$"
+    ):
         Split(torch.device("cpu"), Config(), manifest, "test", replace(manifest, shape=(28, 28, 1)))
 
 

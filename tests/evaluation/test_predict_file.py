@@ -3,22 +3,125 @@
 from __future__ import annotations
 
 import os
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from support import dataset_builders as build
 
+from cifar_dist.config import Config
+from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.predict_file import read_images
+from cifar_dist.evaluation.evaluate import CheckpointRef
+from cifar_dist.evaluation.predict_file import Source, open_source
+from cifar_dist.evaluation.trained import Trained
+from cifar_dist.run_folder import RunFolder
+
+SIDE = 6
+ORIENTATION = 0x0112
 
 
-def images(count: int = 2, side: int = 6) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run on images of 6x6 pixels; no weights are read."""
+    folder = tmp_path_factory.mktemp("trained")
+    files = build.class_folder({"train/cat": 2, "train/dog": 2}, side=SIDE)
+    packed = pack(build.write_folder(folder / "in", files), folder / "out", val_fraction=0, show=False)
+    return Trained(RunFolder(folder / "runs" / "first"), Config(), packed, CheckpointRef((), "latest", None, None))
+
+
+def with_size(trained: Trained, size: int) -> Trained:
+    """Return the run as if ``pack --size`` had resized its images."""
+    data = trained.trained_on
+    return replace(trained, trained_on=replace(data, shape=(size, size, 3), source={**data.source, "size": size}))
+
+
+def opened(trained: Trained, source: Path) -> Source:
+    return open_source(torch.device("cpu"), trained, source)
+
+
+def pixels(source: Source) -> torch.Tensor:
+    (images,) = source.stream([torch.arange(len(source.ids))])
+    return images
+
+
+def images(count: int = 2, side: int = SIDE) -> dict[str, bytes]:
     """Return the files ``0.png``, ``1.png`` and so on."""
     return {f"{n}.png": build.image_file(image) for n, image in enumerate(build.random_images(count, side=side))}
 
 
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+def npz(path: Path, side: int) -> Path:
+    np.savez(path, data=build.random_images(2, side=side), ids=np.arange(2))
+    return path
+
+
+def refusal(trained: Trained, source: Path) -> str:
+    with pytest.raises(UserError) as error:
+        opened(trained, source)
+    return str(error.value)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(trained: Trained, tmp_path: Path) -> None:
     build.write_folder(tmp_path, images())
     (tmp_path / "0.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
-    with pytest.raises(UserError, match=r"not UTF-8 cannot be IDs: 'caf\\udce9.png'; rename the files$"):
-        read_images(tmp_path, None)
+    assert refusal(trained, tmp_path).endswith("not UTF-8 cannot be IDs: 'caf\\udce9.png'; rename the files")
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".TGZ", ".zip"])
+def test_every_archive_is_read(trained: Trained, tmp_path: Path, suffix: str) -> None:
+    folder = build.write_folder(tmp_path / "in", images())
+    archive = tmp_path / f"in{suffix}"
+    if suffix == ".TGZ":
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(folder, "in")
+    else:
+        build.write_archive(archive, images())
+    assert torch.equal(pixels(opened(trained, archive)), pixels(opened(trained, folder)))
+
+
+def test_hidden_and_changed_images_are_noted_as_pack_notes_them(trained: Trained, tmp_path: Path) -> None:
+    build.write_folder(tmp_path, {**images(), ".3.png": b"", ".more/4.png": b"", ".notes": b""})
+    assert opened(trained, tmp_path).ids == [0, 1]
+    image = Image.new("RGBA", (SIDE, SIDE), (255, 0, 0, 128))
+    exif = image.getexif()
+    exif[ORIENTATION] = 6
+    image.save(tmp_path / "2.png", exif=exif)
+    image.save(tmp_path / "3.gif", save_all=True, append_images=[Image.new("RGBA", image.size, "blue")])
+    assert opened(trained, tmp_path).notes == [
+        "passed over hidden images: '.3.png', '.more/4.png'",
+        "composited over white, because of transparent pixels: 1 of 4 images",
+        "reduced to the first frame of an animation: 1 of 4 images",
+        "turned upright, as the EXIF orientation says: 1 of 4 images",
+    ]
+
+
+@pytest.mark.parametrize("form", ["folder", "archive", "npz"])
+def test_images_of_another_size_are_resized_as_the_training_images_were_or_refused(
+    trained: Trained, tmp_path: Path, form: str
+) -> None:
+    files = images(side=9)
+    sources = {
+        "folder": lambda: build.write_folder(tmp_path / "in", files),
+        "archive": lambda: build.write_archive(tmp_path / "in.zip", files),
+        "npz": lambda: npz(tmp_path / "a.npz", 9),
+    }
+    source = sources[form]()
+    assert refusal(trained, source).endswith("is 9x9x3, but the run was trained on 6x6x3; resize the images to 6x6")
+    resized = opened(with_size(trained, 4), source)
+    assert resized.notes == ["images of another size are resized to 4x4 pixels, as the training images were"]
+    assert pixels(resized).shape == (2, 4, 4, 3)
+    assert torch.equal(pixels(resized), pixels(opened(with_size(trained, 4), npz(tmp_path / "same.npz", 9))))
+
+
+def test_packed_images_of_another_size_or_split_are_refused_with_what_to_do(trained: Trained, tmp_path: Path) -> None:
+    packed = pack(npz(tmp_path / "a.npz", 9), tmp_path / "out", show=False)
+    assert refusal(trained, packed.root).endswith("trained on 6x6x3; pack its source again with --size 6")
+    root = trained.trained_on.root
+    assert refusal(trained, root) == (
+        f"{root} has no split 'test' to predict, but train; predict another split with: "
+        f"cifar-dist evaluate {trained.run.path} --data {root} --split train"
+    )

@@ -171,8 +171,14 @@ def test_a_report_can_be_drawn_again(run: Path) -> None:
         (["predict", "RUN", "DATA", "--out", "TMP"], "TMP is a folder; name a file in it: --out TMP/NAME"),
         (["predict", "RUN", "DATA", "--out", "TMP/file/a.csv"], "TMP/file is not a folder; use another --out"),
         (["predict", "RUN", "DATA", "--out", "-"], "for standard output use --out /dev/stdout"),
-        (["predict", "RUN", "TMP/file", "--out", "TMP/a.csv"], "is not an unlabelled set; use a folder of images, or"),
-        (["predict", "RUN", "TMP/none", "--out", "TMP/a.csv"], "TMP/none does not exist; name a folder of images, or"),
+        (
+            ["predict", "RUN", "TMP/file", "--out", "TMP/a.csv"],
+            "is not an unlabelled set; use a folder or archive",
+        ),
+        (
+            ["predict", "RUN", "TMP/none", "--out", "TMP/a.csv"],
+            "TMP/none does not exist; name a folder or archive",
+        ),
         (["export", "RUN", "--out", "TMP/no/a.pt2"], "the folder TMP/no does not exist; use another --out"),
         (["evaluate", "RUN", "--split", "validation"], "has no split 'validation'; use --split train or val or test"),
         (["evaluate", "RUN", "--tta-below", "2"], "--tta-below 2.0 must be above 0 and at most 1"),
