@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 
 from cifar_dist.data import npz, safe_pickle
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
-from cifar_dist.data.raw import as_images, as_integers
+from cifar_dist.data.raw import SPLITS, as_images, as_integers
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
+_LABELS = (
+    *("label", "labels", "fine_labels", "coarse_labels", "target", "targets", "y"),
+    *(f"y_{split}" for split in SPLITS),
+)
 SUFFIXES = (*PICKLE_SUFFIXES, npz.SUFFIX)
 _EXPECTED = f"a folder or archive of images ({', '.join(ARCHIVES)}), or a file that ends in {', '.join(SUFFIXES)}"
 
@@ -25,10 +30,12 @@ class Unlabelled:
     Attributes:
         images: uint8 [samples, height, width, 3].
         ids: int64 [samples], unique.
+        notes: what was passed over, one line each.
     """
 
     images: NDArray[np.uint8]
     ids: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -44,7 +51,7 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
     Images are uint8 [samples, height, width, 3], or [samples, 3 * side * side] in the plane order of the CIFAR files.
 
     Raises:
-        UserError: the file is anything else, an id occurs twice, or a pickle requests anything but data.
+        UserError: the file is anything else, has labels, an id occurs twice, or a pickle requests anything but data.
     """
     path = Path(path)
     arrays = _read(path)
@@ -55,12 +62,19 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
         raise UserError(
             f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}{labelled}"
         )
+    found = [name for name in _LABELS if name in arrays]
+    if found:
+        raise UserError(
+            f"{path} has '{found[0]}' beside 'data' and 'ids', and an unlabelled set has no labels; to predict it, "
+            f"save it without them; {npz.LABELLED_HINT}"
+        )
     images = as_images(arrays["data"], f"{path}: data")
     ids = as_integers(arrays["ids"], len(images), f"{path}: ids")
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) != len(ids):
         raise UserError(f"{path}: the id {unique[counts > 1][0]} occurs more than once; give each image its own id")
-    return Unlabelled(images, ids)
+    others = [name for name in arrays if name not in ("data", "ids")]
+    return Unlabelled(images, ids, (f"passed over what is not data or ids: {list_some(others)}",) if others else ())
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -102,7 +102,7 @@ def open_source(device: torch.device, trained: Trained, source: Path) -> Source:
         ids: list[int] | list[str] = ids_of_names(names)
     else:
         unlabelled = read_unlabelled(source)
-        ids, images, notes = unlabelled.ids.tolist(), _resized(unlabelled, trained_on), []
+        ids, images, notes = unlabelled.ids.tolist(), _resized(unlabelled, trained_on), [*unlabelled.notes]
         require_shape(f"{source}: data", images.shape[1:], trained_on)
     pixels = torch.from_numpy(images)
 

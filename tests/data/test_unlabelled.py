@@ -35,6 +35,18 @@ def test_unlabelled_npz_and_ids_in_a_list(tmp_path: Path) -> None:
     assert read_unlabelled(tmp_path / "a.pkl").ids.tolist() == [5, 4, 3]
 
 
+def test_other_entries_are_noted(tmp_path: Path) -> None:
+    """CIFAR's files have some without labels."""
+    content = {"data": build.random_images(2), "ids": [0, 1], "filenames": ["a", "b"], "batch_label": "testing"}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    assert read_unlabelled(tmp_path / "a.pkl").notes == (
+        "passed over what is not data or ids: 'filenames', 'batch_label'",
+    )
+    np.savez(tmp_path / "a.npz", data=build.random_images(2), ids=np.arange(2), labels=np.arange(2))
+    with pytest.raises(UserError, match=r"has 'labels' .* np.savez\('NAME.npz', x_train=images, y_train=labels\)$"):
+        read_unlabelled(tmp_path / "a.npz")
+
+
 def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", data=build.random_images(2), ids=["a", "b"])
     with pytest.raises(UserError, match=r"predict a folder of image files, whose names are then the ids$"):
@@ -51,6 +63,13 @@ def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
         ({"data": np.zeros((2, 32, 32, 3), "f4"), "ids": [1, 2]}, "is float32; store images as an array of uint8"),
         ({"data": np.zeros((2, 100), "u1"), "ids": [1, 2]}, "has shape (2, 100)"),
         ({"data": np.zeros((0, 32, 32, 3), "u1"), "ids": []}, "has shape (0, 32, 32, 3)"),
+        *(
+            (
+                {"data": np.zeros((2, 32, 32, 3), "u1"), "ids": [1, 2], name: [0, 1]},
+                f"has '{name}' beside 'data' and 'ids', and an unlabelled set has no labels; to predict it, save it",
+            )
+            for name in ("labels", "fine_labels", "targets", "y", "y_test")
+        ),
         ([1, 2], "contains a list instead of a dictionary"),
     ],
 )
