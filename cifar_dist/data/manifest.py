@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.dataset_file import known_names
-from cifar_dist.data.image import MAX_SIDE, Codec
+from cifar_dist.data.image import CODECS, MAX_SIDE, Codec
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 
@@ -232,7 +232,7 @@ class Manifest:
         """
         root = Path(folder)
         if not is_dataset(root):
-            raise _no_dataset(root)
+            raise _explain_absence(root)
         try:
             return cls.read(root)
         except UserError as error:
@@ -299,17 +299,21 @@ def is_dataset(folder: Path) -> bool:
     return path.is_file() and FORMAT.encode() in path.read_bytes()
 
 
-def _no_dataset(root: Path) -> UserError:
+def _explain_absence(root: Path) -> UserError:
+    """Return the error of a path that is not a packed dataset, with what is probably meant."""
+    if root.is_file() and is_dataset(root.parent) and (root.name == FILE_NAME or root.suffix == ".tar"):
+        part = "the manifest" if root.name == FILE_NAME else "a shard"
+        return UserError(f"{root} is {part} of a packed dataset; name its folder, {root.parent}")
     has_tars = any(root.glob("*.tar"))
-    if root.name == FILE_NAME and root.is_file():
-        return UserError(f"{root} is the manifest of a packed dataset; name its folder, {root.parent}")
     if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
-        return UserError(f"{root} is not a packed dataset; create one from it: cifar-dist pack {root} shards/NAME")
+        is_image = root.is_file() and root.suffix.lower().removeprefix(".") in CODECS
+        it, source = ("its folder", root.parent) if is_image else ("it", root)
+        return UserError(f"{root} is not a packed dataset; create one from {it}: cifar-dist pack {source} shards/NAME")
     what = f"it has no {FILE_NAME} of cifar-dist" if root.is_dir() else "the folder does not exist"
     if is_dataset("shards" / root):
         return UserError(f"no packed dataset at {root}: {what}; did you mean 'shards/{root}'?")
-    source = root.name if root.name in known_names() else "SOURCE"
-    verb = "index" if has_tars else f"pack {source}"
+    known = root.name if root.name in known_names() else "SOURCE"
+    verb = "index" if has_tars else f"pack {known}"
     return UserError(f"no packed dataset at {root}: {what}; create one with: cifar-dist {verb} {root}")
 
 

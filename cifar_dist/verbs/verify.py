@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.formatting import print_notes
 from cifar_dist.verbs.arguments import user_path
 from cifar_dist.verbs.loading import loading
 
@@ -17,14 +19,17 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.path.is_file():
-        with loading():
-            from cifar_dist.data.unlabelled import read_unlabelled
+    path: Path = arguments.path
+    with loading():
+        from cifar_dist.data.unlabelled import SUFFIXES, read_unlabelled
 
-        print(f"{arguments.path}: {read_unlabelled(arguments.path).shown}")
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        unlabelled = read_unlabelled(path)
+        print_notes(unlabelled.notes)
+        print(f"{path}: {unlabelled.shown}")
     else:
         with loading():
             from cifar_dist.data.verify import verify
 
-        print(verify(arguments.path))
+        print(verify(path))
     return EXIT_DONE

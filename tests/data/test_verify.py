@@ -251,6 +251,22 @@ def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: 
     assert mixed.epoch == pytest.approx(mixed.uniform, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("manifest.json", "is the manifest of a packed dataset; name its folder, FOLDER"),
+        ("train-000000.tar", "is a shard of a packed dataset; name its folder, FOLDER"),
+        ("images.zip", "is not a packed dataset; create one from it: cifar-dist pack FOLDER/images.zip shards/NAME"),
+        ("one.PNG", "is not a packed dataset; create one from its folder: cifar-dist pack FOLDER shards/NAME"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_what_to_do(dataset: Path, name: str, says: str) -> None:
+    (dataset / name).touch()
+    with pytest.raises(UserError) as error:
+        cli.run(["verify", str(dataset / name)])
+    assert str(error.value) == f"{dataset / name} {says.replace('FOLDER', str(dataset))}"
+
+
 def test_an_unlabelled_file_is_checked_as_predict_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "hidden.npz"
     np.savez(path, data=np.zeros((3, 4, 4, 3), np.uint8), ids=np.array([7, 5, 9]))
