@@ -84,6 +84,11 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     @property
+    def essential(self) -> tuple[Path, ...]:
+        """What a run cannot be used without, so that no verb may write its output there."""
+        return (self.config, self.manifest, self.metrics, self.checkpoints, self.final.parent)
+
+    @property
     def name(self) -> str:
         return self.path.name
 

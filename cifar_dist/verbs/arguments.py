@@ -136,15 +136,16 @@ def with_views(config: Config, arguments: argparse.Namespace) -> Config:
         raise UserError(f"--{error}".replace("tta_below", "tta-below")) from None
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Refuse a file that cannot be written, before the work whose result it receives.
+def check_writable(path: Path, option: str, *inputs: str | Path) -> None:
+    """Refuse a file that cannot be written, or must not be, before the work whose result it receives.
 
     Args:
         path: the file; a pipe or a device is accepted.
         option: the option that names it.
+        inputs: files and folders that the verb reads. A text may also be a name, and counts only if it is a file.
 
     Raises:
-        UserError: it is a folder, its folder does not exist, or permissions forbid it.
+        UserError: it is a folder, an input or in one, its folder does not exist, or permissions forbid it.
     """
     if str(path) == "-":
         raise UserError(f"{option} requires a file; for standard output use {option} /dev/stdout")
@@ -152,12 +153,21 @@ def check_writable(path: Path, option: str) -> None:
     folder = target.parent
     if target.is_dir():
         raise UserError(f"{path} is a folder; name a file in it: {option} {path / 'NAME'}")
+    for given in inputs:
+        source = Path(given)
+        if (source.is_file() if isinstance(given, str) else source.exists()) and _is_in(target, source.resolve()):
+            raise UserError(f"{option} {path} would change {source}, which is read; use another {option}")
     if not folder.exists():
         raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist; use another {option}")
     if not folder.is_dir():
         raise UserError(f"{path} cannot be written: {path.parent} is not a folder; use another {option}")
     if not os.access(target if target.exists() and not target.is_file() else folder, os.W_OK):
         raise UserError(f"{path} cannot be written: permission denied; use another {option}")
+
+
+def _is_in(target: Path, source: Path) -> bool:
+    """Whether a path is that of ``source``, another name of it, or inside it."""
+    return target.is_relative_to(source) or (target.exists() and target.samefile(source))
 
 
 def written(path: Path, write: Callable[[], object]) -> None:

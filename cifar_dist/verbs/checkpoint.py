@@ -127,8 +127,8 @@ def _average(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out} must end in .safetensors, as evaluate --checkpoint takes it")
-    check_writable(out, "--out")
     folder = _folder(arguments.run)
+    check_writable(out, "--out", folder)
     paths = [checkpoint.named(folder, step) for step in arguments.steps]
     if len(set(paths)) != len(paths) or len(paths) < 2:
         steps = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.listing(folder))

@@ -28,11 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.evaluation.trained import open_trained
         from cifar_dist.export import export
-        from cifar_dist.run_folder import find_run
+        from cifar_dist.run_folder import RunFolder, find_run
 
     folder = find_run(arguments.run)
     out = arguments.out or Path(f"{folder.name}.pt2")
-    check_writable(out, "--out")
+    check_writable(out, "--out", arguments.checkpoint, *RunFolder(folder).essential)
     with loading(f"exporting {folder.name}"):
         shown = export(open_trained(folder, arguments.checkpoint), out)
     print(f"{out}: {shown}")

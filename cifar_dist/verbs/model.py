@@ -14,7 +14,7 @@ from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import percent, size
 from cifar_dist.models.registry import names
-from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path, written
+from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, check_writable, user_path, written
 from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def _up_to(most: int) -> Callable[[str], int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.csv:
+        check_writable(arguments.csv, "--csv", arguments.recipe or arguments.name or "")
     model, classes, (height, width, channels) = _resolve(arguments)
     if model.image_size:
         height = width = model.image_size

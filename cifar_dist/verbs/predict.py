@@ -49,10 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.evaluation.predict_file import predict_file
         from cifar_dist.evaluation.trained import open_trained
         from cifar_dist.evaluation.views import distinct_views
-        from cifar_dist.run_folder import find_run
+        from cifar_dist.run_folder import RunFolder, find_run
 
-    check_writable(arguments.out, "--out")
-    trained = open_trained(find_run(arguments.run), arguments.checkpoint)
+    run_path = find_run(arguments.run)
+    inputs = (arguments.unlabelled, arguments.checkpoint, *RunFolder(run_path).essential)
+    check_writable(arguments.out, "--out", *inputs)
+    trained = open_trained(run_path, arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
     tta = distinct_views(trained.config.eval.tta, trained.config.augment)
     with start_engine(trained.config, trains=False) as engine:

@@ -35,14 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
     seed = [] if arguments.seed is None else [f"--run.seed={arguments.seed}"]
     config = recipe.load(arguments.recipe, [*arguments.settings, *seed])
     out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")
-    check_writable(out, "--out")
+    named = Path("shards") / arguments.dataset
+    dataset = named if not Path(arguments.dataset).is_dir() and named.is_dir() else arguments.dataset
+    check_writable(out, "--out", arguments.recipe, dataset)
 
     with loading():
         from cifar_dist.data.manifest import Manifest
         from cifar_dist.report.preview import draw_preview
 
-    named = Path("shards") / arguments.dataset
-    manifest = Manifest.load(named if not Path(arguments.dataset).is_dir() and named.is_dir() else arguments.dataset)
+    manifest = Manifest.load(dataset)
     samples, versions = arguments.samples, arguments.versions
     with loading("drawing"):
         written(out, lambda: draw_preview(config, manifest, out, samples=samples, versions=versions))

@@ -87,11 +87,13 @@ def _add(
 def _list(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.files import write_atomic
+        from cifar_dist.run_folder import RunFolder
         from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
+    runs = find_runs(arguments.folder)
     if out := arguments.csv:
-        check_writable(out, "--csv")
-    entries = sorted(map(describe, find_runs(arguments.folder)), key=_ORDERS[arguments.sort])
+        check_writable(out, "--csv", *(path for run in runs for path in RunFolder(run).essential))
+    entries = sorted(map(describe, runs), key=_ORDERS[arguments.sort])
     print(table(entries, arguments.folder, table_width(sys.stdout)), end="")
     for entry in entries:
         if entry.problem:
@@ -107,12 +109,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.run_folder import find_run
+        from cifar_dist.run_folder import RunFolder, find_run
         from cifar_dist.runs.comparison import Comparison
 
+    runs = [find_run(run) for run in arguments.runs]
     if arguments.picture:
-        check_writable(arguments.picture, "--picture")
-    comparison = Comparison([find_run(run) for run in arguments.runs])
+        check_writable(arguments.picture, "--picture", *(path for run in runs for path in RunFolder(run).essential))
+    comparison = Comparison(runs)
     print(comparison.markdown(table_width(sys.stdout)), end="")
     if arguments.picture:
         written(arguments.picture, lambda: comparison.draw(arguments.picture))

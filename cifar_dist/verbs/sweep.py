@@ -88,7 +88,7 @@ def _table(arguments: argparse.Namespace) -> int:
 
     for path, option in ((arguments.csv, "--csv"), (arguments.picture, "--picture")):
         if path:
-            check_writable(path, option)
+            check_writable(path, option, arguments.file)
     sweep = load(arguments.file, arguments.settings, arguments.seeds)
     table = Table(sweep)
     print(table.markdown(table_width(sys.stdout)), end="")

@@ -204,6 +204,38 @@ def test_impossible_requests_are_refused_before_the_work(
     assert len(done.stderr.splitlines()) == 1, "nothing was predicted or exported before"
 
 
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["predict", "RUN", "TMP/a.npz", "--out", "TMP/a.npz"], "TMP/a.npz"),
+        (["predict", "RUN", "TMP/images", "--out", "TMP/images/0.png"], "TMP/images"),
+        (["predict", "RUN", "DATA", "--out", "RUN/config.toml"], "RUN/config.toml"),
+        (["export", "RUN", "--out", "RUN/final/model.safetensors"], "RUN/final"),
+        (["export", "RUN", "--checkpoint", "TMP/w.pth", "--out", "TMP/w.pth"], "TMP/w.pth"),
+        (["checkpoint", "average", "RUN", "13", "26", "--out", "RUN/checkpoints/a.safetensors"], "RUN/checkpoints"),
+        (["preview", "DATA", "demo", "--out", "DATA/test-000000.tar"], "DATA"),
+        (["preview", "DATA", "TMP/r.toml", "--out", "TMP/r.toml"], "TMP/r.toml"),
+        (["model", "TMP/r.toml", "--csv", "TMP/r.toml"], "TMP/r.toml"),
+        (["sweep", "table", "TMP/r.toml", "--csv", "TMP/r.toml"], "TMP/r.toml"),
+        (["runs", "list", "RUN", "--csv", "RUN/metrics.jsonl"], "RUN/metrics.jsonl"),
+        (["runs", "compare", "RUN", "--picture", "RUN/manifest.json"], "RUN/manifest.json"),
+    ],
+)
+def test_no_verb_overwrites_what_it_reads(run: Path, digits: Path, tmp_path: Path, words: list[str], read: str) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a.npz", "w.pth", "images/0.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "r.toml").write_text(RECIPE.format(folder=tmp_path, digits=digits))
+
+    def placed(text: str) -> str:
+        return text.replace("RUN", str(run)).replace("DATA", str(digits)).replace("TMP", str(tmp_path))
+
+    option, out = words[-2:]
+    with pytest.raises(UserError) as error:
+        cli.run([placed(word) for word in words])
+    assert str(error.value) == placed(f"{option} {out} would change {read}, which is read; use another {option}")
+
+
 def test_evaluate_names_a_missing_dataset_and_one_that_has_changed(run: Path, digits: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)

@@ -1,0 +1,52 @@
+"""Files that a verb may write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cifar_dist.errors import UserError
+from cifar_dist.verbs.arguments import check_writable
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input file, with a link and a second name, and an input folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    for name in ("a.npz", "images/0.png"):
+        Path(name).touch()
+    Path("link.npz").symlink_to("a.npz")
+    os.link("a.npz", "second.npz")
+
+
+@pytest.mark.parametrize(
+    ("out", "read"),
+    [
+        ("a.npz", "a.npz"),
+        ("link.npz", "a.npz"),
+        ("a.npz", "link.npz"),
+        ("second.npz", "a.npz"),
+        ("images/0.png", "images"),
+        ("images/new.csv", "images"),
+        ("images/../images/new/new.csv", "images"),
+    ],
+)
+def test_an_input_or_what_is_in_one_is_not_overwritten(out: str, read: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_writable(Path(out), "--out", Path("elsewhere"), Path(read))
+    assert str(error.value) == f"--out {Path(out)} would change {read}, which is read; use another --out"
+
+
+@pytest.mark.parametrize("out", ["b.npz", "images.csv", "/dev/stdout"])
+def test_anything_else_may_be_written(out: str) -> None:
+    check_writable(Path(out), "--out", Path("a.npz"), Path("images"))
+
+
+def test_a_text_counts_only_if_it_is_a_file() -> None:
+    """It may be the name of a recipe, and a folder of that name is no input."""
+    check_writable(Path("images/new.csv"), "--out", "images")
+    with pytest.raises(UserError, match=r"would change a\.npz"):
+        check_writable(Path("a.npz"), "--out", "a.npz")
