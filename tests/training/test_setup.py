@@ -65,7 +65,9 @@ def test_val_without_labels_is_refused_before_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize("size", [None, 100])
-def test_a_shard_that_is_evaluated_is_looked_for_before_training(tmp_path: Path, split: str, size: int | None) -> None:
+def test_a_damaged_shard_that_is_evaluated_is_refused_before_training(
+    tmp_path: Path, split: str, size: int | None
+) -> None:
     packed = with_val(small_packed(tmp_path, "npy"), labelled=True)
     assert packed.samples(split) == TEST
     shard = packed.root / packed.shards(split)[-1].name
