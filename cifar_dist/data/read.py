@@ -6,8 +6,11 @@ its input (images by Pillow, arrays by NumPy without pickles). A corrupt shard r
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import resource
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -40,6 +43,8 @@ class ShardReader:
         self._shards = manifest.shards(split)
         self._starts = np.cumsum([0, *(shard.samples for shard in self._shards)])
         self._files: list[int] = []
+        weakref.finalize(self, _close, self._files)
+        _allow_files(len(self._shards))
         for shard in self._shards:
             self._files.append(self._open(shard))
 
@@ -56,6 +61,12 @@ class ShardReader:
         try:
             file = os.open(self._manifest.root / shard.name, os.O_RDONLY)
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                raise UserError(
+                    f"{self._manifest.root} has {len(self._shards):,} shards in a split, and a process here may open "
+                    f"{limit:,} files; raise the limit (ulimit -n), or pack it again with larger shards"
+                ) from None
             raise self._damage_error(shard, f"cannot be opened ({error.strerror})") from None
         size = os.fstat(file).st_size
         if size != shard.bytes:
@@ -64,8 +75,7 @@ class ShardReader:
         return file
 
     def close(self) -> None:
-        while self._files:
-            os.close(self._files.pop())
+        _close(self._files)
 
     def check(self, progress: Callable[[int], None] | None = None) -> None:
         """Compare the sha256 of every shard with the manifest; ``progress`` is called with the bytes read.
@@ -124,3 +134,15 @@ class ShardReader:
         import torch
 
         return self.images(torch.arange(len(self)))
+
+
+def _allow_files(count: int) -> None:
+    """Raise this process's limit of open files to what it may be raised to, if ``count`` files more may exceed it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard and soft < 2 * count + 512:  # another split may be open as well, sockets and libraries
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _close(files: list[int]) -> None:
+    while files:
+        os.close(files.pop())

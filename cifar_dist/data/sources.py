@@ -136,7 +136,7 @@ def _read(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> R
             return npz.read_labelled_npz(path)
         hidden = unlabelled.read_unlabelled(path)
         labels = np.full(len(hidden.ids), manifest.UNLABELLED, dtype=np.int64)
-        return RawDataset("unlabelled", (), {"test": RawSplit(hidden.images, labels, hidden.ids)})
+        return RawDataset("unlabelled", (), {"test": RawSplit(hidden.images, labels, hidden.ids)}, hidden.notes)
     names = member_names(path, folders=True)
     layout = find_cifar(path, names)
     if layout is not None:

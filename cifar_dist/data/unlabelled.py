@@ -79,7 +79,8 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
 
 def _read(path: Path) -> dict[str, object]:
     if path.suffix.lower() == npz.SUFFIX:
-        return dict(npz.read_npz(path, npz.array_names(path)))
+        names = npz.array_names(path)
+        return {**dict.fromkeys(names), **npz.read_npz(path, [name for name in names if name in ("data", "ids")])}
     if not path.exists():
         raise UserError(f"{path} does not exist; name {_EXPECTED}")
     if path.suffix.lower() not in PICKLE_SUFFIXES:

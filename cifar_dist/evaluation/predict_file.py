@@ -29,7 +29,7 @@ from cifar_dist.evaluation.source_terms import Labels, class_labels, ids_of_name
 from cifar_dist.evaluation.split import Predictor, require_shape
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.evaluation.trained import Trained, load_model
-from cifar_dist.formatting import list_some, print_notes
+from cifar_dist.formatting import print_notes
 from cifar_dist.terminal.progress import progress
 
 
@@ -156,9 +156,6 @@ def read_images(source: Path, trained_on: Manifest) -> NamedImages:
         count = len(found) - len(names)
         are, them = ("is not an image", "it") if count == 1 else ("are not images", "them")
         raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")
-    no_text = [name for name in names if name != name.encode(errors="replace").decode()]
-    if no_text:
-        raise UserError(f"{source}: names that are not UTF-8 cannot be IDs: {list_some(no_text)}; rename the files")
     changes: Counter[str] = Counter()
     size = _training_size(trained_on)
     images = {}

@@ -18,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from support.running import spawn
 from support.small_packed import TEST, TRAIN, small_packed
 
 from cifar_dist.data.image import Codec, Lossless, encode
 from cifar_dist.data.manifest import Manifest, Shard
+from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 
@@ -245,3 +247,23 @@ def test_offsets_come_from_the_manifest(packed: Manifest) -> None:
     broken = dataclasses.replace(packed, splits={"train": (wrong, *rest)})
     with pytest.raises(UserError, match="cannot be decoded"):
         ShardReader(broken, "train").image(0)
+
+
+@pytest.mark.parametrize(
+    ("hard", "says"), [(4096, "90"), (64, "has 90 shards in a split, and a process here may open 64")]
+)
+def test_a_split_may_have_more_shards_than_files_may_be_open(tmp_path: Path, hard: int, says: str) -> None:
+    """A process raises its own limit; where that is not enough, the error names the limit and no shard."""
+    pack("digits", tmp_path / "many", samples_per_shard=14, show=False)
+    script = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
+        "from cifar_dist.data.manifest import Manifest\n"
+        "from cifar_dist.data.read import ShardReader\n"
+        "from cifar_dist.errors import UserError\n"
+        "try: reader = ShardReader(Manifest.load(sys.argv[1]), 'train')\n"
+        "except UserError as error: print(error)\n"
+        "else: print(len(reader.image(1258)) and len(reader._files))\n"
+    )
+    done = spawn(["-c", script, str(tmp_path / "many")], fresh=True)[0]
+    assert says in done.stdout, done.stderr

@@ -68,7 +68,7 @@ def refusal(trained: Trained, source: Path) -> str:
 def test_a_name_that_is_not_utf_8_is_refused(trained: Trained, tmp_path: Path) -> None:
     build.write_folder(tmp_path, images())
     (tmp_path / "0.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
-    assert refusal(trained, tmp_path).endswith("not UTF-8 cannot be IDs: 'caf\\udce9.png'; rename the files")
+    assert refusal(trained, tmp_path).endswith("'caf\\udce9.png' is not UTF-8; rename it")
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".TGZ", ".zip"])

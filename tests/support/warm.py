@@ -110,7 +110,7 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
     watchers: list[int] = []
     while True:
         watchers = [pid for pid in watchers if not os.waitpid(pid, os.WNOHANG)[0]]
-        ready, _, _ = select.select([server, programs], [], [])
+        ready = _wait_for(server, programs)
         if programs in ready:
             connection, _ = programs.accept()
             watchers.append(_fork(lambda program=connection: _watch(program, [server, programs])))  # type: ignore[misc]
@@ -129,6 +129,15 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
             server.send(os.read(reading, 32))
             for file in (reading, writing, *files):
                 os.close(file)
+
+
+def _wait_for(*files: socket.socket | int) -> list[socket.socket | int]:
+    """Wait until some of the files can be read; return them. Unlike select.select it takes numbers above 1023."""
+    arrivals = select.poll()
+    by_number = {file if isinstance(file, int) else file.fileno(): file for file in files}
+    for number in by_number:
+        arrivals.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in arrivals.poll()]
 
 
 def _fork(work: Any) -> int:
@@ -153,8 +162,7 @@ def _watch(program: socket.socket, others: list[socket.socket]) -> None:
         os.close(file)
     program.send(str(child).encode())
     ended = os.pidfd_open(child)
-    ready, _, _ = select.select([ended, program], [], [])
-    if ended not in ready:
+    if ended not in _wait_for(ended, program):
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
