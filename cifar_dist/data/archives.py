@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator
@@ -141,7 +142,7 @@ def _is_hidden(name: str) -> bool:
 
 def _is_of_system(name: str) -> bool:
     """Whether macOS wrote a file by itself."""
-    return any(part.startswith(("._", "__MACOSX")) for part in name.split("/"))
+    return any(part.startswith(("._", "__MACOSX")) or part == "Icon\r" for part in name.split("/"))
 
 
 def _walk_folder(root: Path, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[_Member]:
@@ -270,13 +271,18 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 def _safe_name(path: Path, name: str) -> str:
     """Return ``name`` without ``./``; raise UserError if it leads out of the folder or is not printable."""
     parts = re.split(r"[/\\]", name)
-    if not name or not name.isprintable():
+    if not name or not all(map(_is_harmless, name.removesuffix("\r") if _is_of_system(name) else name)):
         raise UserError(f"{path}: the member name {name!a} is not printable; rename it and create the archive again")
     if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name):
         raise UserError(
             f"{path}: the member name '{name}' leads out of the folder; create the archive again without it"
         )
     return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _is_harmless(character: str) -> bool:
+    """Whether a character is text: printable, a space of any width, or what joins or separates letters and emoji."""
+    return character.isprintable() or unicodedata.category(character) == "Zs" or character in "\u200c\u200d"
 
 
 def _require_size(path: Path, name: str, size: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import dataset_builders as build
+from support.opened_sources import open_quietly
 
 from cifar_dist.data import archives
 from cifar_dist.data.archives import member_names, read_members
@@ -52,6 +53,16 @@ def test_a_member_that_would_leave_the_folder_is_named(tmp_path: Path, suffix: s
 @pytest.mark.parametrize("name", ["cat/\x1b[2J.png", "cat/a\nb.png", "cat/\x7f.png", "cat/\u202egnp.exe"])
 def test_a_member_name_cannot_write_to_the_terminal(tmp_path: Path, name: str) -> None:
     assert "is not printable" in refusal(build.write_archive(tmp_path / "a.tar", {name: IMAGE}))
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_names_that_systems_give_are_read(tmp_path: Path, suffix: str) -> None:
+    """A narrow space in the time of a screenshot, a joiner in an emoji, and the icon of a folder of macOS."""
+    names = ["cat/5.03\u202fPM.png", "dog/\U0001f469\u200d\U0001f52c.png", "dog/1\xa02.png"]
+    path = build.write_archive(tmp_path / f"a{suffix}", {**dict.fromkeys(names, IMAGE), "cat/Icon\r": b""})
+    data = open_quietly(str(path)).data
+    assert data.names["train"] == tuple(sorted(names))
+    assert not data.notes
 
 
 @pytest.mark.parametrize(
