@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
@@ -36,8 +37,27 @@ def site_variables() -> dict[str, str]:
     return {"CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **own}
 
 
-def submit(script: Path, words: Sequence[str], options: Sequence[str]) -> str:
-    """Submit a script; return the job's id.
+@dataclass(frozen=True)
+class SubmittedJob:
+    """A job that Slurm has accepted, whatever becomes of it.
+
+    Attributes:
+        id: Slurm's number.
+        sbatch: the command, which ends with the job if ``--wait`` or ``SBATCH_WAIT`` asks for that, else at once.
+    """
+
+    id: str
+    sbatch: subprocess.Popen[str]
+
+    def wait(self) -> int:
+        """Wait for ``sbatch``, pass on its warnings, and return its exit code, which with ``--wait`` is the job's."""
+        _, said = self.sbatch.communicate()
+        print(said, end="", file=sys.stderr, flush=True)
+        return self.sbatch.returncode
+
+
+def submit(script: Path, words: Sequence[str], options: Sequence[str]) -> SubmittedJob:
+    """Submit a script; return as soon as Slurm has accepted the job.
 
     Args:
         script: for ``sbatch``.
@@ -45,13 +65,20 @@ def submit(script: Path, words: Sequence[str], options: Sequence[str]) -> str:
         options: of ``sbatch``.
 
     Raises:
-        UserError: the script does not exist, or Slurm refuses the job.
+        UserError: the script does not exist, or Slurm accepts no job.
     """
     if not script.is_file():
         raise UserError(f"{script} does not exist; submit from a checkout of the repository")
     env = {**os.environ, **site_variables()}
     command = ["sbatch", "--parsable", *options, str(script), *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{' '.join(done.stderr.split()) or 'sbatch failed'}; see: sbatch --help")
-    return done.stdout.strip().partition(";")[0]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None  # it is a pipe
+    job = process.stdout.readline().strip().partition(";")[0]
+    if job.isdecimal():
+        return SubmittedJob(job, process)
+    said = " ".join(process.communicate()[1].split())
+    if process.returncode:
+        raise UserError(f"{said or 'sbatch failed'}; see: sbatch --help")
+    raise UserError(
+        f"sbatch submitted no job{said and f' ({said})'}; remove the option that asks for none, such as --test-only"
+    )

@@ -166,11 +166,11 @@ class Submission:
             *self.options.sbatch,
         ]
 
-    def submit(self) -> str:
-        """Create the folder of the run unless it exists, write the script into it, and submit it; return the job's id.
+    def submit(self) -> sbatch.SubmittedJob:
+        """Create the folder of the run unless it exists, write the script into it, and submit it.
 
         Raises:
-            UserError: the folder cannot be used, or Slurm refuses the job; then a new folder is removed again.
+            UserError: the folder cannot be used, or Slurm accepts no job; then a new folder is removed again.
         """
         folder = self.folder
         is_new = not folder.path.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -67,12 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"# ---- {submission.folder.job_script}\n{submission.script()}")
         print(f"# ---- {submission.folder.config}\n{submission.frozen_config()}", end="")
         return EXIT_DONE
-    check_sbatch(otherwise=f"cifar-dist launch ddp {' '.join(job_words)}")
+    check_sbatch(otherwise=shlex.join(["cifar-dist", "launch", "ddp", *job_words]))
     job = submission.submit()
-    print(f"job {job}: {path}")
+    print(f"job {job.id}: {path}")
     if not any(option.startswith(("-o", "--output")) for option in submission.options.sbatch):
-        print(f"watch it: tail -F slurm-{job}.out; cifar-dist runs list {config.run.dir}")
-    return EXIT_DONE
+        print(f"watch it: tail -F slurm-{job.id}.out; {shlex.join(['cifar-dist', 'runs', 'list', config.run.dir])}")
+    sys.stdout.flush()  # with --wait, long before the end
+    return job.wait()
 
 
 def _known() -> Iterable[str]:

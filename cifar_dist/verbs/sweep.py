@@ -76,8 +76,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     from cifar_dist.sweeps.sweep import load
 
     settings, options = split_settings(arguments.settings)
-    print(submit(load(arguments.file, settings, arguments.seeds), options, arguments.jobs))
-    return EXIT_DONE
+    return submit(load(arguments.file, settings, arguments.seeds), options, arguments.jobs)
 
 
 def _table(arguments: argparse.Namespace) -> int:

@@ -77,3 +77,27 @@ def test_a_submitted_run_is_frozen_and_a_chain_of_jobs_continues_it(
     assert "lr = 0.1\n" in (run / "config.toml").read_text()
     assert [record["step"] for record in metrics(run)] == list(range(1, 27))
     until(lambda: "is finished already" in (second.read_text() if second.exists() else ""), second.as_posix)
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"), [(["--wait"], {}), (["-W"], {}), ([], {"SBATCH_WAIT": "1"})], ids=["--wait", "-W", "variable"]
+)
+def test_a_job_that_is_waited_for_and_fails_keeps_its_run(
+    cluster: Cluster, tiny: Path, forked: dict[str, str], words: list[str], variables: dict[str, str]
+) -> None:
+    (tiny.parent / "setup.sh").write_text("touch runs/tiny/checkpoint; exit 7\n")
+    env = {**forked, **variables, "CIFAR_DIST_SETUP": str(tiny.parent / "setup.sh")}
+    done = submit(cluster, tiny.parent, env, str(tiny), "--output=out.txt", *words)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.endswith(f": {tiny.parent}/runs/tiny\n")
+    assert {"checkpoint", "config.toml", "job.sbatch"} <= {path.name for path in (tiny.parent / "runs" / "tiny").iterdir()}
+
+
+@pytest.mark.parametrize("word", ["--test-only", "--usage", "--version", "-HV"])
+def test_options_that_submit_no_job_leave_no_run(
+    cluster: Cluster, tiny: Path, forked: dict[str, str], word: str
+) -> None:
+    done = submit(cluster, tiny.parent, forked, str(tiny), word)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("cifar-dist: sbatch submitted no job")
+    assert not (tiny.parent / "runs" / "tiny").exists()
