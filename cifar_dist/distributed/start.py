@@ -13,6 +13,7 @@ from cifar_dist.cpu.load import load_since, threads_of_each
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores, use_threads
 from cifar_dist.distributed.arithmetic import set_arithmetic
+from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.data_parallel import DataParallel
@@ -23,7 +24,6 @@ from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import (
     check_gpus,
     check_launch,
-    deepspeed_stage,
     is_main_process,
     local_processes,
     was_asked_for,
@@ -54,10 +54,9 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         JoinTimeoutError: some processes did not come.
     """
     check_launch(config.run.processes if trains else 0)
-    create = _engine_class(config.train)
+    asked = AskedEngine.of_launcher()
     if trains:
-        for limit in create.limits:
-            limit.check(config, create.description)
+        check_engine(config, asked)
     set_arithmetic(config.train)
     cpu = not torch.cuda.is_available() or was_asked_for("CPU")
     if cpu:
@@ -67,7 +66,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         check_gpus(torch.cuda.device_count())
     store = join_ranks(config.run.join_timeout)
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
-        engine = create(config, cpu=cpu)
+        engine = _engine_class(config.train, asked)(config, cpu=cpu)
     del store  # torch's own has taken its place
     check_same_settings(config, engine.ranks)
     if cpu and not config.train.threads:
@@ -83,6 +82,17 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
     ):
         yield engine
     engine.close()
+
+
+def check_engine(config: Config, asked: AskedEngine) -> None:
+    """Refuse settings that the engine of a run cannot honour.
+
+    Raises:
+        UserError: with the first of them, and what to use instead.
+    """
+    create = _engine_class(config.train, asked)
+    for limit in create.limits:
+        limit.check(config, create.description)
 
 
 def _leave_busy_cores(ranks: Ranks) -> None:
@@ -107,13 +117,13 @@ def _check_compiler(device: torch.device) -> None:
         ) from None
 
 
-def _engine_class(train: TrainConfig) -> type[Engine]:
+def _engine_class(train: TrainConfig, asked: AskedEngine) -> type[Engine]:
     """The engine of ``train.engine``: that of the launch config, or a plug-in."""
     if train.engine != "auto":
         return _load_plugin(train.engine)
-    if was_asked_for("DEEPSPEED"):
-        return DeepSpeedZero3 if deepspeed_stage() == "3" else DeepSpeedZero
-    if was_asked_for("FSDP"):
+    if asked.kind == "DEEPSPEED":
+        return DeepSpeedZero3 if asked.stage == "3" else DeepSpeedZero
+    if asked.kind == "FSDP":
         return FullySharded
     return FixedParts if train.parts else DataParallel
 

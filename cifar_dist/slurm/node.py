@@ -23,6 +23,14 @@ from cifar_dist.runs.resume import launched_run
 MIN_NODES = "CIFAR_DIST_MIN_NODES"
 """Environment variable of a job that continues on the nodes left when others are lost: their least number."""
 
+PROCESSES = "CIFAR_DIST_PROCESSES_PER_NODE"
+"""Environment variable: the number of processes on each node, if it is not that of its GPUs."""
+
+LAUNCH = "CIFAR_DIST_LAUNCH"
+"""Environment variable: the config of ``accelerate launch`` on each node."""
+
+_GPUS = "SLURM_GPUS_ON_NODE"
+
 
 @dataclass(frozen=True)
 class Node:
@@ -55,17 +63,16 @@ class Node:
         Raises:
             UserError: ``CIFAR_DIST_PROCESSES_PER_NODE`` or ``CIFAR_DIST_MIN_NODES`` is not a positive integer.
         """
-        gpus = variables.get("SLURM_GPUS_ON_NODE", "")
         return cls(
             index=int(variables["SLURM_NODEID"]),
             nodes=int(variables["SLURM_NNODES"]),
-            processes=_positive(variables, "CIFAR_DIST_PROCESSES_PER_NODE") or int(gpus or 1),
-            config=variables.get("CIFAR_DIST_LAUNCH") or ("ddp" if gpus else "cpu"),
+            processes=positive(variables, PROCESSES) or int(variables.get(_GPUS) or 1),
+            config=launch_config(variables),
             host=first_host(variables["SLURM_JOB_NODELIST"]),
             # Jobs that share a host use different ports.
             port=JOB_PORTS[int(variables["SLURM_JOB_ID"]) % len(JOB_PORTS)],
             name=variables.get("SLURMD_NODENAME", ""),
-            min_nodes=_positive(variables, MIN_NODES),
+            min_nodes=positive(variables, MIN_NODES),
         )
 
     @property
@@ -92,7 +99,12 @@ class Node:
         return options
 
 
-def _positive(variables: Mapping[str, str], name: str) -> int:
+def launch_config(variables: Mapping[str, str]) -> str:
+    """Return the name in ``launch/`` or the path of the config that a node uses."""
+    return variables.get(LAUNCH) or ("ddp" if variables.get(_GPUS) else "cpu")
+
+
+def positive(variables: Mapping[str, str], name: str) -> int:
     """Return the positive integer that a variable of a site says; 0 if it is not set or empty.
 
     Raises:

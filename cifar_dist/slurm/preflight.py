@@ -8,9 +8,12 @@ from pathlib import Path
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.errors import UserError
+from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import resumed_config
+from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
 
 RESUME = "resume"
 """First word of a job that continues a run instead of training a recipe."""
@@ -24,7 +27,7 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
         variables: the environment of the job.
 
     Raises:
-        UserError: the recipe, a setting, the dataset or ``CIFAR_DIST_VENV`` is invalid.
+        UserError: the recipe, a setting, the dataset or a variable of the site is invalid.
     """
     if (venv := variables.get("CIFAR_DIST_VENV")) and not (Path(venv) / "bin" / "python").exists():
         raise UserError(
@@ -39,7 +42,26 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
     else:
         config = config_in_job(words[0], words[1:], variables["SLURM_JOB_ID"])
     Manifest.load(config.data.path)
+    check_site(config, variables)
     return RunFolder(Path(config.run.dir) / config.run.name)
+
+
+def check_site(config: Config, variables: Mapping[str, str]) -> None:
+    """Refuse variables of a site that name no processes or launch config, or an engine that cannot train the run.
+
+    Args:
+        config: the run.
+        variables: the environment, of the job or of the command that submits it.
+
+    Raises:
+        UserError: one of them is invalid, or the engine lacks a setting of the run.
+    """
+    for name in (PROCESSES, MIN_NODES):
+        positive(variables, name)
+    path = find_config(launch_config(variables))
+    from cifar_dist.distributed.start import check_engine  # imports torch, which takes seconds
+
+    check_engine(config, AskedEngine.of_config(path))
 
 
 def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:

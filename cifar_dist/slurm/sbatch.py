@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
+from cifar_dist.slurm.node import LAUNCH, MIN_NODES, PROCESSES
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "slurm"
 
 _SITE = (
-    *("CIFAR_DIST_HOME", "CIFAR_DIST_VENV", "CIFAR_DIST_SETUP", "CIFAR_DIST_LAUNCH", "CIFAR_DIST_PROCESSES_PER_NODE"),
+    *("CIFAR_DIST_HOME", "CIFAR_DIST_VENV", "CIFAR_DIST_SETUP", LAUNCH, PROCESSES, MIN_NODES),
     *("CIFAR_DIST_SRUN_OPTIONS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
 )
 

@@ -1,10 +1,10 @@
-"""A run as a Slurm job: its folder with the frozen config, the script in it, and what the options ask for."""
+"""A run as a Slurm job: its folder with the frozen config, and the script in it."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,73 +18,10 @@ from cifar_dist.files import discard, free_name, write_atomic
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm import sbatch
+from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import RESUME
 
-_PYXIS: Final = "--container-"  # srun enters the container; the batch script needs Slurm, which an image may lack
 _PLACE: Final = ("run.name", "run.dir", "run.fresh")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The words that are meant for Slurm.
-
-    Attributes:
-        sbatch: options of ``sbatch``, one string for each with its value.
-        srun: options of ``srun`` alone.
-    """
-
-    sbatch: list[str]
-    srun: list[str]
-
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> Options:
-        """Group options with their values, and separate those of pyxis.
-
-        Raises:
-            UserError: a word is no option, or an array would run several jobs of one run at once.
-        """
-        grouped: list[list[str]] = []
-        for word in words:
-            if word.startswith("-"):
-                grouped.append([word])
-            elif not grouped or len(grouped[-1]) > 1 or "=" in grouped[-1][0]:
-                raise UserError(f"unexpected '{word}'; sbatch options begin with -, settings are --section.field VALUE")
-            else:
-                grouped[-1].append(word)
-        options = [" ".join(map(shlex.quote, group)) for group in grouped]
-        for option in options:
-            if re.match(r"(-a|--array)\b", option) and not option.rstrip("'").endswith("%1"):
-                raise UserError(
-                    f"{option} would run several jobs of one run at once; add %1 for a chain of jobs that continue it, "
-                    "or train many runs: cifar-dist sweep submit FILE"
-                )
-        of_srun = [option for option in options if option.startswith(_PYXIS)]
-        return cls([option for option in options if option not in of_srun], of_srun)
-
-    @property
-    def words(self) -> list[str]:
-        return [word for option in self.sbatch for word in shlex.split(option)]
-
-    def processes(self, variables: Mapping[str, str]) -> int | None:
-        """Return the number of processes of the job; None where the options alone do not say it."""
-        if self._value("-G", "--gpus", "--gpus-per-task", "--gpus-per-socket"):
-            return None
-        nodes = self._value("-N", "--nodes") or "1"
-        gres = self._value("--gres") or variables.get("SBATCH_GRES", "")
-        gpus = re.search(r"gpu(?::[a-zA-Z][^:,]*)?(?::(\d+))?(?:,|$)", gres)
-        per_node = self._value("--gpus-per-node") or variables.get("SBATCH_GPUS_PER_NODE", "")
-        on_node = variables.get("CIFAR_DIST_PROCESSES_PER_NODE") or per_node.rpartition(":")[2]
-        on_node = on_node or ((gpus[1] or "1") if gpus else "1")
-        if not (nodes.isdecimal() and on_node.isdecimal() and int(nodes)):  # sbatch refuses --nodes=0
-            return None
-        return int(nodes) * max(1, int(on_node))
-
-    def _value(self, *names: str) -> str:
-        for option in reversed(self.sbatch):
-            name, _, value = option.replace("=", " ", 1).partition(" ")
-            if name in names:
-                return value
-        return ""
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.doctor.before import examine_before
         from cifar_dist.doctor.finding import HEAD, Verdict, summary
+        from cifar_dist.slurm.options import Options
+        from cifar_dist.slurm.preflight import check_site
         from cifar_dist.slurm.sbatch import check_sbatch
-        from cifar_dist.slurm.submission import Options, Submission
+        from cifar_dist.slurm.submission import Submission
         from cifar_dist.training.continuation import is_finished
 
     settings, words = split_settings(arguments.settings)
@@ -50,10 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
         if not words or words[0].startswith("-"):
             raise UserError("name the run: cifar-dist submit resume RUN [sbatch options]")
         job_words.insert(1, words[0])
-        submission = Submission.of_run(words[0], settings, Options.parse(words[1:]))
+        submission = Submission.of_run(words[0], settings, Options.parse(words[1:], os.environ))
     else:
-        submission = Submission.of_recipe(arguments.recipe, settings, Options.parse(words))
+        submission = Submission.of_recipe(arguments.recipe, settings, Options.parse(words, os.environ))
     config, path = submission.config, submission.folder.path
+    check_site(config, os.environ)
     rows: list[Finding] = []
     for finding in examine_before(config, submission.options.processes(os.environ)):
         print(*([] if rows else [HEAD]), finding.row(table_width(sys.stderr)), sep="\n", file=sys.stderr, flush=True)
@@ -71,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_sbatch(otherwise=shlex.join(["cifar-dist", "launch", "ddp", *job_words]))
     job = submission.submit()
     print(f"job {job.id}: {path}")
-    if not any(option.startswith(("-o", "--output")) for option in submission.options.sbatch):
+    if not (submission.options.value("-o", "--output") or "SBATCH_OUTPUT" in os.environ):
         print(f"watch it: tail -F slurm-{job.id}.out; {shlex.join(['cifar-dist', 'runs', 'list', config.run.dir])}")
     sys.stdout.flush()  # with --wait, long before the end
     return job.wait()

@@ -80,7 +80,9 @@ def test_a_submitted_run_is_frozen_and_a_chain_of_jobs_continues_it(
 
 
 @pytest.mark.parametrize(
-    ("words", "variables"), [(["--wait"], {}), (["-W"], {}), ([], {"SBATCH_WAIT": "1"})], ids=["--wait", "-W", "variable"]
+    ("words", "variables"),
+    [(["--wait"], {}), (["-W"], {}), ([], {"SBATCH_WAIT": "1"})],
+    ids=["--wait", "-W", "variable"],
 )
 def test_a_job_that_is_waited_for_and_fails_keeps_its_run(
     cluster: Cluster, tiny: Path, forked: dict[str, str], words: list[str], variables: dict[str, str]
@@ -90,7 +92,9 @@ def test_a_job_that_is_waited_for_and_fails_keeps_its_run(
     done = submit(cluster, tiny.parent, env, str(tiny), "--output=out.txt", *words)
     assert done.returncode == 7, done.stderr
     assert done.stdout.endswith(f": {tiny.parent}/runs/tiny\n")
-    assert {"checkpoint", "config.toml", "job.sbatch"} <= {path.name for path in (tiny.parent / "runs" / "tiny").iterdir()}
+    assert {"checkpoint", "config.toml", "job.sbatch"} <= {
+        path.name for path in (tiny.parent / "runs" / "tiny").iterdir()
+    }
 
 
 @pytest.mark.parametrize("word", ["--test-only", "--usage", "--version", "-HV"])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from pathlib import Path
 
 import pytest
 from support.run_folders import write_run
+from support.running import ROOT
 
 from cifar_dist import cli, recipe
 from cifar_dist.errors import UserError
+from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import config_in_job
-from cifar_dist.slurm.submission import Options
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,10 @@ from cifar_dist.slurm.submission import Options
             ["--checkpoint.keep", "1000000000000"],
             "take 4.81e+04 TB; free some, choose another --run.dir, or keep fewer",
         ),
-        (["--array=0-3"], "--array=0-3 would run several jobs of one run at once; add %1 for a chain of jobs"),
+        *(
+            (words, "--array=0-3 would run several jobs of one run at once; add %1 for a chain of jobs")
+            for words in (["--array=0-3"], ["--arr", "0-3"], ["-a0-3"], ["-a", "0-3"], ["-Ha0-3"])
+        ),
         (["--nodes=1", "2"], "unexpected '2'; sbatch options begin with -, settings are --section.field VALUE"),
     ],
 )
@@ -48,6 +53,63 @@ def test_bad_input_is_one_line(tiny: Path, monkeypatch: pytest.MonkeyPatch, word
         cli.run(["submit", str(tiny), *words])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "settings", "says"),
+    [
+        ("LAUNCH", "dpp", [], "launch/dpp.yaml does not exist; configs: cpu ddp "),
+        ("PROCESSES_PER_NODE", "two", [], "CIFAR_DIST_PROCESSES_PER_NODE is 'two'; set it to an integer of at least 1"),
+        ("MIN_NODES", "0", [], "CIFAR_DIST_MIN_NODES is '0'; set it to an integer of at least 1"),
+        (
+            "LAUNCH",
+            "zero2",
+            ["--train.parts", "4"],
+            "train.parts = 4 needs one process or DDP, not DeepSpeed ZeRO-1 or",
+        ),
+        ("LAUNCH", "zero3", ["--train.parts", "4"], "train.parts = 4 needs one process or DDP, not DeepSpeed ZeRO-3"),
+        (
+            "LAUNCH",
+            "fsdp",
+            ["--train.compile", "default"],
+            'train.compile = "default" needs one process, DDP or DeepSpeed',
+        ),
+        ("LAUNCH", "broken.yaml", [], "broken.yaml is no config of accelerate launch: "),
+    ],
+)
+def test_a_variable_of_the_site_is_checked(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, settings: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    (tiny.parent / "broken.yaml").write_text("- a list")
+    monkeypatch.setenv(f"CIFAR_DIST_{name}", value)
+    with pytest.raises(UserError) as caught:
+        dry_run(str(tiny), *settings)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_array_of_the_environment_is_one_of_the_options() -> None:
+    with pytest.raises(UserError, match=r"^--array=0-3 would run several jobs of one run at once"):
+        Options.parse([], {"SBATCH_ARRAY_INX": "0-3"})
+
+
+def test_the_command_that_works_without_slurm_can_be_pasted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    recipe_with_space = tiny.rename(tiny.with_name("my tiny.toml"))
+    with pytest.raises(UserError) as caught:
+        cli.run(["submit", str(recipe_with_space), "--run.name", "it"])
+    assert str(caught.value).endswith(f"use: cifar-dist launch ddp '{recipe_with_space}' --run.name it")
+
+
+def test_a_submitted_job_has_each_variable_of_the_site(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set(re.findall(r"`(CIFAR_DIST_\w+|\w+_SOCKET_IFNAME)`", (ROOT / "slurm" / "README.md").read_text()))
+    values = dict.fromkeys(names, "1") | {"CIFAR_DIST_LAUNCH": "cpu"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    exported = re.findall(r"^export (\w+)=(\S+)$", dry_run(str(tiny)), re.M)
+    assert dict(exported) == values
+    assert "CIFAR_DIST_MIN_NODES" in values
 
 
 def dry_run(*words: str) -> str:
@@ -107,6 +169,10 @@ def test_a_job_continues_a_run_by_name_and_a_new_one_has_a_free_name(tiny: Path)
     [
         ([], {}, 1),
         (["-N", "2"], {}, 2),
+        (["-N2", "--gres=gpu:2"], {}, 4),
+        (["-HN2", "--gres", "gpu:2"], {}, 4),
+        (["--nodes", "2", "-W"], {}, 2),
+        (["-G8"], {}, None),
         (["--nodes=2", "--gres=gpu:4"], {}, 8),
         (["--gres=tmpdisk:5,gpu"], {}, 1),
         (["--nodes=4", "--gpus-per-node=a100:8"], {}, 32),
@@ -121,7 +187,7 @@ def test_a_job_continues_a_run_by_name_and_a_new_one_has_a_free_name(tiny: Path)
 def test_the_options_say_how_many_processes_the_job_has(
     options: list[str], variables: dict[str, str], processes: int | None
 ) -> None:
-    assert Options.parse(options).processes(variables) == processes
+    assert Options.parse(options, {}).processes(variables) == processes
 
 
 def test_a_run_without_a_name_is_called_after_its_job(tiny: Path) -> None:

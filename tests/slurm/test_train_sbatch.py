@@ -13,18 +13,32 @@ pytestmark = pytest.mark.slurm
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "variables", "said"),
     [
-        (["smal.toml"], "cifar-dist: recipe file smal.toml does not exist\n"),
-        (["demo", "--data.path", "nowhere"], "cifar-dist: no packed dataset at nowhere: the folder does not exist"),
-        (["demo", "--optim.lr", "fast"], "cifar-dist: the command line: optim.lr"),
-        ([], "cifar-dist: name a recipe: "),
+        (["smal.toml"], {}, "cifar-dist: recipe file smal.toml does not exist\n"),
+        (["demo", "--data.path", "nowhere"], {}, "cifar-dist: no packed dataset at nowhere: the folder does not exist"),
+        (["demo", "--optim.lr", "fast"], {}, "cifar-dist: the command line: optim.lr"),
+        ([], {}, "cifar-dist: name a recipe: "),
+        (["demo"], {"CIFAR_DIST_LAUNCH": "dpp"}, "cifar-dist: launch/dpp.yaml does not exist; configs: "),
+        (["demo"], {"CIFAR_DIST_PROCESSES_PER_NODE": "two"}, "cifar-dist: CIFAR_DIST_PROCESSES_PER_NODE is 'two'; set"),
+        (
+            ["demo", "--train.parts", "4"],
+            {"CIFAR_DIST_LAUNCH": "zero2"},
+            "cifar-dist: train.parts = 4 needs one process or DDP, not DeepSpeed ZeRO-1 or ZeRO-2; use launch/ddp.yaml",
+        ),
     ],
 )
 def test_bad_input_ends_the_job_before_any_node_trains(
-    cluster: Cluster, tmp_path: Path, forked: dict[str, str], words: list[str], said: str
+    cluster: Cluster,
+    digits: Path,
+    tmp_path: Path,
+    forked: dict[str, str],
+    words: list[str],
+    variables: dict[str, str],
+    said: str,
 ) -> None:
-    job = cluster.submit(tmp_path, *words, **forked)
+    data = ["--data.path", str(digits)] if variables else []
+    job = cluster.submit(tmp_path, *words, *data, **forked, **variables)
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("2:0", "0")
     assert job.output().startswith(said)

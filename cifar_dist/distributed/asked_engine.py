@@ -1,0 +1,48 @@
+"""The engine that a config of ``accelerate launch`` asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_dist.distributed.launch_checks import deepspeed_stage, was_asked_for
+from cifar_dist.errors import UserError, first_line
+
+_KINDS = ("DEEPSPEED", "FSDP")  # all others are one process or DDP
+
+
+@dataclass(frozen=True)
+class AskedEngine:
+    """What a launch config says of the engine.
+
+    Attributes:
+        kind: ``DEEPSPEED``, ``FSDP``, or empty for one process and DDP.
+        stage: of DeepSpeed's ZeRO; empty where the config does not say it.
+    """
+
+    kind: str = ""
+    stage: str = ""
+
+    @classmethod
+    def of_launcher(cls) -> AskedEngine:
+        """Return what the launcher of this process was asked for."""
+        return cls(next(filter(was_asked_for, _KINDS), ""), deepspeed_stage())
+
+    @classmethod
+    def of_config(cls, path: Path) -> AskedEngine:
+        """Read a config before it is launched.
+
+        Raises:
+            UserError: it is no config of Accelerate.
+        """
+        import yaml
+
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            kind = config.get("distributed_type", "")
+            stage = config.get("deepspeed_config", {}).get("zero_stage", "")
+        except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+            raise UserError(
+                f"{path} is no config of accelerate launch: {first_line(error)}; see launch/ddp.yaml"
+            ) from None
+        return cls(kind if kind in _KINDS else "", str(stage))

@@ -1,0 +1,101 @@
+"""The words of a command that are meant for Slurm, and what they ask for."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cifar_dist.errors import UserError
+from cifar_dist.slurm.node import PROCESSES
+
+_PYXIS: Final = "--container-"  # srun enters the container; the batch script needs Slurm, which an image may lack
+_FLAGS: Final = "HhkOQsuvVW"  # of sbatch, without a value: others may follow them in one word, as in -HN2
+
+
+@dataclass(frozen=True)
+class Options:
+    """The words that are meant for Slurm.
+
+    Attributes:
+        sbatch: options of ``sbatch``, one string for each with its value.
+        srun: options of ``srun`` alone.
+    """
+
+    sbatch: list[str]
+    srun: list[str]
+
+    @classmethod
+    def parse(cls, words: Sequence[str], variables: Mapping[str, str]) -> Options:
+        """Group options with their values, and separate those of pyxis.
+
+        Args:
+            words: of the command.
+            variables: the environment, in which ``sbatch`` finds options, too.
+
+        Raises:
+            UserError: a word is no option, or an array would run several jobs of one run at once.
+        """
+        grouped: list[list[str]] = []
+        for word in words:
+            if word.startswith("-"):
+                grouped.append([word])
+            elif not grouped or len(grouped[-1]) > 1 or "=" in grouped[-1][0]:
+                raise UserError(f"unexpected '{word}'; sbatch options begin with -, settings are --section.field VALUE")
+            else:
+                grouped[-1].append(word)
+        options = [" ".join(map(shlex.quote, group)) for group in grouped]
+        of_srun = [option for option in options if option.startswith(_PYXIS)]
+        parsed = cls([option for option in options if option not in of_srun], of_srun)
+        array = parsed.value("-a", "--array") or variables.get("SBATCH_ARRAY_INX", "")
+        if array and not array.endswith("%1"):
+            raise UserError(
+                f"--array={array} would run several jobs of one run at once; add %1 for a chain of jobs that continue "
+                "it, or train many runs: cifar-dist sweep submit FILE"
+            )
+        return parsed
+
+    @property
+    def words(self) -> list[str]:
+        return [word for option in self.sbatch for word in shlex.split(option)]
+
+    def processes(self, variables: Mapping[str, str]) -> int | None:
+        """Return the number of processes of the job; None where the options alone do not say it."""
+        if self.value("-G", "--gpus", "--gpus-per-task", "--gpus-per-socket"):
+            return None
+        nodes = self.value("-N", "--nodes") or "1"
+        gres = self.value("--gres") or variables.get("SBATCH_GRES", "")
+        gpus = re.search(r"gpu(?::[a-zA-Z][^:,]*)?(?::(\d+))?(?:,|$)", gres)
+        per_node = self.value("--gpus-per-node") or variables.get("SBATCH_GPUS_PER_NODE", "")
+        on_node = variables.get(PROCESSES) or per_node.rpartition(":")[2]
+        on_node = on_node or ((gpus[1] or "1") if gpus else "1")
+        if not (nodes.isdecimal() and on_node.isdecimal() and int(nodes)):  # sbatch refuses --nodes=0
+            return None
+        return int(nodes) * max(1, int(on_node))
+
+    def value(self, *names: str) -> str:
+        """Return the value of an option as ``sbatch`` reads it, the last one; empty where none is given.
+
+        A long name may be shortened: ``sbatch`` itself refuses one that could be another option, too.
+
+        Args:
+            names: of the option, with their dashes; its own name before those that it begins.
+        """
+        for option in reversed(self.sbatch):
+            name, value = _split(option)
+            if name in names or (name.startswith("--") and any(full.startswith(name) for full in names)):
+                return value
+        return ""
+
+
+def _split(option: str) -> tuple[str, str]:
+    """Return the name of an option and its value; of several in one word, such as ``-HN2``, the last one."""
+    first, *rest = shlex.split(option)
+    if first.startswith("--"):
+        name, _, value = first.partition("=")
+        return name, value or " ".join(rest)
+    found = re.match(rf"-[{_FLAGS}]*(.?)", first)
+    assert found is not None  # an option begins with -
+    return f"-{found[1]}", first[found.end() :] or " ".join(rest)
