@@ -45,6 +45,27 @@ def test_bad_input_ends_the_job_before_any_node_trains(
     assert job.output().count("\n") == 1
 
 
+def test_wrong_options_of_srun_are_named(cluster: Cluster, tmp_path: Path, forked: dict[str, str]) -> None:
+    job = cluster.submit(tmp_path, "demo", **forked, CIFAR_DIST_SRUN_OPTIONS="--nosuch=1 --cpu-bind=none")
+    assert job.wait() == "FAILED"
+    assert job.facts()["ExitCode"] == "2:0"
+    assert "srun: unrecognized option '--nosuch=1'" in job.output()
+    *_, last = job.output().splitlines()
+    assert last.startswith(
+        "slurm/train.sbatch: srun starts nothing with CIFAR_DIST_SRUN_OPTIONS='--nosuch=1 --cpu-bind=none'; correct"
+    )
+
+
+def test_an_error_of_the_checks_is_not_taken_for_a_missing_python(
+    cluster: Cluster, digits: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
+    (tmp_path / "mine.py").write_text("import os\nos._exit(5)\n")
+    words = ["demo", "--data.path", str(digits), "--train.engine", "mine.py:Engine"]
+    job = cluster.submit(tmp_path, *words, **forked)
+    assert job.wait() == "FAILED"
+    assert (job.facts()["ExitCode"], job.output()) == ("5:0", "")
+
+
 def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
     """The real scripts, launchers and cluster, with ranks that report "stopped on request" without any progress.
 
