@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import psutil
@@ -14,8 +15,34 @@ from cifar_dist.config.run import seconds_of
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.errors import UserError
 
+_ENVIRONMENT = ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME")  # newer than Slurm 22.05
+_TIME = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)"
 _GRACE_FRACTION = 0.05  # of a limit, at most GRACE_SECONDS
 _SCONTROL_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class JobTime:
+    """When Slurm started this attempt of a job and when it ends it, in seconds since 1970."""
+
+    start: float
+    end: float
+
+    def refuse_if_short(self, lead: float, stopper: str) -> None:
+        """Refuse a job whose run would stop at its start, be requeued, and stop again.
+
+        Args:
+            lead: seconds before the end at which it stops.
+            stopper: what stops it, for the reader.
+
+        Raises:
+            UserError: the job is not longer than that.
+        """
+        if (limit := self.end - self.start) <= lead:
+            raise UserError(
+                f"the job's time limit of {limit:.0f} s leaves no time to train: {stopper} stops the run {lead:.0f} s "
+                "before it; ask for more, such as sbatch --time=10"
+            )
 
 
 def deadline(max_time: str) -> float | None:
@@ -28,13 +55,16 @@ def deadline(max_time: str) -> float | None:
         max_time: see ``run.max_time``.
 
     Raises:
-        UserError: ``auto`` outside a Slurm job, or Slurm does not know when the job ends.
+        UserError: ``auto`` outside a Slurm job, in one that is too short, or Slurm does not know when the job ends.
     """
     if not max_time:
         return None
     if max_time == "auto":
-        end = job_end(os.environ)
-        return None if end is None else end - GRACE_SECONDS
+        job = job_time(os.environ)
+        if job is None:
+            return None
+        job.refuse_if_short(GRACE_SECONDS, "run.max_time auto")
+        return job.end - GRACE_SECONDS
     began: float = psutil.Process().create_time()
     return began + seconds_of(max_time) - grace_of_limit(max_time)
 
@@ -44,8 +74,8 @@ def grace_of_limit(max_time: str) -> float:
     return min(GRACE_SECONDS, _GRACE_FRACTION * seconds_of(max_time))
 
 
-def job_end(variables: Mapping[str, str]) -> float | None:
-    """Return the time at which Slurm ends this job, in seconds since 1970; None if the job has no limit.
+def job_time(variables: Mapping[str, str]) -> JobTime | None:
+    """Return when Slurm started this job and when it ends it; None if the job has no limit.
 
     Raises:
         UserError: this is no Slurm job, or Slurm does not answer.
@@ -53,8 +83,9 @@ def job_end(variables: Mapping[str, str]) -> float | None:
     job = variables.get("SLURM_JOB_ID")
     if job is None:
         raise UserError("run.max_time auto: this is not a Slurm job; give a time, such as --run.max_time 2h")
-    if variables.get("SLURM_JOB_END_TIME", "").isdecimal():  # since Slurm 22.05
-        return float(variables["SLURM_JOB_END_TIME"])
+    start, end = (variables.get(name, "") for name in _ENVIRONMENT)
+    if start.isdecimal() and end.isdecimal():
+        return JobTime(float(start), float(end))
     try:
         asked = ["scontrol", "show", "job", "--oneliner", job]
         said = subprocess.run(asked, capture_output=True, text=True, timeout=_SCONTROL_SECONDS, check=True).stdout
@@ -63,5 +94,5 @@ def job_end(variables: Mapping[str, str]) -> float | None:
             f"run.max_time auto: scontrol does not say when job {job} ends ({error}); "
             "give a time, such as --run.max_time 2h"
         ) from None
-    found = re.search(r"\bEndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", said)
-    return datetime.fromisoformat(found[1]).timestamp() if found else None  # Unknown: no limit
+    found = re.search(rf"\bStartTime={_TIME}.*\bEndTime={_TIME}", said)
+    return JobTime(*(datetime.fromisoformat(text).timestamp() for text in found.groups())) if found else None

@@ -51,10 +51,9 @@ def find_grace(max_time: str, variables: Mapping[str, str]) -> Grace:
 def _graces_of_job(variables: Mapping[str, str]) -> list[Grace]:
     """The job's graces before its time limit, and when it is preempted."""
     kill_wait = int(_find(r"KillWait\s*=\s*(\d+)", _ask("scontrol", "show", "config")) or 30)
-    signal = variables.get("SBATCH_SIGNAL") or _signal_of_script(variables["SLURM_JOB_ID"])
-    lead = re.search(r"@(\d+)", signal)
+    signal, lead = signal_of_job(variables)
     if lead:
-        graces = [Grace(int(lead[1]), f"--signal={signal}", _EARLIER)]
+        graces = [Grace(lead, f"--signal={signal}", _EARLIER)]
     else:
         graces = [Grace(kill_wait, "KillWait, as the job has no --signal", _EARLIER)]
     partition = variables.get("SLURM_JOB_PARTITION", "")
@@ -69,6 +68,12 @@ def _graces_of_job(variables: Mapping[str, str]) -> list[Grace]:
             )
         )
     return graces
+
+
+def signal_of_job(variables: Mapping[str, str]) -> tuple[str, int]:
+    """Return the ``--signal`` of this job, and how many seconds before its end Slurm sends it; 0 for none."""
+    signal = variables.get("SBATCH_SIGNAL") or _signal_of_script(variables["SLURM_JOB_ID"])
+    return signal, int(_find(r"@(\d+)", signal) or 0)
 
 
 def _signal_of_script(job: str) -> str:

@@ -9,6 +9,8 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.asked_engine import AskedEngine
+from cifar_dist.distributed.time_limit import deadline, job_time
+from cifar_dist.doctor.grace import signal_of_job
 from cifar_dist.errors import UserError
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
@@ -27,7 +29,7 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
         variables: the environment of the job.
 
     Raises:
-        UserError: the recipe, a setting, the dataset or a variable of the site is invalid.
+        UserError: the recipe, a setting, the dataset or a variable of the site is invalid, or the job too short.
     """
     if (venv := variables.get("CIFAR_DIST_VENV")) and not (Path(venv) / "bin" / "python").exists():
         raise UserError(
@@ -43,6 +45,7 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
         config = config_in_job(words[0], words[1:], variables["SLURM_JOB_ID"])
     Manifest.load(config.data.path)
     check_site(config, variables)
+    _check_time(config, variables)
     return RunFolder(Path(config.run.dir) / config.run.name)
 
 
@@ -62,6 +65,18 @@ def check_site(config: Config, variables: Mapping[str, str]) -> None:
     from cifar_dist.distributed.start import check_engine  # imports torch, which takes seconds
 
     check_engine(config, AskedEngine.of_config(path))
+
+
+def _check_time(config: Config, variables: Mapping[str, str]) -> None:
+    """Refuse a job that Slurm or ``run.max_time`` stops at its start: it would be requeued again and again."""
+    deadline(config.run.max_time)
+    signal, lead = signal_of_job(variables)
+    try:
+        job = job_time(variables) if lead else None
+    except UserError:  # a container without Slurm's commands
+        return
+    if job is not None:
+        job.refuse_if_short(lead, f"--signal={signal}")
 
 
 def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:

@@ -66,6 +66,33 @@ def test_an_error_of_the_checks_is_not_taken_for_a_missing_python(
     assert (job.facts()["ExitCode"], job.output()) == ("5:0", "")
 
 
+@pytest.mark.parametrize(
+    ("settings", "variables", "stopper"),
+    [
+        (["--run.max_time", "auto"], {"SBATCH_SIGNAL": "USR1@20"}, "run.max_time auto stops the run 120 s"),
+        ([], {}, "--signal=USR1@120 stops the run 120 s"),
+    ],
+)
+def test_a_time_limit_that_leaves_no_time_to_train_is_refused(
+    cluster: Cluster,
+    digits: Path,
+    tmp_path: Path,
+    forked: dict[str, str],
+    settings: list[str],
+    variables: dict[str, str],
+    stopper: str,
+) -> None:
+    """Each attempt would train a step or two, save and be requeued."""
+    words = ["demo", "--data.path", str(digits), *settings]
+    job = cluster.submit(tmp_path, *words, options=["--time=1"], **forked, **variables)
+    assert job.wait() == "FAILED"
+    assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("2:0", "0")
+    assert job.output() == (
+        f"cifar-dist: the job's time limit of 60 s leaves no time to train: {stopper} before it; ask for more, such as "
+        "sbatch --time=10\n"
+    )
+
+
 def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
     """The real scripts, launchers and cluster, with ranks that report "stopped on request" without any progress.
 

@@ -14,7 +14,7 @@ from support.continued_runs import Place, events
 from cifar_dist import recipe
 from cifar_dist.distributed.stop_requests import STOP_FILE, TIME_LIMIT, StopRequests, cause_of
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
-from cifar_dist.distributed.time_limit import deadline, job_end
+from cifar_dist.distributed.time_limit import JobTime, deadline, job_time
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 
@@ -29,7 +29,7 @@ def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_pa
     assert stopped.code == 75, stopped.said
     assert f": the STOP file\nresume with:\n  cifar-dist resume {run}\n" in stopped.said
     os.utime(file, (0, 0))
-    ended = {"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": str(int(time.time()))}
+    ended = {"SLURM_JOB_ID": "7", "SLURM_JOB_START_TIME": "0", "SLURM_JOB_END_TIME": str(int(time.time()))}
     late = place.run("resume", str(run), "--run.max_time", "auto", **ended)
     assert (late.code, f"removed {file}" in late.said) == (75, True)
     assert [note for kind, _, note in events(run) if kind == "interrupted"] == [
@@ -70,7 +70,7 @@ def test_a_time_limit_leaves_time_to_save(limit: str, ahead: float) -> None:
     ("script", "end"),
     [
         ("echo JobId=7 StartTime=2026-01-01T00:00:00 EndTime=2026-01-02T03:04:05 Partition=x", (2026, 1, 2, 3, 4, 5)),
-        ("echo JobId=7 EndTime=Unknown", None),
+        ("echo JobId=7 StartTime=2026-01-01T00:00:00 EndTime=Unknown", None),
         ("echo slurm_load_jobs error >&2; exit 1", UserError),
     ],
 )
@@ -80,12 +80,27 @@ def test_the_end_of_a_job_that_slurm_does_not_export_is_queried(
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    ask: Callable[[], float | None] = lambda: job_end({"SLURM_JOB_ID": "7"})  # noqa: E731
+    ask: Callable[[], JobTime | None] = lambda: job_time({"SLURM_JOB_ID": "7"})  # noqa: E731
     if end is UserError:
         with pytest.raises(UserError, match="scontrol does not say when job 7 ends"):
             ask()
     else:
         found = ask()
-        assert (time.localtime(found)[:6] if found else None) == end
+        assert (time.localtime(found.end)[:6] if found else None) == end
     with pytest.raises(UserError, match="this is not a Slurm job; give a time"):
-        job_end({})
+        job_time({})
+
+
+@pytest.mark.parametrize(("seconds", "ahead"), [(GRACE_SECONDS, None), (GRACE_SECONDS + 1, 1)])
+def test_a_job_that_ends_before_a_run_could_save_is_refused(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, ahead: float | None
+) -> None:
+    for name, value in {"ID": "7", "START_TIME": "1000", "END_TIME": str(1000 + seconds)}.items():
+        monkeypatch.setenv(f"SLURM_JOB_{name}", value)
+    if ahead is None:
+        with pytest.raises(
+            UserError, match=r"^the job's time limit of 120 s leaves no time to train: run.max_time auto"
+        ):
+            deadline("auto")
+    else:
+        assert deadline("auto") == 1000 + ahead
