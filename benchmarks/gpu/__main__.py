@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import ROOT, Bench, find_machine
+from bench import ROOT, Bench, UnusableError, find_machine
 from items import ITEMS, PARTS, Item
-from record import Record, count
+from record import Record, count, create
 from schedule import run_items
 
 USAGE = "usage: benchmarks/gpu.sh CIFAR10 OUT [BUDGET_S] [PART or ITEM ...] [--rehearse]"
@@ -33,15 +34,19 @@ def main(words: Sequence[str]) -> int:
     if unknown := set(rest) - {*PARTS, *(item.name for item in ITEMS)}:
         names = ", ".join((*PARTS, *(item.name for item in ITEMS)))
         return _refuse(f"no part or item is called '{min(unknown)}'; there are: {names}")
-    Path(out).mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="cifar-dist-gpu-"))
     try:
+        folder = create(Path(out))
         env = _environment(work)
         machine = find_machine(env)
         deadline = begin + budget - min(20.0, budget / 20)  # what is left is for the archives
         source = str(Path(source).resolve()) if Path(source).exists() else source
         bench = Bench(machine, source, work, deadline, rehearse or not machine.gpus, env)
-        return _run(items, bench, Record(Path(out).resolve(), bench.runs))
+        if bench.rehearse:
+            folder = create(folder / "rehearsal")
+        return _run(items, bench, Record(folder, bench.runs, machine.name))
+    except UnusableError as why:
+        return _refuse(str(why))
     except KeyboardInterrupt:
         print("benchmarks/gpu: stopped; the same command continues", file=sys.stderr)
         return 130
@@ -50,9 +55,15 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run(items: Sequence[Item], bench: Bench, record: Record) -> int:
-    """Run the items and print the table; 1 if one of them failed."""
+    """Run the items and print the table; 1 if one of them failed.
+
+    Raises:
+        UnusableError: CIFAR-10 or an archive of earlier calls.
+    """
     print(bench.machine.name + (": a rehearsal, with a few steps of each" if bench.rehearse else ""), flush=True)
     record.restore()
+    if any(item.reads_cifar and not record.passed(item.name) for item in items):
+        bench.check_source()
     try:
         run_items(items, bench, record)
     finally:
@@ -71,6 +82,7 @@ def _environment(work: Path) -> dict[str, str]:
 
     Raises:
         SystemExit: a package that training requires is missing.
+        UnusableError: a wheel is damaged.
     """
     path = [str(ROOT)]
     if wheels := os.environ.get("WHEELS"):
@@ -79,7 +91,13 @@ def _environment(work: Path) -> dict[str, str]:
             sys.exit(_refuse(f"WHEELS is {wheels}, which has none; fill it with: benchmarks/gpu_wheels.sh {wheels}"))
         options = ("--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir")
         words = [sys.executable, "-m", "pip", "install", *options, "--target", str(work / "site"), *files]
-        subprocess.run(words, check=True)
+        for file in files:
+            if not zipfile.is_zipfile(file):
+                raise UnusableError(f"{file} is damaged; fill that folder again: benchmarks/gpu_wheels.sh {wheels}")
+        installed = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if installed.returncode:
+            said = (installed.stderr.strip().splitlines() or ["no output"])[-1]
+            raise UnusableError(f"the wheels in {wheels} cannot be installed ({said}); fill it again")
         path.append(str(work / "site"))
     path += filter(None, [os.environ.get("PYTHONPATH")])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}

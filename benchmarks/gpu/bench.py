@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -35,6 +36,10 @@ class SkippedError(Exception):
 
 class UnfinishedError(Exception):
     """A run was stopped by the end of the budget, and resumes; the message says how far it is."""
+
+
+class UnusableError(Exception):
+    """What the call was given cannot be used; the message says what to give instead."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,21 @@ class Bench:
         if (Path(self.source) / "manifest.json").is_file():
             return self.source
         return self._packed("cifar10", self.source, "--codec", "raw")
+
+    def check_source(self) -> None:
+        """Pack CIFAR-10, so that a wrong path is found before the first item.
+
+        Raises:
+            UnusableError: it is no dataset.
+        """
+        self.log, self.limit = self.work / "pack.log", math.inf
+        load = "import sys; from cifar_dist.data.manifest import Manifest; Manifest.load(sys.argv[1])"
+        try:
+            self.python("-c", load, self.cifar())
+        except FailedError as error:
+            raise UnusableError(f"CIFAR10 is {self.source}, which cannot be used ({error})") from None
+        except (SkippedError, UnfinishedError):  # the items say that no time is left
+            pass
 
     def _packed(self, name: str, source: str, *options: str) -> str:
         folder = self.work / name

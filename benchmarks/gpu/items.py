@@ -43,6 +43,11 @@ class Item:
     work: Callable[[Bench], str]
     open_ended: bool = False
 
+    @property
+    def reads_cifar(self) -> bool:
+        """Whether it needs CIFAR-10; those of the first part train on the digits."""
+        return self.part != PARTS[0]
+
 
 def run_gpu_tests(bench: Bench) -> str:
     """The tests marked ``gpu``."""

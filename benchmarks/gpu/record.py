@@ -7,13 +7,15 @@ import json
 import subprocess
 import sys
 import tarfile
+import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench import ROOT
+from bench import ROOT, UnusableError
 
 Result = Literal["passed", "failed", "skipped", "unfinished"]
 FINISHED = "runs.tar.gz"
@@ -50,38 +52,63 @@ class Record:
     """The rows of this call and of those before it with the same code.
 
     Args:
-        out: folder of results.
+        out: folder of results, see :func:`create`.
         runs: folder of run folders.
+        machine: that of this call. Rows of others are kept beside its own, and none of them counts for it.
+
+    Attributes:
+        rows: those of this machine.
 
     Raises:
-        SystemExit: ``out`` holds the results of other code.
+        UnusableError: ``out`` is damaged, or holds the results of other code.
     """
 
-    def __init__(self, out: Path, runs: Path) -> None:
+    def __init__(self, out: Path, runs: Path, machine: str) -> None:
         self._out, self._runs, self._before = out, runs, runs.with_name("before")
         self._code = _fingerprint()
         self._file = out / "results.json"
-        self.rows: dict[str, Row] = {}
-        if self._file.is_file():
+        kept = self._read()
+        self._others = [row for row in kept if row.machine != machine]
+        self.rows = {row.name: row for row in kept if row.machine == machine}
+
+    def _read(self) -> list[Row]:
+        if not self._file.is_file():
+            return []
+        try:
             kept = json.loads(self._file.read_text("utf-8"))
-            if kept["code"] != self._code:
-                print(f"benchmarks/gpu: {out} holds results of other code; use another folder", file=sys.stderr)
-                raise SystemExit(2)
-            self.rows = {row["name"]: Row(**row) for row in kept["rows"]}
+            code, rows = kept["code"], [Row(**row) for row in kept["rows"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UnusableError(f"{self._file} is damaged ({error}); remove it, or use another folder") from None
+        if code != self._code:
+            raise UnusableError(f"{self._out} holds results of other code; use another folder")
+        return rows
+
+    @property
+    def _all_rows(self) -> list[Row]:
+        return [*self._others, *self.rows.values()]
 
     def restore(self) -> None:
-        """Unpack the run folders of earlier calls: the unfinished ones to resume them, the others to keep them."""
+        """Unpack the run folders of earlier calls: the unfinished ones to resume them, the others to keep them.
+
+        Raises:
+            UnusableError: an archive is damaged.
+        """
         for name, folder in ((FINISHED, self._before), (UNFINISHED, self._runs)):
-            if (self._out / name).is_file():
-                with tarfile.open(self._out / name) as archive:
-                    archive.extractall(folder, filter="data")
+            path = self._out / name
+            if path.is_file():
+                try:
+                    with tarfile.open(path) as archive:
+                        archive.extractall(folder, filter="data")
+                except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+                    why = str(error).partition(":\n")[0]
+                    raise UnusableError(f"{path} is damaged ({why}); remove it, or use another folder") from None
 
     def log(self, part: str) -> Path:
         """File of a part's output."""
         return self._out / f"{part}.log"
 
     def passed(self, name: str) -> bool:
-        """Whether an item passed, in this call or before."""
+        """Whether an item passed on this machine, in this call or before."""
         return name in self.rows and self.rows[name].result == "passed"
 
     def add(self, row: Row) -> None:
@@ -90,9 +117,9 @@ class Record:
             return
         self.rows.pop(row.name, None)
         self.rows[row.name] = row
-        rows = [asdict(row) for row in self.rows.values()]
+        rows = [asdict(row) for row in self._all_rows]
         self._file.write_text(json.dumps({"code": self._code, "rows": rows}, indent=1) + "\n", "utf-8")
-        (self._out / "results.md").write_text(table(self.rows.values()), "utf-8")
+        (self._out / "results.md").write_text(table(self._all_rows), "utf-8")
 
     def finish(self) -> None:
         """Write the archives, and the table of trained recipes below that of the items."""
@@ -101,14 +128,15 @@ class Record:
                 for path in _files(run):
                     if "checkpoints" not in path.relative_to(run).parts and path.suffix not in _LARGE:
                         archive.add(path, f"{run.name}/{path.relative_to(run)}", recursive=False)
-        begun = [self._runs / row.run for row in self.rows.values() if row.part == "recipes" and row.result != "passed"]
+        recipes = {row.run: row for row in self._all_rows if row.part == "recipes"}  # of two, this machine's
+        begun = [self._runs / run for run, row in recipes.items() if not self.passed(row.name)]
         unfinished = [run for run in begun if (run / "checkpoints" / "latest").exists()]
         with self._replaced(UNFINISHED, "w") as archive:
             for run in unfinished:
                 _add_resumable(archive, run)
         if not unfinished:
             (self._out / UNFINISHED).unlink()
-        text = table(self.rows.values())
+        text = table(self._all_rows)
         (self._out / "results.md").write_text(text + self._trained(), "utf-8")
 
     @contextmanager
@@ -125,13 +153,28 @@ class Record:
 
     def _trained(self) -> str:
         """The tables of docs/results.md for the recipes that are finished."""
-        names = {row.run for row in self.rows.values() if row.part == "recipes"}
+        names = {row.run for row in self._all_rows if row.part == "recipes"}
         runs = [str(run) for run in self._all_runs() if run.name in names and any(run.glob("evaluations/*"))]
         page = self._runs.with_name("trained.md")
         words = [sys.executable, str(ROOT / "docs" / "make_results.py"), "--to", str(page), *runs]
         if not runs or subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL).returncode:
             return ""
         return "\n" + page.read_text("utf-8").partition("\n## Finished\n")[2].lstrip()
+
+
+def create(out: Path) -> Path:
+    """Create a folder of results unless it exists; return its absolute path.
+
+    Raises:
+        UnusableError: it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UnusableError(f"OUT is {out}, which cannot be written ({error.strerror}); use another folder") from None
+    return out.resolve()
 
 
 def table(rows: Iterable[Row]) -> str:

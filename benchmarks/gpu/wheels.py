@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -101,7 +102,12 @@ def main(words: Sequence[str]) -> int:
         print("usage: benchmarks/gpu_wheels.sh WHEELS [PACKAGE ...]", file=sys.stderr)
         return 2
     folder, python = Path(words[0]), os.environ.get("TARGET_PYTHON", "3.12")
-    folder.mkdir(parents=True, exist_ok=True)
+    if not re.fullmatch(r"3\.\d+", python):
+        return _refuse(f"TARGET_PYTHON is {python!r}; set it to a version such as 3.12")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _refuse(f"{folder} cannot be created ({error.strerror}); name another folder")
     for old in folder.glob("*.whl"):  # two versions of a package cannot be installed together
         old.unlink()
     versions = pins()
@@ -114,6 +120,11 @@ def main(words: Sequence[str]) -> int:
         print(f"more than {LIMIT_MIB} MiB; name fewer packages (largest: {largest})", file=sys.stderr)
         return 1
     return 0
+
+
+def _refuse(why: str) -> int:
+    print(f"benchmarks/gpu_wheels.sh: {why}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

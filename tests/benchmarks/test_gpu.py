@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 import bench
 import pytest
 import wheels
-from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError
+from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError, UnusableError
 from items import ITEMS, PARTS, Item, time_airbench
 from record import Record
 from schedule import run_items
@@ -23,10 +25,10 @@ from support.running import PATIENCE, ROOT, environment
 MACHINE = Machine("CPU", 0, (), "2", "3")
 
 
-def call(out: Path, forked: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run ``benchmarks/gpu.sh`` with a CIFAR-10 folder that does not exist."""
-    command = [str(ROOT / "benchmarks" / "gpu.sh"), "no-such-cifar", str(out), *words]
-    env = environment({**forked, "PYTHON": "python"})
+def call(out: Path, cifar: str, variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``benchmarks/gpu.sh``."""
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), cifar, str(out), *words]
+    env = environment({**variables, "PYTHON": "python"})
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, cwd=out.parent)
 
 
@@ -49,19 +51,23 @@ def test_the_machine_needs_no_installation_of_this_project(tmp_path: Path) -> No
 
 
 def test_a_rehearsal_reports_each_item_and_a_second_one_does_not_repeat_it(
-    tmp_path: Path, forked: dict[str, str]
+    digits: Path, tmp_path: Path, forked: dict[str, str]
 ) -> None:
-    out = tmp_path / "out"
-    first = call(out, forked, str(PATIENCE), "gpu-tests", "kill-resume", "speedrun-94.s0", "--rehearse")
+    out, without_shards = tmp_path / "out" / "rehearsal", tmp_path / "digits"
+    without_shards.mkdir()
+    shutil.copy(digits / "manifest.json", without_shards)
+    items = ("gpu-tests", "kill-resume", "speedrun-94.s0")
+    first = call(out.parent, str(without_shards), forked, str(PATIENCE), *items, "--rehearse")
     assert first.returncode == 1, first.stderr
     found = results(out)
     assert found["gpu-tests"] == ("skipped", "needs a GPU")
     assert found["kill-resume"][0] == "passed", first.stdout
     assert found["speedrun-94.s0"][0] == "failed"
-    assert "no-such-cifar" in found["speedrun-94.s0"][1]
+    assert "train-000000.tar" in found["speedrun-94.s0"][1]
     assert "1 passed, 1 failed, 1 skipped" in first.stdout
 
-    second = call(out, forked, "0")
+    second = call(out.parent, str(without_shards), forked, "0")
+    assert [path.name for path in out.parent.iterdir()] == ["rehearsal"], "none of it counts for a GPU"
     assert "kill-resume: passed in an earlier call" in second.stdout
     assert results(out) | found == results(out), "what did not run again is kept"
     assert {results(out)[item.name][1][:11] for item in ITEMS if item.name not in found} == {"out of time"}
@@ -74,12 +80,14 @@ def test_a_rehearsal_reports_each_item_and_a_second_one_does_not_repeat_it(
     assert "| correctness: kill-resume | passed |" in (out / "results.md").read_text()
 
 
-def rehearsed(tmp_path: Path, *works: Callable[[Bench], str], seconds: float = PATIENCE) -> Record:
+def rehearsed(
+    tmp_path: Path, *works: Callable[[Bench], str], seconds: float = PATIENCE, machine: Machine = MACHINE
+) -> Record:
     """Run an item for each of ``works``, named 0, 1, ..., as separate calls would."""
     (tmp_path / "out").mkdir(exist_ok=True)
     work = tmp_path / f"work-{time.monotonic_ns()}"
-    job = Bench(MACHINE, "", work, time.monotonic() + seconds, rehearse=False)
-    record = Record(tmp_path / "out", job.runs)
+    job = Bench(machine, "", work, time.monotonic() + seconds, rehearse=False)
+    record = Record(tmp_path / "out", job.runs, machine.name)
     record.restore()
     run_items([Item(str(number), "recipes", 5, work) for number, work in enumerate(works)], job, record)
     record.finish()
@@ -155,8 +163,17 @@ def test_an_unfinished_run_resumes_from_its_newest_checkpoint(tmp_path: Path) ->
 def test_results_of_other_code_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsed(tmp_path, lambda job: "done")
     monkeypatch.setattr("record._fingerprint", lambda: "other")
-    with pytest.raises(SystemExit):
+    with pytest.raises(UnusableError, match="holds results of other code; use another folder"):
         rehearsed(tmp_path, lambda job: "done")
+
+
+def test_what_passed_on_another_machine_is_repeated_on_this_one_and_both_are_kept(tmp_path: Path) -> None:
+    cards = [Machine(f"Card {number}", 1, (), "2", "3") for number in (1, 2)]
+    for card in cards:
+        assert rehearsed(tmp_path, lambda job: job.machine.device, machine=card).rows["0"].found == card.device
+    assert rehearsed(tmp_path, lambda job: "again", machine=cards[0]).rows["0"].found == "Card 1"
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert {row["machine"]: row["found"] for row in rows} == {card.name: card.device for card in cards}
 
 
 @pytest.mark.parametrize(
@@ -247,4 +264,75 @@ def test_mistakes_are_refused(tmp_path: Path, forked: dict[str, str], words: lis
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage_results(folder: Path) -> None:
+    (folder / "out" / "rehearsal").mkdir(parents=True)
+    (folder / "out" / "rehearsal" / "results.json").write_text("{")
+
+
+def damage_archive(folder: Path) -> None:
+    (folder / "out" / "rehearsal").mkdir(parents=True)
+    (folder / "out" / "rehearsal" / "runs.tar.gz").write_bytes(gzip.compress(os.urandom(4000))[:1000])
+
+
+def damage_wheel(folder: Path) -> None:
+    (folder / "wheels").mkdir()
+    (folder / "wheels" / "rich-1-py3-none-any.whl").write_text("half a download")
+
+
+@pytest.mark.parametrize(
+    ("cifar", "out", "prepare", "says"),
+    [
+        (
+            "nowhere",
+            "out",
+            None,
+            "CIFAR10 is nowhere, which cannot be used (exit code 2: cifar-dist: no file, folder or ",
+        ),
+        ("packed", "out", None, "/packed, which cannot be used (exit code 1: cifar_dist.errors.UserError: "),
+        ("digits", "/proc/out", None, "OUT is /proc/out, which cannot be written (No such file or directory); use"),
+        ("digits", "file", None, "OUT is file, which cannot be written (File exists); use another folder"),
+        ("digits", "out", damage_results, "out/rehearsal/results.json is damaged (Expecting property name"),
+        ("digits", "out", damage_archive, "out/rehearsal/runs.tar.gz is damaged ("),
+        ("digits", "out", damage_wheel, "wheels/rich-1-py3-none-any.whl is damaged; fill that folder again: "),
+    ],
+)
+def test_what_a_call_cannot_use_is_one_line_before_the_first_item(
+    tmp_path: Path, forked: dict[str, str], cifar: str, out: str, prepare: Callable[[Path], None] | None, says: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "manifest.json").write_text("{")
+    if prepare:
+        prepare(tmp_path)
+    wheels = {"WHEELS": "wheels"} if prepare is damage_wheel else {}
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), cifar, out, str(PATIENCE), "speedrun", "--rehearse"]
+    env = environment({**forked, **wheels, "PYTHON": "python"})
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("benchmarks/gpu: ")
+    assert says in line
+    assert "== speedrun" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder", "says"),
+    [
+        ({"TARGET_PYTHON": "abc"}, "wheels", "TARGET_PYTHON is 'abc'; set it to a version such as 3.12"),
+        ({}, "/proc/wheels", "/proc/wheels cannot be created (No such file or directory); name another folder"),
+        ({"PYTHON": "no/such/python"}, "wheels", "no/such/python does not exist; run make setup, or set PYTHON"),
+    ],
+)
+def test_wheels_that_cannot_be_fetched_are_one_line(
+    tmp_path: Path, forked: dict[str, str], variables: dict[str, str], folder: str, says: str
+) -> None:
+    command = [str(ROOT / "benchmarks" / "gpu_wheels.sh"), folder]
+    env = environment({**forked, "PYTHON": "python", **variables})
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"benchmarks/gpu_wheels.sh: {says}")
     assert list(tmp_path.iterdir()) == []
