@@ -1,8 +1,10 @@
-"""Train a recipe, in one process or started by accelerate launch, torchrun or srun:
+"""Train a recipe, in one process or started by accelerate launch or torchrun:
 
     python train.py demo
     accelerate launch --config_file launch/cpu.yaml train.py demo --run.name first --optim.lr 0.05
     python train.py demo --help        # the common settings, with the recipe's values; --help optim: all of a section
+
+srun alone starts processes that do not join; on a cluster: sbatch [slurm options] slurm/train.sbatch demo
 
 Running it again with the same --run.name resumes. Exit codes: 0 done; 2 bad input; 75 stopped on request with a
 checkpoint, run it again; anything else failed.
