@@ -149,6 +149,20 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_with_the_step_and_the_samples
     assert not list((tmp_path / "runs" / "tiny" / "checkpoints").glob("step-*")), "no broken weights are kept"
 
 
+@pytest.mark.parametrize(
+    "words", [["--train.max_steps", "1"], ["--data.hold_out", "false"], ["--checkpoint.every_steps", "1"]]
+)
+def test_weights_that_the_last_update_has_spoiled_are_never_kept(tiny: Path, tmp_path: Path, words: list[str]) -> None:
+    """The loss of a step is that of the weights before it."""
+    words = [str(tiny), "--optim.lr", "1e30", "--train.max_steps", "1", *words]
+    done = train(*words, processes=2)
+    assert [d.returncode for d in done] == [1, 1], done[0].stderr
+    (line,) = [line for line in done[0].stderr.splitlines() if line.startswith("cifar-dist: ")]
+    assert "is not finite after step 1; earlier checkpoints are intact. Try a lower --optim.lr" in line
+    run = tmp_path / "runs" / "tiny"
+    assert not [*run.glob("checkpoints/step-*"), *run.glob("final"), *run.glob("evaluations/*")]
+
+
 def test_predicting_a_pickle_that_tries_to_execute(tiny: Path, tmp_path: Path) -> None:
     import os
     import pickle

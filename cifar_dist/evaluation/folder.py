@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -61,7 +62,9 @@ class Summary:
         return f"accuracy {percent(self.accuracy)} with {tta}, {percent(self.plain_accuracy)} without"
 
     def warning(self) -> str:
-        """Say that test-time augmentation lowers the accuracy; empty if it does not."""
+        """Say that the network has diverged, or that test-time augmentation lowers the accuracy; empty if neither."""
+        if self.loss is not None and not math.isfinite(self.loss):
+            return "the loss is not finite: training has diverged, and the predictions mean nothing; lower --optim.lr"
         if self.accuracy is None or self.plain_accuracy is None or self.accuracy >= self.plain_accuracy:
             return ""
         return (

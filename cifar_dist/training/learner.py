@@ -22,6 +22,7 @@ from cifar_dist.data.randomness import permutation, step_seed
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.out_of_memory import describe_training, explained
+from cifar_dist.distributed.sharded_tensor import own_shard
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
 from cifar_dist.models.registry import DataInitialized
@@ -182,6 +183,11 @@ class Learner:
             self._recalibrated = {name: buffer.clone() for name, buffer in module.named_buffers()}
         else:
             module.load_state_dict(self._recalibrated, strict=False)
+
+    def holds_finite_weights(self) -> bool:
+        """Whether what this process holds of the weights is finite."""
+        norms = torch._foreach_norm([own_shard(parameter) for parameter in self._setup.module.parameters()])
+        return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
 
     def state(self, deal: Deal | None = None) -> Tensors:
         """The tensors of a checkpoint. Collective.

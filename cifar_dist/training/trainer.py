@@ -6,6 +6,7 @@ and the run folder around it.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor
 from cifar_dist import checkpoint
 from cifar_dist.config import Config
 from cifar_dist.distributed import time_limit
-from cifar_dist.distributed.agreement import Agreement, StopRequested
+from cifar_dist.distributed.agreement import Agreement, StopRequested, diverged
 from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
@@ -173,6 +174,7 @@ class Trainer:
             with self.learner.clock.during("evaluation"), self.learner.averaged():
                 show = partial(self.tracker.evaluating, "val")
                 predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
+            self._require_finite(math.isfinite(predictions.loss), "the validation loss")
             self.accuracy = predictions.accuracy
             with self.learner.clock.during("checkpoint"):
                 self.saver.wait(self.step)  # only an accuracy whose checkpoint exists counts as the best before
@@ -263,6 +265,7 @@ class Trainer:
         self.watchdog.be_patient()
         with self.learner.clock.during("checkpoint"):
             self.saver.wait(self.step)
+        self._require_finite(self.learner.holds_finite_weights(), "the norm of a weight")
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,
@@ -275,6 +278,15 @@ class Trainer:
             self.saver.save(self.learner.state, state, must=must)
         self.watchdog.beat()  # the next step has a step's time only
         self.step_log.restart_clock()
+
+    def _require_finite(self, is_finite: bool, what: str) -> None:
+        """Refuse weights that the last update has spoiled, whose loss would be seen in the next step. Collective.
+
+        Raises:
+            TrainingFailedError: on all ranks, if a rank found something that is not finite.
+        """
+        if not all(self.ranks.gather_objects(is_finite)):
+            raise diverged(f"{what} is not finite after step {self.step}")
 
     @property
     def epochs_trained(self) -> int:
