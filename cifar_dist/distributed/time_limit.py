@@ -94,5 +94,6 @@ def job_time(variables: Mapping[str, str]) -> JobTime | None:
             f"run.max_time auto: scontrol does not say when job {job} ends ({error}); "
             "give a time, such as --run.max_time 2h"
         ) from None
-    found = re.search(rf"\bStartTime={_TIME}.*\bEndTime={_TIME}", said)
+    # The last task of an array has the array's number, for which scontrol shows all of its tasks.
+    found = re.search(rf"^JobId={job} .*\bStartTime={_TIME}.*\bEndTime={_TIME}", said, re.M)
     return JobTime(*(datetime.fromisoformat(text).timestamp() for text in found.groups())) if found else None

@@ -84,6 +84,15 @@ def train_alone(folder: Path, *settings: str) -> RunFolder:
     return RunFolder(folder / "runs" / "undisturbed")
 
 
+def test_a_sweep_that_is_waited_for_ends_with_the_exit_code_of_its_jobs(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file.parent / "setup.sh").write_text("exit 7\n")
+    monkeypatch.setenv("CIFAR_DIST_SETUP", str(file.parent / "setup.sh"))
+    assert cli.run(["sweep", "submit", str(file), "--wait"]) == 7
+    assert re.fullmatch(r"sizes: job \d+, 2 of 2 runs\n", capsys.readouterr().out)
+
+
 def test_what_sbatch_refuses_is_one_line(file: Path) -> None:
     with pytest.raises(UserError, match=r"^sbatch: .*[Ii]nvalid") as error:
         submit(str(file), "--time=yesterday")

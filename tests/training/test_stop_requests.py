@@ -71,6 +71,10 @@ def test_a_time_limit_leaves_time_to_save(limit: str, ahead: float) -> None:
     [
         ("echo JobId=7 StartTime=2026-01-01T00:00:00 EndTime=2026-01-02T03:04:05 Partition=x", (2026, 1, 2, 3, 4, 5)),
         ("echo JobId=7 StartTime=2026-01-01T00:00:00 EndTime=Unknown", None),
+        (
+            "for n in 8 7 9; do echo JobId=$n StartTime=2026-01-0${n}T00:00:00 EndTime=2026-01-0${n}T00:01:00; done",
+            (2026, 1, 7, 0, 1, 0),
+        ),
         ("echo slurm_load_jobs error >&2; exit 1", UserError),
     ],
 )
