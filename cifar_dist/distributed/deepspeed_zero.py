@@ -6,6 +6,7 @@ Rajbhandari et al.: *ZeRO: Memory Optimizations Toward Training Trillion Paramet
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import ClassVar
@@ -106,8 +107,10 @@ class DeepSpeedZero(Engine):
     def _configure(self) -> None:
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
         train = self._config.train
-        settings["train_micro_batch_size_per_gpu"] = train.batch_size // (self.ranks.world_size * train.accumulate)
-        settings["train_batch_size"] = train.batch_size
+        # It requires that its batch be the product of these; ours is padded where it does not divide.
+        parts = self.ranks.world_size * train.accumulate
+        settings["train_micro_batch_size_per_gpu"] = micro_batch = math.ceil(train.batch_size / parts)
+        settings["train_batch_size"] = micro_batch * parts
         settings["gradient_accumulation_steps"] = train.accumulate
         settings["gradient_clipping"] = self._config.optim.clip_norm
         settings["zero_allow_untested_optimizer"] = True

@@ -11,7 +11,7 @@ import soak
 import torch
 from safetensors.torch import load_file
 from support import resume_on_ranks
-from support.running import metrics, pausing, resume, spawn, wait_for_pause
+from support.running import TRAIN, UNDRAWN, metrics, pausing, resume, spawn, wait_for_pause
 from support.small_checkpoint import names
 
 from cifar_dist import checkpoint, cli
@@ -76,6 +76,24 @@ def accuracy(run: Path) -> float:
     """Of the final evaluation."""
     (summary,) = (run / "evaluations").glob("*/summary.json")
     return float(json.loads(summary.read_text())["accuracy"])
+
+
+@pytest.mark.parametrize(("stage", "batch", "accumulate"), [("1", "34", "2"), ("2", "33", "1"), ("3", "1", "1")])
+def test_a_batch_that_does_not_divide_is_padded_by_deepspeed_as_by_ddp(
+    tiny: Path, tmp_path: Path, stage: str, batch: str, accumulate: str
+) -> None:
+    sizes = ["--train.batch_size", batch, "--train.accumulate", accumulate, "--train.max_steps", "3"]
+    words = [TRAIN, str(tiny), *sizes, "--optim.lr", "0.01"]
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+    for name, env in (("ddp", {}), ("zero", zero)):
+        done = spawn([*words, "--run.name", name], 2, env | UNDRAWN)
+        assert [process.returncode for process in done] == [0, 0], done[0].stderr
+        assert f"train.batch_size {batch} is not divisible by 2 processes" in done[0].stdout
+    runs = [tmp_path / "runs" / name for name in ("ddp", "zero")]
+    losses = [[record["loss"] for record in metrics(run)] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    weights = [load_file(run / "final" / "model.safetensors") for run in runs]
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
 
 
 def test_its_launch_file_stops_and_resumes(digits: Path, tmp_path: Path, forked: dict[str, str]) -> None:
