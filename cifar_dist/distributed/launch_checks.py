@@ -75,16 +75,24 @@ def requested_processes() -> int | None:
     flags = _flags(command[command.index("launch") + 1 :])
     if "num_processes" in flags:
         return int(flags["num_processes"]) if flags["num_processes"].isdecimal() else None
-    if "config_file" in flags:
-        import yaml
+    config = flags.get("config_file") or ("" if "cpu" in flags else _default_config())
+    if not config:
+        return None
+    import yaml
 
-        try:
-            with open(flags["config_file"], encoding="utf-8") as file:
-                asked = yaml.safe_load(file).get("num_processes")
-        except (OSError, yaml.YAMLError, AttributeError):
-            return None
-        return asked if isinstance(asked, int) and asked > 0 else None
-    return None
+    try:
+        with open(config, encoding="utf-8") as file:
+            asked = yaml.safe_load(file).get("num_processes")
+    except (OSError, yaml.YAMLError, AttributeError):
+        return None
+    return asked if isinstance(asked, int) and asked > 0 else None
+
+
+def _default_config() -> str:
+    """Return the file that ``accelerate config`` wrote, or would write."""
+    from accelerate.commands.config.config_args import default_config_file
+
+    return str(default_config_file)
 
 
 def parent_command() -> list[str]:

@@ -21,12 +21,14 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
-from cifar_dist.errors import JoinTimeoutError, first_line
+from cifar_dist.errors import JoinTimeoutError, UserError, first_line
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_IN_USE, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.launch.joining import join_machines
+from cifar_dist.launch.options import LaunchRequest, read_request
 from cifar_dist.launch.parent_death import adopt_orphans, announce_launcher, signal_on_parent_death
 from cifar_dist.terminal.progress import waiting
 from cifar_dist.terminal.screen import ERASE_LINE, STOPPING, is_terminal
@@ -41,7 +43,6 @@ _FORWARDED_AS = {
     signal.SIGINT: signal.SIGURG,
     signal.SIGHUP: signal.SIGTERM,
 }
-_DEFAULT_PORT = 29500  # of torchrun
 _POLL_SECONDS = 0.1
 _SEARCH_SECONDS = 1.0  # between two searches for new ranks
 
@@ -56,7 +57,11 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
         options: options of ``accelerate launch``, each ``--NAME=VALUE``; they override the config.
         words: a verb and its arguments.
         join_timeout: seconds to wait for other machines of the job, if it has several.
+
+    Raises:
+        UserError: an option or the config cannot be launched.
     """
+    asked = read_request(config, options)
     received: list[int] = []
     for number in _FORWARDED_AS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
@@ -66,7 +71,8 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
     launcher = os.fork()
     if launcher == 0:
         signal_on_parent_death(agent, signal.SIGKILL)
-        sys.exit(_launch([f"--config_file={config}", *options, "--module", "cifar_dist", *words], join_timeout))
+        own = [f"--config_file={config}", *options, "--module", "cifar_dist", *words]
+        sys.exit(_launch(own, asked, join_timeout))
     ranks: list[psutil.Process] = []
     forwarded, next_search = 0, 0.0
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
@@ -93,12 +99,12 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
     return 128 - code
 
 
-def _launch(words: Sequence[str], join_timeout: Callable[[], float]) -> int:
+def _launch(words: Sequence[str], asked: LaunchRequest, join_timeout: Callable[[], float]) -> int:
     """Run ``accelerate launch *words`` in this process and return the exit code of its ranks.
 
     Raises:
         JoinTimeoutError: another machine of the job did not come.
-        UserError: the options of an elastic job are incomplete.
+        UserError: Accelerate does not know an option.
     """
     announce_launcher()
     os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
@@ -115,13 +121,13 @@ def _launch(words: Sequence[str], join_timeout: Callable[[], float]) -> int:
         from cifar_dist.launch import elastic
 
     parser = launch_command_parser()
-    parser.usage = "cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"
+    parser.error = _refuse
     elastic.add_options(parser)
     arguments = parser.parse_args([f"--log_dir={os.devnull}", *words])  # else torchrun leaves an empty folder in /tmp
     if elastic.is_elastic(arguments):
         elastic.prepare(arguments, join_timeout())
     else:
-        _join_other_machines(arguments, join_timeout)
+        _join_other_machines(arguments, asked, join_timeout)
     try:
         launch_command(arguments)
     except ChildFailedError as error:
@@ -137,22 +143,20 @@ def _launch(words: Sequence[str], join_timeout: Callable[[], float]) -> int:
     return EXIT_DONE
 
 
-def _join_other_machines(arguments: argparse.Namespace, timeout: Callable[[], float]) -> None:
-    """Wait for the launchers of the other machines, where the options or the config say that there are several.
+def _join_other_machines(arguments: argparse.Namespace, asked: LaunchRequest, timeout: Callable[[], float]) -> None:
+    """Wait for the launchers of the other machines, where there are several and each has its own.
 
     Raises:
         JoinTimeoutError: some did not come.
     """
-    import yaml
+    if asked.machines > 1 and asked.host:
+        arguments.main_process_port = asked.port  # with 0, as in launch/, each machine would choose its own
+        if arguments.rdzv_backend == "static":
+            join_machines(asked.machine_rank, asked.machines, asked.host, asked.port, timeout())
 
-    with open(arguments.config_file, encoding="utf-8") as file:
-        place = dict(yaml.safe_load(file) or {}) | {
-            name: value for name, value in vars(arguments).items() if value is not None
-        }
-    machines = int(place.get("num_machines") or 1)
-    if machines > 1 and place.get("main_process_ip") and place.get("rdzv_backend") == "static":
-        port = int(place.get("main_process_port") or _DEFAULT_PORT)
-        join_machines(int(place["machine_rank"]), machines, place["main_process_ip"], port, timeout())
+
+def _refuse(problem: str) -> NoReturn:
+    raise UserError(f"accelerate launch: {problem}; its options: accelerate launch --help")
 
 
 def _prepare_environment() -> None:

@@ -16,7 +16,6 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.launcher import api as launcher
 
-from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE
 
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
@@ -47,15 +46,7 @@ def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
     Args:
         arguments: of ``accelerate launch``; changed.
         join_timeout: seconds to wait until enough machines have met.
-
-    Raises:
-        UserError: ``--rdzv_endpoint`` is missing.
     """
-    if "rdzv_endpoint" not in arguments:
-        raise UserError(
-            f"--nnodes={arguments.nnodes} needs a machine where the others find this job; "
-            "add --rdzv_endpoint=HOST:PORT, the same on all of them"
-        )
     arguments.rdzv_backend = "c10d"
     conf = f"join_timeout={join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
     arguments.rdzv_conf = ",".join(filter(None, [conf, arguments.rdzv_conf]))

@@ -14,6 +14,7 @@ from cifar_dist.verbs.arguments import RECIPE_NAME, Name
 HELP = "train a recipe on many processes of this machine: launch CONFIG RECIPE [--section.field VALUE ...]"
 COLLECTIVE = False
 USAGE = "usage: cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"
+_CHOSEN_BY_CONFIG = {"cpu": "cpu", "use_cpu": "cpu", "multi_gpu": "ddp", "use_deepspeed": "zero2", "use_fsdp": "fsdp"}
 
 _HELP_TEXT = """\
 {usage}
@@ -64,6 +65,11 @@ def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     count = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words))
     for option in words[:count]:
+        name = option.partition("=")[0].lstrip("-").replace("-", "_")
+        if name in _CHOSEN_BY_CONFIG:
+            raise UserError(
+                f"'{option}' is what CONFIG chooses; use: cifar-dist launch {_CHOSEN_BY_CONFIG[name]} RECIPE"
+            )
         if not option.startswith("--") or "=" not in option:
             raise UserError(
                 f"'{option}' precedes the recipe, so it is an option of accelerate launch; write it as {option}=VALUE"

@@ -40,7 +40,7 @@ def under_accelerate(tmp_path: Path, words: list[str], code: str) -> str:
     launcher.write_text(LAUNCHER)
     done = subprocess.run(
         [sys.executable, str(launcher), "launch", *words, code],
-        env=environment(),
+        env=environment({"HF_HOME": str(tmp_path / "home")}),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -57,18 +57,21 @@ def under_accelerate(tmp_path: Path, words: list[str], code: str) -> str:
         ("--cpu --num_processes 2 train.py demo", "2"),
         ("--num-processes=3 train.py demo --num_processes 9", "3"),
         ("--cpu train.py --num_processes 2", "None"),
-        ("--multi_gpu -m cifar_dist train demo --num_processes 2", "None"),
+        ("--cpu -m cifar_dist train demo --num_processes 2", "None"),
         ("--config_file four.yaml train.py demo", "4"),
         ("--config_file four.yaml --num_processes 2 -m cifar_dist train demo", "2"),
         ("--config_file nowhere.yaml train.py demo", "None"),
         ("--config_file list.yaml train.py demo", "None"),
         ("--config_file broken.yaml train.py demo", "None"),
         ("--num_processes many train.py demo", "None"),
+        ("train.py demo --num_processes 2", "5"),
     ],
 )
 def test_the_number_of_processes_is_read_from_accelerates_options(tmp_path: Path, words: str, asked: str) -> None:
     for name, text in (("four", "num_processes: 4"), ("list", "[1, 2]"), ("broken", "a: [")):
         (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "home" / "accelerate").mkdir(parents=True)
+    (tmp_path / "home" / "accelerate" / "default_config.yaml").write_text("num_processes: 5")  # of `accelerate config`
     line = [str(tmp_path / word) if word.endswith(".yaml") else word for word in words.split()]
     code = "from cifar_dist.distributed.launch_checks import requested_processes; print(requested_processes())"
     assert under_accelerate(tmp_path, line, code) == asked

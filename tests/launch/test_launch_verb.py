@@ -46,6 +46,9 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
     [
         (["cpu", "pack", "digits", "out"], "pack runs in one process; use: cifar-dist pack digits out"),
         (["cpu", "launch", "cpu", "demo"], "launch runs in one process"),
+        (["cpu", "--multi_gpu", "demo"], "'--multi_gpu' is what CONFIG chooses; use: cifar-dist launch ddp RECIPE"),
+        (["single", "--num_processes=2", "demo"], f"{ROOT}/launch/single.yaml starts one process"),
+        (["cpu", "--debug=yes", "demo"], "accelerate launch: argument --debug: ignored explicit argument 'yes'; its"),
         (
             ["none.yaml", "demo"],
             "launch config none.yaml does not exist; configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3",
