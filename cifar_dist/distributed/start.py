@@ -12,6 +12,7 @@ from cifar_dist.config import Config, TrainConfig, plugins
 from cifar_dist.cpu.load import load_since, threads_of_each
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores, use_threads
+from cifar_dist.distributed.agreement import StopRequested
 from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.collective_timeout import waits_explained
@@ -31,6 +32,7 @@ from cifar_dist.distributed.launch_checks import (
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.same_settings import check_same_settings
+from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
@@ -38,7 +40,7 @@ from cifar_dist.terminal.progress import waiting
 
 
 @contextmanager
-def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
+def start_engine(config: Config, signals: StopSignals | None = None, *, trains: bool = True) -> Iterator[Engine]:
     """Join this process with the others of the job, and leave them at the end of the block. Collective.
 
     A block that raises does not leave them: on NCCL that waits for the other ranks, which wait for this one. The
@@ -46,12 +48,14 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
 
     Args:
         config: the run.
+        signals: requests to stop, which end the wait for the others.
         trains: False where the run is evaluated only, on any number of processes and with any engine.
 
     Raises:
         UserError: another number of processes than was asked for or than there are GPUs, a setting that the engine or
             device lacks, no compiler for ``train.compile``, or ranks with other settings than rank 0's.
         JoinTimeoutError: some processes did not come.
+        StopRequested: this process was asked to stop while it waited for them.
     """
     check_launch(config.run.processes if trains else 0)
     asked = AskedEngine.of_launcher()
@@ -64,7 +68,7 @@ def start_engine(config: Config, *, trains: bool = True) -> Iterator[Engine]:
         keep_freed_memory()
     else:
         check_gpus(torch.cuda.device_count())
-    store = join_ranks(config.run.join_timeout)
+    store = join_ranks(config.run.join_timeout, lambda: _stop_if_asked(signals))
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
         engine = _engine_class(config.train, asked)(config, cpu=cpu)
     del store  # torch's own has taken its place
@@ -93,6 +97,11 @@ def check_engine(config: Config, asked: AskedEngine) -> None:
     create = _engine_class(config.train, asked)
     for limit in create.limits:
         limit.check(config, create.description)
+
+
+def _stop_if_asked(signals: StopSignals | None) -> None:
+    if signals is not None and signals.received:
+        raise StopRequested(signals.received)
 
 
 def _leave_busy_cores(ranks: Ranks) -> None:

@@ -26,8 +26,8 @@ from typing import NoReturn
 import psutil
 
 from cifar_dist.errors import JoinTimeoutError, UserError, first_line
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_IN_USE, EXIT_REQUEUE, EXIT_STALLED
-from cifar_dist.launch.joining import join_machines
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.launch.joining import SAY_SECONDS, join_machines
 from cifar_dist.launch.options import LaunchRequest, read_request
 from cifar_dist.launch.parent_death import adopt_orphans, announce_launcher, signal_on_parent_death
 from cifar_dist.terminal.progress import waiting
@@ -45,6 +45,8 @@ _FORWARDED_AS = {
 }
 _POLL_SECONDS = 0.1
 _SEARCH_SECONDS = 1.0  # between two searches for new ranks
+_ALONE_SECONDS = 5.0  # without a rank: the launcher waits for other machines, and does not just end
+_GIVE_UP_SECONDS = 10.0  # in which torch's own meeting ends, after its timeout
 
 
 def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], join_timeout: Callable[[], float]) -> int:
@@ -62,6 +64,7 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
         UserError: an option or the config cannot be launched.
     """
     asked = read_request(config, options)
+    meeting = _ElasticMeeting(asked.endpoint, join_timeout()) if asked.endpoint else None
     received: list[int] = []
     for number in _FORWARDED_AS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
@@ -73,30 +76,100 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
         signal_on_parent_death(agent, signal.SIGKILL)
         own = [f"--config_file={config}", *options, "--module", "cifar_dist", *words]
         sys.exit(_launch(own, asked, join_timeout))
-    ranks: list[psutil.Process] = []
-    forwarded, next_search = 0, 0.0
+    ranks = _Ranks(launcher)
+    forwarded = 0
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
         if received.count(signal.SIGINT) > 1:
-            _send([psutil.Process(launcher), *ranks], signal.SIGKILL)
+            _send([psutil.Process(launcher), *ranks.found], signal.SIGKILL)
             return 128 + signal.SIGINT
-        if time.monotonic() > next_search:
-            ranks = _children(launcher)
-            next_search = time.monotonic() + _SEARCH_SECONDS
-            if forwarded:  # a rank that was still starting up ignored the first signal; a repeated one is harmless
-                _send(ranks, _FORWARDED_AS[signal.Signals(received[0])])
+        if ranks.search() and forwarded:  # one that was still starting up ignored the signal; again is harmless
+            _send(ranks.found, _FORWARDED_AS[signal.Signals(received[0])])
+            if ranks.missing_seconds > _ALONE_SECONDS:
+                _kill(launcher, agent)
+                print("cifar-dist: stopped while no rank was running", file=sys.stderr)
+                return EXIT_REQUEUE
+        if meeting is not None and meeting.is_given_up(ranks.missing_seconds):
+            _kill(launcher, agent)
+            return EXIT_FAILED
         for request in received[forwarded:]:
             if request == signal.SIGINT:
                 print(f"{ERASE_LINE if is_terminal(sys.stderr) else ''}{STOPPING}", file=sys.stderr, flush=True)
-            _send(ranks, _FORWARDED_AS[signal.Signals(request)])
+            _send(ranks.found, _FORWARDED_AS[signal.Signals(request)])
             forwarded += 1
         time.sleep(_POLL_SECONDS)
     code = os.waitstatus_to_exitcode(ended[1])
     if code >= 0:
         return code
-    orphans = _children(agent)  # the ranks of a killed launcher, those too that it had only just started
+    _end_orphans(agent)
+    return 128 - code
+
+
+class _Ranks:
+    """The processes that a launcher has started.
+
+    Attributes:
+        found: those of the last search.
+    """
+
+    def __init__(self, launcher: int) -> None:
+        self._launcher = launcher
+        self.found: list[psutil.Process] = []
+        self._last_seen = time.monotonic()
+        self._next_search = 0.0
+
+    @property
+    def missing_seconds(self) -> float:
+        """How long there has been none."""
+        return time.monotonic() - self._last_seen
+
+    def search(self) -> bool:
+        """Look for them, if it is time to; return whether it was."""
+        now = time.monotonic()
+        if now < self._next_search:
+            return False
+        self._next_search = now + _SEARCH_SECONDS
+        self.found = _children(self._launcher)
+        if self.found:
+            self._last_seen = now
+        return True
+
+
+class _ElasticMeeting:
+    """What is said of an elastic job whose machines do not meet; torch waits for some causes in silence and for ever.
+
+    Args:
+        endpoint: where they meet.
+        timeout: the seconds after which torch's own meeting gives up, where it can.
+    """
+
+    def __init__(self, endpoint: str, timeout: float) -> None:
+        self._endpoint, self._timeout = endpoint, timeout
+        self._said = 0.0
+
+    def is_given_up(self, seconds: float) -> bool:
+        """Say what is missing, every ten ``seconds`` without a rank; return whether they are too many."""
+        gives_up = seconds > self._timeout + _GIVE_UP_SECONDS
+        if gives_up or seconds > self._said + SAY_SECONDS:
+            waited = f"gave up after {seconds:.0f} s (run.join_timeout)" if gives_up else f"waiting for {seconds:.0f} s"
+            missing = f"too few machines have met at {self._endpoint} (--rdzv_endpoint) to start a rank"
+            print(f"cifar-dist: {waited}: {missing}", file=sys.stderr, flush=True)
+            self._said = seconds
+        self._said = min(self._said, seconds)  # ranks have run meanwhile
+        return gives_up
+
+
+def _kill(launcher: int, agent: int) -> None:
+    """Kill a launcher and what it may have started meanwhile."""
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    _end_orphans(agent)
+
+
+def _end_orphans(agent: int) -> None:
+    """End the ranks of a killed launcher, those too that it had only just started."""
+    orphans = _children(agent)
     _send(orphans, signal.SIGKILL)
     psutil.wait_procs(orphans)
-    return 128 - code
 
 
 def _launch(words: Sequence[str], asked: LaunchRequest, join_timeout: Callable[[], float]) -> int:

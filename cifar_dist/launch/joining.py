@@ -10,12 +10,13 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import JoinTimeoutError
+from cifar_dist.errors import JoinTimeoutError, MachineError
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -23,13 +24,19 @@ if TYPE_CHECKING:
 JOB_PORTS = range(20_000, 32_000)
 """Where rank 0 of a Slurm job listens, by the job's number: below 32768, where the system's ports usually begin."""
 
-_SAY_SECONDS = 10.0  # between two lines about who is missing
+SAY_SECONDS = 10.0
+"""Between two lines about who is missing."""
+
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0  # in which the store must answer a request
 
 
-def join_ranks(timeout: float) -> Store | None:
+def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store | None:
     """Wait for all ranks of the job, as the launcher described it in the environment; call it before torch joins them.
+
+    Args:
+        timeout: in seconds.
+        poll: called again and again from ten seconds on; what it raises ends the wait.
 
     Returns:
         The store, which the caller keeps until torch has joined the ranks; None if there is only one rank, it is not
@@ -37,6 +44,7 @@ def join_ranks(timeout: float) -> Store | None:
 
     Raises:
         JoinTimeoutError: some have not come within ``timeout`` seconds; the message names them.
+        MachineError: this is rank 0, and its port is in use.
     """
     place = os.environ
     if int(place.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in place or "MASTER_PORT" not in place:
@@ -53,6 +61,7 @@ def join_ranks(timeout: float) -> Store | None:
         port=int(place["MASTER_PORT"]),
         hosts=rank == 0 and not agent_hosts,
         timeout=timeout,
+        poll=poll,
     ).wait()
 
 
@@ -117,14 +126,24 @@ class _Meeting:
         host, port: where the store is.
         hosts: whether the store is in this process.
         timeout: seconds after which missing members are given up.
+        poll: called while it waits, from ten seconds on.
     """
 
     def __init__(
-        self, what: str, index: int, members: int, *, host: str, port: int, hosts: bool, timeout: float
+        self,
+        what: str,
+        index: int,
+        members: int,
+        *,
+        host: str,
+        port: int,
+        hosts: bool,
+        timeout: float,
+        poll: Callable[[], None] = lambda: None,
     ) -> None:
         self._what, self._index, self._members = what, index, members
         self._host, self._port, self._hosts = host, port, hosts
-        self._timeout = timeout
+        self._timeout, self._poll = timeout, poll
         self._began = self._said = time.monotonic()
 
     def wait(self) -> Store:
@@ -132,9 +151,10 @@ class _Meeting:
 
         Raises:
             JoinTimeoutError: some are missing; the message names them.
+            MachineError: the port of the store is in use.
         """
         self._wait_for_host()
-        store = open_store(self._what, self._host, self._port, hosts=self._hosts)
+        store = self._open_store()
         store.set(str(self._index), "here")
         store.add("count", 1)
         while store.add("count", 0) < self._members:
@@ -153,6 +173,30 @@ class _Meeting:
                 reason = error.strerror or str(error)
             self._pause(problem)
 
+    def _open_store(self) -> Store:
+        """Open the store in a thread: torch waits for ever for a program that accepts connections and says nothing."""
+        import torch.distributed  # noqa: F401 - it takes seconds, and the thread's time counts
+
+        opened: list[Store | RuntimeError] = []
+
+        def open_it() -> None:
+            try:
+                opened.append(open_store(self._what, self._host, self._port, hosts=self._hosts))
+            except RuntimeError as error:
+                opened.append(error)
+
+        thread = threading.Thread(target=open_it, daemon=True)
+        thread.start()
+        thread.join(_POLL_SECONDS)
+        while thread.is_alive():
+            self._pause(lambda: f"{self._what} 0 is not what answers at {self._host}:{self._port}")
+            thread.join(_POLL_SECONDS)
+        if not isinstance(opened[0], RuntimeError):
+            return opened[0]
+        if self._hosts:
+            raise MachineError(f"port {self._port} of {self._host} is not free for {self._what} 0; use another one")
+        raise JoinTimeoutError(f"{self._what} 0 is not what answers at {self._host}:{self._port}; use another port")
+
     def _missing(self, store: Store) -> str:
         missing = [f"{self._what} {member}" for member in range(self._members) if not store.check([str(member)])]
         have = "has" if len(missing) == 1 else "have"
@@ -163,7 +207,9 @@ class _Meeting:
         now = time.monotonic()
         if now - self._began > self._timeout:
             raise JoinTimeoutError(f"gave up after {self._timeout:.0f} s (run.join_timeout): {problem()}")
-        if now - self._said > _SAY_SECONDS:
+        if now - self._began > SAY_SECONDS:  # members that start together join first, and stop together
+            self._poll()
+        if now - self._said > SAY_SECONDS:
             self._said = now
             if speaks:
                 print(f"cifar-dist: waiting for {now - self._began:.0f} s: {problem()}", file=sys.stderr, flush=True)

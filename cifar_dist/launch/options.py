@@ -27,6 +27,7 @@ class LaunchRequest:
         machines: how many there are; 1 for an elastic job, which counts its own.
         machine_rank: the number of this one.
         host, port: where the machines meet; an empty host where DeepSpeed's own launcher starts the others.
+        endpoint: where the machines of an elastic job meet, as HOST:PORT; empty for another job.
     """
 
     config: Path
@@ -36,6 +37,7 @@ class LaunchRequest:
     machine_rank: int
     host: str
     port: int
+    endpoint: str = ""
 
 
 def read_request(config: Path, options: Sequence[str]) -> LaunchRequest:
@@ -51,19 +53,17 @@ def read_request(config: Path, options: Sequence[str]) -> LaunchRequest:
     elastic = values.get("nnodes")
     machines = 1 if elastic is not None else values.integer("num_machines", least=1, example=2) or 1
     processes = values.integer("num_processes", least=1, example=2, words=_EACH if machines == 1 else ())
-    host = str(values.get("main_process_ip") or "")
     request = LaunchRequest(
         config,
         kind,
         processes,
         machines,
         values.integer("machine_rank", least=0, most=machines - 1, example=0) or 0,
-        host,
+        str(values.get("main_process_ip") or ""),
         values.integer("main_process_port", least=0, most=_LAST_PORT, example=_DEFAULT_PORT) or _DEFAULT_PORT,
+        "" if elastic is None else _endpoint(str(elastic), str(values.get("rdzv_endpoint") or "")),
     )
-    if elastic is not None:
-        _check_elastic(str(elastic), str(values.get("rdzv_endpoint") or ""))
-    _check_one_process(request, elastic)
+    _check_one_process(request)
     _check_machines(request, starts_others=_starts_others(kind, values))
     return request
 
@@ -119,7 +119,8 @@ def _yaml_problem(error: Exception) -> str:
     return f"{getattr(error, 'problem', None) or first_line(error)}{where}"
 
 
-def _check_elastic(nnodes: str, endpoint: str) -> None:
+def _endpoint(nnodes: str, endpoint: str) -> str:
+    """Return ``endpoint`` after a check of the options of an elastic job."""
     least, _, most = nnodes.partition(":")
     if not re.fullmatch(r"[1-9]\d*(:\d+)?", nnodes) or int(most or least) < int(least):
         raise UserError(f"--nnodes={nnodes} is not MIN:MAX, the numbers of machines; use for example --nnodes=1:4")
@@ -131,14 +132,15 @@ def _check_elastic(nnodes: str, endpoint: str) -> None:
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
         raise UserError(f"--rdzv_endpoint={endpoint} is not HOST:PORT; use for example --rdzv_endpoint=node1:29400")
+    return endpoint
 
 
-def _check_one_process(request: LaunchRequest, nnodes: object) -> None:
+def _check_one_process(request: LaunchRequest) -> None:
     """Refuse a config that starts one process on each machine, which would train alone, if more are asked for."""
     if request.kind not in _ONE_PROCESS:
         return
     several = f"the {request.processes} asked for" if (request.processes or 1) > 1 else ""
-    if nnodes is not None or request.machines > 1:
+    if request.endpoint or request.machines > 1:
         several = "one job of several machines"
     if several:
         starts = f"{request.config} starts one process (distributed_type {request.kind})"

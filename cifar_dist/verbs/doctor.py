@@ -77,7 +77,8 @@ def _examine(config: Config | None, signals: StopSignals) -> int:
         from cifar_dist.doctor.finding import HEAD, Verdict, summary
 
     try:
-        with start_engine(config or Config(train=TrainConfig(precision="auto")), trains=config is not None) as engine:
+        checked = config or Config(train=TrainConfig(precision="auto"))
+        with start_engine(checked, signals, trains=config is not None) as engine:
             rows: list[Finding] = []
             for finding in _each(examine(config, engine, signals)):
                 if engine.ranks.is_main:

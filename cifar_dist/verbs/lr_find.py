@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             from cifar_dist.training.range_test import run_range_tests, save_curve
 
         try:
-            with start_engine(config) as engine:
+            with start_engine(config, signals) as engine:
                 if engine.ranks.is_main and engine.precision.advice:
                     print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
                 curves = run_range_tests(

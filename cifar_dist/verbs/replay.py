@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             from cifar_dist.training.replay import differences, replay_step
 
         try:
-            with start_engine(config) as engine:
+            with start_engine(config, signals) as engine:
                 ranks = engine.ranks
                 show = _progress() if ranks.is_main else lambda step: None
                 if arguments.check is None:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.verbs.arguments import RECIPE_NAME
-from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.loading import loading, say_stopped
 from cifar_dist.verbs.recipes import read_head
 from cifar_dist.verbs.report import draw_if_outdated
 
 if TYPE_CHECKING:
     from cifar_dist.config import Config
+    from cifar_dist.distributed.stop_signals import StopSignals
 
 HELP = "train a recipe, or resume it: train RECIPE [--section.field VALUE ...]"
 COLLECTIVE = True
@@ -33,6 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
 
     rest, section = split_help(arguments.words)
+    if rest and rest[0].startswith(("--local_rank", "--local-rank")):
+        raise UserError(
+            f"the launcher added {rest[0]}; use: deepspeed --no_local_rank, or cifar-dist launch zero2 RECIPE"
+        )
     if rest and rest[0].startswith("-"):
         raise UserError(f"the recipe must come first, before its settings; {USAGE}")
     if section is not None:
@@ -51,23 +56,34 @@ def train(config: Config) -> int:
 
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         with loading():
-            from cifar_dist.distributed.start import start_engine
-            from cifar_dist.training.continuation import is_finished
-            from cifar_dist.training.trainer import Trainer
+            from cifar_dist.distributed.agreement import StopRequested
 
-        path = Path(config.run.dir) / config.run.name
-        with start_engine(config) as engine:
-            ranks = engine.ranks
-            if ranks.run_on_main(lambda: is_finished(config)):
-                code = EXIT_DONE
-                if ranks.is_main:
-                    print(f"{path} is finished already; another --run.name starts a new run", flush=True)
-            else:
-                with loading("opening the data"):
-                    trainer = Trainer(config, engine, signals)
-                code = trainer.run()
-            # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
-            ranks.run_on_main(lambda: draw_if_outdated(path))
+        try:
+            return _train(config, signals)
+        except StopRequested:  # before all processes had joined
+            say_stopped(signals.received)
+            return EXIT_REQUEUE
+
+
+def _train(config: Config, signals: StopSignals) -> int:
+    with loading():
+        from cifar_dist.distributed.start import start_engine
+        from cifar_dist.training.continuation import is_finished
+        from cifar_dist.training.trainer import Trainer
+
+    path = Path(config.run.dir) / config.run.name
+    with start_engine(config, signals) as engine:
+        ranks = engine.ranks
+        if ranks.run_on_main(lambda: is_finished(config)):
+            code = EXIT_DONE
+            if ranks.is_main:
+                print(f"{path} is finished already; another --run.name starts a new run", flush=True)
+        else:
+            with loading("opening the data"):
+                trainer = Trainer(config, engine, signals)
+            code = trainer.run()
+        # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
+        ranks.run_on_main(lambda: draw_if_outdated(path))
     return code
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from support.running import (
     environment,
     finish,
     free_port,
+    listens,
     pausing,
     resume,
     spawn,
@@ -33,8 +33,8 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
 ) -> None:
     words = [str(tiny), "--train.parts", "2", "--train.threads", "1"]
     assert spawn([TRAIN, *words, "--run.name", "whole"], env=UNDRAWN)[0].returncode == 0
-    endpoint, note = f"127.0.0.1:{free_port()}", tmp_path / "paused"
-    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint={endpoint}"]
+    port, note = free_port(), tmp_path / "paused"
+    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
 
     def start_machine() -> warm.Popen:
         command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, *words]
@@ -42,7 +42,7 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
         return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
     first = start_machine()
-    wait_until(lambda: _listens(endpoint), [first])  # where they meet
+    wait_until(lambda: listens(port), [first])  # where they meet
     lost = start_machine()
     paused = wait_for_pause(note, [first, lost])
     note.unlink()
@@ -58,12 +58,6 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     events = timeline.read(runs / "tiny" / "timeline.jsonl")
     assert [event.processes for event in events if event.processes] == [2, 1, 2]
     assert re.findall(r"^cifar-dist: machines: (\d), processes: \1$", done[0].stderr, re.M) == ["2", "1", "2"]
-
-
-def _listens(endpoint: str) -> bool:
-    host, port = endpoint.split(":")
-    with socket.socket() as connection:
-        return connection.connect_ex((host, int(port))) == 0
 
 
 def _lose(machine: warm.Popen) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import soak
-from support.running import PATIENCE, environment, free_port
+from support.running import PATIENCE, TRAIN, environment, finish, free_port, listens, spawn, start, wait_until
 
 from cifar_dist.errors import JoinTimeoutError
 from cifar_dist.launch import joining
@@ -54,3 +56,75 @@ def test_one_machine_of_two_gives_up_before_it_starts_a_rank(digits: Path, tmp_p
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1, done.stderr
     assert done.stderr == ("cifar-dist: gave up after 1 s (run.join_timeout): 1 of 2 has not joined: machine 1\n")
+
+
+def test_a_request_to_stop_ends_the_wait_for_other_ranks(tiny: Path) -> None:
+    """After ten seconds, in which ranks that start together join."""
+    port = free_port()
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    waiting = start([TRAIN, str(tiny)], env=place)
+    wait_until(lambda: listens(port), waiting)
+    waiting[0].terminate()
+    (done,) = finish(waiting)
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == "cifar-dist: stopped by TERM"
+    assert not (tiny.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--num_machines=2", "--main_process_ip=127.0.0.1", "--main_process_port={port}"],
+        ["--nnodes=2", "--rdzv_endpoint=127.0.0.1:{port}"],
+    ],
+    ids=["fixed", "elastic"],
+)
+def test_a_request_to_stop_ends_the_wait_for_other_machines(
+    tiny: Path, forked: dict[str, str], options: list[str]
+) -> None:
+    port = free_port()
+    place = [option.format(port=port) for option in options]
+    waiting = start(["-m", "cifar_dist", "launch", "cpu", *place, str(tiny)], env=forked)
+    wait_until(lambda: listens(port), waiting)
+    waiting[0].terminate()
+    (done,) = finish(waiting)
+    assert done.returncode == 75
+    assert done.stderr == "cifar-dist: stopped while no rank was running\n"
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a program that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        yield server.getsockname()[1]
+
+
+def test_another_program_in_the_place_of_rank_0_is_named(tiny: Path, silent: int) -> None:
+    """Torch waits for its answer for ever, and listens to no signal meanwhile."""
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(silent)}
+    (done,) = spawn([TRAIN, str(tiny), "--run.join_timeout", "1"], env=place)
+    assert done.returncode == 1
+    problem = f"rank 0 is not what answers at 127.0.0.1:{silent}"
+    assert done.stderr == f"cifar-dist: gave up after 1 s (run.join_timeout): {problem}\n"
+
+
+def test_a_port_that_is_not_free_for_rank_0_is_named(tiny: Path, silent: int) -> None:
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(silent)}
+    (done,) = spawn([TRAIN, str(tiny)], env=place)
+    assert done.returncode == 2
+    assert f"cifar-dist: port {silent} of 127.0.0.1 is not free for rank 0; use another one\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(
+    tiny: Path, forked: dict[str, str], silent: int
+) -> None:
+    words = ["--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{silent}", str(tiny), "--run.join_timeout", "1"]
+    (done,) = spawn(["-m", "cifar_dist", "launch", "cpu", *words], env=forked)
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("cifar-dist: ")]
+    missing = f"too few machines have met at 127.0.0.1:{silent} (--rdzv_endpoint) to start a rank"
+    assert said == [
+        f"cifar-dist: waiting for 10 s: {missing}",
+        f"cifar-dist: gave up after 11 s (run.join_timeout): {missing}",
+    ]

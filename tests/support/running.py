@@ -61,6 +61,12 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def listens(port: int) -> bool:
+    """Whether a process of this machine accepts connections on a port."""
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without the variables of launchers and clusters."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "SLURM_", "TORCHELASTIC_"))}
