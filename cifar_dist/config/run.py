@@ -266,10 +266,10 @@ class WandbConfig(TrackingConfig):
     """Metrics are also sent to Weights & Biases: now (online), or when the run is synchronised later (offline)."""
 
     wandb: Literal["offline", "online"] = "online"
-    project: str = "cifar-dist"
-    """W&B project."""
+    project: str = ""
+    """W&B project; empty: that of ``WANDB_PROJECT``, else cifar-dist."""
     entity: str = ""
-    """W&B user or team; empty: the account's default."""
+    """W&B user or team; empty: that of ``WANDB_ENTITY``, else the account's default."""
 
 
 TrackingConfig.variants.update(disabled=NoMirrorConfig, offline=WandbConfig, online=WandbConfig)

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -89,12 +89,12 @@ class WandbMirror:
 
     def start(self, history: Sequence[Record]) -> None:
         tracking, known = self._tracking, self._folder / "wandb.json"
-        run_id, last_mode = _identity(known)
-        self._run = _start(self._folder, self._config, tracking, self._facts, run_id)
-        mode = wandb_mode(tracking)
-        text = json.dumps({"id": run_id, "mode": mode, "project": tracking.project})
-        write_atomic(known, text + "\n")
-        if mode == "offline" or last_mode != "online":
+        last = _last_process(known)
+        project = tracking.project or last.project or os.environ.get("WANDB_PROJECT") or "cifar-dist"
+        this = _Identity(last.id or secrets.token_hex(4), wandb_mode(tracking), project)
+        self._run = _start(self._folder, self._config, tracking, self._facts, this)
+        write_atomic(known, json.dumps(asdict(this)) + "\n")
+        if this.mode == "offline" or last.mode != "online":
             self.train_steps(history)
 
     def train_steps(self, records: Sequence[Record]) -> None:
@@ -116,14 +116,26 @@ class WandbMirror:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _identity(path: Path) -> tuple[str, str]:
-    """Return (W&B id of this run, mode of its last process); a new id and no mode if the file is missing or damaged."""
+@dataclass(frozen=True)
+class _Identity:
+    """What ``wandb.json`` has: the W&B id of a run, and mode and project of its last process; empty before the first.
+
+    A resume without ``WANDB_PROJECT``, as in a requeued job, continues in the same project.
+    """
+
+    id: str = ""
+    mode: str = ""
+    project: str = ""
+
+
+def _last_process(path: Path) -> _Identity:
+    """Read ``wandb.json``; without an id if it is missing or damaged."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        run_id, mode = str(raw["id"]), str(raw["mode"])
+        found = _Identity(str(raw["id"]), str(raw["mode"]), str(raw["project"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        run_id, mode = "", ""
-    return (run_id, mode) if _ID.fullmatch(run_id) else (secrets.token_hex(4), "")
+        return _Identity()
+    return found if _ID.fullmatch(found.id) else _Identity()
 
 
 def _import_wandb(folder: Path) -> None:
@@ -137,7 +149,7 @@ def _import_wandb(folder: Path) -> None:
         tempfile.tempdir = before
 
 
-def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, run_id: str) -> _Run:
+def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, this: _Identity) -> _Run:
     _import_wandb(folder)
     import wandb
 
@@ -145,10 +157,10 @@ def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts,
     # Silent before init, because otherwise wandb prompts for an API key at a terminal, and all ranks would wait.
     wandb.setup(settings=wandb.Settings(silent=True))
     run: _Run = wandb.init(
-        project=tracking.project,
-        entity=tracking.entity or None,
+        project=this.project,
+        entity=tracking.entity or None,  # W&B takes WANDB_ENTITY then
         name=folder.name,
-        id=run_id,
+        id=this.id,
         dir=folder,
         mode=mode,
         resume="allow" if mode == "online" else None,

@@ -20,6 +20,7 @@ class Segment:
 
     run_id: str
     project: str
+    entity: str
     config: dict[str, dict[str, object]]
     rows: list[dict[str, object]]
     step_metric: dict[str, str]  # of a metric's name or pattern
@@ -35,12 +36,12 @@ def segments(folder: Path) -> list[Segment]:
 def _segment(path: Path) -> Segment:
     from wandb.proto import wandb_internal_pb2
 
-    found = Segment("", "", {}, [], {}, None)
+    found = Segment("", "", "", {}, [], {}, None)
     for message in _messages(path.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(message)
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            found.run_id, found.project = record.run.run_id, record.run.project
+            found.run_id, found.project, found.entity = record.run.run_id, record.run.project, record.run.entity
             found.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         elif kind == "history":
             items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}

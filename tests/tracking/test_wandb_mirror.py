@@ -102,6 +102,38 @@ def test_a_loss_that_is_not_finite_is_mirrored_too(tmp_path: Path, warnings: lis
     assert [row["step"] for row in segments(tmp_path)[0].rows] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("config", "variable", "last", "project"),
+    [
+        ("a-project", "mine", "theirs", "a-project"),
+        ("", "mine", "", "mine"),
+        ("", "mine", "theirs", "theirs"),  # a run stays where it began
+        ("", "", "", "cifar-dist"),
+    ],
+)
+def test_the_project_is_that_of_the_config_or_the_one_that_wandb_reads(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warnings: list[str],
+    config: str,
+    variable: str,
+    last: str,
+    project: str,
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", variable)
+    monkeypatch.setenv("WANDB_ENTITY", "a-team")
+    if last:
+        (tmp_path / "wandb.json").write_text(json.dumps({"id": "12345678", "mode": "offline", "project": last}))
+    tracking = WandbConfig(wandb="offline", project=config)
+    mirrors = mirrored(tmp_path, Config(tracking=tracking), [], warnings)
+    mirrors.close("finished")
+    end_of_process()
+    assert warnings == []
+    (segment,) = segments(tmp_path)
+    assert (segment.project, segment.entity) == (project, "a-team")
+    assert json.loads((tmp_path / "wandb.json").read_text())["project"] == project
+
+
 def test_the_disabled_mode_writes_nothing(tmp_path: Path, warnings: list[str]) -> None:
     mirrors = mirrored(tmp_path, Config(), [train(1)], warnings)
     mirrors.train_steps([train(2)])
@@ -192,16 +224,13 @@ def test_a_wandb_that_cannot_be_used_is_one_warning(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"id": 7}', '{"id": "../../etc", "mode": "offline"}', '{"id": "", "mode": ""}', "[" * 100_000],
+    ["", "[]", "null", '{"id": 7}', '{"id": "../../etc", "mode": "offline", "project": "p"}', "[" * 100_000],
 )
 def test_an_untrusted_id_file_gets_a_new_id(tmp_path: Path, text: str) -> None:
-    from cifar_dist.tracking.wandb_mirror import _identity
+    from cifar_dist.tracking.wandb_mirror import _Identity, _last_process
 
     (tmp_path / "wandb.json").write_text(text)
-    run_id, mode = _identity(tmp_path / "wandb.json")
-    assert run_id.isalnum()
-    assert len(run_id) == 8
-    assert mode == ""
+    assert _last_process(tmp_path / "wandb.json") == _Identity()
 
 
 def test_a_process_that_ends_at_once_leaves_no_temporary_folder(tmp_path: Path) -> None:
