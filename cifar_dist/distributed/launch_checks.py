@@ -10,6 +10,8 @@ import os
 
 from cifar_dist.errors import MachineError, UserError
 
+_PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE
 _SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several processes share a GPU
 
 
@@ -32,8 +34,17 @@ def deepspeed_stage() -> str:
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, before any process group exists; a RANK without WORLD_SIZE is left from another job."""
-    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
+    """Whether this is rank 0, before any process group exists.
+
+    So is one whose rank is left from another job, without a WORLD_SIZE, or is no number: somebody must say so.
+    """
+    rank = os.environ.get("RANK", "0")
+    return "WORLD_SIZE" not in os.environ or not rank.isdecimal() or int(rank) == 0
+
+
+def knows_meeting_point() -> bool:
+    """Whether a launcher said where the processes of the job meet, even if there is only one."""
+    return "MASTER_ADDR" in os.environ
 
 
 def local_processes() -> int:
@@ -43,7 +54,8 @@ def local_processes() -> int:
 
 def local_rank() -> int:
     """The number of this process among those of this machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", "0") or 0)
+    text = os.environ.get("LOCAL_RANK", "0")
+    return int(text) if text.isdecimal() else 0
 
 
 def check_gpus(gpus: int) -> None:
@@ -127,7 +139,8 @@ def check_launch(expected: int) -> None:
         expected: ``run.processes``; 0 for any number.
 
     Raises:
-        UserError: another number of processes runs than was asked for, or they cannot find each other.
+        UserError: another number of processes runs than was asked for.
+        MachineError: they cannot find each other.
     """
     started = launched_processes()
     asked = requested_processes()
@@ -141,8 +154,40 @@ def check_launch(expected: int) -> None:
             f"run.processes asks for {expected} processes and the launcher started {started}; "
             f"use: accelerate launch --num_processes {expected} ... or --run.processes {started}"
         )
-    if started > 1 and "MASTER_ADDR" not in os.environ:
-        raise UserError(
-            f"WORLD_SIZE is {started}, but MASTER_ADDR is not set; start with accelerate launch or torchrun, or, for "
-            "one process, first: unset WORLD_SIZE RANK"
+    _check_place(started)
+
+
+def _check_place(started: int) -> None:
+    """Refuse an environment from which Accelerate would join processes, and which does not say all that they need.
+
+    Raises:
+        MachineError: a variable is missing or invalid.
+    """
+    reason = _why_it_joins(started)
+    wrong = next((name for name in _PLACE if not _is_valid(name, os.environ.get(name), started)), None)
+    if reason and wrong:
+        found = repr(os.environ[wrong]) if wrong in os.environ else "not set"
+        left = " ".join(name for name in (*_PLACE, *_MPI_SIZES) if name in os.environ)
+        raise MachineError(
+            f"{reason}, but {wrong} is {found}; start with cifar-dist launch, accelerate launch or torchrun, or, for "
+            f"one process, first: unset {left}"
         )
+
+
+def _why_it_joins(started: int) -> str:
+    """Return the variable that makes Accelerate join several processes, and its value; empty if none does."""
+    if started > 1:
+        return f"WORLD_SIZE is {started}"
+    if os.environ.get("LOCAL_RANK", "") not in ("", "-1"):
+        return f"LOCAL_RANK is {os.environ['LOCAL_RANK']}"
+    sizes = () if "WORLD_SIZE" in os.environ else _MPI_SIZES
+    return next((f"{name} is {os.environ[name]}" for name in sizes if os.environ.get(name, "1") != "1"), "")
+
+
+def _is_valid(name: str, text: str | None, started: int) -> bool:
+    """Whether a variable of ``_PLACE`` has a value that ``started`` processes can join with; None if it is not set."""
+    if name == "LOCAL_RANK":
+        return text in (None, "", "-1") or text.isdecimal()
+    if text is None or name in ("WORLD_SIZE", "MASTER_ADDR"):
+        return bool(text)
+    return text.isdecimal() and int(text) < (started if name == "RANK" else 65_536)

@@ -17,9 +17,10 @@ from cifar_dist.distributed.launch_checks import (
     local_processes,
     requested_processes,
 )
-from cifar_dist.errors import UserError
+from cifar_dist.errors import MachineError, UserError
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+COMPLETE = {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +127,8 @@ def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(
     monkeypatch.setenv("WORLD_SIZE", started)
     with pytest.raises(UserError, match=f"asks for {expected} processes and the launcher started {started}; use: "):
         check_launch(expected)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
     check_launch(int(started))
 
 
@@ -138,11 +140,54 @@ def test_a_rank_that_another_job_left_silences_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def test_the_environment_of_another_job_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UserError, match=r"WORLD_SIZE is 4, but MASTER_ADDR is not set; .*: unset WORLD_SIZE RANK"):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"MASTER_ADDR": None}, "WORLD_SIZE is 4, but MASTER_ADDR is not set; start with cifar-dist launch, "),
+        ({"MASTER_PORT": None}, "WORLD_SIZE is 4, but MASTER_PORT is not set; "),
+        ({"MASTER_PORT": "abc"}, "WORLD_SIZE is 4, but MASTER_PORT is 'abc'; "),
+        ({"RANK": None}, "WORLD_SIZE is 4, but RANK is not set; "),
+        ({"RANK": "4"}, "WORLD_SIZE is 4, but RANK is '4'; "),
+        ({"LOCAL_RANK": "x"}, "WORLD_SIZE is 4, but LOCAL_RANK is 'x'; "),
+        ({**dict.fromkeys(COMPLETE), "LOCAL_RANK": "1"}, "LOCAL_RANK is 1, but WORLD_SIZE is not set; "),
+        ({**dict.fromkeys(COMPLETE), "PMI_SIZE": "2"}, "PMI_SIZE is 2, but WORLD_SIZE is not set; "),
+        (
+            {**dict.fromkeys(COMPLETE), "OMPI_COMM_WORLD_SIZE": "2"},
+            "OMPI_COMM_WORLD_SIZE is 2, but WORLD_SIZE is not set; ",
+        ),
+    ],
+)
+def test_an_incomplete_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, str | None], says: str
+) -> None:
+    for name, value in COMPLETE.items():
+        monkeypatch.setenv(name, value)
+    check_launch(0)
+    for name, changed in change.items():
+        monkeypatch.delenv(name, raising=False) if changed is None else monkeypatch.setenv(name, changed)
+    with pytest.raises(MachineError) as error:
         check_launch(0)
+    assert str(error.value).startswith(says)
+    assert ", for one process, first: unset " in str(error.value)
+    assert says.split()[0] in str(error.value).partition("first: unset ")[2]
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "cifar-dist: WORLD_SIZE is 2, but RANK is 'x'; "),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true"},
+            "cifar-dist: DeepSpeed was asked for and there is no process group; start with launch/zero2.yaml",
+        ),
+    ],
+)
+def test_a_process_that_cannot_join_says_so_in_one_line(tiny: Path, env: dict[str, str], says: str) -> None:
+    (done,) = spawn([TRAIN, str(tiny)], env=env)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("cifar-dist: ")]
+    assert line.startswith(says)
+    assert "Traceback" not in done.stderr
 
 
 def test_more_processes_than_gpus_are_refused_where_they_would_share_one(monkeypatch: pytest.MonkeyPatch) -> None:

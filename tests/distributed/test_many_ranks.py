@@ -23,8 +23,9 @@ SHARDS, BATCH = [200] * 7, 512  # the last of three batches has 376 samples
 
 @MANY
 def test_a_launch_of_many_ranks_is_checked_and_described(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    monkeypatch.setenv("MASTER_ADDR", "gpu001")
+    place = {"WORLD_SIZE": str(world_size), "RANK": "63", "MASTER_ADDR": "gpu001", "MASTER_PORT": "29500"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
     check_launch(world_size)
     with pytest.raises(UserError, match=f"asks for 8 processes and the launcher started {world_size}"):
         check_launch(8)
