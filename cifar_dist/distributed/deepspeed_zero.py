@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import DDP_COMPRESSES, NO_PARTS, Engine, Limit, check_wrapper
 from cifar_dist.distributed.host_copies import Deal
+from cifar_dist.distributed.launch_checks import knows_meeting_point
+from cifar_dist.distributed.launcher_settings import read_deepspeed_file
 from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, restore_zero
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
@@ -88,6 +90,9 @@ class DeepSpeedZero(Engine):
         return f"zero{stage}", description
 
     def start_accelerator(self, cpu: bool) -> Accelerator:
+        if not knows_meeting_point():  # one process, which no launcher started
+            raise UserError("DeepSpeed was asked for and there is no process group; start with launch/zero2.yaml")
+        read_deepspeed_file()  # Accelerate reads it as well, without a check
         # DeepSpeed chooses its device itself. With Accelerate's cpu flag it would silently be DDP.
         return self.create_accelerator(cpu=False, mixed_precision="no", backend="gloo" if cpu else None)
 

@@ -29,6 +29,7 @@ from cifar_dist.distributed.launch_checks import (
     local_processes,
     was_asked_for,
 )
+from cifar_dist.distributed.launcher_settings import check_launcher_settings
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.same_settings import check_same_settings
@@ -73,6 +74,8 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
         engine = _engine_class(config.train, asked)(config, cpu=cpu)
     del store  # torch's own has taken its place
     check_same_settings(config, engine.ranks)
+    if trains:
+        engine.ranks.run_on_all(lambda: check_launcher_settings(config, engine.precision.name))
     if cpu and not config.train.threads:
         _leave_busy_cores(engine.ranks)
     if engine.ranks.is_main and (files := plugin_files(config)):
