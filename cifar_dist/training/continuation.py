@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Final
 
 from cifar_dist import checkpoint, recipe
 from cifar_dist.config import Config, RunningAverageConfig
@@ -21,6 +22,9 @@ from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.setup import TrainingSetup
+
+_TAKEN_OVER: Final = ("model.name", "model.pretrained", "model.freeze", "optim.name", "optim.rest", "average.name")
+"""Settings that decide which tensors a checkpoint has; a branch cannot change them."""
 
 
 def is_finished(config: Config) -> bool:
@@ -134,6 +138,7 @@ def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
         raise UserError(f"run.from {run} is this run itself; give the new run another --run.name")
     found = checkpoint.named(source.checkpoints, which or "latest")
     _check_same_order(source, setup)
+    _check_same_parts(source, setup)
     step = checkpoint.read_state(found).step
     if step >= setup.last_step:
         raise UserError(f"run.from: step {step} is the end of this run or beyond; give it more --train.epochs")
@@ -148,7 +153,7 @@ def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
 def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
     """Refuse a branch in which the step of a checkpoint would be another place in the data."""
     config, manifest, before = setup.config, source.read_manifest(), recipe.read(source.config)
-    weights = f"start from its weights instead, with --model.pretrained {source.final} and without --run.from"
+    weights = _from_weights_instead(source)
     if manifest.fingerprint != setup.manifest.fingerprint and not config.run.from_other_data:
         raise UserError(
             f"run.from: {source.path} was trained on other data than {setup.manifest.root} has "
@@ -163,6 +168,21 @@ def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
             f"run.from: an epoch of {source.path} has {steps} steps and one of this run {setup.steps_per_epoch}; "
             f"use --train.batch_size {before.train.batch_size}, or {weights}"
         )
+
+
+def _check_same_parts(source: RunFolder, setup: TrainingSetup) -> None:
+    """Refuse a branch with another network, optimizer or average, which cannot take over the state of a checkpoint."""
+    before, now = recipe.settings_of(recipe.read(source.config)), recipe.settings_of(setup.config)
+    for key in _TAKEN_OVER:
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"run.from: {source.path} has {key} = {in_words(before.get(key))} and this run "
+                f"{in_words(now.get(key))}; use the same, or {_from_weights_instead(source)}"
+            )
+
+
+def _from_weights_instead(source: RunFolder) -> str:
+    return f"start from its weights instead, with --model.pretrained {source.final} and without --run.from"
 
 
 def _branch(folder: RunFolder, origin: Path | None) -> str:

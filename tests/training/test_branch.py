@@ -57,6 +57,14 @@ def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(pla
             ["whole@3", "--train.batch_size", "100"],
             r"has 3 steps and one of this run 13; use --train\.batch_size 420, or",
         ),
+        (
+            ["whole@8", "--optim.name", "adam"],
+            r'has optim\.name = "sgd" and this run "adam"; use the same, or start from',
+        ),
+        (["whole@8", "--model.name", "resnet18"], r'has model\.name = "\S+" and this run "resnet18"'),
+        (["whole@8", "--model.pretrained", "a.pth"], r'has model\.pretrained = "" and this run "a\.pth"'),
+        (["whole@8", "--model.freeze"], r"has model\.freeze = false and this run true"),
+        (["whole@8", "--average.name", "swa"], r'has average\.name = "ema" and this run "swa"'),
     ],
 )
 def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(
