@@ -20,8 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from cifar_dist import recipe
-from cifar_dist.config.changes import contradiction
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
@@ -55,9 +53,7 @@ def check(sweep: Sweep) -> None:
     from cifar_dist.data.manifest import Manifest
 
     for run in sweep.runs:
-        if not run.folder.config.is_file():
-            continue
-        if found := contradiction(recipe.settings_of(recipe.read(run.folder.config)), recipe.settings_of(run.config)):
+        if found := run.other_setting():
             raise UserError(
                 f"{run.folder.path} was started with {found[1]}; "
                 "delete that run, or use another --run.dir for this sweep"

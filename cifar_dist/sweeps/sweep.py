@@ -29,6 +29,7 @@ from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.layers import flatten
 from cifar_dist.config.named_items import inline_toml
@@ -62,6 +63,16 @@ class Run:
     @property
     def folder(self) -> RunFolder:
         return RunFolder(Path(self.config.run.dir) / self.name)
+
+    def other_setting(self) -> tuple[str, str] | None:
+        """A setting that its folder was started with and that the sweep has changed since, and both values in words.
+
+        Raises:
+            UserError: the folder's config is damaged.
+        """
+        if not self.folder.config.is_file():
+            return None
+        return contradiction(recipe.settings_of(recipe.read(self.folder.config)), recipe.settings_of(self.config))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class Line:
         train, val, test: accuracies; train is the mean over the steps of the last epoch, test the evaluation that ended
             the run (of ``eval.split``).
         seconds: of training.
-        runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34``, ``not run yet``.
+        runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34``, ``not run yet``; and how many of its folders are of
+            runs with other settings, whose figures are not those of this row.
     """
 
     name: str
@@ -127,8 +128,10 @@ class Table:
 
 
 def _line(row: Row, settings: tuple[str, ...]) -> Line:
-    folders = [run.folder for run in row.runs]
-    results = [(read_result(folder.path), folder.is_finished()) for folder in folders if folder.exists()]
+    changed = [run.other_setting() for run in row.runs]
+    others = [found[0] for found in changed if found]
+    folders = [run.folder for run, found in zip(row.runs, changed, strict=True) if not found and run.folder.exists()]
+    results = [(read_result(folder.path), folder.is_finished()) for folder in folders]
     done = [result for result, finished in results if finished]
     return Line(
         name=row.name,
@@ -138,15 +141,14 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
         val=Spread.of(result.val_accuracy for result in done),
         test=Spread.of(result.test_accuracy for result in done),
         seconds=Spread.of(result.seconds for result in done),
-        runs=_progress(len(row.runs), len(done), [result for result, finished in results if not finished]),
+        runs=_progress(len(row.runs), len(done), [result for result, finished in results if not finished], others),
     )
 
 
-def _progress(runs: int, done: int, begun: Sequence[Result]) -> str:
-    if not done and not begun:
-        return "not run yet"
+def _progress(runs: int, done: int, begun: Sequence[Result], others: Sequence[str]) -> str:
     now = [f"epoch {result.progress}" for result in begun]
-    return ", ".join([f"{done} of {runs}", *now])
+    now += [f"{len(others)} with another {others[0]}"] if others else []
+    return ", ".join([f"{done} of {runs}", *now]) if done or now else "not run yet"
 
 
 def _shown(value: Spread | None, write: Callable[[float], str], *, spread: bool = True) -> str:

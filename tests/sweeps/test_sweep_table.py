@@ -51,6 +51,16 @@ def test_rows_show_mean_and_sample_deviation_of_what_is_finished(file: str) -> N
     assert unknown.name == "lr=0.3"
 
 
+def test_a_run_that_was_started_with_other_settings_is_not_of_its_row(file: str) -> None:
+    """As after an edit of a named row."""
+    Path(file).write_text('recipe = "base.toml"\nrows = [{ name = "low", optim.lr = 0.1 }]')
+    write(load(file).rows[0].runs[0], val=0.8, test=0.9)
+    Path(file).write_text('recipe = "base.toml"\nrows = [{ name = "low", optim.lr = 0.3 }]')
+    _, _, line = cells(Table(load(file)).markdown())
+    assert line[-1] == "0 of 1, 1 with another optim.lr"
+    assert not any("80" in cell or "90" in cell for cell in line)
+
+
 def test_without_validation_the_best_is_by_test(file: str) -> None:
     low, high, _ = load(file, seeds=1).rows
     write(low.runs[0], test=0.6)
