@@ -50,7 +50,7 @@ def recipe_path(recipe: str) -> Path:
     if path.suffix == ".toml":
         if path.is_file():
             return path
-        raise UserError(f"recipe file {recipe} does not exist")
+        raise UserError(f"recipe file {recipe} {'is a folder' if path.is_dir() else 'does not exist'}")
     if path.exists():
         raise UserError(f"{recipe} is not a recipe; name one that cifar-dist recipes lists, or the path of a .toml")
     meant = nearest(recipe, shipped(), "cifar-dist recipes lists all")

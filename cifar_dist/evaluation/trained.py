@@ -56,7 +56,10 @@ def open_trained(run: Path, which: str) -> Trained:
             print(f"cifar-dist: {run} was not evaluated on val yet; best is its newest, {path.name}", file=sys.stderr)
         weights = CheckpointRef(checkpoint.evaluated_weights(path), path.name, state.step, state.val_accuracy)
     except checkpoint.CheckpointError as error:
-        raise UserError(f"--checkpoint: {error}; give a complete checkpoint or a file of weights") from None
+        where = f"{given}: " if len(given.parts) > 1 else ""
+        files = sorted(path for suffix in WEIGHT_SUFFIXES for path in given.glob(f"*{suffix}"))
+        way = f"its weights are {files[0]}" if files else "give a complete checkpoint or a file of weights"
+        raise UserError(f"--checkpoint: {where}{error}; {way}") from None
     return Trained(folder, config, trained_on, weights)
 
 

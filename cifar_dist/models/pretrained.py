@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import socket
 import sys
@@ -78,6 +79,10 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         else:
             # weights_only: an unpickler that builds tensors and containers and calls nothing else.
             weights = _find_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError:  # its text advises to execute the file
+        raise ValueError(
+            "it holds no weights, or more than weights; save them with torch.save(net.state_dict(), FILE)"
+        ) from None
     except Exception as error:  # a corrupt or hostile file can raise almost anything
         raise ValueError(first_line(error)) from None
     return _without_wrapper(weights, model.state_dict())
@@ -85,7 +90,8 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
 
 def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"model.pretrained: {path} does not exist; give a .safetensors or .pth file")
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"model.pretrained: {path} {what}; give a .safetensors or .pth file")
     try:
         return read_weights(path, model)
     except ValueError as error:

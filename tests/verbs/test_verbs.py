@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -275,7 +276,11 @@ def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     [
         ("nowhere.pth", "nowhere.pth does not exist"),
         ("no/such/checkpoint", "no/such/checkpoint does not exist"),
-        ("README.md", "README.md cannot be read"),
+        ("README.md", "README.md cannot be read: it holds no weights, or more than weights; save them with"),
+        (
+            "RUN/final",
+            "RUN/final: it has no COMPLETE.json, so it was never finished; its weights are RUN/final/model.saf",
+        ),
         ("cifar_dist/checkpoint", "give a complete checkpoint or a file of weights"),
     ],
 )
@@ -283,9 +288,23 @@ def test_a_file_without_weights_is_one_line(
     run: Path, weights: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    with pytest.raises(UserError, match=says) as caught:
+    weights, says = (text.replace("RUN", str(run)) for text in (weights, says))
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
         build_trained(open_trained(run, weights))
     assert "\n" not in str(caught.value)
+
+
+def test_resume_from_another_folder_names_the_dataset_that_is_missing_there(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    config = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(re.sub(r'(?m)^path = ".*"', 'path = "shards/mine"', config))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"shards/mine, the dataset of \S+, does not exist here; name it with --data\.path"
+    ):
+        cli.run(["resume", "copy", "--train.epochs", "50"])
 
 
 def test_a_run_is_timed_as_it_is_traced_and_scripted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
