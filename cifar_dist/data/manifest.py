@@ -233,8 +233,6 @@ class Manifest:
         root = Path(folder)
         if not is_dataset(root):
             raise _explain_absence(root)
-        if (root / "config.toml").is_file() and not any(root.glob("*.tar")):
-            raise UserError(f"{root} is the folder of a run, with a copy of its dataset's manifest; name the dataset")
         try:
             return cls.read(root)
         except UserError as error:

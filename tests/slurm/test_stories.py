@@ -144,6 +144,8 @@ def test_time_limit(stories: dict[str, Story], whole: Path) -> None:
     hours, minutes, _ = map(int, told.job.facts()["RunTime"].split(":"))
     told.job.call("scontrol", "update", f"jobid={told.job.id}", f"timelimit={60 * hours + minutes + 2}")
     resume(paused)
+    until(lambda: "interrupted after step" in told.job.output(), told.job.output)
+    told.job.call("scontrol", "update", f"jobid={told.job.id}", "timelimit=60")  # as each attempt of a job has
     told.assert_is_whole(whole, restarts=1)
     assert "USR1" in told.job.output()
 
