@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import os
 import shutil
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import dataset_builders as build
 from support.running import spawn, train
-from webdataset import TarWriter, WebDataset
+from support.webdataset_tars import FORMS, refusal, sample, write
+from webdataset import WebDataset
 
 from cifar_dist import cli
 from cifar_dist.data.image import decode
@@ -26,36 +23,6 @@ from cifar_dist.data.read import ShardReader
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.verify import verify
 from cifar_dist.errors import UserError
-
-FORMS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
-
-
-def sample(key: str, label: int | None = 0, seed: int = 0, side: int = 8, codec: str = "png") -> dict[str, bytes | str]:
-    image = build.random_images(1, seed, side)[0]
-    if codec == "npy":
-        data = io.BytesIO()
-        np.save(data, image)
-        member = data.getvalue()
-    else:
-        member = build.image_file(image, FORMS[codec])
-    return {"__key__": key, codec: member, **({} if label is None else {"cls": str(label).encode()})}
-
-
-def write(path: Path, samples: Sequence[Mapping[str, bytes | str]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file, TarWriter(file, encoder=False) as tar:
-        for entry in samples:
-            tar.write(dict(entry))
-    return path
-
-
-def refusal(folder: Path, **how: Sequence[str]) -> str:
-    before = build.read_folder(folder) if folder.is_dir() else None
-    with pytest.raises(UserError) as error:
-        index(folder, show=False, **how)
-    assert (build.read_folder(folder) if folder.is_dir() else None) == before  # nothing written
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("codec", [*FORMS, "npy"])
@@ -223,90 +190,6 @@ def test_a_tar_that_the_manifest_would_omit_is_refused(tmp_path: Path, name: str
     assert complaint in message
 
 
-def raw(path: Path, members: Sequence[tuple[str, bytes]], **info: bytes | str) -> Path:
-    """Write a tar of the given members; ``info`` sets header attributes of the last one."""
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            if (name, data) == members[-1]:
-                for key, value in info.items():
-                    setattr(header, key, value)
-            tar.addfile(header, io.BytesIO(data))
-    return path
-
-
-PNG = build.image_file(build.random_images(1, side=8)[0])
-OTHER = build.image_file(build.random_images(1, side=9)[0])
-
-
-@pytest.mark.parametrize(
-    ("members", "complaint"),
-    [
-        ([], "it contains no samples"),
-        ([("a.cls", b"0")], "sample 'a' has .cls, but needs exactly one of .png, .npy, .jpg, .jpeg, .webp"),
-        ([("a.txt", b"0"), ("a.input.png", PNG)], "sample 'a' has .txt, .input.png, but needs exactly one of"),
-        ([("a.png", PNG), ("a.jpg", PNG)], "sample 'a' has .png, .jpg, but needs exactly one of"),
-        ([("a.png", PNG), ("b.jpg", PNG)], "its images are stored as png and jpg"),
-        ([("a.png", PNG), ("a.cls", b"0"), ("b.png", PNG)], "sample 'b' has no .cls, but others do"),
-        ([("a.png", PNG), ("b.png", PNG), ("a.cls", b"0")], "the members of sample 'a' are not consecutive"),
-        ([("a.png", PNG), ("a.PNG", PNG)], "it contains 'a.png' twice"),
-        ([("a.png", PNG), ("a.cls", b"cat")], "'a.cls' is b'cat', not a class number"),
-        ([("a.png", PNG), ("a.cls", b"-1")], "'a.cls' is b'-1', not"),
-        ([("a.png", PNG), ("a.cls", b"9" * 4000)], "not a class number from 0 to 99999"),
-        ([("a.png", PNG), ("a.cls", b"0" * 70 + b"1")], "not a class number from 0 to 99999"),
-        ([("a.png", PNG), ("a.cls", "٣".encode())], "not a class number from 0 to 99999"),
-        ([("a.png", b"no image")], "'a.png' cannot be decoded"),
-        ([("a.png", PNG[:-30])], "'a.png' cannot be decoded"),
-        ([("a.png", PNG), ("b.png", OTHER)], "'a' is 8x8 and 'b' is 9x9; they must have one size and format"),
-    ],
-    ids=lambda value: "" if isinstance(value, list) else value[:40],
-)
-def test_a_tar_that_cannot_be_trained_on_is_refused(
-    tmp_path: Path, members: list[tuple[str, bytes]], complaint: str
-) -> None:
-    raw(tmp_path / "train-0.tar", members)
-    message = refusal(tmp_path)
-    assert message.startswith(f"{tmp_path / 'train-0.tar'}")
-    assert complaint in message
-
-
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    """Such a key cannot be written to a table of predictions."""
-    raw(tmp_path / "train-0.tar", [("caf\udce9.png", PNG), ("caf\udce9.cls", b"0")])
-    assert "the name of its member 'caf\\udce9.png' is not UTF-8; fix or remove it" in refusal(tmp_path)
-    assert "is not UTF-8; rename it" in refusal(build.write_folder(tmp_path / "caf\udce9", {"0.tar": b"x"}))
-
-
-def test_an_array_that_is_not_an_rgb_image_is_refused(tmp_path: Path) -> None:
-    data = io.BytesIO()
-    np.save(data, np.zeros((8, 8)))
-    raw(tmp_path / "0.tar", [("a.npy", data.getvalue())])
-    assert "'a.npy' is float64 (8, 8); store it as uint8 [height, width, 3]" in refusal(tmp_path)
-
-
-def test_grey_palette_and_deep_images(tmp_path: Path) -> None:
-    grey = build.random_images(1, side=8)[0, :, :, 0]
-    raw(tmp_path / "0.tar", [("a.png", build.image_file(grey))])
-    image = ShardReader(index(tmp_path, show=False), "train").image(0)
-    assert np.array_equal(image, np.repeat(grey[..., None], 3, axis=2))
-    raw(tmp_path / "0.tar", [("a.png", build.image_file(grey.astype(np.uint16)))])
-    (tmp_path / "manifest.json").unlink()
-    assert "more than 8 bits per channel" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
-    raw(tmp_path / "0.tar", [("a.png", PNG), ("b.png", b"")], type=kind, linkname="/etc/passwd")
-    assert "'b.png' is not a regular file" in refusal(tmp_path)
-
-
-def test_folders_and_comments_in_a_tar_are_ignored(tmp_path: Path) -> None:
-    raw(tmp_path / "0.tar", [("__readme__", b"hi"), ("a/b.png", PNG), ("a", b"")], type=tarfile.DIRTYPE)
-    assert index(tmp_path, show=False).keys("train") == ["a/b"]
-    verify(tmp_path, show=False)
-
-
 def test_tars_of_different_sizes_or_formats_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train-0.tar", [sample("a")])
     write(tmp_path / "test-0.tar", [sample("b", side=9)])
@@ -378,35 +261,3 @@ def test_other_commands_suggest_indexing_tars(tmp_path: Path) -> None:
     (tmp_path / "x-0.tar").unlink()
     with pytest.raises(UserError, match=f"recreate the dataset with: cifar-dist index {tmp_path}\n  x-0.tar: missing"):
         verify(tmp_path, show=False)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    return write(folder / "0.tar", [sample(f"{row}", row % 2, row) for row in range(4)])
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3), length=st.integers(0, 20_000)
-)
-def test_a_damaged_tar_is_refused_or_is_a_dataset_that_verifies(
-    whole: Path, changes: list[tuple[int, int]], length: int
-) -> None:
-    data = bytearray(whole.read_bytes())
-    for place, value in changes:
-        data[place % len(data)] = value
-    folder = whole.parent / "damaged"
-    folder.mkdir(exist_ok=True)
-    (folder / "manifest.json").unlink(missing_ok=True)
-    (folder / "0.tar").write_bytes(data[:length])
-    message = ""
-    try:
-        index(folder, show=False)
-    except UserError as error:
-        message = str(error)
-    assert "\n" not in message
-    if message:
-        assert os.listdir(folder) == ["0.tar"]
-    else:
-        verify(folder, show=False)

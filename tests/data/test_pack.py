@@ -5,11 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
-import signal
 import tarfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +15,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import dataset_builders as build
-from support.running import spawn
 from webdataset import WebDataset
 
 from cifar_dist import cli
 from cifar_dist.data.image import decode, encode
-from cifar_dist.data.index import index
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
-from cifar_dist.data.raw import RawSplit
 from cifar_dist.data.read import ShardReader
-from cifar_dist.data.split import hold_out
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.errors import UserError
 
 pack_quietly = functools.partial(pack, show=False)
-
-
-def npz(path: Path, samples: int, classes: int = 3, side: int = 6, test: int = 0) -> Path:
-    """Write a labelled npz of random images."""
-    images = build.random_images(samples + test, seed=samples, side=side)
-    labels = np.arange(samples + test) * 7 % classes
-    arrays = {"x_train": images[:samples], "y_train": labels[:samples]}
-    if test:
-        arrays |= {"x_test": images[samples:], "y_test": labels[samples:]}
-    np.savez(path, **arrays)
-    return path
 
 
 def webdataset_samples(manifest: Manifest, split: str) -> dict[str, dict[str, bytes]]:
@@ -69,7 +51,7 @@ def test_what_is_packed_is_read_back_by_webdataset_and_by_us(
     samples: int, test: int, per_shard: int, fraction: float, codec: str, seed: int,
 ) -> None:  # fmt: skip
     folder = tmp_path_factory.mktemp("pack")
-    source = npz(folder / "a.npz", samples, test=test)
+    source = build.labelled_npz(folder / "a.npz", samples, test=test)
     arrays = np.load(source)
     if not any(min(round(fraction * count), count - 1) > 0 for count in np.bincount(arrays["y_train"])):
         fraction = 0.0  # else refused: tested below
@@ -99,7 +81,7 @@ def test_what_is_packed_is_read_back_by_webdataset_and_by_us(
 
 
 def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
-    source = npz(tmp_path / "a.npz", 50, test=9)
+    source = build.labelled_npz(tmp_path / "a.npz", 50, test=9)
     pack_quietly(source, tmp_path / "one", samples_per_shard=20)
     time.sleep(1.1)  # a time in a tar or a gzip header has a resolution of a second
     os.utime(source)
@@ -116,7 +98,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_the_tars_are_plain_ustar_without_a_trace_of_who_made_them(tmp_path: Path) -> None:
-    pack_quietly(npz(tmp_path / "a.npz", 5), tmp_path / "out", val_fraction=0)
+    pack_quietly(build.labelled_npz(tmp_path / "a.npz", 5), tmp_path / "out", val_fraction=0)
     with tarfile.open(tmp_path / "out" / "train-000000.tar") as tar:
         for member in tar:
             assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
@@ -127,7 +109,7 @@ def test_the_tars_are_plain_ustar_without_a_trace_of_who_made_them(tmp_path: Pat
 
 
 def test_another_seed_gives_another_order_and_another_val_split(tmp_path: Path) -> None:
-    source = npz(tmp_path / "a.npz", 300)
+    source = build.labelled_npz(tmp_path / "a.npz", 300)
     first, second = (pack_quietly(source, tmp_path / f"{seed}", seed=seed) for seed in (0, 1))
     assert first.keys("train") != second.keys("train")
     assert set(first.keys("val")) != set(second.keys("val"))
@@ -143,39 +125,6 @@ def test_every_shard_of_train_has_every_class_of_a_sorted_source(tmp_path: Path)
     assert np.bincount(manifest.labels("val")).tolist() == [4] * 4
     for shard in manifest.shards("train")[:-1]:
         assert np.bincount(shard.labels, minlength=4).min() > 0
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    labels=st.lists(st.integers(0, 4), min_size=1, max_size=80),
-    fraction=st.floats(0, 1, exclude_max=True),
-    seed=st.integers(0, 2**31 - 1),
-    shift=st.randoms(use_true_random=False),
-)
-def test_a_held_out_split_is_stratified_and_determined_by_its_ids(labels, fraction, seed, shift) -> None:  # type: ignore[no-untyped-def]
-    images = np.zeros((len(labels), 1, 1, 3), np.uint8)
-    split = RawSplit(images, np.array(labels), np.arange(len(labels)))
-    kept, held = hold_out(split, fraction, seed, "val")
-    assert sorted([*kept.ids, *held.ids]) == list(range(len(labels)))
-    for label in set(labels):
-        count = labels.count(label)
-        assert (held.labels == label).sum() == min(round(fraction * count), count - 1)
-    order = list(range(len(labels)))
-    shift.shuffle(order)
-    again = hold_out(split.take(np.array(order)), fraction, seed, "val")[1]
-    assert sorted(again.ids) == list(held.ids)
-
-
-def test_digits_are_split_70_10_20_and_the_test_split_never_changes(tmp_path: Path) -> None:
-    first, second = (pack_quietly("digits", tmp_path / f"{seed}", seed=seed, codec="npy") for seed in (0, 1))
-    assert {name: first.samples(name) for name in first.splits} == {"train": 1259, "val": 179, "test": 359}
-    for split in first.splits:
-        counts = np.bincount(first.labels(split))
-        assert counts.max() - counts.min() <= 8
-    assert first.keys("test") == second.keys("test")
-    assert first.keys("val") != second.keys("val")
-    assert first.source["name"] == "digits"
-    assert len(first.shards("train")) == 2
 
 
 def test_cifar_is_packed_with_its_own_test_split(tmp_path: Path) -> None:
@@ -215,7 +164,7 @@ def test_the_statistics_are_exactly_those_of_the_training_split(tmp_path: Path) 
     assert channel_statistics(pixel_counts(images[:77]) + pixel_counts(images[77:])) == (mean, std)
     black = np.zeros((2, 4, 4, 3), np.uint8)
     assert channel_statistics(pixel_counts(black)) == ((0, 0, 0), (0, 0, 0))
-    manifest = pack_quietly(npz(tmp_path / "a.npz", 40), tmp_path / "out")
+    manifest = pack_quietly(build.labelled_npz(tmp_path / "a.npz", 40), tmp_path / "out")
     train = ShardReader(manifest, "train").all().numpy()
     assert (manifest.mean, manifest.std) == channel_statistics(pixel_counts(train))
 
@@ -224,84 +173,6 @@ def test_the_statistics_are_exactly_those_of_the_training_split(tmp_path: Path) 
 def test_an_image_is_stored_without_loss(codec: str) -> None:
     image = build.random_images(1, side=17)[0]
     assert np.array_equal(decode(encode(image, codec), codec), image)  # type: ignore[arg-type]
-
-
-def test_a_packed_dataset_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
-    source, out = npz(tmp_path / "a.npz", 30), tmp_path / "out"
-    out.mkdir()  # an empty folder is fine
-    pack_quietly(source, out, samples_per_shard=5)
-    pack_quietly(source, out, samples_per_shard=100)
-    assert sorted(build.read_folder(out)) == ["manifest.json", "train-000000.tar", "val-000000.tar"]
-
-    (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"contains 'notes.txt', which pack did not write"):
-        pack_quietly(source, out)
-    (out / "manifest.json").unlink()
-    with pytest.raises(UserError, match="is neither empty nor a packed dataset"):
-        pack_quietly(source, out)
-    with pytest.raises(UserError, match="is a file"):
-        pack_quietly(source, source)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "out"]
-    assert (out / "notes.txt").read_text() == "mine"
-
-
-def foreign(out: Path) -> str:
-    """Give a folder a manifest.json of another program."""
-    build.write_folder(out, {"manifest.json": b'{"name": "my web app"}', "train-1.tar": b"mine"})
-    return "is neither empty nor a packed dataset; name a new folder"
-
-
-def indexed(out: Path) -> str:
-    pack_quietly("digits", out)
-    (out / "manifest.json").unlink()
-    index(out, show=False)
-    return "contains 'test-000000.tar', which pack did not write and will not delete; move it away, or name a new fold"
-
-
-def with_another_tar(out: Path) -> str:
-    pack_quietly("digits", out)
-    shutil.copy(out / "test-000000.tar", out / "train-000009.tar")
-    return "contains 'train-000009.tar', which pack did not write and will not delete"
-
-
-def with_a_folder_in_place_of_a_tar(out: Path) -> str:
-    pack_quietly("digits", out)
-    (out / "test-000000.tar").rename(out.with_name("moved"))
-    build.write_folder(out / "test-000000.tar", {"notes.txt": b"mine"})
-    return "contains 'test-000000.tar', which pack did not write and will not delete"
-
-
-def damaged(out: Path) -> str:
-    manifest = pack_quietly("digits", out).root / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes()[:-100])
-    return "is not a valid manifest: .* so pack cannot tell its files from yours; name a new folder"
-
-
-@pytest.mark.parametrize("fill", [foreign, indexed, with_another_tar, with_a_folder_in_place_of_a_tar, damaged])
-def test_files_that_pack_did_not_write_are_not_deleted(tmp_path: Path, fill: Callable[[Path], str]) -> None:
-    out = tmp_path / "out"
-    complaint = fill(out)
-    before = build.read_folder(tmp_path)
-    with pytest.raises(UserError, match=complaint):
-        pack_quietly("digits", out)
-    assert build.read_folder(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", [".", "../out"])
-def test_the_working_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The shell would remain in the old folder, which is deleted."""
-    (tmp_path / "out").mkdir()
-    monkeypatch.chdir(tmp_path / "out")
-    with pytest.raises(UserError, match="is the working directory, which pack would replace; name a folder in it"):
-        pack_quietly("digits", name)
-
-
-def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
-    (tmp_path / "scratch").mkdir()
-    (tmp_path / "out").symlink_to(tmp_path / "scratch")
-    pack_quietly(npz(tmp_path / "a.npz", 5), tmp_path / "out")
-    assert (tmp_path / "out").is_symlink()
-    assert (tmp_path / "scratch" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -316,7 +187,7 @@ def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_refused_and_nothing_is_written(tmp_path: Path, arguments: dict, complaint: str) -> None:
-    source = npz(tmp_path / "a.npz", 6)
+    source = build.labelled_npz(tmp_path / "a.npz", 6)
     with pytest.raises(UserError, match=complaint):
         pack_quietly(source, tmp_path / "out", **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
@@ -334,71 +205,10 @@ def test_an_empty_name_is_not_the_working_directory(
     assert [path.name for path in tmp_path.rglob("*")] == ["cwd"]
 
 
-def test_a_second_val_split_is_refused(tmp_path: Path) -> None:
-    files = build.class_folder({"train/cat": 4, "train/dog": 1, "val/cat": 2}, side=4)
-    source = build.write_archive(tmp_path / "a.zip", files)
-    with pytest.raises(UserError, match="already has a split 'val'; drop the val fraction"):
-        pack_quietly(source, tmp_path / "out", val_fraction=0.5)
-    assert pack_quietly(source, tmp_path / "out").samples("val") == 2
-    np.savez(tmp_path / "b.npz", data=build.random_images(2), ids=np.arange(2))
-    with pytest.raises(UserError, match="has no training split"):
-        pack_quietly(tmp_path / "b.npz", tmp_path / "out", val_fraction=0.5)
-
-
 def test_a_packed_dataset_is_not_a_source(tmp_path: Path) -> None:
-    pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "out")
+    pack_quietly(build.labelled_npz(tmp_path / "a.npz", 6), tmp_path / "out")
     with pytest.raises(UserError, match="is already packed; check it with: cifar-dist verify"):
         pack_quietly(tmp_path / "out", tmp_path / "again")
-
-
-def test_an_interrupt_leaves_nothing_behind_and_the_old_dataset_intact(tmp_path: Path) -> None:
-    old = pack_quietly(npz(tmp_path / "a.npz", 6), tmp_path / "out")
-    source = npz(tmp_path / "b.npz", 60, side=4)
-
-    # A process that presses Ctrl-C on itself when it opens the second shard: never before, and never too late.
-    program = f"""
-import os, signal, sys
-from cifar_dist.data.pack import pack
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-
-def audit(event, args):
-    if event == "open" and str(args[0]).endswith("train-000001.tar"):
-        os.kill(os.getpid(), signal.SIGINT)
-
-sys.addaudithook(audit)
-pack({str(source)!r}, {str(tmp_path / "out")!r}, samples_per_shard=10)
-"""
-    (done,) = spawn(["-c", program], fresh=True)
-    assert done.returncode == -signal.SIGINT, done.stderr
-    assert done.stderr.endswith("KeyboardInterrupt\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz", "out"]
-    assert Manifest.load(tmp_path / "out").to_json() == old.to_json()
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=f"cannot be created: {tmp_path}/file is not a folder; name another"):
-        pack_quietly(tmp_path / "not-opened.npz", tmp_path / "file" / "out")
-
-
-def test_a_dataset_is_not_packed_into_its_source(tmp_path: Path) -> None:
-    source = build.write_folder(tmp_path / "in", build.class_folder({"cat": 2, "dog": 2}))
-    with pytest.raises(UserError, match=r"is inside the source .*; name a folder outside it"):
-        pack_quietly(source, source / "packed" / "again")
-
-
-def test_a_default_val_split_that_would_be_empty_or_lack_a_class_is_noted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few = npz(tmp_path / "few.npz", 6)
-    assert "val" not in pack(few, tmp_path / "out").splits
-    note = "note: no val split, as a val fraction of 0.1 of at most 2 images per class is not one image; hold one out"
-    assert f"{note} with --val-fraction 0.5\n" in capsys.readouterr().err
-    assert pack_quietly(few, tmp_path / "out", val_fraction=0.5).samples("val") == 3
-    np.savez(tmp_path / "a.npz", x_train=build.random_images(12, side=6), y_train=[0] * 10 + [1] * 2)
-    pack(tmp_path / "a.npz", tmp_path / "out")
-    assert "note: too few images to hold one out for val: class '1'\n" in capsys.readouterr().err
 
 
 def test_images_that_two_splits_or_classes_share_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -416,36 +226,14 @@ def test_images_that_two_splits_or_classes_share_are_noted(tmp_path: Path, capsy
     assert "note: images that another class has, too: 1: 'dog/cat.png'\n" in capsys.readouterr().err
 
 
-def test_holding_out_leaves_an_image_of_each_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.savez(tmp_path / "a.npz", x_train=build.random_images(35, side=6), y_train=[0] * 30 + [1] * 4 + [2])
-    manifest = pack(tmp_path / "a.npz", tmp_path / "out", val_fraction=0.9)
-    assert np.bincount(manifest.labels("train")).tolist() == [3, 1, 1]
-    assert "note: too few images to hold one out for val: class '2'\n" in capsys.readouterr().err
-
-
 def test_a_class_that_no_evaluation_will_see_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = build.class_folder({"train/cat": 2, "train/dog": 2, "train/cow": 2, "test/cat": 1, "test/dog": 1}, side=6)
     pack(build.write_folder(tmp_path / "in", files), tmp_path / "out", val_fraction=0)
     assert "note: 1 of 3 classes have no test image: 'cow'\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", ["", "val_fraction = 0.2"])
-def test_a_test_fraction_that_selects_nothing_is_refused(tmp_path: Path, more: str) -> None:
-    """It was asked for, unlike the default fraction of val."""
-    build.write_folder(tmp_path / "m", build.class_folder({"cat": 10, "dog": 10}, side=6))
-    (tmp_path / "m.toml").write_text(f'name = "m"\narchive = "m"\ntest_fraction = 0.01\n{more}')
-    with pytest.raises(UserError, match=r"not one image; use 0 for no test split, or at least 0\.1$"):
-        pack_quietly(tmp_path / "m.toml", tmp_path / "out")
-
-
-def test_a_remedy_is_an_accepted_fraction(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x_train=build.random_images(2, side=6), y_train=[0, 1])
-    with pytest.raises(UserError, match=r"at most 1 images per class is not one image; use 0 for no val split$"):
-        pack_quietly(tmp_path / "a.npz", tmp_path / "out", val_fraction=0.2)
-
-
 def test_progress_goes_to_stderr_in_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pack(npz(tmp_path / "a.npz", 40), tmp_path / "out", samples_per_shard=9, val_fraction=0)
+    pack(build.labelled_npz(tmp_path / "a.npz", 40), tmp_path / "out", samples_per_shard=9, val_fraction=0)
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines()[-1] == "packing train: 40 of 40 images"

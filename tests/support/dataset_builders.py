@@ -180,3 +180,14 @@ def write_archive(path: Path, files: Mapping[str, bytes]) -> Path:
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def labelled_npz(path: Path, samples: int, classes: int = 3, side: int = 6, test: int = 0) -> Path:
+    """Write a labelled npz of random images."""
+    images = random_images(samples + test, seed=samples, side=side)
+    labels = np.arange(samples + test) * 7 % classes
+    arrays = {"x_train": images[:samples], "y_train": labels[:samples]}
+    if test:
+        arrays |= {"x_test": images[samples:], "y_test": labels[samples:]}
+    np.savez(path, **arrays)
+    return path
