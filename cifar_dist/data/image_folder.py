@@ -37,7 +37,7 @@ def read_image_folder(
     Raises:
         UserError: no images, an unknown layout, a corrupt image, or images of different sizes without ``size``.
     """
-    hidden = _hidden_images(path)
+    hidden = hidden_images(path)
     if hidden and all(name.endswith("/") for name in names):
         raise UserError(f"{path} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
     layout = find_layout(path, names, skip_unusable=skip_unusable)
@@ -81,7 +81,7 @@ def read_image_folder(
             of_split = pixels[rows] if undecoded else pixels[rows[0] : rows[-1] + 1]  # a view costs no memory
             splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in rows)
-    notes = [*_note_hidden(hidden), *_notes(undecoded, changes, len(images))]
+    notes = [*note_hidden(hidden), *_notes(undecoded, changes, len(images))]
     return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths)
 
 
@@ -113,16 +113,13 @@ def decode_image(
         ) from None
 
 
-def note_hidden_images(path: Path) -> list[str]:
-    """Note the images of a folder or archive that are not read because they are hidden."""
-    return _note_hidden(_hidden_images(path))
-
-
-def _hidden_images(path: Path) -> list[str]:
+def hidden_images(path: Path) -> list[str]:
+    """List the images of a folder or archive that are not read because they are hidden."""
     return [name for name in hidden_names(path) if name.lower().endswith(SUFFIXES)]
 
 
-def _note_hidden(names: list[str]) -> list[str]:
+def note_hidden(names: list[str]) -> list[str]:
+    """Note :func:`hidden_images`; no line without any."""
     return [f"passed over hidden images: {list_some(names)}"] if names else []
 
 

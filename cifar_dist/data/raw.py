@@ -59,10 +59,7 @@ class RawSplit:
 
     def resized(self, size: int) -> RawSplit:
         """Return the split with every image resized to ``size`` x ``size``."""
-        if self.images.shape[1:3] == (size, size):
-            return self
-        images = np.stack([np.asarray(resize(Image.fromarray(image), size)) for image in self.images])
-        return RawSplit(images, self.labels, self.ids)
+        return RawSplit(resize_images(self.images, size), self.labels, self.ids)
 
 
 @dataclass(frozen=True)
@@ -111,6 +108,13 @@ class RawDataset:
 
 def _described(value: object) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def resize_images(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize images, uint8 [samples, height, width, 3], to ``size`` x ``size``."""
+    if images.shape[1:3] == (size, size):
+        return images
+    return np.stack([np.asarray(resize(Image.fromarray(image), size)) for image in images])
 
 
 def as_images(value: object, where: str) -> NDArray[np.uint8]:

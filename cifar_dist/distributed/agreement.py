@@ -97,7 +97,7 @@ class Agreement:
             everyone = self._ranks.gather_objects(report.ids[~report.finite].tolist())
             ids = sorted({sample for rank in everyone for sample in rank})
             more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
-            raise diverged(
+            raise divergence_error(
                 f"the loss is not finite at step {report.step} for {len(ids)} samples "
                 f"(ids {', '.join(map(str, ids[:_IDS_SHOWN]))}{more})"
             )
@@ -105,7 +105,7 @@ class Agreement:
             raise StopRequested(cause_of(stop))
 
 
-def diverged(what: str) -> TrainingFailedError:
+def divergence_error(what: str) -> TrainingFailedError:
     """The error of a training that has diverged."""
     return TrainingFailedError(
         f"{what}; earlier checkpoints are intact. Try a lower --optim.lr, --optim.clip_norm 1, or --train.precision no"

@@ -17,10 +17,10 @@ from cifar_dist.data.archives import SUFFIXES as ARCHIVES
 from cifar_dist.data.archives import member_names, read_members
 from cifar_dist.data.batches import Images
 from cifar_dist.data.image import note_changes
-from cifar_dist.data.image_folder import decode_image, note_hidden_images
+from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
 from cifar_dist.data.image_layout import SUFFIXES
-from cifar_dist.data.manifest import FILE_NAME, UNLABELLED, Manifest
-from cifar_dist.data.raw import RawSplit
+from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.data.raw import resize_images
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
@@ -136,8 +136,7 @@ def _resized(unlabelled: Unlabelled, trained_on: Manifest) -> NDArray[np.uint8]:
     size = _training_size(trained_on)
     if size is None:
         return unlabelled.images
-    labels = np.full(len(unlabelled.ids), UNLABELLED, dtype=np.int64)
-    return RawSplit(unlabelled.images, labels, unlabelled.ids).resized(size).images
+    return resize_images(unlabelled.images, size)
 
 
 def read_images(source: Path, trained_on: Manifest) -> NamedImages:
@@ -163,5 +162,5 @@ def read_images(source: Path, trained_on: Manifest) -> NamedImages:
         where = f"{source}: '{name}'"
         images[name] = decode_image(data, where, size, changes)
         require_shape(where, images[name].shape, trained_on)
-    notes = [*note_hidden_images(source), *note_changes(changes, len(names))]
+    notes = [*note_hidden(hidden_images(source)), *note_changes(changes, len(names))]
     return NamedImages(names, np.stack([images[name] for name in names]), notes)

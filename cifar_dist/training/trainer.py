@@ -18,7 +18,7 @@ from torch import Tensor
 from cifar_dist import checkpoint
 from cifar_dist.config import Config
 from cifar_dist.distributed import time_limit
-from cifar_dist.distributed.agreement import Agreement, StopRequested, diverged
+from cifar_dist.distributed.agreement import Agreement, StopRequested, divergence_error
 from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
@@ -286,7 +286,7 @@ class Trainer:
             TrainingFailedError: on all ranks, if a rank found something that is not finite.
         """
         if not all(self.ranks.gather_objects(is_finite)):
-            raise diverged(f"{what} is not finite after step {self.step}")
+            raise divergence_error(f"{what} is not finite after step {self.step}")
 
     @property
     def epochs_trained(self) -> int:
