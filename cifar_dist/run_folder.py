@@ -314,6 +314,19 @@ class RunFolder:
     def _settings(self) -> Mapping[str, object]:
         return recipe.settings_of(recipe.read(self.config))
 
+    def refuse_missing_data(self, path: str, option: str) -> None:
+        """Refuse to go on without the run's dataset.
+
+        Args:
+            path: where it should be.
+            option: that names another place.
+
+        Raises:
+            UserError: there is no folder.
+        """
+        if not Path(path).is_dir():
+            raise UserError(f"{path}, the dataset of {self.path}, does not exist here; name it with {option} DIR")
+
     def refuse_other_data(self, manifest: Manifest) -> None:
         """Refuse data that this run was not started on.
 

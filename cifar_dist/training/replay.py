@@ -161,10 +161,7 @@ def check_data(config: Config, folder: RunFolder) -> None:
     Raises:
         UserError: it does not exist, or is another one.
     """
-    if not Path(config.data.path).is_dir():
-        raise UserError(
-            f"{config.data.path}, the dataset of {folder.path}, does not exist here; name it with --data DIR"
-        )
+    folder.refuse_missing_data(config.data.path, "--data")
     now, then = Manifest.load(config.data.path), folder.read_manifest()
     if now.fingerprint != then.fingerprint:
         raise UserError(

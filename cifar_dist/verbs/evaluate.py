@@ -6,7 +6,6 @@ import argparse
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
@@ -49,10 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     trained = open_trained(run_path, arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
     tta = trained.config.eval.tta
-    if not arguments.data and not Path(trained.config.data.path).is_dir():
-        raise UserError(
-            f"{trained.config.data.path}, the dataset of {run_path}, does not exist here; name it with --data DIR"
-        )
+    if not arguments.data:
+        trained.run.refuse_missing_data(trained.config.data.path, "--data")
     data = Manifest.load(arguments.data or trained.config.data.path)
     if arguments.split not in data.splits:
         raise UserError(f"{data.root} has no split '{arguments.split}'; use --split {' or '.join(data.splits)}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from cifar_dist.distributed.launch_checks import is_main_process
-from cifar_dist.errors import UserError, printable
+from cifar_dist.errors import printable
 from cifar_dist.verbs.arguments import RUN, RUN_NAME
 from cifar_dist.verbs.train import train
 
@@ -29,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     path = find_run(arguments.run)
     config = resumed_config(path, arguments.settings)
     folder = RunFolder(path)
-    if not Path(config.data.path).is_dir() and (arguments.settings or not folder.is_finished()):
-        raise UserError(f"{config.data.path}, the dataset of {path}, does not exist here; name it with --data.path DIR")
+    if arguments.settings or not folder.is_finished():
+        folder.refuse_missing_data(config.data.path, "--data.path")
     if is_main_process():
         for file, copy in missing_files(folder.plugins).items():
             print(f"cifar-dist: {printable(str(file))} does not exist here; using its copy {copy}", file=sys.stderr)
