@@ -29,6 +29,7 @@ from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import parse_toml, write_atomic
 
+_MARK = "\ufeff"  # byte order mark, which editors of Windows write first
 SHIPPED = Path(__file__).parent / "recipes"
 
 
@@ -344,19 +345,22 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
 def _with_lr(path: Path, lr: float) -> str:
     """Return the text of a recipe file with ``optim.lr`` set to ``lr``."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes().decode()  # as it is, with the byte order mark and the line ends of Windows
+        text = content.removeprefix(_MARK)
+        mark = content[: len(content) - len(text)]
         wanted = parse_toml(text)
         put(wanted, "optim.lr", lr)
         section = re.search(r"(?m)^\[optim\][^\n]*\n", text)
+        end = "\r\n" if "\r\n" in text else "\n"
         if section is None:
-            text = f"{text.rstrip()}\n\n[optim]\nlr = {lr!r}\n"
+            text = f"{text.rstrip()}{end}{end}[optim]{end}lr = {lr!r}{end}"
         else:
             rest = text[section.end() :]
             own, others = re.split(r"(?m)^(?=\[)", rest, maxsplit=1) if re.search(r"(?m)^\[", rest) else (rest, "")
             edited, count = re.subn(r"(?m)^lr\s*=\s*[^\s#]+", f"lr = {lr!r}", own)
-            text = text[: section.end()] + (edited if count else f"lr = {lr!r}\n{own}") + others
+            text = text[: section.end()] + (edited if count else f"lr = {lr!r}{end}{own}") + others
         if parse_toml(text) == wanted:
-            return text
+            return mark + text
     except (ValueError, OSError, AttributeError):
         pass
     raise UserError(f"optim.lr cannot be set in {path}, which is not a recipe; use a new file, or edit it by hand")

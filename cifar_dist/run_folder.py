@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shlex
 import time
@@ -20,7 +21,7 @@ import psutil
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
-from cifar_dist.config.changes import LENGTH, contradiction, words_of_changes
+from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import InUseError, UserError, nearest
 from cifar_dist.files import (
@@ -62,6 +63,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.toml"
+        self.started_config = path / ".started.toml"  # as the last start wrote config.toml, which users edit
         self.manifest = path / FILE_NAME
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
@@ -214,14 +216,41 @@ class RunFolder:
         if exists(self.config):
             self.refuse_other_settings(config, besides=LENGTH if change_length else ())
             self.refuse_other_data(manifest)
-            started = recipe.read(self.config)
+            started = self.read_started()
             if change_length and contradiction(recipe.settings_of(started), recipe.settings_of(config)):
                 notes += change_length(started)
         else:
             copy_atomic(manifest.root / FILE_NAME, self.manifest)
         notes += keep_copies(self.plugins, config)
-        write_atomic(self.config, recipe.to_toml(config))  # last, because this file makes the folder a run
+        self.write_config(config)  # last, because it makes the folder a run
         return notes
+
+    def write_config(self, config: Config) -> None:
+        """Write the settings that a start of the run uses."""
+        text = recipe.to_toml(config)
+        write_atomic(self.config, text)
+        write_atomic(self.started_config, text)
+
+    def read_config(self) -> Config:
+        """Read ``config.toml``, in which what changes no result may have been edited, and the length of the run.
+
+        Raises:
+            UserError: it is damaged, or was edited into other settings than the run was started with.
+        """
+        config = recipe.read(self.config)
+        if found := contradiction(self._settings(), recipe.settings_of(config), LENGTH, str(self.config)):
+            raise UserError(
+                f"{self.path} was started with {found[1]}; write the first there again, or {self.other_run(config)}"
+            )
+        return config
+
+    def read_started(self) -> Config:
+        """Read the settings that the run was last started with, whatever ``config.toml`` was edited to since.
+
+        Raises:
+            UserError: they are damaged.
+        """
+        return recipe.read(self.started_config if self.started_config.is_file() else self.config)
 
     def lock(self) -> None:
         """Lock the folder for as long as this object lives.
@@ -280,39 +309,44 @@ class RunFolder:
             besides: keys that may differ too.
 
         Raises:
-            UserError: ``config`` contradicts a setting of the run; the message names the first, and the commands that
-                continue the run as it was and that branch it.
+            UserError: ``config``, or the run's ``config.toml`` as it is now, contradicts a setting of the run; the
+                message names the first, and the commands that continue the run as it was and that start another one.
         """
+        self.read_config()
         if found := contradiction(self._settings(), recipe.settings_of(config), besides):
             key, words = found
-            ways = [f"leave {key} as it was: {self.resume_command(config)}"]
-            ways += [] if key.startswith("model.") else self.ways_to_branch(config)
-            raise UserError(f"{self.path} was started with {words}; {', or '.join(ways)}")
+            raise UserError(
+                f"{self.path} was started with {words}; leave {key} as it was: {self.resume_command(config)}, "
+                f"or {self.other_run(config)}"
+            )
 
     def resume_command(self, config: Config | None = None) -> str:
         """Return the command that continues this run, with the length of ``config``."""
         length = words_of_changes(self._settings(), recipe.settings_of(config), LENGTH) if config else []
         return " ".join(["cifar-dist resume", shlex.quote(str(self.path)), *(length or [])])
 
-    def ways_to_branch(self, config: Config, step: str = "") -> list[str]:
-        """Return the command that starts a new run with ``config`` from a checkpoint of this one, if one exists.
-
-        Args:
-            config: the settings that are asked for.
-            step: of the checkpoint; empty for the newest.
-        """
-        if not self.newest_checkpoint():
-            return []
-        path = shlex.quote(str(self.path))
-        origin = f"--run.name {free_name(self.path).name} --run.from {path}{step and '@'}{step}"
-        before = self._settings()
-        changes = words_of_changes(before, {**recipe.settings_of(config), "run.from": before["run.from"]})
+    def other_run(self, config: Config) -> str:
+        """Return the command that trains a run of its own with ``config``: a branch of this one, where it can be."""
+        path, before, now = shlex.quote(str(self.path)), self._settings(), recipe.settings_of(config)
+        words, way = [f"--run.name {free_name(self.path).name}"], "start another run"
+        if can_branch(before, now) and 0 < self._steps_saved() < self._steps_asked(config):
+            words, way = [*words, f"--run.from {path}"], "branch it"
+        changes = words_of_changes(before, {**now, "run.from": before["run.from"]})
         if changes is None:
-            return [f"branch it, by adding to this command: {origin}"]
-        return [f"branch it: {' '.join([f'cifar-dist train {path}/{self.config.name}', origin, *changes])}"]
+            return f"{way}, by adding to cifar-dist train: {' '.join(words)}"
+        return f"{way}: {' '.join([f'cifar-dist train {path}/{self.config.name}', *words, *changes])}"
+
+    def _steps_saved(self) -> int:
+        """Return the step of the newest checkpoint, unverified; 0 if none exists."""
+        return int(self.newest_checkpoint().partition("-")[2] or 0)
+
+    def _steps_asked(self, config: Config) -> int:
+        """Return the steps of a run with ``config`` on this run's data."""
+        samples = self.read_manifest().for_training(config.data.hold_out).samples("train")
+        return config.train.last_step(math.ceil(samples / config.train.batch_size))
 
     def _settings(self) -> Mapping[str, object]:
-        return recipe.settings_of(recipe.read(self.config))
+        return recipe.settings_of(self.read_started())
 
     def refuse_missing_data(self, path: str, option: str) -> None:
         """Refuse to go on without the run's dataset.
@@ -338,18 +372,23 @@ class RunFolder:
             raise UserError(
                 f"{self.path} was started on other data than {manifest.root} now has "
                 f"({started.fingerprint}, now {manifest.fingerprint}); use another --run.name"
-                f"{self._way_to_start_from_weights()}"
+                f"{self.way_to_start_from_weights()}"
             )
 
-    def _way_to_start_from_weights(self) -> str:
-        """Return the settings of a new run that starts from the final weights; empty before they exist."""
+    def way_to_start_from_weights(self) -> str:
+        """Return the settings of a new run that starts from the final weights, after ";"; empty before they exist."""
         if not self.final.is_file():
             return ""
         return f"; a new run starts from its weights with --run.name NEW --model.pretrained {self.final}"
 
 
-def find_run(run: str, parent: Path = Path("runs")) -> Path:
+def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Path:
     """Return the folder of a run, given by name or path.
+
+    Args:
+        run: the name or path.
+        parent: folder of the runs that are known by name.
+        checkpoint: how the user names a checkpoint of the run here, for who gives the path of one.
 
     Raises:
         UserError: it does not exist; the message suggests the nearest name.
@@ -359,7 +398,8 @@ def find_run(run: str, parent: Path = Path("runs")) -> Path:
             return path
     for path in Path(run).expanduser().parents:
         if RunFolder(path).exists():
-            raise UserError(f"'{run}' is inside the run {path}; name the run, and its weights with --checkpoint")
+            way = f", and its checkpoint {checkpoint}" if checkpoint else ""
+            raise UserError(f"'{run}' is inside the run {path}; name the run{way}")
     known = [path.name for path in complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
     raise UserError(f"run '{run}' does not exist; {hint}")

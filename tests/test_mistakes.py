@@ -78,8 +78,8 @@ def test_resume_with_another_setting(tiny: Path, tmp_path: Path) -> None:
     refused(
         train(str(tiny), "--train.epochs", "1", "--optim.lr", "0.2")[0],
         "was started with optim.lr = 0.1 and this command says 0.2",
-        f"leave optim.lr as it was: cifar-dist resume {tmp_path}/runs/tiny, or branch it: cifar-dist train "
-        f"{tmp_path}/runs/tiny/config.toml --run.name tiny-2 --run.from {tmp_path}/runs/tiny --optim.lr 0.2",
+        f"leave optim.lr as it was: cifar-dist resume {tmp_path}/runs/tiny, or start another run: cifar-dist train "
+        f"{tmp_path}/runs/tiny/config.toml --run.name tiny-2 --optim.lr 0.2",
     )
     refused(train(str(tiny), "--train.epochs", "1", "--run.fresh")[0], "exists and run.fresh is set")
     after = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}

@@ -149,6 +149,16 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
         (["--optim.name", "sgdd"], "command line: optim.name 'sgdd' is not known; did you mean 'sgd'?"),
         (["--schedule.fianl", "1"], "unknown setting --schedule.fianl; did you mean '--schedule.final'?"),
         (["--train.epochs", "2.5"], "train.epochs '2.5' must be a valid integer"),
+        (["--schedule.name", "step", "--schedule.milestones", "[1, true]"], "milestones [1, true] must be numbers"),
+        (
+            ["--eval.batch_size", "99999999999999999999"],
+            "eval.batch_size 99999999999999999999 must be at most 2147483647",
+        ),
+        (["--data.shuffle_block", "2147483648"], "data.shuffle_block 2147483648 must be at most"),
+        (["--augment.crop.pad", "2147483648"], "augment.crop.pad 2147483648 must be at most"),
+        (["--run.collective_timeout", "99999999999999"], "run.collective_timeout 99999999999999 must be at most"),
+        (["--train.batch_size", "131072", "--train.parts", "131072"], "train.parts 131072 must be between 0 and 65536"),
+        (["--train.threads", "100000"], "train.threads 100000 must be between 0 and 1024"),
         (["--train.epochs"], "--train.epochs requires a value: --train.epochs VALUE"),
         (["--run.name", "--train.epochs", "3"], "--run.name requires a value: --run.name VALUE"),
         (["--optim.learning_rate", "1"], "did you mean '--optim.lr'?"),
@@ -216,6 +226,16 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
         recipe.load(str(path))
     path.write_text("[train\n")
     with pytest.raises(UserError, match=r"mine\.toml cannot be read as TOML"):
+        recipe.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("optim", "lr"), ("train", "max_steps"), ("schedule", "warmup"), ("augment.crop", "pad")]
+)
+def test_true_in_a_file_is_not_the_number_1(tmp_path: Path, section: str, key: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'base = "demo"\n[{section}]\n{key} = true\n')
+    with pytest.raises(UserError, match=rf"mine\.toml: {section}\.{key} true must be a number$"):
         recipe.load(str(path))
 
 

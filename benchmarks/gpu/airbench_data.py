@@ -22,9 +22,7 @@ def write(packed: str, folder: Path, at_most: int | None = None) -> Path:
         folder: is created.
         at_most: images of each split, the first ones; None for all.
     """
-    manifest = Manifest.load(packed)
-    if "val" in manifest.splits:
-        manifest = manifest.with_val_in_train()
+    manifest = Manifest.load(packed).for_training(hold_out=False)
     out = folder / "cifar10"
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):

@@ -37,31 +37,44 @@ CHANGEABLE_ON_RESUME: Final = (
 LENGTH: Final = ("train.epochs", "train.max_steps", "train.patience", "train.monitor", "train.min_delta")
 """Keys that say when a run is complete: a resume that changes them extends it, if the steps done stay the same."""
 
+KEPT_BY_A_BRANCH: Final = ("model.name", "model.pretrained", "model.freeze", "optim.name", "optim.rest", "average.name")
+"""Settings that decide which tensors a checkpoint has; a branch cannot change them."""
+
 Settings = Mapping[str, object]
 
 
-def contradiction(started: Settings, asked: Settings, besides: Sequence[str] = ()) -> tuple[str, str] | None:
+def contradiction(
+    started: Settings, asked: Settings, besides: Sequence[str] = (), where: str = "this command"
+) -> tuple[str, str] | None:
     """Return the first setting that a resume may not change but does, and the difference in words; None for none.
 
     Args:
         started: the run's settings.
         asked: those of the command.
         besides: keys that may differ too.
+        where: what asks for them.
     """
     # Settings that both configs have come first: with another optimizer, its name precedes the settings it brings.
     for key in sorted(_changed(started, asked), key=lambda key: (key not in started or key not in asked, key)):
         if key not in besides:
-            return key, f"{key} = {in_words(started.get(key))} and this command says {in_words(asked.get(key))}"
+            return key, f"{key} = {in_words(started.get(key))} and {where} says {in_words(asked.get(key))}"
     return None
+
+
+def can_branch(started: Settings, asked: Settings) -> bool:
+    """Whether a run of other settings can begin with a checkpoint of this one, as far as its settings tell."""
+    kept = [*KEPT_BY_A_BRANCH, "train.batch_size", "data.hold_out"]  # the last two decide the steps of an epoch
+    kept += [key for key in started.keys() | asked.keys() if key.startswith("model.options.")]
+    return all(started.get(key) == asked.get(key) for key in kept)
 
 
 def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = ()) -> list[str] | None:
     """Return the words that turn one config's settings into the other's, of ``keys`` or of all that matter.
 
-    None: the command line has no short words for it, because one config has settings that the other lacks.
+    None: the command line has no short words for it, because it has settings that the other lacks.
     """
     changed = [key for key in _changed(started, asked) if not keys or key in keys]
-    if any(key not in started or key not in asked or isinstance(asked[key], dict) for key in changed):
+    if any(key not in asked or isinstance(asked[key], dict) for key in changed):
         return None
     texts = {key: asked[key] if isinstance(asked[key], str) else json.dumps(asked[key]) for key in changed}
     return [f"--{key} {shlex.quote(str(text))}" for key, text in texts.items()]

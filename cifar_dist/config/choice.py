@@ -77,7 +77,7 @@ class Choice(Section):
 
         if is_root(cls):
             return core_schema.with_info_plain_validator_function(cls._read)
-        return handler(source)
+        return super().__get_pydantic_core_schema__(source, handler)
 
     @classmethod
     def _read(cls, settings: object, info: ValidationInfo) -> Self:

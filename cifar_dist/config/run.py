@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -139,6 +140,10 @@ class TrainConfig(Section):
     """How processes synchronise: auto takes the launch config's engine (DDP, DeepSpeed, FSDP); or
     ``path/to/file.py:Attribute`` or ``package.module:Attribute``."""
 
+    def last_step(self, steps_per_epoch: int) -> int:
+        """Return the optimizer steps after which a run is complete, unless it stops early."""
+        return min(self.epochs * steps_per_epoch, self.max_steps or sys.maxsize)
+
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
         require(self.max_steps >= 0, f"max_steps {self.max_steps} must not be negative")
@@ -153,7 +158,7 @@ class TrainConfig(Section):
             self.batch_size % self.accumulate == 0,
             f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}",
         )
-        require(self.parts >= 0, f"parts {self.parts} must not be negative")
+        require(0 <= self.parts <= 65536, f"parts {self.parts} must be between 0 and 65536")
         require(
             self.parts == 0 or self.accumulate == 1,
             f"accumulate {self.accumulate} has no effect beside parts {self.parts}: each part is a backward pass; "
@@ -168,7 +173,7 @@ class TrainConfig(Section):
             "cudnn_benchmark takes another algorithm from run to run, and deterministic rules that out; remove one",
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
-        require(self.threads >= 0, f"threads {self.threads} must not be negative")
+        require(0 <= self.threads <= 1024, f"threads {self.threads} must be between 0 and 1024")
         require(self.profile >= 0, f"profile {self.profile} must not be negative")
         require(
             self.engine == "auto" or plugins.is_spec(self.engine),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
+
+LARGEST: Final = 2**31 - 1
+"""The largest integer of a setting; torch, NCCL and timers refuse larger ones where nobody would look for the cause."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -91,3 +97,30 @@ class Section:
         "allow_inf_nan": False,
         "alias_generator": key_of,
     }
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_wrap_validator_function(cls._read_numbers, handler(source))
+
+    @classmethod
+    def _read_numbers(cls, settings: object, read: Callable[[object], object]) -> object:
+        """Read the settings, but neither true as the number 1 nor integers that are too large."""
+        defaults = {key_of(field.name): field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for key, value in settings.items() if isinstance(settings, Mapping) else ():
+            takes_numbers = type(defaults.get(key)) in (int, float, tuple)
+            if takes_numbers and any(isinstance(item, bool) for item in _items(value)):
+                raise ValueError(
+                    f"{key} {json.dumps(value)} must be {'numbers' if isinstance(value, list) else 'a number'}"
+                )
+        section = read(settings)
+        for key in defaults:
+            for number in _items(getattr(section, key, None)):
+                is_small = not isinstance(number, int) or abs(number) <= LARGEST
+                require(is_small, f"{key} {number} must be at most {LARGEST}")
+        return section
+
+
+def _items(value: object) -> Iterator[object]:
+    yield from value if isinstance(value, list | tuple) else [value]

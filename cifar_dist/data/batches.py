@@ -146,7 +146,7 @@ class TrainBatches:
         device: torch.device,
         mixed: bool = False,
     ) -> None:
-        manifest = manifest if config.hold_out else manifest.with_val_in_train()
+        manifest = manifest.for_training(config.hold_out)
         self.images = Images(manifest, "train", config, device)
         labels = torch.from_numpy(manifest.labels("train"))
         if bool((labels < 0).any()):

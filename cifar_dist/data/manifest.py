@@ -180,8 +180,13 @@ class Manifest:
         shards = self.shards(split)
         return [name for shard in shards for name in shard.names] if all(shard.names for shard in shards) else []
 
-    def with_val_in_train(self) -> Manifest:
-        """Return the dataset whose ``train`` has the samples of ``val`` after its own, and which has no ``val``."""
+    def for_training(self, hold_out: bool) -> Manifest:
+        """Return the dataset as a run trains on it, given its ``data.hold_out``.
+
+        Without it, ``train`` has the samples of ``val`` after its own, and there is no ``val``.
+        """
+        if hold_out:
+            return self
         splits = {split: shards for split, shards in self.splits.items() if split != "val"}
         return replace(self, splits={**splits, "train": self.shards("train") + self.splits.get("val", ())})
 

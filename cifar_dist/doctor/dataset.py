@@ -24,7 +24,7 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
         UserError: a global batch does not split as it must.
     """
     check_batch_size(config, world_size)
-    trained = manifest if config.data.hold_out else manifest.with_val_in_train()
+    trained = manifest.for_training(config.data.hold_out)
     samples, size, parts = trained.samples("train"), config.train.batch_size, parts_of_batch(config, world_size)
     steps, last, each = steps_per_epoch(samples, size), samples % size or size, -(-size // parts)
     per_rank = f"{parts // world_size} x {each}" if parts > world_size else f"{each}"

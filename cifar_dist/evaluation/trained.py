@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cifar_dist import checkpoint, models, recipe
+from cifar_dist import checkpoint, models
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
@@ -41,7 +41,7 @@ def open_trained(run: Path, which: str) -> Trained:
         UserError: no such weights, or the run folder is incomplete.
     """
     folder = RunFolder(run)
-    config, trained_on = recipe.read(folder.config), folder.read_manifest()
+    config, trained_on = folder.read_config(), folder.read_manifest()
     given = Path(which).expanduser()
     if given.is_file():
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name

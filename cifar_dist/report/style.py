@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cifar_dist.errors import printable
 from cifar_dist.files import write_atomic
@@ -71,12 +71,23 @@ _STYLE: dict[RcKeyType, object] = {
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
+    "svg.hashsalt": "cifar-dist",  # else the names in the file are random
 }
+
+FORMATS: Final[Mapping[str, dict[str, str | None]]] = {
+    ".png": {"Software": "cifar-dist"},
+    ".svg": {"Creator": "cifar-dist", "Date": None},
+    ".pdf": {"Creator": "cifar-dist", "CreationDate": None},
+}
+"""Formats of pictures by suffix, and what each file says of its origin: not the time, for the same bytes each time."""
 
 
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield a figure, sized in inches; write it to ``path`` as PNG, atomically, if the block does not raise."""
+    """Yield a figure, sized in inches; write it to ``path``, atomically, if the block does not raise.
+
+    The suffix of ``path`` decides the format, see :data:`FORMATS`; without one it is PNG.
+    """
     import logging
     import warnings
 
@@ -90,10 +101,10 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         drawing = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield drawing
-        png = io.BytesIO()
-        drawing.savefig(png, format="png", metadata={"Software": "cifar-dist"})
+        content, suffix = io.BytesIO(), path.suffix.lower() or ".png"
+        drawing.savefig(content, format=suffix[1:], metadata=FORMATS[suffix])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, png.getvalue())
+    write_atomic(path, content.getvalue())
 
 
 @functools.cache

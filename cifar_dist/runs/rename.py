@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from cifar_dist import recipe
-from cifar_dist.config import RunConfig
+from cifar_dist.config import Config, RunConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.run_folder import RunFolder
@@ -29,12 +29,17 @@ def rename(run: Path, name: str) -> Path:
     folder, target = RunFolder(run), run.resolve().with_name(name)
     if target.exists():
         raise UserError(f"{target} exists; use another name")
-    config = recipe.read(folder.config)
-    renamed = dataclasses.replace(config, run=dataclasses.replace(config.run, name=name))
+    configs = [path for path in (folder.config, folder.started_config) if path.is_file()]
+    renamed = {path.name: _renamed(recipe.read(path), name) for path in configs}
     try:
         folder.lock()
         run.resolve().rename(target)
-        write_atomic(RunFolder(target).config, recipe.to_toml(renamed))
+        for file, config in renamed.items():
+            write_atomic(target / file, recipe.to_toml(config))
     except OSError as error:
         raise UserError(f"{run} cannot be renamed: {error.strerror}") from None
     return run.with_name(name)
+
+
+def _renamed(config: Config, name: str) -> Config:
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, name=name))

@@ -57,7 +57,7 @@ class Submission:
         if config.run.fresh:
             raise UserError(f"{path} exists and run.fresh is set; use another --run.name")
         folder.refuse_other_settings(config, besides=LENGTH)
-        started = recipe.settings_of(recipe.read(folder.config))
+        started = recipe.settings_of(folder.read_started())
         length = words_of_changes(started, recipe.settings_of(config), LENGTH) or []
         return cls(config, [*_without_place(settings), *shlex.split(" ".join(length))], options)
 

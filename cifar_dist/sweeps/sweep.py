@@ -72,7 +72,7 @@ class Run:
         """
         if not self.folder.config.is_file():
             return None
-        return contradiction(recipe.settings_of(recipe.read(self.folder.config)), recipe.settings_of(self.config))
+        return contradiction(recipe.settings_of(self.folder.read_started()), recipe.settings_of(self.config))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from cifar_dist.files import naming
 Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "stalled", "finished", "branched", "extended"]
 ORIGINS: Final = ("branched", "extended")
 """Kinds of events that say where a run comes from or how long it is, and not that a process began or ended."""
+SAVED: Final = ("resumed", "interrupted", "finished", "extended")
+"""Kinds of events at whose step, unless it is 0, there was a checkpoint."""
 Status = Literal["finished", "interrupted", "failed"]
 """How a process ended that could still report it: one of ``Kind``."""
 

@@ -6,14 +6,13 @@ length, and a branch takes its origin's checkpoint as long as it has none of its
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Final
 
 from cifar_dist import checkpoint, recipe
 from cifar_dist.config import Config, RunningAverageConfig
-from cifar_dist.config.changes import LENGTH, contradiction, in_words
+from cifar_dist.config.changes import KEPT_BY_A_BRANCH, LENGTH, contradiction, in_words
 from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.errors import UserError
 from cifar_dist.files import copy_atomic
 from cifar_dist.run_folder import RunFolder, find_run
@@ -22,9 +21,6 @@ from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.setup import TrainingSetup
-
-_TAKEN_OVER: Final = ("model.name", "model.pretrained", "model.freeze", "optim.name", "optim.rest", "average.name")
-"""Settings that decide which tensors a checkpoint has; a branch cannot change them."""
 
 
 def is_finished(config: Config) -> bool:
@@ -41,7 +37,7 @@ def is_finished(config: Config) -> bool:
     folder.refuse_other_settings(config, besides=LENGTH)
     if folder.manifest.is_file() and Path(config.data.path, FILE_NAME).is_file():  # else it is finished all the same
         folder.refuse_other_data(Manifest.load(config.data.path))
-    started = recipe.read(folder.config)
+    started = folder.read_started()
     return contradiction(recipe.settings_of(started), recipe.settings_of(config)) is None
 
 
@@ -54,11 +50,27 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list
     config = setup.config
     origin = None if folder.exists() else _find_origin(folder, setup)  # before there is a folder
     notes = folder.open(config, setup.manifest, lambda before: _change_length(folder, setup, before))
-    found, damaged = checkpoint.choose(folder.checkpoints)
+    found, damaged = _choose(folder)
     if found is None and config.run.from_:
         notes.append(_branch(folder, origin or _find_origin(folder, setup)))
-        found, _ = checkpoint.choose(folder.checkpoints)
+        found, _ = _choose(folder)
     return found, [*notes, *damaged]
+
+
+def _choose(folder: RunFolder) -> tuple[Path | None, list[str]]:
+    """Choose the checkpoint to continue from, as :func:`checkpoint.choose` does.
+
+    Raises:
+        UserError: also, the run has lost all its checkpoints; it would begin again, and replace its metrics.
+    """
+    found, damaged = checkpoint.choose(folder.checkpoints)
+    saved = max((event.step for event in timeline.read(folder.timeline) if event.kind in timeline.SAVED), default=0)
+    if found is None and saved:
+        raise UserError(
+            f"{folder.checkpoints} has no checkpoint left, and this run was saved at step {saved}; restore one, or "
+            f"start this run over: rm -r {folder.path}{folder.way_to_start_from_weights()}"
+        )
+    return found, damaged
 
 
 # ---- another length ---------------------------------------------------------------------------------------------
@@ -66,8 +78,8 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list
 
 def _change_length(folder: RunFolder, setup: TrainingSetup, before: Config) -> list[str]:
     """Check that a run can have another length, and mark it as not finished; return a line to report."""
-    newest = next(iter(checkpoint.listing(folder.checkpoints)), None)
-    step = (checkpoint.step_of(newest) or 0) if newest else 0
+    newest, damaged = _choose(folder)
+    step = checkpoint.read_state(newest).step if newest else 0
     settings = [recipe.settings_of(config) for config in (before, setup.config)]
     changes = ", ".join(
         f"{key} {in_words(settings[0][key])} -> {in_words(settings[1][key])}"
@@ -80,7 +92,7 @@ def _change_length(folder: RunFolder, setup: TrainingSetup, before: Config) -> l
     timeline.append(folder.timeline, event)
     damages = folder.discard_damaged_results()
     folder.supersede_final()
-    return [*damages, f"the length of this run has changed: {changes}"]
+    return [*damaged, *damages, f"the length of this run has changed: {changes}"]
 
 
 def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: int) -> None:
@@ -94,10 +106,9 @@ def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: i
         cause = f'the weights of average.name = "{average.name}"'
     else:
         return
-    ways = [f"leave train.epochs as it was: {folder.resume_command()}", *folder.ways_to_branch(config)]
     raise UserError(
         f"{folder.path}: train.epochs {before.train.epochs} -> {config.train.epochs} would change {cause} in the "
-        f"{step} steps done; {', or '.join(ways)}"
+        f"{step} steps done; leave train.epochs as it was: {folder.resume_command()}, or {folder.other_run(config)}"
     )
 
 
@@ -114,8 +125,15 @@ def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: s
     if is_finished and stopping.is_exhausted():
         raise UserError(
             f"{folder.path} is finished by {stopping}; {changes} does not change that; "
-            f"add --train.patience {stopping.waited + 1} or more, or --train.patience 0"
+            f"add --train.patience {stopping.waited + 1} or more, or {_no_patience(setup.config)}"
         )
+
+
+def _no_patience(config: Config) -> str:
+    """Return the words that switch early stopping off, with the settings that have no effect without it."""
+    default = type(config.train)()
+    changed = [key for key in ("monitor", "min_delta") if getattr(config.train, key) != getattr(default, key)]
+    return " ".join(f"--train.{key} {getattr(default, key)}" for key in ("patience", *changed))
 
 
 def _early_stopping(folder: RunFolder, setup: TrainingSetup, step: int) -> EarlyStopping:
@@ -133,7 +151,7 @@ def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     if not config.run.from_:
         return None
     run, _, which = config.run.from_.partition("@")
-    source = RunFolder(find_run(run, Path(config.run.dir)))
+    source = RunFolder(find_run(run, Path(config.run.dir), checkpoint="as RUN@STEP"))
     if source.path.resolve() == folder.path.resolve():
         raise UserError(f"run.from {run} is this run itself; give the new run another --run.name")
     found = checkpoint.named(source.checkpoints, which or "latest")
@@ -141,7 +159,11 @@ def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     _check_same_parts(source, setup)
     step = checkpoint.read_state(found).step
     if step >= setup.last_step:
-        raise UserError(f"run.from: step {step} is the end of this run or beyond; give it more --train.epochs")
+        length = "max_steps" if setup.config.train.max_steps == setup.last_step else "epochs"
+        raise UserError(
+            f"run.from: step {step} is the end of this run or beyond; give it more --train.{length}, or begin with an "
+            f"earlier step: {', '.join(_steps_before(source, setup.last_step)) or 'none is kept'}"
+        )
     if (stopping := _early_stopping(source, setup, step)).is_exhausted():
         raise UserError(
             f"run.from: at step {step} this run is complete by {stopping}; "
@@ -150,9 +172,14 @@ def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     return source.checkpoints / found.name
 
 
+def _steps_before(source: RunFolder, end: int) -> list[str]:
+    steps = [checkpoint.step_of(path) or 0 for path in checkpoint.listing(source.checkpoints)]
+    return [f"--run.from {source.path}@{step}" for step in steps if step < end]
+
+
 def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
     """Refuse a branch in which the step of a checkpoint would be another place in the data."""
-    config, manifest, before = setup.config, source.read_manifest(), recipe.read(source.config)
+    config, manifest, before = setup.config, source.read_manifest(), source.read_started()
     weights = _from_weights_instead(source)
     if manifest.fingerprint != setup.manifest.fingerprint and not config.run.from_other_data:
         raise UserError(
@@ -161,8 +188,8 @@ def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
         )
     if manifest.classes != setup.manifest.classes:
         raise UserError(f"run.from: {source.path} has other classes than {setup.manifest.root}; {weights}")
-    trained = manifest if before.data.hold_out else manifest.with_val_in_train()
-    steps = math.ceil(trained.samples("train") / before.train.batch_size)
+    trained = manifest.for_training(before.data.hold_out)
+    steps = steps_per_epoch(trained.samples("train"), before.train.batch_size)
     if steps != setup.steps_per_epoch:
         raise UserError(
             f"run.from: an epoch of {source.path} has {steps} steps and one of this run {setup.steps_per_epoch}; "
@@ -172,8 +199,8 @@ def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
 
 def _check_same_parts(source: RunFolder, setup: TrainingSetup) -> None:
     """Refuse a branch with another network, optimizer or average, which cannot take over the state of a checkpoint."""
-    before, now = recipe.settings_of(recipe.read(source.config)), recipe.settings_of(setup.config)
-    for key in _TAKEN_OVER:
+    before, now = recipe.settings_of(source.read_started()), recipe.settings_of(setup.config)
+    for key in KEPT_BY_A_BRANCH:
         if before.get(key) != now.get(key):
             raise UserError(
                 f"run.from: {source.path} has {key} = {in_words(before.get(key))} and this run "

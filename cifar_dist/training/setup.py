@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import socket
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,8 +67,7 @@ class TrainingSetup:
     @property
     def last_step(self) -> int:
         """Optimizer steps after which the run is complete, unless it stops early."""
-        train = self.config.train
-        return min(train.epochs * self.steps_per_epoch, train.max_steps or sys.maxsize)
+        return self.config.train.last_step(self.steps_per_epoch)
 
     def learning_rate(self, step: int) -> float:
         """The schedule's learning rate, given the optimizer steps done before."""

@@ -31,6 +31,16 @@ def user_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def picture_path(text: str) -> Path:
+    """Parse the path of a picture, whose suffix decides its format."""
+    from cifar_dist.report.style import FORMATS
+
+    path = user_path(text)
+    if path.suffix.lower() not in ("", *FORMATS):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a picture's name: it must end with {' or '.join(FORMATS)}")
+    return path
+
+
 @dataclass(frozen=True)
 class Name:
     """A type of argument: the name of something that exists, or a path.
@@ -113,6 +123,14 @@ def positive(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
+def rate(text: str) -> float:
+    """Parse a learning rate; others than these have no place in a picture."""
+    value = positive(text)
+    if not 1e-12 <= value <= 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a learning rate from 1e-12 to 1e6")
     return value
 
 

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.run_folder import find_run
         from cifar_dist.terminal.progress import progress
 
-    run_path = find_run(arguments.run)
+    run_path = find_run(arguments.run, checkpoint="with --checkpoint")
     trained = open_trained(run_path, arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
     tta = trained.config.eval.tta

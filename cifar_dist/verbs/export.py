@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.export import export
         from cifar_dist.run_folder import RunFolder, find_run
 
-    folder = find_run(arguments.run)
+    folder = find_run(arguments.run, checkpoint="with --checkpoint")
     out = arguments.out or Path(f"{folder.name}.pt2")
     check_writable(out, "--out", arguments.checkpoint, *RunFolder(folder).essential)
     with loading(f"exporting {folder.name}"):

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.evaluation.views import distinct_views
         from cifar_dist.run_folder import RunFolder, find_run
 
-    run_path = find_run(arguments.run)
+    run_path = find_run(arguments.run, checkpoint="with --checkpoint")
     inputs = (arguments.unlabelled, arguments.checkpoint, *RunFolder(run_path).essential)
     check_writable(arguments.out, "--out", *inputs)
     trained = open_trained(run_path, arguments.checkpoint)

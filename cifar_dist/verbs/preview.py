@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, check_writable, user_path, written
+from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, check_writable, picture_path, user_path, written
 from cifar_dist.verbs.loading import loading
 
 HELP = "draw training images as a recipe augments them"
@@ -25,7 +26,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         metavar="S",
         help="selects the images and their augmentation (default: the recipe's)",
     )
-    verb.add_argument("--out", type=user_path, metavar="FILE.png", help="default: preview-RECIPE.png")
+    verb.add_argument(
+        "--out", type=picture_path, metavar="FILE.png", help=".png, .svg or .pdf (default: preview-RECIPE.png)"
+    )
     verb.set_defaults(settings=[])
 
 
@@ -33,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
 
     seed = [] if arguments.seed is None else [f"--run.seed={arguments.seed}"]
+    if seed and "run.seed" in recipe.parse_overrides(arguments.settings):
+        raise UserError("--seed and --run.seed are one setting; give one of them")
     config = recipe.load(arguments.recipe, [*arguments.settings, *seed])
     out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")
     named = Path("shards") / arguments.dataset

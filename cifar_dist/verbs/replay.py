@@ -42,14 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.step is None) == (arguments.check is None):
         raise UserError("name either a step or --check: cifar-dist replay RUN 120, or cifar-dist replay RUN --check")
 
-    from cifar_dist import recipe
-
     with loading():
         from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.tracking import timeline
         from cifar_dist.tracking.environment import recorded_threads
 
     folder = RunFolder(find_run(arguments.run))
-    config = recipe.read(folder.config)
+    most = max((event.processes for event in timeline.read(folder.timeline)), default=0)
+    if arguments.rank is not None and 0 < most <= arguments.rank:
+        raise UserError(f"--rank {arguments.rank}: {folder.path} had ranks 0 to {most - 1} at most")
+    config = folder.read_config()
     if arguments.data is not None:
         config = replace(config, data=replace(config.data, path=str(arguments.data)))
     if not config.train.threads:  # chosen when the run began; another number would round differently

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, check_writable, user_path, written
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, check_writable, picture_path, user_path, written
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.report import draw, draw_if_outdated, draw_index
 
@@ -53,7 +53,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     listing.add_argument("--csv", type=user_path, metavar="OUT", help="also write the table to this file")
     compare = _add(actions, "compare", "print the settings in which runs differ, and their results")
     compare.add_argument("runs", nargs="+", type=RUN_NAME, metavar="RUN", help=RUN)
-    compare.add_argument("--picture", type=user_path, metavar="OUT.png", help="also draw their curves to this file")
+    compare.add_argument(
+        "--picture", type=picture_path, metavar="OUT.png", help="also draw their curves: .png, .svg or .pdf"
+    )
     rename = _add(actions, "rename", "give a run another name")
     rename.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     rename.add_argument("name", metavar="NAME", help="its new name, in the same folder")

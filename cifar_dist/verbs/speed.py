@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.formatting import markdown
         from cifar_dist.run_folder import find_run
 
-    trained = open_trained(find_run(arguments.run), arguments.checkpoint)
+    trained = open_trained(find_run(arguments.run, checkpoint="with --checkpoint"), arguments.checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_trained(trained).to(device).eval()
     height, width, channels = trained.trained_on.shape

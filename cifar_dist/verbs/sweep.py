@@ -8,7 +8,7 @@ import sys
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import Name, at_least, check_writable, split_settings, user_path, written
+from cifar_dist.verbs.arguments import Name, at_least, check_writable, picture_path, split_settings, user_path, written
 from cifar_dist.verbs.loading import loading
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
@@ -29,7 +29,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     submit.add_argument("--jobs", type=at_least(1), metavar="N", help="runs at a time (default: no limit)")
     table = _add(actions, "table", "print the results as a Markdown table")
     table.add_argument("--csv", type=user_path, metavar="OUT", help="also write the results to this file")
-    table.add_argument("--picture", type=user_path, metavar="OUT.png", help="also draw the results to this file")
+    table.add_argument(
+        "--picture", type=picture_path, metavar="OUT.png", help="also draw the results: .png, .svg or .pdf"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -146,6 +146,10 @@ def test_a_dataset_is_found_by_its_name_and_the_sheet_is_called_after_the_recipe
         (["DIGITS", "custom-resnet", "--augment.crop.pad=40", "--augment.crop.fill=reflect"], "too large to reflect"),
         (["DIGITS", "demo", "--out", "/"], "/ is a folder; name a file in it: --out /NAME"),
         (["DIGITS", "demo", "--samples=1", "--out", "/proc/a.png"], "/proc/a.png cannot be written: No such file"),
+        (
+            ["DIGITS", "demo", "--seed", "1", "--run.seed", "2"],
+            "--seed and --run.seed are one setting; give one of them",
+        ),
         (["DIGITS", "demo", "--samples", "1000000"], "at most 50 samples of 20 versions, not 1000000 of 6"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -61,6 +61,21 @@ def test_a_run_that_has_not_begun_has_no_curve_and_breaks_no_picture(here: Path)
     assert Image.open("out.png").width > 1000
 
 
+def test_the_suffix_of_a_picture_decides_its_format(here: Path) -> None:
+    write_run(here / "runs" / "a", CONFIG)
+    for name, begins in (("out.svg", b"<?xml"), ("out.PDF", b"%PDF"), ("out", b"\x89PNG")):
+        contents = []
+        for _ in range(2):
+            assert cli.run(["runs", "compare", "a", "--picture", name]) == 0
+            contents.append(Path(name).read_bytes())
+        assert contents[0].startswith(begins)
+        assert contents[0] == contents[1], "the same picture has the same bytes"
+    with pytest.raises(
+        UserError, match=r"'out\.jpg' is not a picture's name: it must end with \.png or \.svg or \.pdf"
+    ):
+        cli.run(["runs", "compare", "a", "--picture", "out.jpg"])
+
+
 def test_runs_that_cannot_be_compared_are_one_line(here: Path) -> None:
     (write_run(here / "runs" / "damaged", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
     for words, says in (

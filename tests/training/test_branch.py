@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 
 import pytest
@@ -52,7 +53,11 @@ def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(pla
     ("words", "says"),
     [
         (["whole@7"], r"has no checkpoint of step 7; steps here: 12, 10, 9, 8"),
-        (["whole"], r"step 12 is the end of this run or beyond; give it more --train\.epochs"),
+        (
+            ["whole"],
+            r"step 12 is the end of this run or beyond; give it more --train\.epochs, or begin with an earlier",
+        ),
+        (["whole@8", "--train.max_steps", "5"], r"more --train\.max_steps, .* earlier step: --run\.from \S+/whole@4, "),
         (
             ["whole@3", "--train.batch_size", "100"],
             r"has 3 steps and one of this run 13; use --train\.batch_size 420, or",
@@ -74,3 +79,22 @@ def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(
     assert (refused.code, refused.said.count("\n")) == (2, 1)
     assert re.search(says, refused.said), refused.said
     assert not (place.runs / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["--optim.lr", "0.2"], "start another run"),
+        (["--train.epochs", "2"], "start another run"),
+        (["--optim.lr", "0.2", "--train.epochs", "5"], "branch it"),
+        (["--model.options.dropout", "0.3", "--train.epochs", "5"], "start another run"),
+        (["--train.batch_size", "630", "--train.epochs", "9"], "start another run"),
+    ],
+)
+def test_the_other_run_that_a_refusal_offers_can_be_trained(place: Place, words: list[str], way: str) -> None:
+    refused = place.train("whole", *words)
+    assert refused.code == 2
+    (command,) = re.findall(rf", or {way}: cifar-dist (.*)\n", refused.said)
+    trained = place.run(*shlex.split(command))
+    assert trained.code == 0, trained.said
+    shutil.rmtree(place.runs / "whole-2")

@@ -44,7 +44,11 @@ def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(p
     assert "origin" not in table([describe(place.whole)], place.runs)
 
 
-@pytest.mark.parametrize("die_at", [2, 3], ids=["before the final weights are renamed", "before the config is written"])
+@pytest.mark.parametrize(
+    "die_at",
+    [2, 3, 4],
+    ids=["before the final weights are renamed", "before the config is written", "before its copy is written"],
+)
 def test_an_extension_that_is_killed_can_be_repeated(place: Place, die_at: int) -> None:
     run = shutil.copytree(place.runs / "stopped", place.runs / f"killed-{die_at}", symlinks=True)
     words = ["resume", str(run), "--train.epochs", "4", "--train.max_steps", "0"]
@@ -84,3 +88,42 @@ def test_a_length_that_changes_past_steps_is_refused_with_commands_that_work(pla
     branched = place.run(*shlex.split(branch))
     assert branched.code == 0, branched.said
     assert [record["step"] for record in metrics(place.runs / "whole-2")] == list(range(1, 6 * STEPS + 1))
+
+
+def test_a_finished_run_that_has_lost_its_checkpoints_is_not_trained_from_the_beginning(place: Place) -> None:
+    run = shutil.copytree(place.runs / "stopped", place.runs / "lost", symlinks=True)
+    shutil.rmtree(run / "checkpoints")
+    before = tree(run)
+    refused = place.run("resume", str(run), "--train.max_steps", "6")
+    assert (refused.code, refused.said.count("\n")) == (2, 1), refused.said
+    assert f"{run}/checkpoints has no checkpoint left, and this run was saved at step 5; restore one" in refused.said
+    assert refused.said.endswith(f"--run.name NEW --model.pretrained {run}/final/model.safetensors\n")
+    assert tree(run) == before
+    assert place.run("resume", str(run)).code == 0, "as it is, it is finished all the same"
+
+
+def test_an_edited_config_is_not_taken_for_the_settings_of_the_run(place: Place) -> None:
+    run = shutil.copytree(place.runs / "stopped", place.runs / "edited", symlinks=True)
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("lr = 0.1\n", "lr = 0.3\n"))
+    before = tree(run)
+    for words in (["resume", "--train.max_steps", "6"], ["resume"], ["evaluate"], ["replay", "3"]):
+        refused = place.run(words[0], str(run), *words[1:])
+        assert (refused.code, refused.said.count("\n")) == (2, 1), refused.said
+        assert f"{run} was started with optim.lr = 0.1 and {config} says 0.3; write the first there" in refused.said
+        assert tree(run) == before
+    config.write_text(config.read_text().replace("lr = 0.3\n", "lr = 0.1\n").replace("epochs = 3", "epochs = 4"))
+    longer = place.run("resume", str(run), "--train.max_steps", "0")
+    assert longer.code == 0, longer.said
+    assert ("extended", 5, "train.epochs 3 -> 4, train.max_steps 5 -> 0") in events(run)
+    place.assert_is_whole(run)
+
+
+def test_patience_that_is_switched_off_takes_its_own_settings_along(place: Place) -> None:
+    words = ["--train.patience", "1", "--train.min_delta", "0.9"]
+    assert place.train("impatient", *words).code == 0
+    run = place.runs / "impatient"
+    refused = place.run("resume", str(run), "--train.max_steps", "11")
+    (off,) = re.findall(r"or (--train\.patience 0.*)\n", refused.said)
+    assert off == "--train.patience 0 --train.min_delta 0.0"
+    assert place.run("resume", str(run), *off.split()).code == 0

@@ -94,7 +94,7 @@ def test_a_run_is_certified_and_a_changed_number_is_detected(trained: Path, tmp_
     ("words", "says"),
     [
         (["27"], "has no step 27; its steps are 1 to 26"),
-        (["24", "--rank", "2"], "--rank 2: step 24 has ranks 0 to 1"),
+        (["24", "--rank", "2"], "had ranks 0 to 1 at most"),
         ([], "name either a step or --check"),
         (["24", "--data", "/nowhere"], "/nowhere, the dataset of"),
     ],
