@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from collections.abc import Sequence
 
 from cifar_dist.cpu.load import watch_load
@@ -23,6 +24,10 @@ def run(words: Sequence[str]) -> int:
     Raises:
         UserError: an unknown verb, or anything that the verb refuses.
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working directory was deleted; change to one that exists") from None
     shorten_openmp_spin()
     watch_load()
     if words and words[0] in _SPOKEN:

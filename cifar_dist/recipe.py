@@ -136,6 +136,8 @@ def parse_overrides(words: Sequence[str]) -> Tree:
             position += 1
             text, equals = words[position], "="
         parts = key.replace("-", "_").split(".")
+        if "" in parts:
+            raise UserError(f"--{key} has a dot too many; settings are written --section.field VALUE")
         if len(parts) == 1 and key in field_names(Config) and text.startswith("{"):
             raise UserError(f"--{key} is a section and not replaced as a whole; set its keys, as --{key}.KEY VALUE")
         types = _types_of(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,13 @@ def test_unknown_words() -> None:
     refused(verb("preview", "demo", "nowhere/digits"), "unknown recipe 'nowhere/digits'; cifar-dist recipes lists all")
     refused(verb("train", "README.md"), "README.md is not a recipe; name one that cifar-dist recipes lists")
     assert verb("help", "pack").stdout == verb("pack", "--help").stdout
+
+
+def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f"rmdir {tmp_path}/gone; exec {sys.executable} -m cifar_dist train demo"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path / "gone", capture_output=True, text=True, check=False)
+    refused(done, "the working directory was deleted; change to one that exists")
 
 
 def test_what_cannot_be_trained(tiny: Path, tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
         (["--optim.lr", "nan"], "optim.lr 'nan' must be a finite number"),
         (["--optim.lr", "-1"], "command line: optim.lr -1.0 must be positive"),
         (["--optim.momentum", "2"], "command line: optim.momentum 2.0 must be in [0, 1)"),
+        (["--optim..lr", "1"], "--optim..lr has a dot too many; settings are written --section.field VALUE"),
+        (["--tracking.wandb", "false"], "tracking.wandb false is not known; known: disabled, offline, online"),
         (["--optim.name", "sgdd"], "command line: optim.name 'sgdd' is not known; did you mean 'sgd'?"),
         (["--schedule.fianl", "1"], "unknown setting --schedule.fianl; did you mean '--schedule.final'?"),
         (["--train.epochs", "2.5"], "train.epochs '2.5' must be a valid integer"),

@@ -148,6 +148,8 @@ def pick(root: type[Choice], settings: Mapping[str, object], *, import_plugins: 
     while is_root(variant):
         by = variant.picked_by
         name = settings.get(by, getattr(variant, by))
+        if isinstance(name, bool) or name in ("true", "false"):  # resembles a word by its letters only
+            raise ValueError(f"{by} {str(name).lower()} is not known; known: {', '.join(sorted(variant.variants))}")
         if not isinstance(name, str):
             raise ValueError(f"{by} {name!r} must be a string")
         if by == "name" and plugins.is_spec(name):

@@ -33,6 +33,12 @@ class ModelConfig(Section):
     """Gradual unfreezing: epochs after which one more stage, from the last layer down, begins to learn; 0 trains all
     stages from the start."""
 
+    def cut_short(self, epochs: int) -> list[str]:
+        """Say what a run of ``epochs`` has no room for, in one line each."""
+        if self.unfreeze < epochs:
+            return []
+        return [f"model.unfreeze {self.unfreeze:g}: train.epochs {epochs} end before; only the last layer learns"]
+
     def __post_init__(self) -> None:
         require(0 <= self.image_size <= 1024, f"image_size {self.image_size} must be between 0 and 1024")
         require(self.unfreeze >= 0, f"unfreeze {self.unfreeze} must not be negative")

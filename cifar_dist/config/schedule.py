@@ -60,15 +60,15 @@ class ScheduleConfig(Choice):
         """Return the epochs that the warm-up takes in a run of ``epochs``."""
         return min(self.warmup, self.longest_warmup * epochs)
 
-    def shortening(self, epochs: int) -> str:
-        """Say in one line that the warm-up is shortened in a run of ``epochs``; empty if it is not."""
+    def cut_short(self, epochs: int) -> list[str]:
+        """Say what a run of ``epochs`` has no room for, in one line each."""
         warmup = self.warmup_of(epochs)
         if warmup == self.warmup:
-            return ""
-        return (
+            return []
+        return [
             f"warm-up: {warmup:g} epochs instead of {self.warmup:g}, "
             f"{100 * self.longest_warmup:.0f} % of train.epochs {epochs}, so that the learning rate can fall"
-        )
+        ]
 
     def keeps_rates(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:
         """Whether the first ``steps`` learning rates of runs of ``before`` and ``after`` epochs are equal.
@@ -175,6 +175,13 @@ class StepConfig(ScheduleConfig):
         require(milestones == sorted(set(milestones)), f"milestones {milestones} must increase")
         require(0 < self.gamma <= 1, f"gamma {self.gamma} must be above 0 and at most 1")
 
+    def cut_short(self, epochs: int) -> list[str]:
+        beyond = ", ".join(f"{milestone:g}" for milestone in self.milestones if milestone >= epochs)
+        late = (
+            [f"schedule.milestones: no effect of {beyond}, the run ends after train.epochs {epochs}"] if beyond else []
+        )
+        return super().cut_short(epochs) + late
+
     def falling(self, at: AfterWarmup) -> float:
         passed: int = sum(at.step >= milestone * at.steps_per_epoch for milestone in self.milestones)
         return math.pow(self.gamma, passed)
@@ -223,6 +230,9 @@ class RestartsConfig(FallingConfig):
         require(self.cycle >= 0, f"cycle {self.cycle} must not be negative")
         require(1 <= self.growth <= 10, f"growth {self.growth} must be between 1 and 10")
 
+    def cut_short(self, epochs: int) -> list[str]:
+        return super().cut_short(epochs) + _cut_cycle(self.cycle, epochs - self.warmup_of(epochs), epochs)
+
     def falling(self, at: AfterWarmup) -> float:
         length = self.cycle * at.steps_per_epoch or at.left
         return between(1.0, self.final, self._progress(at.since, length), cosine=True)
@@ -258,6 +268,9 @@ class TriangularConfig(ScheduleConfig):
             f"warmup {self.warmup}, the rise of a triangle, is longer than its cycle of {self.cycle} epochs",
         )
 
+    def cut_short(self, epochs: int) -> list[str]:
+        return super().cut_short(epochs) + _cut_cycle(self.cycle, epochs, epochs)
+
     def warmup_of(self, epochs: int) -> float:
         return self.warmup if self.cycle else super().warmup_of(epochs)
 
@@ -285,6 +298,11 @@ class WSDConfig(FallingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.decay >= 0, f"decay {self.decay} must not be negative")
+
+    def cut_short(self, epochs: int) -> list[str]:
+        left = epochs - self.warmup_of(epochs)
+        late = [f"schedule.decay: {left:g} epochs instead of {self.decay:g}, those that train.epochs {epochs} leaves"]
+        return super().cut_short(epochs) + (late if self.decay > left else [])
 
     def falling(self, at: AfterWarmup) -> float:
         decay = min(at.left, self.decay * at.steps_per_epoch)
@@ -316,6 +334,12 @@ def between(first: float, last: float, progress: float, *, cosine: bool = False)
     # This form of interpolation meets both ends exactly; rounding may still pass one by an ulp.
     value = first * (1 - progress) + last * progress
     return min(max(value, min(first, last)), max(first, last))
+
+
+def _cut_cycle(cycle: float, left: float, epochs: int) -> list[str]:
+    if cycle <= left:
+        return []
+    return [f"schedule.cycle: {left:g} epochs of {cycle:g}, those that train.epochs {epochs} leaves"]
 
 
 def _check_fraction(name: str, value: float) -> None:

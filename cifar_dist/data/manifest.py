@@ -238,6 +238,8 @@ class Manifest:
         root = Path(folder)
         if not is_dataset(root):
             raise _explain_absence(root)
+        if (root / "config.toml").is_file():  # a run keeps the manifest of its dataset
+            raise UserError(f"{root} is a run, not a packed dataset; that of the run is data.path in its config.toml")
         try:
             return cls.read(root)
         except UserError as error:

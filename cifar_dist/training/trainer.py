@@ -376,8 +376,10 @@ class Trainer:
             resume_accuracy=self.accuracy,
             mirrors=self._mirrors,
         )
-        if shortening := self.config.schedule.shortening(self.config.train.epochs):
-            tracker.say(shortening)
+        config, epochs = self.config, self.config.train.epochs
+        for section in (config.schedule, config.model):
+            for line in section.cut_short(epochs):
+                tracker.say(line)
         for note in (*notes, engine.precision.advice, padding_note(self.config, self.ranks.world_size)):
             if note:
                 tracker.warn(note)

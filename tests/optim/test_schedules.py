@@ -14,6 +14,7 @@ from torch.optim import lr_scheduler
 
 from cifar_dist import recipe
 from cifar_dist.config import ScheduleConfig
+from cifar_dist.config.schedule import RestartsConfig, StepConfig, TriangularConfig, WSDConfig
 from cifar_dist.optim import learning_rate
 
 LR = 0.4
@@ -190,10 +191,10 @@ def test_wsd_warms_up_stays_and_decays(shape: str) -> None:
 def test_a_warm_up_longer_than_a_share_of_the_run_shrinks_with_it(name: str) -> None:
     long, fitting = (schedule_of(name, warmup=warmup, start=0.1) for warmup in (EPOCHS, 0.3 * EPOCHS))
     assert ours(long) == ours(fitting)
-    assert long.shortening(EPOCHS) == (
+    assert long.cut_short(EPOCHS) == [
         "warm-up: 2.4 epochs instead of 8, 30 % of train.epochs 8, so that the learning rate can fall"
-    )
-    assert fitting.shortening(EPOCHS) == ""
+    ]
+    assert fitting.cut_short(EPOCHS) == []
 
 
 def test_the_rise_of_a_triangle_is_half_of_it_at_most() -> None:
@@ -201,13 +202,39 @@ def test_the_rise_of_a_triangle_is_half_of_it_at_most() -> None:
     assert ours(whole) == ours(schedule_of("triangular", warmup=4, start=0.1))
     sawtooth = schedule_of("triangular", warmup=6, cycle=8, start=0.1)
     assert ours(sawtooth)[60] == LR
-    assert sawtooth.shortening(EPOCHS) == ""
+    assert sawtooth.cut_short(EPOCHS) == []
 
 
-def test_no_shipped_recipe_is_shortened_at_its_own_length() -> None:
+@pytest.mark.parametrize(
+    ("schedule", "at_8", "at_9"),
+    [
+        (
+            StepConfig(milestones=(2, 8, 9)),
+            "schedule.milestones: no effect of 8, 9, the run ends after",
+            "no effect of 9",
+        ),
+        (
+            WSDConfig(warmup=1, decay=7.5),
+            "schedule.decay: 7 epochs instead of 7.5, those that train.epochs 8 leaves",
+            "",
+        ),
+        (RestartsConfig(warmup=1, cycle=8), "schedule.cycle: 7 epochs of 8, those that train.epochs 8 leaves", ""),
+        (TriangularConfig(warmup=1, cycle=9), "schedule.cycle: 8 epochs of 9, those that train.epochs 8 leaves", ""),
+    ],
+)
+def test_what_a_short_run_has_no_room_for_is_said(schedule: ScheduleConfig, at_8: str, at_9: str) -> None:
+    for epochs, says in ((8, at_8), (9, at_9)):
+        (line,) = schedule.cut_short(epochs) or [""]
+        assert says in line
+        assert bool(says) == bool(line)
+    assert schedule.cut_short(10) == []
+
+
+def test_no_shipped_recipe_is_cut_short_at_its_own_length() -> None:
     for name in recipe.shipped():
         config = recipe.load(name)
-        assert config.schedule.warmup_of(config.train.epochs) == config.schedule.warmup, name
+        for section in (config.schedule, config.model):
+            assert section.cut_short(config.train.epochs) == [], name
 
 
 def test_wsd_without_steps_to_stay_only_decays() -> None:

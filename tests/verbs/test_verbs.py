@@ -184,7 +184,17 @@ def test_a_report_can_be_drawn_again(run: Path) -> None:
         (["evaluate", "RUN", "--split", "validation"], "has no split 'validation'; use --split train or val or test"),
         (["evaluate", "RUN", "--tta-below", "2"], "--tta-below 2.0 must be above 0 and at most 1"),
         (["evaluate", "RUN", "--tta", "0", "--tta-below", "0.9"], '--tta-below 0.9 has no effect with tta = "0"'),
-        (["evaluate", "RUN/final"], "is inside the run RUN; name the run, and its weights with --checkpoint"),
+        (
+            ["evaluate", "RUN", "--data", "RUN"],
+            "RUN is a run, not a packed dataset; that of the run is data.path in its",
+        ),
+        (["train", "demo", "--run.name", "n", "--data.path", "RUN"], "RUN is a run, not a packed dataset"),
+        (["checkpoint", "ls", "RUN/final"], "is inside the run RUN; name the run\n"),
+        (
+            ["train", "demo", "--run.name", "n", "--run.from", "RUN/final"],
+            "name the run, and its checkpoint as ",
+        ),
+        (["evaluate", "RUN/final"], "is inside the run RUN; name the run, and its checkpoint with --checkpoint"),
         (["train", "demo", "--eval.split", "valid"], "eval.split 'valid' must be 'train', 'val' or 'test'"),
     ],
 )
