@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.distributed.launch_checks import deepspeed_stage, was_asked_for
-from cifar_dist.errors import UserError, first_line
+from cifar_dist.launch.options import read_config
 
 _KINDS = ("DEEPSPEED", "FSDP")  # all others are one process or DDP
 
@@ -35,14 +35,6 @@ class AskedEngine:
         Raises:
             UserError: it is no config of Accelerate.
         """
-        import yaml
-
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-            kind = config.get("distributed_type", "")
-            stage = config.get("deepspeed_config", {}).get("zero_stage", "")
-        except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
-            raise UserError(
-                f"{path} is no config of accelerate launch: {first_line(error)}; see launch/ddp.yaml"
-            ) from None
-        return cls(kind if kind in _KINDS else "", str(stage))
+        config = read_config(path)
+        kind = str(config["distributed_type"])
+        return cls(kind if kind in _KINDS else "", str(config.get("zero_stage", "")))

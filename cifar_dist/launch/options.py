@@ -46,7 +46,7 @@ def read_request(config: Path, options: Sequence[str]) -> LaunchRequest:
     Raises:
         UserError: the config is damaged, a number is out of range, or fewer processes would start than are asked for.
     """
-    values = _Values(config, _read_config(config), _named(options))
+    values = _Values(config, read_config(config), _named(options))
     kind = "NO" if values.get("distributed_type") is False else str(values.get("distributed_type"))  # YAML's bare NO
     if kind not in _KINDS:
         raise UserError(f"{config}: distributed_type {kind} is not supported; use one of {', '.join(_KINDS)}")
@@ -97,7 +97,12 @@ def _named(options: Sequence[str]) -> dict[str, str]:
     return {name.replace("-", "_"): value for name, _, value in split}
 
 
-def _read_config(path: Path) -> dict[str, object]:
+def read_config(path: Path) -> dict[str, object]:
+    """Read a config of ``accelerate launch``; the keys of its ``deepspeed_config`` are beside its own.
+
+    Raises:
+        UserError: it cannot be read, or is no such config.
+    """
     import yaml
 
     remedy = "start from a file in launch/, or write one with: accelerate config"

@@ -36,8 +36,8 @@ from cifar_dist.slurm.preflight import config_in_job
         ),
         (["--run.dir", "/proc/runs"], "run.dir /proc/runs cannot be written (No such file or directory); choose anoth"),
         (
-            ["--checkpoint.keep", "1000000000000"],
-            "take 4.81e+04 TB; free some, choose another --run.dir, or keep fewer",
+            ["--checkpoint.keep", "1000000000"],
+            "take 48.1 TB; free some, choose another --run.dir, or keep fewer",
         ),
         *(
             (words, "--array=0-3 would run several jobs of one run at once; add %1 for a chain of jobs")
@@ -74,7 +74,7 @@ def test_bad_input_is_one_line(tiny: Path, monkeypatch: pytest.MonkeyPatch, word
             ["--train.compile", "default"],
             'train.compile = "default" needs one process, DDP or DeepSpeed',
         ),
-        ("LAUNCH", "broken.yaml", [], "broken.yaml is no config of accelerate launch: "),
+        ("LAUNCH", "broken.yaml", [], "broken.yaml is not a config of accelerate launch: it has no distributed_type"),
     ],
 )
 def test_a_variable_of_the_site_is_checked(

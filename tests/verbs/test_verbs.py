@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from support.run_folders import cells
 from support.running import ROOT, TRAIN, UNDRAWN, spawn
 
-from cifar_dist import cli
+from cifar_dist import cli, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
@@ -224,12 +225,11 @@ def test_impossible_requests_are_refused_before_the_work(
         (["export", "RUN", "--out", "RUN/final/model.safetensors"], "RUN/final"),
         (["export", "RUN", "--checkpoint", "TMP/w.pth", "--out", "TMP/w.pth"], "TMP/w.pth"),
         (["checkpoint", "average", "RUN", "13", "26", "--out", "RUN/checkpoints/a.safetensors"], "RUN/checkpoints"),
-        (["preview", "DATA", "demo", "--out", "DATA/test-000000.tar"], "DATA"),
-        (["preview", "DATA", "TMP/r.toml", "--out", "TMP/r.toml"], "TMP/r.toml"),
+        (["preview", "DATA", "demo", "--out", "DATA/test.png"], "DATA"),
         (["model", "TMP/r.toml", "--csv", "TMP/r.toml"], "TMP/r.toml"),
         (["sweep", "table", "TMP/r.toml", "--csv", "TMP/r.toml"], "TMP/r.toml"),
         (["runs", "list", "RUN", "--csv", "RUN/metrics.jsonl"], "RUN/metrics.jsonl"),
-        (["runs", "compare", "RUN", "--picture", "RUN/manifest.json"], "RUN/manifest.json"),
+        (["runs", "compare", "RUN", "--picture", "RUN/final/a.svg"], "RUN/final"),
     ],
 )
 def test_no_verb_overwrites_what_it_reads(run: Path, digits: Path, tmp_path: Path, words: list[str], read: str) -> None:
@@ -251,13 +251,14 @@ def test_evaluate_names_a_missing_dataset_and_one_that_has_changed(run: Path, di
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
     config = moved / "config.toml"
+    trained = recipe.read(config)
     config.write_text(config.read_text().replace(str(digits), "not/here"))
     (done,) = spawn(["-m", "cifar_dist", "evaluate", str(moved)])
     assert done.returncode == 2
     assert (
         done.stderr == f"cifar-dist: not/here, the dataset of {moved}, does not exist here; name it with --data DIR\n"
     )
-    config.write_text(config.read_text().replace("hold_out = true", "hold_out = false"))
+    RunFolder(moved).write_config(replace(trained, data=replace(trained.data, hold_out=False)))
     said = verb("evaluate", str(moved), "--data", str(digits), "--split", "val", "--tta", "0")
     assert "another dataset" not in said
     assert "the run was trained on the split val\n" in said
