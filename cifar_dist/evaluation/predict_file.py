@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -61,7 +61,15 @@ class NamedImages(NamedTuple):
     notes: list[str]
 
 
-def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: Path, labels: Labels = "auto") -> int:
+def predict_file(
+    engine: Engine,
+    trained: Trained,
+    source: Path,
+    tta: str,
+    out: Path,
+    labels: Labels = "auto",
+    poll: Callable[[], None] = lambda: None,
+) -> int:
     """Predict every image of ``source`` once, write one row for each in its order, and return their number. Collective.
 
     Args:
@@ -72,6 +80,7 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
         tta: see ``eval.tta``.
         out: the CSV.
         labels: how it names classes.
+        poll: called before each batch; it may raise to stop.
 
     Raises:
         UserError: a source that cannot be read, has another image shape or repeats an ID, or ``out`` is not writable.
@@ -82,7 +91,7 @@ def predict_file(engine: Engine, trained: Trained, source: Path, tta: str, out: 
         print_notes(notes)
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
     show = partial(progress, f"predicting {source.name}", show=ranks.is_main)
-    predictions = predictor.predict(model, stream, len(ids), tta, show=show)
+    predictions = predictor.predict(model, stream, len(ids), tta, poll=poll, show=show)
     named = class_labels(trained.trained_on, predictions.classes.tolist(), labels)
     ranks.run_on_main(lambda: write_submission(out, ids, named))
     return len(ids)

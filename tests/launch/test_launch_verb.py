@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import soak
-from support.running import PATIENCE, ROOT, environment
+from support.running import PATIENCE, ROOT, environment, finish, spawn, start, wait_until
 
 from cifar_dist.errors import UserError
 from cifar_dist.launch.configs import config_names, find_config
@@ -39,6 +41,24 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
     evaluated = launch("cpu", "--num_processes=2", "evaluate", tmp_path / "runs" / "it", cwd=ROOT, **forked)
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.startswith("test: accuracy ")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_an_evaluation_ends_on_request(digits: Path, tmp_path: Path, forked: dict[str, str], verb: str) -> None:
+    """Ranks ignore the request while they start; the launcher repeats it."""
+    run, out = tmp_path / "runs" / "it", tmp_path / "predictions.csv"
+    words = [str(soak.write_recipe(tmp_path, digits)), "--run.name=it", "--train.max_steps=1", "--eval.batch_size=1"]
+    assert spawn(["-m", "cifar_dist", "train", *words])[0].returncode == 0
+    before = sorted((run / "evaluations").iterdir())
+    words = [verb, str(run), *([str(digits), f"--out={out}"] if verb == "predict" else []), "--tta=1024"]
+    (asked,) = start(["-m", "cifar_dist", "launch", "cpu", "--num_processes=2", *words], env=forked)
+    wait_until(lambda: bool(psutil.Process(asked.pid).children()), [asked])
+    asked.send_signal(signal.SIGTERM)
+    (stopped,) = finish([asked])
+    assert stopped.returncode == 75, stopped.stderr
+    assert stopped.stderr.splitlines()[-1] == "cifar-dist: stopped by TERM"
+    assert sorted((run / "evaluations").iterdir()) == before
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
