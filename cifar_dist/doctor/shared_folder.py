@@ -7,18 +7,16 @@ import fcntl
 import os
 import shutil
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.shared_path import SEEN_SECONDS, appears, wait_for
 from cifar_dist.doctor.finding import Finding
 from cifar_dist.files import fsync
 
-_SEEN_SECONDS: Final = 5.0  # in which a change must be seen, where a folder is listed anew
-_POLL_SECONDS: Final = 0.1
 _SHARE: Final = "choose a --run.dir on a file system that all nodes share"
 
 
@@ -74,7 +72,7 @@ def _try_folder(folder: Path, trial: Path, ranks: Ranks) -> Finding:
 
 def _write(trial: Path, rank: int, _: int) -> str:
     """Write this rank's file under a temporary name and rename it; return the problem, or an empty string."""
-    if not _wait_for(lambda: trial.parent.is_dir() and trial.name in os.listdir(trial.parent)):
+    if not appears(trial):
         return "does not see the folder that rank 0 has created in it"
     temporary = trial / f"rank-{rank}.tmp"
     try:
@@ -90,14 +88,14 @@ def _write(trial: Path, rank: int, _: int) -> str:
 def _look(trial: Path, _: int, world_size: int) -> str:
     """Look for the files of all ranks; return the problem, or an empty string."""
     wanted = {f"rank-{rank}": str(rank) for rank in range(world_size)}
-    if _wait_for(lambda: _contents(trial) == wanted):
+    if wait_for(lambda: _contents(trial) == wanted):
         return ""
     found = _contents(trial)
     missing = [name for name in wanted if name not in found]
     if missing:
-        return f"does not see what {missing[0].replace('-', ' ')} has written, after {_SEEN_SECONDS:.0f} s"
+        return f"does not see what {missing[0].replace('-', ' ')} has written, after {SEEN_SECONDS:.0f} s"
     if left := [name for name in found if name not in wanted]:
-        return f"still sees {left[0]}, which has been renamed, after {_SEEN_SECONDS:.0f} s"
+        return f"still sees {left[0]}, which has been renamed, after {SEEN_SECONDS:.0f} s"
     return "sees files without their contents"
 
 
@@ -132,12 +130,3 @@ def _lock_again(path: Path) -> str:
     """Lock a file that rank 0 has locked; return the problem if that succeeds, or an empty string."""
     with path.open("a") as file:
         return "" if _lock(file) else f"but a second process on {socket.gethostname()} can lock a locked file"
-
-
-def _wait_for(happens: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + _SEEN_SECONDS
-    while not happens():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 from support.running import TRAIN, finish, start
 
 from cifar_dist.data.pack import pack
+
+TWO_MACHINES = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # of both ranks
+PLACED = """
+import os, sys
+os.chdir(sys.argv.pop())
+from cifar_dist.cli import run
+from cifar_dist.process_exit import exit_with
+exit_with(lambda: run(["train", *sys.argv[1:]]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -42,12 +52,28 @@ def test_what_belongs_to_a_machine_may_differ(digits: Path, tmp_path: Path) -> N
     assert not (tmp_path / "other").exists()
 
 
+def test_a_run_folder_that_another_machine_does_not_see_is_reported(digits: Path, tmp_path: Path) -> None:
+    """Relative paths lead to other places in other working folders, as on two machines."""
+    words = ["-c", PLACED, "demo", "--data.path", str(digits), "--train.max_steps", "2", "--eval.tta", "0"]
+    places = [str(tmp_path / name) for name in ("one", "two")]
+    for place in places:
+        Path(place).mkdir()
+    done = finish(start(words, 2, TWO_MACHINES, of_rank=[[place] for place in places], fresh=True))
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr
+    assert f"warning: runs/demo is not seen on {socket.gethostname()}, which cannot continue this run; choose" in (
+        done[0].stdout
+    )
+    words[words.index("2")] = "3"
+    done = finish(start(words, 2, TWO_MACHINES, of_rank=[[place] for place in places], fresh=True))
+    assert [each.returncode for each in done] == [2, 2]
+    assert "runs/demo/checkpoints/step-00000002, from which to continue, is not seen on" in done[0].stderr
+
+
 def test_another_dataset_on_another_machine_is_refused(digits: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     pack("digits", other, seed=5, show=False)
     common = [TRAIN, "demo", "--train.max_steps", "2", "--run.dir", str(tmp_path / "runs")]
-    place = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # of both, as on two machines
-    done = finish(start(common, 2, place, of_rank=(["--data.path", str(digits)], ["--data.path", str(other)])))
+    done = finish(start(common, 2, TWO_MACHINES, of_rank=(["--data.path", str(digits)], ["--data.path", str(other)])))
     assert [each.returncode for each in done] == [2, 2]
     assert f"{other} on " in done[0].stderr
     assert "is not the dataset of rank 0" in done[0].stderr
