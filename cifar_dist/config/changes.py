@@ -71,7 +71,7 @@ def can_branch(started: Settings, asked: Settings) -> bool:
 def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = ()) -> list[str] | None:
     """Return the words that turn one config's settings into the other's, of ``keys`` or of all that matter.
 
-    None: the command line has no short words for it, because it has settings that the other lacks.
+    None: the command line has no short words for it, because ``asked`` lacks a setting of ``started``.
     """
     changed = [key for key in _changed(started, asked) if not keys or key in keys]
     if any(key not in asked or isinstance(asked[key], dict) for key in changed):
