@@ -161,6 +161,7 @@ def leftovers(folder: Path) -> list[Path]:
 def discard(path: Path) -> None:
     """Delete a file, or a folder with its content. An interrupted deletion leaves nothing that looks complete."""
     if path.is_dir() and not path.is_symlink():
+        path = path.absolute()  # "." has no name
         doomed = path if path.name.startswith(".") else path.rename(free_name(path.with_name(f".{path.name}.tmp")))
         shutil.rmtree(doomed, ignore_errors=True)
     else:

@@ -98,6 +98,15 @@ class RunFolder:
         """Whether the folder is a run. Never raises, whatever the path."""
         return os.path.isfile(self.config)
 
+    def is_of_this_program(self) -> bool:
+        """Whether a process that trains has opened the folder. Any folder may have a file named ``config.toml``."""
+        return (self.path / _LOCK).is_file()
+
+    def has_foreign_files(self) -> bool:
+        """Whether there are files that no run writes, such as notes of the user or other runs."""
+        own = {path for path in vars(self).values() if isinstance(path, Path)} | {self.final.parent, self.path / _LOCK}
+        return any(path not in own and path not in leftovers(self.path) for path in self.path.iterdir())
+
     def has_begun(self) -> bool:
         """Whether any metrics, checkpoint, final weights or range test exist."""
         kept = (*complete(self.checkpoints), *(path for path in (self.final, self.lr_curve) if path.exists()))
@@ -205,7 +214,7 @@ class RunFolder:
         try:
             self._refuse_foreign(config)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.lock()
+            self.lock(", or use another --run.name")
             for path in self.leftovers():
                 discard(path)
         except OSError as error:
@@ -252,8 +261,11 @@ class RunFolder:
         """
         return recipe.read(self.started_config if self.started_config.is_file() else self.config)
 
-    def lock(self) -> None:
+    def lock(self, otherwise: str = "") -> None:
         """Lock the folder for as long as this object lives.
+
+        Args:
+            otherwise: what the user may do instead of waiting for the process that has locked it.
 
         Raises:
             InUseError: another process has locked it.
@@ -265,7 +277,7 @@ class RunFolder:
             if time.monotonic() > deadline:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise InUseError(f"{self.path} is in use by {holder}; wait for it, or use another --run.name")
+                raise InUseError(f"{self.path} is in use by {holder}; wait until that has ended{otherwise}")
             time.sleep(0.01)
         self._lock = lock
         lock.truncate(0)

@@ -57,7 +57,7 @@ def test_a_new_folder_records_config_and_data(tmp_path: Path, manifest: Manifest
     folder.open(CONFIG, manifest)
     assert folder.name == "it"
     assert recipe.read(folder.config) == CONFIG
-    assert Manifest.load(folder.path).fingerprint == manifest.fingerprint
+    assert Manifest.read(folder.path).fingerprint == manifest.fingerprint
     assert folder.checkpoints.is_dir()
     assert not folder.is_finished()
 
@@ -197,7 +197,7 @@ def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest:
         assert job.stdout.readline() == "open\n"
         before = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
         message = refusal(path, replace(CONFIG, optim=SGDConfig(lr=9.0)), manifest)
-        assert f"is in use by process {job.pid} on {os.uname().nodename}; wait for it" in message
+        assert f"is in use by process {job.pid} on {os.uname().nodename}; wait until that has ended, or" in message
         assert {file: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
     finally:
         job.kill()
@@ -298,7 +298,7 @@ def test_a_run_killed_before_it_wrote_the_config_can_be_started_again(tmp_path: 
     (tmp_path / "it" / "config.toml").rename(tmp_path / "it" / ".config.toml.77.tmp")
     (tmp_path / "it" / "manifest.json").write_text("half of i")
     open_folder(tmp_path / "it", CONFIG, manifest)
-    assert Manifest.load(tmp_path / "it").fingerprint == manifest.fingerprint
+    assert Manifest.read(tmp_path / "it").fingerprint == manifest.fingerprint
 
 
 def cannot_be_written(tmp_path: Path) -> list[Path]:

@@ -145,7 +145,7 @@ def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
     """Open the evaluated images; None if their packed dataset is no longer in its place."""
     try:
         here = Manifest.load(recipe.read(folder.config).data.path)
-        if here.fingerprint != Manifest.load(folder.path).fingerprint or evaluation.summary.get("data") != here.name:
+        if here.fingerprint != folder.read_manifest().fingerprint or evaluation.summary.get("data") != here.name:
             return None
         reader = ShardReader(here, str(evaluation.summary.get("split")))
         if len(reader) != len(evaluation.probabilities):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import copy_weights
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, printable
 from cifar_dist.files import folder_atomic, write_atomic
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import Entry
@@ -59,10 +59,10 @@ def collect(models: Sequence[BestModel], out: Path) -> Path:
     """Copy the weights into the folder ``out`` beside a table of them, ``models.csv``; return the table.
 
     Raises:
-        UserError: ``out`` exists and was not written by this function, or cannot be written.
+        UserError: ``out`` has files that this function did not write, or cannot be written.
     """
-    if out.exists() and not (out / TABLE).is_file():
-        raise UserError(f"{out} exists and has no {TABLE}; use another --out")
+    if out.exists():
+        _refuse_foreign(out)
     names: list[str] = []
     for model in models:
         taken = model.file_name in names  # by a run of the same name in another folder
@@ -75,6 +75,19 @@ def collect(models: Sequence[BestModel], out: Path) -> Path:
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     return out / TABLE
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuse to replace a folder that has anything but what :func:`collect` wrote into it."""
+    if not (out / TABLE).is_file():
+        raise UserError(f"{out} exists and has no {TABLE}; use another --out")
+    with (out / TABLE).open(newline="", encoding="utf-8", errors="replace") as file:
+        own = {TABLE, *(row.get("file") for row in csv.DictReader(file))}
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
+    if foreign:
+        raise UserError(
+            f"{out} has {printable(foreign[0])}, which {TABLE} does not list; move it, or use another --out"
+        )
 
 
 def _best_of(entry: Entry) -> BestModel | None:

@@ -41,6 +41,8 @@ def clean(run: Path) -> list[Removable]:
         OSError: the folder cannot be written.
     """
     folder = RunFolder(run)
+    if not folder.is_of_this_program():
+        return []  # and no lock in it
     folder.lock()
     items = _useless(folder)
     for item in items:
@@ -53,8 +55,11 @@ def _useless(folder: RunFolder) -> list[Removable]:
 
 
 def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
+    if not folder.is_of_this_program():  # but some folder with a config.toml
+        return
     if not folder.has_begun():
-        yield folder.path, "never finished a step"
+        if not (folder.has_foreign_files() or folder.job_script.exists()):  # its job may be waiting
+            yield folder.path, "never finished a step"
         return
     yield from ((path, "left by a kill") for path in folder.leftovers())
     left = leftovers(folder.checkpoints)

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.report.html import page
@@ -16,6 +17,7 @@ from cifar_dist.runs.listing import Entry, describe, find_runs
 from cifar_dist.tracking import timeline
 
 FILE_NAME = "index.html"
+_TITLE = "Runs of cifar-dist"
 
 
 def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
@@ -26,7 +28,7 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
         entries: its runs, newest first; None reads them.
 
     Raises:
-        UserError: it contains no run.
+        UserError: it contains no run, or has an ``index.html`` of its own.
         OSError: it cannot be written.
     """
     if entries is None:
@@ -36,8 +38,10 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
     head = "".join(f"<th{_left(title in ('run', 'state', 'model'))}>{title}</th>" for title in titles)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     path = folder / FILE_NAME
+    if path.exists() and _TITLE not in path.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{path} exists and is not a page of runs; move it")
     found = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
-    write_atomic(path, page("Runs", f"<h1>{found} in {escape(str(folder))}</h1>\n{table}"))
+    write_atomic(path, page(_TITLE, f"<h1>{found} in {escape(str(folder))}</h1>\n{table}"))
     return path
 
 

@@ -159,11 +159,12 @@ def disk_bytes(path: Path) -> int:
 
 def _below(folder: Path) -> Iterator[Path]:
     for place, folders, _ in os.walk(folder):
-        if RunFolder(Path(place)).exists():
-            folders.clear()  # runs do not contain runs
-            yield Path(place)
-        else:
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        run = RunFolder(Path(place))
+        if run.exists():
+            yield run.path
+            if run.is_of_this_program():
+                folders.clear()  # runs do not contain runs
+        folders[:] = [name for name in folders if not name.startswith(".")]
 
 
 def _state(folder: RunFolder) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
-from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, rate, user_path
+from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, rate, refuse_lasting, user_path
 from cifar_dist.verbs.loading import loading, say_stopped
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = recipe.load(arguments.recipe, arguments.settings)
     if arguments.write is not None:
         recipe.check_writable(arguments.write)
+        refuse_lasting(arguments.write, "--write")
 
     from cifar_dist.distributed.stop_signals import StopSignals
 

@@ -105,7 +105,8 @@ def _list(arguments: argparse.Namespace) -> int:
     for entry in entries:
         if entry.state == "killed":  # it could not draw its report itself
             draw_if_outdated(entry.path)
-    draw_index(arguments.folder)
+    if not RunFolder(arguments.folder).exists():
+        draw_index(arguments.folder)
     return EXIT_DONE
 
 

@@ -107,9 +107,7 @@ def test_a_folder_of_its_own_and_a_wrong_clock_of_one_rank_are_failed_rows(tiny:
         "from cifar_dist import cli\n"
         "sys.exit(cli.run(['doctor', *sys.argv[1:]]))\n"
     )
-    running = start(
-        ["-c", program, str(tiny), "--run.dir", "shared", "--checkpoint.keep", str(10**9)], 2, cwd=tmp_path
-    )
+    running = start(["-c", program, str(tiny), "--run.dir", "shared", "--checkpoint.keep", str(10**9)], 2, cwd=tmp_path)
     table = printed(finish(running), 2)
     assert checks(table, "FAILED") == ["clocks", "files", "space"], table
     assert re.search(r"rank 1 on \S+ differs most from rank 0 on \S+, by 60 s", table)

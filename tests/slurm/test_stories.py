@@ -205,7 +205,9 @@ def test_two_jobs_with_one_name(stories: dict[str, Story], teller: Teller, whole
     second = teller.begin("named").job
     assert second.wait() == "FAILED"
     assert (second.facts()["ExitCode"], second.facts()["Restarts"]) == ("69:0", "0")
-    assert f"{told.run} is in use by process {paused.pid} on node1; wait for it, or use" in second.output()
+    assert (
+        f"{told.run} is in use by process {paused.pid} on node1; wait until that has ended, or use" in second.output()
+    )
     paused.resume()
     told.assert_is_whole(whole, restarts=0)
 

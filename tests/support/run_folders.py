@@ -29,6 +29,7 @@ def write_run(
     """Write a run of some one-step epochs and, with ``test``, the final evaluation; return its folder."""
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(recipe.to_toml(config))
+    (folder / ".lock").touch()
     facts = {"parameters": 12345, "steps_per_epoch": 1, "dataset": "digits"}
     (folder / "environment.json").write_text(json.dumps({"run": facts}))
     lines = b""
