@@ -73,7 +73,7 @@ def test_a_damaged_part_is_named_and_the_checkpoint_before_is_used(
 ) -> None:
     save(folder, 1)
     damage(save_in_parts(folder, 2, 2) / name)
-    with pytest.raises(UserError, match=rf"step-00000002: {name}.*; use another of these steps: 2, 1$"):
+    with pytest.raises(UserError, match=rf"step-00000002: {name}.*; use another step: 1$"):
         checkpoint.named(folder, "latest")
     chosen, (note,) = checkpoint.choose(folder)
     assert chosen == folder / "step-00000001"

@@ -184,8 +184,9 @@ def named(folder: Path, which: str) -> Path:
         verify(path)
         read_state(path)
     except CheckpointError as error:
-        steps = ", ".join(str(step_of(other)) for other in listing(folder))
-        raise UserError(f"{path}: {error}; use another of these steps: {steps}") from None
+        steps = ", ".join(str(step_of(other)) for other in listing(folder) if other != path)
+        way = f"use another step: {steps}" if steps else "there is no other; restore it"
+        raise UserError(f"{path}: {error}; {way}") from None
     return path
 
 

@@ -57,6 +57,7 @@ class TransformConfig(Choice):
     """
 
     variants: ClassVar[Mapping[str, type[TransformConfig]]] = _ShippedTransforms()
+    derived_from: ClassVar[str] = "Transform, Rearrangement or Mixing of cifar_dist.data.transforms"
     mixes: ClassVar[bool] = False
 
     name: str = ""

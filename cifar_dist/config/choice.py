@@ -61,6 +61,8 @@ class Choice(Section):
         needs: settings that have an effect only with another one: {"start": "warmup"}. Setting the first without the
             second, whose default disables both, is refused.
         defined_by_variants: methods that the root declares and each variant must define.
+        defines_one: whether one of these methods is enough.
+        derived_from: classes that a plug-in must derive from, in words, if ``plug_in_base`` is not what it needs.
         plug_in_base: the class that a plug-in must derive from, if not the root.
     """
 
@@ -69,6 +71,8 @@ class Choice(Section):
     variants: ClassVar[Mapping[str, type[Choice]]]
     needs: ClassVar[Mapping[str, str]] = {}
     defined_by_variants: ClassVar[tuple[str, ...]] = ()
+    defines_one: ClassVar[bool] = False
+    derived_from: ClassVar[str] = ""
     plug_in_base: ClassVar[type[Choice] | None] = None
 
     @classmethod
@@ -215,13 +219,15 @@ def _plugin(root: type[Choice], name: str) -> type[Choice]:
     found, attribute = plugins.load(name), name.rpartition(":")[2]
     base = root.plug_in_base or root
     if not (isinstance(found, type) and issubclass(found, base) and "__dataclass_fields__" in vars(found)):
+        parents = base.derived_from or f"{base.__module__}.{base.__qualname__}"
         raise ValueError(
-            f"name {name!r}: {attribute} is not a settings dataclass; derive it from "
-            f"{base.__module__}.{base.__qualname__} and decorate it with @dataclass(frozen=True)"
+            f"name {name!r}: {attribute} is not a settings dataclass; derive it from {parents} and decorate it with "
+            "@dataclass(frozen=True)"
         )
     missing = [method for method in base.defined_by_variants if getattr(found, method) is getattr(base, method)]
-    if missing:
-        raise ValueError(f"name {name!r}: {attribute} does not define {', '.join(missing)}()")
+    if missing and (len(missing) == len(base.defined_by_variants) or not base.defines_one):
+        either = " or " if base.defines_one else ", "
+        raise ValueError(f"name {name!r}: {attribute} does not define {either.join(f'{one}()' for one in missing)}")
     return found
 
 

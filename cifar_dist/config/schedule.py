@@ -41,6 +41,8 @@ class ScheduleConfig(Choice):
     key: ClassVar[str] = "schedule"
     variants: ClassVar[dict[str, type[ScheduleConfig]]] = {}
     needs: ClassVar[dict[str, str]] = {"start": "warmup"}
+    defined_by_variants: ClassVar[tuple[str, ...]] = ("falling", "fraction")
+    defines_one: ClassVar[bool] = True
     longest_warmup: ClassVar[float] = 0.3
     """The longest warm-up, as a share of the run."""
 

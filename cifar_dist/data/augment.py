@@ -30,7 +30,7 @@ class Augment:
         normalize: applied last.
 
     Raises:
-        UserError: a plug-in is not a transform.
+        UserError: a plug-in is not a transform, or (when it is applied) does not return images.
     """
 
     def __init__(self, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> None:
@@ -82,8 +82,23 @@ class Augment:
                 continue
             for transform, occurrence in steps:
                 given = result.contiguous() if transform.planar else result
-                result = transform(given, samples.of_occurrence(occurrence))
+                result = _checked(transform(given, samples.of_occurrence(occurrence)), given, transform)
         return result.permute(0, 2, 3, 1).contiguous()
+
+
+def _checked(result: object, given: Tensor, transform: Transform) -> Tensor:
+    """Return what a transform has made of ``given``, uint8 [n, c, h, w].
+
+    Raises:
+        UserError: it is something else, as images in [0, 1] would be, or of another size.
+    """
+    if isinstance(result, Tensor) and result.dtype == given.dtype and result.shape == given.shape:
+        return result
+    shown = f"{result.dtype} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+    raise UserError(
+        f"augment.transforms: {transform.name} was given {given.dtype} {list(given.shape)} and returned {shown}; "
+        "return images of the same type and shape"
+    )
 
 
 def _bound(transform: Transform, occurrence: int, samples: Samples) -> Callable[[Sources], Sources]:

@@ -43,6 +43,8 @@ def open_trained(run: Path, which: str) -> Trained:
     folder = RunFolder(run)
     config, trained_on = folder.read_config(), folder.read_manifest()
     given = Path(which).expanduser()
+    if which in ("best", "latest") and folder.final.is_file() and not checkpoint.listing(folder.checkpoints):
+        raise UserError(f"{run} has no checkpoint left; its final weights are --checkpoint {folder.final}")
     if given.is_file():
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
         return Trained(folder, config, trained_on, CheckpointRef((given,), name, None, None))

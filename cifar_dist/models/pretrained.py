@@ -6,6 +6,7 @@ import pickle
 import re
 import socket
 import sys
+import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,12 +53,22 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
     own = model.state_dict()
     head = last_layer(model)[0]
     other_shape = [key for key, value in own.items() if key in weights and weights[key].shape != value.shape]
-    skipped = [key for key in other_shape if key.rpartition(".")[0] == head]
+    of_head = [key for key in other_shape if key.rpartition(".")[0] == head]
+    skipped = [key for key in of_head if weights[key].shape[1:] == own[key].shape[1:]]  # other classes
     # Some files predate the step counts of batch normalisation, which nothing here uses.
     missing = [key for key in own if key not in weights and not key.endswith(".num_batches_tracked")]
     unknown = [key for key in weights if key not in own]
     wrong = [key for key in other_shape if key not in skipped]
-    for keys, problem in ((missing, "missing"), (unknown, "unexpected"), (wrong, "of another shape")):
+    fitting = [key for key in own if key in weights and own[key].is_floating_point()]
+    whole = [key for key in fitting if not weights[key].is_floating_point()]
+    broken = [key for key in fitting if key not in whole and not bool(torch.isfinite(weights[key]).all())]
+    for keys, problem in (
+        (missing, "missing"),
+        (unknown, "unexpected"),
+        (wrong, "of another shape"),
+        (whole, "of whole numbers"),
+        (broken, "not finite"),
+    ):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(f"model.pretrained: {origin} does not fit {name}: {problem}: {keys[0]}{more}")
@@ -78,14 +89,36 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
             weights = _require_state_dict(load_file(path))
         else:
             # weights_only: an unpickler that builds tensors and containers and calls nothing else.
-            weights = _find_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            weights = _find_state_dict(_load_checked(path))
+    except ValueError as error:
+        raise ValueError(first_line(error)) from None
     except pickle.UnpicklingError:  # its text advises to execute the file
         raise ValueError(
             "it holds no weights, or more than weights; save them with torch.save(net.state_dict(), FILE)"
         ) from None
     except Exception as error:  # a corrupt or hostile file can raise almost anything
-        raise ValueError(first_line(error)) from None
+        reason = first_line(error)
+        said = reason if " " in reason else f"it is not a file of weights ({type(error).__name__})"
+        raise ValueError(said) from None
     return _without_wrapper(weights, model.state_dict())
+
+
+def _load_checked(path: Path) -> object:
+    """Load a file of torch that holds data only, and whose parts have the checksums that were written with them.
+
+    Raises:
+        ValueError: it is damaged, or a file of another kind.
+    """
+    with path.open("rb") as file:
+        if file.read(9)[8:] == b"{":  # the length of a JSON header, and the header
+            raise ValueError("it is a safetensors file; give it the suffix .safetensors")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise ValueError("it is a TorchScript program; give the weights it was made from")
+            if damaged := archive.testzip():  # torch does not look at the checksums
+                raise ValueError(f"it is damaged, in {damaged}")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:

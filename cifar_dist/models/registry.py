@@ -85,17 +85,23 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
     Raises:
         UserError: no such model, no such option, or a value that the option cannot take.
     """
+    from torch import nn
+
     from cifar_dist.models.options import checked
 
     if name.startswith(external.PREFIXES):
         return external.build(name, classes, channels, options)
     builder = _builder(name)
     try:
-        return builder(classes, channels, **checked(builder, options, name))
+        built: object = builder(classes, channels, **checked(builder, options, name))
     except UserError:
         raise
     except ValueError as error:  # options that are valid individually but not together
         raise UserError(f"model.options of {name}: {error}") from None
+    if not (isinstance(built, nn.Module) and any(True for _ in built.parameters())):
+        what = "a network without parameters" if isinstance(built, nn.Module) else f"{type(built).__name__}"
+        raise UserError(f"model.name: {name} returned {what}; return a torch.nn.Module that can learn")
+    return built
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:

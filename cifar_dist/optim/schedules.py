@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cifar_dist.config import ScheduleConfig
+from cifar_dist.errors import UserError
 
 
 def learning_rate(schedule: ScheduleConfig, lr: float, step: int, *, steps_per_epoch: int, epochs: int) -> float:
@@ -18,6 +19,12 @@ def learning_rate(schedule: ScheduleConfig, lr: float, step: int, *, steps_per_e
 
     Returns:
         A learning rate in [0, ``lr``].
+
+    Raises:
+        UserError: a plug-in's fraction is something else.
     """
     step = min(step, steps_per_epoch * epochs)
-    return lr * schedule.fraction(step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    fraction: object = schedule.fraction(step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    if not (isinstance(fraction, int | float) and 0 <= fraction <= 1):
+        raise UserError(f"schedule.name {schedule.name}: the rate of step {step} is {fraction} of lr, not in [0, 1]")
+    return lr * fraction

@@ -78,7 +78,12 @@ class Learner:
         if loaded is not None:
             load_weights(module, loaded.tensors.weights, loaded.path)
         elif model.pretrained:
-            self._ranks.run_once_per_node_first(lambda: load_pretrained(module, model.pretrained, model.name))
+            new: list[str] = []
+            self._ranks.run_once_per_node_first(
+                lambda: new.extend(load_pretrained(module, model.pretrained, model.name))
+            )
+            if new and self._ranks.is_main:
+                print(f"cifar-dist: {model.pretrained} has other classes: {', '.join(new)} keep new weights")
         elif isinstance(module, DataInitialized):
             module.initialize(next(self._plain_images("initialize", _INITIALIZE_IMAGES, _INITIALIZE_IMAGES)).cpu())
 

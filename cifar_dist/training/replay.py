@@ -122,6 +122,8 @@ def recorded_steps(folder: RunFolder) -> dict[int, Record]:
         UserError: metrics.jsonl is damaged, or holds none.
     """
     records = {record.step: record for record in read(folder.metrics) if record.split == "train"}
+    if not records and folder.newest_checkpoint():
+        raise UserError(f"{folder.metrics} has lost the records of all steps; restore it")
     if not records:
         raise UserError(f"{folder.path} has no training step yet; train first")
     return records

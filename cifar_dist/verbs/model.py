@@ -69,6 +69,10 @@ def _up_to(most: int) -> Callable[[str], int]:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.csv:
         check_writable(arguments.csv, "--csv", arguments.recipe or arguments.name or "")
+    from cifar_dist.recipe import parse_overrides
+
+    if arguments.size and "model.image_size" in parse_overrides(arguments.settings):
+        raise UserError("--size and --model.image_size both give the side of the network's images; give one of them")
     model, classes, (height, width, channels) = _resolve(arguments)
     if model.image_size:
         height = width = model.image_size

@@ -42,6 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.step is None) == (arguments.check is None):
         raise UserError("name either a step or --check: cifar-dist replay RUN 120, or cifar-dist replay RUN --check")
 
+    if arguments.step is not None and arguments.seed is not None:
+        raise UserError("--seed has no effect with a step; it selects the stretches of --check")
+
     with loading():
         from cifar_dist.run_folder import RunFolder, find_run
         from cifar_dist.tracking import timeline

@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         import torch
 
+        from cifar_dist.distributed.out_of_memory import explained
         from cifar_dist.evaluation.speed import make_forms, time_forms
         from cifar_dist.evaluation.trained import build_trained, open_trained
         from cifar_dist.formatting import markdown
@@ -32,11 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_trained(trained).to(device).eval()
     height, width, channels = trained.trained_on.shape
-    images = torch.randn(arguments.batch, channels, height, width, generator=torch.Generator().manual_seed(0)).to(
-        device
-    )
-    forms, failures = make_forms(model, images)
-    timings = time_forms(forms, images, arguments.passes)
+    with explained(lambda: f"with --batch {arguments.batch}; use a smaller one"):
+        images = torch.randn(arguments.batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+        images = images.to(device)
+        forms, failures = make_forms(model, images)
+        timings = time_forms(forms, images, arguments.passes)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(
         f"{trained.run.name}, {trained.weights.name}: batches of {arguments.batch}, images of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -116,3 +117,33 @@ def test_images_without_colour_are_transformed(images: Tensor) -> None:
 def test_what_cannot_be_applied_is_refused() -> None:
     with pytest.raises(UserError, match="strange cannot be applied; derive it from Transform, Rearrangement or Mixing"):
         augment((TransformConfig(name="strange"),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Returns(Transform):
+    """What a plug-in's author may return by mistake."""
+
+    what: str = ""
+
+    def __call__(self, images: Tensor, samples: Samples) -> Tensor:
+        mistakes: dict[str, object] = {
+            "floats": images / 255,
+            "half": images[:, :, :16],
+            "fewer": images[1:],
+            "none": None,
+        }
+        return mistakes[self.what]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("floats", r"returned torch\.float32 \[60, 3, 32, 32\]; return images of the same type and shape"),
+        ("half", r"returned torch\.uint8 \[60, 3, 16, 32\]"),
+        ("fewer", r"returned torch\.uint8 \[59, 3, 32, 32\]"),
+        ("none", "returned NoneType"),
+    ],
+)
+def test_a_plug_in_that_returns_no_images_is_refused(images: Tensor, what: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        augment((Returns(name="mine", what=what),)).pixels(images, torch.arange(60), 0)

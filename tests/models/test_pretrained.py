@@ -76,12 +76,33 @@ def test_weights_of_another_network_are_refused_and_nothing_is_changed(tmp_path:
         ({key: value for key, value in whole.items() if key != "stem.0.weight"}, "missing: stem.0.weight"),
         ({**whole, "other": torch.zeros(1)}, "unexpected: other"),
         ({**whole, "stem.0.weight": torch.zeros(1)}, "of another shape: stem.0.weight"),
+        ({**whole, "head.0.weight": torch.zeros(10, 4)}, "of another shape: head.0.weight"),
+        ({**whole, "head.0.weight": whole["head.0.weight"].int()}, "of whole numbers: head.0.weight"),
+        ({**whole, "stem.0.weight": whole["stem.0.weight"] / 0}, "not finite: stem.0.weight"),
         ({}, "missing: stem.0.weight and"),
     ):
         torch.save(damaged, path)
         with pytest.raises(UserError, match=says):
             load_pretrained(model, path, "tiny-resnet")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_file_of_another_kind_or_with_another_checksum_is_named(tmp_path: Path) -> None:
+    model, path = tiny(), tmp_path / "weights.pth"
+    torch.save(model.state_dict(), path)
+    content = path.read_bytes()
+    weights = next(iter(model.state_dict().values())).numpy().tobytes()
+    for write, says in (
+        (lambda: path.write_bytes(content.replace(weights, bytes(len(weights)))), "it is damaged, in "),
+        (lambda: save_file(model.state_dict(), path), "it is a safetensors file; give it the suffix .safetensors"),
+        (lambda: torch.jit.script(nn.Linear(1, 1)).save(path), "it is a TorchScript program; give the weights"),
+        (lambda: path.write_text("hello"), "it is not a file of weights"),
+        (lambda: path.write_bytes(b""), "it is not a file of weights"),
+    ):
+        write()
+        with pytest.raises(UserError) as caught:
+            load_pretrained(model, path, "tiny-resnet")
+        assert f"cannot read weights from {path}: {says}" in str(caught.value)
 
 
 class Malicious:

@@ -149,6 +149,8 @@ class Net(nn.Sequential):
         super().__init__(nn.Conv2d(channels, width, 8), nn.Flatten(), nn.Linear(width, classes))
 
 def odd(classes: int) -> nn.Module: ...
+def nothing(classes: int, channels: int): net(classes, channels)
+def empty(classes: int, channels: int): return nn.Flatten()
 def unreadable(classes: int, channels: int, *, width: Missing = 3) -> nn.Module: ...
 constant = 3
 """
@@ -174,6 +176,8 @@ def test_a_network_from_a_file(outside: str) -> None:
         ("Net", {"width": "wide"}, "model.options.width of"),
         ("odd", {}, "odd does not build a network; write it as odd(classes, channels, *, option=default, ...)"),
         ("constant", {}, "constant does not build a network"),
+        ("nothing", {}, "nothing returned NoneType; return a torch.nn.Module that can learn"),
+        ("empty", {}, "empty returned a network without parameters; return a torch.nn.Module"),
         ("unreadable", {"width": 3}, "cannot be read: name 'Missing' is not defined"),
     ],
 )

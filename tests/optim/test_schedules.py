@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.optim import lr_scheduler
 from cifar_dist import recipe
 from cifar_dist.config import ScheduleConfig
 from cifar_dist.config.schedule import RestartsConfig, StepConfig, TriangularConfig, WSDConfig
+from cifar_dist.errors import UserError
 from cifar_dist.optim import learning_rate
 
 LR = 0.4
@@ -316,3 +318,37 @@ def test_the_warm_up_starts_at_start(schedule: ScheduleConfig, steps_per_epoch: 
     assume(schedule.warmup > 0)
     first = learning_rate(schedule, 1.0, 0, steps_per_epoch=steps_per_epoch, epochs=epochs)
     assert first == pytest.approx(schedule.start)
+
+
+PLUG_IN = """
+from dataclasses import dataclass
+from cifar_dist.config import ScheduleConfig
+
+@dataclass(frozen=True)
+class Misspelt(ScheduleConfig):
+    def faling(self, at):
+        return 0.5
+
+@dataclass(frozen=True)
+class Negative(ScheduleConfig):
+    def falling(self, at):
+        return -1.0
+
+@dataclass(frozen=True)
+class Nothing(ScheduleConfig):
+    def falling(self, at):
+        pass
+"""
+
+
+def test_a_plug_in_that_gives_no_rate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUG_IN)
+    with pytest.raises(UserError, match=r"Misspelt does not define falling\(\) or fraction\(\)"):
+        recipe.load("demo", ["--schedule.name", f"{tmp_path}/mine.py:Misspelt"])
+    for name, fraction in (("Negative", "-1.0"), ("Nothing", "None")):
+        words = ["--schedule.name", f"{tmp_path}/mine.py:{name}", "--schedule.warmup", "0"]
+        schedule = recipe.load("demo", words).schedule
+        with pytest.raises(
+            UserError, match=rf"mine\.py:{name}: the rate of step 3 is {fraction} of lr, not in \[0, 1\]"
+        ):
+            learning_rate(schedule, LR, 3, steps_per_epoch=STEPS, epochs=EPOCHS)

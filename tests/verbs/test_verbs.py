@@ -21,6 +21,7 @@ from support.running import ROOT, TRAIN, UNDRAWN, spawn
 from cifar_dist import cli, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
+from cifar_dist.distributed.out_of_memory import OutOfMemoryError
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.evaluation.trained import build_trained, open_trained
@@ -182,6 +183,11 @@ def test_a_report_can_be_drawn_again(run: Path) -> None:
             "TMP/none does not exist; name a folder or archive",
         ),
         (["export", "RUN", "--out", "TMP/no/a.pt2"], "the folder TMP/no does not exist; use another --out"),
+        (["model", "demo", "--size", "32", "--model.image_size", "64"], "--size and --model.image_size both give"),
+        (
+            ["replay", "RUN", "1", "--seed", "3"],
+            "--seed has no effect with a step; it selects the stretches of --check",
+        ),
         (["evaluate", "RUN", "--split", "validation"], "has no split 'validation'; use --split train or val or test"),
         (["evaluate", "RUN", "--tta-below", "2"], "--tta-below 2.0 must be above 0 and at most 1"),
         (["evaluate", "RUN", "--tta", "0", "--tta-below", "0.9"], '--tta-below 0.9 has no effect with tta = "0"'),
@@ -339,3 +345,18 @@ def test_a_network_that_cannot_be_scripted_is_timed_without() -> None:
     assert list(failures) == ["scripted"]
     timings = time_forms({"slow": lambda x: forms["base"](x) + 1, **forms}, images, passes=2)
     assert timings["base"].difference == pytest.approx(1.0)
+
+
+def test_a_batch_that_exceeds_memory_is_one_line(run: Path) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"ran out of memory.* with --batch 100000000000; use a smaller one"):
+        cli.run(["speed", str(run), "--batch", "100000000000"])
+
+
+def test_a_run_whose_checkpoints_or_records_are_lost_names_what_is_left(run: Path, tmp_path: Path) -> None:
+    lost = shutil.copytree(run, tmp_path / "lost", symlinks=True)
+    (lost / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"lost/metrics\.jsonl has lost the records of all steps; restore it"):
+        cli.run(["replay", str(lost), "1"])
+    shutil.rmtree(lost / "checkpoints")
+    with pytest.raises(UserError, match=r"its final weights are --checkpoint .*lost/final/model\.safetensors$"):
+        cli.run(["evaluate", str(lost)])
