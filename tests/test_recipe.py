@@ -386,6 +386,7 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
         "@dataclass(frozen=True)\n"
         "class Sawtooth(ScheduleConfig):\n"
         "    teeth: int = 3\n"
+        "    def falling(self, at): ...\n"
     )
     words = ["--optim.name", f"{code}:Lion", "--schedule.name", f"{code}:Sawtooth", "--schedule.teeth", "5"]
     loaded = recipe.load("demo", words)

@@ -82,6 +82,7 @@ def run_on_ranks(world_size: int, work: Callable[[Ranks], Any]) -> tuple[dict[in
         finally:
             dist.destroy_process_group()
 
+    torch.set_num_threads(torch.get_num_threads())  # after a fork, threads must not race to create torch's pool
     torch._C._distributed_c10d._set_thread_isolation_mode(True)
     threaded._install_threaded_pg()
     threaded.ProcessLocalGroup.reset()

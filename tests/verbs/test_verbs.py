@@ -198,7 +198,7 @@ def test_a_report_can_be_drawn_again(run: Path) -> None:
         (["train", "demo", "--run.name", "n", "--data.path", "RUN"], "RUN is a run, not a packed dataset"),
         (["checkpoint", "ls", "RUN/final"], "is inside the run RUN; name the run\n"),
         (
-            ["train", "demo", "--run.name", "n", "--run.from", "RUN/final"],
+            ["train", "demo", "--data.path", "DATA", "--run.name", "n", "--run.from", "RUN/final"],
             "name the run, and its checkpoint as ",
         ),
         (["evaluate", "RUN/final"], "is inside the run RUN; name the run, and its checkpoint with --checkpoint"),
