@@ -29,6 +29,7 @@ SAY_SECONDS = 10.0
 
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0  # in which the store must answer a request
+_LAST_SECONDS = 1.0  # in which other ranks may ask, before the one that hosts the store ends
 
 
 def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store | None:
@@ -106,12 +107,21 @@ def open_store(purpose: str, host: str, port: int, *, hosts: bool = False) -> St
 
 
 def is_first(purpose: str) -> bool:
-    """Whether this rank is the first to ask, for that ``purpose``: of ranks that fail together, one reports it."""
+    """Whether this rank is the first to ask, for that ``purpose``: of ranks that fail together, one reports it.
+
+    Rank 0, which may host the store, lets the others ask for a second before it returns, and then ends.
+    """
     place = os.environ
-    if int(place.get("WORLD_SIZE", "1")) == 1:
+    ranks = int(place.get("WORLD_SIZE", "1"))
+    if ranks == 1:
         return True
     try:
-        return open_store(purpose, place["MASTER_ADDR"], int(place["MASTER_PORT"])).add("ranks", 1) == 1
+        store = open_store(purpose, place["MASTER_ADDR"], int(place["MASTER_PORT"]))
+        is_first = store.add("ranks", 1) == 1
+        deadline = time.monotonic() + _LAST_SECONDS
+        while place.get("RANK") == "0" and store.add("ranks", 0) < ranks and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return is_first
     except (RuntimeError, KeyError):  # rank 0, which may host the store, has ended; or it is not known where it is
         return True
 
