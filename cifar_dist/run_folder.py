@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import shlex
 import time
@@ -354,14 +353,16 @@ class RunFolder:
 
     def _steps_asked(self, config: Config) -> int:
         """Return the steps of a run with ``config`` on this run's data."""
+        from cifar_dist.data.order import steps_per_epoch  # imports torch, which takes seconds
+
         samples = self.read_manifest().for_training(config.data.hold_out).samples("train")
-        return config.train.last_step(math.ceil(samples / config.train.batch_size))
+        return config.train.last_step(steps_per_epoch(samples, config.train.batch_size))
 
     def _settings(self) -> Mapping[str, object]:
         return recipe.settings_of(self.read_started())
 
     def refuse_missing_data(self, path: str, option: str) -> None:
-        """Refuse to go on without the run's dataset.
+        """Require that the run's dataset is here.
 
         Args:
             path: where it should be.

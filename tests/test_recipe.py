@@ -6,18 +6,16 @@ import argparse
 import ast
 import re
 import tomllib
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist import config, recipe
 from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig, WandbConfig
-from cifar_dist.config.choice import is_root, keys_of
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
 from cifar_dist.config.schedule import CosineConfig, StepConfig, WSDConfig
 from cifar_dist.errors import UserError
@@ -340,37 +338,6 @@ def test_a_recipe_over_its_base(tmp_path: Path) -> None:
 
 
 # ---- what a run folder holds ------------------------------------------------------------------------------------
-
-
-def version1(settings: Config) -> dict[str, dict[str, object]]:
-    """Build a config as version 1 wrote it: every key of every variant."""
-    tree = recipe.to_tree(settings)
-    for section in fields(Config):
-        kind = type(getattr(Config(), section.name)).__mro__
-        root = next((base for base in kind if is_root(base)), None)
-        if root is not None:
-            variants = [*root.variants.values(), *MuonSGDConfig.variants.values()]
-            default = {key: value for variant in variants for key, value in asdict(variant()).items()}
-            tree[section.name] = {key: tree[section.name].get(key, default.get(key)) for key in keys_of(root)}
-    return tree
-
-
-@pytest.mark.parametrize("name", [*recipe.shipped()])
-def test_a_config_of_version_1_is_read_as_it_was_meant(tmp_path: Path, name: str) -> None:
-    now = recipe.load(name)
-    path = tmp_path / "config.toml"
-    path.write_text(tomli_w.dumps(version1(now)))
-    assert len(path.read_text().splitlines()) > len(recipe.to_toml(now).splitlines()), "it holds more"
-    assert recipe.read(path) == now
-    assert recipe.load(str(path)) == now
-
-
-def test_a_frozen_run_of_version_1_is_read_without_what_had_no_effect(tmp_path: Path) -> None:
-    now = recipe.load("demo", ["--model.freeze", "--average.name", "ema"])
-    tree = version1(now)
-    tree["optim"]["backbone_lr"], tree["average"]["recalibrate"] = 0.1, 100
-    (tmp_path / "config.toml").write_text(tomli_w.dumps(tree))
-    assert recipe.read(tmp_path / "config.toml") == now
 
 
 def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> None:

@@ -10,21 +10,30 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.errors import UserError
 
 SEEN_SECONDS: Final = 5.0  # in which a change must be seen, where a folder is listed anew
 _POLL_SECONDS: Final = 0.1
 
 
-def machines_without(path: Path, ranks: Ranks) -> list[str]:
-    """Return the names of the machines that do not see a path, which rank 0 has just written. Collective.
+def check_shared(config: Path, checkpoint: Path | None, ranks: Ranks) -> list[str]:
+    """Report in one line the machines that do not see the run folder of rank 0; empty if all do. Collective.
 
     Args:
-        path: of rank 0; that of another rank does not count.
+        config: a file of the folder, which rank 0 has just written; the path of another rank does not count.
+        checkpoint: from which the run is to continue, the same on all ranks; None for a new run.
         ranks: this process among all of the job.
+
+    Raises:
+        UserError: a machine does not see ``checkpoint``.
     """
-    written = ranks.run_on_main(lambda: path)
+    written = ranks.run_on_main(lambda: checkpoint or config)
     is_seen = not ranks.first_of_node or appears(written)
-    return [host for host in ranks.gather_objects("" if is_seen else socket.gethostname()) if host]
+    unseen = ", ".join(filter(None, ranks.gather_objects("" if is_seen else socket.gethostname())))
+    remedy = "choose a --run.dir on a file system that all machines share"
+    if unseen and checkpoint is not None:
+        raise UserError(f"{checkpoint}, from which to continue, is not seen on {unseen}; {remedy}")
+    return [f"{written.parent} is not seen on {unseen}, which cannot continue this run; {remedy}"] if unseen else []
 
 
 def appears(path: Path) -> bool:

@@ -60,13 +60,13 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
     unknown = [key for key in weights if key not in own]
     wrong = [key for key in other_shape if key not in skipped]
     fitting = [key for key in own if key in weights and own[key].is_floating_point()]
-    whole = [key for key in fitting if not weights[key].is_floating_point()]
-    broken = [key for key in fitting if key not in whole and not bool(torch.isfinite(weights[key]).all())]
+    integers = [key for key in fitting if not weights[key].is_floating_point()]
+    broken = [key for key in fitting if key not in integers and not bool(torch.isfinite(weights[key]).all())]
     for keys, problem in (
         (missing, "missing"),
         (unknown, "unexpected"),
         (wrong, "of another shape"),
-        (whole, "of whole numbers"),
+        (integers, "of an integer type"),
         (broken, "not finite"),
     ):
         if keys:

@@ -22,11 +22,10 @@ from cifar_dist.distributed.agreement import Agreement, StopRequested, divergenc
 from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
-from cifar_dist.distributed.shared_path import machines_without
+from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
-from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
@@ -79,7 +78,7 @@ class Trainer:
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
         deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
         found, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
-        notes += self._unshared(found)
+        notes += check_shared(self.folder.config, found, self.ranks)
         settle_threads(self.setup, self.ranks, self.folder.environment if found else None)
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         state = loaded.state if loaded else checkpoint.NEW_RUN
@@ -341,20 +340,6 @@ class Trainer:
             retry=self.config.tracking.every,
             longest_retry=self.steps_per_epoch,
         )
-
-    def _unshared(self, found: Path | None) -> list[str]:
-        """Report machines that do not see the run folder. Collective.
-
-        Raises:
-            UserError: the run is to continue there.
-        """
-        unseen = ", ".join(machines_without(found or self.folder.config, self.ranks))
-        if not unseen:
-            return []
-        remedy = "choose a --run.dir on a file system that all machines share"
-        if found is not None:
-            raise UserError(f"{found}, from which to continue, is not seen on {unseen}; {remedy}")
-        return [f"{self.folder.path} is not seen on {unseen}, which cannot continue this run; {remedy}"]
 
     def _open_val(self) -> Split | None:
         if "val" not in self.manifest.splits or not self.config.data.hold_out:

@@ -77,7 +77,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_changed(tmp_path:
         ({**whole, "other": torch.zeros(1)}, "unexpected: other"),
         ({**whole, "stem.0.weight": torch.zeros(1)}, "of another shape: stem.0.weight"),
         ({**whole, "head.0.weight": torch.zeros(10, 4)}, "of another shape: head.0.weight"),
-        ({**whole, "head.0.weight": whole["head.0.weight"].int()}, "of whole numbers: head.0.weight"),
+        ({**whole, "head.0.weight": whole["head.0.weight"].int()}, "of an integer type: head.0.weight"),
         ({**whole, "stem.0.weight": whole["stem.0.weight"] / 0}, "not finite: stem.0.weight"),
         ({}, "missing: stem.0.weight and"),
     ):
