@@ -19,6 +19,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def open_trained(run: Path, which: str) -> Trained:
         UserError: no such weights, or the run folder is incomplete.
     """
     folder = RunFolder(run)
-    config, trained_on = folder.read_config(), folder.read_manifest()
+    config, trained_on = read_settings(folder), folder.read_manifest()
     given = Path(which).expanduser()
     if which in ("best", "latest") and folder.final.is_file() and not checkpoint.listing(folder.checkpoints):
         raise UserError(f"{run} has no checkpoint left; its final weights are --checkpoint {folder.final}")

@@ -16,6 +16,8 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import discard, free_name, write_atomic
 from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder.opening import open_folder
+from cifar_dist.run_folder.settings import read_started_settings, refuse_other_settings
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import Options
@@ -56,8 +58,8 @@ class Submission:
             return cls(config, [], options)
         if config.run.fresh:
             raise UserError(f"{path} exists and run.fresh is set; use another --run.name")
-        folder.refuse_other_settings(config, besides=LENGTH)
-        started = recipe.settings_of(folder.read_started())
+        refuse_other_settings(folder, config, besides=LENGTH)
+        started = recipe.settings_of(read_started_settings(folder))
         length = words_of_changes(started, recipe.settings_of(config), LENGTH) or []
         return cls(config, [*_without_place(settings), *shlex.split(" ".join(length))], options)
 
@@ -133,7 +135,7 @@ class Submission:
         """Create the folder as the run itself would, and leave it unlocked."""
         frozen = self.frozen_config()
         folder = self.folder
-        folder.open(self.config, Manifest.load(self.config.data.path))
+        open_folder(folder, self.config, Manifest.load(self.config.data.path))
         write_atomic(folder.config, frozen)
 
 

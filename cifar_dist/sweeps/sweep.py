@@ -36,6 +36,7 @@ from cifar_dist.config.named_items import inline_toml
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import parse_toml
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.settings import read_started_settings
 
 SHIPPED = recipe.SHIPPED / "sweeps"
 
@@ -72,7 +73,7 @@ class Run:
         """
         if not self.folder.config.is_file():
             return None
-        return contradiction(recipe.settings_of(self.folder.read_started()), recipe.settings_of(self.config))
+        return contradiction(recipe.settings_of(read_started_settings(self.folder)), recipe.settings_of(self.config))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,14 @@ from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.errors import UserError
 from cifar_dist.files import copy_atomic
 from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder.opening import open_folder, refuse_other_data
+from cifar_dist.run_folder.settings import (
+    other_run,
+    read_started_settings,
+    refuse_other_settings,
+    resume_command,
+    way_to_start_from_weights,
+)
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
@@ -34,10 +42,10 @@ def is_finished(config: Config) -> bool:
         return False
     if folder.damaged_results() or not metrics.is_as_written(folder.metrics):  # what can be is written again
         return False
-    folder.refuse_other_settings(config, besides=LENGTH)
+    refuse_other_settings(folder, config, besides=LENGTH)
     if folder.manifest.is_file() and Path(config.data.path, FILE_NAME).is_file():  # else it is finished all the same
-        folder.refuse_other_data(Manifest.load(config.data.path))
-    started = folder.read_started()
+        refuse_other_data(folder, Manifest.load(config.data.path))
+    started = read_started_settings(folder)
     return contradiction(recipe.settings_of(started), recipe.settings_of(config)) is None
 
 
@@ -49,7 +57,7 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list
     """
     config = setup.config
     origin = None if folder.exists() else _find_origin(folder, setup)  # before there is a folder
-    notes = folder.open(config, setup.manifest, lambda before: _change_length(folder, setup, before))
+    notes = open_folder(folder, config, setup.manifest, lambda before: _change_length(folder, setup, before))
     found, damaged = _choose(folder)
     if found is None and config.run.from_:
         notes.append(_branch(folder, origin or _find_origin(folder, setup)))
@@ -68,7 +76,7 @@ def _choose(folder: RunFolder) -> tuple[Path | None, list[str]]:
     if found is None and saved:
         raise UserError(
             f"{folder.checkpoints} has no checkpoint left, and this run was saved at step {saved}; restore one, or "
-            f"start this run over: rm -r {folder.path}{folder.way_to_start_from_weights()}"
+            f"start this run over: rm -r {folder.path}{way_to_start_from_weights(folder)}"
         )
     return found, damaged
 
@@ -108,7 +116,7 @@ def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: i
         return
     raise UserError(
         f"{folder.path}: train.epochs {before.train.epochs} -> {config.train.epochs} would change {cause} in the "
-        f"{step} steps done; leave train.epochs as it was: {folder.resume_command()}, or {folder.other_run(config)}"
+        f"{step} steps done; leave train.epochs as it was: {resume_command(folder)}, or {other_run(folder, config)}"
     )
 
 
@@ -119,7 +127,7 @@ def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: s
         done = f"is finished after {step} steps" if is_finished else f"has done {step} steps"
         raise UserError(
             f"{folder.path} {done}, and {changes} asks for {setup.last_step}; "
-            f"ask for more, or leave its length as it was: {folder.resume_command()}"
+            f"ask for more, or leave its length as it was: {resume_command(folder)}"
         )
     stopping = _early_stopping(folder, setup, step)
     if is_finished and stopping.is_exhausted():
@@ -179,7 +187,7 @@ def _steps_before(source: RunFolder, end: int) -> list[str]:
 
 def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
     """Refuse a branch in which the step of a checkpoint would be another place in the data."""
-    config, manifest, before = setup.config, source.read_manifest(), source.read_started()
+    config, manifest, before = setup.config, source.read_manifest(), read_started_settings(source)
     weights = _from_weights_instead(source)
     if manifest.fingerprint != setup.manifest.fingerprint and not config.run.from_other_data:
         raise UserError(
@@ -199,7 +207,7 @@ def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
 
 def _check_same_parts(source: RunFolder, setup: TrainingSetup) -> None:
     """Refuse a branch with another network, optimizer or average, which cannot take over the state of a checkpoint."""
-    before, now = recipe.settings_of(source.read_started()), recipe.settings_of(setup.config)
+    before, now = recipe.settings_of(read_started_settings(source)), recipe.settings_of(setup.config)
     for key in KEPT_BY_A_BRANCH:
         if before.get(key) != now.get(key):
             raise UserError(

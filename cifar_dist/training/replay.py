@@ -27,6 +27,7 @@ from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.opening import refuse_missing_data
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.environment import recorded_run
 from cifar_dist.tracking.metrics import Record, read
@@ -163,7 +164,7 @@ def check_data(config: Config, folder: RunFolder) -> None:
     Raises:
         UserError: it does not exist, or is another one.
     """
-    folder.refuse_missing_data(config.data.path, "--data")
+    refuse_missing_data(folder, config.data.path, "--data")
     now, then = Manifest.load(config.data.path), folder.read_manifest()
     if now.fingerprint != then.fingerprint:
         raise UserError(

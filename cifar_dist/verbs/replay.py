@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with loading():
         from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder.settings import read_settings
         from cifar_dist.tracking import timeline
         from cifar_dist.tracking.environment import recorded_threads
 
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     most = max((event.processes for event in timeline.read(folder.timeline)), default=0)
     if arguments.rank is not None and 0 < most <= arguments.rank:
         raise UserError(f"--rank {arguments.rank}: {folder.path} had ranks 0 to {most - 1} at most")
-    config = folder.read_config()
+    config = read_settings(folder)
     if arguments.data is not None:
         config = replace(config, data=replace(config.data, path=str(arguments.data)))
     if not config.train.threads:  # chosen when the run began; another number would round differently

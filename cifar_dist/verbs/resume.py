@@ -23,13 +23,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.plugin_copies import missing_files
     from cifar_dist.run_folder import RunFolder, find_run
+    from cifar_dist.run_folder.opening import refuse_missing_data
     from cifar_dist.runs.resume import resumed_config
 
     path = find_run(arguments.run)
     config = resumed_config(path, arguments.settings)
     folder = RunFolder(path)
     if arguments.settings or not folder.is_finished():
-        folder.refuse_missing_data(config.data.path, "--data.path")
+        refuse_missing_data(folder, config.data.path, "--data.path")
     if is_main_process():
         for file, copy in missing_files(folder.plugins).items():
             print(f"cifar-dist: {printable(str(file))} does not exist here; using its copy {copy}", file=sys.stderr)

@@ -26,6 +26,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.evaluation.trained import build_trained, open_trained
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.settings import write_settings
 
 RECIPE = """
 [run]
@@ -264,7 +265,7 @@ def test_evaluate_names_a_missing_dataset_and_one_that_has_changed(run: Path, di
     assert (
         done.stderr == f"cifar-dist: not/here, the dataset of {moved}, does not exist here; name it with --data DIR\n"
     )
-    RunFolder(moved).write_config(replace(trained, data=replace(trained.data, hold_out=False)))
+    write_settings(RunFolder(moved), replace(trained, data=replace(trained.data, hold_out=False)))
     said = verb("evaluate", str(moved), "--data", str(digits), "--split", "val", "--tta", "0")
     assert "another dataset" not in said
     assert "the run was trained on the split val\n" in said

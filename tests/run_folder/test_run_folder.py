@@ -31,6 +31,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder.opening import open_folder
 
 CONFIG = Config(run=RunConfig(name="it"), model=ModelConfig("tiny-cnn", {"dropout": 0.1}))
 
@@ -40,21 +41,21 @@ def manifest(digits: Path) -> Manifest:
     return Manifest.load(digits)
 
 
-def open_folder(path: Path, config: Config, manifest: Manifest) -> None:
+def open_and_end(path: Path, config: Config, manifest: Manifest) -> None:
     """Open a run and end: the lock is released with the object."""
-    RunFolder(path).open(config, manifest)
+    open_folder(RunFolder(path), config, manifest)
 
 
 def refusal(path: Path, config: Config, manifest: Manifest) -> str:
     with pytest.raises(UserError) as caught:
-        open_folder(path, config, manifest)
+        open_and_end(path, config, manifest)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_a_new_folder_records_config_and_data(tmp_path: Path, manifest: Manifest) -> None:
     folder = RunFolder(tmp_path / "runs" / "it")
-    folder.open(CONFIG, manifest)
+    open_folder(folder, CONFIG, manifest)
     assert folder.name == "it"
     assert recipe.read(folder.config) == CONFIG
     assert Manifest.read(folder.path).fingerprint == manifest.fingerprint
@@ -63,7 +64,7 @@ def test_a_new_folder_records_config_and_data(tmp_path: Path, manifest: Manifest
 
 
 def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest: Manifest) -> None:
-    open_folder(tmp_path, CONFIG, manifest)
+    open_and_end(tmp_path, CONFIG, manifest)
     folder = RunFolder(tmp_path)
     final = folder.evaluations / "it_val_acc_0.9_model_final"
     final.mkdir(parents=True)
@@ -89,7 +90,7 @@ def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest
 def test_an_earlier_or_incomplete_evaluation_does_not_finish_a_run(
     tmp_path: Path, manifest: Manifest, name: str, summary: str
 ) -> None:
-    open_folder(tmp_path, CONFIG, manifest)
+    open_and_end(tmp_path, CONFIG, manifest)
     folder = RunFolder(tmp_path)
     folder.final.parent.mkdir()
     folder.final.touch()
@@ -99,7 +100,7 @@ def test_an_earlier_or_incomplete_evaluation_does_not_finish_a_run(
 
 
 def test_the_remains_of_a_kill_are_removed_at_the_next_start(tmp_path: Path, manifest: Manifest) -> None:
-    open_folder(tmp_path, CONFIG, manifest)
+    open_and_end(tmp_path, CONFIG, manifest)
     left = [
         *(".final.7.tmp/model.safetensors", ".config.toml.7.tmp", "evaluations/.it_model_final.7.tmp/summary.json"),
         *("figures/.loss.png.7.tmp", "plugins/.plugins.json.7.tmp"),
@@ -109,7 +110,7 @@ def test_the_remains_of_a_kill_are_removed_at_the_next_start(tmp_path: Path, man
         (tmp_path / name).write_text("half")
     folder = RunFolder(tmp_path)
     assert len(folder.leftovers()) == len(left)
-    open_folder(tmp_path, CONFIG, manifest)
+    open_and_end(tmp_path, CONFIG, manifest)
     assert not folder.leftovers()
     assert [evaluation.path.name for evaluation in folder.evaluation_folders()] == ["it_model_best"]
 
@@ -137,7 +138,7 @@ def test_results_that_have_changed_are_deleted_to_be_written_again(tmp_path: Pat
 
 @pytest.mark.parametrize("content", [None, "", "{", "[" * 100_000])
 def test_a_damaged_manifest_of_a_run_names_the_run(tmp_path: Path, manifest: Manifest, content: str | None) -> None:
-    open_folder(tmp_path / "it", CONFIG, manifest)
+    open_and_end(tmp_path / "it", CONFIG, manifest)
     RunFolder(tmp_path / "it").manifest.unlink()
     if content is not None:
         RunFolder(tmp_path / "it").manifest.write_text(content)
@@ -148,7 +149,7 @@ def test_a_damaged_manifest_of_a_run_names_the_run(tmp_path: Path, manifest: Man
 
 
 def test_final_weights_finish_a_run_without_a_split_to_evaluate(tmp_path: Path, manifest: Manifest) -> None:
-    open_folder(tmp_path, CONFIG, manifest)
+    open_and_end(tmp_path, CONFIG, manifest)
     folder = RunFolder(tmp_path)
     folder.final.parent.mkdir()
     folder.final.touch()
@@ -173,9 +174,10 @@ from pathlib import Path
 from cifar_dist import recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.opening import open_folder
 path = Path(sys.argv[1])
 folder = RunFolder(path)
-folder.open(recipe.read(path / "config.toml"), Manifest.load(sys.argv[2]))
+open_folder(folder, recipe.read(path / "config.toml"), Manifest.load(sys.argv[2]))
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -183,7 +185,7 @@ sys.stdin.read()
 
 def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest: Manifest) -> None:
     path = tmp_path / "it"
-    open_folder(path, CONFIG, manifest)
+    open_and_end(path, CONFIG, manifest)
     job = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path), str(manifest.root)],
         env=environment(),
@@ -202,7 +204,7 @@ def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest:
     finally:
         job.kill()
         job.communicate()
-    open_folder(path, CONFIG, manifest)  # a killed job holds nothing
+    open_and_end(path, CONFIG, manifest)  # a killed job holds nothing
 
 
 def test_checking_whether_a_run_is_in_use_does_not_lock_it(
@@ -211,14 +213,14 @@ def test_checking_whether_a_run_is_in_use_does_not_lock_it(
     path = tmp_path / "it"
     folder = RunFolder(path)
     assert not folder.in_use(), "it does not exist yet"
-    folder.open(CONFIG, manifest)
+    open_folder(folder, CONFIG, manifest)
     assert RunFolder(path).in_use()
     del folder
     assert not RunFolder(path).in_use()
     with (path / ".lock").open() as look:
         fcntl.flock(look, fcntl.LOCK_SH)
         monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(look, fcntl.LOCK_UN))  # gone when it is waited for
-        open_folder(path, CONFIG, manifest)
+        open_and_end(path, CONFIG, manifest)
 
 
 @pytest.mark.parametrize(
@@ -239,14 +241,14 @@ def test_checking_whether_a_run_is_in_use_does_not_lock_it(
 def test_a_resume_that_contradicts_is_refused_by_key(
     tmp_path: Path, manifest: Manifest, change: dict[str, object], key: str
 ) -> None:
-    open_folder(tmp_path / "it", CONFIG, manifest)
+    open_and_end(tmp_path / "it", CONFIG, manifest)
     message = refusal(tmp_path / "it", replace(CONFIG, **change), manifest)
     assert f"it was started with {key}; leave {key.split()[0]} as it was: cifar-dist resume " in message
     assert recipe.read(tmp_path / "it" / "config.toml") == CONFIG, "the run keeps its config"
 
 
 def test_settings_that_change_no_result_may_change(tmp_path: Path, manifest: Manifest) -> None:
-    open_folder(tmp_path / "it", CONFIG, manifest)
+    open_and_end(tmp_path / "it", CONFIG, manifest)
     later = Config(
         run=RunConfig(name="renamed", dir="elsewhere", processes=2),
         data=DataConfig(path="moved", resident_mb=0, read_ahead=9),
@@ -257,12 +259,12 @@ def test_settings_that_change_no_result_may_change(tmp_path: Path, manifest: Man
         tracking=WandbConfig("offline"),
     )
     (tmp_path / "it").rename(tmp_path / "renamed")
-    open_folder(tmp_path / "renamed", later, manifest)
+    open_and_end(tmp_path / "renamed", later, manifest)
     assert recipe.read(tmp_path / "renamed" / "config.toml") == later
 
 
 def test_other_data_is_refused(tmp_path: Path, manifest: Manifest) -> None:
-    open_folder(tmp_path / "it", CONFIG, manifest)
+    open_and_end(tmp_path / "it", CONFIG, manifest)
     other = replace(manifest, splits={"train": manifest.splits["test"]})
     message = refusal(tmp_path / "it", CONFIG, other)
     assert "was started on other data than" in message
@@ -272,7 +274,7 @@ def test_other_data_is_refused(tmp_path: Path, manifest: Manifest) -> None:
 
 def test_fresh_refuses_an_existing_folder(tmp_path: Path, manifest: Manifest) -> None:
     fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
-    open_folder(tmp_path / "it", fresh, manifest)
+    open_and_end(tmp_path / "it", fresh, manifest)
     assert "exists and run.fresh is set" in refusal(tmp_path / "it", fresh, manifest)
 
 
@@ -290,14 +292,14 @@ def test_a_folder_that_is_not_a_run_is_not_touched(tmp_path: Path, manifest: Man
 
 
 def test_an_empty_folder_may_become_a_run(tmp_path: Path, manifest: Manifest) -> None:
-    open_folder(tmp_path, CONFIG, manifest)
+    open_and_end(tmp_path, CONFIG, manifest)
 
 
 def test_a_run_killed_before_it_wrote_the_config_can_be_started_again(tmp_path: Path, manifest: Manifest) -> None:
-    open_folder(tmp_path / "it", CONFIG, manifest)
+    open_and_end(tmp_path / "it", CONFIG, manifest)
     (tmp_path / "it" / "config.toml").rename(tmp_path / "it" / ".config.toml.77.tmp")
     (tmp_path / "it" / "manifest.json").write_text("half of i")
-    open_folder(tmp_path / "it", CONFIG, manifest)
+    open_and_end(tmp_path / "it", CONFIG, manifest)
     assert Manifest.read(tmp_path / "it").fingerprint == manifest.fingerprint
 
 
@@ -328,7 +330,7 @@ def test_a_read_only_folder_is_reported_at_the_start(tmp_path: Path, manifest: M
 
 
 def test_a_config_edited_into_nonsense_is_reported(tmp_path: Path, manifest: Manifest) -> None:
-    open_folder(tmp_path / "it", CONFIG, manifest)
+    open_and_end(tmp_path / "it", CONFIG, manifest)
     (tmp_path / "it" / "config.toml").write_text("[optim]\nlr = 'fast'\n")
     assert "config.toml: optim.lr" in refusal(tmp_path / "it", CONFIG, manifest)
 

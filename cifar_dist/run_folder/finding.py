@@ -1,0 +1,32 @@
+"""Find the folder of a run that the user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifar_dist.errors import UserError, nearest
+from cifar_dist.files import complete
+from cifar_dist.run_folder.folder import RunFolder
+
+
+def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Path:
+    """Return the folder of a run, given by name or path.
+
+    Args:
+        run: the name or path.
+        parent: folder of the runs that are known by name.
+        checkpoint: how the user names a checkpoint of the run here, for who gives the path of one.
+
+    Raises:
+        UserError: it does not exist; the message suggests the nearest name.
+    """
+    for path in (parent / run, Path(run).expanduser()):
+        if RunFolder(path).exists():
+            return path
+    for path in Path(run).expanduser().parents:
+        if RunFolder(path).exists():
+            way = f", and its checkpoint {checkpoint}" if checkpoint else ""
+            raise UserError(f"'{run}' is inside the run {path}; name the run{way}")
+    known = [path.name for path in complete(parent) if RunFolder(path).exists()]
+    hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
+    raise UserError(f"run '{run}' does not exist; {hint}")

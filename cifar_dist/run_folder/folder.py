@@ -1,0 +1,223 @@
+"""The run folder: the paths in it, its state, and exclusive access to it.
+
+Every path inside a run folder is defined here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from cifar_dist import recipe
+from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.errors import InUseError, UserError
+from cifar_dist.files import (
+    changed_files,
+    complete,
+    discard,
+    free_name,
+    leftovers,
+    read_json,
+    write_atomic,
+    write_sums,
+)
+
+FINAL = "final"
+"""Name of the weights at the end of training in evaluations."""
+
+_LOCK = ".lock"
+_LOCK_SECONDS = 0.5  # timeout for the lock; a process that only checks whether a run is in use holds it for far less
+
+
+class EvaluationFolder:
+    """Paths inside ``runs/NAME/evaluations/...``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.summary = path / "summary.json"
+        self.submission = path / "submission.csv"
+        self.probabilities = path / "probabilities.npz"
+        self.weights = path / "model.safetensors"
+        self.figures = path / "figures"
+
+
+class RunFolder:
+    """Paths inside ``runs/NAME``, and the state of the run that they show."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.started_config = path / ".started.toml"  # as the last start wrote config.toml, which users edit
+        self.manifest = path / FILE_NAME
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.metrics_csv = path / "metrics.csv"
+        self.log = path / "training.log"
+        self.timeline = path / "timeline.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.final = path / "final" / "model.safetensors"
+        self.evaluations = path / "evaluations"
+        self.figures = path / "figures"
+        self.report = path / "report.html"
+        self.lr_curve = path / "lr_curve.json"
+        self.plugins = path / "plugins"
+        self.stop_file = path / "STOP"
+        self.replays = path / "replays"
+        self.certificate = path / "certificate.json"
+        self.stalls = path / "stalls"
+        self.profile = path / "profile"
+        self.job_script = path / "job.sbatch"
+        self._lock: IO[str] | None = None
+
+    @property
+    def essential(self) -> tuple[Path, ...]:
+        """What a run cannot be used without, so that no verb may write its output there."""
+        return (self.config, self.manifest, self.metrics, self.checkpoints, self.final.parent)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def exists(self) -> bool:
+        """Whether the folder is a run. Never raises, whatever the path."""
+        return os.path.isfile(self.config)
+
+    def is_of_this_program(self) -> bool:
+        """Whether a process that trains has opened the folder. Any folder may have a file named ``config.toml``."""
+        return (self.path / _LOCK).is_file()
+
+    def has_foreign_files(self) -> bool:
+        """Whether there are files that no run writes, such as notes of the user or other runs."""
+        own = {path for path in vars(self).values() if isinstance(path, Path)} | {self.final.parent, self.path / _LOCK}
+        return any(path not in own and path not in leftovers(self.path) for path in self.path.iterdir())
+
+    def has_begun(self) -> bool:
+        """Whether any metrics, checkpoint, final weights or range test exist."""
+        kept = (*complete(self.checkpoints), *(path for path in (self.final, self.lr_curve) if path.exists()))
+        return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
+
+    def is_finished(self, split: str | None = None) -> bool:
+        """Whether training has ended and so has the final evaluation, if the dataset has the split for it.
+
+        Args:
+            split: to evaluate at the end; None: that of the run's config.
+
+        Raises:
+            UserError: the config of the run is damaged.
+        """
+        if not self.final.is_file():
+            return False
+        if self.final_summary() is not None:
+            return True
+        splits = read_json(self.manifest).get("splits")
+        return isinstance(splits, dict) and (split or recipe.read(self.config).eval.split) not in splits
+
+    def supersede_final(self) -> None:
+        """Rename the final weights and their evaluations after their step, so that the run is not finished any more."""
+        step = ""
+        for evaluation in self.evaluation_folders():
+            summary = read_json(evaluation.summary)
+            if summary.get("checkpoint") == FINAL:
+                step = f"step-{summary.get('step', 0):08d}"
+                write_atomic(evaluation.summary, json.dumps({**summary, "checkpoint": step}, indent=2) + "\n")
+                write_sums(evaluation.path)
+        if self.final.is_file():
+            step = step or self.newest_checkpoint()
+            self.final.parent.rename(free_name(self.path / f"{FINAL}-{step}"))
+
+    def superseded(self) -> list[Path]:
+        """List the final weights that :meth:`supersede_final` renamed."""
+        return [path for path in complete(self.path) if path.name.startswith(f"{FINAL}-step-")]
+
+    def final_summary(self) -> dict[str, object] | None:
+        """Read the ``summary.json`` of the final evaluation; None before it is complete."""
+        summaries = (read_json(evaluation.summary) for evaluation in self.evaluation_folders())
+        return next((summary for summary in summaries if summary.get("checkpoint") == FINAL), None)
+
+    def evaluation_folders(self) -> list[EvaluationFolder]:
+        """List the run's evaluations by name, without those that a kill left incomplete."""
+        return [EvaluationFolder(path) for path in complete(self.evaluations)]
+
+    def leftovers(self) -> list[Path]:
+        """List what a kill left incomplete outside ``checkpoints``, where one may be an intact checkpoint."""
+        places = (self.path, self.evaluations, self.figures, self.plugins)
+        return [path for place in places for path in leftovers(place)]
+
+    def read_manifest(self) -> Manifest:
+        """Read the manifest of the data that the run was trained on.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            if not self.manifest.is_file():
+                raise UserError(f"{self.manifest} is missing")
+            return Manifest.read(self.path)
+        except UserError as error:
+            raise UserError(f"{error}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
+
+    def damaged_results(self) -> dict[Path, list[str]]:
+        """Return the folders of the final weights and their evaluation in which files have changed, with these files.
+
+        Both follow from the last checkpoint, so they can be written again.
+        """
+        finals = [one.path for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
+        return {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
+
+    def discard_damaged_results(self) -> list[str]:
+        """Delete the :meth:`damaged_results`; return one line for each."""
+        damaged = self.damaged_results()
+        for path in damaged:
+            discard(path)
+        return [f"{path} is damaged ({', '.join(changed)}) and is written again" for path, changed in damaged.items()]
+
+    def newest_checkpoint(self) -> str:
+        """Return the name of the newest checkpoint, unverified; empty if none exists."""
+        latest = self.checkpoints / "latest"
+        return latest.readlink().name if latest.is_symlink() else ""
+
+    def lock(self, otherwise: str = "") -> None:
+        """Lock the folder for as long as this object lives.
+
+        Args:
+            otherwise: what the user may do instead of waiting for the process that has locked it.
+
+        Raises:
+            InUseError: another process has locked it.
+            OSError: the folder cannot be written.
+        """
+        lock = (self.path / _LOCK).open("a+")
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _locked(lock, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                raise InUseError(f"{self.path} is in use by {holder}; wait until that has ended{otherwise}")
+            time.sleep(0.01)
+        self._lock = lock
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        lock.flush()
+
+    def in_use(self) -> bool:
+        """Whether a process is training this run."""
+        try:
+            with (self.path / _LOCK).open("r") as lock:
+                return not _locked(lock, fcntl.LOCK_SH)
+        except OSError:
+            return False
+
+
+def _locked(file: IO[str], how: int) -> bool:
+    """Lock an open file without waiting; return whether no other process has locked it."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: train unguarded rather than not at all
+    return True

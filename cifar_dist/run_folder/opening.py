@@ -1,0 +1,122 @@
+"""Open the folder of a run: create it, or check that a config and its data resume it, and lock it. For rank 0.
+
+A second job of the same name is refused while the first is running, and a folder that cannot be written is reported
+before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from cifar_dist import recipe
+from cifar_dist.config import Config
+from cifar_dist.config.changes import LENGTH, contradiction
+from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.errors import UserError
+from cifar_dist.files import complete, copy_atomic, discard, exists
+from cifar_dist.plugin_copies import keep_copies
+from cifar_dist.run_folder.folder import RunFolder
+from cifar_dist.run_folder.settings import (
+    read_started_settings,
+    refuse_other_settings,
+    way_to_start_from_weights,
+    write_settings,
+)
+
+
+def open_folder(
+    folder: RunFolder, config: Config, manifest: Manifest, change_length: Callable[[Config], list[str]] | None = None
+) -> list[str]:
+    """Create the folder, or open an existing one to resume, and lock it.
+
+    Args:
+        config: the run.
+        manifest: its data.
+        change_length: called with the config of an existing run of another length, see :data:`LENGTH`; it checks
+            and records the change, and returns lines to report. None refuses it.
+
+    Returns:
+        One line for each plug-in file that has changed since the run last started, and for other news.
+
+    Raises:
+        UserError: it exists and ``run.fresh`` is set, belongs to another config or dataset, or cannot be written.
+        InUseError: another process is training it.
+        OSError: a file in it cannot be read or written.
+    """
+    try:
+        _refuse_foreign(folder, config)
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        folder.lock(", or use another --run.name")
+        for path in folder.leftovers():
+            discard(path)
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder.path} cannot be written ({error.strerror}); choose another with --run.dir"
+        ) from None
+    notes = _remove_old_stop_file(folder)
+    if exists(folder.config):
+        refuse_other_settings(folder, config, besides=LENGTH if change_length else ())
+        refuse_other_data(folder, manifest)
+        started = read_started_settings(folder)
+        if change_length and contradiction(recipe.settings_of(started), recipe.settings_of(config)):
+            notes += change_length(started)
+    else:
+        copy_atomic(manifest.root / FILE_NAME, folder.manifest)
+    notes += keep_copies(folder.plugins, config)
+    write_settings(folder, config)  # last, because it makes the folder a run
+    return notes
+
+
+def refuse_missing_data(folder: RunFolder, path: str, option: str) -> None:
+    """Refuse to use a run whose dataset is not here.
+
+    Args:
+        path: where it should be.
+        option: that names another place.
+
+    Raises:
+        UserError: there is no folder.
+    """
+    if not Path(path).is_dir():
+        raise UserError(f"{path}, the dataset of {folder.path}, does not exist here; name it with {option} DIR")
+
+
+def refuse_other_data(folder: RunFolder, manifest: Manifest) -> None:
+    """Refuse data that this run was not started on.
+
+    Raises:
+        UserError: the packed bytes differ, or the run's manifest is missing or damaged.
+    """
+    started = folder.read_manifest()
+    if started.fingerprint != manifest.fingerprint:
+        raise UserError(
+            f"{folder.path} was started on other data than {manifest.root} now has "
+            f"({started.fingerprint}, now {manifest.fingerprint}); use another --run.name"
+            f"{way_to_start_from_weights(folder)}"
+        )
+
+
+def _refuse_foreign(folder: RunFolder, config: Config) -> None:
+    if not exists(folder.path):
+        return
+    if config.run.fresh:
+        raise UserError(f"{folder.path} exists and run.fresh is set; use another --run.name, or resume without it")
+    # A process that ended before it wrote the config leaves the first three, a range test the others.
+    expected = {folder.checkpoints, folder.manifest, folder.plugins, folder.lr_curve, folder.figures}
+    foreign = any(path not in expected and not path.name.startswith(".") for path in folder.path.iterdir())
+    if not exists(folder.config) and (foreign or complete(folder.checkpoints)):
+        raise UserError(f"{folder.path} exists and is not a run (no config.toml); use another --run.name")
+
+
+def _remove_old_stop_file(folder: RunFolder) -> list[str]:
+    """Remove a request to stop that was made before this process began; return a line to report."""
+    try:
+        if folder.stop_file.stat().st_mtime >= psutil.Process().create_time():
+            return []
+        folder.stop_file.unlink()
+    except FileNotFoundError:
+        return []
+    return [f"removed {folder.stop_file}, which asked an earlier process to stop"]

@@ -1,0 +1,108 @@
+"""The settings of a run: as it was started, and as its ``config.toml`` has them now, which users edit.
+
+A resume that contradicts them is refused with the key that differs and commands that work instead.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from cifar_dist import recipe
+from cifar_dist.config import Config
+from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
+from cifar_dist.errors import UserError
+from cifar_dist.files import free_name, write_atomic
+from cifar_dist.run_folder.folder import RunFolder
+
+
+def write_settings(folder: RunFolder, config: Config) -> None:
+    """Write the settings that a start of the run uses."""
+    text = recipe.to_toml(config)
+    write_atomic(folder.config, text)
+    write_atomic(folder.started_config, text)
+
+
+def read_settings(folder: RunFolder) -> Config:
+    """Read ``config.toml``, in which what changes no result may have been edited, and the length of the run.
+
+    Raises:
+        UserError: it is damaged, or was edited into other settings than the run was started with.
+    """
+    config = recipe.read(folder.config)
+    if found := contradiction(_settings(folder), recipe.settings_of(config), LENGTH, str(folder.config)):
+        raise UserError(
+            f"{folder.path} was started with {found[1]}; write the first there again, or {other_run(folder, config)}"
+        )
+    return config
+
+
+def read_started_settings(folder: RunFolder) -> Config:
+    """Read the settings that the run was last started with, whatever ``config.toml`` was edited to since.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    return recipe.read(folder.started_config if folder.started_config.is_file() else folder.config)
+
+
+def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[str] = ()) -> None:
+    """Refuse a ``config`` that cannot resume this run.
+
+    Args:
+        config: the run that is asked for.
+        besides: keys that may differ too.
+
+    Raises:
+        UserError: ``config``, or the run's ``config.toml`` as it is now, contradicts a setting of the run; the
+            message names the first, and the commands that continue the run as it was and that start another one.
+    """
+    read_settings(folder)
+    if found := contradiction(_settings(folder), recipe.settings_of(config), besides):
+        key, words = found
+        raise UserError(
+            f"{folder.path} was started with {words}; leave {key} as it was: {resume_command(folder, config)}, "
+            f"or {other_run(folder, config)}"
+        )
+
+
+def resume_command(folder: RunFolder, config: Config | None = None) -> str:
+    """Return the command that continues this run, with the length of ``config``."""
+    length = words_of_changes(_settings(folder), recipe.settings_of(config), LENGTH) if config else []
+    return " ".join(["cifar-dist resume", shlex.quote(str(folder.path)), *(length or [])])
+
+
+def other_run(folder: RunFolder, config: Config) -> str:
+    """Return the command that trains a run of its own with ``config``: a branch of this one, where it can be."""
+    path, before, now = shlex.quote(str(folder.path)), _settings(folder), recipe.settings_of(config)
+    words, way = [f"--run.name {free_name(folder.path).name}"], "start another run"
+    if can_branch(before, now) and 0 < _steps_saved(folder) < _steps_asked(folder, config):
+        words, way = [*words, f"--run.from {path}"], "branch it"
+    changes = words_of_changes(before, {**now, "run.from": before["run.from"]})
+    if changes is None:
+        return f"{way}, by adding to cifar-dist train: {' '.join(words)}"
+    return f"{way}: {' '.join([f'cifar-dist train {path}/{folder.config.name}', *words, *changes])}"
+
+
+def way_to_start_from_weights(folder: RunFolder) -> str:
+    """Return the settings of a new run that starts from the final weights, after ";"; empty before they exist."""
+    if not folder.final.is_file():
+        return ""
+    return f"; a new run starts from its weights with --run.name NEW --model.pretrained {folder.final}"
+
+
+def _steps_saved(folder: RunFolder) -> int:
+    """Return the step of the newest checkpoint, unverified; 0 if none exists."""
+    return int(folder.newest_checkpoint().partition("-")[2] or 0)
+
+
+def _steps_asked(folder: RunFolder, config: Config) -> int:
+    """Return the steps of a run with ``config`` on this run's data."""
+    from cifar_dist.data.order import steps_per_epoch  # imports torch, which takes seconds
+
+    samples = folder.read_manifest().for_training(config.data.hold_out).samples("train")
+    return config.train.last_step(steps_per_epoch(samples, config.train.batch_size))
+
+
+def _settings(folder: RunFolder) -> Mapping[str, object]:
+    return recipe.settings_of(read_started_settings(folder))
