@@ -18,6 +18,7 @@ from cifar_dist.tracking import timeline
 
 FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
+_OWN = (f"<title>{_TITLE}<", "<title>Runs<")  # the second in pages of earlier versions
 
 
 def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
@@ -38,7 +39,8 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
     head = "".join(f"<th{_left(title in ('run', 'state', 'model'))}>{title}</th>" for title in titles)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     path = folder / FILE_NAME
-    if path.exists() and _TITLE not in path.read_text(encoding="utf-8", errors="replace"):
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else _OWN[0]
+    if not any(title in before for title in _OWN):
         raise UserError(f"{path} exists and is not a page of runs; move it")
     found = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
     write_atomic(path, page(_TITLE, f"<h1>{found} in {escape(str(folder))}</h1>\n{table}"))
