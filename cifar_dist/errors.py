@@ -39,6 +39,10 @@ class MachineError(UserError):
     """Something that one machine of the job lacks, so that its first process must report it; exit code 2."""
 
 
+class StopRequested(Exception):  # noqa: N818 - it is no error
+    """All ranks have agreed to stop; its text is the cause. Exit code 75."""
+
+
 class InUseError(UserError):
     """Another process is training the run; exit code 69."""
 

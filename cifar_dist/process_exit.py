@@ -12,18 +12,21 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from cifar_dist.config import plugins
 from cifar_dist.distributed.launch_checks import is_main_process, local_rank
 from cifar_dist.errors import (
     InUseError,
     JoinTimeoutError,
     MachineError,
     RankError,
+    StopRequested,
     StorageError,
     TrainingFailedError,
     UserError,
     blame,
 )
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE
+from cifar_dist.launch.joining import is_first
 from cifar_dist.terminal.screen import ERASE_LINE, is_terminal
 
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = _report(blamed, EXIT_BAD_INPUT if blamed is error else EXIT_FAILED)
     except TrainingFailedError as error:
         code = _report(error, EXIT_FAILED)
+    except StopRequested as request:  # of a verb that leaves nothing behind; a training saves and returns
+        if is_main_process():
+            print(f"cifar-dist: stopped by {request}", file=sys.stderr)
+        code = EXIT_REQUEUE
     except KeyboardInterrupt:
         if is_main_process():
             erase = ERASE_LINE if is_terminal(sys.stderr) else ""
@@ -57,11 +64,8 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
     except BrokenPipeError:  # the reader of our output ended, as `head` does
         code = EXIT_DONE
-    except OSError as error:  # of this rank alone
-        print(f"cifar-dist: {StorageError.of(error)}", file=sys.stderr)
-        code = EXIT_FAILED
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        _report_unforeseen(error)
         code = EXIT_FAILED
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -106,6 +110,17 @@ def _outlive_terminal() -> None:
             terminal = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
             text = io.TextIOWrapper(terminal, stream.encoding, stream.errors, line_buffering=True)
             setattr(sys, name, text)
+
+
+def _report_unforeseen(error: BaseException) -> None:
+    """Print what only this rank knows: the line of a plug-in, the file that failed, or where our code is wrong."""
+    if reason := plugins.blame(error):
+        if is_first("plug-in"):
+            print(f"cifar-dist: {reason}", file=sys.stderr)
+    elif isinstance(error, OSError):
+        print(f"cifar-dist: {StorageError.of(error)}", file=sys.stderr)
+    else:
+        traceback.print_exc()
 
 
 def _report(error: Exception, code: int) -> int:

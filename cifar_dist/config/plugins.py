@@ -10,13 +10,15 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from cifar_dist.errors import first_line, nearest
+from cifar_dist.errors import first_line, nearest, printable
 
 _COPIES: dict[Path, Path] = {}
+_MODULES: set[str] = set()  # that were imported
 
 
 def import_copies(copies: Mapping[Path, Path]) -> None:
@@ -62,13 +64,26 @@ def load(spec: str) -> object:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and file is None and f"{place}.".startswith(f"{error.name}."):
             raise ValueError(f"name {spec!r}: module {place} is not installed; for a file, give its path") from None
-        reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
-        raise ValueError(f"name {spec!r}: importing {place} raised {reason}") from None
+        raise ValueError(f"name {spec!r}: importing {place} raised {_described(error)}") from None
+    _MODULES.add(module.__name__)
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
         raise ValueError(f"name {spec!r}: {place} has no {attribute!r}; {nearest(attribute, public)}")
     found: object = getattr(module, attribute)
     return found
+
+
+def blame(error: BaseException) -> str:
+    """Return in one line which line of a plug-in raised ``error``, or called what did; empty if none did."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") in _MODULES:
+            place = f"{frame.f_code.co_filename}, line {line}"
+    return place and printable(f"the plug-in {place}, raised {_described(error)}")
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
 
 
 def _import_file(file: Path) -> ModuleType:

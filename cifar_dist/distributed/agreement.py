@@ -15,13 +15,9 @@ from torch import Tensor
 
 from cifar_dist.distributed.ranks import PendingValues, Ranks
 from cifar_dist.distributed.stop_requests import StopRequests, cause_of
-from cifar_dist.errors import TrainingFailedError
+from cifar_dist.errors import StopRequested, TrainingFailedError
 
 _IDS_SHOWN = 8
-
-
-class StopRequested(Exception):  # noqa: N818 - it is no error
-    """All ranks have agreed to stop; its text is the cause."""
 
 
 @dataclass(frozen=True)

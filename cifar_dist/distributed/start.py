@@ -12,7 +12,6 @@ from cifar_dist.config import Config, TrainConfig, plugins
 from cifar_dist.cpu.load import load_since, threads_of_each
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.cpu.openmp import share_cores, use_threads
-from cifar_dist.distributed.agreement import StopRequested
 from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.collective_timeout import waits_explained
@@ -34,7 +33,7 @@ from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.same_settings import check_same_settings
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.errors import UserError, first_line, printable
+from cifar_dist.errors import StopRequested, UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
 from cifar_dist.terminal.progress import waiting

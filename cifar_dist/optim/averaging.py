@@ -56,17 +56,26 @@ class WeightAverage:
 
         Returns:
             Whether the average was updated.
+
+        Raises:
+            UserError: a plug-in's weight is not in [0, 1].
         """
         is_due = step >= self._start and (step - self._start) % self._config.every == 0
         if step == self._start:
             self._average = self._copy()
         elif is_due:
             assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
-            weight = self._config.weight(step, start=self._start, total=self._total)
+            weight = self._weight(step)
             torch._foreach_lerp_(list(self._average.values()), list(self._weights.tensors().values()), weight)
         if self._average and self._config.gives_back and (is_due or step % self._steps_per_epoch == 0):
             self._weights.put(self._average)
         return is_due
+
+    def _weight(self, step: int) -> float:
+        weight: object = self._config.weight(step, start=self._start, total=self._total)
+        if not (isinstance(weight, int | float) and 0 <= weight <= 1):
+            raise UserError(f"average.name {self._config.name}: the weight of step {step} is {weight}, not in [0, 1]")
+        return weight
 
     @property
     def begun(self) -> bool:

@@ -34,7 +34,8 @@ def build_optimizer(
         gradual: whether :func:`thaw` will be called.
 
     Raises:
-        UserError: muon with a model that has no trainable hidden layers, or with gradual unfreezing.
+        UserError: muon with a model that has no trainable hidden layers, or with gradual unfreezing; a plug-in builds
+            something else.
     """
     if isinstance(config, MuonConfig):
         if gradual:
@@ -42,14 +43,23 @@ def build_optimizer(
         return _build_muon(config, model)
     staged = isinstance(config, StagedOptimConfig) and not config.backbone_lr == config.layer_decay == 1
     if not (gradual or staged):
-        return config.build(_groups(config, model.parameters()))
+        return _built(config, _groups(config, model.parameters()))
     groups = []
     for distance, parameters in reversed([*enumerate(reversed(stages))]):
         scale = _stage_scale(config, distance)
         place = {"stage": distance, "stage_lr_scale": scale, "lr_scale": scale}
         groups += [{**group, **place} for group in _groups(config, parameters)]
     assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
-    return config.build(groups)
+    return _built(config, groups)
+
+
+def _built(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:
+    from torch.optim import Optimizer
+
+    built: object = config.build(groups)
+    if not isinstance(built, Optimizer):
+        raise UserError(f"optim.name {config.name}: build returned {type(built).__name__}, not a torch.optim.Optimizer")
+    return built
 
 
 def _stage_scale(config: OptimConfig, distance: int) -> float:
@@ -67,7 +77,7 @@ def _build_muon(config: MuonConfig, model: nn.Module) -> Optimizer:
     if not hidden:
         raise UserError("optim.name muon needs trainable hidden layers and this model has none; use --optim.name sgd")
     matrices = {id(weight) for weight in hidden}
-    rest = config.build(_groups(config, (p for p in model.parameters() if id(p) not in matrices)))
+    rest = _built(config, _groups(config, (p for p in model.parameters() if id(p) not in matrices)))
     for group in rest.param_groups:
         group["lr_scale"] = config.rest_lr
     return Muon(

@@ -24,7 +24,7 @@ class Entry:
         path: its folder.
         state: ``finished``, ``training``, ``stopped``, ``failed``, ``killed``, ``not begun`` or ``damaged``.
         result: its results; None if it is damaged.
-        problem: what is damaged; empty if nothing is.
+        problem: what is damaged or lost; empty if nothing is.
         bytes: size on the disk.
         written: time of its last progress, seconds since 1970.
     """
@@ -65,6 +65,8 @@ def describe(path: Path) -> Entry:
     try:
         result = read_result(path)
         state = _state(RunFolder(path))
+        if state == "finished" and not result.epochs:
+            problem = f"{RunFolder(path).metrics} has lost the steps of a finished run; restore it"
     except UserError as error:
         state, problem = "damaged", str(error)
     return Entry(path, state, result, problem, disk_bytes(path), _written(path))

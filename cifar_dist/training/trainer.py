@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from cifar_dist import checkpoint
-from cifar_dist.config import Config
+from cifar_dist.config import Config, plugins
 from cifar_dist.distributed import time_limit
-from cifar_dist.distributed.agreement import Agreement, StopRequested, divergence_error
+from cifar_dist.distributed.agreement import Agreement, divergence_error
 from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
@@ -26,6 +26,7 @@ from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
+from cifar_dist.errors import StopRequested
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
@@ -120,7 +121,7 @@ class Trainer:
         except BaseException as error:
             self.watchdog.stop()
             self.saver.close()
-            self.tracker.finish("failed", str(error))
+            self.tracker.finish("failed", plugins.blame(error) or str(error))
             raise
         self.close("finished", self._why_complete())
         return EXIT_DONE

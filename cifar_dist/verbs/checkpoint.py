@@ -37,7 +37,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     ls = add("ls", "list the checkpoints of a run: which are the newest, the best, or damaged")
     ls.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     verify = add(
-        "verify", "check all files of a run's checkpoints against their checksums; exit code 1 if one is damaged"
+        "verify",
+        "check a run's checkpoints, final weights and evaluation by their checksums; exit code 1 if one is damaged",
     )
     verify.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     verify.add_argument("step", nargs="?", type=CHECKPOINT_NAME, metavar="STEP", help=f"{_STEP} (default: all)")
@@ -79,8 +80,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist import checkpoint
         from cifar_dist.checkpoint.inventory import inspect
+        from cifar_dist.run_folder import RunFolder, find_run
 
-    folder = _folder(arguments.run)
+    run = RunFolder(find_run(arguments.run))
+    folder = run.checkpoints
     paths = [checkpoint.find_named(folder, arguments.step)] if arguments.step else checkpoint.listing(folder)
     if not paths:
         raise UserError(f"{arguments.run} has no checkpoint yet; train first")
@@ -90,8 +93,13 @@ def _verify(arguments: argparse.Namespace) -> int:
         intact += not problems
         for problem in problems:
             print(printable(f"{path.name} {problem}"))
+    results = {} if arguments.step else run.damaged_results()
+    for result, changed in results.items():
+        print(
+            printable(f"{result} is damaged ({', '.join(changed)}); cifar-dist resume {arguments.run} writes it again")
+        )
     print(f"{intact} of {len(paths)} checkpoint{'s' * (len(paths) != 1)} intact")
-    return EXIT_DONE if intact == len(paths) else EXIT_FAILED
+    return EXIT_DONE if intact == len(paths) and not results else EXIT_FAILED
 
 
 def _diff(arguments: argparse.Namespace) -> int:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RECIPE_NAME
-from cifar_dist.verbs.loading import loading, say_stopped
+from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
     from cifar_dist.config import Config
@@ -71,25 +71,20 @@ def _examine(config: Config | None, signals: StopSignals) -> int:
     from cifar_dist.config import Config, TrainConfig
 
     with loading():
-        from cifar_dist.distributed.agreement import StopRequested
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.doctor.examine import examine
         from cifar_dist.doctor.finding import HEAD, Verdict, summary
 
-    try:
-        checked = config or Config(train=TrainConfig(precision="auto"))
-        with start_engine(checked, signals, trains=config is not None) as engine:
-            rows: list[Finding] = []
-            for finding in _each(examine(config, engine, signals)):
-                if engine.ranks.is_main:
-                    print(*([] if rows else [HEAD]), finding.row(table_width(sys.stdout)), sep="\n", flush=True)
-                rows.append(finding)
+    checked = config or Config(train=TrainConfig(precision="auto"))
+    with start_engine(checked, signals, trains=config is not None) as engine:
+        rows: list[Finding] = []
+        for finding in _each(examine(config, engine, signals)):
             if engine.ranks.is_main:
-                print(summary(rows), flush=True)
-            failed = engine.ranks.run_on_main(lambda: any(row.verdict is Verdict.FAILED for row in rows))
-    except StopRequested:
-        say_stopped(signals.received)
-        return EXIT_REQUEUE
+                print(*([] if rows else [HEAD]), finding.row(table_width(sys.stdout)), sep="\n", flush=True)
+            rows.append(finding)
+        if engine.ranks.is_main:
+            print(summary(rows), flush=True)
+        failed = engine.ranks.run_on_main(lambda: any(row.verdict is Verdict.FAILED for row in rows))
     return EXIT_BAD_INPUT if failed else EXIT_DONE
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import fold, table_width
 from cifar_dist.verbs.arguments import (
     CHECKPOINT,
@@ -20,7 +20,7 @@ from cifar_dist.verbs.arguments import (
     user_path,
     with_views,
 )
-from cifar_dist.verbs.loading import loading, say_stopped
+from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.report import draw
 
 HELP = "evaluate a checkpoint of a run with test-time augmentation"
@@ -38,7 +38,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.data.manifest import Manifest
-        from cifar_dist.distributed.agreement import Agreement, StopRequested
+        from cifar_dist.distributed.agreement import Agreement
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.distributed.stop_requests import StopRequests
         from cifar_dist.distributed.stop_signals import StopSignals
@@ -57,24 +57,19 @@ def run(arguments: argparse.Namespace) -> int:
     data = Manifest.load(arguments.data or trained.config.data.path)
     if arguments.split not in data.splits:
         raise UserError(f"{data.root} has no split '{arguments.split}'; use --split {' or '.join(data.splits)}")
-    with StopSignals() as signals:
-        try:
-            with start_engine(trained.config, signals, trains=False) as engine:
-                folder, summary = evaluate(
-                    load_model(engine, trained),
-                    trained.config,
-                    trained.run,
-                    trained.weights,
-                    data,
-                    arguments.split,
-                    tta,
-                    trained_on=trained.trained_on,
-                    poll=Agreement(engine.ranks, StopRequests(signals)).poll,
-                    show=partial(progress, f"evaluating {arguments.split}", show=engine.ranks.is_main),
-                )
-        except StopRequested:
-            say_stopped(signals.received)
-            return EXIT_REQUEUE
+    with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
+        folder, summary = evaluate(
+            load_model(engine, trained),
+            trained.config,
+            trained.run,
+            trained.weights,
+            data,
+            arguments.split,
+            tta,
+            trained_on=trained.trained_on,
+            poll=Agreement(engine.ranks, StopRequests(signals)).poll,
+            show=partial(progress, f"evaluating {arguments.split}", show=engine.ranks.is_main),
+        )
     if engine.ranks.is_main:
         if data.fingerprint != trained.trained_on.fingerprint:
             _say(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")

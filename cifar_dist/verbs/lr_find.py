@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, rate, refuse_lasting, user_path
-from cifar_dist.verbs.loading import loading, say_stopped
+from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
     from cifar_dist.optim.lr_curve import Curve
@@ -62,30 +62,25 @@ def run(arguments: argparse.Namespace) -> int:
 
     with StopSignals() as signals:
         with loading():
-            from cifar_dist.distributed.agreement import StopRequested
             from cifar_dist.distributed.start import start_engine
             from cifar_dist.optim.lr_curve import mean_curve
             from cifar_dist.training.range_test import run_range_tests, save_curve
 
-        try:
-            with start_engine(config, signals) as engine:
-                if engine.ranks.is_main and engine.precision.advice:
-                    print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
-                curves = run_range_tests(
-                    config,
-                    engine,
-                    signals,
-                    low=arguments.low,
-                    high=arguments.high,
-                    steps=arguments.steps,
-                    seeds=arguments.seeds,
-                    showing=partial(_showing, arguments.steps, engine.ranks.is_main),
-                )
-                curve = mean_curve(curves)
-                path = engine.ranks.run_on_main(lambda: save_curve(curve, config))
-        except StopRequested:
-            say_stopped(signals.received)
-            return EXIT_REQUEUE
+        with start_engine(config, signals) as engine:
+            if engine.ranks.is_main and engine.precision.advice:
+                print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
+            curves = run_range_tests(
+                config,
+                engine,
+                signals,
+                low=arguments.low,
+                high=arguments.high,
+                steps=arguments.steps,
+                seeds=arguments.seeds,
+                showing=partial(_showing, arguments.steps, engine.ranks.is_main),
+            )
+            curve = mean_curve(curves)
+            path = engine.ranks.run_on_main(lambda: save_curve(curve, config))
     if engine.ranks.is_main:
         from cifar_dist.report.lr_curve import draw_lr_curve
 

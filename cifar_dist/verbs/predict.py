@@ -6,7 +6,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import (
     CHECKPOINT,
     CHECKPOINT_NAME,
@@ -17,7 +17,7 @@ from cifar_dist.verbs.arguments import (
     user_path,
     with_views,
 )
-from cifar_dist.verbs.loading import loading, say_stopped
+from cifar_dist.verbs.loading import loading
 
 HELP = "predict an unlabelled set and write an ID,Labels file"
 COLLECTIVE = True
@@ -45,7 +45,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.distributed.agreement import Agreement, StopRequested
+        from cifar_dist.distributed.agreement import Agreement
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.distributed.stop_requests import StopRequests
         from cifar_dist.distributed.stop_signals import StopSignals
@@ -60,14 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     trained = open_trained(run_path, arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
     tta = distinct_views(trained.config.eval.tta, trained.config.augment)
-    with StopSignals() as signals:
-        try:
-            with start_engine(trained.config, signals, trains=False) as engine:
-                poll = Agreement(engine.ranks, StopRequests(signals)).poll
-                rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels, poll)
-        except StopRequested:
-            say_stopped(signals.received)
-            return EXIT_REQUEUE
+    with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
+        poll = Agreement(engine.ranks, StopRequests(signals)).poll
+        rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels, poll)
     if engine.ranks.is_main:
         said = f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}"
         print(said, file=sys.stdout if arguments.out.is_file() else sys.stderr)  # --out /dev/stdout has rows only

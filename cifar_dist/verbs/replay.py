@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.distributed.launch_checks import launched_processes
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.formatting import percent
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
 from cifar_dist.verbs.loading import loading
@@ -66,30 +66,26 @@ def run(arguments: argparse.Namespace) -> int:
 
     with StopSignals() as signals:
         with loading():
-            from cifar_dist.distributed.agreement import StopRequested
             from cifar_dist.distributed.start import start_engine
             from cifar_dist.training.certificate import certify, write_certificate
             from cifar_dist.training.replay import differences, replay_step
 
-        try:
-            with start_engine(config, signals) as engine:
-                ranks = engine.ranks
-                show = _progress() if ranks.is_main else lambda step: None
-                if arguments.check is None:
-                    replayed = replay_step(config, engine, signals, folder, arguments.step, show)
-                    path = ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
-                    equal, lines = replayed.equal, _describe_step(replayed, path)
-                else:
-                    drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
-                    seed = ranks.run_on_main(lambda: drawn)
-                    stretches = certify(config, engine, signals, folder, count=arguments.check, seed=seed, show=show)
-                    path = ranks.run_on_main(
-                        lambda: write_certificate(folder, stretches, differences(folder, engine), seed)
-                    )
-                    equal, lines = all(s.equal for s in stretches), _describe_stretches(stretches, path)
-                notes = differences(folder, engine)
-        except StopRequested:
-            return EXIT_REQUEUE
+        with start_engine(config, signals) as engine:
+            ranks = engine.ranks
+            show = _progress() if ranks.is_main else lambda step: None
+            if arguments.check is None:
+                replayed = replay_step(config, engine, signals, folder, arguments.step, show)
+                path = ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
+                equal, lines = replayed.equal, _describe_step(replayed, path)
+            else:
+                drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
+                seed = ranks.run_on_main(lambda: drawn)
+                stretches = certify(config, engine, signals, folder, count=arguments.check, seed=seed, show=show)
+                path = ranks.run_on_main(
+                    lambda: write_certificate(folder, stretches, differences(folder, engine), seed)
+                )
+                equal, lines = all(s.equal for s in stretches), _describe_stretches(stretches, path)
+            notes = differences(folder, engine)
     if ranks.is_main:
         if sys.stderr.isatty():
             print(file=sys.stderr)

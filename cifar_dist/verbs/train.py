@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RECIPE_NAME
-from cifar_dist.verbs.loading import loading, say_stopped
+from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.recipes import read_head
 from cifar_dist.verbs.report import draw_if_outdated
 
 if TYPE_CHECKING:
     from cifar_dist.config import Config
-    from cifar_dist.distributed.stop_signals import StopSignals
 
 HELP = "train a recipe, or resume it: train RECIPE [--section.field VALUE ...]"
 COLLECTIVE = True
@@ -54,36 +53,25 @@ def train(config: Config) -> int:
     """
     from cifar_dist.distributed.stop_signals import StopSignals
 
+    path = Path(config.run.dir) / config.run.name
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         with loading():
-            from cifar_dist.distributed.agreement import StopRequested
+            from cifar_dist.distributed.start import start_engine
+            from cifar_dist.training.continuation import is_finished
+            from cifar_dist.training.trainer import Trainer
 
-        try:
-            return _train(config, signals)
-        except StopRequested:  # before all processes had joined
-            say_stopped(signals.received)
-            return EXIT_REQUEUE
-
-
-def _train(config: Config, signals: StopSignals) -> int:
-    with loading():
-        from cifar_dist.distributed.start import start_engine
-        from cifar_dist.training.continuation import is_finished
-        from cifar_dist.training.trainer import Trainer
-
-    path = Path(config.run.dir) / config.run.name
-    with start_engine(config, signals) as engine:
-        ranks = engine.ranks
-        if ranks.run_on_main(lambda: is_finished(config)):
-            code = EXIT_DONE
-            if ranks.is_main:
-                print(f"{path} is finished already; another --run.name starts a new run", flush=True)
-        else:
-            with loading("opening the data"):
-                trainer = Trainer(config, engine, signals)
-            code = trainer.run()
-        # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
-        ranks.run_on_main(lambda: draw_if_outdated(path))
+        with start_engine(config, signals) as engine:
+            ranks = engine.ranks
+            if ranks.run_on_main(lambda: is_finished(config)):
+                code = EXIT_DONE
+                if ranks.is_main:
+                    print(f"{path} is finished already; another --run.name starts a new run", flush=True)
+            else:
+                with loading("opening the data"):
+                    trainer = Trainer(config, engine, signals)
+                code = trainer.run()
+            # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
+            ranks.run_on_main(lambda: draw_if_outdated(path))
     return code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
 from support.running import ROOT, interrupt, metrics, spawn, train
 
 from cifar_dist import recipe
@@ -22,6 +23,9 @@ class Flat(nn.Sequential):
     def __init__(self, classes: int, channels: int, *, width: int = 16) -> None:
         layers = nn.Linear(16 * channels, width), nn.Linear(width, classes)
         super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), *layers)
+
+    def forward(self, images):
+        return super().forward(images)
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,38 @@ def test_plug_ins_train_resume_and_are_reported_without_their_code(tiny: Path, t
     (again,) = train(*words, "--run.name", "broken")
     assert again.returncode == 2
     assert "mine.py raised SystemExit: this code must not run" in again.stderr
+
+
+FAILING = {
+    "a network's forward": ("forward(images)", "forwards(images)", "mine.py, line 16, raised AttributeError: "),
+    "a schedule": ("(1 + at.since", "(at.sinse", "mine.py, line 34, raised AttributeError: "),
+    "a schedule that divides by zero": ("(1 + at.since", "(at.since", "mine.py, line 34, raised ZeroDivisionError: "),
+    "an average": ("return 0.5", "return {}[step]", "mine.py, line 40, raised KeyError: 2"),
+    "an optimizer that cannot read its file": (
+        "from torch.optim import Adagrad",
+        "open('/nowhere')",
+        "mine.py, line 24, raised FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'",
+    ),
+    "an optimizer that is none": (
+        "return Adagrad(",
+        "Adagrad(",
+        "build returned NoneType, not a torch.optim.Optimizer",
+    ),
+    "an average without a weight": ("return 0.5", "0.5", "the weight of step 2 is None, not in [0, 1]"),
+}
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_a_plug_in_that_fails_is_named_in_one_line(failing: str, tiny: Path, tmp_path: Path) -> None:
+    old, new, said = FAILING[failing]
+    code = tmp_path / "mine.py"
+    code.write_text(CODE.replace(old, new))
+    words = [str(tiny), "--model.name", f"{code}:Flat", "--optim.name", f"{code}:Adagrad", "--train.epochs", "1"]
+    words += ["--schedule.name", f"{code}:SquareRoot", "--average.name", f"{code}:Half", "--average.every", "2"]
+    processes = 2 if failing == "a network's forward" else 1
+    done = train(*words, processes=processes)
+    assert 0 not in {one.returncode for one in done}
+    lines = "".join(one.stderr for one in done).splitlines()
+    (line,) = [line for line in lines if line.startswith("cifar-dist: ") and "importing plug-ins" not in line]
+    assert said in line
+    assert "Traceback" not in lines

@@ -54,6 +54,12 @@ def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.
     assert line[:4] == ["it", "finished", "tiny-cnn", "2 of 2"]
     assert line[6] == "0"
     assert listed(capsys, "list", str(runs / "it")) == [[str(runs / "it"), *line[1:]]], "a run alone"
+    (runs / "it" / "metrics.jsonl").unlink()
+    capsys.readouterr()
+    cli.run(["runs", "list", str(runs)])
+    out, err = capsys.readouterr()
+    assert cells(out)[2][1] == "finished"
+    assert "it/metrics.jsonl has lost the steps of a finished run; restore it" in err
 
 
 def test_the_sorted_value_comes_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

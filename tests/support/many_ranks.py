@@ -20,10 +20,11 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed import multi_threaded_pg as threaded
 
-from cifar_dist.distributed.agreement import Agreement, StopRequested
+from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.errors import StopRequested
 
 _STACK_BYTES = 2**20
 PATIENCE = 120

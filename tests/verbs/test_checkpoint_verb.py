@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.run_folders import cells
+from support.running import spawn, train
 from support.small_checkpoint import names, optimizer, save, state, tensors, weights
 
 from cifar_dist import checkpoint, cli
@@ -75,6 +76,23 @@ def test_verify_names_every_damaged_file_and_renames_nothing(run: Path, capsys: 
     assert names(run / "checkpoints") == before
     with pytest.raises(UserError, match="has no checkpoint of step 7; steps here: 15, 10, 6"):
         cli.run(["checkpoint", "verify", "first", "7"])
+
+
+def test_verify_names_changed_final_weights_and_resume_writes_them_again(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny.parent / "runs" / "tiny"
+    assert train(str(tiny), "--train.epochs", "1")[0].returncode == 0
+    assert verb(capsys, "verify", str(run)) == "3 of 3 checkpoints intact\n"
+    weights = (run / "final" / "model.safetensors").read_bytes()
+    (run / "final" / "model.safetensors").write_bytes(weights[:-1] + b"?")
+    line, count = verb(capsys, "verify", str(run), code=1).splitlines()
+    assert line == f"{run / 'final'} is damaged (model.safetensors); cifar-dist resume {run} writes it again"
+    assert count == "3 of 3 checkpoints intact"
+    (resumed,) = spawn(["-m", "cifar_dist", "resume", str(run)], cwd=tiny.parent)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (run / "final" / "model.safetensors").read_bytes() == weights
+    assert verb(capsys, "verify", str(run)) == "3 of 3 checkpoints intact\n"
 
 
 def test_diff_sorts_tensors_by_their_largest_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
