@@ -78,11 +78,26 @@ def test_the_pixels_and_targets_are_those_of_the_groups() -> None:
 
 # Every processor rounds these once and alike (IEEE 754), or they do not round.
 EXACT = {
-    *("add", "sub", "rsub", "mul", "div", "neg", "abs", "sqrt", "round", "floor", "ceil", "trunc", "clamp", "copysign"),
-    *("maximum", "minimum", "nan_to_num", "where", "masked_fill", "lt", "eq", "_to_copy", "copy", "stack", "index"),
+    *("add", "sub", "rsub", "mul", "div", "neg", "abs", "round", "floor", "ceil", "trunc", "clamp", "copysign"),
+    *(
+        "maximum",
+        "minimum",
+        "nan_to_num",
+        "where",
+        "masked_fill",
+        "lt",
+        "ge",
+        "eq",
+        "ones_like",
+        "_to_copy",
+        "copy",
+        "stack",
+        "index",
+    ),
 }
-# On a few numbers a sample, in float64: where processors differ, it is in the last of 53 bits, and 24 are kept.
-ROUNDED_AFTERWARDS = {"sin", "cos", "tan", "atan", "exp", "deg2rad", "rad2deg"}
+# On a few numbers a sample, in float64: where processors differ, it is in the last of 53 bits, and 24 are kept. MKL's
+# square roots in float32 differ between AMD's and Intel's processors in a fifth of all numbers.
+ROUNDED_AFTERWARDS = {"sin", "cos", "tan", "atan", "exp", "sqrt", "deg2rad", "rad2deg"}
 
 
 class Arithmetic(TorchDispatchMode):
@@ -110,21 +125,25 @@ class Arithmetic(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def unscaled(images: Tensor) -> Tensor:
+    """Convert to floats without normalising, which rounds as the processor does."""
+    return images.permute(0, 3, 1, 2).to(torch.float32)
+
+
 def test_processors_agree_on_the_arithmetic_of_every_transform() -> None:
     """Hence a GPU gives the pixels of a CPU, as far as a CPU can show it; a GPU may replace division by a constant."""
     for config in configs():
-        images_only = tuple(transform for transform in config.transforms if not isinstance(transform, Mixing))
-        augment = Augment(dataclasses.replace(config, transforms=images_only), 5, MEAN, None)  # type: ignore[arg-type]
-        batch = batch_of(9, mixes=False)
+        mix = Mix(config, Augment(config, 5, MEAN, unscaled), 10)  # type: ignore[arg-type]
+        batch = batch_of(9, mixes=mix.mixes)
         with Arithmetic() as seen:
-            augment.pixels(batch.images, batch.ids, 3)
+            mix(batch, 3)
         assert not seen.doubtful, config.transforms
 
 
 def test_the_arithmetic_test_sees_a_division_by_a_number() -> None:
     with Arithmetic() as seen:
-        _ = torch.ones(3) / 6, torch.ones(3) / torch.ones(3), torch.arange(3) % 2, torch.ones(3).sin()
-    assert seen.doubtful == {"aten.div.Tensor", "aten.sin.default"}
+        _ = torch.ones(3) / 6, torch.ones(3) / torch.ones(3), torch.arange(3) % 2, torch.ones(3).sqrt()
+    assert seen.doubtful == {"aten.div.Tensor", "aten.sqrt.default"}
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,8 @@ class CutMix(Mixing):
 
         from cifar_dist.data.operations.mixing import beta
 
-        reach = 0.5 * (1 - beta(samples.uniform("cutmix"), self.alpha)).sqrt()
+        # In float64: square roots in float32 differ between processors, and decide where a box ends.
+        reach = 0.5 * (1 - beta(samples.uniform("cutmix"), self.alpha).to(torch.float64)).sqrt()
         edges = []
         for side, draw in zip((height, width), samples.bits("cutmix", range(1, 3)).unbind(), strict=True):
             middle = draw % side
