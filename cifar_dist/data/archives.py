@@ -26,6 +26,7 @@ import psutil
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import is_utf8
+from cifar_dist.terminal.progress import progress
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -56,18 +57,40 @@ _DAMAGE_ERRORS = (
 )
 
 
-def member_names(path: Path, *, folders: bool = False) -> list[str]:
-    """List the regular files of a folder or archive, path parts separated by ``/``, without hidden files.
+@dataclass(frozen=True)
+class Listing:
+    """The regular files of a folder or archive, path parts separated by ``/``.
+
+    Attributes:
+        names: those that are not hidden, in stored order.
+        hidden: those that are, or a folder above them; without those that an operating system writes by itself.
+    """
+
+    names: list[str]
+    hidden: list[str]
+
+
+def list_members(path: Path, *, folders: bool = False, show: bool = True) -> Listing:
+    """List the files of a folder or archive, which takes as long as to decompress it.
 
     Args:
         path: folder or archive.
         folders: list the folders too; their names end in ``/``.
+        show: show the progress.
 
     Raises:
         UserError: it cannot be read, is corrupt or truncated, or contains something no dataset needs.
     """
-    with _raise_user_errors(path):
-        return [member.name for member in _walk(path, folders=folders)]
+    names: list[str] = []
+    hidden = hidden_names(path) if path.is_dir() else []
+    with _raise_user_errors(path), progress(f"listing {path.resolve().name}", 0, "files", show=show) as advance:
+        for member in _walk(path, folders=folders):
+            advance(1)
+            if not _is_hidden(member.name):
+                names.append(member.name)
+            elif not member.name.endswith("/"):
+                hidden.append(member.name)
+    return Listing(names, sorted(hidden))
 
 
 def require_utf8_name(path: Path) -> None:
@@ -76,22 +99,15 @@ def require_utf8_name(path: Path) -> None:
         raise UserError(f"the name of '{path}' is not UTF-8; rename it")
 
 
-def hidden_names(path: Path) -> list[str]:
-    """List the files that :func:`member_names` leaves out because they, or a folder above, are hidden.
-
-    Without those that an operating system writes by itself (``._NAME``). Links are not followed.
-    """
-    if path.is_dir():
-        found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-        files = [file.relative_to(path).as_posix() for file in found]
-    else:
-        with _raise_user_errors(path):
-            files = [member.name for member in _walk_archive(path) if not member.name.endswith("/")]
+def hidden_names(folder: Path) -> list[str]:
+    """List the files of a folder as :attr:`Listing.hidden` has them. Links are not followed."""
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    files = [file.relative_to(folder).as_posix() for file in found]
     return sorted(name for name in files if _is_hidden(name) and not _is_of_system(name))
 
 
 def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of the wanted files, in stored order; raises like :func:`member_names`."""
+    """Yield name and bytes of the wanted files, in stored order; raises like :func:`list_members`."""
     with _raise_user_errors(path):
         for member in _walk(path):
             if member.name in wanted:
@@ -132,7 +148,7 @@ def _walk(path: Path, *, folders: bool = False) -> Iterator[_Member]:
         if member.name in seen:
             raise UserError(f"{path} contains '{member.name}' twice; create the archive again")
         seen.add(member.name)
-        if not _is_hidden(member.name) and not _is_of_system(member.name):
+        if not _is_of_system(member.name):
             yield member
 
 

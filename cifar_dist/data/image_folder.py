@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from cifar_dist.data.archives import hidden_names, read_members
+from cifar_dist.data.archives import Listing, read_members
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
 from cifar_dist.data.image_layout import SKIP_OPTION, SUFFIXES, find_layout
 from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled_split
@@ -19,16 +18,16 @@ from cifar_dist.terminal.progress import progress
 
 
 def read_image_folder(
-    path: Path, names: Sequence[str], size: int | None = None, *, skip_unusable: bool = False, show: bool = True
+    path: Path, members: Listing, size: int | None = None, *, skip_unusable: bool = False, show: bool = True
 ) -> RawDataset:
-    """Decode the images among ``names``, the members of the folder or archive at ``path``.
+    """Decode the images among ``members`` of the folder or archive at ``path``.
 
     Splits and classes are those of :func:`~cifar_dist.data.image_layout.find_layout`. Samples are sorted by name, so
     a folder and its archive give the same dataset.
 
     Args:
         path: folder or archive.
-        names: its members, from :func:`~cifar_dist.data.archives.member_names`, with folders.
+        members: from :func:`~cifar_dist.data.archives.list_members`, with folders.
         size: resize every image to this many pixels a side; None keeps the original size.
         skip_unusable: as for :func:`~cifar_dist.data.image_layout.find_layout`; images that cannot be decoded are
             skipped, too.
@@ -37,7 +36,7 @@ def read_image_folder(
     Raises:
         UserError: no images, an unknown layout, a corrupt image, or images of different sizes without ``size``.
     """
-    hidden = hidden_images(path)
+    names, hidden = members.names, hidden_images(members)
     if hidden and all(name.endswith("/") for name in names):
         raise UserError(f"{path} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
     layout = find_layout(path, names, skip_unusable=skip_unusable)
@@ -113,9 +112,9 @@ def decode_image(
         ) from None
 
 
-def hidden_images(path: Path) -> list[str]:
-    """List the images of a folder or archive that are not read because they are hidden."""
-    return [name for name in hidden_names(path) if name.lower().endswith(SUFFIXES)]
+def hidden_images(members: Listing) -> list[str]:
+    """List the images that are not read because they are hidden."""
+    return [name for name in members.hidden if name.lower().endswith(SUFFIXES)]
 
 
 def note_hidden(names: list[str]) -> list[str]:

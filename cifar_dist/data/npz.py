@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.archives import member_names, read_members
+from cifar_dist.data.archives import list_members, read_members
 from cifar_dist.data.raw import SPLITS, RawDataset, as_images, as_integers, labelled_split
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
@@ -31,7 +31,7 @@ def array_names(path: Path) -> list[str]:
     Raises:
         UserError: the file is not an npz.
     """
-    return [name.removesuffix(".npy") for name in member_names(path) if name.endswith(".npy")]
+    return [name.removesuffix(".npy") for name in list_members(path, show=False).names if name.endswith(".npy")]
 
 
 def read_npz(path: Path, names: Iterable[str]) -> dict[str, NDArray[np.generic]]:

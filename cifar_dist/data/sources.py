@@ -10,7 +10,7 @@ import numpy as np
 
 from cifar_dist.config import plugins
 from cifar_dist.data import manifest, npz, unlabelled
-from cifar_dist.data.archives import member_names, require_utf8_name
+from cifar_dist.data.archives import list_members, require_utf8_name
 from cifar_dist.data.cifar import find_cifar, read_cifar
 from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
 from cifar_dist.data.digits import read_digits
@@ -137,11 +137,11 @@ def _read(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> R
         hidden = unlabelled.read_unlabelled(path)
         labels = np.full(len(hidden.ids), manifest.UNLABELLED, dtype=np.int64)
         return RawDataset("unlabelled", (), {"test": RawSplit(hidden.images, labels, hidden.ids)}, hidden.notes)
-    names = member_names(path, folders=True)
-    layout = find_cifar(path, names)
+    members = list_members(path, folders=True, show=show)
+    layout = find_cifar(path, members.names)
     if layout is not None:
-        return read_cifar(path, layout, names)
-    return read_image_folder(path, names, size, skip_unusable=skip_unusable, show=show)
+        return read_cifar(path, layout, members.names)
+    return read_image_folder(path, members, size, skip_unusable=skip_unusable, show=show)
 
 
 def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> RawDataset:

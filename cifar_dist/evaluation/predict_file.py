@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
-from cifar_dist.data.archives import member_names, read_members
+from cifar_dist.data.archives import list_members, read_members
 from cifar_dist.data.batches import Images
 from cifar_dist.data.image import note_changes
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
@@ -86,7 +86,7 @@ def predict_file(
         UserError: a source that cannot be read, has another image shape or repeats an ID, or ``out`` is not writable.
     """
     model, ranks = load_model(engine, trained), engine.ranks
-    stream, ids, notes = ranks.run_on_all(lambda: open_source(ranks.device, trained, source))
+    stream, ids, notes = ranks.run_on_all(lambda: open_source(ranks.device, trained, source, show=ranks.is_main))
     if ranks.is_main:
         print_notes(notes)
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
@@ -97,7 +97,7 @@ def predict_file(
     return len(ids)
 
 
-def open_source(device: torch.device, trained: Trained, source: Path) -> Source:
+def open_source(device: torch.device, trained: Trained, source: Path, *, show: bool = True) -> Source:
     """Open what :func:`predict_file` predicts.
 
     Raises:
@@ -107,7 +107,7 @@ def open_source(device: torch.device, trained: Trained, source: Path) -> Source:
     if (source / FILE_NAME).is_file():
         return _open_packed(device, trained, Manifest.load(source))
     if source.is_dir() or source.name.lower().endswith(ARCHIVES):
-        names, images, notes = read_images(source, trained_on)
+        names, images, notes = read_images(source, trained_on, show=show)
         ids: list[int] | list[str] = ids_of_names(names)
     else:
         unlabelled = read_unlabelled(source)
@@ -148,14 +148,20 @@ def _resized(unlabelled: Unlabelled, trained_on: Manifest) -> NDArray[np.uint8]:
     return resize_images(unlabelled.images, size)
 
 
-def read_images(source: Path, trained_on: Manifest) -> NamedImages:
+def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> NamedImages:
     """Read the image files of a folder or archive, ``2.png`` before ``10.png``, resized as the training images were.
+
+    Args:
+        source: the folder or archive.
+        trained_on: the dataset that the network was trained on.
+        show: show the progress.
 
     Raises:
         UserError: there are none, other files lie among them, a name is not UTF-8, or one has another size than the
             training images.
     """
-    found = sorted(member_names(source), key=natural_order)
+    members = list_members(source, show=show)
+    found = sorted(members.names, key=natural_order)
     names = [name for name in found if name.lower().endswith(SUFFIXES)]
     if not names:
         raise UserError(f"{source} has no images ({', '.join(SUFFIXES)}) to predict")
@@ -167,9 +173,12 @@ def read_images(source: Path, trained_on: Manifest) -> NamedImages:
     changes: Counter[str] = Counter()
     size = _training_size(trained_on)
     images = {}
-    for name, data in read_members(source, names):
-        where = f"{source}: '{name}'"
-        images[name] = decode_image(data, where, size, changes)
-        require_shape(where, images[name].shape, trained_on)
-    notes = [*note_hidden(hidden_images(source)), *note_changes(changes, len(names))]
+    wanted = frozenset(names)
+    with progress(f"reading {source.resolve().name}", len(names), show=show) as advance:
+        for name, data in read_members(source, wanted):
+            advance(1)
+            where = f"{source}: '{name}'"
+            images[name] = decode_image(data, where, size, changes)
+            require_shape(where, images[name].shape, trained_on)
+    notes = [*note_hidden(hidden_images(members)), *note_changes(changes, len(names))]
     return NamedImages(names, np.stack([images[name] for name in names]), notes)

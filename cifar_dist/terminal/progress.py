@@ -73,11 +73,11 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    whole = Column(no_wrap=True, min_width=len(f"{total}/{total}") if total else None)
+    whole = Column(no_wrap=True, min_width=len(f"{total}/{total}"))
     parts = (
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
         BarColumn(table_column=Column(min_width=8)),
-        MofNCompleteColumn(table_column=whole),
+        MofNCompleteColumn(table_column=whole) if total else TextColumn("{task.completed}"),
         TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
     )
     stream = sys.stderr  # which a bar replaces while it is shown

@@ -240,3 +240,7 @@ def test_progress_goes_to_stderr_in_plain_lines(tmp_path: Path, capsys: pytest.C
     assert len(said.err.splitlines()) == 4
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["source"]["samples_per_shard"] == 9
+    pack(build.write_archive(tmp_path / "b.tar", build.class_folder({"cat": 20, "dog": 20})), tmp_path / "b")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "listing b.tar: 40 files", "which takes as long as to decompress the archive"
+    assert lines[4] == "reading b.tar: 40 of 40 images"

@@ -128,6 +128,18 @@ def test_a_long_evaluation_shows_progress(run: Path) -> None:
     assert "evaluating" not in other.stderr
 
 
+def test_to_read_a_folder_of_images_shows_progress(run: Path, digits: Path, tmp_path: Path) -> None:
+    images = ShardReader(Manifest.load(digits), "test").all().numpy()[:8]
+    (tmp_path / "hidden").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "hidden" / f"{number}.png")
+    words = ["predict", str(run), str(tmp_path / "hidden"), "--out", str(tmp_path / "out.csv")]
+    main, other = spawn(["-m", "cifar_dist", *words], 2)
+    assert (main.returncode, other.returncode) == (0, 0), main.stderr
+    assert "reading hidden: 8 of 8 images" in main.stderr
+    assert "hidden" not in other.stderr
+
+
 @pytest.mark.parametrize("form", ["pickle", "npz"])
 def test_predict_writes_every_id_once_in_the_input_order(run: Path, digits: Path, tmp_path: Path, form: str) -> None:
     manifest = Manifest.load(digits)
