@@ -19,6 +19,7 @@ from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.raw import RawDataset, RawSplit
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import sha256
+from cifar_dist.terminal.progress import waiting
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool)
     stem = path.resolve().name
     origin = {"kind": data.kind, "name": stem}
     if path.is_file():
-        origin["sha256"] = sha256(path)
+        with waiting(f"computing the checksum of {stem}", show=show):
+            origin["sha256"] = sha256(path)
         stem = re.sub(r"\.(tar|tar\.gz|tgz|zip|pkl|pickle|npz)$", "", stem, flags=re.IGNORECASE)
     return _resized(Source(stem, data, origin), size)
 
