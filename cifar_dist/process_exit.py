@@ -114,7 +114,7 @@ def _outlive_terminal() -> None:
 
 def _report_unforeseen(error: BaseException) -> None:
     """Print what only this rank knows: the line of a plug-in, the file that failed, or where our code is wrong."""
-    if reason := plugins.blame(error):
+    if reason := plugins.describe_failure(error):
         if is_first("plug-in"):
             print(f"cifar-dist: {reason}", file=sys.stderr)
     elif isinstance(error, OSError):

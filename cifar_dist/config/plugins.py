@@ -73,7 +73,7 @@ def load(spec: str) -> object:
     return found
 
 
-def blame(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Return in one line which line of a plug-in raised ``error``, or called what did; empty if none did."""
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):

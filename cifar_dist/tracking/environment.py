@@ -154,10 +154,18 @@ def recorded_run(path: Path) -> Mapping[str, object]:
     return run if isinstance(run, dict) else {}
 
 
-def recorded_arithmetic(path: Path) -> str:
-    """Return what an ``environment.json`` says that its run computed in, as ``bf16``; empty if unknown."""
-    found = recorded_run(path).get("precision")
-    return found if isinstance(found, str) else ""
+def change_of_arithmetic(path: Path, now: str, steps: int) -> str:
+    """Say that a resumed run computes in another precision than its ``environment.json`` has; empty if it does not.
+
+    Args:
+        path: the ``environment.json``.
+        now: what the run computes in from here on, as ``bf16``.
+        steps: done before.
+    """
+    before = recorded_run(path).get("precision")
+    if not steps or not isinstance(before, str) or before in ("", now):
+        return ""
+    return f"the {steps} steps done were computed in {before}; it continues in {now}"
 
 
 def recorded_threads(path: Path, processes: int) -> int:

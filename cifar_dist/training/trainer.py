@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from cifar_dist import checkpoint
@@ -34,15 +33,15 @@ from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.environment import recorded_arithmetic
-from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking.environment import change_of_arithmetic
 from cifar_dist.tracking.metrics import Record
-from cifar_dist.tracking.mirrors import wanted_mirrors
+from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.training.checkpoint_writers import choose_writer
 from cifar_dist.training.continuation import open_run
 from cifar_dist.training.early_stopping import EarlyStopping
+from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
@@ -73,7 +72,7 @@ class Trainer:
         self.val = self.ranks.run_on_all(self._open_val)
 
         # Rank 0 alone imports mirrors, and every rank raises what is wrong with one.
-        self._mirrors = self.ranks.run_on_all(lambda: wanted_mirrors(config.tracking) if self.ranks.is_main else {})
+        mirrors = self.ranks.run_on_all(lambda: wanted_mirrors(config.tracking) if self.ranks.is_main else {})
 
         # The run gets its folder only now, when nothing in the config can be wrong any more.
         self.folder = RunFolder(Path(config.run.dir) / config.run.name)
@@ -92,7 +91,7 @@ class Trainer:
         self.step_log = StepLog(self.ranks)
         self.meter = UsageMeter(self.setup, engine, self.learner.clock)
         self.watchdog = self._build_watchdog()
-        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(notes))
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(mirrors, notes))
         self.profiler = self._build_profiler()
         self.saver = self._build_saver(state)
         stop_file = self.folder.stop_file if self.ranks.is_main else None
@@ -121,7 +120,7 @@ class Trainer:
         except BaseException as error:
             self.watchdog.stop()
             self.saver.close()
-            self.tracker.finish("failed", plugins.blame(error) or str(error))
+            self.tracker.finish("failed", plugins.describe_failure(error) or str(error))
             raise
         self.close("finished", self._why_complete())
         return EXIT_DONE
@@ -347,29 +346,16 @@ class Trainer:
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
-    def _start_tracker(self, notes: list[str]) -> AnyTracker:
+    def _start_tracker(self, mirrors: dict[str, MakeMirror], notes: list[str]) -> AnyTracker:
         if not self.ranks.is_main:
             return SilentTracker()
-        manifest, engine = self.manifest, self.engine
-        facts = RunFacts(
-            model=self.config.model.name,
-            parameters=self.setup.parameters,
-            dataset=manifest.name,
-            fingerprint=manifest.fingerprint,
-            classes=len(manifest.classes),
-            image_shape=manifest.shape,
-            train_samples=len(self.setup.batches.images),
-            val_samples=len(self.val.images) if self.val else 0,
-            processes=self.ranks.world_size,
-            wrapper=engine.description,
-            device=engine.device_name,
-            precision=engine.arithmetic,
-            steps_per_epoch=self.steps_per_epoch,
-            epochs=self.config.train.epochs,
-            max_steps=self.config.train.max_steps,
-            threads=torch.get_num_threads() if self.ranks.device.type == "cpu" else 0,
-        )
-        notes = [*notes, self._change_of_arithmetic()]  # before the tracker writes this process's environment
+        facts = facts_of(self.setup, self.engine, len(self.val.images) if self.val else 0)
+        notes = [
+            *notes,  # the next reads the environment of an earlier process, which the tracker replaces
+            change_of_arithmetic(self.folder.environment, self.engine.arithmetic, self.step),
+            self.engine.precision.advice,
+            padding_note(self.config, self.ranks.world_size),
+        ]
         tracker = Tracker(
             self.folder,
             self.config,
@@ -377,23 +363,14 @@ class Trainer:
             resume_step=self.step,
             resume_epoch=self.epochs_evaluated,
             resume_accuracy=self.accuracy,
-            mirrors=self._mirrors,
+            mirrors=mirrors,
         )
-        config, epochs = self.config, self.config.train.epochs
-        for section in (config.schedule, config.model):
-            for line in section.cut_short(epochs):
+        for section in (self.config.schedule, self.config.model):
+            for line in section.cut_short(self.config.train.epochs):
                 tracker.say(line)
-        for note in (*notes, engine.precision.advice, padding_note(self.config, self.ranks.world_size)):
-            if note:
-                tracker.warn(note)
+        for note in filter(None, notes):
+            tracker.warn(note)
         return tracker
-
-    def _change_of_arithmetic(self) -> str:
-        """Say that a resumed run computes in another precision than before; empty if it does not."""
-        before, now = recorded_arithmetic(self.folder.environment), self.engine.arithmetic
-        if not self.step or before in ("", now):
-            return ""
-        return f"the {self.step} steps done were computed in {before}; it continues in {now}"
 
     def _write_final(self, model: dict[str, Tensor]) -> None:
         with folder_atomic(self.folder.final.parent, replace=True) as folder:
