@@ -3,7 +3,9 @@
 The launchers of all machines meet at a store on one of them: torchrun's ``c10d`` rendezvous, in which each proves with
 a heartbeat that it lives. A machine that is lost makes the ranks of the others fail; one that joins makes them save and
 stop. Then the launchers meet again, and start ranks with new numbers. What torchrun lacks is added here: ranks that
-agreed to end are not started again, and those that are stopped get the time that a save takes.
+agreed to end are not started again, those that are stopped get the time that a save takes, and those that wait for a
+machine without a heartbeat are ended. They would wait long: a power failure closes no connection, and gloo does not
+always notice one that is closed while it sends.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 from torch.distributed.launcher import api as launcher
 
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE
@@ -21,6 +24,7 @@ from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
 _LAST_CALL_SECONDS = 10  # between the arrival of the last machine required and a start without the others
 _SAVE_SECONDS = 120  # between TERM and KILL
+_LAST_SECONDS = 5  # the same after a machine was lost, without which its ranks' states cannot be gathered
 _AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
 
 
@@ -57,7 +61,9 @@ def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
 
 
 class ElasticAgent(LocalElasticAgent):
-    """torchrun's agent of one machine, which knows the exit codes of the ranks."""
+    """torchrun's agent of one machine, which knows the exit codes of the ranks and the heartbeats of the others."""
+
+    _stop_seconds = _SAVE_SECONDS
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         super()._rendezvous(worker_group)
@@ -67,7 +73,15 @@ class ElasticAgent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of the ranks; torchrun starts those again that failed, and all when a machine waits."""
+        self._stop_seconds = _SAVE_SECONDS
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.state == WorkerState.HEALTHY and self._remaining_restarts:
+            machines = worker_group.group_world_size or 0
+            left = machines - self._machines_alive(worker_group)
+            if left > 0:
+                _say(f"{left} of {machines} machines left, or without a heartbeat; {self._again()}")
+                self._stop_seconds = _LAST_SECONDS
+                return RunResult(WorkerState.UNHEALTHY)
         if result.state != WorkerState.FAILED:
             return result
         codes = {failure.exitcode for failure in result.failures.values()}
@@ -77,11 +91,22 @@ class ElasticAgent(LocalElasticAgent):
             self._remaining_restarts = 0
         elif self._remaining_restarts:
             failed = ", ".join(f"rank {rank}" for rank in result.failures)
-            _say(f"{failed} failed; starting again on the machines left ({self._remaining_restarts} times at most)")
+            _say(f"{failed} failed; {self._again()}")
         return result
 
+    def _again(self) -> str:
+        return f"starting again on the machines left ({self._remaining_restarts} times at most)"
+
+    def _machines_alive(self, worker_group: WorkerGroup) -> int:
+        """Return how many of the machines of these ranks are still in the job."""
+        meeting = worker_group.spec.rdzv_handler
+        assert isinstance(meeting, DynamicRendezvousHandler)
+        if meeting.num_nodes_waiting():  # it reads the state of the meeting; all start again anyway
+            return worker_group.group_world_size or 0
+        return len(meeting._state_holder.state.participants)
+
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
-        self._shutdown(timeout=_SAVE_SECONDS)
+        self._shutdown(timeout=self._stop_seconds)
 
 
 def _say(line: str) -> None:

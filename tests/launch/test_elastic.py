@@ -1,4 +1,7 @@
-"""An elastic job on two machines, here two launchers: one is lost and returns, and the other continues meanwhile."""
+"""An elastic job on two machines, here two launchers: one is lost and returns, and the other continues meanwhile.
+
+The lost machine is stopped (SIGSTOP). As after a power failure no connection breaks, and only its heartbeat is missing.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,22 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     port, note = free_port(), tmp_path / "paused"
     options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
 
-    def start_machine() -> warm.Popen:
+    def start_machine(programs: dict[str, str] = forked) -> warm.Popen:
         command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, *words]
-        env = environment({**forked, **UNDRAWN, **pausing(12, note)})
+        env = environment({**programs, **UNDRAWN, **pausing(12, note)})
         return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
     first = start_machine()
     wait_until(lambda: listens(port), [first])  # where they meet
-    lost = start_machine()
+    lost = start_machine({})  # its rank is its own child, not one of the warm interpreter's
     paused = wait_for_pause(note, [first, lost])
     note.unlink()
-    _lose(lost)
+    silent = _stop(lost)
     paused.send_signal(signal.SIGCONT)
     paused = wait_for_pause(note, [first])  # of the one process that continues
+    for process in silent:
+        process.kill()
+    lost.communicate()
     returned = start_machine()
     resume(paused)  # once it is asked to stop
     done = finish([first, returned])
@@ -60,8 +66,9 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     assert re.findall(r"^cifar-dist: machines: (\d), processes: \1$", done[0].stderr, re.M) == ["2", "1", "2"]
 
 
-def _lose(machine: warm.Popen) -> None:
-    """End all processes of a machine at once."""
-    for process in [psutil.Process(machine.pid), *psutil.Process(machine.pid).children(recursive=True)]:
-        process.kill()
-    machine.communicate()
+def _stop(machine: warm.Popen) -> list[psutil.Process]:
+    """Stop all processes of a machine at once, and return them."""
+    processes = [psutil.Process(machine.pid), *psutil.Process(machine.pid).children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    return processes
