@@ -77,9 +77,9 @@ class ElasticAgent(LocalElasticAgent):
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.HEALTHY and self._remaining_restarts:
             machines = worker_group.group_world_size or 0
-            left = machines - self._machines_alive(worker_group)
-            if left > 0:
-                _say(f"{left} of {machines} machines left, or without a heartbeat; {self._again()}")
+            gone = machines - self._machines_alive(worker_group)
+            if gone > 0:
+                _say(f"{gone} of {machines} machines gone or without a heartbeat; {self._again()}")
                 self._stop_seconds = _LAST_SECONDS
                 return RunResult(WorkerState.UNHEALTHY)
         if result.state != WorkerState.FAILED:
