@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.trained import Trained, build_trained
-from cifar_dist.files import write_atomic
+from cifar_dist.files import write_output
 
 ABOUT = "about.json"  # stored in the file beside the program
 
@@ -68,7 +68,7 @@ def export(trained: Trained, out: Path) -> str:
             other = ", ".join(suffix for suffix in _FORMS if suffix != out.suffix)
             raise UserError(f"this network cannot be exported as {out.suffix} ({first}); try {other}") from None
     try:
-        write_atomic(out, content)
+        write_output(out, content)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     height, width, channels = data.shape

@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 _MAX_NESTING: Final = 50
+_OPEN_FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))  # of this process; the second where there is no /proc
 _SUMS: Final = "SHA256SUMS"
 
 
@@ -35,8 +37,39 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             fsync(temporary)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a read-only disk; the error under way names the file
+            temporary.unlink(missing_ok=True)
     fsync(path.parent)
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write what a user wants in ``path`` (text as UTF-8): a file atomically, through a link; a device or a pipe as is.
+
+    ``/dev/stdout`` is this process's output wherever that leads: replacing the file behind it would lose what others
+    have written there, such as the log of a job.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    descriptor = _descriptor(path)
+    if descriptor is not None:
+        sys.stdout.flush()
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+    elif path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)
+    else:
+        write_atomic(path.resolve(), data)
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of this process's open file that ``path`` names, as ``/dev/stdout`` does; None for others."""
+    path = path.absolute()
+    for _ in range(40 if path.exists() else 0):  # as many links as the system follows
+        if path.name.isdecimal() and any(folder.is_dir() and folder.samefile(path.parent) for folder in _OPEN_FILES):
+            return int(path.name)
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return None
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from support.crashing import every_death
 
-from cifar_dist.files import copy_atomic, folder_atomic, free_name, link_atomic, sha256, write_atomic
+from cifar_dist.files import copy_atomic, folder_atomic, free_name, link_atomic, sha256, write_atomic, write_output
 
 NUMBERS = count()
 
@@ -233,3 +235,31 @@ def test_a_folder_keeps_its_permissions_when_it_is_replaced(tmp_path: Path, mode
     file = (tmp_path / "it" / "a").stat()
     assert stat.S_IMODE(file.st_mode) == mode & 0o666
     assert file.st_gid == (group if mode & stat.S_ISGID else os.getegid())
+
+
+def test_an_output_goes_through_links_and_into_pipes_and_devices(tmp_path: Path) -> None:
+    """As root, a renamed file would replace even /dev/null."""
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    write_output(tmp_path / "link.csv", "a\n")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text() == "a\n"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_output(tmp_path / "pipe", b"b\n")
+    assert os.read(reader, 100) == b"b\n"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    write_output(Path(os.devnull), "c\n")
+    assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "mine"])
+def test_an_output_to_stdout_keeps_what_its_file_has(tmp_path: Path, name: str) -> None:
+    """A job's log, or a file that ``>>`` appends to."""
+    (tmp_path / "mine").symlink_to("/dev/stdout")
+    code = "import sys; from pathlib import Path; from cifar_dist.files import write_output; print('before')"
+    code += "; write_output(Path(sys.argv[1]), 'output\\n'); print('after')"
+    (tmp_path / "log").write_text("earlier\n")
+    with (tmp_path / "log").open("a") as log:
+        subprocess.run([sys.executable, "-c", code, tmp_path / name], stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "earlier\nbefore\noutput\nafter\n"

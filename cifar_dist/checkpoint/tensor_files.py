@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from cifar_dist.checkpoint.contents import CheckpointError
-from cifar_dist.files import copy_atomic, write_atomic
+from cifar_dist.files import copy_atomic, write_output
 
 _OS_ERROR: Final = re.compile(r"\b(?:code: |os error )(\d+)")  # as safetensors shows the number of an OSError
 
@@ -58,7 +58,7 @@ def write_weights(weights: Mapping[str, Tensor], out: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    write_atomic(out, save(dict(weights)))
+    write_output(out, save(dict(weights)))
 
 
 def copy_weights(files: Sequence[Path], out: Path) -> None:

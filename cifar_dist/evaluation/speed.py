@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.errors import first_line
+from cifar_dist.terminal.progress import Advance
 
 Answer = Callable[[Tensor], Tensor]
 
@@ -60,13 +61,16 @@ def make_forms(model: nn.Module, images: Tensor) -> tuple[dict[str, Answer], dic
 
 
 @torch.no_grad()
-def time_forms(forms: Mapping[str, Answer], images: Tensor, passes: int) -> dict[str, Timing]:
+def time_forms(
+    forms: Mapping[str, Answer], images: Tensor, passes: int, advance: Advance = lambda count: None
+) -> dict[str, Timing]:
     """Time ``passes`` forward passes of each form after a warm-up, one of each in turn.
 
     Args:
         forms: by name; the first is the base of the comparison.
         images: float32 [n, c, h, w], on the device of the networks.
         passes: of each form, at least 1.
+        advance: called after each of these rounds, outside the timing.
     """
     base, *_ = forms.values()
     expected = base(images)
@@ -79,6 +83,7 @@ def time_forms(forms: Mapping[str, Answer], images: Tensor, passes: int) -> dict
     for _ in range(passes):
         for name, answer in forms.items():
             times[name].append(_seconds(answer, images))
+        advance(1)
     return {name: _summarize(times[name], differences[name]) for name in forms}
 
 

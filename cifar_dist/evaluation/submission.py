@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files import write_output
 
 
 def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int | str]) -> None:
@@ -32,9 +32,6 @@ def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int 
     writer.writerows(zip(ids, labels, strict=True))
     content = text.getvalue().encode(errors="backslashreplace")
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe, or a device such as /dev/stdout
-            path.write_bytes(content)
-        else:
-            write_atomic(path.resolve(), content)
+        write_output(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --out") from None

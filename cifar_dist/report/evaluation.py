@@ -72,7 +72,11 @@ def read_evaluation(folder: Path) -> Evaluation:
             labels = arrays["labels"] if "labels" in arrays.files else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder} is not a complete evaluation: {error}; run cifar-dist evaluate again") from None
-    if not isinstance(summary, dict) or probabilities.ndim != 2:
+    if (
+        not isinstance(summary, dict)
+        or not isinstance(summary.get("classes", []), list | None)
+        or probabilities.ndim != 2
+    ):
         raise UserError(f"{folder} is not an evaluation; run cifar-dist evaluate again")
     return Evaluation(folder, summary, probabilities, labels)
 

@@ -188,6 +188,7 @@ def _headline(run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluat
 def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None) -> str:
     seconds = sum(row.seconds for row in rows if row.seconds == row.seconds)
     starts = sum(event.kind in ("started", "resumed") for event in events)
+    measured = [row.images_per_second for row in rows if row.images_per_second == row.images_per_second]
     pairs = [
         ("model", run.get("model")),
         ("parameters", _count(run.get("parameters"))),
@@ -195,7 +196,7 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
         ("training images", _count(run.get("train_samples"))),
         ("epochs", f"{len(rows)} of {run['epochs']}" if rows and "epochs" in run else len(rows) or None),
         ("training time", duration(seconds) if seconds else None),
-        ("images per second", _count(round(rows[-1].images_per_second)) if rows and seconds else None),
+        ("images per second", _count(round(measured[-1])) if measured else None),
         ("of the device's arithmetic", percent(usage.utilisation, 0) if usage and usage.utilisation else None),
         ("peak memory", size(usage.peak_bytes) if usage else None),
         ("device", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),

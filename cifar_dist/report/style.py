@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cifar_dist.errors import printable
-from cifar_dist.files import write_atomic
+from cifar_dist.files import write_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +104,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         content, suffix = io.BytesIO(), path.suffix.lower() or ".png"
         drawing.savefig(content, format=suffix[1:], metadata=FORMATS[suffix])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, content.getvalue())
+    write_output(path, content.getvalue())
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cifar_dist.errors import UserError, nearest
@@ -22,7 +23,7 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
     """
     for path in (parent / run, Path(run).expanduser()):
         if RunFolder(path).exists():
-            return path
+            return path if path.name not in ("", "..") else Path(os.path.abspath(path))  # "." has no name
     for path in Path(run).expanduser().parents:
         if RunFolder(path).exists():
             way = f", and its checkpoint {checkpoint}" if checkpoint else ""

@@ -29,6 +29,9 @@ from cifar_dist.files import (
 FINAL = "final"
 """Name of the weights at the end of training in evaluations."""
 
+CONFIG_NAME = "config.toml"
+"""Name of the file that makes a folder a run."""
+
 _LOCK = ".lock"
 _LOCK_SECONDS = 0.5  # timeout for the lock; a process that only checks whether a run is in use holds it for far less
 
@@ -50,7 +53,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = path / "config.toml"
+        self.config = path / CONFIG_NAME
         self.started_config = path / ".started.toml"  # as the last start wrote config.toml, which users edit
         self.manifest = path / FILE_NAME
         self.environment = path / "environment.json"

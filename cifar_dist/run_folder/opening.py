@@ -6,6 +6,7 @@ before the first step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,9 +54,8 @@ def open_folder(
         for path in folder.leftovers():
             discard(path)
     except OSError as error:
-        raise UserError(
-            f"the run folder {folder.path} cannot be written ({error.strerror}); choose another with --run.dir"
-        ) from None
+        remedy = "copy the run to where you may write" if folder.exists() else "choose another with --run.dir"
+        raise UserError(f"the run folder {folder.path} cannot be written ({error.strerror}); {remedy}") from None
     notes = _remove_old_stop_file(folder)
     if exists(folder.config):
         refuse_other_settings(folder, config, besides=LENGTH if change_length else ())
@@ -82,6 +82,17 @@ def refuse_missing_data(folder: RunFolder, path: str, option: str) -> None:
     """
     if not Path(path).is_dir():
         raise UserError(f"{path}, the dataset of {folder.path}, does not exist here; name it with {option} DIR")
+
+
+def refuse_read_only(folder: RunFolder) -> None:
+    """Refuse to evaluate a run in a place that cannot receive the evaluation.
+
+    Raises:
+        UserError: the run, or its ``evaluations``, cannot be written.
+    """
+    place = folder.evaluations if folder.evaluations.is_dir() else folder.path
+    if not os.access(place, os.W_OK):
+        raise UserError(f"{place} cannot be written, where the evaluation goes; copy the run to where you may write")
 
 
 def refuse_other_data(folder: RunFolder, manifest: Manifest) -> None:

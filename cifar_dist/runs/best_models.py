@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import copy_weights
 from cifar_dist.errors import UserError, printable
-from cifar_dist.files import folder_atomic, write_atomic
+from cifar_dist.files import changed_files, folder_atomic, write_atomic
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import Entry
 
@@ -43,13 +43,17 @@ class BestModel:
         return f"{self.entry.path.name}_val_acc_{accuracy}_{self.name}.safetensors"
 
 
-def best_models(entries: Sequence[Entry]) -> list[BestModel]:
+def best_models(entries: Sequence[Entry], warn: Callable[[str], None]) -> list[BestModel]:
     """Return the best weights of each run that has any, the best run first: by validation, else by test accuracy.
+
+    Args:
+        entries: the runs.
+        warn: called with one line for each run that is left out because it is damaged, and for damaged weights.
 
     Raises:
         UserError: no run has weights.
     """
-    found = [model for entry in entries if (model := _best_of(entry)) is not None]
+    found = [model for entry in entries if (model := _best_of(entry, warn)) is not None]
     if not found:
         raise UserError("no run has a checkpoint or final weights yet; train one first")
     return sorted(found, key=_rank)
@@ -90,18 +94,25 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _best_of(entry: Entry) -> BestModel | None:
+def _best_of(entry: Entry, warn: Callable[[str], None]) -> BestModel | None:
     folder = RunFolder(entry.path)
     if entry.result is None:
+        warn(f"{entry.path} is left out: {entry.problem}")
         return None
-    try:
-        path = checkpoint.named(folder.checkpoints, "best")
-        state = checkpoint.read_state(path)
-        if state.val_accuracy is not None or not folder.final.is_file():
-            return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, entry.test)
-    except (UserError, checkpoint.CheckpointError):
-        pass
-    return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test) if folder.final.is_file() else None
+    if checkpoint.listing(folder.checkpoints):
+        try:
+            path = checkpoint.named(folder.checkpoints, "best")
+            state = checkpoint.read_state(path)
+            if state.val_accuracy is not None or not folder.final.is_file():
+                return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, entry.test)
+        except (UserError, checkpoint.CheckpointError) as error:
+            warn(f"the final weights of {entry.path} stand for its best ones: {error}")
+    if not folder.final.is_file():
+        return None
+    if changed_files(folder.final.parent):
+        warn(f"{entry.path} is left out: {folder.final} is damaged; cifar-dist checkpoint verify {entry.path}")
+        return None
+    return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test)
 
 
 def _rank(model: BestModel) -> tuple[float, Path]:

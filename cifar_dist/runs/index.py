@@ -12,7 +12,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.report.html import page
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import CONFIG_NAME, RunFolder
 from cifar_dist.runs.listing import Entry, describe, find_runs
 from cifar_dist.tracking import timeline
 
@@ -26,14 +26,14 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
 
     Args:
         folder: the folder.
-        entries: its runs, newest first; None reads them.
+        entries: its runs; None reads them.
 
     Raises:
         UserError: it contains no run, or has an ``index.html`` of its own.
         OSError: it cannot be written.
     """
-    if entries is None:
-        entries = sorted(map(describe, find_runs(folder)), key=lambda entry: -entry.written)
+    entries = entries if entries is not None else list(map(describe, find_runs(folder)))
+    entries = sorted(entries, key=lambda entry: -entry.written)
     rows = "".join(_row(entry, folder) for entry in entries)
     titles = ("run", "state", "model", "epochs", "val %", "test %", "TTA", "time", "last written")
     head = "".join(f"<th{_left(title in ('run', 'state', 'model'))}>{title}</th>" for title in titles)
@@ -45,6 +45,16 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
     found = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
     write_atomic(path, page(_TITLE, f"<h1>{found} in {escape(str(folder))}</h1>\n{table}"))
     return path
+
+
+def belongs_in(folder: Path) -> bool:
+    """Whether a folder has the page already, or no other folders than runs.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    folders = (entry.path for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return (folder / FILE_NAME).exists() or all(os.path.exists(os.path.join(path, CONFIG_NAME)) for path in folders)
 
 
 def _row(entry: Entry, folder: Path) -> str:

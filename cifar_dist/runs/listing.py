@@ -12,7 +12,7 @@ from pathlib import Path
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration, markdown, percent_cell, size
 from cifar_dist.report.results import Result, read_result
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import CONFIG_NAME, RunFolder
 from cifar_dist.tracking import timeline
 
 
@@ -48,14 +48,20 @@ class Entry:
 def find_runs(folder: Path) -> list[Path]:
     """Return the run folders in ``folder`` at any depth, or ``folder`` itself, sorted by path.
 
+    A link to a run counts as a run, unless that run is below ``folder`` too.
+
     Raises:
         UserError: the folder does not exist, or contains no run.
     """
+    if not folder.is_dir() and RunFolder(run := Path("runs", folder)).exists():
+        return [run]
     if not folder.is_dir():
-        raise UserError(f"folder '{folder}' does not exist; train first, or name another: cifar-dist runs list FOLDER")
-    found = sorted(_below(folder))
+        raise UserError(f"folder '{folder}' does not exist; train first, or name another FOLDER")
+    below = list(_below(folder))
+    own = {path.resolve() for path in below if not path.is_symlink()}
+    found = sorted(path for path in below if not path.is_symlink() or path.resolve() not in own)
     if not found:
-        raise UserError(f"{folder} contains no run yet; train first, or name another: cifar-dist runs list FOLDER")
+        raise UserError(f"{folder} contains no run yet; train first, or name another FOLDER")
     return found
 
 
@@ -160,13 +166,15 @@ def disk_bytes(path: Path) -> int:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for place, folders, _ in os.walk(folder):
-        run = RunFolder(Path(place))
-        if run.exists():
+    for place, folders, files in os.walk(folder):
+        if CONFIG_NAME in files and (run := RunFolder(Path(place))).exists():
             yield run.path
             if run.is_of_this_program():
                 folders.clear()  # runs do not contain runs
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(place, name) for name in folders):
+            if path.is_symlink() and RunFolder(path).exists():
+                yield path
 
 
 def _state(folder: RunFolder) -> str:
@@ -199,4 +207,4 @@ def _length(path: Path) -> int:
 
 
 def _name(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if path != folder else str(path)
+    return str(path.relative_to(folder)) if folder in path.parents else str(path)

@@ -26,6 +26,8 @@ def rename(run: Path, name: str) -> Path:
         raise UserError(f"{error}; use another name") from None
     if not name:
         raise UserError("the new name is empty; give one")
+    if run.is_symlink():
+        raise UserError(f"{run} is a link; rename the run that it leads to: {run.resolve()}")
     folder, target = RunFolder(run), run.resolve().with_name(name)
     if target.exists():
         raise UserError(f"{target} exists; use another name")

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.evaluation.evaluate import evaluate
         from cifar_dist.evaluation.trained import load_model, open_trained
         from cifar_dist.run_folder import find_run
-        from cifar_dist.run_folder.opening import refuse_missing_data
+        from cifar_dist.run_folder.opening import refuse_missing_data, refuse_read_only
         from cifar_dist.terminal.progress import progress
 
     run_path = find_run(arguments.run, checkpoint="with --checkpoint")
@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     tta = trained.config.eval.tta
     if not arguments.data:
         refuse_missing_data(trained.run, trained.config.data.path, "--data")
+    refuse_read_only(trained.run)
     data = Manifest.load(arguments.data or trained.config.data.path)
     if arguments.split not in data.splits:
         raise UserError(f"{data.root} has no split '{arguments.split}'; use --split {' or '.join(data.splits)}")

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         from rich.console import Console
 
-        from cifar_dist.files import write_atomic
+        from cifar_dist.files import write_output
         from cifar_dist.models import build, check_fits
         from cifar_dist.models.layer_csv import layers_csv, receptive_field_csv
         from cifar_dist.models.summary import summarize
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     summary = summarize(network, shape, arguments.batch)
     if arguments.csv:
         text = receptive_field_csv(summary) if arguments.receptive_field else layers_csv(summary)
-        written(arguments.csv, lambda: write_atomic(arguments.csv, text))
+        written(arguments.csv, lambda: write_output(arguments.csv, text))
     table = _field_table(summary) if arguments.receptive_field else _layer_table(summary)
     # In a pipe the table is as wide as necessary and never coloured; rich by itself would obey FORCE_COLOR.
     at_terminal = sys.stdout.isatty()
@@ -134,6 +134,8 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
     config = recipe.load(of, settings)
     packed = Path(config.data.path)
     if not (packed / "manifest.json").is_file():
+        if not arguments.classes:
+            print(f"{printable(str(packed))} is not packed: 10 classes are assumed; see --classes", file=sys.stderr)
         return config.model, *_CIFAR10
 
     from cifar_dist.data.manifest import Manifest

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, user_path
 from cifar_dist.verbs.loading import loading
+
+if TYPE_CHECKING:
+    from cifar_dist.runs.listing import Entry
 
 HELP = "draw the figures and report.html of one or more runs"
 COLLECTIVE = False
@@ -44,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"warning: {printable(str(error))}", file=sys.stderr)
             failed += 1
     for folder in {run.parent for run in runs}:
-        draw_index(folder)
+        draw_index(folder, asked=False)
     if failed:
         raise UserError(f"{failed} of the runs below {arguments.all} cannot be drawn, see above")
     return EXIT_DONE
@@ -62,7 +67,7 @@ def draw(run_path: Path) -> None:
     else:
         with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
             print(f"report: {report}", flush=True)
-    draw_index(run_path.parent)
+    draw_index(run_path.parent, asked=False)
 
 
 def draw_if_outdated(run_path: Path) -> None:
@@ -73,11 +78,18 @@ def draw_if_outdated(run_path: Path) -> None:
         draw(run_path)
 
 
-def draw_index(folder: Path) -> None:
-    """Write the page of all runs of a folder, where the folder can be written."""
-    try:
-        from cifar_dist.runs.index import write_index
+def draw_index(folder: Path, entries: Sequence[Entry] | None = None, *, asked: bool = True) -> None:
+    """Write the page of all runs of a folder, where the folder can be written.
 
-        write_index(folder)
+    Args:
+        folder: the folder.
+        entries: its runs; None reads them.
+        asked: False writes it only where it belongs: beside a run may be all that somebody has.
+    """
+    try:
+        from cifar_dist.runs.index import belongs_in, write_index
+
+        if asked or belongs_in(folder):
+            write_index(folder, entries)
     except Exception as error:
         print(f"warning: {folder}/index.html was not written: {error}", file=sys.stderr)

@@ -88,7 +88,7 @@ def _add(
 
 def _list(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.files import write_atomic
+        from cifar_dist.files import write_output
         from cifar_dist.run_folder import RunFolder
         from cifar_dist.runs.listing import describe, find_runs, table, to_csv
 
@@ -101,12 +101,12 @@ def _list(arguments: argparse.Namespace) -> int:
         if entry.problem:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)
     if out:
-        written(out, lambda: write_atomic(out, to_csv(entries)))
+        written(out, lambda: write_output(out, to_csv(entries)))
     for entry in entries:
         if entry.state == "killed":  # it could not draw its report itself
             draw_if_outdated(entry.path)
-    if not RunFolder(arguments.folder).exists():
-        draw_index(arguments.folder)
+    if arguments.folder.is_dir() and arguments.folder not in runs:  # it is not a run itself
+        draw_index(arguments.folder, entries)
     return EXIT_DONE
 
 
@@ -140,7 +140,10 @@ def _collect_best(arguments: argparse.Namespace) -> int:
     from cifar_dist.runs.best_models import best_models, collect
     from cifar_dist.runs.listing import describe, find_runs
 
-    models = best_models([describe(run) for run in find_runs(arguments.folder)])[: arguments.top]
+    def warn(line: str) -> None:
+        print(f"warning: {printable(line)}", file=sys.stderr)
+
+    models = best_models([describe(run) for run in find_runs(arguments.folder)], warn)[: arguments.top]
     rows = [(str(model.entry.path), model.name, percent_cell(model.val), percent_cell(model.test)) for model in models]
     table = collect(models, arguments.out)
     print(markdown(["run", "checkpoint", "val %", "test %"], rows, ["val %", "test %"]), end="")

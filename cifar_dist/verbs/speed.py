@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.evaluation.trained import build_trained, open_trained
         from cifar_dist.formatting import markdown
         from cifar_dist.run_folder import find_run
+        from cifar_dist.terminal.progress import progress
 
     trained = open_trained(find_run(arguments.run, checkpoint="with --checkpoint"), arguments.checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         images = torch.randn(arguments.batch, channels, height, width, generator=torch.Generator().manual_seed(0))
         images = images.to(device)
         forms, failures = make_forms(model, images)
-        timings = time_forms(forms, images, arguments.passes)
+        with progress("timing", arguments.passes, "passes") as advance:
+            timings = time_forms(forms, images, arguments.passes, advance)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(
         f"{trained.run.name}, {trained.weights.name}: batches of {arguments.batch}, images of "

@@ -83,7 +83,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 def _table(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.files import write_atomic
+        from cifar_dist.files import write_output
         from cifar_dist.sweeps.sweep import load
         from cifar_dist.sweeps.table import Table
 
@@ -94,7 +94,7 @@ def _table(arguments: argparse.Namespace) -> int:
     table = Table(sweep)
     print(table.markdown(table_width(sys.stdout)), end="")
     if arguments.csv:
-        written(arguments.csv, lambda: write_atomic(arguments.csv, table.csv()))
+        written(arguments.csv, lambda: write_output(arguments.csv, table.csv()))
     if arguments.picture:
         written(arguments.picture, lambda: table.draw(sweep.name, arguments.picture))
     return EXIT_DONE

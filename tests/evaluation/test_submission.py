@@ -50,21 +50,6 @@ def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
     assert written == "ID,Labels\ncat/caf\\udce9.png,gr\u00fcn\ncaf\u00e9.png,cat/caf\\udce9.png\n"
 
 
-def test_links_are_followed_and_pipes_are_written_to(tmp_path: Path) -> None:
-    """/dev/stdout is both; neither is replaced by a file."""
-    (tmp_path / "link.csv").symlink_to("real.csv")
-    write_submission(tmp_path / "link.csv", [1], [2])
-    assert (tmp_path / "link.csv").is_symlink()
-    assert (tmp_path / "real.csv").read_text() == "ID,Labels\n1,2\n"
-
-    os.mkfifo(tmp_path / "pipe")
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    write_submission(tmp_path / "pipe", [1], [2])
-    assert os.read(reader, 100) == b"ID,Labels\n1,2\n"
-    os.close(reader)
-    assert (tmp_path / "pipe").is_fifo()
-
-
 @pytest.mark.parametrize("place", ["nowhere/out.csv", "file/out.csv", "folder"])
 def test_an_unwritable_path_is_reported(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")

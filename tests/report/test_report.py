@@ -129,6 +129,25 @@ def test_missing_parts_are_omitted(digits: Path, tmp_path: Path) -> None:
         write_report(run)
 
 
+def test_epochs_that_lost_their_metrics_have_no_speed(digits: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, digits)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text(
+        "".join(line for line in lines if '"train"' not in line or '"epoch":2' not in line)
+    )
+    assert "<dt>images per second</dt><dd>1,000</dd>" in write_report(run).read_text()
+
+
+@pytest.mark.parametrize("classes", [-1, {"a": 1}])
+def test_a_damaged_evaluation_is_omitted(digits: Path, tmp_path: Path, classes: object) -> None:
+    run = make_run(tmp_path, digits)
+    (summary,) = run.glob("evaluations/*/summary.json")
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "classes": classes}))
+    assert "some-run" in write_report(run).read_text()
+    with pytest.raises(UserError, match="is not an evaluation; run cifar-dist evaluate again"):
+        read_evaluation(summary.parent)
+
+
 def test_all_reports_are_drawn_whatever_is_wrong_with_one(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -303,6 +303,13 @@ def test_a_run_killed_before_it_wrote_the_config_can_be_started_again(tmp_path: 
     assert Manifest.read(tmp_path / "it").fingerprint == manifest.fingerprint
 
 
+def test_a_run_that_cannot_be_written_any_more_is_to_be_copied(tmp_path: Path, manifest: Manifest) -> None:
+    open_and_end(tmp_path / "it", CONFIG, manifest)
+    (tmp_path / "it" / "checkpoints").rmdir()
+    (tmp_path / "it" / "checkpoints").write_text("")
+    assert refusal(tmp_path / "it", CONFIG, manifest).endswith("; copy the run to where you may write")
+
+
 def cannot_be_written(tmp_path: Path) -> list[Path]:
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to("nowhere/deep")

@@ -15,6 +15,8 @@ from support.running import TRAIN, finish, spawn, start, train, wait_for_records
 from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, TrainConfig
 from cifar_dist.errors import UserError
+from cifar_dist.files import write_sums
+from cifar_dist.run_folder import find_run
 from cifar_dist.runs.listing import disk_bytes
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
@@ -119,6 +121,53 @@ def test_a_folder_without_runs_is_one_line(here: Path) -> None:
         cli.run(["runs"])
     with pytest.raises(UserError, match=r"invalid choice: 'lst'.*; see: cifar-dist runs --help"):
         cli.run(["runs", "lst"])
+
+
+def test_a_linked_run_is_listed_once_and_not_renamed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(here / "runs" / "a", CONFIG)
+    write_run(here / "elsewhere" / "b", CONFIG)
+    (here / "runs" / "newest").symlink_to("a")
+    (here / "runs" / "link").symlink_to(here / "elsewhere" / "b")
+    assert sorted(line[0] for line in listed(capsys)) == ["a", "link"]
+    with pytest.raises(UserError, match=r"^runs/link is a link; rename the run that it leads to: .*/elsewhere/b$"):
+        cli.run(["runs", "rename", "link", "new"])
+    assert (here / "elsewhere" / "b").is_dir()
+
+
+def test_a_run_is_named_by_its_name_or_by_a_dot(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(here / "runs" / "a", CONFIG)
+    assert listed(capsys, "list", "a")[0][0] == "runs/a"
+    monkeypatch.chdir(here / "runs" / "a")
+    assert cli.run(["runs", "rename", ".", "b"]) == 0
+    assert f". is now {here}/runs/b" in capsys.readouterr().out
+    monkeypatch.chdir(here / "runs" / "b" / "figures")
+    assert find_run("..") == here / "runs" / "b"
+
+
+def test_the_best_models_name_what_is_damaged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abc":
+        run = write_run(here / "runs" / name, CONFIG, val=0.5, test=0.5)
+        write_sums(run / "final")
+    (here / "runs" / "b" / "final" / "model.safetensors").write_bytes(b"other")
+    (here / "runs" / "c" / "config.toml").write_text("junk")
+    assert cli.run(["runs", "best"]) == 0
+    out, err = capsys.readouterr()
+    assert [line[0] for line in cells(out)[2:3]] == ["runs/a"]
+    assert "weights of 1 run:" in out
+    b, c = err.splitlines()
+    assert b.startswith("warning: runs/b is left out: runs/b/final/model.safetensors is damaged; cifar-dist checkpoint")
+    assert c.startswith("warning: runs/c is left out: runs/c/config.toml")
+
+
+def test_only_a_folder_of_runs_gets_a_page_of_them_unasked(here: Path) -> None:
+    write_run(here / "a", CONFIG)
+    (here / "photos").mkdir()
+    assert cli.run(["report", "a"]) == 0
+    assert not (here / "index.html").exists()
+    assert cli.run(["runs", "list", "."]) == 0
+    assert (here / "index.html").exists()
 
 
 def test_only_one_of_many_processes_prints(here: Path) -> None:

@@ -93,6 +93,8 @@ def test_a_recipe_gives_its_model_and_its_dataset_s_images(
 ) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('[model]\nname = "tiny-resnet"\nfreeze = true\n[model.options]\nwidths = [4, 8]\n')
+    assert cli.run(["model", "--recipe", str(path)]) == 0
+    assert "shards/cifar10 is not packed: 10 classes are assumed; see --classes" in capsys.readouterr().err
     text = said(capsys, "--recipe", str(path), "--classes", "3")
     assert "tiny-resnet: 3 classes, images of 32x32x3" in text
     assert "27 trainable" in text
