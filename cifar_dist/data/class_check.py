@@ -11,13 +11,16 @@ from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 
 
-def require_two_classes(where: str, classes: Sequence[str], labels: Mapping[str, NDArray[np.int64]]) -> None:
+def require_two_classes(
+    where: str, classes: Sequence[str], labels: Mapping[str, NDArray[np.int64]], tables: Sequence[str] = ()
+) -> None:
     """Refuse a labelled training split of a single class: any network learns it perfectly.
 
     Args:
         where: prefix of the message.
         classes: class names, in label order; empty without labels.
         labels: int64 [samples] for each labelled split.
+        tables: names of files that may hold the labels, the likeliest first.
 
     Raises:
         UserError: all training samples have the same class.
@@ -26,9 +29,10 @@ def require_two_classes(where: str, classes: Sequence[str], labels: Mapping[str,
         return
     found = np.unique(labels["train"])
     if len(found) == 1:
+        which = f" ('{tables[0]}' may say which)" if tables else ""
         raise UserError(
             f"{where}: all {len(labels['train']):,} training images are in one class, '{classes[found[0]]}'; a "
-            "classifier requires at least two; sort the images into a folder for each class (CLASS/FILE.png)"
+            f"classifier requires at least two; sort the images into a folder for each class, CLASS/FILE.png{which}"
         )
 
 

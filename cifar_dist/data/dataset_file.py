@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from cifar_dist.config.section import expand_path
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import parse_toml
 
@@ -23,8 +24,9 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
     """Short name of the dataset."""
     embedded: Literal["digits"] | None = None
     """A dataset bundled with an installed library, instead of an archive."""
-    archive: Annotated[str, Field(min_length=1)] | None = None
-    """File or folder with the data, searched for beside this file and then in the working directory."""
+    archive: Annotated[str, Field(min_length=1), AfterValidator(expand_path)] | None = None
+    """File or folder with the data, searched for beside this file and then in the working directory; ``~`` and
+    environment variables are replaced."""
     url: str | None = None
     """http(s) URL of the archive, downloaded if there is no local copy."""
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
@@ -53,7 +55,7 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @property
     def archive_name(self) -> str:
-        """``archive`` as written, or the last path part of the URL."""
+        """``archive``, or the last path part of the URL."""
         return self.archive or urlsplit(self.url or "").path.rsplit("/", 1)[-1]
 
     @classmethod

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from cifar_dist.data.dataset_file import DatasetFile
 from cifar_dist.errors import UserError
-from cifar_dist.terminal.progress import progress
+from cifar_dist.terminal.progress import progress, waiting
 
 MAX_BYTES = 64 << 30
 _CHUNK_BYTES = 1 << 20
@@ -37,9 +37,13 @@ def locate_archive(file: DatasetFile, path: Path, *, show: bool = True) -> Path:
             if file.md5 is not None and candidate.is_dir():
                 raise UserError(f"{path}: md5 is of an archive, and {candidate} is a folder; remove md5")
             if file.md5 is not None:
-                _require_md5(candidate, _md5_of(candidate), file.md5, path)
+                with waiting(f"computing the checksum of {candidate.name}", show=show):
+                    found = _md5_of(candidate)
+                _require_md5(candidate, found, file.md5, path)
             return candidate
     if file.url is None:
+        if Path(name).is_absolute():
+            raise UserError(f"{path}: the archive '{name}' does not exist; correct the path")
         raise UserError(
             f"{path}: the archive '{name}' does not exist in {path.parent} or in the working directory; put it there"
         )

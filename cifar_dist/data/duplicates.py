@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from cifar_dist.data.manifest import UNLABELLED
 from cifar_dist.data.raw import RawSplit
 from cifar_dist.formatting import list_some
 
@@ -27,7 +28,7 @@ def note_duplicates(splits: Mapping[str, RawSplit], names: Mapping[str, Sequence
         files = names.get(name, ())
         shown = [files[id] if files else f"{name} {id}" for id in split.ids.tolist()]
         for digest, label, file in zip(digests, split.labels.tolist(), shown, strict=True):
-            if label_of.setdefault(digest, label) != label:
+            if label != UNLABELLED and label_of.setdefault(digest, label) != label:
                 contradicting.append(file)
         copies = [file for digest, file in zip(digests, shown, strict=True) if digest in trained]
         if copies:

@@ -81,7 +81,7 @@ def read_image_folder(
             splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in rows)
     notes = [*note_hidden(hidden), *_notes(undecoded, changes, len(images))]
-    return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths)
+    return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths, layout.tables)
 
 
 def decode_image(

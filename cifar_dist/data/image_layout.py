@@ -77,6 +77,7 @@ class ImageLayout:
         classes: class name of each image.
         class_names: distinct class names, in label order.
         notes: what was passed over or merged, one line each.
+        tables: the other files that may hold labels, the likeliest first.
     """
 
     images: tuple[str, ...]
@@ -84,6 +85,7 @@ class ImageLayout:
     classes: tuple[str, ...]
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+    tables: tuple[str, ...]
 
 
 def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False) -> ImageLayout:
@@ -140,7 +142,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     classes = tuple(unicodedata.normalize("NFC", name) for name in stored)
     notes += _note_merged_classes(stored)
     notes += _refuse_or_note_twins(path, splits, classes)
-    return ImageLayout(tuple(placed), splits, classes, _in_label_order(classes), tuple(notes))
+    return ImageLayout(tuple(placed), splits, classes, _in_label_order(classes), tuple(notes), _label_tables(others))
 
 
 @dataclass(frozen=True)
@@ -243,19 +245,25 @@ def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[
     if not path.is_dir() and any(_suffix(name) == ".cls" for name in others):
         return f"a WebDataset tar stays where it is: cifar-dist index {path.parent}"
     if not all(tree.is_flat(name) for name in misplaced):
-        split_words = [word for word in tree.top_folders(misplaced) if word.lower() in SPLIT_WORDS]
+        levels = 2 + tree.with_splits
+        shallow = [name for name in misplaced if len(tree.below_top(name)) < levels]
+        split_words = [word for word in tree.top_folders(shallow) if word.lower() in SPLIT_WORDS]
         if split_words and not some_fit:
             return f"'{split_words[0]}' is read as a split; if it is a class, rename it"
-        return f"move {_it(misplaced)}{skip}"
+        too_deep = all(len(tree.below_top(name)) > levels for name in misplaced)
+        return f"move {_it(misplaced)}{' up' * too_deep}{skip}"
     *folder, file = misplaced[0].split("/")
     remedy = f"create a folder for each class, as in {'/'.join((*folder, 'CLASS', file))}"
-    tables = [name for name in others if _suffix(name) in (".csv", ".tsv", ".jsonl")]
-    tables.sort(key=lambda name: "label" not in name.lower())
-    if tables:
+    if tables := _label_tables(others):
         remedy += f" ('{tables[0]}' may say which)"
     if not folder and path.is_dir():
         remedy += f"; if this folder is one of the classes, pack the one above it, {path.resolve().parent}"
     return remedy + skip
+
+
+def _label_tables(others: Sequence[str]) -> tuple[str, ...]:
+    tables = [name for name in others if _suffix(name) in (".csv", ".tsv", ".jsonl")]
+    return tuple(sorted(tables, key=lambda name: "label" not in name.lower()))
 
 
 def _refuse_double_splits(path: Path, tree: _Tree, images: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,15 +16,22 @@ from numpy.typing import NDArray
 from cifar_dist.data.archives import hidden_names, require_utf8_name
 from cifar_dist.data.class_check import note_missing_classes
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
-from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard, is_dataset
+from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard, find_tars, is_dataset, refuse_run
 from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
-from cifar_dist.data.tar import find_tars, index_tar
+from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.terminal.progress import progress
 
 _COMPRESSED_TAR = re.compile(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+_COMPRESSED: Final = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bzip2": re.compile(rb"BZh[1-9]1AY&SY"),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+}
+"""What a file begins with, by the program that compressed it."""
 _REPACK_HINT = (
     "they must have one size and format; unpack them to CLASS/FILE, then: cifar-dist pack FOLDER OUT --size 32"
 )
@@ -116,6 +124,7 @@ def _require_indexable(root: Path) -> None:
     if not root.is_dir():
         raise UserError(f"the folder {root} does not exist; name the folder that contains the tars")
     require_utf8_name(root)
+    refuse_run(root)
     path = root / FILE_NAME
     if not path.exists():
         return
@@ -161,9 +170,22 @@ def _note_passed_over(root: Path, members: Counter[str]) -> list[str]:
 
 
 def _visible_files(root: Path) -> list[str]:
-    """List the files at any depth, without hidden ones; links to folders are not followed."""
-    names = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
-    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    """List the files at any depth, without hidden ones. Links to folders are followed, as :func:`find_tars` does.
+
+    Raises:
+        UserError: a link to a folder that contains it; each tar in that folder would be listed twice.
+    """
+    found: list[Path] = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        place = Path(folder).relative_to(root)
+        above = {os.path.realpath(root / part) for part in (place, *place.parents)}
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in subfolders:
+            path = root / place / name
+            if os.path.realpath(path) in above:
+                raise UserError(f"{path} is a link to a folder that contains it; remove the link")
+        found += [place / name for name in files if not name.startswith(".") and (root / place / name).is_file()]
+    return sorted(path.as_posix() for path in found)
 
 
 def _refuse_unreadable_tars(root: Path) -> None:
@@ -178,6 +200,22 @@ def _refuse_unreadable_tars(root: Path) -> None:
             raise UserError(f"{path} must end in .tar, in lower case; rename it")
         if path.suffix == ".tar" and name.count("/") > 1:
             raise UserError(f"{path} is more than one folder deep; move it up, or index {path.parent}")
+        program = _compressed_by(path) if path.suffix == ".tar" else None
+        if program is not None:
+            raise UserError(
+                f"{path} is compressed, and random access requires a plain tar; decompress it, and put the result in "
+                f"its place: {program} -dc < {path.name} > plain.tar"
+            )
+
+
+def _compressed_by(path: Path) -> str | None:
+    """Return the program that compressed a file, by its first bytes; None if it is not compressed."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(10)
+    except OSError:  # whoever indexes the tar reports it
+        return None
+    return next((program for program, pattern in _COMPRESSED.items() if pattern.match(start)), None)
 
 
 def _find_tars(root: Path) -> dict[str, list[str]]:

@@ -18,8 +18,11 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.data.archives import SUFFIXES as ARCHIVES
 from cifar_dist.data.dataset_file import known_names
-from cifar_dist.data.image import CODECS, MAX_SIDE, Codec
+from cifar_dist.data.image import MAX_SIDE, Codec
+from cifar_dist.data.image_layout import SUFFIXES as IMAGES
+from cifar_dist.data.unlabelled import SUFFIXES as ARRAYS
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 
@@ -34,6 +37,7 @@ INDEXED = "webdataset"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 SHARD_NAME = re.compile(rf"({_PART}/)?{_PART}\.tar")
 """A tar in the dataset's folder, or in a folder in it."""
+_PACKED_FROM = (*ARCHIVES, *ARRAYS, ".toml")  # suffixes of the files that pack accepts
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -237,9 +241,9 @@ class Manifest:
         """
         root = Path(folder)
         if not is_dataset(root):
+            refuse_part(root)
             raise _explain_absence(root)
-        if (root / "config.toml").is_file():  # a run keeps the manifest of its dataset
-            raise UserError(f"{root} is a run, not a packed dataset; that of the run is data.path in its config.toml")
+        refuse_run(root)
         try:
             return cls.read(root)
         except UserError as error:
@@ -306,14 +310,37 @@ def is_dataset(folder: Path) -> bool:
     return path.is_file() and FORMAT.encode() in path.read_bytes()
 
 
+def find_tars(root: Path) -> list[str]:
+    """List the tars in a folder and in the folders in it, without hidden ones; in any spelling of their suffix."""
+    found = [path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in root.glob(pattern)]
+    return sorted(path.relative_to(root).as_posix() for path in found if path.suffix.lower() == ".tar")
+
+
+def refuse_run(folder: Path) -> None:
+    """Raise UserError for the folder of a run, which keeps the manifest of its dataset."""
+    if is_dataset(folder) and (folder / "config.toml").is_file():
+        raise UserError(f"{folder} is a run, not a packed dataset; that of the run is data.path in its config.toml")
+
+
+def refuse_part(path: Path) -> None:
+    """Raise UserError for a shard or the manifest of a packed dataset, where its folder is meant."""
+    is_manifest = path.name == FILE_NAME
+    if not path.is_file() or not (is_manifest or path.suffix == ".tar"):
+        return
+    folders = (path.parent,) if is_manifest else (path.parent, path.parent.parent)
+    dataset = next((folder for folder in folders if is_dataset(folder)), None)
+    if dataset is not None:
+        part = "the manifest" if is_manifest else "a shard"
+        raise UserError(f"{path} is {part} of a packed dataset; name its folder, {dataset}")
+
+
 def _explain_absence(root: Path) -> UserError:
     """Return the error of a path that is not a packed dataset, with what is probably meant."""
-    if root.is_file() and is_dataset(root.parent) and (root.name == FILE_NAME or root.suffix == ".tar"):
-        part = "the manifest" if root.name == FILE_NAME else "a shard"
-        return UserError(f"{root} is {part} of a packed dataset; name its folder, {root.parent}")
-    has_tars = any(root.glob("*.tar"))
+    has_tars = bool(find_tars(root))
+    if root.is_file() and not root.name.lower().endswith((*IMAGES, *_PACKED_FROM)):
+        return UserError(f"{root} is a file, not a packed dataset; name a folder that contains {FILE_NAME}")
     if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
-        is_image = root.is_file() and root.suffix.lower().removeprefix(".") in CODECS
+        is_image = root.is_file() and root.name.lower().endswith(IMAGES)
         it, source = ("its folder", root.parent) if is_image else ("it", root)
         return UserError(f"{root} is not a packed dataset; create one from {it}: cifar-dist pack {source} shards/NAME")
     what = f"it has no {FILE_NAME} of cifar-dist" if root.is_dir() else "the folder does not exist"

@@ -79,8 +79,8 @@ def pack(
         raise UserError(f"size is {size}; use 1 to 4096 pixels")
     _require_replaceable(out, Path(source))
     opened = open_source(str(source), size, skip_unusable=skip_unusable, show=show)
-    labels = {name: split.labels for name, split in opened.data.splits.items()}
-    require_two_classes(str(source), opened.data.classes, labels)
+    labels = {name: split.labels for name, split in opened.data.splits.items() if split.is_labelled}
+    require_two_classes(str(source), opened.data.classes, labels, opened.data.tables)
     splits, fractions, notes = _hold_out_splits(opened, val_fraction, seed)
     if show:
         names = {name: opened.data.names_of(name) for name in splits}

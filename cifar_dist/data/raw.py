@@ -28,7 +28,7 @@ class RawSplit:
 
     Attributes:
         images: uint8 [samples, height, width, 3].
-        labels: int64 [samples], class index, or -1 if the source has no labels.
+        labels: int64 [samples], class index, or -1 if the split has no labels.
         ids: int64 [samples], identifies a sample in its source; unique within the split.
 
     Raises:
@@ -53,6 +53,11 @@ class RawSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the samples have labels; all of them have, or none, in a :class:`RawDataset`."""
+        return bool(self.labels.max() >= 0)
+
     def take(self, rows: NDArray[np.int64]) -> RawSplit:
         """Return the given rows, in that order."""
         return RawSplit(self.images[rows], self.labels[rows], self.ids[rows])
@@ -69,9 +74,11 @@ class RawDataset:
     Attributes:
         kind: the source's format, for example ``image-folder``.
         classes: class names, in label order; empty if there are no labels.
-        splits: at least one of train, val and test, none of them empty, all with the same image shape.
+        splits: at least one of train, val and test, none of them empty, all with the same image shape. All samples of
+            a split have labels, or none; those of train have.
         notes: what was passed over or changed when the source was read, one line each.
         names: of a split's files in the source, by sample id; a split whose samples are not files is absent.
+        tables: names of the files in the source that may hold labels, which are not read.
 
     Raises:
         UserError: the splits, their shapes or their labels are anything else. A plug-in may have made them.
@@ -82,6 +89,7 @@ class RawDataset:
     splits: dict[str, RawSplit]
     notes: tuple[str, ...] = ()
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.splits if name not in SPLITS]:
@@ -95,10 +103,15 @@ class RawDataset:
             raise UserError(f"splits of RawDataset have images of different shapes, {shapes}; give them one shape")
         for name, split in self.splits.items():
             lowest, highest = int(split.labels.min()), int(split.labels.max())
+            if name == "train" and lowest == highest == -1:
+                raise UserError(
+                    "splits of RawDataset: 'train' has no labels, all are -1, and training requires them; number the "
+                    "classes from 0, or call the split 'test', which may be without labels"
+                )
             if not lowest == highest == -1 and (lowest < 0 or highest >= len(self.classes)):
                 raise UserError(
                     f"splits of RawDataset: '{name}' has the labels {lowest} to {highest} for {len(self.classes)} "
-                    "classes; number the classes from 0, or give all images of a split -1, which is without labels"
+                    "classes; number the classes from 0, or give all images of val or test -1, which is without labels"
                 )
 
     def names_of(self, split: str) -> tuple[str, ...]:

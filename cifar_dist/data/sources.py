@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def _require_one_meaning(source: str, path: Path) -> None:
 def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> Source:
     if not path.exists():
         raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), known_names())}")
+    manifest.refuse_run(path)
     if manifest.is_dataset(path):
         raise UserError(f"{path} is already packed; check it with: cifar-dist verify {path}")
     require_utf8_name(path)
@@ -148,6 +150,7 @@ def _read(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> R
 
 def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> RawDataset:
     """Return the dataset with the class names of the dataset file, and for an image folder in its label order."""
+    classes = tuple(unicodedata.normalize("NFC", name) for name in classes)  # the form of every source's names
     if len(set(classes)) != len(classes) or len(classes) != len(data.classes):
         raise UserError(
             f"{path}: classes lists {len(set(classes))} names, but the source has {len(data.classes)} classes; "

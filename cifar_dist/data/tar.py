@@ -39,12 +39,6 @@ class IndexedTar(NamedTuple):
     passed_over: Counter[str]
 
 
-def find_tars(root: Path) -> list[str]:
-    """List the tars in a folder and in the folders in it, without hidden ones; in any spelling of their suffix."""
-    found = [path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in root.glob(pattern)]
-    return sorted(path.relative_to(root).as_posix() for path in found if path.suffix.lower() == ".tar")
-
-
 def index_tar(root: Path, name: str) -> IndexedTar:
     """Index the tar ``root/name``.
 

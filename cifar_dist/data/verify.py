@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_dist.data.image import decode, decoding_problem
-from cifar_dist.data.manifest import INDEXED, Manifest, Shard
+from cifar_dist.data.manifest import INDEXED, Manifest, Shard, find_tars
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
-from cifar_dist.data.tar import find_tars, read_sample_index
+from cifar_dist.data.tar import read_sample_index
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress

@@ -19,7 +19,7 @@ from cifar_dist.data.batches import Images
 from cifar_dist.data.image import note_changes
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
 from cifar_dist.data.image_layout import SUFFIXES
-from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.data.manifest import FILE_NAME, Manifest, refuse_part
 from cifar_dist.data.raw import resize_images
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine
@@ -163,6 +163,8 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
     members = list_members(source, show=show)
     found = sorted(members.names, key=natural_order)
     names = [name for name in found if name.lower().endswith(SUFFIXES)]
+    if len(names) < len(found):
+        refuse_part(source)
     if not names:
         raise UserError(f"{source} has no images ({', '.join(SUFFIXES)}) to predict")
     if len(names) < len(found):

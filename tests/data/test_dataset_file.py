@@ -13,7 +13,10 @@ import pytest
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
 
+from cifar_dist.data.dataset_file import DatasetFile
+from cifar_dist.data.download import locate_archive
 from cifar_dist.data.sources import Source
+from cifar_dist.terminal import progress
 
 
 def dataset_file(folder: Path, text: str) -> Path:
@@ -62,12 +65,40 @@ def test_a_dataset_file_names_an_archive_and_its_treatment(tmp_path: Path, monke
         (f'name = "a"\narchive = "."\nmd5 = "{"0" * 32}"', "is a folder; remove md5"),
         ('name = "a"\narchive = ""', "archive = '': String should have at least 1 character"),
         ('name = "a"\narchive = "gone.zip"', "the archive 'gone.zip' does not exist in"),
+        ('name = "a"\narchive = "/gone/a.zip"', "the archive '/gone/a.zip' does not exist; correct the path"),
+        ('name = "a"\narchive = "$CIFAR_DIST_UNSET/a.zip"', "the variable $CIFAR_DIST_UNSET in"),
     ],
 )
 def test_a_wrong_dataset_file_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     message = one_line(dataset_file(tmp_path, text))
     assert complaint in message
     assert "mine.toml" in message
+
+
+def test_the_archive_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build.write_folder(tmp_path / "home" / "pets", build.class_folder({"cat": 3, "dog": 2}))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = dataset_file(tmp_path, 'name = "a"\narchive = "~/pets"\n')
+    assert len(open_quietly(str(path)).data.splits["train"]) == 5
+
+
+def test_class_names_may_be_in_any_unicode_form(tmp_path: Path) -> None:
+    """An editor on macOS may write the decomposed form."""
+    build.write_folder(tmp_path / "in", build.class_folder({"caf\u00e9": 3, "tea": 2}))
+    path = dataset_file(tmp_path, 'name = "a"\narchive = "in"\nclasses = ["tea", "cafe\u0301"]\n')
+    assert open_quietly(str(path)).data.classes == ("tea", "caf\u00e9")
+
+
+def test_the_checksum_of_a_local_archive_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The MD5 of six gigabytes takes half a minute."""
+    monkeypatch.setattr(progress, "is_terminal", lambda stream: True)
+    data = build.write_archive(tmp_path / "a.zip", build.class_folder({"cat": 3})).read_bytes()
+    text = f'name = "a"\narchive = "a.zip"\nmd5 = "{hashlib.md5(data).hexdigest()}"\n'
+    path = dataset_file(tmp_path, text)
+    locate_archive(DatasetFile.load(path), path)
+    assert "computing the checksum of a.zip ..." in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from support.opened_sources import one_line
 
+from cifar_dist import cli
+from cifar_dist.data.manifest import Manifest
+
 PLUGIN = """
 import numpy as np
 from cifar_dist.data.raw import RawDataset, RawSplit
@@ -36,6 +39,7 @@ def read():
         ("{'train': RawSplit(images, labels, ids // 2)}", "0 occurs more than once; give each image its own id"),
         ("{'train': RawSplit(images, labels + 5, ids)}", "'train' has the labels 5 to 6 for 2 classes"),
         ("{'train': good, 'test': RawSplit(images, labels - 1, ids)}", "'test' has the labels -1 to 0 for 2 classes"),
+        ("{'train': RawSplit(images, ids * 0 - 1, ids)}", "'train' has no labels, all are -1, and training requires"),
     ],
 )
 def test_mistakes_of_a_dataset_function_are_one_line_with_its_name(tmp_path: Path, splits: str, says: str) -> None:
@@ -44,3 +48,15 @@ def test_mistakes_of_a_dataset_function_are_one_line_with_its_name(tmp_path: Pat
     message = one_line(f"{plugin}:read")
     assert message.startswith(f"{plugin}:read: ")
     assert says in message
+
+
+def test_a_split_without_labels_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = tmp_path / "plugin.py"
+    hidden = "RawSplit(images[:4] + 1, np.full(4, -1), ids[:4])"
+    unique = "images[:] = ids[:, None, None, None]"
+    splits = f"{{'train': good, 'val': {hidden}, 'test': {hidden}}}"
+    plugin.write_text(PLUGIN.replace("{}", splits) + f"\n{unique}\n")
+    assert cli.run(["pack", f"{plugin}:read", str(tmp_path / "out")]) == 0
+    packed = Manifest.load(tmp_path / "out")
+    assert [packed.is_labelled(split) for split in ("train", "val", "test")] == [True, False, False]
+    assert "another class" not in capsys.readouterr().err  # the labels of copies do not contradict each other

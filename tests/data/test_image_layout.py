@@ -101,6 +101,7 @@ def test_two_folders_for_one_split_are_refused() -> None:
         (["train/0.png", "sample.csv", "trainLabels.csv"], "('trainLabels.csv' may say which)"),
         (["train/a/0.png", "train/b/0.png", "test/7.png"], "as in test/CLASS/7.png, or skip it with --skip-unusable"),
         (["train/0.png", "bus/1.png"], "'train' is read as a split; if it is a class, rename it"),
+        (["train/animals/a/0.png", "train/animals/b/0.png"], "'train/animals/b/0.png'; move them up"),
         (["a.png", "a.cls"], "a WebDataset tar stays where it is: cifar-dist index data"),
         (["0.png", "1.png"], "2 of 2 images are not at CLASS/FILE: '0.png', '1.png'; create a folder for each class"),
     ],
@@ -183,6 +184,9 @@ def test_a_training_split_of_one_class_is_refused(tmp_path: Path) -> None:
     for path in (source, tmp_path / "a.npz"):
         with pytest.raises(UserError, match=r"training images are in one class, '(images|0)'"):
             pack(path, tmp_path / "out", show=False)
+    (source / "labels.csv").touch()
+    with pytest.raises(UserError, match=r"CLASS/FILE.png \('labels.csv' may say which\)"):
+        pack(source, tmp_path / "out", show=False)
     test = build.write_folder(tmp_path / "test", build.class_folder({"test/cat": 3}))
     assert pack(test, tmp_path / "out", show=False).samples("test") == 3  # to evaluate on
 

@@ -190,6 +190,44 @@ def test_a_tar_that_the_manifest_would_omit_is_refused(tmp_path: Path, name: str
     assert complaint in message
 
 
+@pytest.mark.parametrize("program", ["gzip", "bzip2", "xz"])
+def test_a_compressed_tar_is_recognised_by_its_content(tmp_path: Path, program: str) -> None:
+    mode = {"gzip": "w:gz", "bzip2": "w:bz2", "xz": "w:xz"}[program]
+    with tarfile.open(tmp_path / "0.tar", mode) as tar:  # type: ignore[call-overload]
+        tar.addfile(tarfile.TarInfo("a.png"))
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path / '0.tar'} is compressed, and random access requires a plain tar; decompress")
+    assert message.endswith(f"{program} -dc < 0.tar > plain.tar")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("1.tar.gz", "is compressed"),
+        ("3.TAR", "must end in .tar, in lower case"),
+        ("sub/2.tar", "is more than one folder deep; move it up"),
+    ],
+)
+def test_tars_below_a_link_to_a_folder_are_not_omitted(tmp_path: Path, name: str, complaint: str) -> None:
+    write(tmp_path / "elsewhere" / "0.tar", [sample("a"), sample("b", 1)])
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "elsewhere")
+    assert index(tmp_path / "linked", show=False).samples("train") == 2
+    build.write_folder(tmp_path / "elsewhere", {name: b"x"})
+    message = refusal(tmp_path / "linked")
+    assert message.startswith(str(tmp_path / "linked" / "train" / name))
+    assert complaint in message
+
+
+def test_a_link_to_a_folder_that_contains_it_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "tars" / "0.tar", [sample("a"), sample("b", 1)])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "tars" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "tars")
+    with pytest.raises(UserError, match=r"tars/more/back is a link to a folder that contains it; remove the link"):
+        index(tmp_path / "tars", show=False)
+
+
 def test_tars_of_different_sizes_or_formats_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train-0.tar", [sample("a")])
     write(tmp_path / "test-0.tar", [sample("b", side=9)])
@@ -213,10 +251,6 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     assert "must be named with letters, digits" in refusal(tmp_path / "names")
     write(tmp_path / "both" / "test" / "train-0.tar", [sample("a")])
     assert "names two splits, test and train" in refusal(tmp_path / "both")
-    (tmp_path / "zipped").mkdir()
-    with tarfile.open(tmp_path / "zipped" / "0.tar", "w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("a.png"))
-    assert "cannot be used for training" in refusal(tmp_path / "zipped")
     with pytest.raises(UserError, match="give a text file with one class name per line"):
         cli.run(["index", str(tmp_path / "digits"), "--classes", str(tmp_path / "none.txt")])
 
@@ -257,6 +291,10 @@ def test_other_commands_suggest_indexing_tars(tmp_path: Path) -> None:
         Manifest.load(tmp_path)
     with pytest.raises(UserError, match="for WebDataset tars use: cifar-dist index FOLDER"):
         pack(path.rename(tmp_path / "x-0.tar").parent, tmp_path.with_name("out"), show=False)
+    write(tmp_path / "split" / "train" / "0.tar", [sample("a")])
+    with pytest.raises(UserError, match=f"create one with: cifar-dist index {tmp_path / 'split'}"):
+        Manifest.load(tmp_path / "split")
+    shutil.rmtree(tmp_path / "split")
     index(tmp_path, show=False)
     (tmp_path / "x-0.tar").unlink()
     with pytest.raises(UserError, match=f"recreate the dataset with: cifar-dist index {tmp_path}\n  x-0.tar: missing"):

@@ -10,7 +10,9 @@ from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
 
 from cifar_dist.data.dataset_file import find_dataset_file
+from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
+from cifar_dist.errors import UserError
 
 
 def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> None:
@@ -74,3 +76,14 @@ def test_the_digits_are_real_and_need_no_download() -> None:
     # A one is narrow: its outer columns are dark, where a zero's are not.
     ink = [train.images[train.labels == digit][:, :, 20:26].mean() for digit in (0, 1)]
     assert ink[0] > ink[1]
+
+
+def test_a_run_is_not_a_source(tmp_path: Path) -> None:
+    """A run keeps the manifest of its dataset, and ``verify`` refuses a run."""
+    run = pack("digits", tmp_path / "run", show=False).root
+    (run / "config.toml").touch()
+    says = f"{run} is a run, not a packed dataset; that of the run is data.path in its config.toml"
+    assert one_line(run) == says
+    with pytest.raises(UserError) as error:
+        index(run, show=False)
+    assert str(error.value) == says

@@ -257,6 +257,8 @@ def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: 
         ("manifest.json", "is the manifest of a packed dataset; name its folder, FOLDER"),
         ("train-000000.tar", "is a shard of a packed dataset; name its folder, FOLDER"),
         ("images.zip", "is not a packed dataset; create one from it: cifar-dist pack FOLDER/images.zip shards/NAME"),
+        ("data.npy", "is a file, not a packed dataset; name a folder that contains manifest.json"),
+        ("table.csv", "is a file, not a packed dataset; name a folder that contains manifest.json"),
         ("one.PNG", "is not a packed dataset; create one from its folder: cifar-dist pack FOLDER shards/NAME"),
     ],
 )
@@ -265,6 +267,15 @@ def test_a_file_of_another_kind_is_refused_with_what_to_do(dataset: Path, name: 
     with pytest.raises(UserError) as error:
         cli.run(["verify", str(dataset / name)])
     assert str(error.value) == f"{dataset / name} {says.replace('FOLDER', str(dataset))}"
+
+
+def test_a_shard_in_a_folder_of_its_split_names_the_dataset(dataset: Path) -> None:
+    (dataset / "manifest.json").unlink()
+    (dataset / "train").mkdir()
+    shard = (dataset / "train-000000.tar").rename(dataset / "train" / "0.tar")
+    index(dataset, show=False)
+    with pytest.raises(UserError, match=f"is a shard of a packed dataset; name its folder, {dataset}$"):
+        verify_quietly(shard)
 
 
 def test_an_unlabelled_file_is_checked_as_predict_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

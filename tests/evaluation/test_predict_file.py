@@ -14,6 +14,7 @@ from PIL import Image
 from support import dataset_builders as build
 
 from cifar_dist.config import Config
+from cifar_dist.data.image import Lossless
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef
@@ -125,3 +126,11 @@ def test_packed_images_of_another_size_or_split_are_refused_with_what_to_do(trai
         f"{root} has no split 'test' to predict, but train; predict another split with: "
         f"cifar-dist evaluate {trained.run.path} --data {root} --split train"
     )
+
+
+@pytest.mark.parametrize("codec", ["png", "npy"])
+def test_a_shard_names_the_folder_of_its_dataset(trained: Trained, tmp_path: Path, codec: Lossless) -> None:
+    source = build.write_folder(tmp_path / "in", build.class_folder({"test/cat": 2, "test/dog": 2}, side=SIDE))
+    root = pack(source, tmp_path / "out", codec=codec, show=False).root
+    shard = root / "test-000000.tar"
+    assert refusal(trained, shard) == f"{shard} is a shard of a packed dataset; name its folder, {root}"
