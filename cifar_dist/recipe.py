@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from cifar_dist.config import Config
 from cifar_dist.config.choice import UnknownSettingError, field_names, is_root, leaves, validate
-from cifar_dist.config.keys import check_keys, unknown_setting
+from cifar_dist.config.keys import all_keys, check_keys, unknown_setting
 from cifar_dist.config.layers import Tree, flatten, laid_over, without_lost
 from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
 from cifar_dist.config.section import BooleanMeans, key_of
@@ -31,6 +32,8 @@ from cifar_dist.files import parse_toml, write_atomic
 
 _MARK = "\ufeff"  # byte order mark, which editors of Windows write first
 SHIPPED = Path(__file__).parent / "recipes"
+_SWEEP_KEYS = frozenset(("recipe", "recipes", "grid", "rows"))
+_OPTIONS = "model.options."
 
 
 def shipped() -> list[str]:
@@ -47,11 +50,16 @@ def recipe_path(recipe: str) -> Path:
     """
     if recipe in shipped():
         return SHIPPED / f"{recipe}.toml"
+    if not recipe:
+        raise UserError("the recipe's name is empty; name one that cifar-dist recipes lists, or the path of a .toml")
     path = Path(recipe).expanduser()
     if path.suffix == ".toml":
         if path.is_file():
             return path
         raise UserError(f"recipe file {recipe} {'is a folder' if path.is_dir() else 'does not exist'}")
+    if (path / "config.toml").is_file():
+        resume = f"cifar-dist resume {shlex.quote(recipe)}"
+        raise UserError(f"{recipe} is a run, not a recipe; continue it: {resume}, or name its {path / 'config.toml'}")
     if path.exists():
         raise UserError(f"{recipe} is not a recipe; name one that cifar-dist recipes lists, or the path of a .toml")
     meant = nearest(recipe, shipped(), "cifar-dist recipes lists all")
@@ -81,14 +89,15 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     config = build(tree, where=str(path), given=list(given))
     if not config.run.name:
         try:
-            named = dataclasses.replace(config.run, name=_run_name(path))
+            named = dataclasses.replace(config.run, name=run_name(path))
         except ValueError as error:
             raise UserError(f"{path} names the run, but {error}; use --run.name NAME, or rename the file") from None
         config = dataclasses.replace(config, run=named)
     return config
 
 
-def _run_name(path: Path) -> str:
+def run_name(path: Path) -> str:
+    """Return the name of the run of a recipe that gives none: ``small-resnet-baseline``."""
     shipped_name = path.relative_to(SHIPPED) if path.is_relative_to(SHIPPED) else Path(path.name)
     return "-".join(shipped_name.with_suffix("").parts)
 
@@ -101,6 +110,9 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
         raise UserError(f"{path} is not a UTF-8 text; save it again as UTF-8") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from None
+    if tree.keys() & _SWEEP_KEYS and not tree.keys() & set(field_names(Config)):
+        run_it = f"cifar-dist sweep run {shlex.quote(str(path))}"
+        raise UserError(f"{path} is a sweep, not a recipe; train its runs: {run_it}")
     base = tree.pop("base", None)
     tree = upgraded(tree, Config)
     check_keys(tree, where=str(path))
@@ -140,6 +152,9 @@ def parse_overrides(words: Sequence[str]) -> Tree:
             raise UserError(f"--{key} has a dot too many; settings are written --section.field VALUE")
         if len(parts) == 1 and key in field_names(Config) and text.startswith("{"):
             raise UserError(f"--{key} is a section and not replaced as a whole; set its keys, as --{key}.KEY VALUE")
+        right = ".".join((parts[0], *parts[2:]))
+        if len(parts) == 4 and parts[1] == _named_items(parts[0]) and right in all_keys():
+            raise UserError(f"the command line: unknown setting --{key}; did you mean '--{right}'?")
         types = _types_of(parts)
         if not equals and types and not any(map(_takes_true, types)):
             raise UserError(f"--{key} requires a value: --{key} VALUE")
@@ -174,6 +189,12 @@ def _types_of(parts: Sequence[str]) -> list[Any]:
         return []
     hints = [get_type_hints(owner, include_extras=True) for owner in owners if parts[-1] in field_names(owner)]
     return [hint for found in hints for name, hint in found.items() if key_of(name) == parts[-1]]
+
+
+def _named_items(section: str) -> str:
+    """Return the key of a section's list of named items; empty if it has none."""
+    found: str = getattr(get_type_hints(Config).get(section), "named_items", "")
+    return found
 
 
 def _takes_true(kind: Any) -> bool:
@@ -223,9 +244,15 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
     except ValidationError as error:
         first = error.errors()[0]
     key, section = _key(first["loc"], tree)
+    owner = section.partition(".")[0]
+    of_item = section == f"{owner}.{_named_items(owner)}"  # which a name on the command line may have replaced
     # An error of a section as a whole names the section; any of its keys may be the cause.
     blames_command_line = any(
-        not key or name in (section, key) or name.startswith((f"{section}.", f"{key}.")) for name in given
+        not key
+        or name in (section, key)
+        or name.startswith((f"{section}.", f"{key}."))
+        or (of_item and name.startswith(f"{owner}.") and name.endswith(".name"))
+        for name in given
     )
     where = "the command line" if blames_command_line else where
     cause = first.get("ctx", {}).get("error")
@@ -234,6 +261,8 @@ def build(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: 
         raise UserError(f"{where}: {unknown_setting(f'{prefix}{key}.', cause.field, cause.known)}")
     if isinstance(cause, ValueError):  # the section's own message, which begins with the field
         raise UserError(f"{where}: {key}{'.' if key else ''}{cause}")
+    if section.startswith(_OPTIONS):
+        raise UserError(f"{where}: {key} must be true or false, a number, a text, or a list of one of these")
     what, value = first["msg"].partition(", unable to")[0].replace("valid tuple", "list"), first.get("input")
     if not what.startswith("Input should"):
         raise UserError(f"{where}: {key}: {what[:1].lower()}{what[1:]}")
@@ -246,7 +275,10 @@ def _key(place: Sequence[str | int], tree: Tree) -> tuple[str, str]:
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in place]
     item = next((depth for depth, part in enumerate(place) if isinstance(part, int)), len(place))
     setting = "".join(parts[:item])[1:]
-    if item == 2 < len(place):  # section, list, place in the list
+    if setting.startswith(_OPTIONS):  # an option, and the type that its value was last compared with
+        option = "".join(parts[:3])[1:]
+        return option, option
+    if item == 2 < len(place) and place[1] == _named_items(str(place[0])):
         section, field, number = str(place[0]), str(place[1]), int(place[2])
         parts[1:3] = [f".{item_keys(tree[section][field], field)[number]}"]
     return "".join(parts)[1:], setting

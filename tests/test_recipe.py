@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import tomllib
 from dataclasses import asdict
@@ -128,6 +129,12 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
     assert recipe.load(plain, words).model.options == {"widths": [8, 16], "act": "gelu", "depth": 3}
 
 
+@pytest.mark.parametrize("value", [[[0.1, 0.2]], [[1, 2]], [True, False], [1, 0], [0.5, 1.0], ["yes"], []])
+def test_model_options_keep_the_types_of_a_list(plain: str, value: list[object]) -> None:
+    read = recipe.load(plain, ["--model.options.x", json.dumps(value)]).model.options["x"]
+    assert json.dumps(read) == json.dumps(value), "true and 1 are equal, and differ as text"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -194,6 +201,12 @@ def test_model_options_take_any_value_of_toml(plain: str) -> None:
         ),
         (["--optim.name", "mine.py:Lion"], "optim.name 'mine.py:Lion': file mine.py does not exist"),
         (["--run.name", "../x"], "name '../x' must be"),
+        (["--run.dir", ""], 'run.dir is empty; name a folder, or use "." for the working directory'),
+        (["--optim.name", "adam", "--optim.betas", "0.9"], "optim.betas [0.9] must be 2 numbers, such as 0.9,0.999"),
+        (["--optim.name", "adam", "--optim.betas", "[]"], "optim.betas [] must be 2 numbers, such as 0.9,0.999"),
+        (["--optim.name", "adam", "--optim.betas", "1,2,3"], "optim.betas [1, 2, 3] must be 2 numbers, such as"),
+        (["--schedule.name", "step", "--schedule.milestones=-1"], "schedule.milestones [-1.0] must be above 0"),
+        (["--model.options.x.y", "1"], "command line: model.options.x must be true or false, a number, a text, or a"),
         (["--run.name", "a b"], "name 'a b' must be"),
         (["--eval.tta", "flip"], "tta 'flip' must be 0, mirror, translate"),
         (["--augment.mean", "[0.5"], "is not a TOML list"),
@@ -224,6 +237,12 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
     path.write_bytes("[train]".encode("utf-16"))
     with pytest.raises(UserError, match=r"mine\.toml is not a UTF-8 text; save it again as UTF-8"):
         recipe.load(str(path))
+    path.write_text('[optim]\nname = "adam"\nbetas = [0.9]\n')
+    with pytest.raises(UserError, match=r"mine\.toml: optim\.betas \[0\.9\] must be 2 numbers, such as 0\.9,0\.999"):
+        recipe.load(str(path))
+    path.write_text('base = ""\n')
+    with pytest.raises(UserError, match=r"mine\.toml: base: the recipe's name is empty; name one that "):
+        recipe.load(str(path))
     path.write_text("[train\n")
     with pytest.raises(UserError, match=r"mine\.toml cannot be read as TOML"):
         recipe.load(str(path))
@@ -250,6 +269,17 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         recipe.load("demmo")
     with pytest.raises(UserError, match=r"recipe file nowhere\.toml does not exist"):
         recipe.load("nowhere.toml")
+
+
+def test_a_run_and_a_sweep_given_as_a_recipe_are_named_with_their_command(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(UserError, match=f"{tmp_path} is a run, not .* it: cifar-dist resume {tmp_path}, or"):
+        recipe.load(str(tmp_path))
+    for text in ('recipe = "demo"\n[grid]\noptim.lr = [0.1]\n', 'recipes = ["demo"]\n', '[[rows]]\nname = "a"\n'):
+        sweep = tmp_path / "sweep.toml"
+        sweep.write_text(text)
+        with pytest.raises(UserError, match=f"{sweep} is a sweep, not a recipe; .*: cifar-dist sweep run {sweep}$"):
+            recipe.load(str(sweep))
 
 
 @given(

@@ -60,6 +60,12 @@ class RunningAverageConfig(AverageConfig):
             for step in range(start + self.every, steps + 1, self.every)
         )
 
+    def first_share(self, steps: int, *, steps_per_epoch: int, total: int) -> float:
+        """Return how much of the average after ``steps`` is the copy with which it began, in [0, 1]."""
+        start = math.ceil(self.start * steps_per_epoch)
+        updates = range(start + self.every, steps + 1, self.every)
+        return math.prod(1 - self.weight(step, start=start, total=total) for step in updates)
+
     def weight(self, step: int, *, start: int, total: int) -> float:
         """Return the weight of the update after ``step`` optimizer steps, in [0, 1].
 
@@ -123,7 +129,7 @@ class LookaheadConfig(RunningAverageConfig):
         require(self.ramp >= 0, f"ramp {self.ramp} must not be negative")
 
     def weight(self, step: int, *, start: int, total: int) -> float:
-        return 1 - self.decay * math.pow(step / total, self.ramp)
+        return 1 - self.decay * math.pow(min(step / total, 1), self.ramp)  # lr-find takes more steps
 
 
 AverageConfig.variants.update(none=NoAverageConfig, ema=EMAConfig, swa=SWAConfig, lookahead=LookaheadConfig)

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cifar_dist.config.section import Section, UserPath, require
 
-OptionValue = bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
+
+class _Strict:
+    """Tells pydantic to read no other type as a boolean: without it, ``[1, 0.0]`` would be true and false."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.bool_schema(strict=True)
+
+
+OptionValue = (
+    list[Annotated[bool, _Strict()]]
+    | bool
+    | int
+    | float
+    | str
+    | list[int]
+    | list[float]
+    | list[str]
+    | list[list[int]]
+    | list[list[float]]
+)
 
 
 @dataclass(frozen=True)

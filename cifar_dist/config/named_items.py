@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import get_args, get_type_hints
 from cifar_dist.config.choice import Choice, field_names
 from cifar_dist.config.layers import Tree
 from cifar_dist.config.section import Section
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError
 
 
 def item_root(section: type[Section]) -> type[Choice]:
@@ -85,10 +86,13 @@ def _refusal(
 ) -> str:
     listed = f"{path}{section.named_items}"
     present = [item_key(str(item.get("name"))) for item in items]
-    known = [*item_root(section).variants, *present]
-    if key not in known:
-        right = nearest(f"{prefix}{path}{key}", [f"{prefix}{path}{name}" for name in known])
-        return f"unknown setting {prefix}{path}{key}; {right}"
+    variants = item_root(section).variants
+    if key not in (*variants, *present):
+        typed = ".".join((key, *list(settings)[:1]))
+        known = [f"{name}.{field}" for name in variants for field in field_names(variants[name]) if field != "name"]
+        near = difflib.get_close_matches(typed, known, n=1)
+        right = f"did you mean '{prefix}{path}{near[0]}'?" if near else f"{section.named_items}: {', '.join(variants)}"
+        return f"unknown setting {prefix}{path}{typed}; {right}"
     if key in present:
         return f"{listed} has {key} {present.count(key)} times; give the whole list: {_option(listed, items)}"
     return f"{listed} has no {key}; give the whole list with it: {_option(listed, [*items, {'name': key, **settings}])}"

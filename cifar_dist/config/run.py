@@ -52,6 +52,8 @@ class RunConfig(Section):
     """Where steps take long, the job is ended after this multiple of the usual time of a step instead."""
 
     def __post_init__(self) -> None:
+        # A command with an unset variable, as --run.dir "$OUT", would write into the working directory.
+        require(bool(self.dir), 'dir is empty; name a folder, or use "." for the working directory')
         require(not self.from_other_data or bool(self.from_), "from_other_data has no effect without from; remove it")
         if self.max_time not in ("", "auto"):
             seconds_of(self.max_time)

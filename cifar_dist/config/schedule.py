@@ -174,6 +174,7 @@ class StepConfig(ScheduleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         milestones = list(self.milestones)
+        require(all(epoch > 0 for epoch in milestones), f"milestones {milestones} must be above 0; they are epochs")
         require(milestones == sorted(set(milestones)), f"milestones {milestones} must increase")
         require(0 < self.gamma <= 1, f"gamma {self.gamma} must be above 0 and at most 1")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
+    from pydantic import GetCoreSchemaHandler, ValidationError
     from pydantic_core import CoreSchema
 
 LARGEST: Final = 2**31 - 1
@@ -107,6 +107,8 @@ class Section:
     @classmethod
     def _read_numbers(cls, settings: object, read: Callable[[object], object]) -> object:
         """Read the settings, but neither true as the number 1 nor integers that are too large."""
+        from pydantic import ValidationError
+
         defaults = {key_of(field.name): field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         for key, value in settings.items() if isinstance(settings, Mapping) else ():
             takes_numbers = type(defaults.get(key)) in (int, float, tuple)
@@ -114,12 +116,28 @@ class Section:
                 raise ValueError(
                     f"{key} {json.dumps(value)} must be {'numbers' if isinstance(value, list) else 'a number'}"
                 )
-        section = read(settings)
+        try:
+            section = read(settings)
+        except ValidationError as error:
+            _refuse_count(error, settings, defaults)
+            raise
         for key in defaults:
             for number in _items(getattr(section, key, None)):
                 is_small = not isinstance(number, int) or abs(number) <= LARGEST
                 require(is_small, f"{key} {number} must be at most {LARGEST}")
         return section
+
+
+def _refuse_count(error: ValidationError, settings: object, defaults: Mapping[str, object]) -> None:
+    """Raise ValueError if ``error`` is of a pair, or another tuple of a fixed length, with too few or many numbers."""
+    first = error.errors()[0]
+    if (first["type"], len(first["loc"])) not in (("too_long", 1), ("missing", 2)) or not isinstance(settings, Mapping):
+        return
+    key = str(first["loc"][0])
+    value, default = settings[key], defaults.get(key)
+    if isinstance(default, tuple):
+        given, example = ", ".join(map(str, value)), ",".join(map(str, default))
+        raise ValueError(f"{key} [{given}] must be {len(default)} numbers, such as {example}") from None
 
 
 def _items(value: object) -> Iterator[object]:

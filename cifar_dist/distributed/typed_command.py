@@ -27,7 +27,7 @@ def resume_command(run: Path) -> str:
         words = _typed()
         before = _words_before(words, ("train", "resume"))
         if before is None:
-            return shlex.join(words)
+            return shlex.join(_without_fresh(words))
         launcher = shlex.join(before)
     return f"{launcher} resume {shlex.quote(str(run))}" if launcher else ""
 
@@ -49,6 +49,15 @@ def _words_before(words: Sequence[str], verbs: Collection[str]) -> list[str] | N
     """Return the words before the first verb; None if there is none."""
     place = next((place for place, word in enumerate(words) if word in verbs), None)
     return None if place is None else list(words[:place])
+
+
+def _without_fresh(words: Sequence[str]) -> list[str]:
+    """Drop ``--run.fresh``, which refuses a run that exists, and its value."""
+    kept = [word for word in words if not word.startswith("--run.fresh=")]
+    if "--run.fresh" in kept:
+        place = kept.index("--run.fresh")
+        del kept[place : place + 1 + (kept[place + 1 : place + 2] == ["true"])]
+    return kept
 
 
 def _typed() -> list[str]:

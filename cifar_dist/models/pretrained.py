@@ -6,6 +6,7 @@ import pickle
 import re
 import socket
 import sys
+import warnings
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -118,7 +119,9 @@ def _load_checked(path: Path) -> object:
                 raise ValueError("it is a TorchScript program; give the weights it was made from")
             if damaged := archive.testzip():  # torch does not look at the checksums
                 raise ValueError(f"it is damaged, in {damaged}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Validating sparse tensor")  # they are refused afterwards
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
@@ -162,7 +165,21 @@ def _is_state_dict(value: object) -> bool:
 def _require_state_dict(weights: object) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not _is_state_dict(weights):
         raise ValueError("it is not a state dict (a plain dictionary of tensors)")
+    for key, weight in weights.items():
+        if problem := _unusable(weight):
+            raise ValueError(f"{key} {problem}")
     return {str(key): value for key, value in weights.items()}
+
+
+def _unusable(weight: Tensor) -> str:
+    """Say why no network can load a weight, and what to save instead; empty if one can."""
+    if weight.is_meta:
+        return "is a meta tensor, which has no values; save the weights of a network on a device"
+    if weight.layout != torch.strided or weight.is_nested:
+        return "is sparse; save dense weights: torch.save({k: v.to_dense() for k, v in weights.items()}, FILE)"
+    if weight.is_complex():
+        return f"is complex ({weight.dtype}); save real weights"
+    return ""
 
 
 def _load_published(model: nn.Module, name: str) -> dict[str, Tensor]:

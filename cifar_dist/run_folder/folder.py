@@ -58,6 +58,7 @@ class RunFolder:
         self.manifest = path / FILE_NAME
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
+        self.metrics_sum = path / ".metrics.jsonl.sha256"  # as tracking.metrics calls it
         self.metrics_csv = path / "metrics.csv"
         self.log = path / "training.log"
         self.timeline = path / "timeline.jsonl"

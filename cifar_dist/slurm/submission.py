@@ -23,7 +23,7 @@ from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import RESUME
 
-_PLACE: Final = ("run.name", "run.dir", "run.fresh")
+_PLACE: Final = ("run.name", "run.dir", "run.fresh", "run.from")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Submission:
             UserError: the recipe or a setting is invalid, or a run of that name has other settings.
         """
         config = recipe.load(name, settings)
-        own_name = "run.name" in recipe.parse_overrides(settings) or config.run.name != recipe.recipe_path(name).stem
+        default = recipe.run_name(recipe.recipe_path(name))
+        own_name = "run.name" in recipe.parse_overrides(settings) or config.run.name != default
         path = Path(config.run.dir) / config.run.name
         if not own_name:
             free = ["--run.name", free_name(path).name]

@@ -45,7 +45,7 @@ class _Job:
 
 
 def check(sweep: Sweep) -> None:
-    """Detect, before any run starts, missing data, a model that cannot be built, and run folders of other settings.
+    """Detect, before any run starts, missing data, a model that cannot be built, and folders of other settings or data.
 
     Raises:
         UserError: the first problem, with the name of the run or row.
@@ -62,7 +62,11 @@ def check(sweep: Sweep) -> None:
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
 
     from cifar_dist.models import check_builds
+    from cifar_dist.run_folder.opening import refuse_other_data
 
+    for run in sweep.runs:
+        if run.folder.exists() and run.folder.manifest.is_file():
+            refuse_other_data(run.folder, manifests[run.config.data.path])
     for row, config in configs.items():
         manifest = manifests[config.data.path]
         try:

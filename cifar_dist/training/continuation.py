@@ -14,7 +14,7 @@ from cifar_dist.config.changes import KEPT_BY_A_BRANCH, LENGTH, contradiction, i
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.errors import UserError
-from cifar_dist.files import copy_atomic
+from cifar_dist.files import copy_atomic, discard
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.run_folder.opening import open_folder, refuse_other_data
 from cifar_dist.run_folder.settings import (
@@ -29,6 +29,13 @@ from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.setup import TrainingSetup
+
+
+def discard_unbegun(folder: RunFolder) -> None:
+    """Delete a run that no process has begun to train, unless it waits as a job or has files that no run writes."""
+    begun = any(event.kind not in timeline.ORIGINS for event in timeline.read(folder.timeline))
+    if not (begun or folder.job_script.exists() or folder.lr_curve.exists() or folder.has_foreign_files()):
+        discard(folder.path)
 
 
 def is_finished(config: Config) -> bool:

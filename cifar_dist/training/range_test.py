@@ -7,6 +7,7 @@ affected. Only its curve is kept, in the run folder.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -106,6 +107,18 @@ def run_range_test(
             break
         agreement.poll()
     return curve
+
+
+def require_place(config: Config) -> None:
+    """Refuse a run folder that :func:`save_curve` could not write, before the test.
+
+    Raises:
+        UserError: no folder can be there.
+    """
+    path = Path(config.run.dir) / config.run.name
+    place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"the run folder {path} cannot be written: {place} stands in the way; use another --run.dir")
 
 
 def save_curve(curve: Curve, config: Config) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from cifar_dist import models
-from cifar_dist.config import Config
+from cifar_dist.config import Config, RunningAverageConfig
+from cifar_dist.config.average import EMAConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
@@ -23,10 +25,13 @@ from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import percent
 from cifar_dist.models import transfer
 from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.optim.schedules import learning_rate
 from cifar_dist.training.device_speed import blueprint_of
+
+_MUCH, _LITTLE = 0.05, 0.01  # of an average that is still its first copy: said, and suggested
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         transfer.freeze_backbone(module)
     blueprint = blueprint_of(module)
     _check_limits(config, manifest, batches.steps_per_epoch)
+    _check_average(config, config.train.last_step(batches.steps_per_epoch), batches.steps_per_epoch)
     if config.train.sync_batchnorm:
         check_batch_norms(module, config.model.name)
     if config.train.sync_batchnorm and ranks.world_size > 1:
@@ -201,6 +207,35 @@ def padding_note(config: Config, world_size: int) -> str:
         return ""
     samples = "1 sample" if padding == 1 else f"{padding} samples"
     return f"{_uneven(config, world_size)}: {samples} of each batch are computed twice, and count once"
+
+
+def average_note(setup: TrainingSetup) -> str:
+    """Say that much of the average will be the untrained weights with which it began; empty if little will."""
+    average = setup.config.average
+    if not isinstance(average, EMAConfig) or average.start or setup.config.model.pretrained or setup.config.run.from_:
+        return ""
+    share = average.first_share(setup.last_step, steps_per_epoch=setup.steps_per_epoch, total=setup.last_step)
+    if share < _MUCH:
+        return ""
+    updates = setup.last_step // average.every
+    enough = math.floor(1000 * _LITTLE ** (1 / updates)) / 1000
+    return (
+        f"{percent(share, 0)} of the average will be the weights before the first step: average.decay "
+        f"{average.decay:g} is too slow for {setup.last_step} steps; use --average.decay {enough:g} or less"
+    )
+
+
+def _check_average(config: Config, last_step: int, steps_per_epoch: int) -> None:
+    """Refuse an average that would only ever be the copy with which it begins, or not even that."""
+    average = config.average
+    if isinstance(average, RunningAverageConfig):
+        first = math.ceil(average.start * steps_per_epoch) + average.every
+        if first > last_step:
+            raise UserError(
+                f"the average is first updated after step {first} (average.start {average.start:g}, average.every "
+                f"{average.every}), and the run ends after step {last_step}; use a smaller --average.start or "
+                "--average.every"
+            )
 
 
 def _uneven(config: Config, world_size: int) -> str:

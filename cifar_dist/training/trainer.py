@@ -25,7 +25,7 @@ from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
-from cifar_dist.errors import StopRequested
+from cifar_dist.errors import StopRequested, UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary
 from cifar_dist.evaluation.split import Split
@@ -39,14 +39,14 @@ from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.training.checkpoint_writers import choose_writer
-from cifar_dist.training.continuation import open_run
+from cifar_dist.training.continuation import discard_unbegun, open_run
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
 from cifar_dist.training.saving import CheckpointSaver
-from cifar_dist.training.setup import build_setup, check_evaluations, padding_note
+from cifar_dist.training.setup import average_note, build_setup, check_evaluations, padding_note
 from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
 
@@ -87,7 +87,11 @@ class Trainer:
         if self.step < self.last_step and self.epochs_evaluated > self.epochs_trained:
             # max_steps had ended it within an epoch, and it was evaluated there; extended, it repeats that.
             self.epochs_evaluated, self.accuracy = self.epochs_trained, None
-        self.learner = Learner(self.setup, engine, loaded)
+        try:
+            self.learner = Learner(self.setup, engine, loaded)
+        except UserError:  # its weights: the command, corrected, would contradict the settings of a run that stays
+            self.ranks.run_on_main(lambda: discard_unbegun(self.folder))
+            raise
         self.step_log = StepLog(self.ranks)
         self.meter = UsageMeter(self.setup, engine, self.learner.clock)
         self.watchdog = self._build_watchdog()
@@ -355,6 +359,7 @@ class Trainer:
             change_of_arithmetic(self.folder.environment, self.engine.arithmetic, self.step),
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
+            average_note(self.setup),
         ]
         tracker = Tracker(
             self.folder,

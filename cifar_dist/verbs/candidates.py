@@ -116,10 +116,12 @@ class _Typed:
             self._enter(self._verbs[word])
         elif action.dest in ("recipe", "job"):
             self._recipe = word
+            if word in self._verbs and isinstance(action.type, Name) and word in action.type.known():
+                self._positionals = _positionals(self._verbs[word])  # submit resume RUN
 
     def _enter(self, parser: argparse.ArgumentParser) -> None:
         self._parser = parser
-        self._positionals = [action for action in parser._actions if not action.option_strings]
+        self._positionals = _positionals(parser)
 
     def _setting_names(self, current: str) -> list[str]:
         """Return the sections, or the settings of one: those of the recipe as it would be with the words before."""
@@ -134,6 +136,10 @@ class _Typed:
             except UserError:
                 pass
         return [f"--{key}" for key in keys]
+
+
+def _positionals(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [action for action in parser._actions if not action.option_strings]
 
 
 def _values(action: argparse.Action, current: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -41,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.launch.configs import find_config
 
     words: list[str] = arguments.words
-    if words and words[0] in ("-h", "--help"):
+    options_first = itertools.takewhile(lambda word: word.startswith("-"), words[1:])  # later ones are the verb's
+    if {"-h", "--help"} & {*words[:1], *options_first}:
         print(_HELP_TEXT.format(usage=USAGE, configs=_known_configs(), verbs=", ".join(_collective_verbs())))
         return EXIT_DONE
     if not words:

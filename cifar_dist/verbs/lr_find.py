@@ -64,9 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         with loading():
             from cifar_dist.distributed.start import start_engine
             from cifar_dist.optim.lr_curve import mean_curve
-            from cifar_dist.training.range_test import run_range_tests, save_curve
+            from cifar_dist.training.range_test import require_place, run_range_tests, save_curve
 
         with start_engine(config, signals) as engine:
+            engine.ranks.run_on_main(lambda: require_place(config))
             if engine.ranks.is_main and engine.precision.advice:
                 print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
             curves = run_range_tests(

@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.step is not None and arguments.seed is not None:
         raise UserError("--seed has no effect with a step; it selects the stretches of --check")
+    if arguments.check is not None and arguments.rank is not None:
+        raise UserError("--rank has no effect with --check; it selects the samples of a step")
 
     with loading():
         from cifar_dist.run_folder import RunFolder, find_run

@@ -74,11 +74,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from cifar_dist.slurm.sweep_array import submit
-    from cifar_dist.sweeps.sweep import load
+    with loading():
+        from cifar_dist.slurm.sweep_array import submit
+        from cifar_dist.sweeps.runner import check
+        from cifar_dist.sweeps.sweep import load
 
     settings, options = split_settings(arguments.settings)
-    return submit(load(arguments.file, settings, arguments.seeds), options, arguments.jobs)
+    sweep = load(arguments.file, settings, arguments.seeds)
+    check(sweep)
+    return submit(sweep, options, arguments.jobs)
 
 
 def _table(arguments: argparse.Namespace) -> int:

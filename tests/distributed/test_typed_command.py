@@ -25,6 +25,9 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cifar-dist resume first --train.epochs 9", "cifar-dist resume 'runs/two words'"),
         ("a-python -m cifar_dist train demo", "a-python -m cifar_dist resume 'runs/two words'"),
         ("a-python train.py demo --optim.lr 0.1", "a-python train.py demo --optim.lr 0.1"),
+        ("a-python train.py demo --run.fresh --optim.lr 0.1", "a-python train.py demo --optim.lr 0.1"),
+        ("a-python train.py --run.fresh true demo", "a-python train.py demo"),
+        ("a-python train.py demo --run.fresh=true", "a-python train.py demo"),
     ],
 )
 def test_a_run_of_one_process(typed: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from support.running import ROOT
 
 from cifar_dist.errors import UserError
 from cifar_dist.launch.options import LaunchRequest, read_request
+from cifar_dist.verbs import launch
 
 CPU, SINGLE, ZERO = (ROOT / "launch" / f"{name}.yaml" for name in ("cpu", "single", "zero2"))
 MACHINES = ["--num_machines=2", "--main_process_ip=node1"]
@@ -66,6 +68,12 @@ def test_options_that_cannot_be_launched_are_refused(config: Path, options: list
         read_request(config, options)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [["cpu", "--help"], ["cpu", "--num_processes=2", "-h"]])
+def test_help_after_the_config_is_that_of_launch(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.run(argparse.Namespace(words=words)) == 0
+    assert capsys.readouterr().out.startswith(launch.USAGE)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,24 @@ def test_a_file_of_another_kind_or_with_another_checksum_is_named(tmp_path: Path
         assert f"cannot read weights from {path}: {says}" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("error:Validating sparse tensor")
+def test_weights_that_are_sparse_complex_or_without_values_are_refused(tmp_path: Path) -> None:
+    model, path = tiny(), tmp_path / "weights.pth"
+    weights = model.state_dict()
+    head = weights["head.0.weight"]
+    for unusable, says in (
+        (head.to_sparse(), "is sparse; save dense weights: torch.save({k: v.to_dense() for k, v in weights.items()}"),
+        (head.to_sparse_csr(), "is sparse; save dense weights: "),
+        (head.to("meta"), "is a meta tensor, which has no values; save "),
+        (head.to(torch.complex64), "is complex (torch.complex64); save real weights"),
+    ):
+        torch.save({**weights, "head.0.weight": unusable}, path)
+        with pytest.raises(UserError) as caught:
+            load_pretrained(model, path, "tiny-resnet")
+        assert f"cannot read weights from {path}: head.0.weight {says}" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
 class Malicious:
     def __init__(self, target: Path) -> None:
         self.target = target

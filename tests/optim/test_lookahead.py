@@ -14,6 +14,11 @@ from cifar_dist.optim.held_weights import HeldWeights
 PER_EPOCH, EPOCHS = 8, 4
 
 
+def test_a_range_test_may_take_more_steps_than_the_run() -> None:
+    config = LookaheadConfig(decay=0.9, ramp=3.0)
+    assert config.weight(200, start=0, total=100) == config.weight(100, start=0, total=100) == pytest.approx(0.1)
+
+
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.05)
 

@@ -149,7 +149,7 @@ def test_a_dry_run_shows_script_and_config_and_writes_nothing(
     assert "5 checks: all ok" in table
 
 
-def test_a_job_continues_a_run_by_name_and_a_new_one_has_a_free_name(tiny: Path) -> None:
+def test_a_job_continues_a_run_by_name_and_a_new_one_has_a_free_name(tiny: Path, digits: Path) -> None:
     runs = tiny.parent / "runs"
     write_run(runs / "tiny", recipe.load(str(tiny), []))
     assert f'train.sbatch" resume {runs}/tiny-2\n' in dry_run(str(tiny))
@@ -160,6 +160,12 @@ def test_a_job_continues_a_run_by_name_and_a_new_one_has_a_free_name(tiny: Path)
         shown = dry_run(*words)
         assert f'train.sbatch" resume {runs}/tiny --train.epochs 3 --tracking.every=7' in shown
         assert "\nepochs = 2\n" in shown, "the config as it is in the folder"
+    branch = ["--run.name", "branch", "--run.from", "other@5"]
+    write_run(runs / "branch", recipe.load(str(tiny), branch))
+    assert f'train.sbatch" resume {runs}/branch\n' in dry_run(str(tiny), *branch), "it has begun already"
+    nested = ["small-resnet/baseline", "--data.path", str(digits), "--run.dir", str(runs)]
+    write_run(runs / "small-resnet-baseline", recipe.load(nested[0], nested[1:]))
+    assert f'train.sbatch" resume {runs}/small-resnet-baseline-2\n' in dry_run(*nested)
     with pytest.raises(UserError, match="name the run: cifar-dist submit resume RUN"):
         dry_run("resume", "--nodes=2")
 
@@ -193,5 +199,6 @@ def test_the_options_say_how_many_processes_the_job_has(
 def test_a_run_without_a_name_is_called_after_its_job(tiny: Path) -> None:
     assert config_in_job(str(tiny), [], "7").run.name == "tiny-7"
     assert config_in_job(str(tiny), ["--run.name", "tiny"], "7").run.name == "tiny"
+    assert config_in_job("small-resnet/baseline", [], "7").run.name == "small-resnet-baseline-7"
     tiny.write_text(tiny.read_text().replace("[run]\n", '[run]\nname = "own"\n'))
     assert config_in_job(str(tiny), [], "7").run.name == "own"

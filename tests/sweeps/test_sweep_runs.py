@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.run_folders import cells
+from support.run_folders import cells, write_run
 from support.running import finish, metrics, pausing, resume, spawn, start, wait_for_pause
 
 from cifar_dist import cli
+from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.sweeps.sweep import load
 from cifar_dist.verbs.arguments import split_settings
 
 EPOCHS = 3
@@ -146,6 +148,17 @@ def test_mistakes_are_reported_before_anything_is_trained(
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("action", ["run", "submit"])
+def test_a_run_on_other_data_is_refused(file: Path, tmp_path: Path, action: str) -> None:
+    found = load(str(file), [], None)
+    run = found.runs[0]
+    write_run(run.folder.path, run.config)
+    pack("digits", tmp_path / "other", seed=5, show=False)
+    shutil.copy(tmp_path / "other" / "manifest.json", run.folder.path)
+    with pytest.raises(UserError, match=r"was started on other data than .* now has"):
+        verb(action, str(file))
 
 
 def test_a_sweep_on_many_processes_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(pla
         (["whole@8", "--model.pretrained", "a.pth"], r'has model\.pretrained = "" and this run "a\.pth"'),
         (["whole@8", "--model.freeze"], r"has model\.freeze = false and this run true"),
         (["whole@8", "--average.name", "swa"], r'has average\.name = "ema" and this run "swa"'),
+        (["whole@8", "--average.start", "3"], r"average"),
     ],
 )
 def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(

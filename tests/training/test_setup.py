@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.running import train
 from support.small_packed import TEST, TRAIN, small_packed
 
-from cifar_dist.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from cifar_dist.config import AverageConfig, Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from cifar_dist.config.average import EMAConfig, SWAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
-from cifar_dist.training.setup import build_setup, check_evaluations
+from cifar_dist.training.setup import average_note, build_setup, check_evaluations
 
 IMAGENET_STEM = ModelConfig("resnet18", {"stem": "imagenet"})
 """It reduces small images to one position, so batch normalisation of one sample has a single value."""
@@ -84,3 +86,29 @@ def test_a_damaged_shard_that_is_evaluated_is_refused_before_training(
     check_evaluations(Config(data=DataConfig(hold_out=False), eval=EvalConfig(split="train")), packed)
     shard.write_bytes(complete)
     check_evaluations(config, packed)
+
+
+def test_an_average_that_forgets_too_slowly_is_reported_and_one_without_updates_refused(tmp_path: Path) -> None:
+    data = DataConfig(path=str(small_packed(tmp_path, "npy").root))
+    config = Config(data=data, model=ModelConfig("tiny-cnn"), train=TrainConfig(batch_size=13, epochs=16, threads=1))
+    with start_engine(config) as engine:
+
+        def note(average: AverageConfig) -> str:
+            return average_note(build_setup(replace(config, average=average), engine.ranks))
+
+        assert note(EMAConfig()).startswith("92 % of the average will be the weights before the first step: ")
+        assert note(EMAConfig()).endswith("is too slow for 80 steps; use --average.decay 0.944 or less")
+        assert not note(EMAConfig(decay=0.944))
+        assert not note(SWAConfig())
+        with pytest.raises(
+            UserError, match=r"first updated after step 100 .*ends after step 80; use"
+        ):
+            note(SWAConfig(every=100))
+
+
+def test_weights_that_do_not_fit_leave_no_run_behind(tiny: Path, tmp_path: Path) -> None:
+    """Or the corrected command would contradict the settings of the run."""
+    (failed,) = train(str(tiny), "--model.pretrained", str(tmp_path / "typo.safetensors"))
+    assert failed.returncode == 2
+    assert "typo.safetensors" in failed.stderr
+    assert not (tmp_path / "runs" / "tiny").exists()

@@ -66,6 +66,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("cifar-dist runs co", {"compare"}),
         ("cifar-dist runs compare first s", {"second"}),
         ("cifar-dist sweep run opt", {"optimizer"}),
+        ("cifar-dist submit resume f", {"first"}),
+        ("cifar-dist submit resume first --dry", {"--dry-run"}),
         ("cifar-dist launch zero", {"zero1", "zero2", "zero2-offload", "zero3"}),
         ("cifar-dist launch cpu --num_processes=2 dem", {"demo"}),
         ("cifar-dist launch cpu demo --train.epo", {"--train.epochs"}),

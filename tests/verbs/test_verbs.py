@@ -201,6 +201,10 @@ def test_a_report_can_be_drawn_again(run: Path) -> None:
             ["replay", "RUN", "1", "--seed", "3"],
             "--seed has no effect with a step; it selects the stretches of --check",
         ),
+        (
+            ["replay", "RUN", "--check", "1", "--rank", "0"],
+            "--rank has no effect with --check; it selects the samples of a step",
+        ),
         (["evaluate", "RUN", "--split", "validation"], "has no split 'validation'; use --split train or val or test"),
         (["evaluate", "RUN", "--tta-below", "2"], "--tta-below 2.0 must be above 0 and at most 1"),
         (["evaluate", "RUN", "--tta", "0", "--tta-below", "0.9"], '--tta-below 0.9 has no effect with tta = "0"'),
