@@ -113,7 +113,10 @@ def test_a_stopped_range_test_leaves_nothing(tiny: Path, tmp_path: Path) -> None
         (["--write", "/nowhere/x.toml"], "cannot be written as a recipe; name a .toml file in an existing folder"),
         (["--augment.mean", "[0, 0, 0]", "--augment.std", "[1e-38, 1e-38, 1e-38]"], "not finite in the first step"),
         (["--optim.lrr", "1"], "did you mean '--optim.lr'?"),
-        (["--run.dir", "/dev/null"], "the run folder /dev/null/tiny cannot be written: /dev/null stands in the way; use"),
+        (
+            ["--run.dir", "/dev/null"],
+            "the run folder /dev/null/tiny cannot be written: /dev/null stands in the way; use",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tiny: Path, words: list[str], says: str) -> None:

@@ -100,9 +100,7 @@ def test_an_average_that_forgets_too_slowly_is_reported_and_one_without_updates_
         assert note(EMAConfig()).endswith("is too slow for 80 steps; use --average.decay 0.944 or less")
         assert not note(EMAConfig(decay=0.944))
         assert not note(SWAConfig())
-        with pytest.raises(
-            UserError, match=r"first updated after step 100 .*ends after step 80; use"
-        ):
+        with pytest.raises(UserError, match=r"first updated after step 100 .*ends after step 80; use"):
             note(SWAConfig(every=100))
 
 
