@@ -136,7 +136,6 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         transfer.freeze_backbone(module)
     blueprint = blueprint_of(module)
     _check_limits(config, manifest, batches.steps_per_epoch)
-    _check_average(config, config.train.last_step(batches.steps_per_epoch), batches.steps_per_epoch)
     if config.train.sync_batchnorm:
         check_batch_norms(module, config.model.name)
     if config.train.sync_batchnorm and ranks.world_size > 1:
@@ -210,8 +209,18 @@ def padding_note(config: Config, world_size: int) -> str:
 
 
 def average_note(setup: TrainingSetup) -> str:
-    """Say that much of the average will be the untrained weights with which it began; empty if little will."""
+    """Say that the average is never updated, or that much of it will be untrained weights; empty otherwise.
+
+    No reason to refuse: a short trial of a long recipe is no mistake.
+    """
     average = setup.config.average
+    if isinstance(average, RunningAverageConfig):
+        first = math.ceil(average.start * setup.steps_per_epoch) + average.every
+        if first > setup.last_step:
+            return (
+                f"the average is first updated after step {first} (average.start {average.start:g}, average.every "
+                f"{average.every}), and the run ends after step {setup.last_step}"
+            )
     if not isinstance(average, EMAConfig) or average.start or setup.config.model.pretrained or setup.config.run.from_:
         return ""
     share = average.first_share(setup.last_step, steps_per_epoch=setup.steps_per_epoch, total=setup.last_step)
@@ -223,19 +232,6 @@ def average_note(setup: TrainingSetup) -> str:
         f"{percent(share, 0)} of the average will be the weights before the first step: average.decay "
         f"{average.decay:g} is too slow for {setup.last_step} steps; use --average.decay {enough:g} or less"
     )
-
-
-def _check_average(config: Config, last_step: int, steps_per_epoch: int) -> None:
-    """Refuse an average that would only ever be the copy with which it begins, or not even that."""
-    average = config.average
-    if isinstance(average, RunningAverageConfig):
-        first = math.ceil(average.start * steps_per_epoch) + average.every
-        if first > last_step:
-            raise UserError(
-                f"the average is first updated after step {first} (average.start {average.start:g}, average.every "
-                f"{average.every}), and the run ends after step {last_step}; use a smaller --average.start or "
-                "--average.every"
-            )
 
 
 def _uneven(config: Config, world_size: int) -> str:
