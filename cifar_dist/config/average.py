@@ -51,9 +51,13 @@ class RunningAverageConfig(AverageConfig):
         require(self.every >= 1, f"every {self.every} must be at least 1")
         require(self.recalibrate >= 0, f"recalibrate {self.recalibrate} must not be negative")
 
+    def first_step(self, steps_per_epoch: int) -> int:
+        """Return the optimizer steps after which the average begins."""
+        return math.ceil(self.start * steps_per_epoch)
+
     def keeps_weights(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:
         """Whether the updates in the first ``steps`` of runs of ``before`` and ``after`` epochs have equal weights."""
-        start = math.ceil(self.start * steps_per_epoch)
+        start = self.first_step(steps_per_epoch)
         return all(
             self.weight(step, start=start, total=steps_per_epoch * before)
             == self.weight(step, start=start, total=steps_per_epoch * after)
@@ -62,7 +66,7 @@ class RunningAverageConfig(AverageConfig):
 
     def first_share(self, steps: int, *, steps_per_epoch: int, total: int) -> float:
         """Return how much of the average after ``steps`` is the copy with which it began, in [0, 1]."""
-        start = math.ceil(self.start * steps_per_epoch)
+        start = self.first_step(steps_per_epoch)
         updates = range(start + self.every, steps + 1, self.every)
         return math.prod(1 - self.weight(step, start=start, total=total) for step in updates)
 

@@ -6,7 +6,6 @@ name, without a counter, and a resumed run continues bit for bit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -36,7 +35,7 @@ class WeightAverage:
     ) -> None:
         self._weights, self._config = weights, config
         self._steps_per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
-        self._start = math.ceil(config.start * steps_per_epoch)
+        self._start = config.first_step(steps_per_epoch)
         self._average = self._copy() if self._start == 0 else {}
 
     @property

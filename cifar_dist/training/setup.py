@@ -215,7 +215,7 @@ def average_note(setup: TrainingSetup) -> str:
     """
     average = setup.config.average
     if isinstance(average, RunningAverageConfig):
-        first = math.ceil(average.start * setup.steps_per_epoch) + average.every
+        first = average.first_step(setup.steps_per_epoch) + average.every
         if first > setup.last_step:
             return (
                 f"the average is first updated after step {first} (average.start {average.start:g}, average.every "
