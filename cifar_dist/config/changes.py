@@ -6,9 +6,12 @@ A config is given as its settings by dotted key, as :func:`cifar_dist.recipe.set
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
+
+from cifar_dist.config.named_items import inline_toml, items_of_settings
 
 CHANGEABLE_ON_RESUME: Final = (
     "run.name",
@@ -39,6 +42,10 @@ LENGTH: Final = ("train.epochs", "train.max_steps", "train.patience", "train.mon
 
 KEPT_BY_A_BRANCH: Final = ("model.name", "model.pretrained", "model.freeze", "optim.name", "optim.rest", "average.name")
 """Settings that decide which tensors a checkpoint has; a branch cannot change them."""
+
+_LIST: Final = "augment.transforms"
+"""A list whose items have settings of their own, as ``augment.crop.pad``; an item is added with the whole list only."""
+_OF_ITEMS: Final = re.compile(r"augment\..+\.")
 
 Settings = Mapping[str, object]
 
@@ -73,11 +80,14 @@ def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = (
 
     None: the command line has no short words for it, because ``asked`` lacks a setting of ``started``.
     """
-    changed = [key for key in _changed(started, asked) if not keys or key in keys]
-    if any(key not in asked or isinstance(asked[key], dict) for key in changed):
+    values = {key: asked.get(key) for key in _changed(started, asked) if not keys or key in keys}
+    if any(key.startswith(_LIST) for key in values):  # the list, or an item that only its place in it names
+        values = {key: value for key, value in values.items() if not _OF_ITEMS.match(key)}
+        values[_LIST] = items_of_settings(asked, _LIST)
+    if any(value is None or isinstance(value, dict) for value in values.values()):
         return None
-    texts = {key: asked[key] if isinstance(asked[key], str) else json.dumps(asked[key]) for key in changed}
-    return [f"--{key} {shlex.quote(str(text))}" for key, text in texts.items()]
+    texts = {key: value if isinstance(value, str) else inline_toml(value) for key, value in values.items()}
+    return [f"--{key} {shlex.quote(text)}" for key, text in texts.items()]
 
 
 def in_words(value: object) -> str:

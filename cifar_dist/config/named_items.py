@@ -40,6 +40,22 @@ def settings_of_items(items: Sequence[Tree], field: str) -> Iterator[tuple[str, 
         yield from ((f"{owner}.{key}", value) for key, value in item.items() if key != "name")
 
 
+def items_of_settings(settings: Mapping[str, object], key: str) -> list[Tree]:
+    """Return the list of tables that :func:`settings_of_items` took apart.
+
+    Args:
+        settings: by dotted key.
+        key: under which they have the list of names, such as ``augment.transforms``.
+    """
+    section, _, field = key.rpartition(".")
+    names = settings[key]
+    items: list[Tree] = [{"name": name} for name in names] if isinstance(names, Sequence) else []
+    for owner, item in zip(item_keys(items, field), items, strict=True):
+        start = f"{section}.{owner}."
+        item |= {name.removeprefix(start): value for name, value in settings.items() if name.startswith(start)}
+    return items
+
+
 def merge_items(tree: Tree, owner: type, *, where: str, prefix: str = "") -> Tree:
     """Move the settings of single items in ``tree`` into the lists that contain the items.
 

@@ -58,7 +58,7 @@ class RunConfig(Section):
         if self.max_time not in ("", "auto"):
             seconds_of(self.max_time)
         require(
-            not self.name or _NAME.fullmatch(self.name) is not None,
+            not self.name or is_run_name(self.name),
             f"name {self.name!r} must be 1 to 128 of A-Z a-z 0-9 _ . + = - and not start with . + = or -",
         )
         require(0 <= self.seed < 2**31, f"seed {self.seed} must be between 0 and 2147483647")
@@ -67,6 +67,11 @@ class RunConfig(Section):
         require(self.collective_timeout >= 1, f"collective_timeout {self.collective_timeout} must be at least 1")
         require(self.stall_timeout >= 0, f"stall_timeout {self.stall_timeout} must not be negative")
         require(self.stall_factor >= 1, f"stall_factor {self.stall_factor} must be at least 1")
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a run folder may have this name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def seconds_of(text: str) -> float:

@@ -6,9 +6,11 @@ length, and a branch takes its origin's checkpoint as long as it has none of its
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cifar_dist import checkpoint, recipe
+from cifar_dist.checkpoint import TrainState
 from cifar_dist.config import Config, RunningAverageConfig
 from cifar_dist.config.changes import KEPT_BY_A_BRANCH, LENGTH, contradiction, in_words
 from cifar_dist.data.manifest import FILE_NAME, Manifest
@@ -25,7 +27,7 @@ from cifar_dist.run_folder.settings import (
     way_to_start_from_weights,
 )
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.metrics import MetricsLog
+from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.setup import TrainingSetup
@@ -86,6 +88,36 @@ def _choose(folder: RunFolder) -> tuple[Path | None, list[str]]:
             f"start this run over: rm -r {folder.path}{way_to_start_from_weights(folder)}"
         )
     return found, damaged
+
+
+def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup) -> TrainState:
+    """Return ``state``, without the evaluation at the end that the run had when it was shorter.
+
+    A longer run is evaluated there only if it is the turn of that epoch, and its records are those of a run that had
+    its length from the start.
+    """
+    events = timeline.read(folder.timeline)
+    was_end = any(event.kind == "extended" and event.step == state.step for event in events)
+    within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step
+    if state.step == setup.last_step or not (within_epoch or (was_end and not _is_turn(state.step, setup))):
+        return state
+    before = [record.accuracy for record in _evaluations(folder) if record.step < state.step]
+    return replace(
+        state,
+        epochs_evaluated=(state.step - 1) // setup.steps_per_epoch,
+        val_accuracy=before[-1] if before else None,
+        best_val_accuracy=max(before, default=None),
+        is_best=False,
+    )
+
+
+def _is_turn(step: int, setup: TrainingSetup) -> bool:
+    """Whether a run is evaluated after ``step`` also where that is not its end."""
+    return step % (setup.steps_per_epoch * setup.config.eval.every) == 0
+
+
+def _evaluations(folder: RunFolder) -> list[Record]:
+    return [record for record in metrics.read(folder.metrics) if record.split == "val"]
 
 
 # ---- another length ---------------------------------------------------------------------------------------------
@@ -153,8 +185,9 @@ def _no_patience(config: Config) -> str:
 
 def _early_stopping(folder: RunFolder, setup: TrainingSetup, step: int) -> EarlyStopping:
     """Return early stopping as the settings of this run have it after the first ``step`` steps of a run."""
-    records = metrics.read(folder.metrics)
-    return EarlyStopping(setup.config.train, (record for record in records if record.step <= step))
+    records = _evaluations(folder)
+    turns = (one for one in records if one.step < step or (one.step == step and _is_turn(step, setup)))
+    return EarlyStopping(setup.config.train, turns)
 
 
 # ---- a branch ---------------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ from cifar_dist.training.measurements import StepMeasurements
 from cifar_dist.training.phases import PhaseClock
 from cifar_dist.training.setup import TrainingSetup
 
+# A number that no resume changes, because the statistics of a batch depend on its size.
+_RECALIBRATE_AT_ONCE = 500
 _INITIALIZE_IMAGES = 5000  # shown to a network that computes some of its first weights from images
 
 
@@ -183,7 +185,8 @@ class Learner:
         module = self._setup.module
         if self._recalibrated is None:
             count = min(images, len(self._setup.batches.images))
-            batches = self._plain_images("recalibrate", count, self._config.eval.batch_size)
+            at_once = min(_RECALIBRATE_AT_ONCE, self._config.train.batch_size)
+            batches = self._plain_images("recalibrate", count, at_once)
             recalibrate(module, batches, self.model.infer)
             self._recalibrated = {name: buffer.clone() for name, buffer in module.named_buffers()}
         else:

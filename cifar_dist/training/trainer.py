@@ -39,7 +39,7 @@ from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.training.checkpoint_writers import choose_writer
-from cifar_dist.training.continuation import discard_unbegun, open_run
+from cifar_dist.training.continuation import discard_unbegun, open_run, state_to_continue
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
@@ -81,12 +81,10 @@ class Trainer:
         notes += check_shared(self.folder.config, found, self.ranks)
         settle_threads(self.setup, self.ranks, self.folder.environment if found else None)
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
-        state = loaded.state if loaded else checkpoint.NEW_RUN
+        saved = loaded.state if loaded else checkpoint.NEW_RUN
+        state = self.ranks.run_on_main(lambda: state_to_continue(self.folder, saved, self.setup))
         self.step, self.last_step = state.step, self.setup.last_step
         self.epochs_evaluated, self.accuracy = state.epochs_evaluated, state.val_accuracy
-        if self.step < self.last_step and self.epochs_evaluated > self.epochs_trained:
-            # max_steps had ended it within an epoch, and it was evaluated there; extended, it repeats that.
-            self.epochs_evaluated, self.accuracy = self.epochs_trained, None
         try:
             self.learner = Learner(self.setup, engine, loaded)
         except UserError:  # its weights: the command, corrected, would contradict the settings of a run that stays

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from support.observations import die, mirror, pack_colours, run
+from support.observations import die, final_weights, mirror, pack_colours, run
 from support.witnesses import WITNESSES
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.changes import CHANGEABLE_ON_RESUME
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
 from cifar_dist.config.section import key_of
 from cifar_dist.errors import UserError
@@ -84,6 +85,32 @@ def test_a_setting_has_an_effect(base: Settings, section: str, picks: Settings, 
     without, with_it = built(settings, known), built({**settings, f"{section}.{key}": seen.value}, known)
     assert type(getattr(without, section)) is variant
     assert seen.observe(without) != seen.observe(with_it), f"{section}.{key} = {seen.value!r} changes nothing"
+
+
+# Whose witness is another place, other code or a refusal.
+ELSEWHERE = ("run.name", "run.dir", "run.fresh", "run.processes", "run.max_time", "data.path")
+ELSEWHERE += (
+    "train.compile",
+    "train.engine",
+    "train.threads",
+    "tracking.mirrors",
+    "tracking.project",
+    "tracking.entity",
+)
+FREE = [key for key in WITNESSES if {key, key.partition(".")[0]} & {*CHANGEABLE_ON_RESUME} and key not in ELSEWHERE]
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_a_setting_that_a_resume_may_change_does_not_change_the_weights(base: Settings, key: str) -> None:
+    average = {"average.name": "swa", "average.start": 0.3, "average.recalibrate": 20, "model.name": "tiny-resnet"}
+    weights = []
+    for value in ({}, {key: WITNESSES[key].value}):
+        tree: recipe.Tree = {}
+        for name, setting in {**base, **average, **value}.items():
+            recipe.put(tree, name, setting)
+        weights.append(final_weights(recipe.build(tree, where="the test")))
+    assert weights[0]
+    assert weights[0] == weights[1]
 
 
 def test_every_other_setting_is_refused_and_all_are_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cifar_dist import checkpoint, cli, recipe
 from cifar_dist.config import Config, ModelConfig, RunConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.runs.resume import resumed_config
 
 CONFIG = Config(run=RunConfig("old"), model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 
@@ -36,6 +38,18 @@ def test_a_renamed_run_is_the_same_run(runs: Path, capsys: pytest.CaptureFixture
     assert recipe.read(new.config).model == CONFIG.model
     assert holds(checkpoint.named(new.checkpoints, "best"), 4)
     assert ">new</h1>" in new.report.read_text()
+
+
+@pytest.mark.parametrize("name", ["my run", "-x"])
+def test_a_folder_without_the_name_of_a_run_is_continued_after_a_command_that_renames_it(
+    runs: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    write_run(runs / name, CONFIG, val=0.5)
+    with pytest.raises(UserError, match=f"a run cannot have the name '{name}'; rename it") as refused:
+        resumed_config(runs / name, [])
+    assert cli.run(shlex.split(str(refused.value).partition("rename it: cifar-dist ")[2])) == 0
+    (renamed,) = runs.glob("[!i]*")
+    assert resumed_config(renamed, []).run.name == renamed.name
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -182,6 +183,11 @@ def run(config: Config) -> object:
     return _run(config)
 
 
+def final_weights(config: Config) -> list[str]:
+    """Return the checksums of the final weights of a run; none if it did not end."""
+    return _run(config).weights
+
+
 def run_again(config: Config) -> object:
     """Return the outcome of a run that is started twice."""
     return _run(config, again=_run(config) is not None)
@@ -265,10 +271,20 @@ def branch(config: Config) -> object:
     return _run(replace(config, run=replace(config.run, from_=f"{origin}@3")))
 
 
-_SEEN: dict[str, object] = {}
+class Outcome(NamedTuple):
+    """What a run has left: how it ended, its files, checksums of its final weights, its records and its summaries."""
+
+    end: str
+    files: list[str]
+    weights: list[str]
+    records: list[dict[str, object]]
+    summaries: list[dict[str, object]]
 
 
-def _run(config: Config, again: bool = False, where: Path | None = None) -> object:
+_SEEN: dict[str, Outcome] = {}
+
+
+def _run(config: Config, again: bool = False, where: Path | None = None) -> Outcome:
     """Return the outcome of a run, in its own folder or in ``where``; each config is trained once."""
     name = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
     if name not in _SEEN or again:
@@ -276,17 +292,17 @@ def _run(config: Config, again: bool = False, where: Path | None = None) -> obje
     return _SEEN[name]
 
 
-def _left_by(config: Config, here: Path) -> object:
+def _left_by(config: Config, here: Path) -> Outcome:
     here.mkdir(exist_ok=True)
     forked_ranks.run(1, lambda: _train(config, here), codes=(EXIT_DONE, EXIT_STALLED))
-    names = [str(path.relative_to(here)) for path in sorted(here.rglob("*")) if path.suffix != ".json"]
+    files = [str(path.relative_to(here)) for path in sorted(here.rglob("*")) if path.suffix != ".json"]
     weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(here.rglob("final/*.safetensors"))]
     records = [json.loads(line) for path in here.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
     summaries = [json.loads(path.read_text()) for path in here.rglob("evaluations/*/summary.json")]
-    facts = [without_times(record) for record in records]
     told = [{key: summary[key] for key in ("tta", "tta_images", "split", "samples")} for summary in summaries]
     end = (here / "end.txt").read_text() if (here / "end.txt").is_file() else "killed"
-    return end, [re.sub(r"acc_[\d.]+_\d{8}-\d{6}", "#", name) for name in names], weights, facts, told
+    files = [re.sub(r"acc_[\d.]+_\d{8}-\d{6}", "#", name) for name in files]
+    return Outcome(end, files, weights, [without_times(record) for record in records], told)
 
 
 def _train(config: Config, here: Path) -> None:

@@ -133,7 +133,7 @@ WITNESSES: dict[str, Witness] = {
     "train.threads": witness(2, threads),
     "train.engine": witness("nowhere.py:Engine", run),
     "eval.every": witness(2, run),
-    "eval.batch_size": witness(3, run, average__name="swa", average__recalibrate=20, model__name="tiny-resnet"),
+    "eval.batch_size": witness(3, run),
     "eval.tta": witness("0", run),
     "eval.tta_below": witness(1e-3, run),
     "eval.split": witness("val", run),

@@ -90,6 +90,8 @@ def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(
         (["--optim.lr", "0.2", "--train.epochs", "5"], "branch it"),
         (["--model.options.dropout", "0.3", "--train.epochs", "5"], "start another run"),
         (["--train.batch_size", "630", "--train.epochs", "9"], "start another run"),
+        (["--augment.transforms", '[{name = "crop"}, {name = "flip"}]', "--train.epochs", "5"], "branch it"),
+        (["--augment.transforms", '[{name = "crop", pad = 1}, {name = "crop"}]'], "start another run"),
     ],
 )
 def test_the_other_run_that_a_refusal_offers_can_be_trained(place: Place, words: list[str], way: str) -> None:

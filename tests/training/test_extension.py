@@ -11,6 +11,7 @@ import pytest
 from support.continued_runs import STEPS, Place, events, tree
 from support.running import metrics, story
 
+from cifar_dist import checkpoint
 from cifar_dist.config import ScheduleConfig
 from cifar_dist.config.schedule import ConstantConfig, RestartsConfig, StepConfig, TriangularConfig, WSDConfig
 from cifar_dist.run_folder import RunFolder
@@ -127,3 +128,27 @@ def test_patience_that_is_switched_off_takes_its_own_settings_along(place: Place
     (off,) = re.findall(r"or (--train\.patience 0.*)\n", refused.said)
     assert off == "--train.patience 0 --train.min_delta 0.0"
     assert place.run("resume", str(run), *off.split()).code == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (["--train.max_steps", "4"], ["--checkpoint.every_steps", "1"]),
+        (["--train.epochs", "3"], ["--eval.every", "2", "--train.patience", "2", "--train.min_delta", "0.9"]),
+    ],
+    ids=["within an epoch", "in an epoch that is not evaluated"],
+)
+def test_an_evaluation_that_only_a_shorter_run_had_is_undone(place: Place, end: list[str], words: list[str]) -> None:
+    words = [*words, "--schedule.name", "constant", "--train.epochs", "8"]
+    name = f"undone-{len(words)}"
+    assert place.train(f"{name}-whole", *words).code == 0
+    assert place.train(name, *words, *end).code == 0
+    run, whole = place.runs / name, place.runs / f"{name}-whole"
+    step = metrics(run)[-1]["step"]
+    extended = place.run("resume", str(run), "--train.epochs", "8", "--train.max_steps", "0")
+    assert extended.code == 0, extended.said
+    assert story(run) == story(whole)
+    later = [path for path in checkpoint.listing(RunFolder(run).checkpoints) if (checkpoint.step_of(path) or 0) > step]
+    assert later
+    for path in later:
+        assert checkpoint.read_state(path) == checkpoint.read_state(RunFolder(whole).checkpoints / path.name)
