@@ -41,7 +41,19 @@ def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config
             if not is_root(hints[key]):
                 check_keys(value, where=where, prefix=prefix, owner=hints[key], path=f"{dotted}.")
         elif isinstance(value, dict) and get_origin(hints[key]) is not dict:
-            raise UserError(f"{where}: {prefix}{dotted} is not a section; set it as a whole, as {prefix}{dotted}")
+            right = _item_setting(dotted, value, owner) if key == getattr(owner, "named_items", "") else ""
+            way = f"did you mean '{prefix}{right}'?" if right else f"set it as a whole, as {prefix}{dotted}"
+            raise UserError(f"{where}: {prefix}{dotted} is not a section; {way}")
+
+
+def _item_setting(listed: str, table: Tree, owner: type[Section]) -> str:
+    """Return the key of the setting that a table under a list's own key means; empty if it names no item."""
+    name, settings = next(iter(table.items()), ("", None))
+    if name not in (items := item_root(owner).variants):
+        return ""
+    known = [field for field in field_names(items[name]) if field != "name"]
+    field = next(iter(settings), "") if isinstance(settings, dict) else ""
+    return ".".join([listed.rpartition(".")[0], name, field if field in known else [*known, "name"][0]])
 
 
 def _check_item(key: str, value: object, *, where: str, path: str, owner: type) -> None:

@@ -191,6 +191,22 @@ def test_a_mistake_says_what_to_type(words: list[str], says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("[augment.transforms.crop]\npad = 1\n", "did you mean 'augment.crop.pad'?"),
+        ("[augment.transforms]\nflip = 'random'\n", "did you mean 'augment.flip.kind'?"),
+        ("[augment.transforms]\npad = 1\n", "set it as a whole, as augment.transforms"),
+        ("[augment.transforms]\n", "set it as a whole, as augment.transforms"),
+    ],
+)
+def test_a_table_in_place_of_the_list_is_refused(tmp_path: Path, text: str, right: str) -> None:
+    (tmp_path / "table.toml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        transforms(of=str(tmp_path / "table.toml"))
+    assert str(caught.value).endswith(f"table.toml: augment.transforms is not a section; {right}")
+
+
 def test_what_a_message_says_to_type_is_accepted() -> None:
     typed = '[{ name = "crop", pad = 3, fill = "constant" }, { name = "gray", p = 0.3 }]'
     assert len(transforms("--augment.transforms", typed)) == 2
