@@ -217,6 +217,7 @@ def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
             f"run.from: at step {step} this run is complete by {stopping}; "
             f"use --train.patience {stopping.waited + 1} or more, or an earlier step"
         )
+    _check_same_shapes(source, found, setup)
     return source.checkpoints / found.name
 
 
@@ -254,6 +255,30 @@ def _check_same_parts(source: RunFolder, setup: TrainingSetup) -> None:
                 f"run.from: {source.path} has {key} = {in_words(before.get(key))} and this run "
                 f"{in_words(now.get(key))}; use the same, or {_from_weights_instead(source)}"
             )
+
+
+def _check_same_shapes(source: RunFolder, found: Path, setup: TrainingSetup) -> None:
+    """Refuse a branch with a network of the same name, of which an option or its code gives weights another shape."""
+    shapes = [
+        {name: "x".join(map(str, tensor.shape)) for name, tensor in tensors.items() if tensor.ndim}
+        for tensors in (checkpoint.load(found).tensors.weights, setup.module.state_dict())
+    ]
+    names = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
+    if not names:
+        return
+    name = next((name for name in names if name in shapes[0] and name in shapes[1]), names[0])
+    settings = [recipe.settings_of(config) for config in (read_started_settings(source), setup.config)]
+    keys = sorted(key for key in settings[0].keys() | settings[1].keys() if key.startswith("model."))
+    changed = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
+    before, now = source.read_manifest().shape, setup.manifest.shape
+    if before != now:
+        way = f"use images of {before} instead of {now} (height, width, channels)"
+    else:
+        way = (
+            f"use the same {' and '.join(changed)}" if changed else f"the code of {setup.config.model.name} has changed"
+        )
+    has = [f"{name} of {shape[name]}" if name in shape else f"no {name}" for shape in shapes]
+    raise UserError(f"run.from: {source.path} has {has[0]} and this run {has[1]}; {way}")
 
 
 def _from_weights_instead(source: RunFolder) -> str:

@@ -82,6 +82,18 @@ def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(
     assert not (place.runs / "never").exists()
 
 
+def test_a_branch_whose_network_has_other_shapes_is_told_the_option(place: Place) -> None:
+    network = ["--model.name", "tiny-resnet", "--train.max_steps", "3"]
+    assert place.train("narrow", *network).code == 0
+    words = ["--run.from", "narrow", "--train.max_steps", "5", "--model.options.widths", "[8, 24]"]
+    refused = place.train("never", *network[:2], *words)
+    assert (refused.code, refused.said.count("\n")) == (2, 1)
+    assert refused.said.endswith(
+        "has head.0.weight of 10x64 and this run of 10x24; use the same model.options.widths\n"
+    )
+    assert not (place.runs / "never").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "way"),
     [
