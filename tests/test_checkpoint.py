@@ -225,6 +225,7 @@ def test_the_best_is_identified_by_its_state_and_its_loss_is_reported(folder: Pa
         save(folder, step)
     (folder / "best").unlink()
     assert checkpoint.named(folder, "best").name == "step-00000005"
+    assert checkpoint.named(folder, "step-00000010") == checkpoint.named(folder, "10")
     checkpoint.prune(folder, 1)
     (folder / "best").symlink_to("step-00000015")
     assert checkpoint.named(folder, "best").name == "step-00000005"
@@ -245,6 +246,7 @@ def test_the_best_is_identified_by_its_state_and_its_loss_is_reported(folder: Pa
         ("-1", "is not best, latest, a step or a path"),
         ("../step-00000010", "is not best, latest, a step or a path"),
         ("", "is not best, latest, a step or a path"),
+        ("step-00000011", "has no checkpoint of step 11; steps here: 10, 5"),
     ],
 )
 def test_an_unknown_checkpoint_names_the_known(folder: Path, which: str, says: str) -> None:

@@ -191,7 +191,7 @@ def named(folder: Path, which: str) -> Path:
 
 
 def find_named(folder: Path, which: str) -> Path:
-    """Return the checkpoint that the user asks for: ``best``, ``latest`` or a step number.
+    """Return the checkpoint that the user asks for: ``best``, ``latest``, a step number or ``step-00000120``.
 
     Before the first evaluation, ``best`` is the newest.
 
@@ -204,14 +204,16 @@ def find_named(folder: Path, which: str) -> Path:
         raise UserError(f"{folder} has no checkpoint yet; train first")
     steps = ", ".join(known)
     newest = next(iter(known.values()))
+    if (step := step_of(Path(which))) is not None and "/" not in which:
+        which = str(step)
     if which == "latest":
         path = newest
     elif which == "best":
         path = best(folder) or _newest_unmeasured(newest, steps)
     elif not which.isdecimal():
         raise UserError(f"checkpoint '{which}' is not best, latest, a step or a path; steps here: {steps}")
-    elif (step := which.lstrip("0") or "0") in known:
-        path = known[step]
+    elif (number := which.lstrip("0") or "0") in known:
+        path = known[number]
     else:
         raise UserError(f"{folder} has no checkpoint of step {which}; steps here: {steps}")
     return path

@@ -342,7 +342,10 @@ def _explain_absence(root: Path) -> UserError:
     if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
         is_image = root.is_file() and root.name.lower().endswith(IMAGES)
         it, source = ("its folder", root.parent) if is_image else ("it", root)
-        return UserError(f"{root} is not a packed dataset; create one from {it}: cifar-dist pack {source} shards/NAME")
+        way = f"create one from {it}: cifar-dist pack {source} shards/NAME"
+        if root.suffix.lower() == ".tar":
+            way += f"; if it is a shard for webdataset, index its folder: cifar-dist index {root.parent}"
+        return UserError(f"{root} is not a packed dataset; {way}")
     what = f"it has no {FILE_NAME} of cifar-dist" if root.is_dir() else "the folder does not exist"
     if is_dataset("shards" / root):
         return UserError(f"no packed dataset at {root}: {what}; did you mean 'shards/{root}'?")

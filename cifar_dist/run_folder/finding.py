@@ -28,6 +28,9 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
         if RunFolder(path).exists():
             way = f", and its checkpoint {checkpoint}" if checkpoint else ""
             raise UserError(f"'{run}' is inside the run {path}; name the run{way}")
+    name, at, _ = run.rpartition("@")
+    if at and any(RunFolder(path).exists() for path in (parent / name, Path(name).expanduser())):
+        raise UserError(f"'{run}' is no run; name {name}{f', and its checkpoint {checkpoint}' if checkpoint else ''}")
     known = [path.name for path in complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
     raise UserError(f"run '{run}' does not exist; {hint}")

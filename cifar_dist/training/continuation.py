@@ -277,8 +277,8 @@ def _check_same_shapes(source: RunFolder, found: Path, setup: TrainingSetup) -> 
         way = (
             f"use the same {' and '.join(changed)}" if changed else f"the code of {setup.config.model.name} has changed"
         )
-    has = [f"{name} of {shape[name]}" if name in shape else f"no {name}" for shape in shapes]
-    raise UserError(f"run.from: {source.path} has {has[0]} and this run {has[1]}; {way}")
+    there, here = (shape.get(name, "missing") for shape in shapes)
+    raise UserError(f"run.from: {name} is {there} in {source.path} and {here} in this run; {way}")
 
 
 def _from_weights_instead(source: RunFolder) -> str:

@@ -82,7 +82,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         from cifar_dist.checkpoint.inventory import inspect
         from cifar_dist.run_folder import RunFolder, find_run
 
-    run = RunFolder(find_run(arguments.run))
+    run = RunFolder(find_run(arguments.run, checkpoint="after a space"))
     folder = run.checkpoints
     paths = [checkpoint.find_named(folder, arguments.step)] if arguments.step else checkpoint.listing(folder)
     if not paths:
@@ -135,7 +135,7 @@ def _average(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out} must end in .safetensors, as evaluate --checkpoint takes it")
-    folder = _folder(arguments.run)
+    folder = _folder(arguments.run, "after a space")
     check_writable(out, "--out", folder)
     paths = [checkpoint.named(folder, step) for step in arguments.steps]
     if len(set(paths)) != len(paths) or len(paths) < 2:
@@ -150,10 +150,10 @@ def _average(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _folder(run: str) -> Path:
+def _folder(run: str, checkpoint: str = "") -> Path:
     from cifar_dist.run_folder import RunFolder, find_run
 
-    return RunFolder(find_run(run)).checkpoints
+    return RunFolder(find_run(run, checkpoint=checkpoint)).checkpoints
 
 
 def _named(text: str) -> Path:
@@ -161,4 +161,4 @@ def _named(text: str) -> Path:
     from cifar_dist import checkpoint
 
     run, _, which = text.partition("@")
-    return checkpoint.named(_folder(run), which or "latest")
+    return checkpoint.named(_folder(run, "as RUN@STEP"), which or "latest")

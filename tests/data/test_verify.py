@@ -251,6 +251,15 @@ def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: 
     assert mixed.epoch == pytest.approx(mixed.uniform, rel=0.1)
 
 
+def test_a_tar_may_be_a_source_or_a_shard(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(
+        UserError, match=r"create one from it: .*; if it is a shard for webdataset, .* index \S+"
+    ) as error:
+        cli.run(["verify", str(tmp_path / "a.tar")])
+    assert str(error.value).endswith(f"cifar-dist index {tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -88,9 +88,8 @@ def test_a_branch_whose_network_has_other_shapes_is_told_the_option(place: Place
     words = ["--run.from", "narrow", "--train.max_steps", "5", "--model.options.widths", "[8, 24]"]
     refused = place.train("never", *network[:2], *words)
     assert (refused.code, refused.said.count("\n")) == (2, 1)
-    assert refused.said.endswith(
-        "has head.0.weight of 10x64 and this run of 10x24; use the same model.options.widths\n"
-    )
+    assert "run.from: head.0.weight is 10x64 in " in refused.said
+    assert refused.said.endswith("narrow and 10x24 in this run; use the same model.options.widths\n")
     assert not (place.runs / "never").exists()
 
 
