@@ -33,6 +33,7 @@ from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.layers import flatten
 from cifar_dist.config.named_items import inline_toml
+from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import parse_toml
 from cifar_dist.run_folder import RunFolder
@@ -74,6 +75,17 @@ class Run:
         if not self.folder.config.is_file():
             return None
         return contradiction(recipe.settings_of(read_started_settings(self.folder)), recipe.settings_of(self.config))
+
+    def is_on_other_data(self) -> bool:
+        """Whether its folder is of a run on other data than ``data.path`` has; False where that is unknown.
+
+        Raises:
+            UserError: one of the two manifests is damaged.
+        """
+        trained, now = self.folder.manifest, Path(self.config.data.path, FILE_NAME)
+        if not (trained.is_file() and now.is_file()) or trained.read_bytes() == now.read_bytes():
+            return False
+        return self.folder.read_manifest().fingerprint != Manifest.load(now.parent).fingerprint
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cifar_dist.formatting import duration, markdown, percent_cell
 from cifar_dist.report.comparison import Compared, draw_comparison
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.report.settings import differences, short_key
-from cifar_dist.sweeps.sweep import Row, Sweep
+from cifar_dist.sweeps.sweep import Row, Run, Sweep
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Line:
             the run (of ``eval.split``).
         seconds: of training.
         runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34``, ``not run yet``; and how many of its folders are of
-            runs with other settings, whose figures are not those of this row.
+            runs with other settings or data, whose figures are not those of this row.
     """
 
     name: str
@@ -128,9 +128,9 @@ class Table:
 
 
 def _line(row: Row, settings: tuple[str, ...]) -> Line:
-    changed = [run.other_setting() for run in row.runs]
-    others = [found[0] for found in changed if found]
-    folders = [run.folder for run, found in zip(row.runs, changed, strict=True) if not found and run.folder.exists()]
+    changes = [_change(run) for run in row.runs]
+    others = [change for change in changes if change]
+    folders = [run.folder for run, change in zip(row.runs, changes, strict=True) if not change and run.folder.exists()]
     results = [(read_result(folder.path), folder.is_finished()) for folder in folders]
     done = [result for result, finished in results if finished]
     return Line(
@@ -145,9 +145,16 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
     )
 
 
+def _change(run: Run) -> str:
+    """Name what makes the folder of a run another run's; empty for nothing."""
+    if found := run.other_setting():
+        return f"another {found[0]}"
+    return "other data" if run.is_on_other_data() else ""
+
+
 def _progress(runs: int, done: int, begun: Sequence[Result], others: Sequence[str]) -> str:
     now = [f"epoch {result.progress}" for result in begun]
-    now += [f"{len(others)} with another {others[0]}"] if others else []
+    now += [f"{len(others)} with {others[0]}"] if others else []
     return ", ".join([f"{done} of {runs}", *now]) if done or now else "not run yet"
 
 

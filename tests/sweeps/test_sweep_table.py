@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 import statistics
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from support.run_folders import cells, write_run
 
 from cifar_dist import cli
+from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table
@@ -59,6 +61,19 @@ def test_a_run_that_was_started_with_other_settings_is_not_of_its_row(file: str)
     _, _, line = cells(Table(load(file)).markdown())
     assert line[-1] == "0 of 1, 1 with another optim.lr"
     assert not any("80" in cell or "90" in cell for cell in line)
+
+
+def test_a_run_on_other_data_is_not_of_its_row(file: str, digits: Path, tmp_path: Path) -> None:
+    words = ["--data.path", str(digits)]
+    here, there = load(file, words, 2).rows[0].runs
+    write(here, val=0.8, test=0.7)
+    write(there, val=0.9, test=0.9)
+    shutil.copy(digits / "manifest.json", here.folder.manifest)
+    pack("digits", tmp_path / "other", seed=5, show=False)
+    shutil.copy(tmp_path / "other" / "manifest.json", there.folder.manifest)
+    _, _, line, *_ = cells(Table(load(file, words, 2)).markdown())
+    assert line[-1].strip("*") == "1 of 2, 1 with other data"
+    assert "**80.00**" in line
 
 
 def test_without_validation_the_best_is_by_test(file: str) -> None:
