@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import shlex
 from collections.abc import Iterable
 from typing import Final
 
@@ -12,6 +13,11 @@ _FAULTS: Final = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENOLCK),
 }
 """Causes of an OSError that no other input would avoid: the disk, the file server or the machine is at fault."""
+
+
+def quoted(word: object) -> str:
+    """Return a path or a name as one word of a command that a message suggests: quoted where a shell would split it."""
+    return shlex.quote(str(word))
 
 
 def printable(text: str) -> str:

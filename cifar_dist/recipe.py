@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +26,7 @@ from cifar_dist.config.layers import Tree, flatten, laid_over, without_lost
 from cifar_dist.config.named_items import item_keys, item_root, merge_items, settings_of_items
 from cifar_dist.config.section import BooleanMeans, key_of
 from cifar_dist.config.version1 import upgraded
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.files import parse_toml, write_atomic
 
 _MARK = "\ufeff"  # byte order mark, which editors of Windows write first
@@ -58,7 +57,7 @@ def recipe_path(recipe: str) -> Path:
             return path
         raise UserError(f"recipe file {recipe} {'is a folder' if path.is_dir() else 'does not exist'}")
     if (path / "config.toml").is_file():
-        resume = f"cifar-dist resume {shlex.quote(recipe)}"
+        resume = f"cifar-dist resume {quoted(recipe)}"
         raise UserError(f"{recipe} is a run, not a recipe; continue it: {resume}, or name its {path / 'config.toml'}")
     if path.exists():
         raise UserError(f"{recipe} is not a recipe; name one that cifar-dist recipes lists, or the path of a .toml")
@@ -111,7 +110,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from None
     if tree.keys() & _SWEEP_KEYS and not tree.keys() & set(field_names(Config)):
-        run_it = f"cifar-dist sweep run {shlex.quote(str(path))}"
+        run_it = f"cifar-dist sweep run {quoted(path)}"
         raise UserError(f"{path} is a sweep, not a recipe; train its runs: {run_it}")
     base = tree.pop("base", None)
     tree = upgraded(tree, Config)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.run_folders import write_run
 from support.running import ROOT, TRAIN, finish, spawn, start, train, wait_for_records
 
-from cifar_dist import recipe
+from cifar_dist import cli, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import timeline
 
 
 def refused(done: subprocess.CompletedProcess[str], *says: str, code: int = 2) -> None:
@@ -220,3 +224,29 @@ def test_compile_without_a_compiler_that_works(tiny: Path, tmp_path: Path, compi
     assert last.startswith("cifar-dist: train.compile: torch.compile does not work here (")
     assert last.endswith("or drop --train.compile")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["verify", "my images"], "cifar-dist pack "),
+        (["index", "my images"], "cifar-dist pack "),
+        (["pack", "my data", "shards"], "cifar-dist verify "),
+        (["train", "demo", "--data.path", "my digits"], "cifar-dist pack SOURCE "),
+        (["resume", "my runs/lost"], "rm -r "),
+    ],
+)
+def test_a_suggested_command_quotes_names_with_spaces(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my images/cat").mkdir(parents=True)
+    shutil.copytree(digits, "my data")
+    config = recipe.load("demo", ["--data.path", str(digits), "--run.dir", "my runs", "--run.name", "lost"])
+    run = RunFolder(write_run(Path("my runs/lost"), config))
+    shutil.copy(digits / "manifest.json", run.manifest)
+    timeline.append(run.timeline, timeline.Event(timeline.utc(), "interrupted", 3))
+    with pytest.raises(UserError) as refused:
+        cli.run(words)
+    suggested = shlex.split(str(refused.value).partition(command)[2].partition(";")[0])
+    assert suggested[0].startswith("my "), refused.value

@@ -8,7 +8,7 @@ from pathlib import Path
 from cifar_dist.checkpoint.contents import CheckpointError, NewerCheckpointError, Tensors, TrainState
 from cifar_dist.checkpoint.folder import folder_name, read_state, step_of, write
 from cifar_dist.checkpoint.marker import verify
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import complete, discard, folder_atomic, free_name, leftovers, link_atomic
 from cifar_dist.formatting import percent
 
@@ -144,7 +144,7 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
     if lost:
         raise UserError(
             f"{folder} has no intact checkpoint ({'; '.join(lost)}); restore one, or start this run over: "
-            f"rm -r {folder}"
+            f"rm -r {quoted(folder)}"
         )
     return None, []
 

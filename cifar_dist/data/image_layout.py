@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from cifar_dist.data.raw import SPLIT_WORDS
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
@@ -241,9 +241,9 @@ def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[
     skip = f", or skip {_it(misplaced)} with {SKIP_OPTION}" if some_fit else ""
     test = misplaced[0].rpartition("/")[0]
     if some_fit and path.is_dir() and all(tree.is_flat(name) and tree.split(name) == "test" for name in misplaced):
-        skip += f" and predict {_it(misplaced)} later: cifar-dist predict RUN {path / test} --out FILE.csv"
+        skip += f" and predict {_it(misplaced)} later: cifar-dist predict RUN {quoted(path / test)} --out FILE.csv"
     if not path.is_dir() and any(_suffix(name) == ".cls" for name in others):
-        return f"a WebDataset tar stays where it is: cifar-dist index {path.parent}"
+        return f"a WebDataset tar stays where it is: cifar-dist index {quoted(path.parent)}"
     if not all(tree.is_flat(name) for name in misplaced):
         levels = 2 + tree.with_splits
         shallow = [name for name in misplaced if len(tree.below_top(name)) < levels]

@@ -20,7 +20,7 @@ from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, S
 from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.terminal.progress import progress
 
@@ -135,7 +135,7 @@ def _require_indexable(root: Path) -> None:
     except UserError as error:
         raise UserError(f"{error}; move it away, and run the command again") from None
     if kind != INDEXED:
-        raise UserError(f"{root} is already packed; check it with: cifar-dist verify {root}")
+        raise UserError(f"{root} is already packed; check it with: cifar-dist verify {quoted(root)}")
 
 
 def _note_labels(manifest: Manifest) -> list[str]:
@@ -224,7 +224,7 @@ def _find_tars(root: Path) -> dict[str, list[str]]:
     found = find_tars(root)
     if not found:
         raise UserError(
-            f"{root} and its subfolders contain no .tar; to pack images use: cifar-dist pack {root} shards/NAME"
+            f"{root} and its subfolders contain no .tar; to pack images use: cifar-dist pack {quoted(root)} shards/NAME"
         )
     split_of = {name: _split_in_name(root, name) for name in found}
     stray = sorted(name for name in found if split_of[name] is None)

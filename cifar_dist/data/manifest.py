@@ -23,7 +23,7 @@ from cifar_dist.data.dataset_file import known_names
 from cifar_dist.data.image import MAX_SIDE, Codec
 from cifar_dist.data.image_layout import SUFFIXES as IMAGES
 from cifar_dist.data.unlabelled import SUFFIXES as ARRAYS
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import write_atomic
 
 FORMAT = "cifar-dist-manifest"
@@ -197,7 +197,7 @@ class Manifest:
     @property
     def made_with(self) -> str:
         """The command that creates the dataset again."""
-        return f"cifar-dist {'index' if self.source.get('kind') == INDEXED else 'pack SOURCE'} {self.root}"
+        return f"cifar-dist {'index' if self.source.get('kind') == INDEXED else 'pack SOURCE'} {quoted(self.root)}"
 
     @property
     def shown(self) -> str:
@@ -342,16 +342,16 @@ def _explain_absence(root: Path) -> UserError:
     if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
         is_image = root.is_file() and root.name.lower().endswith(IMAGES)
         it, source = ("its folder", root.parent) if is_image else ("it", root)
-        way = f"create one from {it}: cifar-dist pack {source} shards/NAME"
+        way = f"create one from {it}: cifar-dist pack {quoted(source)} shards/NAME"
         if root.suffix.lower() == ".tar":
-            way += f"; if it is a shard for webdataset, index its folder: cifar-dist index {root.parent}"
+            way += f"; if it is a shard for webdataset, index its folder: cifar-dist index {quoted(root.parent)}"
         return UserError(f"{root} is not a packed dataset; {way}")
     what = f"it has no {FILE_NAME} of cifar-dist" if root.is_dir() else "the folder does not exist"
     if is_dataset("shards" / root):
         return UserError(f"no packed dataset at {root}: {what}; did you mean 'shards/{root}'?")
     known = root.name if root.name in known_names() else "SOURCE"
     verb = "index" if has_tars else f"pack {known}"
-    return UserError(f"no packed dataset at {root}: {what}; create one with: cifar-dist {verb} {root}")
+    return UserError(f"no packed dataset at {root}: {what}; create one with: cifar-dist {verb} {quoted(root)}")
 
 
 def _int_column(values: list[int], name: str) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.image import decode, decoding_problem
 from cifar_dist.data.manifest import Manifest, Shard
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class ShardReader:
     def _damage_error(self, shard: Shard, what: str) -> UserError:
         root = self._manifest.root
         return UserError(
-            f"{root / shard.name}: {what}; find all damage with: cifar-dist verify {root}, then pack it again"
+            f"{root / shard.name}: {what}; find all damage with: cifar-dist verify {quoted(root)}, then pack it again"
         )
 
     def _open(self, shard: Shard) -> int:

@@ -18,7 +18,7 @@ from cifar_dist.data.digits import read_digits
 from cifar_dist.data.download import locate_archive
 from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.raw import RawDataset, RawSplit
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.files import sha256
 from cifar_dist.terminal.progress import waiting
 
@@ -95,7 +95,7 @@ def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool)
         raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), known_names())}")
     manifest.refuse_run(path)
     if manifest.is_dataset(path):
-        raise UserError(f"{path} is already packed; check it with: cifar-dist verify {path}")
+        raise UserError(f"{path} is already packed; check it with: cifar-dist verify {quoted(path)}")
     require_utf8_name(path)
     data = _read(path, size, skip_unusable=skip_unusable, show=show)
     stem = path.resolve().name

@@ -18,7 +18,7 @@ from cifar_dist.data.manifest import INDEXED, Manifest, Shard, find_tars
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.tar import read_sample_index
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
@@ -100,7 +100,9 @@ class VerifyReport:
                 f"{mixing.stored:.3f} in stored order"
             )
         if self.unlisted:
-            remedy = f"run cifar-dist index {data.root}" if data.source.get("kind") == INDEXED else "move them away"
+            remedy = (
+                f"run cifar-dist index {quoted(data.root)}" if data.source.get("kind") == INDEXED else "move them away"
+            )
             lines.append(f"  unused  tars that the manifest does not list: {list_some(self.unlisted)}; {remedy}")
         return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cifar_dist.distributed.launch_checks import launched_processes, parent_command
+from cifar_dist.errors import quoted
 
 VARIABLE = "CIFAR_DIST_COMMAND"
 """Environment variable in which a program that starts runs passes on the words that precede a verb, such as
@@ -29,7 +30,7 @@ def resume_command(run: Path) -> str:
         if before is None:
             return shlex.join(_without_fresh(words))
         launcher = shlex.join(before)
-    return f"{launcher} resume {shlex.quote(str(run))}" if launcher else ""
+    return f"{launcher} resume {quoted(run)}" if launcher else ""
 
 
 def launcher_command(config: str, options: Sequence[str]) -> str:

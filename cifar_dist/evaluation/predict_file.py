@@ -23,7 +23,7 @@ from cifar_dist.data.manifest import FILE_NAME, Manifest, refuse_part
 from cifar_dist.data.raw import resize_images
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.evaluation.predict import Stream
 from cifar_dist.evaluation.source_terms import Labels, class_labels, ids_of_names, natural_order, sample_ids
 from cifar_dist.evaluation.split import Predictor, require_shape
@@ -128,7 +128,7 @@ def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> Sour
         split = next(iter(data.splits))
         raise UserError(
             f"{data.root} has no split 'test' to predict, but {', '.join(data.splits)}; predict another split with: "
-            f"cifar-dist evaluate {trained.run.path} --data {data.root} --split {split}"
+            f"cifar-dist evaluate {quoted(trained.run.path)} --data {quoted(data.root)} --split {split}"
         )
     require_shape(str(data.root), data.shape, trained.trained_on, packed=True)
     return Source(Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), [])

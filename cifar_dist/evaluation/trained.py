@@ -15,7 +15,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder
@@ -45,7 +45,7 @@ def open_trained(run: Path, which: str) -> Trained:
     config, trained_on = read_settings(folder), folder.read_manifest()
     given = Path(which).expanduser()
     if which in ("best", "latest") and folder.final.is_file() and not checkpoint.listing(folder.checkpoints):
-        raise UserError(f"{run} has no checkpoint left; its final weights are --checkpoint {folder.final}")
+        raise UserError(f"{run} has no checkpoint left; its final weights are --checkpoint {quoted(folder.final)}")
     if given.is_file():
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
         return Trained(folder, config, trained_on, CheckpointRef((given,), name, None, None))

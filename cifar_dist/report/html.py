@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cifar_dist import recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
-from cifar_dist.errors import UserError, printable
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import read_json, write_atomic
 from cifar_dist.formatting import duration, percent, size
 from cifar_dist.optim.lr_curve import Curve
@@ -109,7 +109,7 @@ def write_report(run: Path) -> Path:
         _section("Settings", f"<pre>{escape(config_text)}</pre>"),
         _section("Environment", f"<pre>{escape(json.dumps(environment, indent=2, ensure_ascii=False))}</pre>"),
     ]
-    name = escape(run.name)
+    name = escape(quoted(run.name))
     footer = (
         "<footer>Written by cifar-dist from the run folder; "
         f"write it again with <code>cifar-dist report {name}</code>.</footer>"

@@ -5,13 +5,12 @@ A resume that contradicts them is refused with the key that differs and commands
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import free_name, write_atomic
 from cifar_dist.run_folder.folder import RunFolder
 
@@ -69,12 +68,12 @@ def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[s
 def resume_command(folder: RunFolder, config: Config | None = None) -> str:
     """Return the command that continues this run, with the length of ``config``."""
     length = words_of_changes(_settings(folder), recipe.settings_of(config), LENGTH) if config else []
-    return " ".join(["cifar-dist resume", shlex.quote(str(folder.path)), *(length or [])])
+    return " ".join(["cifar-dist resume", quoted(folder.path), *(length or [])])
 
 
 def other_run(folder: RunFolder, config: Config) -> str:
     """Return the command that trains a run of its own with ``config``: a branch of this one, where it can be."""
-    path, before, now = shlex.quote(str(folder.path)), _settings(folder), recipe.settings_of(config)
+    path, before, now = quoted(folder.path), _settings(folder), recipe.settings_of(config)
     words, way = [f"--run.name {free_name(folder.path).name}"], "start another run"
     if can_branch(before, now) and 0 < _steps_saved(folder) < _steps_asked(folder, config):
         words, way = [*words, f"--run.from {path}"], "branch it"
@@ -88,7 +87,7 @@ def way_to_start_from_weights(folder: RunFolder) -> str:
     """Return the settings of a new run that starts from the final weights, after ";"; empty before they exist."""
     if not folder.final.is_file():
         return ""
-    return f"; a new run starts from its weights with --run.name NEW --model.pretrained {folder.final}"
+    return f"; a new run starts from its weights with --run.name NEW --model.pretrained {quoted(folder.final)}"
 
 
 def _steps_saved(folder: RunFolder) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import copy_weights
-from cifar_dist.errors import UserError, printable
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import changed_files, folder_atomic, write_atomic
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import Entry
@@ -110,7 +110,7 @@ def _best_of(entry: Entry, warn: Callable[[str], None]) -> BestModel | None:
     if not folder.final.is_file():
         return None
     if changed_files(folder.final.parent):
-        warn(f"{entry.path} is left out: {folder.final} is damaged; cifar-dist checkpoint verify {entry.path}")
+        warn(f"{entry.path} is left out: {folder.final} is damaged; cifar-dist checkpoint verify {quoted(entry.path)}")
         return None
     return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test)
 

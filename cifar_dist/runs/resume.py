@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig, plugins
 from cifar_dist.config.run import is_run_name
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.plugin_copies import missing_files
 from cifar_dist.run_folder import RunFolder, find_run
 
@@ -29,7 +28,7 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
         if key in ("run.name", "run.dir", "run.from"):
             raise UserError(f"resume continues {path}; drop --{key}, or start another run: cifar-dist train --help")
     if not is_run_name(path.name):
-        old, new = shlex.quote(str(path)), re.sub(r"[^A-Za-z0-9_.+=-]", "-", path.name).lstrip(".+=-") or "run"
+        old, new = quoted(path), re.sub(r"[^A-Za-z0-9_.+=-]", "-", path.name).lstrip(".+=-") or "run"
         raise UserError(f"a run cannot have the name '{path.name}'; rename it: cifar-dist runs rename {old} {new}")
     folder = RunFolder(path)
     plugins.import_copies(missing_files(folder.plugins))

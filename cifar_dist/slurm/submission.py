@@ -13,7 +13,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, words_of_changes
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import discard, free_name, write_atomic
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.run_folder.opening import open_folder
@@ -79,7 +79,7 @@ class Submission:
 
     def script(self) -> str:
         """Render the batch script: Slurm's options, the site's variables, and the run to continue."""
-        path = shlex.quote(str(self.folder.path))
+        path = quoted(self.folder.path)
         directives = re.findall(r"^#SBATCH .*(?<!job-name=cifar-dist)$", _template(), re.M)
         directives += [f"#SBATCH {option}" for option in self._own_options()]
         variables = sbatch.site_variables()
@@ -102,7 +102,7 @@ class Submission:
     def _own_options(self) -> list[str]:
         return [
             f"--job-name={shlex.quote(self.config.run.name)}",
-            f"--chdir={shlex.quote(str(Path.cwd()))}",  # paths in the config are relative to it
+            f"--chdir={quoted(Path.cwd())}",  # paths in the config are relative to it
             *self.options.sbatch,
         ]
 

@@ -15,7 +15,7 @@ from cifar_dist.config import Config, RunningAverageConfig
 from cifar_dist.config.changes import KEPT_BY_A_BRANCH, LENGTH, contradiction, in_words
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.data.order import steps_per_epoch
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import copy_atomic, discard
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.run_folder.opening import open_folder, refuse_other_data
@@ -85,7 +85,7 @@ def _choose(folder: RunFolder) -> tuple[Path | None, list[str]]:
     if found is None and saved:
         raise UserError(
             f"{folder.checkpoints} has no checkpoint left, and this run was saved at step {saved}; restore one, or "
-            f"start this run over: rm -r {folder.path}{way_to_start_from_weights(folder)}"
+            f"start this run over: rm -r {quoted(folder.path)}{way_to_start_from_weights(folder)}"
         )
     return found, damaged
 
@@ -223,7 +223,7 @@ def _find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
 
 def _steps_before(source: RunFolder, end: int) -> list[str]:
     steps = [checkpoint.step_of(path) or 0 for path in checkpoint.listing(source.checkpoints)]
-    return [f"--run.from {source.path}@{step}" for step in steps if step < end]
+    return [f"--run.from {quoted(source.path)}@{step}" for step in steps if step < end]
 
 
 def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
@@ -282,7 +282,7 @@ def _check_same_shapes(source: RunFolder, found: Path, setup: TrainingSetup) -> 
 
 
 def _from_weights_instead(source: RunFolder) -> str:
-    return f"start from its weights instead, with --model.pretrained {source.final} and without --run.from"
+    return f"start from its weights instead, with --model.pretrained {quoted(source.final)} and without --run.from"
 
 
 def _branch(folder: RunFolder, origin: Path | None) -> str:

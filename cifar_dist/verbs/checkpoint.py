@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from cifar_dist.errors import UserError, printable
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, check_writable, user_path, written
@@ -96,7 +96,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     results = {} if arguments.step else run.damaged_results()
     for result, changed in results.items():
         print(
-            printable(f"{result} is damaged ({', '.join(changed)}); cifar-dist resume {arguments.run} writes it again")
+            printable(
+                f"{result} is damaged ({', '.join(changed)}); cifar-dist resume {quoted(arguments.run)} writes it again"
+            )
         )
     print(f"{intact} of {len(paths)} checkpoint{'s' * (len(paths) != 1)} intact")
     return EXIT_DONE if intact == len(paths) and not results else EXIT_FAILED
@@ -145,7 +147,7 @@ def _average(arguments: argparse.Namespace) -> int:
     written(out, lambda: write_weights(weights, out))
     print(
         f"{out}: the mean of the weights and batch statistics of {len(paths)} checkpoints; evaluate it: "
-        f"cifar-dist evaluate {arguments.run} --checkpoint {out}"
+        f"cifar-dist evaluate {quoted(arguments.run)} --checkpoint {quoted(out)}"
     )
     return EXIT_DONE
 

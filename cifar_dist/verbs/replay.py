@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_dist.distributed.launch_checks import launched_processes
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.formatting import percent
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         for note in notes if not equal else []:
             print(f"this job is not the run's: {note}")
         if not equal and notes:
-            words = f"{arguments.run} {arguments.step or '--check'}"
+            words = f"{quoted(arguments.run)} {arguments.step or '--check'}"
             print(f"replay it on the run's processes: cifar-dist launch CONFIG --num_processes=N replay {words}")
     return EXIT_DONE if equal else EXIT_FAILED
 

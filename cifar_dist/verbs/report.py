@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import UserError, printable
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, user_path
 from cifar_dist.verbs.loading import loading
@@ -63,7 +63,10 @@ def draw(run_path: Path) -> None:
 
             report = write_report(run_path)
     except Exception as error:
-        print(f"cifar-dist: cannot draw the report ({error}); retry: cifar-dist report {run_path}", file=sys.stderr)
+        print(
+            f"cifar-dist: cannot draw the report ({error}); retry: cifar-dist report {quoted(run_path)}",
+            file=sys.stderr,
+        )
     else:
         with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
             print(f"report: {report}", flush=True)

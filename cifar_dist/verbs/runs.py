@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import UserError, printable
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, check_writable, picture_path, user_path, written
@@ -172,6 +171,6 @@ def _clean(arguments: argparse.Namespace) -> int:
     print(
         f"freed {total}"
         if arguments.yes
-        else f"would free {total}; delete with: cifar-dist runs clean {shlex.quote(str(arguments.folder))} --yes"
+        else f"would free {total}; delete with: cifar-dist runs clean {quoted(arguments.folder)} --yes"
     )
     return EXIT_DONE
