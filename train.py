@@ -6,8 +6,8 @@
 
 srun alone starts processes that do not join; on a cluster: sbatch [slurm options] slurm/train.sbatch demo
 
-Running it again with the same --run.name resumes. Exit codes: 0 done; 2 bad input; 75 stopped on request with a
-checkpoint, run it again; anything else failed.
+Running it again with the same --run.name resumes. Exit codes: 0 done; 2 invalid input; 69 another process is
+training the run; 75 stopped on request with a checkpoint, run it again; 124 a rank hung; anything else failed.
 """
 
 import sys

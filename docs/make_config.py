@@ -14,6 +14,8 @@ from cifar_dist.config.choice import Choice, is_root
 from cifar_dist.config.documentation import documented_fields, purpose
 from cifar_dist.config.named_items import item_root
 from cifar_dist.config.section import key_of
+from cifar_dist.models import registry
+from cifar_dist.models.options import defaults
 
 DOCUMENT = Path(__file__).with_name("config.md")
 BEGIN = "<!-- written by docs/make_config.py: everything from here to the end of the file -->\n"
@@ -26,11 +28,22 @@ def tables() -> str:
     for section in dataclasses.fields(config.Config):
         owner = hints[section.name]
         parts.append(f"## {section.name}\n\n{_table(owner, section.name, dataclasses.fields(owner))}")
+        if owner is config.ModelConfig:
+            parts.append(_networks())
         for key, root in _choices(owner, section.name):
             parts += _variants(root, key, depth=3)
         if owner.named_items:
             parts += _items(item_root(owner), section.name)
     return "\n\n".join(parts) + "\n"
+
+
+def _networks() -> str:
+    """A row for each registered network, with its options and their defaults."""
+    lines = ["| `model.name` | `model.options` and their defaults |", "| --- | --- |"]
+    for name in registry.names():
+        options = {key: _toml(value) for key, value in defaults(registry.builder_of(name)).items()}
+        lines.append(f"| `{name}` | {', '.join(f'`{key} = {value}`' for key, value in options.items()) or 'none'} |")
+    return "\n".join(lines)
 
 
 def _choices(owner: type, section: str) -> Iterator[tuple[str, type[Choice]]]:

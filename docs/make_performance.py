@@ -26,8 +26,10 @@ _INTRODUCTION = """# Performance
 
 Each figure is a ratio to a named peer, measured in the same call on the same machine: the two take turns, and the one
 that begins changes each time. "Times as fast" is the median of the turns' ratios, with the smallest and the largest;
-values above 1 are in favour of cifar-dist. `make bench` measures them again, which takes about an hour on two idle
-cores, and `docs/make_performance.py` writes this page from `benchmarks/results/`.
+values above 1 are in favour of cifar-dist. Each heading is the command that measures its table; those of CIFAR-10
+require it packed in `shards/cifar10`, or where `--data` says. `make bench` runs all but `benchmarks/peers.py`, which
+requires the peers' own scripts, in about an hour on two idle cores, and `docs/make_performance.py` writes this page
+from `benchmarks/results/`.
 
 <!-- drawn by docs/make_performance.py -->
 ![How many times as fast as its peer each part is](images/performance.png)

@@ -25,8 +25,9 @@ from cifar_dist.verbs.recipes import read_head
 DOCUMENT = Path(__file__).with_name("results.md")
 INTRODUCTION = """# Results
 
-To reproduce these results, run `benchmarks/cpu.sh CIFAR10`, or `benchmarks/gpu.sh CIFAR10 OUT` until its recipes have
-passed, then `docs/make_results.py`, which writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10
+`benchmarks/cpu.sh CIFAR10` trains `custom-resnet.3-epochs`, `speedrun-94.s0` to `.s2` and the unfinished runs again,
+and `benchmarks/gpu.sh CIFAR10 OUT` all recipes on a GPU; every other row is one command, in its note below.
+`docs/make_results.py` writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10
 stored as quality-75 JPEG. It lowers accuracy by about 3.3 points: the record holder's own script reaches 94.0 % on the
 original files and 90.7 % on these.
 

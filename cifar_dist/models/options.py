@@ -26,11 +26,7 @@ def checked(builder: Callable[..., object], options: Mapping[str, OptionValue], 
     Raises:
         UserError: the builder does not have an option, or a value has the wrong type.
     """
-    known = {
-        parameter.name
-        for parameter in inspect.signature(builder).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    known = defaults(builder)
     hints = _hints(builder, model)
     values: dict[str, object] = {}
     for option, value in options.items():
@@ -45,6 +41,12 @@ def checked(builder: Callable[..., object], options: Mapping[str, OptionValue], 
             what = first["msg"].replace("tuple", "list")  # the word that recipes use
             raise UserError(f"model.options.{option}{place} of {model} is {value!r}: {what}") from None
     return values
+
+
+def defaults(builder: Callable[..., object]) -> dict[str, object]:
+    """Return the options of a model, with their defaults."""
+    parameters = inspect.signature(builder).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def _hints(builder: Callable[..., object], model: str) -> dict[str, type]:

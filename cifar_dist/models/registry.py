@@ -91,7 +91,7 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
 
     if name.startswith(external.PREFIXES):
         return external.build(name, classes, channels, options)
-    builder = _builder(name)
+    builder = builder_of(name)
     try:
         built: object = builder(classes, channels, **checked(builder, options, name))
     except UserError:
@@ -104,8 +104,12 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
     return built
 
 
-def _builder(name: str) -> Callable[..., nn.Module]:
-    """Import the builder of a name."""
+def builder_of(name: str) -> Callable[..., nn.Module]:
+    """Import the builder of a registered name, or of a file.
+
+    Raises:
+        UserError: no such model.
+    """
     if plugins.is_spec(name):
         return _plugin(name)
     if name not in _builders and name in SHIPPED:

@@ -28,7 +28,7 @@ each, with --nnodes=MIN:MAX --rdzv_endpoint=HOST:PORT, HOST being one of them. I
 runs on many processes, with its arguments: {verbs}.
 
 TERM, USR1, USR2, HUP and Ctrl-C finish the step, save and end with exit code 75; launch CONFIG resume RUN continues.
-A second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 bad input, 69 the run is in
+A second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 invalid input, 69 the run is in
 use, 75 stopped on request, 124 a rank hung."""
 
 

@@ -21,8 +21,15 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("out", type=user_path, help="folder to write the shards and the manifest to")
     verb.add_argument("--codec", choices=["png", "raw"], default="png", help="how an image is stored (default: png)")
-    verb.add_argument("--samples-per-shard", type=at_least(1), default=1000, metavar="N", help="default: 1000")
-    verb.add_argument("--val-fraction", type=fraction, metavar="F", help="fraction of train held out for validation")
+    verb.add_argument(
+        "--samples-per-shard", type=at_least(1), default=1000, metavar="N", help="samples in one tar (default: 1000)"
+    )
+    verb.add_argument(
+        "--val-fraction",
+        type=fraction,
+        metavar="F",
+        help="fraction of train to hold out as val (default: 0.1 if the source has no val)",
+    )
     verb.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="seed of the order and of the val split")
     verb.add_argument("--size", type=at_least(1), metavar="N", help="resize every image to N x N pixels")
     verb.add_argument(

@@ -86,6 +86,6 @@ def _shorten(text: str, width: int) -> str:
 
 
 def _figure(text: str) -> str:
-    """Return the first percentage in ``text``; a dash if there is none."""
-    found = re.search(r"\d+(?:\.\d+)? %", text)
-    return found[0] if found else "-"
+    """Return the first percentage in ``text``, or the first range of two; a dash if it names no figure."""
+    found = re.search(r"(?:\d+(?:\.\d+)? to )?\d+(?:\.\d+)? %", text)
+    return found[0].replace(" to ", "-") if found and not text.startswith("no figure") else "-"
