@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
         bench = Bench(machine, source, work, deadline, rehearse or not machine.gpus, env)
         if bench.rehearse:
             folder = create(folder / "rehearsal")
-        return _run(items, bench, Record(folder, bench.runs, machine.name))
+        return _run(items, bench, Record(folder, bench.runs, machine.name, env))
     except UnusableError as why:
         return _refuse(str(why))
     except KeyboardInterrupt:

@@ -55,6 +55,7 @@ class Record:
         out: folder of results, see :func:`create`.
         runs: folder of run folders.
         machine: that of this call. Rows of others are kept beside its own, and none of them counts for it.
+        env: environment of the commands.
 
     Attributes:
         rows: those of this machine.
@@ -63,8 +64,8 @@ class Record:
         UnusableError: ``out`` is damaged, or holds the results of other code.
     """
 
-    def __init__(self, out: Path, runs: Path, machine: str) -> None:
-        self._out, self._runs, self._before = out, runs, runs.with_name("before")
+    def __init__(self, out: Path, runs: Path, machine: str, env: Mapping[str, str]) -> None:
+        self._out, self._runs, self._before, self._env = out, runs, runs.with_name("before"), env
         self._code = _fingerprint()
         self._file = out / "results.json"
         kept = self._read()
@@ -157,8 +158,12 @@ class Record:
         runs = [str(run) for run in self._all_runs() if run.name in names and any(run.glob("evaluations/*"))]
         page = self._runs.with_name("trained.md")
         words = [sys.executable, str(ROOT / "docs" / "make_results.py"), "--to", str(page), *runs]
-        if not runs or subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL).returncode:
+        if not runs:
             return ""
+        done = subprocess.run(words, cwd=ROOT, env=self._env, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            return f"\nThe table of trained recipes could not be written: {said}\n"
         return "\n" + page.read_text("utf-8").partition("\n## Finished\n")[2].lstrip()
 
 

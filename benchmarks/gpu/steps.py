@@ -47,6 +47,9 @@ def main() -> int:
         steps_of_all_epochs = (step for epoch in itertools.count() for step in setup.batches.epoch(epoch))
         batch = next(steps_of_all_epochs)[0]
         training = learner.steps(0, 2 * steps + 2, setup.learning_rate)
+        next(training)  # compiles, which takes memory of its own
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         data = milliseconds(lambda: next(steps_of_all_epochs), steps, device)
         augment = milliseconds(lambda: setup.mix(batch, 0), steps, device)
         step = milliseconds(lambda: next(training), steps, device)

@@ -40,7 +40,7 @@ class StaticMix:
     """
 
     def __init__(self, mix: Mix, seed: int, shape: tuple[int, int, int], size: int, device: torch.device) -> None:
-        self._mix, self._seed, self._size, self._device = mix, seed, size, device
+        self._mix, self._seed, self._shape, self._size, self._device = mix, seed, shape, size, device
         self._draws = _recorded_draws(mix, seed, shape, device)
         self._keys: tuple[int, Tensor, Tensor] | None = None
         self._compiled: Function | None = None
@@ -49,6 +49,12 @@ class StaticMix:
     def mixes(self) -> bool:
         """Whether batches must include the sample before their first."""
         return self._mix.mixes
+
+    def warm_up(self) -> None:
+        """Compile the function on black images, so that no training step waits for the compiler."""
+        ids = torch.arange(self._size, device=self._device)
+        images = torch.zeros(self._size, *self._shape, dtype=torch.uint8, device=self._device)
+        self._compiled = self._compile(images, torch.zeros_like(ids), ids, *self._keys_of(0))
 
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return images and targets, as :class:`Mix`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import torch
@@ -43,6 +44,9 @@ class DataParallel(Engine):
         return self.create_accelerator(cpu=cpu, mixed_precision=self.precision.name, handlers=[options])
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
+        # Without it, Accelerate names DDP's device by the local rank, which no device has where ranks share a GPU. The
+        # module and its inputs are on their device already.
+        os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         if self.kind == "ddp":
             ddp = check_wrapper(wrapper, self.kind, "DistributedDataParallel")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -85,6 +85,9 @@ class StepLog:
         while self._reading and (wait or self._reading[0][1].arrived()):
             steps, arriving = self._reading.popleft()
             records += self._records(steps, arriving.wait())
+        if wait and records:  # a device that the steps were queued for has finished them only now
+            before, self._since = self._since, time.perf_counter()
+            records[-1] = replace(records[-1], seconds=round(records[-1].seconds + self._since - before, 6))
         return records
 
     @staticmethod

@@ -158,7 +158,9 @@ def _static(
 ) -> StaticMix:
     """Return the augmentation for micro-batches of the usual size, as one function that a GPU runs in few launches."""
     size = -(-batches.size(0) // parts) + mix.mixes
-    return StaticMix(mix, config.run.seed, manifest.shape, size, device)
+    static = StaticMix(mix, config.run.seed, manifest.shape, size, device)
+    static.warm_up()
+    return static
 
 
 def check_evaluations(config: Config, manifest: Manifest) -> None:

@@ -139,6 +139,7 @@ class Trainer:
             return
         if self.step < self.last_step:
             self.tracker.at_step(self.step)  # a bar from the first step, which may take long
+        self.step_log.restart_clock()  # the setup is no part of the first step
         for measured in self.learner.steps(self.step, self.last_step, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:

@@ -47,6 +47,8 @@ class UsageMeter:
         """Return what was used since the last call, over all processes where it is arithmetic."""
         usage = Usage.of(self._clock.take(), self._peak_bytes(), self._utilisation())
         self._samples, self._seconds = 0, 0.0
+        if self._ranks.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._ranks.device)
         return usage
 
     def _utilisation(self) -> float | None:

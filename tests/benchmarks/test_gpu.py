@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bench
+import processes
 import pytest
 import wheels
 from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError, UnusableError
@@ -87,7 +88,7 @@ def rehearsed(
     (tmp_path / "out").mkdir(exist_ok=True)
     work = tmp_path / f"work-{time.monotonic_ns()}"
     job = Bench(machine, "", work, time.monotonic() + seconds, rehearse=False)
-    record = Record(tmp_path / "out", job.runs, machine.name)
+    record = Record(tmp_path / "out", job.runs, machine.name, job.env)
     record.restore()
     run_items([Item(str(number), "recipes", 5, work) for number, work in enumerate(works)], job, record)
     record.finish()
@@ -179,7 +180,7 @@ def test_what_passed_on_another_machine_is_repeated_on_this_one_and_both_are_kep
 @pytest.mark.parametrize(
     ("gpus", "nccl", "expected"),
     [
-        (1, (2, 28, 9), "needs two GPUs, or NCCL 2.30"),
+        (1, (2, 28, 9), "1 ranks"),
         (1, (2, 30, 7), "2 ranks on nccl"),
         (2, (2, 28, 9), "2 ranks"),
     ],
@@ -201,6 +202,16 @@ def test_two_ranks_share_a_card_where_nccl_can(
     (fsdp,) = (item for item in ITEMS if item.name == "fsdp")
     with pytest.raises(SkippedError, match=f"^{expected}"):
         fsdp.work(job)
+
+
+def test_a_measurement_without_compiled_augmentation_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "cifar-dist: the augmentation runs without being compiled, and slower (no C compiler)\nresnet18: a step ..."
+    monkeypatch.setattr(Bench, "python", lambda *_, **__: processes.Ended(0, said, limited=False))
+    monkeypatch.setattr(Bench, "cifar", lambda self: "cifar10")
+    job = Bench(MACHINE, "", tmp_path, time.monotonic() + 100, rehearse=False)
+    (steps,) = (item for item in ITEMS if item.name == "steps.resnet18")
+    with pytest.raises(FailedError, match=r"the augmentation was not compiled: no C compiler"):
+        steps.work(job)
 
 
 def test_the_record_holders_script_is_stopped_after_a_few_of_its_200_runs(tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ def batch_of(count: int, *, mixes: bool) -> Batch:
     return Batch(images, ids % 10, ids, torch.ones(count))
 
 
+COUNT = 14
+
+
 @functools.cache
 def configs() -> Sequence[AugmentConfig]:
     """Return the distinct augmentations of all shipped recipes, and one config for each transform."""
@@ -140,6 +143,11 @@ def test_processors_agree_on_the_arithmetic_of_every_transform() -> None:
         assert not seen.doubtful, config.transforms
 
 
+def test_all_configs_are_counted() -> None:
+    """The tests of a GPU, one for each, are collected without reading the recipes."""
+    assert len(configs()) == COUNT
+
+
 def test_the_arithmetic_test_sees_a_division_by_a_number() -> None:
     with Arithmetic() as seen:
         _ = torch.ones(3) / 6, torch.ones(3) / torch.ones(3), torch.arange(3) % 2, torch.ones(3).sqrt()
@@ -163,14 +171,15 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(tmp_path: Path, capsy
 
 
 @pytest.mark.gpu
-def test_compiled_for_a_gpu_it_shows_the_pixels_of_a_cpu() -> None:
-    cuda = torch.device("cuda")
-    for config in configs():
-        mix, on_cpu = mix_of(config, cuda), mix_of(config)
-        batch = batch_of(60, mixes=mix.mixes)
-        fixed = static(mix, len(batch.images), cuda)
-        there = Batch(*(getattr(batch, field.name).to(cuda) for field in dataclasses.fields(Batch)))
-        for epoch in (0, 1):
-            for expected, found in zip(on_cpu(batch, epoch), fixed(there, epoch), strict=True):
-                assert torch.equal(expected, found.cpu()), (config.transforms, epoch)
-        assert fixed._compiled != fixed._static, config.transforms
+@pytest.mark.parametrize("number", range(COUNT))
+def test_compiled_for_a_gpu_it_shows_the_pixels_of_a_cpu(number: int) -> None:
+    config, cuda = configs()[number], torch.device("cuda")
+    mix, on_cpu = mix_of(config, cuda), mix_of(config)
+    batch = batch_of(60, mixes=mix.mixes)
+    fixed = static(mix, len(batch.images), cuda)
+    fixed.warm_up()
+    there = Batch(*(getattr(batch, field.name).to(cuda) for field in dataclasses.fields(Batch)))
+    for epoch in (0, 1):
+        for expected, found in zip(on_cpu(batch, epoch), fixed(there, epoch), strict=True):
+            assert torch.equal(expected, found.cpu()), (config.transforms, epoch)
+    assert fixed._compiled != fixed._static, config.transforms

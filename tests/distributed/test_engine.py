@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from support import engine_on_ranks
 from support.engine_on_ranks import (
     BATCHES,
@@ -206,6 +207,23 @@ def test_ranks_that_do_not_synchronise_are_detected(ranks: list[Found]) -> None:
 
 def test_evaluation_uses_the_batch_statistics_of_rank_0(ranks: list[Found]) -> None:
     assert [found["drifted"] for found in ranks] == [(5.0, True, True)] * 2
+
+
+def test_ddp_is_not_told_a_device_that_ranks_on_one_gpu_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate gives it the local rank as the device, which only a machine with as many GPUs as ranks has."""
+    told: list[object] = []
+
+    class Wrapper(nn.parallel.DistributedDataParallel):
+        def __init__(self, module: nn.Module, device_ids: object = None, output_device: object = None, **_: object):
+            nn.Module.__init__(self)
+            told.extend([device_ids, output_device])
+
+    here = start()
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Wrapper)
+    monkeypatch.setattr(Accelerator, "multi_device", True)
+    module = network()
+    here.prepare(module, optimizer("sgd", module))
+    assert told == [None, None]
 
 
 def test_synchronised_batch_norms_compute_as_one_process_with_the_whole_batch(ranks: list[Found]) -> None:
