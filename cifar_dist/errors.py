@@ -31,7 +31,12 @@ class UserError(ValueError):
     Args:
         message: one line: what is wrong, where, and what to type instead.
         more: further lines, one for each of several problems.
+
+    Attributes:
+        is_shared: whether all ranks raise it, so that rank 0 reports it.
     """
+
+    is_shared = False
 
     def __init__(self, message: str, more: Iterable[str] = ()) -> None:
         super().__init__(message, tuple(more))
@@ -54,7 +59,13 @@ class InUseError(UserError):
 
 
 class TrainingFailedError(RuntimeError):
-    """Training cannot continue (a non-finite loss, ranks that do not synchronise). One line; exit code 1."""
+    """Training cannot continue (a non-finite loss, ranks that do not synchronise). One line; exit code 1.
+
+    Attributes:
+        is_shared: as of :class:`UserError`.
+    """
+
+    is_shared = False
 
 
 class JoinTimeoutError(TrainingFailedError):
@@ -80,6 +91,10 @@ class OutOfMemoryError(RankError):
 
 class CollectiveTimeoutError(RankError):
     """One process has waited too long for another."""
+
+
+class LostRankError(RankError):
+    """The connection of one process to another has broken, because that one has ended."""
 
 
 class StorageError(TrainingFailedError):

@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
 
-    All ranks raise the same :class:`UserError`, so only rank 0 prints it; the first of a machine prints a
-    :class:`MachineError`. The interpreter's own shutdown is skipped: with a gloo process group it aborts about one job
-    in thirty after the work is done.
+    Of an error that all ranks raise, rank 0 prints the line; of one that some raise, the first of them. Before the
+    ranks have joined, and of a :class:`MachineError`, the first rank of each machine prints it.
+
+    The interpreter's own shutdown is skipped: with a gloo process group it aborts about one job in thirty after the
+    work is done.
     """
     _open_closed_streams()
     _outlive_terminal()
@@ -124,11 +126,23 @@ def _report_unforeseen(error: BaseException) -> None:
 
 
 def _report(error: Exception, code: int) -> int:
-    if isinstance(error, RankError):
-        reports = error.reports
-    else:
-        of_machine = isinstance(error, MachineError) and local_rank() == 0
-        reports = is_main_process() or of_machine or isinstance(error, JoinTimeoutError)
-    if reports:
+    if _reports(error):
         print(f"cifar-dist: {error}", file=sys.stderr)
     return code
+
+
+def _reports(error: Exception) -> bool:
+    """Whether this process prints the line of an error, and not another one of the job."""
+    if isinstance(error, RankError):
+        return error.reports
+    if isinstance(error, JoinTimeoutError) or (is_main_process() and getattr(error, "is_shared", False)):
+        return True
+    if isinstance(error, MachineError) or not _has_joined():
+        return is_main_process() or local_rank() == 0
+    return not getattr(error, "is_shared", False) and is_first("error")
+
+
+def _has_joined() -> bool:
+    """Whether the ranks have met; without an import of torch, which takes seconds."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()

@@ -38,6 +38,7 @@ from cifar_dist.checkpoint.folder import (
 )
 from cifar_dist.checkpoint.history import (
     best,
+    best_accuracy,
     choose,
     copy_to,
     find_named,
@@ -61,6 +62,7 @@ __all__ = [
     "Tensors",
     "TrainState",
     "best",
+    "best_accuracy",
     "choose",
     "copy_to",
     "evaluated_weights",

@@ -108,6 +108,12 @@ def best(folder: Path) -> Path | None:
     return next(iter(marked or [path for path in reached if path.name == linked]), None)
 
 
+def best_accuracy(folder: Path, before: int) -> float | None:
+    """Return the highest validation accuracy of which a checkpoint is kept, of those before a step; None for none."""
+    earlier = [_state(path) for path in listing(folder) if (step_of(path) or 0) < before]
+    return max((one.val_accuracy for one in earlier if one and one.is_best and one.val_accuracy), default=None)
+
+
 def _state(path: Path) -> TrainState | None:
     """Read a state; None if it is damaged or of a newer program."""
     try:

@@ -36,7 +36,7 @@ class Agreement:
     Args:
         ranks: this process among all of the job.
         requests: to stop, of this process.
-        moved: called after each step and before each batch of an evaluation.
+        moved: called after each step.
     """
 
     def __init__(self, ranks: Ranks, requests: StopRequests, moved: Callable[[], None] = lambda: None) -> None:
@@ -82,7 +82,6 @@ class Agreement:
         Raises:
             StopRequested: a rank was asked to stop.
         """
-        self._moved()
         flag = torch.full((1,), float(self._requests.code()), device=self._ranks.device)
         if cause := cause_of(*self._ranks.start_maximum(flag).wait()):
             raise StopRequested(cause)

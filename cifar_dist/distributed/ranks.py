@@ -145,9 +145,13 @@ class Ranks:
 
 def _shared(error: UserError | TrainingFailedError | OSError) -> UserError | TrainingFailedError:
     """Return an error as all ranks raise it. What caused it does not travel between ranks, so it is blamed here."""
+    shared: UserError | TrainingFailedError
     if isinstance(error, OSError):
-        return StorageError.of(error, "the run folder")
-    return blame(error) if isinstance(error, UserError) else error
+        shared = StorageError.of(error, "the run folder")
+    else:
+        shared = blame(error) if isinstance(error, UserError) else error
+    shared.is_shared = True
+    return shared
 
 
 def deal(items: Sequence[T], rank: int, world_size: int) -> list[T]:

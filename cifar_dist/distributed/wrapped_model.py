@@ -31,7 +31,10 @@ class InferenceModel:
     Attributes:
         module: the bare network.
         ranks: this process among those that share the predictions.
+        moved: called after each forward pass of :meth:`infer`.
     """
+
+    moved: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, module: nn.Module, ranks: Ranks, precision: Precision) -> None:
         self.module = module
@@ -47,6 +50,7 @@ class InferenceModel:
         dtype = self._precision.autocast
         with torch.autocast(self.ranks.device.type, dtype=dtype, enabled=dtype is not None):
             logits: Tensor = self.module(images)  # not DDP's wrapper, which asks the other ranks
+        self.moved()
         return logits.float()
 
     @contextmanager

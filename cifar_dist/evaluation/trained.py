@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from cifar_dist import checkpoint, models
@@ -14,6 +16,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.launch_checks import is_main_process
+from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.evaluation.evaluate import CheckpointRef
@@ -84,5 +87,24 @@ def build_trained(trained: Trained) -> nn.Module:
 
 
 def load_model(engine: Engine, trained: Trained) -> InferenceModel:
-    """Build the trained network on every rank's device, see :func:`build_trained`. Collective."""
-    return engine.prepare_for_inference(engine.ranks.run_on_all(lambda: build_trained(trained)))
+    """Build the trained network on every rank's device, see :func:`build_trained`. Collective.
+
+    Raises:
+        UserError: also, the ranks have read different weights: their machines share no file system.
+    """
+    module = engine.ranks.run_on_all(lambda: build_trained(trained))
+    if len({*engine.ranks.gather_objects(_checksum(module))}) > 1:
+        raise UserError(f"the ranks have read different weights from {trained.weights.path}; share that folder")
+    return engine.prepare_for_inference(module)
+
+
+def agree_on_weights(trained: Trained, ranks: Ranks) -> Trained:
+    """Return what rank 0 has opened, because a run that is training may save while the ranks start. Collective."""
+    return replace(trained, weights=ranks.run_on_main(lambda: trained.weights))
+
+
+def _checksum(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

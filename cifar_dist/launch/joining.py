@@ -116,7 +116,8 @@ def is_first(purpose: str) -> bool:
     if ranks == 1:
         return True
     try:
-        store = open_store(purpose, place["MASTER_ADDR"], int(place["MASTER_PORT"]))
+        attempt = place.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the ranks
+        store = open_store(f"{purpose}/{attempt}", place["MASTER_ADDR"], int(place["MASTER_PORT"]))
         is_first = store.add("ranks", 1) == 1
         deadline = time.monotonic() + _LAST_SECONDS
         while place.get("RANK") == "0" and store.add("ranks", 0) < ranks and time.monotonic() < deadline:

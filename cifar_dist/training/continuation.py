@@ -91,22 +91,31 @@ def _choose(folder: RunFolder) -> tuple[Path | None, list[str]]:
 
 
 def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup) -> TrainState:
-    """Return ``state``, without the evaluation at the end that the run had when it was shorter.
+    """Return ``state`` as a run has it that had its length from the start: evaluated here if it ends here.
 
-    A longer run is evaluated there only if it is the turn of that epoch, and its records are those of a run that had
-    its length from the start.
+    A run is always evaluated at its end. One that was made longer has such an evaluation where it is not the turn of
+    that epoch, and one that was made shorter, or long again, may lack it.
     """
-    events = timeline.read(folder.timeline)
-    was_end = any(event.kind == "extended" and event.step == state.step for event in events)
-    within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step
-    if state.step == setup.last_step or not (within_epoch or (was_end and not _is_turn(state.step, setup))):
+    done_before = (state.step - 1) // setup.steps_per_epoch
+    if state.step == 0 or state.epochs_evaluated <= done_before:
+        return state  # not evaluated here
+    records = _evaluations(folder)
+    if state.step == setup.last_step:
+        is_evaluated = any(record.step == state.step for record in records)
+        is_right = is_evaluated or "val" not in setup.manifest.splits or not setup.config.data.hold_out
+    else:
+        events = timeline.read(folder.timeline)
+        was_end = any(event.kind == "extended" and event.step == state.step for event in events)
+        within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step
+        is_right = not within_epoch and (not was_end or _is_turn(state.step, setup))
+    if is_right:
         return state
-    before = [record.accuracy for record in _evaluations(folder) if record.step < state.step]
+    before = [record.accuracy for record in records if record.step < state.step]
     return replace(
         state,
-        epochs_evaluated=(state.step - 1) // setup.steps_per_epoch,
+        epochs_evaluated=done_before,
         val_accuracy=before[-1] if before else None,
-        best_val_accuracy=max(before, default=None),
+        best_val_accuracy=checkpoint.best_accuracy(folder.checkpoints, before=state.step),
         is_best=False,
     )
 

@@ -93,6 +93,7 @@ class Trainer:
         self.step_log = StepLog(self.ranks)
         self.meter = UsageMeter(self.setup, engine, self.learner.clock)
         self.watchdog = self._build_watchdog()
+        self.learner.model.moved = self.watchdog.beat
         self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(mirrors, notes))
         self.profiler = self._build_profiler()
         self.saver = self._build_saver(state)
@@ -114,18 +115,27 @@ class Trainer:
     def _run(self) -> int:
         try:
             with waits_explained(self.config.run.collective_timeout):
-                self.fit()
-                self.finish()
-        except StopRequested as request:
-            self.stop(str(request))
-            return EXIT_REQUEUE
+                reason = self._train()
         except BaseException as error:
             self.watchdog.stop()
             self.saver.close()
             self.tracker.finish("failed", plugins.describe_failure(error) or str(error))
             raise
-        self.close("finished", self._why_complete())
-        return EXIT_DONE
+        if reason is None:
+            self.close("finished", self._why_complete())
+            return EXIT_DONE
+        self.close("interrupted", reason)
+        return EXIT_REQUEUE
+
+    def _train(self) -> str | None:
+        """Train to the end; return why it stopped before, with a checkpoint of that step, or None."""
+        try:
+            self.fit()
+            self.finish()
+        except StopRequested as request:
+            self.save_where_it_stops()
+            return str(request)
+        return None
 
     def fit(self) -> None:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
@@ -177,6 +187,7 @@ class Trainer:
         if self.val is not None and is_evaluated:
             begin = time.perf_counter()
             with self.learner.clock.during("evaluation"), self.learner.averaged():
+                self.watchdog.be_patient()  # again: recalibration moves, and the first batch may take long
                 show = partial(self.tracker.evaluating, "val")
                 predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
             self._require_finite(math.isfinite(predictions.loss), "the validation loss")
@@ -212,6 +223,7 @@ class Trainer:
     def _finish(self) -> None:
         model = self.learner.model.state(Deal(self.ranks.rank, writers=1))
         self.ranks.run_on_main(lambda: self._write_final(model))
+        self.watchdog.be_patient()
         split, tta = self.config.eval.split, self.config.eval.tta
         if split not in self.manifest.splits:
             return
@@ -242,12 +254,11 @@ class Trainer:
         record = Record(self.step, last, summary.split, *result, seconds, usage=self.meter.take())
         self.tracker.evaluation(record, best=False)
 
-    def stop(self, cause: str) -> None:
+    def save_where_it_stops(self) -> None:
         """Save at the agreed step; the tracker says how to resume."""
         self.agreement.settle(stopping=True)
         self.flush()
         self.save(must=True)
-        self.close("interrupted", cause)
 
     def close(self, status: Status, reason: str = "") -> None:
         """End the tracking. Ranks leave together: a launcher kills those that stay longer than the first to fail."""

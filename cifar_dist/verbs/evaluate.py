@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.distributed.stop_requests import StopRequests
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.evaluate import evaluate
-        from cifar_dist.evaluation.trained import load_model, open_trained
+        from cifar_dist.evaluation.trained import agree_on_weights, load_model, open_trained
         from cifar_dist.run_folder import find_run
         from cifar_dist.run_folder.opening import refuse_missing_data, refuse_read_only
         from cifar_dist.terminal.progress import progress
@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.split not in data.splits:
         raise UserError(f"{data.root} has no split '{arguments.split}'; use --split {' or '.join(data.splits)}")
     with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
+        trained = agree_on_weights(trained, engine.ranks)
         folder, summary = evaluate(
             load_model(engine, trained),
             trained.config,

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.distributed.stop_requests import StopRequests
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.predict_file import predict_file
-        from cifar_dist.evaluation.trained import open_trained
+        from cifar_dist.evaluation.trained import agree_on_weights, open_trained
         from cifar_dist.evaluation.views import distinct_views
         from cifar_dist.run_folder import RunFolder, find_run
 
@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     trained = replace(trained, config=with_views(trained.config, arguments))
     tta = distinct_views(trained.config.eval.tta, trained.config.augment)
     with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
+        trained = agree_on_weights(trained, engine.ranks)
         poll = Agreement(engine.ranks, StopRequests(signals)).poll
         rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels, poll)
     if engine.ranks.is_main:

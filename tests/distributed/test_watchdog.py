@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.failing_network import LINE, write_network
-from support.running import TRAIN, finish, start, wait_for_records, wait_until
+from support.running import TRAIN, UNDRAWN, finish, start, wait_for_records, wait_until
 
 from cifar_dist.distributed.watchdog import Position, name_behind
 from cifar_dist.tracking import timeline
@@ -51,6 +51,25 @@ def test_a_rank_that_is_stopped_during_a_save_needs_no_patience(tiny: Path, tmp_
     done = finish(start([TRAIN, str(tiny), *IMPATIENT, *words], 2))
     assert [one.returncode for one in done] == [124, -signal.SIGKILL], done[0].stderr
     assert "does not answer, it is stopped; stacks: " in done[0].stderr
+
+
+def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_path: Path) -> None:
+    """One batch of many views, whose first one may take as long as a first step."""
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    looks = 0\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(32 * 32 * channels, classes)\n"
+        "    def forward(self, images):\n"
+        "        if not self.training:\n"
+        "            time.sleep(0.7 if self.looks else 2.5)\n"
+        "            self.looks += 1\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    words = ["--train.max_steps", "1", "--run.stall_timeout", "2", "--run.stall_factor", "1", "--eval.tta", "7"]
+    (done,) = finish(start([TRAIN, str(tiny), *words, "--model.name", f"{tmp_path}/slow.py:Net"], 1, UNDRAWN))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -130,6 +130,47 @@ def test_patience_that_is_switched_off_takes_its_own_settings_along(place: Place
     assert place.run("resume", str(run), *off.split()).code == 0
 
 
+def test_a_run_whose_extension_was_killed_may_have_its_former_length_again(place: Place) -> None:
+    words = ["--schedule.name", "constant", "--train.max_steps", "5"]
+    assert place.train("hesitant", *words).code == 0
+    run = place.runs / "hesitant"
+    before = story(run)
+    assert place.run("resume", str(run), "--train.max_steps", "9", die_at=12).code == -9
+    assert [record["step"] for record in metrics(run, "val")] == [3], "that of the former end is gone"
+    again = place.run("resume", str(run), "--train.max_steps", "5")
+    assert again.code == 0, again.said
+    assert story(run) == before
+
+
+def test_a_run_that_is_made_shorter_is_evaluated_at_its_new_end(place: Place) -> None:
+    words = ["--schedule.name", "constant", "--eval.every", "3"]
+    assert place.train("short", *words, "--train.max_steps", "6").code == 0
+    assert place.train("shortened", *words, die_at=24).code == -9
+    run = place.runs / "shortened"
+    state = checkpoint.read_state(checkpoint.named(RunFolder(run).checkpoints, "latest"))
+    assert (state.step, state.epochs_evaluated, metrics(run, "val")) == (6, 2, [])
+    done = place.run("resume", str(run), "--train.max_steps", "6")
+    assert done.code == 0, done.said
+    assert story(run) == story(place.runs / "short")
+
+
+def test_the_best_checkpoint_of_an_extended_run_has_the_accuracy_that_it_is_said_to_have(place: Place) -> None:
+    """That of the evaluation before the former end was deleted, when the one of that end was better."""
+    words = ["--schedule.name", "constant", "--optim.lr", "0.02", "--eval.every", "2", "--checkpoint.keep", "1"]
+    assert place.train("forgetful", *words, "--train.epochs", "3").code == 0
+    run = place.runs / "forgetful"
+    early, late = (record["accuracy"] for record in metrics(run, "val"))
+    assert early < late, "or the test would show nothing"
+    assert place.run("resume", str(run), "--train.epochs", "6", die_at=16).code == -9
+    folder = RunFolder(run).checkpoints
+    state = checkpoint.read_state(checkpoint.named(folder, "best"))
+    assert state.step >= 9
+    assert state.best_val_accuracy is None, "no checkpoint of an evaluation is left"
+    assert place.run("resume", str(run)).code == 0
+    state = checkpoint.read_state(checkpoint.named(folder, "best"))
+    assert state.best_val_accuracy in [record["accuracy"] for record in metrics(run, "val") if record["step"] >= 12]
+
+
 @pytest.mark.parametrize(
     ("end", "words"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.continued_runs import Place, events
+from support.running import TRAIN, UNDRAWN, finish, start, wait_for_records
 
 from cifar_dist import recipe
 from cifar_dist.distributed.stop_requests import STOP_FILE, TIME_LIMIT, StopRequests, cause_of
@@ -17,6 +18,7 @@ from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
 from cifar_dist.distributed.time_limit import JobTime, deadline, job_time
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import timeline
 
 
 def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_path: Path) -> None:
@@ -39,6 +41,20 @@ def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_pa
     assert place.run("resume", str(run), "--run.max_time", "").code == 0
     place.assert_is_whole(run)
     assert recipe.read(RunFolder(run).config).run.name == "renamed"
+
+
+def test_a_stop_whose_checkpoint_cannot_be_written_is_recorded_as_a_failure(tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "tiny"
+    words = ["--train.epochs", "100000", "--eval.every", "100000", "--checkpoint.every", "100000"]
+    running = start([TRAIN, str(tiny), *words, "--checkpoint.every_steps", "0"], 1, UNDRAWN)
+    wait_for_records(run, 3, running)
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").touch()
+    running[0].terminate()
+    (done,) = finish(running)
+    assert (done.returncode, done.stderr.count("Traceback")) == (1, 0), done.stderr
+    last = timeline.read(run / "timeline.jsonl")[-1]
+    assert (last.kind, f"{run}/checkpoints" in last.note) == ("failed", True)
 
 
 def test_the_file_is_checked_at_most_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

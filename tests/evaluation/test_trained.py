@@ -1,0 +1,62 @@
+"""A trained run that several ranks open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support import forked_ranks
+from support.engines import engine as start
+
+from cifar_dist import models
+from cifar_dist.checkpoint import save_tensors
+from cifar_dist.config import Config, ModelConfig, RunConfig
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
+from cifar_dist.evaluation.evaluate import CheckpointRef
+from cifar_dist.evaluation.trained import Trained, agree_on_weights, load_model
+from cifar_dist.run_folder import RunFolder
+
+
+@pytest.fixture
+def trained(digits: Path, tmp_path: Path) -> list[Trained]:
+    """The same run with the weights of two checkpoints."""
+    config = Config(run=RunConfig("it"), model=ModelConfig("tiny-cnn"))
+    manifest = Manifest.load(digits)
+    found = []
+    for step in (1, 2):
+        torch.manual_seed(step)
+        module = models.build_for(config.model, shape=manifest.shape, classes=len(manifest.classes))
+        file = tmp_path / f"{step}.safetensors"
+        save_tensors(module.state_dict(), file)
+        weights = CheckpointRef((file,), f"step-{step}", step, None)
+        found.append(Trained(RunFolder(tmp_path), config, manifest, weights))
+    return found
+
+
+def test_ranks_that_open_a_run_while_it_saves_load_the_weights_that_rank_0_chose(
+    trained: list[Trained], tmp_path: Path
+) -> None:
+    def work() -> None:
+        engine = start(trained[0].config)
+        rank = engine.ranks.rank
+        agreed = agree_on_weights(trained[rank], engine.ranks)
+        bias = [*load_model(engine, agreed).module.parameters()][-1]
+        (tmp_path / f"{rank}.txt").write_text(f"{agreed.weights.name} {bias.tolist()}")
+
+    forked_ranks.run(2, work)
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert first.startswith("step-1 ")
+
+
+def test_ranks_whose_machines_hold_different_weights_are_refused(trained: list[Trained], tmp_path: Path) -> None:
+    def work() -> None:
+        engine = start(trained[0].config)
+        own = replace(trained[0], weights=trained[engine.ranks.rank].weights)
+        with pytest.raises(UserError, match=r"the ranks have read different weights from .*; share that folder"):
+            load_model(engine, own)
+
+    forked_ranks.run(2, work)
