@@ -67,6 +67,10 @@ class Config(Section):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=NoMirrorConfig)
 
+    def trains_on(self, split: str) -> bool:
+        """Whether the run learns from the images of a split, so that its accuracy there is not that of new images."""
+        return split == "train" or (split == "val" and not self.data.hold_out)
+
     def __post_init__(self) -> None:
         if isinstance(self.average, RunningAverageConfig):
             require(

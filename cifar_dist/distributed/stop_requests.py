@@ -6,6 +6,7 @@ same step, for the same cause.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Final
@@ -42,7 +43,8 @@ class StopRequests:
             self._found = TIME_LIMIT
         elif self._file is not None and (now := time.monotonic()) >= self._next_check:
             self._next_check = now + STOP_FILE_SECONDS
-            self._found = STOP_FILE if self._file.exists() else ""
+            with contextlib.suppress(OSError):  # of a file server that does not answer; it is asked again
+                self._found = STOP_FILE if self._file.exists() else ""
         return self._found
 
 

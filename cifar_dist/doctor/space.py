@@ -15,7 +15,7 @@ from cifar_dist.run_folder import RunFolder
 def room_for_checkpoints(config: Config, count: int) -> Finding:
     """Compare the free space with the checkpoints to come, of ``count`` bytes each; those that exist are replaced."""
     folder = Path(config.run.dir)
-    existing = checkpoint.listing(RunFolder(folder / config.run.name).checkpoints)
+    existing = checkpoint.listing(RunFolder.of(config).checkpoints)
     wanted = config.checkpoint.keep + 2  # the best one, and the one that is being written
     needed = max(1, wanted - len(existing)) * count
     beside = next(path for path in (folder, *folder.absolute().parents) if path.exists())

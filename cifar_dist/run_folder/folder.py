@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from cifar_dist import recipe
+from cifar_dist.config import Config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import InUseError, UserError
 from cifar_dist.files import (
@@ -34,6 +35,11 @@ CONFIG_NAME = "config.toml"
 
 _LOCK = ".lock"
 _LOCK_SECONDS = 0.5  # timeout for the lock; a process that only checks whether a run is in use holds it for far less
+
+
+def sum_beside(path: Path) -> Path:
+    """Where the checksum of a file that is appended to is kept."""
+    return path.with_name(f".{path.name}.sha256")
 
 
 class EvaluationFolder:
@@ -58,7 +64,7 @@ class RunFolder:
         self.manifest = path / FILE_NAME
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
-        self.metrics_sum = path / ".metrics.jsonl.sha256"  # as tracking.metrics calls it
+        self.metrics_sum = sum_beside(self.metrics)
         self.metrics_csv = path / "metrics.csv"
         self.log = path / "training.log"
         self.timeline = path / "timeline.jsonl"
@@ -75,7 +81,14 @@ class RunFolder:
         self.stalls = path / "stalls"
         self.profile = path / "profile"
         self.job_script = path / "job.sbatch"
+        self.wandb = path / "wandb"
+        self.wandb_identity = path / "wandb.json"
         self._lock: IO[str] | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> RunFolder:
+        """The folder of the run that a config asks for."""
+        return cls(Path(config.run.dir) / config.run.name)
 
     @property
     def essential(self) -> tuple[Path, ...]:

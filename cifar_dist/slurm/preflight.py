@@ -46,7 +46,7 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
     Manifest.load(config.data.path)
     check_site(config, variables)
     _check_time(config, variables)
-    return RunFolder(Path(config.run.dir) / config.run.name)
+    return RunFolder.of(config)
 
 
 def check_site(config: Config, variables: Mapping[str, str]) -> None:

@@ -50,7 +50,7 @@ class Submission:
         config = recipe.load(name, settings)
         default = recipe.run_name(recipe.recipe_path(name))
         own_name = "run.name" in recipe.parse_overrides(settings) or config.run.name != default
-        path = Path(config.run.dir) / config.run.name
+        path = RunFolder.of(config).path
         if not own_name:
             free = ["--run.name", free_name(path).name]
             return cls(recipe.load(name, [*settings, *free]), [], options)
@@ -75,7 +75,7 @@ class Submission:
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder(Path(self.config.run.dir) / self.config.run.name)
+        return RunFolder.of(self.config)
 
     def script(self) -> str:
         """Render the batch script: Slurm's options, the site's variables, and the run to continue."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import naming, write_atomic
+from cifar_dist.run_folder.folder import sum_beside
 from cifar_dist.tracking.usage import Usage
 
 
@@ -92,7 +93,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._sum = _sum_of(path)
+        self._sum = sum_beside(path)
         self._unwritten = b""
         self._open()
 
@@ -131,13 +132,12 @@ class MetricsLog:
 
         False if that is unknown: an earlier version wrote the file, or a part of it is lost, which is noticed by step.
         """
-        try:
-            checksum, size = self._sum.read_text(encoding="utf-8").split()
-            with self.path.open("rb") as file:
-                found = file.read(int(size))
-        except (FileNotFoundError, ValueError):
+        if (written := _read_sum(self.path)) is None:
             return False
-        return len(found) == int(size) and hashlib.sha256(found).hexdigest() != checksum
+        checksum, size = written
+        with self.path.open("rb") as file:
+            found = file.read(size)
+        return len(found) == size and hashlib.sha256(found).hexdigest() != checksum
 
     def cut(self, step: int, evaluated: int | None = None) -> int:
         """Atomically drop every record after ``step``, and a line at the end that a kill left incomplete.
@@ -199,16 +199,19 @@ class MetricsLog:
 
 def is_as_written(path: Path) -> bool:
     """Whether the ``metrics.jsonl`` of a run that has ended is what the run wrote; also where that is unknown."""
-    try:
-        checksum, size = _sum_of(path).read_text(encoding="utf-8").split()
-    except (FileNotFoundError, ValueError):
+    if (written := _read_sum(path)) is None:
         return True
     content = path.read_bytes() if path.is_file() else b""
-    return f"{len(content)}" == size and hashlib.sha256(content).hexdigest() == checksum
+    return (hashlib.sha256(content).hexdigest(), len(content)) == written
 
 
-def _sum_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.sha256")
+def _read_sum(path: Path) -> tuple[str, int] | None:
+    """Return the sha256 and the number of bytes of the last :meth:`MetricsLog.sync`; None if they are unknown."""
+    try:
+        checksum, size = sum_beside(path).read_text(encoding="utf-8").split()
+        return checksum, int(size)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def read(path: Path) -> list[Record]:

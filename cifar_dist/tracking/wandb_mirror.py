@@ -23,6 +23,7 @@ from cifar_dist.config import Config, TrackingConfig, WandbConfig
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.files import write_atomic
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.timeline import Status
@@ -83,16 +84,16 @@ class WandbMirror:
 
     def __init__(self, folder: Path, config: Config, facts: RunFacts) -> None:
         assert isinstance(config.tracking, WandbConfig)
-        self._folder, self._config, self._facts = folder, config, facts
+        self._folder, self._config, self._facts = RunFolder(folder), config, facts
         self._tracking = config.tracking
         self._run: _Run | None = None
 
     def start(self, history: Sequence[Record]) -> None:
-        tracking, known = self._tracking, self._folder / "wandb.json"
+        tracking, known = self._tracking, self._folder.wandb_identity
         last = _last_process(known)
         project = tracking.project or last.project or os.environ.get("WANDB_PROJECT") or "cifar-dist"
         this = _Identity(last.id or secrets.token_hex(4), wandb_mode(tracking), project)
-        self._run = _start(self._folder, self._config, tracking, self._facts, this)
+        self._run = _start(self._folder.path, self._config, tracking, self._facts, this)
         write_atomic(known, json.dumps(asdict(this)) + "\n")
         if this.mode == "offline" or last.mode != "online":
             self.train_steps(history)
@@ -112,7 +113,7 @@ class WandbMirror:
             if status == "interrupted":
                 run.mark_preempting()
             run.finish(exit_code=_EXIT_CODE[status])
-            for leftover in (self._folder / "wandb").glob("tmp*wandb-*"):
+            for leftover in self._folder.wandb.glob("tmp*wandb-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -140,7 +141,7 @@ def _last_process(path: Path) -> _Identity:
 
 def _import_wandb(folder: Path) -> None:
     """Import W&B with its temporary folders in the run folder; a process that ends at once leaves them behind."""
-    before, own = tempfile.tempdir, folder / "wandb"
+    before, own = tempfile.tempdir, RunFolder(folder).wandb
     own.mkdir(exist_ok=True)
     tempfile.tempdir = str(own)
     try:

@@ -14,6 +14,7 @@ import torch
 
 import cifar_dist
 from cifar_dist import checkpoint
+from cifar_dist.checkpoint.marker import MARKER
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
@@ -121,7 +122,7 @@ def write_certificate(folder: RunFolder, stretches: list[Stretch], differences: 
     Its last field is the sha256 of all others as compact JSON with sorted keys, so a later change shows.
     """
     files = [folder.config, folder.manifest, folder.metrics, folder.final]
-    files += sorted(folder.checkpoints.glob("step-*/COMPLETE.json"))
+    files += sorted(path / MARKER for path in checkpoint.listing(folder.checkpoints))
     certificate: dict[str, object] = {
         "run": folder.name,
         "written": utc(),

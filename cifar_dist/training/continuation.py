@@ -46,7 +46,7 @@ def is_finished(config: Config) -> bool:
     Raises:
         UserError: the config contradicts the run, or the run was trained on other data.
     """
-    folder = RunFolder(Path(config.run.dir) / config.run.name)
+    folder = RunFolder.of(config)
     if not folder.exists() or config.run.fresh or not folder.is_finished(config.eval.split):
         return False
     if folder.damaged_results() or not metrics.is_as_written(folder.metrics):  # what can be is written again

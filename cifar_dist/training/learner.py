@@ -49,6 +49,7 @@ class Learner:
     Attributes:
         model: the wrapped network, with its optimizer.
         clock: what of a run's time goes into which phase.
+        notes: lines to report, of the weights that it begins with.
 
     Raises:
         UserError: a checkpoint or pretrained weights of another network.
@@ -57,6 +58,7 @@ class Learner:
     def __init__(self, setup: TrainingSetup, engine: Engine, loaded: Checkpoint | None = None) -> None:
         self._config, self._setup, self._ranks = setup.config, setup, engine.ranks
         self.clock = PhaseClock(engine.ranks.device)
+        self.notes: list[str] = []
         config = setup.config
         self._load_first_weights(loaded)
         if config.train.channels_last:
@@ -84,8 +86,8 @@ class Learner:
             self._ranks.run_once_per_node_first(
                 lambda: new.extend(load_pretrained(module, model.pretrained, model.name))
             )
-            if new and self._ranks.is_main:
-                print(f"cifar-dist: {model.pretrained} has other classes: {', '.join(new)} keep new weights")
+            if new:
+                self.notes.append(f"{model.pretrained} has other classes: {', '.join(new)} keep new weights")
         elif isinstance(module, DataInitialized):
             module.initialize(next(self._plain_images("initialize", _INITIALIZE_IMAGES, _INITIALIZE_IMAGES)).cpu())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -88,6 +89,8 @@ def run_range_test(
         StopRequested: a process was asked to stop.
     """
     learner = Learner(setup, engine)
+    for note in learner.notes if engine.ranks.is_main else ():
+        print(f"cifar-dist: {note}", file=sys.stderr)
     agreement, step_log = Agreement(engine.ranks, StopRequests(signals)), StepLog(engine.ranks)
     curve = Curve([], [], math.log(len(setup.manifest.classes)))
     for measured in learner.steps(0, steps, rates(low, high, steps).__getitem__):
@@ -115,7 +118,7 @@ def require_place(config: Config) -> None:
     Raises:
         UserError: no folder can be there.
     """
-    path = Path(config.run.dir) / config.run.name
+    path = RunFolder.of(config).path
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"the run folder {path} cannot be written: {place} stands in the way; use another --run.dir")
@@ -123,7 +126,7 @@ def require_place(config: Config) -> None:
 
 def save_curve(curve: Curve, config: Config) -> Path:
     """Write the curve into the run folder of ``config``, creating it where it does not exist; returns its path."""
-    folder = RunFolder(Path(config.run.dir) / config.run.name)
+    folder = RunFolder.of(config)
     folder.path.mkdir(parents=True, exist_ok=True)
     curve.save(folder.lr_curve)
     return folder.lr_curve

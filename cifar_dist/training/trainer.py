@@ -10,7 +10,6 @@ import math
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor
 
@@ -75,7 +74,7 @@ class Trainer:
         mirrors = self.ranks.run_on_all(lambda: wanted_mirrors(config.tracking) if self.ranks.is_main else {})
 
         # The run gets its folder only now, when nothing in the config can be wrong any more.
-        self.folder = RunFolder(Path(config.run.dir) / config.run.name)
+        self.folder = RunFolder.of(config)
         deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
         found, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
         notes += check_shared(self.folder.config, found, self.ranks)
@@ -94,6 +93,7 @@ class Trainer:
         self.meter = UsageMeter(self.setup, engine, self.learner.clock)
         self.watchdog = self._build_watchdog()
         self.learner.model.moved = self.watchdog.beat
+        notes += self.learner.notes
         self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(mirrors, notes))
         self.profiler = self._build_profiler()
         self.saver = self._build_saver(state)
@@ -141,6 +141,11 @@ class Trainer:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
         if self.config.eval.split not in self.manifest.splits:
             self.tracker.warn(f"the dataset has no split '{self.config.eval.split}' to end with; see eval.split")
+        elif self.config.trains_on(self.config.eval.split):
+            self.tracker.warn(
+                f"the run trains on the split '{self.config.eval.split}', which it is evaluated on in the end; its "
+                "accuracy will not be that of new images; see eval.split"
+            )
         self.learner.clock.take()  # the setup is no part of an epoch
         stopped_before_evaluation = self.epochs_trained > self.epochs_evaluated
         if stopped_before_evaluation:

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     if engine.ranks.is_main:
         if data.fingerprint != trained.trained_on.fingerprint:
             _say(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
-        elif arguments.split == "train" or (arguments.split == "val" and not trained.config.data.hold_out):
+        elif trained.config.trains_on(arguments.split):
             _say(f"the run was trained on the split {arguments.split}")
         if summary.tta != tta:
             _say(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")

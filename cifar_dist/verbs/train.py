@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_dist.distributed.launch_checks import is_main_process
@@ -52,8 +51,9 @@ def train(config: Config) -> int:
     A finished run is named, and nothing in its folder changes, unless its report is outdated.
     """
     from cifar_dist.distributed.stop_signals import StopSignals
+    from cifar_dist.run_folder import RunFolder
 
-    path = Path(config.run.dir) / config.run.name
+    path = RunFolder.of(config).path
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         with loading():
             from cifar_dist.distributed.start import start_engine

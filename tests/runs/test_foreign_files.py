@@ -44,6 +44,15 @@ def test_clean_deletes_no_folder_that_is_not_a_run(runs: Path, tmp_path: Path) -
     assert files(tmp_path) == {path for path in before if not path.is_relative_to(runs / "unborn")}
 
 
+def test_what_wandb_leaves_in_a_run_that_never_began_is_not_of_the_user(runs: Path) -> None:
+    folder = RunFolder(runs / "unborn")
+    folder.wandb.mkdir()
+    folder.wandb_identity.write_text("{}")
+    assert not folder.has_foreign_files()
+    assert cli.run(["runs", "clean", "--yes"]) == 0
+    assert not folder.path.exists()
+
+
 def test_a_run_that_waits_for_its_job_is_not_deleted(runs: Path) -> None:
     RunFolder(runs / "unborn").job_script.touch()
     assert cli.run(["runs", "clean", "--yes"]) == 0

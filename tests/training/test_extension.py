@@ -130,6 +130,12 @@ def test_patience_that_is_switched_off_takes_its_own_settings_along(place: Place
     assert place.run("resume", str(run), *off.split()).code == 0
 
 
+def test_a_final_evaluation_on_images_of_the_training_is_said_to_be_one(place: Place) -> None:
+    done = place.train("overlap", "--data.hold_out", "false", "--eval.split", "val", "--train.max_steps", "1")
+    assert done.code == 0
+    assert "the run trains on the split 'val', which it is evaluated on in the end" in done.said
+
+
 def test_a_run_whose_extension_was_killed_may_have_its_former_length_again(place: Place) -> None:
     words = ["--schedule.name", "constant", "--train.max_steps", "5"]
     assert place.train("hesitant", *words).code == 0

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from support.running import metrics, spawn, train
 
+from cifar_dist import checkpoint
+
 PROCESSES = 2
 STEPS = 26
 
@@ -72,10 +74,13 @@ def test_another_number_of_processes_is_reported(trained: Path) -> None:
 def test_a_run_is_certified_and_a_changed_number_is_detected(trained: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy, symlinks=True)
+    aside = copy / "checkpoints" / "step-00000003.damaged"
+    shutil.copytree(checkpoint.listing(copy / "checkpoints")[0], aside)
     done = replay(copy, "--check", "9")
     assert done.returncode == 0, done.stderr
     certificate = json.loads((copy / "certificate.json").read_text())
     assert certificate["equal"]
+    assert not [path for path in certificate["sha256"] if "damaged" in path], "it was not compared"
     assert certificate["differences_from_the_run"] == []
     assert [(s["began"], s["ended"], s["weights_equal"]) for s in certificate["stretches"]] == [
         (0, 20, True),
