@@ -151,6 +151,10 @@ class TrainConfig(Section):
         """Return the optimizer steps after which a run is complete, unless it stops early."""
         return min(self.epochs * steps_per_epoch, self.max_steps or sys.maxsize)
 
+    def parts_of_batch(self, world_size: int) -> int:
+        """Return how many micro-batches a global batch is split into, over all processes."""
+        return self.parts or world_size * self.accumulate
+
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
         require(self.max_steps >= 0, f"max_steps {self.max_steps} must not be negative")

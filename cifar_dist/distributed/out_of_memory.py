@@ -39,7 +39,7 @@ def explained(describe: Callable[[], str]) -> Iterator[None]:
 
 def describe_training(train: TrainConfig, engine: str, world_size: int) -> str:
     """Name the batch and the engine of a training step, and settings of which it needs less memory."""
-    size, parts = train.batch_size, train.parts or world_size * train.accumulate
+    size, parts = train.batch_size, train.parts_of_batch(world_size)
     finer = next((more for more in range(parts + 1, size + 1) if size % more == 0 and more % world_size == 0), None)
     changes = []  # of what the run computes
     if finer is not None:

@@ -6,7 +6,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.doctor.finding import Finding
-from cifar_dist.training.setup import check_batch_size, padding_note, parts_of_batch
+from cifar_dist.training.setup import check_batch_size, padding_note
 
 _FEW = 8  # images, whose statistics a batch normalisation would use
 
@@ -25,7 +25,7 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
     """
     check_batch_size(config, world_size)
     trained = manifest.for_training(config.data.hold_out)
-    samples, size, parts = trained.samples("train"), config.train.batch_size, parts_of_batch(config, world_size)
+    samples, size, parts = trained.samples("train"), config.train.batch_size, config.train.parts_of_batch(world_size)
     steps, last, each = steps_per_epoch(samples, size), samples % size or size, -(-size // parts)
     per_rank = f"{parts // world_size} x {each}" if parts > world_size else f"{each}"
     padded = -(-last // parts) * parts - last

@@ -116,7 +116,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     augment = Augment(config.augment, config.run.seed, mean, normalize)
     augment.check(manifest.shape)
     mix = Mix(config.augment, augment, classes)
-    parts = parts_of_batch(config, ranks.world_size)
+    parts = config.train.parts_of_batch(ranks.world_size)
     own = own_parts(parts, ranks.rank, ranks.world_size)
     batches = ranks.run_on_all(
         lambda: TrainBatches(
@@ -179,18 +179,13 @@ def check_evaluations(config: Config, manifest: Manifest) -> None:
             )
 
 
-def parts_of_batch(config: Config, world_size: int) -> int:
-    """Return how many micro-batches a global batch is cut into, over all processes."""
-    return config.train.parts or world_size * config.train.accumulate
-
-
 def check_batch_size(config: Config, world_size: int) -> None:
     """Refuse more processes than fixed parts, and, on request, a global batch that does not split evenly.
 
     Raises:
         UserError: with numbers that work.
     """
-    parts, size = parts_of_batch(config, world_size), config.train.batch_size
+    parts, size = config.train.parts_of_batch(world_size), config.train.batch_size
     if parts < world_size:
         raise UserError(f"train.parts {parts} are too few for {world_size} processes; use --train.parts {world_size}")
     if config.train.even_batches and size % parts:
@@ -203,7 +198,7 @@ def check_batch_size(config: Config, world_size: int) -> None:
 
 def padding_note(config: Config, world_size: int) -> str:
     """Say that every global batch is filled up with repeated samples; empty if it splits evenly."""
-    padding = -config.train.batch_size % parts_of_batch(config, world_size)
+    padding = -config.train.batch_size % config.train.parts_of_batch(world_size)
     if not padding:
         return ""
     samples = "1 sample" if padding == 1 else f"{padding} samples"
@@ -255,7 +250,7 @@ def _check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> N
     if train.patience and not config.data.hold_out:
         raise UserError("train.patience needs a validation split; drop it, or drop --data.hold_out false")
     steps = train.epochs * steps_per_epoch
-    if train.profile > (most := min(steps, train.max_steps or steps)):
+    if train.profile > (most := train.last_step(steps_per_epoch)):
         raise UserError(f"train.profile {train.profile} is more than the {most} steps of the run; use at most {most}")
     if train.max_steps > steps:
         raise UserError(
@@ -279,7 +274,7 @@ def _check_normalizes(
     Raises:
         UserError: with the nearest batch size that works.
     """
-    size, parts = config.train.batch_size, parts_of_batch(config, world_size)
+    size, parts = config.train.batch_size, config.train.parts_of_batch(world_size)
     if _smallest_micro_batch(samples, size, parts) > 1:
         return
     height, width, channels = shape

@@ -185,35 +185,35 @@ class Trainer:
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
         self.watchdog.be_patient()
-        last = self.step == self.last_step
-        best = False
-        is_evaluated = self.val is not None and (last or (epoch + 1) % self.config.eval.every == 0)
-        self.flush(ends_epoch=not is_evaluated)
-        if self.val is not None and is_evaluated:
-            begin = time.perf_counter()
-            with self.learner.clock.during("evaluation"), self.learner.averaged():
-                self.watchdog.be_patient()  # again: recalibration moves, and the first batch may take long
-                show = partial(self.tracker.evaluating, "val")
-                predictions = self.val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
-            self._require_finite(math.isfinite(predictions.loss), "the validation loss")
-            self.accuracy = predictions.accuracy
-            with self.learner.clock.during("checkpoint"):
-                self.saver.wait(self.step)  # only an accuracy whose checkpoint exists counts as the best before
-            best = self.saver.best is None or self.accuracy > self.saver.best
-            seconds = round(time.perf_counter() - begin, 6)
-            count = len(predictions.logits)
-            usage = self.meter.take()
-            record = Record(
-                self.step, epoch, "val", predictions.loss, predictions.accuracy, count, seconds, usage=usage
-            )
-            self.tracker.evaluation(record, best)
-            self._count(record)
-        last = last or self._early_stopping.is_exhausted()
+        is_last = self.step == self.last_step
+        val = self.val if is_last or (epoch + 1) % self.config.eval.every == 0 else None
+        self.flush(ends_epoch=val is None)
+        is_best = self._evaluate(val, epoch) if val is not None else False
+        is_last = is_last or self._early_stopping.is_exhausted()
         self.epochs_evaluated = epoch + 1
-        if best or last or (epoch + 1) % self.config.checkpoint.every == 0:
-            self.save(best, must=last)
+        if is_best or is_last or (epoch + 1) % self.config.checkpoint.every == 0:
+            self.save(is_best, must=is_last)
         self.watchdog.beat()
         self.step_log.restart_clock()
+
+    def _evaluate(self, val: Split, epoch: int) -> bool:
+        """Evaluate on the validation split, and record it; return whether it is the best so far."""
+        begin = time.perf_counter()
+        with self.learner.clock.during("evaluation"), self.learner.averaged():
+            self.watchdog.be_patient()  # again: recalibration moves, and the first batch may take long
+            show = partial(self.tracker.evaluating, "val")
+            predictions = val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
+        self._require_finite(math.isfinite(predictions.loss), "the validation loss")
+        self.accuracy = predictions.accuracy
+        with self.learner.clock.during("checkpoint"):
+            self.saver.wait(self.step)  # only an accuracy whose checkpoint exists counts as the best before
+        is_best = self.saver.best is None or self.accuracy > self.saver.best
+        seconds = round(time.perf_counter() - begin, 6)
+        result = predictions.loss, predictions.accuracy, len(predictions.logits)
+        record = Record(self.step, epoch, "val", *result, seconds, usage=self.meter.take())
+        self.tracker.evaluation(record, is_best)
+        self._count(record)
+        return is_best
 
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
