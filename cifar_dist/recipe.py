@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -93,6 +93,18 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
             raise UserError(f"{path} names the run, but {error}; use --run.name NAME, or rename the file") from None
         config = dataclasses.replace(config, run=named)
     return config
+
+
+def load_named(recipe: str, settings: Sequence[str], unnamed: Callable[[Config], str]) -> Config:
+    """Read a recipe as :func:`load` does; a run that neither it nor ``settings`` name gets the name from ``unnamed``.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    config = load(recipe, settings)
+    if config.run.name != run_name(recipe_path(recipe)) or "run.name" in parse_overrides(settings):
+        return config
+    return load(recipe, [*settings, "--run.name", unnamed(config)])
 
 
 def run_name(path: Path) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cifar_dist.checkpoint.contents import Tensors
-from cifar_dist.checkpoint.folder import load
+from cifar_dist.checkpoint.folder import files_of, load
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,8 @@ def compare(first: Path, second: Path) -> list[Difference]:
 
 
 def _by_name(tensors: Tensors) -> dict[str, Tensor]:
-    files = {"weights": tensors.weights, "optimizer": tensors.optimizer}
-    if tensors.averaged is not None:
-        files |= {"averaged": tensors.averaged.weights, "averaged_statistics": tensors.averaged.statistics}
-    return {f"{file}/{name}": value for file, content in files.items() for name, value in content.items()}
+    files = files_of(tensors).items()
+    return {f"{Path(file).stem}/{name}": value for file, content in files for name, value in content.items()}
 
 
 def _difference(name: str, first: Tensor | None, second: Tensor | None) -> Difference:

@@ -8,11 +8,11 @@ adds its own, so a setting that the chosen variant does not have is refused inst
         key: ClassVar[str] = "schedule"
         variants: ClassVar[dict[str, type[ScheduleConfig]]] = {}
 
-        name: str = "constant"
+        name: str = "onecycle"
 
     @dataclass(frozen=True)
     class StepConfig(ScheduleConfig):
-        name: Literal["step"] = "step"
+        name: str = "step"
         gamma: float = 0.1
 
     ScheduleConfig.variants.update(step=StepConfig, ...)

@@ -17,15 +17,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cifar_dist.config import Config
-from cifar_dist.distributed.engine import DDP_COMPRESSES, NO_PARTS, Engine, Limit, check_wrapper
+from cifar_dist.distributed.engine import SHARDED, Engine, Limit, check_wrapper
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.launch_checks import knows_meeting_point
 from cifar_dist.distributed.launcher_settings import read_deepspeed_file
 from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, restore_zero
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
-
-_NEEDS_WEIGHTS = "needs full weights and gradients on each process"
 
 _SHARDED_FROM = 1000  # weights of a tensor
 
@@ -34,11 +32,7 @@ class DeepSpeedZero(Engine):
     """Stage 1 or 2, as the launcher's config says: every process holds all weights."""
 
     limits: ClassVar[tuple[Limit, ...]] = (
-        NO_PARTS,
-        DDP_COMPRESSES,
-        Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
-        Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
-        Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
+        *SHARDED,
         Limit(
             "average.name",
             lambda value: value == "lookahead",

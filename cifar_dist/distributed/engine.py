@@ -1,9 +1,9 @@
 """An engine joins the processes of a job and wraps a network so that they train it together.
 
 One engine per file: :mod:`~cifar_dist.distributed.data_parallel` (one process, DDP),
-:mod:`~cifar_dist.distributed.deepspeed_zero` and :mod:`~cifar_dist.distributed.fully_sharded`. Each implements
-:meth:`Engine.wrap` and declares in ``limits`` what it cannot do. :mod:`~cifar_dist.distributed.start` chooses one, and
-refuses what it declares.
+:mod:`~cifar_dist.distributed.fixed_parts`, :mod:`~cifar_dist.distributed.deepspeed_zero` and
+:mod:`~cifar_dist.distributed.fully_sharded`. Each implements :meth:`Engine.wrap` and declares in ``limits`` what it
+cannot do. :mod:`~cifar_dist.distributed.start` chooses one, and refuses what it declares.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 import torch.distributed as dist
@@ -57,6 +57,16 @@ class Limit:
 
 NO_PARTS = Limit("train.parts", bool, "needs one process or DDP")
 DDP_COMPRESSES = Limit("train.compress_gradients", lambda value: value != "no", "needs DDP")
+
+_NEEDS_WEIGHTS = "needs full weights and gradients on each process"
+SHARDED: Final = (
+    NO_PARTS,
+    DDP_COMPRESSES,
+    Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP"),
+    Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
+    Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
+)
+"""Limits of every engine that shards weights, gradients or optimizer state."""
 
 
 class Engine(ABC):

@@ -18,23 +18,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_dist.distributed.engine import DDP_COMPRESSES, NO_PARTS, Engine, Limit
+from cifar_dist.distributed.engine import SHARDED, Engine, Limit
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
 from cifar_dist.errors import UserError
-
-_NEEDS_WEIGHTS = "needs full weights and gradients on each process"
 
 
 class FullySharded(Engine):
     """FSDP2 over all processes of the job; one process has a shard too, of everything."""
 
     limits = (
-        NO_PARTS,
-        DDP_COMPRESSES,
-        Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP", "use launch/ddp.yaml"),
+        *SHARDED,
         Limit("train.compile", lambda value: value != "no", "needs one process, DDP or DeepSpeed"),
-        Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
-        Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
     )
     shards = "weights, gradients and optimizer state"
     kind, description = "fsdp", "FSDP"

@@ -16,7 +16,11 @@ _SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several pr
 
 
 def launched_processes() -> int:
-    """The number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher."""
+    """The number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher.
+
+    Raises:
+        UserError: ``WORLD_SIZE`` is not a number of processes.
+    """
     text = os.environ.get("WORLD_SIZE", "1")
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"WORLD_SIZE is {text!r}, not a number of processes; start with accelerate launch or torchrun")
@@ -36,7 +40,7 @@ def deepspeed_stage() -> str:
 def is_main_process() -> bool:
     """Whether this is rank 0, before any process group exists.
 
-    So is one whose rank is left from another job, without a WORLD_SIZE, or is no number: somebody must say so.
+    So is one whose rank is left from another job, without a WORLD_SIZE, or is not a number: somebody must say so.
     """
     rank = os.environ.get("RANK", "0")
     return "WORLD_SIZE" not in os.environ or not rank.isdecimal() or int(rank) == 0
@@ -49,7 +53,8 @@ def knows_meeting_point() -> bool:
 
 def local_processes() -> int:
     """The number of processes of this job on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "0") or 0) or launched_processes()
+    text = os.environ.get("LOCAL_WORLD_SIZE", "0")
+    return (int(text) if text.isdecimal() else 0) or launched_processes()
 
 
 def local_rank() -> int:
@@ -139,7 +144,7 @@ def check_launch(expected: int) -> None:
         expected: ``run.processes``; 0 for any number.
 
     Raises:
-        UserError: another number of processes runs than was asked for.
+        UserError: another number of processes runs than was asked for, or ``WORLD_SIZE`` is not a number of them.
         MachineError: they cannot find each other.
     """
     started = launched_processes()

@@ -79,7 +79,7 @@ def write_evaluation(
     predictions: Predictions,
     ids: Sequence[int | str],
     weights: Sequence[Path],
-    labels: Sequence[int | str] | None = None,
+    labels: Sequence[int | str],
 ) -> Path:
     """Write ``{run}_val_acc_{acc}_{time}_model_{checkpoint}/``, complete or not at all.
 
@@ -93,7 +93,7 @@ def write_evaluation(
         predictions: of every sample.
         ids: ID of each sample.
         weights: the evaluated file, whose suffix the copy gets, or its parts.
-        labels: predicted class of each sample, as the CSV names it; None for its index.
+        labels: predicted class of each sample, as the CSV names it.
     """
     accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -101,7 +101,7 @@ def write_evaluation(
     target = free_name(parent / name)
     with folder_atomic(target) as temporary:
         folder = EvaluationFolder(temporary)
-        write_submission(folder.submission, ids, predictions.classes.tolist() if labels is None else labels)
+        write_submission(folder.submission, ids, labels)
         arrays = {"ids": np.asarray(ids), "probabilities": predictions.probabilities.numpy()}
         if predictions.labels is not None:
             arrays["labels"] = predictions.labels.numpy()

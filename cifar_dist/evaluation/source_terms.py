@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Literal, get_args
+from typing import Literal
 
 from cifar_dist.data.manifest import Manifest
 
 Labels = Literal["auto", "name", "index"]
 """How a class is written; ``auto``: by name if the run's classes are the names of folders, else by index."""
-LABELS: tuple[Labels, ...] = get_args(Labels)
 
 _LONGEST_NUMBER = 18  # digits; more may not fit an int64
 

@@ -16,6 +16,7 @@ from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import Predictions, Stream, predict
 from cifar_dist.evaluation.views import make_views
+from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import Show, silent
 
 _UNKNOWN = -2  # stands for a class that the run was not trained on
@@ -112,9 +113,7 @@ def _pixels(shape: Sequence[int]) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:5])
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"the class{'es' if len(names) != 1 else ''} {shown}{more}"
+    return f"the class{'es' if len(names) != 1 else ''} {list_some(names, limit=5)}"
 
 
 class Split:

@@ -18,15 +18,18 @@ EPS = 1e-7
 _WORTH_A_BATCH = 5e9
 
 
-def orthogonalize(matrix: Tensor, iterations: int = 5, dtype: torch.dtype | None = None) -> Tensor:
+def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     """Replace the singular values of float [..., m, n] matrices by values near 1.
 
-    Args:
-        dtype: of the computation and the result. By default bfloat16 on a GPU, as published, and float32 on a CPU,
-            where it costs a few percent of a step: with bfloat16, gradients that differ in their last bit produce
-            updates that differ by 1e-2, and runs on one and on two processes soon diverge.
+    The result is bfloat16 on a GPU, as published, and float32 on a CPU, where it costs a few percent of a step: with
+    bfloat16, gradients that differ in their last bit produce updates that differ by 1e-2, and runs on one and on two
+    processes soon diverge.
     """
-    x = matrix.to(dtype or (torch.bfloat16 if matrix.is_cuda else torch.float32))
+    return iterate(matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32), iterations)
+
+
+def iterate(x: Tensor, iterations: int) -> Tensor:
+    """Perform the iteration on [..., m, n] matrices, in their own precision."""
     tall = x.shape[-2] > x.shape[-1]
     if tall:  # use the smaller of X X^T and X^T X
         x = x.mT

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.report.predictions import draw_predictions
-from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, bare, figure, short
+from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, bare, figure, short, show_image
 from cifar_dist.run_folder import EvaluationFolder
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
@@ -223,9 +223,6 @@ def _gallery(evaluation: Evaluation, chosen: Sequence[int], image_of: ImageOf, t
         for axes in grid.flat[len(chosen) :]:
             axes.axis("off")
         for axes, sample in zip(grid.flat, chosen, strict=False):
-            bare(axes)
-            image = image_of(sample)
-            axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", interpolation="nearest")
             predicted = int(evaluation.predicted[sample])
             caption = f"{evaluation.name(predicted)} {percent(evaluation.confidence[sample], 0)}"
             colour = INK
@@ -236,6 +233,5 @@ def _gallery(evaluation: Evaluation, chosen: Sequence[int], image_of: ImageOf, t
                     own = 100 * evaluation.probabilities[sample, true]
                     caption += f"\nis {evaluation.name(true)} {own:.0f} %"
             axes.set_title(caption, fontsize=8, fontweight="normal", color=colour, loc="center", pad=4)
-            for spine in axes.spines.values():
-                spine.set(visible=True, color=colour, linewidth=2)
+            show_image(axes, image_of(sample), frame=colour)
     return path

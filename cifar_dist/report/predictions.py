@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.formatting import percent
-from cifar_dist.report.style import BLUE, GREEN, GREY, INK, RED, bare, figure
+from cifar_dist.report.style import BLUE, GREEN, GREY, INK, RED, bare, figure, show_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,16 +42,14 @@ def draw_predictions(
 
 
 def _draw_image(axes: Axes, evaluation: Evaluation, sample: int, image: NDArray[np.uint8]) -> None:
-    bare(axes)
-    axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", interpolation="nearest")
     if evaluation.labels is None:
+        show_image(axes, image)
         return
     true = int(evaluation.labels[sample])
     right = true == int(evaluation.predicted[sample])
     colour = GREEN if right else RED
     axes.set_title(f"{'✓' if right else '✗'} {evaluation.name(true)}", fontsize=9.5, color=colour, loc="center", pad=4)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=colour, linewidth=2)
+    show_image(axes, image, frame=colour)
 
 
 def _draw_best(axes: Axes, evaluation: Evaluation, sample: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,10 +20,7 @@ from cifar_dist.data.randomness import permutation
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
-from cifar_dist.report.style import INK, bare, figure, short
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from cifar_dist.report.style import INK, figure, short, show_image
 
 _SPLIT = "train"
 _CELL = 1.15  # inches
@@ -74,7 +70,8 @@ def draw_preview(config: Config, manifest: Manifest, path: Path, *, samples: int
             grid[0, place].set_title(title, fontsize=9, fontweight="normal", loc="center", pad=4)
             for row in range(count):
                 axes = grid[row, place]
-                _show(axes, shown[row])
+                show_image(axes, shown[row].numpy())
+                axes.spines[:].set_visible(False)
                 if targets is None:
                     axes.set_xlabel(_named(int(labels[row]), names), fontsize=8, color=INK, labelpad=3)
                 elif targets.is_floating_point():
@@ -130,14 +127,6 @@ def _format(value: object) -> str:
     if isinstance(value, tuple | list):
         return " to ".join(_format(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _show(axes: Axes, image: Tensor) -> None:
-    bare(axes)
-    pixels = image if image.shape[2] in (3, 4) else image[:, :, 0]
-    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _named(label: int, names: list[str]) -> str:

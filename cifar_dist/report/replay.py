@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.report.style import BLUE, GREEN, INK, RED, bare, figure, short
+from cifar_dist.report.style import BLUE, GREEN, INK, RED, figure, short, show_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
@@ -56,14 +56,8 @@ def _draw_samples(
     for axes in grid.flat[len(images) :]:
         axes.axis("off")
     for axes, image, caption, is_right in zip(grid.flat, images, captions, right, strict=False):
-        bare(axes)
-        axes.imshow(
-            image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-        )
-        colour = GREEN if is_right else RED
+        show_image(axes, image, frame=GREEN if is_right else RED)
         axes.set_title(caption, fontsize=8, fontweight="normal", color=INK, loc="center", pad=4)
-        for spine in axes.spines.values():
-            spine.set(visible=True, color=colour, linewidth=2)
 
 
 def _draw_norms(drawing: SubFigure, layers: dict[str, float]) -> None:

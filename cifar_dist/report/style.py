@@ -17,9 +17,11 @@ from cifar_dist.errors import printable
 from cifar_dist.files import write_output
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
+    from numpy.typing import NDArray
 
 # Paul Tol's "bright" and "vibrant" schemes (https://sronpersonalpages.nl/~pault/).
 BLUE = "#4477AA"
@@ -120,6 +122,23 @@ def bare(axes: Axes) -> None:
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def show_image(axes: Axes, image: NDArray[np.uint8] | NDArray[np.float32], frame: str | None = None) -> None:
+    """Draw an image alone on its axes, each pixel as a square.
+
+    Args:
+        axes: left without ticks and grid.
+        image: [height, width, channels], uint8 or float32 in [0, 1]. With 3 or 4 channels it is in colour, otherwise
+            its first channel is in gray.
+        frame: the colour of a frame around it; None for no frame.
+    """
+    bare(axes)
+    pixels = image if image.shape[2] in (3, 4) else image[:, :, 0]
+    white = 1 if image.dtype.kind == "f" else 255
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
+    if frame is not None:
+        axes.spines[:].set(visible=True, color=frame, linewidth=2)
 
 
 def short(text: str, length: int) -> str:

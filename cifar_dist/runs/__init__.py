@@ -1,1 +1,1 @@
-"""Manage run folders: list, compare and clean them."""
+"""Manage run folders: list, index, compare, rename, clean and resume them, and collect their best models."""

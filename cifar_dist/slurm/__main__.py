@@ -53,15 +53,13 @@ def requeue(words: Sequence[str]) -> int:
 
     path, began_at, step_code, job_state, restarts = words
     folder = RunFolder(Path(path))
-    exit_code = _agreed_code(folder, int(step_code))
     decision = decide(
         Attempt(
             run=str(folder.path),
             number=_attempt(),
             job_state=job_state,
             requeued=int(restarts or 0) >= _attempt(),  # Slurm counts a restart as soon as it decides on it
-            exit_code=exit_code,
-            stalled=exit_code == EXIT_STALLED,
+            exit_code=_agreed_code(folder, int(step_code)),
             finished=folder.is_finished(),
             began_at=began_at,
             stopped_at=folder.newest_checkpoint(),

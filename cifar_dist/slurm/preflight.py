@@ -87,8 +87,4 @@ def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
     Raises:
         UserError: the recipe or a setting is invalid.
     """
-    config = recipe.load(name, settings)
-    default = recipe.run_name(recipe.recipe_path(name))
-    if config.run.name != default or "run.name" in recipe.parse_overrides(settings):
-        return config
-    return recipe.load(name, [*settings, "--run.name", f"{default}-{job}"])
+    return recipe.load_named(name, settings, lambda config: f"{config.run.name}-{job}")

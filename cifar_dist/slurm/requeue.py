@@ -32,8 +32,8 @@ class Attempt:
         number: number of the attempt, from 1.
         job_state: as ``squeue --format=%T`` prints it; empty if Slurm does not answer.
         requeued: whether Slurm has requeued the job itself, as it does when a node fails.
-        exit_code: of the training step. 0 also means that all nodes stopped on request with a checkpoint.
-        stalled: whether the watchdog ended it because a rank did not answer any more.
+        exit_code: that the nodes agreed on. 0 also means that all of them stopped on request with a checkpoint,
+            ``EXIT_STALLED`` that the watchdog ended them because a rank did not answer any more.
         finished: whether the run is finished.
         began_at: the newest checkpoint when the attempt began; empty if there was none.
         stopped_at: the newest checkpoint now; empty if there is none.
@@ -45,7 +45,6 @@ class Attempt:
     job_state: str
     requeued: bool
     exit_code: int
-    stalled: bool
     finished: bool
     began_at: str
     stopped_at: str
@@ -69,11 +68,12 @@ def decide(attempt: Attempt) -> Decision:
     again. A job without progress would stop at the same step forever.
     """
     this = f"attempt {attempt.number}"
+    stalled = attempt.exit_code == EXIT_STALLED
     resume = f"to resume: cifar-dist submit resume {quote(attempt.run)} [sbatch options]"
     if attempt.requeued:
         line = f"{this} stopped at {named(attempt.stopped_at)}; Slurm has requeued the job"
         return Decision(Outcome.REQUEUED, EXIT_REQUEUE, line)
-    if attempt.exit_code not in (EXIT_DONE, EXIT_REQUEUE) and not attempt.stalled:
+    if attempt.exit_code not in (EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED):
         line = f"{this} failed with exit code {attempt.exit_code}, so it is not requeued; the error is above"
         return Decision(Outcome.FAILED, attempt.exit_code, line)
     if attempt.finished:
@@ -90,8 +90,8 @@ def decide(attempt: Attempt) -> Decision:
     if attempt.stopped_at == attempt.began_at:
         began_at = named(attempt.began_at)
         line = f"{this} made no progress since {began_at}, so it is not requeued; give it more time; {resume}"
-        return Decision(Outcome.NO_PROGRESS, EXIT_STALLED if attempt.stalled else EXIT_FAILED, line)
-    how = "stalled after" if attempt.stalled else "stopped at"
+        return Decision(Outcome.NO_PROGRESS, EXIT_STALLED if stalled else EXIT_FAILED, line)
+    how = "stalled after" if stalled else "stopped at"
     return Decision(Outcome.REQUEUE, EXIT_REQUEUE, f"{this} {how} {named(attempt.stopped_at)}; requeueing")
 
 

@@ -47,18 +47,12 @@ class Submission:
         Raises:
             UserError: the recipe or a setting is invalid, or a run of that name has other settings.
         """
-        config = recipe.load(name, settings)
-        default = recipe.run_name(recipe.recipe_path(name))
-        own_name = "run.name" in recipe.parse_overrides(settings) or config.run.name != default
-        path = RunFolder.of(config).path
-        if not own_name:
-            free = ["--run.name", free_name(path).name]
-            return cls(recipe.load(name, [*settings, *free]), [], options)
-        folder = RunFolder(path)
+        config = recipe.load_named(name, settings, lambda config: free_name(RunFolder.of(config).path).name)
+        folder = RunFolder.of(config)
         if not folder.exists():
             return cls(config, [], options)
         if config.run.fresh:
-            raise UserError(f"{path} exists and run.fresh is set; use another --run.name")
+            raise UserError(f"{folder.path} exists and run.fresh is set; use another --run.name")
         refuse_other_settings(folder, config, besides=LENGTH)
         started = recipe.settings_of(read_started_settings(folder))
         length = words_of_changes(started, recipe.settings_of(config), LENGTH) or []

@@ -1,1 +1,1 @@
-"""Sweeps: one TOML file becomes many runs, that are started here or on a cluster and told in one table."""
+"""Sweeps: one TOML file becomes many runs, trained here or on a cluster and compared in one table."""

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 from torchvision.transforms.v2.functional._geometry import _get_inverse_affine_matrix
 
-from cifar_dist.data.operations.geometry import affine, perspective, perspective_coefficients, rotate
+from cifar_dist.data.operations.geometry import affine, perspective, perspective_coefficients
 from cifar_dist.data.transforms import Samples
 from cifar_dist.data.transforms.affine import Affine
 from cifar_dist.data.transforms.perspective import Perspective
@@ -83,9 +83,9 @@ def test_affine_is_torchvisions(
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(ANGLES, min_size=1, max_size=5))
-def test_rotate_is_torchvisions(angles: list[float]) -> None:
+def test_a_negative_angle_is_torchvisions_rotation(angles: list[float]) -> None:
     batch = images(len(angles), HEIGHT, WIDTH)
-    result = rotate(batch, torch.tensor(angles))
+    result = affine(batch, angle=-torch.tensor(angles))
     for row, angle in enumerate(angles):
         border = near_border(*affine_sources(-angle, [0.0, 0.0], 1.0, [0.0, 0.0], None))
         assert_same(result[row], reference.rotate(batch[row], angle), border)
@@ -94,7 +94,7 @@ def test_rotate_is_torchvisions(angles: list[float]) -> None:
 def test_a_quarter_turn_moves_every_pixel_and_loses_none() -> None:
     square = images(8, 12, 12)
     for quarter in range(4):
-        turned = rotate(square, torch.full((8,), 90.0 * quarter))
+        turned = affine(square, angle=torch.full((8,), -90.0 * quarter))
         assert torch.equal(turned, square.rot90(quarter, dims=(2, 3)))
 
 

@@ -19,6 +19,7 @@ from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.source_terms import sample_ids
 
 LOGITS = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 5.0], [1.0, 1.5, 1.0]])
+PREDICTED = [1, 0, 2, 1]
 SUMMARY = Summary(
     run="my-run",
     checkpoint="step-00000345",
@@ -47,14 +48,12 @@ def weights(tmp_path: Path) -> Path:
 
 def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
     predictions = Predictions(LOGITS, torch.tensor([1, 0, 2, 0]), LOGITS.flip(1))
-    assert predictions.classes.tolist() == [1, 0, 2, 1]
+    assert predictions.classes.tolist() == PREDICTED
     assert predictions.accuracy == 0.75
     assert predictions.plain_accuracy == 0.25
     torch.testing.assert_close(predictions.probabilities, LOGITS.exp() / LOGITS.exp().sum(1, keepdim=True))
-    use_unfold_convolutions = (
-        -torch.stack([predictions.probabilities[i, label] for i, label in enumerate([1, 0, 2, 0])]).log().mean()
-    )
-    assert predictions.loss == pytest.approx(use_unfold_convolutions.item())
+    of_labels = torch.stack([predictions.probabilities[i, label] for i, label in enumerate([1, 0, 2, 0])])
+    assert predictions.loss == pytest.approx(-of_labels.log().mean().item())
 
 
 def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_it() -> None:
@@ -74,8 +73,9 @@ def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_
 
 def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path) -> None:
     labels = torch.tensor([1, 0, 2, 0])
+    predictions = Predictions(LOGITS, labels, LOGITS)
     folder = write_evaluation(
-        tmp_path / "evaluations", SUMMARY, Predictions(LOGITS, labels, LOGITS), [40, 30, 20, 10], [weights]
+        tmp_path / "evaluations", SUMMARY, predictions, [40, 30, 20, 10], [weights], ["b", "a", "c", "b"]
     )
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -87,15 +87,14 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
     ]
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     with (folder / "submission.csv").open(newline="") as file:
-        assert list(csv.reader(file)) == [["ID", "Labels"], ["40", "1"], ["30", "0"], ["20", "2"], ["10", "1"]]
+        assert list(csv.reader(file)) == [["ID", "Labels"], ["40", "b"], ["30", "a"], ["20", "c"], ["10", "b"]]
     arrays = np.load(folder / "probabilities.npz", allow_pickle=False)
     assert arrays["ids"].tolist() == [40, 30, 20, 10]
     assert arrays["labels"].tolist() == labels.tolist()
     assert arrays["probabilities"].dtype == np.float32
     assert np.allclose(arrays["probabilities"].sum(axis=1), 1)
     other = weights.rename(weights.with_suffix(".pth"))
-    predictions = Predictions(LOGITS, labels, LOGITS)
-    folder_of_other = write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], [other])
+    folder_of_other = write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], [other], PREDICTED)
     assert (folder_of_other / "model.pth").is_file()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == {**dataclasses.asdict(SUMMARY), "classes": ["a", "b", "c"]}
@@ -104,7 +103,7 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
 
 def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
     summary = dataclasses.replace(SUMMARY, accuracy=None, loss=None, val_accuracy=None)
-    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), [weights])
+    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), [weights], PREDICTED)
     assert "_val_acc_unknown_" in folder.name
     assert sorted(np.load(folder / "probabilities.npz").files) == ["ids", "probabilities"]
     assert json.loads((folder / "summary.json").read_text())["accuracy"] is None
@@ -112,7 +111,7 @@ def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
 
 def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: Path) -> None:
     folders = {
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), [weights])
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), [weights], PREDICTED)
         for _ in range(5)
     }
     assert len(folders) == 5
@@ -121,9 +120,10 @@ def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights:
 
 def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(UserError, match="the ID 7 occurs more than once"):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), [7, 8, 9, 7], [weights])
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), [7, 8, 9, 7], [weights], PREDICTED)
+    nowhere = [tmp_path / "nowhere"]
     with pytest.raises(FileNotFoundError):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), [tmp_path / "nowhere"])
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), nowhere, PREDICTED)
     assert list((tmp_path / "e").iterdir()) == []
 
 

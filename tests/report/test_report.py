@@ -61,9 +61,9 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     )
     weights = run / "model.safetensors"
     weights.write_bytes(b"weights")
-    write_evaluation(
-        run / "evaluations", summary, Predictions(logits, labels, logits), list(range(len(labels))), [weights]
-    )
+    predictions = Predictions(logits, labels, logits)
+    predicted = predictions.classes.tolist()
+    write_evaluation(run / "evaluations", summary, predictions, range(len(labels)), [weights], predicted)
     return run
 
 
@@ -185,7 +185,8 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
     weights.write_bytes(b"")
     names = tuple(f"class-{i}" for i in range(100))
     summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01, 0)
-    folder = write_evaluation(tmp_path / "evaluations", summary, predictions, list(range(2000)), [weights])
+    predicted = predictions.classes.tolist()
+    folder = write_evaluation(tmp_path / "evaluations", summary, predictions, range(2000), [weights], predicted)
     assert len(draw_evaluation(read_evaluation(folder))) == 3
 
 

@@ -23,7 +23,6 @@ STOPPED = Attempt(
     job_state="RUNNING",
     requeued=False,
     exit_code=0,
-    stalled=False,
     finished=False,
     began_at="step-1",
     stopped_at="step-2",
@@ -40,8 +39,7 @@ ATTEMPTS = st.builds(
     number=st.integers(1, 1000),
     job_state=st.sampled_from(_STATES),
     requeued=st.booleans(),
-    exit_code=st.integers(0, 255),
-    stalled=st.booleans(),
+    exit_code=st.sampled_from([0, 75, 124]) | st.integers(0, 255),
     finished=st.booleans(),
     began_at=st.sampled_from(_CHECKPOINTS),
     stopped_at=st.sampled_from(_CHECKPOINTS),
@@ -56,9 +54,9 @@ ATTEMPTS = st.builds(
         ({"exit_code": 75}, "requeue", 75, "attempt 2 stopped at step-2; requeueing"),
         ({"requeued": True, "job_state": "COMPLETING"}, "requeued", 75, _BY_SLURM),
         ({"requeued": True, "job_state": "COMPLETING", "exit_code": 137}, "requeued", 75, _BY_SLURM),
-        ({"exit_code": 124, "stalled": True}, "requeue", 75, "attempt 2 stalled after step-2; requeueing"),
+        ({"exit_code": 124}, "requeue", 75, "attempt 2 stalled after step-2; requeueing"),
         (
-            {"exit_code": 137, "stalled": True, "stopped_at": "step-1"},
+            {"exit_code": 124, "stopped_at": "step-1"},
             "no-progress",
             124,
             f"attempt 2 made no progress since step-1, so it is not requeued; give it more time; {_RESUME}",
@@ -118,7 +116,7 @@ def test_each_kind_of_ending(changes: dict[str, object], outcome: str, exit_code
 
 @given(ATTEMPTS)
 def test_only_a_running_job_that_stopped_or_stalled_with_progress_is_requeued(attempt: Attempt) -> None:
-    ended = (attempt.exit_code in (0, 75) or attempt.stalled) and not attempt.requeued
+    ended = attempt.exit_code in (0, 75, 124) and not attempt.requeued
     stopped = ended and not attempt.finished
     progress = attempt.began_at != attempt.stopped_at
     outcome = decide(attempt).outcome

@@ -69,11 +69,6 @@ def affine(
     return _nearest(images, source_x, source_y, fill)
 
 
-def rotate(images: Tensor, angle: Tensor, fill: Fill = BLACK) -> Tensor:
-    """Rotate uint8 [n, c, h, w] by ``angle`` [n] degrees, counter-clockwise (unlike :func:`affine`)."""
-    return affine(images, angle=-angle, fill=fill)
-
-
 def perspective(images: Tensor, coefficients: Tensor, fill: Fill = BLACK) -> Tensor:
     """Change the perspective of uint8 [n, c, h, w].
 
