@@ -14,20 +14,16 @@ from dataclasses import dataclass, field
 
 from cifar_dist.config.augment import AugmentConfig, TransformConfig
 from cifar_dist.config.average import AverageConfig, NoAverageConfig, RunningAverageConfig
+from cifar_dist.config.checkpoint import CheckpointConfig
 from cifar_dist.config.data import DataConfig
+from cifar_dist.config.eval import EvalConfig
 from cifar_dist.config.model import ModelConfig, OptionValue
 from cifar_dist.config.optim import OptimConfig, SGDConfig, StagedOptimConfig
-from cifar_dist.config.run import (
-    CheckpointConfig,
-    EvalConfig,
-    NoMirrorConfig,
-    RunConfig,
-    TrackingConfig,
-    TrainConfig,
-    WandbConfig,
-)
+from cifar_dist.config.run import RunConfig
 from cifar_dist.config.schedule import OnecycleConfig, ScheduleConfig
 from cifar_dist.config.section import Section, require
+from cifar_dist.config.tracking import NoMirrorConfig, TrackingConfig, WandbConfig
+from cifar_dist.config.train import TrainConfig
 
 __all__ = [
     "AugmentConfig",

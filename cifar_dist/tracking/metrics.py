@@ -234,6 +234,15 @@ def read(path: Path) -> list[Record]:
     return records
 
 
+def evaluations(path: Path) -> list[Record]:
+    """Read the records of the validation split.
+
+    Raises:
+        UserError: as :func:`read`.
+    """
+    return [record for record in read(path) if record.split == "val"]
+
+
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 1, line) of each complete line, which ends in a newline."""
     if not path.exists():

@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable
 
 from cifar_dist.config import TrainConfig
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import metrics
 from cifar_dist.tracking.metrics import Record
+from cifar_dist.training.setup import TrainingSetup
 
 
 class EarlyStopping:
@@ -46,3 +49,10 @@ class EarlyStopping:
     def __str__(self) -> str:
         best = "never" if self._best is None else f"best {abs(self._best):.4f} in epoch {self._best_epoch + 1}"
         return f"early stopping: no better {self._config.monitor} in {self.waited} evaluations, {best}"
+
+
+def stopping_after(step: int, folder: RunFolder, setup: TrainingSetup) -> EarlyStopping:
+    """Return early stopping as the settings of ``setup`` have it after the first ``step`` steps of a run."""
+    records = metrics.evaluations(folder.metrics)
+    turns = (one for one in records if one.step < step or (one.step == step and setup.is_turn(step)))
+    return EarlyStopping(setup.config.train, turns)

@@ -74,6 +74,10 @@ class TrainingSetup:
         """Optimizer steps after which the run is complete, unless it stops early."""
         return self.config.train.last_step(self.steps_per_epoch)
 
+    def is_turn(self, step: int) -> bool:
+        """Whether the run is evaluated after ``step`` also where that is not its end."""
+        return step % (self.steps_per_epoch * self.config.eval.every) == 0
+
     def learning_rate(self, step: int) -> float:
         """The schedule's learning rate, given the optimizer steps done before."""
         config = self.config

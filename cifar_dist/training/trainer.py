@@ -38,8 +38,9 @@ from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.training.checkpoint_writers import choose_writer
-from cifar_dist.training.continuation import discard_unbegun, open_run, state_to_continue
+from cifar_dist.training.continuation import discard_unbegun, open_run
 from cifar_dist.training.early_stopping import EarlyStopping
+from cifar_dist.training.extension import state_to_continue
 from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
@@ -186,7 +187,7 @@ class Trainer:
         """Evaluate when it is due, then save when it is due or the best so far."""
         self.watchdog.be_patient()
         is_last = self.step == self.last_step
-        val = self.val if is_last or (epoch + 1) % self.config.eval.every == 0 else None
+        val = self.val if is_last or self.setup.is_turn(self.step) else None
         self.flush(ends_epoch=val is None)
         is_best = self._evaluate(val, epoch) if val is not None else False
         is_last = is_last or self._early_stopping.is_exhausted()

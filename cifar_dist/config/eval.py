@@ -1,0 +1,39 @@
+"""Settings of evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cifar_dist.config.section import Section, require
+
+
+@dataclass(frozen=True)
+class EvalConfig(Section):
+    """When and how to evaluate."""
+
+    every: int = 1
+    """Epochs between evaluations on the validation split; the last epoch is always evaluated."""
+    batch_size: int = 500
+    """Images in one forward pass. The split is divided into batches before these are distributed over processes, so
+    predictions do not depend on the number of processes."""
+    tta: str = "mirror"
+    """Test-time augmentation of the final evaluation: 0 (none), mirror (2 views), translate (6), or N random views."""
+    tta_below: float = 1.0
+    """Give views only to images of which the network is unsure: whose most probable class has, by the image itself, a
+    probability below this. 1: all images."""
+    split: Literal["train", "val", "test"] = "test"
+    """Split of the final evaluation."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"every {self.every} must be at least 1")
+        require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
+        require(
+            self.tta in ("mirror", "translate") or (self.tta.isdecimal() and int(self.tta) <= 1024),
+            f"tta {self.tta!r} must be 0, mirror, translate, or a number of random views up to 1024",
+        )
+        require(0 < self.tta_below <= 1, f"tta_below {self.tta_below} must be above 0 and at most 1")
+        require(
+            self.tta_below == 1 or self.tta not in ("0", "1"),
+            f'tta_below {self.tta_below} has no effect with tta = "{self.tta}"; remove it, or use tta = "translate"',
+        )

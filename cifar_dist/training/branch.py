@@ -1,0 +1,135 @@
+"""Begin a run with a checkpoint of another one, and with the metrics up to it.
+
+A branch takes its origin's checkpoint as long as it has none of its own, so that one that is killed can be repeated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifar_dist import checkpoint, recipe
+from cifar_dist.config.changes import KEPT_BY_A_BRANCH, in_words
+from cifar_dist.data.order import steps_per_epoch
+from cifar_dist.errors import UserError, quoted
+from cifar_dist.files import copy_atomic
+from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder.settings import read_started_settings
+from cifar_dist.tracking import timeline
+from cifar_dist.tracking.metrics import MetricsLog
+from cifar_dist.tracking.timeline import Event
+from cifar_dist.training.early_stopping import stopping_after
+from cifar_dist.training.setup import TrainingSetup
+
+
+def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
+    """Find the checkpoint that ``run.from`` names and check that this run can begin with it; None without one.
+
+    Raises:
+        UserError: there is none, or this run cannot begin with it.
+    """
+    config = setup.config
+    if not config.run.from_:
+        return None
+    run, _, which = config.run.from_.partition("@")
+    source = RunFolder(find_run(run, Path(config.run.dir), checkpoint="as RUN@STEP"))
+    if source.path.resolve() == folder.path.resolve():
+        raise UserError(f"run.from {run} is this run itself; give the new run another --run.name")
+    found = checkpoint.named(source.checkpoints, which or "latest")
+    _check_same_order(source, setup)
+    _check_same_parts(source, setup)
+    step = checkpoint.read_state(found).step
+    if step >= setup.last_step:
+        length = "max_steps" if setup.config.train.max_steps == setup.last_step else "epochs"
+        raise UserError(
+            f"run.from: step {step} is the end of this run or beyond; give it more --train.{length}, or begin with an "
+            f"earlier step: {', '.join(_steps_before(source, setup.last_step)) or 'none is kept'}"
+        )
+    if (stopping := stopping_after(step, source, setup)).is_exhausted():
+        raise UserError(
+            f"run.from: at step {step} this run is complete by {stopping}; "
+            f"use --train.patience {stopping.waited + 1} or more, or an earlier step"
+        )
+    _check_same_shapes(source, found, setup)
+    return source.checkpoints / found.name
+
+
+def _steps_before(source: RunFolder, end: int) -> list[str]:
+    steps = [checkpoint.step_of(path) or 0 for path in checkpoint.listing(source.checkpoints)]
+    return [f"--run.from {quoted(source.path)}@{step}" for step in steps if step < end]
+
+
+def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
+    """Refuse a branch in which the step of a checkpoint would be another place in the data."""
+    config, manifest, before = setup.config, source.read_manifest(), read_started_settings(source)
+    weights = _from_weights_instead(source)
+    if manifest.fingerprint != setup.manifest.fingerprint and not config.run.from_other_data:
+        raise UserError(
+            f"run.from: {source.path} was trained on other data than {setup.manifest.root} has "
+            f"({manifest.fingerprint}, now {setup.manifest.fingerprint}); if that is meant, add --run.from_other_data"
+        )
+    if manifest.classes != setup.manifest.classes:
+        raise UserError(f"run.from: {source.path} has other classes than {setup.manifest.root}; {weights}")
+    trained = manifest.for_training(before.data.hold_out)
+    steps = steps_per_epoch(trained.samples("train"), before.train.batch_size)
+    if steps != setup.steps_per_epoch:
+        raise UserError(
+            f"run.from: an epoch of {source.path} has {steps} steps and one of this run {setup.steps_per_epoch}; "
+            f"use --train.batch_size {before.train.batch_size}, or {weights}"
+        )
+
+
+def _check_same_parts(source: RunFolder, setup: TrainingSetup) -> None:
+    """Refuse a branch with another network, optimizer or average, which cannot take over the state of a checkpoint."""
+    before, now = recipe.settings_of(read_started_settings(source)), recipe.settings_of(setup.config)
+    for key in KEPT_BY_A_BRANCH:
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"run.from: {source.path} has {key} = {in_words(before.get(key))} and this run "
+                f"{in_words(now.get(key))}; use the same, or {_from_weights_instead(source)}"
+            )
+
+
+def _check_same_shapes(source: RunFolder, found: Path, setup: TrainingSetup) -> None:
+    """Refuse a branch with a network of the same name, of which an option or its code gives weights another shape."""
+    shapes = [
+        {name: "x".join(map(str, tensor.shape)) for name, tensor in tensors.items() if tensor.ndim}
+        for tensors in (checkpoint.load(found).tensors.weights, setup.module.state_dict())
+    ]
+    names = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
+    if not names:
+        return
+    name = next((name for name in names if name in shapes[0] and name in shapes[1]), names[0])
+    settings = [recipe.settings_of(config) for config in (read_started_settings(source), setup.config)]
+    keys = sorted(key for key in settings[0].keys() | settings[1].keys() if key.startswith("model."))
+    changed = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
+    before, now = source.read_manifest().shape, setup.manifest.shape
+    if before != now:
+        way = f"use images of {before} instead of {now} (height, width, channels)"
+    else:
+        way = (
+            f"use the same {' and '.join(changed)}" if changed else f"the code of {setup.config.model.name} has changed"
+        )
+    there, here = (shape.get(name, "missing") for shape in shapes)
+    raise UserError(f"run.from: {name} is {there} in {source.path} and {here} in this run; {way}")
+
+
+def _from_weights_instead(source: RunFolder) -> str:
+    return f"start from its weights instead, with --model.pretrained {quoted(source.final)} and without --run.from"
+
+
+def begin_branch(folder: RunFolder, origin: Path | None) -> str:
+    """Begin ``folder`` with a checkpoint of another run and the metrics up to it; return a line to report."""
+    assert origin is not None, "run.from names a checkpoint"
+    source = RunFolder(origin.parents[1])
+    state = checkpoint.read_state(origin)
+    step = state.step
+    where = f"{source.path}@{step}"
+    if source.metrics.is_file():
+        copy_atomic(source.metrics, folder.metrics)
+        log = MetricsLog(folder.metrics)
+        log.cut(step, state.epochs_evaluated)
+        log.close()
+    if not any(event.kind == "branched" and event.note == where for event in timeline.read(folder.timeline)):
+        timeline.append(folder.timeline, Event(timeline.utc(), "branched", step, note=where))
+    checkpoint.copy_to(origin, folder.checkpoints)
+    return f"branched from {where}"

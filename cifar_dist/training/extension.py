@@ -1,0 +1,120 @@
+"""Give a run another length, with the steps, records and checkpoints that it would have had from the start.
+
+A run that is extended is marked as unfinished before its config has the new length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from cifar_dist import checkpoint, recipe
+from cifar_dist.checkpoint import TrainState
+from cifar_dist.config import Config, RunningAverageConfig
+from cifar_dist.config.changes import LENGTH, in_words
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.settings import other_run, resume_command
+from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.timeline import Event
+from cifar_dist.training.early_stopping import stopping_after
+from cifar_dist.training.setup import TrainingSetup
+
+
+def change_length(folder: RunFolder, setup: TrainingSetup, before: Config, newest: Path | None) -> list[str]:
+    """Check that a run can have another length, and mark it as not finished; return lines to report.
+
+    Args:
+        folder: of the run.
+        setup: of the run with its new length.
+        before: the settings that the run was started with.
+        newest: its newest checkpoint, if it has one.
+
+    Raises:
+        UserError: the steps done so far would have been others, or are more than the new length.
+    """
+    step = checkpoint.read_state(newest).step if newest else 0
+    settings = [recipe.settings_of(config) for config in (before, setup.config)]
+    changes = ", ".join(
+        f"{key} {in_words(settings[0][key])} -> {in_words(settings[1][key])}"
+        for key in LENGTH
+        if settings[0][key] != settings[1][key]
+    )
+    _check_past(folder, setup, before, step)
+    _check_future(folder, setup, step, changes)
+    event = Event(timeline.utc(), "extended", step, note=changes)
+    timeline.append(folder.timeline, event)
+    damages = folder.discard_damaged_results()
+    folder.supersede_final()
+    return [*damages, f"the length of this run has changed: {changes}"]
+
+
+def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: int) -> None:
+    """Refuse a length with which the steps done so far would have been others."""
+    config = setup.config
+    lengths = {"steps_per_epoch": setup.steps_per_epoch, "before": before.train.epochs, "after": config.train.epochs}
+    schedule, average = config.schedule, config.average
+    if not schedule.keeps_rates(step, **lengths):
+        cause = f'the learning rates of schedule.name = "{schedule.name}"'
+    elif isinstance(average, RunningAverageConfig) and not average.keeps_weights(step, **lengths):
+        cause = f'the weights of average.name = "{average.name}"'
+    else:
+        return
+    raise UserError(
+        f"{folder.path}: train.epochs {before.train.epochs} -> {config.train.epochs} would change {cause} in the "
+        f"{step} steps done; leave train.epochs as it was: {resume_command(folder)}, or {other_run(folder, config)}"
+    )
+
+
+def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: str) -> None:
+    """Refuse a length that the run has passed, or that adds nothing to a finished one."""
+    is_finished = folder.is_finished()
+    if setup.last_step < step or (is_finished and setup.last_step == step):
+        done = f"is finished after {step} steps" if is_finished else f"has done {step} steps"
+        raise UserError(
+            f"{folder.path} {done}, and {changes} asks for {setup.last_step}; "
+            f"ask for more, or leave its length as it was: {resume_command(folder)}"
+        )
+    stopping = stopping_after(step, folder, setup)
+    if is_finished and stopping.is_exhausted():
+        raise UserError(
+            f"{folder.path} is finished by {stopping}; {changes} does not change that; "
+            f"add --train.patience {stopping.waited + 1} or more, or {_no_patience(setup.config)}"
+        )
+
+
+def _no_patience(config: Config) -> str:
+    """Return the words that switch early stopping off, with the settings that have no effect without it."""
+    default = type(config.train)()
+    changed = [key for key in ("monitor", "min_delta") if getattr(config.train, key) != getattr(default, key)]
+    return " ".join(f"--train.{key} {getattr(default, key)}" for key in ("patience", *changed))
+
+
+def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup) -> TrainState:
+    """Return ``state`` as a run has it that had its length from the start: evaluated here if it ends here.
+
+    A run is always evaluated at its end. One that was made longer has such an evaluation where it is not the turn of
+    that epoch, and one that was made shorter, or long again, may lack it.
+    """
+    done_before = (state.step - 1) // setup.steps_per_epoch
+    if state.step == 0 or state.epochs_evaluated <= done_before:
+        return state  # not evaluated here
+    records = metrics.evaluations(folder.metrics)
+    if state.step == setup.last_step:
+        is_evaluated = any(record.step == state.step for record in records)
+        is_right = is_evaluated or "val" not in setup.manifest.splits or not setup.config.data.hold_out
+    else:
+        events = timeline.read(folder.timeline)
+        was_end = any(event.kind == "extended" and event.step == state.step for event in events)
+        within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step
+        is_right = not within_epoch and (not was_end or setup.is_turn(state.step))
+    if is_right:
+        return state
+    before = [record.accuracy for record in records if record.step < state.step]
+    return replace(
+        state,
+        epochs_evaluated=done_before,
+        val_accuracy=before[-1] if before else None,
+        best_val_accuracy=checkpoint.best_accuracy(folder.checkpoints, before=state.step),
+        is_best=False,
+    )
