@@ -1,7 +1,9 @@
-"""Format text for people: durations, sizes, percentages, tables."""
+"""Format text for people (durations, sizes, percentages, tables), and tables for programs (CSV)."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import sys
 import textwrap
@@ -10,6 +12,15 @@ from collections.abc import Collection, Iterable, Sequence
 from cifar_dist.errors import printable
 
 _SHORTEST = 8  # characters that remain of a shortened text
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Format a CSV with a line for the names of its columns; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def clock(seconds: float) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_output
+from cifar_dist.formatting import csv_text
 
 
 def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int | str]) -> None:
@@ -26,11 +25,7 @@ def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int 
         raise UserError(
             f"the ID {twice} occurs more than once in the input; a file of predictions by ID needs unique IDs"
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["ID", "Labels"])
-    writer.writerows(zip(ids, labels, strict=True))
-    content = text.getvalue().encode(errors="backslashreplace")
+    content = csv_text(["ID", "Labels"], zip(ids, labels, strict=True)).encode(errors="backslashreplace")
     try:
         write_output(path, content)
     except OSError as error:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import isinf
 
+from cifar_dist.formatting import csv_text
 from cifar_dist.models.receptive_field import Field, Span
 from cifar_dist.models.summary import Summary
 
@@ -24,7 +23,7 @@ def layers_csv(summary: Summary) -> str:
         )
         for layer in summary.layers
     )
-    return _text((*columns, "multiply_adds", "output_bytes", "receptive_field"), rows)
+    return csv_text((*columns, "multiply_adds", "output_bytes", "receptive_field"), rows)
 
 
 def receptive_field_csv(summary: Summary) -> str:
@@ -50,7 +49,7 @@ def receptive_field_csv(summary: Summary) -> str:
                 f"{_pixels(before.size)} + ({kernel} - 1) * {dilation} * {before.jump} = {_pixels(after.size)}",
             )
         )
-    return _text((*columns, "field_before", "field", "field_formula"), rows)
+    return csv_text((*columns, "field_before", "field", "field_formula"), rows)
 
 
 def _longer_axis(field: Field) -> int:
@@ -68,11 +67,3 @@ def _sides(shape: Sequence[int]) -> str:
 
 def _pixels(size: float) -> str:
     return "all" if isinf(size) else f"{size:.0f}"
-
-
-def _text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

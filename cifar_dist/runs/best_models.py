@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import copy_weights
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import changed_files, folder_atomic, write_atomic
+from cifar_dist.formatting import csv_text
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import Entry
 
@@ -121,11 +121,10 @@ def _rank(model: BestModel) -> tuple[float, Path]:
 
 
 def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"])
+    rows = []
     for model, name in zip(models, names, strict=True):
         result = model.entry.result
         about = (result.config.model.name, result.facts.get("dataset"), result.parameters) if result else ("", "", "")
-        writer.writerow([name, model.entry.path, model.name, *about, model.val, model.test])
-    return text.getvalue()
+        rows.append([name, model.entry.path, model.name, *about, model.val, model.test])
+    head = ["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"]
+    return csv_text(head, rows)

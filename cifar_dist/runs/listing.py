@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import duration, markdown, percent_cell, size
+from cifar_dist.formatting import csv_text, duration, markdown, percent_cell, size
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.run_folder import CONFIG_NAME, RunFolder
 from cifar_dist.tracking import timeline
@@ -118,24 +116,9 @@ def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> s
 
 def to_csv(entries: Sequence[Entry]) -> str:
     """Format a CSV for programs: fractions, seconds, bytes; empty if unknown."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     figures = ["train_accuracy", "val_accuracy", "test_accuracy", "tta", "seconds"]
-    writer.writerow(
-        [
-            "run",
-            "state",
-            "model",
-            "dataset",
-            "parameters",
-            "epochs",
-            "epochs_asked",
-            *figures,
-            "bytes",
-            "written",
-            "origin",
-        ]
-    )
+    head = ["run", "state", "model", "dataset", "parameters", "epochs", "epochs_asked", *figures]
+    rows = []
     for entry in entries:
         cells: list[object] = [None] * 10
         if result := entry.result:
@@ -143,8 +126,8 @@ def to_csv(entries: Sequence[Entry]) -> str:
             cells = [config.model.name, dataset, result.parameters, result.epochs, config.train.epochs]
             cells += [result.train_accuracy, entry.val, entry.test, result.tta, result.seconds]
         origin = entry.result.origin if entry.result else None
-        writer.writerow([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
-    return text.getvalue()
+        rows.append([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
+    return csv_text([*head, "bytes", "written", "origin"], rows)
 
 
 def has_outdated_report(run: Path) -> bool:

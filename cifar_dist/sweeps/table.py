@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_dist.formatting import duration, markdown, percent_cell
+from cifar_dist.formatting import csv_text, duration, markdown, percent_cell
 from cifar_dist.report.comparison import Compared, draw_comparison
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.report.settings import differences, short_key
@@ -114,17 +112,15 @@ class Table:
 
     def csv(self) -> str:
         """For a program: fractions and seconds, each with its deviation and its number of runs."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         figures = ("train_accuracy", "val_accuracy", "test_accuracy", "seconds")
         columns = [f"{figure}{part}" for figure in figures for part in ("", "_sd", "_n")]
-        writer.writerow(["row", *self.keys, "parameters", *columns, "runs"])
+        rows = []
         for line in self.lines:
             cells: list[object] = []
             for spread in (line.train, line.val, line.test, line.seconds):
                 cells += [spread.mean, spread.deviation, spread.n] if spread else [None, None, 0]
-            writer.writerow([line.name, *line.settings, line.parameters, *cells, line.runs])
-        return text.getvalue()
+            rows.append([line.name, *line.settings, line.parameters, *cells, line.runs])
+        return csv_text(["row", *self.keys, "parameters", *columns, "runs"], rows)
 
 
 def _line(row: Row, settings: tuple[str, ...]) -> Line:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cifar_dist.files import write_atomic
+from cifar_dist.formatting import csv_text
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.usage import PHASES, Usage, total
 
@@ -124,13 +123,11 @@ class EpochTable:
 
     def write(self, path: Path) -> None:
         """Write the complete CSV atomically. A cell without a finite value is empty."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*_PLAIN, *_USED])
-        for row in self.rows():
-            values = row.cells().values()
-            writer.writerow(["" if isinstance(v, float) and not math.isfinite(v) else v for v in values])
-        write_atomic(path, text.getvalue())
+        rows = (
+            ["" if isinstance(value, float) and not math.isfinite(value) else value for value in row.cells().values()]
+            for row in self.rows()
+        )
+        write_atomic(path, csv_text([*_PLAIN, *_USED], rows))
 
 
 def _ratio(total: float, count: float) -> float:
