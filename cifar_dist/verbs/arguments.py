@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cifar_dist.config.section import expand_path
 from cifar_dist.errors import UserError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 TTA_BELOW = "give them only to images whose most probable class is below P (default: the recipe's)"
 TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the recipe's)"
-CHECKPOINT = "best, latest, a step, or the path of any checkpoint or weights (default: best)"
 RUN = "name of a run, or its folder"
 
 
@@ -72,6 +71,28 @@ def _runs(parent: Path = Path("runs")) -> Iterable[str]:
 RECIPE_NAME = Name(_recipes, ".toml")
 RUN_NAME = Name(_runs)
 CHECKPOINT_NAME = Name(lambda: ("best", "latest"))
+
+
+_Parser = TypeVar("_Parser", bound=argparse.ArgumentParser)
+
+
+def add_checkpoint(verb: argparse.ArgumentParser) -> None:
+    """Add the option that names the weights of a run."""
+    about = "best, latest, a step, or the path of any checkpoint or weights (default: best)"
+    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=about)
+
+
+def add_action(
+    actions: argparse._SubParsersAction[_Parser],  # argparse has no public name for this type
+    name: str,
+    help_text: str,
+    more: str = "",
+) -> _Parser:
+    """Add a verb, or an action of one, which is described by its line in the list of all and ``more``."""
+    about = f"{help_text[0].upper()}{help_text[1:]}.{more}"
+    return actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
+
+
 SPLIT_NAME = Name(lambda: ("train", "val", "test"))
 TTA_NAME = Name(lambda: ("0", "mirror", "translate"))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, check_writable, user_path, written
+from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, add_action, check_writable, user_path, written
 from cifar_dist.verbs.loading import loading
 
 HELP = "list, verify, compare or average the checkpoints of a run"
@@ -30,10 +31,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         parser_class=type(verb),
     )
 
-    def add(name: str, help_text: str) -> argparse.ArgumentParser:
-        about = f"{help_text[0].upper()}{help_text[1:]}."
-        return actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
-
+    add = partial(add_action, actions)
     ls = add("ls", "list the checkpoints of a run: which are the newest, the best, or damaged")
     ls.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     verify = add(

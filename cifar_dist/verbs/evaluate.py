@@ -11,11 +11,10 @@ from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import fold, table_width
 from cifar_dist.verbs.arguments import (
-    CHECKPOINT,
-    CHECKPOINT_NAME,
     RUN,
     RUN_NAME,
     SPLIT_NAME,
+    add_checkpoint,
     add_views,
     user_path,
     with_views,
@@ -32,7 +31,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_views(verb)
     verb.add_argument("--data", type=user_path, help="a packed dataset (default: that of the training)")
     verb.add_argument("--split", type=SPLIT_NAME, default="test", help="split to evaluate (default: test)")
-    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
+    add_checkpoint(verb)
 
 
 def run(arguments: argparse.Namespace) -> int:

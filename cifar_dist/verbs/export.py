@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import CHECKPOINT, CHECKPOINT_NAME, RUN, RUN_NAME, check_writable, user_path
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, check_writable, user_path
 from cifar_dist.verbs.loading import loading
 
 HELP = "export a run's network as one file that works without this project"
@@ -15,7 +15,7 @@ COLLECTIVE = False
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", type=RUN_NAME, help=RUN)
-    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
+    add_checkpoint(verb)
     verb.add_argument(
         "--out",
         type=user_path,

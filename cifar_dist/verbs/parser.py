@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from cifar_dist import __version__
 from cifar_dist.errors import UserError
-from cifar_dist.verbs.arguments import split_settings
+from cifar_dist.verbs.arguments import add_action, split_settings
 from cifar_dist.verbs.registry import VERBS
 
 
@@ -58,8 +58,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     verbs = parser.add_subparsers(title="commands", metavar="VERB", required=True, parser_class=Parser)
     parsers = {}
     for name, verb in VERBS.items():
-        description = f"{verb.HELP[0].upper()}{verb.HELP[1:]}."
-        parsers[name] = verbs.add_parser(name, help=verb.HELP, description=description, allow_abbrev=False)
+        parsers[name] = add_action(verbs, name, verb.HELP)
         verb.add_arguments(parsers[name])
         if parsers[name].get_default("settings") is not None:
             parsers[name].epilog = "Settings are those of training: cifar-dist train RECIPE --help"

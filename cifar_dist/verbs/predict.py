@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import (
-    CHECKPOINT,
-    CHECKPOINT_NAME,
     RUN,
     RUN_NAME,
+    add_checkpoint,
     add_views,
     check_writable,
     user_path,
@@ -40,7 +39,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help="write classes by name or by index (default: by name if the run was trained on class folders)",
     )
     add_views(verb)
-    verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=CHECKPOINT)
+    add_checkpoint(verb)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, check_writable, picture_path, user_path, written
+from cifar_dist.verbs.arguments import (
+    RUN,
+    RUN_NAME,
+    add_action,
+    at_least,
+    check_writable,
+    picture_path,
+    user_path,
+    written,
+)
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.report import draw, draw_if_outdated, draw_index
 
@@ -41,8 +51,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         prog=verb.prog,
         parser_class=type(verb),
     )
+    add = partial(add_action, actions)
     verb.set_defaults(implies="list")
-    listing = _add(actions, "list", "print a table of all runs (what `cifar-dist runs` does)")
+    listing = add("list", "print a table of all runs (what `cifar-dist runs` does)")
     listing.add_argument(
         "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs (default: runs)"
     )
@@ -50,21 +61,21 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--sort", choices=_ORDERS, default="date", help="newest, best or largest first; names alphabetically"
     )
     listing.add_argument("--csv", type=user_path, metavar="OUT", help="also write the table to this file")
-    compare = _add(actions, "compare", "print the settings in which runs differ, and their results")
+    compare = add("compare", "print the settings in which runs differ, and their results")
     compare.add_argument("runs", nargs="+", type=RUN_NAME, metavar="RUN", help=RUN)
     compare.add_argument(
         "--picture", type=picture_path, metavar="OUT.png", help="also draw their curves: .png, .svg or .pdf"
     )
-    rename = _add(actions, "rename", "give a run another name")
+    rename = add("rename", "give a run another name")
     rename.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
     rename.add_argument("name", metavar="NAME", help="its new name, in the same folder")
-    best = _add(actions, "best", "copy the best weights of each run into one folder, with a table that ranks them")
+    best = add("best", "copy the best weights of each run into one folder, with a table that ranks them")
     best.add_argument("folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs (default: runs)")
     best.add_argument(
         "--out", type=user_path, default=Path("best-models"), metavar="DIR", help="folder (default: best-models)"
     )
     best.add_argument("--top", type=at_least(1), metavar="N", help="only the N best runs (default: all)")
-    clean = _add(actions, "clean", "delete incomplete files, damaged checkpoints, and older ones of finished runs")
+    clean = add("clean", "delete incomplete files, damaged checkpoints, and older ones of finished runs")
     clean.add_argument(
         "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs, or one run (default: runs)"
     )
@@ -74,15 +85,6 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     actions = {"compare": _compare, "rename": _rename, "best": _collect_best, "clean": _clean}
     return actions.get(arguments.action, _list)(arguments)
-
-
-def _add(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser],  # argparse has no public name for this type
-    name: str,
-    help_text: str,
-) -> argparse.ArgumentParser:
-    about = f"{help_text[0].upper()}{help_text[1:]}."
-    return actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
 
 
 def _list(arguments: argparse.Namespace) -> int:

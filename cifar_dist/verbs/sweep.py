@@ -8,7 +8,16 @@ import sys
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import Name, at_least, check_writable, picture_path, split_settings, user_path, written
+from cifar_dist.verbs.arguments import (
+    Name,
+    add_action,
+    at_least,
+    check_writable,
+    picture_path,
+    split_settings,
+    user_path,
+    written,
+)
 from cifar_dist.verbs.loading import loading
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
@@ -44,8 +53,7 @@ def _add(
     name: str,
     help_text: str,
 ) -> argparse.ArgumentParser:
-    about = f"{help_text[0].upper()}{help_text[1:]}. {_SETTINGS}"
-    action = actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
+    action = add_action(actions, name, help_text, more=f" {_SETTINGS}")
     action.add_argument("file", type=Name(_shipped, ".toml"), help=_FILE)
     action.set_defaults(settings=[])
     action.add_argument("--seeds", type=at_least(1), metavar="N", help="seeds per row (default: the file's)")
