@@ -14,6 +14,7 @@ from cifar_dist.config.choice import Choice, is_root
 from cifar_dist.config.documentation import documented_fields, purpose
 from cifar_dist.config.named_items import item_root
 from cifar_dist.config.section import key_of
+from cifar_dist.config.toml_values import inline_toml
 from cifar_dist.models import registry
 from cifar_dist.models.options import defaults
 
@@ -41,7 +42,7 @@ def _networks() -> str:
     """A row for each registered network, with its options and their defaults."""
     lines = ["| `model.name` | `model.options` and their defaults |", "| --- | --- |"]
     for name in registry.names():
-        options = {key: _toml(value) for key, value in defaults(registry.builder_of(name)).items()}
+        options = {key: inline_toml(value) for key, value in defaults(registry.builder_of(name)).items()}
         lines.append(f"| `{name}` | {', '.join(f'`{key} = {value}`' for key, value in options.items()) or 'none'} |")
     return "\n".join(lines)
 
@@ -81,7 +82,7 @@ def _table(owner: type, key: str, shown: Sequence[dataclasses.Field[object]]) ->
     defaults = {field.name: _default(field) for field in shown}
     for field in shown:
         annotation, text = documented[field.name]
-        default = _toml(defaults[field.name])
+        default = inline_toml(defaults[field.name])
         kind = _names(owner) if is_root(owner) and field.name == owner.picked_by else _type(annotation)
         lines.append(f"| `{key}.{key_of(field.name)}` | {kind} | `{default}` | {_cell(text)} |")
     return "\n".join(lines)
@@ -128,18 +129,6 @@ def _type(annotation: ast.expr) -> str:
     return {"str": "text", "UserPath": "path", "int": "integer", "float": "number", "bool": "true, false"}[
         ast.unparse(annotation)
     ]
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_toml(item)}' for key, item in value.items())} }}" if value else "{}"
-    return repr(value)
 
 
 def _cell(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from cifar_dist import recipe
 from cifar_dist.config import Config, TransformConfig
 from cifar_dist.config.layers import flatten
-from cifar_dist.config.named_items import inline_toml
+from cifar_dist.config.toml_values import inline_toml
 from cifar_dist.sweeps import sweep
 
 DOCUMENT = Path(__file__).with_name("sources.md")

@@ -5,13 +5,13 @@ A config is given as its settings by dotted key, as :func:`cifar_dist.recipe.set
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cifar_dist.config.named_items import inline_toml, items_of_settings
+from cifar_dist.config.named_items import items_of_settings
+from cifar_dist.config.toml_values import as_typed, inline_toml
 
 CHANGEABLE_ON_RESUME: Final = (
     "run.name",
@@ -86,12 +86,11 @@ def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = (
         values[_LIST] = items_of_settings(asked, _LIST)
     if any(value is None or isinstance(value, dict) for value in values.values()):
         return None
-    texts = {key: value if isinstance(value, str) else inline_toml(value) for key, value in values.items()}
-    return [f"--{key} {shlex.quote(text)}" for key, text in texts.items()]
+    return [f"--{key} {shlex.quote(as_typed(value))}" for key, value in values.items()]
 
 
 def in_words(value: object) -> str:
-    return "nothing" if value is None else json.dumps(value)
+    return "nothing" if value is None else inline_toml(value)
 
 
 def _changed(started: Settings, asked: Settings) -> list[str]:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from cifar_dist.config.choice import Choice, field_names, is_root
 from cifar_dist.config.documentation import documented_fields, purpose
-from cifar_dist.config.named_items import inline_toml, item_keys, item_root
+from cifar_dist.config.named_items import item_keys, item_root
 from cifar_dist.config.section import Section, key_of
+from cifar_dist.config.toml_values import as_typed
 from cifar_dist.errors import UserError, nearest
 
 WIDTH = 79
@@ -156,8 +157,7 @@ def _value(config: Section, key: str) -> object:
 
 def _option(key: str, value: object) -> str:
     """Return the words of a command line that set ``value``."""
-    text = value if isinstance(value, str) else inline_toml(value)
-    return f"--{key} {shlex.quote(text)}"
+    return f"--{key} {shlex.quote(as_typed(value))}"
 
 
 def _line(words: str, text: str) -> str:

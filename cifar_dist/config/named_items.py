@@ -13,6 +13,7 @@ from typing import get_args, get_type_hints
 from cifar_dist.config.choice import Choice, field_names
 from cifar_dist.config.layers import Tree
 from cifar_dist.config.section import Section
+from cifar_dist.config.toml_values import inline_toml
 from cifar_dist.errors import UserError
 
 
@@ -124,18 +125,3 @@ def _typed(value: object) -> object:
     """Convert text that is a number, as on a command line, to that number."""
     is_number = isinstance(value, str) and re.fullmatch(r"[-+]?(0|[1-9]\d*)(\.\d+)?", value)
     return json.loads(str(value).removeprefix("+")) if is_number else value
-
-
-def inline_toml(value: object) -> str:
-    """Format a value as TOML on one line."""
-    if isinstance(value, dict):
-        pairs = ", ".join(f"{_bare(str(key))} = {inline_toml(item)}" for key, item in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(inline_toml, value))}]"
-    # A JSON string is a TOML string, except for one character that TOML requires escaped.
-    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _bare(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else inline_toml(key)

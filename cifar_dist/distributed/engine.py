@@ -22,6 +22,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs,
 from torch import nn
 
 from cifar_dist.config import Config
+from cifar_dist.config.toml_values import inline_toml
 from cifar_dist.cpu.onednn import avoid_strided_1x1
 from cifar_dist.distributed.arithmetic import describe_arithmetic
 from cifar_dist.distributed.launch_checks import launched_processes
@@ -52,7 +53,7 @@ class Limit:
         section, _, name = self.key.partition(".")
         value = getattr(getattr(config, section), name, None)
         if self.refuses(value):
-            raise UserError(f"{self.key} = {_as_toml(value)} {self.reason}, not {engine}; {self.remedy}")
+            raise UserError(f"{self.key} = {inline_toml(value)} {self.reason}, not {engine}; {self.remedy}")
 
 
 NO_PARTS = Limit("train.parts", bool, "needs one process or DDP")
@@ -218,9 +219,3 @@ def check_wrapper(wrapper: nn.Module, kind: str, wanted: str) -> nn.Module:
             "start with one of the files in launch/"
         )
     return bare
-
-
-def _as_toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)

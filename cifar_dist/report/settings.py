@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.toml_values import as_typed
 
 _KEPT_HOW = (
     "run.dir",
@@ -27,16 +26,10 @@ def differences(configs: Sequence[Config]) -> dict[str, list[str]]:
     trees = [recipe.settings_of(config) for config in configs]
     keys = dict.fromkeys(key for tree in trees for key in tree if not key.startswith(_KEPT_HOW))
     differ = [key for key in keys if any(tree.get(key) != trees[0].get(key) for tree in trees)]
-    return {key: [_value(tree.get(key)) for tree in trees] for key in differ}
+    return {key: ["" if tree.get(key) is None else as_typed(tree[key]) for tree in trees] for key in differ}
 
 
 def short_key(key: str, keys: Collection[str]) -> str:
     """Return the last part of a key if that is unambiguous; ``name`` always keeps its section."""
     last = key.rpartition(".")[2]
     return last if last != "name" and [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -32,7 +32,7 @@ from cifar_dist.config import Config
 from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.layers import flatten
-from cifar_dist.config.named_items import inline_toml
+from cifar_dist.config.toml_values import as_typed, inline_toml
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import parse_toml
@@ -253,19 +253,15 @@ def _row_name(base: str, own: Settings) -> str:
 
 def _folder_safe(value: object) -> str:
     """Format a value for use in a folder name."""
-    text = "_".join(map(_folder_safe, value)) if isinstance(value, list) else _text(value)
+    text = "_".join(map(_folder_safe, value)) if isinstance(value, list) else as_typed(value)
     return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else inline_toml(value)
 
 
 def _override_word(key: str, value: object) -> str:
     """Format ``--key=VALUE`` so that :func:`recipe.parse_overrides` returns the same value."""
     if key.startswith("model.options.") and isinstance(value, str):  # options have no declared type: "3" is not 3
         return f"--{key}={inline_toml(value)}"
-    return f"--{key}={_text(value)}"
+    return f"--{key}={as_typed(value)}"
 
 
 def _build_run(name: str, seed: int, words: Sequence[str], where: str) -> Run:
