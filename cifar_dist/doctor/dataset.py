@@ -6,7 +6,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.doctor.finding import Finding
-from cifar_dist.training.setup import check_batch_size, padding_note
+from cifar_dist.training.requirements import check_batch_size, padding_note
 
 _FEW = 8  # images, whose statistics a batch normalisation would use
 

@@ -16,7 +16,8 @@ from cifar_dist.doctor.network import check_ports, map_ranks, measure_all_reduce
 from cifar_dist.doctor.shared_folder import check_shared_folder
 from cifar_dist.doctor.trial import try_run
 from cifar_dist.tracking.environment import describe
-from cifar_dist.training.setup import build_setup, check_evaluations, open_dataset
+from cifar_dist.training.requirements import check_evaluations
+from cifar_dist.training.setup import build_setup, open_dataset
 
 
 def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iterator[Finding]:

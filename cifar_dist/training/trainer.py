@@ -45,8 +45,9 @@ from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
+from cifar_dist.training.requirements import average_note, check_evaluations, padding_note
 from cifar_dist.training.saving import CheckpointSaver
-from cifar_dist.training.setup import average_note, build_setup, check_evaluations, padding_note
+from cifar_dist.training.setup import build_setup
 from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
 
@@ -375,7 +376,7 @@ class Trainer:
             change_of_arithmetic(self.folder.environment, self.engine.arithmetic, self.step),
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
-            average_note(self.setup),
+            average_note(self.config, self.steps_per_epoch),
         ]
         tracker = Tracker(
             self.folder,

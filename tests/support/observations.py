@@ -45,8 +45,8 @@ from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.tracker import SilentTracker
 from cifar_dist.tracking.wandb_mirror import WandbMirror
 from cifar_dist.training.early_stopping import EarlyStopping
+from cifar_dist.training.requirements import check_batch_size
 from cifar_dist.training.saving import CheckpointSaver
-from cifar_dist.training.setup import check_batch_size
 from cifar_dist.training.trainer import Trainer
 from support import forked_ranks
 from support.failing_network import write_network

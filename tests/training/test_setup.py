@@ -15,7 +15,8 @@ from cifar_dist.config.average import EMAConfig, SWAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
-from cifar_dist.training.setup import average_note, build_setup, check_evaluations
+from cifar_dist.training.requirements import average_note, check_evaluations
+from cifar_dist.training.setup import build_setup
 
 IMAGENET_STEM = ModelConfig("resnet18", {"stem": "imagenet"})
 """It reduces small images to one position, so batch normalisation of one sample has a single value."""
@@ -94,7 +95,8 @@ def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_pat
     with start_engine(config) as engine:
 
         def note(average: AverageConfig) -> str:
-            return average_note(build_setup(replace(config, average=average), engine.ranks))
+            setup = build_setup(replace(config, average=average), engine.ranks)
+            return average_note(setup.config, setup.steps_per_epoch)
 
         assert note(EMAConfig()).startswith("92 % of the average will be the weights before the first step: ")
         assert note(EMAConfig()).endswith("is too slow for 80 steps; use --average.decay 0.944 or less")
