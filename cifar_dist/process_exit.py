@@ -26,7 +26,7 @@ from cifar_dist.errors import (
     blame,
 )
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE
-from cifar_dist.launch.joining import is_first
+from cifar_dist.launch.joining import is_first, speaks
 from cifar_dist.terminal.screen import ERASE_LINE, is_terminal
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
 
-    Of an error that all ranks raise, rank 0 prints the line; of one that some raise, the first of them. Before the
+    Of an error that rank 0 raises, it prints the line; of one that only others raise, the first of them. Before the
     ranks have joined, and of a :class:`MachineError`, the first rank of each machine prints it.
 
     The interpreter's own shutdown is skipped: with a gloo process group it aborts about one job in thirty after the
@@ -139,7 +139,7 @@ def _reports(error: Exception) -> bool:
         return True
     if isinstance(error, MachineError) or not _has_joined():
         return is_main_process() or local_rank() == 0
-    return not getattr(error, "is_shared", False) and is_first("error")
+    return not getattr(error, "is_shared", False) and speaks("error")
 
 
 def _has_joined() -> bool:

@@ -116,8 +116,7 @@ def is_first(purpose: str) -> bool:
     if ranks == 1:
         return True
     try:
-        attempt = place.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the ranks
-        store = open_store(f"{purpose}/{attempt}", place["MASTER_ADDR"], int(place["MASTER_PORT"]))
+        store = open_store(f"{purpose}/{_attempt()}", place["MASTER_ADDR"], int(place["MASTER_PORT"]))
         is_first = store.add("ranks", 1) == 1
         deadline = time.monotonic() + _LAST_SECONDS
         while place.get("RANK") == "0" and store.add("ranks", 0) < ranks and time.monotonic() < deadline:
@@ -125,6 +124,38 @@ def is_first(purpose: str) -> bool:
         return is_first
     except (RuntimeError, KeyError):  # rank 0, which may host the store, has ended; or it is not known where it is
         return True
+
+
+def speaks(purpose: str) -> bool:
+    """Whether this rank reports what it has met, for that ``purpose``: rank 0 if it has met it too, else the first.
+
+    The others give rank 0 a second to say so, and rank 0, which may host the store, gives them one to ask.
+    """
+    place = os.environ
+    ranks = int(place.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        return True
+    is_main = place.get("RANK") == "0"
+    try:
+        store = open_store(f"{purpose}/{_attempt()}", place["MASTER_ADDR"], int(place["MASTER_PORT"]))
+        if is_main:
+            store.set("main", "")
+        is_first = not is_main and store.add("others", 1) == 1
+        deadline = time.monotonic() + _LAST_SECONDS
+
+        def waits() -> bool:
+            return store.add("others", 0) < ranks - 1 if is_main else not store.check(["main"])
+
+        while waits() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS / 2)
+        return is_main or (is_first and not store.check(["main"]))
+    except (RuntimeError, KeyError):  # rank 0 has ended; or it is not known where it is
+        return True
+
+
+def _attempt() -> str:
+    """The number of this start of the ranks: torchrun's store outlives them."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 class _Meeting:
