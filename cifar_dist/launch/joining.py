@@ -138,17 +138,15 @@ def speaks(purpose: str) -> bool:
     is_main = place.get("RANK") == "0"
     try:
         store = open_store(f"{purpose}/{_attempt()}", place["MASTER_ADDR"], int(place["MASTER_PORT"]))
+        deadline = time.monotonic() + _LAST_SECONDS
         if is_main:
             store.set("main", "")
-        is_first = not is_main and store.add("others", 1) == 1
-        deadline = time.monotonic() + _LAST_SECONDS
-
-        def waits() -> bool:
-            return store.add("others", 0) < ranks - 1 if is_main else not store.check(["main"])
-
-        while waits() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS / 2)
-        return is_main or (is_first and not store.check(["main"]))
+            while store.add("others", 0) < ranks - 1 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            return True
+        while not (main_speaks := store.check(["main"])) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return store.add("others", 1) == 1 and not main_speaks  # last, because rank 0 may end now
     except (RuntimeError, KeyError):  # rank 0 has ended; or it is not known where it is
         return True
 
