@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.report.predictions import draw_predictions
-from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, bare, figure, short, show_image
+from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, PAPER, RED, bare, figure, short, show_image
 from cifar_dist.run_folder import EvaluationFolder
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
@@ -212,26 +212,19 @@ def _samples(evaluation: Evaluation, image_of: ImageOf, path: Path) -> Path:
 def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: ImageOf, path: Path) -> Path:
     wrong = np.flatnonzero(evaluation.predicted != labels)
     worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][: _COLUMNS * _ROWS]
-    return _gallery(evaluation, worst.tolist(), image_of, f"The most confident of {len(wrong)} mistakes", path)
-
-
-def _gallery(evaluation: Evaluation, chosen: Sequence[int], image_of: ImageOf, title: str, path: Path) -> Path:
-    rows = -(-len(chosen) // _COLUMNS)
+    rows = -(-len(worst) // _COLUMNS)
     with figure(path, 1.45 * _COLUMNS, 1.95 * rows + 0.5) as drawing:
+        title = f"The most confident of {len(wrong)} mistakes"
         drawing.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         grid = drawing.subplots(rows, _COLUMNS, squeeze=False)
-        for axes in grid.flat[len(chosen) :]:
+        for axes in grid.flat[len(worst) :]:
             axes.axis("off")
-        for axes, sample in zip(grid.flat, chosen, strict=False):
-            predicted = int(evaluation.predicted[sample])
-            caption = f"{evaluation.name(predicted)} {percent(evaluation.confidence[sample], 0)}"
-            colour = INK
-            if evaluation.labels is not None:
-                true = int(evaluation.labels[sample])
-                colour = GREEN if true == predicted else RED
-                if true != predicted:
-                    own = 100 * evaluation.probabilities[sample, true]
-                    caption += f"\nis {evaluation.name(true)} {own:.0f} %"
-            axes.set_title(caption, fontsize=8, fontweight="normal", color=colour, loc="center", pad=4)
-            show_image(axes, image_of(sample), frame=colour)
+        for axes, sample in zip(grid.flat, worst.tolist(), strict=False):
+            true = int(labels[sample])
+            believed = (
+                f"{evaluation.name(int(evaluation.predicted[sample]))} {percent(evaluation.confidence[sample], 0)}"
+            )
+            own = f"is {evaluation.name(true)} {percent(evaluation.probabilities[sample, true], 0)}"
+            axes.set_title(f"{believed}\n{own}", fontsize=8, fontweight="normal", color=RED, loc="center", pad=4)
+            show_image(axes, image_of(sample), frame=RED)
     return path
