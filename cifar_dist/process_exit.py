@@ -27,7 +27,7 @@ from cifar_dist.errors import (
 )
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE
 from cifar_dist.launch.joining import is_first, speaks
-from cifar_dist.terminal.screen import ERASE_LINE, is_terminal
+from cifar_dist.terminal.notice import notice
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -55,12 +55,11 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = _report(error, EXIT_FAILED)
     except StopRequested as request:  # of a verb that leaves nothing behind; a training saves and returns
         if is_main_process():
-            print(f"cifar-dist: stopped by {request}", file=sys.stderr)
+            notice(f"stopped by {request}")
         code = EXIT_REQUEUE
     except KeyboardInterrupt:
         if is_main_process():
-            erase = ERASE_LINE if is_terminal(sys.stderr) else ""
-            print(f"{erase}cifar-dist: stopped by Ctrl-C", file=sys.stderr)
+            notice("stopped by Ctrl-C")
         code = 128 + signal.SIGINT
     except SystemExit as error:  # argparse ends this way
         code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
@@ -118,16 +117,16 @@ def _report_unforeseen(error: BaseException) -> None:
     """Print what only this rank knows: the line of a plug-in, the file that failed, or where our code is wrong."""
     if reason := plugins.describe_failure(error):
         if is_first("plug-in"):
-            print(f"cifar-dist: {reason}", file=sys.stderr)
+            notice(reason)
     elif isinstance(error, OSError):
-        print(f"cifar-dist: {StorageError.of(error)}", file=sys.stderr)
+        notice(str(StorageError.of(error)))
     else:
         traceback.print_exc()
 
 
 def _report(error: Exception, code: int) -> int:
     if _reports(error):
-        print(f"cifar-dist: {error}", file=sys.stderr)
+        notice(str(error))
     return code
 
 

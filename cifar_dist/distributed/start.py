@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,6 +35,7 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import StopRequested, UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
 from cifar_dist.plugin_copies import plugin_files
+from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
 
@@ -78,7 +78,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     if cpu and not config.train.threads:
         _leave_busy_cores(engine.ranks)
     if engine.ranks.is_main and (files := plugin_files(config)):
-        print(f"cifar-dist: importing plug-ins: {', '.join(map(printable, map(str, files)))}", file=sys.stderr)
+        notice(f"importing plug-ins: {', '.join(map(printable, map(str, files)))}")
     if trains and config.train.compile != "no":
         keep_compiled_code()
         engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))

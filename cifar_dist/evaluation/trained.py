@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_settings
+from cifar_dist.terminal.notice import notice
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def open_trained(run: Path, which: str) -> Trained:
         checkpoint.verify(path)
         state = checkpoint.read_state(path)
         if which == "best" and state.best_val_accuracy is None and is_main_process():
-            print(f"cifar-dist: {run} was not evaluated on val yet; best is its newest, {path.name}", file=sys.stderr)
+            notice(f"{run} was not evaluated on val yet; best is its newest, {path.name}")
         weights = CheckpointRef(checkpoint.evaluated_weights(path), path.name, state.step, state.val_accuracy)
     except checkpoint.CheckpointError as error:
         where = f"{given}: " if len(given.parts) > 1 else ""

@@ -30,8 +30,10 @@ from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_I
 from cifar_dist.launch.joining import SAY_SECONDS, join_machines
 from cifar_dist.launch.options import LaunchRequest, read_request
 from cifar_dist.launch.parent_death import adopt_orphans, announce_launcher, signal_on_parent_death
+from cifar_dist.launch.signal_queue import SignalQueue
+from cifar_dist.terminal.notice import notice, print_over
 from cifar_dist.terminal.progress import waiting
-from cifar_dist.terminal.screen import ERASE_LINE, STOPPING, is_terminal
+from cifar_dist.terminal.screen import STOPPING
 
 ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 # What the ranks receive for each signal. They do not handle HUP, which a lost terminal sends. A second INT ends a rank
@@ -65,10 +67,7 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
     """
     asked = read_request(config, options)
     meeting = _ElasticMeeting(asked.endpoint, join_timeout()) if asked.endpoint else None
-    received: list[int] = []
-    for number in _FORWARDED_AS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, lambda number, _: received.append(number))
+    requests = SignalQueue(_FORWARDED_AS)
     agent = os.getpid()
     adopt_orphans()
     launcher = os.fork()
@@ -77,25 +76,24 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
         own = [f"--config_file={config}", *options, "--module", "cifar_dist", *words]
         sys.exit(_launch(own, asked, join_timeout))
     ranks = _Ranks(launcher)
-    forwarded = 0
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
-        if received.count(signal.SIGINT) > 1:
+        fresh = requests.new()
+        if requests.received.count(signal.SIGINT) > 1:
             _send([psutil.Process(launcher), *ranks.found], signal.SIGKILL)
             return 128 + signal.SIGINT
-        if ranks.search() and forwarded:  # one that was still starting up ignored the signal; again is harmless
-            _send(ranks.found, _FORWARDED_AS[signal.Signals(received[0])])
+        if ranks.search() and requests.received:  # one that was still starting up ignored the signal; again is harmless
+            _send(ranks.found, _FORWARDED_AS[requests.received[0]])
             if ranks.missing_seconds > _ALONE_SECONDS:
                 _kill(launcher, agent)
-                print("cifar-dist: stopped while no rank was running", file=sys.stderr)
+                notice("stopped while no rank was running")
                 return EXIT_REQUEUE
         if meeting is not None and meeting.is_given_up(ranks.missing_seconds):
             _kill(launcher, agent)
             return EXIT_FAILED
-        for request in received[forwarded:]:
+        for request in fresh:
             if request == signal.SIGINT:
-                print(f"{ERASE_LINE if is_terminal(sys.stderr) else ''}{STOPPING}", file=sys.stderr, flush=True)
-            _send(ranks.found, _FORWARDED_AS[signal.Signals(request)])
-            forwarded += 1
+                print_over(STOPPING, sys.stderr)
+            _send(ranks.found, _FORWARDED_AS[request])
         time.sleep(_POLL_SECONDS)
     code = os.waitstatus_to_exitcode(ended[1])
     if code >= 0:
@@ -152,7 +150,7 @@ class _ElasticMeeting:
         if gives_up or seconds > self._said + SAY_SECONDS:
             waited = f"gave up after {seconds:.0f} s (run.join_timeout)" if gives_up else f"waiting for {seconds:.0f} s"
             missing = f"too few machines have met at {self._endpoint} (--rdzv_endpoint) to start a rank"
-            print(f"cifar-dist: {waited}: {missing}", file=sys.stderr, flush=True)
+            notice(f"{waited}: {missing}")
             self._said = seconds
         self._said = min(self._said, seconds)  # ranks have run meanwhile
         return gives_up
@@ -211,7 +209,7 @@ def _launch(words: Sequence[str], asked: LaunchRequest, join_timeout: Callable[[
         raise JoinTimeoutError(f"the machines do not meet at {arguments.rdzv_endpoint}: {first_line(error)}") from None
     except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
         hint = " Without GPUs: cifar-dist launch cpu" if "cuda" in str(error).lower() else ""
-        print(f"cifar-dist: accelerate launch: {error}{hint}", file=sys.stderr)
+        notice(f"accelerate launch: {error}{hint}")
         return EXIT_BAD_INPUT
     return EXIT_DONE
 
@@ -259,7 +257,7 @@ def agreed_code(codes: dict[str, int]) -> int:
             return agreed
     who, code = min(codes.items(), key=lambda item: item[1])
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    print(f"cifar-dist: {who} {how}; its output is above", file=sys.stderr)
+    notice(f"{who} {how}; its output is above")
     return code if code >= 0 else 128 - code
 
 

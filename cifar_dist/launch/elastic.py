@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -20,6 +19,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 from torch.distributed.launcher import api as launcher
 
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE
+from cifar_dist.terminal.notice import notice
 
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
 _LAST_CALL_SECONDS = 10  # between the arrival of the last machine required and a start without the others
@@ -69,7 +69,7 @@ class ElasticAgent(LocalElasticAgent):
         super()._rendezvous(worker_group)
         first = worker_group.workers[0]
         if first.global_rank == 0:
-            _say(f"machines: {worker_group.group_world_size}, processes: {first.world_size}")
+            notice(f"machines: {worker_group.group_world_size}, processes: {first.world_size}")
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of the ranks; torchrun starts those again that failed, and all when a machine waits."""
@@ -79,7 +79,7 @@ class ElasticAgent(LocalElasticAgent):
             machines = worker_group.group_world_size or 0
             gone = machines - self._machines_alive(worker_group)
             if gone > 0:
-                _say(f"{gone} of {machines} machines gone or without a heartbeat; {self._again()}")
+                notice(f"{gone} of {machines} machines gone or without a heartbeat; {self._again()}")
                 self._stop_seconds = _LAST_SECONDS
                 return RunResult(WorkerState.UNHEALTHY)
         if result.state != WorkerState.FAILED:
@@ -91,7 +91,7 @@ class ElasticAgent(LocalElasticAgent):
             self._remaining_restarts = 0
         elif self._remaining_restarts:
             failed = ", ".join(f"rank {rank}" for rank in result.failures)
-            _say(f"{failed} failed; {self._again()}")
+            notice(f"{failed} failed; {self._again()}")
         return result
 
     def _again(self) -> str:
@@ -107,7 +107,3 @@ class ElasticAgent(LocalElasticAgent):
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         self._shutdown(timeout=self._stop_seconds)
-
-
-def _say(line: str) -> None:
-    print(f"cifar-dist: {line}", file=sys.stderr, flush=True)

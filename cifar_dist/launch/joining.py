@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import JoinTimeoutError, MachineError
+from cifar_dist.terminal.notice import notice
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -252,5 +252,5 @@ class _Meeting:
         if now - self._said > SAY_SECONDS:
             self._said = now
             if speaks:
-                print(f"cifar-dist: waiting for {now - self._began:.0f} s: {problem()}", file=sys.stderr, flush=True)
+                notice(f"waiting for {now - self._began:.0f} s: {problem()}")
         time.sleep(_POLL_SECONDS)

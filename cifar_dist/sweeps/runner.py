@@ -7,6 +7,7 @@ exit with 75; the sweep then exits with 75 too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -17,7 +18,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from cifar_dist.cpu.openmp import share_cores
@@ -27,9 +27,11 @@ from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.formatting import duration, percent
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.parent_death import signal_on_parent_death
+from cifar_dist.launch.signal_queue import SignalQueue
 from cifar_dist.report.results import read_result
 from cifar_dist.sweeps.sweep import Run, Sweep
-from cifar_dist.terminal.screen import ERASE_LINE, STOPPING, is_terminal
+from cifar_dist.terminal.notice import print_over
+from cifar_dist.terminal.screen import STOPPING
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _LINES_SHOWN = 20  # of the captured output of a failed run
@@ -96,7 +98,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     started: list[_Job] = []
     failed: list[str] = []
     stopping = False
-    with _SignalQueue() as requests:
+    with contextlib.closing(SignalQueue(_SIGNALS)) as requests:
         while started or (waiting and not stopping):
             while waiting and len(started) < jobs and not stopping:
                 number, run = waiting.pop(0)
@@ -107,7 +109,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
             for request in requests.new():
                 stopping = True
                 if request == signal.SIGINT:  # a second one ends a run at once
-                    print(f"{ERASE_LINE if is_terminal(sys.stdout) else ''}{STOPPING}", flush=True)
+                    print_over(STOPPING, sys.stdout)
                 for one in started:
                     one.process.send_signal(signal.SIGTERM if request == signal.SIGHUP else request)
             for one in [one for one in started if one.process.poll() is not None]:
@@ -198,31 +200,3 @@ def _visible_gpus() -> list[str]:
     if given is not None:
         return [name for name in given.split(",") if name]
     return [str(index) for index in range(torch.cuda.device_count())]
-
-
-class _SignalQueue:
-    """Received signals, in order: the handler only records them, and the loop acts."""
-
-    def __init__(self) -> None:
-        self._received: list[int] = []
-        self._seen = 0
-        self._before: dict[int, signal.Handlers | int | None] = {}
-
-    def __enter__(self) -> _SignalQueue:
-        for number in _SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
-                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def new(self) -> list[int]:
-        """Return the signals received since the last call."""
-        fresh = self._received[self._seen :]
-        self._seen += len(fresh)
-        return fresh
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._received.append(number)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve, rates
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.notice import notice
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
 from cifar_dist.training.setup import TrainingSetup, build_setup
@@ -90,7 +90,7 @@ def run_range_test(
     """
     learner = Learner(setup, engine)
     for note in learner.notes if engine.ranks.is_main else ():
-        print(f"cifar-dist: {note}", file=sys.stderr)
+        notice(note)
     agreement, step_log = Agreement(engine.ranks, StopRequests(signals)), StepLog(engine.ranks)
     curve = Curve([], [], math.log(len(setup.manifest.classes)))
     for measured in learner.steps(0, steps, rates(low, high, steps).__getitem__):

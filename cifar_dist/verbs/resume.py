@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from cifar_dist.distributed.launch_checks import is_main_process
 from cifar_dist.errors import printable
+from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RUN, RUN_NAME
 from cifar_dist.verbs.train import train
 
@@ -33,5 +33,5 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_missing_data(folder, config.data.path, "--data.path")
     if is_main_process():
         for file, copy in missing_files(folder.plugins).items():
-            print(f"cifar-dist: {printable(str(file))} does not exist here; using its copy {copy}", file=sys.stderr)
+            notice(f"{printable(str(file))} does not exist here; using its copy {copy}")
     return train(config)

@@ -1,0 +1,40 @@
+"""Signals for a process that passes them on to others."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+from types import FrameType
+
+
+class SignalQueue:
+    """Receives signals from its creation on: the handler only records them, and a loop acts.
+
+    Args:
+        numbers: the signals; HUP is left alone where ``nohup`` has it ignored.
+
+    Attributes:
+        received: all, in order.
+    """
+
+    def __init__(self, numbers: Iterable[signal.Signals]) -> None:
+        self.received: list[signal.Signals] = []
+        self._seen = 0
+        self._before: dict[signal.Signals, signal.Handlers | int | None] = {}
+        for number in numbers:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+
+    def new(self) -> list[signal.Signals]:
+        """Return the signals received since the last call."""
+        fresh = self.received[self._seen :]
+        self._seen += len(fresh)
+        return fresh
+
+    def close(self) -> None:
+        """Give the signals back to who handled them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(signal.Signals(number))
