@@ -50,6 +50,11 @@ def percent(fraction: float, digits: int = 2) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
+def loss_figure(loss: float) -> str:
+    """Format a loss in the nine columns that it has: ``0.4785``, or ``9.61e+12`` of a run that diverges."""
+    return f"{loss:.4f}" if loss < 9999 else f"{loss:.3g}"
+
+
 def percent_cell(fraction: float | None) -> str:
     """Format a fraction for a column of percentages, without the sign: ``91.08``; empty for None."""
     return "" if fraction is None else percent(fraction).removesuffix(" %")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_dist.formatting import clock, duration, markdown, percent, percent_cell, size
+from cifar_dist.formatting import clock, duration, loss_figure, markdown, percent, percent_cell, size
 from cifar_dist.terminal.progress import progress
 from cifar_dist.terminal.screen import fold
 
@@ -43,6 +43,8 @@ def test_a_folded_line_keeps_numbers_with_their_units_and_words_in_one_piece() -
 
 
 def test_numbers_are_formatted_for_readers() -> None:
+    losses = [0.47849, 9998.9, 9614646837248.0]
+    assert [loss_figure(loss) for loss in losses] == ["0.4785", "9998.9000", "9.61e+12"]
     assert (percent_cell(0.91084), percent_cell(None)) == ("91.08", "")
     assert (percent(0.91084), percent(0.91084, 0)) == ("91.08 %", "91 %")
     assert [size(n) for n in (0, 999, 1000, 99_499, 99_500, 999_499, 999_500, 1.2e9, 5e12)] == [

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist import recipe
+from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import read_json, write_atomic
-from cifar_dist.formatting import duration, percent, size
+from cifar_dist.formatting import duration, loss_figure, percent, size
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
@@ -84,7 +85,7 @@ def write_report(run: Path) -> Path:
         UserError: it is not a run folder.
     """
     folder = RunFolder(run)
-    config_text = recipe.to_toml(recipe.read(folder.config))
+    config_text = to_toml(recipe.read(folder.config))
     records = metrics.read(folder.metrics)
     events = timeline.read(folder.timeline)
     environment = read_json(folder.environment)
@@ -276,7 +277,7 @@ def _percent(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if value == value else ""
+    return loss_figure(value) if value == value else ""
 
 
 def _count(value: object) -> str:

@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cifar_dist.errors import StorageError, printable
-from cifar_dist.formatting import clock, percent
+from cifar_dist.formatting import clock, loss_figure, percent
 from cifar_dist.terminal import screen
 from cifar_dist.terminal.progress import Advance
 from cifar_dist.tracking.facts import RunFacts
@@ -302,7 +302,7 @@ def _measures(record: Record, *, short: bool = False) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "-"
+    return loss_figure(value) if math.isfinite(value) else "-"
 
 
 def _percent(fraction: float) -> str:

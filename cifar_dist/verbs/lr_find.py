@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.formatting import loss_figure
 from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, rate, refuse_lasting, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -129,6 +130,6 @@ def _showing(steps: int, is_main: bool, test: int) -> Iterator[Callable[[int, fl
             advance(1)
             if is_main and (step % 10 == 0 or time.monotonic() - printed >= PLAIN_INTERVAL):
                 printed = time.monotonic()
-                print(f"{seed}step {step}/{steps}  lr {lr:.3g}  loss {loss:.4f}", flush=True)
+                print(f"{seed}step {step}/{steps}  lr {lr:.3g}  loss {loss_figure(loss)}", flush=True)
 
         yield show

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.distributed.launch_checks import launched_processes
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
-from cifar_dist.formatting import percent
+from cifar_dist.formatting import loss_figure, percent
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -129,8 +129,8 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
         replayed.save(temporary)
         draw_replay(
             temporary / "replay.png",
-            title=f"{folder.name}, step {record.step}: loss {record.loss:.4f}, accuracy {percent(record.accuracy, 1)}, "
-            f"the highest losses of {record.samples} samples",
+            title=f"{folder.name}, step {record.step}: loss {loss_figure(record.loss)}, "
+            f"accuracy {percent(record.accuracy, 1)}, the highest losses of {record.samples} samples",
             images=replayed.pixels()[order].numpy(),
             captions=captions,
             right=(samples.labels == samples.predicted)[order].tolist(),
