@@ -9,12 +9,10 @@ import os
 import shutil
 import stat
 import sys
-import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-_MAX_NESTING: Final = 50
 _OPEN_FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))  # of this process; the second where there is no /proc
 _SUMS: Final = "SHA256SUMS"
 
@@ -208,30 +206,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML.
-
-    Raises:
-        ValueError: it is not valid TOML, or is nested too deeply for those who walk it; the message is one line.
-    """
-    too_deep = f"it is nested more than {_MAX_NESTING} deep"
-    try:
-        tree = tomllib.loads(text)
-    except RecursionError:
-        raise ValueError(too_deep) from None
-    level: list[object] = [tree]
-    for _ in range(_MAX_NESTING):
-        level = [inner for item in level for inner in _items(item)]
-    if level:
-        raise ValueError(too_deep)
-    return tree
-
-
-def _items(value: object) -> Iterable[object]:
-    """The items of a table or list; none of anything else."""
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def sha256(path: Path) -> str:

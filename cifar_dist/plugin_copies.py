@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cifar_dist import recipe
 from cifar_dist.config import Config, plugins
+from cifar_dist.config.tree import to_tree
 from cifar_dist.errors import UserError
 from cifar_dist.files import read_json, sha256, write_atomic
 
@@ -36,7 +36,7 @@ class PluginCopy:
 
 def plugin_files(config: Config) -> list[Path]:
     """List the files that a config names as ``path/to/file.py:Attribute``, each once."""
-    found = (plugins.file_of(text) for text in _texts(recipe.to_tree(config)))
+    found = (plugins.file_of(text) for text in _texts(to_tree(config)))
     return list(dict.fromkeys(file for file in found if file is not None))
 
 

@@ -14,7 +14,7 @@ from cifar_dist.config.choice import Choice, is_root
 from cifar_dist.config.documentation import documented_fields, purpose
 from cifar_dist.config.named_items import item_root
 from cifar_dist.config.section import key_of
-from cifar_dist.config.toml_values import inline_toml
+from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.models import registry
 from cifar_dist.models.options import defaults
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, TransformConfig
-from cifar_dist.config.layers import flatten
-from cifar_dist.config.toml_values import inline_toml
+from cifar_dist.config.settings import settings_of
+from cifar_dist.config.toml_text import inline_toml
+from cifar_dist.config.tree import flatten
 from cifar_dist.sweeps import sweep
 
 DOCUMENT = Path(__file__).with_name("sources.md")
@@ -207,7 +208,7 @@ def _all_given(sources: Mapping[str, Any], said: Mapping[str, Any]) -> Settings:
 
 def _compare(config: Config, given: Settings) -> tuple[list[str], list[str]]:
     """Return the settings of which the source gives another value, and those that it does not give."""
-    settings = recipe.settings_of(config)
+    settings = settings_of(config)
     unused = {**UNUSED, **_defaults_of_transforms()}
     relevant = {
         key: value for key, value in given.items() if key in settings or key.rpartition(".")[0] not in _absent(settings)

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from cifar_dist import config, recipe
 from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig, WandbConfig
+from cifar_dist.config.build import build_config
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
 from cifar_dist.config.schedule import CosineConfig, StepConfig, WSDConfig
+from cifar_dist.config.tree import to_toml, to_tree
 from cifar_dist.errors import UserError
 from cifar_dist.verbs.arguments import split_settings, user_path
 
@@ -296,7 +298,7 @@ def test_a_run_and_a_sweep_given_as_a_recipe_are_named_with_their_command(tmp_pa
 )
 def test_the_config_of_a_run_folder_is_the_config_that_ran(tree: Config) -> None:
     """Writing a config and reading it returns the same config, to the last bit of every float."""
-    assert recipe.build(tomllib.loads(recipe.to_toml(tree)), where="here") == tree
+    assert build_config(tomllib.loads(to_toml(tree)), where="here") == tree
 
 
 @given(st.lists(st.text(max_size=20), max_size=4))
@@ -385,10 +387,10 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
     loaded = recipe.load("demo", words)
     assert type(loaded.optim).__name__ == "Lion"
     config_file = tmp_path / "config.toml"
-    config_file.write_text(recipe.to_toml(loaded))
+    config_file.write_text(to_toml(loaded))
     code.write_text("raise SystemExit('this code must not run')")
     found = recipe.read(config_file)
-    assert recipe.to_tree(found) == recipe.to_tree(loaded)
+    assert to_tree(found) == to_tree(loaded)
     assert isinstance(found.optim, OptimConfig)
     assert (found.optim.lr, found.schedule.name) == (0.1, f"{code}:Sawtooth")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cifar_dist.config.layers import Tree
+from cifar_dist.config.tree import Tree
 
 _POLICY_SETTINGS = {"randaugment": ("operations", "magnitude")}
 

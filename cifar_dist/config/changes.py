@@ -1,6 +1,6 @@
 """Which settings a resume may change, and how two configs differ: in words, and as the words of a command line.
 
-A config is given as its settings by dotted key, as :func:`cifar_dist.recipe.settings_of` returns them.
+A config is given as its settings by dotted key, as :func:`.settings.settings_of` returns them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cifar_dist.config.named_items import items_of_settings
-from cifar_dist.config.toml_values import as_typed, inline_toml
+from cifar_dist.config.toml_text import as_typed, inline_toml
 
 CHANGEABLE_ON_RESUME: Final = (
     "run.name",

@@ -13,7 +13,7 @@ from cifar_dist.config.choice import Choice, field_names, is_root
 from cifar_dist.config.documentation import documented_fields, purpose
 from cifar_dist.config.named_items import item_keys, item_root
 from cifar_dist.config.section import Section, key_of
-from cifar_dist.config.toml_values import as_typed
+from cifar_dist.config.toml_text import as_typed
 from cifar_dist.errors import UserError, nearest
 
 WIDTH = 79

@@ -9,16 +9,16 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
-from cifar_dist.config.layers import Tree, flatten
 from cifar_dist.config.named_items import item_root
 from cifar_dist.config.section import Section, key_of
+from cifar_dist.config.tree import Tree, flatten
 from cifar_dist.errors import UserError, nearest
 
 
 def check_keys(tree: Tree, *, where: str, prefix: str = "", owner: type = Config, path: str = "") -> None:
     """Refuse a key that no section has, and suggest the nearest known one.
 
-    The keys of a choice depend on the variant, which may be a plug-in, so :func:`build` checks those.
+    The keys of a choice depend on the variant, which may be a plug-in, so :func:`.build.build_config` checks those.
 
     Raises:
         UserError: the message begins with ``where``.
@@ -101,6 +101,12 @@ def all_keys() -> list[str]:
             found += [f"{section}.{key}" for key in keys_of(kind)]
             items = item_root(kind).variants.items() if kind.named_items else ()
             found += [f"{section}.{name}.{key}" for name, item in items for key in field_names(item)[1:]]
+    return found
+
+
+def list_of_items(section: str) -> str:
+    """Return the key of a section's list of named items; empty if it has none."""
+    found: str = getattr(get_type_hints(Config).get(section), "named_items", "")
     return found
 
 

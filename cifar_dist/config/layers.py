@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from cifar_dist.config.choice import Choice, field_names, pick
-
-Tree = dict[str, Any]
+from cifar_dist.config.tree import Tree
 
 
 def laid_over(base: Tree, tree: Tree, owner: type) -> Tree:
@@ -54,12 +52,3 @@ def _merged(base: Tree, tree: Tree) -> Tree:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
-
-
-def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield (dotted key, value) of nested tables."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

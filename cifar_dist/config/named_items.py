@@ -11,9 +11,9 @@ from dataclasses import fields
 from typing import get_args, get_type_hints
 
 from cifar_dist.config.choice import Choice, field_names
-from cifar_dist.config.layers import Tree
 from cifar_dist.config.section import Section
-from cifar_dist.config.toml_values import inline_toml
+from cifar_dist.config.toml_text import inline_toml
+from cifar_dist.config.tree import Tree
 from cifar_dist.errors import UserError
 
 

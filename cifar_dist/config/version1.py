@@ -11,7 +11,7 @@ from typing import get_type_hints
 
 from cifar_dist.config.augment_v1 import upgraded_augment
 from cifar_dist.config.choice import Choice, field_names, pick
-from cifar_dist.config.layers import Tree
+from cifar_dist.config.tree import Tree
 
 _OPTIM = {"momentum", "betas", "backbone_lr", "rest_lr", "rest_momentum", "iterations"}
 

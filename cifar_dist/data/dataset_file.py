@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from cifar_dist.config.section import expand_path
+from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.errors import UserError, nearest
-from cifar_dist.files import parse_toml
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$")]

@@ -22,7 +22,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs,
 from torch import nn
 
 from cifar_dist.config import Config
-from cifar_dist.config.toml_values import inline_toml
+from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.cpu.onednn import avoid_strided_1x1
 from cifar_dist.distributed.arithmetic import describe_arithmetic
 from cifar_dist.distributed.launch_checks import launched_processes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from cifar_dist.config import Config
+from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
-from cifar_dist.recipe import settings_of
 
 _OF_A_MACHINE: Final = ("data.path", "train.threads")
 """Settings that may differ: where a machine has its copy of the data, and its threads."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from cifar_dist import recipe
 from cifar_dist.config import Config
-from cifar_dist.config.toml_values import as_typed
+from cifar_dist.config.settings import settings_of
+from cifar_dist.config.toml_text import as_typed
 
 _KEPT_HOW = (
     "run.dir",
@@ -23,7 +23,7 @@ def differences(configs: Sequence[Config]) -> dict[str, list[str]]:
 
     An option that a model does not have is empty. Settings of storage and tracking are omitted.
     """
-    trees = [recipe.settings_of(config) for config in configs]
+    trees = [settings_of(config) for config in configs]
     keys = dict.fromkeys(key for tree in trees for key in tree if not key.startswith(_KEPT_HOW))
     differ = [key for key in keys if any(tree.get(key) != trees[0].get(key) for tree in trees)]
     return {key: ["" if tree.get(key) is None else as_typed(tree[key]) for tree in trees] for key in differ}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction
+from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import complete, copy_atomic, discard, exists
@@ -61,7 +61,7 @@ def open_folder(
         refuse_other_settings(folder, config, besides=LENGTH if change_length else ())
         refuse_other_data(folder, manifest)
         started = read_started_settings(folder)
-        if change_length and contradiction(recipe.settings_of(started), recipe.settings_of(config)):
+        if change_length and contradiction(settings_of(started), settings_of(config)):
             notes += change_length(started)
     else:
         copy_atomic(manifest.root / FILE_NAME, folder.manifest)

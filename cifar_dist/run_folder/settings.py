@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
+from cifar_dist.config.settings import settings_of
+from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import free_name, write_atomic
 from cifar_dist.run_folder.folder import RunFolder
@@ -17,7 +19,7 @@ from cifar_dist.run_folder.folder import RunFolder
 
 def write_settings(folder: RunFolder, config: Config) -> None:
     """Write the settings that a start of the run uses."""
-    text = recipe.to_toml(config)
+    text = to_toml(config)
     write_atomic(folder.config, text)
     write_atomic(folder.started_config, text)
 
@@ -29,7 +31,7 @@ def read_settings(folder: RunFolder) -> Config:
         UserError: it is damaged, or was edited into other settings than the run was started with.
     """
     config = recipe.read(folder.config)
-    if found := contradiction(_settings(folder), recipe.settings_of(config), LENGTH, str(folder.config)):
+    if found := contradiction(_settings(folder), settings_of(config), LENGTH, str(folder.config)):
         raise UserError(
             f"{folder.path} was started with {found[1]}; write the first there again, or {other_run(folder, config)}"
         )
@@ -57,7 +59,7 @@ def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[s
             message names the first, and the commands that continue the run as it was and that start another one.
     """
     read_settings(folder)
-    if found := contradiction(_settings(folder), recipe.settings_of(config), besides):
+    if found := contradiction(_settings(folder), settings_of(config), besides):
         key, words = found
         raise UserError(
             f"{folder.path} was started with {words}; leave {key} as it was: {resume_command(folder, config)}, "
@@ -67,13 +69,13 @@ def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[s
 
 def resume_command(folder: RunFolder, config: Config | None = None) -> str:
     """Return the command that continues this run, with the length of ``config``."""
-    length = words_of_changes(_settings(folder), recipe.settings_of(config), LENGTH) if config else []
+    length = words_of_changes(_settings(folder), settings_of(config), LENGTH) if config else []
     return " ".join(["cifar-dist resume", quoted(folder.path), *(length or [])])
 
 
 def other_run(folder: RunFolder, config: Config) -> str:
     """Return the command that trains a run of its own with ``config``: a branch of this one, where it can be."""
-    path, before, now = quoted(folder.path), _settings(folder), recipe.settings_of(config)
+    path, before, now = quoted(folder.path), _settings(folder), settings_of(config)
     words, way = [f"--run.name {free_name(folder.path).name}"], "start another run"
     if can_branch(before, now) and 0 < _steps_saved(folder) < _steps_asked(folder, config):
         words, way = [*words, f"--run.from {path}"], "branch it"
@@ -104,4 +106,4 @@ def _steps_asked(folder: RunFolder, config: Config) -> int:
 
 
 def _settings(folder: RunFolder) -> Mapping[str, object]:
-    return recipe.settings_of(read_started_settings(folder))
+    return settings_of(read_started_settings(folder))

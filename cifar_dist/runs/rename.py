@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig
+from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.run_folder import RunFolder
@@ -37,7 +38,7 @@ def rename(run: Path, name: str) -> Path:
         folder.lock()
         run.resolve().rename(target)
         for file, config in renamed.items():
-            write_atomic(target / file, recipe.to_toml(config))
+            write_atomic(target / file, to_toml(config))
     except OSError as error:
         raise UserError(f"{run} cannot be renamed: {error.strerror}") from None
     return run.with_name(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig, plugins
+from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.config.run import is_run_name
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.plugin_copies import missing_files
@@ -24,7 +25,7 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
         UserError: the folder has no name of a run, the config is damaged, a plug-in cannot be imported, or a setting is
             refused.
     """
-    for key in recipe.parse_overrides(settings):
+    for key in parse_overrides(settings):
         if key in ("run.name", "run.dir", "run.from"):
             raise UserError(f"resume continues {path}; drop --{key}, or start another run: cifar-dist train --help")
     if not is_run_name(path.name):

@@ -12,6 +12,8 @@ from typing import Final
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, words_of_changes
+from cifar_dist.config.settings import settings_of
+from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import discard, free_name, write_atomic
@@ -54,8 +56,8 @@ class Submission:
         if config.run.fresh:
             raise UserError(f"{folder.path} exists and run.fresh is set; use another --run.name")
         refuse_other_settings(folder, config, besides=LENGTH)
-        started = recipe.settings_of(read_started_settings(folder))
-        length = words_of_changes(started, recipe.settings_of(config), LENGTH) or []
+        started = settings_of(read_started_settings(folder))
+        length = words_of_changes(started, settings_of(config), LENGTH) or []
         return cls(config, [*_without_place(settings), *shlex.split(" ".join(length))], options)
 
     @classmethod
@@ -124,7 +126,7 @@ class Submission:
         folder, config = self.folder, self.config
         if folder.exists():
             return folder.config.read_text(encoding="utf-8")
-        return recipe.to_toml(replace(config, run=replace(config.run, fresh=False)))
+        return to_toml(replace(config, run=replace(config.run, fresh=False)))
 
     def _create_folder(self) -> None:
         """Create the folder as the run itself would, and leave it unlocked."""

@@ -31,11 +31,12 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
-from cifar_dist.config.layers import flatten
-from cifar_dist.config.toml_values import as_typed, inline_toml
+from cifar_dist.config.overrides import parse_overrides
+from cifar_dist.config.settings import settings_of
+from cifar_dist.config.toml_text import as_typed, inline_toml, parse_toml
+from cifar_dist.config.tree import flatten
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError, nearest
-from cifar_dist.files import parse_toml
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_started_settings
 
@@ -74,7 +75,7 @@ class Run:
         """
         if not self.folder.config.is_file():
             return None
-        return contradiction(recipe.settings_of(read_started_settings(self.folder)), recipe.settings_of(self.config))
+        return contradiction(settings_of(read_started_settings(self.folder)), settings_of(self.config))
 
     def is_on_other_data(self) -> bool:
         """Whether its folder is of a run on other data than ``data.path`` has; False where that is unknown.
@@ -133,7 +134,7 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
             is_setting = key.partition(".")[0] in {section.name for section in fields(Config)}
             hint = "put settings for all runs into [settings]" if is_setting else nearest(key, _KEYS)
             raise UserError(f"{where}: a sweep has no key '{key}'; {hint}")
-    given = recipe.parse_overrides(overrides)
+    given = parse_overrides(overrides)
     _refuse_reserved(given, "the command line")
     settings = _flatten_settings(tree.get("settings", {}), f"{where} [settings]")
     found = list(_parse_rows(tree, where))
@@ -258,7 +259,7 @@ def _folder_safe(value: object) -> str:
 
 
 def _override_word(key: str, value: object) -> str:
-    """Format ``--key=VALUE`` so that :func:`recipe.parse_overrides` returns the same value."""
+    """Format ``--key=VALUE`` so that :func:`parse_overrides` returns the same value."""
     if key.startswith("model.options.") and isinstance(value, str):  # options have no declared type: "3" is not 3
         return f"--{key}={inline_toml(value)}"
     return f"--{key}={as_typed(value)}"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cifar_dist import checkpoint, recipe
+from cifar_dist import checkpoint
 from cifar_dist.config.changes import KEPT_BY_A_BRANCH, in_words
+from cifar_dist.config.settings import settings_of
 from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import copy_atomic
@@ -80,7 +81,7 @@ def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
 
 def _check_same_parts(source: RunFolder, setup: TrainingSetup) -> None:
     """Refuse a branch with another network, optimizer or average, which cannot take over the state of a checkpoint."""
-    before, now = recipe.settings_of(read_started_settings(source)), recipe.settings_of(setup.config)
+    before, now = settings_of(read_started_settings(source)), settings_of(setup.config)
     for key in KEPT_BY_A_BRANCH:
         if before.get(key) != now.get(key):
             raise UserError(
@@ -99,7 +100,7 @@ def _check_same_shapes(source: RunFolder, found: Path, setup: TrainingSetup) -> 
     if not names:
         return
     name = next((name for name in names if name in shapes[0] and name in shapes[1]), names[0])
-    settings = [recipe.settings_of(config) for config in (read_started_settings(source), setup.config)]
+    settings = [settings_of(config) for config in (read_started_settings(source), setup.config)]
     keys = sorted(key for key in settings[0].keys() | settings[1].keys() if key.startswith("model."))
     changed = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
     before, now = source.read_manifest().shape, setup.manifest.shape

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cifar_dist import checkpoint, recipe
+from cifar_dist import checkpoint
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction
+from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import discard
@@ -45,7 +46,7 @@ def is_finished(config: Config) -> bool:
     if folder.manifest.is_file() and Path(config.data.path, FILE_NAME).is_file():  # else it is finished all the same
         refuse_other_data(folder, Manifest.load(config.data.path))
     started = read_started_settings(folder)
-    return contradiction(recipe.settings_of(started), recipe.settings_of(config)) is None
+    return contradiction(settings_of(started), settings_of(config)) is None
 
 
 def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list[str]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cifar_dist import checkpoint, recipe
+from cifar_dist import checkpoint
 from cifar_dist.checkpoint import TrainState
 from cifar_dist.config import Config, RunningAverageConfig
 from cifar_dist.config.changes import LENGTH, in_words
+from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import other_run, resume_command
@@ -34,7 +35,7 @@ def change_length(folder: RunFolder, setup: TrainingSetup, before: Config, newes
         UserError: the steps done so far would have been others, or are more than the new length.
     """
     step = checkpoint.read_state(newest).step if newest else 0
-    settings = [recipe.settings_of(config) for config in (before, setup.config)]
+    settings = [settings_of(config) for config in (before, setup.config)]
     changes = ", ".join(
         f"{key} {in_words(settings[0][key])} -> {in_words(settings[1][key])}"
         for key in LENGTH

@@ -11,6 +11,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names
 from cifar_dist.config.keys import all_keys, values_of
+from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
 from cifar_dist.models.registry import names
 from cifar_dist.verbs.arguments import RUN_NAME, Name
@@ -132,7 +133,7 @@ class _Typed:
         keys: Iterable[str] = all_keys()
         if self._recipe in recipe.shipped():  # another one may name code, which completing must not run
             try:
-                keys = recipe.settings_of(recipe.load(self._recipe, self._settings))
+                keys = settings_of(recipe.load(self._recipe, self._settings))
             except UserError:
                 pass
         return [f"--{key}" for key in keys]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cifar_dist.config import ModelConfig
-    from cifar_dist.config.layers import Tree
+    from cifar_dist.config.tree import Tree
     from cifar_dist.models.summary import Layer, Summary
 
 HELP = "show a network layer by layer: shapes, parameters, mult-adds, receptive field"
@@ -69,7 +69,7 @@ def _up_to(most: int) -> Callable[[str], int]:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.csv:
         check_writable(arguments.csv, "--csv", arguments.recipe or arguments.name or "")
-    from cifar_dist.recipe import parse_overrides
+    from cifar_dist.config.overrides import parse_overrides
 
     if arguments.size and "model.image_size" in parse_overrides(arguments.settings):
         raise UserError("--size and --model.image_size both give the side of the network's images; give one of them")
@@ -116,6 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int, int, int]]:
     """Return the model, the number of classes, and the image shape (height, width, channels)."""
     from cifar_dist import recipe
+    from cifar_dist.config.build import build_config
+    from cifar_dist.config.overrides import parse_overrides
+    from cifar_dist.config.tree import put
 
     wrong = next((option for option in arguments.options if not re.match(r"\w+=", option)), None)
     if wrong is not None:
@@ -128,9 +131,9 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
         of = name
     if of is None:
         tree: Tree = {}
-        for key, value in {**recipe.parse_overrides(settings), "model.name": name}.items():
-            recipe.put(tree, key, value)
-        return recipe.build(tree, where="the command line").model, *_CIFAR10
+        for key, value in {**parse_overrides(settings), "model.name": name}.items():
+            put(tree, key, value)
+        return build_config(tree, where="the command line").model, *_CIFAR10
     config = recipe.load(of, settings)
     packed = Path(config.data.path)
     if not (packed / "manifest.json").is_file():

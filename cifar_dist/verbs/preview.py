@@ -34,9 +34,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
+    from cifar_dist.config.overrides import parse_overrides
 
     seed = [] if arguments.seed is None else [f"--run.seed={arguments.seed}"]
-    if seed and "run.seed" in recipe.parse_overrides(arguments.settings):
+    if seed and "run.seed" in parse_overrides(arguments.settings):
         raise UserError("--seed and --run.seed are one setting; give one of them")
     config = recipe.load(arguments.recipe, [*arguments.settings, *seed])
     out = arguments.out or Path(f"preview-{Path(arguments.recipe).stem}.png")

@@ -13,6 +13,8 @@ from support.running import ROOT, environment
 
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig, TransformConfig
+from cifar_dist.config.settings import settings_of
+from cifar_dist.config.tree import to_toml
 from cifar_dist.data.transforms import Mixing, Samples, Transform
 from cifar_dist.data.transforms.crop import Crop
 from cifar_dist.data.transforms.flip import Flip
@@ -150,7 +152,7 @@ def test_one_setting_of_one_transform(tmp_path: Path) -> None:
     assert transforms(of=str(tmp_path / "new.toml")) == (Flip(),), "a list replaces the one below, and its changes"
     (tmp_path / "plain.toml").write_text("[augment.crop]\npad = 2\n")
     assert transforms(of=str(tmp_path / "plain.toml")) == (Crop(pad=2), Flip()), "of the default list"
-    assert recipe.settings_of(own)["augment.crop.pad"] == 6
+    assert settings_of(own)["augment.crop.pad"] == 6
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_what_a_message_says_to_type_is_accepted() -> None:
 def test_the_config_of_a_run_is_read_again(tmp_path: Path) -> None:
     for name in ("se-resnet-randaugment", "speedrun-96"):
         config = recipe.load(name)
-        (tmp_path / "config.toml").write_text(recipe.to_toml(config))
+        (tmp_path / "config.toml").write_text(to_toml(config))
         assert recipe.read(tmp_path / "config.toml") == config
         assert recipe.load(str(tmp_path / "config.toml")) == config
 

@@ -18,9 +18,11 @@ from support.witnesses import WITNESSES
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.build import build_config
 from cifar_dist.config.changes import CHANGEABLE_ON_RESUME
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
 from cifar_dist.config.section import key_of
+from cifar_dist.config.tree import put
 from cifar_dist.errors import UserError
 
 Settings = dict[str, object]
@@ -72,8 +74,8 @@ def built(settings: Settings, known: Sequence[str]) -> Config:
     tree: recipe.Tree = {}
     for key, value in settings.items():
         if key in known or key.partition(".")[0] != known[0].partition(".")[0]:
-            recipe.put(tree, key, value)
-    return recipe.build(tree, where="the test")
+            put(tree, key, value)
+    return build_config(tree, where="the test")
 
 
 @pytest.mark.parametrize(("section", "picks", "variant", "key"), CASES)
@@ -107,8 +109,8 @@ def test_a_setting_that_a_resume_may_change_does_not_change_the_weights(base: Se
     for value in ({}, {key: WITNESSES[key].value}):
         tree: recipe.Tree = {}
         for name, setting in {**base, **average, **value}.items():
-            recipe.put(tree, name, setting)
-        weights.append(final_weights(recipe.build(tree, where="the test")))
+            put(tree, name, setting)
+        weights.append(final_weights(build_config(tree, where="the test")))
     assert weights[0]
     assert weights[0] == weights[1]
 
@@ -118,7 +120,7 @@ def test_every_other_setting_is_refused_and_all_are_counted() -> None:
     for section, picks, variant in choices():
         for key in set(keys_of(get_type_hints(Config)[section])) - set(field_names(variant)):
             with pytest.raises(UserError, match=rf"{section}\.{key} has no effect with {section}\.\w+ = "):
-                recipe.build({section: {**picks, key: 1}}, where="the test")
+                build_config({section: {**picks, key: 1}}, where="the test")
             refused += 1
     named = {f"{section}.{key}" for section, picks, variant in choices() for key in {*field_names(variant)} - {*picks}}
     assert WITNESSES.keys() == named, "a witness of a setting that is gone"

@@ -21,6 +21,7 @@ from torch import Tensor
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig
 from cifar_dist.config.augment_v1 import upgraded_augment
+from cifar_dist.config.build import build_config
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.mix import Mix
@@ -84,7 +85,7 @@ def test_every_shipped_recipe_shows_its_golden_pixels() -> None:
 @pytest.mark.parametrize("old", GOLDEN["version 1"], ids=lambda old: json.dumps(old["settings"]))
 def test_settings_of_version_1_give_their_pixels(old: dict[str, dict[str, object]]) -> None:
     tree = {"augment": upgraded_augment(old["settings"])}
-    config = recipe.build(tree, where="version 1").augment
+    config = build_config(tree, where="version 1").augment
     assert checksums(config, 3) == old["sums"]
     assert [list(values) for values in (config.mean, config.std)] == [
         old["settings"].get(k, []) for k in ("mean", "std")

@@ -18,6 +18,7 @@ from cifar_dist.config import Config, TransformConfig
 from cifar_dist.config.changes import CHANGEABLE_ON_RESUME
 from cifar_dist.config.choice import keys_of
 from cifar_dist.config.help import describe
+from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.launch.configs import find_config
 from cifar_dist.verbs.launch import split_options
 from cifar_dist.verbs.registry import VERBS
@@ -156,7 +157,7 @@ def check_training(words: Sequence[str], line: str, known: set[str]) -> None:
     if section:
         describe(recipe.load(name, rest), section)
     if name.endswith(".toml"):
-        recipe.parse_overrides(rest)
+        parse_overrides(rest)
     elif name in recipe.shipped():
         recipe.load(name, rest)
     else:

@@ -18,6 +18,7 @@ from PIL import Image
 from support.running import PATIENCE, environment
 
 from cifar_dist import cli, recipe
+from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
@@ -37,7 +38,7 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     run = folder / "some-run"
     run.mkdir()
     config = recipe.load("demo", ["--data.path", str(digits), "--run.name", "some-run"])
-    (run / "config.toml").write_text(recipe.to_toml(config))
+    (run / "config.toml").write_text(to_toml(config))
     shutil.copy(digits / "manifest.json", run)
     log = MetricsLog(run / "metrics.jsonl")
     usage = Usage.of({"forward": 0.3, "backward": 0.6, "evaluation": 0.2}, 123_000_000, 0.31)

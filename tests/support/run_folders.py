@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.tree import to_toml
 from cifar_dist.tracking.metrics import Record
 
 
@@ -28,7 +28,7 @@ def write_run(
 ) -> Path:
     """Write a run of some one-step epochs and, with ``test``, the final evaluation; return its folder."""
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(recipe.to_toml(config))
+    (folder / "config.toml").write_text(to_toml(config))
     (folder / ".lock").touch()
     facts = {"parameters": 12345, "steps_per_epoch": 1, "dataset": "digits"}
     (folder / "environment.json").write_text(json.dumps({"run": facts}))

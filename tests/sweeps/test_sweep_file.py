@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist import recipe
+from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.data.transforms.affine import Affine
 from cifar_dist.data.transforms.jitter import Jitter
 from cifar_dist.errors import UserError
@@ -138,7 +139,7 @@ _VALUES = st.recursive(
 @given(_VALUES)
 def test_a_models_option_reaches_the_run_as_the_file_has_it(value: object) -> None:
     word = sweep._override_word("model.options.any", value)
-    (read,) = recipe.parse_overrides([word]).values()
+    (read,) = parse_overrides([word]).values()
     assert read == value
     assert type(read) is type(value)
 

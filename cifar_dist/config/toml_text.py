@@ -1,0 +1,55 @@
+"""TOML: text parsed, and a value as text on one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from typing import Any, Final
+
+_MAX_NESTING: Final = 50
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ValueError: it is not valid TOML, or is nested too deeply for those who walk it; the message is one line.
+    """
+    too_deep = f"it is nested more than {_MAX_NESTING} deep"
+    try:
+        tree = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level: list[object] = [tree]
+    for _ in range(_MAX_NESTING):
+        level = [inner for item in level for inner in _items(item)]
+    if level:
+        raise ValueError(too_deep)
+    return tree
+
+
+def _items(value: object) -> Iterable[object]:
+    """The items of a table or list; none of anything else."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def inline_toml(value: object) -> str:
+    """Format a value as TOML on one line."""
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{_bare(str(key))} = {inline_toml(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(inline_toml, value))}]"
+    # A JSON string is a TOML string, except for one character that TOML requires escaped.
+    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def as_typed(value: object) -> str:
+    """Format a value as one types it after its setting: text as it is, anything else as TOML."""
+    return value if isinstance(value, str) else inline_toml(value)
+
+
+def _bare(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else inline_toml(key)
