@@ -55,7 +55,9 @@ class UsageMeter:
         if not self._ranks.is_main or self._seconds < _SHORTEST or self._operations is None:
             return None
         self._measure_ceiling()
-        return self._operations * self._samples / self._seconds / (self._ceiling * self._ranks.world_size)
+        rate = self._operations * self._samples / self._seconds / self._ranks.world_size
+        self._ceiling = max(self._ceiling, rate)  # which was measured beside other programs, or of slower operations
+        return rate / self._ceiling
 
     def _peak_bytes(self) -> int:
         if self._ranks.device.type == "cuda":

@@ -107,7 +107,7 @@ def test_a_ceiling_that_was_measured_beside_other_programs_is_corrected(
 ) -> None:
     """Which no test can bring about at will: the measurements are given."""
     config = recipe.load(str(tiny))
-    found = iter([1e9, 4e9, 2e9])
+    found = iter([1e13, 4e13, 2e13])
     monkeypatch.setattr(usage_meter, "measure_ceiling", lambda *_: next(found))
     with start_engine(config) as engine:
         meter = UsageMeter(build_setup(config, engine.ranks), engine, PhaseClock(engine.ranks.device))
@@ -117,6 +117,20 @@ def test_a_ceiling_that_was_measured_beside_other_programs_is_corrected(
             used.append(meter.take().utilisation)
     assert used[0] == pytest.approx(4 * used[1], rel=0.01)
     assert used[1] == used[2]
+
+
+def test_a_network_that_is_faster_than_the_products_is_the_ceiling_itself(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe.load(str(tiny))
+    monkeypatch.setattr(usage_meter, "measure_ceiling", lambda *_: 1.0)
+    with start_engine(config) as engine:
+        meter = UsageMeter(build_setup(config, engine.ranks), engine, PhaseClock(engine.ranks.device))
+        used = []
+        for samples in (2000, 1000):
+            meter.add([Record(1, 0, "train", 1.0, 0.5, samples=samples, seconds=10.0)])
+            used.append(meter.take().utilisation)
+    assert used == [1.0, 0.5]
 
 
 def test_arithmetic_is_counted_without_being_executed() -> None:
