@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.report.predictions import draw_predictions
-from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, PAPER, RED, bare, figure, short, show_image
+from cifar_dist.report.sheet import sheet
+from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, PAPER, RED, bare, figure, short
 from cifar_dist.run_folder import EvaluationFolder
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
 """Maps the position of a sample in its split to its image, uint8 [height, width, channels]."""
 
-_COLUMNS, _ROWS = 8, 3
+_COLUMNS, _ROWS = 8, 3  # of a sheet; the next are its inches
+_HEAD, _CELL, _ROW, _CAPTION, _IMAGE = 0.42, 1.45, 1.78, 0.34, 1.33
 _BINS = 10
 _NAMED_CLASSES = 30  # with more, names and numbers in the matrix would be illegible
 
@@ -213,18 +215,14 @@ def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: Image
     wrong = np.flatnonzero(evaluation.predicted != labels)
     worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][: _COLUMNS * _ROWS]
     rows = -(-len(worst) // _COLUMNS)
-    with figure(path, 1.45 * _COLUMNS, 1.95 * rows + 0.5) as drawing:
-        title = f"The most confident of {len(wrong)} mistakes"
-        drawing.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        grid = drawing.subplots(rows, _COLUMNS, squeeze=False)
-        for axes in grid.flat[len(worst) :]:
-            axes.axis("off")
-        for axes, sample in zip(grid.flat, worst.tolist(), strict=False):
-            true = int(labels[sample])
-            believed = (
-                f"{evaluation.name(int(evaluation.predicted[sample]))} {percent(evaluation.confidence[sample], 0)}"
-            )
-            own = f"is {evaluation.name(true)} {percent(evaluation.probabilities[sample, true], 0)}"
-            axes.set_title(f"{believed}\n{own}", fontsize=8, fontweight="normal", color=RED, loc="center", pad=4)
-            show_image(axes, image_of(sample), frame=RED)
+    with sheet(path, _CELL * _COLUMNS, _HEAD + _ROW * rows) as drawing:
+        drawing.title(f"The most confident of {len(wrong)} mistakes")
+        for place, sample in enumerate(worst.tolist()):
+            row, column = divmod(place, _COLUMNS)
+            left, top = _CELL * column, _HEAD + _ROW * row + _CAPTION
+            predicted, true = int(evaluation.predicted[sample]), int(labels[sample])
+            shares = [percent(evaluation.probabilities[sample, label], 0) for label in (predicted, true)]
+            caption = f"{evaluation.name(predicted)} {shares[0]}\nis {evaluation.name(true)} {shares[1]}"
+            drawing.text(left + _CELL / 2, top - 0.04, caption, 8, colour=RED, align="center", above=True)
+            drawing.image(left + (_CELL - _IMAGE) / 2, top, _IMAGE, image_of(sample), RED)
     return path

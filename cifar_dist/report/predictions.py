@@ -10,16 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.formatting import percent
-from cifar_dist.report.style import BLUE, GREEN, GREY, INK, RED, bare, figure, show_image
+from cifar_dist.report.sheet import Sheet, sheet
+from cifar_dist.report.style import BLUE, FAINT, GREEN, GREY, INK, RED
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from cifar_dist.report.evaluation import Evaluation
 
 _COLUMNS = 6
 _BEST = 3
 _TRACK = "#EEF0F3"
+
+# Inches.
+_HEAD = 0.42
+_CELL, _ROW = 1.95, 2.98
+_IMAGE = 1.55
+_MARGIN = 0.12
+_CAPTION = 0.22
+_BAR, _STEP = 0.05, 0.31  # the height of a bar, and from one to the next
 
 
 def draw_predictions(
@@ -31,46 +38,45 @@ def draw_predictions(
     nothing is marked.
     """
     rows = -(-len(chosen) // _COLUMNS)
-    with figure(path, 1.95 * _COLUMNS, 2.9 * rows + 0.5) as drawing:
-        drawing.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        grid = drawing.add_gridspec(3 * rows, _COLUMNS, height_ratios=[1.6, 1.0, 0.12] * rows)  # the last is a gap
+    with sheet(path, _CELL * _COLUMNS, _HEAD + _ROW * rows) as drawing:
+        drawing.title(title)
         for place, sample in enumerate(chosen):
             row, column = divmod(place, _COLUMNS)
-            _draw_image(drawing.add_subplot(grid[3 * row, column]), evaluation, sample, image_of(sample))
-            _draw_best(drawing.add_subplot(grid[3 * row + 1, column]), evaluation, sample)
+            left, top = _CELL * column, _HEAD + _ROW * row
+            _draw_image(drawing, left, top, evaluation, sample, image_of(sample))
+            _draw_best(drawing, left, top + _CAPTION + _IMAGE + 0.1, evaluation, sample)
     return path
 
 
-def _draw_image(axes: Axes, evaluation: Evaluation, sample: int, image: NDArray[np.uint8]) -> None:
-    if evaluation.labels is None:
-        show_image(axes, image)
-        return
-    true = int(evaluation.labels[sample])
-    right = true == int(evaluation.predicted[sample])
-    colour = GREEN if right else RED
-    axes.set_title(f"{'✓' if right else '✗'} {evaluation.name(true)}", fontsize=9.5, color=colour, loc="center", pad=4)
-    show_image(axes, image, frame=colour)
+def _draw_image(
+    drawing: Sheet, left: float, top: float, evaluation: Evaluation, sample: int, image: NDArray[np.uint8]
+) -> None:
+    colour = ""
+    if evaluation.labels is not None:
+        true = int(evaluation.labels[sample])
+        right = true == int(evaluation.predicted[sample])
+        colour = GREEN if right else RED
+        caption = f"{'✓' if right else '✗'} {evaluation.name(true)}"
+        middle, above = left + _CELL / 2, top + _CAPTION - 0.04
+        drawing.text(middle, above, caption, 9.5, colour=colour, bold=True, align="center", above=True)
+    drawing.image(left + (_CELL - _IMAGE) / 2, top + _CAPTION, _IMAGE, image, colour)
 
 
-def _draw_best(axes: Axes, evaluation: Evaluation, sample: int) -> None:
+def _draw_best(drawing: Sheet, left: float, top: float, evaluation: Evaluation, sample: int) -> None:
     """Draw a bar for each of the most probable classes, with its name and share above it."""
     probabilities = evaluation.probabilities[sample]
     best = np.argsort(-probabilities, kind="stable")[:_BEST]
     true = None if evaluation.labels is None else int(evaluation.labels[sample])
-    bare(axes)
-    axes.spines[:].set_visible(False)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(_BEST, 0)
+    left, width = left + _MARGIN, _CELL - 2 * _MARGIN
     for place, label in enumerate(best.tolist()):
-        first = place == 0
+        first, bar = place == 0, top + _STEP * place + 0.18
         colour = BLUE if first and true is None else GREEN if label == true else RED if first else GREY
         share = float(probabilities[label])
-        axes.barh(place + 0.8, 1, height=0.16, color=_TRACK)
-        axes.barh(place + 0.8, share, height=0.16, color=colour)
-        ink = INK if first else "#57606A"
-        weight = "bold" if label == true else "normal"
-        axes.text(0, place + 0.68, evaluation.name(label), fontsize=8, va="bottom", color=ink, fontweight=weight)
-        axes.text(1, place + 0.68, _percent(share), fontsize=8, va="bottom", color=ink, ha="right")
+        drawing.bar(left, bar, width, _BAR, _TRACK)
+        drawing.bar(left, bar, width * share, _BAR, colour)
+        ink, bold, above = INK if first else FAINT, label == true, bar - 0.02
+        drawing.text(left, above, evaluation.name(label), 8, colour=ink, bold=bold, above=True)
+        drawing.text(left + width, above, _percent(share), 8, colour=ink, align="right", above=True)
 
 
 def _percent(share: float) -> str:

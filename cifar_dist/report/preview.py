@@ -20,10 +20,11 @@ from cifar_dist.data.randomness import permutation
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
-from cifar_dist.report.style import INK, figure, short, show_image
+from cifar_dist.report.sheet import sheet
+from cifar_dist.report.style import FAINT, short
 
 _SPLIT = "train"
-_CELL = 1.15  # inches
+_CELL, _IMAGE = 1.15, 1.08  # inches
 _MOST_SAMPLES, _MOST_VERSIONS = 50, 20  # larger sheets are illegible
 _OFF = (0, "", (), (1.0, 1.0))  # values of settings that have no effect, which are not shown
 
@@ -55,27 +56,22 @@ def draw_preview(config: Config, manifest: Manifest, path: Path, *, samples: int
     parts = describe(config.augment) or ["no augmentation"]
     words = textwrap.wrap(", ".join(part.replace(" ", "\u00a0") for part in parts), int(15 * width))
     head = 0.45 + 0.17 * len(words)
-    height = head + 0.25 + count * (_CELL + (0.36 if mixed else 0.22))
-    with figure(path, width, height) as drawing:
-        margin = (0.1 / width, 0.08 / height)
-        below_head = (margin[0], margin[1], 1 - 2 * margin[0], 1 - margin[1] - head / height)
-        drawing.set_layout_engine("constrained", rect=below_head, w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-        left, top = 0.13 / width, 1 - 0.12 / height
-        title = short(f"{manifest.name}, augmented by {config.run.name}", int(8 * width))
-        drawing.text(left, top, title, va="top", fontsize=12, fontweight="bold")
-        drawing.text(left, top - 0.24 / height, "\n".join(words), va="top", fontsize=8.5, linespacing=1.25)
-        grid = drawing.subplots(count, len(columns), squeeze=False)
+    row_height = _CELL + (0.36 if mixed else 0.22)
+    with sheet(path, width, head + 0.25 + count * row_height) as drawing:
+        drawing.title(short(f"{manifest.name}, augmented by {config.run.name}", int(8 * width)))
+        drawing.text(0.12, 0.36, "\n".join(words), 8.5)
         for place, (shown, targets) in enumerate(columns):
-            title = "as stored" if place == 0 else f"epoch {place - 1}"
-            grid[0, place].set_title(title, fontsize=9, fontweight="normal", loc="center", pad=4)
+            left = 0.15 + place * _CELL
+            middle = left + _IMAGE / 2
+            drawing.text(middle, head, "as stored" if place == 0 else f"epoch {place - 1}", 9, align="center")
             for row in range(count):
-                axes = grid[row, place]
-                show_image(axes, shown[row].numpy())
-                axes.spines[:].set_visible(False)
+                top = head + 0.22 + row * row_height
+                drawing.image(left, top, _IMAGE, shown[row].numpy())
                 if targets is None:
-                    axes.set_xlabel(_named(int(labels[row]), names), fontsize=8, color=INK, labelpad=3)
+                    drawing.text(middle, top + _IMAGE + 0.04, _named(int(labels[row]), names), 8, align="center")
                 elif targets.is_floating_point():
-                    axes.set_xlabel(_shares(targets[row], names), fontsize=7, labelpad=3)
+                    shares = _shares(targets[row], names)
+                    drawing.text(middle, top + _IMAGE + 0.04, shares, 7, colour=FAINT, align="center")
     return path
 
 

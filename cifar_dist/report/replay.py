@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.report.style import BLUE, GREEN, INK, RED, figure, short, show_image
+from cifar_dist.report.sheet import Sheet
+from cifar_dist.report.style import BLUE, GREEN, RED, figure, short
 
 if TYPE_CHECKING:
-    from matplotlib.figure import SubFigure
+    from matplotlib.axes import Axes
 
-_COLUMNS, _ROWS = 6, 4
+_COLUMNS, _ROWS = 6, 4  # of the samples; the next are inches
+_HEAD, _CELL, _ROW, _CAPTION, _IMAGE = 0.42, 1.42, 1.76, 0.34, 1.28
+_NORMS, _NAMES = 4.9, 1.9  # the part with the norms, and the names of its layers
 _MOST_LAYERS = 40  # more rows would be illegible
 
 
@@ -38,30 +41,25 @@ def draw_replay(
     shown = min(_COLUMNS * _ROWS, len(images))
     rows = -(-shown // _COLUMNS)
     layers = _by_layer(norms)
-    height = max(1.7 * rows + 0.6, 0.2 * len(layers) + 1.4)
-    with figure(path, 8.2 + (4.6 if layers else 0.0), height) as drawing:
-        drawing.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        columns = 2 if layers else 1
-        parts = drawing.subfigures(1, columns, squeeze=False, width_ratios=[8.2, 4.6][:columns])
-        _draw_samples(parts[0, 0], images[:shown], captions, right, rows)
+    width, height = _CELL * _COLUMNS, max(_HEAD + _ROW * rows, 0.2 * len(layers) + 1.4)
+    full = width + (_NORMS if layers else 0.0)
+    with figure(path, full, height, layout=None) as drawing:
+        samples = Sheet(drawing.add_axes((0, 0, width / full, 1)), width, height)
+        samples.title(title)
+        for place in range(shown):
+            row, column = divmod(place, _COLUMNS)
+            left, top = _CELL * column, _HEAD + _ROW * row + _CAPTION
+            samples.text(left + _CELL / 2, top - 0.04, captions[place], 8, align="center", above=True)
+            samples.image(left + (_CELL - _IMAGE) / 2, top, _IMAGE, images[place], GREEN if right[place] else RED)
         if layers:
-            _draw_norms(parts[0, 1], layers)
+            margin = (width + _NAMES, _HEAD + 0.3, 0.2, 0.4)  # left, top, right and bottom, in inches
+            room = (full - margin[0] - margin[2], height - margin[1] - margin[3])
+            place_of_norms = (margin[0] / full, margin[3] / height, room[0] / full, room[1] / height)
+            _draw_norms(drawing.add_axes(place_of_norms), layers)
     return path
 
 
-def _draw_samples(
-    drawing: SubFigure, images: NDArray[np.float32], captions: list[str], right: list[bool], rows: int
-) -> None:
-    grid = drawing.subplots(rows, _COLUMNS, squeeze=False)
-    for axes in grid.flat[len(images) :]:
-        axes.axis("off")
-    for axes, image, caption, is_right in zip(grid.flat, images, captions, right, strict=False):
-        show_image(axes, image, frame=GREEN if is_right else RED)
-        axes.set_title(caption, fontsize=8, fontweight="normal", color=INK, loc="center", pad=4)
-
-
-def _draw_norms(drawing: SubFigure, layers: dict[str, float]) -> None:
-    axes = drawing.subplots()
+def _draw_norms(axes: Axes, layers: dict[str, float]) -> None:
     axes.set_title("Gradient norm of each layer", fontsize=10)
     axes.barh(range(len(layers)), list(layers.values()), color=BLUE, height=0.62)
     axes.set_yticks(range(len(layers)), [short(name, 26) for name in layers], fontsize=7.5)

@@ -11,17 +11,15 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from cifar_dist.errors import printable
 from cifar_dist.files import write_output
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
-    from numpy.typing import NDArray
 
 # Paul Tol's "bright" and "vibrant" schemes (https://sronpersonalpages.nl/~pault/).
 BLUE = "#4477AA"
@@ -31,6 +29,7 @@ RED = "#CC3311"
 PURPLE = "#AA3377"
 GREY = "#8A8F98"
 INK = "#24292F"
+FAINT = "#57606A"
 PAPER = "#FFFFFF"
 GRID = "#E4E7EB"
 
@@ -50,7 +49,7 @@ _STYLE: dict[RcKeyType, object] = {
     "text.parse_math": False,
     "axes.facecolor": PAPER,
     "axes.edgecolor": "#C3C8CF",
-    "axes.labelcolor": "#57606A",
+    "axes.labelcolor": FAINT,
     "axes.labelsize": 9.5,
     "axes.titlesize": 12,
     "axes.titleweight": "bold",
@@ -63,8 +62,8 @@ _STYLE: dict[RcKeyType, object] = {
     "axes.unicode_minus": False,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "xtick.color": "#57606A",
-    "ytick.color": "#57606A",
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "xtick.major.size": 0,
@@ -85,10 +84,15 @@ FORMATS: Final[Mapping[str, dict[str, str | None]]] = {
 
 
 @contextmanager
-def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+def figure(
+    path: Path, width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Iterator[Figure]:
     """Yield a figure, sized in inches; write it to ``path``, atomically, if the block does not raise.
 
-    The suffix of ``path`` decides the format, see :data:`FORMATS`; without one it is PNG.
+    Args:
+        path: its suffix decides the format, see :data:`FORMATS`; without one it is PNG.
+        width, height: in inches.
+        layout: how axes and texts get their room; None: who draws them places them.
     """
     import logging
     import warnings
@@ -101,7 +105,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     style = {**_STYLE, "font.family": _font_families()}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        drawing = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        drawing = Figure(figsize=(width, height), dpi=DPI, layout=layout)
         yield drawing
         content, suffix = io.BytesIO(), path.suffix.lower() or ".png"
         drawing.savefig(content, format=suffix[1:], metadata=FORMATS[suffix])
@@ -122,23 +126,6 @@ def bare(axes: Axes) -> None:
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def show_image(axes: Axes, image: NDArray[np.uint8] | NDArray[np.float32], frame: str | None = None) -> None:
-    """Draw an image alone on its axes, each pixel as a square.
-
-    Args:
-        axes: left without ticks and grid.
-        image: [height, width, channels], uint8 or float32 in [0, 1]. With 3 or 4 channels it is in colour, otherwise
-            its first channel is in gray.
-        frame: the colour of a frame around it; None for no frame.
-    """
-    bare(axes)
-    pixels = image if image.shape[2] in (3, 4) else image[:, :, 0]
-    white = 1 if image.dtype.kind == "f" else 255
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
-    if frame is not None:
-        axes.spines[:].set(visible=True, color=frame, linewidth=2)
 
 
 def short(text: str, length: int) -> str:
