@@ -46,8 +46,9 @@ shards/digits/manifest.json: | $(READY)
 	@$(BIN)/cifar-dist pack digits shards/digits
 
 test: $(READY) ## run the tests; PYTEST_ARGS='-k resume' runs some
-	@# A file's tests share its fixtures: one worker runs them all. (loadgroup of xdist 3.8 groups nothing with pytest 9.)
-	@$(IN_VENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@# Three workers keep two cores busy, as tests wait for processes. A file's tests share its fixtures: one worker runs them.
+	@# (loadgroup of xdist 3.8 groups nothing with pytest 9.)
+	@$(IN_VENV) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(READY) ## lint, format, types, arrows between the modules
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support import warm
-from support.running import ROOT, UNDRAWN
+from support.running import ROOT
 
 from cifar_dist.cpu.openmp import shorten_openmp_spin
 
@@ -65,7 +65,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment in which programs started by name are forks of a warm interpreter and draw no reports."""
     folder = tmp_path_factory.mktemp("forked")
-    return {**warm.programs(folder), **UNDRAWN, "CIFAR_DIST_VENV": str(folder)}
+    return {**warm.programs(folder), "CIFAR_DIST_VENV": str(folder)}
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.crashing import dying, read_count
-from support.running import TRAIN, UNDRAWN, environment, spawn, start, story
+from support.running import TRAIN, environment, spawn, start, story
 
 HANG = 180
 """Seconds after which a job counts as hung once one of its processes was killed."""
@@ -82,7 +82,7 @@ class Drill:
         self, name: str, processes: int, die_at: dict[int, int], words: Sequence[str] = ()
     ) -> list[subprocess.Popen[str]]:
         """Start a run whose ranks kill themselves before the given write calls."""
-        env = {**UNDRAWN, **dying(die_at, self._counted(name))}
+        env = {**dying(die_at, self._counted(name))}
         return start([TRAIN, str(self.recipe), "--run.name", name, *words], processes, env)
 
     def _counted(self, name: str) -> Path:
@@ -159,7 +159,7 @@ def kill(drill: Drill, number: int) -> None:
 def launch(drill: Drill, number: int) -> None:
     """Kill the agent, the launcher or a rank of ``cifar-dist launch``, then let the same command finish the run."""
     trial, draw = f"launch-{number}", random.Random(f"{drill.seed} launch {number}")
-    mark = {"CIFAR_DIST_DRILL": uuid.uuid4().hex, **UNDRAWN}
+    mark = {"CIFAR_DIST_DRILL": uuid.uuid4().hex}
     words = ["-m", "cifar_dist", "launch", "cpu", "--num_processes=2", str(drill.recipe), "--run.name", trial]
 
     def run() -> subprocess.Popen[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support.crashing import dying
 from support.running import (
+    DRAWN,
     TRAIN,
-    UNDRAWN,
     finish,
     interrupt,
     metrics,
@@ -43,7 +43,7 @@ def test_kill_9_at_a_random_step_and_in_a_background_write_changes_nothing(tiny:
     again_words = [str(tiny), *words, "--run.name", "killed"]
     assert interrupt(again_words, killed, after, 1, signal.SIGKILL) == [-signal.SIGKILL]
     writing = dying({0: moment}, tmp_path / "writes", thread="checkpoint")
-    assert [done.returncode for done in spawn([TRAIN, *again_words], 1, UNDRAWN | writing)] == [-signal.SIGKILL]
+    assert [done.returncode for done in spawn([TRAIN, *again_words], 1, writing)] == [-signal.SIGKILL]
     assert not (killed / "final").exists(), "it ended before it could be killed"
     (again,) = train(*again_words)
     assert again.returncode == 0, again.stderr
@@ -105,7 +105,7 @@ def test_a_half_written_checkpoint_is_set_aside_and_the_previous_one_is_used(tin
 
 def test_a_finished_run_has_its_result_everywhere_and_stays_as_it_is(tiny: Path, tmp_path: Path) -> None:
     words = [TRAIN, str(tiny), "--train.epochs", "1"]
-    (done,) = spawn(words)
+    (done,) = spawn(words, env=DRAWN)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "tiny"
     before = content(run)
@@ -139,12 +139,12 @@ def test_an_interrupted_run_has_a_report_and_a_killed_one_gets_it_from_runs(tiny
     assert 'href="stopped/report.html"' in (runs / "index.html").read_text()
     assert interrupt([*words, "killed"], killed, 20, 1, signal.SIGKILL) == [-signal.SIGKILL]
     assert not (killed / "report.html").exists()
-    (listed,) = spawn(["-m", "cifar_dist", "runs", "list", str(runs)])
+    (listed,) = spawn(["-m", "cifar_dist", "runs", "list", str(runs)], env=DRAWN)
     assert listed.returncode == 0, listed.stderr
     assert (killed / "report.html").is_file()
     assert 'href="killed/report.html"' in (runs / "index.html").read_text()
     report = (killed / "report.html").stat().st_mtime_ns
-    spawn(["-m", "cifar_dist", "runs", "list", str(runs)])
+    spawn(["-m", "cifar_dist", "runs", "list", str(runs)], env=DRAWN)
     assert (killed / "report.html").stat().st_mtime_ns == report, "nothing has happened since"
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, TRAIN, UNDRAWN, environment, spawn
+from support.running import PATIENCE, TRAIN, environment, spawn
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_waiting_threads_go_to_sleep_unless_the_user_says_otherwise(
 ) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT")  # which these tests have themselves
     assert "GOMP_SPINCOUNT" not in environment()
-    (done,) = spawn([TRAIN, str(tiny), "--train.max_steps", "1"], env={**given, **UNDRAWN})
+    (done,) = spawn([TRAIN, str(tiny), "--train.max_steps", "1"], env={**given})
     assert done.returncode == 0, done.stderr
     variables = json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["variables"]
     assert {name: variables[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in variables} == found
@@ -50,7 +50,7 @@ run(["train", "demo"])
 
 
 def test_threads_are_those_asked_for(tiny: Path, tmp_path: Path) -> None:
-    done = spawn([TRAIN, str(tiny), "--train.max_steps", "1", "--train.threads", "3"], 2, UNDRAWN)
+    done = spawn([TRAIN, str(tiny), "--train.max_steps", "1", "--train.threads", "3"], 2)
     assert [d.returncode for d in done] == [0, 0], done[0].stderr
     assert "2 processes, DDP, cpu with 3 threads each, fp32" in done[0].stdout
     environment = json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())

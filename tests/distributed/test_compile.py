@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import forked_ranks
-from support.running import TRAIN, UNDRAWN, metrics, spawn
+from support.running import TRAIN, metrics, spawn
 
 from cifar_dist import recipe
 from cifar_dist.distributed.compiled_code import keep_compiled_code
@@ -56,7 +56,7 @@ def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path) -> Non
     forked_ranks.run(1, count)
     run = tmp_path / "runs" / "tiny"
     assert [record["samples"] for record in metrics(run)].count(59) == 2
-    (plain,) = spawn([TRAIN, str(tiny), "--run.name", "plain"], env=UNDRAWN)
+    (plain,) = spawn([TRAIN, str(tiny), "--run.name", "plain"])
     assert plain.returncode == 0, plain.stderr
     weights = [path.joinpath("final/model.safetensors").read_bytes() for path in (run, run.with_name("plain"))]
     assert weights[0] == weights[1], "the network is called as it is"
@@ -78,7 +78,7 @@ def test_compiled_code_outlives_the_job(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_each_mode_trains_on_a_gpu(tiny: Path, tmp_path: Path, mode: str) -> None:
     words = [TRAIN, str(tiny), "--train.precision", "no"]
     for name, compiled in (("plain", "no"), ("compiled", mode)):
-        (done,) = spawn([*words, "--run.name", name, "--train.compile", compiled], env=UNDRAWN, fresh=True)
+        (done,) = spawn([*words, "--run.name", name, "--train.compile", compiled], fresh=True)
         assert done.returncode == 0, done.stderr
     plain, compiled = (metrics(tmp_path / "runs" / name) for name in ("plain", "compiled"))
     assert [r["loss"] for r in compiled] == pytest.approx([r["loss"] for r in plain], rel=0.05)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import patient_group
-from support.running import TRAIN, UNDRAWN, finish, start
+from support.running import TRAIN, finish, start
 
 from cifar_dist.tracking import timeline
 
@@ -29,7 +29,7 @@ def test_an_image_that_one_rank_cannot_read_is_named_and_the_other_rank_says_who
     shard["sha256"] = hashlib.sha256(content).hexdigest()
     (data / "manifest.json").write_text(json.dumps(manifest))
     words = [TRAIN, str(tiny), "--data.path", str(data), "--data.resident_mb", "0", "--eval.batch_size", "100"]
-    done = finish(start(words, 2, UNDRAWN))
+    done = finish(start(words, 2))
     failed, other = done[rank], done[1 - rank]
     assert (failed.returncode, failed.stderr.count("cifar-dist: ")) == (2, 1), failed.stderr
     assert f"{data}/val-000000.tar" in failed.stderr
@@ -45,7 +45,7 @@ def test_only_a_successful_rank_leaves_the_group_collectively(
     tiny: Path, engine: str, codes: list[int], left: int
 ) -> None:
     words = [TRAIN, str(tiny), "--train.epochs", "1", "--train.engine", f"{patient_group.__file__}:{engine}"]
-    running = start(words, 2, UNDRAWN)
+    running = start(words, 2)
     done = finish(running[::-1])[::-1]  # rank 1 first: the failure of rank 0 is an effect of its end
     assert [one.returncode for one in done] == codes, done[1].stderr
     assert "".join(one.stdout for one in done).count("waiting for the other ranks") == left

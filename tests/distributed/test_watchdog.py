@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.failing_network import LINE, write_network
-from support.running import TRAIN, UNDRAWN, finish, start, wait_for_records, wait_until
+from support.running import TRAIN, finish, start, wait_for_records, wait_until
 
 from cifar_dist.distributed.watchdog import Position, name_behind
 from cifar_dist.tracking import timeline
@@ -68,7 +68,7 @@ def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_p
         "        return super().forward(images.flatten(1))\n"
     )
     words = ["--train.max_steps", "1", "--run.stall_timeout", "2", "--run.stall_factor", "1", "--eval.tta", "7"]
-    (done,) = finish(start([TRAIN, str(tiny), *words, "--model.name", f"{tmp_path}/slow.py:Net"], 1, UNDRAWN))
+    (done,) = finish(start([TRAIN, str(tiny), *words, "--model.name", f"{tmp_path}/slow.py:Net"]))
     assert done.returncode == 0, done.stderr
 
 

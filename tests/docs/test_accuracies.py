@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.documents import LEAST, blocks, commands, pages
-from support.running import ROOT, UNDRAWN, spawn, train
+from support.running import ROOT, spawn, train
 
 from cifar_dist.verbs.arguments import split_settings
 
@@ -74,7 +74,7 @@ def test_each_training_of_the_resume_page_reaches_the_expected_accuracy(
             words = line.partition(" #")[0].replace("python train.py", "cifar-dist train").split()
             if words[:2] not in (["cifar-dist", "train"], ["cifar-dist", "resume"]):
                 continue
-            (done,) = spawn(["-m", "cifar_dist", *words[1:]], env=UNDRAWN, cwd=tmp_path)
+            (done,) = spawn(["-m", "cifar_dist", *words[1:]], cwd=tmp_path)
             assert done.returncode == 0, done.stderr
             accuracy = accuracy_of(max(tmp_path.glob("runs/*"), key=lambda run: run.stat().st_mtime))
             print(f"{' '.join(words)}: {accuracy:.2%}")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from support import warm
 from support.documents import LEAST, NEEDS, Block, blocks, pages
-from support.running import PATIENCE, ROOT, UNDRAWN, environment
+from support.running import DRAWN, PATIENCE, ROOT, environment
 
 from cifar_dist import recipe
 from cifar_dist.run_folder import RunFolder
@@ -58,7 +58,7 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
         elif block.language == "diff":
             apply(block.text, copy)
         elif is_run(block):
-            drawn = {} if "report" in block.text else UNDRAWN
+            drawn = DRAWN if "report" in block.text else {}
             run(block.text, copy, real if block.text.startswith("make demo") else {**forked, **drawn})
     for name, accuracy in accuracies_of_own_recipes(copy).items():
         print(f"{page.relative_to(ROOT)}: {name} ends at {accuracy:.2%}")

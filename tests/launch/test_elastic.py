@@ -15,7 +15,6 @@ from support import warm
 from support.running import (
     ROOT,
     TRAIN,
-    UNDRAWN,
     environment,
     finish,
     free_port,
@@ -35,13 +34,13 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     tiny: Path, tmp_path: Path, forked: dict[str, str]
 ) -> None:
     words = [str(tiny), "--train.parts", "2", "--train.threads", "1"]
-    assert spawn([TRAIN, *words, "--run.name", "whole"], env=UNDRAWN)[0].returncode == 0
+    assert spawn([TRAIN, *words, "--run.name", "whole"])[0].returncode == 0
     port, note = free_port(), tmp_path / "paused"
     options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
 
     def start_machine(programs: dict[str, str] = forked) -> warm.Popen:
         command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, *words]
-        env = environment({**programs, **UNDRAWN, **pausing(12, note)})
+        env = environment({**programs, **pausing(12, note)})
         return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
     first = start_machine()

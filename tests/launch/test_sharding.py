@@ -11,7 +11,7 @@ import soak
 import torch
 from safetensors.torch import load_file
 from support import resume_on_ranks
-from support.running import TRAIN, UNDRAWN, metrics, pausing, resume, spawn, wait_for_pause
+from support.running import TRAIN, metrics, pausing, resume, spawn, wait_for_pause
 from support.small_checkpoint import names
 
 from cifar_dist import checkpoint, cli
@@ -86,7 +86,7 @@ def test_a_batch_that_does_not_divide_is_padded_by_deepspeed_as_by_ddp(
     words = [TRAIN, str(tiny), *sizes, "--optim.lr", "0.01"]
     zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
     for name, env in (("ddp", {}), ("zero", zero)):
-        done = spawn([*words, "--run.name", name], 2, env | UNDRAWN)
+        done = spawn([*words, "--run.name", name], 2, env)
         assert [process.returncode for process in done] == [0, 0], done[0].stderr
         assert f"train.batch_size {batch} is not divisible by 2 processes" in done[0].stdout
     runs = [tmp_path / "runs" / name for name in ("ddp", "zero")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.run_folders import write_run
-from support.running import UNDRAWN, spawn, train
+from support.running import spawn, train
 from support.small_checkpoint import holds, names, save
 
 from cifar_dist import checkpoint, cli
@@ -90,7 +90,7 @@ def test_a_cleaned_run_is_still_finished_and_evaluated(tiny: Path) -> None:
     kept = {path: path.read_bytes() for path in (run / "metrics.jsonl", run / "final" / "model.safetensors")}
     assert clean(run)
     for which in ("best", "latest"):
-        (done,) = spawn(["-m", "cifar_dist", "evaluate", str(run), "--checkpoint", which], env=UNDRAWN)
+        (done,) = spawn(["-m", "cifar_dist", "evaluate", str(run), "--checkpoint", which])
         assert done.returncode == 0, done.stderr
     (done,) = train(*words)
     assert (done.returncode, "is finished already" in done.stdout) == (0, True)

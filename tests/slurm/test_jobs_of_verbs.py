@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, UNDRAWN, metrics
+from support.running import PATIENCE, metrics
 from support.slurm_cluster import Cluster, Job, until
 
 pytestmark = pytest.mark.slurm
@@ -46,7 +46,7 @@ def test_a_submitted_run_is_frozen_and_a_chain_of_jobs_continues_it(
     cluster: Cluster, tiny: Path, forked: dict[str, str]
 ) -> None:
     """The job inherits no environment: its script and the site's setup contain all that it needs."""
-    exports = "".join(f"export {name}={value}\n" for name, value in {**forked, **UNDRAWN}.items())
+    exports = "".join(f"export {name}={value}\n" for name, value in {**forked}.items())
     (tiny.parent / "setup.sh").write_text(f'echo "module load cuda $UNSET"\n{exports}')
     env = {**forked, "CIFAR_DIST_SETUP": str(tiny.parent / "setup.sh")}
     (tiny.parent / "runs").mkdir()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.running import PATIENCE, UNDRAWN, metrics, pausing, resume, story, wait_for_pause
+from support.running import PATIENCE, metrics, pausing, resume, story, wait_for_pause
 from support.slurm_cluster import PAUSE, STEPS, Cluster, Job, until, write_recipe
 
 from cifar_dist.run_folder import RunFolder
@@ -70,7 +70,7 @@ class Teller:
         folder = self.recipe.parent
         note = folder / f"{name}.paused"
         words = [str(self.recipe), "--run.name", name, *settings]
-        env = {**self.env, **pausing(PAUSE, note), **UNDRAWN, **variables}
+        env = {**self.env, **pausing(PAUSE, note), **variables}
         return Story(
             self.cluster.submit(folder, *words, nodes=nodes, options=options, **env), folder / "runs" / name, note
         )
@@ -90,7 +90,7 @@ def teller(cluster: Cluster, recipe: Path, forked: dict[str, str]) -> Teller:
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, recipe: Path) -> Job:
     """Return an undisturbed job of real interpreters; Slurm believes that each of its nodes has a GPU."""
-    env = {**UNDRAWN, "SBATCH_GRES": "gpu:1"}
+    env = {"SBATCH_GRES": "gpu:1"}
     return cluster.submit(recipe.parent, str(recipe), "--run.name", "undisturbed", **env)
 
 
@@ -251,7 +251,7 @@ def test_scancel(teller: Teller, whole: Path) -> None:
     """Submitted with ``cifar-dist submit``, which knows the future run folder; resumed from that folder."""
     note = teller.recipe.parent / "cancelled.paused"
     words = ["-m", "cifar_dist", "submit", str(teller.recipe), "--nodes=2", "--nodelist=node[1-2]", "-J", "it"]
-    env = {**teller.cluster.env, **teller.env, **pausing(PAUSE, note), **UNDRAWN}
+    env = {**teller.cluster.env, **teller.env, **pausing(PAUSE, note)}
     done = subprocess.run(
         [sys.executable, *words], env=env, cwd=teller.recipe.parent, capture_output=True, text=True, timeout=PATIENCE
     )

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, ROOT, UNDRAWN, environment, metrics, pausing, resume, story, train, wait_for_pause
+from support.running import PATIENCE, ROOT, environment, metrics, pausing, resume, story, train, wait_for_pause
 from support.slurm_cluster import STEPS, Cluster, Job, until, write_recipe
 
 from cifar_dist import cli
@@ -38,7 +38,7 @@ def file(
     for name in set(os.environ) - set(cluster.env):
         monkeypatch.delenv(name)
     pauses = pausing(20, tmp_path / "paused")
-    for name, value in {**cluster.env, **forked, **UNDRAWN, **pauses}.items():
+    for name, value in {**cluster.env, **forked, **pauses}.items():
         monkeypatch.setenv(name, value)
     return tmp_path / "sizes.toml"
 

@@ -210,7 +210,7 @@ def _become(message: dict[str, Any], files: list[int], sockets: list[socket.sock
             from support import crashing
 
             crashing.arm_by_environment()
-        if "CIFAR_DIST_TEST_UNDRAWN" in os.environ:
+        if "CIFAR_DIST_TEST_DRAWN" not in os.environ and "report" not in words:
             sys.modules["cifar_dist.report.html"] = None  # type: ignore[assignment] - as if it could not be imported
         if kind == "-m":
             sys.argv = words

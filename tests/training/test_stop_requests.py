@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.continued_runs import Place, events
-from support.running import TRAIN, UNDRAWN, finish, start, wait_for_records
+from support.running import TRAIN, finish, start, wait_for_records
 
 from cifar_dist import recipe
 from cifar_dist.distributed.stop_requests import STOP_FILE, TIME_LIMIT, StopRequests, cause_of
@@ -46,7 +46,7 @@ def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_pa
 def test_a_stop_whose_checkpoint_cannot_be_written_is_recorded_as_a_failure(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     words = ["--train.epochs", "100000", "--eval.every", "100000", "--checkpoint.every", "100000"]
-    running = start([TRAIN, str(tiny), *words, "--checkpoint.every_steps", "0"], 1, UNDRAWN)
+    running = start([TRAIN, str(tiny), *words, "--checkpoint.every_steps", "0"])
     wait_for_records(run, 3, running)
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").touch()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.running import TRAIN, UNDRAWN, metrics, spawn
+from support.running import TRAIN, metrics, spawn
 from torch import nn
 
 from cifar_dist import cli, recipe
@@ -34,7 +34,7 @@ def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         f'[run]\ndir = "{folder}"\n[data]\npath = "{digits}"\n[augment]\ntransforms = [{{ name = "crop", pad = 2 }}]\n'
         '[model]\nname = "tiny-cnn"\n[train]\nepochs = 2\nbatch_size = 100\n'
     )
-    first, _ = spawn([TRAIN, str(recipe), *WORDS, "--train.profile", "2"], 2, UNDRAWN)
+    first, _ = spawn([TRAIN, str(recipe), *WORDS, "--train.profile", "2"], 2)
     assert first.returncode == 0, first.stderr
     return folder / "pair", first.stdout
 
@@ -74,7 +74,7 @@ def test_a_profile_shows_the_phases_and_changes_no_weight(pair: tuple[Path, str]
     names = [event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]]
     assert [names.count(phase) for phase in ("forward", "backward", "optimizer")] == [2, 2, 2]
     assert "aten::convolution_backward" in names
-    plain, _ = spawn([TRAIN, str(run.parent / "pair.toml"), *WORDS, "--run.name", "plain"], 2, UNDRAWN)
+    plain, _ = spawn([TRAIN, str(run.parent / "pair.toml"), *WORDS, "--run.name", "plain"], 2)
     assert plain.returncode == 0, plain.stderr
     weights = [path.joinpath("final/model.safetensors").read_bytes() for path in (run, run.with_name("plain"))]
     assert weights[0] == weights[1]

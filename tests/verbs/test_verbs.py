@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from support.run_folders import cells
-from support.running import ROOT, TRAIN, UNDRAWN, spawn
+from support.running import DRAWN, ROOT, TRAIN, spawn
 
 from cifar_dist import cli, recipe
 from cifar_dist.data.manifest import Manifest
@@ -51,7 +51,7 @@ tta = "3"
 def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verbs")
     (folder / "tiny.toml").write_text(RECIPE.format(folder=folder, digits=digits))
-    (done,) = spawn([TRAIN, str(folder / "tiny.toml")])
+    (done,) = spawn([TRAIN, str(folder / "tiny.toml")], env=DRAWN)
     assert done.returncode == 0, done.stderr
     return folder / "tiny"
 
@@ -97,7 +97,7 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: tuple[st
     found = []
     for processes in (1, 2):
         words = ["--tta", *tta, "--split", "val", "--checkpoint", "latest"]
-        verb("evaluate", str(run), *words, processes=processes, env=UNDRAWN)
+        verb("evaluate", str(run), *words, processes=processes)
         (new,) = set((run / "evaluations").iterdir()) - before
         before.add(new)
         found.append(new)
@@ -124,7 +124,7 @@ def test_the_mean_of_checkpoints_is_evaluated(run: Path, tmp_path: Path) -> None
 def test_a_long_evaluation_shows_progress(run: Path) -> None:
     main, other = spawn(["-m", "cifar_dist", "evaluate", str(run), "--split", "val"], 2)
     assert (main.returncode, other.returncode) == (0, 0), main.stderr
-    assert main.stderr.splitlines()[-1] == "evaluating val: 179 of 179 images"
+    assert "evaluating val: 179 of 179 images" in main.stderr.splitlines()
     assert "evaluating" not in other.stderr
 
 
@@ -300,7 +300,7 @@ def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     assert trained.weights.name == "their-best--1-.pth"
     loaded = build_trained(trained).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in final.items())
-    said = verb("evaluate", str(run), "--checkpoint", str(foreign), "--tta", "0", env=UNDRAWN)
+    said = verb("evaluate", str(run), "--checkpoint", str(foreign), "--tta", "0")
     assert "without TTA, 359 images, their-best--1-.pth" in said
     (folder,) = run.glob("evaluations/*their-best*")
     assert (folder / "model.pth").read_bytes() == foreign.read_bytes()
