@@ -26,7 +26,7 @@ from cifar_dist.errors import (
     blame,
 )
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE
-from cifar_dist.launch.joining import is_first, speaks
+from cifar_dist.launch.reporter import is_first, is_reporter
 from cifar_dist.terminal.notice import notice
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _reports(error: Exception) -> bool:
         return True
     if isinstance(error, MachineError) or not _has_joined():
         return is_main_process() or local_rank() == 0
-    return not getattr(error, "is_shared", False) and speaks("error")
+    return not getattr(error, "is_shared", False) and is_reporter("error")
 
 
 def _has_joined() -> bool:

@@ -8,7 +8,6 @@ pixels are the same to the bit.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
@@ -18,6 +17,7 @@ from cifar_dist.data.batches import Batch
 from cifar_dist.data.keys import Draw, RecordedKeys, TabledKeys, key_table
 from cifar_dist.data.mix import Mix
 from cifar_dist.errors import first_line
+from cifar_dist.terminal.notice import notice
 
 Function = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps images, labels, ids, keys and epoch to images and targets, as :class:`Mix`."""
@@ -84,10 +84,7 @@ class StaticMix:
             compiled = compile_static(self._static, *inputs)
             compiled(*inputs)
         except Exception as error:  # of a compiler, that has many
-            print(
-                f"cifar-dist: the augmentation runs without being compiled, and slower ({first_line(error)})",
-                file=sys.stderr,
-            )
+            notice(f"the augmentation runs without being compiled, and slower ({first_line(error)})")
             return self._static
         return compiled
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cifar_dist.errors import CollectiveTimeoutError, LostRankError
-from cifar_dist.launch.joining import is_first
+from cifar_dist.launch.reporter import is_first
 
 _MESSAGE = "Timed out waiting"
 """Of gloo, in a bare RuntimeError. NCCL ends the process itself, with lines of its own."""

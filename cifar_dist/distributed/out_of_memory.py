@@ -11,7 +11,7 @@ import torch
 
 from cifar_dist.config import TrainConfig
 from cifar_dist.errors import OutOfMemoryError, TrainingFailedError
-from cifar_dist.launch.joining import is_first
+from cifar_dist.launch.reporter import is_first
 
 _MESSAGES = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
 """Of torch's allocator on a CPU; of CUDA and NCCL; of cuBLAS and cuDNN: each raises a bare RuntimeError."""

@@ -20,13 +20,22 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
 
 from cifar_dist.errors import JoinTimeoutError, UserError, first_line
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.exit_codes import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_IN_USE,
+    EXIT_REQUEUE,
+    EXIT_STALLED,
+    how_it_ended,
+)
 from cifar_dist.launch.joining import SAY_SECONDS, join_machines
 from cifar_dist.launch.options import LaunchRequest, read_request
 from cifar_dist.launch.parent_death import adopt_orphans, announce_launcher, signal_on_parent_death
@@ -133,7 +142,9 @@ class _Ranks:
 
 
 class _ElasticMeeting:
-    """What is said of an elastic job whose machines do not meet; torch waits for some causes in silence and for ever.
+    """Reports that the machines of an elastic job do not meet, and when to give up.
+
+    Of some causes torch says nothing, and waits for ever.
 
     Args:
         endpoint: where they meet.
@@ -142,17 +153,17 @@ class _ElasticMeeting:
 
     def __init__(self, endpoint: str, timeout: float) -> None:
         self._endpoint, self._timeout = endpoint, timeout
-        self._said = 0.0
+        self._reported_seconds = 0.0  # how long no rank had run at the last report
 
     def is_given_up(self, seconds: float) -> bool:
         """Say what is missing, every ten ``seconds`` without a rank; return whether they are too many."""
         gives_up = seconds > self._timeout + _GIVE_UP_SECONDS
-        if gives_up or seconds > self._said + SAY_SECONDS:
+        if gives_up or seconds > self._reported_seconds + SAY_SECONDS:
             waited = f"gave up after {seconds:.0f} s (run.join_timeout)" if gives_up else f"waiting for {seconds:.0f} s"
             missing = f"too few machines have met at {self._endpoint} (--rdzv_endpoint) to start a rank"
             notice(f"{waited}: {missing}")
-            self._said = seconds
-        self._said = min(self._said, seconds)  # ranks have run meanwhile
+            self._reported_seconds = seconds
+        self._reported_seconds = min(self._reported_seconds, seconds)  # ranks have run meanwhile
         return gives_up
 
 
@@ -202,9 +213,10 @@ def _launch(words: Sequence[str], asked: LaunchRequest, join_timeout: Callable[[
     try:
         launch_command(arguments)
     except ChildFailedError as error:
-        return agreed_code({f"rank {rank}": failure.exitcode for rank, failure in error.failures.items()})
+        failures = error.failures.items()
+        return agreed_code([Failure(f"rank {rank}", found.exitcode, found.timestamp) for rank, found in failures])
     except subprocess.CalledProcessError as error:
-        return agreed_code({"the process": error.returncode})
+        return agreed_code([Failure("the process", error.returncode)])
     except RendezvousError as error:
         raise JoinTimeoutError(f"the machines do not meet at {arguments.rdzv_endpoint}: {first_line(error)}") from None
     except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
@@ -245,20 +257,46 @@ def _prepend(variable: str, folder: Path) -> None:
     os.environ[variable] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])
 
 
-def agreed_code(codes: dict[str, int]) -> int:
-    """Return the exit code of a job, from those of its ranks by name; a negative code is a signal.
+@dataclass(frozen=True)
+class Failure:
+    """How a process of the job ended.
+
+    Attributes:
+        who: names the process in messages.
+        code: its exit code, not 0; negative for a signal.
+        timestamp: when torchrun noticed it, in seconds since the epoch.
+    """
+
+    who: str
+    code: int
+    timestamp: int = 0
+
+
+def agreed_code(failures: Sequence[Failure]) -> int:
+    """Return the exit code of a job, from how its ranks failed, and report which of them failed first.
 
     Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, and on 124 when one of them does not
-    answer any more, so one such code stands for all. Otherwise a signal is the cause, and the deaths of the other ranks
-    are its effect.
+    answer any more, so one such code stands for all. Otherwise the first failure is the cause. The others are its
+    effects: ranks lose their connection to the one that failed, and torchrun ends those that are left with TERM and,
+    30 seconds later, KILL.
     """
+    codes = {failure.code for failure in failures}
     for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED):
-        if agreed in codes.values():
+        if agreed in codes:
             return agreed
-    who, code = min(codes.items(), key=lambda item: item[1])
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    notice(f"{who} {how}; its output is above")
-    return code if code >= 0 else 128 - code
+    cause = min(failures, key=lambda failure: (failure.timestamp, _doubt(failure.code)))
+    notice(f"{cause.who} {how_it_ended(cause.code)}; its output is above")
+    return cause.code if cause.code >= 0 else 128 - cause.code
+
+
+def _doubt(code: int) -> int:
+    """Return how doubtful it is that a failure caused the others of the same second; 0 is the least.
+
+    A signal ends a rank, and others fail with an exit code because of it. Torchrun's TERM follows any failure at once.
+    """
+    if code >= 0:
+        return 2
+    return {-signal.SIGTERM: 3, -signal.SIGKILL: 1}.get(code, 0)
 
 
 def _children(pid: int) -> list[psutil.Process]:

@@ -29,7 +29,6 @@ SAY_SECONDS = 10.0
 
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0  # in which the store must answer a request
-_LAST_SECONDS = 1.0  # in which other ranks may ask, before the one that hosts the store ends
 
 
 def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store | None:
@@ -106,62 +105,12 @@ def open_store(purpose: str, host: str, port: int, *, hosts: bool = False) -> St
     return PrefixStore(f"cifar-dist/{purpose}", store)
 
 
-def is_first(purpose: str) -> bool:
-    """Whether this rank is the first to ask, for that ``purpose``: of ranks that fail together, one reports it.
-
-    Rank 0, which may host the store, lets the others ask for a second before it returns, and then ends.
-    """
-    place = os.environ
-    ranks = int(place.get("WORLD_SIZE", "1"))
-    if ranks == 1:
-        return True
-    try:
-        store = open_store(f"{purpose}/{_attempt()}", place["MASTER_ADDR"], int(place["MASTER_PORT"]))
-        is_first = store.add("ranks", 1) == 1
-        deadline = time.monotonic() + _LAST_SECONDS
-        while place.get("RANK") == "0" and store.add("ranks", 0) < ranks and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return is_first
-    except (RuntimeError, KeyError):  # rank 0, which may host the store, has ended; or it is not known where it is
-        return True
-
-
-def speaks(purpose: str) -> bool:
-    """Whether this rank reports what it has met, for that ``purpose``: rank 0 if it has met it too, else the first.
-
-    The others give rank 0 a second to say so, and rank 0, which may host the store, gives them one to ask.
-    """
-    place = os.environ
-    ranks = int(place.get("WORLD_SIZE", "1"))
-    if ranks == 1:
-        return True
-    is_main = place.get("RANK") == "0"
-    try:
-        store = open_store(f"{purpose}/{_attempt()}", place["MASTER_ADDR"], int(place["MASTER_PORT"]))
-        deadline = time.monotonic() + _LAST_SECONDS
-        if is_main:
-            store.set("main", "")
-            while store.add("others", 0) < ranks - 1 and time.monotonic() < deadline:
-                time.sleep(0.05)
-            return True
-        while not (main_speaks := store.check(["main"])) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return store.add("others", 1) == 1 and not main_speaks  # last, because rank 0 may end now
-    except (RuntimeError, KeyError):  # rank 0 has ended; or it is not known where it is
-        return True
-
-
-def _attempt() -> str:
-    """The number of this start of the ranks: torchrun's store outlives them."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-
-
 class _Meeting:
     """The members of a job at one store.
 
     Args:
         what: ``rank`` or ``machine``, as messages name a member.
-        index: of this member; the first one speaks for those that have met.
+        index: of this member; the first one reports for those that have met.
         members: how many there are.
         host, port: where the store is.
         hosts: whether the store is in this process.
@@ -198,7 +147,7 @@ class _Meeting:
         store.set(str(self._index), "here")
         store.add("count", 1)
         while store.add("count", 0) < self._members:
-            self._pause(lambda: self._missing(store), speaks=self._index == 0)
+            self._pause(lambda: self._missing(store), reports=self._index == 0)
         return store
 
     def _wait_for_host(self) -> None:
@@ -242,7 +191,7 @@ class _Meeting:
         have = "has" if len(missing) == 1 else "have"
         return f"{len(missing)} of {self._members} {have} not joined: {', '.join(missing)}"
 
-    def _pause(self, problem: Callable[[], str], *, speaks: bool = True) -> None:
+    def _pause(self, problem: Callable[[], str], *, reports: bool = True) -> None:
         """Wait a moment; say what the problem is when it is time to, or give up."""
         now = time.monotonic()
         if now - self._began > self._timeout:
@@ -251,6 +200,6 @@ class _Meeting:
             self._poll()
         if now - self._said > SAY_SECONDS:
             self._said = now
-            if speaks:
+            if reports:
                 notice(f"waiting for {now - self._began:.0f} s: {problem()}")
         time.sleep(_POLL_SECONDS)

@@ -2,7 +2,7 @@
 
 Finished runs are skipped and interrupted runs resume, so repeating the command is always safe. A run that fails is
 reported, and the others continue. A request to stop is forwarded to the runs in progress, which save a checkpoint and
-exit with 75; the sweep then exits with 75 too.
+exit with 75; the sweep then exits with 75 too, unless only failed runs are left.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.typed_command import VARIABLE, typed_command
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, how_it_ended
 from cifar_dist.formatting import duration, percent
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.parent_death import signal_on_parent_death
@@ -97,6 +97,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
     failed: list[str] = []
+    sent: set[int] = set()  # the signals that runs in progress have received
     stopping = False
     with contextlib.closing(SignalQueue(_SIGNALS)) as requests:
         while started or (waiting and not stopping):
@@ -108,23 +109,27 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 started.append(_start_job([*command, *words], run, number, slot, devices, quiet=jobs > 1))
             for request in requests.new():
                 stopping = True
+                forwarded = signal.SIGTERM if request == signal.SIGHUP else request
+                sent.add(forwarded)
                 if request == signal.SIGINT:  # a second one ends a run at once
                     print_over(STOPPING, sys.stdout)
                 for one in started:
-                    one.process.send_signal(signal.SIGTERM if request == signal.SIGHUP else request)
+                    one.process.send_signal(forwarded)
             for one in [one for one in started if one.process.poll() is not None]:
                 started.remove(one)
                 code = one.process.returncode
                 stopping = stopping or code == EXIT_REQUEUE  # stopping a run stops the sweep
-                if code not in (EXIT_DONE, EXIT_REQUEUE) and not stopping:
+                interrupted = _is_interruption(code, sent)
+                if code != EXIT_DONE and not interrupted:
                     failed.append(one.run.name)
-                _report_end(one, code, total, stopping)
+                _report_end(one, code, total, interrupted)
             time.sleep(0.05)
-    if stopping and any(not run.folder.is_finished() for run in sweep.runs):
+    if failed:
+        say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
+    if stopping and any(not run.folder.is_finished() and run.name not in failed for run in sweep.runs):
         say(f"stopped; resume with:\n  {typed_command()}")
         return EXIT_REQUEUE
     if failed:
-        say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
         return EXIT_FAILED
     say(f"all {total} runs are finished")
     return EXIT_DONE
@@ -134,17 +139,27 @@ def say(text: str) -> None:
     print(f"sweep: {text}", flush=True)
 
 
-def _report_end(one: _Job, code: int, total: int, stopping: bool) -> None:
+def _is_interruption(code: int, sent: set[int]) -> bool:
+    """Whether a run ended with this code because it was asked to.
+
+    Args:
+        code: of the run; a signal that killed it is negative.
+        sent: the signals that it may have received from the sweep.
+    """
+    return code == EXIT_REQUEUE or any(code in (-number, 128 + number) for number in sent)
+
+
+def _report_end(one: _Job, code: int, total: int, interrupted: bool) -> None:
     """Print one line for a run that ended, after the last lines of its captured output if it failed."""
     if code == EXIT_DONE:
         result = read_result(one.run.folder.path)
         accuracies = [("val", result.val_accuracy), ("test", result.final.accuracy if result.final else None)]
         figures = [f"{split} {percent(value)}" for split, value in accuracies if value is not None]
         outcome = ", ".join(["finished", *figures, duration(result.seconds)])
-    elif stopping:
+    elif interrupted:
         outcome = "interrupted"
     else:
-        outcome = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        outcome = how_it_ended(code)
         if one.output is not None:
             one.output.seek(0)
             for line in one.output.read().decode(errors="replace").splitlines()[-_LINES_SHOWN:]:

@@ -128,20 +128,3 @@ def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(
         f"cifar-dist: waiting for 10 s: {missing}",
         f"cifar-dist: gave up after 11 s (run.join_timeout): {missing}",
     ]
-
-
-ASKING = """
-import os, time
-import torch.distributed as dist
-from cifar_dist.launch.joining import is_first
-
-place, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-host = dist.TCPStore(place, port, is_master=True, wait_for_workers=False) if os.environ["RANK"] == "0" else None
-time.sleep(0.5 * int(os.environ["RANK"]))
-print(is_first("a test"))
-"""
-
-
-def test_one_of_the_ranks_that_fail_together_reports_it_though_the_host_of_the_store_ends() -> None:
-    first, second = finish(start(["-c", ASKING], 2))
-    assert [first.stdout, second.stdout] == ["True\n", "False\n"], first.stderr + second.stderr

@@ -15,11 +15,12 @@ from support.run_folders import cells, write_run
 from support.running import finish, metrics, pausing, resume, spawn, start, wait_for_pause
 
 from cifar_dist import cli
+from cifar_dist.config.overrides import split_settings
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.sweeps import runner
 from cifar_dist.sweeps.sweep import load
-from cifar_dist.verbs.arguments import split_settings
 
 EPOCHS = 3
 SWEEP = ["-m", "cifar_dist", "sweep"]
@@ -126,6 +127,59 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
         f"cifar-dist: {long.path} was started with train.epochs = {EPOCHS} and this command says 2; "
         "delete that run, or use another --run.dir for this sweep\n"
     )
+
+
+INTERRUPTED, FAILED = "interrupted", "failed with exit code 1"
+RESUME = "stopped; resume with:"
+
+
+@pytest.mark.parametrize(
+    ("first", "others", "outcomes", "code", "end"),
+    [
+        ("exit 1", "exit 75", [FAILED, INTERRUPTED], 75, ["1 of 3 runs failed: ", RESUME]),
+        ("exit 75", "trap - TERM; kill $$", [INTERRUPTED, INTERRUPTED], 75, [RESUME]),
+        ("exit 143", "exit 75", [INTERRUPTED, INTERRUPTED], 75, [RESUME]),
+        ("exit 1", "exit 1", [FAILED, FAILED], 1, ["3 of 3 runs failed: "]),
+    ],
+    ids=["one fails", "some die of the signal", "one exits as a shell would", "nothing is left to resume"],
+)
+def test_a_run_that_fails_while_the_sweep_stops_is_reported(
+    file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    others: str,
+    outcomes: list[str],
+    code: int,
+    end: list[str],
+) -> None:
+    """The first run has the sweep stopped once the others listen for the signal."""
+    listening = tmp_path / "listening"
+    listening.mkdir()
+    script = f"""
+        case "$*" in
+            *three.long*)
+                trap 'echo the disk is full; {first}' TERM
+                while [ $(ls {listening} | wc -l) -lt 2 ]; do sleep 0.05; done
+                kill -TERM $PPID;;
+            *)
+                trap '{others}' TERM
+                touch {listening}/$$;;
+        esac
+        while :; do sleep 0.05; done
+    """
+    monkeypatch.setattr(runner, "_base_command", lambda _: ["sh", "-c", script, "sh"])
+    assert runner.run_all(load(str(file), [], None), jobs=3) == code
+    lines = capfd.readouterr().out.splitlines()
+    own = [line.removeprefix("sweep: ") for line in lines if line.startswith("sweep: ")]
+    assert sorted(own[4:7]) == [
+        f"1 of 3: three.long.s0 {outcomes[0]}",
+        f"2 of 3: three.diverges.s0 {outcomes[1]}",
+        f"3 of 3: three.diverges-too.s0 {outcomes[1]}",
+    ]
+    assert [line.split("three.")[0] for line in own[7:]] == end
+    assert ("    the disk is full" in lines) == (outcomes[0] == FAILED), "what a failed run said is printed"
 
 
 @pytest.mark.parametrize(

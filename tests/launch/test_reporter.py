@@ -1,0 +1,49 @@
+"""Of ranks that fail together, one reports it, though the host of the store ends."""
+
+from __future__ import annotations
+
+import pytest
+from support.running import finish, start
+
+from cifar_dist.launch.reporter import is_first, is_reporter
+
+ASKING = """
+import os, sys, time
+import torch.distributed as dist
+from cifar_dist.launch import reporter
+
+place, port, rank = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ["RANK"])
+store = dist.TCPStore(place, port, 2, is_master=rank == 0)  # until both are there
+question, asking, later = sys.argv[1:]
+time.sleep(0.5 if rank == int(later) else 0)
+if str(rank) in asking:
+    print(getattr(reporter, question)("a test"))
+else:
+    time.sleep(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "asking", "later", "answers"),
+    [
+        ("is_first", "01", "1", ["True", "False"]),
+        ("is_first", "01", "0", ["False", "True"]),
+        ("is_reporter", "01", "1", ["True", "False"]),
+        ("is_reporter", "01", "0", ["True", "False"]),
+        ("is_reporter", "1", "0", ["", "True"]),
+    ],
+)
+def test_one_of_the_ranks_that_fail_together_reports_it(
+    question: str, asking: str, later: str, answers: list[str]
+) -> None:
+    done = finish(start(["-c", ASKING, question, asking, later], 2))
+    assert [each.stdout.strip() for each in done] == answers, "".join(each.stderr for each in done)
+
+
+def test_a_process_that_cannot_ask_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_first("a test")
+    assert is_reporter("a test")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert is_first("a test")
+    assert is_reporter("a test")
