@@ -8,6 +8,7 @@ what is wrong with it and, for an unknown key, suggests the nearest known one.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import re
@@ -31,6 +32,7 @@ from cifar_dist.files import write_atomic
 
 _MARK = "\ufeff"  # byte order mark, which editors of Windows write first
 SHIPPED = Path(__file__).parent / "recipes"
+_COMMAND_LINE = "the command line"
 _SWEEP_KEYS = frozenset(("recipe", "recipes", "grid", "rows"))
 
 
@@ -65,7 +67,7 @@ def recipe_path(recipe: str) -> Path:
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a recipe and apply overrides to it.
+    """Read a recipe and apply overrides to it. A run that none of them names gets the name of the recipe.
 
     Args:
         recipe: a shipped name or a TOML path.
@@ -75,35 +77,58 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: unreadable file, unknown key, or invalid value.
     """
-    path = recipe_path(recipe)
-    given = parse_overrides(overrides)
-    overriding: Tree = {}
-    for key, value in given.items():
-        put(overriding, key, value)
-    tree = without_lost(_read_tree(path), overriding, Config)
-    for key, value in given.items():
-        put(tree, key, value)
-    tree = merge_items(tree, Config, where="the command line", prefix="--")
-    config = build_config(tree, where=str(path), given=list(given))
-    if not config.run.name:
-        try:
-            named = dataclasses.replace(config.run, name=run_name(path))
-        except ValueError as error:
-            raise UserError(f"{path} names the run, but {error}; use --run.name NAME, or rename the file") from None
-        config = dataclasses.replace(config, run=named)
-    return config
+    return load_named(recipe, overrides, lambda config: config.run.name)
 
 
-def load_named(recipe: str, settings: Sequence[str], unnamed: Callable[[Config], str]) -> Config:
-    """Read a recipe as :func:`load` does; a run that neither it nor ``settings`` name gets the name from ``unnamed``.
+def load_named(recipe: str, overrides: Sequence[str], unnamed: Callable[[Config], str]) -> Config:
+    """Read a recipe as :func:`load` does; rename a run that has its name only from the recipe.
+
+    Args:
+        recipe: as for :func:`load`.
+        overrides: as for :func:`load`.
+        unnamed: returns the name for such a run.
 
     Raises:
         UserError: as :func:`load`.
     """
-    config = load(recipe, settings)
-    if config.run.name != run_name(recipe_path(recipe)) or "run.name" in parse_overrides(settings):
+    path = recipe_path(recipe)
+    config = _load(path, overrides)
+    if config.run.name:
         return config
-    return load(recipe, [*settings, "--run.name", unnamed(config)])
+    try:
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, name=run_name(path)))
+    except ValueError as error:
+        raise UserError(f"{path} names the run, but {error}; use --run.name NAME, or rename the file") from None
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, name=unnamed(config)))
+
+
+def _load(path: Path, overrides: Sequence[str]) -> Config:
+    given = parse_overrides(overrides)
+    own = _read_tree(path)
+    if not given:
+        return build_config(own, where=str(path))
+    overriding: Tree = {}
+    for key, value in given.items():
+        put(overriding, key, value)
+    tree = copy.deepcopy(without_lost(own, overriding, Config))
+    for key, value in given.items():
+        put(tree, key, value)
+    tree = merge_items(tree, Config, where=_COMMAND_LINE, prefix="--")
+    try:
+        return build_config(tree, where=_COMMAND_LINE, prefix="--")
+    except UserError as error:
+        raise _blamed(error, own, str(path)) from None
+
+
+def _blamed(error: UserError, own: Tree, where: str) -> UserError:
+    """Return an error of a recipe under a command line as that of the recipe, if the recipe alone has it too."""
+    try:
+        build_config(own, where=where)
+    except UserError as of_recipe:
+        alone, under = str(of_recipe).removeprefix(where), str(error).removeprefix(_COMMAND_LINE)
+        if alone.replace("--", "") == under.replace("--", ""):
+            return of_recipe
+    return error
 
 
 def run_name(path: Path) -> str:
@@ -222,4 +247,4 @@ def _with_lr(path: Path, lr: float) -> str:
             return mark + text
     except (ValueError, OSError, AttributeError):
         pass
-    raise UserError(f"optim.lr cannot be set in {path}, which is not a recipe; use a new file, or edit it by hand")
+    raise UserError(f"optim.lr cannot be set in {path}; write lr = {lr!r} in its section [optim], or use a new file")

@@ -19,10 +19,11 @@ from cifar_dist import config, recipe
 from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig, WandbConfig
 from cifar_dist.config.build import build_config
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
+from cifar_dist.config.overrides import split_settings
 from cifar_dist.config.schedule import CosineConfig, StepConfig, WSDConfig
 from cifar_dist.config.tree import to_toml, to_tree
 from cifar_dist.errors import UserError
-from cifar_dist.verbs.arguments import split_settings, user_path
+from cifar_dist.verbs.arguments import user_path
 
 
 @pytest.fixture
@@ -365,6 +366,41 @@ def test_a_recipe_over_its_base(tmp_path: Path) -> None:
         recipe.load(str(above))
 
 
+@pytest.mark.parametrize(
+    ("content", "words", "source"),
+    [
+        ("[optim]\nmomentum = 2.0", ["--optim.lr", "0.1"], "FILE: optim.momentum 2.0 "),
+        ("[optim]\nmomentum = 2.0", ["--optim.momentum", "3"], "the command line: optim.momentum 3.0 "),
+        ('[average]\nname = "ema"\nstart = 100', ["--run.name", "x"], "FILE: average.start 100.0 "),
+        ('[average]\nname = "ema"\nstart = 3', ["--train.epochs", "2"], "the command line: average.start 3.0 "),
+        ("[optim]\nmomentun = 0.5", ["--optim.lr", "0.1"], "FILE: unknown setting optim.momentun"),
+        ("", ["--optim.momentun", "0.5"], "the command line: unknown setting --optim.momentun"),
+    ],
+)
+def test_a_mistake_is_blamed_on_what_has_it(tmp_path: Path, content: str, words: list[str], source: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        recipe.load(str(path), words)
+    assert str(caught.value).startswith(source.replace("FILE", str(path)))
+
+
+def test_only_a_run_that_nothing_names_gets_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "first.toml"
+    path.write_text("")
+    for words, name in (([], "first-2"), (["--run.name", "first"], "first"), (["--run.name", "other"], "other")):
+        assert recipe.load_named(str(path), words, lambda config: f"{config.run.name}-2").run.name == name
+    path.write_text('[run]\nname = "first"')
+    assert recipe.load_named(str(path), [], lambda config: f"{config.run.name}-2").run.name == "first"
+
+
+def test_a_rate_that_cannot_be_written_is_one_line_that_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("optim.lr = 0.1\n")
+    with pytest.raises(UserError, match=r"cannot be set in .*mine.toml; write lr = 0.25 in its section \[optim\]"):
+        recipe.write_lr(path, 0.25, base="demo")
+
+
 # ---- what a run folder holds ------------------------------------------------------------------------------------
 
 
@@ -377,6 +413,7 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
         "@dataclass(frozen=True)\n"
         "class Lion(OptimConfig):\n"
         "    betas: tuple[float, float] = (0.9, 0.99)\n"
+        "    lambda_: float = 0.7\n"
         "    def build(self, groups): ...\n"
         "@dataclass(frozen=True)\n"
         "class Sawtooth(ScheduleConfig):\n"

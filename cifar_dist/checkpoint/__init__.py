@@ -25,6 +25,7 @@ from cifar_dist.checkpoint.contents import (
     Checkpoint,
     CheckpointError,
     NewerCheckpointError,
+    NoCheckpointLeftError,
     Tensors,
     TrainState,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "NewerCheckpointError",
+    "NoCheckpointLeftError",
     "Tensors",
     "TrainState",
     "best",

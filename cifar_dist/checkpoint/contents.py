@@ -20,6 +20,10 @@ class CheckpointError(UserError):
     """A damaged checkpoint; the message names the file and the reason."""
 
 
+class NoCheckpointLeftError(UserError):
+    """None of the checkpoints that a run had can be continued from."""
+
+
 class NewerCheckpointError(UserError):
     """A checkpoint that a newer version of this program wrote. It is intact, so it is never set aside."""
 

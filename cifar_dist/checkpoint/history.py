@@ -5,10 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cifar_dist.checkpoint.contents import CheckpointError, NewerCheckpointError, Tensors, TrainState
+from cifar_dist.checkpoint.contents import (
+    CheckpointError,
+    NewerCheckpointError,
+    NoCheckpointLeftError,
+    Tensors,
+    TrainState,
+)
 from cifar_dist.checkpoint.folder import folder_name, read_state, step_of, write
 from cifar_dist.checkpoint.marker import verify
-from cifar_dist.errors import UserError, quoted
+from cifar_dist.errors import UserError
 from cifar_dist.files import complete, discard, folder_atomic, free_name, leftovers, link_atomic
 from cifar_dist.formatting import percent
 
@@ -111,7 +117,8 @@ def best(folder: Path) -> Path | None:
 def best_accuracy(folder: Path, before: int) -> float | None:
     """Return the highest validation accuracy of which a checkpoint is kept, of those before a step; None for none."""
     earlier = [_state(path) for path in listing(folder) if (step_of(path) or 0) < before]
-    return max((one.val_accuracy for one in earlier if one and one.is_best and one.val_accuracy), default=None)
+    reached = [one.val_accuracy for one in earlier if one is not None and one.is_best]
+    return max((accuracy for accuracy in reached if accuracy is not None), default=None)
 
 
 def _state(path: Path) -> TrainState | None:
@@ -130,7 +137,7 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
 
     Raises:
         NewerCheckpointError: the newest intact one is of a newer program; nothing is renamed.
-        UserError: checkpoints existed, and none is intact; nothing is renamed.
+        NoCheckpointLeftError: checkpoints existed, and none is intact; nothing is renamed.
         OSError: one cannot be read, which says nothing about it; nothing is renamed.
     """
     _adopt(folder)
@@ -148,10 +155,7 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
     lost += [f"{path.name} was set aside" for path in set_aside(folder)]
     lost += [f"{name} points at one that does not exist" for name in ("latest", "best") if (folder / name).is_symlink()]
     if lost:
-        raise UserError(
-            f"{folder} has no intact checkpoint ({'; '.join(lost)}); restore one, or start this run over: "
-            f"rm -r {quoted(folder)}"
-        )
+        raise NoCheckpointLeftError(f"{folder} has no intact checkpoint ({'; '.join(lost)})")
     return None, []
 
 

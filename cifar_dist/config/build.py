@@ -1,4 +1,4 @@
-"""Build the config from plain values; an error names the setting, and the file or command line that it comes from."""
+"""Build the config from plain values; an error names the setting."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cifar_dist.errors import UserError
 _OPTIONS = "model.options."
 
 
-def build_config(tree: Tree, *, where: str, given: Sequence[str] = (), import_plugins: bool = True) -> Config:
+def build_config(tree: Tree, *, where: str, prefix: str = "", import_plugins: bool = True) -> Config:
     """Validate a nested dictionary and build the config.
 
     Args:
         tree: sections of fields.
-        where: the file that it was read from, for errors.
-        given: dotted keys that the command line set, for errors.
+        where: what it comes from, for errors.
+        prefix: printed before an unknown key in errors: ``--`` for a command line.
         import_plugins: whether code that a ``name`` locates may run; if false, its settings are not validated.
 
     Raises:
@@ -34,27 +34,16 @@ def build_config(tree: Tree, *, where: str, given: Sequence[str] = (), import_pl
         return config
     except ValidationError as error:
         first = error.errors()[0]
-    key, section = _key(first["loc"], tree)
-    owner = section.partition(".")[0]
-    of_item = section == f"{owner}.{list_of_items(owner)}"  # which a name on the command line may have replaced
-    # An error of a section as a whole names the section; any of its keys may be the cause.
-    blames_command_line = any(
-        not key
-        or name in (section, key)
-        or name.startswith((f"{section}.", f"{key}."))
-        or (of_item and name.startswith(f"{owner}.") and name.endswith(".name"))
-        for name in given
-    )
-    where = "the command line" if blames_command_line else where
+    key, setting = _key(first["loc"], tree)
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UnknownSettingError):
-        prefix = "--" if f"{key}.{cause.field}" in given else ""
         raise UserError(f"{where}: {unknown_setting(f'{prefix}{key}.', cause.field, cause.known)}")
     if isinstance(cause, ValueError):  # the section's own message, which begins with the field
         raise UserError(f"{where}: {key}{'.' if key else ''}{cause}")
-    if section.startswith(_OPTIONS):
+    if setting.startswith(_OPTIONS):
         raise UserError(f"{where}: {key} must be true or false, a number, a text, or a list of one of these")
-    what, value = first["msg"].partition(", unable to")[0].replace("valid tuple", "list"), first.get("input")
+    what, value = first["msg"].partition(", unable to")[0], first.get("input")
+    what = what.replace("valid tuple", "list").replace("valid dictionary", "table")
     if not what.startswith("Input should"):
         raise UserError(f"{where}: {key}: {what[:1].lower()}{what[1:]}")
     shown = "" if isinstance(value, dict) else f" {value!r}"

@@ -6,12 +6,11 @@ A config is given as its settings by dotted key, as :func:`.settings.settings_of
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cifar_dist.config.named_items import items_of_settings
-from cifar_dist.config.toml_text import as_typed, inline_toml
+from cifar_dist.config.toml_text import inline_toml, option
 
 CHANGEABLE_ON_RESUME: Final = (
     "run.name",
@@ -86,7 +85,7 @@ def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = (
         values[_LIST] = items_of_settings(asked, _LIST)
     if any(value is None or isinstance(value, dict) for value in values.values()):
         return None
-    return [f"--{key} {shlex.quote(as_typed(value))}" for key, value in values.items()]
+    return [option(key, value) for key, value in values.items()]
 
 
 def in_words(value: object) -> str:

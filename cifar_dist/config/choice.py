@@ -233,12 +233,12 @@ def _plugin(root: type[Choice], name: str) -> type[Choice]:
 
 def _unimported(root: type[Choice], settings: Mapping[str, object]) -> type[Choice]:
     """Return a dataclass of the keys of ``settings``, to read a plug-in's settings without running its code."""
-    own = [key for key in settings if key not in field_names(root)]
-    for key in own:
-        if not key.isidentifier() or keyword.iskeyword(key):
+    own: list[tuple[str, type]] = []
+    for key in settings:
+        if not key.isidentifier():
             raise UnknownSettingError(key, field_names(root))
-    made = dataclasses.make_dataclass(
-        f"Unread{root.__name__}", [(key, object) for key in own], bases=(root,), frozen=True, kw_only=True
-    )
+        if key not in field_names(root):
+            own.append((f"{key}_" if keyword.iskeyword(key) else key, object))  # as `key_of` reads it
+    made = dataclasses.make_dataclass(f"Unread{root.__name__}", own, bases=(root,), frozen=True, kw_only=True)
     assert issubclass(made, Choice)
     return made

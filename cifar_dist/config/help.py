@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
-import shlex
 import textwrap
 from collections.abc import Iterator
 
@@ -13,7 +12,7 @@ from cifar_dist.config.choice import Choice, field_names, is_root
 from cifar_dist.config.documentation import documented_fields, purpose
 from cifar_dist.config.named_items import item_keys, item_root
 from cifar_dist.config.section import Section, key_of
-from cifar_dist.config.toml_text import as_typed
+from cifar_dist.config.toml_text import option
 from cifar_dist.errors import UserError, nearest
 
 WIDTH = 79
@@ -49,7 +48,7 @@ def overview(config: Section) -> str:
         config: the tree of sections.
     """
     lines = [_GRAMMAR, "", "Common settings, with the values of the recipe:"]
-    lines += [_line(_option(key, _value(config, key)), text) for key, text in _COMMON.items()]
+    lines += [_line(option(key, _value(config, key)), text) for key, text in _COMMON.items()]
     lines += ["", "Sections; --help SECTION lists all of its settings:"]
     for name in field_names(type(config)):
         section = getattr(config, name)
@@ -93,7 +92,7 @@ def _blocks(section: Section, path: str) -> Iterator[tuple[str, str]]:
         document = documents.get(field.name)
         kind = _names(section, field.name) or (_kind(document.annotation) if document else "value")
         text = _paragraph(document.text if document else "", indent=6)
-        yield key, "\n".join(filter(None, [_line(_option(key, value), f"[{kind}]"), text]))
+        yield key, "\n".join(filter(None, [_line(option(key, value), f"[{kind}]"), text]))
     if section.named_items:
         items = getattr(section, section.named_items)
         keys = item_keys([dataclasses.asdict(item) for item in items], section.named_items)
@@ -153,11 +152,6 @@ def _value(config: Section, key: str) -> object:
     for part in key.split("."):
         value = getattr(value, part)
     return value
-
-
-def _option(key: str, value: object) -> str:
-    """Return the words of a command line that set ``value``."""
-    return f"--{key} {shlex.quote(as_typed(value))}"
 
 
 def _line(words: str, text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
@@ -110,24 +110,35 @@ def list_of_items(section: str) -> str:
     return found
 
 
+def types_of(key: str) -> list[Any]:
+    """Return the declared types of a setting, annotations included, one for each variant that has it; empty if none is.
+
+    The options of a model have none.
+    """
+    parts = key.split(".")
+    section = get_type_hints(Config).get(parts[0])
+    if section is None or len(parts) < 2:
+        return []
+    owners: list[type] = [section, *(leaf for _, leaf in leaves(section))] if is_root(section) else [section]
+    if len(parts) == 3 and section.named_items:
+        owners = [item_root(section).variants[parts[1]]] if parts[1] in item_root(section).variants else []
+    elif len(parts) == 3 or parts[1] == section.named_items:
+        return []
+    hints = [get_type_hints(owner, include_extras=True) for owner in owners if parts[-1] in field_names(owner)]
+    return [hint for found in hints for name, hint in found.items() if key_of(name) == parts[-1]]
+
+
 def values_of(key: str) -> list[str]:
     """Return the values of a setting that has few of them, as one types them; empty for all other settings."""
     section, _, field = key.partition(".")
-    root = get_type_hints(Config).get(section)
-    if section not in field_names(Config) or root is None:
-        return []
-    owners: list[type] = [root]
-    found: list[str] = []
-    if is_root(root):
-        for picks, leaf in leaves(root):
-            owners.append(leaf)
-            found += [picks[field]] if field in picks else []
-    elif "." in field and root.named_items:
-        item, _, field = field.partition(".")
-        owners = [variant for name, variant in item_root(root).variants.items() if name == item]
-    for owner in owners:
-        kind = get_type_hints(owner).get(field) if field in field_names(owner) else None
-        found += ["true", "false"] if kind is bool else map(str, get_args(kind)) if get_origin(kind) is Literal else []
+    root = get_type_hints(Config).get(section) if section in field_names(Config) else None
+    found = [picks[field] for picks, _ in leaves(root) if field in picks] if root and is_root(root) else []
+    for kind in types_of(key):
+        plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if plain is bool:
+            found += ["true", "false"]
+        elif get_origin(plain) is Literal:
+            found += map(str, get_args(plain))
     return list(dict.fromkeys(found))
 
 

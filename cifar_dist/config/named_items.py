@@ -12,7 +12,7 @@ from typing import get_args, get_type_hints
 
 from cifar_dist.config.choice import Choice, field_names
 from cifar_dist.config.section import Section
-from cifar_dist.config.toml_text import inline_toml
+from cifar_dist.config.toml_text import option
 from cifar_dist.config.tree import Tree
 from cifar_dist.errors import UserError
 
@@ -118,7 +118,7 @@ def _refusal(
 def _option(key: str, items: list[Tree]) -> str:
     """Return the command-line option that sets a list of tables."""
     typed = [{field: _typed(value) for field, value in item.items()} for item in items]
-    return f"--{key} '{inline_toml(typed)}'"
+    return option(key, typed)
 
 
 def _typed(value: object) -> object:

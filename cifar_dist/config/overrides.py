@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, get_args, get_origin
 
 from cifar_dist.config import Config
-from cifar_dist.config.choice import field_names, is_root, leaves
-from cifar_dist.config.keys import all_keys, check_keys, list_of_items
-from cifar_dist.config.named_items import item_root
-from cifar_dist.config.section import BooleanMeans, key_of
+from cifar_dist.config.choice import field_names
+from cifar_dist.config.keys import all_keys, check_keys, list_of_items, types_of
+from cifar_dist.config.section import BooleanMeans
 from cifar_dist.config.toml_text import parse_toml
-from cifar_dist.config.tree import Tree
+from cifar_dist.config.tree import Tree, put
 from cifar_dist.errors import UserError
 
 
@@ -22,60 +21,75 @@ def parse_overrides(words: Sequence[str]) -> Tree:
         UserError: an argument is not an override, or a key is not a setting.
     """
     found: Tree = {}
-    position = 0
-    while position < len(words):
-        word = words[position]
-        if not word.startswith("--"):
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--") or word == "--":
             raise UserError(f"unexpected '{word}'; settings are written --section.field VALUE")
-        key, equals, text = word[2:].partition("=")
-        if not equals and position + 1 < len(words) and not words[position + 1].startswith("--"):
-            position += 1
-            text, equals = words[position], "="
-        parts = key.replace("-", "_").split(".")
-        if "" in parts:
-            raise UserError(f"--{key} has a dot too many; settings are written --section.field VALUE")
-        if len(parts) == 1 and key in field_names(Config) and text.startswith("{"):
-            raise UserError(f"--{key} is a section and not replaced as a whole; set its keys, as --{key}.KEY VALUE")
-        right = ".".join((parts[0], *parts[2:]))
-        if len(parts) == 4 and parts[1] == list_of_items(parts[0]) and right in all_keys():
-            raise UserError(f"the command line: unknown setting --{key}; did you mean '--{right}'?")
-        types = _types_of(parts)
+        typed, equals, text = word[2:].partition("=")
+        if not equals and left and not left[0].startswith("--"):
+            text, equals = left.pop(0), "="
+        key = typed.replace("-", "_")
+        _check_key(key, text)
+        types = types_of(key)
         if not equals and types and not any(map(_takes_true, types)):
             raise UserError(f"--{key} requires a value: --{key} VALUE")
-        nested: Any = text if equals else "true"
-        if nested.startswith(("[", "{")):
-            try:
-                nested = parse_toml(f"value = {nested}")["value"]
-            except ValueError:
-                raise UserError(f'--{key}: {text!r} is not a TOML list; for example --{key} "[64, 128]"') from None
-        elif parts[:2] == ["model", "options"]:
-            nested = _scalar(nested)
-        elif types and all(get_origin(kind) is tuple for kind in types):
-            nested = [item.strip() for item in nested.split(",") if item.strip()]
-        value = nested
-        for part in reversed(parts):
-            nested = {part: nested}
-        check_keys(nested, where="the command line", prefix="--")
-        found[".".join(parts)] = value
-        position += 1
+        value = _parse_value(key, text if equals else "true", types)
+        tree: Tree = {}
+        put(tree, key, value)
+        check_keys(tree, where="the command line", prefix="--")
+        found[key] = value
     return found
 
 
-def _types_of(parts: Sequence[str]) -> list[Any]:
-    """Return the types of a setting, one for each variant that has it; empty if no type is declared."""
-    section = get_type_hints(Config).get(parts[0])
-    if section is None or len(parts) < 2:
-        return []
-    owners: list[type] = [section, *(leaf for _, leaf in leaves(section))] if is_root(section) else [section]
-    if len(parts) == 3 and section.named_items:
-        owners = [item_root(section).variants[parts[1]]] if parts[1] in item_root(section).variants else []
-    elif len(parts) == 3 or parts[1] == section.named_items:
-        return []
-    hints = [get_type_hints(owner, include_extras=True) for owner in owners if parts[-1] in field_names(owner)]
-    return [hint for found in hints for name, hint in found.items() if key_of(name) == parts[-1]]
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split words into settings, which have a dot in their names, with their values, and all others."""
+    settings: list[str] = []
+    others: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, _ = word.partition("=")
+        if not (word.startswith("--") and "." in name):
+            others.append(word)
+            continue
+        settings.append(word)
+        if left and not equals and not left[0].startswith("--"):
+            settings.append(left.pop(0))
+    return settings, others
 
 
-def _takes_true(kind: Any) -> bool:
+def _check_key(key: str, text: str) -> None:
+    """Refuse a key that cannot be one, before what it would be is searched for."""
+    section, *below = key.split(".")
+    if "" in (section, *below):
+        raise UserError(f"--{key} has a dot too many; settings are written --section.field VALUE")
+    if not below and section in field_names(Config) and text.startswith("{"):
+        raise UserError(f"--{key} is a section and not replaced as a whole; set its keys, as --{key}.KEY VALUE")
+    right = ".".join((section, *below[1:]))
+    if len(below) == 3 and below[0] == list_of_items(section) and right in all_keys():
+        raise UserError(f"the command line: unknown setting --{key}; did you mean '--{right}'?")
+
+
+def _parse_value(key: str, text: str, types: Sequence[object]) -> object:
+    """Parse what was typed for a setting; ``types`` are those of :func:`types_of`."""
+    if text.startswith(("[", "{")) and not (types and all(map(_is_text, types))):
+        try:
+            return parse_toml(f"value = {text}")["value"]
+        except ValueError:
+            raise UserError(f'--{key}: {text!r} is not a TOML list; for example --{key} "[64, 128]"') from None
+    if key.startswith("model.options."):
+        return _scalar(text)
+    if types and all(get_origin(kind) is tuple for kind in types):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return text
+
+
+def _is_text(kind: object) -> bool:
+    return (get_args(kind)[0] if get_origin(kind) is Annotated else kind) is str
+
+
+def _takes_true(kind: object) -> bool:
     """Whether true is a value of a type, so that ``--section.field`` alone means something."""
     return any(one is bool or isinstance(one, BooleanMeans) for one in (kind, *get_args(kind)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable
 from typing import Any, Final
@@ -49,6 +50,17 @@ def inline_toml(value: object) -> str:
 def as_typed(value: object) -> str:
     """Format a value as one types it after its setting: text as it is, anything else as TOML."""
     return value if isinstance(value, str) else inline_toml(value)
+
+
+def typed_value(key: str, value: object) -> str:
+    """Format a value so that the command line reads it as the same value of the setting ``key``."""
+    # The options of a model have no declared type: of them "3" is not 3.
+    return inline_toml(value) if key.startswith("model.options.") else as_typed(value)
+
+
+def option(key: str, value: object) -> str:
+    """Format the words that set a value, for a shell: ``--optim.lr 0.1``."""
+    return f"--{key} {shlex.quote(typed_value(key, value))}"
 
 
 def _bare(key: str) -> str:

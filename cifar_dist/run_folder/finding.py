@@ -10,6 +10,15 @@ from cifar_dist.files import complete
 from cifar_dist.run_folder.folder import RunFolder
 
 
+def split_step(text: str) -> tuple[str, str]:
+    """Split ``RUN@STEP`` into the run and what names its checkpoint, which is empty if nothing does.
+
+    A folder above the run may have an ``@`` in its name; a run has none.
+    """
+    run, at, which = text.rpartition("@")
+    return (run, which) if at and "/" not in which else (text, "")
+
+
 def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Path:
     """Return the folder of a run, given by name or path.
 
@@ -28,9 +37,10 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
         if RunFolder(path).exists():
             way = f", and its checkpoint {checkpoint}" if checkpoint else ""
             raise UserError(f"'{run}' is inside the run {path}; name the run{way}")
-    name, at, _ = run.rpartition("@")
-    if at and any(RunFolder(path).exists() for path in (parent / name, Path(name).expanduser())):
-        raise UserError(f"'{run}' is no run; name {name}{f', and its checkpoint {checkpoint}' if checkpoint else ''}")
+    name, which = split_step(run)
+    if which and any(RunFolder(path).exists() for path in (parent / name, Path(name).expanduser())):
+        way = f", and its checkpoint {checkpoint}" if checkpoint else ""
+        raise UserError(f"'{run}' is not a run; name {name}{way}")
     known = [path.name for path in complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
     raise UserError(f"run '{run}' does not exist; {hint}")

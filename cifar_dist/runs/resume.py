@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig, plugins
-from cifar_dist.config.overrides import parse_overrides
+from cifar_dist.config.overrides import parse_overrides, split_settings
 from cifar_dist.config.run import is_run_name
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.plugin_copies import missing_files
@@ -40,9 +40,14 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
 def launched_run(words: Sequence[str]) -> RunConfig:
     """Return the settings of the run that the words of a collective verb start; the defaults for another verb.
 
+    Of words that the verb will refuse, or answer with its help, they are the defaults as well.
+
     Raises:
         UserError: the recipe, the run or a setting is invalid.
     """
-    if words[0] == "train":
-        return recipe.load(words[1], words[2:]).run
-    return resumed_config(find_run(words[1]), words[2:]).run if words[0] == "resume" else RunConfig()
+    verb, *rest = words
+    settings, others = split_settings(rest)
+    if verb not in ("train", "resume") or len(others) != 1 or others[0].startswith("-"):
+        return RunConfig()
+    config = recipe.load(others[0], settings) if verb == "train" else resumed_config(find_run(others[0]), settings)
+    return config.run

@@ -33,7 +33,7 @@ from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.config.settings import settings_of
-from cifar_dist.config.toml_text import as_typed, inline_toml, parse_toml
+from cifar_dist.config.toml_text import as_typed, parse_toml, typed_value
 from cifar_dist.config.tree import flatten
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError, nearest
@@ -260,9 +260,7 @@ def _folder_safe(value: object) -> str:
 
 def _override_word(key: str, value: object) -> str:
     """Format ``--key=VALUE`` so that :func:`parse_overrides` returns the same value."""
-    if key.startswith("model.options.") and isinstance(value, str):  # options have no declared type: "3" is not 3
-        return f"--{key}={inline_toml(value)}"
-    return f"--{key}={as_typed(value)}"
+    return f"--{key}={typed_value(key, value)}"
 
 
 def _build_run(name: str, seed: int, words: Sequence[str], where: str) -> Run:

@@ -13,7 +13,7 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import copy_atomic
-from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder import RunFolder, find_run, split_step
 from cifar_dist.run_folder.settings import read_started_settings
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog
@@ -31,7 +31,7 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     config = setup.config
     if not config.run.from_:
         return None
-    run, _, which = config.run.from_.partition("@")
+    run, which = split_step(config.run.from_)
     source = RunFolder(find_run(run, Path(config.run.dir), checkpoint="as RUN@STEP"))
     if source.path.resolve() == folder.path.resolve():
         raise UserError(f"run.from {run} is this run itself; give the new run another --run.name")
@@ -51,7 +51,7 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
             f"use --train.patience {stopping.waited + 1} or more, or an earlier step"
         )
     _check_same_shapes(source, found, setup)
-    return source.checkpoints / found.name
+    return found
 
 
 def _steps_before(source: RunFolder, end: int) -> list[str]:

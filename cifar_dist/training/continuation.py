@@ -71,13 +71,16 @@ def _choose(folder: RunFolder) -> tuple[Path | None, list[str]]:
     Raises:
         UserError: also, the run has lost all its checkpoints; it would begin again, and replace its metrics.
     """
-    found, damaged = checkpoint.choose(folder.checkpoints)
-    saved = max((event.step for event in timeline.read(folder.timeline) if event.kind in timeline.SAVED), default=0)
-    if found is None and saved:
-        raise UserError(
-            f"{folder.checkpoints} has no checkpoint left, and this run was saved at step {saved}; restore one, or "
-            f"start this run over: rm -r {quoted(folder.path)}{way_to_start_from_weights(folder)}"
-        )
+    try:
+        found, damaged = checkpoint.choose(folder.checkpoints)
+        saved = max((event.step for event in timeline.read(folder.timeline) if event.kind in timeline.SAVED), default=0)
+        if found is None and saved:
+            raise checkpoint.NoCheckpointLeftError(
+                f"{folder.checkpoints} has no checkpoint left, and this run was saved at step {saved}"
+            )
+    except checkpoint.NoCheckpointLeftError as error:
+        over = f"rm -r {quoted(folder.path)}{way_to_start_from_weights(folder)}"
+        raise UserError(f"{error}; restore one, or start this run over: {over}") from None
     return found, damaged
 
 

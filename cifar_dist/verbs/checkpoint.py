@@ -11,8 +11,9 @@ from pathlib import Path
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, add_action, check_writable, user_path, written
+from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, add_action, user_path
 from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.output import check_writable, written
 
 HELP = "list, verify, compare or average the checkpoints of a run"
 COLLECTIVE = False
@@ -159,6 +160,7 @@ def _folder(run: str, checkpoint: str = "") -> Path:
 def _named(text: str) -> Path:
     """Return the checkpoint ``RUN@STEP``, verified."""
     from cifar_dist import checkpoint
+    from cifar_dist.run_folder import split_step
 
-    run, _, which = text.partition("@")
+    run, which = split_step(text)
     return checkpoint.named(_folder(run, "as RUN@STEP"), which or "latest")

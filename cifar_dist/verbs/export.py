@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, check_writable, user_path
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, user_path
 from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.output import check_writable
 
 HELP = "export a run's network as one file that works without this project"
 COLLECTIVE = False

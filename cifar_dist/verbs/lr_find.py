@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import loss_figure
-from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, rate, refuse_lasting, user_path
+from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, rate, user_path
 from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.output import refuse_lasting
 
 if TYPE_CHECKING:
     from cifar_dist.optim.lr_curve import Curve

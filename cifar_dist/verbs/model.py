@@ -14,8 +14,9 @@ from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import percent, size
 from cifar_dist.models.registry import names
-from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, check_writable, user_path, written
+from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path
 from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.output import check_writable, written
 
 if TYPE_CHECKING:
     from rich.table import Table

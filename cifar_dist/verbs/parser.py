@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cifar_dist import __version__
+from cifar_dist.config.overrides import split_settings
 from cifar_dist.errors import UserError
-from cifar_dist.verbs.arguments import add_action, split_settings
+from cifar_dist.verbs.arguments import add_action
 from cifar_dist.verbs.registry import VERBS
 
 

@@ -7,16 +7,9 @@ import sys
 from dataclasses import replace
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import (
-    RUN,
-    RUN_NAME,
-    add_checkpoint,
-    add_views,
-    check_writable,
-    user_path,
-    with_views,
-)
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, add_views, user_path, with_views
 from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.output import check_writable
 
 HELP = "predict an unlabelled set and write an ID,Labels file"
 COLLECTIVE = True

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, check_writable, picture_path, user_path, written
+from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.output import check_writable, written
 
 HELP = "draw training images as a recipe augments them"
 COLLECTIVE = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -63,10 +64,7 @@ def draw(run_path: Path) -> None:
 
             report = write_report(run_path)
     except Exception as error:
-        print(
-            f"cifar-dist: cannot draw the report ({error}); retry: cifar-dist report {quoted(run_path)}",
-            file=sys.stderr,
-        )
+        notice(f"cannot draw the report ({error}); retry: cifar-dist report {quoted(run_path)}")
     else:
         with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
             print(f"report: {report}", flush=True)

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from cifar_dist.config.overrides import split_settings
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import RECIPE_NAME, Name, split_settings
+from cifar_dist.verbs.arguments import RECIPE_NAME, Name
 from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:

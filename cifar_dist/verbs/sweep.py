@@ -5,20 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
+from cifar_dist.config.overrides import split_settings
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import (
-    Name,
-    add_action,
-    at_least,
-    check_writable,
-    picture_path,
-    split_settings,
-    user_path,
-    written,
-)
+from cifar_dist.verbs.arguments import Name, add_action, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
+from cifar_dist.verbs.output import check_writable, written
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
 COLLECTIVE = False

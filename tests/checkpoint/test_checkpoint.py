@@ -210,6 +210,14 @@ def test_best_latest_and_steps_are_found(folder: Path) -> None:
         assert checkpoint.step_of(checkpoint.named(folder, which)) == int(which)
 
 
+def test_an_accuracy_of_0_is_an_accuracy(folder: Path) -> None:
+    checkpoint.save(
+        folder, tensors(5), dataclasses.replace(state(5), val_accuracy=0.0, best_val_accuracy=0.0, is_best=True)
+    )
+    assert checkpoint.best_accuracy(folder, before=6) == 0.0
+    assert checkpoint.best_accuracy(folder, before=5) is None
+
+
 def test_best_is_the_newest_if_none_was_evaluated(folder: Path) -> None:
     unmeasured = dataclasses.replace(state(5), val_accuracy=None, best_val_accuracy=None)
     path = checkpoint.save(folder, tensors(5), unmeasured)

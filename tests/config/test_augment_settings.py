@@ -104,7 +104,7 @@ def test_every_setting_has_an_effect(name: str, key: str) -> None:
         ("name = 'cutuot'", "name 'cutuot' is not known; did you mean 'cutout'?"),
         ("pad = 4", "augment.transforms[0].name '' is not known; known: affine, "),
         ("name = 'gray', magnitude = 3", 'augment.gray.magnitude has no effect with name = "gray"; remove it, or use'),
-        ("name = 'crop', pda = 3", "unknown setting augment.crop.pda; did you mean 'augment.crop.pad'?"),
+        ("name = 'crop', pda = 3", "unknown setting --augment.crop.pda; did you mean '--augment.crop.pad'?"),
         ("name = 'crop', pad = -1}, {name = 'crop'", "augment.transforms[0].pad -1 must not be negative"),
     ],
 )

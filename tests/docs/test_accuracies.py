@@ -13,7 +13,7 @@ import pytest
 from support.documents import LEAST, blocks, commands, pages
 from support.running import ROOT, spawn, train
 
-from cifar_dist.verbs.arguments import split_settings
+from cifar_dist.config.overrides import split_settings
 
 CONTINUED = [ROOT / "docs" / "resume.md", ROOT / "docs" / "transfer.md"]
 """Pages on which a training begins with the run of the command before it."""

@@ -103,6 +103,20 @@ def test_a_finished_run_that_has_lost_its_checkpoints_is_not_trained_from_the_be
     assert place.run("resume", str(run)).code == 0, "as it is, it is finished all the same"
 
 
+def test_a_run_without_an_intact_checkpoint_starts_over_after_the_command_that_it_names(place: Place) -> None:
+    run = shutil.copytree(place.runs / "stopped", place.runs / "torn", symlinks=True)
+    for weights in run.glob("checkpoints/*/weights.safetensors"):
+        weights.write_bytes(b"torn")
+    words = ["--train.epochs", "3", "--train.max_steps", "6"]
+    refused = place.train("torn", *words)
+    assert (refused.code, refused.said.count("\n")) == (2, 1), refused.said
+    (lost,) = re.findall(
+        r"has no intact checkpoint \(.*\); restore one, or start this run over: rm -r (.*?)[,;]", refused.said
+    )
+    shutil.rmtree(lost)
+    assert place.train("torn", *words).code == 0
+
+
 def test_an_edited_config_is_not_taken_for_the_settings_of_the_run(place: Place) -> None:
     run = shutil.copytree(place.runs / "stopped", place.runs / "edited", symlinks=True)
     config = run / "config.toml"

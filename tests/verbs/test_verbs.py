@@ -219,9 +219,9 @@ def test_a_report_can_be_drawn_again(run: Path) -> None:
             "name the run, and its checkpoint as ",
         ),
         (["evaluate", "RUN/final"], "is inside the run RUN; name the run, and its checkpoint with --checkpoint"),
-        (["evaluate", "RUN@3"], "'RUN@3' is no run; name RUN, and its checkpoint with --checkpoint\n"),
-        (["checkpoint", "verify", "RUN@best"], "is no run; name RUN, and its checkpoint after a space\n"),
-        (["resume", "RUN@3"], "'RUN@3' is no run; name RUN\n"),
+        (["evaluate", "RUN@3"], "'RUN@3' is not a run; name RUN, and its checkpoint with --checkpoint\n"),
+        (["checkpoint", "verify", "RUN@best"], "is not a run; name RUN, and its checkpoint after a space\n"),
+        (["resume", "RUN@3"], "'RUN@3' is not a run; name RUN\n"),
         (["train", "demo", "--eval.split", "valid"], "eval.split 'valid' must be 'train', 'val' or 'test'"),
     ],
 )

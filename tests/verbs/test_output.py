@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cifar_dist.errors import UserError
-from cifar_dist.verbs.arguments import check_writable
+from cifar_dist.verbs.output import check_writable
 
 
 @pytest.fixture(autouse=True)

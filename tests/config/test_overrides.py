@@ -1,0 +1,55 @@
+"""Words of a command line: what a message suggests is read back as the value that it shows."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_dist.config.keys import types_of, values_of
+from cifar_dist.config.overrides import parse_overrides
+from cifar_dist.config.toml_text import option
+from cifar_dist.errors import UserError
+
+SCALARS = st.booleans() | st.integers(-9, 9) | st.text(st.characters(exclude_categories=("C",)))
+
+
+@given(SCALARS | st.lists(SCALARS, max_size=3))
+def test_an_option_of_a_model_is_read_as_it_was_shown(value: object) -> None:
+    assert parse_overrides(shlex.split(option("model.options.width", value))) == {"model.options.width": value}
+
+
+@given(st.text(st.characters(exclude_categories=("C",)), min_size=1).filter(lambda text: not text.startswith("--")))
+def test_a_text_is_read_as_it_was_shown(text: str) -> None:
+    assert parse_overrides(shlex.split(option("run.name", text))) == {"run.name": text}
+
+
+def test_a_list_of_tables_is_read_as_it_was_shown() -> None:
+    items = [{"name": "it's.py:A", "p": 0.5}, {"name": "crop"}]
+    assert parse_overrides(shlex.split(option("augment.transforms", items))) == {"augment.transforms": items}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--"], "unexpected '--'; settings are written --section.field VALUE"),
+        (["--", "demo"], "unexpected '--'"),
+        (["--train..epochs", "3"], "--train..epochs has a dot too many"),
+        (["--model", "{}"], "--model is a section and not replaced as a whole"),
+        (["--optim.betas", "[0.9"], "is not a TOML list"),
+    ],
+)
+def test_a_mistake_is_named(words: list[str], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_overrides(words)
+    assert says in str(caught.value)
+
+
+def test_the_values_of_a_setting_that_has_few() -> None:
+    assert values_of("train.compile") == ["no", "default", "reduce-overhead", "max-autotune"]
+    assert values_of("run.fresh") == ["true", "false"]
+    assert values_of("augment.flip.kind") == ["random", "alternating"]
+    assert values_of("optim.lr") == values_of("model.options.x") == values_of("nothing.there") == []
+    assert types_of("run.from") == types_of("run.name") == [str]

@@ -1,0 +1,34 @@
+"""Finding a run, and a checkpoint of it, by what a user types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import find_run, split_step
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("first", ("first", "")),
+        ("first@120", ("first", "120")),
+        ("first@", ("first", "")),
+        ("/home/u@corp.com/runs/first", ("/home/u@corp.com/runs/first", "")),
+        ("/home/u@corp.com/runs/first@best", ("/home/u@corp.com/runs/first", "best")),
+    ],
+)
+def test_an_at_belongs_to_a_folder_or_precedes_a_checkpoint(text: str, parts: tuple[str, str]) -> None:
+    assert split_step(text) == parts
+
+
+def test_a_checkpoint_in_place_of_a_run_is_answered_with_both_names(tmp_path: Path) -> None:
+    run = tmp_path / "u@corp.com" / "runs" / "first"
+    run.mkdir(parents=True)
+    (run / "config.toml").touch()
+    (run / "metrics.jsonl").touch()
+    assert find_run(str(run)) == run
+    with pytest.raises(UserError, match=f"'{run}@7' is not a run; name {run}, and its checkpoint with --checkpoint"):
+        find_run(f"{run}@7", checkpoint="with --checkpoint")
