@@ -200,7 +200,7 @@ def discard(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where it is missing or damaged: a table shows what exists."""
+    """Return the object in a JSON file; empty where it is missing or damaged: a table shows what exists."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

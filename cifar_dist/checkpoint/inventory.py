@@ -65,6 +65,7 @@ def inspect(path: Path, *, checksums: bool = True) -> tuple[TrainState | None, l
 
 def _entry(path: Path, state: TrainState | None, what: str) -> Entry:
     facts = [place.stat() for place in (path, *complete(path)) if place.is_file()] or [path.stat()]
-    step = int("".join(re.findall(r"^step-(\d+)", path.name)) or 0)
+    numbered = re.match(r"step-(\d+)", path.name)
+    step = int(numbered[1]) if numbered else 0
     written = max(fact.st_mtime for fact in facts)
     return Entry(step, state, what, sum(fact.st_size for fact in facts), written)

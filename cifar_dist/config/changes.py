@@ -95,8 +95,9 @@ def in_words(value: object) -> str:
 def _changed(started: Settings, asked: Settings) -> list[str]:
     """List the keys that differ and may not, in alphabetical order."""
     keys = sorted(started.keys() | asked.keys())
-    return [key for key in keys if started.get(key) != asked.get(key) and not _may_change(key)]
+    return [key for key in keys if started.get(key) != asked.get(key) and not may_change(key)]
 
 
-def _may_change(key: str) -> bool:
+def may_change(key: str) -> bool:
+    """Whether a resume may change a setting, see :data:`CHANGEABLE_ON_RESUME`."""
     return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)

@@ -25,7 +25,7 @@ class TrainConfig(Section):
     monitor: Literal["val_accuracy", "val_loss"] = "val_accuracy"
     """What must improve: val_accuracy, whose maximum is best, or val_loss, whose minimum is."""
     min_delta: float = 0.0
-    """A smaller change is no improvement: a fraction of the images, or nats."""
+    """A smaller change is not an improvement: a fraction of the images, or nats."""
     batch_size: int = 512
     """Global batch: samples in one optimizer step, over all processes and accumulation steps."""
     accumulate: int = 1

@@ -16,7 +16,7 @@ _SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several pr
 
 
 def launched_processes() -> int:
-    """The number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher.
+    """Return the number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher.
 
     Raises:
         UserError: ``WORLD_SIZE`` is not a number of processes.
@@ -33,7 +33,7 @@ def was_asked_for(what: str) -> bool:
 
 
 def deepspeed_stage() -> str:
-    """The stage of ZeRO that the config of ``accelerate launch`` says; empty where it says none."""
+    """Return the stage of ZeRO that the config of ``accelerate launch`` says; empty where it says none."""
     return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
 
 
@@ -52,7 +52,7 @@ def knows_meeting_point() -> bool:
 
 
 def local_processes() -> int:
-    """The number of processes of this job on this machine."""
+    """Return the number of processes of this job on this machine."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "0")
     return (int(text) if text.isdecimal() else 0) or launched_processes()
 

@@ -96,7 +96,7 @@ def write_report(run: Path) -> Path:
         curves.append(folder.figures / "time.png")
     lr_curve = Curve.load(folder.lr_curve)
     if lr_curve is not None:
-        curves.append(draw_lr_curve(lr_curve, folder.figures / "lr_curve.png"))
+        curves.append(draw_lr_curve(lr_curve, folder.lr_curve_picture))
     rows = EpochTable(records).rows()
     evaluations = _evaluations(folder)
 

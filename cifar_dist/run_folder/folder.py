@@ -74,6 +74,7 @@ class RunFolder:
         self.figures = path / "figures"
         self.report = path / "report.html"
         self.lr_curve = path / "lr_curve.json"
+        self.lr_curve_picture = self.figures / "lr_curve.png"
         self.plugins = path / "plugins"
         self.stop_file = path / "STOP"
         self.replays = path / "replays"

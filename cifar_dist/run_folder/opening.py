@@ -78,7 +78,7 @@ def refuse_missing_data(folder: RunFolder, path: str, option: str) -> None:
         option: that names another place.
 
     Raises:
-        UserError: there is no folder.
+        UserError: the folder does not exist.
     """
     if not Path(path).is_dir():
         raise UserError(f"{path}, the dataset of {folder.path}, does not exist here; name it with {option} DIR")

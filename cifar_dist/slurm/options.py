@@ -36,7 +36,7 @@ class Options:
             variables: the environment, in which ``sbatch`` finds options, too.
 
         Raises:
-            UserError: a word is no option, or an array would run several jobs of one run at once.
+            UserError: a word is not an option, or an array would run several jobs of one run at once.
         """
         grouped: list[list[str]] = []
         for word in words:

@@ -26,7 +26,7 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     """Find the checkpoint that ``run.from`` names and check that this run can begin with it; None without one.
 
     Raises:
-        UserError: there is none, or this run cannot begin with it.
+        UserError: it does not exist, or this run cannot begin with it.
     """
     config = setup.config
     if not config.run.from_:

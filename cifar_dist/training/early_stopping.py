@@ -32,7 +32,7 @@ class EarlyStopping:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """Count an evaluation; a loss that is not finite is no improvement."""
+        """Count an evaluation; a loss that is not finite is not an improvement."""
         if record.split != "val":
             return
         config = self._config

@@ -39,7 +39,7 @@ _INITIALIZE_IMAGES = 5000  # shown to a network that computes some of its first 
 
 
 class Learner:
-    """One process's part of it. Construction and all methods are collective.
+    """The network, optimizer and average of one process. Construction and all methods are collective.
 
     Args:
         setup: the parts of a run; the network gets its weights here and is wrapped.

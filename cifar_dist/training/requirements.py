@@ -64,7 +64,7 @@ def padding_note(config: Config, world_size: int) -> str:
 def average_note(config: Config, steps_per_epoch: int) -> str:
     """Say that the average is never updated, or that much of it will be untrained weights; empty otherwise.
 
-    No reason to refuse: a short trial of a long recipe is no mistake.
+    Such a run is not refused: a short trial of a long recipe is not a mistake.
     """
     average, last_step = config.average, config.train.last_step(steps_per_epoch)
     if isinstance(average, RunningAverageConfig):

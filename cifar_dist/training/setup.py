@@ -81,7 +81,7 @@ class TrainingSetup:
 
 
 def open_dataset(path: str, ranks: Ranks) -> Manifest:
-    """The dataset as rank 0 knows it, at the path of this process. Collective.
+    """Read the dataset as rank 0 knows it, at the path of this process. Collective.
 
     Raises:
         UserError: there is none, or a machine has a copy of another one, in which rank 0's offsets lead elsewhere.

@@ -148,7 +148,7 @@ class Trainer:
                 f"the run trains on the split '{self.config.eval.split}', which it is evaluated on in the end; its "
                 "accuracy will not be that of new images; see eval.split"
             )
-        self.learner.clock.take()  # the setup is no part of an epoch
+        self.learner.clock.take()  # without the setup
         stopped_before_evaluation = self.epochs_trained > self.epochs_evaluated
         if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
@@ -156,7 +156,7 @@ class Trainer:
             return
         if self.step < self.last_step:
             self.tracker.at_step(self.step)  # a bar from the first step, which may take long
-        self.step_log.restart_clock()  # the setup is no part of the first step
+        self.step_log.restart_clock()  # without the setup
         for measured in self.learner.steps(self.step, self.last_step, self.setup.learning_rate):
             self.after_step(measured)
             if self.step % self.config.tracking.every == 0:

@@ -86,9 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
             path = engine.ranks.run_on_main(lambda: save_curve(curve, config))
     if engine.ranks.is_main:
         from cifar_dist.report.lr_curve import draw_lr_curve
+        from cifar_dist.run_folder import RunFolder
 
         with loading("drawing"):
-            picture = draw_lr_curve(curve, path.parent / "figures" / "lr_curve.png")
+            picture = draw_lr_curve(curve, RunFolder(path.parent).lr_curve_picture)
         print(f"curve: {picture}")
         steepest, valley = curve.steepest(), curve.valley()
         mean = f", mean of {len(curves)} seeds" if len(curves) > 1 else ""
