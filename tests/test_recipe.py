@@ -195,6 +195,10 @@ def test_model_options_keep_the_types_of_a_list(plain: str, value: list[object])
             "schedule.start has no effect without warmup; remove it, or set --schedule.warmup",
         ),
         (
+            ["--train.min_delta", "0.1"],
+            "train.min_delta 0.1 has no effect with patience 0; set --train.patience, or --train.min_delta 0.0",
+        ),
+        (
             ["--model.freeze", "--optim.backbone_lr", "0.1"],
             "optim.backbone_lr and optim.layer_decay have no effect with model.freeze",
         ),

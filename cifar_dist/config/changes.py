@@ -42,6 +42,9 @@ LENGTH: Final = ("train.epochs", "train.max_steps", "train.patience", "train.mon
 KEPT_BY_A_BRANCH: Final = ("model.name", "model.pretrained", "model.freeze", "optim.name", "optim.rest", "average.name")
 """Settings that decide which tensors a checkpoint has; a branch cannot change them."""
 
+_PLACE: Final = ("run.name", "run.dir", "run.fresh", "run.processes")
+"""Settings of one start of one run, which a command for another one does not repeat."""
+
 _LIST: Final = "augment.transforms"
 """A list whose items have settings of their own, as ``augment.crop.pad``; an item is added with the whole list only."""
 _OF_ITEMS: Final = re.compile(r"augment\..+\.")
@@ -75,11 +78,12 @@ def can_branch(started: Settings, asked: Settings) -> bool:
 
 
 def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = ()) -> list[str] | None:
-    """Return the words that turn one config's settings into the other's, of ``keys`` or of all that matter.
+    """Return the words that turn one config's settings into the other's, of ``keys`` or of all but the run's place.
 
     None: the command line has no short words for it, because ``asked`` lacks a setting of ``started``.
     """
-    values = {key: asked.get(key) for key in _changed(started, asked) if not keys or key in keys}
+    differ = [key for key in sorted(started.keys() | asked.keys()) if started.get(key) != asked.get(key)]
+    values = {key: asked.get(key) for key in differ if (key in keys if keys else key not in _PLACE)}
     if any(key.startswith(_LIST) for key in values):  # the list, or an item that only its place in it names
         values = {key: value for key, value in values.items() if not _OF_ITEMS.match(key)}
         values[_LIST] = items_of_settings(asked, _LIST)

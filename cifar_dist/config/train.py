@@ -84,8 +84,9 @@ class TrainConfig(Section):
         require(self.patience >= 0, f"patience {self.patience} must not be negative")
         require(self.min_delta >= 0, f"min_delta {self.min_delta} must not be negative")
         for key in () if self.patience else ("monitor", "min_delta"):
-            unset = getattr(self, key) == getattr(type(self), key)
-            require(unset, f"{key} has no effect without patience; remove it, or set --train.patience")
+            value, default = getattr(self, key), getattr(type(self), key)
+            way = f"set --train.patience, or --train.{key} {default}"
+            require(value == default, f"{key} {value} has no effect with patience 0; {way}")
         require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
         require(self.accumulate >= 1, f"accumulate {self.accumulate} must be at least 1")
         require(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
-from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.manifest import INDEXED, Manifest
 
 Labels = Literal["auto", "name", "index"]
 """How a class is written; ``auto``: by name if the run's classes are the names of folders, else by index."""
@@ -18,9 +18,12 @@ _LONGEST_NUMBER = 18  # digits; more may not fit an int64
 def sample_ids(data: Manifest, split: str) -> list[int] | list[str]:
     """Return the unique ID of each sample: from the names of its files if the manifest records them, else its key.
 
-    Keys that repeat in several shards follow the name of their shard, as in ``test-1.tar/0000``.
+    A key that ``pack`` wrote is the number that the sample has in its source. Keys that repeat in several shards of
+    others follow the name of their shard, as in ``test-1.tar/0000``.
     """
     keys = data.keys(split)
+    if data.source.get("kind") != INDEXED and not data.names(split):
+        return [int(key) for key in keys]
     if len(set(keys)) < len(keys):
         keys = [f"{shard.name}/{key}" for shard in data.shards(split) for key in shard.keys]
     return ids_of_names(data.names(split) or keys)

@@ -93,8 +93,8 @@ class RunFolder:
 
     @property
     def essential(self) -> tuple[Path, ...]:
-        """What a run cannot be used without, so that no verb may write its output there."""
-        return (self.config, self.manifest, self.metrics, self.checkpoints, self.final.parent)
+        """What a run cannot be used without, and its results, so that no verb may write its output there."""
+        return (self.config, self.manifest, self.metrics, self.checkpoints, self.final.parent, self.evaluations)
 
     @property
     def name(self) -> str:
@@ -153,8 +153,13 @@ class RunFolder:
 
     def final_summary(self) -> dict[str, object] | None:
         """Read the ``summary.json`` of the final evaluation; None before it is complete."""
-        summaries = (read_json(evaluation.summary) for evaluation in self.evaluation_folders())
-        return next((summary for summary in summaries if summary.get("checkpoint") == FINAL), None)
+        evaluation = self.final_evaluation()
+        return read_json(evaluation.summary) if evaluation else None
+
+    def final_evaluation(self) -> EvaluationFolder | None:
+        """Return the evaluation that ended the run; None before it is complete."""
+        found = self.evaluation_folders()
+        return next((one for one in found if read_json(one.summary).get("checkpoint") == FINAL), None)
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
         """List the run's evaluations by name, without those that a kill left incomplete."""

@@ -6,6 +6,7 @@ A resume that contradicts them is refused with the key that differs and commands
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
@@ -14,6 +15,7 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import free_name, write_atomic
+from cifar_dist.run_folder.finding import split_step
 from cifar_dist.run_folder.folder import RunFolder
 
 
@@ -77,9 +79,14 @@ def other_run(folder: RunFolder, config: Config) -> str:
     """Return the command that trains a run of its own with ``config``: a branch of this one, where it can be."""
     path, before, now = quoted(folder.path), _settings(folder), settings_of(config)
     words, way = [f"--run.name {free_name(folder.path).name}"], "start another run"
-    if can_branch(before, now) and 0 < _steps_saved(folder) < _steps_asked(folder, config):
-        words, way = [*words, f"--run.from {path}"], "branch it"
-    changes = words_of_changes(before, {**now, "run.from": before["run.from"]})
+    if Path(str(before["run.dir"])).resolve() != folder.path.parent.resolve():  # it was moved, or copied
+        words.append(f"--run.dir {quoted(folder.path.parent)}")
+    if _begins_elsewhere(folder, config) and now["run.from"] != before["run.from"]:
+        changes = words_of_changes(before, now)
+    else:
+        if can_branch(before, now) and 0 < _steps_saved(folder) < _steps_asked(folder, config):
+            words, way = [*words, f"--run.from {path}"], "branch it"
+        changes = words_of_changes(before, {**now, "run.from": before["run.from"]})
     if changes is None:
         return f"{way}, by adding to cifar-dist train: {' '.join(words)}"
     return f"{way}: {' '.join([f'cifar-dist train {path}/{folder.config.name}', *words, *changes])}"
@@ -90,6 +97,13 @@ def way_to_start_from_weights(folder: RunFolder) -> str:
     if not folder.final.is_file():
         return ""
     return f"; a new run starts from its weights with --run.name NEW --model.pretrained {quoted(folder.final)}"
+
+
+def _begins_elsewhere(folder: RunFolder, config: Config) -> bool:
+    """Whether a config asks to begin with a checkpoint of another run than this one."""
+    run, _ = split_step(config.run.from_)
+    named = (Path(config.run.dir) / run, Path(run).expanduser())
+    return bool(run) and folder.path.resolve() not in [path.resolve() for path in named]
 
 
 def _steps_saved(folder: RunFolder) -> int:

@@ -22,7 +22,7 @@ from typing import IO
 
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.distributed.typed_command import VARIABLE, typed_command
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, how_it_ended
 from cifar_dist.formatting import duration, percent
 from cifar_dist.launch.configs import find_config
@@ -94,6 +94,13 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.is_finished()]
     total = len(sweep.runs)
     say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
+    for run in sweep.runs:
+        ending = run.folder.final_evaluation()
+        if ending is not None and (found := run.other_evaluation()):
+            again = f"rm -r {quoted(ending.path)}"
+            say(
+                f"{run.name} was evaluated with another {found}; to evaluate it again, repeat this after: {again}"
+            )
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
     failed: list[str] = []

@@ -77,6 +77,13 @@ class Run:
             return None
         return contradiction(settings_of(read_started_settings(self.folder)), settings_of(self.config))
 
+    def other_evaluation(self) -> str:
+        """The setting of the evaluation that ended the run and that the sweep has changed since; empty for none."""
+        summary = self.folder.final_summary() or {}
+        wanted = {"eval.split": self.config.eval.split, "eval.tta": self.config.eval.tta}
+        measured = {key: summary.get(key.partition(".")[2], value) for key, value in wanted.items()}
+        return next((key for key, value in wanted.items() if measured[key] != value), "")
+
     def is_on_other_data(self) -> bool:
         """Whether its folder is of a run on other data than ``data.path`` has; False where that is unknown.
 

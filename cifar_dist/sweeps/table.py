@@ -145,7 +145,10 @@ def _change(run: Run) -> str:
     """Name what makes the folder of a run another run's; empty for nothing."""
     if found := run.other_setting():
         return f"another {found[0]}"
-    return "other data" if run.is_on_other_data() else ""
+    if run.is_on_other_data():
+        return "other data"
+    evaluated = run.other_evaluation()
+    return f"another {evaluated}" if evaluated else ""
 
 
 def _progress(runs: int, done: int, begun: Sequence[Result], others: Sequence[str]) -> str:

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cifar_dist.config import Config
+from cifar_dist.config.changes import LENGTH, contradiction
+from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_requests import StopRequests
@@ -21,6 +23,7 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve, rates
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.settings import read_started_settings
 from cifar_dist.terminal.notice import notice
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
@@ -113,12 +116,18 @@ def run_range_test(
 
 
 def require_place(config: Config) -> None:
-    """Refuse a run folder that :func:`save_curve` could not write, before the test.
+    """Refuse a run folder that :func:`save_curve` could not write, or whose report the curve would not fit.
 
     Raises:
-        UserError: no folder can be there.
+        UserError: no folder can be there, or it is that of a run with other settings than the rate and its schedule.
     """
-    path = RunFolder.of(config).path
+    folder = RunFolder.of(config)
+    path = folder.path
+    if folder.exists():
+        before, now = settings_of(read_started_settings(folder)), settings_of(config)
+        rates_of_run = [key for key in before.keys() | now.keys() if key == "optim.lr" or key.startswith("schedule.")]
+        if found := contradiction(before, now, [*LENGTH, *rates_of_run]):
+            raise UserError(f"{path} was started with {found[1]}; its report would show this curve; use --run.name NEW")
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"the run folder {path} cannot be written: {place} stands in the way; use another --run.dir")

@@ -8,13 +8,14 @@ import math
 import torch
 from torch import nn
 
-from cifar_dist.config import Config, RunningAverageConfig
+from cifar_dist.config import Config, RunningAverageConfig, plugins
 from cifar_dist.config.average import EMAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.models import transfer
+from cifar_dist.optim.schedules import learning_rate
 
 _MUCH, _LITTLE = 0.05, 0.01  # of an average that is still its first copy: said, and suggested
 
@@ -117,6 +118,18 @@ def check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> No
             f"train.max_steps {train.max_steps} is more than the {steps} steps of train.epochs {train.epochs}; "
             f"drop it, or add --train.epochs {-(-train.max_steps // steps_per_epoch)}"
         )
+
+
+def check_rates(config: Config, steps_per_epoch: int) -> None:
+    """Refuse a plug-in's schedule that fails at any step of the run, before the first.
+
+    Raises:
+        UserError: it returns a rate that is none, or raises an error.
+    """
+    if plugins.is_spec(config.schedule.name):
+        length = {"steps_per_epoch": steps_per_epoch, "epochs": config.train.epochs}
+        for step in range(config.train.last_step(steps_per_epoch)):
+            learning_rate(config.schedule, config.optim.lr, step, **length)
 
 
 def check_normalizes(

@@ -45,13 +45,13 @@ def refuse_lasting(path: Path, option: str) -> None:
     """Refuse a file whose replacement would damage a run or a packed dataset, whether the verb reads it or not.
 
     Raises:
-        UserError: the file is what a run cannot be used without, or a part of a dataset.
+        UserError: the file is what a run cannot be used without, one of its results, or a part of a dataset.
     """
     from cifar_dist.data.manifest import FILE_NAME, is_dataset
     from cifar_dist.run_folder import RunFolder
 
     target = path.resolve()
-    for parent in [*target.parents][:3]:  # the deepest are runs/NAME/checkpoints/step-00000001/FILE
+    for parent in [*target.parents][:4]:  # the deepest are runs/NAME/evaluations/NAME/figures/FILE
         run = RunFolder(parent)
         lasting = [path for path in run.essential if path.exists()]
         if run.exists() and run.is_of_this_program() and any(_is_in(target, path) for path in lasting):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.manifest import INDEXED, Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.evaluation.source_terms import class_labels, ids_of_names, natural_order, sample_ids
 
@@ -70,7 +71,8 @@ def test_keys_that_repeat_in_several_shards_get_the_name_of_their_shard(
     packed = Manifest.load(digits)
     (shard, *_) = packed.shards("test")
     shards = tuple(replace(shard, name=name, keys=tuple(of_shard)) for name, of_shard in keys.items())
-    assert sample_ids(replace(packed, splits={"test": shards}), "test") == ids
+    indexed = replace(packed, source={"kind": INDEXED}, splits={"test": shards})
+    assert sample_ids(indexed, "test") == ids
     assert len(set(ids)) == len(ids)
 
 
@@ -78,3 +80,11 @@ def test_cifar_classes_are_numbers_unless_names_are_requested(digits: Path) -> N
     packed = Manifest.load(digits)
     assert class_labels(packed, [3], "auto") == [3]
     assert class_labels(packed, [3], "name") == [packed.classes[3]]
+
+
+def test_the_ids_of_a_pickle_are_the_same_with_and_without_packing(tmp_path: Path) -> None:
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    ids = [-1, 5, 10**18 + 3]
+    (tmp_path / "own.pkl").write_bytes(pickle.dumps({"data": images, "ids": np.array(ids)}))
+    pack(str(tmp_path / "own.pkl"), tmp_path / "own", show=False)
+    assert sorted(sample_ids(Manifest.load(tmp_path / "own"), "test")) == sorted(ids)

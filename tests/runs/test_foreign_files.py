@@ -110,6 +110,7 @@ def test_a_page_of_the_user_is_not_replaced(runs: Path, capsys: pytest.CaptureFi
         ["runs", "compare", "a", "--picture", "runs/b/final/x.png"],
         ["model", "demo", "--csv", "runs/b/config.toml"],
         ["model", "demo", "--csv", "runs/b/checkpoints/x.csv"],
+        ["model", "demo", "--csv", "runs/b/evaluations/b_val_acc_0_model_final/submission.csv"],
         ["model", "demo", "--csv", "mine.toml"],
         ["lr-find", "demo", "--write", "runs/b/config.toml"],
     ],

@@ -49,7 +49,7 @@ def write_run(
             "samples": 10,
             "split": "test",
             "data": "digits",
-            "tta": "0",
+            "tta": config.eval.tta,
         }
         (evaluation / "summary.json").write_text(json.dumps(summary))
     return folder

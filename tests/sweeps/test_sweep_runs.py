@@ -261,3 +261,24 @@ def test_runs_on_data_without_the_final_split_finish_and_stay_finished(
     assert said(again) == ["two: 2 runs, 2 finished before", "all 2 runs are finished"]
     (table,) = spawn([*SWEEP, "table", str(file)])
     assert [line[-1].strip("*") for line in cells(table.stdout)[2:]] == ["1 of 1", "1 of 1"]
+
+
+def test_a_run_that_was_evaluated_otherwise_is_not_of_its_row_until_it_is_evaluated_again(
+    tiny: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
+    file = tmp_path / "one.toml"
+    settings = f'recipe = "{tiny}"\n[settings]\ntrain.max_steps = 2\ntrain.epochs = 1\neval.tta = '
+    file.write_text(f'{settings}"0"\n')
+    assert spawn([*SWEEP, "run", str(file)], env=forked)[0].returncode == 0
+    file.write_text(f'{settings}"mirror"\n')
+    (table,) = spawn([*SWEEP, "table", str(file)])
+    assert cells(table.stdout)[2][-1] == "0 of 1, 1 with another eval.tta"
+    (again,) = spawn([*SWEEP, "run", str(file)], env=forked)
+    (folder,) = re.findall(
+        r"was evaluated with another eval.tta; to evaluate it again, repeat this after: rm -r (\S+)", again.stdout
+    )
+    shutil.rmtree(folder)
+    (evaluated,) = spawn([*SWEEP, "run", str(file)], env=forked)
+    assert said(evaluated)[-1] == "all 1 runs are finished"
+    (table,) = spawn([*SWEEP, "table", str(file)])
+    assert cells(table.stdout)[2][-1].strip("*") == "1 of 1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from support.continued_runs import Place, events
@@ -112,3 +113,31 @@ def test_the_other_run_that_a_refusal_offers_can_be_trained(place: Place, words:
     trained = place.run(*shlex.split(command))
     assert trained.code == 0, trained.said
     shutil.rmtree(place.runs / "whole-2")
+
+
+def test_the_other_run_keeps_what_was_asked_for_besides(place: Place) -> None:
+    refused = place.train(
+        "whole", "--optim.lr", "0.2", "--train.epochs", "5", "--run.max_time", "1h", "--eval.tta", "mirror"
+    )
+    (command,) = re.findall(r", or branch it: cifar-dist (.*)\n", refused.said)
+    assert {"--run.max_time 1h", "--eval.tta mirror"} <= {*re.findall(r"--\S+ \S+", command)}
+
+
+def test_the_other_run_begins_where_it_was_asked_to(place: Place) -> None:
+    assert place.train("begun", "--run.from", "whole@6", "--train.max_steps", "8").code == 0
+    refused = place.train("begun", "--run.from", "whole@4", "--train.max_steps", "8")
+    assert refused.code == 2
+    (command,) = re.findall(r", or start another run: cifar-dist (.*)\n", refused.said)
+    trained = place.run(*shlex.split(command))
+    assert trained.code == 0, trained.said
+    (origin,) = [event[2] for event in events(place.runs / "begun-2") if event[0] == "branched"]
+    assert origin.endswith("whole@4")
+
+
+def test_the_other_run_of_a_copy_is_beside_the_copy(place: Place, tmp_path: Path) -> None:
+    copy = shutil.copytree(place.whole, tmp_path / "elsewhere" / "whole", symlinks=True)
+    refused = place.run("resume", str(copy), "--optim.lr", "0.2")
+    (command,) = re.findall(r", or start another run: cifar-dist (.*)\n", refused.said)
+    assert place.run(*shlex.split(command)).code == 0
+    assert (tmp_path / "elsewhere" / "whole-2" / "config.toml").is_file()
+    assert not (place.runs / "whole-2").exists()
