@@ -258,8 +258,9 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
         if sum(info.file_size for info in infos) > _BASE_ALLOWANCE + MAX_RATIO * path.stat().st_size:
             raise _decompression_bomb(path)
         for info in infos:
-            name = _safe_name(path, _zip_name(info))
-            if info.is_dir():
+            stored = _zip_name(info)
+            name = _safe_name(path, stored)
+            if stored.endswith(("/", "\\")):  # is_dir() knows no backslashes, which some programs on Windows write
                 if name:
                     yield _Member(name + "/")
                 continue

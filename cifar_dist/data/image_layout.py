@@ -6,6 +6,7 @@ folder without images, is refused unless the caller skips it.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from cifar_dist.data.raw import SPLIT_WORDS
+from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 
@@ -65,6 +66,10 @@ OTHER_SUFFIXES = frozenset(
 SKIP_OPTION = "--skip-unusable"
 _TRAIN_OR_TEST = ("train", "training", "val", "test")
 """Names of a top-level folder that are split names in any case; a class may be called ``valid`` or ``dev``."""
+_SPLIT_FOLDER = re.compile(
+    r"(train|training|val|valid|validation|test|testing|eval)[-_ ]?(set|data|images)", re.IGNORECASE
+)
+"""Names of a folder that mean a split, and are not read as one; Kaggle has ``training_set`` and ``test_set``."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,14 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     """
     files = sorted(name for name in names if not name.endswith("/"))
     images = [name for name in files if name.lower().endswith(SUFFIXES)]
-    unreadable = [name for name in files if _suffix(name) in OTHER_SUFFIXES]
+    unreadable = unreadable_images(files)
     others = sorted(set(files) - set(images) - set(unreadable))
     notes = []
     if unreadable:
-        notes.append(_refuse_or_note_formats(path, unreadable, skip=skip_unusable and bool(images)))
+        message, remedy = describe_unreadable(unreadable)
+        if not (skip_unusable and images):
+            raise UserError(f"{path}: {message}; {remedy}, or skip with {SKIP_OPTION}")
+        notes.append(f"skipped: {message}")
     if not images:
         found = f"contains only {list_some(others)}" if others else "is empty"
         raise UserError(
@@ -137,6 +145,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
         notes.append(f"passed over {_count(others, 'file')} not named as an image: {list_some(others)}")
     notes += _note_formats(placed)
     _refuse_double_splits(path, tree, placed)
+    _refuse_splits_as_classes(path, tree, placed)
     splits = tuple(tree.split(name) for name in placed)
     stored = [tree.stored_class(name) for name in placed]
     classes = tuple(unicodedata.normalize("NFC", name) for name in stored)
@@ -198,6 +207,13 @@ class _Tree:
         parts = self.below_top(image)
         return len(parts) == 1 + self.with_splits and (not self.with_splits or parts[0].lower() in SPLIT_WORDS)
 
+    def swapped_levels(self, images: Iterable[str]) -> str:
+        """Return where the first image at ``CLASS/SPLIT/FILE`` belongs; empty if there is none."""
+        for parts in map(self.below_top, images):
+            if len(parts) == 3 and parts[1].lower() in SPLIT_WORDS:
+                return "/".join((*self.top, parts[1], parts[0], parts[2]))
+        return ""
+
     def misplaced_message(self, misplaced: Sequence[str], total: int) -> str:
         splits = ", with SPLIT train, val or test" if self.with_splits else ""
         if len(misplaced) == 1:
@@ -229,12 +245,16 @@ def _it(names: Sequence[str]) -> str:
     return "it" if len(names) == 1 else "them"
 
 
-def _refuse_or_note_formats(path: Path, unreadable: Sequence[str], *, skip: bool) -> str:
+def unreadable_images(files: Iterable[str]) -> list[str]:
+    """List the files that are named as images in a format that is not read."""
+    return [name for name in files if _suffix(name) in OTHER_SUFFIXES]
+
+
+def describe_unreadable(unreadable: Sequence[str]) -> tuple[str, str]:
+    """Return what is wrong with :func:`unreadable_images`, and the remedy."""
     suffixes = ", ".join(sorted({_suffix(name) for name in unreadable}))
     message = f"{_count(unreadable, 'image')} in a format that is not read, {suffixes}: {list_some(unreadable)}"
-    if not skip:
-        raise UserError(f"{path}: {message}; convert {_it(unreadable)} to PNG, or skip with {SKIP_OPTION}")
-    return f"skipped: {message}"
+    return message, f"convert {_it(unreadable)} to PNG"
 
 
 def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[str], *, some_fit: bool) -> str:
@@ -245,6 +265,10 @@ def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[
     if not path.is_dir() and any(_suffix(name) == ".cls" for name in others):
         return f"a WebDataset tar stays where it is: cifar-dist index {quoted(path.parent)}"
     if not all(tree.is_flat(name) for name in misplaced):
+        if swapped := tree.swapped_levels(misplaced):
+            return f"swap the two levels, as {swapped}{skip}"
+        if renaming := _renaming(tree.top_folders(misplaced)):
+            return f"{renaming}{skip}"
         levels = 2 + tree.with_splits
         shallow = [name for name in misplaced if len(tree.below_top(name)) < levels]
         split_words = [word for word in tree.top_folders(shallow) if word.lower() in SPLIT_WORDS]
@@ -259,6 +283,20 @@ def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[
     if not folder and path.is_dir():
         remedy += f"; if this folder is one of the classes, pack the one above it, {path.resolve().parent}"
     return remedy + skip
+
+
+def _renaming(folders: Iterable[str]) -> str:
+    """Say how to rename the folders that mean a split and are not read as one; empty if none does."""
+    meant = {folder: found[1].lower() for folder in folders if (found := _SPLIT_FOLDER.fullmatch(folder))}
+    renamed = [f"{folder} to {SPLIT_WORDS.get(word, 'val')}" for folder, word in meant.items()]  # "eval" is val
+    renamed.sort(key=lambda line: SPLITS.index(line.rpartition(" ")[2]))
+    return f"rename {' and '.join(renamed)}" if renamed else ""
+
+
+def _refuse_splits_as_classes(path: Path, tree: _Tree, images: Iterable[str]) -> None:
+    folders = sorted({tree.stored_class(name) for name in images})
+    if not tree.with_splits and all(map(_SPLIT_FOLDER.fullmatch, folders)):
+        raise UserError(f"{path}: {list_some(folders)} would be read as classes; {_renaming(folders)}")
 
 
 def _label_tables(others: Sequence[str]) -> tuple[str, ...]:

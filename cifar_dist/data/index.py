@@ -15,8 +15,19 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.archives import hidden_names, require_utf8_name
 from cifar_dist.data.class_check import note_missing_classes
+from cifar_dist.data.duplicates import HashedSplit, hash_images, note_equal_digests
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
-from cifar_dist.data.manifest import FILE_NAME, INDEXED, SHARD_NAME, Manifest, Shard, find_tars, is_dataset, refuse_run
+from cifar_dist.data.manifest import (
+    FILE_NAME,
+    INDEXED,
+    SHARD_NAME,
+    Manifest,
+    Shard,
+    describe_datasets_inside,
+    find_tars,
+    is_dataset,
+    refuse_run,
+)
 from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
@@ -63,7 +74,8 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
 
     Args:
         folder: contains the tars, directly or in subfolders.
-        classes: class names in label order; without them classes are named by number.
+        classes: class names in label order; without them those of the former manifest are kept, or classes are named
+            by number.
         show: show progress on stderr.
 
     Raises:
@@ -71,11 +83,12 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
             only some samples of a split.
     """
     root = Path(folder)
-    _require_indexable(root)
+    former = _read_former_manifest(root)
     tars = _find_tars(root)
     shards: dict[str, list[Shard]] = {split: [] for split in tars}
     first = next(iter(tars))  # train, if it exists
     counts = np.zeros((3, 256), dtype=np.int64)
+    digests: dict[str, list[bytes]] = {split: [] for split in tars}
     common: _ImageFormat | None = None
     passed_over, changes = Counter[str](), Counter[str]()
     with progress(f"indexing {root.name}", sum(map(len, tars.values())), "tars", show=show) as advance:
@@ -91,13 +104,15 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
                 if split == first:
                     counts += pixel_counts(images)
                 shards[split].append(shard)
+                digests[split] += hash_images(images)
                 advance(1)
     assert common is not None
     mean, std = channel_statistics(counts)
+    class_names, kept = _class_names(root, shards, classes, former)
     dataset = root.resolve().name
     manifest = Manifest(
         name=dataset,
-        classes=_class_names(root, shards, classes),
+        classes=class_names,
         shape=(common.height, common.width, 3),
         codec=common.codec,
         source={"kind": INDEXED, "name": dataset},
@@ -106,7 +121,7 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
         splits={split: tuple(many) for split, many in shards.items()},
         root=root,
     )
-    notes = _note_labels(manifest)
+    notes = [*kept, *_note_labels(manifest), *_note_duplicates(manifest, digests)]
     try:
         manifest.save(root)
     except OSError as error:
@@ -117,25 +132,38 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
     return manifest
 
 
-def _require_indexable(root: Path) -> None:
-    """Refuse a folder with a manifest of another origin; that of ``pack`` records more than the tars contain."""
+def _read_former_manifest(root: Path) -> Manifest | None:
+    """Return the manifest that ``index`` wrote before, if any.
+
+    Raises:
+        UserError: the folder does not exist, contains packed datasets, or has a manifest of another origin; that of
+            ``pack`` records more than the tars contain.
+    """
     if root.is_file():
         raise UserError(f"{root} is a file; name the folder that contains the tars, {root.parent}")
     if not root.is_dir():
         raise UserError(f"the folder {root} does not exist; name the folder that contains the tars")
     require_utf8_name(root)
     refuse_run(root)
+    inside = describe_datasets_inside(root)
+    if inside is not None:
+        contains, advice = inside
+        raise UserError(
+            f"{contains}, whose tars index would merge; {advice}, or move the {FILE_NAME} of each away to index all "
+            "tars"
+        )
     path = root / FILE_NAME
     if not path.exists():
-        return
+        return None
     if not is_dataset(root):
         raise UserError(f"{path} is another program's, and index would replace it; move it away")
     try:
-        kind = Manifest.read(root).source.get("kind")
+        former = Manifest.read(root)
     except UserError as error:
         raise UserError(f"{error}; move it away, and run the command again") from None
-    if kind != INDEXED:
+    if former.source.get("kind") != INDEXED:
         raise UserError(f"{root} is already packed; check it with: cifar-dist verify {quoted(root)}")
+    return former
 
 
 def _note_labels(manifest: Manifest) -> list[str]:
@@ -152,6 +180,15 @@ def _note_labels(manifest: Manifest) -> list[str]:
     if "train" in labels and len(np.unique(labels["train"])) == 1:
         notes.append("all training images are in one class; a classifier requires at least two")
     return notes
+
+
+def _note_duplicates(manifest: Manifest, digests: dict[str, list[bytes]]) -> list[str]:
+    """Note the images that are in train and in another split, or in two classes; they are named by their tar."""
+    hashed = {}
+    for split, shards in manifest.splits.items():
+        shown = [f"{shard.name}/{key}.{manifest.codec}" for shard in shards for key in shard.keys]
+        hashed[split] = HashedSplit(digests[split], manifest.labels(split).tolist(), shown)
+    return note_equal_digests(hashed)
 
 
 def _note_passed_over(root: Path, members: Counter[str]) -> list[str]:
@@ -277,10 +314,31 @@ def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]
     return np.stack(images)
 
 
-def _class_names(root: Path, shards: dict[str, list[Shard]], names: Sequence[str]) -> tuple[str, ...]:
-    largest = max(int(shard.labels.max()) for many in shards.values() for shard in many)
-    if names and len(names) <= largest:
+def _class_names(
+    root: Path, shards: dict[str, list[Shard]], names: Sequence[str], former: Manifest | None
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the class names, and a note if they are those of the former manifest.
+
+    Raises:
+        UserError: there are more labels than names.
+    """
+    count = 1 + max(int(shard.labels.max()) for many in shards.values() for shard in many)
+    if names and len(names) < count:
         raise UserError(
-            f"{root} contains the label {largest}, but --classes names only {len(names)} classes; name {largest + 1}"
+            f"{root} contains the label {count - 1}, but --classes names only {len(names)} classes; name {count}"
         )
-    return tuple(names) or tuple(map(str, range(largest + 1)))
+    if names:
+        return tuple(names), []
+    if former is None or former.classes == _numbers(len(former.classes)):
+        return _numbers(count), []
+    if len(former.classes) < count:
+        raise UserError(
+            f"{root} contains the label {count - 1}, but its former manifest names only {len(former.classes)} classes; "
+            f"name {count} with --classes FILE"
+        )
+    return former.classes, ["kept the class names of the former manifest"]
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    """Return the names of classes that have only numbers."""
+    return tuple(map(str, range(count)))

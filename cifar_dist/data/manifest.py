@@ -25,6 +25,7 @@ from cifar_dist.data.image_layout import SUFFIXES as IMAGES
 from cifar_dist.data.unlabelled import SUFFIXES as ARRAYS
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import write_atomic
+from cifar_dist.formatting import list_some
 
 FORMAT = "cifar-dist-manifest"
 VERSION = 1
@@ -316,9 +317,30 @@ def find_tars(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in found if path.suffix.lower() == ".tar")
 
 
+def describe_datasets_inside(root: Path) -> tuple[str, str] | None:
+    """Describe the packed datasets among the folders in a folder, without runs.
+
+    Returns:
+        The statement that ``root`` contains them, and the advice to name one; None if it contains none.
+    """
+    found = [path.parent for path in root.glob(f"[!.]*/{FILE_NAME}") if is_dataset(path.parent)]
+    names = sorted(folder.name for folder in found if not _is_run(folder))
+    if not names:
+        return None
+    several = len(names) > 1
+    return (
+        f"{root} contains the packed dataset{'s' * several} {list_some(names)}",
+        f"name {'one' if several else 'it'}: {root / names[0]}",
+    )
+
+
+def _is_run(dataset: Path) -> bool:
+    return (dataset / "config.toml").is_file()
+
+
 def refuse_run(folder: Path) -> None:
     """Raise UserError for the folder of a run, which keeps the manifest of its dataset."""
-    if is_dataset(folder) and (folder / "config.toml").is_file():
+    if is_dataset(folder) and _is_run(folder):
         raise UserError(f"{folder} is a run, not a packed dataset; that of the run is data.path in its config.toml")
 
 
@@ -336,6 +358,9 @@ def refuse_part(path: Path) -> None:
 
 def _explain_absence(root: Path) -> UserError:
     """Return the error of a path that is not a packed dataset, with what is probably meant."""
+    inside = describe_datasets_inside(root)
+    if inside is not None:
+        return UserError("; ".join(inside))
     has_tars = bool(find_tars(root))
     if root.is_file() and not root.name.lower().endswith((*IMAGES, *_PACKED_FROM)):
         return UserError(f"{root} is a file, not a packed dataset; name a folder that contains {FILE_NAME}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import list_members, read_members
-from cifar_dist.data.raw import SPLITS, RawDataset, as_images, as_integers, labelled_split
+from cifar_dist.data.raw import SPLITS, RawDataset, as_images, as_integers, labelled_split, planes_note
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 
@@ -86,10 +86,7 @@ def read_labelled_npz(path: Path) -> RawDataset:
     others = [name for name in names if name not in _LABELLED_NAMES]
     notes = [f"passed over the other arrays: {list_some(others)}"] if others else []
     if flat := [f"x_{split}" for split in found if arrays[f"x_{split}"].ndim == 2]:
-        notes.append(
-            f"read the rows of {list_some(flat)} as the red, the green and the blue plane of an image, as in CIFAR's "
-            "files; for rows of pixels store images.reshape(-1, height, width, 3)"
-        )
+        notes.append(planes_note(flat))
     return RawDataset("npz", tuple(str(label) for label in range(classes)), splits, tuple(notes))
 
 

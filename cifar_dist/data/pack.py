@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,9 @@ def pack(
     if size is not None and not 1 <= size <= 4096:
         raise UserError(f"size is {size}; use 1 to 4096 pixels")
     _require_replaceable(out, Path(source))
-    opened = open_source(str(source), size, skip_unusable=skip_unusable, show=show)
+    opened = open_source(
+        str(source), size, skip_unusable=skip_unusable, show=show, check=partial(_require_outside, out)
+    )
     labels = {name: split.labels for name, split in opened.data.splits.items() if split.is_labelled}
     require_two_classes(str(source), opened.data.classes, labels, opened.data.tables)
     splits, fractions, notes = _hold_out_splits(opened, val_fraction, seed)
@@ -130,10 +133,14 @@ def pack(
     return packed
 
 
-def _require_replaceable(out: Path, source: Path) -> None:
-    """Refuse to replace anything that ``pack`` did not write, and what the next ``pack`` of ``source`` would read."""
+def _require_outside(out: Path, source: Path) -> None:
     if source.resolve() in out.resolve().parents:
         raise UserError(f"{out} is inside the source {source}; name a folder outside it")
+
+
+def _require_replaceable(out: Path, source: Path) -> None:
+    """Refuse to replace anything that ``pack`` did not write, and what the next ``pack`` of ``source`` would read."""
+    _require_outside(out, source)
     parent = next((folder for folder in out.resolve().parents if folder.exists()), out)  # the root has no parent
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         what = "is not a folder" if not parent.is_dir() else "cannot be written to"

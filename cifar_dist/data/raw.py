@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from cifar_dist.data.image import MAX_SIDE, resize
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS: Final = {
@@ -128,6 +130,14 @@ def resize_images(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if images.shape[1:3] == (size, size):
         return images
     return np.stack([np.asarray(resize(Image.fromarray(image), size)) for image in images])
+
+
+def planes_note(arrays: Sequence[str]) -> str:
+    """Say how the flat rows of arrays are read, which :func:`as_images` cannot tell from rows of pixels."""
+    return (
+        f"read the rows of {list_some(arrays)} as the red, the green and the blue plane of an image, as in CIFAR's "
+        "files; for rows of pixels store images.reshape(-1, height, width, 3)"
+    )
 
 
 def as_images(value: object, where: str) -> NDArray[np.uint8]:

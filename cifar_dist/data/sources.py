@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +42,14 @@ class Source:
     test_fraction: float | None = None
 
 
-def open_source(source: str, size: int | None = None, *, skip_unusable: bool = False, show: bool = True) -> Source:
+def open_source(
+    source: str,
+    size: int | None = None,
+    *,
+    skip_unusable: bool = False,
+    show: bool = True,
+    check: Callable[[Path], None] = lambda archive: None,
+) -> Source:
     """Read a source into memory.
 
     Args:
@@ -51,6 +59,7 @@ def open_source(source: str, size: int | None = None, *, skip_unusable: bool = F
         size: resize every image to this many pixels a side; None uses the dataset file's size, or keeps the original.
         skip_unusable: skip the images and class folders that cannot be packed, instead of refusing them.
         show: show progress bars.
+        check: called with the archive or folder of a dataset file before it is read; it may raise.
 
     Raises:
         UserError: the source does not exist, cannot be read, or is a NAME that a file or folder here has, too.
@@ -74,6 +83,7 @@ def open_source(source: str, size: int | None = None, *, skip_unusable: bool = F
         opened = Source(file.name, data, {"kind": data.kind, "name": file.embedded})
     else:
         archive = locate_archive(file, path, show=show)
+        check(archive)
         opened = _open_path(archive, size, skip_unusable=skip_unusable, show=show)
     data = opened.data if file.classes is None else _with_classes(opened.data, tuple(file.classes), path)
     return replace(opened, name=file.name, data=data, val_fraction=file.val_fraction, test_fraction=file.test_fraction)
@@ -149,18 +159,31 @@ def _read(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> R
 
 
 def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> RawDataset:
-    """Return the dataset with the class names of the dataset file, and for an image folder in its label order."""
+    """Return the dataset with the classes of the dataset file, in its label order.
+
+    The source's own names in another order permute the labels; other names rename the classes, except those of an
+    image folder.
+    """
     classes = tuple(unicodedata.normalize("NFC", name) for name in classes)  # the form of every source's names
     if len(set(classes)) != len(classes) or len(classes) != len(data.classes):
         raise UserError(
             f"{path}: classes lists {len(set(classes))} names, but the source has {len(data.classes)} classes; "
             "list each class once"
         )
-    if data.kind != "image-folder":
-        return replace(data, classes=classes)
     unknown = sorted(set(data.classes) - set(classes))
+    if unknown and data.kind != "image-folder":
+        return replace(data, classes=classes, notes=(*data.notes, *_note_renamed(data.classes, classes)))
     if unknown:
         raise UserError(f"{path}: classes lacks '{unknown[0]}', which the source has; {nearest(unknown[0], classes)}")
-    order = np.array([classes.index(name) for name in data.classes], dtype=np.int64)
+    order = np.array([*map(classes.index, data.classes), manifest.UNLABELLED], dtype=np.int64)  # -1 is the last
     splits = {name: RawSplit(split.images, order[split.labels], split.ids) for name, split in data.splits.items()}
     return replace(data, classes=classes, splits=splits)
+
+
+def _note_renamed(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Note the classes that are renamed, unless the source only numbers them."""
+    if all(name.isdecimal() for name in old):
+        return []
+    renamed = [f"{before} -> {after}" for before, after in zip(old, new, strict=True) if before != after]
+    more = f" and {len(renamed) - 3:,} more" if len(renamed) > 3 else ""
+    return [f"renamed: {', '.join(renamed[:3])}{more}"]

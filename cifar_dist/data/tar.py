@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -22,7 +23,9 @@ ByteRange = tuple[int, int]
 """Offset and size of a member's data in its tar, in bytes."""
 
 _LABEL_BYTES = 64  # of a .cls: a number, and whatever space is around it
+_LONGEST_PROBLEM = 500  # characters; it may quote names of any length
 _METADATA = re.compile(r"__[^/]*__($|/)")  # members that webdataset skips
+_MACOS = re.compile(r"(.*/)?(\._[^/]*|\.DS_Store)")  # files that macOS adds to an archive
 
 
 class IndexedTar(NamedTuple):
@@ -31,12 +34,25 @@ class IndexedTar(NamedTuple):
     Attributes:
         shard: its manifest entry.
         codec: how its images are stored.
-        passed_over: number of members of each suffix, ``.json`` for example, that are neither image nor label.
+        passed_over: number of members of each kind that are neither image nor label. The kind is their suffix,
+            ``.json`` for example, or else ``hidden`` or ``without a suffix``.
     """
 
     shard: Shard
     codec: Codec
     passed_over: Counter[str]
+
+
+class TarMembers(NamedTuple):
+    """The members of a tar.
+
+    Attributes:
+        samples: key to its suffixes, in lower case, and their byte ranges.
+        keyless: number of members of each kind that webdataset skips, because their names do not start with a key.
+    """
+
+    samples: dict[str, dict[str, ByteRange]]
+    keyless: Counter[str]
 
 
 def index_tar(root: Path, name: str) -> IndexedTar:
@@ -49,10 +65,10 @@ def index_tar(root: Path, name: str) -> IndexedTar:
     path = root / name
     try:
         with path.open("rb") as file:
-            samples = read_sample_index(file)
+            samples, passed_over = read_members(file)
             codec = _common_codec(samples)
             labelled = _has_labels(samples)
-            passed_over = Counter(f".{part}" for parts in samples.values() for part in parts.keys() - {codec, "cls"})
+            passed_over.update(f".{part}" for parts in samples.values() for part in parts.keys() - {codec, "cls"})
             labels = [
                 _read_label(key, file, parts["cls"]) if labelled else UNLABELLED for key, parts in samples.items()
             ]
@@ -72,12 +88,14 @@ def index_tar(root: Path, name: str) -> IndexedTar:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
-        raise UserError(f"{path} cannot be used for training: {str(error)[:200]}; fix or remove it") from None
+        raise UserError(
+            f"{path} cannot be used for training: {str(error)[:_LONGEST_PROBLEM]}; fix or remove it"
+        ) from None
     return IndexedTar(shard, codec, passed_over)
 
 
-def read_sample_index(file: IO[bytes]) -> dict[str, dict[str, ByteRange]]:
-    """Map each key of a tar to its suffixes, in lower case, and their byte ranges, grouped as webdataset groups them.
+def read_members(file: IO[bytes]) -> TarMembers:
+    """Read the members of a tar, grouped into samples as webdataset groups them.
 
     Raises:
         ValueError, tarfile.TarError: the file is not an intact tar, or webdataset would read its members differently.
@@ -85,6 +103,7 @@ def read_sample_index(file: IO[bytes]) -> dict[str, dict[str, ByteRange]]:
     from webdataset.tariterators import base_plus_ext
 
     samples: dict[str, dict[str, ByteRange]] = {}
+    keyless = Counter[str]()
     last = None
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
@@ -96,6 +115,9 @@ def read_sample_index(file: IO[bytes]) -> dict[str, dict[str, ByteRange]]:
                 raise ValueError(f"the name of its member '{member.name}' is not UTF-8")
             key, suffix = base_plus_ext(member.name)
             if key is None:
+                if not _MACOS.fullmatch(member.name):
+                    is_hidden = member.name.rpartition("/")[2].startswith(".")
+                    keyless["hidden" if is_hidden else "without a suffix"] += 1
                 continue
             if key != last and key in samples:
                 raise ValueError(f"the members of sample '{key}' are not consecutive")
@@ -107,7 +129,7 @@ def read_sample_index(file: IO[bytes]) -> dict[str, dict[str, ByteRange]]:
         file.seek(tar.offset)  # tarfile mistakes a corrupt header for the end of the archive
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"it is corrupt or truncated at byte {tar.offset:,}")
-    return samples
+    return TarMembers(samples, keyless)
 
 
 def _common_codec(samples: dict[str, dict[str, ByteRange]]) -> Codec:
@@ -119,11 +141,19 @@ def _common_codec(samples: dict[str, dict[str, ByteRange]]) -> Codec:
         images = [codec for codec in CODECS if codec in parts]
         if len(images) != 1:
             known = ", ".join(f".{codec}" for codec in CODECS)
-            raise ValueError(f"sample '{key}' has .{', .'.join(parts)}, but needs exactly one of {known}")
+            longer = any(part.endswith(tuple(f".{codec}" for codec in CODECS)) for part in parts)
+            hint = " (a key ends at the first dot of the file name)" if longer else ""
+            raise ValueError(f"sample '{key:.80}' has {_list_suffixes(parts)}, but needs exactly one of {known}{hint}")
         found.setdefault(images[0], key)
     if len(found) > 1:
         raise ValueError(f"its images are stored as {' and '.join(found)}, but must share one format")
     return next(iter(found))
+
+
+def _list_suffixes(suffixes: Collection[str], limit: int = 3) -> str:
+    """List the first suffixes of a sample, each shortened, and count the others."""
+    shown = ", ".join(f".{suffix:.40}" for suffix in list(suffixes)[:limit])
+    return f"{shown} and {len(suffixes) - limit:,} more" if len(suffixes) > limit else shown
 
 
 def _has_labels(samples: dict[str, dict[str, ByteRange]]) -> bool:

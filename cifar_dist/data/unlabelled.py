@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cifar_dist.data import npz, safe_pickle
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
-from cifar_dist.data.raw import SPLITS, as_images, as_integers
-from cifar_dist.errors import UserError
+from cifar_dist.data.raw import SPLITS, as_images, as_integers, planes_note
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
@@ -30,7 +30,7 @@ class Unlabelled:
     Attributes:
         images: uint8 [samples, height, width, 3].
         ids: int64 [samples], unique.
-        notes: what was passed over, one line each.
+        notes: what was passed over or assumed, one line each.
     """
 
     images: NDArray[np.uint8]
@@ -57,10 +57,18 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
     arrays = _read(path)
     missing = [key for key in ("data", "ids") if key not in arrays]
     if missing:
+        if path.suffix.lower() == npz.SUFFIX and any({f"x_{split}", f"y_{split}"} <= set(arrays) for split in SPLITS):
+            packed = quoted(f"shards/{path.stem}")
+            raise UserError(
+                f"{path} has labels: cifar-dist pack {quoted(path)} {packed}, then cifar-dist evaluate RUN --data "
+                f"{packed}"
+            )
         keys = ", ".join(ascii(key[:40]) for key in list(arrays)[:8]) or "nothing"
-        labelled = f"; {npz.LABELLED_HINT}" if path.suffix.lower() == npz.SUFFIX or "labels" in arrays else ""
+        hint = f"; {npz.LABELLED_HINT}" if path.suffix.lower() == npz.SUFFIX or "labels" in arrays else ""
+        if path.suffix.lower() == npz.SUFFIX:
+            hint += "; images to predict: np.savez('NAME.npz', data=images, ids=np.arange(len(images)))"
         raise UserError(
-            f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}{labelled}"
+            f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}{hint}"
         )
     found = [name for name in _LABELS if name in arrays]
     if found:
@@ -74,7 +82,10 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
     if len(unique) != len(ids):
         raise UserError(f"{path}: the id {unique[counts > 1][0]} occurs more than once; give each image its own id")
     others = [name for name in arrays if name not in ("data", "ids")]
-    return Unlabelled(images, ids, (f"passed over what is not data or ids: {list_some(others)}",) if others else ())
+    notes = [f"passed over what is not data or ids: {list_some(others)}"] if others else []
+    if isinstance(data := arrays["data"], np.ndarray) and data.ndim == 2:
+        notes.append(planes_note(["data"]))
+    return Unlabelled(images, ids, tuple(notes))
 
 
 def _read(path: Path) -> dict[str, object]:

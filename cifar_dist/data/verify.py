@@ -17,7 +17,7 @@ from cifar_dist.data.image import decode, decoding_problem
 from cifar_dist.data.manifest import INDEXED, Manifest, Shard, find_tars
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
-from cifar_dist.data.tar import read_sample_index
+from cifar_dist.data.tar import read_members
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
@@ -213,7 +213,7 @@ def _find_member_problem(manifest: Manifest, shard: Shard, data: bytes) -> str |
     """Compare the manifest with what webdataset reads from the tar and with the tar's own headers."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    indexed = read_sample_index(io.BytesIO(data))
+    indexed = read_members(io.BytesIO(data)).samples
     files = tar_file_expander([{"url": shard.name, "stream": io.BytesIO(data)}])
     samples = {sample["__key__"]: sample for sample in group_by_keys(files)}
     if not list(samples) == list(indexed) == list(shard.keys):

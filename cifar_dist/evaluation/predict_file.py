@@ -18,18 +18,18 @@ from cifar_dist.data.archives import list_members, read_members
 from cifar_dist.data.batches import Images
 from cifar_dist.data.image import note_changes
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
-from cifar_dist.data.image_layout import SUFFIXES
-from cifar_dist.data.manifest import FILE_NAME, Manifest, refuse_part
+from cifar_dist.data.image_layout import SUFFIXES, describe_unreadable, unreadable_images
+from cifar_dist.data.manifest import Manifest, is_dataset, refuse_part
 from cifar_dist.data.raw import resize_images
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.evaluation.predict import Stream
 from cifar_dist.evaluation.source_terms import Labels, class_labels, ids_of_names, natural_order, sample_ids
-from cifar_dist.evaluation.split import Predictor, require_shape
+from cifar_dist.evaluation.split import Predictor, labels_as_trained, require_packed_shape, require_shape
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.evaluation.trained import Trained, load_model
-from cifar_dist.formatting import print_notes
+from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.terminal.progress import progress
 
 
@@ -104,7 +104,7 @@ def open_source(device: torch.device, trained: Trained, source: Path, *, show: b
         UserError: it cannot be read, or its images have another size than those of the run's training.
     """
     trained_on = trained.trained_on
-    if (source / FILE_NAME).is_file():
+    if is_dataset(source):
         return _open_packed(device, trained, Manifest.load(source))
     if source.is_dir() or source.name.lower().endswith(ARCHIVES):
         names, images, notes = read_images(source, trained_on, show=show)
@@ -126,12 +126,22 @@ def open_source(device: torch.device, trained: Trained, source: Path, *, show: b
 def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> Source:
     if "test" not in data.splits:
         split = next(iter(data.splits))
-        raise UserError(
-            f"{data.root} has no split 'test' to predict, but {', '.join(data.splits)}; predict another split with: "
-            f"cifar-dist evaluate {quoted(trained.run.path)} --data {quoted(data.root)} --split {split}"
-        )
-    require_shape(str(data.root), data.shape, trained.trained_on, packed=True)
+        run = quoted(trained.run.path)
+        remedy = f"predict the folder of its images: cifar-dist predict {run} FOLDER --out FILE.csv"
+        if _can_evaluate(data, split, trained.trained_on):
+            remedy = f"predict another split with: cifar-dist evaluate {run} --data {quoted(data.root)} --split {split}"
+        raise UserError(f"{data.root} has no split 'test' to predict, but {', '.join(data.splits)}; {remedy}")
+    require_packed_shape(data, trained.trained_on)
     return Source(Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), [])
+
+
+def _can_evaluate(data: Manifest, split: str, trained_on: Manifest) -> bool:
+    try:
+        require_packed_shape(data, trained_on)
+        labels_as_trained(data, split, trained_on)
+    except UserError:
+        return False
+    return True
 
 
 def _training_size(trained_on: Manifest) -> int | None:
@@ -165,6 +175,12 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
     names = [name for name in found if name.lower().endswith(SUFFIXES)]
     if len(names) < len(found):
         refuse_part(source)
+    if unreadable := unreadable_images(found):
+        what, remedy = describe_unreadable(unreadable)
+        raise UserError(f"{source}: {what}; {remedy}")
+    hidden = hidden_images(members)
+    if hidden and not found:
+        raise UserError(f"{source} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
     if not names:
         raise UserError(f"{source} has no images ({', '.join(SUFFIXES)}) to predict")
     if len(names) < len(found):
@@ -182,5 +198,5 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
             where = f"{source}: '{name}'"
             images[name] = decode_image(data, where, size, changes)
             require_shape(where, images[name].shape, trained_on)
-    notes = [*note_hidden(hidden_images(members)), *note_changes(changes, len(names))]
+    notes = [*note_hidden(hidden), *note_changes(changes, len(names))]
     return NamedImages(names, np.stack([images[name] for name in names]), notes)

@@ -12,6 +12,7 @@ from cifar_dist.data.manifest import INDEXED, Manifest
 Labels = Literal["auto", "name", "index"]
 """How a class is written; ``auto``: by name if the run's classes are the names of folders, else by index."""
 
+_OF_PACK = re.compile(r"-\d{7,18}|\d{8,19}")  # an int64 of at least eight characters
 _LONGEST_NUMBER = 18  # digits; more may not fit an int64
 
 
@@ -22,7 +23,7 @@ def sample_ids(data: Manifest, split: str) -> list[int] | list[str]:
     others follow the name of their shard, as in ``test-1.tar/0000``.
     """
     keys = data.keys(split)
-    if data.source.get("kind") != INDEXED and not data.names(split):
+    if data.source.get("kind") != INDEXED and not data.names(split) and all(map(_OF_PACK.fullmatch, keys)):
         return [int(key) for key in keys]
     if len(set(keys)) < len(keys):
         keys = [f"{shard.name}/{key}" for shard in data.shards(split) for key in shard.keys]

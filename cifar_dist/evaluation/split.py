@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from cifar_dist.config import Config
 from cifar_dist.data.batches import Images
-from cifar_dist.data.manifest import UNLABELLED, Manifest
+from cifar_dist.data.manifest import INDEXED, UNLABELLED, Manifest
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.evaluation.predict import Predictions, Stream, predict
 from cifar_dist.evaluation.views import make_views
 from cifar_dist.formatting import list_some
@@ -76,22 +76,39 @@ def labels_as_trained(manifest: Manifest, split: str, trained_on: Manifest) -> N
     matched = as_trained[labels]  # UNLABELLED is -1, the last
     unknown = [manifest.classes[label] for label in np.unique(labels[matched == _UNKNOWN])]
     if unknown:
+        remedy = "pack the data again without them or with the run's names"
+        if _is_indexed(manifest):
+            remedy = f"name its classes: cifar-dist index {quoted(manifest.root)} --classes FILE"
         raise UserError(
             f"{manifest.root}: {split} has images of {_some(unknown)}, but the run was trained on "
-            f"{_some(trained_on.classes)}; classes are matched by name, so pack the data again without them or with "
-            "the run's names"
+            f"{_some(trained_on.classes)}; classes are matched by name, so {remedy}"
         )
     return matched
 
 
-def require_shape(where: str, shape: Sequence[int], trained_on: Manifest, *, packed: bool = False) -> None:
+def require_packed_shape(manifest: Manifest, trained_on: Manifest) -> None:
+    """Refuse a dataset as :func:`require_shape` does, with what to do about its tars."""
+    height, width, _ = trained_on.shape
+    remedy = ""
+    if _is_indexed(manifest):
+        remedy = f"write its tars again with images of {width}x{height}"
+    elif width == height:
+        remedy = f"pack its source again with --size {width}"
+    require_shape(str(manifest.root), manifest.shape, trained_on, remedy)
+
+
+def _is_indexed(manifest: Manifest) -> bool:
+    return manifest.source.get("kind") == INDEXED
+
+
+def require_shape(where: str, shape: Sequence[int], trained_on: Manifest, remedy: str = "") -> None:
     """Refuse images of another shape than those that a run was trained on.
 
     Args:
         where: prefix of the message.
         shape: height, width and channels.
         trained_on: the manifest of the run's training data.
-        packed: the images are those of a packed dataset.
+        remedy: what to do; by default, to resize the images.
 
     Raises:
         UserError: with what to do about it.
@@ -99,9 +116,7 @@ def require_shape(where: str, shape: Sequence[int], trained_on: Manifest, *, pac
     height, width, _ = trained_on.shape
     if tuple(shape) == trained_on.shape:
         return
-    remedy = f"resize the images to {width}x{height}"
-    if packed and width == height:
-        remedy = f"pack its source again with --size {width}"
+    remedy = remedy or f"resize the images to {width}x{height}"
     raise UserError(
         f"{where}: an image is {_pixels(shape)}, but the run was trained on {_pixels(trained_on.shape)}; {remedy}"
     )
@@ -127,7 +142,7 @@ class Split:
     def __init__(
         self, device: torch.device, config: Config, manifest: Manifest, split: str, trained_on: Manifest
     ) -> None:
-        require_shape(str(manifest.root), manifest.shape, trained_on, packed=True)
+        require_packed_shape(manifest, trained_on)
         labels = torch.from_numpy(labels_as_trained(manifest, split, trained_on))
         self.labels = labels if manifest.is_labelled(split) else None
         self.images = Images(manifest, split, config.data, device)

@@ -59,7 +59,7 @@ def open_trained(run: Path, which: str) -> Trained:
         checkpoint.verify(path)
         state = checkpoint.read_state(path)
         if which == "best" and state.best_val_accuracy is None and is_main_process():
-            notice(f"{run} was not evaluated on val yet; best is its newest, {path.name}")
+            notice(f"{run} has no evaluation on val; best is its newest checkpoint, {path.name}")
         weights = CheckpointRef(checkpoint.evaluated_weights(path), path.name, state.step, state.val_accuracy)
     except checkpoint.CheckpointError as error:
         where = f"{given}: " if len(given.parts) > 1 else ""

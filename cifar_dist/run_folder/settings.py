@@ -70,8 +70,9 @@ def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[s
 
 
 def resume_command(folder: RunFolder, config: Config | None = None) -> str:
-    """Return the command that continues this run, with the length of ``config``."""
-    length = words_of_changes(_settings(folder), settings_of(config), LENGTH) if config else []
+    """Return the command that continues this run, with the length of ``config`` if the run can have it."""
+    can_have_it = config is not None and _keeps_rates(folder, config)
+    length = words_of_changes(_settings(folder), settings_of(config), LENGTH) if config and can_have_it else []
     return " ".join(["cifar-dist resume", quoted(folder.path), *(length or [])])
 
 
@@ -113,10 +114,28 @@ def _steps_saved(folder: RunFolder) -> int:
 
 def _steps_asked(folder: RunFolder, config: Config) -> int:
     """Return the steps of a run with ``config`` on this run's data."""
+    return config.train.last_step(_steps_per_epoch(folder, config))
+
+
+def _steps_per_epoch(folder: RunFolder, config: Config) -> int:
+    """Return the steps of an epoch of a run with ``config`` on this run's data."""
     from cifar_dist.data.order import steps_per_epoch  # imports torch, which takes seconds
 
     samples = folder.read_manifest().for_training(config.data.hold_out).samples("train")
-    return config.train.last_step(steps_per_epoch(samples, config.train.batch_size))
+    return steps_per_epoch(samples, config.train.batch_size)
+
+
+def _keeps_rates(folder: RunFolder, config: Config) -> bool:
+    """Whether the saved steps would have the same learning rates in a run that is as long as ``config``."""
+    started, saved = read_started_settings(folder), _steps_saved(folder)
+    if not saved or started.train.epochs == config.train.epochs:
+        return True
+    return started.schedule.keeps_rates(
+        saved,
+        steps_per_epoch=_steps_per_epoch(folder, started),
+        before=started.train.epochs,
+        after=config.train.epochs,
+    )
 
 
 def _settings(folder: RunFolder) -> Mapping[str, object]:

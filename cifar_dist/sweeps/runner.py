@@ -98,9 +98,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
         ending = run.folder.final_evaluation()
         if ending is not None and (found := run.other_evaluation()):
             again = f"rm -r {quoted(ending.path)}"
-            say(
-                f"{run.name} was evaluated with another {found}; to evaluate it again, repeat this after: {again}"
-            )
+            say(f"{run.name} was evaluated with another {found}; to evaluate it again, repeat this after: {again}")
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
     failed: list[str] = []

@@ -84,7 +84,7 @@ FAILING = {
     "a network's forward": ("forward(images)", "forwards(images)", "mine.py, line 16, raised AttributeError: "),
     "a schedule": ("(1 + at.since", "(at.sinse", "mine.py, line 34, raised AttributeError: "),
     "a schedule that divides by zero": ("(1 + at.since", "(at.since", "mine.py, line 34, raised ZeroDivisionError: "),
-    "a schedule that fails late": ("(1 + at.since", "({0: 40, 1: 40}[at.since]", "mine.py, line 34, raised KeyError: 2"),
+    "a schedule that fails late": ("(1 + at.since", "({0: 40}[at.since]", "mine.py, line 34, raised KeyError: 1"),
     "an average": ("return 0.5", "return {}[step]", "mine.py, line 40, raised KeyError: 2"),
     "an optimizer that cannot read its file": (
         "from torch.optim import Adagrad",

@@ -82,6 +82,33 @@ def test_the_archive_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pyte
     assert len(open_quietly(str(path)).data.splits["train"]) == 5
 
 
+def test_the_names_of_a_cifar_archive_in_another_order_permute_its_labels(tmp_path: Path) -> None:
+    build.cifar10(tmp_path / "c")
+    own = open_quietly(str(tmp_path / "c")).data
+    names = list(reversed(own.classes))
+    data = open_quietly(str(dataset_file(tmp_path, f'name = "a"\narchive = "c"\nclasses = {names}\n'))).data
+    assert data.classes == tuple(names)
+    assert data.splits["train"].labels.tolist() == [9 - label for label in own.splits["train"].labels]
+    assert data.notes == own.notes
+
+
+def test_other_names_rename_the_classes_of_a_cifar_archive_and_are_noted(tmp_path: Path) -> None:
+    build.cifar10(tmp_path / "c")
+    own = open_quietly(str(tmp_path / "c")).data
+    names = [*(f"new {n}" for n in range(5)), *own.classes[5:]]
+    data = open_quietly(str(dataset_file(tmp_path, f'name = "a"\narchive = "c"\nclasses = {names}\n'))).data
+    assert data.classes == tuple(names)
+    assert data.splits["train"].labels.tolist() == own.splits["train"].labels.tolist()
+    renamed = ", ".join(f"{name} -> new {n}" for n, name in enumerate(own.classes[:3]))
+    assert data.notes[-1] == f"renamed: {renamed} and 2 more"
+
+
+def test_names_for_numbered_classes_are_not_noted(tmp_path: Path) -> None:
+    build.labelled_npz(tmp_path / "a.npz", 9)
+    path = dataset_file(tmp_path, 'name = "a"\narchive = "a.npz"\nclasses = ["x", "y", "z"]\n')
+    assert (open_quietly(str(path)).data.classes, open_quietly(str(path)).data.notes) == (("x", "y", "z"), ())
+
+
 def test_class_names_may_be_in_any_unicode_form(tmp_path: Path) -> None:
     """An editor on macOS may write the decomposed form."""
     build.write_folder(tmp_path / "in", build.class_folder({"caf\u00e9": 3, "tea": 2}))

@@ -12,6 +12,7 @@ import pytest
 from support import dataset_builders as build
 
 from cifar_dist import cli
+from cifar_dist.data.archives import list_members
 from cifar_dist.data.image_layout import ImageLayout, find_layout
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
@@ -102,6 +103,22 @@ def test_two_folders_for_one_split_are_refused() -> None:
         (["train/a/0.png", "train/b/0.png", "test/7.png"], "as in test/CLASS/7.png, or skip it with --skip-unusable"),
         (["train/0.png", "bus/1.png"], "'train' is read as a split; if it is a class, rename it"),
         (["train/animals/a/0.png", "train/animals/b/0.png"], "'train/animals/b/0.png'; move them up"),
+        (
+            [f"{name}/{split}/0.png" for name in ("cat", "dog") for split in ("train", "test")],
+            "; swap the two levels, as test/cat/0.png",
+        ),
+        (["pets/cat/Train/0.png", "pets/dog/Train/0.png"], "; swap the two levels, as pets/Train/cat/0.png"),
+        (["train/dog/0.png", "cat/train/0.png"], "; swap the two levels, as train/cat/0.png, or skip it with"),
+        (
+            ["training_set/cats/1.png", "test_set/cats/1.png"],
+            "; rename training_set to train and test_set to test",
+        ),
+        (["Eval-Data/cats/1.png", "TrainImages/cats/1.png"], "; rename TrainImages to train and Eval-Data to val"),
+        (["training_set/cats/1.png", "test_set/1.png"], "; rename training_set to train, or skip it with"),
+        (
+            ["training_set/1.png", "test_set/1.png"],
+            "'test_set', 'training_set' would be read as classes; rename training_set to train and test_set to test",
+        ),
         (["a.png", "a.cls"], "a WebDataset tar stays where it is: cifar-dist index data"),
         (["0.png", "1.png"], "2 of 2 images are not at CLASS/FILE: '0.png', '1.png'; create a folder for each class"),
     ],
@@ -217,6 +234,15 @@ def test_an_empty_folder_of_an_archive_is_found(tmp_path: Path, suffix: str) -> 
             tar.addfile(info)
     with pytest.raises(UserError, match="no images in 1 class folder 'fox'"):
         pack(path, tmp_path / "out", show=False)
+
+
+def test_folders_of_a_zip_written_with_backslashes_are_folders(tmp_path: Path) -> None:
+    path = build.write_archive(tmp_path / "a.zip", build.class_folder({"cat": 2, "dog": 1}))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("cat\\", b"")
+        archive.writestr("fox\\", b"")
+    assert list_members(path, folders=True, show=False).names[-2:] == ["cat/", "fox/"]
+    assert "cat" not in list_members(path, show=False).names
 
 
 @pytest.mark.parametrize("suffix", ["", ".tar", ".zip"])

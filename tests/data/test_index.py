@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import dataset_builders as build
 from support.running import spawn, train
-from support.webdataset_tars import FORMS, refusal, sample, write
+from support.webdataset_tars import FORMS, raw, refusal, sample, write
 from webdataset import WebDataset
 
 from cifar_dist import cli
@@ -135,6 +135,21 @@ def test_class_names_may_be_given_and_must_cover_the_labels(tmp_path: Path) -> N
     assert "contains the label 2, but --classes names only 2 classes; name 3" in refusal(tmp_path, classes=["x", "y"])
 
 
+def test_class_names_given_before_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "0.tar", [sample("a", 0), sample("b", 1, 1)])
+    index(tmp_path, show=False)
+    assert notes(tmp_path, capsys) == []  # names by number are none to keep
+    index(tmp_path, classes=["cat", "dog", "unseen"], show=False)
+    write(tmp_path / "1.tar", [sample("c", 2, 2)])
+    assert notes(tmp_path, capsys) == ["kept the class names of the former manifest"]
+    assert Manifest.load(tmp_path).classes == ("cat", "dog", "unseen")
+    write(tmp_path / "1.tar", [sample("c", 3, 2)])
+    assert "contains the label 3, but its former manifest names only 3 classes; name 4 with --classes FILE" in refusal(
+        tmp_path
+    )
+    assert index(tmp_path, classes=["a", "b", "c", "d"], show=False).classes == ("a", "b", "c", "d")
+
+
 def test_a_file_of_class_names(tmp_path: Path) -> None:
     write(tmp_path / "tars" / "0.tar", [sample("a", 0), sample("b", 1, 1)])
     names = tmp_path / "names.txt"
@@ -169,6 +184,29 @@ def test_ignored_members_are_counted_and_named(tmp_path: Path, capsys: pytest.Ca
         "all training images are in one class; a classifier requires at least two",
         "passed over the files that are not tars: 'train/notes.txt'",
         "passed over hidden tars: '.val/0.tar', 'train/.1.tar'",
+    ]
+
+
+def test_members_that_are_no_sample_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    png = build.image_file(build.random_images(1, side=8)[0])
+    ignored = ["img0", "a.b/img1", ".img2.png", "._a.png", "a.b/._b.png", ".DS_Store", "__meta__"]
+    raw(
+        tmp_path / "0.tar",
+        [("a.png", png), ("a.cls", b"0"), ("b.PNG", png), ("b.cls", b"0"), *((n, png) for n in ignored)],
+    )
+    assert "passed over members that are neither image nor .cls: 1 hidden, 2 without a suffix" in notes(
+        tmp_path, capsys
+    )
+    verify(tmp_path, show=False)
+
+
+def test_images_in_two_splits_or_two_classes_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "train-0.tar", [sample("a", 0), sample("b", 1, 1)])
+    write(tmp_path / "train-1.tar", [sample("c", 1), sample("d", 0, 2)])
+    write(tmp_path / "test-0.tar", [sample("e", 1, 1), sample("f", 0, 3)])
+    assert notes(tmp_path, capsys) == [
+        "images of test that train has, too: 1 of 2: 'test-0.tar/e.png'",
+        "images that another class has, too: 1: 'train-1.tar/c.png'",
     ]
 
 
@@ -247,6 +285,11 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     assert "and its subfolders contain no .tar" in refusal(tmp_path)
     pack("digits", tmp_path / "digits", show=False)
     assert "is already packed" in refusal(tmp_path / "digits")
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path} contains the packed dataset 'digits', whose tars index would merge; ")
+    assert message.endswith(
+        f"; name it: {tmp_path / 'digits'}, or move the manifest.json of each away to index all tars"
+    )
     write(tmp_path / "names" / "a b-0.tar", [sample("a")])
     assert "must be named with letters, digits" in refusal(tmp_path / "names")
     write(tmp_path / "both" / "test" / "train-0.tar", [sample("a")])

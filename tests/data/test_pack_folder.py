@@ -133,3 +133,7 @@ def test_a_dataset_is_not_packed_into_its_source(tmp_path: Path) -> None:
     source = build.write_folder(tmp_path / "in", build.class_folder({"cat": 2, "dog": 2}))
     with pytest.raises(UserError, match=r"is inside the source .*; name a folder outside it"):
         pack_quietly(source, source / "packed" / "again")
+    (tmp_path / "mine.toml").write_text('name = "a"\narchive = "in"\n')
+    with pytest.raises(UserError, match=r"is inside the source .*/in; name a folder outside it"):
+        pack_quietly(tmp_path / "mine.toml", source / "packed")
+    assert not (source / "packed").exists()

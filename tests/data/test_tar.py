@@ -56,6 +56,18 @@ def test_a_tar_that_cannot_be_trained_on_is_refused(
     assert complaint in message
 
 
+def test_a_key_ends_at_its_first_dot(tmp_path: Path) -> None:
+    raw(tmp_path / "0.tar", [(f"img.v{row}.0.png", PNG) for row in range(40)])
+    assert refusal(tmp_path) == (
+        f"{tmp_path / '0.tar'} cannot be used for training: sample 'img' has .v0.0.png, .v1.0.png, .v2.0.png and "
+        "37 more, but needs exactly one of .png, .npy, .jpg, .jpeg, .webp (a key ends at the first dot of the file "
+        "name); fix or remove it"
+    )
+    raw(tmp_path / "0.tar", [(f"{'k' * 2000}.{'s' * 2000}{row}.png", PNG) for row in range(4)])
+    assert refusal(tmp_path).endswith("(a key ends at the first dot of the file name); fix or remove it")
+    assert len(refusal(tmp_path)) < 700
+
+
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     """Such a key cannot be written to a table of predictions."""
     raw(tmp_path / "train-0.tar", [("caf\udce9.png", PNG), ("caf\udce9.cls", b"0")])

@@ -47,6 +47,33 @@ def test_other_entries_are_noted(tmp_path: Path) -> None:
         read_unlabelled(tmp_path / "a.npz")
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_rows_that_are_read_as_planes_are_noted(tmp_path: Path, suffix: str) -> None:
+    images, path = build.random_images(2), tmp_path / f"a{suffix}"
+    for data, notes in ((images, 0), (images.reshape(2, -1), 1)):
+        if suffix == ".npz":
+            np.savez(path, data=data, ids=np.arange(2))
+        else:
+            path.write_bytes(pickle.dumps({"data": data, "ids": [0, 1]}))
+        found = read_unlabelled(path).notes
+        assert len(found) == notes
+    assert found[0].startswith("read the rows of 'data' as the red, the green and the blue plane of an image, as in")
+
+
+def test_labelled_images_are_for_evaluate(tmp_path: Path) -> None:
+    path = tmp_path / "my set.npz"
+    np.savez(path, x_test=build.random_images(2), y_test=np.arange(2))
+    with pytest.raises(UserError) as error:
+        read_unlabelled(path)
+    assert str(error.value) == (
+        f"{path} has labels: cifar-dist pack '{path}' 'shards/my set', then cifar-dist evaluate RUN --data "
+        "'shards/my set'"
+    )
+    np.savez(path, build.random_images(2))
+    with pytest.raises(UserError, match=r"'arr_0'; .*np.savez\('NAME.npz', data=images, ids=np.arange\(len\(images"):
+        read_unlabelled(path)
+
+
 def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", data=build.random_images(2), ids=["a", "b"])
     with pytest.raises(UserError, match=r"predict a folder of image files, whose names are then the ids$"):

@@ -197,6 +197,20 @@ def test_a_missing_dataset_is_an_error_that_suggests_pack(tmp_path: Path) -> Non
         verify_quietly(tmp_path)
 
 
+def test_a_folder_of_datasets_is_answered_with_their_names(tmp_path: Path) -> None:
+    for name in ("base", "e_rev"):
+        pack("digits", tmp_path / name, show=False)
+    build.write_folder(tmp_path, {"run/manifest.json": (tmp_path / "base" / "manifest.json").read_bytes()})
+    build.write_folder(tmp_path, {"run/config.toml": b"", "notes/a.txt": b""})
+    with pytest.raises(UserError) as error:
+        verify_quietly(tmp_path)
+    base = tmp_path / "base"
+    assert str(error.value) == f"{tmp_path} contains the packed datasets 'base', 'e_rev'; name one: {base}"
+    shutil.rmtree(tmp_path / "e_rev")
+    with pytest.raises(UserError, match=f"contains the packed dataset 'base'; name it: {base}"):
+        verify_quietly(tmp_path)
+
+
 @pytest.mark.parametrize("codec", ["png", "npy"])
 def test_unlabelled_and_npy_datasets_are_verified(tmp_path: Path, codec: str) -> None:
     np.savez(tmp_path / "a.npz", data=build.random_images(5), ids=np.arange(5))

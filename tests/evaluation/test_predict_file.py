@@ -15,10 +15,12 @@ from support import dataset_builders as build
 
 from cifar_dist.config import Config
 from cifar_dist.data.image import Lossless
+from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.evaluation.predict_file import Source, open_source
+from cifar_dist.evaluation.split import labels_as_trained
 from cifar_dist.evaluation.trained import Trained
 from cifar_dist.run_folder import RunFolder
 
@@ -100,6 +102,26 @@ def test_hidden_and_changed_images_are_noted_as_pack_notes_them(trained: Trained
     ]
 
 
+def test_the_manifest_of_another_program_is_a_file_like_any_other(trained: Trained, tmp_path: Path) -> None:
+    build.write_folder(tmp_path, {**images(), "manifest.json": b'{"name": "my web app"}'})
+    assert refusal(trained, tmp_path).endswith(
+        "1 of 3 files is not an image that can be read: 'manifest.json'; move it"
+    )
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_images_in_other_formats_are_to_be_converted(trained: Trained, tmp_path: Path, others: int) -> None:
+    build.write_folder(tmp_path, {**(images(others)), "7.tif": b"", "8.TIF": b""})
+    says = "2 images in a format that is not read, .tif: '7.tif', '8.TIF'; convert them to PNG"
+    assert refusal(trained, tmp_path) == f"{tmp_path}: {says}"
+
+
+def test_hidden_images_alone_are_named(trained: Trained, tmp_path: Path) -> None:
+    build.write_folder(tmp_path, {".1.png": b"", ".2.png": b""})
+    says = "contains only hidden images: '.1.png', '.2.png'; rename what begins with a dot"
+    assert refusal(trained, tmp_path) == f"{tmp_path} {says}"
+
+
 @pytest.mark.parametrize("form", ["folder", "archive", "npz"])
 def test_images_of_another_size_are_resized_as_the_training_images_were_or_refused(
     trained: Trained, tmp_path: Path, form: str
@@ -126,6 +148,29 @@ def test_packed_images_of_another_size_or_split_are_refused_with_what_to_do(trai
         f"{root} has no split 'test' to predict, but train; predict another split with: "
         f"cifar-dist evaluate {trained.run.path} --data {root} --split train"
     )
+
+
+@pytest.mark.parametrize(("names", "side"), [(("cat", "eel"), SIDE), (("cat", "dog"), 9)])
+def test_evaluate_is_not_suggested_where_it_would_refuse(
+    trained: Trained, tmp_path: Path, names: tuple[str, str], side: int
+) -> None:
+    files = build.class_folder({f"train/{name}": 2 for name in names}, side=side)
+    root = pack(build.write_folder(tmp_path / "in", files), tmp_path / "out", val_fraction=0, show=False).root
+    assert refusal(trained, root) == (
+        f"{root} has no split 'test' to predict, but train; predict the folder of its images: "
+        f"cifar-dist predict {trained.run.path} FOLDER --out FILE.csv"
+    )
+
+
+def test_indexed_tars_are_named_or_written_again(trained: Trained, tmp_path: Path) -> None:
+    """``pack`` refuses them."""
+    files = build.class_folder({"train/a": 2, "train/b": 2, "test/a": 2, "test/b": 2}, side=9)
+    root = pack(build.write_folder(tmp_path / "in", files), tmp_path / "out", val_fraction=0, show=False).root
+    (root / "manifest.json").unlink()
+    tars = index(root, show=False)
+    assert refusal(trained, root).endswith("trained on 6x6x3; write its tars again with images of 6x6")
+    with pytest.raises(UserError, match=f"so name its classes: cifar-dist index {root} --classes FILE$"):
+        labels_as_trained(tars, "test", trained.trained_on)
 
 
 @pytest.mark.parametrize("codec", ["png", "npy"])

@@ -141,3 +141,10 @@ def test_the_other_run_of_a_copy_is_beside_the_copy(place: Place, tmp_path: Path
     assert place.run(*shlex.split(command)).code == 0
     assert (tmp_path / "elsewhere" / "whole-2" / "config.toml").is_file()
     assert not (place.runs / "whole-2").exists()
+
+
+def test_the_length_is_left_as_it_was_where_the_run_cannot_have_another(place: Place) -> None:
+    refused = place.train("whole", "--optim.lr", "0.2", "--train.epochs", "6")
+    (command,) = re.findall(r"leave optim.lr as it was: cifar-dist (.*?), or ", refused.said)
+    assert command == f"resume {place.whole}"
+    assert place.run(*shlex.split(command)).code == 0
