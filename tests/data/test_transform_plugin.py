@@ -78,7 +78,7 @@ def test_it_trains_and_resumes(tiny: Path, digits: Path, plug_in: Path, tmp_path
 def test_its_settings_are_checked_like_all_others(plug_in: Path) -> None:
     for listed, says in (
         (f'[{{ name = "{plug_in}:Noted", p = 2 }}]', "augment.Noted.p 2.0 must be in [0, 1]"),
-        (f'[{{ name = "{plug_in}:Noted", q = 2 }}]', "unknown setting augment.Noted.q"),
+        (f'[{{ name = "{plug_in}:Noted", q = 2 }}]', "unknown setting --augment.Noted.q"),
         (f'[{{ name = "{plug_in}:Plain" }}]', "is not a settings dataclass"),
         (f'[{{ name = "{plug_in}:Noticed" }}]', "has no 'Noticed'"),
     ):

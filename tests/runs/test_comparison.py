@@ -40,7 +40,7 @@ def test_settings_that_differ_then_figures(here: Path, capsys: pytest.CaptureFix
         ["train %", "50.00", "50.00"],
         ["val %", "70.00", "**80.00**"],
         ["test %", "**90.00**", ""],
-        ["TTA", "0", ""],
+        ["TTA", "mirror", ""],
         ["time", "2.0 min", "1.0 min"],
     ]
     picture = np.asarray(Image.open("out.png").convert("RGB")).astype(int)

@@ -81,7 +81,7 @@ def test_the_sorted_value_comes_first(here: Path, capsys: pytest.CaptureFixture[
     assert order("list", "--sort", "size")[0] == "a"
     b, a, _ = listed(capsys)
     assert b[1:9] == ["not begun", "tiny-cnn", "4 of 4", "70.00", "", "", "12,345", "2.0 min"]
-    assert a[1:7] == ["finished", "tiny-cnn", "4 of 4", "90.00", "60.00", "0"]
+    assert a[1:7] == ["finished", "tiny-cnn", "4 of 4", "90.00", "60.00", "mirror"]
     assert a[10] == "2001-09-09 01:46"
 
 
