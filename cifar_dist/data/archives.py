@@ -258,7 +258,7 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
         if sum(info.file_size for info in infos) > _BASE_ALLOWANCE + MAX_RATIO * path.stat().st_size:
             raise _decompression_bomb(path)
         for info in infos:
-            stored = _zip_name(info)
+            stored = _zip_name(path, info)
             name = _safe_name(path, stored)
             if stored.endswith(("/", "\\")):  # is_dir() knows no backslashes, which some programs on Windows write
                 if name:
@@ -275,14 +275,24 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
             yield _Member(name, lambda info=info: archive.read(info))  # type: ignore[misc]
 
 
-def _zip_name(info: zipfile.ZipInfo) -> str:
-    """Return the name of a zip member, which macOS writes in UTF-8 without the flag that says so."""
+def _zip_name(path: Path, info: zipfile.ZipInfo) -> str:
+    """Return the name of a zip member, which macOS writes in UTF-8 without the flag that says so.
+
+    Raises:
+        UserError: it is in the encoding of another language, as Windows writes Chinese names, and would be scrambled.
+    """
     if info.flag_bits & _UTF8:
         return info.filename
     try:
         return info.filename.encode("cp437").decode()  # zipfile decodes names without the flag as code page 437
     except UnicodeError:
-        return info.filename
+        pass
+    if re.search("[\u2500-\u259f]", info.filename):  # box drawings, which no one has in a name
+        raise UserError(
+            f"{path}: the member name '{info.filename}' is in an encoding that the archive does not name; unpack it "
+            "with the program that made it, and use the folder"
+        )
+    return info.filename
 
 
 def _safe_name(path: Path, name: str) -> str:

@@ -75,6 +75,14 @@ def test_a_zip_from_a_mac_has_its_names(tmp_path: Path) -> None:
     assert open_quietly(str(path)).data.classes == tuple(sorted(stored))
 
 
+def test_a_zip_with_names_in_an_encoding_that_it_does_not_name_is_refused(tmp_path: Path) -> None:
+    """As Windows writes Chinese names; read as code page 437 they would be scrambled classes."""
+    path = build.write_archive(tmp_path / "a.zip", build.class_folder({"AAAA": 1, "emu": 1}))
+    path.write_bytes(path.read_bytes().replace(b"AAAA/0000.png", "狗狗".encode("gbk") + b"/0000.png"))
+    said = one_line(str(path))
+    assert "is in an encoding that the archive does not name; unpack it" in said
+
+
 def test_a_folder_of_anything_else_says_what_is_expected(tmp_path: Path) -> None:
     assert "SPLIT/CLASS/FILE.png" in one_line(build.write_folder(tmp_path / "f", {"notes.txt": b"hello"}))
 
