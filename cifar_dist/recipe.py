@@ -23,7 +23,7 @@ from cifar_dist.config.choice import field_names
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.layers import laid_over, without_lost
 from cifar_dist.config.named_items import merge_items
-from cifar_dist.config.overrides import parse_overrides
+from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put, to_tree
 from cifar_dist.config.version1 import upgraded
@@ -32,7 +32,6 @@ from cifar_dist.files import write_atomic
 
 _MARK = "\ufeff"  # byte order mark, which editors of Windows write first
 SHIPPED = Path(__file__).parent / "recipes"
-_COMMAND_LINE = "the command line"
 _SWEEP_KEYS = frozenset(("recipe", "recipes", "grid", "rows"))
 
 
@@ -113,9 +112,9 @@ def _load(path: Path, overrides: Sequence[str]) -> Config:
     tree = copy.deepcopy(without_lost(own, overriding, Config))
     for key, value in given.items():
         put(tree, key, value)
-    tree = merge_items(tree, Config, where=_COMMAND_LINE, prefix="--")
+    tree = merge_items(tree, Config, where=COMMAND_LINE, prefix="--")
     try:
-        return build_config(tree, where=_COMMAND_LINE, prefix="--")
+        return build_config(tree, where=COMMAND_LINE, prefix="--")
     except UserError as error:
         raise _blamed(error, own, str(path)) from None
 
@@ -125,7 +124,7 @@ def _blamed(error: UserError, own: Tree, where: str) -> UserError:
     try:
         build_config(own, where=where)
     except UserError as of_recipe:
-        alone, under = str(of_recipe).removeprefix(where), str(error).removeprefix(_COMMAND_LINE)
+        alone, under = str(of_recipe).removeprefix(where), str(error).removeprefix(COMMAND_LINE)
         if alone.replace("--", "") == under.replace("--", ""):
             return of_recipe
     return error

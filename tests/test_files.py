@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.crashing import every_death
+from support.file_limit import error_of
 
 from cifar_dist.files import copy_atomic, folder_atomic, free_name, link_atomic, sha256, write_atomic, write_output
 
@@ -161,21 +160,11 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("write", [write_atomic, copy_atomic])
 def test_a_full_disk_names_the_file_that_was_written(tmp_path: Path, write: Callable[..., None]) -> None:
-    """A real limit on the size of files, in a process of its own."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(bytes(100))
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
-            write(*((target, bytes(100)) if write is write_atomic else (source, target)))
-        except OSError as error:
-            code = 0 if str(target) in str(error) and str(source) not in str(error) else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    said = error_of(lambda: write(*((target, bytes(100)) if write is write_atomic else (source, target))), limit=50)
+    assert str(target) in said
+    assert str(source) not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 

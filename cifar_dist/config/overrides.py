@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, get_args, get_origin
+from typing import Annotated, Final, get_args, get_origin
 
 from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names
@@ -12,6 +12,9 @@ from cifar_dist.config.section import BooleanMeans
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put
 from cifar_dist.errors import UserError
+
+COMMAND_LINE: Final = "the command line"
+"""Where a setting comes from, for errors."""
 
 
 def parse_overrides(words: Sequence[str]) -> Tree:
@@ -37,7 +40,7 @@ def parse_overrides(words: Sequence[str]) -> Tree:
         value = _parse_value(key, text if equals else "true", types)
         tree: Tree = {}
         put(tree, key, value)
-        check_keys(tree, where="the command line", prefix="--")
+        check_keys(tree, where=COMMAND_LINE, prefix="--")
         found[key] = value
     return found
 
@@ -68,7 +71,7 @@ def _check_key(key: str, text: str) -> None:
         raise UserError(f"--{key} is a section and not replaced as a whole; set its keys, as --{key}.KEY VALUE")
     right = ".".join((section, *below[1:]))
     if len(below) == 3 and below[0] == list_of_items(section) and right in all_keys():
-        raise UserError(f"the command line: unknown setting --{key}; did you mean '--{right}'?")
+        raise UserError(f"{COMMAND_LINE}: unknown setting --{key}; did you mean '--{right}'?")
 
 
 def _parse_value(key: str, text: str, types: Sequence[object]) -> object:

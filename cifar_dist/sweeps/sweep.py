@@ -31,7 +31,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
-from cifar_dist.config.overrides import parse_overrides
+from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.toml_text import as_typed, parse_toml, typed_value
 from cifar_dist.config.tree import flatten
@@ -142,7 +142,7 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
             hint = "put settings for all runs into [settings]" if is_setting else nearest(key, _KEYS)
             raise UserError(f"{where}: a sweep has no key '{key}'; {hint}")
     given = parse_overrides(overrides)
-    _refuse_reserved(given, "the command line")
+    _refuse_reserved(given, COMMAND_LINE)
     settings = _flatten_settings(tree.get("settings", {}), f"{where} [settings]")
     found = list(_parse_rows(tree, where))
     run_seeds = range(seeds) if seeds else _parse_seeds(tree.get("seeds", 1), where)
@@ -151,7 +151,7 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
     rows = []
     for name, base, own in found:
         if fixed := sorted(own.keys() & given.keys()):
-            raise UserError(f"the command line: --{fixed[0]} is varied by {where}; drop it, or change the file")
+            raise UserError(f"{COMMAND_LINE}: --{fixed[0]} is varied by {where}; drop it, or change the file")
         words = [base, *(_override_word(key, value) for key, value in {**settings, **own}.items()), *overrides]
         row_where = f"{where} row '{name}'{' with the settings of the command line' if overrides else ''}"
         rows.append(
@@ -276,7 +276,7 @@ def _build_run(name: str, seed: int, words: Sequence[str], where: str) -> Run:
     try:
         config = recipe.load(base, settings)
     except UserError as error:
-        what = str(error).removeprefix("the command line: ")
+        what = str(error).removeprefix(f"{COMMAND_LINE}: ")
         rename = "; rename the sweep's file or the row" if what.startswith("run.name ") else ""
         raise UserError(f"{where}: {what}{rename}") from None
     return Run(name, (base, *settings), config)

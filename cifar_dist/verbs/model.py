@@ -118,7 +118,7 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
     """Return the model, the number of classes, and the image shape (height, width, channels)."""
     from cifar_dist import recipe
     from cifar_dist.config.build import build_config
-    from cifar_dist.config.overrides import parse_overrides
+    from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
     from cifar_dist.config.tree import put
 
     wrong = next((option for option in arguments.options if not re.match(r"\w+=", option)), None)
@@ -134,7 +134,7 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
         tree: Tree = {}
         for key, value in {**parse_overrides(settings), "model.name": name}.items():
             put(tree, key, value)
-        return build_config(tree, where="the command line").model, *_CIFAR10
+        return build_config(tree, where=COMMAND_LINE).model, *_CIFAR10
     config = recipe.load(of, settings)
     packed = Path(config.data.path)
     if not (packed / "manifest.json").is_file():

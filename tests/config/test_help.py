@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shlex
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -103,3 +106,21 @@ def test_a_plug_in_is_described_by_its_own_dataclass(tmp_path: Path) -> None:
     assert text.startswith("Sign momentum.")
     assert "Two decay rates." in text
     assert ["--optim.betas", "[0.9, 0.99]"] in shown(text)
+
+
+def test_every_setting_is_documented() -> None:
+    """`--help` prints the text below each field, so a field without one would be missing there."""
+    found = []
+    for file in sorted(Path(inspect.getfile(Config)).parent.glob("*.py")):
+        sections = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+        for section in sections:
+            if not section.name.endswith("Config") or section.name == "Config":
+                continue
+            found.append(section.name)
+            for field, text in pairwise([*section.body, ast.Pass()]):
+                if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).startswith("ClassVar"):
+                    name = ast.unparse(field.target)
+                    documented = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+                    picks = name in ("name", "rest", "wandb")  # documented where the choice is
+                    assert documented or picks, f"{section.name}.{name} has no text under it"
+    assert len(found) > 30

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist.config.keys import types_of, values_of
-from cifar_dist.config.overrides import parse_overrides
+from cifar_dist.config.overrides import parse_overrides, split_settings
 from cifar_dist.config.toml_text import option
 from cifar_dist.errors import UserError
 
@@ -53,3 +53,11 @@ def test_the_values_of_a_setting_that_has_few() -> None:
     assert values_of("augment.flip.kind") == ["random", "alternating"]
     assert values_of("optim.lr") == values_of("model.options.x") == values_of("nothing.there") == []
     assert types_of("run.from") == types_of("run.name") == [str]
+
+
+@given(st.lists(st.sampled_from(["name", "--optim.lr", "--optim.lr=1", "0.1", "[8, 16]", "--out", "--run.fresh"])))
+def test_settings_are_separated_from_the_arguments_of_a_verb(words: list[str]) -> None:
+    settings, others = split_settings(words)
+    assert sorted([*settings, *others]) == sorted(words)
+    assert not [word for word in others if word.startswith("--") and "." in word.partition("=")[0]]
+    assert "--out" not in settings
