@@ -71,9 +71,10 @@ def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[s
 
 def resume_command(folder: RunFolder, config: Config | None = None) -> str:
     """Return the command that continues this run, with the length of ``config`` if the run can have it."""
-    can_have_it = config is not None and _keeps_rates(folder, config)
-    length = words_of_changes(_settings(folder), settings_of(config), LENGTH) if config and can_have_it else []
-    return " ".join(["cifar-dist resume", quoted(folder.path), *(length or [])])
+    length: list[str] = []
+    if config is not None and _keeps_rates(folder, config):
+        length = words_of_changes(_settings(folder), settings_of(config), LENGTH) or []
+    return " ".join(["cifar-dist resume", quoted(folder.path), *length])
 
 
 def other_run(folder: RunFolder, config: Config) -> str:
