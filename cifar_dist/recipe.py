@@ -1,4 +1,4 @@
-"""Recipe files: which there are, reading one into a validated :class:`Config`, and setting its learning rate.
+"""Recipe files: which there are, and reading one into a validated :class:`Config`.
 
 A recipe may name another one as its ``base`` and contain only the differences. ``--section.field VALUE`` overrides it.
 
@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import tomli_w
 
 from cifar_dist.config import Config
 from cifar_dist.config.build import build_config
@@ -25,12 +21,10 @@ from cifar_dist.config.layers import laid_over, without_lost
 from cifar_dist.config.named_items import merge_items
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.toml_text import parse_toml
-from cifar_dist.config.tree import Tree, put, to_tree
+from cifar_dist.config.tree import Tree, put
 from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest, quoted
-from cifar_dist.files import write_atomic
 
-_MARK = "\ufeff"  # byte order mark, which editors of Windows write first
 SHIPPED = Path(__file__).parent / "recipes"
 _SWEEP_KEYS = frozenset(("recipe", "recipes", "grid", "rows"))
 
@@ -163,87 +157,3 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     if below.resolve() in chain:
         raise UserError(f"{path}: base {base} leads back to {below.name}; a recipe cannot be its own base")
     return merge_items(laid_over(_read_tree(below, chain), tree, Config), Config, where=str(path))
-
-
-def read(path: Path) -> Config:
-    """Read the config of a run folder without running the plug-ins that it names, see :func:`build_config`.
-
-    Raises:
-        UserError: the file is missing or invalid.
-    """
-    try:
-        tree = parse_toml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}") from None
-    tree = upgraded(tree, Config)
-    check_keys(tree, where=str(path))
-    return build_config(tree, where=str(path), import_plugins=False)
-
-
-# ---- writing one value ------------------------------------------------------------------------------------------
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a file that :func:`write_lr` could not write, before the time is spent on finding the rate.
-
-    Raises:
-        UserError: not a .toml, its folder does not exist, or it exists and is not a recipe.
-    """
-    if path.suffix != ".toml" or not path.parent.is_dir():
-        raise UserError(f"{path} cannot be written as a recipe; name a .toml file in an existing folder")
-    if path.exists():
-        _with_lr(path, 1.0)
-
-
-def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) -> None:
-    """Set ``optim.lr`` in a recipe file and leave its other text unchanged.
-
-    Args:
-        path: the file. If it does not exist, create a recipe on ``base`` with ``settings`` and the rate.
-        base, settings: as for :func:`load`.
-
-    Raises:
-        UserError: as :func:`check_writable`.
-    """
-    if path.exists():
-        write_atomic(path, _with_lr(path, lr))
-        return
-    complete = to_tree(load(base, settings))
-    tree: Tree = {}
-    for key in parse_overrides(settings):
-        section, field, *deeper = key.split(".")
-        if field not in complete[section]:  # a setting of one item of a list
-            field, deeper = getattr(Config(), section).named_items, []
-        value = complete[section][field]
-        for part in deeper:
-            value = value[part]
-        put(tree, ".".join((section, field, *deeper)), value)
-    put(tree, "optim.lr", lr)
-    below = os.path.relpath(base, path.parent) if base.endswith(".toml") else base
-    write_atomic(path, tomli_w.dumps({"base": below, **tree}))
-
-
-def _with_lr(path: Path, lr: float) -> str:
-    """Return the text of a recipe file with ``optim.lr`` set to ``lr``."""
-    try:
-        content = path.read_bytes().decode()  # as it is, with the byte order mark and the line ends of Windows
-        text = content.removeprefix(_MARK)
-        mark = content[: len(content) - len(text)]
-        wanted = parse_toml(text)
-        put(wanted, "optim.lr", lr)
-        section = re.search(r"(?m)^\[optim\][^\n]*\n", text)
-        end = "\r\n" if "\r\n" in text else "\n"
-        if section is None:
-            text = f"{text.rstrip()}{end}{end}[optim]{end}lr = {lr!r}{end}"
-        else:
-            rest = text[section.end() :]
-            own, others = re.split(r"(?m)^(?=\[)", rest, maxsplit=1) if re.search(r"(?m)^\[", rest) else (rest, "")
-            edited, count = re.subn(r"(?m)^lr\s*=\s*[^\s#]+", f"lr = {lr!r}", own)
-            text = text[: section.end()] + (edited if count else f"lr = {lr!r}{end}{own}") + others
-        if parse_toml(text) == wanted:
-            return mark + text
-    except (ValueError, OSError, AttributeError):
-        pass
-    raise UserError(f"optim.lr cannot be set in {path}; write lr = {lr!r} in its section [optim], or use a new file")

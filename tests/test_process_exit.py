@@ -45,7 +45,7 @@ def test_a_closed_terminal_is_no_failure(tiny: Path, tmp_path: Path, when: str) 
 
 FAULTS = {
     "a fault of the disk": "open('/proc/self/mem', 'rb').read()",
-    "that a reader turned into its own message": "recipe.read(Path('/proc/self/mem'))",
+    "that a reader turned into its own message": "read_config(Path('/proc/self/mem'))",
     "of one rank": "write_atomic(Path('/dev/full/x'), '')",
     "while memory is short": "raise OSError(errno.ENOMEM, 'Cannot allocate memory', 'x')",
 }
@@ -56,7 +56,7 @@ def test_a_fault_of_the_machine_is_one_line_and_not_bad_input(fault: str) -> Non
     code = f"""if True:
         import errno
         from pathlib import Path
-        from cifar_dist import recipe
+        from cifar_dist.config.saved import read_config
         from cifar_dist.files import write_atomic
         from cifar_dist.process_exit import exit_with
         def work():

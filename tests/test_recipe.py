@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist import recipe
-from cifar_dist.config import Config, OptimConfig, RunConfig, TrainConfig, WandbConfig
+from cifar_dist.config import Config, RunConfig, TrainConfig, WandbConfig
 from cifar_dist.config.build import build_config
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.schedule import CosineConfig, StepConfig, WSDConfig
-from cifar_dist.config.tree import to_toml, to_tree
+from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError
 from cifar_dist.verbs.arguments import user_path
 
@@ -377,51 +378,13 @@ def test_only_a_run_that_nothing_names_gets_another_name(tmp_path: Path) -> None
     assert recipe.load_named(str(path), [], lambda config: f"{config.run.name}-2").run.name == "first"
 
 
-def test_a_rate_that_cannot_be_written_is_one_line_that_says_where(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text("optim.lr = 0.1\n")
-    with pytest.raises(UserError, match=r"cannot be set in .*mine.toml; write lr = 0.25 in its section \[optim\]"):
-        recipe.write_lr(path, 0.25, base="demo")
-
-
-# ---- what a run folder holds ------------------------------------------------------------------------------------
-
-
-def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> None:
-    """The settings of plug-ins are read as they were written, and written the same way."""
-    code = tmp_path / "code.py"
-    code.write_text(
-        "from dataclasses import dataclass\n"
-        "from cifar_dist.config import OptimConfig, ScheduleConfig\n"
-        "@dataclass(frozen=True)\n"
-        "class Lion(OptimConfig):\n"
-        "    betas: tuple[float, float] = (0.9, 0.99)\n"
-        "    lambda_: float = 0.7\n"
-        "    def build(self, groups): ...\n"
-        "@dataclass(frozen=True)\n"
-        "class Sawtooth(ScheduleConfig):\n"
-        "    teeth: int = 3\n"
-        "    def falling(self, at): ...\n"
-    )
-    words = ["--optim.name", f"{code}:Lion", "--schedule.name", f"{code}:Sawtooth", "--schedule.teeth", "5"]
-    loaded = recipe.load("demo", words)
-    assert type(loaded.optim).__name__ == "Lion"
-    config_file = tmp_path / "config.toml"
-    config_file.write_text(to_toml(loaded))
-    code.write_text("raise SystemExit('this code must not run')")
-    found = recipe.read(config_file)
-    assert to_tree(found) == to_tree(loaded)
-    assert isinstance(found.optim, OptimConfig)
-    assert (found.optim.lr, found.schedule.name) == (0.1, f"{code}:Sawtooth")
-
-
 @pytest.mark.parametrize("depth", [60, 5_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{a = ", "}")])
 def test_deep_nesting_is_one_line(tmp_path: Path, depth: int, opening: str, closing: str) -> None:
     value = opening * depth + "1" * (opening != "[") + closing * depth
     path = tmp_path / "deep.toml"
     path.write_text(f"[model]\noptions = {value}\n")
-    for load in (lambda: recipe.load(str(path)), lambda: recipe.read(path)):
+    for load in (lambda: recipe.load(str(path)), lambda: read_config(path)):
         with pytest.raises(UserError, match="cannot be read as TOML: it is nested more than 50 deep"):
             load()
     with pytest.raises(UserError, match=r"--model.options: "):

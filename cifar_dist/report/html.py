@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist import recipe
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
@@ -85,7 +85,7 @@ def write_report(run: Path) -> Path:
         UserError: it is not a run folder.
     """
     folder = RunFolder(run)
-    config_text = to_toml(recipe.read(folder.config))
+    config_text = to_toml(read_config(folder.config))
     records = metrics.read(folder.metrics)
     events = timeline.read(folder.timeline)
     environment = read_json(folder.environment)
@@ -145,7 +145,7 @@ def _evaluations(folder: RunFolder) -> list[Evaluation]:
 def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
     """Open the evaluated images; None if their packed dataset is no longer in its place."""
     try:
-        here = Manifest.load(recipe.read(folder.config).data.path)
+        here = Manifest.load(read_config(folder.config).data.path)
         if here.fingerprint != folder.read_manifest().fingerprint or evaluation.summary.get("data") != here.name:
             return None
         reader = ShardReader(here, str(evaluation.summary.get("split")))

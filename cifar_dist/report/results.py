@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.saved import read_config
 from cifar_dist.files import read_json
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics, timeline
@@ -87,7 +87,7 @@ def read_result(run: Path) -> Result:
         UserError: not a run folder, or its config or metrics are damaged.
     """
     folder = RunFolder(run)
-    config = recipe.read(folder.config)
+    config = read_config(folder.config)
     rows = EpochTable(metrics.read(folder.metrics)).rows()
     summary = folder.final_summary()
     return Result(

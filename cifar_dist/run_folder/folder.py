@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import InUseError, UserError
 from cifar_dist.files import (
@@ -132,7 +132,7 @@ class RunFolder:
         if self.final_summary() is not None:
             return True
         splits = read_json(self.manifest).get("splits")
-        return isinstance(splits, dict) and (split or recipe.read(self.config).eval.split) not in splits
+        return isinstance(splits, dict) and (split or read_config(self.config).eval.split) not in splits
 
     def supersede_final(self) -> None:
         """Rename the final weights and their evaluations after their step, so that the run is not finished any more."""

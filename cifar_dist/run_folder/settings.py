@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, quoted
@@ -32,7 +32,7 @@ def read_settings(folder: RunFolder) -> Config:
     Raises:
         UserError: it is damaged, or was edited into other settings than the run was started with.
     """
-    config = recipe.read(folder.config)
+    config = read_config(folder.config)
     if found := contradiction(_settings(folder), settings_of(config), LENGTH, str(folder.config)):
         raise UserError(
             f"{folder.path} was started with {found[1]}; write the first there again, or {other_run(folder, config)}"
@@ -46,7 +46,7 @@ def read_started_settings(folder: RunFolder) -> Config:
     Raises:
         UserError: they are damaged.
     """
-    return recipe.read(folder.started_config if folder.started_config.is_file() else folder.config)
+    return read_config(folder.started_config if folder.started_config.is_file() else folder.config)
 
 
 def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[str] = ()) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
@@ -33,7 +33,7 @@ def rename(run: Path, name: str) -> Path:
     if target.exists():
         raise UserError(f"{target} exists; use another name")
     configs = [path for path in (folder.config, folder.started_config) if path.is_file()]
-    renamed = {path.name: _renamed(recipe.read(path), name) for path in configs}
+    renamed = {path.name: _renamed(read_config(path), name) for path in configs}
     try:
         folder.lock()
         run.resolve().rename(target)

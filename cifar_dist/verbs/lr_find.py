@@ -52,12 +52,13 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
+    from cifar_dist.recipe_lr import check_writable, write_lr
 
     if arguments.low >= arguments.high:
         raise UserError(f"--low {arguments.low:g} must be below --high {arguments.high:g}")
     config = recipe.load(arguments.recipe, arguments.settings)
     if arguments.write is not None:
-        recipe.check_writable(arguments.write)
+        check_writable(arguments.write)
         refuse_lasting(arguments.write, "--write")
 
     from cifar_dist.distributed.stop_signals import StopSignals
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"warning: {doubt}", flush=True)
         lr = float(f"{valley if arguments.suggest == 'valley' else steepest:.3g}")
         if arguments.write is not None:
-            recipe.write_lr(arguments.write, lr, base=arguments.recipe, settings=arguments.settings)
+            write_lr(arguments.write, lr, base=arguments.recipe, settings=arguments.settings)
             print(f"optim.lr = {lr:g}: {arguments.write}")
         else:
             print(f"use it with --optim.lr {lr:g}")

@@ -13,6 +13,7 @@ from support.running import ROOT, environment
 
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig, TransformConfig
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.transforms import Mixing, Samples, Transform
@@ -218,17 +219,8 @@ def test_the_config_of_a_run_is_read_again(tmp_path: Path) -> None:
     for name in ("se-resnet-randaugment", "speedrun-96"):
         config = recipe.load(name)
         (tmp_path / "config.toml").write_text(to_toml(config))
-        assert recipe.read(tmp_path / "config.toml") == config
+        assert read_config(tmp_path / "config.toml") == config
         assert recipe.load(str(tmp_path / "config.toml")) == config
-
-
-def test_a_recipe_that_is_written_keeps_one_setting_of_a_transform(tmp_path: Path) -> None:
-    """``lr-find --write`` writes such a recipe: it includes the settings of the command line."""
-    settings = ["--augment.crop.pad", "1", "--train.epochs", "3"]
-    recipe.write_lr(tmp_path / "found.toml", 0.25, base="demo", settings=settings)
-    found = recipe.load(str(tmp_path / "found.toml"))
-    assert found.augment == recipe.load("demo", settings).augment
-    assert (found.optim.lr, found.train.epochs) == (0.25, 3)
 
 
 def test_the_help_of_a_recipe_names_what_can_be_typed() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.running import ROOT, interrupt, metrics, spawn, train
 
-from cifar_dist import recipe
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_tree
 
 CODE = """
@@ -71,7 +71,7 @@ def test_plug_ins_train_resume_and_are_reported_without_their_code(tiny: Path, t
     assert one[3]["lr"] == 0.1 * (1 + 3 / 3) ** -0.5
 
     code.write_text("raise SystemExit('this code must not run')")
-    assert to_tree(recipe.read(broken / "config.toml"))["schedule"]["slowness"] == 3.0
+    assert to_tree(read_config(broken / "config.toml"))["schedule"]["slowness"] == 3.0
     for verb in (["report", str(broken)], ["runs", "list", str(tmp_path / "runs")]):
         (done,) = spawn(["-m", "cifar_dist", *verb], cwd=ROOT)
         assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.choice import is_root, keys_of
 from cifar_dist.config.optim import MuonSGDConfig
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml, to_tree
 
 
@@ -34,7 +35,7 @@ def test_a_config_of_version_1_is_read_as_it_was_meant(tmp_path: Path, name: str
     path = tmp_path / "config.toml"
     path.write_text(tomli_w.dumps(version1(now)))
     assert len(path.read_text().splitlines()) > len(to_toml(now).splitlines()), "it holds more"
-    assert recipe.read(path) == now
+    assert read_config(path) == now
     assert recipe.load(str(path)) == now
 
 
@@ -43,4 +44,4 @@ def test_a_frozen_run_of_version_1_is_read_without_what_had_no_effect(tmp_path: 
     tree = version1(now)
     tree["optim"]["backbone_lr"], tree["average"]["recalibrate"] = 0.1, 100
     (tmp_path / "config.toml").write_text(tomli_w.dumps(tree))
-    assert recipe.read(tmp_path / "config.toml") == now
+    assert read_config(tmp_path / "config.toml") == now

@@ -22,6 +22,7 @@ from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig
 from cifar_dist.config.augment_v1 import upgraded_augment
 from cifar_dist.config.build import build_config
+from cifar_dist.config.saved import read_config
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.mix import Mix
@@ -103,7 +104,7 @@ def test_a_transform_that_was_off_in_version_1_is_not_in_the_list() -> None:
 def test_a_run_folder_of_version_1_is_read(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(OLD)
-    config = recipe.read(file)
+    config = read_config(file)
     now = (
         '[{ name = "crop", pad = 2 }, { name = "flip", kind = "alternating" }, { name = "cutmix", p = 0.5, alpha = 2 }]'
     )

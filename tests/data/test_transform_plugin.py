@@ -9,6 +9,7 @@ import pytest
 from support.running import metrics, train
 
 from cifar_dist import recipe
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
@@ -65,7 +66,7 @@ def test_it_trains_and_resumes(tiny: Path, digits: Path, plug_in: Path, tmp_path
         ids = sorted(i for _, e, some, _ in given if e == epoch for i in some)
         assert ids == list(range(samples)), "each sample once in each epoch"
     run = tmp_path / "runs" / "tiny"
-    assert settings_of(recipe.read(run / "config.toml"))["augment.Noted.p"] == 0.25
+    assert settings_of(read_config(run / "config.toml"))["augment.Noted.p"] == 0.25
     before = metrics(run)
     (again,) = train(*words)
     assert again.returncode == 0, again.stderr

@@ -20,7 +20,7 @@ from support import warm
 from support.documents import LEAST, NEEDS, Block, blocks, pages
 from support.running import DRAWN, PATIENCE, ROOT, environment
 
-from cifar_dist import recipe
+from cifar_dist.config.saved import read_config
 from cifar_dist.run_folder import RunFolder
 
 CHEAP = {"train.epochs": 2, "eval.tta": "0", "model.name": "tiny-cnn"}
@@ -70,7 +70,7 @@ def accuracies_of_own_recipes(copy: Path) -> dict[str, float]:
     found = {}
     for path in copy.glob("runs/*/evaluations/*_model_final/summary.json"):
         run = RunFolder(path.parents[2])
-        if recipe.read(run.config).model.name != CHEAP["model.name"]:
+        if read_config(run.config).model.name != CHEAP["model.name"]:
             found[run.path.name] = json.loads(path.read_text())["accuracy"]
     return found
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from support.running import ROOT, environment
 
-from cifar_dist import recipe
 from cifar_dist.config import (
     Config,
     DataConfig,
@@ -27,6 +26,7 @@ from cifar_dist.config import (
     WandbConfig,
 )
 from cifar_dist.config.optim import AdamConfig
+from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_sums
@@ -57,7 +57,7 @@ def test_a_new_folder_records_config_and_data(tmp_path: Path, manifest: Manifest
     folder = RunFolder(tmp_path / "runs" / "it")
     open_folder(folder, CONFIG, manifest)
     assert folder.name == "it"
-    assert recipe.read(folder.config) == CONFIG
+    assert read_config(folder.config) == CONFIG
     assert Manifest.read(folder.path).fingerprint == manifest.fingerprint
     assert folder.checkpoints.is_dir()
     assert not folder.is_finished()
@@ -171,13 +171,13 @@ def test_the_newest_checkpoint_is_the_one_that_latest_points_at(tmp_path: Path) 
 HOLD = """
 import sys
 from pathlib import Path
-from cifar_dist import recipe
+from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import open_folder
 path = Path(sys.argv[1])
 folder = RunFolder(path)
-open_folder(folder, recipe.read(path / "config.toml"), Manifest.load(sys.argv[2]))
+open_folder(folder, read_config(path / "config.toml"), Manifest.load(sys.argv[2]))
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -244,7 +244,7 @@ def test_a_resume_that_contradicts_is_refused_by_key(
     open_and_end(tmp_path / "it", CONFIG, manifest)
     message = refusal(tmp_path / "it", replace(CONFIG, **change), manifest)
     assert f"it was started with {key}; leave {key.split()[0]} as it was: cifar-dist resume " in message
-    assert recipe.read(tmp_path / "it" / "config.toml") == CONFIG, "the run keeps its config"
+    assert read_config(tmp_path / "it" / "config.toml") == CONFIG, "the run keeps its config"
 
 
 def test_settings_that_change_no_result_may_change(tmp_path: Path, manifest: Manifest) -> None:
@@ -260,7 +260,7 @@ def test_settings_that_change_no_result_may_change(tmp_path: Path, manifest: Man
     )
     (tmp_path / "it").rename(tmp_path / "renamed")
     open_and_end(tmp_path / "renamed", later, manifest)
-    assert recipe.read(tmp_path / "renamed" / "config.toml") == later
+    assert read_config(tmp_path / "renamed" / "config.toml") == later
 
 
 def test_other_data_is_refused(tmp_path: Path, manifest: Manifest) -> None:

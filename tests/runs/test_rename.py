@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from support.run_folders import write_run
 from support.small_checkpoint import averaged, holds, save
 
-from cifar_dist import checkpoint, cli, recipe
+from cifar_dist import checkpoint, cli
 from cifar_dist.config import Config, ModelConfig, RunConfig, TrainConfig
+from cifar_dist.config.saved import read_config
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.resume import resumed_config
@@ -34,8 +35,8 @@ def test_a_renamed_run_is_the_same_run(runs: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith("old is now runs/new\n")
     new = RunFolder(runs / "new")
     assert not run.exists()
-    assert recipe.read(new.config).run.name == "new"
-    assert recipe.read(new.config).model == CONFIG.model
+    assert read_config(new.config).run.name == "new"
+    assert read_config(new.config).model == CONFIG.model
     assert holds(checkpoint.named(new.checkpoints, "best"), 4)
     assert ">new</h1>" in new.report.read_text()
 

@@ -83,19 +83,6 @@ def test_the_rate_is_written_into_a_new_recipe_and_into_an_old_one(tiny: Path, t
     assert recipe.load(str(old)).optim.lr < 3
 
 
-@pytest.mark.parametrize("ends", ["\r\n", "\n"])
-@pytest.mark.parametrize("section", ["", "[optim]\nlr = 3.0\n"])
-def test_a_rate_is_written_without_a_change_of_line_ends(tmp_path: Path, section: str, ends: str) -> None:
-    path = tmp_path / "windows.toml"
-    text = f"\ufeff{section}\n# mine\n[train]\nepochs = 3\n".replace("\n", ends)
-    path.write_bytes(text.encode())
-    recipe.write_lr(path, 0.25, base="demo")
-    written = path.read_bytes().decode()
-    expected = text.replace("3.0", "0.25") if section else f"{text}\n[optim]\nlr = 0.25\n".replace("\n", ends)
-    assert written == expected.replace("\r\r", "\r")
-    assert recipe.load(str(path)).optim.lr == 0.25
-
-
 def test_a_stopped_range_test_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     running = start(["-m", "cifar_dist", "lr-find", str(tiny), "--low", "1e-9", "--high", "1e-8", "--steps", "100000"])
     assert running[0].stdout is not None

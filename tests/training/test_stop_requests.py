@@ -12,7 +12,7 @@ import pytest
 from support.continued_runs import Place, events
 from support.running import TRAIN, finish, start, wait_for_records
 
-from cifar_dist import recipe
+from cifar_dist.config.saved import read_config
 from cifar_dist.distributed.stop_requests import STOP_FILE, TIME_LIMIT, StopRequests, cause_of
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
 from cifar_dist.distributed.time_limit import JobTime, deadline, job_time
@@ -40,7 +40,7 @@ def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_pa
     ]
     assert place.run("resume", str(run), "--run.max_time", "").code == 0
     place.assert_is_whole(run)
-    assert recipe.read(RunFolder(run).config).run.name == "renamed"
+    assert read_config(RunFolder(run).config).run.name == "renamed"
 
 
 def test_a_stop_whose_checkpoint_cannot_be_written_is_recorded_as_a_failure(tiny: Path, tmp_path: Path) -> None:

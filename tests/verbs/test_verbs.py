@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from support.run_folders import cells
 from support.running import DRAWN, ROOT, TRAIN, spawn
 
-from cifar_dist import cli, recipe
+from cifar_dist import cli
+from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.distributed.out_of_memory import OutOfMemoryError
@@ -277,7 +278,7 @@ def test_evaluate_names_a_missing_dataset_and_one_that_has_changed(run: Path, di
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
     config = moved / "config.toml"
-    trained = recipe.read(config)
+    trained = read_config(config)
     config.write_text(config.read_text().replace(str(digits), "not/here"))
     (done,) = spawn(["-m", "cifar_dist", "evaluate", str(moved)])
     assert done.returncode == 2

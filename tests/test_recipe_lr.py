@@ -1,0 +1,40 @@
+"""The rate that ``lr-find`` writes into a recipe: its other text stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cifar_dist import recipe
+from cifar_dist.errors import UserError
+from cifar_dist.recipe_lr import write_lr
+
+
+@pytest.mark.parametrize("ends", ["\r\n", "\n"])
+@pytest.mark.parametrize("section", ["", "[optim]\nlr = 3.0\n"])
+def test_a_rate_is_written_without_a_change_of_line_ends(tmp_path: Path, section: str, ends: str) -> None:
+    path = tmp_path / "windows.toml"
+    text = f"\ufeff{section}\n# mine\n[train]\nepochs = 3\n".replace("\n", ends)
+    path.write_bytes(text.encode())
+    write_lr(path, 0.25, base="demo")
+    written = path.read_bytes().decode()
+    expected = text.replace("3.0", "0.25") if section else f"{text}\n[optim]\nlr = 0.25\n".replace("\n", ends)
+    assert written == expected.replace("\r\r", "\r")
+    assert recipe.load(str(path)).optim.lr == 0.25
+
+
+def test_a_recipe_that_is_written_keeps_one_setting_of_a_transform(tmp_path: Path) -> None:
+    """``lr-find --write`` writes such a recipe: it includes the settings of the command line."""
+    settings = ["--augment.crop.pad", "1", "--train.epochs", "3"]
+    write_lr(tmp_path / "found.toml", 0.25, base="demo", settings=settings)
+    found = recipe.load(str(tmp_path / "found.toml"))
+    assert found.augment == recipe.load("demo", settings).augment
+    assert (found.optim.lr, found.train.epochs) == (0.25, 3)
+
+
+def test_a_rate_that_cannot_be_written_is_one_line_that_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("optim.lr = 0.1\n")
+    with pytest.raises(UserError, match=r"cannot be set in .*mine.toml; write lr = 0.25 in its section \[optim\]"):
+        write_lr(path, 0.25, base="demo")
