@@ -20,6 +20,7 @@ from cifar_dist.config.keys import check_keys
 from cifar_dist.config.layers import laid_over, without_lost
 from cifar_dist.config.named_items import merge_items
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
+from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put
 from cifar_dist.config.version1 import upgraded
@@ -50,9 +51,9 @@ def recipe_path(recipe: str) -> Path:
         if path.is_file():
             return path
         raise UserError(f"recipe file {recipe} {'is a folder' if path.is_dir() else 'does not exist'}")
-    if (path / "config.toml").is_file():
+    if (path / CONFIG_NAME).is_file():
         resume = f"cifar-dist resume {quoted(recipe)}"
-        raise UserError(f"{recipe} is a run, not a recipe; continue it: {resume}, or name its {path / 'config.toml'}")
+        raise UserError(f"{recipe} is a run, not a recipe; continue it: {resume}, or name its {path / CONFIG_NAME}")
     if path.exists():
         raise UserError(f"{recipe} is not a recipe; name one that cifar-dist recipes lists, or the path of a .toml")
     meant = nearest(recipe, shipped(), "cifar-dist recipes lists all")

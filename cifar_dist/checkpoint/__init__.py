@@ -31,11 +31,9 @@ from cifar_dist.checkpoint.contents import (
 )
 from cifar_dist.checkpoint.folder import (
     evaluated_weights,
-    folder_name,
     load,
     load_weights,
     read_state,
-    step_of,
 )
 from cifar_dist.checkpoint.history import (
     best,
@@ -69,7 +67,6 @@ __all__ = [
     "copy_to",
     "evaluated_weights",
     "find_named",
-    "folder_name",
     "is_adoptable",
     "listing",
     "load",
@@ -80,7 +77,6 @@ __all__ = [
     "save",
     "save_tensors",
     "set_aside",
-    "step_of",
     "surplus",
     "verify",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,19 +28,9 @@ from cifar_dist.checkpoint.marker import (
 from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic
+from cifar_dist.step_folder import step_name, step_of
 
 _STATE = TypeAdapter(TrainState)
-_FOLDER = re.compile(r"step-(\d{8,12})")
-
-
-def folder_name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def step_of(path: Path) -> int | None:
-    """Parse the step in a checkpoint folder's name; None for any other name."""
-    match = _FOLDER.fullmatch(path.name)
-    return int(match[1]) if match else None
 
 
 def write(target: Path, tensors: Tensors, state: TrainState) -> None:
@@ -107,7 +96,7 @@ def read_state(path: Path) -> TrainState:
         what = ": ".join([*map(str, first["loc"]), first["msg"]])
         raise CheckpointError(f"{path / STATE} cannot be used: {what:.300}") from None
     if step_of(path) not in (None, state.step):
-        raise CheckpointError(f"{path} is a copy of {folder_name(state.step)}: its {STATE} says step {state.step}")
+        raise CheckpointError(f"{path} is a copy of {step_name(state.step)}: its {STATE} says step {state.step}")
     return state
 
 

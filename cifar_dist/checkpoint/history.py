@@ -12,11 +12,12 @@ from cifar_dist.checkpoint.contents import (
     Tensors,
     TrainState,
 )
-from cifar_dist.checkpoint.folder import folder_name, read_state, step_of, write
+from cifar_dist.checkpoint.folder import read_state, write
 from cifar_dist.checkpoint.marker import verify
 from cifar_dist.errors import UserError
 from cifar_dist.files import complete, discard, folder_atomic, free_name, leftovers, link_atomic
 from cifar_dist.formatting import percent
+from cifar_dist.step_folder import step_name, step_of
 
 
 def listing(folder: Path) -> list[Path]:
@@ -44,7 +45,7 @@ def save(folder: Path, tensors: Tensors, state: TrainState) -> Path:
     Raises:
         OSError: it cannot be written; nothing half-written remains.
     """
-    target = folder / folder_name(state.step)
+    target = folder / step_name(state.step)
     write(target, tensors, state)
     link(target, best=state.is_best)
     return target

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cifar_dist.checkpoint.contents import Tensors, TrainState
-from cifar_dist.checkpoint.folder import complete_folder, files_of, folder_name
+from cifar_dist.checkpoint.folder import complete_folder, files_of
 from cifar_dist.checkpoint.history import link
 from cifar_dist.checkpoint.marker import FileFacts, measure, part_name
 from cifar_dist.checkpoint.tensor_files import save_tensors
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic, fsync
+from cifar_dist.step_folder import step_name
 
 
 class UnfinishedCheckpoint:
@@ -34,7 +35,7 @@ class UnfinishedCheckpoint:
     """
 
     def __init__(self, folder: Path, state: TrainState) -> None:
-        self._target, self._state = folder / folder_name(state.step), state
+        self._target, self._state = folder / step_name(state.step), state
         self._open = contextlib.ExitStack()
         self.path = self._open.enter_context(folder_atomic(self._target, replace=True))
 

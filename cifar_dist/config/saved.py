@@ -11,6 +11,8 @@ from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError
 
+CONFIG_NAME = "config.toml"
+
 
 def read_config(path: Path) -> Config:
     """Read the config of a run folder without running the plug-ins that it names, see :func:`build_config`.

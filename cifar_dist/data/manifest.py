@@ -18,6 +18,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
 from cifar_dist.data.dataset_file import known_names
 from cifar_dist.data.image import MAX_SIDE, Codec
@@ -335,7 +336,7 @@ def describe_datasets_inside(root: Path) -> tuple[str, str] | None:
 
 
 def _is_run(dataset: Path) -> bool:
-    return (dataset / "config.toml").is_file()
+    return (dataset / CONFIG_NAME).is_file()
 
 
 def refuse_run(folder: Path) -> None:

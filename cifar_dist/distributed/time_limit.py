@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +11,13 @@ from datetime import datetime
 import psutil
 
 from cifar_dist.config.run import seconds_of
+from cifar_dist.distributed.scontrol import scontrol
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.errors import UserError
 
 _ENVIRONMENT = ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME")  # newer than Slurm 22.05
 _TIME = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)"
 _GRACE_FRACTION = 0.05  # of a limit, at most GRACE_SECONDS
-_SCONTROL_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,11 @@ def job_time(variables: Mapping[str, str]) -> JobTime | None:
     if start.isdecimal() and end.isdecimal():
         return JobTime(float(start), float(end))
     try:
-        asked = ["scontrol", "show", "job", "--oneliner", job]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=_SCONTROL_SECONDS, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
+        said = scontrol("show", "job", "--oneliner", job)
+    except UserError as error:
         raise UserError(
-            f"run.max_time auto: scontrol does not say when job {job} ends ({error}); "
-            "give a time, such as --run.max_time 2h"
+            f"run.max_time auto: scontrol does not say when job {job} ends; give a time, such as --run.max_time 2h "
+            f"({error})"
         ) from None
     # The last task of an array has the array's number, for which scontrol shows all of its tasks.
     found = re.search(rf"^JobId={job} .*\bStartTime={_TIME}.*\bEndTime={_TIME}", said, re.M)

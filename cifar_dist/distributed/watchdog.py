@@ -28,6 +28,7 @@ from cifar_dist.distributed import ranks as ranks_module
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.exit_codes import EXIT_STALLED
 from cifar_dist.launch.joining import open_store
+from cifar_dist.step_folder import step_name
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -138,7 +139,7 @@ class Watchdog:
         assert self._board is not None
         self._ending.set()
         step = self._steps_done()
-        folder = self._folder / f"step-{step:08d}"
+        folder = self._folder / step_name(step)
         self._write_stacks(folder, what)
         positions = self._board.exchange(_position(step))
         missing = {rank: self._places[rank] for rank in range(self._ranks.world_size) if rank not in positions}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cifar_dist.distributed.scontrol import scontrol
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.distributed.time_limit import grace_of_limit
 from cifar_dist.errors import UserError
 
 _EARLIER = "ask for the signal earlier: sbatch --signal=USR1@{seconds}"
-_SLURM_SECONDS = 30  # in which Slurm must answer
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ def find_grace(max_time: str, variables: Mapping[str, str]) -> Grace:
 
 def _graces_of_job(variables: Mapping[str, str]) -> list[Grace]:
     """The job's graces before its time limit, and when it is preempted."""
-    kill_wait = int(_find(r"KillWait\s*=\s*(\d+)", _ask("scontrol", "show", "config")) or 30)
+    kill_wait = int(_find(r"KillWait\s*=\s*(\d+)", scontrol("show", "config")) or 30)
     signal, lead = signal_of_job(variables)
     if lead:
         graces = [Grace(lead, f"--signal={signal}", _EARLIER)]
     else:
         graces = [Grace(kill_wait, "KillWait, as the job has no --signal", _EARLIER)]
     partition = variables.get("SLURM_JOB_PARTITION", "")
-    said = _ask("scontrol", "show", "partition", partition) if partition else ""
+    said = scontrol("show", "partition", partition) if partition else ""
     if _find(r"PreemptMode=(\w+)", said) in ("REQUEUE", "CANCEL", "GANG,REQUEUE"):
         seconds = int(_find(r"GraceTime=(\d+)", said) or 0) or kill_wait
         graces.append(
@@ -79,7 +78,7 @@ def signal_of_job(variables: Mapping[str, str]) -> tuple[str, int]:
 def _signal_of_script(job: str) -> str:
     """Return the ``--signal`` in the job's script; empty if it has none, as an interactive job has no script."""
     try:
-        script = _ask("scontrol", "write", "batch_script", job, "-")
+        script = scontrol("write", "batch_script", job, "-")
     except UserError:
         return ""
     return next(reversed(re.findall(r"^#SBATCH.*\s--signal[= ](\S+)", script, re.M)), "")
@@ -88,10 +87,3 @@ def _signal_of_script(job: str) -> str:
 def _find(pattern: str, text: str) -> str:
     found = re.search(pattern, text)
     return found[1] if found else ""
-
-
-def _ask(*words: str) -> str:
-    try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=_SLURM_SECONDS, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(f"Slurm does not answer: {error}; run the doctor where {words[0]} works") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from cifar_dist.config import Config
-from cifar_dist.config.saved import read_config
+from cifar_dist.config.saved import CONFIG_NAME, read_config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import InUseError, UserError
 from cifar_dist.files import (
@@ -26,11 +26,11 @@ from cifar_dist.files import (
     write_atomic,
     write_sums,
 )
+from cifar_dist.step_folder import step_name
 
 FINAL = "final"
 """Name of the weights at the end of training in evaluations."""
 
-CONFIG_NAME = "config.toml"
 """Name of the file that makes a folder a run."""
 
 _LOCK = ".lock"
@@ -140,7 +140,7 @@ class RunFolder:
         for evaluation in self.evaluation_folders():
             summary = read_json(evaluation.summary)
             if summary.get("checkpoint") == FINAL:
-                step = f"step-{summary.get('step', 0):08d}"
+                step = step_name(summary.get("step", 0))
                 write_atomic(evaluation.summary, json.dumps({**summary, "checkpoint": step}, indent=2) + "\n")
                 write_sums(evaluation.path)
         if self.final.is_file():

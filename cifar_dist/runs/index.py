@@ -8,11 +8,12 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.report.html import page
-from cifar_dist.run_folder import CONFIG_NAME, RunFolder
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import Entry, describe, find_runs
 from cifar_dist.tracking import timeline
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import csv_text, duration, markdown, percent_cell, size
 from cifar_dist.report.results import Result, read_result
-from cifar_dist.run_folder import CONFIG_NAME, RunFolder
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 
 

@@ -15,6 +15,7 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import copy_atomic
 from cifar_dist.run_folder import RunFolder, find_run, split_step
 from cifar_dist.run_folder.settings import read_started_settings
+from cifar_dist.step_folder import step_of
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
@@ -55,7 +56,7 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
 
 
 def _steps_before(source: RunFolder, end: int) -> list[str]:
-    steps = [checkpoint.step_of(path) or 0 for path in checkpoint.listing(source.checkpoints)]
+    steps = [step_of(path) or 0 for path in checkpoint.listing(source.checkpoints)]
     return [f"--run.from {quoted(source.path)}@{step}" for step in steps if step < end]
 
 

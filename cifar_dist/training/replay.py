@@ -28,6 +28,7 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import refuse_missing_data
+from cifar_dist.step_folder import step_of
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.environment import recorded_run
 from cifar_dist.tracking.metrics import Record, read
@@ -141,7 +142,7 @@ def starting_points(config: Config, folder: RunFolder) -> dict[int, Path | None]
     branched = _beginning(folder) if config.run.from_ else None
     points: dict[int, Path | None] = {} if branched else {0: None}
     for path in reversed(checkpoint.listing(folder.checkpoints)):
-        step = checkpoint.step_of(path) or 0
+        step = step_of(path) or 0
         try:
             checkpoint.verify(path)
         except checkpoint.CheckpointError:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
+from cifar_dist.step_folder import step_of
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, add_action, user_path
 from cifar_dist.verbs.loading import loading
@@ -140,7 +141,7 @@ def _average(arguments: argparse.Namespace) -> int:
     check_writable(out, "--out", folder)
     paths = [checkpoint.named(folder, step) for step in arguments.steps]
     if len(set(paths)) != len(paths) or len(paths) < 2:
-        steps = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.listing(folder))
+        steps = ", ".join(str(step_of(path)) for path in checkpoint.listing(folder))
         raise UserError(f"name at least two different steps, each once; steps here: {steps}")
     weights = mean_weights(paths)
     written(out, lambda: write_weights(weights, out))

@@ -120,6 +120,7 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
     from cifar_dist.config.build import build_config
     from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
     from cifar_dist.config.tree import put
+    from cifar_dist.data.manifest import Manifest, is_dataset
 
     wrong = next((option for option in arguments.options if not re.match(r"\w+=", option)), None)
     if wrong is not None:
@@ -137,12 +138,10 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
         return build_config(tree, where=COMMAND_LINE).model, *_CIFAR10
     config = recipe.load(of, settings)
     packed = Path(config.data.path)
-    if not (packed / "manifest.json").is_file():
+    if not is_dataset(packed):
         if not arguments.classes:
             print(f"{printable(str(packed))} is not packed: 10 classes are assumed; see --classes", file=sys.stderr)
         return config.model, *_CIFAR10
-
-    from cifar_dist.data.manifest import Manifest
 
     manifest = Manifest.load(packed)
     return config.model, len(manifest.classes), manifest.shape

@@ -14,6 +14,7 @@ from cifar_dist.distributed.launch_checks import launched_processes
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.formatting import loss_figure, percent
+from cifar_dist.step_folder import step_name
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -124,7 +125,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
             strict=True,
         )
     ]
-    target = folder.replays / f"step-{record.step:08d}"
+    target = folder.replays / step_name(record.step)
     with folder_atomic(target, replace=True) as temporary:
         replayed.save(temporary)
         draw_replay(

@@ -19,6 +19,7 @@ from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Averaged, Tensors, TrainState
 from cifar_dist.checkpoint.marker import WEIGHTS
 from cifar_dist.errors import UserError
+from cifar_dist.step_folder import step_name, step_of
 
 NUMBERS = count()
 
@@ -83,7 +84,7 @@ def test_the_newest_comes_first_and_other_names_do_not_count(folder: Path) -> No
     for other in ("step-1", "step-00000007.damaged", ".step-00000009.1.tmp", "step-00000abc"):
         (folder / other).mkdir()
     (folder / "step-00000099").write_text("a file")
-    assert [checkpoint.step_of(path) for path in checkpoint.listing(folder)] == [100_000_000, 30, 5]
+    assert [step_of(path) for path in checkpoint.listing(folder)] == [100_000_000, 30, 5]
     assert checkpoint.listing(folder / "nowhere") == []
 
 
@@ -125,7 +126,7 @@ def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(
         if chosen is None:
             assert not before
             continue
-        found = checkpoint.step_of(chosen)
+        found = step_of(chosen)
         assert found in {*before[-1:], step}
         assert holds(chosen, found)
         seen.add(checkpoint.load(chosen).state.is_best)
@@ -154,9 +155,9 @@ def test_the_newest_and_the_best_are_kept(
         checkpoint.prune(folder, keep)
     kept = set(range(len(improves)))
     kept &= {*sorted(kept)[-keep:], *[step for step in kept if improves[step]][-1:]}
-    assert {checkpoint.step_of(path) for path in checkpoint.listing(folder)} == kept
+    assert {step_of(path) for path in checkpoint.listing(folder)} == kept
     links = {"latest"} | ({"best"} if any(improves) else set())
-    assert set(names(folder)) == links | {checkpoint.folder_name(step) for step in kept}
+    assert set(names(folder)) == links | {step_name(step) for step in kept}
     for link in links:
         checkpoint.verify((folder / link).resolve())
     shutil.rmtree(folder)
@@ -193,7 +194,7 @@ def test_best_latest_and_steps_are_found(folder: Path) -> None:
     assert checkpoint.named(folder, "latest") == folder / "step-00000010"
     assert checkpoint.named(folder, "best").resolve() == (folder / "step-00000005").resolve()
     for which in ("0", "000", "5", "10", "0010"):
-        assert checkpoint.step_of(checkpoint.named(folder, which)) == int(which)
+        assert step_of(checkpoint.named(folder, which)) == int(which)
 
 
 def test_an_accuracy_of_0_is_an_accuracy(folder: Path) -> None:

@@ -16,6 +16,7 @@ from cifar_dist.config import ScheduleConfig
 from cifar_dist.config.schedule import ConstantConfig, RestartsConfig, StepConfig, TriangularConfig, WSDConfig
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import describe, table
+from cifar_dist.step_folder import step_of
 
 
 def test_max_steps_are_the_first_steps_of_the_longer_run(place: Place) -> None:
@@ -209,7 +210,7 @@ def test_an_evaluation_that_only_a_shorter_run_had_is_undone(place: Place, end: 
     extended = place.run("resume", str(run), "--train.epochs", "8", "--train.max_steps", "0")
     assert extended.code == 0, extended.said
     assert story(run) == story(whole)
-    later = [path for path in checkpoint.listing(RunFolder(run).checkpoints) if (checkpoint.step_of(path) or 0) > step]
+    later = [path for path in checkpoint.listing(RunFolder(run).checkpoints) if (step_of(path) or 0) > step]
     assert later
     for path in later:
         assert checkpoint.read_state(path) == checkpoint.read_state(RunFolder(whole).checkpoints / path.name)
