@@ -1,6 +1,6 @@
 """Running averages of the weights, and recomputed batch statistics for them.
 
-Whether step n updates the average, and with which weight, is computed from n. The state is therefore only tensors by
+Whether step n updates the average, and with which coefficient, is computed from n. The state is therefore only tensors by
 name, without a counter, and a resumed run continues bit for bit.
 """
 
@@ -18,7 +18,7 @@ from cifar_dist.optim.held_weights import HeldWeights
 
 
 class WeightAverage:
-    """A running average of a model's parameters and floating-point buffers: A <- A + weight * (W - A).
+    """A running average of a model's parameters and floating-point buffers: A <- A + c * (W - A).
 
     It begins as a copy of the model after ``config.start`` epochs and is updated every ``config.every`` steps from
     there. Each process keeps the average of the weights that it holds. With ``config.gives_back`` the optimizer must
@@ -26,7 +26,7 @@ class WeightAverage:
 
     Args:
         weights: the model's, as this process holds them.
-        config: the weight of each update.
+        config: the coefficient c of each update.
         steps_per_epoch, epochs: length of the run.
     """
 
@@ -44,7 +44,7 @@ class WeightAverage:
         return self._config.recalibrate
 
     @torch.no_grad()
-    def update(self, step: int) -> bool:
+    def update(self, step: int) -> None:
         """Update the average if it is due, and copy it into the model if the config says so.
 
         Call it once after each step. With ``gives_back``, an epoch that ends between two updates discards the steps
@@ -52,9 +52,6 @@ class WeightAverage:
 
         Args:
             step: optimizer steps done.
-
-        Returns:
-            Whether the average was updated.
 
         Raises:
             UserError: a plug-in's weight is not in [0, 1].
@@ -64,17 +61,21 @@ class WeightAverage:
             self._average = self._copy()
         elif is_due:
             assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
-            weight = self._weight(step)
-            torch._foreach_lerp_(list(self._average.values()), list(self._weights.tensors().values()), weight)
+            coefficient = self._coefficient(step)
+            torch._foreach_lerp_(list(self._average.values()), list(self._weights.tensors().values()), coefficient)
         if self._average and self._config.gives_back and (is_due or step % self._steps_per_epoch == 0):
             self._weights.put(self._average)
-        return is_due
 
-    def _weight(self, step: int) -> float:
-        weight: object = self._config.weight(step, start=self._start, total=self._total)
-        if not (isinstance(weight, int | float) and 0 <= weight <= 1):
-            raise UserError(f"average.name {self._config.name}: the weight of step {step} is {weight}, not in [0, 1]")
-        return weight
+    def _coefficient(self, step: int) -> float:
+        found: object = self._config.weight(step, start=self._start, total=self._total)
+        if not (isinstance(found, int | float) and 0 <= found <= 1):
+            raise UserError(f"average.name {self._config.name}: the weight of step {step} is {found}, not in [0, 1]")
+        return found
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What this process holds of the average, by name; empty before it has begun."""
+        return self._average
 
     @property
     def begun(self) -> bool:
@@ -83,23 +84,13 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the model the averaged weights inside the context, and restore its own afterwards.
-
-        Has no effect before the average has begun.
-        """
-        if not self._average:
-            yield
-            return
+        """Give the model the averaged weights inside the context, and restore its own afterwards."""
         kept = self._copy()
         try:
             self._weights.put(self._average)
             yield
         finally:
             self._weights.put(kept)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return what this process holds of the average, by name, on the CPU; empty before it has begun."""
-        return {name: value.cpu().clone().contiguous() for name, value in self._average.items()}
 
     @torch.no_grad()
     def load(self, full: Mapping[str, Tensor], step: int) -> None:

@@ -26,7 +26,7 @@ from cifar_dist.distributed.sharded_tensor import own_shard
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
 from cifar_dist.models.registry import DataInitialized
-from cifar_dist.optim.averaging import build_average, recalibrate
+from cifar_dist.optim.averaging import WeightAverage, build_average, recalibrate
 from cifar_dist.optim.optimizers import thaw
 from cifar_dist.optim.sam import ascended
 from cifar_dist.training.measurements import StepMeasurements
@@ -177,16 +177,19 @@ class Learner:
             yield
             return
         with self._average.applied():
-            # Frozen batch statistics belong to the weights that they came with.
-            if self._average.recalibrate and not self._config.model.freeze:
-                self._recalibrate(self._average.recalibrate)
+            self._recalibrate(self._average)
             yield
 
-    def _recalibrate(self, images: int) -> None:
-        """Give the averaged weights batch statistics of their own; computed once, however often they are applied."""
+    def _recalibrate(self, average: WeightAverage) -> None:
+        """Give the averaged weights batch statistics of their own, where the run's settings ask for it.
+
+        They are computed once, however often the weights are applied.
+        """
+        if not average.recalibrate or self._config.model.freeze:  # frozen ones belong to the weights they came with
+            return
         module = self._setup.module
         if self._recalibrated is None:
-            count = min(images, len(self._setup.batches.images))
+            count = min(average.recalibrate, len(self._setup.batches.images))
             at_once = min(_RECALIBRATE_AT_ONCE, self._config.train.batch_size)
             batches = self._plain_images("recalibrate", count, at_once)
             recalibrate(module, batches, self.model.infer)
@@ -207,12 +210,12 @@ class Learner:
         """
         weights, averaged = self.model.state(deal), None
         if self._average is not None and self._average.begun:
-            with self.averaged():
-                evaluated = self.model.state(deal)
-            parameters = {name for name, _ in self._setup.module.named_parameters()}
-            running = self._average.state().items()
-            statistics = copy_to_host(((name, value) for name, value in running if name not in parameters), deal)
-            averaged = Averaged(evaluated, statistics)
+            with self._average.applied():
+                self.model.broadcast_buffers()  # each process has an average of its own; rank 0's is the run's
+                kept, buffers = self._average.tensors, self._setup.module.named_buffers()
+                statistics = copy_to_host(((name, value) for name, value in buffers if name in kept), deal)
+                self._recalibrate(self._average)
+                averaged = Averaged(self.model.state(deal), statistics)
         return Tensors(weights, averaged, self.model.optimizer_state(deal))
 
     def _plain_images(self, purpose: str, count: int, at_once: int) -> Iterator[Tensor]:

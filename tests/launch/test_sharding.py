@@ -72,6 +72,23 @@ def test_checkpoints_in_parts_are_read_as_those_of_rank_0(runs: Path, capsys: py
     assert " are equal: " in capsys.readouterr().out
 
 
+def test_the_average_of_batch_statistics_is_rank_0s_whoever_writes_it(tiny: Path, tmp_path: Path) -> None:
+    """Each process averages the statistics of its own images."""
+    network = ["--model.name", "small-resnet", "--model.options.widths", "[8,8,16]", "--average.name", "ema"]
+    written = []
+    for sharded in ("true", "false"):
+        words = [*network, "--train.max_steps", "3", "--checkpoint.sharded", sharded, "--run.name", sharded]
+        done = spawn([TRAIN, str(tiny), *words], 2)
+        assert [process.returncode for process in done] == [0, 0], done[0].stderr
+        written.append(checkpoint.load(tmp_path / "runs" / sharded / "checkpoints" / "latest").tensors)
+    assert load_file(tmp_path / "runs/true/checkpoints/latest/averaged_statistics-2-of-2.safetensors")
+    parts, whole = [tensors.averaged for tensors in written]
+    assert parts is not None
+    assert whole is not None
+    torch.testing.assert_close(dict(parts.statistics), dict(whole.statistics), rtol=0, atol=0)
+    torch.testing.assert_close(dict(parts.weights), dict(whole.weights), rtol=0, atol=0)
+
+
 def accuracy(run: Path) -> float:
     """Of the final evaluation."""
     (summary,) = (run / "evaluations").glob("*/summary.json")

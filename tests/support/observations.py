@@ -84,7 +84,7 @@ def averages(config: Config) -> list[float]:
     for step in range(1, 13):
         model.weight.data += 1
         average.update(step)
-        seen += [model.weight.item(), *(value.item() for value in average.state().values())]
+        seen += [model.weight.item(), *(value.item() for value in average.tensors.values())]
     return seen
 
 
