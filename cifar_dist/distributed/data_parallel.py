@@ -74,7 +74,6 @@ class _DataParallelModel(WrappedModel):
             for hook in self._hooks:
                 hook.remove()
             self._hooks = ()
-            self._order[-1].register_post_accumulate_grad_hook(self._begin_exchange)
-
-    def _begin_exchange(self, _parameter: Tensor) -> None:
-        self._begins()
+            begins = self._begins  # not self, which would never be freed: its own weights would hold it
+            self._order.pop().register_post_accumulate_grad_hook(lambda _: begins())
+            self._order.clear()

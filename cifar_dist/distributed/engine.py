@@ -80,7 +80,7 @@ class Engine(ABC):
     Attributes:
         limits: what this engine cannot do.
         shards: of what a process holds a part only, for a reader.
-        kind: its name in checkpoints, for example ``ddp``.
+        kind: its short name in messages, for example ``ddp``.
         description: its name for a reader, for example ``DDP``.
         precision: what all processes compute in.
         ranks: this process among all of the job.
@@ -100,6 +100,7 @@ class Engine(ABC):
         self.precision = Precision.resolve(config.train.precision, cpu=cpu, scales_loss=scales_loss)
         self.accelerator = self.start_accelerator(cpu)
         place = self.accelerator
+        self._scaler_at_start = place.scaler.state_dict() if place.scaler is not None else {}
         self.ranks = Ranks(
             place.process_index, place.num_processes, place.device, first_of_node=place.is_local_main_process
         )
@@ -108,9 +109,12 @@ class Engine(ABC):
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
         """Move ``module`` to this process's device and wrap it for training. Collective.
 
+        Ends the training of a module that was prepared before, as by each range test of ``lr-find``.
+
         Raises:
             UserError: the wrapper is not the one that the launcher was asked for.
         """
+        self._release_former()
         module.to(self.ranks.device)
         if self.ranks.device.type == "cpu":
             avoid_strided_1x1(module)
@@ -193,6 +197,13 @@ class Engine(ABC):
             ),
             kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=timeout), *handlers],
         )
+
+    def _release_former(self) -> None:
+        """Forget the network and optimizer that were prepared before: Accelerate keeps them, and clips them, too."""
+        if self.accelerator._models or self.accelerator._optimizers:
+            self.accelerator.free_memory()
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(self._scaler_at_start)
 
     def _check_processes(self) -> None:
         if self.ranks.world_size != launched_processes():

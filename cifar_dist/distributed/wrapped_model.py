@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from cifar_dist.distributed.checksum import checksum
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, restore
 from cifar_dist.distributed.precision import Precision
@@ -190,9 +191,9 @@ class WrappedModel(InferenceModel):
         """
         parameters = self.trainable_parameters().values()
         tensors = [full_tensor(p.grad if p.grad is not None else p) for p in parameters]
-        fingerprint = torch.stack([t.double().sum() for t in tensors] + [t.double().square().sum() for t in tensors])
-        everyone = self.ranks.gather(fingerprint[None])
-        if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and bool(torch.isfinite(everyone).all()):
+        everyone = self.ranks.gather(torch.stack([checksum(tensor) for tensor in tensors])[None])
+        are_finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
+        if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and are_finite:
             raise TrainingFailedError(
                 f"the {self.ranks.world_size} processes hold different gradients after their first step: they do not "
                 "synchronise; start with one of the files in launch/"

@@ -13,6 +13,7 @@ from support.engine_on_ranks import (
     BATCHES,
     CASES,
     agreement,
+    former,
     network,
     normalised,
     optimizer,
@@ -207,6 +208,12 @@ def test_ranks_that_do_not_synchronise_are_detected(ranks: list[Found]) -> None:
 
 def test_evaluation_uses_the_batch_statistics_of_rank_0(ranks: list[Found]) -> None:
     assert [found["drifted"] for found in ranks] == [(5.0, True, True)] * 2
+
+
+def test_a_network_is_freed_when_the_next_one_is_prepared(ranks: list[Found]) -> None:
+    """As by ``lr-find`` with several seeds. A first step shows which gradient is the last, the second its exchange."""
+    assert [found["former"] for found in ranks] == [(True, ["exchange"] * 2)] * 2
+    assert former() == (True, [])
 
 
 def test_ddp_is_not_told_a_device_that_ranks_on_one_gpu_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
+import weakref
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -163,11 +166,26 @@ def drifted_buffers() -> tuple[float, bool, bool]:
     return (*inside, module.training)
 
 
+def former() -> tuple[bool, list[str]]:
+    """Return whether a network is freed once another was trained on its engine, and the exchanges that both showed."""
+    place, seen, networks = engine(), [], []
+    for _ in range(2):
+        module = network()
+        networks.append(weakref.ref(module))
+        model = place.prepare(module, optimizer("sgd", module))
+        model.watch_exchange(partial(seen.append, "exchange"))
+        train(model, 1, [16, 16])
+    del module, model
+    gc.collect()
+    return networks[0]() is None, seen
+
+
 def rank() -> None:
     place = engine()
     found: dict[str, object] = {"engine": (place.kind, place.description), **agreement(place.ranks)}
     found["differing"] = differing()
     found["drifted"] = drifted_buffers()
+    found["former"] = former()
     found["normalised"] = [normalised(synchronised) for synchronised in (False, True)]
     found["gradients"] = {compressed: gradients(compressed) for compressed in ("no", "fp16", "bf16")}
     found["trained"] = [trained(*case) for case in CASES]
