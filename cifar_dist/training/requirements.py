@@ -62,6 +62,19 @@ def padding_note(config: Config, world_size: int) -> str:
     return f"{_uneven(config, world_size)}: {samples} of each batch are computed twice, and count once"
 
 
+def evaluation_note(config: Config, manifest: Manifest) -> str:
+    """Say that the run ends without an evaluation, or with one of images that it trains on; empty otherwise."""
+    split = config.eval.split
+    if split not in manifest.splits:
+        return f"the dataset has no split '{split}' to end with; see eval.split"
+    if config.trains_on(split):
+        return (
+            f"the run trains on the split '{split}', which it is evaluated on in the end; its accuracy will not be that "
+            "of new images; see eval.split"
+        )
+    return ""
+
+
 def average_note(config: Config, steps_per_epoch: int) -> str:
     """Say that the average is never updated, or that much of it will be untrained weights; empty otherwise.
 

@@ -45,7 +45,7 @@ from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
-from cifar_dist.training.requirements import average_note, check_evaluations, padding_note
+from cifar_dist.training.requirements import average_note, check_evaluations, evaluation_note, padding_note
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
 from cifar_dist.training.threads import settle_threads
@@ -141,13 +141,6 @@ class Trainer:
 
     def fit(self) -> None:
         """Train every step of every epoch; at the end of each epoch, evaluate and save."""
-        if self.config.eval.split not in self.manifest.splits:
-            self.tracker.warn(f"the dataset has no split '{self.config.eval.split}' to end with; see eval.split")
-        elif self.config.trains_on(self.config.eval.split):
-            self.tracker.warn(
-                f"the run trains on the split '{self.config.eval.split}', which it is evaluated on in the end; its "
-                "accuracy will not be that of new images; see eval.split"
-            )
         self.learner.clock.take()  # without the setup
         stopped_before_evaluation = self.epochs_trained > self.epochs_evaluated
         if stopped_before_evaluation:
@@ -207,8 +200,7 @@ class Trainer:
             predictions = val.predict(self.learner.model, "0", poll=self.agreement.poll, show=show)
         self._require_finite(math.isfinite(predictions.loss), "the validation loss")
         self.accuracy = predictions.accuracy
-        with self.learner.clock.during("checkpoint"):
-            self.saver.wait(self.step)  # only an accuracy whose checkpoint exists counts as the best before
+        self._wait_for_save()  # only an accuracy whose checkpoint exists counts as the best before
         is_best = self.saver.best is None or self.accuracy > self.saver.best
         seconds = round(time.perf_counter() - begin, 6)
         result = predictions.loss, predictions.accuracy, len(predictions.logits)
@@ -254,6 +246,7 @@ class Trainer:
 
     def _record_final(self, summary: Summary) -> None:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
+        self.watchdog.be_patient()  # its folder is written next
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
             return
         last, seconds = self.epochs_evaluated - 1, summary.seconds
@@ -285,9 +278,7 @@ class Trainer:
 
     def save(self, best: bool = False, *, must: bool = False) -> None:
         """Save a checkpoint of this step, see :meth:`CheckpointSaver.save`."""
-        self.watchdog.be_patient()
-        with self.learner.clock.during("checkpoint"):
-            self.saver.wait(self.step)
+        self._wait_for_save()
         self._require_finite(self.learner.holds_finite_weights(), "the norm of a weight")
         state = checkpoint.TrainState(
             step=self.step,
@@ -301,6 +292,12 @@ class Trainer:
             self.saver.save(self.learner.state, state, must=must)
         self.watchdog.beat()  # the next step has a step's time only
         self.step_log.restart_clock()
+
+    def _wait_for_save(self) -> None:
+        """Wait for the checkpoint that is being written, as long as it may take."""
+        self.watchdog.be_patient()
+        with self.learner.clock.during("checkpoint"):
+            self.saver.wait(self.step)
 
     def _require_finite(self, is_finite: bool, what: str) -> None:
         """Refuse weights that the last update has spoiled, whose loss would be seen in the next step. Collective.
@@ -377,6 +374,7 @@ class Trainer:
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
             average_note(self.config, self.steps_per_epoch),
+            evaluation_note(self.config, self.manifest),
         ]
         tracker = Tracker(
             self.folder,

@@ -72,6 +72,25 @@ def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_p
     assert done.returncode == 0, done.stderr
 
 
+def test_an_evaluation_may_wait_long_for_the_checkpoint_before_it(tiny: Path, tmp_path: Path) -> None:
+    """Of a file server that is slow: only an accuracy whose checkpoint exists is the best."""
+    (tmp_path / "slow.py").write_text(
+        "import os, threading, time\nfrom torch import nn\n"
+        "fsync, waited = os.fsync, []\n"
+        "def slow(file):\n"
+        "    if threading.current_thread() is not threading.main_thread() and not waited:\n"
+        "        waited.append(time.sleep(4))\n"
+        "    fsync(file)\n"
+        "os.fsync = slow\n"
+        "def net(classes, channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(32 * 32 * channels, classes))\n"
+    )
+    words = ["--train.epochs", "1", "--run.stall_timeout", "2", "--run.stall_factor", "1"]
+    words += ["--checkpoint.every_steps", "2", "--model.name", f"{tmp_path}/slow.py:net"]
+    (done,) = finish(start([TRAIN, str(tiny), *words]))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def hanging(tiny: Path, tmp_path: Path) -> list[str]:
     """The words that train a network which hangs on rank 1 in the fifth step."""
