@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cifar_dist.config.choice import Choice
+from cifar_dist.config.epochs import steps_in
 from cifar_dist.config.section import require
 
 
@@ -53,7 +54,7 @@ class RunningAverageConfig(AverageConfig):
 
     def first_step(self, steps_per_epoch: int) -> int:
         """Return the optimizer steps after which the average begins."""
-        return math.ceil(self.start * steps_per_epoch)
+        return math.ceil(steps_in(self.start, steps_per_epoch))
 
     def keeps_weights(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:
         """Whether the updates in the first ``steps`` of runs of ``before`` and ``after`` epochs have equal weights."""

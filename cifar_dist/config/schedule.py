@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cifar_dist.config.choice import Choice
+from cifar_dist.config.epochs import steps_in
 from cifar_dist.config.section import require
 
 
@@ -91,7 +92,7 @@ class ScheduleConfig(Choice):
             steps_per_epoch: optimizer steps in one epoch.
             epochs: length of the run.
         """
-        warmup = self.warmup_of(epochs) * steps_per_epoch
+        warmup = steps_in(self.warmup_of(epochs), steps_per_epoch)
         if step < warmup:
             return self.rising(step / warmup)
         left = steps_per_epoch * epochs - warmup
@@ -186,7 +187,7 @@ class StepConfig(ScheduleConfig):
         return super().cut_short(epochs) + late
 
     def falling(self, at: AfterWarmup) -> float:
-        passed: int = sum(at.step >= milestone * at.steps_per_epoch for milestone in self.milestones)
+        passed: int = sum(at.step >= steps_in(milestone, at.steps_per_epoch) for milestone in self.milestones)
         return math.pow(self.gamma, passed)
 
 
@@ -237,7 +238,7 @@ class RestartsConfig(FallingConfig):
         return super().cut_short(epochs) + _cut_cycle(self.cycle, epochs - self.warmup_of(epochs), epochs)
 
     def falling(self, at: AfterWarmup) -> float:
-        length = self.cycle * at.steps_per_epoch or at.left
+        length = steps_in(self.cycle, at.steps_per_epoch) or at.left
         return between(1.0, self.final, self._progress(at.since, length), cosine=True)
 
     def _progress(self, steps: float, length: float) -> float:
@@ -278,8 +279,8 @@ class TriangularConfig(ScheduleConfig):
         return self.warmup if self.cycle else super().warmup_of(epochs)
 
     def fraction(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-        rise = self.warmup_of(epochs) * steps_per_epoch
-        length = self.cycle * steps_per_epoch or steps_per_epoch * epochs
+        rise = steps_in(self.warmup_of(epochs), steps_per_epoch)
+        length = steps_in(self.cycle, steps_per_epoch) or steps_per_epoch * epochs
         place = step % length
         if place < rise:
             return self.rising(place / rise)
@@ -308,7 +309,7 @@ class WSDConfig(FallingConfig):
         return super().cut_short(epochs) + (late if self.decay > left else [])
 
     def falling(self, at: AfterWarmup) -> float:
-        decay = min(at.left, self.decay * at.steps_per_epoch)
+        decay = min(at.left, steps_in(self.decay, at.steps_per_epoch))
         return between(1.0, self.final, share(at.since - (at.left - decay), decay), cosine=self.shape == "cosine")
 
 

@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler
 
 from cifar_dist import recipe
 from cifar_dist.config import ScheduleConfig
+from cifar_dist.config.average import EMAConfig
 from cifar_dist.config.schedule import RestartsConfig, StepConfig, TriangularConfig, WSDConfig
 from cifar_dist.errors import UserError
 from cifar_dist.optim import learning_rate
@@ -91,6 +92,22 @@ def test_step_is_torchs_multi_step() -> None:
     reference = lr_scheduler.MultiStepLR(optimizer(), milestones=[25, 60], gamma=0.2)
     schedule = schedule_of("step", milestones=(2.5, 6), gamma=0.2)
     assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-12)
+
+
+@pytest.mark.parametrize("epochs", [tenth / 10 for tenth in range(1, 50)])
+@pytest.mark.parametrize("per_epoch", [10, 50, 390])
+def test_a_setting_in_epochs_takes_effect_at_the_step_that_it_names(epochs: float, per_epoch: int) -> None:
+    """Though 1.1 * 50 is 55.00000000000001: a fraction of a step later would be a step later."""
+    step = round(epochs * 10) * per_epoch // 10
+
+    def rate(name: str, at: int, **settings: object) -> float:
+        return schedule_of(name, **settings).fraction(at, steps_per_epoch=per_epoch, epochs=20)
+
+    assert [rate("step", at, milestones=(epochs,)) for at in (step - 1, step)] == [1.0, 0.1]
+    assert rate("restarts", step, cycle=epochs) == 1.0
+    assert rate("triangular", step, cycle=epochs, warmup=epochs / 2, start=0.1) == 0.1
+    assert rate("constant", step, warmup=epochs, start=0.1) == 1.0
+    assert EMAConfig(start=epochs).first_step(per_epoch) == step
 
 
 def test_constant_stays_after_its_warm_up() -> None:

@@ -1,0 +1,12 @@
+"""Epochs, which settings count time in, as optimizer steps."""
+
+from __future__ import annotations
+
+_ROUNDING = 1e-6  # steps: far above the error of the product, and far below one step
+
+
+def steps_in(epochs: float, steps_per_epoch: int) -> float:
+    """Return ``epochs`` in steps: a whole number where one is meant, as 1.1 * 50 is 55.00000000000001."""
+    steps = epochs * steps_per_epoch
+    whole = round(steps)
+    return float(whole) if whole and abs(steps - whole) < _ROUNDING else steps
