@@ -68,7 +68,7 @@ class Images:
     """
 
     def __init__(self, manifest: Manifest, split: str, config: DataConfig, device: torch.device) -> None:
-        self._device = device
+        self._device, self._shape = device, manifest.shape
         self._reader = ShardReader(manifest, split)
         self._reader.check()
         decoded = len(self._reader) * prod(manifest.shape)
@@ -107,7 +107,8 @@ class Images:
             try:
                 for position in range(len(requests)):
                     while len(ahead) < self._read_ahead and position + len(ahead) < len(requests):
-                        ahead.append(pool.submit(self._reader.images, requests[position + len(ahead)]))
+                        ids = requests[position + len(ahead)]
+                        ahead.append(pool.submit(self._reader.fill, self._buffer(len(ids)), ids))
                     decoded = ahead.popleft().result()
                     with copying():
                         images = decoded.to(self._device, non_blocking=True)
@@ -115,6 +116,11 @@ class Images:
             finally:
                 for future in ahead:
                     future.cancel()
+
+
+    def _buffer(self, count: int) -> Tensor:
+        """Return memory for ``count`` images, from which a GPU copies without a wait of the host."""
+        return torch.empty((count, *self._shape), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
 
 
 class TrainBatches:
@@ -151,8 +157,11 @@ class TrainBatches:
         labels = torch.from_numpy(manifest.labels("train"))
         if bool((labels < 0).any()):
             val = "" if config.hold_out else ", which includes val (data.hold_out),"
+            of_train = bool(labels[0] < 0)  # the samples of val are behind its own
+            remedy = f"add them (KEY.cls), then: {manifest.made_with}" if of_train else "use --data.hold_out true"
             raise UserError(
-                f"{manifest.root}: split 'train'{val} has samples without a label; training requires a label for each"
+                f"{manifest.root}: split 'train'{val} has samples without a label; training requires a label for each; "
+                f"{remedy}"
             )
         self._labels = labels.to(device)
         self._sizes = [shard.samples for shard in manifest.shards("train")]

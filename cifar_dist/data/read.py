@@ -121,10 +121,14 @@ class ShardReader:
         """Read the images ``ids``, uint8 [len(ids), height, width, channels], to the CPU. Thread-safe."""
         import torch
 
-        batch = np.empty((len(ids), *self._manifest.shape), dtype=np.uint8)
+        return self.fill(torch.empty((len(ids), *self._manifest.shape), dtype=torch.uint8), ids)
+
+    def fill(self, batch: Tensor, ids: Tensor) -> Tensor:
+        """Read the images ``ids`` into ``batch``, as :meth:`images` returns it; returns ``batch``. Thread-safe."""
+        rows = batch.numpy()
         for row, sample in enumerate(ids.tolist()):
-            batch[row] = self.image(sample)
-        return torch.from_numpy(batch)
+            rows[row] = self.image(sample)
+        return batch
 
     def all(self) -> Tensor:
         """Read all images in id order, uint8 [samples, height, width, channels].

@@ -93,12 +93,11 @@ def compile_static(function: Function, *inputs: Tensor) -> Function:
     """Compile a function for inputs of these shapes, with the arithmetic of its uncompiled operations.
 
     The function is traced, so it may not depend on values of its inputs. It must have run before, or copies of its
-    constants to the device would become part of it.
+    constants to the device would become part of it. A torch that cannot keep the arithmetic refuses an option.
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
 
-    known = torch._inductor.list_options()
-    options: dict[str, str | int | bool | Callable[..., object]] = {name: True for name in _EXACT if name in known}
+    options: dict[str, str | int | bool | Callable[..., object]] = dict.fromkeys(_EXACT, True)
     traced = make_fx(lambda *given: function(*given))(*inputs)
     compiled: Function = torch.compile(traced, dynamic=False, options=options)
     return compiled

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_iter, tree_map
 
 CUDA = torch.device("cuda", 0)
+_STAGED_AT_ONCE = 1 << 16  # bytes that CUDA accepts from any memory without a wait
 
 _READS = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "bincount"}
 _KERNELS = {  # of one call, read off torch's sources; 1 for those that are not named
@@ -116,9 +117,12 @@ def _dispatch(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
     tensors = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
     on_device = any(isinstance(value, OnDevice) for value in tensors)
     target = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
-    kwargs.pop("pin_memory", None)
+    is_pinned = kwargs.pop("pin_memory", False)
     if not on_device and target != "cuda":
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if is_pinned:
+            result.is_pretend_pinned = True
+        return result
     if target is not None:
         kwargs["device"] = torch.device("cpu")
     _count(name, func, args, kwargs, tensors)
@@ -134,8 +138,8 @@ def _count(name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], te
     line = _line()
     sides = {isinstance(value, OnDevice) for value in tensors if value.dim() or name in ("copy_", "_to_copy")}
     if name in ("copy_", "_to_copy") and (len(sides) == 2 or sides == {False}):
-        waits = not (args[2] if args[2:] else kwargs.get("non_blocking", False))
-        counts.waits[line] += int(waits)
+        asks_not_to = args[2] if args[2:] else kwargs.get("non_blocking", False)
+        counts.waits[line] += int(not asks_not_to or any(map(_is_staged, tensors)))
     elif len(sides) == 2:  # a host tensor as an index is copied first; anything else is an error
         assert name in ("index", "index_put_", "_index_put_impl_", "index_put"), (
             f"{func} on two devices at {line}: {[(type(t).__name__, t.shape) for t in tensors]}"
@@ -148,6 +152,12 @@ def _count(name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], te
     lists = name.startswith(("_foreach", "_fused"))
     if not func.is_view:
         counts.launches[line] += _KERNELS.get(name, 1) * (-(-len(args[0]) // 36) if lists else 1)
+
+
+def _is_staged(tensor: Tensor) -> bool:
+    """Whether CUDA copies it to the device through memory of its own, which may wait: a large one that is not pinned."""
+    is_large = not isinstance(tensor, OnDevice) and tensor.nbytes > _STAGED_AT_ONCE
+    return is_large and not getattr(tensor, "is_pretend_pinned", False)
 
 
 def _inner(value: object) -> object:

@@ -50,6 +50,20 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "packed"
 
 
+def test_a_step_on_streamed_images_waits_for_nothing(colours: Path, tmp_path: Path) -> None:
+    """A batch of 24 has 72 KiB: more than CUDA takes at once from memory that is not pinned."""
+    words = ["--data.path", str(colours), "--run.dir", str(tmp_path), "--data.resident_mb", "0"]
+    config = recipe.load("custom-resnet", [*words, "--train.batch_size", "24", "--train.precision", "no"])
+
+    def step() -> None:
+        from support.pretend_steps import count_step
+
+        counts = count_step(config, steps=2)
+        assert not counts.waits.total(), f"the host waits for the device: {dict(+counts.waits)}"
+
+    forked_ranks.run(1, step)
+
+
 @pytest.mark.parametrize("name", BUDGETS)
 def test_a_step_waits_for_nothing_and_stays_in_its_budget(name: str, colours: Path, tmp_path: Path) -> None:
     words = ["--data.path", str(colours), "--run.dir", str(tmp_path), "--train.batch_size", "10"]
