@@ -80,7 +80,7 @@ class RankError(TrainingFailedError):
         reports: whether this process prints it, and not another one that failed before.
     """
 
-    def __init__(self, message: str, *, reports: bool) -> None:
+    def __init__(self, message: str, *, reports: bool = True) -> None:  # the default is for unpickling
         super().__init__(message)
         self.reports = reports
 

@@ -74,6 +74,14 @@ class _DataParallelModel(WrappedModel):
             for hook in self._hooks:
                 hook.remove()
             self._hooks = ()
-            begins = self._begins  # not self, which would never be freed: its own weights would hold it
-            self._order.pop().register_post_accumulate_grad_hook(lambda _: begins())
+            self._order.pop().register_post_accumulate_grad_hook(_calling(self._begins))
             self._order.clear()
+
+
+def _calling(begins: Callable[[], object]) -> Callable[[Tensor], None]:
+    """Return a hook that calls ``begins``. It does not hold the model, which its own weights would then keep alive."""
+
+    def hook(_parameter: Tensor) -> None:
+        begins()
+
+    return hook

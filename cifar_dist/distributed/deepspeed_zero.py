@@ -21,7 +21,7 @@ from cifar_dist.distributed.engine import SHARDED, Engine, Limit, check_wrapper
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.launch_checks import knows_meeting_point
 from cifar_dist.distributed.launcher_settings import read_deepspeed_file
-from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, restore_zero
+from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, require_savable_zero, restore_zero
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
 
@@ -151,6 +151,9 @@ class _ZeroModel(WrappedModel):
 
     def optimizer_state(self, deal: Deal | None = None) -> dict[str, Tensor]:
         return collect_zero(self._optimizer.optimizer, self.trainable_parameters(), deal)
+
+    def require_savable_state(self) -> None:
+        require_savable_zero(self._optimizer.optimizer)
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         parameters = self.trainable_parameters()

@@ -50,6 +50,30 @@ def collect(optimizer: torch.optim.Optimizer, parameters: Parameters, deal: Deal
     return copy_to_host(tensors, deal)
 
 
+def require_savable(optimizer: torch.optim.Optimizer, updated: Mapping[str, Tensor]) -> None:
+    """Refuse an optimizer, which may be a plug-in, whose state a checkpoint could not hold.
+
+    Args:
+        optimizer: after a step.
+        updated: the tensors that it updates, by a name for the reader.
+
+    Raises:
+        UserError: it keeps something else than tensors of no dimensions, or of the shape of what they belong to.
+    """
+    for name, tensor in updated.items():
+        for key, value in optimizer.state.get(tensor, {}).items():
+            if not isinstance(value, Tensor):
+                what = f"{value!r:.40}, which is no tensor,"
+            elif value.ndim and value.shape != tensor.shape:
+                what = f"a tensor of {list(value.shape)}"
+            else:
+                continue
+            raise UserError(
+                f"{type(optimizer).__name__} keeps {what} as '{key}' of {name}: such a run could not be resumed; keep "
+                f"tensors of no dimensions, or of that shape: {list(tensor.shape)}"
+            )
+
+
 def restore(
     optimizer: torch.optim.Optimizer, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
@@ -80,6 +104,11 @@ def collect_zero(zero: Any, parameters: Parameters, deal: Deal | None = None) ->
         if isinstance(shard, Tensor)
     )
     return copy_to_host(tensors, deal)
+
+
+def require_savable_zero(zero: Any) -> None:
+    """:func:`require_savable` for what it shards."""
+    require_savable(zero.optimizer, {f"group {number}": flat for number, (_, flat) in enumerate(_groups(zero))})
 
 
 def restore_zero(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]) -> None:

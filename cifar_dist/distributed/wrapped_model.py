@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cifar_dist.distributed.checksum import checksum
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
-from cifar_dist.distributed.optimizer_state import by_parameter, collect, restore
+from cifar_dist.distributed.optimizer_state import by_parameter, collect, require_savable, restore
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sharded_tensor import full_tensor
@@ -208,6 +208,14 @@ class WrappedModel(InferenceModel):
             deal: which tensors this process copies; None for all.
         """
         return collect(self._optimizer.optimizer, self.trainable_parameters(), deal)
+
+    def require_savable_state(self) -> None:
+        """Refuse, after a step, an optimizer whose state a checkpoint cannot hold.
+
+        Raises:
+            UserError: see :func:`cifar_dist.distributed.optimizer_state.require_savable`.
+        """
+        require_savable(self._optimizer.optimizer, self.trainable_parameters())
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what :meth:`optimizer_state` returned, whichever engine returned it.

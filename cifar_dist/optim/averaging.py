@@ -1,7 +1,7 @@
 """Running averages of the weights, and recomputed batch statistics for them.
 
-Whether step n updates the average, and with which coefficient, is computed from n. The state is therefore only tensors by
-name, without a counter, and a resumed run continues bit for bit.
+Whether step n updates the average, and with which coefficient, is computed from n. The state is therefore only tensors
+by name, without a counter, and a resumed run continues bit for bit.
 """
 
 from __future__ import annotations

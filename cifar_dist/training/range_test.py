@@ -99,6 +99,7 @@ def run_range_test(
     for measured in learner.steps(0, steps, rates(low, high, steps).__getitem__):
         step_log.add(measured)
         (record,) = step_log.take()
+        learner.clock.read()
         show(measured.step, measured.lr, record.loss)
         if not math.isfinite(record.loss):
             if measured.step == 1:

@@ -36,6 +36,8 @@ from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.setup import TrainingSetup, build_setup
 
+_TAKEN_EVERY = 100  # steps after which their measurements leave the device
+
 
 @dataclass(frozen=True)
 class ReplayedSamples:
@@ -220,12 +222,15 @@ class Recomputation:
         Raises:
             StopRequested: a process was asked to stop.
         """
-        log = StepLog(self._ranks)
+        log, records = StepLog(self._ranks), list[Record]()
         for measured in self.learner.steps(self.first, last, self.setup.learning_rate):
             log.add(measured)
             show(measured.step)
             self._agreement.poll()
-        return log.take(), measured
+            if measured.step % _TAKEN_EVERY == 0:
+                records += log.take(wait=False)
+                self.learner.clock.read()
+        return records + log.take(), measured
 
 
 def replay_step(

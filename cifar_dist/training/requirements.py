@@ -69,8 +69,8 @@ def evaluation_note(config: Config, manifest: Manifest) -> str:
         return f"the dataset has no split '{split}' to end with; see eval.split"
     if config.trains_on(split):
         return (
-            f"the run trains on the split '{split}', which it is evaluated on in the end; its accuracy will not be that "
-            "of new images; see eval.split"
+            f"the run trains on the split '{split}', which it is evaluated on in the end; its accuracy will not be "
+            "that of new images; see eval.split"
         )
     return ""
 

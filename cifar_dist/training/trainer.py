@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -175,6 +176,7 @@ class Trainer:
             self.agreement.after_step(measured.step, measured.ids, measured.finite)
         if self._is_first_step:
             self.learner.model.assert_synchronised()
+            self.learner.model.require_savable_state()
             self._is_first_step = False
 
     def end_epoch(self, epoch: int) -> None:
@@ -215,6 +217,7 @@ class Trainer:
         for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
             self.tracker.warn(damage)
         if self.ranks.run_on_main(lambda: self.folder.is_finished(self.config.eval.split)):
+            self._record_final(self._kept_summary(), again=True)
             return  # only its metrics had to be restored
         with self.learner.clock.during("evaluation"), self.learner.averaged():
             self._finish()
@@ -244,14 +247,21 @@ class Trainer:
         if warning := summary.warning():
             self.tracker.warn(warning)
 
-    def _record_final(self, summary: Summary) -> None:
+    def _kept_summary(self) -> Summary:
+        """Read the summary of the final evaluation; what it lacks is None, all of it where there is none."""
+        kept = self.ranks.run_on_main(self.folder.final_summary) or {}
+        values: Any = {field.name: kept.get(field.name) for field in fields(Summary)}
+        return Summary(**values)
+
+    def _record_final(self, summary: Summary, *, again: bool = False) -> None:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
         self.watchdog.be_patient()  # its folder is written next
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
             return
         last, seconds = self.epochs_evaluated - 1, summary.seconds
         result = summary.loss, summary.accuracy, summary.samples
-        record = Record(self.step, last, summary.split, *result, seconds, usage=self.meter.take())
+        usage = None if again else self.meter.take()
+        record = Record(self.step, last, summary.split, *result, seconds, usage=usage)
         self.tracker.evaluation(record, best=False)
 
     def save_where_it_stops(self) -> None:

@@ -111,6 +111,33 @@ def test_restored_state_continues_bit_for_bit(name: str) -> None:
     assert not same(untouched.optimizer_state(), model.optimizer_state())
 
 
+class Counting(torch.optim.SGD):
+    """Keeps a Python number, which no checkpoint has."""
+
+    def step(self, closure: object = None) -> None:
+        super().step()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.state[weight]["steps"] = 1
+
+
+@pytest.mark.parametrize(
+    ("updater", "says"),
+    [
+        (torch.optim.Adafactor, r"Adafactor keeps a tensor of \[8, 1\] as 'row_var' of 0.weight: such a run"),
+        (Counting, r"Counting keeps 1, which is no tensor, as 'steps' of 0.weight: such a run could not be resumed"),
+    ],
+)
+def test_a_state_that_no_checkpoint_holds_is_refused_after_the_first_step(
+    updater: type[torch.optim.Optimizer], says: str
+) -> None:
+    module = network()
+    model = start().prepare(module, updater(module.parameters()))  # type: ignore[call-arg]
+    train(model, 1, [16])
+    with pytest.raises(UserError, match=says):
+        model.require_savable_state()
+
+
 def test_restored_state_has_the_memory_format_of_the_weights() -> None:
     weight = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)

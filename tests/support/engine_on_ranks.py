@@ -7,7 +7,6 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -173,7 +172,7 @@ def former() -> tuple[bool, list[str]]:
         module = network()
         networks.append(weakref.ref(module))
         model = place.prepare(module, optimizer("sgd", module))
-        model.watch_exchange(partial(seen.append, "exchange"))
+        model.watch_exchange(lambda: seen.append("exchange") or "any result")
         train(model, 1, [16, 16])
     del module, model
     gc.collect()
