@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_dist.models.global_pool import GlobalMaxPool
 from cifar_dist.models.options import Probability, SizeOrZero
+from cifar_dist.models.pooling import GlobalMaxPool
 from cifar_dist.models.registry import register
 
 

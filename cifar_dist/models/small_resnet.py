@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from cifar_dist.models.options import Kernel, Probability, Size, SizeOrZero
+from cifar_dist.models.pooling import GridAvgPool
 from cifar_dist.models.registry import register
 
 _IMAGE_SIDE = 32  # the image size that ``pool`` refers to
@@ -121,7 +122,7 @@ class SmallResNet(nn.Module):
         self.stages = stages
 
         grid = _pooled_side(_IMAGE_SIDE // (stem_stride * 2 ** (len(widths) - 1)), pool)
-        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.pool = GridAvgPool(grid)
         self.head = _head((width * grid**2, *head, classes), dropout)
 
     def forward(self, images: Tensor) -> Tensor:

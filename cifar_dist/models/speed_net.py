@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_dist.models.global_pool import GlobalMaxPool
 from cifar_dist.models.options import Factor, Size
+from cifar_dist.models.pooling import GlobalMaxPool
 from cifar_dist.models.registry import register
 
 _WHITEN_KERNEL = 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cifar_dist.models.options import Probability
+from cifar_dist.models.pooling import GridAvgPool
 from cifar_dist.models.registry import register
 
 
@@ -30,7 +31,7 @@ class TinyCNN(nn.Module):
             nn.Conv2d(8, 16, 3, stride=2, padding=1),
             nn.GroupNorm(4, 16),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
+            GridAvgPool(4),
             nn.Flatten(),
         )
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(16 * 4**2, classes))

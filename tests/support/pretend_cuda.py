@@ -155,7 +155,7 @@ def _count(name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], te
 
 
 def _is_staged(tensor: Tensor) -> bool:
-    """Whether CUDA copies it to the device through memory of its own, which may wait: a large one that is not pinned."""
+    """Whether CUDA copies it through memory of its own, which may wait: a large one that is not pinned."""
     is_large = not isinstance(tensor, OnDevice) and tensor.nbytes > _STAGED_AT_ONCE
     return is_large and not getattr(tensor, "is_pretend_pinned", False)
 

@@ -1,0 +1,58 @@
+"""The pools of a GPU, which have deterministic gradients, are those of a CPU: values and gradients, with ties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from cifar_dist.models.pooling import GlobalMaxPool, GridAvgPool, max_of_window, means_of_windows
+
+SHAPES = [(6, 32, 3, 3), (5, 7, 4, 4), (3, 5, 9, 6), (2, 4, 1, 1)]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "of_cpu", "of_gpu"),
+    [
+        *((shape, GlobalMaxPool(), max_of_window) for shape in SHAPES),
+        *((shape, GridAvgPool(3), partial(means_of_windows, grid=3)) for shape in [(6, 32, 3, 3), (3, 5, 9, 6)]),
+        *((shape, GridAvgPool(2), partial(means_of_windows, grid=2)) for shape in [(5, 7, 4, 4), (3, 64, 8, 8)]),
+    ],
+)
+def test_both_pools_are_equal(
+    shape: tuple[int, ...],
+    of_cpu: Callable[[Tensor], Tensor],
+    of_gpu: Callable[[Tensor], Tensor],
+    memory_format: torch.memory_format,
+    dtype: torch.dtype,
+) -> None:
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).relu().to(dtype)  # many zeros
+    found = []
+    for pool in (of_cpu, of_gpu):
+        given = images.to(memory_format=memory_format, copy=True).requires_grad_()
+        pooled = pool(given)
+        (gradient,) = torch.autograd.grad(pooled, given, torch.arange(pooled.numel()).view(pooled.shape).to(dtype))
+        found.append((pooled.detach(), gradient))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pool", [GlobalMaxPool(), GridAvgPool(1), GridAvgPool(2), GridAvgPool(4)])
+def test_a_gpu_has_the_gradients_with_deterministic_algorithms(pool: Callable[[Tensor], Tensor]) -> None:
+    images = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for device in ("cpu", "cuda"):
+            given = images.to(device).requires_grad_()
+            (gradient,) = torch.autograd.grad(pool(given).square().sum(), given)
+            found.append(gradient.cpu())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(found[1], found[0])
