@@ -32,7 +32,8 @@ class Usage:
     Attributes:
         seconds: wall time.
         shares: fraction of ``seconds`` by phase; a phase that took nothing is left out.
-        peak_bytes: the most memory that the process has held so far, of its GPU or, without one, of the machine.
+        peak_bytes: the most memory that the process has held: since that record of its GPU, or without one since its
+            beginning of the machine.
         utilisation: floating-point operations of forward and backward passes a second of training, as a fraction of
             those of large matrix products in the same precision, or of the fastest epoch so far; None if unknown.
     """

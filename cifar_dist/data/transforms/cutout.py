@@ -28,11 +28,10 @@ class Cutout(Transform):
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
         import torch
 
-        from cifar_dist.data.operations.boxes import inside_spans
-        from cifar_dist.data.operations.grouping import fill_color
+        from cifar_dist.data.operations.boxes import erase
 
         height, width = images.shape[2:]
         places = samples.bits("cutout", range(2))
         top, left = places[0] % height - self.side // 2, places[1] % width - self.side // 2
-        inside = inside_spans(top, self.side, height)[:, :, None] & inside_spans(left, self.side, width)[:, None, :]
-        return torch.where(inside[:, None], fill_color(samples.fill, images), images)
+        side = torch.full_like(top, self.side)
+        return erase(images, torch.stack([top, left, side, side], dim=1), samples.fill)
