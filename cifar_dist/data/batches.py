@@ -18,11 +18,11 @@ from torch import Tensor
 
 from cifar_dist.config import DataConfig
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.data.order import Share, epoch_order, global_batch, shares, steps_per_epoch
+from cifar_dist.data.order import MicroBatch, epoch_order, global_batch, micro_batches, steps_per_epoch
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 
-Block = Callable[[], AbstractContextManager[object]]
+Copying = Callable[[], AbstractContextManager[object]]
 """Returns what a ``with`` statement enters."""
 
 
@@ -89,7 +89,7 @@ class Images:
             return self._all[ids.to(self._device, non_blocking=True)]
         return self._reader.images(ids).to(self._device)
 
-    def stream(self, requests: Sequence[Tensor], copying: Block = nullcontext) -> Iterator[Tensor]:
+    def stream(self, requests: Sequence[Tensor], copying: Copying = nullcontext) -> Iterator[Tensor]:
         """Yield the images of each request in order, decoded in advance unless they are resident.
 
         Args:
@@ -116,7 +116,6 @@ class Images:
             finally:
                 for future in ahead:
                     future.cancel()
-
 
     def _buffer(self, count: int) -> Tensor:
         """Return memory for ``count`` images, from which a GPU copies without a wait of the host."""
@@ -180,28 +179,28 @@ class TrainBatches:
     def _order(self, epoch: int) -> Tensor:
         return epoch_order(self._sizes, self._seed, epoch, self._block)
 
-    def epoch(self, epoch: int, first_step: int = 0, copying: Block = nullcontext) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, first_step: int = 0, copying: Copying = nullcontext) -> Iterator[list[Batch]]:
         """Yield this process's batches of one epoch from ``first_step``: a list of micro-batches per step.
 
         ``copying``: as for :meth:`Images.stream`.
         """
         order = self._order(epoch)
         slices = [global_batch(order, step, self._batch_size) for step in range(first_step, self.steps_per_epoch)]
-        plan = [share for batch in slices for share in shares(batch, self._own, self._parts)]
+        plan = [part for batch in slices for part in micro_batches(batch, self._own, self._parts)]
         if not plan:
             return
-        requests = [self._wanted(share) for share in plan]
+        requests = [self._wanted(part) for part in plan]
         # Ids and weights of the whole epoch move to the device together, so that no step waits for them.
-        ids, weights = self._on_device(requests), self._on_device([share.weight for share in plan])
+        ids, weights = self._on_device(requests), self._on_device([part.weight for part in plan])
         images = self.images.stream(ids if self.images.resident else requests, copying)
         batches = (
             Batch(next(images), self._labels[own], own, weight) for own, weight in zip(ids, weights, strict=True)
         )
         yield from (list(step) for step in zip(*[batches] * len(self._own), strict=True))
 
-    def _wanted(self, share: Share) -> Tensor:
-        """Return the ids whose images a share needs."""
-        return torch.cat([share.before, share.ids]) if self._mixed else share.ids
+    def _wanted(self, part: MicroBatch) -> Tensor:
+        """Return the ids whose images a micro-batch needs."""
+        return torch.cat([part.before, part.ids]) if self._mixed else part.ids
 
     def _on_device(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Copy tensors of one dimension to the device, all at once."""

@@ -36,6 +36,41 @@ def require_two_classes(
         )
 
 
+def require_shared_classes(
+    where: str,
+    classes: Sequence[str],
+    labels: Mapping[str, NDArray[np.int64]],
+    names: Mapping[str, Sequence[str]],
+    tables: Sequence[str] = (),
+) -> None:
+    """Refuse a val or test split none of whose classes is in train: its accuracy would be 0.
+
+    Args:
+        where, classes, labels, tables: as for :func:`require_two_classes`.
+        names: path of each sample of a split in the source; empty if they are not files.
+
+    Raises:
+        UserError: a split shares no class with train.
+    """
+    trained = set(labels.get("train", ()))
+    for split, of_split in labels.items():
+        if not trained or not trained.isdisjoint(of_split):
+            continue
+        folders = sorted({name.rpartition("/")[0] for name in names.get(split, ())})
+        if not folders:
+            found = list_some([classes[label] for label in np.unique(of_split)])
+            raise UserError(f"{where}: no class of {split} is one of train: {found}; number both alike, from 0")
+        above = [table for table in tables if folders[0].startswith(table.rpartition("/")[0])]
+        which = f" ('{max(above, key=lambda table: table.count('/'))}' may say which)" if above else ""
+        later = "; or move them elsewhere and predict them later: cifar-dist predict RUN FOLDER --out FILE.csv"
+        several = len(folders) > 1
+        raise UserError(
+            f"{where}: {list_some(folders)} {'are not classes' if several else 'is not a class'} of train; sort "
+            f"{'their' if several else 'its'} images into the folders of train, {split}/CLASS/FILE{which}"
+            f"{later if split == 'test' else ''}"
+        )
+
+
 def note_missing_classes(classes: Sequence[str], labels: Mapping[str, NDArray[np.int64]]) -> list[str]:
     """Note the classes of which a split has no image; arguments as for :func:`require_two_classes`.
 

@@ -14,6 +14,11 @@ from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.errors import UserError, nearest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+_SPELLING = {
+    "name": "use at most 128 letters, digits, '_', '-', '.' and '+', beginning with a letter, a digit or '_'",
+    "md5": "use the 32 digits 0 to 9 and a to f that md5sum prints",
+}
+"""What the keys with a pattern take."""
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$")]
 
 
@@ -106,5 +111,7 @@ def _first_error(error: ValidationError) -> str:
         return f"unknown key '{key}'; {nearest(key, DatasetFile.model_fields)}"
     if first["type"] == "missing":
         return f"the key '{key}' is missing"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{key} = {first['input']!r}: {_SPELLING[key]}"
     what = first["msg"].removeprefix("Value error, ")
     return f"{key} = {first['input']!r}: {what}" if key else what

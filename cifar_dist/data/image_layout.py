@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
+from cifar_dist.data.raw import MEANT_WORDS, SPLIT_WORDS, SPLITS
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 
@@ -66,9 +66,7 @@ OTHER_SUFFIXES = frozenset(
 SKIP_OPTION = "--skip-unusable"
 _TRAIN_OR_TEST = ("train", "training", "val", "test")
 """Names of a top-level folder that are split names in any case; a class may be called ``valid`` or ``dev``."""
-_SPLIT_FOLDER = re.compile(
-    r"(train|training|val|valid|validation|test|testing|eval)[-_ ]?(set|data|images)", re.IGNORECASE
-)
+_SPLIT_FOLDER = re.compile(rf"({'|'.join(MEANT_WORDS)})[-_ ]?(set|data|images)", re.IGNORECASE)
 """Names of a folder that mean a split, and are not read as one; Kaggle has ``training_set`` and ``test_set``."""
 
 
@@ -124,13 +122,14 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
             f"{path} {found}; expected the files of a CIFAR archive, or SPLIT/CLASS/FILE.png or CLASS/FILE.png (or "
             ".jpg); for WebDataset tars use: cifar-dist index FOLDER"
         )
+    _refuse_labels_in_cls(path, images, others)
     tree = _Tree.of(images)
     placed = [name for name in images if tree.has_place_for(name)]
     misplaced = sorted(set(images) - set(placed))
     if misplaced:
         message = tree.misplaced_message(misplaced, len(images))
         if not (skip_unusable and placed):
-            raise UserError(f"{path}: {message}; {_remedy(path, tree, misplaced, others, some_fit=bool(placed))}")
+            raise UserError(f"{path}: {message}; {_remedy(path, tree, placed, misplaced, others)}")
         notes.append(f"skipped: {message}")
     empty = tree.folders_without(placed, names)
     if empty:
@@ -143,6 +142,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
         notes.append(f"skipped: {message}")
     if others:
         notes.append(f"passed over {_count(others, 'file')} not named as an image: {list_some(others)}")
+    notes += _note_label_files(placed, others)
     notes += _note_formats(placed)
     _refuse_double_splits(path, tree, placed)
     _refuse_splits_as_classes(path, tree, placed)
@@ -257,13 +257,16 @@ def describe_unreadable(unreadable: Sequence[str]) -> tuple[str, str]:
     return message, f"convert {_it(unreadable)} to PNG"
 
 
-def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[str], *, some_fit: bool) -> str:
-    skip = f", or skip {_it(misplaced)} with {SKIP_OPTION}" if some_fit else ""
-    test = misplaced[0].rpartition("/")[0]
-    if some_fit and path.is_dir() and all(tree.is_flat(name) and tree.split(name) == "test" for name in misplaced):
-        skip += f" and predict {_it(misplaced)} later: cifar-dist predict RUN {quoted(path / test)} --out FILE.csv"
-    if not path.is_dir() and any(_suffix(name) == ".cls" for name in others):
-        return f"a WebDataset tar stays where it is: cifar-dist index {quoted(path.parent)}"
+def _remedy(path: Path, tree: _Tree, placed: Sequence[str], misplaced: Sequence[str], others: Sequence[str]) -> str:
+    to_train_on = any(tree.split(name) == "train" for name in placed)
+    skip = f", or skip {_it(misplaced)} with {SKIP_OPTION}" if to_train_on else ""
+    flat_test = [name for name in misplaced if tree.is_flat(name) and tree.split(name) == "test"]
+    only_test = len(flat_test) == len(misplaced)
+    if flat_test and path.is_dir() and (only_test or not placed):
+        then_skip = f"; then skip {_count(flat_test, 'test image')} without a class with {SKIP_OPTION} and"
+        lead = f"{skip} and" if skip else ", or" if only_test else then_skip
+        test = quoted(path / flat_test[0].rpartition("/")[0])
+        skip = f"{lead} predict {_it(flat_test)} later: cifar-dist predict RUN {test} --out FILE.csv"
     if not all(tree.is_flat(name) for name in misplaced):
         if swapped := tree.swapped_levels(misplaced):
             return f"swap the two levels, as {swapped}{skip}"
@@ -272,11 +275,12 @@ def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[
         levels = 2 + tree.with_splits
         shallow = [name for name in misplaced if len(tree.below_top(name)) < levels]
         split_words = [word for word in tree.top_folders(shallow) if word.lower() in SPLIT_WORDS]
-        if split_words and not some_fit:
+        if split_words and not placed:
             return f"'{split_words[0]}' is read as a split; if it is a class, rename it"
         too_deep = all(len(tree.below_top(name)) > levels for name in misplaced)
         return f"move {_it(misplaced)}{' up' * too_deep}{skip}"
-    *folder, file = misplaced[0].split("/")
+    example = next((name for name in misplaced if tree.split(name) == "train"), misplaced[0])
+    *folder, file = example.split("/")
     remedy = f"create a folder for each class, as in {'/'.join((*folder, 'CLASS', file))}"
     if tables := _label_tables(others):
         remedy += f" ('{tables[0]}' may say which)"
@@ -285,10 +289,39 @@ def _remedy(path: Path, tree: _Tree, misplaced: Sequence[str], others: Sequence[
     return remedy + skip
 
 
+def _beside(images: Iterable[str], others: Iterable[str], suffix: str) -> list[str]:
+    """List the files of a suffix that most of the images have beside them; empty if fewer have."""
+    files = {name for name in others if _suffix(name) == suffix}
+    found = [name in files for name in (f"{image.rpartition('.')[0]}{suffix}" for image in images)]
+    return sorted(files) if 2 * sum(found) > len(found) else []
+
+
+def _refuse_labels_in_cls(path: Path, images: Sequence[str], others: Sequence[str]) -> None:
+    """Refuse the content of WebDataset tars, whose folders are not the classes."""
+    labels = _beside(images, others, ".cls")
+    if not labels:
+        return
+    folder = quoted(path.parent) if path.suffix.lower() == ".tar" else "FOLDER"
+    raise UserError(
+        f"{path}: the labels are in {_count(labels, '.cls file')}, such as '{labels[0]}', not in the names of folders; "
+        f"a WebDataset tar stays where it is: cifar-dist index {folder}; or move each image to CLASS/FILE by its .cls, "
+        "and delete the .cls"
+    )
+
+
+def _note_label_files(images: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Note the files beside the images that may hold other labels than the names of folders."""
+    return [
+        f"{_count(found, f'{suffix} file')} beside the images may hold their labels, but the classes are the folders"
+        for suffix in (".json", ".txt")
+        if (found := _beside(images, others, suffix))
+    ]
+
+
 def _renaming(folders: Iterable[str]) -> str:
     """Say how to rename the folders that mean a split and are not read as one; empty if none does."""
     meant = {folder: found[1].lower() for folder in folders if (found := _SPLIT_FOLDER.fullmatch(folder))}
-    renamed = [f"{folder} to {SPLIT_WORDS.get(word, 'val')}" for folder, word in meant.items()]  # "eval" is val
+    renamed = [f"{folder} to {MEANT_WORDS[word]}" for folder, word in meant.items()]
     renamed.sort(key=lambda line: SPLITS.index(line.rpartition(" ")[2]))
     return f"rename {' and '.join(renamed)}" if renamed else ""
 
@@ -299,9 +332,13 @@ def _refuse_splits_as_classes(path: Path, tree: _Tree, images: Iterable[str]) ->
         raise UserError(f"{path}: {list_some(folders)} would be read as classes; {_renaming(folders)}")
 
 
+def _is_of_labels(name: str) -> bool:
+    return bool(re.search(r"(label|annotation)[^/]*\.(csv|tsv|jsonl|txt)$", name.lower()))
+
+
 def _label_tables(others: Sequence[str]) -> tuple[str, ...]:
-    tables = [name for name in others if _suffix(name) in (".csv", ".tsv", ".jsonl")]
-    return tuple(sorted(tables, key=lambda name: "label" not in name.lower()))
+    tables = [name for name in others if _suffix(name) in (".csv", ".tsv", ".jsonl") or _is_of_labels(name)]
+    return tuple(sorted(tables, key=lambda name: not _is_of_labels(name)))
 
 
 def _refuse_double_splits(path: Path, tree: _Tree, images: Iterable[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,38 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import hidden_names, require_utf8_name
-from cifar_dist.data.class_check import note_missing_classes
+from cifar_dist.data.class_check import note_missing_classes, require_shared_classes
 from cifar_dist.data.duplicates import HashedSplit, hash_images, note_equal_digests
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
 from cifar_dist.data.manifest import (
     FILE_NAME,
     INDEXED,
-    SHARD_NAME,
     Manifest,
     Shard,
     describe_datasets_inside,
-    find_tars,
     is_dataset,
     refuse_run,
 )
-from cifar_dist.data.raw import SPLIT_WORDS, SPLITS
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
+from cifar_dist.data.tar_folder import find_split_tars, split_in_name, visible_files
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.terminal.progress import progress
 
-_COMPRESSED_TAR = re.compile(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
-_COMPRESSED: Final = {
-    "gzip": re.compile(rb"\x1f\x8b"),
-    "bzip2": re.compile(rb"BZh[1-9]1AY&SY"),
-    "xz": re.compile(rb"\xfd7zXZ\x00"),
-    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
-}
-"""What a file begins with, by the program that compressed it."""
 _REPACK_HINT = (
-    "they must have one size and format; unpack them to CLASS/FILE, then: cifar-dist pack FOLDER OUT --size 32"
+    "they must have one size and format; unpack them, sort the images into folders by the numbers in their .cls, "
+    "SPLIT/CLASS/FILE, then: cifar-dist pack FOLDER OUT --size 32"
 )
+_LABEL_SUFFIXES = (".class", ".label", ".target", ".txt", ".json")
 _WITHOUT: Final = {
     "train": "the dataset cannot be trained on",
     "val": "training will refuse the dataset; add the labels, or name the tars 'test'",
@@ -84,7 +74,7 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
     """
     root = Path(folder)
     former = _read_former_manifest(root)
-    tars = _find_tars(root)
+    tars = find_split_tars(root)
     shards: dict[str, list[Shard]] = {split: [] for split in tars}
     first = next(iter(tars))  # train, if it exists
     counts = np.zeros((3, 256), dtype=np.int64)
@@ -121,7 +111,12 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
         splits={split: tuple(many) for split, many in shards.items()},
         root=root,
     )
-    notes = [*kept, *_note_labels(manifest), *_note_duplicates(manifest, digests)]
+    notes = [
+        *kept,
+        *_note_unnamed(root, tars),
+        *_note_labels(manifest, passed_over),
+        *_note_duplicates(manifest, digests),
+    ]
     try:
         manifest.save(root)
     except OSError as error:
@@ -166,20 +161,43 @@ def _read_former_manifest(root: Path) -> Manifest | None:
     return former
 
 
-def _note_labels(manifest: Manifest) -> list[str]:
+def _note_unnamed(root: Path, tars: dict[str, list[str]]) -> list[str]:
+    """Note tars that are train only because no name says anything else."""
+    train = tars.get("train", [])
+    if len(train) < 2 or any(split_in_name(root, name) for name in train):
+        return []
+    return [f"no tar names a split: all {len(train):,} are train"]
+
+
+def _note_labels(manifest: Manifest, passed_over: Counter[str]) -> list[str]:
     """Note what is unexpected in the labels of a dataset that is to be trained on.
 
     Raises:
-        UserError: only some samples of a split have a label.
+        UserError: only some samples of a split have a label, or val or test has no class of train.
     """
     labels = {split: manifest.labels(split) for split in manifest.splits if manifest.is_labelled(split)}
     if not labels:
-        return ["no sample has a class number in KEY.cls, so the dataset is unlabelled and cannot be trained on"]
+        note = "no sample has a class number in KEY.cls, so the dataset is unlabelled and cannot be trained on; "
+        return [note + _where_labels_are(manifest, passed_over)]
     notes = [f"{split} has no labels (KEY.cls): {_WITHOUT[split]}" for split in manifest.splits if split not in labels]
+    require_shared_classes(str(manifest.root), manifest.classes, labels, {})
     notes += note_missing_classes(manifest.classes, labels)
     if "train" in labels and len(np.unique(labels["train"])) == 1:
         notes.append("all training images are in one class; a classifier requires at least two")
     return notes
+
+
+def _where_labels_are(manifest: Manifest, passed_over: Counter[str]) -> str:
+    """Say how the samples of an unlabelled dataset get labels."""
+    if likely := [suffix for suffix in _LABEL_SUFFIXES if passed_over[suffix]]:
+        return f"write the class number of each sample to KEY.cls; the {' or '.join(likely)} members may hold it"
+    tars = [manifest.root / shard.name for shards in manifest.splits.values() for shard in shards]
+    folders = {key.rpartition("/")[0] for split in manifest.splits for key in manifest.keys(split)}
+    if len(folders) < 2:
+        return "write the class number of each sample to KEY.cls"
+    several = "unpack the tars to one folder, then: " if len(tars) > 1 else ""
+    source = "FOLDER" if several else quoted(tars[0])
+    return f"for images in class folders: {several}cifar-dist pack {source} shards/NAME"
 
 
 def _note_duplicates(manifest: Manifest, digests: dict[str, list[bytes]]) -> list[str]:
@@ -197,91 +215,13 @@ def _note_passed_over(root: Path, members: Counter[str]) -> list[str]:
     if members:
         shown = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(members.items()))
         notes.append(f"passed over members that are neither image nor .cls: {shown}")
-    others = [name for name in _visible_files(root) if name != FILE_NAME and not name.endswith(".tar")]
+    others = [name for name in visible_files(root) if name != FILE_NAME and not name.endswith(".tar")]
     if others:
         notes.append(f"passed over the files that are not tars: {list_some(others)}")
     hidden = [name for name in hidden_names(root) if name.lower().endswith(".tar")]
     if hidden:
         notes.append(f"passed over hidden tars: {list_some(hidden)}")
     return notes
-
-
-def _visible_files(root: Path) -> list[str]:
-    """List the files at any depth, without hidden ones. Links to folders are followed, as :func:`find_tars` does.
-
-    Raises:
-        UserError: a link to a folder that contains it; each tar in that folder would be listed twice.
-    """
-    found: list[Path] = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        place = Path(folder).relative_to(root)
-        above = {os.path.realpath(root / part) for part in (place, *place.parents)}
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in subfolders:
-            path = root / place / name
-            if os.path.realpath(path) in above:
-                raise UserError(f"{path} is a link to a folder that contains it; remove the link")
-        found += [place / name for name in files if not name.startswith(".") and (root / place / name).is_file()]
-    return sorted(path.as_posix() for path in found)
-
-
-def _refuse_unreadable_tars(root: Path) -> None:
-    """Refuse tars that are compressed, spelled differently or too deep; they would be missing from the dataset."""
-    for name in _visible_files(root):
-        path = root / name
-        if _COMPRESSED_TAR.search(path.name):
-            raise UserError(
-                f"{path} is compressed, and random access requires a plain tar; decompress it (gunzip for .gz)"
-            )
-        if path.suffix.lower() == ".tar" and path.suffix != ".tar":
-            raise UserError(f"{path} must end in .tar, in lower case; rename it")
-        if path.suffix == ".tar" and name.count("/") > 1:
-            raise UserError(f"{path} is more than one folder deep; move it up, or index {path.parent}")
-        program = _compressed_by(path) if path.suffix == ".tar" else None
-        if program is not None:
-            raise UserError(
-                f"{path} is compressed, and random access requires a plain tar; decompress it, and put the result in "
-                f"its place: {program} -dc < {path.name} > plain.tar"
-            )
-
-
-def _compressed_by(path: Path) -> str | None:
-    """Return the program that compressed a file, by its first bytes; None if it is not compressed."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(10)
-    except OSError:  # whoever indexes the tar reports it
-        return None
-    return next((program for program, pattern in _COMPRESSED.items() if pattern.match(start)), None)
-
-
-def _find_tars(root: Path) -> dict[str, list[str]]:
-    """Return the tars of each split, in the order train, val, test; 2.tar sorts before 10.tar."""
-    _refuse_unreadable_tars(root)
-    found = find_tars(root)
-    if not found:
-        raise UserError(
-            f"{root} and its subfolders contain no .tar; to pack images use: cifar-dist pack {quoted(root)} shards/NAME"
-        )
-    split_of = {name: _split_in_name(root, name) for name in found}
-    stray = sorted(name for name in found if split_of[name] is None)
-    if stray and len(stray) < len(found):
-        raise UserError(
-            f"{root / stray[0]} names no split, but other tars do; rename it, as in train-{Path(stray[0]).name}"
-        )
-    names = sorted(found, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name))
-    tars = {split: [name for name in names if (split_of[name] or "train") == split] for split in SPLITS}
-    return {split: many for split, many in tars.items() if many}
-
-
-def _split_in_name(root: Path, name: str) -> str | None:
-    """Return the split named in the path of a tar, or None."""
-    if not SHARD_NAME.fullmatch(name):
-        raise UserError(f"{root / name} must be named with letters, digits, '.', '_' and '-' only; rename it")
-    splits = {SPLIT_WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in SPLIT_WORDS}
-    if len(splits) > 1:
-        raise UserError(f"{root / name} names two splits, {' and '.join(sorted(splits))}; rename it to name one")
-    return next(iter(splits), None)
 
 
 def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]) -> NDArray[np.uint8]:

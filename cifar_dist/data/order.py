@@ -6,7 +6,7 @@
       permuted            [4 1 6 | 0 3 5 | 2]      blocks of ``block`` shards
       samples permuted within each block           -> the sequence of the epoch
       global batch k      sequence[k * B : (k + 1) * B]
-      rank r of R         its share of that slice
+      rank r of R         its micro-batches of that slice
 
 Every sample occurs exactly once per epoch. Ranks enter only in the last line, in :func:`own_parts`, so neither the
 sequence nor a global batch can depend on them.
@@ -51,8 +51,8 @@ def global_batch(order: Tensor, step: int, batch_size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Share:
-    """A micro-batch: one of the equal parts that a global batch is cut into.
+class MicroBatch:
+    """One of the equal parts of a global batch.
 
     Attributes:
         ids: int64 [n], the same n in every part; padded with repeated ids if the global batch does not divide evenly.
@@ -70,8 +70,8 @@ def own_parts(parts: int, rank: int, world_size: int) -> range:
     return range(parts * rank // world_size, parts * (rank + 1) // world_size)
 
 
-def shares(batch: Tensor, own: range, parts: int) -> list[Share]:
-    """Cut a global batch into ``parts`` micro-batches of equal length, and return those numbered ``own``.
+def micro_batches(batch: Tensor, own: range, parts: int) -> list[MicroBatch]:
+    """Divide a global batch into ``parts`` micro-batches of equal length, and return those numbered ``own``.
 
     A batch that does not divide evenly is padded with samples of weight 0, which do not count in the loss.
 
@@ -85,4 +85,4 @@ def shares(batch: Tensor, own: range, parts: int) -> list[Share]:
     padded = batch[position % len(batch)]
     weight = (position < len(batch)).to(torch.float32)
     slices = [slice(part * size, (part + 1) * size) for part in own]
-    return [Share(padded[part], weight[part], batch[[(part.start - 1) % len(batch)]]) for part in slices]
+    return [MicroBatch(padded[part], weight[part], batch[[(part.start - 1) % len(batch)]]) for part in slices]

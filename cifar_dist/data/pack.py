@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.class_check import note_missing_classes, require_two_classes
+from cifar_dist.data.class_check import note_missing_classes, require_shared_classes, require_two_classes
 from cifar_dist.data.duplicates import note_duplicates
 from cifar_dist.data.image import Lossless, encode
 from cifar_dist.data.manifest import FILE_NAME, INDEXED, UNLABELLED, Manifest, Shard, is_dataset
@@ -84,6 +84,7 @@ def pack(
     )
     labels = {name: split.labels for name, split in opened.data.splits.items() if split.is_labelled}
     require_two_classes(str(source), opened.data.classes, labels, opened.data.tables)
+    require_shared_classes(str(source), opened.data.classes, labels, opened.data.names, opened.data.tables)
     splits, fractions, notes = _hold_out_splits(opened, val_fraction, seed)
     if show:
         names = {name: opened.data.names_of(name) for name in splits}

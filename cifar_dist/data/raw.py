@@ -22,6 +22,8 @@ SPLIT_WORDS: Final = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Words for a split in the names of folders and tars, in lower case."""
+MEANT_WORDS: Final = {**SPLIT_WORDS, "eval": "val", "evaluation": "val"}
+"""The same, and words that are not read as a split, though they mean one."""
 
 
 @dataclass(frozen=True)
@@ -159,24 +161,47 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
     match value.shape:
         case (_, pixels) if side and pixels == 3 * side * side:
             value = value.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
-        case (_, _, _):
+        case (_, _, _) if not _conversion(value.shape):
             value = np.repeat(value[..., None], 3, axis=3)
         case (_, _, _, 1):
             value = np.repeat(value, 3, axis=3)
         case (_, _, _, 3):
             pass
         case _:
-            expected = "expected [N, height, width, 3] or [N, 3 * side * side]"
-            if value.ndim == 4 and value.shape[1] in (1, 3):
-                expected += ": images.transpose(0, 2, 3, 1)"
-            elif value.ndim == 4 and value.shape[3] == 4:
-                expected += ": images[..., :3], without the transparency"
-            raise UserError(f"{where} has shape {value.shape}; {expected}")
+            way = _conversion(value.shape)
+            raise UserError(
+                f"{where} has shape {value.shape}; expected [N, height, width, 3] or [N, 3 * side * side]"
+                f"{': ' * bool(way)}{way}"
+            )
     if 0 in value.shape or max(value.shape[1:3]) > MAX_SIDE:
         raise UserError(
             f"{where} has shape {value.shape}; expected at least one image, with 1 to {MAX_SIDE} pixels a side"
         )
     return np.require(value, requirements=["C", "W"])  # torch requires writable memory
+
+
+def _conversion(shape: tuple[int, ...]) -> str:
+    """Return the expression that converts images of a shape that other programs write; empty if none does."""
+    match shape:
+        case (_, pixels) if side := _side(pixels):
+            return f"images.reshape(-1, {side}, {side})"
+        case (_, 1 | 3 as planes, pixels) if side := _side(pixels):
+            return f"images.reshape(-1, {planes}, {side}, {side}).transpose(0, 2, 3, 1)"
+        case (_, pixels, 1 | 3 as channels) if side := _side(pixels):
+            return f"images.reshape(-1, {side}, {side}, {channels})"
+        case (_, 1 | 3, _, _):
+            return "images.transpose(0, 2, 3, 1)"
+        case (_, _, 1 | 3, _):
+            return "images.transpose(3, 0, 1, 2)"
+        case (_, _, _, 4):
+            return "images[..., :3], without the transparency"
+    return ""
+
+
+def _side(pixels: int) -> int:
+    """Return the side of a square of so many pixels; 0 if it is none, or too small for an image."""
+    side = math.isqrt(pixels)
+    return side if side * side == pixels and side > 3 else 0
 
 
 def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
@@ -187,11 +212,16 @@ def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
     """
     if isinstance(value, list) and all(type(item) is int and abs(item) < 2**63 for item in value):
         value = np.array(value, dtype=np.int64)
+    if isinstance(value, list) and any(isinstance(item, str | bytes) for item in value):
+        remedy = "for labels: classes, y = np.unique(names, return_inverse=True)"
+        if where.endswith("ids"):
+            remedy = "or predict a folder of image files, whose names are then the ids"
+        raise UserError(f"{where} holds text; store numbers, {remedy}")
     one_hot = ""
     if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) == count and value.shape[1] > 1:
         one_hot = " (argmax(1) of one-hot labels)"
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-        cast = one_hot or (" (astype(int))" if isinstance(value, np.ndarray) and value.dtype.kind == "f" else "")
+        cast = one_hot or (" (astype(int))" if isinstance(value, np.ndarray) and value.dtype.kind in "fb" else "")
         raise UserError(f"{where} is not a list of integers; store one integer per image{cast}")
     if value.shape not in ((count,), (count, 1)):
         raise UserError(f"{where} has shape {value.shape} for {count} images; store one integer per image{one_hot}")

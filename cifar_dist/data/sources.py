@@ -164,6 +164,8 @@ def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> Raw
     The source's own names in another order permute the labels; other names rename the classes, except those of an
     image folder.
     """
+    if not data.classes:
+        raise UserError(f"{path}: classes names the classes of a source that has no labels; remove classes")
     classes = tuple(unicodedata.normalize("NFC", name) for name in classes)  # the form of every source's names
     if len(set(classes)) != len(classes) or len(classes) != len(data.classes):
         raise UserError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from cifar_dist.data.image import CODECS, Codec
 from cifar_dist.data.manifest import UNLABELLED, Shard
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import is_utf8, sha256
 
 MAX_CLASSES: Final = 100_000
@@ -119,6 +119,13 @@ def read_members(file: IO[bytes]) -> TarMembers:
                     is_hidden = member.name.rpartition("/")[2].startswith(".")
                     keyless["hidden" if is_hidden else "without a suffix"] += 1
                 continue
+            if key.endswith("/"):  # webdataset reads it as a sample, of that key
+                file_name = member.name.rpartition("/")[2]
+                pattern = quoted("*/._*" if file_name.startswith("._") else f"*/{file_name}")
+                raise ValueError(
+                    f"it contains the hidden file '{member.name}'; delete it from the tar: "
+                    f"tar --delete --wildcards -f {quoted(getattr(file, 'name', 'FILE'))} {pattern}"
+                )
             if key != last and key in samples:
                 raise ValueError(f"the members of sample '{key}' are not consecutive")
             parts = samples.setdefault(key, {})

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.errors import UserError, first_line
+from cifar_dist.formatting import list_some
 from cifar_dist.models.transfer import last_layer
 
 PUBLISHED = "published"
@@ -71,8 +72,9 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
         (broken, "not finite"),
     ):
         if keys:
+            theirs = f"; its keys are {list_some(list(weights), 2)}" if weights and len(unknown) == len(weights) else ""
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(f"model.pretrained: {origin} does not fit {name}: {problem}: {keys[0]}{more}")
+            raise UserError(f"model.pretrained: {origin} does not fit {name}: {problem}: {keys[0]}{more}{theirs}")
     model.load_state_dict({key: value for key, value in weights.items() if key not in skipped}, strict=False)
     return skipped
 
@@ -148,14 +150,36 @@ def _find_state_dict(content: object) -> dict[str, Tensor]:
 
 
 def _without_wrapper(weights: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Remove the prefixes of wrappers from keys that the network does not have."""
+    """Remove the prefixes of wrappers from keys that the network does not have.
+
+    Raises:
+        ValueError: the network's keys have a prefix that not all keys have, or that no wrapper adds.
+    """
+    stored = weights
     while not any(key in own for key in weights):
         inner = {key: value for key, value in weights.items() if key != _AVERAGE_COUNT}
         prefix = next((prefix for prefix in _WRAPPERS if inner and all(key.startswith(prefix) for key in inner)), None)
         if prefix is None:
+            _refuse_hidden_network(stored, own)
             break
         weights = {key.removeprefix(prefix): value for key, value in inner.items()}
     return weights
+
+
+def _refuse_hidden_network(weights: dict[str, Tensor], own: Collection[str]) -> None:
+    """Raise ValueError if all keys of the network exist in ``weights`` behind one prefix; say how to save them."""
+    required = [key for key in own if not key.endswith(".num_batches_tracked")]
+    prefixes = [key.removesuffix(required[0]) for key in weights if key.endswith(f".{required[0]}")]
+    wrappers = tuple(f".{prefix}" for prefix in _WRAPPERS)
+    prefixes.sort(key=lambda prefix: not f".{prefix}".endswith(wrappers))  # an average or a teacher comes later
+    prefix = next((prefix for prefix in prefixes if all(f"{prefix}{key}" in weights for key in required)), None)
+    if prefix is not None:
+        others = [key for key in weights if not key.startswith(prefix)]
+        beside = f", beside others such as {others[0]!r}" if others else ""
+        raise ValueError(
+            f"the keys of the network begin with {prefix!r}{beside}; save it alone: torch.save("
+            f"{{k.removeprefix({prefix!r}): v for k, v in weights.items() if k.startswith({prefix!r})}}, 'weights.pth')"
+        )
 
 
 def _is_state_dict(value: object) -> bool:

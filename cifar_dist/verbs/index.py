@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import unicodedata
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from cifar_dist.verbs.loading import loading
 
 HELP = "write a manifest for existing WebDataset tars"
 COLLECTIVE = False
+_NUMBERED = re.compile(r"\d+(\s*[,;:\t]\s*|\s+)\S.*|.*\S\s*[,;:\t]\s*\d+")
+"""A line with a class number beside the name, or the name beside it."""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -34,13 +37,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read_class_names(path: Path) -> list[str]:
-    """Read the non-empty lines of a file; raise UserError if it cannot be read or a line occurs twice."""
+    """Read the non-empty lines of a file; raise UserError if they are not one class name each."""
+    remedy = "give a text file with one class name per line, in label order, without numbers and without a header"
+    if path.suffix.lower() in (".csv", ".tsv", ".json"):
+        raise UserError(f"{path} is named as a {path.suffix.lower()[1:]} file; {remedy}")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows programs write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         what = (isinstance(error, OSError) and error.strerror) or "not UTF-8"
-        raise UserError(f"{path} cannot be read ({what}); give a text file with one class name per line") from None
+        raise UserError(f"{path} cannot be read ({what}); {remedy}") from None
     names = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]
+    numbered = [line for line in names if _NUMBERED.fullmatch(line)]
+    has_header = len(numbered) == len(names) - 1 and re.search(r"[,;:\t]", names[0])
+    if numbered and (len(numbered) == len(names) or has_header):
+        raise UserError(f"{path} has numbers beside the names, as in '{numbered[0]}'; {remedy}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{path} names the class '{twice[0]}' twice; give each class its own name")

@@ -168,5 +168,8 @@ def test_samples_without_a_label_cannot_be_trained_on(packed: Manifest) -> None:
     (first, *rest) = packed.shards("train")
     unlabelled = dataclasses.replace(first, labels=np.full_like(first.labels, -1))
     broken = dataclasses.replace(packed, splits={"train": (unlabelled, *rest)})
-    with pytest.raises(UserError, match="split 'train' has samples without a label"):
+    with pytest.raises(UserError, match=r"'train' has samples without .*; add them \(KEY.cls\), then: cifar-dist pack"):
         batches(broken, DataConfig())
+    val = dataclasses.replace(packed, splits={"train": packed.shards("train"), "val": (unlabelled,)})
+    with pytest.raises(UserError, match=r"which includes val .* has samples without .*; use --data.hold_out true$"):
+        batches(val, DataConfig(hold_out=False))

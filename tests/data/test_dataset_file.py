@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
@@ -53,7 +54,8 @@ def test_a_dataset_file_names_an_archive_and_its_treatment(tmp_path: Path, monke
         ('name = "a"\nembedded = "faces"', "embedded = 'faces'"),
         ('name = "a"\nembedded = "digits"\nval_fraction = 1.0', "val_fraction = 1.0"),
         ('name = "a"\nembedded = "digits"\nsize = "32"', "size = '32'"),
-        ('name = "../a"\nembedded = "digits"', "name = '../a'"),
+        ('name = "../a"\nembedded = "digits"', "name = '../a': use at most 128 letters, digits, '_', '-', '.' and '+'"),
+        ('name = "a"\narchive = "a"\nmd5 = "F"', "md5 = 'F': use the 32 digits 0 to 9 and a to f that md5sum prints"),
         ('name = "a"\nurl = "https://example.org/a.zip"', "url requires md5"),
         (f'name = "a"\nurl = "file:///etc/passwd"\nmd5 = "{"0" * 32}"', "not an http:// or https:// URL"),
         (f'name = "a"\nurl = "https://e.org/a.zip"\nmd5 = "{"0" * 32}"\narchive = "../a"', "plain file name"),
@@ -73,6 +75,12 @@ def test_a_wrong_dataset_file_is_refused(tmp_path: Path, text: str, complaint: s
     message = one_line(dataset_file(tmp_path, text))
     assert complaint in message
     assert "mine.toml" in message
+
+
+def test_class_names_for_a_source_without_labels_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", data=build.random_images(2), ids=np.arange(2))
+    message = one_line(dataset_file(tmp_path, 'name = "a"\narchive = "a.npz"\nclasses = ["x", "y"]'))
+    assert message.endswith("classes names the classes of a source that has no labels; remove classes")
 
 
 def test_the_archive_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import unicodedata
 import zipfile
@@ -14,6 +15,7 @@ from support import dataset_builders as build
 from cifar_dist import cli
 from cifar_dist.data.archives import list_members
 from cifar_dist.data.image_layout import ImageLayout, find_layout
+from cifar_dist.data.index import index
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
@@ -98,7 +100,7 @@ def test_two_folders_for_one_split_are_refused() -> None:
 @pytest.mark.parametrize(
     ("names", "remedy"),
     [
-        (["Train/0.jpg", "Test/1.jpg"], "create a folder for each class, as in Test/CLASS/1.jpg"),
+        (["Train/0.jpg", "Test/1.jpg"], "create a folder for each class, as in Train/CLASS/0.jpg"),
         (["train/0.png", "sample.csv", "trainLabels.csv"], "('trainLabels.csv' may say which)"),
         (["train/a/0.png", "train/b/0.png", "test/7.png"], "as in test/CLASS/7.png, or skip it with --skip-unusable"),
         (["train/0.png", "bus/1.png"], "'train' is read as a split; if it is a class, rename it"),
@@ -119,7 +121,6 @@ def test_two_folders_for_one_split_are_refused() -> None:
             ["training_set/1.png", "test_set/1.png"],
             "'test_set', 'training_set' would be read as classes; rename training_set to train and test_set to test",
         ),
-        (["a.png", "a.cls"], "a WebDataset tar stays where it is: cifar-dist index data"),
         (["0.png", "1.png"], "2 of 2 images are not at CLASS/FILE: '0.png', '1.png'; create a folder for each class"),
     ],
 )
@@ -162,6 +163,80 @@ def test_test_images_without_classes_are_for_predict(tmp_path: Path) -> None:
     later = f"or skip it with --skip-unusable and predict it later: cifar-dist predict RUN {source}/test --out FILE.csv"
     with pytest.raises(UserError, match=later):
         pack(source, tmp_path / "out", show=False)
+    shutil.rmtree(source / "train")
+    with pytest.raises(UserError, match=r"test/CLASS/7\.png, or predict it later: cifar-dist predict RUN"):
+        pack(source, tmp_path / "out", show=False)
+
+
+def test_unsorted_train_and_test_images_are_both_told_where_to_go(tmp_path: Path) -> None:
+    """As Kaggle distributes CIFAR-10."""
+    files = {
+        f"{split}/{n}.png": build.image_file(build.random_images(1, n)[0])
+        for split in ("train", "test")
+        for n in range(4)
+    }
+    source = build.write_folder(tmp_path / "in", {**files, "trainLabels.csv": b"id,label\n"})
+    with pytest.raises(UserError) as error:
+        pack(source, tmp_path / "out", show=False)
+    assert str(error.value).endswith(
+        "; create a folder for each class, as in train/CLASS/0.png ('trainLabels.csv' may say which); then skip 4 test "
+        f"images without a class with --skip-unusable and predict them later: cifar-dist predict RUN {source}/test "
+        "--out FILE.csv"
+    )
+    for n in range(4):
+        (source / "train" / "ab"[n % 2]).mkdir(exist_ok=True)
+        (source / "train" / f"{n}.png").rename(source / "train" / "ab"[n % 2] / f"{n}.png")
+    assert pack(source, tmp_path / "out", val_fraction=0, skip_unusable=True, show=False).shown == "4 train, 2 classes"
+
+
+def test_nothing_is_skipped_that_leaves_no_training_images() -> None:
+    message = refusal("train/a/x/0.png", "train/b/x/0.png", "val/c/0.png", "test/c/0.png")
+    assert message.endswith("'train/b/x/0.png'; move them up")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_a_class_of_train_is_refused_with_what_may_say_which(tmp_path: Path, split: str) -> None:
+    """As TinyImageNet is distributed."""
+    files = build.class_folder({"train/a": 3, "train/b": 3, f"{split}/images": 2})
+    tables = {f"{split}/{split}_annotations.txt": b"", "train/labels.csv": b"", "words.txt": b""}
+    source = build.write_folder(tmp_path / "in", {**files, **tables})
+    with pytest.raises(UserError) as error:
+        pack(source, tmp_path / "out", show=False)
+    later = "; or move them elsewhere and predict them later: cifar-dist predict RUN FOLDER --out FILE.csv"
+    assert str(error.value) == (
+        f"{source}: '{split}/images' is not a class of train; sort its images into the folders of train, "
+        f"{split}/CLASS/FILE ('{split}/{split}_annotations.txt' may say which){later if split == 'test' else ''}"
+    )
+    (source / split / "a").mkdir()
+    (source / split / "images" / "0000.png").rename(source / split / "a" / "0.png")
+    assert pack(source, tmp_path / "out", show=False).classes == ("a", "b", "images")  # noted
+
+
+def webdataset_folder(labels: str = "cls") -> dict[str, bytes]:
+    shards = build.class_folder({"00000": 3, "00001": 3}, side=8)
+    return dict(sorted({**shards, **{name.replace("png", labels): b"0" for name in shards}}.items()))
+
+
+@pytest.mark.parametrize("suffix", ["", ".tar", ".zip"])
+def test_labels_in_cls_files_are_not_ignored(tmp_path: Path, suffix: str) -> None:
+    write = build.write_archive if suffix else build.write_folder
+    source = write(tmp_path / f"in{suffix}", webdataset_folder())
+    with pytest.raises(UserError) as error:
+        pack(source, tmp_path / "out", show=False)
+    folder = tmp_path if suffix == ".tar" else "FOLDER"
+    assert "the labels are in 6 .cls files, such as '00000/0000.cls'" in str(error.value)
+    assert f"a WebDataset tar stays where it is: cifar-dist index {folder}; or move each" in str(error.value)
+    if suffix == ".tar":
+        assert index(tmp_path, show=False).classes == ("0",)
+    few = write(tmp_path / f"few{suffix}", {**webdataset_folder("x"), "00000/0000.cls": b"0"})
+    assert pack(few, tmp_path / "out", show=False).classes == ("00000", "00001")
+
+
+@pytest.mark.parametrize("suffix", ["json", "txt"])
+def test_files_beside_the_images_that_may_hold_labels_are_noted(suffix: str) -> None:
+    note = f"6 .{suffix} files beside the images may hold their labels, but the classes are the folders"
+    assert note in layout(*webdataset_folder(suffix)).notes
+    assert len(layout("a/0.png", "b/0.png", "b/1.png", f"a/0.{suffix}", f"a/notes.{suffix}").notes) == 1
 
 
 @pytest.mark.parametrize(("content", "found"), [({}, "is empty"), ({"inner.zip": b"PK"}, "contains only 'inner.zip'")])
@@ -209,7 +284,7 @@ def test_a_training_split_of_one_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_pack_notes_the_classes_without_training_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = build.class_folder({"train/a": 3, "train/b": 3, "val/c": 1})
+    files = build.class_folder({"train/a": 3, "train/b": 3, "val/a": 1, "val/c": 1})
     files["train/c/notes.TXT"] = b"later"
     source = build.write_folder(tmp_path / "in", files)
     (tmp_path / "in" / "empty").mkdir()

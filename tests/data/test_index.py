@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -94,7 +95,81 @@ def test_splits_by_name_or_folder_and_numbers_by_value(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.tar"):
         path.rename(path.with_name(path.name.replace("train", "part").replace("TEST", "part")))
     write(tmp_path / "plain" / "0.tar", [sample("0")])
-    assert "names no split, but other tars do; rename it, as in train-" in refusal(tmp_path)
+    assert "names no split, but other tars do; rename it to begin with train-, val- or test-" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "renamed"),
+    [
+        (["trainset-0.tar", "testset-0.tar"], ["train-0.tar", "test-0.tar"]),
+        (["cifar10trainset/0.tar", "cifar10testset/0.tar"], ["cifar10train/0.tar", "cifar10test/0.tar"]),
+        (["trainA-0.tar", "testA-0.tar"], ["train-A-0.tar", "test-A-0.tar"]),
+        (["petsTrain.tar", "petsVal.tar"], ["pets-train.tar", "pets-val.tar"]),
+        (["train-0.tar", "eval-0.tar"], ["train-0.tar", "val-0.tar"]),
+        (["train-0.tar", "Evaluation_Data/0.tar"], ["train-0.tar", "val_Data/0.tar"]),
+        (["test-0.tar", "testset-0.tar"], ["test-0.tar", "test-testset-0.tar"]),  # the shorter name is taken
+    ],
+)
+def test_a_tar_that_means_a_split_without_its_word_is_refused_with_a_name_that_works(
+    tmp_path: Path, names: list[str], renamed: list[str]
+) -> None:
+    for seed, name in enumerate(names):
+        write(tmp_path / name, [sample("0", 0, seed), sample("1", 1, 10 + seed)])
+    for _ in range(sum(old != new for old, new in zip(names, renamed, strict=True))):
+        message = re.match(r"(.*) names no split.*; rename it to ([^ ]*)$", refusal(tmp_path))
+        assert message is not None
+        target = tmp_path / message[2]
+        target.parent.mkdir(exist_ok=True)
+        Path(message[1]).rename(target)
+    manifest = index(tmp_path, show=False)
+    assert sorted(shard.name for shards in manifest.splits.values() for shard in shards) == sorted(renamed)
+    assert len(manifest.splits) == len({split for split in ("train", "val", "test") if split in str(renamed)})
+
+
+@pytest.mark.parametrize(
+    "words", [("latest", "contest"), ("trainer", "device"), ("restrain", "value"), ("trains", "x")]
+)
+def test_tars_that_name_no_split_are_train_and_noted(
+    tmp_path: Path, words: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, word in enumerate(words):
+        write(tmp_path / f"{word}-0.tar", [sample("0", 0, seed), sample("1", 1, 10 + seed)])
+    assert notes(tmp_path, capsys) == ["no tar names a split: all 2 are train"]
+
+
+def test_the_tars_of_a_folder_that_is_named_as_a_split_are_not_train_in_silence(tmp_path: Path) -> None:
+    path = write(tmp_path / "pets" / "test" / "0.tar", [sample("0"), sample("1", 1, 1)])
+    message = refusal(path.parent)
+    assert message.startswith(f"{path.parent} is named 'test', but none of its tars names a split")
+    assert message.endswith("; rename the tars to begin with test-, or with train- if they are")
+    write(tmp_path / "pets" / "train" / "0.tar", [sample("0", 0, 2), sample("1", 1, 3)])
+    command = f"index the folder above: cifar-dist index {tmp_path / 'pets'}, or rename the tars"
+    assert command in refusal(path.parent)
+    assert index(tmp_path / "pets", show=False).shown == "2 train, 2 test, 2 classes"
+    (tmp_path / "pets" / "manifest.json").unlink()
+    index(tmp_path / "pets" / "train", show=False)
+    assert "cifar-dist index" not in refusal(path.parent)  # which would merge two datasets
+    path.rename(path.with_name("test-0.tar"))
+    assert index(path.parent, show=False).samples("test") == 2
+
+
+def test_class_folders_in_a_tar_are_for_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = [(f"{name}.png", sample("", 0, seed)["png"]) for seed, name in enumerate(("cat/0", "cat/1", "dog/0"))]
+    (tmp_path / "T").mkdir()
+    path = raw(tmp_path / "T" / "pets.tar", members)  # type: ignore[arg-type]
+    (note,) = notes(path.parent, capsys)
+    assert note.endswith(f"; for images in class folders: cifar-dist pack {path} shards/NAME")
+    assert pack(path, tmp_path / "out", show=False).classes == ("cat", "dog")
+    shutil.copy(path, path.with_name("more.tar"))
+    assert "unpack the tars to one folder, then: cifar-dist pack FOLDER shards/NAME" in notes(path.parent, capsys)[1]
+    write(tmp_path / "J" / "0.tar", [{**sample(f"{row}/0", None, row), "json": b"{}"} for row in range(2)])
+    assert notes(tmp_path / "J", capsys)[0].endswith("to KEY.cls; the .json members may hold it")  # numbers of shards
+
+
+def test_a_val_split_without_a_class_of_train_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.tar", [sample("a", 0), sample("b", 1, 1)])
+    write(tmp_path / "val-0.tar", [sample("c", 2, 2)])
+    assert "no class of val is one of train: '2'; number both alike, from 0" in refusal(tmp_path)
 
 
 def test_tars_without_a_split_name_are_train_and_without_labels_have_no_classes(tmp_path: Path) -> None:
@@ -141,7 +216,7 @@ def test_class_names_given_before_are_kept(tmp_path: Path, capsys: pytest.Captur
     assert notes(tmp_path, capsys) == []  # names by number are none to keep
     index(tmp_path, classes=["cat", "dog", "unseen"], show=False)
     write(tmp_path / "1.tar", [sample("c", 2, 2)])
-    assert notes(tmp_path, capsys) == ["kept the class names of the former manifest"]
+    assert "kept the class names of the former manifest" in notes(tmp_path, capsys)
     assert Manifest.load(tmp_path).classes == ("cat", "dog", "unseen")
     write(tmp_path / "1.tar", [sample("c", 3, 2)])
     assert "contains the label 3, but its former manifest names only 3 classes; name 4 with --classes FILE" in refusal(
@@ -161,6 +236,33 @@ def test_a_file_of_class_names(tmp_path: Path) -> None:
         cli.run(["index", str(tmp_path / "tars"), "--classes", str(names)])
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "label,name\n0,cat\n1,dog\n", "a.csv is named as a csv file"),
+        ("a.json", '["cat", "dog"]', "a.json is named as a json file"),
+        ("a.txt", "label,name\n0,cat\n1,dog\n", "has numbers beside the names, as in '0,cat'"),
+        ("a.txt", "0 cat\n1 dog\n", "has numbers beside the names, as in '0 cat'"),
+        ("a.txt", "0: cat\n1: dog\n", "has numbers beside the names"),
+        ("a.txt", "name\tid\ncat\t0\ndog\t1\n", "has numbers beside the names, as in 'cat\\t0'"),
+        ("a.txt", "001.Albatross\n3 dogs\n", ""),
+        ("a.txt", "big cat\n7up\n", ""),
+        ("a.txt", "2 doors\ncat, grey\n", ""),
+    ],
+)
+def test_a_table_is_no_file_of_class_names(tmp_path: Path, name: str, content: str, says: str) -> None:
+    write(tmp_path / "tars" / "0.tar", [sample("a", 0), sample("b", 1, 1)])
+    (tmp_path / name).write_text(content)
+    words = ["index", str(tmp_path / "tars"), "--classes", str(tmp_path / name)]
+    if not says:
+        assert cli.run(words) == 0
+        return
+    with pytest.raises(UserError) as error:
+        cli.run(words)
+    assert says in str(error.value)
+    assert str(error.value).endswith("one class name per line, in label order, without numbers and without a header")
+
+
 def notes(folder: Path, capsys: pytest.CaptureFixture[str], classes: Sequence[str] = ()) -> list[str]:
     index(folder, classes=classes)
     return [line.removeprefix("note: ") for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
@@ -171,7 +273,8 @@ def test_ignored_members_are_counted_and_named(tmp_path: Path, capsys: pytest.Ca
     write(tmp_path / "train-0.tar", entries)
     (tmp_path / "_stats.json").write_text("{}")
     assert notes(tmp_path, capsys) == [
-        "no sample has a class number in KEY.cls, so the dataset is unlabelled and cannot be trained on",
+        "no sample has a class number in KEY.cls, so the dataset is unlabelled and cannot be trained on; write the "
+        "class number of each sample to KEY.cls; the .label or .json members may hold it",
         "passed over members that are neither image nor .cls: 2 .json, 3 .label",
         "passed over the files that are not tars: '_stats.json'",
     ]

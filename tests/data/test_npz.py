@@ -46,8 +46,14 @@ def test_an_npz_of_other_names_says_which_are_read(tmp_path: Path, names: tuple[
     [
         ({"x_train": np.zeros((4, 8, 8, 3), "f4")}, "of uint8, for values from 0 to 1: (255 * images).round()"),
         ({"x_train": np.zeros((4, 3, 8, 8), "u1")}, "images.transpose(0, 2, 3, 1)"),
+        ({"x_train": np.zeros((4, 3, 64), "u1")}, "images.reshape(-1, 3, 8, 8).transpose(0, 2, 3, 1)"),
+        ({"x_train": np.zeros((4, 1, 64), "u1")}, "images.reshape(-1, 1, 8, 8).transpose(0, 2, 3, 1)"),
+        ({"x_train": np.zeros((4, 64, 3), "u1")}, "images.reshape(-1, 8, 8, 3)"),
+        ({"x_train": np.zeros((4, 64), "u1")}, "images.reshape(-1, 8, 8)"),
+        ({"x_train": np.zeros((8, 8, 3, 4), "u1")}, "images.transpose(3, 0, 1, 2)"),
         ({"x_train": np.zeros((4, 8, 8, 4), "u1")}, "images[..., :3], without the transparency"),
         ({"y_train": np.array([0.0, 1, 0, 1])}, "is not a list of integers; store one integer per image (astype(int))"),
+        ({"y_train": np.array([True, False, True, False])}, "store one integer per image (astype(int))"),
         ({"y_train": np.eye(2)[[0, 1, 0, 1]]}, "store one integer per image (argmax(1) of one-hot labels)"),
         ({"y_train": np.eye(2)[[0, 1, 0, 1]].astype(int)}, "one integer per image (argmax(1) of one-hot labels)"),
         ({"y_train": np.array(["cat", "dog", "cat", "dog"])}, "np.unique(names, return_inverse=True)"),
@@ -61,6 +67,9 @@ def test_arrays_of_another_shape_are_refused_with_the_expression_that_converts_t
     all_arrays = {"x_train": build.random_images(4), "y_train": np.arange(4) % 2, **arrays}
     np.savez(tmp_path / "a.npz", **{name: array for name, array in all_arrays.items() if array is not None})
     assert remedy in one_line(tmp_path / "a.npz")
+    if remedy.startswith("images.reshape") or remedy.endswith("2)"):
+        np.savez(tmp_path / "b.npz", x_train=eval(remedy, {"images": arrays["x_train"]}), y_train=np.arange(4) % 2)
+        assert open_quietly(str(tmp_path / "b.npz")).data.splits["train"].images.shape == (4, 8, 8, 3)
 
 
 @pytest.mark.parametrize("lowest", [1, 5])

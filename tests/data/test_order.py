@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_dist.data.order import epoch_order, global_batch, own_parts, shares, steps_per_epoch
+from cifar_dist.data.order import epoch_order, global_batch, micro_batches, own_parts, steps_per_epoch
 
 SHARDS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -73,23 +73,23 @@ def test_the_batches_of_an_epoch_are_its_samples(samples: int, batch_size: int) 
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 36))
-def test_shares_are_the_batch_on_any_number_of_processes(size: int, processes: int, more: int) -> None:
+def test_micro_batches_are_the_batch_on_any_number_of_processes(size: int, processes: int, more: int) -> None:
     """Weighted, they are exactly the samples of the batch, each once; padding repeats samples with weight 0."""
     batch = epoch_order([1000], 0, 0, 1)[:size]
     parts = processes + more
-    all_shares = [shares(batch, own_parts(parts, rank, processes), parts) for rank in range(processes)]
-    counts = [len(of_rank) for of_rank in all_shares]
+    by_rank = [micro_batches(batch, own_parts(parts, rank, processes), parts) for rank in range(processes)]
+    counts = [len(of_rank) for of_rank in by_rank]
     assert max(counts) - min(counts) <= 1, "no rank has much more to do than another"
-    flat = [share for of_rank in all_shares for share in of_rank]
-    assert len({len(share.ids) for share in flat}) == 1, "and none because of a longer part"
-    assert all(len(share.ids) == len(share.weight) and share.weight.dtype == torch.float32 for share in flat)
+    flat = [part for of_rank in by_rank for part in of_rank]
+    assert len({len(part.ids) for part in flat}) == 1, "and none because of a longer part"
+    assert all(len(part.ids) == len(part.weight) and part.weight.dtype == torch.float32 for part in flat)
 
-    ids, weight = torch.cat([share.ids for share in flat]), torch.cat([share.weight for share in flat])
+    ids, weight = torch.cat([part.ids for part in flat]), torch.cat([part.weight for part in flat])
     assert set(weight.tolist()) <= {0.0, 1.0}
     assert sorted(ids[weight == 1].tolist()) == sorted(batch.tolist())
     assert set(ids[weight == 0].tolist()) <= set(batch.tolist())
     assert len(ids) - size < parts, "no more padding than division makes necessary"
 
-    partners = torch.cat([torch.cat([share.before, share.ids[:-1]]) for share in flat])
+    partners = torch.cat([torch.cat([part.before, part.ids[:-1]]) for part in flat])
     pairs = sorted(zip(ids[weight == 1].tolist(), partners[weight == 1].tolist(), strict=True))
     assert pairs == sorted(zip(batch.tolist(), batch.roll(1).tolist(), strict=True)), "the one before in the batch"

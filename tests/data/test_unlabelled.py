@@ -75,9 +75,12 @@ def test_labelled_images_are_for_evaluate(tmp_path: Path) -> None:
 
 
 def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", data=build.random_images(2), ids=["a", "b"])
-    with pytest.raises(UserError, match=r"predict a folder of image files, whose names are then the ids$"):
-        read_unlabelled(tmp_path / "a.npz")
+    content = {"data": build.random_images(2), "ids": ["a", "b"]}
+    np.savez(tmp_path / "a.npz", **content)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    for name in ("a.npz", "a.pkl"):
+        with pytest.raises(UserError, match=r"predict a folder of image files, whose names are then the ids$"):
+            read_unlabelled(tmp_path / name)
 
 
 @pytest.mark.parametrize(

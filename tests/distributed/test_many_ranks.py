@@ -10,7 +10,7 @@ from support.many_ranks import agree_once, answer, decide, run_on_ranks, train_u
 from support.small_checkpoint import state, tensors
 
 from cifar_dist import checkpoint
-from cifar_dist.data.order import epoch_order, global_batch, own_parts, shares, steps_per_epoch
+from cifar_dist.data.order import epoch_order, global_batch, micro_batches, own_parts, steps_per_epoch
 from cifar_dist.distributed.launch_checks import check_launch
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.doctor.network import connections
@@ -52,9 +52,11 @@ def test_every_sample_occurs_once_and_a_rank_holds_only_its_share(world_size: in
     for rank in range(world_size):
         held = 0
         for step in range(steps):
-            (share,) = shares(global_batch(order, step, BATCH), own_parts(world_size, rank, world_size), world_size)
-            counted.index_add_(0, share.ids, share.weight)
-            held += len(share.ids)
+            (part,) = micro_batches(
+                global_batch(order, step, BATCH), own_parts(world_size, rank, world_size), world_size
+            )
+            counted.index_add_(0, part.ids, part.weight)
+            held += len(part.ids)
         assert held <= len(order) / world_size + steps, "one sample of padding a step at most"
     assert counted.eq(1).all()
 

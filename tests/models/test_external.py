@@ -20,6 +20,7 @@ REFUSED: list[tuple[str, dict[str, OptionValue], str]] = [
     ("torchvision:resnet18", {"depth": 3}, "unexpected keyword argument 'depth'"),
     ("torchvision:resnet18", {"weights": "DEFAULT"}, "model.options.weights cannot be set for torchvision:resnet18"),
     ("timm:resnet18", {"pretrained": True}, "model.options.pretrained cannot be set for timm:resnet18"),
+    ("torchvision:resnet18", {"pretrained": True}, "resnet18; use --model.pretrained published"),
     ("timm:resnet18", {"checkpoint_path": "weights.pth"}, "checkpoint_path cannot be set for timm:resnet18"),
 ]
 REFUSED_BY_TIMM: list[tuple[str, dict[str, OptionValue], str]] = [

@@ -59,6 +59,37 @@ def test_a_checkpoint_with_nested_weights_is_refused_with_their_place(tmp_path: 
         load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "others", "beside"),
+    [
+        ("model.", ["loss_fn.weight"], ", beside others such as 'loss_fn.weight'"),
+        ("module.model.", ["module.loss_fn.weight"], ", beside others such as 'module.loss_fn.weight'"),
+        ("model.", [f"ema_model.{key}" for key in tiny().state_dict()], ", beside others such as 'ema_model."),
+        ("encoder.", [], ""),
+    ],
+)
+def test_a_network_among_other_keys_is_refused_with_the_way_to_save_it_alone(
+    tmp_path: Path, prefix: str, others: list[str], beside: str
+) -> None:
+    source, model, path = tiny(), tiny(), tmp_path / "weights.pth"
+    own = {f"{prefix}{key}": value for key, value in source.state_dict().items()}
+    weights = {**dict.fromkeys(others, torch.ones(3)), **own}
+    torch.save({"state_dict": weights}, path)
+    with pytest.raises(UserError) as caught:
+        load_pretrained(model, path, "tiny-resnet")
+    assert f"weights.pth: the keys of the network begin with '{prefix}'{beside}" in str(caught.value)
+    command = str(caught.value).partition("save it alone: ")[2]
+    exec(command.replace("'weights.pth'", repr(str(path))), {"torch": torch, "weights": weights})
+    assert load_pretrained(model, path, "tiny-resnet") == []
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_file_without_any_key_of_the_network_is_quoted(tmp_path: Path) -> None:
+    torch.save({f"layer{n}.weight": torch.zeros(1) for n in range(5)}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"; its keys are 'layer0\.weight', 'layer1\.weight' and 3 more$"):
+        load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
+
+
 def test_the_last_layer_keeps_its_new_weights_for_other_classes(tmp_path: Path) -> None:
     source, model = tiny(1000), tiny(10)
     before = model.state_dict()["head.0.weight"].clone()

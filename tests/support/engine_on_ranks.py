@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_dist.config import Config, OptimConfig, TrainConfig
-from cifar_dist.data.order import own_parts, shares
+from cifar_dist.data.order import micro_batches, own_parts
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sync_batchnorm import synchronise_batch_norms
 from cifar_dist.distributed.wrapped_model import WrappedModel
@@ -49,10 +49,10 @@ def train(model: WrappedModel, accumulate: int, steps: list[int]) -> None:
     own = own_parts(parts, model.ranks.rank, model.ranks.world_size)
     for number, size in enumerate(steps):
         model.begin_step(0.1 / (number + 1))
-        for share in shares(torch.arange(size), own, parts):
+        for part in micro_batches(torch.arange(size), own, parts):
             with model.accumulate():
-                losses = F.cross_entropy(model(images[share.ids]), labels[share.ids], reduction="none")
-                model.backward((losses * share.weight).sum() / size)
+                losses = F.cross_entropy(model(images[part.ids]), labels[part.ids], reduction="none")
+                model.backward((losses * part.weight).sum() / size)
         model.update()
 
 
