@@ -41,6 +41,8 @@ class Muon(Optimizer):
         normalize: scale each matrix to the Frobenius norm sqrt(out) before each step, as airbench94_muon does
             (https://github.com/KellerJordan/cifar10-airbench). For weights whose scale a norm layer cancels.
         iterations: of Newton-Schulz; airbench94_muon uses 3.
+        batched: orthogonalize the matrices together, in few launches; None: on a GPU. A CPU has no launches to save,
+            and would compute the padding.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Muon(Optimizer):
         weight_decay: float = 0.0,
         normalize: bool = False,
         iterations: int = 5,
+        batched: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -68,7 +71,7 @@ class Muon(Optimizer):
         assert all(p.ndim >= 2 for p in self.param_groups[0]["params"]), "Muon needs matrices"
         for group in rest.param_groups:
             self.add_param_group({**group, "muon": False})
-        self._rest = rest
+        self._rest, self._batched = rest, batched
         self._layouts: dict[tuple[tuple[int, int], ...], PaddedBatches] = {}
 
     @overload
@@ -106,7 +109,8 @@ class Muon(Optimizer):
         gradients = [weight.grad for weight in weights]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, buffers, momentum) if group["nesterov"] else buffers
-        if self._is_together(weights):
+        on_gpu = weights[0].device.type != "cpu"
+        if on_gpu if self._batched is None else self._batched:
             self._move_together(weights, updates, group)
             return
         if group["normalize"]:
@@ -118,11 +122,6 @@ class Muon(Optimizer):
             matrix = update.reshape(len(update), -1)
             scale = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
             weight.add_(orthogonalize(matrix, group["iterations"]).view(weight.shape), alpha=-lr * scale)
-
-    @staticmethod
-    def _is_together(weights: Sequence[Tensor]) -> bool:
-        """Whether launches are worth saving; a CPU has none, and would compute the padding."""
-        return weights[0].device.type != "cpu"
 
     def _move_together(self, weights: list[Tensor], updates: Sequence[Tensor], group: dict[str, Any]) -> None:
         """Change the weights in launches that hardly depend on their number: the matrices are one vector, and batched.

@@ -228,14 +228,12 @@ def test_a_batch_of_padded_matrices_is_each_matrix_alone() -> None:
 def test_the_step_of_a_gpu_is_that_of_a_cpu(normalize: bool) -> None:
     """It has few launches and the same results up to the order of additions; here it runs on the CPU."""
     found = []
-    for together in (False, True):
+    for batched in (False, True):
         torch.manual_seed(0)
         weights = [nn.Parameter(torch.randn(shape)) for shape in ((8, 3, 3, 3), (16, 8, 3, 3), (30, 7))]
         weights[1].data = weights[1].data.to(memory_format=torch.channels_last)
         rest = sgd([nn.Parameter(torch.zeros(1))])
-        optimizer = Muon(weights, rest, lr=0.2, weight_decay=0.1, normalize=normalize)
-        if together:
-            optimizer._is_together = lambda _: True  # type: ignore[method-assign,assignment]
+        optimizer = Muon(weights, rest, lr=0.2, weight_decay=0.1, normalize=normalize, batched=batched)
         for _ in range(3):
             for weight in weights:
                 weight.grad = torch.randn(weight.shape)
