@@ -170,6 +170,11 @@ def test_model_options_keep_the_types_of_a_list(plain: str, value: list[object])
         (["--train.epochs"], "--train.epochs requires a value: --train.epochs VALUE"),
         (["--run.name", "--train.epochs", "3"], "--run.name requires a value: --run.name VALUE"),
         (["--optim.learning_rate", "1"], "did you mean '--optim.lr'?"),
+        (
+            ["--model.num_classes", "3"],
+            "unknown setting --model.num_classes; the dataset says how many classes there are",
+        ),
+        (["--num_classes", "3"], "unknown setting --num_classes; the dataset says how many classes there are"),
         (["--train.batch_size", "7", "--train.accumulate", "2"], "batch_size 7 is not divisible by accumulate 2"),
         (
             ["--schedule.milestones", "[1, 2]"],

@@ -70,6 +70,7 @@ def _check_item(key: str, value: object, *, where: str, path: str, owner: type) 
     raise UserError(f"{where}: {path}{key} has settings of its own; set one of them, as {path}{key}.{first}")
 
 
+_CLASSES = ("num_classes", "classes", "n_classes")
 # Options of other programs, and what does the same here.
 _FOREIGN = {
     "resume": "the same command resumes its run, without an option",
@@ -79,6 +80,7 @@ _FOREIGN = {
     "nproc": "the launcher starts the processes: cifar-dist launch ddp --num_processes=N RECIPE",
     "device": "the launch config chooses it: cifar-dist launch cpu RECIPE, or ddp",
     "workers": "images are decoded in advance by themselves; see --data.read_ahead",
+    **dict.fromkeys(_CLASSES, "the dataset says how many classes there are; remove it"),
     "output": "a run is written to the folder that --run.dir and --run.name give",
 }
 
@@ -167,6 +169,8 @@ def unknown_setting(path: str, key: str, known: Sequence[str]) -> str:
     if key.removeprefix("no_") in known and key not in known:
         positive = f"{path}{key.removeprefix('no_')}"
         return f"unknown setting {path}{key}; write {positive}{' ' if prefix else ' = '}false"
+    if key in _CLASSES:
+        return f"unknown setting {path}{key}; {_FOREIGN[key]}"
     meant = _SYNONYMS.get(key, key)
     found = [known for known in all_keys() if known.rpartition(".")[2] == meant]
     right = f"did you mean '{prefix}{found[0]}'?" if found else ""
