@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from cifar_dist.config import plugins
-from cifar_dist.distributed.launch_checks import is_main_process, local_rank
+from cifar_dist.distributed.launched import is_main_process, local_rank
 from cifar_dist.errors import (
     InUseError,
     JoinTimeoutError,

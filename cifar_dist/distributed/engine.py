@@ -25,7 +25,7 @@ from cifar_dist.config import Config
 from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.cpu.onednn import avoid_strided_1x1
 from cifar_dist.distributed.arithmetic import describe_arithmetic
-from cifar_dist.distributed.launch_checks import launched_processes
+from cifar_dist.distributed.launched import launched_processes
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel

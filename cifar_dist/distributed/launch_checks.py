@@ -1,4 +1,4 @@
-"""What the launcher was asked for, and a check that it did it.
+"""Checks that the launcher did what it was asked for.
 
 Several launches exit 0 without doing what was asked: ``accelerate launch --cpu --num_processes 2`` starts one process,
 and two processes under torchrun may never join. A run on half its machine is worse than an error.
@@ -8,59 +8,12 @@ from __future__ import annotations
 
 import os
 
+from cifar_dist.distributed.launched import launched_processes, local_processes, parent_command
 from cifar_dist.errors import MachineError, UserError
 
 _PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE
 _SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several processes share a GPU
-
-
-def launched_processes() -> int:
-    """Return the number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher.
-
-    Raises:
-        UserError: ``WORLD_SIZE`` is not a number of processes.
-    """
-    text = os.environ.get("WORLD_SIZE", "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"WORLD_SIZE is {text!r}, not a number of processes; start with accelerate launch or torchrun")
-    return int(text)
-
-
-def was_asked_for(what: str) -> bool:
-    """Whether the config of ``accelerate launch`` says ``CPU``, ``DEEPSPEED`` or ``FSDP``."""
-    return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
-
-
-def deepspeed_stage() -> str:
-    """Return the stage of ZeRO that the config of ``accelerate launch`` says; empty where it says none."""
-    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
-
-
-def is_main_process() -> bool:
-    """Whether this is rank 0, before any process group exists.
-
-    So is one whose rank is left from another job, without a WORLD_SIZE, or is not a number: somebody must say so.
-    """
-    rank = os.environ.get("RANK", "0")
-    return "WORLD_SIZE" not in os.environ or not rank.isdecimal() or int(rank) == 0
-
-
-def knows_meeting_point() -> bool:
-    """Whether a launcher said where the processes of the job meet, even if there is only one."""
-    return "MASTER_ADDR" in os.environ
-
-
-def local_processes() -> int:
-    """Return the number of processes of this job on this machine."""
-    text = os.environ.get("LOCAL_WORLD_SIZE", "0")
-    return (int(text) if text.isdecimal() else 0) or launched_processes()
-
-
-def local_rank() -> int:
-    """The number of this process among those of this machine, from 0."""
-    text = os.environ.get("LOCAL_RANK", "0")
-    return int(text) if text.isdecimal() else 0
 
 
 def check_gpus(gpus: int) -> None:
@@ -110,17 +63,6 @@ def _default_config() -> str:
     from accelerate.commands.config.config_args import default_config_file
 
     return str(default_config_file)
-
-
-def parent_command() -> list[str]:
-    """Return the words of the process that started this one; empty if they are unknown."""
-    import psutil
-
-    try:
-        words: list[str] = psutil.Process().parent().cmdline()
-    except (psutil.Error, AttributeError):
-        return []
-    return words
 
 
 def _flags(words: list[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cifar_dist.config import Config
-from cifar_dist.distributed.launch_checks import was_asked_for
+from cifar_dist.distributed.launched import was_asked_for
 from cifar_dist.errors import UserError
 
 _FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"

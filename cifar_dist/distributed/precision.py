@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from cifar_dist.distributed.launch_checks import local_rank
+from cifar_dist.distributed.launched import local_rank
 from cifar_dist.errors import UserError
 
 

@@ -20,13 +20,8 @@ from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
-from cifar_dist.distributed.launch_checks import (
-    check_gpus,
-    check_launch,
-    is_main_process,
-    local_processes,
-    was_asked_for,
-)
+from cifar_dist.distributed.launch_checks import check_gpus, check_launch
+from cifar_dist.distributed.launched import is_main_process, local_processes, was_asked_for
 from cifar_dist.distributed.launcher_settings import check_launcher_settings
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks

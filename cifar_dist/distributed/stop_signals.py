@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
-from cifar_dist.distributed.launch_checks import is_main_process
+from cifar_dist.distributed.launched import is_main_process
 from cifar_dist.terminal import screen
 
 GRACE_SECONDS = 120  # between the signal and the end of a job's time: `#SBATCH --signal` of slurm/*.sbatch says it too

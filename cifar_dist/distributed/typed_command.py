@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from cifar_dist.distributed.launch_checks import launched_processes, parent_command
+from cifar_dist.distributed.launched import launched_processes, parent_command
 from cifar_dist.errors import quoted
 
 VARIABLE = "CIFAR_DIST_COMMAND"

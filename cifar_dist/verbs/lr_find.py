@@ -52,7 +52,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
-    from cifar_dist.recipe_lr import check_writable, write_lr
+    from cifar_dist.training.recipe_lr import check_writable, write_lr
 
     if arguments.low >= arguments.high:
         raise UserError(f"--low {arguments.low:g} must be below --high {arguments.high:g}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cifar_dist.distributed.launch_checks import is_main_process
+from cifar_dist.distributed.launched import is_main_process
 from cifar_dist.errors import printable
 from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RUN, RUN_NAME

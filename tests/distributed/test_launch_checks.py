@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 from support.running import ROOT, TRAIN, environment, spawn
 
-from cifar_dist.distributed.launch_checks import (
-    check_gpus,
-    check_launch,
-    is_main_process,
-    launched_processes,
-    local_processes,
-    requested_processes,
-)
+from cifar_dist.distributed.launch_checks import check_gpus, check_launch, requested_processes
+from cifar_dist.distributed.launched import is_main_process, launched_processes, local_processes
 from cifar_dist.errors import MachineError, UserError
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

@@ -1,4 +1,4 @@
-"""Setting the learning rate in a recipe file, whose other text stays as its author wrote it."""
+"""Setting the learning rate that a range test found in a recipe file, whose other text stays as its author wrote it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,66 @@
+"""This process's place in its job, as the launcher says it in variables, before any process group exists."""
+
+from __future__ import annotations
+
+import os
+
+from cifar_dist.errors import UserError
+
+
+def launched_processes() -> int:
+    """Return the number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher.
+
+    Raises:
+        UserError: ``WORLD_SIZE`` is not a number of processes.
+    """
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"WORLD_SIZE is {text!r}, not a number of processes; start with accelerate launch or torchrun")
+    return int(text)
+
+
+def local_processes() -> int:
+    """Return the number of processes of this job on this machine."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "0")
+    return (int(text) if text.isdecimal() else 0) or launched_processes()
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0, before any process group exists.
+
+    So is one whose rank is left from another job, without a WORLD_SIZE, or is not a number: somebody must say so.
+    """
+    rank = os.environ.get("RANK", "0")
+    return "WORLD_SIZE" not in os.environ or not rank.isdecimal() or int(rank) == 0
+
+
+def local_rank() -> int:
+    """The number of this process among those of this machine, from 0."""
+    text = os.environ.get("LOCAL_RANK", "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def knows_meeting_point() -> bool:
+    """Whether a launcher said where the processes of the job meet, even if there is only one."""
+    return "MASTER_ADDR" in os.environ
+
+
+def was_asked_for(what: str) -> bool:
+    """Whether the config of ``accelerate launch`` says ``CPU``, ``DEEPSPEED`` or ``FSDP``."""
+    return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
+
+
+def deepspeed_stage() -> str:
+    """Return the stage of ZeRO that the config of ``accelerate launch`` says; empty where it says none."""
+    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+
+
+def parent_command() -> list[str]:
+    """Return the words of the process that started this one; empty if they are unknown."""
+    import psutil
+
+    try:
+        words: list[str] = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):
+        return []
+    return words
