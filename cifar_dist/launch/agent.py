@@ -11,40 +11,27 @@ The agent imports neither torch nor Accelerate. Only its fork does.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import signal
-import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import psutil
 
-from cifar_dist.errors import JoinTimeoutError, UserError, first_line
 from cifar_dist.exit_codes import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
     EXIT_FAILED,
-    EXIT_IN_USE,
     EXIT_REQUEUE,
-    EXIT_STALLED,
-    how_it_ended,
 )
-from cifar_dist.launch.joining import SAY_SECONDS, join_machines
-from cifar_dist.launch.options import LaunchRequest, read_request
-from cifar_dist.launch.parent_death import adopt_orphans, announce_launcher, signal_on_parent_death
+from cifar_dist.launch.joining import SAY_SECONDS
+from cifar_dist.launch.launcher import launch_ranks
+from cifar_dist.launch.options import read_request
+from cifar_dist.launch.parent_death import adopt_orphans, signal_on_parent_death
 from cifar_dist.launch.signal_queue import SignalQueue
 from cifar_dist.terminal.notice import notice, print_over
-from cifar_dist.terminal.progress import waiting
 from cifar_dist.terminal.screen import STOPPING
 
-ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 # What the ranks receive for each signal. They do not handle HUP, which a lost terminal sends. A second INT ends a rank
 # at once, so the agent sends none, because Slurm sends its own to every process; URG means the same to a rank.
 _FORWARDED_AS = {
@@ -83,7 +70,7 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
     if launcher == 0:
         signal_on_parent_death(agent, signal.SIGKILL)
         own = [f"--config_file={config}", *options, "--module", "cifar_dist", *words]
-        sys.exit(_launch(own, asked, join_timeout))
+        sys.exit(launch_ranks(own, asked, join_timeout, _FORWARDED_AS))
     ranks = _Ranks(launcher)
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
         fresh = requests.new()
@@ -179,124 +166,6 @@ def _end_orphans(agent: int) -> None:
     orphans = _children(agent)
     _send(orphans, signal.SIGKILL)
     psutil.wait_procs(orphans)
-
-
-def _launch(words: Sequence[str], asked: LaunchRequest, join_timeout: Callable[[], float]) -> int:
-    """Run ``accelerate launch *words`` in this process and return the exit code of its ranks.
-
-    Raises:
-        JoinTimeoutError: another machine of the job did not come.
-        UserError: Accelerate does not know an option.
-    """
-    announce_launcher()
-    os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
-    for number in _FORWARDED_AS:
-        signal.signal(number, signal.SIG_IGN)  # the ranks inherit this until they install their own handlers
-    _prepare_environment()
-    logging.disable(logging.ERROR)
-
-    with waiting("loading Accelerate"):
-        from accelerate.commands.launch import launch_command, launch_command_parser
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.elastic.rendezvous import RendezvousError
-
-        from cifar_dist.launch import elastic
-
-    parser = launch_command_parser()
-    parser.error = _refuse
-    elastic.add_options(parser)
-    arguments = parser.parse_args([f"--log_dir={os.devnull}", *words])  # else torchrun leaves an empty folder in /tmp
-    if elastic.is_elastic(arguments):
-        elastic.prepare(arguments, join_timeout())
-    else:
-        _join_other_machines(arguments, asked, join_timeout)
-    try:
-        launch_command(arguments)
-    except ChildFailedError as error:
-        failures = error.failures.items()
-        return agreed_code([Failure(f"rank {rank}", found.exitcode, found.timestamp) for rank, found in failures])
-    except subprocess.CalledProcessError as error:
-        return agreed_code([Failure("the process", error.returncode)])
-    except RendezvousError as error:
-        raise JoinTimeoutError(f"the machines do not meet at {arguments.rdzv_endpoint}: {first_line(error)}") from None
-    except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
-        hint = " Without GPUs: cifar-dist launch cpu" if "cuda" in str(error).lower() else ""
-        notice(f"accelerate launch: {error}{hint}")
-        return EXIT_BAD_INPUT
-    return EXIT_DONE
-
-
-def _join_other_machines(arguments: argparse.Namespace, asked: LaunchRequest, timeout: Callable[[], float]) -> None:
-    """Wait for the launchers of the other machines, where there are several and each has its own.
-
-    Raises:
-        JoinTimeoutError: some did not come.
-    """
-    if asked.machines > 1 and asked.host:
-        arguments.main_process_port = asked.port  # with 0, as in launch/, each machine would choose its own
-        if arguments.rdzv_backend == "static":
-            join_machines(asked.machine_rank, asked.machines, asked.host, asked.port, timeout())
-
-
-def _refuse(problem: str) -> NoReturn:
-    raise UserError(f"accelerate launch: {problem}; its options: accelerate launch --help")
-
-
-def _prepare_environment() -> None:
-    """Set what the launcher and its ranks read from the environment."""
-    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # otherwise torchrun would handle TERM, INT and HUP
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, which it would announce in five lines
-    _prepend("PATH", Path(sys.executable).parent)  # DeepSpeed finds programs by name
-    # The ranks import the package that this process runs, not another one in the working folder.
-    os.environ["PYTHONSAFEPATH"] = "1"
-    if str(ROOT) != sysconfig.get_path("purelib"):
-        _prepend("PYTHONPATH", ROOT)
-
-
-def _prepend(variable: str, folder: Path) -> None:
-    os.environ[variable] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])
-
-
-@dataclass(frozen=True)
-class Failure:
-    """How a process of the job ended.
-
-    Attributes:
-        who: names the process in messages.
-        code: its exit code, not 0; negative for a signal.
-        timestamp: when torchrun noticed it, in seconds since the epoch.
-    """
-
-    who: str
-    code: int
-    timestamp: int = 0
-
-
-def agreed_code(failures: Sequence[Failure]) -> int:
-    """Return the exit code of a job, from how its ranks failed, and report which of them failed first.
-
-    Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, and on 124 when one of them does not
-    answer any more, so one such code stands for all. Otherwise the first failure is the cause. The others are its
-    effects: ranks lose their connection to the one that failed, and torchrun ends those that are left with TERM and,
-    30 seconds later, KILL.
-    """
-    codes = {failure.code for failure in failures}
-    for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED):
-        if agreed in codes:
-            return agreed
-    cause = min(failures, key=lambda failure: (failure.timestamp, _doubt(failure.code)))
-    notice(f"{cause.who} {how_it_ended(cause.code)}; its output is above")
-    return cause.code if cause.code >= 0 else 128 - cause.code
-
-
-def _doubt(code: int) -> int:
-    """Return how doubtful it is that a failure caused the others of the same second; 0 is the least.
-
-    A signal ends a rank, and others fail with an exit code because of it. Torchrun's TERM follows any failure at once.
-    """
-    if code >= 0:
-        return 2
-    return {-signal.SIGTERM: 3, -signal.SIGKILL: 1}.get(code, 0)
 
 
 def _children(pid: int) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from cifar_dist.exit_codes import how_it_ended
-from cifar_dist.launch.agent import Failure, agreed_code
+from cifar_dist.launch.agreed_code import Failure, agreed_code
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""The exit code of a job, from those of its processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE, EXIT_STALLED, how_it_ended
+from cifar_dist.terminal.notice import notice
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a process of the job ended.
+
+    Attributes:
+        who: names the process in messages.
+        code: its exit code, not 0; negative for a signal.
+        timestamp: when torchrun noticed it, in seconds since the epoch.
+    """
+
+    who: str
+    code: int
+    timestamp: int = 0
+
+
+def agreed_code(failures: Sequence[Failure]) -> int:
+    """Return the exit code of a job, from how its ranks failed, and report which of them failed first.
+
+    Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, and on 124 when one of them does not
+    answer any more, so one such code stands for all. Otherwise the first failure is the cause. The others are its
+    effects: ranks lose their connection to the one that failed, and torchrun ends those that are left with TERM and,
+    30 seconds later, KILL.
+    """
+    codes = {failure.code for failure in failures}
+    for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED):
+        if agreed in codes:
+            return agreed
+    cause = min(failures, key=lambda failure: (failure.timestamp, _doubt(failure.code)))
+    notice(f"{cause.who} {how_it_ended(cause.code)}; its output is above")
+    return cause.code if cause.code >= 0 else 128 - cause.code
+
+
+def _doubt(code: int) -> int:
+    """Return how doubtful it is that a failure caused the others of the same second; 0 is the least.
+
+    A signal ends a rank, and others fail with an exit code because of it. Torchrun's TERM follows any failure at once.
+    """
+    if code >= 0:
+        return 2
+    return {-signal.SIGTERM: 3, -signal.SIGKILL: 1}.get(code, 0)

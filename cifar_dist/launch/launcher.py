@@ -1,0 +1,109 @@
+"""``accelerate launch`` in this process: what its ranks find in their environment, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cifar_dist.errors import JoinTimeoutError, UserError, first_line
+from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
+from cifar_dist.launch.agreed_code import Failure, agreed_code
+from cifar_dist.launch.joining import join_machines
+from cifar_dist.launch.options import LaunchRequest
+from cifar_dist.launch.parent_death import announce_launcher
+from cifar_dist.terminal.notice import notice
+from cifar_dist.terminal.progress import waiting
+
+ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
+
+
+def launch_ranks(
+    words: Sequence[str], asked: LaunchRequest, join_timeout: Callable[[], float], forwarded: Iterable[int]
+) -> int:
+    """Run ``accelerate launch *words`` in this process and return the exit code of its ranks.
+
+    Args:
+        words: options of ``accelerate launch``, and the program with its arguments.
+        asked: what they say about machines.
+        join_timeout: seconds to wait for other machines of the job, if it has several.
+        forwarded: signals that reach the ranks in another way, and which this process ignores.
+
+    Raises:
+        JoinTimeoutError: another machine of the job did not come.
+        UserError: Accelerate does not know an option.
+    """
+    announce_launcher()
+    os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
+    for number in forwarded:
+        signal.signal(number, signal.SIG_IGN)  # the ranks inherit this until they install their own handlers
+    _prepare_environment()
+    logging.disable(logging.ERROR)
+
+    with waiting("loading Accelerate"):
+        from accelerate.commands.launch import launch_command, launch_command_parser
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous import RendezvousError
+
+        from cifar_dist.launch import elastic
+
+    parser = launch_command_parser()
+    parser.error = _refuse
+    elastic.add_options(parser)
+    arguments = parser.parse_args([f"--log_dir={os.devnull}", *words])  # else torchrun leaves an empty folder in /tmp
+    if elastic.is_elastic(arguments):
+        elastic.prepare(arguments, join_timeout())
+    else:
+        _join_other_machines(arguments, asked, join_timeout)
+    try:
+        launch_command(arguments)
+    except ChildFailedError as error:
+        failures = error.failures.items()
+        return agreed_code([Failure(f"rank {rank}", found.exitcode, found.timestamp) for rank, found in failures])
+    except subprocess.CalledProcessError as error:
+        return agreed_code([Failure("the process", error.returncode)])
+    except RendezvousError as error:
+        raise JoinTimeoutError(f"the machines do not meet at {arguments.rdzv_endpoint}: {first_line(error)}") from None
+    except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
+        hint = " Without GPUs: cifar-dist launch cpu" if "cuda" in str(error).lower() else ""
+        notice(f"accelerate launch: {error}{hint}")
+        return EXIT_BAD_INPUT
+    return EXIT_DONE
+
+
+def _join_other_machines(arguments: argparse.Namespace, asked: LaunchRequest, timeout: Callable[[], float]) -> None:
+    """Wait for the launchers of the other machines, where there are several and each has its own.
+
+    Raises:
+        JoinTimeoutError: some did not come.
+    """
+    if asked.machines > 1 and asked.host:
+        arguments.main_process_port = asked.port  # with 0, as in launch/, each machine would choose its own
+        if arguments.rdzv_backend == "static":
+            join_machines(asked.machine_rank, asked.machines, asked.host, asked.port, timeout())
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise UserError(f"accelerate launch: {problem}; its options: accelerate launch --help")
+
+
+def _prepare_environment() -> None:
+    """Set what the launcher and its ranks read from the environment."""
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # otherwise torchrun would handle TERM, INT and HUP
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, which it would announce in five lines
+    _prepend("PATH", Path(sys.executable).parent)  # DeepSpeed finds programs by name
+    # The ranks import the package that this process runs, not another one in the working folder.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if str(ROOT) != sysconfig.get_path("purelib"):
+        _prepend("PYTHONPATH", ROOT)
+
+
+def _prepend(variable: str, folder: Path) -> None:
+    os.environ[variable] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])
