@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist.checkpoint.contents import (
@@ -14,8 +16,8 @@ from cifar_dist.checkpoint.contents import (
 )
 from cifar_dist.checkpoint.folder import read_state, write
 from cifar_dist.checkpoint.marker import verify
-from cifar_dist.errors import UserError
-from cifar_dist.files import complete, discard, folder_atomic, free_name, leftovers, link_atomic
+from cifar_dist.errors import UserError, quoted
+from cifar_dist.files import complete, discard, exists, folder_atomic, free_name, leftovers, link_atomic
 from cifar_dist.formatting import percent
 from cifar_dist.step_folder import step_name, step_of
 
@@ -52,7 +54,19 @@ def save(folder: Path, tensors: Tensors, state: TrainState) -> Path:
 
 
 def link(path: Path, *, best: bool) -> None:
-    """Point ``latest`` at a checkpoint, and ``best`` if it is the best."""
+    """Point ``latest`` at a checkpoint, and ``best`` if it is the best; leave a sign that the run has been saved."""
+    _point_at(path, best=best)
+    sign = _sign_of_saves(path.parent)
+    if not os.path.lexists(sign):
+        sign.touch()
+
+
+def _sign_of_saves(folder: Path) -> Path:
+    """Where it shows, beside ``checkpoints``, that a run has saved some: it does not begin anew without them."""
+    return folder.with_name(f".{folder.name}.saved")
+
+
+def _point_at(path: Path, *, best: bool) -> None:
     link_atomic(path.with_name("latest"), path.name)
     if best:
         link_atomic(path.with_name("best"), path.name)
@@ -81,7 +95,7 @@ def copy_to(source: Path, folder: Path) -> None:
             except (FileNotFoundError, shutil.Error):
                 raise CheckpointError(f"{path} was deleted while it was copied; run the same command again") from None
             verify(target)
-            link(target, best=path == best or read_state(target).is_best)
+            _point_at(target, best=path == best or read_state(target).is_best)
         for path in damaged:
             path.rename(temporary / path.name)
 
@@ -152,12 +166,28 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
             continue
         link(path, best=state.is_best)
         return path, [_rename_damaged(one, error) for one, error in damaged.items()]
-    lost = [f"{path.name}: {error}" for path, error in damaged.items()]
-    lost += [f"{path.name} was set aside" for path in set_aside(folder)]
-    lost += [f"{name} points at one that does not exist" for name in ("latest", "best") if (folder / name).is_symlink()]
-    if lost:
+    if lost := _signs_of_lost(folder, [f"{path.name}: {error}" for path, error in damaged.items()]):
         raise NoCheckpointLeftError(f"{folder} has no intact checkpoint ({'; '.join(lost)})")
     return None, []
+
+
+def _signs_of_lost(folder: Path, damaged: Sequence[str] = ()) -> list[str]:
+    """Say what shows that a run had checkpoints, of which none is intact."""
+    aside = [f"{path.name} was set aside" for path in set_aside(folder)]
+    links = [path for path in (folder / "latest", folder / "best") if path.is_symlink() and not exists(path)]
+    dangling = [f"{path.name} points at one that does not exist" for path in links]
+    was_saved = os.path.lexists(_sign_of_saves(folder))
+    return [*damaged, *aside, *dangling] or ["all were deleted"] * was_saved
+
+
+def absence(folder: Path) -> UserError:
+    """Return the error of a command for checkpoints where ``folder`` has none: it never had any, or has lost them."""
+    if lost := _signs_of_lost(folder):
+        run = quoted(folder.parent)
+        return NoCheckpointLeftError(
+            f"{folder} has no intact checkpoint ({'; '.join(lost)}); restore one, or start this run over: rm -r {run}"
+        )
+    return UserError(f"{folder} has no checkpoint yet; train first")
 
 
 def _rename_damaged(path: Path, error: CheckpointError) -> str:
@@ -195,10 +225,20 @@ def named(folder: Path, which: str) -> Path:
         verify(path)
         read_state(path)
     except CheckpointError as error:
-        steps = ", ".join(str(step_of(other)) for other in listing(folder) if other != path)
-        way = f"use another step: {steps}" if steps else "there is no other; restore it"
+        others = (other for other in listing(folder) if other != path)
+        intact = next((step_of(other) for other in others if _is_intact(other)), None)
+        way = "no other is intact; restore one" if intact is None else f"use another step: {intact}"
         raise UserError(f"{path}: {error}; {way}") from None
     return path
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        verify(path)
+        read_state(path)
+    except (CheckpointError, NewerCheckpointError, OSError):
+        return False
+    return True
 
 
 def find_named(folder: Path, which: str) -> Path:
@@ -212,7 +252,7 @@ def find_named(folder: Path, which: str) -> Path:
     """
     known = {str(step_of(path)): path for path in listing(folder)}
     if not known:
-        raise UserError(f"{folder} has no checkpoint yet; train first")
+        raise absence(folder)
     steps = ", ".join(known)
     newest = next(iter(known.values()))
     if (step := step_of(Path(which))) is not None and "/" not in which:

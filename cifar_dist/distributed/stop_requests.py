@@ -16,8 +16,11 @@ from cifar_dist.distributed.stop_signals import INTERRUPT, StopSignals
 STOP_FILE_SECONDS: Final = 5.0  # between two checks for the file, which may be on a network file system
 
 TIME_LIMIT: Final = "run.max_time"
+SHORT_TIME_LIMIT: Final = f"{TIME_LIMIT}, too short for several steps; add --run.max_time 1h, or ask for a longer job"
 STOP_FILE: Final = "the STOP file"
-_CAUSES: Final = ("", TIME_LIMIT, STOP_FILE, "USR2", "USR1", "TERM", INTERRUPT)
+_CAUSES: Final = ("", TIME_LIMIT, SHORT_TIME_LIMIT, STOP_FILE, "USR2", "USR1", "TERM", INTERRUPT)
+
+_FEW_STEPS: Final = 3  # a limit that is reached before would stop the run again and again without any progress
 
 
 class StopRequests:
@@ -25,26 +28,33 @@ class StopRequests:
 
     Args:
         signals: those that it received.
-        file: whose existence asks to stop; one process checks it for all. None for no check.
-        deadline: time at which to stop, as of ``time.time()``; None for none.
+        file: whose existence asks to stop; one process checks it for all. None for no check. A folder asks nothing.
+        deadline: time at which to stop, as of ``time.time()`` now, whatever the clock is set to later; None for none.
     """
 
     def __init__(self, signals: StopSignals, *, file: Path | None = None, deadline: float | None = None) -> None:
-        self._signals, self._file, self._deadline = signals, file, deadline
+        self._signals, self._file = signals, file
+        self._deadline = None if deadline is None else time.monotonic() + deadline - time.time()
         self._next_check = 0.0
+        self._steps = 0
         self._found = ""
 
     def code(self) -> int:
-        """Return the cause as a number, 0 for none; the maximum over all ranks is the cause for all."""
+        """Return the cause as a number, 0 for none; the maximum over all ranks is the cause for all.
+
+        Called once after each step, and before each batch of an evaluation.
+        """
+        self._steps += 1
         return _CAUSES.index(self._signals.received or self._found or self._find())
 
     def _find(self) -> str:
-        if self._deadline is not None and time.time() >= self._deadline:
-            self._found = TIME_LIMIT
-        elif self._file is not None and (now := time.monotonic()) >= self._next_check:
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            self._found = TIME_LIMIT if self._steps > _FEW_STEPS else SHORT_TIME_LIMIT
+        elif self._file is not None and now >= self._next_check:
             self._next_check = now + STOP_FILE_SECONDS
             with contextlib.suppress(OSError):  # of a file server that does not answer; it is asked again
-                self._found = STOP_FILE if self._file.exists() else ""
+                self._found = STOP_FILE if self._file.is_file() else ""
         return self._found
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from cifar_dist.checkpoint.tensor_files import copy_weights
 from cifar_dist.evaluation.predict import Predictions
@@ -71,6 +72,17 @@ class Summary:
             f"TTA {self.tta} lowers the accuracy from {percent_cell(self.plain_accuracy)} to {percent(self.accuracy)}; "
             "evaluate with --tta 0, or train with --eval.tta 0"
         )
+
+
+_SUMMARY = TypeAdapter(Summary)
+
+
+def read_summary(path: Path) -> Summary | None:
+    """Read a ``summary.json``; None if it is not what this version writes."""
+    try:
+        return _SUMMARY.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def write_evaluation(

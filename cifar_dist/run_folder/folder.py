@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import IO
@@ -69,6 +70,7 @@ class RunFolder:
         self.log = path / "training.log"
         self.timeline = path / "timeline.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.saved = path / ".checkpoints.saved"  # of checkpoint.history
         self.final = path / "final" / "model.safetensors"
         self.evaluations = path / "evaluations"
         self.figures = path / "figures"
@@ -158,8 +160,10 @@ class RunFolder:
 
     def final_evaluation(self) -> EvaluationFolder | None:
         """Return the evaluation that ended the run; None before it is complete."""
-        found = self.evaluation_folders()
-        return next((one for one in found if read_json(one.summary).get("checkpoint") == FINAL), None)
+        return next(iter(self._evaluations_of_final()), None)
+
+    def _evaluations_of_final(self) -> list[EvaluationFolder]:
+        return [one for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
         """List the run's evaluations by name, without those that a kill left incomplete."""
@@ -188,8 +192,15 @@ class RunFolder:
 
         Both follow from the last checkpoint, so they can be written again.
         """
-        finals = [one.path for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
-        return {path: changed for path in (self.final.parent, *finals) if (changed := changed_files(path))}
+        finals = self._evaluations_of_final() or self._illegible_evaluations_of_final()
+        places = (self.final.parent, *(one.path for one in finals))
+        return {path: changed for path in places if (changed := changed_files(path))}
+
+    def _illegible_evaluations_of_final(self) -> list[EvaluationFolder]:
+        """List the evaluations whose summary has changed and which are, by their name, those of the final weights."""
+        found = self.evaluation_folders() if self.final.is_file() else []
+        named = [one for one in found if re.search(rf"_model_{FINAL}(-\d+)?$", one.path.name)]
+        return [one for one in named if one.summary.name in changed_files(one.path)]
 
     def discard_damaged_results(self) -> list[str]:
         """Delete the :meth:`damaged_results`; return one line for each."""

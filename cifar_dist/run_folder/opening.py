@@ -27,6 +27,8 @@ from cifar_dist.run_folder.settings import (
     write_settings,
 )
 
+_BOOT_TIME_SECONDS = 1.0  # to which the system rounds the time that processes are counted from
+
 
 def open_folder(
     folder: RunFolder, config: Config, manifest: Manifest, change_length: Callable[[Config], list[str]] | None = None
@@ -124,10 +126,8 @@ def _refuse_foreign(folder: RunFolder, config: Config) -> None:
 
 def _remove_old_stop_file(folder: RunFolder) -> list[str]:
     """Remove a request to stop that was made before this process began; return a line to report."""
-    try:
-        if folder.stop_file.stat().st_mtime >= psutil.Process().create_time():
-            return []
-        folder.stop_file.unlink()
-    except FileNotFoundError:
+    began = psutil.Process().create_time() + _BOOT_TIME_SECONDS
+    if not folder.stop_file.is_file() or folder.stop_file.stat().st_mtime >= began:
         return []
+    folder.stop_file.unlink()
     return [f"removed {folder.stop_file}, which asked an earlier process to stop"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist import checkpoint
+from cifar_dist.checkpoint.inventory import inspect
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import discard, leftovers
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import disk_bytes
@@ -28,7 +30,11 @@ class Removable:
 
 
 def removable(run: Path) -> list[Removable]:
-    """List what :func:`clean` would remove from a run; nothing while it trains."""
+    """List what :func:`clean` would remove from a run; nothing while it trains.
+
+    Raises:
+        UserError: a checkpoint that would remain is damaged.
+    """
     folder = RunFolder(run)
     return [] if folder.in_use() else _useless(folder)
 
@@ -37,7 +43,7 @@ def clean(run: Path) -> list[Removable]:
     """Remove superfluous files of a run; return what was removed.
 
     Raises:
-        UserError: the run is training.
+        UserError: the run is training, or a checkpoint that would remain is damaged; nothing is removed.
         OSError: the folder cannot be written.
     """
     folder = RunFolder(run)
@@ -67,4 +73,23 @@ def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     yield from ((path, "damaged") for path in checkpoint.set_aside(folder.checkpoints))
     yield from ((path, "final weights before an extension") for path in folder.superseded())
     if folder.is_finished():  # until then, older checkpoints are a fallback for a damaged one
-        yield from ((path, "neither newest nor best") for path in checkpoint.surplus(folder.checkpoints, keep=1))
+        yield from ((path, "neither newest nor best") for path in _surplus(folder.checkpoints))
+
+
+def _surplus(checkpoints: Path) -> list[Path]:
+    """List the checkpoints that are neither the newest nor the best one.
+
+    Raises:
+        UserError: one of these two is damaged, or a damaged one may be the best.
+    """
+    surplus = checkpoint.surplus(checkpoints, keep=1)
+    is_best_known = checkpoint.best(checkpoints) is not None
+    for path in checkpoint.listing(checkpoints) if surplus else ():
+        if path in surplus and is_best_known:
+            continue
+        for problem in inspect(path)[1]:
+            raise UserError(
+                f"{path.name} {problem}; others may be needed in its place, unless you delete it first: "
+                f"rm -r {quoted(path)}"
+            )
+    return surplus

@@ -63,7 +63,7 @@ def requeue(words: Sequence[str]) -> int:
             finished=folder.is_finished(),
             began_at=began_at,
             stopped_at=folder.newest_checkpoint(),
-            stop_file=folder.stop_file.exists(),
+            stop_file=folder.stop_file.is_file(),
         )
     )
     if decision.line:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Final
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import copy_atomic, free_name, write_atomic
-from cifar_dist.tracking.metrics import Record, read
+from cifar_dist.tracking.metrics import Record, difference, read
+
+_RESTORE: Final = "restore the file if you can"
 
 
 def restore_lost(path: Path, step: int, steps_per_epoch: int, val_accuracy: float | None) -> str:
@@ -31,19 +34,22 @@ def restore_lost(path: Path, step: int, steps_per_epoch: int, val_accuracy: floa
         OSError: the file cannot be read or written.
     """
     records = read(path)
-    measured = [record.accuracy for record in records if record.split == "val"]
-    if measured and val_accuracy is not None and measured[-1] != val_accuracy:
-        raise UserError(
-            f"{path} is not that of this run: its last validation accuracy is {measured[-1]:.6g}, the checkpoint says "
-            f"{val_accuracy:.6g}; restore it, or delete it to resume without the metrics so far"
-        )
+    measured = next((record for record in reversed(records) if record.split == "val"), None)
+    unknown = ""
+    if measured is not None and val_accuracy is not None and measured.accuracy != val_accuracy:
+        if measured.epoch + 1 >= step // steps_per_epoch:  # no evaluation can have followed
+            raise UserError(
+                f"{path} is not that of this run: its last validation accuracy is {measured.accuracy:.6g}, the "
+                f"checkpoint says {val_accuracy:.6g}; restore it, or delete it to resume without the metrics so far"
+            )
+        unknown = f"{path} has lost the last validation accuracy, {val_accuracy:.6g}; {_RESTORE}"
     steps = [record.step for record in records if record.split == "train"]
     if len(set(steps)) != len(steps):
         twice = next(one for one in steps if steps.count(one) > 1)
         raise UserError(f"{path} has step {twice} twice; restore it, or delete the lines that do not belong to it")
     lost = sorted(set(range(1, step + 1)) - set(steps))
     if not lost:
-        return ""
+        return unknown
     kept = ""
     if records:
         aside = free_name(path.with_name(f"{path.name}.damaged"))
@@ -53,6 +59,27 @@ def restore_lost(path: Path, step: int, steps_per_epoch: int, val_accuracy: floa
     both = sorted([*records, *empty], key=lambda record: (record.step, record.split != "train"))
     write_atomic(path, b"".join(record.to_line() for record in both))
     return f"{path} has lost {_describe(lost)}; empty ones are in their place{kept}"
+
+
+def describe_lost_evaluations(path: Path, step: int, due: Collection[int]) -> str:
+    """Say in one line what a file has lost besides records of training steps; empty if nothing.
+
+    Args:
+        path: a run's ``metrics.jsonl``, before it is cut to its checkpoint.
+        step: of the checkpoint.
+        due: the epochs, from 0, after which the run was evaluated before that, as its settings are now.
+    """
+    if not (change := difference(path)):
+        return ""  # whatever is missing never was there: evaluations were due by other settings
+    try:
+        records = read(path)
+    except UserError:
+        return ""  # cutting the file refuses it, unless what is unreadable is repeated
+    if lost := sorted({*due} - {record.epoch for record in records if record.split == "val"}):
+        s, epochs = "s" * (len(lost) > 1), " and ".join(str(epoch + 1) for epoch in lost)
+        return f"{path} has lost the evaluation{s} after epoch{s} {epochs}, not counted by train.patience; {_RESTORE}"
+    has_all_steps = {*range(1, step + 1)} <= {record.step for record in records if record.split == "train"}
+    return f"{path} has lost a record; {_RESTORE}" if change == "shorter" and has_all_steps else ""
 
 
 def _describe(steps: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import naming, write_atomic
@@ -130,14 +131,9 @@ class MetricsLog:
     def has_changed(self) -> bool:
         """Whether the lines of the last :meth:`sync` are no longer what was written; call it before :meth:`cut`.
 
-        False if that is unknown: an earlier version wrote the file, or a part of it is lost, which is noticed by step.
+        False if the file is shorter: what it has lost is found by :mod:`~cifar_dist.tracking.lost_records`.
         """
-        if (written := _read_sum(self.path)) is None:
-            return False
-        checksum, size = written
-        with self.path.open("rb") as file:
-            found = file.read(size)
-        return len(found) == size and hashlib.sha256(found).hexdigest() != checksum
+        return difference(self.path) == "changed"
 
     def cut(self, step: int, evaluated: int | None = None) -> int:
         """Atomically drop every record after ``step``, and a line at the end that a kill left incomplete.
@@ -195,6 +191,17 @@ class MetricsLog:
         self._file = self.path.open("ab", buffering=0)
         content = self.path.read_bytes()
         self._size, self._digest = len(content), hashlib.sha256(content)
+
+
+def difference(path: Path) -> Literal["", "shorter", "changed"]:
+    """Compare the lines of the last :meth:`MetricsLog.sync` with what was written; empty if equal or unknown."""
+    if (written := _read_sum(path)) is None:
+        return ""
+    checksum, size = written
+    found = path.read_bytes()[:size] if path.is_file() else b""
+    if len(found) < size:
+        return "shorter"
+    return "" if hashlib.sha256(found).hexdigest() == checksum else "changed"
 
 
 def is_as_written(path: Path) -> bool:

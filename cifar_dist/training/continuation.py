@@ -19,8 +19,9 @@ from cifar_dist.run_folder.settings import (
     way_to_start_from_weights,
 )
 from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.lost_records import describe_lost_evaluations
 from cifar_dist.training.branch import begin_branch, find_origin
-from cifar_dist.training.extension import change_length
+from cifar_dist.training.extension import change_length, state_to_continue
 from cifar_dist.training.setup import TrainingSetup
 
 
@@ -62,7 +63,16 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list
     if found is None and config.run.from_:
         notes.append(begin_branch(folder, origin or find_origin(folder, setup)))
         found, _ = _choose(folder)
-    return found, [*notes, *damaged]
+    lost = _lost_evaluations(folder, setup, found) if found else ""
+    return found, [*notes, *damaged, *filter(None, [lost])]
+
+
+def _lost_evaluations(folder: RunFolder, setup: TrainingSetup, found: Path) -> str:
+    state = state_to_continue(folder, checkpoint.read_state(found), setup)
+    has_val = "val" in setup.manifest.splits and setup.config.data.hold_out
+    epochs = range(state.epochs_evaluated if has_val else 0)
+    due = [epoch for epoch in epochs if setup.is_turn((epoch + 1) * setup.steps_per_epoch)]
+    return describe_lost_evaluations(folder.metrics, state.step, due)
 
 
 def _choose(folder: RunFolder) -> tuple[Path | None, list[str]]:
@@ -76,7 +86,7 @@ def _choose(folder: RunFolder) -> tuple[Path | None, list[str]]:
         saved = max((event.step for event in timeline.read(folder.timeline) if event.kind in timeline.SAVED), default=0)
         if found is None and saved:
             raise checkpoint.NoCheckpointLeftError(
-                f"{folder.checkpoints} has no checkpoint left, and this run was saved at step {saved}"
+                f"{folder.checkpoints} has no intact checkpoint (all were deleted; one was of step {saved})"
             )
     except checkpoint.NoCheckpointLeftError as error:
         over = f"rm -r {quoted(folder.path)}{way_to_start_from_weights(folder)}"

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
 from cifar_dist.errors import StopRequested, UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
-from cifar_dist.evaluation.folder import Summary
+from cifar_dist.evaluation.folder import Summary, read_summary
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
@@ -38,6 +37,7 @@ from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
+from cifar_dist.tracking.usage import Usage
 from cifar_dist.training.checkpoint_writers import choose_writer
 from cifar_dist.training.continuation import discard_unbegun, open_run
 from cifar_dist.training.early_stopping import EarlyStopping
@@ -217,7 +217,8 @@ class Trainer:
         for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
             self.tracker.warn(damage)
         if self.ranks.run_on_main(lambda: self.folder.is_finished(self.config.eval.split)):
-            self._record_final(self._kept_summary(), again=True)
+            if summary := self.ranks.run_on_main(self._read_final):
+                self._record_final(summary, None)
             return  # only its metrics had to be restored
         with self.learner.clock.during("evaluation"), self.learner.averaged():
             self._finish()
@@ -240,29 +241,26 @@ class Trainer:
             tta,
             trained_on=self.manifest,
             poll=self.agreement.poll,
-            record=self._record_final,
+            record=lambda summary: self._record_final(summary, self.meter.take()),
             show=partial(self.tracker.evaluating, split),
         )
         self.tracker.say(f"{split}: {summary.result()}, {summary.samples:,} images: {folder}")
         if warning := summary.warning():
             self.tracker.warn(warning)
 
-    def _kept_summary(self) -> Summary:
-        """Read the summary of the final evaluation; what it lacks is None, all of it where there is none."""
-        kept = self.ranks.run_on_main(self.folder.final_summary) or {}
-        values: Any = {field.name: kept.get(field.name) for field in fields(Summary)}
-        return Summary(**values)
+    def _read_final(self) -> Summary | None:
+        """Read the summary of a final evaluation; None if there is none, or an earlier version wrote it."""
+        found = self.folder.final_evaluation()
+        return read_summary(found.summary) if found else None
 
-    def _record_final(self, summary: Summary, *, again: bool = False) -> None:
+    def _record_final(self, summary: Summary, usage: Usage | None) -> None:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
         self.watchdog.be_patient()  # its folder is written next
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
             return
         last, seconds = self.epochs_evaluated - 1, summary.seconds
         result = summary.loss, summary.accuracy, summary.samples
-        usage = None if again else self.meter.take()
-        record = Record(self.step, last, summary.split, *result, seconds, usage=usage)
-        self.tracker.evaluation(record, best=False)
+        self.tracker.evaluation(Record(self.step, last, summary.split, *result, seconds, usage=usage), best=False)
 
     def save_where_it_stops(self) -> None:
         """Save at the agreed step; the tracker says how to resume."""

@@ -58,12 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     with loading():
+        from cifar_dist.checkpoint.history import absence
         from cifar_dist.checkpoint.inventory import inventory
         from cifar_dist.formatting import duration, markdown, percent_cell, size
 
-    entries = inventory(_folder(arguments.run))
+    folder = _folder(arguments.run)
+    entries = inventory(folder)
     if not entries:
-        raise UserError(f"{arguments.run} has no checkpoint yet; train first")
+        raise absence(folder)
     rows = []
     for entry in entries:
         state = entry.state
@@ -79,6 +81,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist import checkpoint
+        from cifar_dist.checkpoint.history import absence
         from cifar_dist.checkpoint.inventory import inspect
         from cifar_dist.run_folder import RunFolder, find_run
 
@@ -86,7 +89,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     folder = run.checkpoints
     paths = [checkpoint.find_named(folder, arguments.step)] if arguments.step else checkpoint.listing(folder)
     if not paths:
-        raise UserError(f"{arguments.run} has no checkpoint yet; train first")
+        raise absence(folder)
     intact = 0
     for path in paths:
         _, problems = inspect(path)

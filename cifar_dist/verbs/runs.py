@@ -155,7 +155,7 @@ def _clean(arguments: argparse.Namespace) -> int:
         try:
             items += clean(found) if arguments.yes else removable(found)
         except (UserError, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
+            why = error.strerror if isinstance(error, OSError) else str(error)  # the error itself would keep the lock
             print(f"warning: {printable(str(found))} was skipped: {why}", file=sys.stderr)
     total = size(sum(item.bytes for item in items))
     if not items:

@@ -259,3 +259,24 @@ def test_an_empty_folder_and_a_damaged_checkpoint_are_reported(folder: Path) -> 
     with pytest.raises(UserError, match=r"weights\.safetensors is missing; use another step: 5"):
         checkpoint.named(folder, "latest")
     assert (folder / "step-00000010").is_dir(), "choosing by name changes nothing"
+
+
+def test_only_an_intact_checkpoint_is_suggested(folder: Path) -> None:
+    for step in (5, 10, 15):
+        save(folder, step)
+    for step in (10, 15):
+        weights = folder / step_name(step) / WEIGHTS
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"does not match\); use another step: 5$"):
+        checkpoint.named(folder, "latest")
+    (folder / step_name(5) / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"does not match\); no other is intact; restore one$"):
+        checkpoint.named(folder, "10")
+
+
+def test_a_run_that_has_lost_all_its_checkpoints_is_not_a_new_one(folder: Path) -> None:
+    save(folder, 5)
+    for lose in (lambda: shutil.rmtree(folder / step_name(5)), lambda: shutil.rmtree(folder)):
+        lose()
+        with pytest.raises(UserError, match=rf"no intact checkpoint \(.*\); restore one, .*: rm -r {folder.parent}$"):
+            checkpoint.named(folder, "latest")

@@ -157,7 +157,20 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(folder: Pat
     with pytest.raises(UserError, match="latest points at one that does not exist"):
         checkpoint.choose(folder)
     shutil.rmtree(folder)
-    assert checkpoint.choose(folder) == (None, [])
+    with pytest.raises(UserError, match=r"no intact checkpoint \(all were deleted\)"):
+        checkpoint.choose(folder)
+
+
+def test_a_damaged_checkpoint_is_not_said_to_be_missing(folder: Path) -> None:
+    remove(save(folder, 1, best=True) / WEIGHTS)
+    with pytest.raises(UserError, match=r"\(step-00000001: weights\.safetensors is missing\)$"):
+        checkpoint.choose(folder)
+
+
+def test_a_folder_that_was_copied_into_and_never_saved_to_is_that_of_a_new_run(folder: Path, tmp_path: Path) -> None:
+    checkpoint.copy_to(save(folder, 1), tmp_path / "branch")
+    shutil.rmtree(tmp_path / "branch")  # as a kill leaves it
+    assert checkpoint.choose(tmp_path / "branch") == (None, [])
 
 
 def test_a_checkpoint_renamed_to_another_step_is_refused(folder: Path) -> None:

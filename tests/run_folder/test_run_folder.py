@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from support.running import ROOT, environment
 
@@ -136,6 +137,32 @@ def test_results_that_have_changed_are_deleted_to_be_written_again(tmp_path: Pat
     assert folder.discard_damaged_results() == [], "an earlier version wrote no list"
 
 
+@pytest.mark.parametrize("summary", [None, '{"checkpoint": "fin', '{"checkpoint": "sinal"}'])
+def test_a_final_evaluation_is_damaged_if_its_summary_is(tmp_path: Path, summary: str | None) -> None:
+    folder = RunFolder(tmp_path)
+    final = folder.evaluations / "it_val_acc_0.9_model_final-2"
+    other = folder.evaluations / "it_model_final_val_acc_0.9_model_step-00000001"
+    for place in (folder.final.parent, final, other):
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_text("weights")
+        (place / "summary.json").write_text('{"checkpoint": "final"}' if place == final else "{}")
+        write_sums(place)
+    for place in (final, other):
+        place.joinpath("summary.json").unlink()
+        if summary is not None:
+            place.joinpath("summary.json").write_text(summary)
+    assert folder.damaged_results() == {final: ["summary.json"]}
+    folder.final.parent.rename(tmp_path / "final-step-00000007")
+    assert folder.damaged_results() == {}, "of weights before an extension, whose evaluation is not written again"
+
+
+def test_a_saved_run_has_no_foreign_files(tmp_path: Path) -> None:
+    from support.small_checkpoint import save
+
+    save(RunFolder(tmp_path).checkpoints, 1)
+    assert not RunFolder(tmp_path).has_foreign_files()
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "[" * 100_000])
 def test_a_damaged_manifest_of_a_run_names_the_run(tmp_path: Path, manifest: Manifest, content: str | None) -> None:
     open_and_end(tmp_path / "it", CONFIG, manifest)
@@ -166,6 +193,29 @@ def test_the_newest_checkpoint_is_the_one_that_latest_points_at(tmp_path: Path) 
     folder.checkpoints.mkdir()
     (folder.checkpoints / "latest").symlink_to("step-00000007")
     assert folder.newest_checkpoint() == "step-00000007"
+
+
+@pytest.mark.parametrize(("seconds", "remains"), [(-9, False), (0.9, False), (1.1, True)])
+def test_a_request_to_stop_is_removed_unless_it_is_later_than_the_start(
+    tmp_path: Path, manifest: Manifest, seconds: float, remains: bool
+) -> None:
+    """Processes start at a time that the system rounds by up to a second."""
+    file = RunFolder(tmp_path).stop_file
+    open_and_end(tmp_path, CONFIG, manifest)
+    file.touch()
+    os.utime(file, (psutil.Process().create_time() + seconds,) * 2)
+    notes = open_folder(RunFolder(tmp_path), CONFIG, manifest)
+    assert (file.exists(), notes) == (
+        remains,
+        [] if remains else [f"removed {file}, which asked an earlier process to stop"],
+    )
+
+
+def test_a_folder_named_stop_requests_nothing(tmp_path: Path, manifest: Manifest) -> None:
+    open_and_end(tmp_path, CONFIG, manifest)
+    RunFolder(tmp_path).stop_file.mkdir()
+    os.utime(RunFolder(tmp_path).stop_file, (0, 0))
+    assert open_folder(RunFolder(tmp_path), CONFIG, manifest) == []
 
 
 HOLD = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from support.running import spawn, train
 from support.small_checkpoint import holds, names, save
 
 from cifar_dist import checkpoint, cli
+from cifar_dist.checkpoint.marker import STATE, WEIGHTS
 from cifar_dist.config import Config, ModelConfig, TrainConfig
 from cifar_dist.runs.clean import clean, removable
+from cifar_dist.step_folder import step_name
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 
@@ -34,6 +37,25 @@ def test_a_finished_run_keeps_its_newest_and_its_best(tmp_path: Path) -> None:
     assert holds(checkpoint.named(folder, "best"), 2)
     assert holds(checkpoint.named(folder, "latest"), 4)
     assert clean(run) == []
+
+
+@pytest.mark.parametrize(("step", "part"), [(4, WEIGHTS), (2, WEIGHTS), (2, STATE)])
+def test_nothing_is_deleted_while_the_newest_or_the_best_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], step: int, part: str
+) -> None:
+    run = run_with(tmp_path / "it", 1, 2, 3, 4, best=2, test=0.5)
+    damaged = run / "checkpoints" / step_name(step)
+    data = (damaged / part).read_bytes()
+    (damaged / part).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    before = sorted(run.rglob("*"))
+    for words in ([], ["--yes"]):
+        assert cli.run(["runs", "clean", str(run), *words]) == 0
+        said = capsys.readouterr().err
+        assert f"{run} was skipped: {damaged.name} damaged: {part} differs from what was saved" in said
+        assert said.endswith(f"unless you delete it first: rm -r {damaged}\n")
+        assert sorted(run.rglob("*")) == before
+    shutil.rmtree(damaged)
+    assert clean(run), "the command that it names helps"
 
 
 def test_an_unfinished_run_keeps_all_that_it_may_need(tmp_path: Path) -> None:

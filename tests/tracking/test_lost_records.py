@@ -10,7 +10,7 @@ import pytest
 from support.recorded import STEPS_PER_EPOCH, train, val, write_metrics
 
 from cifar_dist.errors import UserError
-from cifar_dist.tracking.lost_records import restore_lost
+from cifar_dist.tracking.lost_records import describe_lost_evaluations, restore_lost
 from cifar_dist.tracking.metrics import Record, read
 
 WHOLE = [*map(train, (1, 2, 3)), val(0), *map(train, (4, 5))]
@@ -60,6 +60,29 @@ def test_lost_steps_are_reported_and_get_an_empty_record(path: Path, left: list[
     if left:
         assert str(aside) in note
         assert read(aside) == left
+
+
+def test_the_evaluation_before_a_checkpoint_is_reported_if_it_is_lost(path: Path) -> None:
+    steps = [*map(train, range(1, 7))]
+    note = restored(path, [*steps[:3], val(0, accuracy=0.5), *steps[3:]], 6)
+    assert note == f"{path} has lost the last validation accuracy, 0.75; restore the file if you can"
+
+
+def test_what_else_is_lost_is_only_what_was_there(path: Path) -> None:
+    write_metrics(path, WHOLE)
+    assert describe_lost_evaluations(path, 5, [0, 1]) == "", "epoch 1 was not evaluated"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for kept, says in (
+        ([*lines[:3], *lines[4:]], " has lost the evaluation after epoch 1, not counted by train.patience"),
+        (lines[1:], ""),  # a step, which is restored
+        ([*lines[:5], lines[5][:-9]], ""),
+        ([], " has lost the evaluation after epoch 1, "),
+    ):
+        path.write_bytes(b"".join(kept))
+        note = describe_lost_evaluations(path, 5, [0])
+        assert (says in note) if says else (note == "")
+    path.write_bytes(b"x\n" * len(lines))
+    assert describe_lost_evaluations(path, 5, [0]) == "", "cutting the file refuses it"
 
 
 def test_duplicate_steps_and_the_file_of_another_run_are_refused(path: Path) -> None:

@@ -98,9 +98,12 @@ def test_a_finished_run_that_has_lost_its_checkpoints_is_not_trained_from_the_be
     before = tree(run)
     refused = place.run("resume", str(run), "--train.max_steps", "6")
     assert (refused.code, refused.said.count("\n")) == (2, 1), refused.said
-    assert f"{run}/checkpoints has no checkpoint left, and this run was saved at step 5; restore one" in refused.said
+    assert f"{run}/checkpoints has no intact checkpoint (all were deleted); restore one" in refused.said
     assert refused.said.endswith(f"--run.name NEW --model.pretrained {run}/final/model.safetensors\n")
     assert tree(run) == before
+    RunFolder(run).saved.unlink()  # as of an earlier version
+    refused = place.run("resume", str(run), "--train.max_steps", "6")
+    assert (refused.code, "(all were deleted; one was of step 5); restore one" in refused.said) == (2, True)
     assert place.run("resume", str(run)).code == 0, "as it is, it is finished all the same"
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.continued_runs import Place, tree
 
+from cifar_dist import checkpoint
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import metrics
 
 
 def test_a_finished_run_with_damaged_results_is_repaired(place: Place) -> None:
@@ -19,6 +22,55 @@ def test_a_finished_run_with_damaged_results_is_repaired(place: Place) -> None:
     assert repaired.code == 0, repaired.said
     assert f"{final.parent} is damaged (model.safetensors) and is written again" in repaired.said
     place.assert_is_whole(run)
+
+
+def test_a_finished_run_keeps_its_final_result_when_its_metrics_are_repaired(place: Place) -> None:
+    run = shutil.copytree(place.whole, place.runs / "without-a-step", symlinks=True)
+    file = RunFolder(run).metrics
+    (result,) = [record for record in metrics.read(file) if record.split == "test"]
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:4] + lines[5:]))
+    repaired = place.run("resume", str(run))
+    assert repaired.code == 0, repaired.said
+    assert "has lost the record of step" in repaired.said
+    assert [record for record in metrics.read(file) if record.split == "test"] == [replace(result, usage=None)]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "says"),
+    [
+        ([1], "the evaluation after epoch 2, not "),
+        ([0, 2], "the evaluations after epochs 1 and 3, "),
+        ([3], "a record;"),
+    ],
+)
+def test_lost_evaluations_are_reported(place: Place, epochs: list[int], says: str) -> None:
+    run = shutil.copytree(place.whole, place.runs / f"unmeasured-{epochs[0]}", symlinks=True)
+    file = RunFolder(run).metrics
+    kept = [record for record in metrics.read(file) if record.split != "val" or record.epoch not in epochs]
+    file.write_bytes(b"".join(record.to_line() for record in kept))
+    resumed = place.run("resume", str(run))
+    assert resumed.code == 0, resumed.said
+    assert f"warning: {file} has lost {says}" in resumed.said
+    evaluated = [record.epoch for record in metrics.evaluations(file)]
+    assert evaluated == [epoch for epoch in range(4) if epoch not in epochs or epoch == 3], "the last is repeated"
+    assert "has lost" not in place.run("resume", str(run)).said
+
+
+@pytest.mark.parametrize(("name", "words"), [("begun", []), ("branched", ["--run.from", "whole@8"])])
+def test_a_run_killed_in_its_first_process_does_not_begin_anew_without_its_checkpoints(
+    place: Place, name: str, words: list[str]
+) -> None:
+    assert place.train(name, *words, die_at=22).code == -9
+    run = place.runs / name
+    assert checkpoint.listing(run / "checkpoints")
+    shutil.rmtree(run / "checkpoints")
+    before = tree(run)
+    for _ in range(2):
+        refused = place.train(name, *words)
+        assert (refused.code, refused.said.count("\n")) == (2, 1), refused.said
+        assert f"(all were deleted); restore one, or start this run over: rm -r {run}\n" in refused.said
+        assert tree(run) == before
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from support.continued_runs import Place, events
 from support.running import TRAIN, finish, start, wait_for_records
 
 from cifar_dist.config.saved import read_config
-from cifar_dist.distributed.stop_requests import STOP_FILE, TIME_LIMIT, StopRequests, cause_of
+from cifar_dist.distributed.stop_requests import SHORT_TIME_LIMIT, STOP_FILE, TIME_LIMIT, StopRequests, cause_of
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
 from cifar_dist.distributed.time_limit import JobTime, deadline, job_time
 from cifar_dist.errors import UserError
@@ -36,7 +36,7 @@ def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_pa
     assert (late.code, f"removed {file}" in late.said) == (75, True)
     assert [note for kind, _, note in events(run) if kind == "interrupted"] == [
         "the STOP file",
-        "run.max_time",
+        SHORT_TIME_LIMIT,
     ]
     assert place.run("resume", str(run), "--run.max_time", "").code == 0
     place.assert_is_whole(run)
@@ -69,7 +69,21 @@ def test_the_file_is_checked_at_most_every_few_seconds(tmp_path: Path, monkeypat
     assert cause_of(requests.code()) == STOP_FILE
     file.unlink()
     assert cause_of(requests.code()) == STOP_FILE, "a request stands"
-    assert cause_of(StopRequests(StopSignals(), deadline=time.time()).code()) == TIME_LIMIT
+    file.mkdir()
+    assert cause_of(StopRequests(StopSignals(), file=file).code()) == "", "a folder is not a request"
+
+
+def test_a_time_limit_says_that_it_is_too_short_and_counts_seconds_that_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: 5e8)
+    short, requests = (StopRequests(StopSignals(), deadline=5e8 + seconds) for seconds in (0, 60))
+    assert cause_of(short.code()) == SHORT_TIME_LIMIT
+    monkeypatch.setattr(time, "time", lambda: 9e8)
+    for _ in range(9):
+        assert cause_of(requests.code()) == "", "the clock was set forward"
+    now[0] += 60
+    assert cause_of(requests.code()) == TIME_LIMIT
 
 
 @pytest.mark.parametrize(("limit", "ahead"), [("10m", 30), ("1h30m", GRACE_SECONDS), ("1d", GRACE_SECONDS)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,18 @@ def test_verify_names_changed_final_weights_and_resume_writes_them_again(
     assert resumed.returncode == 0, resumed.stderr
     assert (run / "final" / "model.safetensors").read_bytes() == weights
     assert verb(capsys, "verify", str(run)) == "3 of 3 checkpoints intact\n"
+
+
+@pytest.mark.parametrize("words", [("ls", "first"), ("verify", "first"), ("verify", "first", "5")])
+def test_lost_checkpoints_are_not_said_to_be_yet_to_come(run: Path, words: tuple[str, ...]) -> None:
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(
+        UserError, match=r"has no intact checkpoint \(all were deleted\); restore one, or start this run"
+    ):
+        cli.run(["checkpoint", *words])
+    (run / ".checkpoints.saved").unlink()
+    with pytest.raises(UserError, match="has no checkpoint yet; train first"):
+        cli.run(["checkpoint", *words])
 
 
 def test_diff_sorts_tensors_by_their_largest_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
