@@ -1,37 +1,21 @@
 """Keep copies of the plug-in files that a run uses in its folder, with their checksums.
 
-A copy is imported only to resume the run where the file does not exist. A plug-in in an installed module has no file to
-copy.
+:func:`cifar_dist.config.plugins.use_copies` reads them, and says when one is imported. A plug-in in an installed module
+has no file to copy.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from cifar_dist.config import Config, plugins
+from cifar_dist.config.plugins import INDEX_NAME, PluginCopy, kept_copies
 from cifar_dist.config.tree import to_tree
 from cifar_dist.errors import UserError
-from cifar_dist.files import read_json, sha256, write_atomic
-
-_INDEX = "plugins.json"
-
-
-@dataclass(frozen=True)
-class PluginCopy:
-    """A version of a plug-in file.
-
-    Attributes:
-        file: its path, as in the config.
-        copy: its name in the run's ``plugins``.
-        sha256: checksum of both.
-    """
-
-    file: str
-    copy: str
-    sha256: str
+from cifar_dist.files import sha256, write_atomic
 
 
 def plugin_files(config: Config) -> list[Path]:
@@ -40,17 +24,22 @@ def plugin_files(config: Config) -> list[Path]:
     return list(dict.fromkeys(file for file in found if file is not None))
 
 
+def substituted(config: Config) -> list[str]:
+    """Return one line for each plug-in file of a config that is imported from a run's copy, or should be."""
+    return plugins.notes_on(plugin_files(config))
+
+
 def keep_copies(folder: Path, config: Config) -> list[str]:
     """Copy each plug-in file into ``folder``, unless that version of it exists there.
 
     Returns:
-        One line for each file that has changed since the run last started.
+        One line for each file that has changed since the run last started, or is imported from a copy.
 
     Raises:
         UserError: a plug-in file cannot be read.
     """
-    kept = _read_index(folder / _INDEX)
-    notes = []
+    kept = kept_copies(folder)
+    notes = substituted(config)
     for file in plugin_files(config):
         try:
             place = plugins.located(file)
@@ -64,19 +53,13 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
         copy = _free_name(file, {copy.copy for copy in kept})
         write_atomic(folder / copy, content)
         kept.append(PluginCopy(str(file), copy, checksum))
-        write_atomic(folder / _INDEX, json.dumps({"files": [asdict(copy) for copy in kept]}, indent=2) + "\n")
+        write_atomic(folder / INDEX_NAME, json.dumps({"files": [asdict(copy) for copy in kept]}, indent=2) + "\n")
         if before is not None:
             notes.append(
                 f"the plug-in {file} has changed since the last start of this run: diff "
                 f"{folder / before.copy} {folder / copy}"
             )
     return notes
-
-
-def missing_files(folder: Path) -> dict[Path, Path]:
-    """Return the newest copy in ``folder`` of each plug-in file that does not exist where the run found it."""
-    copies = {Path(kept.file): folder / kept.copy for kept in _read_index(folder / _INDEX)}
-    return {file: copy for file, copy in copies.items() if copy.is_file() and not file.is_file()}
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -91,21 +74,10 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _read_index(path: Path) -> list[PluginCopy]:
-    """Read the list of copies, oldest first; empty if the index is missing or damaged."""
-    try:
-        return [
-            PluginCopy(**{key: str(entry[key]) for key in ("file", "copy", "sha256")})
-            for entry in read_json(path)["files"]
-        ]
-    except (KeyError, TypeError):
-        return []
-
-
 def _free_name(file: Path, taken: set[str]) -> str:
     """Return ``NAME.py``, or the first of ``NAME-2.py``, ``NAME-3.py``, ... that is free."""
     name, number = file.name, 1
-    while name in taken or name == _INDEX:
+    while name in taken or name == INDEX_NAME:
         number += 1
         name = f"{file.stem}-{number}{file.suffix}"
     return name

@@ -13,14 +13,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cifar_dist.config import Config
+from cifar_dist.config import Config, plugins
 from cifar_dist.config.build import build_config
 from cifar_dist.config.choice import field_names
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.layers import laid_over, without_lost
 from cifar_dist.config.named_items import merge_items
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
-from cifar_dist.config.saved import CONFIG_NAME
+from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, refuse_incomplete, way_to_repair
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put
 from cifar_dist.config.version1 import upgraded
@@ -132,13 +132,21 @@ def run_name(path: Path) -> str:
 
 
 def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
-    """Read a recipe file, merged over its ``base``, which may have a base itself."""
+    """Read a recipe file, merged over its ``base``, which may have a base itself.
+
+    The plug-ins of a run's ``config.toml`` are imported from the copies beside it where they do not exist.
+    """
+    of_run = path.name == CONFIG_NAME and path.with_name(STARTED_NAME).is_file()
     try:
         tree = parse_toml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a UTF-8 text; save it again as UTF-8") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}") from None
+        raise UserError(f"{path} cannot be read as TOML: {error}{way_to_repair(path) if of_run else ''}") from None
+    if of_run:
+        refuse_incomplete(tree, path)
+    if path.name == CONFIG_NAME:
+        plugins.use_copies(path.with_name(plugins.FOLDER_NAME))
     if tree.keys() & _SWEEP_KEYS and not tree.keys() & set(field_names(Config)):
         run_it = f"cifar-dist sweep run {quoted(path)}"
         raise UserError(f"{path} is a sweep, not a recipe; train its runs: {run_it}")

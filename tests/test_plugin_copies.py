@@ -6,13 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
-from support.running import train
+from support.running import spawn, train
 from support.small_checkpoint import names
 
-from cifar_dist.config import Config, TrackingConfig
+from cifar_dist.config import Config, TrackingConfig, plugins
 from cifar_dist.errors import UserError
 from cifar_dist.files import sha256
-from cifar_dist.plugin_copies import keep_copies, plugin_files
+from cifar_dist.plugin_copies import keep_copies, plugin_files, substituted
+
+NET = """
+from torch import nn
+
+def net(classes: int, channels: int) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, classes))
+"""
 
 MIRROR = """
 class Silent:
@@ -91,3 +98,56 @@ def test_a_resume_with_a_changed_file_reports_it(tiny: Path, tmp_path: Path) -> 
         in (run / "training.log").read_text()
     )
     assert (run / "plugins" / "mine-2.py").read_text() == MIRROR + "# changed\n"
+
+
+def test_a_run_is_used_with_the_plug_in_that_trained_it(tiny: Path, digits: Path, tmp_path: Path) -> None:
+    """By what reads its weights, and by a branch, where the file is another one or does not exist."""
+    net = write(tmp_path / "net.py", NET)
+    words = [str(tiny), "--model.name", f"{net}:net", "--run.name", "a", "--train.max_steps", "5"]
+    assert train(*words)[0].returncode == 0
+    run = tmp_path / "runs" / "a"
+    copy = run / "plugins" / "net.py"
+    (wanted,) = (json.loads(path.read_text())["accuracy"] for path in run.glob("evaluations/*/summary.json"))
+    write(net, NET.replace("nn.Linear(16 * channels, classes)", "nn.Linear(16 * channels, classes), nn.Softmin(1)"))
+    evaluate = ["-m", "cifar_dist", "evaluate", str(run), "--checkpoint", str(run / "final" / "model.safetensors")]
+    evaluate += ["--tta", "0"]
+    for said in ("has changed since {run} was trained; using {copy}", "does not exist here; using its copy {copy}"):
+        first, second = spawn(evaluate, processes=2)
+        assert first.returncode == 0, first.stderr
+        assert first.stderr.count(f"cifar-dist: {net} {said.format(run=run, copy=copy)}\n") == 1
+        assert "using" not in second.stderr
+        assert f"accuracy {100 * wanted:.2f} %" in first.stdout
+        net.unlink(missing_ok=True)
+    predict = ["predict", str(run), str(digits), "--out", str(tmp_path / "out.csv")]
+    for verb in (predict, ["export", str(run), "--out", str(tmp_path / "it.pt")]):
+        (done,) = spawn(["-m", "cifar_dist", *verb])
+        assert done.returncode == 0, done.stderr
+        assert f"cifar-dist: {net} does not exist here; using its copy {copy}" in done.stderr
+    (branch,) = train(str(run / "config.toml"), "--run.name", "b", "--run.from", f"{run}@5", "--train.max_steps", "6")
+    assert branch.returncode == 0, branch.stderr
+    assert f"{net} does not exist here; using its copy {copy}" in branch.stdout + branch.stderr
+    assert (tmp_path / "runs" / "b" / "plugins" / "net.py").read_text() == NET
+
+
+def test_a_damaged_copy_is_not_used(tmp_path: Path) -> None:
+    one, folder = write(tmp_path / "a" / "mine.py", "1"), tmp_path / "run" / "plugins"
+    folder.parent.mkdir()
+    keep_copies(folder, config(one))
+    write(folder / "mine.py", "2")
+    plugins.use_copies(folder, also_changed=True)
+    assert (plugins.located(one), substituted(config(one))) == (one, []), "it is what the run was trained with"
+    write(one, "3")
+    plugins.use_copies(folder, also_changed=True)
+    assert plugins.located(one) == one
+    assert substituted(config(one)) == [
+        f"{one} has changed since {folder.parent} was trained, and its copy {folder}/mine.py is damaged"
+    ]
+    one.unlink()
+    plugins.use_copies(folder)
+    assert plugins.located(one) == one
+    write(folder / "mine.py", "1")
+    plugins.use_copies(folder)
+    assert plugins.located(one) == folder / "mine.py"
+    write(one, "4")
+    plugins.use_copies(folder)
+    assert plugins.located(one) == one, "a resume uses what is there"

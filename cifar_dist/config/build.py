@@ -23,7 +23,8 @@ def build_config(tree: Tree, *, where: str, prefix: str = "", import_plugins: bo
         tree: sections of fields.
         where: what it comes from, for errors.
         prefix: printed before an unknown key in errors: ``--`` for a command line.
-        import_plugins: whether code that a ``name`` locates may run; if false, its settings are not validated.
+        import_plugins: whether code that a ``name`` locates may run; if false, its settings are not validated, and
+            its section raises RuntimeError when it is to compute.
 
     Raises:
         UserError: a value has the wrong type, is out of range or has no effect; the message names the first.

@@ -25,6 +25,7 @@ from outside the package, which also derives from the root. A variant may itself
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import keyword
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self, TypeGuard
@@ -228,17 +229,36 @@ def _plugin(root: type[Choice], name: str) -> type[Choice]:
     if missing and (len(missing) == len(base.defined_by_variants) or not base.defines_one):
         either = " or " if base.defines_one else ", "
         raise ValueError(f"name {name!r}: {attribute} does not define {either.join(f'{one}()' for one in missing)}")
+    if wrong := plugins.other_arguments(found):
+        raise ValueError(f"name {name!r}: {wrong}")
     return found
 
 
 def _unimported(root: type[Choice], settings: Mapping[str, object]) -> type[Choice]:
-    """Return a dataclass of the keys of ``settings``, to read a plug-in's settings without running its code."""
+    """Return a dataclass of the keys of ``settings``, to read a plug-in's settings without running its code.
+
+    Its methods raise RuntimeError.
+    """
+    base = root.plug_in_base or root
     own: list[tuple[str, type]] = []
     for key in settings:
         if not key.isidentifier():
             raise UnknownSettingError(key, field_names(root))
-        if key not in field_names(root):
+        if key not in field_names(base):
             own.append((f"{key}_" if keyword.iskeyword(key) else key, object))  # as `key_of` reads it
-    made = dataclasses.make_dataclass(f"Unread{root.__name__}", own, bases=(root,), frozen=True, kw_only=True)
+    made = dataclasses.make_dataclass(
+        f"Unread{root.__name__}", own, bases=(base,), namespace=_refusals(base), frozen=True, kw_only=True
+    )
     assert issubclass(made, Choice)
     return made
+
+
+def _refusals(base: type[Choice]) -> dict[str, object]:
+    """Return what replaces each method of ``base`` in a dataclass whose code is missing, by name."""
+
+    def refuse(self: Choice, *_: object, **__: object) -> None:
+        name = getattr(self, self.picked_by)
+        raise RuntimeError(f"{name} was read without its code, so it cannot compute; read it with import_plugins")
+
+    own = [name for cls in base.__mro__ if issubclass(cls, Choice) and cls is not Choice for name in vars(cls)]
+    return {name: refuse for name in own if inspect.isfunction(getattr(base, name)) and not name.startswith("_")}

@@ -8,24 +8,67 @@ from cifar_dist.config import Config
 from cifar_dist.config.build import build_config
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.toml_text import parse_toml
-from cifar_dist.config.version1 import upgraded
-from cifar_dist.errors import UserError
+from cifar_dist.config.tree import Tree
+from cifar_dist.config.version1 import is_version1, upgraded
+from cifar_dist.errors import UserError, quoted
 
 CONFIG_NAME = "config.toml"
+STARTED_NAME = ".started.toml"
+"""The ``config.toml`` as the last start of the run wrote it."""
+
+_ALWAYS_WRITTEN = (
+    *("run", "data", "augment", "model", "optim", "schedule"),
+    *("average", "train", "eval", "checkpoint", "tracking"),
+)
+"""Sections in every ``config.toml`` but those of version 1: one that a later version adds is not among them."""
 
 
-def read_config(path: Path) -> Config:
-    """Read the config of a run folder without running the plug-ins that it names, see :func:`build_config`.
+def read_config(path: Path, *, import_plugins: bool = False) -> Config:
+    """Read the config of a run folder.
+
+    Args:
+        import_plugins: whether the code that it names may run; without it the config cannot compute, see
+            :func:`build_config`.
 
     Raises:
-        UserError: the file is missing or invalid.
+        UserError: the file is missing, incomplete or invalid.
     """
     try:
-        tree = parse_toml(path.read_text(encoding="utf-8"))
+        given = parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}{way_to_repair(path)}") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}") from None
-    tree = upgraded(tree, Config)
-    check_keys(tree, where=str(path))
-    return build_config(tree, where=str(path), import_plugins=False)
+        raise UserError(f"{path} cannot be read as TOML: {error}{way_to_repair(path)}") from None
+    tree = upgraded(given, Config)
+    try:
+        check_keys(tree, where=str(path))
+        config = build_config(tree, where=str(path), import_plugins=import_plugins)
+    except UserError as error:
+        raise UserError(f"{error}{way_to_repair(path)}") from None if _missing_section(given) else error
+    refuse_incomplete(given, path)
+    return config
+
+
+def refuse_incomplete(tree: Tree, path: Path) -> None:
+    """Refuse a file of a run that has lost sections: the defaults would be read in their place.
+
+    Raises:
+        UserError: with the command that repairs it, if there is one.
+    """
+    if missing := _missing_section(tree):
+        raise UserError(f"{path} is incomplete: it has no section [{missing}]{way_to_repair(path)}")
+
+
+def way_to_repair(path: Path) -> str:
+    """Return the command that writes a file of a run's settings again, after ";"; empty if its other is damaged too."""
+    other = path.with_name(STARTED_NAME if path.name == CONFIG_NAME else CONFIG_NAME)
+    try:
+        missing = _missing_section(parse_toml(other.read_text(encoding="utf-8")))
+    except (ValueError, OSError):
+        return ""
+    return "" if missing else f"; restore it: cp {quoted(other)} {quoted(path)}"
+
+
+def _missing_section(tree: Tree) -> str:
+    """Return the first section that a file of a run's settings has lost; empty for none."""
+    return "" if is_version1(tree) else next((name for name in _ALWAYS_WRITTEN if name not in tree), "")

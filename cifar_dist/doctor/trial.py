@@ -104,7 +104,7 @@ def _save(
     with contextlib.ExitStack() as removing:  # on rank 0
         try:
             trial = ranks.run_on_main(lambda: removing.enter_context(trial_folder(folder)))
-            writer = writes(trial, 1, ranks)
+            writer = writes(trial / "checkpoints", 1, ranks)
             writer.begin(learner.state(writer.deal()), checkpoint.NEW_RUN, prepare=lambda: None)
             count = ranks.run_on_main(partial(_bytes, writer.end().path))
         except StorageError as error:

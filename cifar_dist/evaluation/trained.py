@@ -14,14 +14,15 @@ from cifar_dist import checkpoint, models
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.launch_checks import is_main_process
+from cifar_dist.distributed.launched import is_main_process
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.errors import UserError, quoted
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
+from cifar_dist.plugin_copies import substituted
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.settings import read_settings
+from cifar_dist.run_folder.settings import read_settings_with_plugins
 from cifar_dist.terminal.notice import notice
 
 
@@ -39,13 +40,15 @@ def open_trained(run: Path, which: str) -> Trained:
     """Choose and verify weights: of the run's checkpoint ``best``, ``latest`` or of a step, or those at a path.
 
     A path is that of any checkpoint folder, or of any file that ``model.pretrained`` takes. Whether they fit the run's
-    network shows when it is built. Says so if the newest checkpoint stands for the best.
+    network shows when it is built. Says so if the newest checkpoint stands for the best, or a copy for a plug-in.
 
     Raises:
         UserError: no such weights, or the run folder is incomplete.
     """
     folder = RunFolder(run)
-    config, trained_on = read_settings(folder), folder.read_manifest()
+    config, trained_on = read_settings_with_plugins(folder), folder.read_manifest()
+    for line in substituted(config) if is_main_process() else ():
+        notice(printable(line))
     given = Path(which).expanduser()
     if which in ("best", "latest") and folder.final.is_file() and not checkpoint.listing(folder.checkpoints):
         raise UserError(f"{run} has no checkpoint left; its final weights are --checkpoint {quoted(folder.final)}")

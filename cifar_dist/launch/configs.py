@@ -13,14 +13,15 @@ def find_config(config: str) -> Path:
     """Return the file of a config.
 
     Args:
-        config: a name in ``launch/``, such as ``ddp``, or the path of a ``.yaml``.
+        config: a name in ``launch/``, such as ``ddp``, or a path: what ends in ``.yaml``, ``.yml`` or ``.json``, or has
+            a slash.
 
     Raises:
         UserError: it does not exist; the message names those that do and the folders searched.
     """
-    if config.endswith(".yaml"):
-        if Path(config).is_file():
-            return Path(config)
+    if "/" in config or config.endswith((".yaml", ".yml", ".json")):
+        if (given := Path(config).expanduser()).is_file():
+            return given
         raise UserError(f"launch config {config} does not exist; {_known()}")
     for folder in _folders():
         if (path := folder / f"{config}.yaml").is_file():

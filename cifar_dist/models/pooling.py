@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_dist.errors import UserError
-
 
 class GlobalMaxPool(nn.AdaptiveMaxPool2d):
     """The maximum of each channel: maps [n, c, h, w] to [n, c, 1, 1]."""
@@ -22,33 +20,21 @@ class GlobalMaxPool(nn.AdaptiveMaxPool2d):
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type == "cuda":
             return max_of_window(images)
-        pooled: Tensor = super().forward(images)
+        pooled: Tensor = F.adaptive_max_pool2d(images, 1)  # TorchScript knows no super()
         return pooled
 
 
 class GridAvgPool(nn.AdaptiveAvgPool2d):
-    """The means of ``grid`` x ``grid`` windows: maps [n, c, h, w] to [n, c, grid, grid].
-
-    Raises:
-        UserError: on a GPU, with deterministic algorithms, for an image that the grid does not divide.
-    """
+    """The means of ``grid`` x ``grid`` windows: maps [n, c, h, w] to [n, c, grid, grid]."""
 
     def __init__(self, grid: int) -> None:
         super().__init__(grid)
         self._grid = grid
 
     def forward(self, images: Tensor) -> Tensor:
-        if self._grid > 1 and images.device.type == "cuda":
-            height, width = images.shape[2:]
-            if height % self._grid == width % self._grid == 0:
-                return means_of_windows(images, self._grid)
-            if torch.are_deterministic_algorithms_enabled():
-                raise UserError(
-                    f"train.deterministic: torch has no deterministic average pool of {height} x {width} pixels to "
-                    f"{self._grid} x {self._grid}; use images of another size, or drop --train.deterministic"
-                )
-        pooled: Tensor = super().forward(images)
-        return pooled
+        if images.device.type == "cuda" and self._grid > 1:
+            return means_of_windows(images, self._grid)
+        return F.adaptive_avg_pool2d(images, self._grid)
 
 
 def max_of_window(images: Tensor) -> Tensor:
@@ -58,7 +44,11 @@ def max_of_window(images: Tensor) -> Tensor:
 
 
 def means_of_windows(images: Tensor, grid: int) -> Tensor:
-    """:class:`GridAvgPool` as a pool of fixed size."""
-    height, width = images.shape[2:]
-    pooled: Tensor = F.avg_pool2d(images, (height // grid, width // grid))
-    return pooled
+    """:class:`GridAvgPool` as a pool of fixed size, or as means of slices where the grid does not divide the image."""
+    height, width = images.shape[2], images.shape[3]
+    if height % grid == 0 and width % grid == 0:
+        return F.avg_pool2d(images, (height // grid, width // grid))
+    rows = [images[:, :, i * height // grid : ((i + 1) * height + grid - 1) // grid].mean(2) for i in range(grid)]
+    means = torch.stack(rows, 2)
+    columns = [means[:, :, :, i * width // grid : ((i + 1) * width + grid - 1) // grid].mean(3) for i in range(grid)]
+    return torch.stack(columns, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cifar_dist.config.saved import way_to_repair
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import complete
 from cifar_dist.run_folder.folder import RunFolder
@@ -28,11 +29,15 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
         checkpoint: how the user names a checkpoint of the run here, for who gives the path of one.
 
     Raises:
-        UserError: it does not exist; the message suggests the nearest name.
+        UserError: it does not exist, or has lost its config; the message suggests the nearest name, or the repair.
     """
     for path in (parent / run, Path(run).expanduser()):
         if RunFolder(path).exists():
             return path if path.name not in ("", "..") else Path(os.path.abspath(path))  # "." has no name
+    for path in (parent / run, Path(run).expanduser()):
+        if os.path.isfile(RunFolder(path).started_config):
+            config = RunFolder(path).config
+            raise UserError(f"the run {path} has lost its {config.name}{way_to_repair(config)}")
     for path in Path(run).expanduser().parents:
         if RunFolder(path).exists():
             way = f", and its checkpoint {checkpoint}" if checkpoint else ""

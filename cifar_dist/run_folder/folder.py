@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from cifar_dist.config import Config
-from cifar_dist.config.saved import CONFIG_NAME, read_config
+from cifar_dist.config.plugins import FOLDER_NAME
+from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, read_config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import InUseError, UserError
 from cifar_dist.files import (
@@ -61,7 +62,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / CONFIG_NAME
-        self.started_config = path / ".started.toml"  # as the last start wrote config.toml, which users edit
+        self.started_config = path / STARTED_NAME  # as the last start wrote config.toml, which users edit
         self.manifest = path / FILE_NAME
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
@@ -77,7 +78,7 @@ class RunFolder:
         self.report = path / "report.html"
         self.lr_curve = path / "lr_curve.json"
         self.lr_curve_picture = self.figures / "lr_curve.png"
-        self.plugins = path / "plugins"
+        self.plugins = path / FOLDER_NAME
         self.stop_file = path / "STOP"
         self.replays = path / "replays"
         self.certificate = path / "certificate.json"

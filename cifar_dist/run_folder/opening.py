@@ -14,6 +14,7 @@ import psutil
 
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction
+from cifar_dist.config.saved import way_to_repair
 from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError
@@ -121,7 +122,8 @@ def _refuse_foreign(folder: RunFolder, config: Config) -> None:
     expected = {folder.checkpoints, folder.manifest, folder.plugins, folder.lr_curve, folder.figures}
     foreign = any(path not in expected and not path.name.startswith(".") for path in folder.path.iterdir())
     if not exists(folder.config) and (foreign or complete(folder.checkpoints)):
-        raise UserError(f"{folder.path} exists and is not a run (no config.toml); use another --run.name")
+        remedy = way_to_repair(folder.config) or "; use another --run.name"
+        raise UserError(f"{folder.path} exists and is not a run (no {folder.config.name}){remedy}")
 
 
 def _remove_old_stop_file(folder: RunFolder) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cifar_dist.config import Config
+from cifar_dist.config import Config, plugins
 from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.settings import settings_of
@@ -38,6 +38,20 @@ def read_settings(folder: RunFolder) -> Config:
             f"{folder.path} was started with {found[1]}; write the first there again, or {other_run(folder, config)}"
         )
     return config
+
+
+def read_settings_with_plugins(folder: RunFolder) -> Config:
+    """Read ``config.toml`` as :func:`read_settings` does, to compute with it: import the plug-ins that trained the run.
+
+    Of a file that has changed since, or does not exist, that is its copy in the folder;
+    :func:`cifar_dist.plugin_copies.substituted` lists these.
+
+    Raises:
+        UserError: also, a plug-in cannot be imported, or refuses its settings.
+    """
+    read_settings(folder)
+    plugins.use_copies(folder.plugins, also_changed=True)
+    return read_config(folder.config, import_plugins=True)
 
 
 def read_started_settings(folder: RunFolder) -> Config:
@@ -131,6 +145,8 @@ def _keeps_rates(folder: RunFolder, config: Config) -> bool:
     started, saved = read_started_settings(folder), _steps_saved(folder)
     if not saved or started.train.epochs == config.train.epochs:
         return True
+    if plugins.is_spec(started.schedule.name):  # its code is not imported here
+        return False
     return started.schedule.keeps_rates(
         saved,
         steps_per_epoch=_steps_per_epoch(folder, started),

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist import recipe
-from cifar_dist.config import Config, RunConfig, plugins
+from cifar_dist.config import Config, RunConfig
 from cifar_dist.config.overrides import parse_overrides, split_settings
 from cifar_dist.config.run import is_run_name
+from cifar_dist.config.saved import read_config
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.plugin_copies import missing_files
 from cifar_dist.run_folder import RunFolder, find_run
 
 
@@ -32,7 +32,7 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
         old, new = quoted(path), re.sub(r"[^A-Za-z0-9_.+=-]", "-", path.name).lstrip(".+=-") or "run"
         raise UserError(f"a run cannot have the name '{path.name}'; rename it: cifar-dist runs rename {old} {new}")
     folder = RunFolder(path)
-    plugins.import_copies(missing_files(folder.plugins))
+    read_config(folder.config)  # which must be complete, as a recipe need not be
     here = ["--run.name", path.name, "--run.dir", str(path.parent), "--run.fresh", "false"]
     return recipe.load(str(folder.config), [*here, *settings])
 

@@ -135,9 +135,8 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     """
     node = Node.from_environment(variables)
     config = find_config(node.config)
-    shown = node.config if node.config.endswith(".yaml") else f"launch/{node.config}.yaml"
     place = f"machine {node.index} of {node.nodes} is {socket.gethostname()}"
-    print(f"{place}, processes on it: {node.processes}, {shown}", flush=True)
+    print(f"{place}, processes on it: {node.processes}, {config}", flush=True)
     os.environ[VARIABLE] = ""  # the batch script requeues the job, or says how to resume
     code = run_launcher(config, node.options, words, lambda: launched_run(words).join_timeout)
     return EXIT_DONE if code == EXIT_REQUEUE else code

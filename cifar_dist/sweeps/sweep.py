@@ -152,7 +152,7 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
     for name, base, own in found:
         if fixed := sorted(own.keys() & given.keys()):
             raise UserError(f"{COMMAND_LINE}: --{fixed[0]} is varied by {where}; drop it, or change the file")
-        words = [base, *(_override_word(key, value) for key, value in {**settings, **own}.items()), *overrides]
+        words = [base, *itertools.starmap(_override_word, [*{**settings, **own}.items(), *given.items()])]
         row_where = f"{where} row '{name}'{' with the settings of the command line' if overrides else ''}"
         rows.append(
             Row(name, tuple(_build_run(f"{path.stem}.{name}.s{seed}", seed, words, row_where) for seed in run_seeds))

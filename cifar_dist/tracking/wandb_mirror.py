@@ -113,8 +113,8 @@ class WandbMirror:
             if status == "interrupted":
                 run.mark_preempting()
             run.finish(exit_code=_EXIT_CODE[status])
-            for leftover in self._folder.wandb.glob("tmp*wandb-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -113,22 +113,19 @@ class Trainer:
     def run(self) -> int:
         """Train to the end, or until asked to stop; returns the exit code."""
         with self.watchdog:
-            return self._run()
-
-    def _run(self) -> int:
-        try:
-            with waits_explained(self.config.run.collective_timeout):
-                reason = self._train()
-        except BaseException as error:
-            self.watchdog.stop()
-            self.saver.close()
-            self.tracker.finish("failed", plugins.describe_failure(error) or str(error))
-            raise
-        if reason is None:
-            self.close("finished", self._why_complete())
-            return EXIT_DONE
-        self.close("interrupted", reason)
-        return EXIT_REQUEUE
+            try:
+                with waits_explained(self.config.run.collective_timeout):
+                    reason = self._train()
+            except BaseException as error:
+                self.watchdog.stop()
+                self.saver.close()
+                self.tracker.finish("failed", plugins.describe_failure(error) or str(error))
+                raise
+            if reason is None:
+                self.close("finished", self._why_complete())
+                return EXIT_DONE
+            self.close("interrupted", reason)
+            return EXIT_REQUEUE
 
     def _train(self) -> str | None:
         """Train to the end; return why it stopped before, with a checkpoint of that step, or None."""

@@ -14,7 +14,7 @@ from cifar_dist.step_folder import step_of
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, add_action, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable, written
+from cifar_dist.verbs.output import check_writable, writing
 
 HELP = "list, verify, compare or average the checkpoints of a run"
 COLLECTIVE = False
@@ -147,7 +147,8 @@ def _average(arguments: argparse.Namespace) -> int:
         steps = ", ".join(str(step_of(path)) for path in checkpoint.listing(folder))
         raise UserError(f"name at least two different steps, each once; steps here: {steps}")
     weights = mean_weights(paths)
-    written(out, lambda: write_weights(weights, out))
+    with writing(out):
+        write_weights(weights, out)
     print(
         f"{out}: the mean of the weights and batch statistics of {len(paths)} checkpoints; evaluate it: "
         f"cifar-dist evaluate {quoted(arguments.run)} --checkpoint {quoted(out)}"

@@ -16,8 +16,10 @@ _ASK = "candidates"  # what the scripts call: completion candidates SHELL WORD..
 _SHELLS = {
     "bash": """\
 _cifar_dist_candidates() {
-    local IFS=$'\\n'
-    COMPREPLY=($(ASK bash "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
+    local -a found
+    mapfile -t found < <(ASK bash "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
+    COMPREPLY=()
+    if [[ -n ${found-} ]]; then mapfile -t COMPREPLY < <(printf '%q\\n' "${found[@]}"); fi
     if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[./] ]]; then compopt -o nospace; fi
 }
 _cifar_dist_script() {

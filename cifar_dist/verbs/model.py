@@ -16,7 +16,7 @@ from cifar_dist.formatting import percent, size
 from cifar_dist.models.registry import names
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable, written
+from cifar_dist.verbs.output import check_writable, writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -99,7 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     summary = summarize(network, shape, arguments.batch)
     if arguments.csv:
         text = receptive_field_csv(summary) if arguments.receptive_field else layers_csv(summary)
-        written(arguments.csv, lambda: write_output(arguments.csv, text))
+        with writing(arguments.csv):
+            write_output(arguments.csv, text)
     table = _field_table(summary) if arguments.receptive_field else _layer_table(summary)
     # In a pipe the table is as wide as necessary and never coloured; rich by itself would obey FORCE_COLOR.
     at_terminal = sys.stdout.isatty()

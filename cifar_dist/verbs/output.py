@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cifar_dist.errors import UserError
@@ -65,13 +66,14 @@ def _is_in(target: Path, source: Path) -> bool:
     return target.is_relative_to(source) or (target.exists() and target.samefile(source))
 
 
-def written(path: Path, write: Callable[[], object]) -> None:
-    """Call ``write``, which writes to ``path``.
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Write to ``path`` inside.
 
     Raises:
         UserError: ``path`` cannot be written.
     """
     try:
-        write()
+        yield
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -9,7 +9,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable, written
+from cifar_dist.verbs.output import check_writable, writing
 
 HELP = "draw training images as a recipe augments them"
 COLLECTIVE = False
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     manifest = Manifest.load(dataset)
     samples, versions = arguments.samples, arguments.versions
-    with loading("drawing"):
-        written(out, lambda: draw_preview(config, manifest, out, samples=samples, versions=versions))
+    with loading("drawing"), writing(out):
+        draw_preview(config, manifest, out, samples=samples, versions=versions)
     print(out)
     return EXIT_DONE

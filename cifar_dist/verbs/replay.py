@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.distributed.launch_checks import launched_processes
-from cifar_dist.errors import UserError, quoted
+from cifar_dist.distributed.launched import is_main_process, launched_processes
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.formatting import loss_figure, percent
 from cifar_dist.step_folder import step_name
+from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -49,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--rank has no effect with --check; it selects the samples of a step")
 
     with loading():
+        from cifar_dist.plugin_copies import substituted
         from cifar_dist.run_folder import RunFolder, find_run
-        from cifar_dist.run_folder.settings import read_settings
+        from cifar_dist.run_folder.settings import read_settings_with_plugins
         from cifar_dist.tracking import timeline
         from cifar_dist.tracking.environment import recorded_threads
 
@@ -58,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     most = max((event.processes for event in timeline.read(folder.timeline)), default=0)
     if arguments.rank is not None and 0 < most <= arguments.rank:
         raise UserError(f"--rank {arguments.rank}: {folder.path} had ranks 0 to {most - 1} at most")
-    config = read_settings(folder)
+    config = read_settings_with_plugins(folder)
+    for line in substituted(config) if is_main_process() else ():
+        notice(printable(line))
     if arguments.data is not None:
         config = replace(config, data=replace(config.data, path=str(arguments.data)))
     if not config.train.threads:  # chosen when the run began; another number would round differently

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from cifar_dist.distributed.launched import is_main_process
-from cifar_dist.errors import printable
-from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RUN, RUN_NAME
 from cifar_dist.verbs.train import train
 
@@ -21,7 +18,6 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.plugin_copies import missing_files
     from cifar_dist.run_folder import RunFolder, find_run
     from cifar_dist.run_folder.opening import refuse_missing_data
     from cifar_dist.runs.resume import resumed_config
@@ -31,7 +27,4 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(path)
     if arguments.settings or not folder.is_finished():
         refuse_missing_data(folder, config.data.path, "--data.path")
-    if is_main_process():
-        for file, copy in missing_files(folder.plugins).items():
-            notice(f"{printable(str(file))} does not exist here; using its copy {copy}")
     return train(config)

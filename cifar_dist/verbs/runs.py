@@ -14,7 +14,7 @@ from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable, written
+from cifar_dist.verbs.output import check_writable, writing
 from cifar_dist.verbs.report import draw, draw_if_outdated, draw_index
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def _list(arguments: argparse.Namespace) -> int:
         if entry.problem:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)
     if out:
-        written(out, lambda: write_output(out, to_csv(entries)))
+        with writing(out):
+            write_output(out, to_csv(entries))
     for entry in entries:
         if entry.state == "killed":  # it could not draw its report itself
             draw_if_outdated(entry.path)
@@ -114,7 +115,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     comparison = Comparison(runs)
     print(comparison.markdown(table_width(sys.stdout)), end="")
     if arguments.picture:
-        written(arguments.picture, lambda: comparison.draw(arguments.picture))
+        with writing(arguments.picture):
+            comparison.draw(arguments.picture)
     return EXIT_DONE
 
 

@@ -11,7 +11,7 @@ from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import Name, add_action, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable, written
+from cifar_dist.verbs.output import check_writable, writing
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
 COLLECTIVE = False
@@ -99,7 +99,9 @@ def _table(arguments: argparse.Namespace) -> int:
     table = Table(sweep)
     print(table.markdown(table_width(sys.stdout)), end="")
     if arguments.csv:
-        written(arguments.csv, lambda: write_output(arguments.csv, table.csv()))
+        with writing(arguments.csv):
+            write_output(arguments.csv, table.csv())
     if arguments.picture:
-        written(arguments.picture, lambda: table.draw(sweep.name, arguments.picture))
+        with writing(arguments.picture):
+            table.draw(sweep.name, arguments.picture)
     return EXIT_DONE

@@ -27,6 +27,9 @@ class Fruit(Choice):
     def __post_init__(self) -> None:
         require(self.weight > 0, f"weight {self.weight} must be positive")
 
+    def grow(self, days: int, *, by: float) -> float:
+        return self.weight + days * by
+
 
 @dataclass(frozen=True)
 class Apple(Fruit):
@@ -165,6 +168,19 @@ def test_a_dataclass_from_a_file(melon: str) -> None:
     assert type(item) is type(read({"fruit": {"name": f"{melon}:Melon"}}).fruit), "the file is imported once"
 
 
+def test_a_method_of_a_plug_in_may_name_its_arguments_and_take_more(melon: str, tmp_path: Path) -> None:
+    for method in (
+        "def grow(self, n, *, by, more=0): ...",
+        "def grow(*all, **named): ...",
+        "grow = staticmethod(lambda days, by: 0)",
+        "def other(self): ...",
+    ):
+        file = tmp_path / f"{abs(hash(method))}.py"
+        below = "\n@dataclass(frozen=True)\nclass Below(Melon):\n    def other(self, of_its_own): ..."
+        file.write_text(PLUG_IN.replace("water: float = 0.9", method) + below)
+        read({"fruit": {"name": f"{file}:Below"}})
+
+
 def test_settings_are_read_without_the_code(tmp_path: Path) -> None:
     settings = {"name": f"{tmp_path / 'gone.py'}:Melon", "weight": 2.0, "water": [1, 2]}
     item = read({"fruit": settings}, import_plugins=False).fruit
@@ -183,19 +199,28 @@ def test_settings_are_read_without_the_code(tmp_path: Path) -> None:
         ("json.melon:Melon", "module json.melon is not installed"),
         ("../melon:Melon", "must be path/to/file.py:Attribute or package.module:Attribute"),
         ("{broken}:Melon", "broken.py raised ZeroDivisionError: division by zero"),
-        ("{ends}:Melon", "ends.py raised SystemExit: 3"),
+        ("{broken}:Melon", "division by zero (line 2)"),
+        ("{ends}:Melon", "ends.py raised SystemExit: 3 (line 1)"),
         ("{wrong}:Melon", "wrong.py raised SyntaxError: "),
+        ("{wrong}:Melon", " (line 3)"),
+        ("{frozen}:Melon", "cannot inherit non-frozen dataclass from a frozen one (line 3)"),
+        ("{sibling}:Melon", "No module named 'sprout' (line 1); only the file itself is imported: put both into one"),
+        ("{sibling}:Melon", "or add its folder: export PYTHONPATH={folder}"),
+        ("{few}:Melon", "Melon': Melon.grow(self) is called with other arguments; write grow(self, days, *, by)"),
     ],
 )
 def test_a_mistake_in_a_plug_in_is_one_line(melon: str, tmp_path: Path, spec: str, says: str) -> None:
-    files = {"broken": "1 / 0", "ends": "raise SystemExit(3)", "wrong": "def"}
+    frozen = "from dataclasses import dataclass\nfrom test_choice import Fruit\n@dataclass\nclass Melon(Fruit): ..."
+    files = {"broken": "\n1 / 0", "ends": "raise SystemExit(3)", "wrong": "\n\ndef", "frozen": frozen}
+    few = PLUG_IN.replace("water: float = 0.9", "def grow(self): ...")
+    files |= {"sprout": "", "sibling": "import sprout", "few": few}
     for name, text in files.items():
         (tmp_path / f"{name}.py").write_text(text)
     name = spec.format(melon=melon, **{name: tmp_path / f"{name}.py" for name in files})
     with pytest.raises(ValidationError) as caught:
         read({"fruit": {"name": name}})
     message = str(caught.value.errors()[0]["ctx"]["error"])
-    assert says in message
+    assert says.replace("{folder}", str(tmp_path)) in message
     assert "\n" not in message
 
 

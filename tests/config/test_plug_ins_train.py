@@ -82,6 +82,11 @@ def test_plug_ins_train_resume_and_are_reported_without_their_code(tiny: Path, t
 
 FAILING = {
     "a network's forward": ("forward(images)", "forwards(images)", "mine.py, line 16, raised AttributeError: "),
+    "a network's forward with an argument too many": (
+        "forward(self, images):",
+        "forward(self, images, mask):",
+        "mine.py, line 15, Flat.forward(self, images, mask), was called with other arguments: ",
+    ),
     "a schedule": ("(1 + at.since", "(at.sinse", "mine.py, line 34, raised AttributeError: "),
     "a schedule that divides by zero": ("(1 + at.since", "(at.since", "mine.py, line 34, raised ZeroDivisionError: "),
     "a schedule that fails late": ("(1 + at.since", "({0: 40}[at.since]", "mine.py, line 34, raised KeyError: 1"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cifar_dist import recipe
-from cifar_dist.config import OptimConfig
+from cifar_dist.config import Config, OptimConfig, RunningAverageConfig
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml, to_tree
+from cifar_dist.errors import UserError
 
 
 def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> None:
@@ -36,3 +39,65 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
     assert to_tree(found) == to_tree(loaded)
     assert isinstance(found.optim, OptimConfig)
     assert (found.optim.lr, found.schedule.name) == (0.1, f"{code}:Sawtooth")
+
+
+def test_what_was_read_without_code_cannot_compute(tmp_path: Path) -> None:
+    words = ["--optim.name", "sgd", "--schedule.name", "linear", "--average.name", "ema"]
+    text = to_toml(recipe.load("demo", words))
+    for name in ("sgd", "linear", "ema"):
+        text = text.replace(f'name = "{name}"', f'name = "gone.py:{name}"')
+    (tmp_path / "config.toml").write_text(text)
+    found = read_config(tmp_path / "config.toml")
+    average = found.average
+    assert isinstance(average, RunningAverageConfig), "the run has an average"
+    for compute, name in (
+        (lambda: found.optim.build([]), "sgd"),
+        (lambda: found.schedule.fraction(3, steps_per_epoch=10, epochs=2), "linear"),
+        (lambda: average.weight(3, start=0, total=9), "ema"),
+    ):
+        with pytest.raises(RuntimeError, match=f"gone.py:{name} was read without its code, so it cannot compute"):
+            compute()
+    with pytest.raises(UserError, match=r"name 'gone\.py:sgd': file gone\.py does not exist"):
+        read_config(tmp_path / "config.toml", import_plugins=True)
+
+
+LATER = "[tracking]"
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        (0, "is incomplete: it has no section [run]"),
+        (LATER, "is incomplete: it has no section [tracking]"),
+        (f"{LATER}\npro", "cannot be read as TOML: "),
+    ],
+)
+@pytest.mark.parametrize("damaged", ["config.toml", ".started.toml"])
+def test_a_truncated_config_of_a_run_is_refused_with_the_command_that_repairs_it(
+    tmp_path: Path, kept: str | int, says: str, damaged: str
+) -> None:
+    text = to_toml(Config())
+    for name in ("config.toml", ".started.toml"):
+        (tmp_path / name).write_text(text)
+    intact = ({"config.toml", ".started.toml"} - {damaged}).pop()
+    cut = text.index(LATER) + len(str(kept)) - len(LATER) if kept else 0
+    (tmp_path / damaged).write_text(text[:cut])
+    with pytest.raises(UserError) as refused:
+        read_config(tmp_path / damaged)
+    assert str(refused.value).startswith(f"{tmp_path / damaged} {says}")
+    assert str(refused.value).endswith(f"; restore it: cp {tmp_path / intact} {tmp_path / damaged}")
+    (tmp_path / intact).write_text("")
+    with pytest.raises(UserError) as refused:
+        read_config(tmp_path / damaged)
+    assert "cp " not in str(refused.value), "that would not help"
+
+
+def test_a_damaged_config_of_a_run_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / ".started.toml").write_text(to_toml(Config()))
+    for text, says in (("", "is incomplete"), ("[ru", "cannot be read as TOML")):
+        (tmp_path / "config.toml").write_text(text)
+        with pytest.raises(UserError, match=rf"config.toml {says}.*; restore it: cp .*/.started.toml .*/config.toml$"):
+            recipe.load(str(tmp_path / "config.toml"), ["--run.name", "b"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.toml").write_text("")
+    assert recipe.load(str(tmp_path / "mine" / "config.toml")).run.name == "config", "a recipe of the user's own"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -125,6 +126,15 @@ def test_a_config_is_a_name_or_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_config("ddp") == ROOT / "launch" / "ddp.yaml", "the repository's comes first"
     assert find_config("mine") == tmp_path / "launch" / "mine.yaml"
     assert find_config("launch/ddp.yaml") == Path("launch/ddp.yaml")
+    for path in ("my.yml", "my.json", "launch/mine", "~/launch/mine"):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        place = Path(path).expanduser()
+        with contextlib.suppress(FileExistsError):
+            place.touch(exist_ok=False)
+        assert find_config(path) == place
+    for path in ("none.yml", "none.json", "nowhere/none"):
+        with pytest.raises(UserError, match=f"^launch config {path} does not exist; configs: "):
+            find_config(path)
     assert config_names() == ["cpu", "ddp", "fsdp", "mine", "single", "zero1", "zero2", "zero2-offload", "zero3"]
 
 

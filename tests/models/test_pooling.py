@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_dist.models.pooling import GlobalMaxPool, GridAvgPool, max_of_window, means_of_windows
 
@@ -42,8 +42,20 @@ def test_both_pools_are_equal(
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("side", [(5, 6), (3, 3), (2, 7), (1, 9)])
+def test_a_grid_that_does_not_divide_the_image_has_the_windows_of_torchs(side: tuple[int, int]) -> None:
+    images = torch.randn(2, 3, *side, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(means_of_windows(images, 4), GridAvgPool(4)(images))
+
+
+@pytest.mark.parametrize("pool", [GlobalMaxPool(), GridAvgPool(3)])
+def test_a_pool_can_be_scripted(pool: nn.Module) -> None:
+    images = torch.randn(2, 3, 7, 7)
+    assert torch.equal(torch.jit.script(pool)(images), pool(images))
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("pool", [GlobalMaxPool(), GridAvgPool(1), GridAvgPool(2), GridAvgPool(4)])
+@pytest.mark.parametrize("pool", [GlobalMaxPool(), GridAvgPool(1), GridAvgPool(2), GridAvgPool(3)])
 def test_a_gpu_has_the_gradients_with_deterministic_algorithms(pool: Callable[[Tensor], Tensor]) -> None:
     images = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     found = []

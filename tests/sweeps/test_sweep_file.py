@@ -110,6 +110,18 @@ def test_a_later_setting_wins_and_the_command_line_comes_last(folder: Path) -> N
     assert (long.train.batch_size, long.train.channels_last, long.run.dir) == (25, True, "elsewhere")
 
 
+def test_each_setting_of_the_command_line_is_one_word_that_is_not_empty(folder: Path) -> None:
+    """As slurm/sweep.sbatch requires, which splits them again."""
+    typed = ["--tracking.entity", "", "--train.batch-size", "25", "--train.channels_last"]
+    typed += ["--optim.name", "adam", "--optim.betas", "0.8, 0.9", "--model.options.widths", "[4, 8]"]
+    (run,) = made('recipe = "base.toml"\nsettings.tracking.wandb = "offline"', *typed).runs
+    assert run.words[2:4] == ("--tracking.entity=", "--train.batch_size=25")
+    assert all(run.words)
+    assert all("=" in word for word in run.words[1:])
+    assert recipe.load(run.words[0], run.words[1:]) == run.config
+    assert (run.config.train.channels_last, run.config.model.options) == (True, {"widths": [4, 8]})
+
+
 def test_the_arguments_of_a_run_reproduce_its_config(folder: Path) -> None:
     text = """
         recipe = "base.toml"

@@ -172,6 +172,13 @@ def test_a_folder_that_wandb_cannot_write_is_one_warning_or_none(tmp_path: Path,
     assert (tmp_path / "wandb").read_text() == "in the way"
 
 
+def test_a_wandb_without_a_key_leaves_no_temporary_folder(tmp_path: Path, warnings: list[str]) -> None:
+    mirrors = mirrored(tmp_path, Config(tracking=WandbConfig(wandb="online")), [], warnings)
+    mirrors.close("finished")
+    one_warning(warnings, "start")
+    assert not list((tmp_path / "wandb").glob("tmp*"))
+
+
 def test_an_id_that_cannot_be_kept_is_one_warning(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "wandb.json").mkdir()
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)

@@ -109,3 +109,67 @@ def test_steps_that_cannot_be_replayed_are_one_line(trained: Path, words: list[s
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+PLUG_INS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from cifar_dist.config import OptimConfig, RunningAverageConfig, ScheduleConfig
+from cifar_dist.data.transforms import Transform
+
+
+@dataclass(frozen=True)
+class Falls(ScheduleConfig):
+    def falling(self, at):
+        return (1 - at.since / at.left) ** 0.5
+
+
+@dataclass(frozen=True)
+class Rprop(OptimConfig):
+    def build(self, groups):
+        return torch.optim.Rprop(groups, lr=self.lr)
+
+
+@dataclass(frozen=True)
+class Half(RunningAverageConfig):
+    gives_back: ClassVar[bool] = True
+
+    def weight(self, step, *, start, total):
+        return 0.5
+
+
+@dataclass(frozen=True)
+class Invert(Transform):
+    def __call__(self, images, samples):
+        return ~images
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--schedule.name", "FILE:Falls"),
+        ("--optim.name", "FILE:Rprop", "--optim.lr", "0.001"),
+        ("--average.name", "FILE:Half"),
+        ("--augment.transforms", '[{ name = "FILE:Invert" }]'),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_run_with_a_plug_in_is_replayed_with_the_code_that_trained_it(
+    tiny: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Also where the file has been edited since, and then deleted."""
+    code, run = tmp_path / "mine.py", tmp_path / "runs" / "tiny"
+    code.write_text(PLUG_INS)
+    settings = [word.replace("FILE", str(code)) for word in words]
+    assert train(str(tiny), "--train.max_steps", "7", *settings)[0].returncode == 0
+    code.write_text(PLUG_INS.replace("0.5", "0.4").replace("~images", "images").replace("lr=self.lr", "lr=1.0"))
+    changed = replay(run, 4, processes=1)
+    assert "equal to the last digit" in changed.stdout, changed.stdout + changed.stderr
+    assert f"{code} has changed since {run} was trained; using {run}/plugins/mine.py" in changed.stderr
+    code.unlink()
+    gone = replay(run, "--check", "9", processes=1)
+    assert gone.stdout.count("numbers equal, weights equal") == 2, gone.stdout + gone.stderr
+    assert f"{code} does not exist here; using its copy {run}/plugins/mine.py" in gone.stderr

@@ -140,6 +140,11 @@ def test_bash_completes_words_at_its_prompt(folder: Path) -> None:
         bash.type("--schedule.name=lin\t", "linear ")
         bash.type("\x15python train.py dem\t", "demo ")
         bash.type("\x15python mi\t", "mine.toml ")  # another program's arguments are files, as before
+        (folder / "two words.toml").touch()
+        (folder / "x[m]*.toml").touch()
+        bash.type("\x15cifar-dist train tw\t", "two\\ words.toml ")
+        bash.type("\x15cifar-dist train two\\ w\t", "ords.toml ")
+        bash.type("\x15cifar-dist train x\t", "x\\[m\\]\\*.toml ")
         listed = bash.type("\x15cifar-dist runs \t\t", "list")
         assert re.search(r"clean +compare +list", listed)
     finally:

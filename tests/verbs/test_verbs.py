@@ -26,7 +26,7 @@ from cifar_dist.distributed.out_of_memory import OutOfMemoryError
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.evaluation.trained import build_trained, open_trained
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.run_folder.settings import write_settings
 
 RECIPE = """
@@ -343,6 +343,20 @@ def test_resume_from_another_folder_names_the_dataset_that_is_missing_there(
         UserError, match=r"shards/mine, the dataset of \S+, does not exist here; name it with --data\.path"
     ):
         cli.run(["resume", "copy", "--train.epochs", "50"])
+
+
+def test_a_run_without_its_config_is_named_with_the_command_that_repairs_it(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    config, started = copy / "config.toml", copy / ".started.toml"
+    for left in (None, "", started.read_text()[:-5]):
+        config.unlink(missing_ok=True)
+        if left is not None:
+            config.write_text(left)
+        for words in (["resume", str(copy)], ["evaluate", str(copy)], ["runs", "compare", str(run), str(copy)]):
+            with pytest.raises(UserError, match=f"restore it: cp {started} {config}$"):
+                cli.run(words)
+    shutil.copy(started, config)
+    assert find_run(str(copy)) == copy
 
 
 def test_a_run_is_timed_as_it_is_traced_and_scripted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
