@@ -16,6 +16,7 @@ from cifar_dist.verbs.parser import build_parser
 from cifar_dist.verbs.registry import VERBS
 
 _SPOKEN = {"help": "--help", "version": "--version"}
+_STARTING = ("launch", "submit", "sweep")  # verbs that start processes, and are never one of several
 
 
 def run(words: Sequence[str]) -> int:
@@ -31,11 +32,14 @@ def run(words: Sequence[str]) -> int:
     shorten_openmp_spin()
     watch_load()
     if words and words[0] in _SPOKEN:
-        words = [*words[1:2], _SPOKEN[words[0]]]
+        words = [*words[1:], _SPOKEN[words[0]]]
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise UserError(f"unknown command '{words[0]}'; {nearest(words[0], VERBS)}")
     arguments = parse(words)
     verb = VERBS[words[0]]
+    if words[0] in _STARTING and not is_main_process():
+        place = f"RANK is {os.environ['RANK']} and WORLD_SIZE is {os.environ['WORLD_SIZE']}"
+        raise UserError(f"{place}, but cifar-dist {words[0]} starts processes itself; first: unset RANK WORLD_SIZE")
     return verb.run(arguments) if verb.COLLECTIVE or is_main_process() else EXIT_DONE
 
 

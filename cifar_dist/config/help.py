@@ -36,7 +36,7 @@ _GRAMMAR = """\
 Settings are written --section.field VALUE or --section.field=VALUE:
   number, text   --optim.lr 0.05   --run.name first
   true, false    --run.fresh true   --run.fresh false   --run.fresh is true
-  list           --optim.betas 0.9,0.99   --optim.betas "[0.9, 0.99]"
+  list           --augment.mean 0.5,0.4,0.4   --augment.mean "[0.5, 0.4, 0.4]"
   option         --model.options.widths "[64, 128]", an option of the model
   transform      --augment.crop.pad 2, a transform of the list"""
 

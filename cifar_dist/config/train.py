@@ -101,7 +101,8 @@ class TrainConfig(Section):
         )
         require(
             self.parts == 0 or self.batch_size % self.parts == 0,
-            f"batch_size {self.batch_size} is not divisible by parts {self.parts}",
+            f"batch_size {self.batch_size} is not divisible by parts {self.parts}; "
+            f"use {-(-self.batch_size // max(self.parts, 1)) * self.parts}",
         )
         require(
             not (self.deterministic and self.cudnn_benchmark),

@@ -37,7 +37,7 @@ class DeepSpeedZero(Engine):
             "average.name",
             lambda value: value == "lookahead",
             "needs an optimizer without a copy of the weights",
-            "use launch/ddp.yaml or launch/fsdp.yaml",
+            "use launch/ddp.yaml, launch/fsdp.yaml, or launch/cpu.yaml without GPUs",
         ),
     )
 

@@ -46,7 +46,7 @@ class Limit:
     key: str
     refuses: Callable[[object], bool]
     reason: str
-    remedy: str = "use launch/ddp.yaml"
+    remedy: str = "use launch/ddp.yaml, or launch/cpu.yaml without GPUs"
 
     def check(self, config: Config, engine: str) -> None:
         """Raises UserError where ``config`` has a value that this limit refuses; ``engine`` is named in the message."""

@@ -28,10 +28,12 @@ def local_processes() -> int:
 def is_main_process() -> bool:
     """Whether this is rank 0, before any process group exists.
 
-    So is one whose rank is left from another job, without a WORLD_SIZE, or is not a number: somebody must say so.
+    So is one whose variables do not make it another rank, as another job may have left them: somebody must say so.
     """
-    rank = os.environ.get("RANK", "0")
-    return "WORLD_SIZE" not in os.environ or not rank.isdecimal() or int(rank) == 0
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "")
+    if not (rank.isdecimal() and size.isdecimal() and knows_meeting_point()):
+        return True
+    return not 0 < int(rank) < int(size)
 
 
 def local_rank() -> int:

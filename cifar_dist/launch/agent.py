@@ -20,10 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from cifar_dist.exit_codes import (
-    EXIT_FAILED,
-    EXIT_REQUEUE,
-)
+from cifar_dist.exit_codes import EXIT_FAILED, EXIT_REQUEUE, how_it_ended
 from cifar_dist.launch.joining import SAY_SECONDS
 from cifar_dist.launch.launcher import launch_ranks
 from cifar_dist.launch.options import read_request
@@ -95,6 +92,7 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
     if code >= 0:
         return code
     _end_orphans(agent)
+    notice(f"the launcher {how_it_ended(code)}, and its ranks were ended; the same command resumes")
     return 128 - code
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from cifar_dist.config import Config
 from cifar_dist.files import read_json, write_atomic
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
@@ -166,6 +167,22 @@ def change_of_arithmetic(path: Path, now: str, steps: int) -> str:
     if not steps or not isinstance(before, str) or before in ("", now):
         return ""
     return f"the {steps} steps done were computed in {before}; it continues in {now}"
+
+
+def change_of_processes(path: Path, config: Config, now: int, steps: int) -> str:
+    """Say that a resumed run has another number of processes than its ``environment.json``, if that changes its bits.
+
+    Args:
+        path: the ``environment.json``.
+        config: of the run; with ``train.parts`` the number changes nothing.
+        now: processes of the run from here on, which add gradients up in their own order.
+        steps: done before.
+    """
+    before = recorded_run(path).get("processes")
+    if not steps or config.train.parts or not isinstance(before, int) or before == now:
+        return ""
+    on = f"{now} processes" if now > 1 else "1 process"
+    return f"the {steps} steps done were computed on {before}, and it continues on {on}, which rounds differently"
 
 
 def recorded_threads(path: Path, processes: int) -> int:

@@ -176,11 +176,24 @@ def check_data(config: Config, folder: RunFolder) -> None:
         )
 
 
-def differences(folder: RunFolder, engine: Engine) -> list[str]:
-    """Describe where this job differs from the run's last one, which may change the last bits of a loss."""
-    then = recorded_run(folder.environment)
+def differences(folder: RunFolder, engine: Engine, first: int = 0, last: int = 0) -> list[str]:
+    """Describe where this job differs from the run's, which may change the last bits of a loss.
+
+    Args:
+        folder: the run.
+        engine: this process in this job.
+        first, last: the steps done before and after what is recomputed; without them the run's last job counts.
+    """
+    then = dict(recorded_run(folder.environment))
     if not then:
         return ["the run's environment.json is missing: its processes and device are not known"]
+    jobs = _jobs_of(folder, first, last)
+    if len(jobs) > 1:
+        several = " and then ".join(f"{processes} x {where}" for processes, where in jobs)
+        return [f"steps {first + 1} to {last} were trained on {several}, and no job recomputes both to the last digit"]
+    for processes, where in jobs:
+        wrapper, _, device = where.rpartition(", ")
+        then |= {"processes": processes, "wrapper": wrapper, "device": device}
     now = {
         "processes": engine.ranks.world_size,
         "wrapper": engine.description,
@@ -188,6 +201,14 @@ def differences(folder: RunFolder, engine: Engine) -> list[str]:
         "precision": engine.arithmetic,
     }
     return [f"{key}: {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
+
+
+def _jobs_of(folder: RunFolder, first: int, last: int) -> list[tuple[int, str]]:
+    """Return the number of processes, and wrapper and device, that trained the steps from ``first`` to ``last``."""
+    events = [event for event in timeline.read(folder.timeline) if event.processes]
+    ends = [*(event.step for event in events[1:]), last]
+    found = [event for event, end in zip(events, ends, strict=False) if event.step < last and first < end]
+    return list(dict.fromkeys((event.processes, event.where) for event in found))
 
 
 class Recomputation:

@@ -32,7 +32,7 @@ from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.environment import change_of_arithmetic
+from cifar_dist.tracking.environment import change_of_arithmetic, change_of_processes
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
@@ -376,6 +376,7 @@ class Trainer:
         notes = [
             *notes,  # the next reads the environment of an earlier process, which the tracker replaces
             change_of_arithmetic(self.folder.environment, self.engine.arithmetic, self.step),
+            change_of_processes(self.folder.environment, self.config, self.ranks.world_size, self.step),
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
             average_note(self.config, self.steps_per_epoch),

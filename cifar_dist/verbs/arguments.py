@@ -14,8 +14,8 @@ from cifar_dist.errors import UserError
 if TYPE_CHECKING:
     from cifar_dist.config import Config
 
-TTA_BELOW = "give them only to images whose most probable class is below P (default: the recipe's)"
-TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the recipe's)"
+TTA_BELOW = "give them only to images whose most probable class is below P (default: the run's)"
+TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the run's)"
 RUN = "name of a run, or its folder"
 
 _Parser = TypeVar("_Parser", bound=argparse.ArgumentParser)
@@ -78,7 +78,7 @@ def picture_path(text: str) -> Path:
 
 def add_checkpoint(verb: argparse.ArgumentParser) -> None:
     """Add the option that names the weights of a run."""
-    about = "best, latest, a step, or the path of any checkpoint or weights (default: best)"
+    about = "best, latest, a step, or the path of any checkpoint or weights (default: best, or the newest without val)"
     verb.add_argument("--checkpoint", type=CHECKPOINT_NAME, default="best", help=about)
 
 

@@ -22,7 +22,8 @@ _HELP_TEXT = """\
 
 {configs}
 
-CONFIG is a file in launch/ without its .yaml, or the path of an Accelerate config. Options before the recipe belong to
+cpu is two CPU processes, single one process, ddp the GPUs of this machine, zero1 to zero3 and zero2-offload DeepSpeed
+ZeRO on them, fsdp FSDP. Or give the path of an Accelerate config. Options before the recipe belong to
 accelerate launch and are written with =, for example --num_processes=4. On machines that come and go, type the same on
 each, with --nnodes=MIN:MAX --rdzv_endpoint=HOST:PORT, HOST being one of them. Instead of a recipe, give a command that
 runs on many processes, with its arguments: {verbs}.

@@ -51,9 +51,9 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     collective = ", ".join(name for name, verb in VERBS.items() if verb.COLLECTIVE)
     parser = Parser(
         prog="cifar-dist",
-        description="Distributed training of small-image classifiers: exact, elastic, hard to kill.",
-        epilog=f"{collective} run on many processes: cifar-dist launch CONFIG VERB ... "
-        'Tab completion: eval "$(cifar-dist completion bash)" in ~/.bashrc; likewise for zsh and fish.',
+        description="Train small-image classifiers on one CPU, one GPU or a cluster.",
+        epilog=f"On many processes, with cifar-dist launch CONFIG VERB: {collective}. Tab completion: see cifar-dist "
+        "completion --help.",
     )
     parser.add_argument("--version", action="version", version=f"cifar-dist {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="VERB", required=True, parser_class=Parser)

@@ -20,7 +20,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("dataset", type=user_path, help="a packed dataset: its folder, or its name in shards/")
     verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml")
     verb.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="number of images (default: 8)")
-    verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="number of epochs (default: 6)")
+    verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="epochs of each image (default: 6)")
     verb.add_argument(
         "--seed",
         type=at_least(0),

@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
                 replayed = replay_step(config, engine, signals, folder, arguments.step, show)
                 path = ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
                 equal, lines = replayed.equal, _describe_step(replayed, path)
+                notes = differences(folder, engine, replayed.began, arguments.step)
             else:
                 drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
                 seed = ranks.run_on_main(lambda: drawn)
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
                     lambda: write_certificate(folder, stretches, differences(folder, engine), seed)
                 )
                 equal, lines = all(s.equal for s in stretches), _describe_stretches(stretches, path)
-            notes = differences(folder, engine)
+                notes = differences(folder, engine)
     if ranks.is_main:
         if sys.stderr.isatty():
             print(file=sys.stderr)

@@ -7,7 +7,7 @@ import argparse
 from cifar_dist.verbs.arguments import RUN, RUN_NAME
 from cifar_dist.verbs.train import train
 
-HELP = "continue a run with the settings in its folder, or extend it: resume RUN [--train.epochs N]"
+HELP = "continue a run with its settings, on one process or under launch CONFIG, or extend it: resume RUN"
 COLLECTIVE = True
 
 

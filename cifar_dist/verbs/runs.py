@@ -50,7 +50,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs (default: runs)"
     )
     listing.add_argument(
-        "--sort", choices=_ORDERS, default="date", help="newest, best or largest first; names alphabetically"
+        "--sort", choices=_ORDERS, default="date", help="newest (default), best or largest first; names alphabetically"
     )
     listing.add_argument("--csv", type=user_path, metavar="OUT", help="also write the table to this file")
     compare = add("compare", "print the settings in which runs differ, and their results")
@@ -67,7 +67,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--out", type=user_path, default=Path("best-models"), metavar="DIR", help="folder (default: best-models)"
     )
     best.add_argument("--top", type=at_least(1), metavar="N", help="only the N best runs (default: all)")
-    clean = add("clean", "delete incomplete files, damaged checkpoints, and older ones of finished runs")
+    clean = add("clean", "list, or delete, incomplete files, damaged checkpoints, and older ones of finished runs")
     clean.add_argument(
         "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs, or one run (default: runs)"
     )

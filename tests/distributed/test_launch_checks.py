@@ -102,6 +102,8 @@ def test_the_rank_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     assert launched_processes() == 8
     assert local_processes() == 2
+    assert is_main_process(), "no launcher says where the processes meet"
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     assert not is_main_process()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "")
     assert local_processes() == 8
@@ -130,8 +132,18 @@ def test_a_rank_that_another_job_left_silences_nothing(tmp_path: Path) -> None:
     done = spawn(["-m", "cifar_dist", "verify", str(tmp_path / "none")], env={"RANK": "1"})[0]
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"no packed dataset at {tmp_path / 'none'}" in done.stderr
-    done = spawn([TRAIN, "nosuch"], env={"RANK": "1"})[0]
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    for left in ({"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "1"}, {"RANK": "1", "WORLD_SIZE": "2"}):
+        for words in ([TRAIN, "nosuch"], ["-m", "cifar_dist", "runs", "compare", "nosuch"]):
+            done = spawn(words, env=left)[0]
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("verb", ["launch", "submit", "sweep"])
+def test_what_starts_processes_is_no_rank_of_another_job(verb: str) -> None:
+    left = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    done = spawn(["-m", "cifar_dist", verb, "run" if verb == "sweep" else "cpu", "demo"], env=left)[0]
+    assert done.returncode == 2
+    assert "first: unset RANK WORLD_SIZE" in done.stderr
 
 
 @pytest.mark.parametrize(

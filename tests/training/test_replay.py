@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.engines import engine
 from support.running import metrics, spawn, train
 
 from cifar_dist import checkpoint
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import timeline
+from cifar_dist.training.replay import differences
 
 PROCESSES = 2
 STEPS = 26
@@ -173,3 +177,23 @@ def test_a_run_with_a_plug_in_is_replayed_with_the_code_that_trained_it(
     gone = replay(run, "--check", "9", processes=1)
     assert gone.stdout.count("numbers equal, weights equal") == 2, gone.stdout + gone.stderr
     assert f"{code} does not exist here; using its copy {run}/plugins/mine.py" in gone.stderr
+
+
+def test_a_step_is_compared_with_the_job_that_trained_it(trained: Path, tmp_path: Path) -> None:
+    """A run may have changed its engine and its number of processes, also within what is recomputed."""
+    copy = shutil.copytree(trained, tmp_path / "copy", symlinks=True)
+    jobs = [
+        ("started", 0, 1, "one process, cpu"),
+        ("resumed", 13, 3, "FSDP, cpu"),
+        ("resumed", 20, 1, "one process, cpu"),
+    ]
+    (copy / "timeline.jsonl").unlink()
+    for kind, step, processes, where in jobs:
+        timeline.append(copy / "timeline.jsonl", timeline.Event(timeline.utc(), kind, step, processes, where))  # type: ignore[arg-type]
+    folder, alone = RunFolder(copy), engine()
+    precision = differences(folder, alone, 0, 5)  # which is not in the timeline
+    assert not any(note.startswith(("processes", "wrapper")) for note in precision)
+    assert differences(folder, alone, 20, 26) == precision
+    assert differences(folder, alone, 13, 20)[:2] == ["processes: 3 then, 1 now", "wrapper: FSDP then, one process now"]
+    (crossing,) = differences(folder, alone, 5, 14)
+    assert crossing.startswith("steps 6 to 14 were trained on 1 x one process, cpu and then 3 x FSDP, cpu, and no job")
