@@ -22,14 +22,19 @@ _HELP_TEXT = """\
 
 {configs}
 
-cpu is two CPU processes, single one process, ddp the GPUs of this machine, zero1 to zero3 and zero2-offload DeepSpeed
-ZeRO on them, fsdp FSDP. Or give the path of an Accelerate config. Options before the recipe belong to
-accelerate launch and are written with =, for example --num_processes=4. On machines that come and go, type the same on
-each, with --nnodes=MIN:MAX --rdzv_endpoint=HOST:PORT, HOST being one of them. Instead of a recipe, give a command that
-runs on many processes, with its arguments: {verbs}.
+cpu is two CPU processes, single one process, ddp the GPUs of this machine,
+zero1 to zero3 and zero2-offload DeepSpeed ZeRO on them, fsdp FSDP. Or give the
+path of an Accelerate config. Options before the recipe belong to accelerate
+launch and are written with =, for example --num_processes=4.
 
-TERM, USR1, USR2, HUP and Ctrl-C finish the step, save and end with exit code 75; launch CONFIG resume RUN continues.
-A second Ctrl-C ends the job at once. The exit code is that of the ranks: 0 done, 2 invalid input, 69 the run is in
+On machines that come and go, type the same on each, with --nnodes=MIN:MAX
+--rdzv_endpoint=HOST:PORT, HOST being one of them. Instead of a recipe, give a
+command that runs on many processes, with its arguments:
+{verbs}.
+
+TERM, USR1, USR2, HUP and Ctrl-C finish the step, save and end with exit code
+75; launch CONFIG resume RUN continues. A second Ctrl-C ends the job at once.
+The exit code is that of the ranks: 0 done, 2 invalid input, 69 the run is in
 use, 75 stopped on request, 124 a rank hung."""
 
 

@@ -39,7 +39,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help="tests to average, each with its own seed (default: 3 below a million parameters, else 1)",
     )
     verb.add_argument(
-        "--suggest", choices=["steepest", "valley"], default="valley", help="rate to print and to write: where the longest fall is half done, or steepest (default: valley)"
+        "--suggest",
+        choices=["steepest", "valley"],
+        default="valley",
+        help="rate to print and to write: where the longest fall is half done, or steepest (default: valley)",
     )
     verb.add_argument(
         "--write",
