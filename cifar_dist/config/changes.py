@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cifar_dist.config.named_items import items_of_settings
-from cifar_dist.config.toml_text import inline_toml, option
+from cifar_dist.config.toml_text import inline_toml, typed_value
 
 CHANGEABLE_ON_RESUME: Final = (
     "run.name",
@@ -80,7 +80,8 @@ def can_branch(started: Settings, asked: Settings) -> bool:
 def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = ()) -> list[str] | None:
     """Return the words that turn one config's settings into the other's, of ``keys`` or of all but the run's place.
 
-    None: the command line has no short words for it, because ``asked`` lacks a setting of ``started``.
+    They are not quoted for a shell. None: the command line has no short words for it, because ``asked`` lacks a setting
+    of ``started``.
     """
     differ = [key for key in sorted(started.keys() | asked.keys()) if started.get(key) != asked.get(key)]
     values = {key: asked.get(key) for key in differ if (key in keys if keys else key not in _PLACE)}
@@ -89,7 +90,7 @@ def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = (
         values[_LIST] = items_of_settings(asked, _LIST)
     if any(value is None or isinstance(value, dict) for value in values.values()):
         return None
-    return [option(key, value) for key, value in values.items()]
+    return [word for key, value in values.items() for word in (f"--{key}", typed_value(key, value))]
 
 
 def in_words(value: object) -> str:

@@ -97,8 +97,7 @@ def pack(
     if "train" in order:
         order["train"] = permutation(seed, 0, len(splits["train"]), "pack").numpy()
     try:
-        # Resolve a link, because the new folder must be created on the file system of the old one.
-        with folder_atomic(out.resolve(), replace=True) as folder:
+        with folder_atomic(out, replace=True) as folder:
             packed = Manifest(
                 name=opened.name,
                 classes=opened.data.classes,

@@ -38,5 +38,5 @@ def _examine_settings(config: Config, world_size: int | None) -> Iterator[Findin
     with torch.device("meta"):  # needs almost no time and memory
         weights = list(build_for(config.model, shape=manifest.shape, classes=len(manifest.classes)).parameters())
     yield Finding("network", f"{config.model.name}, {sum(weight.numel() for weight in weights):,} parameters")
-    count = sum(weight.numel() * weight.element_size() for weight in weights)
-    yield room_for_checkpoints(config, _STATE_PER_WEIGHT * count)
+    size_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+    yield room_for_checkpoints(config, _STATE_PER_WEIGHT * size_bytes)

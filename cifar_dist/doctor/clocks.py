@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.doctor.finding import Finding
+from cifar_dist.doctor.finding import Finding, Verdict
 
 _ROUNDS: Final = 5
 _LIMIT_SECONDS: Final = 2.0  # a wall-time limit, a STOP file and the timeline compare times of several nodes
@@ -36,4 +36,5 @@ def compare_clocks(ranks: Ranks) -> Finding:
     text = f"rank {rank} on {hosts[rank]} differs most from rank 0 on {hosts[0]}, by {abs(offsets[rank]):.3g} s"
     text += f" (measured to {interval / 2:.1g} s)"
     remedy = "synchronise the clocks of the nodes: timedatectl set-ntp true, or chronyc makestep"
-    return Finding.fails("clocks", text, remedy if abs(offsets[rank]) > _LIMIT_SECONDS + interval / 2 else "")
+    differs = abs(offsets[rank]) > _LIMIT_SECONDS + interval / 2
+    return Finding.ok_or(Verdict.FAILED, "clocks", text, remedy if differs else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import steps_per_epoch
-from cifar_dist.doctor.finding import Finding
+from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.training.requirements import check_batch_size, padding_note
 
 _FEW = 8  # images, whose statistics a batch normalisation would use
@@ -36,4 +36,4 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
     if each < _FEW and world_size > 1:
         statistics = f"batch normalisation uses the {each} images of a process at a time"
         remedy = f"{statistics}; use fewer processes or a larger batch"
-    return Finding.warns("batches", text, remedy)
+    return Finding.ok_or(Verdict.WARNING, "batches", text, remedy)

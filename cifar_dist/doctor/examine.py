@@ -11,7 +11,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.doctor.clocks import compare_clocks
 from cifar_dist.doctor.dataset import describe_batches, describe_data
-from cifar_dist.doctor.finding import Finding, until_error
+from cifar_dist.doctor.finding import Finding, Verdict, until_error
 from cifar_dist.doctor.network import check_ports, map_ranks, measure_all_reduce
 from cifar_dist.doctor.shared_folder import check_shared_folder
 from cifar_dist.doctor.trial import try_run
@@ -29,7 +29,7 @@ def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iter
     ranks = engine.ranks
     yield _machine()
     yield from map_ranks(engine)
-    yield Finding.warns("precision", engine.precision.label, engine.precision.advice)
+    yield Finding.ok_or(Verdict.WARNING, "precision", engine.precision.label, engine.precision.advice)
     yield check_ports(ranks)
     yield measure_all_reduce(ranks)
     yield compare_clocks(ranks)

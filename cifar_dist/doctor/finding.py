@@ -39,12 +39,9 @@ class Finding:
     remedy: str = ""
 
     @classmethod
-    def warns(cls, what: str, text: str, remedy: str) -> Finding:
-        return cls(what, text, Verdict.WARNING if remedy else Verdict.OK, remedy)
-
-    @classmethod
-    def fails(cls, what: str, text: str, remedy: str) -> Finding:
-        return cls(what, text, Verdict.FAILED if remedy else Verdict.OK, remedy)
+    def ok_or(cls, otherwise: Verdict, what: str, text: str, remedy: str) -> Finding:
+        """Return a row that is OK without a ``remedy``, and has the verdict ``otherwise`` with one."""
+        return cls(what, text, otherwise if remedy else Verdict.OK, remedy)
 
     @classmethod
     def of_error(cls, what: str, error: UserError | TrainingFailedError) -> Finding:

@@ -11,7 +11,8 @@ from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.distributed.time_limit import grace_of_limit
 from cifar_dist.errors import UserError
 
-_EARLIER = "ask for the signal earlier: sbatch --signal=USR1@{seconds}"
+_EARLIER = "ask for Slurm's signal earlier, before you submit: export SBATCH_SIGNAL=USR1@{seconds}"
+_DEFAULT_LEAD = 60  # seconds before the end of the job, of a --signal that names none
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,7 @@ def find_grace(max_time: str, variables: Mapping[str, str]) -> Grace:
     if max_time and max_time != "auto":
         seconds = grace_of_limit(max_time)
         return Grace(seconds, f"run.max_time {max_time}", "give the run a longer --run.max_time")
-    return Grace(
-        GRACE_SECONDS,
-        "that slurm/train.sbatch asks for",
-        "on Slurm ask for the signal earlier: sbatch --signal=USR1@{seconds}",
-    )
+    return Grace(GRACE_SECONDS, "that slurm/train.sbatch asks for", _EARLIER)
 
 
 def _graces_of_job(variables: Mapping[str, str]) -> list[Grace]:
@@ -52,12 +49,12 @@ def _graces_of_job(variables: Mapping[str, str]) -> list[Grace]:
     kill_wait = int(_find(r"KillWait\s*=\s*(\d+)", scontrol("show", "config")) or 30)
     signal, lead = signal_of_job(variables)
     if lead:
-        graces = [Grace(lead, f"--signal={signal}", _EARLIER)]
+        graces = [Grace(lead, signal, _EARLIER)]
     else:
         graces = [Grace(kill_wait, "KillWait, as the job has no --signal", _EARLIER)]
     partition = variables.get("SLURM_JOB_PARTITION", "")
     said = scontrol("show", "partition", partition) if partition else ""
-    if _find(r"PreemptMode=(\w+)", said) in ("REQUEUE", "CANCEL", "GANG,REQUEUE"):
+    if {"REQUEUE", "CANCEL"} & {*_find(r"PreemptMode=(\S+)", said).split(",")}:  # such as GANG,REQUEUE
         seconds = int(_find(r"GraceTime=(\d+)", said) or 0) or kill_wait
         graces.append(
             Grace(
@@ -70,9 +67,17 @@ def _graces_of_job(variables: Mapping[str, str]) -> list[Grace]:
 
 
 def signal_of_job(variables: Mapping[str, str]) -> tuple[str, int]:
-    """Return the ``--signal`` of this job, and how many seconds before its end Slurm sends it; 0 for none."""
-    signal = variables.get("SBATCH_SIGNAL") or _signal_of_script(variables["SLURM_JOB_ID"])
-    return signal, int(_find(r"@(\d+)", signal) or 0)
+    """Return who asks for a signal of this job, and how many seconds before its end Slurm sends it; 0 for none.
+
+    Without ``SBATCH_SIGNAL`` it is the job's script, which options of ``sbatch`` overrule; Slurm does not show these.
+    """
+    if signal := variables.get("SBATCH_SIGNAL"):
+        asked = f"SBATCH_SIGNAL={signal}"
+    elif signal := _signal_of_script(variables["SLURM_JOB_ID"]):
+        asked = f"--signal={signal}"
+    else:
+        return "", 0
+    return asked, int(_find(r"@(\d+)", signal) or _DEFAULT_LEAD)
 
 
 def _signal_of_script(job: str) -> str:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.doctor.finding import Finding
+from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.formatting import percent, size
 from cifar_dist.launch.joining import JOB_PORTS
 from cifar_dist.tracking.environment import describe
@@ -46,10 +46,10 @@ def map_ranks(engine: Engine) -> Iterator[Finding]:
         yield Finding("ranks", f"{host}: {listed}")
     if len(different := {version for _, _, version in places}) > 1:
         text = f"the nodes have different versions of torch: {', '.join(sorted(different))}"
-        yield Finding.fails("ranks", text, "give all nodes the same environment: CIFAR_DIST_VENV")
+        yield Finding("ranks", text, Verdict.FAILED, "give all nodes the same environment: CIFAR_DIST_VENV")
     if len(counts := {len(of_node) for of_node in nodes.values()}) > 1:
         text = f"the nodes have different numbers of ranks: {', '.join(map(str, sorted(counts)))}"
-        yield Finding.warns("ranks", text, "set CIFAR_DIST_PROCESSES_PER_NODE, or ask for nodes of one kind")
+        yield Finding("ranks", text, Verdict.WARNING, "set CIFAR_DIST_PROCESSES_PER_NODE, or ask for nodes of one kind")
 
 
 def check_ports(ranks: Ranks) -> Finding:
@@ -61,21 +61,22 @@ def check_ports(ranks: Ranks) -> Finding:
     for rank, problem in enumerate(problems):
         if problem:
             text = f"rank {rank} on {places[rank][0]} cannot reach {problem}"
-            return (Finding.fails if several else Finding.warns)("ports", text, _INTERFACE)
+            return Finding("ports", text, Verdict.FAILED if several else Verdict.WARNING, _INTERFACE)
     first, last = map(int, _EPHEMERAL.read_text().split())
     meet = f"rank 0 at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}" if several else "one process needs none"
     text = f"{meet}; jobs use {JOB_PORTS.start} to {JOB_PORTS.stop - 1}, the system {first} to {last}"
-    allowed, wanted = resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections(ranks.world_size)
+    allowed = ranks.run_on_main(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # each process has its own
+    wanted = connections(ranks.world_size)
     if allowed < wanted:
         text = f"a process may have {allowed:,} open files and connections, and rank 0 needs {wanted:,}"
-        return Finding.fails("ports", text, f"ulimit -n {2 * wanted}")
+        return Finding("ports", text, Verdict.FAILED, f"ulimit -n {2 * wanted}")
     lookup = max(ranks.gather_objects(_lookup_seconds()))
     if several and lookup > _LOOKUP_SECONDS:
         text = f"{text}; the name of an address takes {lookup:.1f} s, and torch asks for it twice for each connection"
-        return Finding.warns("ports", text, "put the nodes into /etc/hosts, or repair the name server")
+        return Finding("ports", text, Verdict.WARNING, "put the nodes into /etc/hosts, or repair the name server")
     overlap = first < JOB_PORTS.stop and last >= JOB_PORTS.start
     remedy = f"another program may have a job's port; give the system others: echo 32768 60999 > {_EPHEMERAL}"
-    return Finding.warns("ports", text, remedy if overlap else "")
+    return Finding.ok_or(Verdict.WARNING, "ports", text, remedy if overlap else "")
 
 
 def connections(world_size: int) -> int:
@@ -113,29 +114,30 @@ def measure_all_reduce(ranks: Ranks) -> Finding:
         return Finding("all-reduce", "one process: nothing to sum")
     ones = ranks.sum(torch.ones(4, device=ranks.device)).tolist()
     if ones != [float(ranks.world_size)] * 4:
-        return Finding.fails("all-reduce", f"the sum of a 1 of each rank is {ones[0]:g}", _INTERFACE)
-    parts = [f"{size(count)} in {_shown(seconds, count, ranks)}" for count, seconds in _time_sums(ranks, _SIZES)]
+        return Finding("all-reduce", f"the sum of a 1 of each rank is {ones[0]:g}", Verdict.FAILED, _INTERFACE)
+    parts = [f"{size(summed)} in {_shown(seconds, summed, ranks)}" for summed, seconds in _time_sums(ranks, _SIZES)]
     return Finding("all-reduce", f"{dist.get_backend()}: {', '.join(parts)}")
 
 
-def time_gradients(ranks: Ranks, count: int, step_seconds: float) -> Finding:
-    """Time the sum of ``count`` bytes of gradients, and compare it with a step. Collective."""
+def time_gradients(ranks: Ranks, size_bytes: int, step_seconds: float) -> Finding:
+    """Time the sum of gradients of ``size_bytes``, and compare it with a step. Collective."""
     if ranks.world_size == 1:
-        return Finding("gradients", f"{size(count)}, which one process need not send")
-    ((_, seconds),) = _time_sums(ranks, (count,))
+        return Finding("gradients", f"{size(size_bytes)}, which one process need not send")
+    ((_, seconds),) = _time_sums(ranks, (size_bytes,))
     share = seconds / step_seconds
-    text = f"{size(count)} a step: {_shown(seconds, count, ranks)}, {percent(share, 0)} of a step if nothing overlapped"
+    text = f"{size(size_bytes)} a step: {_shown(seconds, size_bytes, ranks)}, "
+    text += f"{percent(share, 0)} of a step if nothing overlapped"
     remedy = f"the network limits this run: a larger --train.batch_size, or fewer processes; or {_INTERFACE}"
-    return Finding.warns("gradients", text, remedy if share > 0.5 else "")
+    return Finding.ok_or(Verdict.WARNING, "gradients", text, remedy if share > 0.5 else "")
 
 
 def _time_sums(ranks: Ranks, sizes: tuple[int, ...]) -> list[tuple[int, float]]:
     timed = []
-    for count in sizes:
-        values = torch.zeros(count // 4, device=ranks.device)
+    for size_bytes in sizes:
+        values = torch.zeros(size_bytes // 4, device=ranks.device)
         first = _seconds(ranks, values, 1)  # connects, and warms up
         repeats = ranks.run_on_main(partial(_repeats, first))
-        timed.append((count, _seconds(ranks, values, repeats) / repeats))
+        timed.append((size_bytes, _seconds(ranks, values, repeats) / repeats))
     return timed
 
 
@@ -157,7 +159,7 @@ def _wait_for_device(ranks: Ranks) -> None:
         torch.cuda.synchronize(ranks.device)
 
 
-def _shown(seconds: float, count: int, ranks: Ranks) -> str:
+def _shown(seconds: float, size_bytes: int, ranks: Ranks) -> str:
     """The time, and what each link carries in a ring: 2 (n - 1) / n of the bytes."""
-    bandwidth = 2 * (ranks.world_size - 1) / ranks.world_size * count / seconds
+    bandwidth = 2 * (ranks.world_size - 1) / ranks.world_size * size_bytes / seconds
     return f"{1000 * seconds:.3g} ms ({size(bandwidth)}/s)"

@@ -14,7 +14,7 @@ from typing import IO, Final
 
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.shared_path import SEEN_SECONDS, appears, wait_for
-from cifar_dist.doctor.finding import Finding
+from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.files import fsync
 
 _SHARE: Final = "choose a --run.dir on a file system that all nodes share"
@@ -32,7 +32,8 @@ def check_shared_folder(folder: Path, ranks: Ranks) -> Finding:
 
         trial = ranks.run_on_main(create)
         if isinstance(trial, str):
-            return Finding.fails("files", f"run.dir {folder} cannot be written ({trial})", "choose another --run.dir")
+            text = f"run.dir {folder} cannot be written ({trial})"
+            return Finding("files", text, Verdict.FAILED, "choose another --run.dir")
         return _try_folder(folder, trial, ranks)
 
 
@@ -62,12 +63,12 @@ def _try_folder(folder: Path, trial: Path, ranks: Ranks) -> Finding:
         for rank, problem in enumerate(problems):
             if problem:
                 who = f"rank {rank} on {hosts[rank]} " if ranks.world_size > 1 else ""
-                return Finding.fails("files", f"run.dir {folder}: {who}{problem}", _SHARE)
+                return Finding("files", f"run.dir {folder}: {who}{problem}", Verdict.FAILED, _SHARE)
     together = f"{ranks.world_size} ranks write, rename and see each other's files"
     text = together if ranks.world_size > 1 else "files are written and renamed"
     locks = _try_locks(trial, ranks)
     remedy = "two jobs of one run would not notice each other: mount it with locks (Lustre: -o flock)" if locks else ""
-    return Finding.warns("files", f"run.dir {folder}: {text}, {locks or 'and locks exclude'}", remedy)
+    return Finding.ok_or(Verdict.WARNING, "files", f"run.dir {folder}: {text}, {locks or 'and locks exclude'}", remedy)
 
 
 def _write(trial: Path, rank: int, _: int) -> str:

@@ -24,7 +24,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.doctor.finding import Finding
+from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import Grace, find_grace
 from cifar_dist.doctor.network import time_gradients
 from cifar_dist.doctor.shared_folder import trial_folder
@@ -51,8 +51,8 @@ def try_run(setup: TrainingSetup, engine: Engine, signals: StopSignals) -> Itera
     learner = Learner(setup, engine)
     seconds = _time_steps(setup, learner, ranks, signals)
     yield _speed(setup, seconds)
-    count = sum(p.numel() * p.element_size() for p in setup.module.parameters() if p.requires_grad)
-    yield time_gradients(ranks, count, seconds)
+    size_bytes = sum(p.numel() * p.element_size() for p in setup.module.parameters() if p.requires_grad)
+    yield time_gradients(ranks, size_bytes, seconds)
     if ranks.device.type == "cuda":
         yield _memory(ranks.device)
     writer = choose_writer(setup.config.checkpoint, engine, setup.parameters)
@@ -92,7 +92,7 @@ def _speed(setup: TrainingSetup, seconds: float) -> Finding:
 def _memory(device: torch.device) -> Finding:
     used, whole = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
     remedy = "" if used < 0.9 * whole else "hardly any is left; --train.accumulate 2 takes about half"
-    return Finding.warns("memory", f"{size(used)} of the {size(whole)} of a GPU", remedy)
+    return Finding.ok_or(Verdict.WARNING, "memory", f"{size(used)} of the {size(whole)} of a GPU", remedy)
 
 
 def _save(
@@ -106,26 +106,26 @@ def _save(
             trial = ranks.run_on_main(lambda: removing.enter_context(trial_folder(folder)))
             writer = writes(trial / "checkpoints", 1, ranks)
             writer.begin(learner.state(writer.deal()), checkpoint.NEW_RUN, prepare=lambda: None)
-            count = ranks.run_on_main(partial(_bytes, writer.end().path))
+            size_bytes = ranks.run_on_main(partial(_bytes, writer.end().path))
         except StorageError as error:
             raise UserError(f"run.dir {folder} cannot be written ({error}); choose another --run.dir") from None
     seconds = time.perf_counter() - begin
-    yield _save_time(seconds, count, step_seconds, config, ranks.run_on_main(lambda: _grace(config)))
-    yield ranks.run_on_main(lambda: room_for_checkpoints(config, count))
+    yield _save_time(seconds, size_bytes, step_seconds, config, ranks.run_on_main(lambda: _grace(config)))
+    yield ranks.run_on_main(lambda: room_for_checkpoints(config, size_bytes))
 
 
 def _grace(config: Config) -> Grace:
     return find_grace(config.run.max_time, os.environ)
 
 
-def _save_time(seconds: float, count: int, step_seconds: float, config: Config, grace: Grace) -> Finding:
+def _save_time(seconds: float, size_bytes: int, step_seconds: float, config: Config, grace: Grace) -> Finding:
     """Compare what a stop takes with the time that the job has for it."""
     writes = 2 if config.checkpoint.background else 1  # one may just have begun
     stop = step_seconds + writes * seconds
-    text = f"{seconds:.2g} s for {size(count)}; a stop takes up to {stop:.2g} s of {grace.seconds:.0f} s"
+    text = f"{seconds:.2g} s for {size(size_bytes)}; a stop takes up to {stop:.2g} s of {grace.seconds:.0f} s"
     remedy = grace.remedy.format(seconds=f"{max(3 * stop, 2):.0f}")
-    finding = Finding.fails if stop > grace.seconds else Finding.warns
-    return finding("save", f"{text} ({grace.source})", remedy if stop > grace.seconds / 2 else "")
+    otherwise = Verdict.FAILED if stop > grace.seconds else Verdict.WARNING
+    return Finding.ok_or(otherwise, "save", f"{text} ({grace.source})", remedy if stop > grace.seconds / 2 else "")
 
 
 def _bytes(folder: Path) -> int:

@@ -88,7 +88,7 @@ def resume_command(folder: RunFolder, config: Config | None = None) -> str:
     length: list[str] = []
     if config is not None and _keeps_rates(folder, config):
         length = words_of_changes(_settings(folder), settings_of(config), LENGTH) or []
-    return " ".join(["cifar-dist resume", quoted(folder.path), *length])
+    return " ".join(["cifar-dist resume", quoted(folder.path), *map(quoted, length)])
 
 
 def other_run(folder: RunFolder, config: Config) -> str:
@@ -105,7 +105,7 @@ def other_run(folder: RunFolder, config: Config) -> str:
         changes = words_of_changes(before, {**now, "run.from": before["run.from"]})
     if changes is None:
         return f"{way}, by adding to cifar-dist train: {' '.join(words)}"
-    return f"{way}: {' '.join([f'cifar-dist train {path}/{folder.config.name}', *words, *changes])}"
+    return f"{way}: {' '.join([f'cifar-dist train {path}/{folder.config.name}', *words, *map(quoted, changes)])}"
 
 
 def way_to_start_from_weights(folder: RunFolder) -> str:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import copy_weights
@@ -16,6 +17,7 @@ from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import Entry
 
 TABLE = "models.csv"
+_HEAD: Final = ["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,13 @@ def _refuse_foreign(out: Path) -> None:
     """Refuse to replace a folder that has anything but what :func:`collect` wrote into it."""
     if not (out / TABLE).is_file():
         raise UserError(f"{out} exists and has no {TABLE}; use another --out")
+    if out.resolve() == Path.cwd():
+        raise UserError(f"{out} is the working directory, which would be replaced; use another --out")
     with (out / TABLE).open(newline="", encoding="utf-8", errors="replace") as file:
-        own = {TABLE, *(row.get("file") for row in csv.DictReader(file))}
+        table = csv.DictReader(file)
+        own = {TABLE, *(row["file"] for row in table)} if table.fieldnames == _HEAD else set()
+    if not own:
+        raise UserError(f"{out} has a {TABLE} that runs best has not written; use another --out")
     foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
     if foreign:
         raise UserError(
@@ -126,5 +133,4 @@ def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
         result = model.entry.result
         about = (result.config.model.name, result.facts.get("dataset"), result.parameters) if result else ("", "", "")
         rows.append([name, model.entry.path, model.name, *about, model.val, model.test])
-    head = ["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"]
-    return csv_text(head, rows)
+    return csv_text(_HEAD, rows)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from pathlib import Path
 
 from cifar_dist.config import Config, RunConfig
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import write_atomic
+from cifar_dist.formatting import print_notes
 from cifar_dist.run_folder import RunFolder
 
 
@@ -33,15 +36,35 @@ def rename(run: Path, name: str) -> Path:
     if target.exists():
         raise UserError(f"{target} exists; use another name")
     configs = [path for path in (folder.config, folder.started_config) if path.is_file()]
-    renamed = {path.name: _renamed(read_config(path), name) for path in configs}
+    renamed = {path.name: to_toml(_renamed(read_config(path), name)) for path in configs}
     try:
+        has_job = folder.job_script.is_file()
+        if has_job:
+            renamed[folder.job_script.name] = _renamed_job(folder.job_script.read_text(encoding="utf-8"), name)
         folder.lock()
         run.resolve().rename(target)
-        for file, config in renamed.items():
-            write_atomic(target / file, to_toml(config))
+        for file, text in renamed.items():
+            write_atomic(target / file, text)
     except OSError as error:
         raise UserError(f"{run} cannot be renamed: {error.strerror}") from None
+    if has_job and not RunFolder(target).is_finished():
+        again = f"sbatch {quoted(run.with_name(name) / folder.job_script.name)}"
+        print_notes([f"a job that waits in the queue has the old name; cancel it, and submit it again: {again}"])
     return run.with_name(name)
+
+
+def _renamed_job(script: str, name: str) -> str:
+    """Rename the run in the script that ``cifar-dist submit`` wrote: its path, and the name of its job."""
+    found = re.search(r"^# The job of (.+)\. Submitted again", script, re.M)
+    if found is None:
+        return script
+    old = Path(shlex.split(found[1])[0])
+    for before, after in (
+        (rf"(?<= ){re.escape(found[1])}(?=/job\.sbatch$|\. Submitted again| |$)", quoted(old.with_name(name))),
+        (rf"(?<=^#SBATCH --job-name=){re.escape(quoted(old.name))}$", name),
+    ):
+        script = re.sub(before, after.replace("\\", r"\\"), script, flags=re.M)
+    return script
 
 
 def _renamed(config: Config, name: str) -> Config:

@@ -63,7 +63,8 @@ class Options:
 
     def processes(self, variables: Mapping[str, str]) -> int | None:
         """Return the number of processes of the job; None where the options alone do not say it."""
-        if self.value("-G", "--gpus", "--gpus-per-task", "--gpus-per-socket"):
+        others = ("SBATCH_GPUS", "SBATCH_GPUS_PER_TASK", "SBATCH_GPUS_PER_SOCKET")
+        if self.value("-G", "--gpus", "--gpus-per-task", "--gpus-per-socket") or any(map(variables.get, others)):
             return None
         nodes = self.value("-N", "--nodes") or "1"
         gres = self.value("--gres") or variables.get("SBATCH_GRES", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,15 +69,24 @@ def check_site(config: Config, variables: Mapping[str, str]) -> None:
 
 
 def _check_time(config: Config, variables: Mapping[str, str]) -> None:
-    """Refuse a job that Slurm or ``run.max_time`` stops at its start: it would be requeued again and again."""
+    """Refuse a job that Slurm or ``run.max_time`` stops at its start: it would be requeued again and again.
+
+    What only its script asks for, which ``sbatch --signal`` overrules, is reported.
+    """
     deadline(config.run.max_time)
     signal, lead = signal_of_job(variables)
     try:
         job = job_time(variables) if lead else None
     except UserError:  # a container without Slurm's commands
         return
-    if job is not None:
-        job.refuse_if_short(lead, f"--signal={signal}")
+    if job is None:
+        return
+    try:
+        job.refuse_if_short(lead, signal)
+    except UserError as error:
+        if variables.get("SBATCH_SIGNAL"):
+            raise
+        print(f"slurm/train.sbatch: unless sbatch was given another --signal, {error}", file=sys.stderr)
 
 
 def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,8 @@ def submit(script: Path, words: Sequence[str], options: Sequence[str]) -> Submit
     if not script.is_file():
         raise UserError(f"{script} does not exist; submit from a checkout of the repository")
     env = {**os.environ, **site_variables()}
+    if signals := re.findall(r"--signal[= ](\S+)", " ".join(options)):
+        env["SBATCH_SIGNAL"] = signals[-1]  # tells the job, which cannot ask Slurm
     command = ["sbatch", "--parsable", *options, str(script), *words]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None  # it is a pipe

@@ -19,13 +19,13 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import discard, free_name, write_atomic
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.run_folder.opening import open_folder
-from cifar_dist.run_folder.settings import read_started_settings, refuse_other_settings
+from cifar_dist.run_folder.settings import read_settings, refuse_other_settings
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import RESUME
 
-_PLACE: Final = ("run.name", "run.dir", "run.fresh", "run.from")
+_PLACE: Final = ("run.name", "run.dir", "run.fresh")  # that of the folder
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ class Submission:
         if config.run.fresh:
             raise UserError(f"{folder.path} exists and run.fresh is set; use another --run.name")
         refuse_other_settings(folder, config, besides=LENGTH)
-        started = settings_of(read_started_settings(folder))
-        length = words_of_changes(started, settings_of(config), LENGTH) or []
-        return cls(config, [*_without_place(settings), *shlex.split(" ".join(length))], options)
+        return cls(config, _changes(folder, config), options)
 
     @classmethod
     def of_run(cls, run: str, settings: Sequence[str], options: Options) -> Submission:
@@ -78,6 +76,9 @@ class Submission:
         path = quoted(self.folder.path)
         directives = re.findall(r"^#SBATCH .*(?<!job-name=cifar-dist)$", _template(), re.M)
         directives += [f"#SBATCH {option}" for option in self._own_options()]
+        for words in (path, *directives, *self.options.srun):
+            if "\n" in words:
+                raise UserError(f"{words} has a line break, which {self.folder.job_script} cannot hold; remove it")
         variables = sbatch.site_variables()
         if self.options.srun:
             given = [variables.get("CIFAR_DIST_SRUN_OPTIONS", ""), *self.options.srun]
@@ -140,12 +141,11 @@ def _template() -> str:
     return (sbatch.SCRIPTS / "train.sbatch").read_text(encoding="utf-8")
 
 
-def _without_place(settings: Sequence[str]) -> list[str]:
-    """Drop the settings that name the run, with their values."""
-    kept: list[str] = []
-    keeps = True
-    for word in settings:
-        if word.startswith("--"):
-            keeps = word[2:].partition("=")[0] not in _PLACE
-        kept += [word] if keeps else []
-    return kept
+def _changes(folder: RunFolder, config: Config) -> list[str]:
+    """Return the words with which a resume gives the run the settings of ``config``, all of which it may change."""
+    asked = settings_of(config)
+    # A setting that `asked` lacks goes with the one that brought it, such as tracking.project with tracking.wandb.
+    saved = {key: value for key, value in settings_of(read_settings(folder)).items() if key in asked}
+    words = words_of_changes(saved, asked, [key for key in asked if key not in _PLACE])
+    assert words is not None  # no setting is lacking
+    return words

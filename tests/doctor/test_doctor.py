@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from support.running import environment, finish, spawn, start, train
 
-from cifar_dist.doctor.finding import Finding
+from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import find_grace
 
 MACHINE = ["machine", "processes", "ranks", "precision", "ports", "all-reduce", "clocks"]
@@ -161,18 +162,76 @@ def test_too_few_open_files_for_so_many_ranks_are_a_failed_row() -> None:
     ], done.stderr
 
 
+def test_a_rank_with_few_open_files_does_not_leave_the_others_waiting() -> None:
+    program = (
+        "import os, resource, sys\n"
+        "from cifar_dist import cli\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (205, 205))\n"  # rank 0 would need 208
+        "sys.exit(cli.run(['doctor']))\n"
+    )
+    table = printed(spawn(["-c", program], 2, timeout=60), 0)
+    assert checks(table) == MACHINE
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Replace Slurm's program by lines of a shell."""
+
+    def replace(script: str) -> None:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "scontrol").chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("mode", "seconds"),
+    [("REQUEUE", 40), ("GANG,REQUEUE", 40), ("GANG,CANCEL", 40), ("OFF", 90), ("GANG,SUSPEND", 90)],
+)
+def test_a_partition_that_preempts_jobs_gives_them_its_grace(
+    scontrol: Callable[[str], None], mode: str, seconds: float
+) -> None:
+    scontrol(f'case $2 in partition) echo "GraceTime=40 PreemptMode={mode} State=UP" ;; esac')
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_PARTITION": "main", "SBATCH_SIGNAL": "USR1@90"}
+    assert find_grace("", job).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("variables", "script", "seconds", "source"),
+    [
+        ({"SBATCH_SIGNAL": "USR1@600"}, "#SBATCH --signal=USR1@120", 600, "SBATCH_SIGNAL=USR1@600"),
+        ({}, "#SBATCH --signal=USR1@120", 120, "--signal=USR1@120"),
+        ({}, "#SBATCH --signal=USR1", 60, "--signal=USR1"),  # Slurm's default
+        ({}, "true", 30, "KillWait, as the job has no --signal"),
+    ],
+)
+def test_the_signal_of_a_job_is_that_of_the_variable_or_of_the_script(
+    scontrol: Callable[[str], None], variables: dict[str, str], script: str, seconds: float, source: str
+) -> None:
+    scontrol(f'case $2 in batch_script) echo "{script}" ;; esac')
+    grace = find_grace("", {"SLURM_JOB_ID": "7", **variables})
+    assert (grace.seconds, grace.source) == (seconds, source)
+    assert grace.remedy.endswith("before you submit: export SBATCH_SIGNAL=USR1@{seconds}")
+
+
 @pytest.mark.parametrize(("max_time", "seconds"), [("", 120), ("auto", 120), ("10m", 30), ("2h", 120)])
 def test_without_slurm_the_grace_is_that_of_the_wall_time_limit(max_time: str, seconds: float) -> None:
     assert find_grace(max_time, {}).seconds == seconds
 
 
 def test_a_row_continues_in_its_column_and_its_remedy_can_be_copied() -> None:
-    row = Finding.fails("space", "25 GB free in runs, and 31 GB are needed", "cifar-dist runs clean --delete").row(50)
-    assert row.splitlines() == [
+    text, remedy = "25 GB free in runs, and 31 GB are needed", "cifar-dist runs clean --delete"
+    assert Finding.ok_or(Verdict.FAILED, "space", text, remedy).row(50).splitlines() == [
         "space       FAILED   25 GB free in runs, and 31 GB",
         "                     are needed",
         "                     -> cifar-dist runs clean --delete",
     ]
+
+
+def test_a_row_without_a_remedy_is_ok() -> None:
+    assert Finding.ok_or(Verdict.FAILED, "space", "25 GB free", "") == Finding("space", "25 GB free", Verdict.OK)
 
 
 def test_a_row_shows_no_control_characters() -> None:

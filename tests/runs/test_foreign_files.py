@@ -88,6 +88,31 @@ def test_the_best_models_replace_only_what_they_wrote(runs: Path, tmp_path: Path
     assert (out / "notes.txt").exists()
 
 
+def test_the_best_models_keep_the_files_that_a_table_of_the_user_lists(runs: Path, tmp_path: Path) -> None:
+    write_run(runs / "b", CONFIG, test=0.5)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "models.csv").write_text("file,price\ncar.txt,3\n")
+    (tmp_path / "mine" / "car.txt").touch()
+    with pytest.raises(UserError, match=r"has a models\.csv that runs best has not written; use another --out"):
+        cli.run(["runs", "best", "--out", "mine"])
+    assert (tmp_path / "mine" / "car.txt").exists()
+
+
+def test_the_best_models_go_through_a_link_and_not_into_the_working_folder(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(runs / "b", CONFIG, test=0.5)
+    (tmp_path / "link").symlink_to("disk/best")
+    for _ in range(2):
+        assert cli.run(["runs", "best", "--out", "link"]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["best"]
+    monkeypatch.chdir(tmp_path / "disk" / "best")
+    for out in (".", str(tmp_path / "link")):
+        with pytest.raises(UserError, match="is the working directory, which would be replaced; use another --out"):
+            cli.run(["runs", "best", str(runs), "--out", out])
+
+
 def test_a_page_of_the_user_is_not_replaced(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = runs / "index.html"
     assert cli.run(["runs", "list"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from cifar_dist.config.saved import read_config
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.resume import resumed_config
+from cifar_dist.slurm.options import Options
+from cifar_dist.slurm.submission import Submission
 
 CONFIG = Config(run=RunConfig("old"), model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 
@@ -39,6 +42,28 @@ def test_a_renamed_run_is_the_same_run(runs: Path, capsys: pytest.CaptureFixture
     assert read_config(new.config).model == CONFIG.model
     assert holds(checkpoint.named(new.checkpoints, "best"), 4)
     assert ">new</h1>" in new.report.read_text()
+
+
+@pytest.mark.parametrize("parent", ["runs", "my runs"])
+def test_the_job_script_of_a_renamed_run_continues_it(
+    runs: Path, digits: Path, capsys: pytest.CaptureFixture[str], parent: str
+) -> None:
+    """Whatever else the script names stays, even what begins with the old name."""
+    words = ["--run.dir", parent, "--data.path", str(digits)]
+    folder = Path(parent)
+    old, new = (
+        Submission.of_recipe("demo", ["--run.name", name, *words], Options.parse(["--comment=old"], {}))
+        for name in ("old", "new")
+    )
+    settings = ["--model.pretrained", f"{folder}/old-2/w"]
+    write_run(folder / "old", old.config)
+    (folder / "old" / "job.sbatch").write_text(replace(old, settings=settings).script())
+    assert cli.run(["runs", "rename", str(folder / "old"), "new"]) == 0
+    assert (folder / "new" / "job.sbatch").read_text() == replace(new, settings=settings).script()
+    command = f"sbatch {shlex.quote(str(folder / 'new' / 'job.sbatch'))}\n"
+    assert capsys.readouterr().err.startswith(
+        f"note: a job that waits in the queue has the old name; cancel it, and submit it again: {command}"
+    )
 
 
 @pytest.mark.parametrize("name", ["my run", "-x"])

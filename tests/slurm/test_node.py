@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 from support.running import ROOT
@@ -10,6 +12,7 @@ from support.running import ROOT
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.errors import UserError
 from cifar_dist.slurm.node import Node, first_host
+from cifar_dist.slurm.preflight import check_job
 
 SECOND_OF_TWO = {
     "SLURM_NODEID": "1",
@@ -91,6 +94,35 @@ def test_a_variable_that_is_not_a_number_is_refused(name: str, number: str) -> N
 def test_the_first_host_of_a_list(nodelist: str, host: str) -> None:
     """It is the first that ``scontrol show hostnames`` prints, which a container does not have."""
     assert first_host(nodelist) == host
+
+
+@pytest.mark.parametrize(
+    ("variables", "refused"),
+    [({}, False), ({"SBATCH_SIGNAL": "USR1@120"}, True), ({"SBATCH_SIGNAL": "USR1@20"}, None)],
+)
+def test_a_job_is_refused_for_a_signal_that_the_command_line_cannot_have_changed(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variables: dict[str, str],
+    refused: bool | None,
+) -> None:
+    """Slurm shows no options of a job; it shows the script, which those on the command line of sbatch overrule."""
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho '#SBATCH --signal=USR1@120'\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "1060", **variables}
+    short = "the job's time limit of 60 s leaves no time to train: "
+    if refused:
+        with pytest.raises(UserError, match=f"^{short}SBATCH_SIGNAL=USR1@120 stops"):
+            check_job([str(tiny)], job)
+    else:
+        assert check_job([str(tiny)], job).path.name == "tiny-7"
+    warned = capsys.readouterr().err
+    assert warned.startswith(
+        f"slurm/train.sbatch: unless sbatch was given another --signal, {short}--signal=USR1@120 stops"
+    ) is (refused is False), warned
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "sweep.sbatch"])

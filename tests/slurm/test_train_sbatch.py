@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slurm
         (
             ["demo", "--train.parts", "4"],
             {"CIFAR_DIST_LAUNCH": "zero2"},
-            "cifar-dist: train.parts = 4 needs one process or DDP, not DeepSpeed ZeRO-1 or ZeRO-2; use launch/ddp.yaml",
+            "cifar-dist: train.parts = 4 needs one process or DDP, not DeepSpeed ZeRO-1 or ZeRO-2; use launch/ddp.yaml, or",
         ),
     ],
 )
@@ -70,7 +70,7 @@ def test_an_error_of_the_checks_is_not_taken_for_a_missing_python(
     ("settings", "variables", "stopper"),
     [
         (["--run.max_time", "auto"], {"SBATCH_SIGNAL": "USR1@20"}, "run.max_time auto stops the run 120 s"),
-        ([], {}, "--signal=USR1@120 stops the run 120 s"),
+        ([], {"SBATCH_SIGNAL": "USR1@90"}, "SBATCH_SIGNAL=USR1@90 stops the run 90 s"),
     ],
 )
 def test_a_time_limit_that_leaves_no_time_to_train_is_refused(
