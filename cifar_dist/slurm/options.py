@@ -49,13 +49,18 @@ class Options:
         options = [" ".join(map(shlex.quote, group)) for group in grouped]
         of_srun = [option for option in options if option.startswith(_PYXIS)]
         parsed = cls([option for option in options if option not in of_srun], of_srun)
-        array = parsed.value("-a", "--array") or variables.get("SBATCH_ARRAY_INX", "")
+        array = parsed.array or variables.get("SBATCH_ARRAY_INX", "")
         if array and not array.endswith("%1"):
             raise UserError(
                 f"--array={array} would run several jobs of one run at once; add %1 for a chain of jobs that continue "
                 "it, or train many runs: cifar-dist sweep submit FILE"
             )
         return parsed
+
+    @property
+    def array(self) -> str:
+        """The tasks of a chain of jobs, as ``1-4%1``; empty for one job."""
+        return self.value("-a", "--array")
 
     @property
     def words(self) -> list[str]:

@@ -71,10 +71,16 @@ class Submission:
     def folder(self) -> RunFolder:
         return RunFolder.of(self.config)
 
+    @property
+    def log(self) -> str:
+        """Name of the job's output, with Slurm's ``%j`` for its number, or ``%A`` and ``%a`` for a task of an array."""
+        return "slurm-%A_%a.out" if self.options.array else "slurm-%j.out"
+
     def script(self) -> str:
         """Render the batch script: Slurm's options, the site's variables, and the run to continue."""
         path = quoted(self.folder.path)
-        directives = re.findall(r"^#SBATCH .*(?<!job-name=cifar-dist)$", _template(), re.M)
+        own = r"(?!--job-name|--output)"
+        directives = re.findall(rf"^#SBATCH {own}.*$", _template(), re.M) + [f"#SBATCH --output={self.log}"]
         directives += [f"#SBATCH {option}" for option in self._own_options()]
         for words in (path, *directives, *self.options.srun):
             if "\n" in words:

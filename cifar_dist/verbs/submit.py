@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -76,7 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
     job = submission.submit()
     print(f"job {job.id}: {path}")
     if not (submission.options.value("-o", "--output") or "SBATCH_OUTPUT" in os.environ):
-        print(f"watch it: tail -F slurm-{job.id}.out; {shlex.join(['cifar-dist', 'runs', 'list', config.run.dir])}")
+        task = re.match(r"\d*", submission.options.array)
+        log = submission.log.replace("%j", job.id).replace("%A", job.id).replace("%a", task[0] if task else "")
+        print(f"watch it: tail -F {log}; {shlex.join(['cifar-dist', 'runs', 'list', config.run.dir])}")
     sys.stdout.flush()  # with --wait, long before the end
     return job.wait()
 

@@ -137,7 +137,7 @@ def test_a_dry_run_shows_script_and_config_and_writes_nothing(
     for directive in (
         *("--requeue", "--signal=USR1@120", "--job-name=tiny", f"--chdir={tiny.parent}", "--nodes=2"),
         *("--gres=gpu:a100:5", "-A vision", "--qos=long", "-p gpu", "'--constraint=a100&nvlink'"),
-        *("--dependency afterok:7", "--container=bundle", "--array=0-9%1"),
+        *("--dependency afterok:7", "--container=bundle", "--array=0-9%1", "--output=slurm-%A_%a.out"),
     ):
         assert f"#SBATCH {directive}" in lines
     assert "export CIFAR_DIST_LAUNCH=zero2" in lines
