@@ -47,7 +47,7 @@ def write_output(path: Path, content: str | bytes) -> None:
     have written there, such as the log of a job.
     """
     data = content.encode() if isinstance(content, str) else content
-    descriptor = _descriptor(path)
+    descriptor = find_descriptor(path)
     if descriptor is not None:
         sys.stdout.flush()
         with open(descriptor, "wb", closefd=False) as file:
@@ -58,7 +58,7 @@ def write_output(path: Path, content: str | bytes) -> None:
         write_atomic(path.resolve(), data)
 
 
-def _descriptor(path: Path) -> int | None:
+def find_descriptor(path: Path) -> int | None:
     """Return the number of this process's open file that ``path`` names, as ``/dev/stdout`` does; None for others."""
     path = path.absolute()
     for _ in range(40 if path.exists() else 0):  # as many links as the system follows
@@ -104,9 +104,10 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     folder, which come from the umask otherwise, whichever library wrote them.
 
     Args:
-        target: path of the folder.
+        target: path of the folder; through a link, that of the folder behind it.
         replace: replace an existing folder, which is deleted only after the new one is complete.
     """
+    target = target.resolve()  # the new folder must be on the file system of the old one; and "." has no name
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -40,9 +40,9 @@ def duration(seconds: float) -> str:
     """Format a duration with its unit: ``0.3 s``, ``41 s``, ``12.3 min``, ``2.5 h``."""
     if 0 <= seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 59.95 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def percent(fraction: float, digits: int = 2) -> str:
@@ -136,7 +136,7 @@ def _fit(lines: list[list[str]], width: int, dispensable: Sequence[str]) -> tupl
             break
         for line in lines:
             if len(line[longest]) > room:
-                line[longest] = f"{line[longest][: room - 1].rstrip()}…"
+                line[longest] = f"{line[longest][: room - 3].rstrip()}..."
     return lines, left_out
 
 

@@ -113,6 +113,18 @@ def test_a_completed_write_leaves_no_temporary_files(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "parent").iterdir()] == ["it"]
 
 
+def test_a_folder_behind_a_link_is_replaced_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    replace_folder(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert content(tmp_path / "real") == NEW
+    monkeypatch.chdir(tmp_path / "real")
+    replace_folder(Path())
+    assert content(tmp_path / "real") == NEW
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
 def fail_in_the_block(target: Path) -> None:
     with folder_atomic(target, replace=True) as folder:
         (folder / "a").write_text("half")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cifar_dist.config.augment import AugmentConfig, TransformConfig
 from cifar_dist.config.section import Section, require
 
 
@@ -37,3 +38,13 @@ class EvalConfig(Section):
             self.tta_below == 1 or self.tta not in ("0", "1"),
             f'tta_below {self.tta_below} has no effect with tta = "{self.tta}"; remove it, or use tta = "translate"',
         )
+
+
+def distinct_views(tta: str, augment: AugmentConfig) -> str:
+    """Return the level that has the distinct views of ``tta``: no augmentation has one, and flips alone have two."""
+    if not tta.isdecimal():
+        return tta
+    own = [transform for transform in augment.transforms if not transform.mixes]
+    if int(tta) <= 1 or not own:
+        return "0"
+    return "mirror" if all(isinstance(one, TransformConfig.variants["flip"]) for one in own) else tta

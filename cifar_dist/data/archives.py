@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -215,7 +216,7 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
                     kind = "a link" if info.islnk() or info.issym() else "a device, a pipe or a sparse file"
                     raise UserError(f"{path}: '{info.name}' is {kind}; create the archive from regular files")
                 _require_size(path, name, info.size)
-                yield _Member(name, lambda tar=tar, info=info: _extract(tar, info))  # type: ignore[misc]
+                yield _Member(name, partial(_extract, tar, info))
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
         # tarfile accepts an archive truncated between members, and gzip verifies its checksum only at the end.
         while stream.read(1 << 20):
@@ -272,7 +273,7 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
                 _require_memory(path, name, info.file_size)
             else:
                 _require_size(path, name, info.file_size)
-            yield _Member(name, lambda info=info: archive.read(info))  # type: ignore[misc]
+            yield _Member(name, partial(archive.read, info))
 
 
 def _zip_name(path: Path, info: zipfile.ZipInfo) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +35,7 @@ _REPACK_HINT = (
     "they must have one size and format; unpack them, sort the images into folders by the numbers in their .cls, "
     "SPLIT/CLASS/FILE, then: cifar-dist pack FOLDER OUT --size 32"
 )
+_CHUNK_BYTES = 32 << 20  # of pixels in memory at a time, whatever a tar expands to
 _LABEL_SUFFIXES = (".class", ".label", ".target", ".txt", ".json")
 _WITHOUT: Final = {
     "train": "the dataset cannot be trained on",
@@ -85,16 +86,16 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
         for split, names in tars.items():
             for name in names:
                 shard, codec, others = index_tar(root, name)
-                images = _decode_images(root / name, shard, codec, changes)
                 passed_over += others
-                here = _ImageFormat(codec, images.shape[1], images.shape[2])
-                common = common or here
-                if here != common:
-                    raise UserError(f"{root}: {tars[first][0]} holds {common}, {name} holds {here}; {_REPACK_HINT}")
-                if split == first:
-                    counts += pixel_counts(images)
+                for images in _decode_images(root / name, shard, codec, changes):
+                    here = _ImageFormat(codec, images.shape[1], images.shape[2])
+                    common = common or here
+                    if here != common:
+                        raise UserError(f"{root}: {tars[first][0]} holds {common}, {name} holds {here}; {_REPACK_HINT}")
+                    if split == first:
+                        counts += pixel_counts(images)
+                    digests[split] += hash_images(images)
                 shards[split].append(shard)
-                digests[split] += hash_images(images)
                 advance(1)
     assert common is not None
     mean, std = channel_statistics(counts)
@@ -224,8 +225,8 @@ def _note_passed_over(root: Path, members: Counter[str]) -> list[str]:
     return notes
 
 
-def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]) -> NDArray[np.uint8]:
-    """Decode all images of a tar, uint8 [samples, height, width, 3]; ``changes`` counts those of the stored pixels.
+def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]) -> Iterator[NDArray[np.uint8]]:
+    """Decode all images of a tar in chunks, uint8 [n, height, width, 3]; ``changes`` counts those of the stored pixels.
 
     Raises:
         UserError: an image cannot be decoded, or its size differs from the first one's.
@@ -243,15 +244,22 @@ def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]
             raise UserError(f"{where} is {array.dtype} {array.shape}; store it as uint8 [height, width, 3]")
         return array, changed
 
-    with ThreadPoolExecutor() as pool:
-        decoded = list(pool.map(image, range(shard.samples)))
-    images = [array for array, _ in decoded]
-    changes.update(change for _, changed in decoded for change in changed)
-    for key, other in zip(shard.keys, images, strict=True):
-        if other.shape != images[0].shape:
-            shown = [f"'{k}' is {i.shape[1]}x{i.shape[0]}" for k, i in ((shard.keys[0], images[0]), (key, other))]
+    first, _ = image(0)
+
+    def image_like_first(row: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        array, changed = image(row)
+        if array.shape != first.shape:
+            pairs = ((shard.keys[0], first), (shard.keys[row], array))
+            shown = [f"'{key}' is {one.shape[1]}x{one.shape[0]}" for key, one in pairs]
             raise UserError(f"{path}: {' and '.join(shown)}; {_REPACK_HINT}")
-    return np.stack(images)
+        return array, changed
+
+    with ThreadPoolExecutor() as pool:
+        count = max(1, _CHUNK_BYTES // first.nbytes)
+        for start in range(0, shard.samples, count):
+            decoded = list(pool.map(image_like_first, range(start, min(start + count, shard.samples))))
+            changes.update(change for _, changed in decoded for change in changed)
+            yield np.stack([array for array, _ in decoded])
 
 
 def _class_names(

@@ -112,7 +112,8 @@ class Shard:
         for offset, size in ((shard.image_offset, shard.image_size), (shard.label_offset, shard.label_size)):
             if len(offset) != len(size) or len(offset) not in (0, shard.samples):
                 raise ValueError(f"shard {shard.name}: an offset has no size")
-            if len(offset) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > shard.bytes):
+            outside = (offset < 0) | (size < 0) | (size > shard.bytes) | (offset > shard.bytes - size)
+            if outside.any():  # computed without offset + size, which may overflow
                 raise ValueError(f"shard {shard.name}: a member lies outside the file's {shard.bytes} bytes")
         return shard
 
@@ -294,7 +295,7 @@ class Manifest:
             if not shards or any(shard.samples == 0 for shard in shards):
                 raise ValueError(f"split '{split}' has no shards, or one without samples")
             labels = manifest.labels(split)
-            if labels.min() < UNLABELLED or labels.max() >= max(len(manifest.classes), 0):
+            if labels.min() < UNLABELLED or labels.max() >= len(manifest.classes):
                 raise ValueError(f"split '{split}' has a label outside the {len(manifest.classes)} classes")
         names = [shard.name for shards in manifest.splits.values() for shard in shards]
         if len(set(names)) != len(names):

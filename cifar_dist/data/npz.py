@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 
 SUFFIX = ".npz"
-_MAX_CLASSES = 100_000
+MAX_CLASSES: Final = 100_000
+"""A label at or above this limit, of an npz or of a tar, is refused: it numbers something other than a class."""
 _LABELLED_NAMES = tuple(f"{kind}_{split}" for split in SPLITS for kind in "xy")
 LABELLED_HINT = (
     "labelled images are named x_train, with labels in y_train, and x_val, y_val, x_test, y_test: "
@@ -72,7 +74,7 @@ def read_labelled_npz(path: Path) -> RawDataset:
     if len(shapes) > 1:
         raise UserError(f"{path}: the splits have images of different shapes, {sorted(shapes)}; give them one shape")
     classes = max(int(of_split.max()) for of_split in labels.values()) + 1
-    if classes > _MAX_CLASSES:
+    if classes > MAX_CLASSES:
         raise UserError(
             f"{path}: the label {classes - 1} implies {classes:,} classes; number labels consecutively from 0"
         )

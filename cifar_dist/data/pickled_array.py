@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+_MAX_SIDE = 1 << 30  # the product of larger integers can take hours
 _DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
@@ -61,7 +62,7 @@ def as_array(data: object, dtype: object, shape: object, order: object, axes: ob
     """Return a view of ``data``, so an array never takes more memory than the pickle has bytes."""
     if not isinstance(data, bytes | bytearray) or not isinstance(dtype, Dtype) or not isinstance(shape, tuple):
         raise RefusedError("its arrays are corrupt")
-    if len(shape) > 8 or not all(type(side) is int and side >= 0 for side in shape):
+    if len(shape) > 8 or not all(type(side) is int and 0 <= side <= _MAX_SIDE for side in shape):
         raise RefusedError("it contains an array of an impossible shape")
     if math.prod(shape) * dtype.to_numpy().itemsize != len(data):
         raise RefusedError(f"it contains an array of {math.prod(shape):,} numbers in {len(data):,} bytes")

@@ -85,7 +85,9 @@ class _Machine:
             elif name in _CONSTANTS:
                 self._stack.append(_CONSTANTS[name]())
             elif name in _MEMO_PUT:
-                self._memo[argument if isinstance(argument, int) else len(self._memo)] = self._stack[-1]
+                place = argument if isinstance(argument, int) else len(self._memo)
+                _require_short_key(place)
+                self._memo[place] = self._stack[-1]
             elif name in _MEMO_GET:
                 assert isinstance(argument, int)
                 self._stack.append(self._memo[argument])
@@ -153,6 +155,7 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | bytes | int):  # hashing a nested tuple can take forever
                 raise RefusedError(f"it has a dictionary key of type {type(key).__name__.lstrip('_').lower()}")
+            _require_short_key(key)
             target[key] = value
 
     def name(self, argument: object) -> None:
@@ -199,6 +202,12 @@ class _Machine:
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise RefusedError("it builds more bytes than it has")
+
+
+def _require_short_key(key: object) -> None:
+    """Refuse an integer of more than 64 bits: the multiples of 2**61 - 1 share one hash, so a dictionary takes days."""
+    if isinstance(key, int) and not -(2**63) <= key < 2**64:
+        raise RefusedError("it has a key of more than 64 bits")
 
 
 def _refuse_call(*_: object) -> object:

@@ -7,17 +7,15 @@ import tarfile
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from cifar_dist.data.image import CODECS, Codec
 from cifar_dist.data.manifest import UNLABELLED, Shard
+from cifar_dist.data.npz import MAX_CLASSES
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import is_utf8, sha256
-
-MAX_CLASSES: Final = 100_000
-"""Labels at or above this limit are refused: they number something other than classes."""
 
 ByteRange = tuple[int, int]
 """Offset and size of a member's data in its tar, in bytes."""

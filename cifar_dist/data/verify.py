@@ -18,7 +18,7 @@ from cifar_dist.data.manifest import INDEXED, Manifest, Shard, find_tars
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.tar import read_members
-from cifar_dist.errors import UserError, quoted
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
@@ -104,7 +104,7 @@ class VerifyReport:
                 f"run cifar-dist index {quoted(data.root)}" if data.source.get("kind") == INDEXED else "move them away"
             )
             lines.append(f"  unused  tars that the manifest does not list: {list_some(self.unlisted)}; {remedy}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) -> VerifyReport:

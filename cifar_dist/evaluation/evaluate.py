@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.config import Config
+from cifar_dist.config.eval import distinct_views
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.source_terms import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
-from cifar_dist.evaluation.views import distinct_views
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.progress import Show, silent
 

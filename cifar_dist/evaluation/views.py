@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
+from cifar_dist.config.eval import distinct_views
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.transforms import Mixing
@@ -27,22 +28,12 @@ Views = Callable[[Tensor, Tensor], Iterator[View]]
 _SHIFT = 1  # pixels by which translate moves, to the upper left and the lower right
 
 
-def distinct_views(tta: str, config: AugmentConfig) -> str:
-    """Return the level that has the distinct views of ``tta``: no augmentation has one, and flips alone have two."""
-    if not tta.isdecimal():
-        return tta
-    own = [transform for transform in config.transforms if not isinstance(transform, Mixing)]
-    if int(tta) <= 1 or not own:
-        return "0"
-    return "mirror" if all(isinstance(transform, Flip) for transform in own) else tta
-
-
 def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> Views:
     """Return the views of a level.
 
     Args:
         tta: ``0``, ``mirror``, ``translate`` or a number N; config.EvalConfig checks it.
-        config: the recipe's augmentation; N random views use it without mixing, see also :func:`distinct_views`.
+        config: the recipe's augmentation; N random views use it without mixing, and only if they are distinct.
         seed: seed of the random views.
         mean: per-channel fill of random crops, in [0, 1].
         normalize: converts pixels to the model's input.

@@ -178,7 +178,7 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
     belief = np.bincount(bins, weights=confidence, minlength=_BINS)[filled] / counts[filled]
     error = float((counts[filled] / len(labels) * np.abs(truth - belief)).sum())
     with figure(path, 8, 4.2) as drawing:
-        left, middle = drawing.subplots(1, 2)
+        left, beside = drawing.subplots(1, 2)
         left.set_title("Reliability")
         left.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="perfect")
         left.plot(100 * belief, 100 * truth, color=BLUE, marker="o", label=f"model, error {percent(error, 1)}")
@@ -188,19 +188,19 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
         left.xaxis.set_major_formatter("{x:.0f} %")
         left.yaxis.set_major_formatter("{x:.0f} %")
         left.legend(loc="upper left")
-        middle.set_title("Distribution of confidence")
+        beside.set_title("Distribution of confidence")
         edges = np.linspace(0, 100, 21)
-        middle.hist(
+        beside.hist(
             [100 * confidence[right], 100 * confidence[~right]],
             bins=edges.tolist(),
             stacked=True,
             color=[BLUE, ORANGE],
             label=["right", "wrong"],
         )
-        middle.set_xlabel("confidence")
-        middle.set_ylabel("images")
-        middle.xaxis.set_major_formatter("{x:.0f} %")
-        middle.legend(loc="upper left")
+        beside.set_xlabel("confidence")
+        beside.set_ylabel("images")
+        beside.xaxis.set_major_formatter("{x:.0f} %")
+        beside.legend(loc="upper left")
     return path
 
 

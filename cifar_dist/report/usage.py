@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -48,7 +49,8 @@ def draw_usage(records: Sequence[Record], path: Path) -> Usage | None:
         epoch // group: total(used for other, used in found if other // group == epoch // group) for epoch, _ in found
     }
     x = np.array([(number + 0.5) * group + 0.5 for number in bars])
-    seconds = np.array([usage.seconds if usage else 0.0 for usage in bars.values()]) / group
+    epochs = Counter(epoch // group for epoch in {epoch for epoch, _ in found})  # the last bar may have fewer
+    seconds = np.array([usage.seconds / epochs[bar] if usage else 0.0 for bar, usage in bars.items()])
     below = np.zeros(len(bars))
     with figure(path, 8, 4.2) as drawing:
         axes = drawing.subplots()

@@ -33,8 +33,6 @@ from cifar_dist.step_folder import step_name
 FINAL = "final"
 """Name of the weights at the end of training in evaluations."""
 
-"""Name of the file that makes a folder a run."""
-
 _LOCK = ".lock"
 _LOCK_SECONDS = 0.5  # timeout for the lock; a process that only checks whether a run is in use holds it for far less
 
@@ -114,7 +112,7 @@ class RunFolder:
     def has_foreign_files(self) -> bool:
         """Whether there are files that no run writes, such as notes of the user or other runs."""
         own = {path for path in vars(self).values() if isinstance(path, Path)} | {self.final.parent, self.path / _LOCK}
-        return any(path not in own and path not in leftovers(self.path) for path in self.path.iterdir())
+        return not own.issuperset(set(self.path.iterdir()) - set(leftovers(self.path)))
 
     def has_begun(self) -> bool:
         """Whether any metrics, checkpoint, final weights or range test exist."""

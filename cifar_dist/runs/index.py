@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -14,11 +15,12 @@ from cifar_dist.files import write_atomic
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.report.html import page
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.runs.listing import Entry, describe, find_runs
+from cifar_dist.runs.listing import Entry, describe, find_runs, version, written
 from cifar_dist.tracking import timeline
 
 FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
+_ROW = re.compile(r'<tr data-version="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
 _OWN = (f"<title>{_TITLE}<", "<title>Runs<")  # the second in pages of earlier versions
 
 
@@ -27,23 +29,27 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
 
     Args:
         folder: the folder.
-        entries: its runs; None reads them.
+        entries: its runs; None reads those whose files have changed since the page was written.
 
     Raises:
         UserError: it contains no run, or has an ``index.html`` of its own.
         OSError: it cannot be written.
     """
-    entries = entries if entries is not None else list(map(describe, find_runs(folder)))
-    entries = sorted(entries, key=lambda entry: -entry.written)
-    rows = "".join(_row(entry, folder) for entry in entries)
-    titles = ("run", "state", "model", "epochs", "val %", "test %", "TTA", "time", "last written")
-    head = "".join(f"<th{_left(title in ('run', 'state', 'model'))}>{title}</th>" for title in titles)
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     path = folder / FILE_NAME
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else _OWN[0]
     if not any(title in before for title in _OWN):
         raise UserError(f"{path} exists and is not a page of runs; move it")
-    found = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
+    if entries is not None:
+        dated = [(entry.written, _row(entry, folder)) for entry in entries]
+    else:  # at the end of each run of a sweep: to read all of them would take ever longer
+        known = {found[1]: found[0] for found in _ROW.finditer(before)}
+        runs = find_runs(folder)
+        dated = [(written(run), known.get(version(run)) or _row(describe(run), folder)) for run in runs]
+    rows = "".join(row for _, row in sorted(dated, key=lambda dated: -dated[0]))
+    titles = ("run", "state", "model", "epochs", "val %", "test %", "TTA", "time", "last written")
+    head = "".join(f"<th{_left(title in ('run', 'state', 'model'))}>{title}</th>" for title in titles)
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    found = "1 run" if len(dated) == 1 else f"{len(dated)} runs"
     write_atomic(path, page(_TITLE, f"<h1>{found} in {escape(str(folder))}</h1>\n{table}"))
     return path
 
@@ -69,8 +75,9 @@ def _row(entry: Entry, folder: Path) -> str:
     cells.append(duration(result.seconds) if result and result.epochs else "")
     texts = [link, escape(entry.state), escape(result.config.model.name if result else entry.problem)]
     left = "".join(f"<td{_left(True)}>{text}</td>" for text in texts)
-    written = timeline.utc(entry.written)[:16].replace("T", " ")
-    return f"<tr>{left}{''.join(f'<td>{escape(cell)}</td>' for cell in (*cells, written))}</tr>\n"
+    date = timeline.utc(entry.written)[:16].replace("T", " ")
+    mark = f' data-version="{entry.version}"' if entry.version else ""
+    return f"<tr{mark}>{left}{''.join(f'<td>{escape(cell)}</td>' for cell in (*cells, date))}</tr>\n"
 
 
 def _left(is_text: bool) -> str:

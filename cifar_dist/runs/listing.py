@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import csv_text, duration, markdown, percent_cell, size
@@ -26,6 +29,7 @@ class Entry:
         problem: what is damaged or lost; empty if nothing is.
         bytes: size on the disk.
         written: time of its last progress, seconds since 1970.
+        version: of its files before they were read, see :func:`version`; empty if the state depends on more than these.
     """
 
     path: Path
@@ -34,6 +38,7 @@ class Entry:
     problem: str
     bytes: int
     written: float
+    version: str
 
     @property
     def val(self) -> float | None:
@@ -66,7 +71,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 def describe(path: Path) -> Entry:
     """Read one run, damaged or not."""
-    result, problem = None, ""
+    result, problem, before = None, "", version(path)
     try:
         result = read_result(path)
         state = _state(RunFolder(path))
@@ -74,7 +79,39 @@ def describe(path: Path) -> Entry:
             problem = f"{RunFolder(path).metrics} has lost the steps of a finished run; restore it"
     except UserError as error:
         state, problem = "damaged", str(error)
-    return Entry(path, state, result, problem, disk_bytes(path), _written(path))
+    except OSError as error:  # a folder in place of a file, or another user's run
+        state, problem = "damaged", f"{error.filename or path} cannot be read: {error.strerror or error}"
+    depends_on_more = state in ("training", "damaged")  # the lock, permissions
+    return Entry(path, state, result, problem, disk_bytes(path), written(path), "" if depends_on_more else before)
+
+
+def version(path: Path) -> str:
+    """Return a hash that changes with the files of a run that :func:`describe` reads, without reading them."""
+    folder = RunFolder(path)
+    files = [folder.config, folder.manifest, folder.environment, folder.metrics, folder.timeline, folder.final]
+    files.append(folder.report)  # to which the page of runs links
+    facts: list[tuple[int, ...]] = []
+    with contextlib.suppress(OSError):  # of a folder that cannot be read
+        files += [evaluation.summary for evaluation in folder.evaluation_folders()]
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            facts.append(())
+        else:
+            facts.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(repr((__version__, os.path.abspath(path), facts)).encode()).hexdigest()[:32]
+
+
+def written(path: Path) -> float:
+    """Return the time of the last progress of a run, seconds since 1970."""
+    folder, times = RunFolder(path), []
+    for file in (folder.metrics, folder.timeline, folder.config):
+        try:
+            times.append(file.stat().st_mtime)
+        except OSError:
+            continue
+    return max(times, default=0.0)
 
 
 _DISPENSABLE = ("on disk", "parameters", "last written", "TTA", "time", "model")
@@ -171,16 +208,6 @@ def _state(folder: RunFolder) -> str:
         return "training" if folder.in_use() else "killed"
     ends = {"": "not begun", "interrupted": "stopped"}
     return ends.get(last, last)
-
-
-def _written(path: Path) -> float:
-    folder, times = RunFolder(path), []
-    for file in (folder.metrics, folder.timeline, folder.config):
-        try:
-            times.append(file.stat().st_mtime)
-        except OSError:
-            continue
-    return max(times, default=0.0)
 
 
 def _length(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.evaluation.trained import open_trained
         from cifar_dist.export import export
+        from cifar_dist.files import find_descriptor
         from cifar_dist.run_folder import RunFolder, find_run
 
     folder = find_run(arguments.run, checkpoint="with --checkpoint")
@@ -36,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(out, "--out", arguments.checkpoint, *RunFolder(folder).essential)
     with loading(f"exporting {folder.name}"):
         shown = export(open_trained(folder, arguments.checkpoint), out)
-    print(f"{out}: {shown}")
+    print(f"{out}: {shown}", file=sys.stdout if find_descriptor(out) is None else sys.stderr)
     return EXIT_DONE

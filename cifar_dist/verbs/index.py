@@ -7,7 +7,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import user_path
 from cifar_dist.verbs.loading import loading
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.data.index import index
 
     manifest = index(arguments.folder, classes=_read_class_names(arguments.classes) if arguments.classes else ())
-    print(f"indexed {manifest.name}: {manifest.shown}")
+    print(printable(f"indexed {manifest.name}: {manifest.shown}"))
     return EXIT_DONE
 
 
@@ -47,6 +47,8 @@ def _read_class_names(path: Path) -> list[str]:
         what = (isinstance(error, OSError) and error.strerror) or "not UTF-8"
         raise UserError(f"{path} cannot be read ({what}); {remedy}") from None
     names = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{path} names no class; {remedy}")
     numbered = [line for line in names if _NUMBERED.fullmatch(line)]
     has_header = len(numbered) == len(names) - 1 and re.search(r"[,;:\t]", names[0])
     if numbered and (len(numbered) == len(names) or has_header):

@@ -37,13 +37,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with loading():
+        from cifar_dist.config.eval import distinct_views
         from cifar_dist.distributed.agreement import Agreement
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.distributed.stop_requests import StopRequests
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.predict_file import predict_file
         from cifar_dist.evaluation.trained import agree_on_weights, open_trained
-        from cifar_dist.evaluation.views import distinct_views
+        from cifar_dist.files import find_descriptor
         from cifar_dist.run_folder import RunFolder, find_run
 
     run_path = find_run(arguments.run, checkpoint="with --checkpoint")
@@ -58,5 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
         rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels, poll)
     if engine.ranks.is_main:
         said = f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}"
-        print(said, file=sys.stdout if arguments.out.is_file() else sys.stderr)  # --out /dev/stdout has rows only
+        has_rows_only = find_descriptor(arguments.out) is not None or not arguments.out.is_file()  # --out /dev/stdout
+        print(said, file=sys.stderr if has_rows_only else sys.stdout)
     return EXIT_DONE

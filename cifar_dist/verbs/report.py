@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             with loading(f"drawing the report of {run.name}"):
                 report = write_report(run)
             print(report, flush=True)
-        except UserError as error:  # one damaged run keeps no other from its report
+        except (UserError, OSError) as error:  # one damaged run keeps no other from its report
             if not arguments.all:
                 raise
             print(f"warning: {printable(str(error))}", file=sys.stderr)

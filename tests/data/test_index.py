@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tarfile
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,25 @@ def test_tars_of_other_tools_are_read_as_webdataset_reads_them(tmp_path: Path, c
         assert np.array_equal(images, np.stack([decode(entry[codec], codec) for entry in samples]))  # type: ignore[arg-type]
         if split == "train":
             assert (manifest.mean, manifest.std) == channel_statistics(pixel_counts(images))
+
+
+def test_blank_images_of_any_size_and_number_are_not_in_memory_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tiny in a tar."""
+    monkeypatch.setattr("cifar_dist.data.index._CHUNK_BYTES", 1 << 20)
+    blank = build.image_file(np.zeros((512, 512, 3), np.uint8), "PNG")
+    samples: list[dict[str, bytes | str]]
+    samples = [{"__key__": f"{row:03}", "png": blank, "cls": b"0"} for row in range(40)]
+    write(tmp_path / "one" / "0.tar", samples)
+    tracemalloc.start()
+    manifest = index(tmp_path / "one", show=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert manifest.samples("train") == 40
+    assert peak < 40 * 512 * 512 * 3 / 2
+    write(tmp_path / "two" / "0.tar", [*samples, sample("x")])
+    assert "'000' is 512x512 and 'x' is 8x8; they must have one size" in refusal(tmp_path / "two")
 
 
 def test_what_pack_wrote_is_indexed_to_the_same_manifest(tmp_path: Path) -> None:
@@ -245,6 +265,7 @@ def test_a_file_of_class_names(tmp_path: Path) -> None:
         ("a.txt", "0 cat\n1 dog\n", "has numbers beside the names, as in '0 cat'"),
         ("a.txt", "0: cat\n1: dog\n", "has numbers beside the names"),
         ("a.txt", "name\tid\ncat\t0\ndog\t1\n", "has numbers beside the names, as in 'cat\\t0'"),
+        ("a.txt", " \n\n", "a.txt names no class; "),
         ("a.txt", "001.Albatross\n3 dogs\n", ""),
         ("a.txt", "big cat\n7up\n", ""),
         ("a.txt", "2 doors\ncat, grey\n", ""),

@@ -33,7 +33,7 @@ PLAIN = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(KEYS | st.integers() | st.binary(max_size=4), inner, max_size=4)
+        | st.dictionaries(KEYS | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=4), inner, max_size=4)
     ),
     max_leaves=10,
 )
@@ -179,6 +179,16 @@ def test_a_name_is_printed_without_control_characters() -> None:
 )
 def test_a_pickle_made_to_harm_is_refused(attack: tuple[str, bytes]) -> None:
     refusal(attack[1])
+
+
+def test_integers_that_would_take_hours_are_refused() -> None:
+    """Long ones multiply slowly; the multiples of 2**61 - 1 have one hash."""
+    long = b"\x8a\x0a" + (2**61 - 1 << 9).to_bytes(10, "little")
+    shape = b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\x01xcnumpy\ndtype\nU\x02u1\x85R" + long + b"\x85U\x01CtR."
+    assert "an array of an impossible shape" in refusal(shape)
+    assert "a key of more than 64 bits" in refusal(b"\x80\x02}" + long + b"Ns.")
+    assert "a key of more than 64 bits" in refusal(b"\x80\x02}(" + long + b"Nu.")
+    assert "a key of more than 64 bits" in refusal(b"}p%d\n." % (2**61 - 1 << 9))
 
 
 def test_sizes_in_a_pickle_allocate_no_memory() -> None:

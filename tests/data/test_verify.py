@@ -192,6 +192,23 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(dataset: Path) -> Non
             verify_quietly(dataset)
 
 
+@pytest.mark.parametrize(("offset", "size"), [(2**63 - 1, 2**63 - 1), (1, 2**63 - 1), (2**63 - 1, 1), (-1, 1), (1, -1)])
+def test_a_member_outside_its_shard_is_refused(dataset: Path, offset: int, size: int) -> None:
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    shard = manifest["splits"]["train"][0]
+    shard["image_offset"][0], shard["image_size"][0] = offset, size
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="a member lies outside the file's"):
+        Manifest.load(dataset)
+
+
+def test_a_name_cannot_control_the_terminal(dataset: Path) -> None:
+    rewrite(dataset, lambda manifest: manifest.update(name="x\x1b[31mRED\x07"))
+    report = str(verify_quietly(dataset))
+    assert "x\\x1b[31mRED\\x07, " in report
+    assert all(line.isprintable() for line in report.split("\n"))
+
+
 def test_a_missing_dataset_is_an_error_that_suggests_pack(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no packed dataset at .* create one with: cifar-dist pack"):
         verify_quietly(tmp_path)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig
+from cifar_dist.config.eval import distinct_views
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.transforms.crop import Crop
@@ -18,7 +19,7 @@ from cifar_dist.data.transforms.cutout import Cutout
 from cifar_dist.data.transforms.flip import Flip
 from cifar_dist.data.transforms.gray import Gray
 from cifar_dist.data.transforms.mixup import MixUp
-from cifar_dist.evaluation.views import View, distinct_views, make_views
+from cifar_dist.evaluation.views import View, make_views
 
 CROP_3 = AugmentConfig(transforms=(Crop(pad=3), Flip()))
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)

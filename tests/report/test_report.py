@@ -25,6 +25,7 @@ from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.html import write_report
+from cifar_dist.report.usage import draw_usage
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.usage import Usage
@@ -115,6 +116,18 @@ def test_pictures_are_drawn_and_not_blank(digits: Path, tmp_path: Path) -> None:
         assert pixels.std() > 5, f"{path.name} is blank"
 
 
+def test_the_last_bar_of_the_time_is_of_fewer_epochs_and_as_high(tmp_path: Path) -> None:
+    used = Usage(10.0, {"forward": 1.0})
+    records = [Record(epoch + 1, epoch, "train", 1.0, 0.5, 10, 10.0, usage=used) for epoch in range(61)]  # 2 to a bar
+    draw_usage(records, tmp_path / "time.png")
+    pixels = np.asarray(Image.open(tmp_path / "time.png").convert("RGB")).astype(int)
+    blue = np.all(np.abs(pixels - (0x7F, 0xA9, 0xCF)) < 8, axis=2)
+    heights = blue.sum(axis=0)
+    stands = blue[np.flatnonzero(blue.any(axis=1)).max() - 2]  # on the axis, as the legend does not
+    assert stands.sum() > 200
+    assert np.ptp(heights[stands]) <= 2
+
+
 def test_missing_parts_are_omitted(digits: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, digits)
     (run / "environment.json").write_text("{ torn")
@@ -154,10 +167,12 @@ def test_all_reports_are_drawn_whatever_is_wrong_with_one(
 ) -> None:
     run = make_run(tmp_path, digits)
     shutil.rmtree(run / "evaluations")  # to draw less
-    for name in ("a", "sweep/b", "damaged"):
+    for name in ("a", "sweep/b", "damaged", "unreadable"):
         shutil.copytree(run, tmp_path / "all" / name)
     (tmp_path / "all" / "damaged" / "config.toml").write_text("{ torn")
-    with pytest.raises(UserError, match="1 of the runs below"):
+    (tmp_path / "all" / "unreadable" / "metrics.jsonl").unlink()
+    (tmp_path / "all" / "unreadable" / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match="2 of the runs below"):
         cli.run(["report", "--all", str(tmp_path / "all")])
     drawn = [tmp_path / "all" / name / "report.html" for name in ("a", "sweep/b")]
     assert capsys.readouterr().out.split() == [str(path) for path in drawn]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_sums
-from cifar_dist.run_folder import find_run
-from cifar_dist.runs.listing import disk_bytes
+from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.runs.index import write_index
+from cifar_dist.runs.listing import describe, disk_bytes
+from cifar_dist.tracking import timeline
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 HEAD = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "last written"]
@@ -110,6 +114,49 @@ def test_a_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.Ca
     first, second = err.splitlines()
     assert "runs/b/config.toml: optim.lr" in first
     assert "runs/c/metrics.jsonl" in second
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timeline.jsonl", "config.toml"])
+def test_a_run_that_cannot_be_read_hides_no_other(here: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    write_run(here / "runs" / "a", CONFIG)
+    run = write_run(here / "runs" / "b", CONFIG)
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir()
+    found = [describe(here / "runs" / run) for run in "ab"]
+    assert [entry.state for entry in found] == ["not begun", "damaged"]
+    if name != "config.toml":  # without which it is no run
+        assert cli.run(["runs", "list"]) == 0
+        assert capsys.readouterr().err == f"warning: runs/b/{name} cannot be read: Is a directory\n"
+
+
+def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> None:
+    for name in "abc":
+        write_run(here / "runs" / name, CONFIG, test=0.5)
+    shutil.rmtree(here / "runs" / "c" / "final")
+    timeline.append(here / "runs" / "c" / "timeline.jsonl", timeline.Event(timeline.utc(), "started", 0, 1))
+    training = [RunFolder(here / "runs" / "c")]
+    training[0].lock()
+
+    def page(change: Callable[[], object]) -> dict[str, list[str]]:
+        """Write the page, with another model in the rows of the former one, after a change of a run."""
+        if (path := here / "runs" / "index.html").exists():
+            path.write_text(path.read_text().replace("tiny-cnn", "kept"))
+        change()
+        rows = re.findall(r"<tr[^>]*>(<td.*)</tr>", write_index(here / "runs").read_text())
+        return {cells[0]: cells[1:] for cells in (re.findall(r"<td[^>]*>([^<]*)", row) for row in rows)}
+
+    assert {name: row[:2] for name, row in page(lambda: None).items()} == {
+        "a": ["finished", "tiny-cnn"],
+        "b": ["finished", "tiny-cnn"],
+        "c": ["training", "tiny-cnn"],
+    }
+    summary = next((here / "runs" / "a" / "evaluations").glob("*/summary.json"))
+    changed = page(lambda: summary.write_text(summary.read_text().replace("0.5", "0.25")))
+    assert changed["a"][1:5] == ["tiny-cnn", "4 of 4", "", "25.00"]
+    assert changed["b"][1:5] == ["kept", "4 of 4", "", "50.00"]
+    assert page(training.clear)["c"][0] == "killed", "although no file has changed"
+    (here / "runs" / "a").rename(here / "runs" / "d")
+    assert set(page(lambda: None)) == {"b", "c", "d"}
 
 
 def test_a_folder_without_runs_is_one_line(here: Path) -> None:

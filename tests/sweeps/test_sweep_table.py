@@ -76,6 +76,19 @@ def test_a_run_on_other_data_is_not_of_its_row(file: str, digits: Path, tmp_path
     assert "**80.00**" in line
 
 
+@pytest.mark.parametrize(("transforms", "recorded"), [("[]", "0"), ('[{ name = "flip" }]', "mirror")])
+def test_a_run_whose_views_would_repeat_is_of_its_row(file: str, transforms: str, recorded: str) -> None:
+    """Its summary has the level with the distinct views."""
+    words = ["--augment.transforms", transforms, "--eval.tta", "8"]
+    (run,) = load(file, words, 1).rows[0].runs
+    write(run, val=0.8, test=0.9)
+    evaluation = run.folder.final_evaluation()
+    assert evaluation is not None
+    evaluation.summary.write_text(evaluation.summary.read_text().replace('"tta": "8"', f'"tta": "{recorded}"'))
+    _, _, line, *_ = cells(Table(load(file, words, 1)).markdown())
+    assert line[-1].strip("*") == "1 of 1"
+
+
 def test_without_validation_the_best_is_by_test(file: str) -> None:
     low, high, _ = load(file, seeds=1).rows
     write(low.runs[0], test=0.6)

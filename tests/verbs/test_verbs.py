@@ -7,6 +7,8 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from support.run_folders import cells
-from support.running import DRAWN, ROOT, TRAIN, spawn
+from support.running import DRAWN, ROOT, TRAIN, environment, spawn
 
 from cifar_dist import cli
 from cifar_dist.config.saved import read_config
@@ -158,6 +160,17 @@ def test_predict_writes_every_id_once_in_the_input_order(run: Path, digits: Path
     assert [int(row[0]) for row in found[1:]] == ids.tolist()
     right = np.mean([int(row[1]) for row in found[1:]] == manifest.labels("test")[:123])
     assert right > 0.5, "the model has learnt something, so rows and images belong together"
+
+
+def test_predict_to_stdout_writes_rows_only(run: Path, digits: Path, tmp_path: Path) -> None:
+    images = ShardReader(Manifest.load(digits), "test").all().numpy()[:3]
+    np.savez(tmp_path / "a.npz", data=images, ids=np.arange(3))
+    words = ["predict", str(run), str(tmp_path / "a.npz"), "--out", "/dev/stdout"]
+    with (tmp_path / "out.csv").open("w") as out:
+        command = [sys.executable, "-m", "cifar_dist", *words]
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment(), check=True)
+    assert [row[0] for row in rows(tmp_path / "out.csv")] == ["ID", "0", "1", "2"]
+    assert "3 predictions, " in done.stderr
 
 
 def test_predict_takes_a_folder_of_images_by_their_numbers(run: Path, digits: Path, tmp_path: Path) -> None:
