@@ -28,8 +28,9 @@ INTRODUCTION = """# Results
 `benchmarks/cpu.sh CIFAR10` trains `custom-resnet.3-epochs`, `speedrun-94.s0` to `.s2` and the unfinished runs again,
 and `benchmarks/gpu.sh CIFAR10 OUT` all recipes on a GPU; the notes below describe the other rows.
 `docs/make_results.py` writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10
-stored as quality-75 JPEG, of whose test images 5,000 have labels: one accuracy has a standard error of about 0.4 points. JPEG lowers
-accuracy by about 3.3 points: the record holder's own script reaches 94.0 % on the original files and 90.7 % on these.
+stored as quality-75 JPEG, of whose test images 5,000 have labels: one accuracy has a standard error of about 0.4
+points. JPEG lowers accuracy by about 3.3 points: the record holder's own script reaches 94.0 % on the original files
+and 90.7 % on these.
 
 """
 FINISHED = """## Finished

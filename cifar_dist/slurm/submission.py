@@ -80,7 +80,7 @@ class Submission:
         """Render the batch script: Slurm's options, the site's variables, and the run to continue."""
         path = quoted(self.folder.path)
         own = r"(?!--job-name|--output)"
-        directives = re.findall(rf"^#SBATCH {own}.*$", _template(), re.M) + [f"#SBATCH --output={self.log}"]
+        directives = [*re.findall(rf"^#SBATCH {own}.*$", _template(), re.M), f"#SBATCH --output={self.log}"]
         directives += [f"#SBATCH {option}" for option in self._own_options()]
         for words in (path, *directives, *self.options.srun):
             if "\n" in words:
