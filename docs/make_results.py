@@ -13,14 +13,12 @@ import re
 import sys
 from pathlib import Path
 
-from cifar_dist import recipe
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import duration, percent
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.table import EpochTable
-from cifar_dist.verbs.recipes import read_head
 
 DOCUMENT = Path(__file__).with_name("results.md")
 INTRODUCTION = """# Results
@@ -36,18 +34,18 @@ and 90.7 % on these.
 FINISHED = """## Finished
 
 "test" is the accuracy of the final weights on the test split, with the test-time augmentation in the next column. "val"
-is the validation accuracy without it.
+is the validation accuracy without it. [sources.md](sources.md) has the figures of each recipe's source.
 
-| run | source | data | test | TTA | val | parameters | epochs | training time | hardware | torch |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| run | data | test | TTA | val | parameters | epochs | training time | hardware | torch |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 UNFINISHED = """
 ## Unfinished
 
 Runs that were stopped after the first epochs of their recipe, to show its first accuracies and its speed.
 
-| run | source | data | val after each epoch | parameters | epochs | training time | hardware | torch |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| run | data | val after each epoch | parameters | epochs | training time | hardware | torch |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -71,7 +69,7 @@ def row(run: Path) -> tuple[bool, str]:
     else:
         plain = percent(result.val_accuracy) if result.val_accuracy is not None else ""
         cells = [final.data, f"{percent(final.accuracy)} of {final.samples:,}", final.tta, plain, *last]
-    cells = [f"`{run.name}`", _source(run.name), *cells]
+    cells = [f"`{run.name}`", *cells]
     return final is not None, "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 
 
@@ -79,13 +77,6 @@ def _hardware(result: Result) -> str:
     facts = result.environment
     machine = " + ".join(sorted(set(facts["gpus"]))) or f"{facts['cores']} cores of {facts['cpu']}"
     return f"{facts['run']['processes']} x {facts['run']['wrapper']}, {facts['run']['precision']}, {machine}"
-
-
-def _source(run: str) -> str:
-    """Return the source line of the recipe that a run is named after, ``RECIPE`` or ``RECIPE.anything``."""
-    names = {name.replace("/", "-"): name for name in recipe.shipped()}
-    name = names.get(run.partition(".")[0])
-    return read_head(name).source if name else ""
 
 
 def main(runs: list[Path], document: Path = DOCUMENT) -> None:
