@@ -13,7 +13,7 @@ from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.formatting import duration, percent_cell
-from cifar_dist.report.html import page
+from cifar_dist.report.page import page
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import Entry, describe, find_runs, version, written
 from cifar_dist.tracking import timeline

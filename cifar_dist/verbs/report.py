@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if bool(arguments.runs) == bool(arguments.all):
         raise UserError("name one or more runs: cifar-dist report RUN ..., or all: cifar-dist report --all [FOLDER]")
     with loading():
-        from cifar_dist.report.html import write_report
+        from cifar_dist.report.run_page import write_report
         from cifar_dist.run_folder import find_run
         from cifar_dist.runs.listing import find_runs
 
@@ -60,7 +60,7 @@ def draw(run_path: Path) -> None:
     """Draw the report of a run; a drawing error must not fail the run."""
     try:
         with loading("drawing the report"):
-            from cifar_dist.report.html import write_report
+            from cifar_dist.report.run_page import write_report
 
             report = write_report(run_path)
     except Exception as error:

@@ -24,7 +24,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
-from cifar_dist.report.html import write_report
+from cifar_dist.report.run_page import write_report
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record

@@ -1,0 +1,78 @@
+"""A page of HTML: its look, and text and pictures in it. Nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cifar_dist.errors import printable
+
+_CSS = """
+:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d9dee3; --paper: #ffffff; --card: #f6f8fa;
+  --accent: #33628f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #9aa4ae; --line: #343b43; --paper: #14181c;
+  --card: #1d2329; --accent: #8cbbe8; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 48px 24px 80px; }
+a { color: var(--accent); }
+h1 { font-size: 20px; font-weight: 600; margin: 0; color: var(--soft); letter-spacing: .01em; overflow-wrap: anywhere; }
+h2 { font-size: 21px; margin: 56px 0 16px; padding-top: 16px; border-top: 1px solid var(--line); }
+h3 { font-size: 16px; margin: 28px 0 8px; overflow-wrap: anywhere; }
+.headline { display: flex; flex-wrap: wrap; gap: 12px 40px; align-items: baseline; margin: 8px 0 4px; }
+.figure { font-size: 76px; font-weight: 700; letter-spacing: -.03em; line-height: 1.05; color: var(--accent); }
+.figure small { font-size: 34px; font-weight: 600; }
+.beside { color: var(--soft); font-size: 17px; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(190px, 45%), 1fr)); gap: 12px;
+  margin: 28px 0 0; }
+.facts div { background: var(--card); border-radius: 10px; padding: 12px 16px; }
+.facts dt { color: var(--soft); font-size: 13px; }
+.facts dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
+dl { margin: 0; }
+img { display: block; max-width: 100%; height: auto; margin-bottom: 16px; background: #fff;
+  border-radius: 10px; border: 1px solid var(--line); }
+.pictures { columns: 440px; column-gap: 16px; }
+.pictures img { break-inside: avoid; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14.5px; }
+th, td { text-align: right; padding: 6px 12px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; }
+td.text, th.text { text-align: left; white-space: normal; }
+tr.best td { font-weight: 700; color: var(--accent); }
+pre { background: var(--card); border-radius: 10px; padding: 16px; overflow-x: auto; font-size: 13.5px; }
+details summary { cursor: pointer; color: var(--soft); margin: 12px 0; }
+footer { margin-top: 64px; color: var(--soft); font-size: 14px; }
+"""
+
+
+def page(title: str, body: str) -> str:
+    """Wrap the HTML of a body into a self-contained page."""
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def section(title: str, body: str) -> str:
+    """Give a part of a page its heading; empty if it is."""
+    return f"<h2>{escape(title)}</h2>\n{body}\n" if body else ""
+
+
+def embed(paths: Iterable[Path], wide: Sequence[str] = ()) -> str:
+    """Embed pictures: those named in ``wide`` over the full width of the page, the others in columns."""
+    across: list[str] = []
+    columns: list[str] = []
+    for path in paths:
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        tag = f'<img alt="{escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">'
+        (across if path.name in wide else columns).append(tag)
+    return "".join(across) + (f'<div class="pictures">{"".join(columns)}</div>' if columns else "")
+
+
+def escape(text: str) -> str:
+    """Escape what HTML would interpret, and characters that would rearrange or break the page."""
+    return "\n".join(html.escape(printable(line)) for line in text.split("\n"))
