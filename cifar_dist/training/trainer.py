@@ -201,9 +201,16 @@ class Trainer:
         self.accuracy = predictions.accuracy
         self._wait_for_save()  # only an accuracy whose checkpoint exists counts as the best before
         is_best = self.saver.best is None or self.accuracy > self.saver.best
-        seconds = round(time.perf_counter() - begin, 6)
-        result = predictions.loss, predictions.accuracy, len(predictions.logits)
-        record = Record(self.step, epoch, "val", *result, seconds, usage=self.meter.take())
+        record = Record(
+            self.step,
+            epoch,
+            "val",
+            loss=predictions.loss,
+            accuracy=predictions.accuracy,
+            samples=len(predictions.logits),
+            seconds=round(time.perf_counter() - begin, 6),
+            usage=self.meter.take(),
+        )
         self.tracker.evaluation(record, is_best)
         self._count(record)
         return is_best
@@ -255,9 +262,17 @@ class Trainer:
         self.watchdog.be_patient()  # its folder is written next
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
             return
-        last, seconds = self.epochs_evaluated - 1, summary.seconds
-        result = summary.loss, summary.accuracy, summary.samples
-        self.tracker.evaluation(Record(self.step, last, summary.split, *result, seconds, usage=usage), best=False)
+        record = Record(
+            self.step,
+            self.epochs_evaluated - 1,
+            summary.split,
+            loss=summary.loss,
+            accuracy=summary.accuracy,
+            samples=summary.samples,
+            seconds=summary.seconds,
+            usage=usage,
+        )
+        self.tracker.evaluation(record, best=False)
 
     def save_where_it_stops(self) -> None:
         """Save at the agreed step; the tracker says how to resume."""
