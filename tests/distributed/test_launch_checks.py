@@ -132,10 +132,12 @@ def test_a_rank_that_another_job_left_silences_nothing(tmp_path: Path) -> None:
     done = spawn(["-m", "cifar_dist", "verify", str(tmp_path / "none")], env={"RANK": "1"})[0]
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"no packed dataset at {tmp_path / 'none'}" in done.stderr
-    for left in ({"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "1"}, {"RANK": "1", "WORLD_SIZE": "2"}):
-        for words in ([TRAIN, "nosuch"], ["-m", "cifar_dist", "runs", "compare", "nosuch"]):
-            done = spawn(words, env=left)[0]
-            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    for words, left in (
+        ([TRAIN, "nosuch"], {}),
+        (["-m", "cifar_dist", "runs", "compare", "nosuch"], {"WORLD_SIZE": "2"}),
+    ):
+        done = spawn(words, env={"RANK": "1", **left})[0]
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize("verb", ["launch", "submit", "sweep"])

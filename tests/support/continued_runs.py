@@ -94,7 +94,7 @@ class Place:
 def _run(words: tuple[str, ...], end: Path, die_at: int, variables: dict[str, str]) -> None:
     os.environ.update(variables)
     sys.orig_argv = ["cifar-dist", *words]
-    sys.modules["cifar_dist.report.html"] = None  # type: ignore[assignment]  # a report takes longer than the run
+    sys.modules["cifar_dist.report.run_page"] = None  # type: ignore[assignment]  # a report takes longer than the run
     count = itertools.count(1)
     if die_at:
         sys.addaudithook(lambda event, _: os._exit(9) if event == "os.rename" and next(count) == die_at else None)

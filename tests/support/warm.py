@@ -101,7 +101,7 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
     import torch.distributed.run  # noqa: F401
     from matplotlib.figure import Figure
 
-    import cifar_dist.report.html
+    import cifar_dist.report.run_page
     import cifar_dist.training.trainer
     import cifar_dist.verbs.train  # noqa: F401
 
@@ -211,7 +211,7 @@ def _become(message: dict[str, Any], files: list[int], sockets: list[socket.sock
 
             crashing.arm_by_environment()
         if "CIFAR_DIST_TEST_DRAWN" not in os.environ and "report" not in words:
-            sys.modules["cifar_dist.report.html"] = None  # type: ignore[assignment] - as if it could not be imported
+            sys.modules["cifar_dist.report.run_page"] = None  # type: ignore[assignment] - as if it could not be imported
         if kind == "-m":
             sys.argv = words
             runpy.run_module(words[0], run_name="__main__", alter_sys=True)
