@@ -118,7 +118,7 @@ def whole(undisturbed: Job) -> Path:
 
 def test_two_nodes_train_one_run(undisturbed: Job, stories: dict[str, Story], whole: Path) -> None:
     for rank, node in enumerate(["node1", "node2"]):
-        assert f"machine {rank} of 2 is {node}, processes on it: 1, {ROOT}/launch/ddp.yaml" in undisturbed.output()
+        assert f"machine {rank} of 2 is {node}, processes on it: 1, " in undisturbed.output()
     environment = json.loads((whole / "environment.json").read_text())
     assert environment["run"]["processes"] == 2
     assert environment["host"] == environment["variables"]["MASTER_ADDR"] == "node1"
