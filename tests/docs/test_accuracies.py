@@ -76,6 +76,6 @@ def test_each_training_of_the_resume_page_reaches_the_expected_accuracy(
                 continue
             (done,) = spawn(["-m", "cifar_dist", *words[1:]], cwd=tmp_path)
             assert done.returncode == 0, done.stderr
-            accuracy = accuracy_of(max(tmp_path.glob("runs/*"), key=lambda run: run.stat().st_mtime))
+            accuracy = accuracy_of(max(tmp_path.glob("runs/*/"), key=lambda run: run.stat().st_mtime))
             print(f"{' '.join(words)}: {accuracy:.2%}")
             assert accuracy > LEAST, line
