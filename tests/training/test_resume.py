@@ -57,7 +57,7 @@ def test_lost_evaluations_are_reported(place: Place, epochs: list[int], says: st
     assert "has lost" not in place.run("resume", str(run)).said
 
 
-@pytest.mark.parametrize(("name", "words"), [("lost", []), ("lost-branch", ["--run.from", "whole@8"])])
+@pytest.mark.parametrize(("name", "words"), [("emptied", []), ("emptied-branch", ["--run.from", "whole@8"])])
 def test_a_run_killed_in_its_first_process_does_not_begin_anew_without_its_checkpoints(
     place: Place, name: str, words: list[str]
 ) -> None:
