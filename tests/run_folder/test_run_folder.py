@@ -116,15 +116,20 @@ def test_the_remains_of_a_kill_are_removed_at_the_next_start(tmp_path: Path, man
     assert [evaluation.path.name for evaluation in folder.evaluation_folders()] == ["it_model_best"]
 
 
+def write_results(*folders: Path, of_final: Path) -> None:
+    """Write weights, a summary and checksums into each folder; one is the evaluation of the final weights."""
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_text("weights")
+        (folder / "summary.json").write_text('{"checkpoint": "final"}' if folder == of_final else "{}")
+        write_sums(folder)
+
+
 def test_results_that_have_changed_are_deleted_to_be_written_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     evaluation = folder.evaluations / "it_model_final"
     other = folder.evaluations / "it_model_best"
-    for place in (folder.final.parent, evaluation, other):
-        place.mkdir(parents=True)
-        (place / "model.safetensors").write_text("weights")
-        (place / "summary.json").write_text('{"checkpoint": "final"}' if place != other else "{}")
-        write_sums(place)
+    write_results(folder.final.parent, evaluation, other, of_final=evaluation)
     assert folder.discard_damaged_results() == []
     for place in (folder.final.parent, evaluation, other):
         (place / "model.safetensors").write_text("weighty")
@@ -142,11 +147,7 @@ def test_a_final_evaluation_is_damaged_if_its_summary_is(tmp_path: Path, summary
     folder = RunFolder(tmp_path)
     final = folder.evaluations / "it_val_acc_0.9_model_final-2"
     other = folder.evaluations / "it_model_final_val_acc_0.9_model_step-00000001"
-    for place in (folder.final.parent, final, other):
-        place.mkdir(parents=True)
-        (place / "model.safetensors").write_text("weights")
-        (place / "summary.json").write_text('{"checkpoint": "final"}' if place == final else "{}")
-        write_sums(place)
+    write_results(folder.final.parent, final, other, of_final=final)
     for place in (final, other):
         place.joinpath("summary.json").unlink()
         if summary is not None:

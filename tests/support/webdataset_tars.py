@@ -57,3 +57,8 @@ def refusal(folder: Path, **how: Sequence[str]) -> str:
     assert (build.read_folder(folder) if folder.is_dir() else None) == before  # nothing written
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def notes(folder: Path, capsys: pytest.CaptureFixture[str], classes: Sequence[str] = ()) -> list[str]:
+    index(folder, classes=classes)
+    return [line.removeprefix("note: ") for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
