@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.report.predictions import draw_predictions
-from cifar_dist.report.sheet import sheet
+from cifar_dist.report.sheet import Grid, sheet
 from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, PAPER, RED, bare, figure, short
 from cifar_dist.run_folder import EvaluationFolder
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
 """Maps the position of a sample in its split to its image, uint8 [height, width, channels]."""
 
-_COLUMNS, _ROWS = 8, 3  # of a sheet; the next are its inches
-_HEAD, _CELL, _ROW, _CAPTION, _IMAGE = 0.42, 1.45, 1.78, 0.34, 1.33
+_MOST = 24  # images on a sheet
+_MISTAKES = Grid(columns=8, width=1.45, height=1.78)
+_CAPTION, _IMAGE = 0.34, 1.33  # inches
 _BINS = 10
 _NAMED_CLASSES = 30  # with more, names and numbers in the matrix would be illegible
 
@@ -206,23 +207,22 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
 
 def _samples(evaluation: Evaluation, image_of: ImageOf, path: Path) -> Path:
     """Draw a random choice, always the same, so that the sheet is representative."""
-    count = min(_COLUMNS * _ROWS, len(evaluation.probabilities))
+    count = min(_MOST, len(evaluation.probabilities))
     chosen = np.random.default_rng(0).choice(len(evaluation.probabilities), count, replace=False)
     return draw_predictions(evaluation, sorted(chosen.tolist()), image_of, "A random sample", path)
 
 
 def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: ImageOf, path: Path) -> Path:
     wrong = np.flatnonzero(evaluation.predicted != labels)
-    worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][: _COLUMNS * _ROWS]
-    rows = -(-len(worst) // _COLUMNS)
-    with sheet(path, _CELL * _COLUMNS, _HEAD + _ROW * rows) as drawing:
+    worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:_MOST].tolist()
+    with sheet(path, *_MISTAKES.size(len(worst))) as drawing:
         drawing.title(f"The most confident of {len(wrong)} mistakes")
-        for place, sample in enumerate(worst.tolist()):
-            row, column = divmod(place, _COLUMNS)
-            left, top = _CELL * column, _HEAD + _ROW * row + _CAPTION
+        for sample, (left, cell_top) in zip(worst, _MISTAKES.corners(len(worst)), strict=True):
+            top = cell_top + _CAPTION
             predicted, true = int(evaluation.predicted[sample]), int(labels[sample])
             shares = [percent(evaluation.probabilities[sample, label], 0) for label in (predicted, true)]
             caption = f"{evaluation.name(predicted)} {shares[0]}\nis {evaluation.name(true)} {shares[1]}"
-            drawing.text(left + _CELL / 2, top - 0.04, caption, 8, colour=RED, align="center", above=True)
-            drawing.image(left + (_CELL - _IMAGE) / 2, top, _IMAGE, image_of(sample), RED)
+            middle = left + _MISTAKES.width / 2
+            drawing.text(middle, top - 0.04, caption, 8, colour=RED, align="center", above=True)
+            drawing.image(middle - _IMAGE / 2, top, _IMAGE, image_of(sample), RED)
     return path

@@ -10,19 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.formatting import percent
-from cifar_dist.report.sheet import Sheet, sheet
+from cifar_dist.report.sheet import Grid, Sheet, sheet
 from cifar_dist.report.style import BLUE, FAINT, GREEN, GREY, INK, RED
 
 if TYPE_CHECKING:
     from cifar_dist.report.evaluation import Evaluation
 
-_COLUMNS = 6
+_GRID = Grid(columns=6, width=1.95, height=2.98)
 _BEST = 3
 _TRACK = "#EEF0F3"
 
 # Inches.
-_HEAD = 0.42
-_CELL, _ROW = 1.95, 2.98
 _IMAGE = 1.55
 _MARGIN = 0.12
 _CAPTION = 0.22
@@ -37,12 +35,9 @@ def draw_predictions(
     A bar is as long as its class is probable. That of the true class is green, a wrong first one red. Without labels,
     nothing is marked.
     """
-    rows = -(-len(chosen) // _COLUMNS)
-    with sheet(path, _CELL * _COLUMNS, _HEAD + _ROW * rows) as drawing:
+    with sheet(path, *_GRID.size(len(chosen))) as drawing:
         drawing.title(title)
-        for place, sample in enumerate(chosen):
-            row, column = divmod(place, _COLUMNS)
-            left, top = _CELL * column, _HEAD + _ROW * row
+        for sample, (left, top) in zip(chosen, _GRID.corners(len(chosen)), strict=True):
             _draw_image(drawing, left, top, evaluation, sample, image_of(sample))
             _draw_best(drawing, left, top + _CAPTION + _IMAGE + 0.1, evaluation, sample)
     return path
@@ -57,9 +52,9 @@ def _draw_image(
         right = true == int(evaluation.predicted[sample])
         colour = GREEN if right else RED
         caption = f"{'✓' if right else '✗'} {evaluation.name(true)}"
-        middle, above = left + _CELL / 2, top + _CAPTION - 0.04
+        middle, above = left + _GRID.width / 2, top + _CAPTION - 0.04
         drawing.text(middle, above, caption, 9.5, colour=colour, bold=True, align="center", above=True)
-    drawing.image(left + (_CELL - _IMAGE) / 2, top + _CAPTION, _IMAGE, image, colour)
+    drawing.image(left + (_GRID.width - _IMAGE) / 2, top + _CAPTION, _IMAGE, image, colour)
 
 
 def _draw_best(drawing: Sheet, left: float, top: float, evaluation: Evaluation, sample: int) -> None:
@@ -67,7 +62,7 @@ def _draw_best(drawing: Sheet, left: float, top: float, evaluation: Evaluation, 
     probabilities = evaluation.probabilities[sample]
     best = np.argsort(-probabilities, kind="stable")[:_BEST]
     true = None if evaluation.labels is None else int(evaluation.labels[sample])
-    left, width = left + _MARGIN, _CELL - 2 * _MARGIN
+    left, width = left + _MARGIN, _GRID.width - 2 * _MARGIN
     for place, label in enumerate(best.tolist()):
         first, bar = place == 0, top + _STEP * place + 0.18
         colour = BLUE if first and true is None else GREEN if label == true else RED if first else GREY

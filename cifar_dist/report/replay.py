@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.report.sheet import Sheet
+from cifar_dist.report.sheet import HEAD, Grid, Sheet
 from cifar_dist.report.style import BLUE, GREEN, RED, figure, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS, _ROWS = 6, 4  # of the samples; the next are inches
-_HEAD, _CELL, _ROW, _CAPTION, _IMAGE = 0.42, 1.42, 1.76, 0.34, 1.28
+_MOST_SAMPLES = 24
+_GRID = Grid(columns=6, width=1.42, height=1.76)  # of the samples; the next are inches
+_CAPTION, _IMAGE = 0.34, 1.28
 _NORMS, _NAMES = 4.9, 1.9  # the part with the norms, and the names of its layers
 _MOST_LAYERS = 40  # more rows would be illegible
 
@@ -38,21 +39,20 @@ def draw_replay(
         right: whether each was predicted right.
         norms: L2 norm of the gradient by parameter, in the network's order; may be empty.
     """
-    shown = min(_COLUMNS * _ROWS, len(images))
-    rows = -(-shown // _COLUMNS)
+    shown = min(_MOST_SAMPLES, len(images))
     layers = _by_layer(norms)
-    width, height = _CELL * _COLUMNS, max(_HEAD + _ROW * rows, 0.2 * len(layers) + 1.4)
+    width, height = _GRID.size(shown)
+    height = max(height, 0.2 * len(layers) + 1.4)
     full = width + (_NORMS if layers else 0.0)
     with figure(path, full, height, layout=None) as drawing:
         samples = Sheet(drawing.add_axes((0, 0, width / full, 1)), width, height)
         samples.title(title)
-        for place in range(shown):
-            row, column = divmod(place, _COLUMNS)
-            left, top = _CELL * column, _HEAD + _ROW * row + _CAPTION
-            samples.text(left + _CELL / 2, top - 0.04, captions[place], 8, align="center", above=True)
-            samples.image(left + (_CELL - _IMAGE) / 2, top, _IMAGE, images[place], GREEN if right[place] else RED)
+        for place, (left, cell_top) in enumerate(_GRID.corners(shown)):
+            middle, top = left + _GRID.width / 2, cell_top + _CAPTION
+            samples.text(middle, top - 0.04, captions[place], 8, align="center", above=True)
+            samples.image(middle - _IMAGE / 2, top, _IMAGE, images[place], GREEN if right[place] else RED)
         if layers:
-            margin = (width + _NAMES, _HEAD + 0.3, 0.2, 0.4)  # left, top, right and bottom, in inches
+            margin = (width + _NAMES, HEAD + 0.3, 0.2, 0.4)  # left, top, right and bottom, in inches
             room = (full - margin[0] - margin[2], height - margin[1] - margin[3])
             place_of_norms = (margin[0] / full, margin[3] / height, room[0] / full, room[1] / height)
             _draw_norms(drawing.add_axes(place_of_norms), layers)

@@ -9,6 +9,7 @@ from typing import Any
 from cifar_dist.config import Config
 from cifar_dist.config.saved import read_config
 from cifar_dist.files import read_json
+from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.table import EpochTable
@@ -78,6 +79,21 @@ class Result:
     def parameters(self) -> int | None:
         """Number of parameters, trainable or not."""
         return count(self.facts, "parameters")
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """What a table of runs tells people of it, by the name of the column; empty if unknown."""
+        return {
+            "model": self.config.model.name,
+            "data": str(self.facts.get("dataset", "")),
+            "parameters": "" if self.parameters is None else f"{self.parameters:,}",
+            "epochs": self.progress,
+            "train %": percent_cell(self.train_accuracy),
+            "val %": percent_cell(self.val_accuracy),
+            "test %": percent_cell(self.test_accuracy),
+            "TTA": self.tta,
+            "time": duration(self.seconds) if self.epochs else "",
+        }
 
 
 def read_result(run: Path) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,8 +17,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LINE = 1.25 / 72  # inches that a line of text takes, for each point of its size
+HEAD = 0.42  # inches that a title takes
 _TITLE_SIZE = 12
 _FRAME = 2  # points
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of one size, row by row below the title of a sheet.
+
+    Attributes:
+        columns: number of cells in a row.
+        width, height: of a cell, in inches.
+    """
+
+    columns: int
+    width: float
+    height: float
+
+    def size(self, count: int) -> tuple[float, float]:
+        """Return the width and the height of a sheet of ``count`` cells, in inches."""
+        return self.width * self.columns, HEAD + self.height * -(-count // self.columns)
+
+    def corners(self, count: int) -> Iterator[tuple[float, float]]:
+        """Yield the left and the top edge of each of ``count`` cells, in inches."""
+        for place in range(count):
+            row, column = divmod(place, self.columns)
+            yield self.width * column, HEAD + self.height * row
 
 
 class Sheet:

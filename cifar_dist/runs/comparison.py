@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_dist.formatting import duration, markdown, percent_cell
+from cifar_dist.formatting import markdown
 from cifar_dist.report.overlay import Overlaid, draw_overlay
 from cifar_dist.report.results import Result, count, read_result
 from cifar_dist.report.settings import differences, short_key
@@ -35,18 +35,11 @@ class Comparison:
         """
         differ = differences([result.config for result in self.results])
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
-        figures: dict[str, list[str]] = {
-            "data": [str(result.facts.get("dataset", "")) for result in self.results],
-            "parameters": ["" if result.parameters is None else f"{result.parameters:,}" for result in self.results],
-            "epochs": [result.progress for result in self.results],
-            "train %": [percent_cell(result.train_accuracy) for result in self.results],
-            "val %": _best([result.val_accuracy for result in self.results]),
-            "test %": _best([result.test_accuracy for result in self.results]),
-            "TTA": [result.tta for result in self.results],
-            "time": [duration(result.seconds) for result in self.results],
-            "on": [_on(result) for result in self.results],
-        }
-        rows += [[name, *cells] for name, cells in figures.items() if any(cells)]
+        for column in ("data", "parameters", "epochs", "train %", "val %", "test %", "TTA", "time"):
+            cells = [result.cells[column] for result in self.results]
+            rows.append([column, *(_best(cells) if column in ("val %", "test %") else cells)])
+        rows.append(["on", *(_on(result) for result in self.results)])
+        rows = [row for row in rows if any(row[1:])]
         return markdown(["", *self.names], rows, width=width)
 
     def draw(self, path: Path) -> Path:
@@ -64,13 +57,10 @@ class Comparison:
         return [name if names.count(name) == 1 else str(run) for name, run in zip(names, self.runs, strict=True)]
 
 
-def _best(values: Sequence[float | None]) -> list[str]:
-    best = max((value for value in values if value is not None), default=None)
-    several = len(values) > 1
-    return [
-        f"**{percent_cell(value)}**" if several and value is not None and value == best else percent_cell(value)
-        for value in values
-    ]
+def _best(cells: Sequence[str]) -> list[str]:
+    """Percentages, the highest in bold if there are several."""
+    best = max((float(cell) for cell in cells if cell), default=None)
+    return [f"**{cell}**" if len(cells) > 1 and cell and float(cell) == best else cell for cell in cells]
 
 
 def _on(result: Result) -> str:

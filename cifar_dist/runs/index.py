@@ -12,14 +12,15 @@ from urllib.parse import quote
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
-from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.report.page import page
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import Entry, describe, find_runs, version, written
-from cifar_dist.tracking import timeline
 
 FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
+_TEXTS = ("run", "state", "model")  # columns aligned to the left
+_LEFT = ' class="text"'
+_FIGURES = ("epochs", "val %", "test %", "TTA", "time", "last written")
 _ROW = re.compile(r'<tr data-version="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
 _OWN = (f"<title>{_TITLE}<", "<title>Runs<")  # the second in pages of earlier versions
 
@@ -46,8 +47,7 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
         runs = find_runs(folder)
         dated = [(written(run), known.get(version(run)) or _row(describe(run), folder)) for run in runs]
     rows = "".join(row for _, row in sorted(dated, key=lambda dated: -dated[0]))
-    titles = ("run", "state", "model", "epochs", "val %", "test %", "TTA", "time", "last written")
-    head = "".join(f"<th{_left(title in ('run', 'state', 'model'))}>{title}</th>" for title in titles)
+    head = "".join(f"<th{_LEFT}>{title}</th>" for title in _TEXTS) + "".join(f"<th>{title}</th>" for title in _FIGURES)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     found = "1 run" if len(dated) == 1 else f"{len(dated)} runs"
     write_atomic(path, page(_TITLE, f"<h1>{found} in {escape(str(folder))}</h1>\n{table}"))
@@ -70,15 +70,9 @@ def _row(entry: Entry, folder: Path) -> str:
     link = (
         f'<a href="{quote(os.path.relpath(report, folder))}">{escape(name)}</a>' if report.is_file() else escape(name)
     )
-    result = entry.result
-    cells = [result.progress, percent_cell(entry.val), percent_cell(entry.test), result.tta] if result else [""] * 4
-    cells.append(duration(result.seconds) if result and result.epochs else "")
-    texts = [link, escape(entry.state), escape(result.config.model.name if result else entry.problem)]
-    left = "".join(f"<td{_left(True)}>{text}</td>" for text in texts)
-    date = timeline.utc(entry.written)[:16].replace("T", " ")
+    cells = entry.cells
+    texts = [link, escape(entry.state), escape(cells.get("model", entry.problem))]
+    figures = [escape(cells.get(title, "")) for title in _FIGURES]
     mark = f' data-version="{entry.version}"' if entry.version else ""
-    return f"<tr{mark}>{left}{''.join(f'<td>{escape(cell)}</td>' for cell in (*cells, date))}</tr>\n"
-
-
-def _left(is_text: bool) -> str:
-    return ' class="text"' if is_text else ""
+    row = "".join(f"<td{_LEFT}>{text}</td>" for text in texts) + "".join(f"<td>{figure}</td>" for figure in figures)
+    return f"<tr{mark}>{row}</tr>\n"

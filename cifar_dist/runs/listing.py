@@ -12,7 +12,7 @@ from pathlib import Path
 from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import csv_text, duration, markdown, percent_cell, size
+from cifar_dist.formatting import csv_text, markdown, size
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
@@ -47,6 +47,17 @@ class Entry:
     @property
     def test(self) -> float | None:
         return self.result.test_accuracy if self.result else None
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """What a table of runs tells people of it, by the name of the column; some are missing of a damaged run."""
+        return {
+            "state": self.state,
+            **(self.result.cells if self.result else {}),
+            "on disk": size(self.bytes),
+            "last written": timeline.utc(self.written)[:16].replace("T", " "),
+            "origin": self.result.origin if self.result else "",
+        }
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -114,6 +125,8 @@ def written(path: Path) -> float:
     return max(times, default=0.0)
 
 
+_COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "last written")
+_NUMBERS = ("epochs", "val %", "test %", "parameters", "time", "on disk")
 _DISPENSABLE = ("on disk", "parameters", "last written", "TTA", "time", "model")
 
 
@@ -125,31 +138,9 @@ def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> s
         folder: their folder, which is not printed.
         width: of a terminal; None for no limit.
     """
-    numbers = ["epochs", "val %", "test %", "parameters", "time", "on disk"]
-    rows = []
-    for entry in entries:
-        result = entry.result
-        rows.append(
-            [
-                _name(entry.path, folder),
-                entry.state,
-                result.config.model.name if result else "",
-                result.progress if result else "",
-                percent_cell(entry.val),
-                percent_cell(entry.test),
-                result.tta if result else "",
-                f"{result.parameters:,}" if result and result.parameters is not None else "",
-                duration(result.seconds) if result and result.epochs else "",
-                size(entry.bytes),
-                timeline.utc(entry.written)[:16].replace("T", " "),
-                result.origin if result else "",
-            ]
-        )
-    head = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk"]
-    if not any(row[-1] for row in rows):
-        rows = [row[:-1] for row in rows]
-    head = [*head, "last written", "origin"][: len(rows[0])]
-    return markdown(head, rows, numbers, width=width, dispensable=_DISPENSABLE)
+    columns = [*_COLUMNS, *(["origin"] if any(entry.cells["origin"] for entry in entries) else [])]
+    rows = [[_name(entry.path, folder), *(entry.cells.get(column, "") for column in columns)] for entry in entries]
+    return markdown(["run", *columns], rows, _NUMBERS, width=width, dispensable=_DISPENSABLE)
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
