@@ -75,6 +75,13 @@ def list_some(names: Sequence[str], limit: int = 3) -> str:
     return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
 
 
+def list_renamed(old: Sequence[str], new: Sequence[str]) -> str:
+    """List the first names that are others in ``new``, and count the rest: ``a -> b, b -> a``; empty for none."""
+    renamed = [f"{before} -> {after}" for before, after in zip(old, new, strict=False) if before != after]
+    more = f" and {len(renamed) - 3:,} more" if len(renamed) > 3 else ""
+    return f"{', '.join(renamed[:3])}{more}"
+
+
 def print_notes(notes: Iterable[str]) -> None:
     """Print notes on stderr, one line each; they may contain untrusted names."""
     for note in notes:

@@ -215,6 +215,20 @@ class Manifest:
         shards = [[split, shard.name, shard.sha256] for split, many in self.splits.items() for shard in many]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
 
+    def difference(self, trained_on: Manifest) -> str:
+        """Say in brackets how this differs from what a run was trained on, so that it cannot continue on this.
+
+        Classes that are renamed are the same ones: the shards have their numbers.
+
+        Returns:
+            The difference, ``(before, now after)``; empty if a run can continue.
+        """
+        if self.fingerprint != trained_on.fingerprint:
+            return f"({trained_on.fingerprint}, now {self.fingerprint})"
+        if len(self.classes) != len(trained_on.classes):
+            return f"({len(trained_on.classes)} classes, now {len(self.classes)})"
+        return ""
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,

@@ -22,6 +22,7 @@ from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.raw import RawDataset, RawSplit
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.files import sha256
+from cifar_dist.formatting import list_renamed
 from cifar_dist.terminal.progress import waiting
 
 
@@ -188,6 +189,4 @@ def _note_renamed(old: Sequence[str], new: Sequence[str]) -> list[str]:
     """Note the classes that are renamed, unless the source only numbers them."""
     if all(name.isdecimal() for name in old):
         return []
-    renamed = [f"{before} -> {after}" for before, after in zip(old, new, strict=True) if before != after]
-    more = f" and {len(renamed) - 3:,} more" if len(renamed) > 3 else ""
-    return [f"renamed: {', '.join(renamed[:3])}{more}"]
+    return [f"renamed: {list_renamed(old, new)}"]

@@ -63,13 +63,16 @@ class Predictor:
 
 
 def labels_as_trained(manifest: Manifest, split: str, trained_on: Manifest) -> NDArray[np.int64]:
-    """Return the labels of a split, int64 [samples], as the classes of the run; classes are matched by name.
+    """Return the labels of a split, int64 [samples], as the classes of the run.
+
+    Classes of other data are matched by name. In the shards that the run was trained on, a label has the meaning that
+    the run learnt, whatever the class is called now.
 
     Raises:
         UserError: an image has a class that the run was not trained on.
     """
     labels = manifest.labels(split)
-    if manifest.classes == trained_on.classes:
+    if manifest.classes == trained_on.classes or manifest.fingerprint == trained_on.fingerprint:
         return labels
     index = {name: label for label, name in enumerate(trained_on.classes)}
     as_trained = np.array([index.get(name, _UNKNOWN) for name in manifest.classes] + [UNLABELLED], dtype=np.int64)

@@ -102,13 +102,11 @@ def refuse_other_data(folder: RunFolder, manifest: Manifest) -> None:
     """Refuse data that this run was not started on.
 
     Raises:
-        UserError: the packed bytes differ, or the run's manifest is missing or damaged.
+        UserError: the packed bytes or the number of classes differ, or the run's manifest is missing or damaged.
     """
-    started = folder.read_manifest()
-    if started.fingerprint != manifest.fingerprint:
+    if difference := manifest.difference(folder.read_manifest()):
         raise UserError(
-            f"{folder.path} was started on other data than {manifest.root} now has "
-            f"({started.fingerprint}, now {manifest.fingerprint}); use another --run.name"
+            f"{folder.path} was started on other data than {manifest.root} now has {difference}; use another --run.name"
             f"{way_to_start_from_weights(folder)}"
         )
 

@@ -95,7 +95,7 @@ class Run:
         trained, now = self.folder.manifest, Path(self.config.data.path, FILE_NAME)
         if not (trained.is_file() and now.is_file()) or trained.read_bytes() == now.read_bytes():
             return False
-        return self.folder.read_manifest().fingerprint != Manifest.load(now.parent).fingerprint
+        return bool(Manifest.load(now.parent).difference(self.folder.read_manifest()))
 
 
 @dataclass(frozen=True)

@@ -168,11 +168,10 @@ def check_data(config: Config, folder: RunFolder) -> None:
         UserError: it does not exist, or is another one.
     """
     refuse_missing_data(folder, config.data.path, "--data")
-    now, then = Manifest.load(config.data.path), folder.read_manifest()
-    if now.fingerprint != then.fingerprint:
+    if difference := Manifest.load(config.data.path).difference(folder.read_manifest()):
         raise UserError(
-            f"{config.data.path} is not the data that {folder.path} was trained on "
-            f"({then.fingerprint}, now {now.fingerprint}); name that with --data DIR"
+            f"{config.data.path} is not the data that {folder.path} was trained on {difference}; name that with "
+            "--data DIR"
         )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.formatting import list_renamed
 from cifar_dist.terminal.screen import fold, table_width
 from cifar_dist.verbs.arguments import (
     RUN,
@@ -74,8 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     if engine.ranks.is_main:
         if data.fingerprint != trained.trained_on.fingerprint:
             _say(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
-        elif trained.config.trains_on(arguments.split):
-            _say(f"the run was trained on the split {arguments.split}")
+        else:
+            if renamed := list_renamed(trained.trained_on.classes, data.classes):
+                _say(f"{data.root} names classes otherwise than the run, which keeps its names: {renamed}")
+            if trained.config.trains_on(arguments.split):
+                _say(f"the run was trained on the split {arguments.split}")
         if summary.tta != tta:
             _say(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")
         _say(f"{arguments.split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")

@@ -154,7 +154,7 @@ def test_packed_images_of_another_size_or_split_are_refused_with_what_to_do(trai
 def test_evaluate_is_not_suggested_where_it_would_refuse(
     trained: Trained, tmp_path: Path, names: tuple[str, str], side: int
 ) -> None:
-    files = build.class_folder({f"train/{name}": 2 for name in names}, side=side)
+    files = build.class_folder({f"train/{name}": 2 for name in names}, seed=1, side=side)
     root = pack(build.write_folder(tmp_path / "in", files), tmp_path / "out", val_fraction=0, show=False).root
     assert refusal(trained, root) == (
         f"{root} has no split 'test' to predict, but train; predict the folder of its images: "

@@ -323,6 +323,15 @@ def test_other_data_is_refused(tmp_path: Path, manifest: Manifest) -> None:
     assert other.fingerprint in message
 
 
+def test_renamed_classes_are_the_same_data_and_one_class_more_is_not(tmp_path: Path, manifest: Manifest) -> None:
+    open_and_end(tmp_path / "it", CONFIG, manifest)
+    names = tuple(f"new {name}" for name in manifest.classes)
+    open_and_end(tmp_path / "it", CONFIG, replace(manifest, classes=names))
+    count = len(names)
+    message = refusal(tmp_path / "it", CONFIG, replace(manifest, classes=(*names, "other")))
+    assert f"now has ({count} classes, now {count + 1}); use another --run.name" in message
+
+
 def test_fresh_refuses_an_existing_folder(tmp_path: Path, manifest: Manifest) -> None:
     fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
     open_and_end(tmp_path / "it", fresh, manifest)
