@@ -14,7 +14,7 @@ import numpy as np
 from cifar_dist.data.image import CODECS, Codec
 from cifar_dist.data.manifest import UNLABELLED, Shard
 from cifar_dist.data.npz import MAX_CLASSES
-from cifar_dist.errors import UserError, quoted
+from cifar_dist.errors import UserError
 from cifar_dist.files import is_utf8, sha256
 
 ByteRange = tuple[int, int]
@@ -23,7 +23,6 @@ ByteRange = tuple[int, int]
 _LABEL_BYTES = 64  # of a .cls: a number, and whatever space is around it
 _LONGEST_PROBLEM = 500  # characters; it may quote names of any length
 _METADATA = re.compile(r"__[^/]*__($|/)")  # members that webdataset skips
-_MACOS = re.compile(r"(.*/)?(\._[^/]*|\.DS_Store)")  # files that macOS adds to an archive
 
 
 class IndexedTar(NamedTuple):
@@ -46,7 +45,7 @@ class TarMembers(NamedTuple):
 
     Attributes:
         samples: key to its suffixes, in lower case, and their byte ranges.
-        keyless: number of members of each kind that webdataset skips, because their names do not start with a key.
+        keyless: number of members of each kind whose names do not start with a key.
     """
 
     samples: dict[str, dict[str, ByteRange]]
@@ -112,18 +111,10 @@ def read_members(file: IO[bytes]) -> TarMembers:
             if not is_utf8(member.name):
                 raise ValueError(f"the name of its member '{member.name}' is not UTF-8")
             key, suffix = base_plus_ext(member.name)
-            if key is None:
-                if not _MACOS.fullmatch(member.name):
-                    is_hidden = member.name.rpartition("/")[2].startswith(".")
-                    keyless["hidden" if is_hidden else "without a suffix"] += 1
+            if key is None or is_of_hidden(key):
+                is_hidden = member.name.rpartition("/")[2].startswith(".")
+                keyless["hidden" if is_hidden else "without a suffix"] += 1
                 continue
-            if key.endswith("/"):  # webdataset reads it as a sample, of that key
-                file_name = member.name.rpartition("/")[2]
-                pattern = quoted("*/._*" if file_name.startswith("._") else f"*/{file_name}")
-                raise ValueError(
-                    f"it contains the hidden file '{member.name}'; delete it from the tar: "
-                    f"tar --delete --wildcards -f {quoted(getattr(file, 'name', 'FILE'))} {pattern}"
-                )
             if key != last and key in samples:
                 raise ValueError(f"the members of sample '{key}' are not consecutive")
             parts = samples.setdefault(key, {})
@@ -135,6 +126,11 @@ def read_members(file: IO[bytes]) -> TarMembers:
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"it is corrupt or truncated at byte {tar.offset:,}")
     return TarMembers(samples, keyless)
+
+
+def is_of_hidden(key: str) -> bool:
+    """Whether a key is that of the hidden files in a folder, which webdataset reads as a sample: ``x/.DS_Store``."""
+    return key.endswith("/")
 
 
 def _common_codec(samples: dict[str, dict[str, ByteRange]]) -> Codec:

@@ -17,7 +17,7 @@ from cifar_dist.data.image import decode, decoding_problem
 from cifar_dist.data.manifest import INDEXED, Manifest, Shard, find_tars
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
-from cifar_dist.data.tar import read_members
+from cifar_dist.data.tar import is_of_hidden, read_members
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
@@ -215,7 +215,7 @@ def _find_member_problem(manifest: Manifest, shard: Shard, data: bytes) -> str |
 
     indexed = read_members(io.BytesIO(data)).samples
     files = tar_file_expander([{"url": shard.name, "stream": io.BytesIO(data)}])
-    samples = {sample["__key__"]: sample for sample in group_by_keys(files)}
+    samples = {key: sample for sample in group_by_keys(files) if not is_of_hidden(key := sample["__key__"])}
     if not list(samples) == list(indexed) == list(shard.keys):
         return f"webdataset reads {len(samples):,} samples that differ from the manifest's {shard.samples:,}"
     for row, key in enumerate(shard.keys):

@@ -233,12 +233,22 @@ def test_ignored_members_are_counted_and_named(tmp_path: Path, capsys: pytest.Ca
 
 def test_members_that_are_no_sample_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     png = build.image_file(build.random_images(1, side=8)[0])
-    ignored = ["img0", "a.b/img1", ".img2.png", "._a.png", "a.b/._b.png", ".DS_Store", "__meta__"]
+    ignored = [
+        "img0",
+        "a.b/img1",
+        ".img2.png",
+        "._a.png",
+        "a.b/._b.png",
+        ".DS_Store",
+        "x/.DS_Store",
+        "x/._a.png",
+        "__meta__",
+    ]
     raw(
         tmp_path / "0.tar",
         [("a.png", png), ("a.cls", b"0"), ("b.PNG", png), ("b.cls", b"0"), *((n, png) for n in ignored)],
     )
-    assert "passed over members that are neither image nor .cls: 1 hidden, 2 without a suffix" in notes(
+    assert "passed over members that are neither image nor .cls: 6 hidden, 2 without a suffix" in notes(
         tmp_path, capsys
     )
     verify(tmp_path, show=False)
