@@ -66,8 +66,8 @@ OTHER_SUFFIXES = frozenset(
 SKIP_OPTION = "--skip-unusable"
 _TRAIN_OR_TEST = ("train", "training", "val", "test")
 """Names of a top-level folder that are split names in any case; a class may be called ``valid`` or ``dev``."""
-_SPLIT_FOLDER = re.compile(rf"({'|'.join(MEANT_WORDS)})[-_ ]?(set|data|images)", re.IGNORECASE)
-"""Names of a folder that mean a split, and are not read as one; Kaggle has ``training_set`` and ``test_set``."""
+_SPLIT_FOLDER = re.compile(rf"({'|'.join(MEANT_WORDS)})[-_ ]?(set|data|images|\d{{4}})", re.IGNORECASE)
+"""Names of a folder that mean a split, and are not read as one: ``training_set`` of Kaggle, ``train2017`` of COCO."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
         if not (skip_unusable and placed):
             raise UserError(f"{path}: {message}; {_remedy(path, tree, placed, misplaced, others)}")
         notes.append(f"skipped: {message}")
+    _refuse_splits_as_classes(path, tree, placed)
     empty = tree.folders_without(placed, names)
     if empty:
         message = f"no images in {_count(empty, 'class folder')} {list_some(empty)}"
@@ -145,7 +146,6 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     notes += _note_label_files(placed, others)
     notes += _note_formats(placed)
     _refuse_double_splits(path, tree, placed)
-    _refuse_splits_as_classes(path, tree, placed)
     splits = tuple(tree.split(name) for name in placed)
     stored = [tree.stored_class(name) for name in placed]
     classes = tuple(unicodedata.normalize("NFC", name) for name in stored)

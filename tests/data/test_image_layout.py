@@ -121,6 +121,10 @@ def test_two_folders_for_one_split_are_refused() -> None:
             ["training_set/1.png", "test_set/1.png"],
             "'test_set', 'training_set' would be read as classes; rename training_set to train and test_set to test",
         ),
+        (
+            ["train2017/1.jpg", "val2017/1.jpg", "annotations/instances_train2017.json", "annotations/"],
+            "'train2017', 'val2017' would be read as classes; rename train2017 to train and val2017 to val",
+        ),
         (["0.png", "1.png"], "2 of 2 images are not at CLASS/FILE: '0.png', '1.png'; create a folder for each class"),
     ],
 )
