@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING
 
 import psutil
 
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import is_utf8
 from cifar_dist.terminal.progress import progress
 
@@ -45,6 +45,7 @@ _BASE_ALLOWANCE = 64 << 20  # bytes beyond MAX_RATIO: small archives of uniform 
 
 _MAX_DEPTH = 32
 _ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of a zip member's flags
+_ENCODINGS = "cp932 for Japanese, gbk for Chinese, cp949 for Korean, cp866 for Russian"  # of Windows
 # zipfile raises NotImplementedError for an unknown compression.
 _DAMAGE_ERRORS = (
     tarfile.TarError,
@@ -65,10 +66,12 @@ class Listing:
     Attributes:
         names: those that are not hidden, in stored order.
         hidden: those that are, or a folder above them; without those that an operating system writes by itself.
+        guessed: those whose encoding a zip does not name, read as code page 437.
     """
 
     names: list[str]
     hidden: list[str]
+    guessed: tuple[str, ...] = ()
 
 
 def list_members(path: Path, *, folders: bool = False, show: bool = True) -> Listing:
@@ -83,15 +86,32 @@ def list_members(path: Path, *, folders: bool = False, show: bool = True) -> Lis
         UserError: it cannot be read, is corrupt or truncated, or contains something no dataset needs.
     """
     names: list[str] = []
+    guessed: list[str] = []
     hidden = hidden_names(path) if path.is_dir() else []
     with _raise_user_errors(path), progress(f"listing {path.resolve().name}", 0, "files", show=show) as advance:
         for member in _walk(path, folders=folders):
             advance(1)
             if not _is_hidden(member.name):
                 names.append(member.name)
+                guessed += [member.name] if member.is_guessed else []
             elif not member.name.endswith("/"):
                 hidden.append(member.name)
-    return Listing(names, sorted(hidden))
+    return Listing(names, sorted(hidden), tuple(guessed))
+
+
+def note_guessed(path: Path, listing: Listing) -> list[str]:
+    """Note the names of a zip that are right only if a Western European Windows wrote them; no line without any."""
+    if not listing.guessed:
+        return []
+    return [
+        f"{path} does not name the encoding of {len(listing.guessed):,} names, read as '{listing.guessed[0]}'; if that "
+        f"is scrambled, {_way_to_unpack(path)}"
+    ]
+
+
+def _way_to_unpack(path: Path) -> str:
+    unpack = f"python -m zipfile --metadata-encoding ENCODING -e {quoted(path)} FOLDER"
+    return f"unpack it with its ENCODING, and use the folder: {unpack} ({_ENCODINGS})"
 
 
 def require_utf8_name(path: Path) -> None:
@@ -117,10 +137,17 @@ def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, byte
 
 @dataclass(frozen=True)
 class _Member:
-    """A regular file, or a folder, whose name ends in ``/``; ``read`` is valid until the next member is requested."""
+    """A regular file, or a folder, whose name ends in ``/``.
+
+    Attributes:
+        name: path parts separated by ``/``.
+        read: returns the content; valid until the next member is requested.
+        is_guessed: whether the name may be scrambled, because a zip does not name its encoding.
+    """
 
     name: str
     read: Callable[[], bytes] = bytes
+    is_guessed: bool = False
 
 
 @contextlib.contextmanager
@@ -273,27 +300,41 @@ def _walk_zip(path: Path) -> Iterator[_Member]:
                 _require_memory(path, name, info.file_size)
             else:
                 _require_size(path, name, info.file_size)
-            yield _Member(name, partial(archive.read, info))
+            yield _Member(name, partial(archive.read, info), is_guessed=_is_guessed(info))
+
+
+def _is_guessed(info: zipfile.ZipInfo) -> bool:
+    """Whether zipfile decoded a name as code page 437 for want of anything better."""
+    if info.flag_bits & _UTF8 or info.filename.isascii():
+        return False
+    try:
+        info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return True
+    return False  # macOS writes UTF-8 without the flag that says so
 
 
 def _zip_name(path: Path, info: zipfile.ZipInfo) -> str:
-    """Return the name of a zip member, which macOS writes in UTF-8 without the flag that says so.
+    """Return the name of a zip member.
 
     Raises:
         UserError: it is in the encoding of another language, as Windows writes Chinese names, and would be scrambled.
     """
-    if info.flag_bits & _UTF8:
-        return info.filename
-    try:
-        return info.filename.encode("cp437").decode()  # zipfile decodes names without the flag as code page 437
-    except UnicodeError:
-        pass
-    if re.search("[\u2500-\u259f]", info.filename):  # box drawings, which no one has in a name
-        raise UserError(
-            f"{path}: the member name '{info.filename}' is in an encoding that the archive does not name; unpack it "
-            "with the program that made it, and use the folder"
-        )
-    return info.filename
+    name = info.filename
+    if _is_guessed(info):
+        # Code page 437 also has Greek letters, mathematical signs and box drawings, which are not in Western names. The
+        # second byte of a Japanese letter may be a backslash.
+        if "\\" in name or not all(map(_is_western, name)):
+            raise UserError(
+                f"{path}: the member name '{name}' is in an encoding that the archive does not name; "
+                f"{_way_to_unpack(path)}"
+            )
+        return name
+    return name if info.flag_bits & _UTF8 else name.encode("cp437").decode()
+
+
+def _is_western(letter: str) -> bool:
+    return letter.isascii() or letter in "ªº¿¡" or unicodedata.name(letter).startswith("LATIN")
 
 
 def _safe_name(path: Path, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cifar_dist.data.archives import Listing, read_members
+from cifar_dist.data.archives import Listing, note_guessed, read_members
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
 from cifar_dist.data.image_layout import SKIP_OPTION, SUFFIXES, find_layout
 from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled_split
@@ -80,7 +80,7 @@ def read_image_folder(
             of_split = pixels[rows] if undecoded else pixels[rows[0] : rows[-1] + 1]  # a view costs no memory
             splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in rows)
-    notes = [*note_hidden(hidden), *_notes(undecoded, changes, len(images))]
+    notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(undecoded, changes, len(images))]
     return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths, layout.tables)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
-from cifar_dist.data.archives import list_members, read_members
+from cifar_dist.data.archives import list_members, note_guessed, read_members
 from cifar_dist.data.batches import Images
 from cifar_dist.data.image import note_changes
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
@@ -198,5 +198,5 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
             where = f"{source}: '{name}'"
             images[name] = decode_image(data, where, size, changes)
             require_shape(where, images[name].shape, trained_on)
-    notes = [*note_hidden(hidden), *note_changes(changes, len(names))]
+    notes = [*note_guessed(source, members), *note_hidden(hidden), *note_changes(changes, len(names))]
     return NamedImages(names, np.stack([images[name] for name in names]), notes)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,24 +67,55 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, name: str) -> None:
     assert "the name of" in one_line(source)
 
 
-def test_a_zip_from_a_mac_has_its_names(tmp_path: Path) -> None:
-    """Finder writes names in UTF-8 without the flag that says so; older programs write them in code page 437."""
-    stored = {"Käse": "Käse".encode(), "猫": "猫".encode(), "Öl": "Öl".encode("cp437"), "ox": b"ox"}
-    written = {name: letter * len(name) for name, letter in zip(stored.values(), "ABCD", strict=True)}
-    path = build.write_archive(tmp_path / "a.zip", build.class_folder(dict.fromkeys(written.values(), 1)))
-    data = path.read_bytes()
+def zip_without_encoding(path: Path, names: Sequence[bytes]) -> Path:
+    """Write a zip of one image for each class name, without the flag for UTF-8."""
+    written = {name: letter * len(name) for name, letter in zip(names, "ABCD", strict=False)}
+    data = build.write_archive(path, build.class_folder(dict.fromkeys(written.values(), 1))).read_bytes()
     for name, letters in written.items():
         data = data.replace(f"{letters}/0000.png".encode(), name + b"/0000.png")
     path.write_bytes(data)
+    return path
+
+
+def test_a_zip_from_a_mac_has_its_names(tmp_path: Path) -> None:
+    """Finder writes names in UTF-8 without the flag that says so; older programs write them in code page 437."""
+    stored = {"Käse": "Käse".encode(), "猫": "猫".encode(), "Öl": "Öl".encode("cp437"), "ox": b"ox"}
+    path = zip_without_encoding(tmp_path / "a.zip", list(stored.values()))
     assert open_quietly(str(path)).data.classes == tuple(sorted(stored))
 
 
-def test_a_zip_with_names_in_an_encoding_that_it_does_not_name_is_refused(tmp_path: Path) -> None:
-    """As Windows writes Chinese names; read as code page 437 they would be scrambled classes."""
-    path = build.write_archive(tmp_path / "a.zip", build.class_folder({"AAAA": 1, "emu": 1}))
-    path.write_bytes(path.read_bytes().replace(b"AAAA/0000.png", "狗狗".encode("gbk") + b"/0000.png"))
+def unpacked_as_said(said: str, folder: Path, encoding: str) -> tuple[str, ...]:
+    """Unpack a zip with the command that a message has; return the classes."""
+    command = said.partition("use the folder: ")[2].partition(" (cp932 for Japanese")[0]
+    words = [{"ENCODING": encoding, "FOLDER": str(folder)}.get(word, word) for word in shlex.split(command)]
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    return open_quietly(str(folder)).data.classes
+
+
+def test_names_of_a_zip_that_may_be_scrambled_are_noted(tmp_path: Path) -> None:
+    """Japanese Windows writes 犬 with the bytes that Western European Windows writes for îó."""
+    path = zip_without_encoding(tmp_path / "a b.zip", ["犬".encode("cp932"), "猫".encode("cp932"), b"ox"])
+    data = open_quietly(str(path)).data
+    assert data.classes == ("ox", "îó", "öL")
+    note = next(note for note in data.notes if "encoding" in note)
+    assert note.startswith(
+        f"{path} does not name the encoding of 2 names, read as 'îó/0000.png'; if that is scrambled, "
+    )
+    assert unpacked_as_said(note, tmp_path / "unpacked", "cp932") == ("ox", "犬", "猫")
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [("狗狗", "gbk"), ("груша", "cp866"), ("груша", "cp1251"), ("ソニー", "cp932")],
+)
+def test_a_zip_with_names_in_an_encoding_that_it_does_not_name_is_refused(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
+    """Read as code page 437 they would be scrambled classes, and a backslash in them would be a folder."""
+    path = zip_without_encoding(tmp_path / "a.zip", [name.encode(encoding), b"emu"])
     said = one_line(str(path))
     assert "is in an encoding that the archive does not name; unpack it" in said
+    assert unpacked_as_said(said, tmp_path / "unpacked", encoding) == ("emu", name)
 
 
 def test_a_folder_of_anything_else_says_what_is_expected(tmp_path: Path) -> None:
