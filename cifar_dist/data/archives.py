@@ -162,7 +162,7 @@ def _raise_user_errors(path: Path) -> Iterator[None]:
             f"{path} is corrupt, truncated or not an archive ({what}); download or create it again"
         ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}") from None
 
 
 def _walk(path: Path, *, folders: bool = False) -> Iterator[_Member]:

@@ -62,10 +62,11 @@ def visible_files(root: Path) -> list[str]:
     """List the files at any depth, without hidden ones. Links to folders are followed, as :func:`find_tars` does.
 
     Raises:
-        UserError: a link to a folder that contains it; each tar in that folder would be listed twice.
+        UserError: a folder that cannot be read, or a link to a folder that contains it; each tar in that folder would
+            be listed twice.
     """
     found: list[Path] = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_refuse_unreadable_folder, followlinks=True):
         place = Path(folder).relative_to(root)
         above = {os.path.realpath(root / part) for part in (place, *place.parents)}
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -75,6 +76,10 @@ def visible_files(root: Path) -> list[str]:
                 raise UserError(f"{path} is a link to a folder that contains it; remove the link")
         found += [place / name for name in files if not name.startswith(".") and (root / place / name).is_file()]
     return sorted(path.as_posix() for path in found)
+
+
+def _refuse_unreadable_folder(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
 def _refuse_unreadable_tars(root: Path) -> None:

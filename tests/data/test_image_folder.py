@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly, same
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist.data.archives import Listing, list_members
 from cifar_dist.data.image_folder import read_image_folder
@@ -120,6 +121,18 @@ def test_a_zip_with_names_in_an_encoding_that_it_does_not_name_is_refused(
 
 def test_a_folder_of_anything_else_says_what_is_expected(tmp_path: Path) -> None:
     assert "SPLIT/CLASS/FILE.png" in one_line(build.write_folder(tmp_path / "f", {"notes.txt": b"hello"}))
+
+
+def test_a_file_or_folder_that_cannot_be_read_is_named() -> None:
+    with public_folder() as root:
+        build.write_folder(root, build.class_folder({"cat": 2, "dog": 2}))
+        for name in ("cat/0001.png", "dog"):
+            path = root / name
+            mode = path.stat().st_mode
+            path.chmod(0)
+            with without_rights():
+                assert one_line(root) == f"{path} cannot be read: Permission denied"
+            path.chmod(mode)
 
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:

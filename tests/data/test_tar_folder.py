@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support import dataset_builders as build
 from support.webdataset_tars import notes, refusal, sample, write
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist.data.index import index
 from cifar_dist.errors import UserError
@@ -140,3 +141,14 @@ def test_a_link_to_a_folder_that_contains_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "tars")
     with pytest.raises(UserError, match=r"tars/more/back is a link to a folder that contains it; remove the link"):
         index(tmp_path / "tars", show=False)
+
+
+def test_a_folder_that_cannot_be_read_is_refused() -> None:
+    """Its tars would be missing from the dataset."""
+    with public_folder() as root:
+        write(root / "train-0.tar", [sample("0")])
+        write(root / "more" / "train-1.tar", [sample("0")])
+        (root / "more").chmod(0)
+        with without_rights():
+            assert refusal(root) == f"{root / 'more'} cannot be read: Permission denied"
+        (root / "more").chmod(0o755)
