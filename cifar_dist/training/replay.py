@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +96,8 @@ class Replay:
         summary = {
             "equal": self.equal,
             "began_from_step": self.began,
-            "replayed": asdict(self.record),
-            "recorded": asdict(self.recorded),
+            "replayed": json.loads(self.record.to_line()),
+            "recorded": json.loads(self.recorded.to_line()),
         }
         (folder / "replay.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         with (folder / "samples.csv").open("w", newline="", encoding="utf-8") as file:
@@ -115,8 +115,15 @@ class Replay:
 
 
 def same_numbers(one: Record, other: Record) -> bool:
-    """Whether two records of a step are equal but for the time that it took."""
-    return replace(one, seconds=0.0) == replace(other, seconds=0.0)
+    """Whether two records of a step are equal but for the time that it took, and what took it."""
+    return not different_numbers(one, other)
+
+
+def different_numbers(one: Record, other: Record) -> list[str]:
+    """Name the fields in which two records of a step differ. Of one that has diverged, nan equals nan."""
+    names = [field.name for field in fields(Record) if field.name not in ("seconds", "usage")]
+    pairs = ((name, getattr(one, name), getattr(other, name)) for name in names)
+    return [name for name, a, b in pairs if a != b and not (a != a and b != b)]
 
 
 def recorded_steps(folder: RunFolder) -> dict[int, Record]:

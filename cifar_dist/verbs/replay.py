@@ -146,8 +146,16 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
 
 
 def _describe_step(replayed: Replay, path: Path) -> list[str]:
+    from cifar_dist.training.replay import different_numbers
+
     record, recorded = replayed.record, replayed.recorded
-    verdict = "equal to the last digit" if replayed.equal else f"differs by {abs(record.loss - recorded.loss):.3g}"
+    different = different_numbers(record, recorded)
+    if "loss" in different:
+        verdict = f"differs by {abs(record.loss - recorded.loss):.3g}"
+    else:
+        verdict = "equal to the last digit"
+        for name in different:
+            verdict += f"; {name} {getattr(record, name)!r}, recorded {getattr(recorded, name)!r}"
     return [
         f"step {record.step}, recomputed from step {replayed.began}",
         f"loss {record.loss!r}, recorded {recorded.loss!r}: {verdict}",

@@ -68,6 +68,28 @@ def test_a_step_is_what_was_recorded(trained: Path, step: int, began: int) -> No
     assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_step_counts_as_equal_whatever_its_time_went_into(tiny: Path, tmp_path: Path) -> None:
+    """The last step of an epoch without an evaluation records where the time of the epoch went."""
+    words = ["--train.epochs", "2", "--eval.every", "2", "--tracking.every", "10"]
+    assert train(str(tiny), *words)[0].returncode == 0
+    run = tmp_path / "runs" / "tiny"
+    assert "usage" in metrics(run)[12]
+    done = replay(run, "--check", "9", processes=1)
+    assert done.returncode == 0, done.stdout
+    assert json.loads((run / "certificate.json").read_text())["equal"]
+
+
+def test_the_step_that_diverged_is_recomputed(tiny: Path, tmp_path: Path) -> None:
+    assert train(str(tiny), "--optim.lr", "1e30")[0].returncode == 1
+    run = tmp_path / "runs" / "tiny"
+    done = replay(run, 2, processes=1)
+    assert "loss nan, recorded nan: equal to the last digit" in done.stdout
+    assert done.returncode == 0
+    found = (run / "replays" / "step-00000002" / "replay.json").read_text()
+    assert json.loads(found)["replayed"]["loss"] is None
+    assert "NaN" not in found
+
+
 def test_another_number_of_processes_is_reported(trained: Path) -> None:
     done = replay(trained, 24, processes=1)
     assert done.returncode == 1
