@@ -63,6 +63,14 @@ class _DataParallelModel(WrappedModel):
     _order: list[nn.Parameter]
     _hooks: Sequence[RemovableHandle] = ()
 
+    @property
+    def needs_rehearsal(self) -> bool:
+        """DDP puts gradients into its buckets in the order of parameters, then in the order that the first pass showed.
+
+        Of two processes it adds up the same two numbers. Of more, the place in a bucket decides which are added first.
+        """
+        return self.ranks.world_size > 2
+
     def watch_exchange(self, begins: Callable[[], object]) -> None:
         self._order, self._begins = [], begins
         parameters = self.trainable_parameters().values()

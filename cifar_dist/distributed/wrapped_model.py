@@ -128,6 +128,14 @@ class WrappedModel(InferenceModel):
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm
 
+    @property
+    def needs_rehearsal(self) -> bool:
+        """Whether the first step of a process adds up gradients in another order than all later ones.
+
+        The passes of a step are made and discarded before it then, or a resumed run would differ from a whole one.
+        """
+        return False
+
     def __call__(self, images: Tensor, *, compiled: bool = True) -> Tensor:
         """Logits [n, classes] in the run's precision, with gradients.
 

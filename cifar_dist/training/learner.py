@@ -77,6 +77,7 @@ class Learner:
         if self._average is not None and loaded is not None:
             averaged = loaded.tensors.averaged
             self._average.load(averaged.running() if averaged else {}, loaded.state.step)
+        self._needs_rehearsal = self.model.needs_rehearsal
         self._recalibrated: dict[str, Tensor] | None = None  # batch statistics of the average after the last step
 
     def _load_first_weights(self, loaded: Checkpoint | None) -> None:
@@ -124,6 +125,8 @@ class Learner:
         """
         with explained(lambda: describe_training(self._config.train, self._engine, self._ranks.world_size)):
             self.model.begin_step(lr)
+            if self._needs_rehearsal:
+                self._rehearse(step, batches, lr)
             measured = self._forward_backward(step, batches, lr)
             if rho := self._config.optim.sam_rho:
                 with ascended(self.model.module, rho):
@@ -135,6 +138,16 @@ class Learner:
             with self.clock.during("optimizer"):
                 self._average.update(step + 1)
         return replace(measured, grad_norm=grad_norm)
+
+    def _rehearse(self, step: int, batches: Sequence[Batch], lr: float) -> None:
+        """Make the passes of a step once, and discard what they change: see :attr:`WrappedModel.needs_rehearsal`."""
+        buffers = [*self.model.module.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        self._forward_backward(step, batches, lr)
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        self.model.begin_step(lr)
+        self._needs_rehearsal = False
 
     def _forward_backward(self, step: int, batches: Sequence[Batch], lr: float) -> StepMeasurements:
         """Forward and backward pass of every micro-batch of a step."""
