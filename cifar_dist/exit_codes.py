@@ -8,6 +8,7 @@ import signal
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_DIFFERS = 3  # a replay computed other numbers than the run recorded
 EXIT_IN_USE = 69  # EX_UNAVAILABLE of sysexits.h: another process is training this run
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request with a checkpoint; run it again
 EXIT_STALLED = 124  # as of timeout(1): no step ended for too long, so the job was ended; earlier checkpoints are intact

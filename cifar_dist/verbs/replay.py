@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.distributed.launched import is_main_process, launched_processes
 from cifar_dist.errors import UserError, printable, quoted
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
+from cifar_dist.exit_codes import EXIT_DIFFERS, EXIT_DONE
 from cifar_dist.formatting import loss_figure, percent
 from cifar_dist.step_folder import step_name
 from cifar_dist.terminal.notice import notice
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not equal and notes:
             words = f"{quoted(arguments.run)} {arguments.step or '--check'}"
             print(f"replay it on the run's processes: cifar-dist launch CONFIG --num_processes=N replay {words}")
-    return EXIT_DONE if equal else EXIT_FAILED
+    return EXIT_DONE if equal else EXIT_DIFFERS
 
 
 def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
