@@ -37,7 +37,6 @@ class DeepSpeedZero(Engine):
             "average.name",
             lambda value: value == "lookahead",
             "needs an optimizer without a copy of the weights",
-            "use launch/ddp.yaml, launch/fsdp.yaml, or launch/cpu.yaml without GPUs",
         ),
     )
 

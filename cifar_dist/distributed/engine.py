@@ -30,6 +30,7 @@ from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
 from cifar_dist.errors import UserError
+from cifar_dist.launch.typed_launcher import command_with_ddp
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,21 @@ class Limit:
         key: the setting, as ``optim.name``.
         refuses: whether a value of it is refused.
         reason: completes "KEY = VALUE ...".
-        remedy: what to type instead.
+        remedy: what to type instead; empty for the command that starts DDP.
     """
 
     key: str
     refuses: Callable[[object], bool]
     reason: str
-    remedy: str = "use launch/ddp.yaml, or launch/cpu.yaml without GPUs"
+    remedy: str = ""
 
     def check(self, config: Config, engine: str) -> None:
         """Raises UserError where ``config`` has a value that this limit refuses; ``engine`` is named in the message."""
         section, _, name = self.key.partition(".")
         value = getattr(getattr(config, section), name, None)
         if self.refuses(value):
-            raise UserError(f"{self.key} = {inline_toml(value)} {self.reason}, not {engine}; {self.remedy}")
+            remedy = self.remedy or command_with_ddp()
+            raise UserError(f"{self.key} = {inline_toml(value)} {self.reason}, not {engine}; {remedy}")
 
 
 NO_PARTS = Limit("train.parts", bool, "needs one process or DDP")

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from cifar_dist.distributed.engine import SHARDED, Engine, Limit
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
 from cifar_dist.errors import UserError
+from cifar_dist.launch.typed_launcher import command_with_ddp
 
 
 class FullySharded(Engine):
@@ -77,7 +78,7 @@ def shard(module: nn.Module, optimizer: Optimizer | None, device: torch.device, 
             block.register_forward_hook(_clone_views)
             fully_shard(block, mesh=mesh, reshard_after_forward=True)  # else a prediction leaves the root's unsharded
     except (NotImplementedError, ValueError) as error:
-        raise UserError(f"FSDP cannot shard this network ({error}); use launch/ddp.yaml") from None
+        raise UserError(f"FSDP cannot shard this network ({error}); {command_with_ddp()}") from None
     shards = dict(module.named_parameters())
     for group in optimizer.param_groups if optimizer is not None else ():
         group["params"] = [shards[names[id(parameter)]] for parameter in group["params"]]

@@ -33,7 +33,7 @@ def check_gpus(gpus: int) -> None:
         has = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
         raise MachineError(
             f"{os.uname().nodename} has {has}, and the launcher started {started} processes on it; use "
-            f"--num_processes={gpus}, or launch/cpu.yaml for any number on its CPU"
+            f"--num_processes={gpus}, or cifar-dist launch cpu for any number on its CPU"
         )
 
 

@@ -11,10 +11,7 @@ from pathlib import Path
 
 from cifar_dist.distributed.launched import launched_processes, parent_command
 from cifar_dist.errors import quoted
-
-VARIABLE = "CIFAR_DIST_COMMAND"
-"""Environment variable in which a program that starts runs passes on the words that precede a verb, such as
-``cifar-dist launch cpu``; empty if nobody typed any."""
+from cifar_dist.launch.typed_launcher import VARIABLE
 
 
 def resume_command(run: Path) -> str:

@@ -35,10 +35,10 @@ class Failure:
 def agreed_code(failures: Sequence[Failure]) -> int:
     """Return the exit code of a job, from how its ranks failed, and report which of them failed first.
 
-    Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, on 3 after all of it, and on 124 when
-    one of them does not answer any more, so one such code stands for all. Otherwise the first failure is the cause. The
-    others are its effects: ranks lose their connection to the one that failed, and torchrun ends those that are left
-    with TERM and, 30 seconds later, KILL.
+    Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, on 3 after all of it, and on 124
+    when one of them does not answer any more, so one such code stands for all. Otherwise the first failure is the
+    cause. The others are its effects: ranks lose their connection to the one that failed, and torchrun ends those that
+    are left with TERM and, 30 seconds later, KILL.
     """
     codes = {failure.code for failure in failures}
     for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED, EXIT_DIFFERS):

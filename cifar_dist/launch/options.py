@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError, first_line
+from cifar_dist.launch.typed_launcher import command_with_ddp
 
 _ONE_PROCESS = ("NO", "MULTI_CPU")
 _KINDS = (*_ONE_PROCESS, "MULTI_GPU", "DEEPSPEED", "FSDP")
@@ -149,7 +150,7 @@ def _check_one_process(request: LaunchRequest) -> None:
         several = "one job of several machines"
     if several:
         starts = f"{request.config} starts one process (distributed_type {request.kind})"
-        raise UserError(f"{starts}, not {several}; use launch/ddp.yaml, or launch/cpu.yaml without GPUs")
+        raise UserError(f"{starts}, not {several}; {command_with_ddp()}")
 
 
 def _starts_others(kind: str, values: _Values) -> bool:

@@ -15,6 +15,7 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import free_name, write_atomic
+from cifar_dist.launch.typed_launcher import typed_launcher
 from cifar_dist.run_folder.finding import split_step
 from cifar_dist.run_folder.folder import RunFolder
 
@@ -84,11 +85,14 @@ def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[s
 
 
 def resume_command(folder: RunFolder, config: Config | None = None) -> str:
-    """Return the command that continues this run, with the length of ``config`` if the run can have it."""
+    """Return the command that continues this run in processes like those of this job.
+
+    It has the length of ``config`` if the run can have it.
+    """
     length: list[str] = []
     if config is not None and _keeps_rates(folder, config):
         length = words_of_changes(_settings(folder), settings_of(config), LENGTH) or []
-    return " ".join(["cifar-dist resume", quoted(folder.path), *map(quoted, length)])
+    return " ".join([typed_launcher(), "resume", quoted(folder.path), *map(quoted, length)])
 
 
 def other_run(folder: RunFolder, config: Config) -> str:
@@ -104,8 +108,14 @@ def other_run(folder: RunFolder, config: Config) -> str:
             words, way = [*words, f"--run.from {path}"], "branch it"
         changes = words_of_changes(before, {**now, "run.from": before["run.from"]})
     if changes is None:
-        return f"{way}, by adding to cifar-dist train: {' '.join(words)}"
-    return f"{way}: {' '.join([f'cifar-dist train {path}/{folder.config.name}', *words, *map(quoted, changes)])}"
+        return f"{way}, by adding to {_train()}: {' '.join(words)}"
+    return f"{way}: {' '.join([f'{_train()} {path}/{folder.config.name}', *words, *map(quoted, changes)])}"
+
+
+def _train() -> str:
+    """Return the words that precede a recipe."""
+    launcher = typed_launcher()
+    return f"{launcher} train" if launcher == "cifar-dist" else launcher
 
 
 def way_to_start_from_weights(folder: RunFolder) -> str:

@@ -12,12 +12,12 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cifar_dist.distributed.typed_command import VARIABLE
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.joining import JOB_PORTS
+from cifar_dist.launch.typed_launcher import VARIABLE
 from cifar_dist.runs.resume import launched_run
 
 MIN_NODES = "CIFAR_DIST_MIN_NODES"

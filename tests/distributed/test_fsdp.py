@@ -41,7 +41,7 @@ def test_one_process_without_a_launcher_is_refused(tiny: Path) -> None:
     [
         (
             ["--optim.name", "muon"],
-            'optim.name = "muon" needs full weights and gradients on each process, not FSDP; use launch/ddp.yaml',
+            'optim.name = "muon" needs full weights and gradients on each process, not FSDP; use: cifar-dist launch',
         ),
         (
             ["--train.compile"],

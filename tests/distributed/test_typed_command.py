@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cifar_dist.distributed import typed_command
-from cifar_dist.distributed.typed_command import VARIABLE, launcher_command, resume_command
+from cifar_dist.distributed.typed_command import launcher_command, resume_command
+from cifar_dist.launch.typed_launcher import VARIABLE, command_with_ddp
 
 RUN = Path("runs/two words")
 
@@ -58,3 +59,32 @@ def test_a_run_that_is_launched(passed: str | None, launcher: str, monkeypatch: 
     assert launcher_command("cpu", ["--num_processes=3"]) == launcher
     monkeypatch.setenv(VARIABLE, launcher)
     assert resume_command(RUN) == (f"{launcher} resume 'runs/two words'" if launcher else "")
+
+
+@pytest.mark.parametrize(
+    ("passed", "typed", "command"),
+    [
+        (
+            "launch/local.sh fsdp --num_processes=3",
+            "train demo --train.parts 4",
+            "launch/local.sh DDP --num_processes=3",
+        ),
+        ("cifar-dist launch ./my.json --zero_stage=3", "train demo --train.parts 4", "cifar-dist launch DDP"),
+        (None, "launch fsdp --fsdp_version=2 demo --train.parts 4", "cifar-dist launch DDP"),
+        (None, "demo --train.parts 4", "cifar-dist launch DDP"),
+    ],
+)
+def test_an_engine_is_replaced_by_ddp(
+    passed: str | None, typed: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the options that another engine takes."""
+    monkeypatch.setattr(sys, "argv", ["cifar-dist", *typed.split()])
+    if passed is not None:
+        monkeypatch.setenv(VARIABLE, passed)
+    ddp = "ddp" if list(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+    assert command_with_ddp() == f"use: {command.replace('DDP', ddp)} demo --train.parts 4"
+
+
+def test_a_slurm_job_is_given_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFAR_DIST_LAUNCH", "zero2")
+    assert command_with_ddp() == "set CIFAR_DIST_LAUNCH=ddp, or CIFAR_DIST_LAUNCH=cpu without GPUs"

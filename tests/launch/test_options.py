@@ -44,7 +44,7 @@ def test_the_name_no_of_yaml_is_one_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "options", "says"),
     [
-        (SINGLE, ["--num_processes=2"], "(distributed_type NO), not the 2 asked for; use launch/ddp.yaml, or"),
+        (SINGLE, ["--num_processes=2"], "(distributed_type NO), not the 2 asked for; use: cifar-dist launch"),
         (SINGLE, [*MACHINES, "--num_processes=2"], "starts one process (distributed_type NO), not one job of several"),
         (SINGLE, ["--nnodes=1:2", "--rdzv_endpoint=a:1"], "starts one process (distributed_type NO), not one job of"),
         (CPU, ["--num_processes=0"], "--num_processes=0 is not an integer of at least 1; use for example"),

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slurm
         (
             ["demo", "--train.parts", "4"],
             {"CIFAR_DIST_LAUNCH": "zero2"},
-            "cifar-dist: train.parts = 4 needs one process or DDP, not DeepSpeed ZeRO-1 or ZeRO-2; use launch/ddp.yaml",
+            "cifar-dist: train.parts = 4 needs one process or DDP, not DeepSpeed ZeRO-1 or ZeRO-2; set CIFAR_DIST",
         ),
     ],
 )

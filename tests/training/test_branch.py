@@ -11,6 +11,7 @@ import pytest
 from support.continued_runs import Place, events
 from support.running import metrics, story
 
+from cifar_dist.launch.typed_launcher import VARIABLE
 from cifar_dist.runs.listing import describe
 
 
@@ -148,3 +149,13 @@ def test_the_length_is_left_as_it_was_where_the_run_cannot_have_another(place: P
     (command,) = re.findall(r"leave optim.lr as it was: cifar-dist (.*?), or ", refused.said)
     assert command == f"resume {place.whole}"
     assert place.run(*shlex.split(command)).code == 0
+
+
+def test_the_commands_keep_the_launch_config(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = "cifar-dist launch zero2-offload --num_processes=2"
+    monkeypatch.setenv(VARIABLE, launcher)
+    refused = place.train("whole", "--optim.lr", "0.2")
+    assert f"leave optim.lr as it was: {launcher} resume {place.whole}, or " in refused.said
+    assert f": {launcher} {place.whole}/config.toml --run.name " in refused.said
+    longer = place.train("whole", "--train.max_steps", "2")
+    assert f"leave its length as it was: {launcher} resume {place.whole}\n" in longer.said
