@@ -11,17 +11,20 @@ import signal
 from types import FrameType, TracebackType
 
 from cifar_dist.distributed.launched import is_main_process
+from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal import screen
 
 GRACE_SECONDS = 120  # between the signal and the end of a job's time: `#SBATCH --signal` of slurm/*.sbatch says it too
 
 INTERRUPT = "Ctrl-C"
+JOINED = "a machine that joins"
 _NAMES = {
     signal.SIGTERM: "TERM",
     signal.SIGINT: INTERRUPT,
     signal.SIGURG: INTERRUPT,
     signal.SIGUSR1: "USR1",
     signal.SIGUSR2: "USR2",
+    MACHINE_JOINS: JOINED,
 }
 
 

@@ -20,8 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from cifar_dist.exit_codes import EXIT_FAILED, EXIT_REQUEUE, how_it_ended
-from cifar_dist.launch.joining import SAY_SECONDS
+from cifar_dist.exit_codes import EXIT_REQUEUE, how_it_ended
 from cifar_dist.launch.launcher import launch_ranks
 from cifar_dist.launch.options import read_request
 from cifar_dist.launch.parent_death import adopt_orphans, signal_on_parent_death
@@ -41,7 +40,6 @@ _FORWARDED_AS = {
 _POLL_SECONDS = 0.1
 _SEARCH_SECONDS = 1.0  # between two searches for new ranks
 _ALONE_SECONDS = 5.0  # without a rank: the launcher waits for other machines, and does not just end
-_GIVE_UP_SECONDS = 10.0  # in which torch's own meeting ends, after its timeout
 
 
 def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], join_timeout: Callable[[], float]) -> int:
@@ -59,7 +57,6 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
         UserError: an option or the config cannot be launched.
     """
     asked = read_request(config, options)
-    meeting = _ElasticMeeting(asked.endpoint, join_timeout()) if asked.endpoint else None
     requests = SignalQueue(_FORWARDED_AS)
     agent = os.getpid()
     adopt_orphans()
@@ -80,9 +77,6 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
                 _kill(launcher, agent)
                 notice("stopped while no rank was running")
                 return EXIT_REQUEUE
-        if meeting is not None and meeting.is_given_up(ranks.missing_seconds):
-            _kill(launcher, agent)
-            return EXIT_FAILED
         for request in fresh:
             if request == signal.SIGINT:
                 print_over(STOPPING, sys.stderr)
@@ -124,32 +118,6 @@ class _Ranks:
         if self.found:
             self._last_seen = now
         return True
-
-
-class _ElasticMeeting:
-    """Reports that the machines of an elastic job do not meet, and when to give up.
-
-    Of some causes torch says nothing, and waits for ever.
-
-    Args:
-        endpoint: where they meet.
-        timeout: the seconds after which torch's own meeting gives up, where it can.
-    """
-
-    def __init__(self, endpoint: str, timeout: float) -> None:
-        self._endpoint, self._timeout = endpoint, timeout
-        self._reported_seconds = 0.0  # how long no rank had run at the last report
-
-    def is_given_up(self, seconds: float) -> bool:
-        """Say what is missing, every ten ``seconds`` without a rank; return whether they are too many."""
-        gives_up = seconds > self._timeout + _GIVE_UP_SECONDS
-        if gives_up or seconds > self._reported_seconds + SAY_SECONDS:
-            waited = f"gave up after {seconds:.0f} s (run.join_timeout)" if gives_up else f"waiting for {seconds:.0f} s"
-            missing = f"too few machines have met at {self._endpoint} (--rdzv_endpoint) to start a rank"
-            notice(f"{waited}: {missing}")
-            self._reported_seconds = seconds
-        self._reported_seconds = min(self._reported_seconds, seconds)  # ranks have run meanwhile
-        return gives_up
 
 
 def _kill(launcher: int, agent: int) -> None:

@@ -12,19 +12,31 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import signal
+import subprocess
+import time
+from typing import ClassVar
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
+from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 from torch.distributed.launcher import api as launcher
 
+from cifar_dist.errors import first_line
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE
+from cifar_dist.launch.meeting import Meeting
+from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal.notice import notice
 
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
 _LAST_CALL_SECONDS = 10  # between the arrival of the last machine required and a start without the others
-_SAVE_SECONDS = 120  # between TERM and KILL
+_SAVE_SECONDS = 120  # between a request to stop and KILL
 _LAST_SECONDS = 5  # the same after a machine was lost, without which its ranks' states cannot be gathered
+_REPEAT_SECONDS = 1.0  # between two requests: a rank that is starting up ignores them
+_POLL_SECONDS = 0.1
 _AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
 
 
@@ -58,35 +70,62 @@ def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
     # Otherwise ranks of different numbers of machines would find each other's keys in one store.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     launcher.LocalElasticAgent = ElasticAgent  # type: ignore[attr-defined]
+    signal.signal(MACHINE_JOINS, signal.SIG_IGN)  # the ranks inherit this until they listen
+    ElasticAgent.meeting = meeting = Meeting(arguments.rdzv_endpoint, join_timeout)
+    meeting.watch()
+    if not _hosts(arguments):
+        meeting.wait_for_host()
+
+
+def describe_failure(endpoint: str, error: Exception) -> str:
+    """Return in one line why a meeting failed."""
+    if ElasticAgent.meeting.is_found:
+        return f"the machine at {endpoint} (--rdzv_endpoint), where they meet, has left: the job is finished or failed"
+    return f"the machines do not meet at {endpoint}: {first_line(error)}"
+
+
+def _hosts(arguments: argparse.Namespace) -> bool:
+    """Whether this machine is the one where they meet, as torch decides it."""
+    asked = re.search(r"\bis_host=(\w+)", arguments.rdzv_conf)
+    if asked:
+        return asked[1].lower() in ("1", "true", "t", "yes", "y")
+    return bool(_matches_machine_hostname(arguments.rdzv_endpoint.rpartition(":")[0]))
 
 
 class ElasticAgent(LocalElasticAgent):
     """torchrun's agent of one machine, which knows the exit codes of the ranks and the heartbeats of the others."""
 
+    meeting: ClassVar[Meeting]
     _stop_seconds = _SAVE_SECONDS
+    _stop_signal = signal.SIGTERM
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        handler = worker_group.spec.rdzv_handler
+        assert isinstance(handler, DynamicRendezvousHandler)
+        self.meeting.begin(handler)
         super()._rendezvous(worker_group)
+        self.meeting.end()
         first = worker_group.workers[0]
         if first.global_rank == 0:
             notice(f"machines: {worker_group.group_world_size}, processes: {first.world_size}")
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of the ranks; torchrun starts those again that failed, and all when a machine waits."""
-        self._stop_seconds = _SAVE_SECONDS
+        self._stop_seconds, self._stop_signal = _SAVE_SECONDS, MACHINE_JOINS
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.HEALTHY and self._remaining_restarts:
             machines = worker_group.group_world_size or 0
             gone = machines - self._machines_alive(worker_group)
             if gone > 0:
                 notice(f"{gone} of {machines} machines gone or without a heartbeat; {self._again()}")
-                self._stop_seconds = _LAST_SECONDS
+                self._stop_seconds, self._stop_signal = _LAST_SECONDS, signal.SIGTERM
                 return RunResult(WorkerState.UNHEALTHY)
         if result.state != WorkerState.FAILED:
             return result
         codes = {failure.exitcode for failure in result.failures.values()}
         if EXIT_REQUEUE in codes and worker_group.spec.rdzv_handler.num_nodes_waiting() > 0:
             return RunResult(WorkerState.HEALTHY)  # they stopped for a machine that joins
+        self._stop_signal = signal.SIGTERM
         if codes & _AGREED_CODES:
             self._remaining_restarts = 0
         elif self._remaining_restarts:
@@ -106,4 +145,17 @@ class ElasticAgent(LocalElasticAgent):
         return len(meeting._state_holder.state.participants)
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
-        self._shutdown(timeout=self._stop_seconds)
+        deadline, next_request = time.monotonic() + self._stop_seconds, 0.0
+        while (running := self._running_ranks()) and (now := time.monotonic()) < deadline:
+            if now >= next_request:
+                next_request = now + _REPEAT_SECONDS
+                for process in running:
+                    process.send_signal(self._stop_signal)
+            time.sleep(_POLL_SECONDS)
+        self._shutdown(timeout=1)
+
+    def _running_ranks(self) -> list[subprocess.Popen[bytes]]:
+        """Return the processes of this machine's ranks that have not ended."""
+        assert isinstance(self._pcontext, SubprocessContext)
+        handlers = self._pcontext.subprocess_handlers.values()
+        return [handler.proc for handler in handlers if handler.proc.poll() is None]

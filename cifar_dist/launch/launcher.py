@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from cifar_dist.errors import JoinTimeoutError, UserError, first_line
+from cifar_dist.errors import JoinTimeoutError, UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
 from cifar_dist.launch.agreed_code import Failure, agreed_code
 from cifar_dist.launch.joining import join_machines
@@ -22,6 +23,7 @@ from cifar_dist.launch.parent_death import announce_launcher
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
+_TORCH_LOG = "TORCH_CPP_LOG_LEVEL"
 ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 
 
@@ -47,7 +49,7 @@ def launch_ranks(
     _prepare_environment()
     logging.disable(logging.ERROR)
 
-    with waiting("loading Accelerate"):
+    with waiting("loading Accelerate"), _without_stacks_of_torch():
         from accelerate.commands.launch import launch_command, launch_command_parser
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.elastic.rendezvous import RendezvousError
@@ -70,7 +72,7 @@ def launch_ranks(
     except subprocess.CalledProcessError as error:
         return agreed_code([Failure("the process", error.returncode)])
     except RendezvousError as error:
-        raise JoinTimeoutError(f"the machines do not meet at {arguments.rdzv_endpoint}: {first_line(error)}") from None
+        raise JoinTimeoutError(elastic.describe_failure(arguments.rdzv_endpoint, error)) from None
     except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
         hint = " Without GPUs: cifar-dist launch cpu" if "cuda" in str(error).lower() else ""
         notice(f"accelerate launch: {error}{hint}")
@@ -103,6 +105,21 @@ def _prepare_environment() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     if str(ROOT) != sysconfig.get_path("purelib"):
         _prepend("PYTHONPATH", ROOT)
+
+
+@contextmanager
+def _without_stacks_of_torch() -> Iterator[None]:
+    """Have torch, imported inside, leave out the C++ stacks of connections that a machine at the end of its job closes.
+
+    What it cannot do is raised as well. The ranks do not inherit this.
+    """
+    is_set = _TORCH_LOG in os.environ
+    os.environ.setdefault(_TORCH_LOG, "FATAL")
+    try:
+        yield
+    finally:
+        if not is_set:
+            del os.environ[_TORCH_LOG]
 
 
 def _prepend(variable: str, folder: Path) -> None:

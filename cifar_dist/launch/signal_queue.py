@@ -5,6 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable
 from types import FrameType
+from typing import Final
+
+MACHINE_JOINS: Final = signal.SIGRTMIN
+"""Sent to the ranks of an elastic job: save and stop, to start again together with a machine that joins."""
 
 
 class SignalQueue:

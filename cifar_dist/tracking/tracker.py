@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from cifar_dist.config import Config
+from cifar_dist.distributed.stop_signals import JOINED
 from cifar_dist.distributed.typed_command import resume_command
 from cifar_dist.errors import StorageError
 from cifar_dist.run_folder import RunFolder
@@ -184,10 +185,13 @@ class Tracker:
             after = f"after step {self._step:,} of {self._facts.steps:,}"
             if (used := total(self._usages)) and status != "failed":
                 self.say(f"time: {used.in_words()}")
-            self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
+            if reason == JOINED:
+                self.say(f"saved {after} for {reason}; the run continues with it")
+            else:
+                self.say(f"{status} {after}" + (f": {reason}" if reason else ""))
             for failure in failures:
                 self.warn(str(StorageError.of(failure)))
-            if status == "interrupted" and (command := resume_command(self._folder.path)):
+            if status == "interrupted" and reason != JOINED and (command := resume_command(self._folder.path)):
                 self._console.say_command("resume with:", command)
         finally:
             self._console.close()

@@ -26,7 +26,11 @@ from support.running import (
     wait_for_pause,
     wait_until,
 )
+from torch.distributed.elastic.agent.server.api import WorkerGroup
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, SubprocessContext, start_processes
 
+from cifar_dist.launch.elastic import ElasticAgent
+from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.tracking import timeline
 
 
@@ -60,9 +64,34 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr
     runs = tmp_path / "runs"
     assert story(runs / "tiny") == story(runs / "whole")
+    assert "for a machine that joins; the run continues with it" in done[0].stdout
+    assert "resume with:" not in done[0].stdout, "there is nothing to type"
+    assert "too few" not in done[0].stderr + done[1].stderr
     events = timeline.read(runs / "tiny" / "timeline.jsonl")
     assert [event.processes for event in events if event.processes] == [2, 1, 2]
     assert re.findall(r"^cifar-dist: machines: (\d), processes: \1$", done[0].stderr, re.M) == ["2", "1", "2"]
+
+
+def test_a_rank_that_starts_up_saves_for_a_machine_that_joins(tmp_path: Path) -> None:
+    """It ignores what it is sent until it listens; one request alone would be lost, and the rank killed at last."""
+    starts_up = tmp_path / "rank.py"
+    starts_up.write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGRTMIN, signal.SIG_IGN)\n"
+        "print('starting', flush=True)\n"
+        "time.sleep(1.5)\n"
+        "signal.signal(signal.SIGRTMIN, lambda *_: sys.exit(75))\n"
+        "time.sleep(300)\n"
+    )
+    logs = DefaultLogsSpecs(str(tmp_path), redirects=Std.OUT)
+    ranks = start_processes("ranks", sys.executable, {0: (str(starts_up),)}, {0: {}}, logs, start_method="spawn")
+    assert isinstance(ranks, SubprocessContext)
+    wait_until(lambda: "starting" in Path(ranks.stdouts[0]).read_text(), [])
+    agent = ElasticAgent.__new__(ElasticAgent)
+    agent._pcontext, agent._worker_watchdog, agent._health_check_server = ranks, None, None
+    agent._stop_signal = MACHINE_JOINS
+    agent._stop_workers(WorkerGroup.__new__(WorkerGroup))
+    assert ranks.subprocess_handlers[0].proc.returncode == 75
 
 
 def _stop(machine: warm.Popen) -> list[psutil.Process]:

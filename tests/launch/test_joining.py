@@ -123,8 +123,33 @@ def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(
     (done,) = spawn(["-m", "cifar_dist", "launch", "cpu", *words], env=forked)
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("cifar-dist: ")]
-    missing = f"too few machines have met at 127.0.0.1:{silent} (--rdzv_endpoint) to start a rank"
+    listening = f"what listens at 127.0.0.1:{silent} (--rdzv_endpoint)"
+    missing = f"{listening} is no meeting of machines; use another port"
     assert said == [
         f"cifar-dist: waiting for 10 s: {missing}",
         f"cifar-dist: gave up after 11 s (run.join_timeout): {missing}",
     ]
+
+
+def test_a_machine_waits_for_the_one_where_they_meet(tiny: Path, forked: dict[str, str]) -> None:
+    """Torch gives up after a minute or two, with the stack of its C++ code."""
+    endpoint = f"127.0.0.1:{free_port()}"
+    words = ["--nnodes=1:2", f"--rdzv_endpoint={endpoint}", "--rdzv_conf=is_host=0", str(tiny)]
+    (done,) = spawn(["-m", "cifar_dist", "launch", "cpu", *words, "--run.join_timeout", "1"], env=forked)
+    assert done.returncode == 1
+    problem = f"no machine answers at {endpoint} (--rdzv_endpoint): Connection refused"
+    assert f"cifar-dist: gave up after 11 s (run.join_timeout): {problem}\n" in done.stderr
+
+
+def test_a_machine_alone_is_told_how_many_are_missing(tiny: Path, forked: dict[str, str]) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    words = ["--nnodes=2:4", f"--rdzv_endpoint={endpoint}", str(tiny)]
+    waiting = start(["-m", "cifar_dist", "launch", "cpu", *words], env=forked)
+    said = ""
+    assert waiting[0].stderr is not None
+    while "waiting for" not in said:
+        said = waiting[0].stderr.readline()
+        assert said, "it has ended"
+    assert said == f"cifar-dist: waiting for 10 s: 1 of at least 2 machines has met at {endpoint} (--rdzv_endpoint)\n"
+    waiting[0].terminate()
+    assert finish(waiting)[0].returncode == 75

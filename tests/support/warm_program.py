@@ -14,7 +14,7 @@ import sys
 
 _NAMESPACES = ("uts", "net", "mnt")  # in which a node of tests/slurm differs
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGRTMIN)
 
 
 def main() -> None:
