@@ -227,6 +227,9 @@ class Manifest:
             return f"({trained_on.fingerprint}, now {self.fingerprint})"
         if len(self.classes) != len(trained_on.classes):
             return f"({len(trained_on.classes)} classes, now {len(self.classes)})"
+        if (self.mean, self.std) != (trained_on.mean, trained_on.std):
+            before, now = (f"mean {data.mean} and std {data.std}" for data in (trained_on, self))
+            return f"({before}, now {now})"
         return ""
 
     def to_json(self) -> dict[str, Any]:

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_dist.data.image import decode, decoding_problem
-from cifar_dist.data.manifest import INDEXED, Manifest, Shard, find_tars
+from cifar_dist.data.manifest import FILE_NAME, INDEXED, Manifest, Shard, find_tars
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
+from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import is_of_hidden, read_members
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
 MIXING_BATCH = 500
+_MOST_OFF = 1e-3  # of a mean or std: decoders of JPEG differ by less
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class VerifyReport:
 
 
 def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) -> VerifyReport:
-    """Verify everything that a run could read: sizes, checksums, tar headers, labels, and that every image decodes.
+    """Verify everything that a run could read: sizes, checksums, tar headers, labels, each image, mean and std.
 
     Args:
         folder: a packed dataset.
@@ -116,21 +118,24 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
         show: show progress on stderr.
 
     Raises:
-        UserError: the manifest is invalid, or shards are missing or damaged; the message has one line for each. Or some
-            samples of a split have labels, and others do not.
+        UserError: the manifest is invalid, or shards are missing or damaged; the message has one line for each. Or its
+            mean or std are not those of the images, or only some samples of a split have labels.
     """
     manifest = Manifest.load(folder)
     problems = []
     shards = [shard for split in manifest.splits.values() for shard in split]
+    normalising = {shard.name for shard in next(iter(manifest.splits.values()))}  # of train, if it exists
+    counts = np.zeros((manifest.shape[2], 256), dtype=np.int64)
     with progress(f"verifying {manifest.root.name}", sum(shard.samples for shard in shards), show=show) as advance:
         for shard in shards:
-            problem = _find_problem(manifest, shard)
+            problem = _find_problem(manifest, shard, counts if shard.name in normalising else None)
             if problem is not None:
                 problems.append(f"  {shard.name}: {problem}")
             advance(shard.samples)
     if problems:
         head = f"{folder}: {len(problems)} of {len(shards)} shards are missing or damaged; copy them again, or recreate"
         raise UserError(f"{head} the dataset with: {manifest.made_with}", problems)
+    _require_statistics(manifest, counts)
     labelled = "train" in manifest.splits and manifest.is_labelled("train")
     return VerifyReport(
         manifest=manifest,
@@ -161,6 +166,18 @@ def total_variation(labels: Tensor, order: Tensor, batch: int, classes: int) -> 
     return float(torch.stack(distances).mean())
 
 
+def _require_statistics(manifest: Manifest, counts: NDArray[np.int64]) -> None:
+    for name, said, true in zip(
+        ("mean", "std"), (manifest.mean, manifest.std), channel_statistics(counts), strict=True
+    ):
+        if not np.allclose(said, true, rtol=0, atol=_MOST_OFF):
+            shown = ", ".join(f"{value:.4f}" for value in true)
+            raise UserError(
+                f"{manifest.root / FILE_NAME}: {name} is {list(said)}, and that of the images is [{shown}]: the "
+                f"manifest was changed; recreate the dataset with: {manifest.made_with}"
+            )
+
+
 def _measure_mixing(manifest: Manifest, shuffle_block: int) -> Mixing:
     labels = torch.from_numpy(manifest.labels("train"))
     sizes = [shard.samples for shard in manifest.shards("train")]
@@ -188,8 +205,8 @@ def _describe(manifest: Manifest, split: str) -> SplitReport:
     )
 
 
-def _find_problem(manifest: Manifest, shard: Shard) -> str | None:
-    """Describe what is wrong with a shard in one line; None if it is intact."""
+def _find_problem(manifest: Manifest, shard: Shard, counts: NDArray[np.int64] | None) -> str | None:
+    """Describe what is wrong with a shard in one line, None if it is intact; its pixels are added to ``counts``."""
     path = manifest.root / shard.name
     try:
         size = path.stat().st_size
@@ -204,12 +221,12 @@ def _find_problem(manifest: Manifest, shard: Shard) -> str | None:
     if digest != shard.sha256:
         return f"sha256 is {digest[:16]}..., the manifest says {shard.sha256[:16]}...: the file was changed"
     try:
-        return _find_member_problem(manifest, shard, data)
+        return _find_member_problem(manifest, shard, data, counts)
     except (tarfile.TarError, ValueError, EOFError, AssertionError) as error:
         return f"is not a WebDataset tar ({str(error)[:100]!a})"
 
 
-def _find_member_problem(manifest: Manifest, shard: Shard, data: bytes) -> str | None:
+def _find_member_problem(manifest: Manifest, shard: Shard, data: bytes, counts: NDArray[np.int64] | None) -> str | None:
     """Compare the manifest with what webdataset reads from the tar and with the tar's own headers."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -237,4 +254,6 @@ def _find_member_problem(manifest: Manifest, shard: Shard, data: bytes) -> str |
             return f"'{key}.{manifest.codec}' cannot be decoded ({decoding_problem(error)})"
         if image.shape != manifest.shape or image.dtype != np.uint8:
             return f"'{key}.{manifest.codec}' is {image.dtype} {image.shape}, the manifest says {manifest.shape}"
+        if counts is not None:
+            counts += pixel_counts(image[None])
     return None

@@ -282,6 +282,14 @@ def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: 
     assert mixed.epoch == pytest.approx(mixed.uniform, rel=0.1)
 
 
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_the_normalisation_is_that_of_the_images(dataset: Path, name: str) -> None:
+    """No shard's checksum covers it, and every input of the network depends on it."""
+    rewrite(dataset, lambda manifest: manifest[name].__setitem__(1, manifest[name][1] + 0.01))
+    with pytest.raises(UserError, match=rf"manifest.json: {name} is \[.*\], and that of the images is \[.*\]: the man"):
+        verify_quietly(dataset)
+
+
 def test_a_tar_may_be_a_source_or_a_shard(tmp_path: Path) -> None:
     (tmp_path / "a.tar").touch()
     with pytest.raises(

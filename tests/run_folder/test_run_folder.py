@@ -332,6 +332,13 @@ def test_renamed_classes_are_the_same_data_and_one_class_more_is_not(tmp_path: P
     assert f"now has ({count} classes, now {count + 1}); use another --run.name" in message
 
 
+def test_another_normalisation_is_other_data(tmp_path: Path, manifest: Manifest) -> None:
+    """As of a manifest that was edited."""
+    open_and_end(tmp_path / "it", CONFIG, manifest)
+    message = refusal(tmp_path / "it", CONFIG, replace(manifest, mean=(0.25,) * len(manifest.mean)))
+    assert "now mean (0.25, " in message
+
+
 def test_fresh_refuses_an_existing_folder(tmp_path: Path, manifest: Manifest) -> None:
     fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
     open_and_end(tmp_path / "it", fresh, manifest)
