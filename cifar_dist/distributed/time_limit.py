@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from cifar_dist.errors import UserError
 
 _ENVIRONMENT = ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME")  # newer than Slurm 22.05
 _TIME = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)"
+_MINUTE = 60
+_LEAST_MINUTES = 10  # of a job that is worth its start
 _GRACE_FRACTION = 0.05  # of a limit, at most GRACE_SECONDS
 
 
@@ -28,20 +31,34 @@ class JobTime:
     end: float
 
     def refuse_if_short(self, lead: float, stopper: str) -> None:
-        """Refuse a job whose run would stop at its start, be requeued, and stop again.
-
-        Args:
-            lead: seconds before the end at which it stops.
-            stopper: what stops it, for the reader.
+        """Refuse a job that :func:`refuse_short_limit` refuses.
 
         Raises:
-            UserError: the job is not longer than that.
+            UserError: the job is too short.
         """
-        if (limit := self.end - self.start) <= lead:
-            raise UserError(
-                f"the job's time limit of {limit:.0f} s leaves no time to train: {stopper} stops the run {lead:.0f} s "
-                "before it; ask for more, such as sbatch --time=10"
-            )
+        refuse_short_limit(self.end - self.start, lead, stopper, "the job's time limit")
+
+
+def refuse_short_limit(limit: float, lead: float, stopper: str, source: str) -> None:
+    """Refuse a time limit with which a run would stop at its start, be requeued, and stop again.
+
+    Slurm may send a signal up to a minute early (``man sbatch``); one that comes before the ranks listen is lost.
+
+    Args:
+        limit: seconds.
+        lead: seconds before it at which the run stops.
+        stopper: what stops the run, for the reader.
+        source: what sets the limit, for the reader.
+
+    Raises:
+        UserError: less than a minute is left.
+    """
+    if limit - lead < _MINUTE:
+        enough = max(_LEAST_MINUTES, math.ceil(2 * lead / _MINUTE))
+        raise UserError(
+            f"{source} ({limit:.0f} s) leaves less than a minute to train: {stopper} stops the run {lead:.0f} s "
+            f"before it; ask for more, such as --time={enough}"
+        )
 
 
 def deadline(max_time: str) -> float | None:

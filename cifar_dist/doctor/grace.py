@@ -77,7 +77,12 @@ def signal_of_job(variables: Mapping[str, str]) -> tuple[str, int]:
         asked = f"--signal={signal}"
     else:
         return "", 0
-    return asked, int(_find(r"@(\d+)", signal) or _DEFAULT_LEAD)
+    return asked, lead_of_signal(signal)
+
+
+def lead_of_signal(signal: str) -> int:
+    """Return how many seconds before the end of a job Slurm sends the signal that ``--signal`` asks for."""
+    return int(_find(r"@(\d+)", signal) or _DEFAULT_LEAD)
 
 
 def _signal_of_script(job: str) -> str:

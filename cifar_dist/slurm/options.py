@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from cifar_dist.errors import UserError
@@ -13,6 +14,8 @@ from cifar_dist.slurm.node import PROCESSES
 
 _PYXIS: Final = "--container-"  # srun enters the container; the batch script needs Slurm, which an image may lack
 _FLAGS: Final = "HhkOQsuvVW"  # of sbatch, without a value: others may follow them in one word, as in -HN2
+
+_VARIABLES: Final = {"--time": "TIMELIMIT"}  # SBATCH_NAME, where NAME is not that of the option
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,11 @@ class Options:
     srun: list[str]
 
     @classmethod
-    def parse(cls, words: Sequence[str], variables: Mapping[str, str]) -> Options:
+    def parse(cls, words: Sequence[str]) -> Options:
         """Group options with their values, and separate those of pyxis.
 
-        Args:
-            words: of the command.
-            variables: the environment, in which ``sbatch`` finds options, too.
-
         Raises:
-            UserError: a word is not an option, or an array would run several jobs of one run at once.
+            UserError: a word is not an option.
         """
         grouped: list[list[str]] = []
         for word in words:
@@ -48,7 +47,20 @@ class Options:
                 grouped[-1].append(word)
         options = [" ".join(map(shlex.quote, group)) for group in grouped]
         of_srun = [option for option in options if option.startswith(_PYXIS)]
-        parsed = cls([option for option in options if option not in of_srun], of_srun)
+        return cls([option for option in options if option not in of_srun], of_srun)
+
+    @classmethod
+    def of_one_run(cls, words: Sequence[str], variables: Mapping[str, str]) -> Options:
+        """Return the options of the job of one run.
+
+        Args:
+            words: of the command.
+            variables: the environment, in which ``sbatch`` finds options, too.
+
+        Raises:
+            UserError: a word is not an option, or an array would run several jobs of one run at once.
+        """
+        parsed = cls.parse(words)
         array = parsed.array or variables.get("SBATCH_ARRAY_INX", "")
         if array and not array.endswith("%1"):
             raise UserError(
@@ -56,6 +68,12 @@ class Options:
                 "it, or train many runs: cifar-dist sweep submit FILE"
             )
         return parsed
+
+    @classmethod
+    def of_script(cls, script: Path) -> Options:
+        """Return the options in the ``#SBATCH`` lines of a script."""
+        lines = re.findall(r"^#SBATCH\s(.*)$", script.read_text(encoding="utf-8"), re.M)
+        return cls.parse([word for line in lines for word in shlex.split(line, comments=True)])
 
     @property
     def array(self) -> str:
@@ -94,6 +112,26 @@ class Options:
             if name in names or (name.startswith("--") and any(full.startswith(name) for full in names)):
                 return value
         return ""
+
+
+def asked(names: tuple[str, ...], options: Options, variables: Mapping[str, str], script: Options) -> tuple[str, str]:
+    """Return who asks for something, for a reader, and the value, as ``sbatch`` finds it; empty where nobody does.
+
+    Args:
+        names: of the option, with their dashes, the long one last; ``sbatch`` also reads it from a variable.
+        options: on the command line.
+        variables: the environment.
+        script: the options in the script.
+    """
+    long = names[-1]
+    variable = f"SBATCH_{_VARIABLES.get(long, long.strip('-').upper())}"
+    if value := options.value(*names):
+        return f"{long}={value}", value
+    if value := variables.get(variable, ""):
+        return f"{variable}={value}", value
+    if value := script.value(*names):
+        return f"{long}={value} of the script", value
+    return "", ""
 
 
 def _split(option: str) -> tuple[str, str]:

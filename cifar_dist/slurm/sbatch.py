@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,13 +12,15 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.slurm.node import LAUNCH, MIN_NODES, PROCESSES
+from cifar_dist.slurm.options import Options, asked
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "slurm"
 
+_SRUN_OPTIONS = "CIFAR_DIST_SRUN_OPTIONS"
 _SITE = (
     *("CIFAR_DIST_HOME", "CIFAR_DIST_VENV", "CIFAR_DIST_SETUP", LAUNCH, PROCESSES, MIN_NODES),
-    *("CIFAR_DIST_SRUN_OPTIONS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
+    *(_SRUN_OPTIONS, "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
 )
 
 
@@ -33,9 +34,17 @@ def check_sbatch(otherwise: str) -> None:
         raise UserError(f"sbatch is not installed here; log in to the cluster, or use: {otherwise}")
 
 
-def site_variables() -> dict[str, str]:
-    """Return the variables that a job needs to find this repository and this Python, and those of the site."""
+def site_variables(options: Options) -> dict[str, str]:
+    """Return the variables that a job needs to find this repository and this Python, and those of the site.
+
+    A job with ``--export=NONE`` inherits none of them, so its script has to contain them.
+
+    Args:
+        options: of the job; those of ``srun`` are in a variable.
+    """
     own = {name: value for name, value in os.environ.items() if name in _SITE and value}
+    if options.srun:
+        own[_SRUN_OPTIONS] = " ".join([*filter(None, [own.get(_SRUN_OPTIONS)]), *options.srun])
     return {"CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **own}
 
 
@@ -58,7 +67,7 @@ class SubmittedJob:
         return self.sbatch.returncode
 
 
-def submit(script: Path, words: Sequence[str], options: Sequence[str]) -> SubmittedJob:
+def submit(script: Path, words: Sequence[str], options: Options) -> SubmittedJob:
     """Submit a script; return as soon as Slurm has accepted the job.
 
     Args:
@@ -71,10 +80,10 @@ def submit(script: Path, words: Sequence[str], options: Sequence[str]) -> Submit
     """
     if not script.is_file():
         raise UserError(f"{script} does not exist; submit from a checkout of the repository")
-    env = {**os.environ, **site_variables()}
-    if signals := re.findall(r"--signal[= ](\S+)", " ".join(options)):
-        env["SBATCH_SIGNAL"] = signals[-1]  # tells the job, which cannot ask Slurm
-    command = ["sbatch", "--parsable", *options, str(script), *words]
+    env = {**os.environ, **site_variables(options)}
+    if signal := asked(("--signal",), options, os.environ, Options.of_script(script))[1]:
+        env["SBATCH_SIGNAL"] = signal  # tells the job, which cannot ask Slurm
+    command = ["sbatch", "--parsable", *options.words, str(script), *words]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None  # it is a pipe
     job = process.stdout.readline().strip().partition(";")[0]

@@ -25,6 +25,7 @@ from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import RESUME
 
+TEMPLATE: Final = sbatch.SCRIPTS / "train.sbatch"
 _PLACE: Final = ("run.name", "run.dir", "run.fresh")  # that of the folder
 
 
@@ -80,16 +81,16 @@ class Submission:
         """Render the batch script: Slurm's options, the site's variables, and the run to continue."""
         path = quoted(self.folder.path)
         own = r"(?!--job-name|--output)"
-        directives = [*re.findall(rf"^#SBATCH {own}.*$", _template(), re.M), f"#SBATCH --output={self.log}"]
+        directives = [
+            *re.findall(rf"^#SBATCH {own}.*$", TEMPLATE.read_text(encoding="utf-8"), re.M),
+            f"#SBATCH --output={self.log}",
+        ]
         directives += [f"#SBATCH {option}" for option in self._own_options()]
         for words in (path, *directives, *self.options.srun):
             if "\n" in words:
                 raise UserError(f"{words} has a line break, which {self.folder.job_script} cannot hold; remove it")
-        variables = sbatch.site_variables()
-        if self.options.srun:
-            given = [variables.get("CIFAR_DIST_SRUN_OPTIONS", ""), *self.options.srun]
-            variables["CIFAR_DIST_SRUN_OPTIONS"] = " ".join(filter(None, given))
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        variables = sbatch.site_variables(self.options).items()
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in variables]
         words = " ".join([RESUME, path, *map(shlex.quote, self.settings)])
         return "\n".join(
             [
@@ -122,7 +123,7 @@ class Submission:
         try:
             write_atomic(folder.job_script, self.script())
             # Slurm's variables, such as SBATCH_PARTITION, overrule the script, so the options are here, too.
-            return sbatch.submit(folder.job_script, [], self.options.words)
+            return sbatch.submit(folder.job_script, [], self.options)
         except UserError:
             if is_new:
                 discard(folder.path)
@@ -141,10 +142,6 @@ class Submission:
         folder = self.folder
         open_folder(folder, self.config, Manifest.load(self.config.data.path))
         write_atomic(folder.config, frozen)
-
-
-def _template() -> str:
-    return (sbatch.SCRIPTS / "train.sbatch").read_text(encoding="utf-8")
 
 
 def _changes(folder: RunFolder, config: Config) -> list[str]:

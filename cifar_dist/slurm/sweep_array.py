@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shlex
+from dataclasses import replace
+from typing import Final
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.slurm import sbatch
+from cifar_dist.slurm.before_queue import check_options
+from cifar_dist.slurm.options import Options
+from cifar_dist.slurm.preflight import check_site
 from cifar_dist.sweeps.sweep import Sweep
 
+_SCRIPT: Final = sbatch.SCRIPTS / "sweep.sbatch"
 
-def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> int:
+
+def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
     """Submit the unfinished runs and print one line; return the exit code of ``sbatch``, with ``--wait`` the job's.
 
-    The job contains the words of every run, so the sweep file may change while the job is queued.
+    The job contains the words of every run, so the sweep file may change while the job is queued, and the variables of
+    the site, which a job with ``--export=NONE`` does not inherit.
 
     Args:
         sweep: what to train.
-        options: of ``sbatch``.
+        options: of Slurm.
         jobs: how many tasks may run at a time; None: no limit.
 
     Raises:
-        UserError: Slurm is not installed, or it accepts no job.
+        UserError: Slurm is not installed or accepts no job, or no task of the job could train.
     """
+    if options.array:
+        raise UserError(f"--array={options.array}: a sweep numbers its tasks itself; drop it, or limit them: --jobs 8")
+    configs = {row.name: row.runs[0].config for row in sweep.rows}
+    for name, config in configs.items():
+        check_options(options, os.environ, _SCRIPT, max_time=config.run.max_time)
+        try:
+            check_site(config, os.environ)
+        except UserError as error:
+            raise UserError(f"row '{name}': {error}") from None
     waiting = [run for run in sweep.runs if not run.folder.is_finished()]
     if not waiting:
         print(f"{sweep.name}: all {len(sweep.runs)} runs are finished")
@@ -33,8 +51,9 @@ def submit(sweep: Sweep, options: Sequence[str], jobs: int | None = None) -> int
             raise UserError(
                 f"{run.name}: a setting contains a tab or a line break, which slurm/sweep.sbatch cannot pass on"
             )
-    array = [f"--array=0-{len(waiting) - 1}{f'%{jobs}' if jobs else ''}", f"--job-name={sweep.name}"]
     sbatch.check_sbatch(otherwise="cifar-dist sweep run")
-    job = sbatch.submit(sbatch.SCRIPTS / "sweep.sbatch", lines, [*array, *options])
+    variables = [f"{name}={value}" for name, value in sbatch.site_variables(options).items()]
+    array = [f"--array=0-{len(waiting) - 1}{f'%{jobs}' if jobs else ''}", f"--job-name={shlex.quote(sweep.name)}"]
+    job = sbatch.submit(_SCRIPT, [*variables, *lines], replace(options, sbatch=[*array, *options.sbatch]))
     print(f"{sweep.name}: job {job.id}, {len(waiting)} of {len(sweep.runs)} runs", flush=True)
     return job.wait()

@@ -42,10 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.doctor.before import examine_before
         from cifar_dist.doctor.finding import HEAD, Verdict, summary
+        from cifar_dist.slurm.before_queue import check_options
         from cifar_dist.slurm.options import Options
         from cifar_dist.slurm.preflight import check_site
         from cifar_dist.slurm.sbatch import check_sbatch
-        from cifar_dist.slurm.submission import Submission
+        from cifar_dist.slurm.submission import TEMPLATE, Submission
         from cifar_dist.training.continuation import is_finished
 
     settings, words = split_settings(arguments.settings)
@@ -54,10 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
         if not words or words[0].startswith("-"):
             raise UserError("name the run: cifar-dist submit resume RUN [sbatch options]")
         job_words.insert(1, words[0])
-        submission = Submission.of_run(words[0], settings, Options.parse(words[1:], os.environ))
+        submission = Submission.of_run(words[0], settings, Options.of_one_run(words[1:], os.environ))
     else:
-        submission = Submission.of_recipe(arguments.recipe, settings, Options.parse(words, os.environ))
+        submission = Submission.of_recipe(arguments.recipe, settings, Options.of_one_run(words, os.environ))
     config, path = submission.config, submission.folder.path
+    check_options(submission.options, os.environ, TEMPLATE, max_time=config.run.max_time)
     check_site(config, os.environ)
     rows: list[Finding] = []
     for finding in examine_before(config, submission.options.processes(os.environ)):

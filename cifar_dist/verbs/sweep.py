@@ -76,11 +76,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _submit(arguments: argparse.Namespace) -> int:
     with loading():
+        from cifar_dist.slurm.options import Options
         from cifar_dist.slurm.sweep_array import submit
         from cifar_dist.sweeps.runner import check
         from cifar_dist.sweeps.sweep import load
 
-    settings, options = split_settings(arguments.settings)
+    settings, words = split_settings(arguments.settings)
+    options = Options.parse(words)
     sweep = load(arguments.file, settings, arguments.seeds)
     check(sweep)
     return submit(sweep, options, arguments.jobs)

@@ -52,7 +52,7 @@ def test_the_job_script_of_a_renamed_run_continues_it(
     words = ["--run.dir", parent, "--data.path", str(digits)]
     folder = Path(parent)
     old, new = (
-        Submission.of_recipe("demo", ["--run.name", name, *words], Options.parse(["--comment=old"], {}))
+        Submission.of_recipe("demo", ["--run.name", name, *words], Options.parse(["--comment=old"]))
         for name in ("old", "new")
     )
     settings = ["--model.pretrained", f"{folder}/old-2/w"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from cifar_dist import cli, recipe
 from cifar_dist.errors import UserError
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm import sbatch
+from cifar_dist.slurm.before_queue import check_options, seconds_of_limit
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import config_in_job
 
@@ -46,6 +48,30 @@ from cifar_dist.slurm.preflight import config_in_job
         *(
             (words, "--array=0-3 would run several jobs of one run at once; add %1 for a chain of jobs")
             for words in (["--array=0-3"], ["--arr", "0-3"], ["-a0-3"], ["-a", "0-3"], ["-Ha0-3"])
+        ),
+        *(
+            (
+                words,
+                "(60 s) leaves less than a minute to train: --signal=USR1@120 of the script stops the run 120 s before",
+            )
+            for words in (["--time=1"], ["-t", "00:00:30"], ["--tim=0-0:1"])
+        ),
+        (
+            ["--time=60", "--signal=USR1@3600"],
+            "--signal=USR1@3600 stops the run 3600 s before it; ask for more, such as --time=120",
+        ),
+        (
+            ["--time=2", "--signal=USR1@9", "--run.max_time=auto"],
+            "minute to train: run.max_time auto stops the run 120 s before",
+        ),
+        (
+            ["-o", "no/a b/%j.out"],
+            "--output=no/a b/%j.out: the folder no/a b does not exist, and Slurm would end the job without any",
+        ),
+        (["--error=no/%j.err"], "without any output; create it: mkdir -p no"),
+        (
+            ["-D", "/tmp"],
+            "--chdir=/tmp: a run is found, and finds its data, from the folder of this command; drop it, or",
         ),
         (["--nodes=1", "2"], "unexpected '2'; sbatch options begin with -, settings are --section.field VALUE"),
     ],
@@ -95,7 +121,61 @@ def test_a_variable_of_the_site_is_checked(
 
 def test_an_array_of_the_environment_is_one_of_the_options() -> None:
     with pytest.raises(UserError, match=r"^--array=0-3 would run several jobs of one run at once"):
-        Options.parse([], {"SBATCH_ARRAY_INX": "0-3"})
+        Options.of_one_run([], {"SBATCH_ARRAY_INX": "0-3"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1", 60),
+        ("1:30", 120),
+        ("2:00:00", 7200),
+        ("1-0", 86_400),
+        ("1-0:30", 88_200),
+        ("0-0:0:1", 60),
+        ("0", math.inf),
+        ("UNLIMITED", math.inf),
+        ("", math.inf),
+    ],
+)
+def test_a_time_limit_is_read_as_slurm_reads_it(text: str, seconds: float) -> None:
+    assert seconds_of_limit(text) == seconds
+
+
+def test_a_time_limit_is_found_where_sbatch_finds_it(tmp_path: Path) -> None:
+    """On the command line, else in the environment, else in the script that the user has changed."""
+    script, variables = tmp_path / "mine.sbatch", {"SBATCH_TIMELIMIT": "2"}
+    script.write_text("#!/bin/sh\n#SBATCH --signal=USR1@60 --time=1 # short\n")
+    for options, found, refused in (
+        (["--time=3"], variables, ""),
+        ([], variables, ""),
+        ([], {**variables, "SBATCH_SIGNAL": "B:USR1@90"}, "SBATCH_TIMELIMIT=2 (120 s) leaves less than a minute to"),
+        ([], {}, "--time=1 of the script (60 s) leaves less than a minute to train: --signal=USR1@60 of the script"),
+    ):
+        expected = pytest.raises(UserError, match=re.escape(refused)) if refused else contextlib.nullcontext()
+        with expected:
+            check_options(Options.parse(options), found, script, max_time="")
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "says"),
+    [
+        (["--time=1"], {}, "(60 s) leaves less than a minute to train"),
+        (["--output=no/%A.out"], {}, "create it: mkdir -p no"),
+        (["--array=3"], {}, "--array=3: a sweep numbers its tasks itself; drop it, or limit them: --jobs 8"),
+        (["second.toml"], {}, "unexpected 'second.toml'; sbatch options begin with -, settings are --section.field"),
+        ([], {"CIFAR_DIST_LAUNCH": "dpp"}, "row 'only': launch/dpp.yaml does not exist; configs: "),
+    ],
+)
+def test_a_sweep_of_which_no_task_could_train_is_refused(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], variables: dict[str, str], says: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tiny.parent / "sweep.toml").write_text(f'recipe = "{tiny}"\n[[rows]]\nname = "only"\n')
+    with pytest.raises(UserError) as caught:
+        cli.run(["sweep", "submit", str(tiny.parent / "sweep.toml"), *words])
+    assert says in str(caught.value)
 
 
 def test_the_command_that_works_without_slurm_can_be_pasted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +292,7 @@ def test_a_job_knows_the_signal_that_its_command_line_asked_for(
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SBATCH_SIGNAL", "USR1@77")
-    assert sbatch.submit(tmp_path / "sbatch", [], options).wait() == 0
+    assert sbatch.submit(tmp_path / "sbatch", [], Options.parse(options)).wait() == 0
     assert (tmp_path / "signal").read_text().strip() == signal
 
 
@@ -242,7 +322,7 @@ def test_a_job_knows_the_signal_that_its_command_line_asked_for(
 def test_the_options_say_how_many_processes_the_job_has(
     options: list[str], variables: dict[str, str], processes: int | None
 ) -> None:
-    assert Options.parse(options, {}).processes(variables) == processes
+    assert Options.parse(options).processes(variables) == processes
 
 
 def test_a_run_without_a_name_is_called_after_its_job(tiny: Path) -> None:

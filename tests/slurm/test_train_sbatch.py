@@ -88,8 +88,8 @@ def test_a_time_limit_that_leaves_no_time_to_train_is_refused(
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("2:0", "0")
     assert job.output() == (
-        f"cifar-dist: the job's time limit of 60 s leaves no time to train: {stopper} before it; ask for more, such as "
-        "sbatch --time=10\n"
+        f"cifar-dist: the job's time limit (60 s) leaves less than a minute to train: {stopper} before it; ask for "
+        "more, such as --time=10\n"
     )
 
 
