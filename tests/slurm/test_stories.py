@@ -94,11 +94,20 @@ def undisturbed(cluster: Cluster, recipe: Path) -> Job:
     return cluster.submit(recipe.parent, str(recipe), "--run.name", "undisturbed", **env)
 
 
+# What the job inherits if it is submitted inside a requeued task of an array that has GPUs.
+_OF_ANOTHER_JOB = {
+    "SLURM_ARRAY_JOB_ID": "1",
+    "SLURM_ARRAY_TASK_ID": "7",
+    "SLURM_RESTART_COUNT": "3",
+    "SLURM_GPUS_PER_NODE": "2",
+}
+
+
 @pytest.fixture(scope="module")
 def stories(teller: Teller, undisturbed: Job) -> dict[str, Story]:
     """Start all stories together."""
     return {
-        "signal": teller.begin("signal"),
+        "signal": teller.begin("signal", **_OF_ANOTHER_JOB),
         "time-limit": teller.begin("time-limit", options=["--time=60"]),
         "preempted": teller.begin("preempted", nodes="node[3-4]"),
         "node-down": teller.begin("node-down", nodes="node[5-6]"),
@@ -235,12 +244,12 @@ def test_a_node_without_the_environment_is_named_before_any_trains(teller: Telle
     teller.begin("missing").assert_is_whole(whole, restarts=0)
 
 
-def write_python(folder: Path, env: dict[str, str], instead: str, only: str = "") -> Path:
-    """Write a ``bin/python`` that behaves differently on node2, ``only`` for commands with these words."""
+def write_python(folder: Path, env: dict[str, str], instead: str, only: str = "", node: str = "node2") -> Path:
+    """Write a ``bin/python`` that behaves differently on a node, ``only`` for commands with these words."""
     python = folder / "bin" / "python"
     python.parent.mkdir()
     python.write_text(
-        f'#!/bin/sh\ncase "$SLURMD_NODENAME $*" in (node2*"{only}"*) {instead};; esac\n'
+        f'#!/bin/sh\ncase "$SLURMD_NODENAME $*" in ({node}*"{only}"*) {instead};; esac\n'
         f'exec {env["CIFAR_DIST_VENV"]}/bin/python "$@"\n'
     )
     python.chmod(0o755)
@@ -270,15 +279,28 @@ def test_scancel(teller: Teller, whole: Path) -> None:
     Story(resumed, told.run, note).assert_is_whole(whole, restarts=0)
 
 
+def test_a_job_that_is_cancelled_while_it_decides_is_not_requeued(teller: Teller, tmp_path: Path) -> None:
+    cancelling = write_python(tmp_path, teller.env, "scancel $SLURM_JOB_ID", only="slurm requeue", node="node1")
+    told = teller.begin("late", nodes="node1", CIFAR_DIST_VENV=str(cancelling))
+    paused = told.pause()
+    told.job.call("scancel", "--signal=USR1", told.job.id)
+    resume(paused)
+    until(lambda: "not requeued" in told.job.output(), told.job.output)
+    assert told.job.wait() == "CANCELLED"
+    assert told.job.facts()["Restarts"] == "0"
+
+
 def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(stories: dict[str, Story]) -> None:
     """As in a container: every command of ours goes through srun, which refuses once Slurm terminates the job."""
     told = stories["inside"]
     paused = told.pause()
-    told.job.call("scancel", "--signal=USR1", told.job.id)
+    told.job.call("scancel", "--batch", "--signal=USR1", told.job.id)
     told.note.unlink()
     resume(paused)
     paused = told.pause()
-    assert f"attempt 2, on node1: {told.run} from step-" in told.job.output()
+    assert f"attempt 2, on node1: {told.run} from step-" in told.job.output(), (
+        "a signal to the batch script is passed on"
+    )
     told.job.call("scancel", told.job.id)
     resume(paused)
     assert told.job.wait() == "CANCELLED"

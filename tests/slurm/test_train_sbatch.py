@@ -93,19 +93,38 @@ def test_a_time_limit_that_leaves_no_time_to_train_is_refused(
     )
 
 
-def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
-    """The real scripts, launchers and cluster, with ranks that report "stopped on request" without any progress.
+def write_home(folder: Path) -> dict[str, str]:
+    """Link the repository into a folder, with ranks that report "stopped on request" without any progress.
 
     On the second node they report it seconds later; Slurm must not end them before that.
+
+    Returns:
+        The variable with which a job uses it.
     """
-    (tmp_path / "sitecustomize.py").write_text(
+    (folder / "sitecustomize.py").write_text(
         "import os, signal, time\nif 'LOCAL_RANK' in os.environ:\n"
         "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
         "    time.sleep(5 * int(os.environ['SLURM_NODEID']))\n    os._exit(75)\n"
     )
     for name in ("slurm", "cifar_dist", "launch"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), CIFAR_DIST_HOME=str(tmp_path))
+        (folder / name).symlink_to(ROOT / name)
+    return {"CIFAR_DIST_HOME": str(folder)}
+
+
+def test_gpus_that_the_job_has_asked_for_each_task_are_those_of_its_processes(
+    cluster: Cluster, digits: Path, tmp_path: Path
+) -> None:
+    """The job has two tasks on the node, with a GPU each; the step has one."""
+    options = ["--ntasks-per-node=2", "--gpus-per-task=1"]
+    words = ["demo", "--data.path", str(digits)]
+    job = cluster.submit(tmp_path, *words, nodes="node1", options=options, **write_home(tmp_path))
+    assert job.wait() == "FAILED"
+    assert "machine 0 of 1 is node1, processes on it: 2, " in job.output()
+
+
+def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
+    """The real scripts, launchers and cluster."""
+    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), **write_home(tmp_path))
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("1:0", "0")
     assert "attempt 1 made no progress since the start, so it is not requeued" in job.output()
