@@ -225,6 +225,8 @@ def named(folder: Path, which: str) -> Path:
         verify(path)
         read_state(path)
     except CheckpointError as error:
+        if not exists(path):  # the run is training, and has deleted it
+            return named(folder, which)
         others = (other for other in listing(folder) if other != path)
         intact = next((step_of(other) for other in others if _is_intact(other)), None)
         way = "no other is intact; restore one" if intact is None else f"use another step: {intact}"

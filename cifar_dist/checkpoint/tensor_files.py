@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from cifar_dist.checkpoint.contents import CheckpointError
-from cifar_dist.files import copy_atomic, write_output
+from cifar_dist.files import write_atomic, write_output
 
 _OS_ERROR: Final = re.compile(r"\b(?:code: |os error )(\d+)")  # as safetensors shows the number of an OSError
 
@@ -61,13 +61,27 @@ def write_weights(weights: Mapping[str, Tensor], out: Path) -> None:
     write_output(out, save(dict(weights)))
 
 
-def copy_weights(files: Sequence[Path], out: Path) -> None:
-    """Copy a file of weights, of which several parts become one, complete or not at all.
+class WeightsCopy:
+    """A copy in memory of a file of weights, of which several parts become one. The file may be deleted after.
+
+    Args:
+        files: the file, of safetensors or saved by torch, or its parts.
+
+    Attributes:
+        suffix: of the file.
 
     Raises:
-        CheckpointError, OSError: as :func:`read_tensors`, or ``out`` cannot be written.
+        CheckpointError, OSError: as :func:`read_tensors`.
     """
-    if len(files) == 1:
-        copy_atomic(files[0], out)
-    else:
-        write_weights(read_tensors(files), out)
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.suffix = files[0].suffix
+        self._content = files[0].read_bytes() if len(files) == 1 else save(read_tensors(files))
+
+    def write(self, out: Path) -> None:
+        """Write the file, complete or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_atomic(out, self._content)

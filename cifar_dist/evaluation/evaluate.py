@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.config import Config
 from cifar_dist.config.eval import distinct_views
 from cifar_dist.data.manifest import Manifest
@@ -77,6 +78,8 @@ def evaluate(
     """
     ranks, tta = model.ranks, distinct_views(tta, config.augment)
     opened = Split(ranks.device, config, data, split, trained_on)
+    copies: list[WeightsCopy] = []  # of rank 0, made now: a run that is training deletes its older checkpoints
+    ranks.run_on_main(lambda: copies.append(WeightsCopy(weights.files)))
     begin = time.perf_counter()
     predictions = opened.predict(model, tta, poll, show)
     summary = Summary(
@@ -99,7 +102,5 @@ def evaluate(
     record(summary)
     ids = sample_ids(data, split)
     labels = class_labels(trained_on, predictions.classes.tolist(), "auto")
-    folder = ranks.run_on_main(
-        lambda: write_evaluation(run.evaluations, summary, predictions, ids, weights.files, labels)
-    )
+    folder = ranks.run_on_main(lambda: write_evaluation(run.evaluations, summary, predictions, ids, copies[0], labels))
     return folder, summary

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from cifar_dist.checkpoint.tensor_files import copy_weights
+from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.files import folder_atomic, free_name, write_sums
@@ -90,7 +90,7 @@ def write_evaluation(
     summary: Summary,
     predictions: Predictions,
     ids: Sequence[int | str],
-    weights: Sequence[Path],
+    weights: WeightsCopy,
     labels: Sequence[int | str],
 ) -> Path:
     """Write ``{run}_val_acc_{acc}_{time}_model_{checkpoint}/``, complete or not at all.
@@ -104,7 +104,7 @@ def write_evaluation(
         summary: what was evaluated.
         predictions: of every sample.
         ids: ID of each sample.
-        weights: the evaluated file, whose suffix the copy gets, or its parts.
+        weights: the evaluated file, whose suffix the copy gets.
         labels: predicted class of each sample, as the CSV names it.
     """
     accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
@@ -120,6 +120,6 @@ def write_evaluation(
         with folder.probabilities.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         folder.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-        copy_weights(weights, folder.weights.with_suffix(weights[0].suffix))
+        weights.write(folder.weights.with_suffix(weights.suffix))
         write_sums(temporary)
     return target

@@ -58,8 +58,11 @@ def open_trained(run: Path, which: str) -> Trained:
     if given.suffix in WEIGHT_SUFFIXES or (len(given.parts) > 1 and not given.is_dir()):
         raise UserError(f"--checkpoint: {given} does not exist; give a .safetensors or .pth file, or a checkpoint")
     try:
-        path = given.resolve() if len(given.parts) > 1 else checkpoint.named(folder.checkpoints, which)
-        checkpoint.verify(path)
+        if len(given.parts) > 1:
+            path = given.resolve()
+            checkpoint.verify(path)
+        else:
+            path = checkpoint.named(folder.checkpoints, which)
         state = checkpoint.read_state(path)
         if which == "best" and state.best_val_accuracy is None and is_main_process():
             notice(f"{run} has no evaluation on val; best is its newest checkpoint, {path.name}")
@@ -83,7 +86,8 @@ def build_trained(trained: Trained) -> nn.Module:
     try:
         parts = [read_weights(file, module) for file in trained.weights.files]
     except ValueError as error:
-        raise UserError(f"{trained.weights.path} cannot be read: {error}") from None
+        gone = "" if trained.weights.path.exists() else "; if the run deleted it just now, run the same command again"
+        raise UserError(f"{trained.weights.path} cannot be read: {error}{gone}") from None
     weights = {name: value for part in parts for name, value in part.items()}
     checkpoint.load_weights(module, weights, trained.weights.path)
     return module

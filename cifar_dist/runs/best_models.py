@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist import checkpoint
-from cifar_dist.checkpoint.tensor_files import copy_weights
+from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import changed_files, folder_atomic, write_atomic
 from cifar_dist.formatting import csv_text
@@ -76,7 +76,7 @@ def collect(models: Sequence[BestModel], out: Path) -> Path:
     try:
         with folder_atomic(out, replace=True) as folder:
             for model, name in zip(models, names, strict=True):
-                copy_weights(model.weights, folder / name)
+                WeightsCopy(model.weights).write(folder / name)
             write_atomic(folder / TABLE, _table(models, names))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -195,6 +196,20 @@ def test_best_latest_and_steps_are_found(folder: Path) -> None:
     assert checkpoint.named(folder, "best").resolve() == (folder / "step-00000005").resolve()
     for which in ("0", "000", "5", "10", "0010"):
         assert step_of(checkpoint.named(folder, which)) == int(which)
+
+
+def test_the_newest_is_found_while_the_run_saves_and_deletes(folder: Path) -> None:
+    save(folder, 0)
+
+    def train() -> None:
+        for step in range(1, 40):
+            save_and_prune(folder, step, best=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train)
+        while not training.done():
+            assert step_of(checkpoint.named(folder, "latest")) is not None
+        training.result()
 
 
 def test_an_accuracy_of_0_is_an_accuracy(folder: Path) -> None:

@@ -17,7 +17,7 @@ from cifar_dist.checkpoint.difference import compare
 from cifar_dist.checkpoint.marker import MARKER, OPTIMIZER, STATE, VERSION, VERSION_IN_PARTS, WEIGHTS, part_name
 from cifar_dist.checkpoint.mean import mean_weights
 from cifar_dist.checkpoint.parts import UnfinishedCheckpoint, write_part
-from cifar_dist.checkpoint.tensor_files import copy_weights
+from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.errors import UserError
 
@@ -44,7 +44,7 @@ def test_parts_are_read_as_the_files_of_one_process(folder: Path, tmp_path: Path
     assert len(names(path)) == 4 * parts + 2
     assert checkpoint.choose(folder) == (path, [])
     assert (folder / "best").resolve() == (folder / "latest").resolve() == path
-    copy_weights(checkpoint.evaluated_weights(path), tmp_path / "copy.safetensors")
+    WeightsCopy(checkpoint.evaluated_weights(path)).write(tmp_path / "copy.safetensors")
     assert load_file(tmp_path / "copy.safetensors").keys() == averaged(4).weights.keys()
     mean = mean_weights([path, save_in_parts(folder, 8, 2)])
     assert torch.equal(mean["conv.weight"], weights(6)["conv.weight"] // 2)

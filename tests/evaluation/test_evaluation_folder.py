@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
@@ -40,10 +41,13 @@ SUMMARY = Summary(
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
+def weights(tmp_path: Path) -> WeightsCopy:
+    return copy_of(tmp_path / "model.safetensors")
+
+
+def copy_of(path: Path) -> WeightsCopy:
     path.write_bytes(b"weights")
-    return path
+    return WeightsCopy([path])
 
 
 def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
@@ -71,11 +75,11 @@ def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_
     assert (unknown.result(), unknown.warning()) == ("no labels, TTA mirror", "")
 
 
-def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path) -> None:
+def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: WeightsCopy) -> None:
     labels = torch.tensor([1, 0, 2, 0])
     predictions = Predictions(LOGITS, labels, LOGITS)
     folder = write_evaluation(
-        tmp_path / "evaluations", SUMMARY, predictions, [40, 30, 20, 10], [weights], ["b", "a", "c", "b"]
+        tmp_path / "evaluations", SUMMARY, predictions, [40, 30, 20, 10], weights, ["b", "a", "c", "b"]
     )
     assert re.fullmatch(r"my-run_val_acc_0\.9877_\d{8}-\d{6}_model_step-00000345", folder.name)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -93,37 +97,34 @@ def test_the_folder_contains_what_the_docs_promise(tmp_path: Path, weights: Path
     assert arrays["labels"].tolist() == labels.tolist()
     assert arrays["probabilities"].dtype == np.float32
     assert np.allclose(arrays["probabilities"].sum(axis=1), 1)
-    other = weights.rename(weights.with_suffix(".pth"))
-    folder_of_other = write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], [other], PREDICTED)
+    other = copy_of(tmp_path / "model.pth")
+    folder_of_other = write_evaluation(tmp_path / "other", SUMMARY, predictions, [4, 3, 2, 1], other, PREDICTED)
     assert (folder_of_other / "model.pth").is_file()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == {**dataclasses.asdict(SUMMARY), "classes": ["a", "b", "c"]}
     assert summary.keys() >= {"accuracy", "samples", "tta", "checkpoint", "split"}
 
 
-def test_without_labels_accuracy_is_none(tmp_path: Path, weights: Path) -> None:
+def test_without_labels_accuracy_is_none(tmp_path: Path, weights: WeightsCopy) -> None:
     summary = dataclasses.replace(SUMMARY, accuracy=None, loss=None, val_accuracy=None)
-    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), [weights], PREDICTED)
+    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), weights, PREDICTED)
     assert "_val_acc_unknown_" in folder.name
     assert sorted(np.load(folder / "probabilities.npz").files) == ["ids", "probabilities"]
     assert json.loads((folder / "summary.json").read_text())["accuracy"] is None
 
 
-def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: Path) -> None:
+def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: WeightsCopy) -> None:
     folders = {
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), [weights], PREDICTED)
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), weights, PREDICTED)
         for _ in range(5)
     }
     assert len(folders) == 5
     assert set((tmp_path / "e").iterdir()) == folders
 
 
-def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: Path) -> None:
+def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path, weights: WeightsCopy) -> None:
     with pytest.raises(UserError, match="the ID 7 occurs more than once"):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), [7, 8, 9, 7], [weights], PREDICTED)
-    nowhere = [tmp_path / "nowhere"]
-    with pytest.raises(FileNotFoundError):
-        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), range(4), nowhere, PREDICTED)
+        write_evaluation(tmp_path / "e", SUMMARY, Predictions(LOGITS, None, LOGITS), [7, 8, 9, 7], weights, PREDICTED)
     assert list((tmp_path / "e").iterdir()) == []
 
 

@@ -14,10 +14,11 @@ from cifar_dist import models
 from cifar_dist.checkpoint import save_tensors
 from cifar_dist.config import Config, ModelConfig, RunConfig
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.evaluate import CheckpointRef
+from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.trained import Trained, agree_on_weights, load_model
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import EvaluationFolder, RunFolder
 
 
 @pytest.fixture
@@ -50,6 +51,26 @@ def test_ranks_that_open_a_run_while_it_saves_load_the_weights_that_rank_0_chose
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert first == second
     assert first.startswith("step-1 ")
+
+
+def test_a_checkpoint_that_its_run_deletes_while_it_is_evaluated_is_kept_with_the_evaluation(
+    trained: list[Trained], digits: Path
+) -> None:
+    one = trained[0]
+    (file,) = one.weights.files
+    content = file.read_bytes()
+
+    def delete() -> None:
+        file.unlink(missing_ok=True)
+
+    data = Manifest.load(digits)
+    with start_engine(one.config, trains=False) as engine:
+        model = load_model(engine, one)
+        folder, _ = evaluate(
+            model, one.config, one.run, one.weights, data, "val", "0", trained_on=one.trained_on, poll=delete
+        )
+    assert not file.exists()
+    assert EvaluationFolder(folder).weights.read_bytes() == content
 
 
 def test_ranks_whose_machines_hold_different_weights_are_refused(trained: list[Trained], tmp_path: Path) -> None:

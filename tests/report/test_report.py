@@ -18,6 +18,7 @@ from PIL import Image
 from support.running import PATIENCE, environment
 
 from cifar_dist import cli, recipe
+from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
@@ -65,7 +66,7 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     weights.write_bytes(b"weights")
     predictions = Predictions(logits, labels, logits)
     predicted = predictions.classes.tolist()
-    write_evaluation(run / "evaluations", summary, predictions, range(len(labels)), [weights], predicted)
+    write_evaluation(run / "evaluations", summary, predictions, range(len(labels)), WeightsCopy([weights]), predicted)
     return run
 
 
@@ -202,7 +203,9 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
     names = tuple(f"class-{i}" for i in range(100))
     summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01, 0)
     predicted = predictions.classes.tolist()
-    folder = write_evaluation(tmp_path / "evaluations", summary, predictions, range(2000), [weights], predicted)
+    folder = write_evaluation(
+        tmp_path / "evaluations", summary, predictions, range(2000), WeightsCopy([weights]), predicted
+    )
     assert len(draw_evaluation(read_evaluation(folder))) == 3
 
 
