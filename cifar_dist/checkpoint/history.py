@@ -182,12 +182,18 @@ def _signs_of_lost(folder: Path, damaged: Sequence[str] = ()) -> list[str]:
 
 def absence(folder: Path) -> UserError:
     """Return the error of a command for checkpoints where ``folder`` has none: it never had any, or has lost them."""
-    if lost := _signs_of_lost(folder):
-        run = quoted(folder.parent)
-        return NoCheckpointLeftError(
-            f"{folder} has no intact checkpoint ({'; '.join(lost)}); restore one, or start this run over: rm -r {run}"
-        )
+    final = _way_to_final_weights(folder)
+    lost = _signs_of_lost(folder) or ["all were deleted"] * bool(final)
+    if lost:
+        way = final or f", or start this run over: rm -r {quoted(folder.parent)}"
+        return NoCheckpointLeftError(f"{folder} has no intact checkpoint ({'; '.join(lost)}); restore one{way}")
     return UserError(f"{folder} has no checkpoint yet; train first")
+
+
+def _way_to_final_weights(folder: Path) -> str:
+    """Return what to use where no checkpoint of a run is intact, after ", or"; empty before the run has ended."""
+    final = folder.with_name("final") / "model.safetensors"  # as RunFolder names it
+    return f", or use its final weights: --checkpoint {quoted(final)}" if final.is_file() else ""
 
 
 def _rename_damaged(path: Path, error: CheckpointError) -> str:
@@ -229,7 +235,8 @@ def named(folder: Path, which: str) -> Path:
             return named(folder, which)
         others = (other for other in listing(folder) if other != path)
         intact = next((step_of(other) for other in others if _is_intact(other)), None)
-        way = "no other is intact; restore one" if intact is None else f"use another step: {intact}"
+        none_left = f"no other is intact; restore one{_way_to_final_weights(folder)}"
+        way = none_left if intact is None else f"use another step: {intact}"
         raise UserError(f"{path}: {error}; {way}") from None
     return path
 

@@ -44,7 +44,9 @@ def read_config(path: Path, *, import_plugins: bool = False) -> Config:
         check_keys(tree, where=str(path))
         config = build_config(tree, where=str(path), import_plugins=import_plugins)
     except UserError as error:
-        raise UserError(f"{error}{way_to_repair(path)}") from None if _missing_section(given) else error
+        if not _missing_section(given):
+            raise
+        raise UserError(f"{error}{way_to_repair(path)}") from None
     refuse_incomplete(given, path)
     return config
 

@@ -17,7 +17,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.launched import is_main_process
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.errors import UserError, printable, quoted
+from cifar_dist.errors import UserError, printable
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.plugin_copies import substituted
@@ -50,8 +50,6 @@ def open_trained(run: Path, which: str) -> Trained:
     for line in substituted(config) if is_main_process() else ():
         notice(printable(line))
     given = Path(which).expanduser()
-    if which in ("best", "latest") and folder.final.is_file() and not checkpoint.listing(folder.checkpoints):
-        raise UserError(f"{run} has no checkpoint left; its final weights are --checkpoint {quoted(folder.final)}")
     if given.is_file():
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
         return Trained(folder, config, trained_on, CheckpointRef((given,), name, None, None))

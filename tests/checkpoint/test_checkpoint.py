@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -286,6 +287,12 @@ def test_only_an_intact_checkpoint_is_suggested(folder: Path) -> None:
         checkpoint.named(folder, "latest")
     (folder / step_name(5) / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"does not match\); no other is intact; restore one$"):
+        checkpoint.named(folder, "10")
+    final = folder.with_name("final") / "model.safetensors"
+    final.parent.mkdir()
+    final.touch()
+    way = re.escape(f"no other is intact; restore one, or use its final weights: --checkpoint {final}")
+    with pytest.raises(UserError, match=f"{way}$"):
         checkpoint.named(folder, "10")
 
 

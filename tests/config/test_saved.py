@@ -92,6 +92,14 @@ def test_a_truncated_config_of_a_run_is_refused_with_the_command_that_repairs_it
     assert "cp " not in str(refused.value), "that would not help"
 
 
+def test_a_command_that_repairs_nothing_is_not_suggested(tmp_path: Path) -> None:
+    text = to_toml(Config()).replace('name = "sgd"', 'name = "gone.py:sgd"')
+    for name in ("config.toml", ".started.toml"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"file gone\.py does not exist$"):
+        read_config(tmp_path / "config.toml", import_plugins=True)
+
+
 def test_a_damaged_config_of_a_run_is_no_recipe(tmp_path: Path) -> None:
     (tmp_path / ".started.toml").write_text(to_toml(Config()))
     for text, says in (("", "is incomplete"), ("[ru", "cannot be read as TOML")):

@@ -106,6 +106,14 @@ def test_lost_checkpoints_are_not_said_to_be_yet_to_come(run: Path, words: tuple
     (run / ".checkpoints.saved").unlink()
     with pytest.raises(UserError, match="has no checkpoint yet; train first"):
         cli.run(["checkpoint", *words])
+    final = run / "final" / "model.safetensors"
+    final.parent.mkdir()
+    final.touch()  # of a finished run, whose checkpoints may have been deleted before there was a sign of them
+    way = (
+        r"\(all were deleted\); restore one, or use its final weights: --checkpoint runs/first/final/model.safetensors$"
+    )
+    with pytest.raises(UserError, match=way):
+        cli.run(["checkpoint", *words])
 
 
 def test_diff_sorts_tensors_by_their_largest_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

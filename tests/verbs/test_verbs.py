@@ -406,5 +406,5 @@ def test_a_run_whose_checkpoints_or_records_are_lost_names_what_is_left(run: Pat
     with pytest.raises(UserError, match=r"lost/metrics\.jsonl has lost the records of all steps; restore it"):
         cli.run(["replay", str(lost), "1"])
     shutil.rmtree(lost / "checkpoints")
-    with pytest.raises(UserError, match=r"its final weights are --checkpoint .*lost/final/model\.safetensors$"):
+    with pytest.raises(UserError, match=r"use its final weights: --checkpoint .*lost/final/model\.safetensors$"):
         cli.run(["evaluate", str(lost)])
