@@ -39,7 +39,7 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
         UserError: a plug-in file cannot be read.
     """
     kept = kept_copies(folder)
-    notes = substituted(config)
+    notes = []
     for file in plugin_files(config):
         try:
             place = plugins.located(file)
@@ -47,6 +47,8 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
         except OSError as error:
             raise UserError(f"the plug-in {file} cannot be read ({error.strerror})") from None
         before = next((copy for copy in reversed(kept) if copy.file == str(file)), None)
+        if before is None or before.sha256 == checksum:  # else it is said below
+            notes += plugins.notes_on([file])
         if before is not None and before.sha256 == checksum:
             continue
         folder.mkdir(exist_ok=True)

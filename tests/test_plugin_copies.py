@@ -30,6 +30,16 @@ class Silent:
     def close(self, status): pass
 """
 
+OPTIMIZER = """
+from dataclasses import dataclass
+from cifar_dist.config import OptimConfig
+from torch.optim import SGD
+
+@dataclass(frozen=True)
+class Plain(OptimConfig):
+    def build(self, groups): return SGD(groups, lr=self.lr)
+"""
+
 
 def config(*files: Path) -> Config:
     return Config(tracking=TrackingConfig(mirrors=tuple(f"{file}:Silent" for file in files)))
@@ -127,6 +137,37 @@ def test_a_run_is_used_with_the_plug_in_that_trained_it(tiny: Path, digits: Path
     assert branch.returncode == 0, branch.stderr
     assert f"{net} does not exist here; using its copy {copy}" in branch.stdout + branch.stderr
     assert (tmp_path / "runs" / "b" / "plugins" / "net.py").read_text() == NET
+
+
+def test_a_run_with_the_settings_of_another_reports_that_its_plug_in_has_changed(tiny: Path, tmp_path: Path) -> None:
+    mirror = write(tmp_path / "mine.py", MIRROR)
+    (first,) = train(str(tiny), "--run.name", "a", "--tracking.mirrors", f"{mirror}:Silent", "--train.max_steps", "2")
+    assert first.returncode == 0, first.stderr
+    a = tmp_path / "runs" / "a"
+    changed = f"{mirror} has changed since {a} was trained; using it as it is now, not its copy {a}/plugins/mine.py"
+    for expected in (0, 1):
+        (again,) = train(str(a / "config.toml"), "--run.name", f"b{expected}")
+        assert again.returncode == 0, again.stderr
+        assert (tmp_path / "runs" / f"b{expected}" / "training.log").read_text().count(changed) == expected
+        write(mirror, MIRROR + "# changed\n")
+    train(str(a / "config.toml"), "--train.max_steps", "3")
+    log = (a / "training.log").read_text()
+    assert ("since the last start of this run" in log, changed in log) == (True, False), "it is said once"
+
+
+def test_predictions_need_no_code_that_only_training_computes_with(tiny: Path, digits: Path, tmp_path: Path) -> None:
+    code = write(tmp_path / "mine.py", MIRROR + OPTIMIZER)
+    words = ["--optim.name", f"{code}:Plain", "--tracking.mirrors", f"{code}:Silent", "--train.max_steps", "5"]
+    (done,) = train(str(tiny), *words, "--run.name", "a")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "a"
+    code.unlink()
+    (run / "plugins" / code.name).unlink()
+    for words in (["evaluate", str(run)], ["predict", str(run), str(digits), "--out", str(tmp_path / "out.csv")]):
+        (done,) = spawn(["-m", "cifar_dist", *words])
+        assert (done.returncode, "mine.py" in done.stderr) == (0, False), done.stderr
+    (done,) = spawn(["-m", "cifar_dist", "resume", str(run), "--train.max_steps", "6"])
+    assert (done.returncode, f"file {code} does not exist" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_damaged_copy_is_not_used(tmp_path: Path) -> None:

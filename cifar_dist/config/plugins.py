@@ -69,9 +69,11 @@ def use_copies(folder: Path, *, also_changed: bool = False) -> None:
         _COPIES.pop(file, None)
         _NOTES.pop(file, None)
         copy, checksum = folder / Path(kept.copy).name, _checksum(file)
-        if checksum == kept.sha256 or (checksum and not also_changed):
+        if checksum == kept.sha256:
             continue
-        if _checksum(copy) == kept.sha256:
+        if checksum and not also_changed:
+            _NOTES[file] = f"{file} has changed since {run} was trained; using it as it is now, not its copy {copy}"
+        elif _checksum(copy) == kept.sha256:
             _COPIES[file] = copy
             _NOTES[file] = f"{file} has changed since {run} was trained; using {copy}"
             if not checksum:

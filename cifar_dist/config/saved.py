@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from cifar_dist.config import Config
@@ -23,12 +24,13 @@ _ALWAYS_WRITTEN = (
 """Sections in every ``config.toml`` but those of version 1: one that a later version adds is not among them."""
 
 
-def read_config(path: Path, *, import_plugins: bool = False) -> Config:
+def read_config(path: Path, *, import_plugins: bool = False, without: Collection[str] = ()) -> Config:
     """Read the config of a run folder.
 
     Args:
         import_plugins: whether the code that it names may run; without it the config cannot compute, see
             :func:`build_config`.
+        without: sections in whose place the defaults are read.
 
     Raises:
         UserError: the file is missing, incomplete or invalid.
@@ -42,7 +44,8 @@ def read_config(path: Path, *, import_plugins: bool = False) -> Config:
     tree = upgraded(given, Config)
     try:
         check_keys(tree, where=str(path))
-        config = build_config(tree, where=str(path), import_plugins=import_plugins)
+        wanted = {name: section for name, section in tree.items() if name not in without}
+        config = build_config(wanted, where=str(path), import_plugins=import_plugins)
     except UserError as error:
         if not _missing_section(given):
             raise

@@ -28,7 +28,14 @@ from cifar_dist.terminal.notice import notice
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's config and data, and one of its checkpoints."""
+    """A run's config and data, and one of its checkpoints.
+
+    Attributes:
+        run: its folder.
+        config: its settings; those of sections that only training computes with are defaults.
+        trained_on: the manifest of its training data.
+        weights: of one of its checkpoints, or of a file.
+    """
 
     run: RunFolder
     config: Config
@@ -46,7 +53,7 @@ def open_trained(run: Path, which: str) -> Trained:
         UserError: no such weights, or the run folder is incomplete.
     """
     folder = RunFolder(run)
-    config, trained_on = read_settings_with_plugins(folder), folder.read_manifest()
+    config, trained_on = read_settings_with_plugins(folder, trains=False), folder.read_manifest()
     for line in substituted(config) if is_main_process() else ():
         notice(printable(line))
     given = Path(which).expanduser()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from cifar_dist.config import Config, plugins
 from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
@@ -18,6 +19,9 @@ from cifar_dist.files import free_name, write_atomic
 from cifar_dist.launch.typed_launcher import typed_launcher
 from cifar_dist.run_folder.finding import split_step
 from cifar_dist.run_folder.folder import RunFolder
+
+_OF_TRAINING: Final = ("optim", "schedule", "average", "tracking")
+"""Sections that predictions do not depend on."""
 
 
 def write_settings(folder: RunFolder, config: Config) -> None:
@@ -41,18 +45,23 @@ def read_settings(folder: RunFolder) -> Config:
     return config
 
 
-def read_settings_with_plugins(folder: RunFolder) -> Config:
+def read_settings_with_plugins(folder: RunFolder, *, trains: bool = True) -> Config:
     """Read ``config.toml`` as :func:`read_settings` does, to compute with it: import the plug-ins that trained the run.
 
     Of a file that has changed since, or does not exist, that is its copy in the folder;
     :func:`cifar_dist.plugin_copies.substituted` lists these.
+
+    Args:
+        folder: the run.
+        trains: False to predict only: sections that only training computes with have their defaults, so that the
+            plug-ins in them are not needed.
 
     Raises:
         UserError: also, a plug-in cannot be imported, or refuses its settings.
     """
     read_settings(folder)
     plugins.use_copies(folder.plugins, also_changed=True)
-    return read_config(folder.config, import_plugins=True)
+    return read_config(folder.config, import_plugins=True, without=() if trains else _OF_TRAINING)
 
 
 def read_started_settings(folder: RunFolder) -> Config:
