@@ -113,7 +113,7 @@ def _diff(arguments: argparse.Namespace) -> int:
         from cifar_dist.formatting import markdown
 
     differences = compare(_named(arguments.first), _named(arguments.second))
-    different = [one for one in differences if one.largest > 0]
+    different = [one for one in differences if not one.is_equal]
     count = f"{len(differences):,} tensors"
     if not different:
         print(f"{arguments.first} and {arguments.second} are equal: {count}, every bit")

@@ -147,6 +147,10 @@ def test_diff_lists_tensors_that_cannot_be_compared(run: Path, capsys: pytest.Ca
         "weights/conv.weight": "not comparable",
     }
     assert verb(capsys, "diff", "first@20", "first@20").endswith("are equal: 3 tensors, every bit\n")
+    for step, zero in ((25, 0.0), (30, -0.0)):
+        tensors_of_zero = Tensors({"conv.weight": torch.full((2, 3), zero)}, None, {})
+        checkpoint.save(run / "checkpoints", tensors_of_zero, state(step))
+    assert verb(capsys, "diff", "first@25", "first@30").endswith("1 of 1 tensors differ\n"), "by the sign of zero"
 
 
 def test_average_is_the_mean_of_the_evaluated_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
