@@ -204,9 +204,13 @@ def _line_in(file: Path | None, error: BaseException) -> str:
 
 def _way_to_sibling(file: Path | None, error: BaseException) -> str:
     """Explain why a module beside ``file`` is not imported; empty if that is not the error."""
-    if file is None or not isinstance(error, ModuleNotFoundError):
+    if file is None or not isinstance(error, ImportError):
         return ""
     folder, name = file.resolve().parent, str(error.name).partition(".")[0]
+    if "relative import" in str(error):
+        return (
+            "; only the file itself is imported: put both into one, or install the package and name package.module:Name"
+        )
     if not ((folder / f"{name}.py").is_file() or (folder / name).is_dir()):
         return ""
     add = f"export PYTHONPATH={quoted(folder)}"
@@ -231,7 +235,8 @@ def _import_file(file: Path) -> ModuleType:
     name = f"_cifar_dist_plugin_{hashlib.sha256(bytes(path)).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    # Never as a package, also of `__init__.py`: of the modules beside it there would be no copies in a run.
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=None)
     assert spec is not None, "a file called .py has a loader"
     assert spec.loader is not None, "a file called .py has a loader"
     module = importlib.util.module_from_spec(spec)

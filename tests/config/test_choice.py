@@ -206,6 +206,7 @@ def test_settings_are_read_without_the_code(tmp_path: Path) -> None:
         ("{frozen}:Melon", "cannot inherit non-frozen dataclass from a frozen one (line 3)"),
         ("{sibling}:Melon", "No module named 'sprout' (line 1); only the file itself is imported: put both into one"),
         ("{sibling}:Melon", "or add its folder: export PYTHONPATH={folder}"),
+        ("{__init__}:Melon", "(line 1); only the file itself is imported: put both into one, or install the package"),
         ("{few}:Melon", "Melon': Melon.grow(self) is called with other arguments; write grow(self, days, *, by)"),
     ],
 )
@@ -213,7 +214,7 @@ def test_a_mistake_in_a_plug_in_is_one_line(melon: str, tmp_path: Path, spec: st
     frozen = "from dataclasses import dataclass\nfrom test_choice import Fruit\n@dataclass\nclass Melon(Fruit): ..."
     files = {"broken": "\n1 / 0", "ends": "raise SystemExit(3)", "wrong": "\n\ndef", "frozen": frozen}
     few = PLUG_IN.replace("water: float = 0.9", "def grow(self): ...")
-    files |= {"sprout": "", "sibling": "import sprout", "few": few}
+    files |= {"sprout": "", "__init__": "from .sprout import Melon", "sibling": "import sprout", "few": few}
     for name, text in files.items():
         (tmp_path / f"{name}.py").write_text(text)
     name = spec.format(melon=melon, **{name: tmp_path / f"{name}.py" for name in files})
