@@ -87,15 +87,20 @@ def refuse_missing_data(folder: RunFolder, path: str, option: str) -> None:
         raise UserError(f"{path}, the dataset of {folder.path}, does not exist here; name it with {option} DIR")
 
 
-def refuse_read_only(folder: RunFolder) -> None:
-    """Refuse to evaluate a run in a place that cannot receive the evaluation.
+def refuse_read_only(folder: RunFolder, place: Path, what: str) -> None:
+    """Refuse to compute what the run folder could not receive.
+
+    Args:
+        folder: the run.
+        place: the folder in it that receives the result; the run's own receives it where this does not exist.
+        what: the result, for the error.
 
     Raises:
-        UserError: the run, or its ``evaluations``, cannot be written.
+        UserError: it cannot be written.
     """
-    place = folder.evaluations if folder.evaluations.is_dir() else folder.path
+    place = place if place.is_dir() else folder.path
     if not os.access(place, os.W_OK):
-        raise UserError(f"{place} cannot be written, where the evaluation goes; copy the run to where you may write")
+        raise UserError(f"{place} cannot be written, where {what} goes; copy the run to where you may write")
 
 
 def refuse_other_data(folder: RunFolder, manifest: Manifest) -> None:

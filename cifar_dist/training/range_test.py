@@ -131,7 +131,8 @@ def require_place(config: Config) -> None:
             raise UserError(f"{path} was started with {found[1]}; its report would show this curve; use --run.name NEW")
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise UserError(f"the run folder {path} cannot be written: {place} stands in the way; use another --run.dir")
+        cause = f"permission denied in {place}" if place.is_dir() else f"{place} stands in the way"
+        raise UserError(f"the run folder {path} cannot be written: {cause}; use another --run.dir")
 
 
 def save_curve(curve: Curve, config: Config) -> Path:

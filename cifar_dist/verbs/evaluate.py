@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     tta = trained.config.eval.tta
     if not arguments.data:
         refuse_missing_data(trained.run, trained.config.data.path, "--data")
-    refuse_read_only(trained.run)
+    refuse_read_only(trained.run, trained.run.evaluations, "the evaluation")
     data = Manifest.load(arguments.data or trained.config.data.path)
     if arguments.split not in data.splits:
         raise UserError(f"{data.root} has no split '{arguments.split}'; use --split {' or '.join(data.splits)}")

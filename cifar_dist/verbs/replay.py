@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.plugin_copies import substituted
         from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder.opening import refuse_read_only
         from cifar_dist.run_folder.settings import read_settings_with_plugins
         from cifar_dist.tracking import timeline
         from cifar_dist.tracking.environment import recorded_threads
@@ -60,6 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     most = max((event.processes for event in timeline.read(folder.timeline)), default=0)
     if arguments.rank is not None and 0 < most <= arguments.rank:
         raise UserError(f"--rank {arguments.rank}: {folder.path} had ranks 0 to {most - 1} at most")
+    if arguments.check is None:
+        refuse_read_only(folder, folder.replays, "the replay")
+    else:
+        refuse_read_only(folder, folder.path, "the certificate")
     config = read_settings_with_plugins(folder)
     for line in substituted(config) if is_main_process() else ():
         notice(printable(line))

@@ -420,3 +420,20 @@ def test_a_run_is_found_by_name_or_path_or_the_nearest_is_suggested(tmp_path: Pa
     for name in ("x" * 5000, "a\0b", ""):
         with pytest.raises(UserError, match="does not exist"):
             find_run(name, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["evaluations", "replays"])
+def test_a_run_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, place: str) -> None:
+    """Root may write anywhere, except without the capability that lets it."""
+    (tmp_path / "replays").mkdir(mode=0o555)
+    tmp_path.chmod(0o555)
+    ask = "import sys; from pathlib import Path; from cifar_dist.run_folder.opening import *; "
+    ask += "run = RunFolder(Path(sys.argv[1])); refuse_read_only(run, run.path / sys.argv[2], 'it')"
+    drop = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    words = [*drop, sys.executable, "-c", ask, str(tmp_path), place]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    tmp_path.chmod(0o755)
+    where = tmp_path / place if place == "replays" else tmp_path
+    assert done.stderr.strip().endswith(
+        f"{where} cannot be written, where it goes; copy the run to where you may write"
+    )
