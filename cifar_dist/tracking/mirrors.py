@@ -1,45 +1,28 @@
 """Mirrors, which copy ``metrics.jsonl`` elsewhere, such as to Weights & Biases. On rank 0 only.
 
-The run folder is authoritative and is written first. A mirror that raises is dropped with one warning, so that no
-mirror can stop or fail a run.
+The run folder is authoritative and is written first. A mirror that raises or hangs is dropped with one warning, so that
+no mirror can stop or fail a run.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final
 
 from cifar_dist.config import Config, TrackingConfig, plugins
 from cifar_dist.errors import UserError
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.mirror import Mirror
+from cifar_dist.tracking.mirror_thread import MirrorThread, reason_of
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.wandb_mirror import WandbMirror, wandb_mode
 
-_REASON_LENGTH = 300
-
-
-class Mirror(Protocol):
-    """A destination of one run's metrics. The methods are called in this order, from one thread."""
-
-    def start(self, history: Sequence[Record]) -> None:
-        """Start, also after each resume.
-
-        Args:
-            history: the records of the run so far, oldest first. An earlier process that was killed may have sent
-                later steps; these are repeated.
-        """
-
-    def train_steps(self, records: Sequence[Record]) -> None:
-        """Receive the training steps since the last call, oldest first."""
-
-    def evaluation(self, record: Record, best: bool) -> None:
-        """Receive a pass over another split; ``best``: whether it has the highest validation accuracy so far."""
-
-    def close(self, status: Status | None) -> None:
-        """Finish when the process stops training; None: the mirror raised and is dropped, and the run continues."""
-
+_PATIENCE: Final = 120.0  # seconds in which a method must return
+_SILENCE: Final = 2.0  # seconds of waiting at the end of a run that nobody wonders about
+_LAST_SECONDS: Final = 75.0  # at the end of a run; W&B itself gives up an upload after 60 s
 
 MakeMirror = Callable[[Path, Config, RunFacts], Mirror]
 """Creates the mirror of a run from its folder, its config and the facts of this process."""
@@ -64,13 +47,14 @@ def wanted_mirrors(tracking: TrackingConfig) -> dict[str, MakeMirror]:
 
 
 class Mirrors:
-    """The mirrors of a run behind one guard.
+    """The mirrors of a run, each in a thread.
 
     Args:
         makers: factory of each mirror, by the name that warnings use.
         folder: the run folder.
         config: the run's.
         facts: of this process.
+        say: prints a line.
         warn: reports, in one line, that a mirror was dropped.
     """
 
@@ -80,41 +64,47 @@ class Mirrors:
         folder: Path,
         config: Config,
         facts: RunFacts,
+        say: Callable[[str], None],
         warn: Callable[[str], None],
     ) -> None:
-        self._warn = warn
-        self._running: dict[str, Mirror] = {}
+        self._say, self._warn = say, warn
+        self._running: dict[str, MirrorThread] = {}
         for name, make in makers.items():
             try:
-                self._running[name] = make(folder, config, facts)
+                self._running[name] = MirrorThread(make(folder, config, facts))
             except (Exception, SystemExit) as error:
-                self._report(name, "start", error)
+                self._report(name, f"start: {reason_of(error)}")
 
     def start(self, history: Sequence[Record]) -> None:
-        self._each("start", lambda mirror: mirror.start(history))
+        self._ask("start", lambda mirror: mirror.start(history))
 
     def train_steps(self, records: Sequence[Record]) -> None:
-        self._each("record training steps", lambda mirror: mirror.train_steps(records))
+        self._ask("record training steps", lambda mirror: mirror.train_steps(records))
 
     def evaluation(self, record: Record, best: bool) -> None:
-        self._each("record an evaluation", lambda mirror: mirror.evaluation(record, best))
+        self._ask("record an evaluation", lambda mirror: mirror.evaluation(record, best))
 
     def close(self, status: Status) -> None:
-        self._each("finish", lambda mirror: mirror.close(status))
+        """Wait a bounded time for what the mirrors have not recorded yet."""
+        self._ask("finish", lambda mirror: mirror.close(status))
+        deadline = time.monotonic() + _LAST_SECONDS
+        for name, thread in self._running.items():
+            has_ended = thread.end(_SILENCE)
+            if not has_ended and (left := deadline - time.monotonic()) > 0:
+                self._say(f"waiting for {name}, at most {left:.0f} s")
+                has_ended = thread.end(left)
+            failure = thread.failure(_PATIENCE)
+            if failure or not has_ended:
+                self._report(name, failure or f"finish: no answer for {_LAST_SECONDS:.0f} s")
         self._running.clear()
 
-    def _each(self, what: str, call: Callable[[Mirror], None]) -> None:
-        for name, mirror in list(self._running.items()):
-            try:
-                call(mirror)
-            except (Exception, SystemExit) as error:
+    def _ask(self, what: str, method: Callable[[Mirror], None]) -> None:
+        for name, thread in list(self._running.items()):
+            if failure := thread.failure(_PATIENCE):
                 del self._running[name]
-                self._report(name, what, error)
-                try:
-                    mirror.close(None)
-                except (Exception, SystemExit):
-                    pass  # the first error has been reported
+                self._report(name, failure)
+            else:
+                thread.ask(what, method)
 
-    def _report(self, name: str, what: str, error: BaseException) -> None:
-        reason = " ".join(str(error).split())[:_REASON_LENGTH] or type(error).__name__
-        self._warn(f"{name} could not {what}: {reason}; the run continues without it, metrics.jsonl is complete")
+    def _report(self, name: str, failure: str) -> None:
+        self._warn(f"{name} could not {failure}; the run continues without it, metrics.jsonl is complete")

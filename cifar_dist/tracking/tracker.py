@@ -121,7 +121,7 @@ class Tracker:
         timeline.append(folder.timeline, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
         if again:
             self.say(f"resumed before the end of the metrics: {again}")
-        self._mirrors = Mirrors(mirrors or {}, folder.path, config, facts, self.warn)
+        self._mirrors = Mirrors(mirrors or {}, folder.path, config, facts, self.say, self.warn)
         self._mirrors.start(history)
 
     def train_steps(self, records: Sequence[Record]) -> None:

@@ -74,7 +74,7 @@ class _Run(Protocol):
 
 
 class WandbMirror:
-    """A :class:`~cifar_dist.tracking.mirrors.Mirror`; its files are ``wandb.json`` and ``wandb/`` in the run folder.
+    """A :class:`~cifar_dist.tracking.mirror.Mirror`; its files are ``wandb.json`` and ``wandb/`` in the run folder.
 
     Args:
         folder: the run folder.
@@ -87,6 +87,7 @@ class WandbMirror:
         self._folder, self._config, self._facts = RunFolder(folder), config, facts
         self._tracking = config.tracking
         self._run: _Run | None = None
+        _import_wandb(folder)  # in the main thread
 
     def start(self, history: Sequence[Record]) -> None:
         tracking, known = self._tracking, self._folder.wandb_identity
@@ -140,7 +141,10 @@ def _last_process(path: Path) -> _Identity:
 
 
 def _import_wandb(folder: Path) -> None:
-    """Import W&B with its temporary folders in the run folder; a process that ends at once leaves them behind."""
+    """Import W&B with its temporary folders in the run folder; a process that ends at once leaves them behind.
+
+    Where a process has temporary files is one setting for all of its threads.
+    """
     before, own = tempfile.tempdir, RunFolder(folder).wandb
     own.mkdir(exist_ok=True)
     tempfile.tempdir = str(own)
@@ -151,7 +155,6 @@ def _import_wandb(folder: Path) -> None:
 
 
 def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, this: _Identity) -> _Run:
-    _import_wandb(folder)
     import wandb
 
     mode = wandb_mode(tracking)

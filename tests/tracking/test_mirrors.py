@@ -7,21 +7,22 @@ from pathlib import Path
 
 import pytest
 from support.recorded import FACTS, train, val
-from support.running import metrics, spawn
+from support.running import metrics, spawn, wait_until
 from support.running import train as run_training
 
 from cifar_dist.config import Config, TrackingConfig
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics as metrics_file
+from cifar_dist.tracking import mirrors
 from cifar_dist.tracking.mirrors import wanted_mirrors
 from cifar_dist.tracking.tracker import Tracker
 
 MIRROR = """
-import json, os
+import json, os, threading
 
 class Lines:
-    '''Writes what it is given as lines of a file, and raises where the environment says so.'''
+    '''Writes what it is given as lines of a file, and raises or hangs where the environment says so.'''
 
     def __init__(self, folder, config, facts):
         self.path = folder / "lines.jsonl"
@@ -42,8 +43,10 @@ class Lines:
     def write(self, what, *values):
         with self.path.open("a") as file:
             file.write(json.dumps([what, *values]) + "\\n")
+        if what == os.environ.get("MIRROR_HANGS"):
+            threading.Event().wait()
         if what == os.environ.get("MIRROR_RAISES"):
-            raise SystemExit("it\\nraises") if what == "evaluation" else RuntimeError("it\\nraises")
+            raise {"evaluation": SystemExit, "start": KeyboardInterrupt}.get(what, RuntimeError)("it\\nraises")
 
 
 NOTHING_TO_CALL = 3
@@ -109,6 +112,39 @@ def test_a_mirror_that_raises_is_dropped_with_one_warning(
         1 if method == "evaluation" else 2
     )
     assert [record.step for record in metrics_file.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize("method", ["start", "train_steps", "close"])
+def test_a_mirror_that_hangs_holds_up_nothing_and_is_given_up(
+    tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(mirrors, "_SILENCE", 0.05)
+    monkeypatch.setattr(mirrors, "_LAST_SECONDS", 0.2)
+    monkeypatch.setenv("MIRROR_HANGS", method)
+    (tmp_path / "run").mkdir()
+    given = whole_run(tmp_path / "run", mirror)
+    assert [what for what, *_ in given].count(method) == 2, "once in each attempt"
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert log.count("Lines, at most 0 s") == 2
+    assert log.count("Lines could not finish: no answer for 0 s; the run continues without it") == 2
+    assert [record.step for record in metrics_file.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 3, 4]
+
+
+def test_a_mirror_that_hangs_during_training_is_dropped_with_one_warning(
+    tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "_PATIENCE", 0.0)
+    monkeypatch.setenv("MIRROR_HANGS", "start")
+    config = Config(tracking=TrackingConfig(mirrors=(mirror,)))
+    makers = wanted_mirrors(config.tracking)
+    tracker = Tracker(RunFolder(tmp_path), config, facts=FACTS, resume_step=0, mirrors=makers)
+    wait_until(lambda: "start" in (tmp_path / "lines.jsonl").read_text(), [])
+    for step in (1, 2, 3):
+        tracker.train_steps([train(step)])
+    tracker.finish("finished")
+    log = (tmp_path / "training.log").read_text()
+    assert log.count("Lines could not start: no answer for 0 s; the run continues without it") == 1
+    assert "waiting for" not in log
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 from support.recorded import FACTS, train, val
-from support.running import environment
+from support.running import environment, wait_until
 from support.wandb_offline import segments
 
 from cifar_dist.config import Config, WandbConfig
@@ -44,7 +44,7 @@ def warnings() -> list[str]:
 
 def mirrored(folder: Path, config: Config, history: list[Record], warnings: list[str]) -> Mirrors:
     """Start the mirrors as a tracker does."""
-    mirrors = Mirrors(wanted_mirrors(config.tracking), folder, config, FACTS, warnings.append)
+    mirrors = Mirrors(wanted_mirrors(config.tracking), folder, config, FACTS, print, warnings.append)
     mirrors.start(history)
     return mirrors
 
@@ -192,6 +192,7 @@ def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnin
 
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
     mirrors.train_steps([train(1)])
+    wait_until(lambda: (tmp_path / "wandb.json").exists(), [])
     wandb.finish()  # from outside, so that later logging raises an error in W&B
     mirrors.train_steps([train(2)])
     mirrors.train_steps([train(3)])
