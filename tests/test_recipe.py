@@ -383,6 +383,16 @@ def test_only_a_run_that_nothing_names_gets_another_name(tmp_path: Path) -> None
     assert recipe.load_named(str(path), [], lambda config: f"{config.run.name}-2").run.name == "first"
 
 
+@pytest.mark.parametrize("value", ["nan", "[1.0, inf]", "[[-inf]]", '[8, "wide"]'])
+def test_a_number_is_no_text_in_the_options_of_a_model(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "wide.toml"
+    path.write_text(f"[model.options]\nwidth = {value}\n")
+    with pytest.raises(
+        UserError, match=r"wide\.toml: model\.options\.width must be true or false, a number, a text, or"
+    ):
+        recipe.load(str(path))
+
+
 @pytest.mark.parametrize("depth", [60, 5_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{a = ", "}")])
 def test_deep_nesting_is_one_line(tmp_path: Path, depth: int, opening: str, closing: str) -> None:

@@ -13,23 +13,27 @@ if TYPE_CHECKING:
 
 
 class _Strict:
-    """Tells pydantic to read no other type as a boolean: without it, ``[1, 0.0]`` would be true and false."""
+    """Tells pydantic to read nothing else as a boolean or text: else ``[1, 0.0]`` were true and false, nan a text."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
 
-        return core_schema.bool_schema(strict=True)
+        if source is bool:
+            return core_schema.bool_schema(strict=True)
+        return core_schema.str_schema(strict=True, coerce_numbers_to_str=False)
 
+
+_Text = Annotated[str, _Strict()]
 
 OptionValue = (
     list[Annotated[bool, _Strict()]]
     | bool
     | int
     | float
-    | str
+    | _Text
     | list[int]
     | list[float]
-    | list[str]
+    | list[_Text]
     | list[list[int]]
     | list[list[float]]
 )

@@ -207,7 +207,7 @@ def _parse_rows(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, str,
                 yield _row_name(one if bases or not grid else "", own), one, own
     for number, row in enumerate(named, 1):
         name = row.get("name")
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name:
             raise UserError(f'{where}: row {number} of [[rows]] has no name; add name = "..."')
         own = _flatten_settings({k: v for k, v in row.items() if k not in ("name", "recipe")}, f"{where} row '{name}'")
         yield name, _require_recipe(row.get("recipe", base), f"{where} row '{name}'"), own

@@ -51,8 +51,8 @@ class Line:
         train, val, test: accuracies; train is the mean over the steps of the last epoch, test the evaluation that ended
             the run (of ``eval.split``).
         seconds: of training.
-        runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34``, ``not run yet``; and how many of its folders are of
-            runs with other settings or data, whose figures are not those of this row.
+        runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34``, ``not run yet``; and how many of its folders do not
+            count, as they are damaged or of runs with other settings or data.
     """
 
     name: str
@@ -127,7 +127,9 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
     changes = [_change(run) for run in row.runs]
     others = [change for change in changes if change]
     folders = [run.folder for run, change in zip(row.runs, changes, strict=True) if not change and run.folder.exists()]
-    results = [(read_result(folder.path), folder.is_finished()) for folder in folders]
+    read = [(read_result(folder.path), folder.is_finished()) for folder in folders]
+    results = [(result, finished) for result, finished in read if result.epochs or not finished]
+    others += ["lost metrics"] * (len(read) - len(results))
     done = [result for result, finished in results if finished]
     return Line(
         name=row.name,
@@ -142,7 +144,9 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
 
 
 def _change(run: Run) -> str:
-    """Name what makes the folder of a run another run's; empty for nothing."""
+    """Name what makes the folder of a run another run's, or useless; empty for nothing."""
+    if not run.folder.exists():
+        return "lost settings" if run.folder.has_begun() else ""
     if found := run.other_setting():
         return f"another {found[0]}"
     if run.is_on_other_data():

@@ -44,7 +44,10 @@ _cifar_dist() {
 compdef _cifar_dist cifar-dist
 """,
     "fish": """\
-complete -c cifar-dist -a '(ASK fish (commandline -opc) (commandline -ct) 2>/dev/null)'
+function _cifar_dist_candidates
+    ASK fish (commandline -opc) (commandline -ct) 2>/dev/null
+end
+complete -c cifar-dist -a '(_cifar_dist_candidates)'
 """,
 }
 

@@ -57,6 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def draw(run_path: Path) -> None:
+    """Draw the report of a run, and the page of the runs beside it; a drawing error must not fail the run."""
+    draw_report(run_path)
+    draw_index(run_path.parent, asked=False)
+
+
+def draw_report(run_path: Path) -> None:
     """Draw the report of a run; a drawing error must not fail the run."""
     try:
         with loading("drawing the report"):
@@ -68,11 +74,10 @@ def draw(run_path: Path) -> None:
     else:
         with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
             print(f"report: {report}", flush=True)
-    draw_index(run_path.parent, asked=False)
 
 
 def draw_if_outdated(run_path: Path) -> None:
-    """Draw the report of a run in which something has happened since it was drawn."""
+    """Draw the report of a run, and the page, if something has happened in the run since it was drawn."""
     from cifar_dist.runs.listing import has_outdated_report
 
     if has_outdated_report(run_path):
@@ -93,4 +98,5 @@ def draw_index(folder: Path, entries: Sequence[Entry] | None = None, *, asked: b
         if asked or belongs_in(folder):
             write_index(folder, entries)
     except Exception as error:
-        print(f"warning: {folder}/index.html was not written: {error}", file=sys.stderr)
+        why = (isinstance(error, OSError) and error.strerror) or error  # its text names the file again
+        print(f"warning: {folder}/index.html was not written: {why}", file=sys.stderr)

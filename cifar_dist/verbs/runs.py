@@ -15,7 +15,7 @@ from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, writing
-from cifar_dist.verbs.report import draw, draw_if_outdated, draw_index
+from cifar_dist.verbs.report import draw, draw_index, draw_report
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
@@ -83,7 +83,7 @@ def _list(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.files import write_output
         from cifar_dist.run_folder import RunFolder
-        from cifar_dist.runs.listing import describe, find_runs, table, to_csv
+        from cifar_dist.runs.listing import describe, find_runs, has_outdated_report, table, to_csv
 
     runs = find_runs(arguments.folder)
     if out := arguments.csv:
@@ -97,8 +97,8 @@ def _list(arguments: argparse.Namespace) -> int:
         with writing(out):
             write_output(out, to_csv(entries))
     for entry in entries:
-        if entry.state == "killed":  # it could not draw its report itself
-            draw_if_outdated(entry.path)
+        if entry.state == "killed" and has_outdated_report(entry.path):  # it could not draw its report itself
+            draw_report(entry.path)
     if arguments.folder.is_dir() and arguments.folder not in runs:  # it is not a run itself
         draw_index(arguments.folder, entries)
     return EXIT_DONE

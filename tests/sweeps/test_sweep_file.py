@@ -217,6 +217,7 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
         ),
         ('recipe = "base.toml"\n[[rows]]\nname = "../b"', "mine.toml row '../b': run.name 'mine.../b.s0' must be"),
         ('recipe = "base.toml"\n[[rows]]\noptim.lr = 1', "row 1 of [[rows]] has no name"),
+        ('recipe = "base.toml"\n[[rows]]\nname = ""', "row 1 of [[rows]] has no name"),
         ('recipe = "base.toml"\n[rows]\nname = "a"', "rows is not a list of tables; write each row as [[rows]]"),
         ('recipe = "base.toml"\n[[rows]]\nname = "a"\n[[rows]]\nname = "A"', "two rows are named 'A'"),
         ('recipe = "base.toml"\nsettings.run.name = "a"', "run.name cannot be set in a sweep"),

@@ -155,6 +155,15 @@ def test_damaged_folders_give_the_remaining_results_or_one_line(file: str) -> No
         Table(load(file, seeds=1))
 
 
+def test_a_run_without_its_metrics_or_settings_does_not_count(file: str) -> None:
+    first, second, _ = load(file, seeds=2).rows
+    write(first.runs[0], test=0.5)
+    (write(first.runs[1], test=0.5) / "metrics.jsonl").write_text("junk\n")
+    (write(second.runs[0]) / "config.toml").unlink()
+    _, _, *lines = cells(Table(load(file, seeds=2)).markdown())
+    assert [line[-1] for line in lines[:2]] == ["**1 of 2, 1 with lost metrics**", "0 of 2, 1 with lost settings"]
+
+
 @given(st.lists(st.floats(0, 1) | st.none(), max_size=6))
 def test_a_spread_covers_the_known_values(values: list[float | None]) -> None:
     known = [value for value in values if value is not None]
