@@ -9,6 +9,7 @@ from shlex import quote
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_STALLED
 
 _RUNNING = "RUNNING"
+_COMPLETING = "COMPLETING"  # until its processes have ended, whatever ended it
 
 
 class Outcome(StrEnum):
@@ -83,6 +84,8 @@ def decide(attempt: Attempt) -> Decision:
         return Decision(Outcome.STOPPED, EXIT_REQUEUE, line)
     if attempt.job_state != _RUNNING:
         state = attempt.job_state or "in a state that Slurm does not report"
+        if state == _COMPLETING:
+            state += " (its time limit, scancel or a preemption)"
         why = f"is not requeued because the job is {state}"
         return Decision(
             Outcome.TAKEN_DOWN, EXIT_REQUEUE, f"{this} stopped at {named(attempt.stopped_at)}, and {why}; {resume}"
