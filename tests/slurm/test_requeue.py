@@ -68,8 +68,8 @@ ATTEMPTS = st.builds(
             {"job_state": "COMPLETING"},
             "taken-down",
             75,
-            f"attempt 2 stopped at step-2, and is not requeued because the job is COMPLETING (its time limit, scancel or a "
-            f"preemption); {_RESUME}",
+            f"attempt 2 stopped at step-2, and is not requeued because the job is COMPLETING (its time limit, "
+            f"scancel or a preemption); {_RESUME}",
         ),
         (
             {"job_state": "CANCELLED", "began_at": "", "stopped_at": ""},
