@@ -28,8 +28,12 @@ def listing(folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be read.
     """
-    found = [path for path in complete(folder) if step_of(path) is not None and path.is_dir()]
-    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
+    while True:
+        found = [path for path in complete(folder) if step_of(path) is not None]
+        kept = [path for path in found if path.is_dir()]
+        if kept or all(map(os.path.lexists, found)):
+            return sorted(kept, key=lambda path: step_of(path) or 0, reverse=True)
+        # A run that trains has deleted all that were found, and has saved another one before.
 
 
 def set_aside(folder: Path) -> list[Path]:
