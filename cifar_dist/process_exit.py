@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from cifar_dist.config import plugins
+from cifar_dist.config.plugin_errors import describe_failure
 from cifar_dist.distributed.launched import is_main_process, local_rank
 from cifar_dist.errors import (
     InUseError,
@@ -115,7 +115,7 @@ def _outlive_terminal() -> None:
 
 def _report_unforeseen(error: BaseException) -> None:
     """Print what only this rank knows: the line of a plug-in, the file that failed, or where our code is wrong."""
-    if reason := plugins.describe_failure(error):
+    if reason := describe_failure(error):
         if is_first("plug-in"):
             notice(reason)
     elif isinstance(error, OSError):

@@ -13,13 +13,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cifar_dist.config import Config, plugins
+from cifar_dist.config import Config
 from cifar_dist.config.build import build_config
 from cifar_dist.config.choice import field_names
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.layers import laid_over, without_lost
 from cifar_dist.config.named_items import merge_items
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
+from cifar_dist.config.plugin_copies import FOLDER_NAME, use_copies
 from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, refuse_incomplete, way_to_repair
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put
@@ -147,7 +148,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     if of_run:
         refuse_incomplete(tree, path)
     if path.name == CONFIG_NAME:
-        plugins.use_copies(path.with_name(plugins.FOLDER_NAME))
+        use_copies(path.with_name(FOLDER_NAME))
     if tree.keys() & _SWEEP_KEYS and not tree.keys() & set(field_names(Config)):
         run_it = f"cifar-dist sweep run {quoted(path)}"
         raise UserError(f"{path} is a sweep, not a recipe; train its runs: {run_it}")

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self, TypeGuard
 
 from cifar_dist.config import plugins
+from cifar_dist.config.plugin_errors import other_arguments
 from cifar_dist.config.section import Section, key_of
 from cifar_dist.errors import nearest
 
@@ -229,7 +230,7 @@ def _plugin(root: type[Choice], name: str) -> type[Choice]:
     if missing and (len(missing) == len(base.defined_by_variants) or not base.defines_one):
         either = " or " if base.defines_one else ", "
         raise ValueError(f"name {name!r}: {attribute} does not define {either.join(f'{one}()' for one in missing)}")
-    if wrong := plugins.other_arguments(found):
+    if wrong := other_arguments(found):
         raise ValueError(f"name {name!r}: {wrong}")
     return found
 

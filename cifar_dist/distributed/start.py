@@ -29,7 +29,6 @@ from cifar_dist.distributed.same_settings import check_same_settings
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import StopRequested, UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
-from cifar_dist.plugin_copies import plugin_files
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
@@ -72,7 +71,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
         engine.ranks.run_on_all(lambda: check_launcher_settings(config, engine.precision.name))
     if cpu and not config.train.threads:
         _leave_busy_cores(engine.ranks)
-    if engine.ranks.is_main and (files := plugin_files(config)):
+    if engine.ranks.is_main and (files := plugins.files_of(config)):
         notice(f"importing plug-ins: {', '.join(map(printable, map(str, files)))}")
     if trains and config.train.compile != "no":
         keep_compiled_code()

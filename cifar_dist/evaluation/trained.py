@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from cifar_dist import checkpoint, models
-from cifar_dist.config import Config
+from cifar_dist.config import Config, plugins
+from cifar_dist.config.plugin_copies import notes_on
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.launched import is_main_process
@@ -20,7 +21,6 @@ from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError, printable
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
-from cifar_dist.plugin_copies import substituted
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_settings_with_plugins
 from cifar_dist.terminal.notice import notice
@@ -54,7 +54,7 @@ def open_trained(run: Path, which: str) -> Trained:
     """
     folder = RunFolder(run)
     config, trained_on = read_settings_with_plugins(folder, trains=False), folder.read_manifest()
-    for line in substituted(config) if is_main_process() else ():
+    for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
         notice(printable(line))
     given = Path(which).expanduser()
     if given.is_file():

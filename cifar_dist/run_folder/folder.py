@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from cifar_dist.config import Config
-from cifar_dist.config.plugins import FOLDER_NAME
+from cifar_dist.config.plugin_copies import FOLDER_NAME
 from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, read_config
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import InUseError, UserError

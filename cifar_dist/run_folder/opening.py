@@ -19,8 +19,8 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import FILE_NAME, Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import complete, copy_atomic, discard, exists
-from cifar_dist.plugin_copies import keep_copies
 from cifar_dist.run_folder.folder import RunFolder
+from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.run_folder.settings import (
     read_started_settings,
     refuse_other_settings,

@@ -11,6 +11,7 @@ from typing import Final
 
 from cifar_dist.config import Config, plugins
 from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
+from cifar_dist.config.plugin_copies import use_copies
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
@@ -49,7 +50,7 @@ def read_settings_with_plugins(folder: RunFolder, *, trains: bool = True) -> Con
     """Read ``config.toml`` as :func:`read_settings` does, to compute with it: import the plug-ins that trained the run.
 
     Of a file that has changed since, or does not exist, that is its copy in the folder;
-    :func:`cifar_dist.plugin_copies.substituted` lists these.
+    :func:`cifar_dist.config.plugin_copies.notes_on` lists these.
 
     Args:
         folder: the run.
@@ -60,7 +61,7 @@ def read_settings_with_plugins(folder: RunFolder, *, trains: bool = True) -> Con
         UserError: also, a plug-in cannot be imported, or refuses its settings.
     """
     read_settings(folder)
-    plugins.use_copies(folder.plugins, also_changed=True)
+    use_copies(folder.plugins, also_changed=True)
     return read_config(folder.config, import_plugins=True, without=() if trains else _OF_TRAINING)
 
 

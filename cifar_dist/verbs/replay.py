@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--rank has no effect with --check; it selects the samples of a step")
 
     with loading():
-        from cifar_dist.plugin_copies import substituted
+        from cifar_dist.config import plugins
+        from cifar_dist.config.plugin_copies import notes_on
         from cifar_dist.run_folder import RunFolder, find_run
         from cifar_dist.run_folder.opening import refuse_read_only
         from cifar_dist.run_folder.settings import read_settings_with_plugins
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         refuse_read_only(folder, folder.path, "the certificate")
     config = read_settings_with_plugins(folder)
-    for line in substituted(config) if is_main_process() else ():
+    for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
         notice(printable(line))
     if arguments.data is not None:
         config = replace(config, data=replace(config.data, path=str(arguments.data)))

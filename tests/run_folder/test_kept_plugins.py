@@ -10,9 +10,10 @@ from support.running import spawn, train
 from support.small_checkpoint import names
 
 from cifar_dist.config import Config, TrackingConfig, plugins
+from cifar_dist.config.plugin_copies import located, notes_on, use_copies
 from cifar_dist.errors import UserError
 from cifar_dist.files import sha256
-from cifar_dist.plugin_copies import keep_copies, plugin_files, substituted
+from cifar_dist.run_folder.kept_plugins import keep_copies
 
 NET = """
 from torch import nn
@@ -53,8 +54,8 @@ def write(file: Path, text: str) -> Path:
 
 def test_plug_in_files_are_found_in_every_part_of_a_config() -> None:
     mirrors = ("a/mine.py:A", "a/mine.py:B", "package.module:C", "b/mine.py:D")
-    assert plugin_files(Config(tracking=TrackingConfig(mirrors=mirrors))) == [Path("a/mine.py"), Path("b/mine.py")]
-    assert plugin_files(Config()) == []
+    assert plugins.files_of(Config(tracking=TrackingConfig(mirrors=mirrors))) == [Path("a/mine.py"), Path("b/mine.py")]
+    assert plugins.files_of(Config()) == []
 
 
 def test_without_plugins_no_folder_is_created(tmp_path: Path) -> None:
@@ -175,20 +176,20 @@ def test_a_damaged_copy_is_not_used(tmp_path: Path) -> None:
     folder.parent.mkdir()
     keep_copies(folder, config(one))
     write(folder / "mine.py", "2")
-    plugins.use_copies(folder, also_changed=True)
-    assert (plugins.located(one), substituted(config(one))) == (one, []), "it is what the run was trained with"
+    use_copies(folder, also_changed=True)
+    assert (located(one), notes_on(plugins.files_of(config(one)))) == (one, []), "it is what the run was trained with"
     write(one, "3")
-    plugins.use_copies(folder, also_changed=True)
-    assert plugins.located(one) == one
-    assert substituted(config(one)) == [
+    use_copies(folder, also_changed=True)
+    assert located(one) == one
+    assert notes_on(plugins.files_of(config(one))) == [
         f"{one} has changed since {folder.parent} was trained, and its copy {folder}/mine.py is damaged"
     ]
     one.unlink()
-    plugins.use_copies(folder)
-    assert plugins.located(one) == one
+    use_copies(folder)
+    assert located(one) == one
     write(folder / "mine.py", "1")
-    plugins.use_copies(folder)
-    assert plugins.located(one) == folder / "mine.py"
+    use_copies(folder)
+    assert located(one) == folder / "mine.py"
     write(one, "4")
-    plugins.use_copies(folder)
-    assert plugins.located(one) == one, "a resume uses what is there"
+    use_copies(folder)
+    assert located(one) == one, "a resume uses what is there"
