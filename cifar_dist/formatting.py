@@ -75,6 +75,16 @@ def list_some(names: Sequence[str], limit: int = 3) -> str:
     return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
 
 
+def counted(names: Sequence[str], noun: str) -> str:
+    """Count things: ``1 image``, ``2,000 images``."""
+    return f"{len(names):,} {noun}{'s' * (len(names) != 1)}"
+
+
+def it_or_them(names: Sequence[str]) -> str:
+    """Return the pronoun for things that were named."""
+    return "it" if len(names) == 1 else "them"
+
+
 def list_renamed(old: Sequence[str], new: Sequence[str]) -> str:
     """List the first names that are others in ``new``, and count the rest: ``a -> b, b -> a``; empty for none."""
     renamed = [f"{before} -> {after}" for before, after in zip(old, new, strict=False) if before != after]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import read_members
-from cifar_dist.data.image_layout import SUFFIXES
+from cifar_dist.data.image_files import SUFFIXES
 from cifar_dist.data.raw import RawDataset, as_images, as_integers, labelled_split
 from cifar_dist.data.safe_pickle import read_pickle
 from cifar_dist.errors import UserError

@@ -10,7 +10,8 @@ import psutil
 
 from cifar_dist.data.archives import Listing, note_guessed, read_members
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
-from cifar_dist.data.image_layout import SKIP_OPTION, SUFFIXES, find_layout
+from cifar_dist.data.image_files import SKIP_OPTION, SUFFIXES
+from cifar_dist.data.image_layout import find_layout
 from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled_split
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some

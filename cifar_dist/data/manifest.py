@@ -22,7 +22,7 @@ from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
 from cifar_dist.data.dataset_file import known_names
 from cifar_dist.data.image import MAX_SIDE, Codec
-from cifar_dist.data.image_layout import SUFFIXES as IMAGES
+from cifar_dist.data.image_files import SUFFIXES as IMAGES
 from cifar_dist.data.unlabelled import SUFFIXES as ARRAYS
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import write_atomic
