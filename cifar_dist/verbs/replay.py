@@ -6,7 +6,7 @@ import argparse
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
+    from cifar_dist.config import Config
+    from cifar_dist.distributed.engine import Engine
+    from cifar_dist.distributed.stop_signals import StopSignals
     from cifar_dist.run_folder import RunFolder
     from cifar_dist.training.certificate import Stretch
     from cifar_dist.training.replay import Replay
@@ -40,76 +43,113 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--data", type=user_path, metavar="DIR", help="the dataset (default: that of the training)")
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What was recomputed.
+
+    Attributes:
+        equal: whether the run recorded exactly this.
+        lines: what to print.
+        differences: of this job from the run's.
+    """
+
+    equal: bool
+    lines: list[str]
+    differences: list[str]
+
+
 def run(arguments: argparse.Namespace) -> int:
     if (arguments.step is None) == (arguments.check is None):
         raise UserError("name either a step or --check: cifar-dist replay RUN 120, or cifar-dist replay RUN --check")
-
     if arguments.step is not None and arguments.seed is not None:
         raise UserError("--seed has no effect with a step; it selects the stretches of --check")
     if arguments.check is not None and arguments.rank is not None:
         raise UserError("--rank has no effect with --check; it selects the samples of a step")
 
     with loading():
-        from cifar_dist.config import plugins
-        from cifar_dist.config.plugin_copies import notes_on
+        from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.run_folder import RunFolder, find_run
         from cifar_dist.run_folder.opening import refuse_read_only
-        from cifar_dist.run_folder.settings import read_settings_with_plugins
-        from cifar_dist.tracking import timeline
-        from cifar_dist.tracking.environment import recorded_threads
 
     folder = RunFolder(find_run(arguments.run))
-    most = max((event.processes for event in timeline.read(folder.timeline)), default=0)
-    if arguments.rank is not None and 0 < most <= arguments.rank:
-        raise UserError(f"--rank {arguments.rank}: {folder.path} had ranks 0 to {most - 1} at most")
     if arguments.check is None:
+        _refuse_unknown_rank(folder, arguments.rank)
         refuse_read_only(folder, folder.replays, "the replay")
     else:
         refuse_read_only(folder, folder.path, "the certificate")
-    config = read_settings_with_plugins(folder)
-    for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
-        notice(printable(line))
-    if arguments.data is not None:
-        config = replace(config, data=replace(config.data, path=str(arguments.data)))
-    if not config.train.threads:  # chosen when the run began; another number would round differently
-        threads = recorded_threads(folder.environment, launched_processes())
-        config = replace(config, train=replace(config.train, threads=threads))
-
-    from cifar_dist.distributed.stop_signals import StopSignals
+    config = _recorded_config(folder, arguments.data)
 
     with StopSignals() as signals:
         with loading():
             from cifar_dist.distributed.start import start_engine
-            from cifar_dist.training.certificate import certify, write_certificate
-            from cifar_dist.training.replay import differences, replay_step
 
+        recompute = _recompute_step if arguments.check is None else _recompute_stretches
         with start_engine(config, signals) as engine:
-            ranks = engine.ranks
-            show = _progress() if ranks.is_main else lambda step: None
-            if arguments.check is None:
-                replayed = replay_step(config, engine, signals, folder, arguments.step, show)
-                path = ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
-                equal, lines = replayed.equal, _describe_step(replayed, path)
-                notes = differences(folder, engine, replayed.began, arguments.step)
-            else:
-                drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
-                seed = ranks.run_on_main(lambda: drawn)
-                stretches = certify(config, engine, signals, folder, count=arguments.check, seed=seed, show=show)
-                path = ranks.run_on_main(
-                    lambda: write_certificate(folder, stretches, differences(folder, engine), seed)
-                )
-                equal, lines = all(s.equal for s in stretches), _describe_stretches(stretches, path)
-                notes = differences(folder, engine)
-    if ranks.is_main:
+            result = recompute(arguments, config, engine, signals, folder)
+    if engine.ranks.is_main:
         if sys.stderr.isatty():
             print(file=sys.stderr)
-        print("\n".join(lines))
-        for note in notes if not equal else []:
-            print(f"this job is not the run's: {note}")
-        if not equal and notes:
+        print("\n".join(result.lines))
+        if not result.equal and result.differences:
+            for difference in result.differences:
+                print(f"this job is not the run's: {difference}")
             words = f"{quoted(arguments.run)} {arguments.step or '--check'}"
             print(f"replay it on the run's processes: cifar-dist launch CONFIG --num_processes=N replay {words}")
-    return EXIT_DONE if equal else EXIT_DIFFERS
+    return EXIT_DONE if result.equal else EXIT_DIFFERS
+
+
+def _refuse_unknown_rank(folder: RunFolder, rank: int | None) -> None:
+    from cifar_dist.tracking import timeline
+
+    most = max((event.processes for event in timeline.read(folder.timeline)), default=0)
+    if rank is not None and 0 < most <= rank:
+        raise UserError(f"--rank {rank}: {folder.path} had ranks 0 to {most - 1} at most")
+
+
+def _recorded_config(folder: RunFolder, data: Path | None) -> Config:
+    """Read the settings that a run was trained with, plug-ins and threads included; ``data`` is where its data is."""
+    from cifar_dist.config import plugins
+    from cifar_dist.config.plugin_copies import notes_on
+    from cifar_dist.run_folder.settings import read_settings_with_plugins
+    from cifar_dist.tracking.environment import recorded_threads
+
+    config = read_settings_with_plugins(folder)
+    for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
+        notice(printable(line))
+    if data is not None:
+        config = replace(config, data=replace(config.data, path=str(data)))
+    if not config.train.threads:  # chosen when the run began; another number would round differently
+        threads = recorded_threads(folder.environment, launched_processes())
+        config = replace(config, train=replace(config.train, threads=threads))
+    return config
+
+
+def _recompute_step(
+    arguments: argparse.Namespace, config: Config, engine: Engine, signals: StopSignals, folder: RunFolder
+) -> _Result:
+    with loading():
+        from cifar_dist.training.replay import differences, replay_step
+
+    replayed = replay_step(config, engine, signals, folder, arguments.step, _progress(engine))
+    path = engine.ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
+    return _Result(
+        replayed.equal, _describe_step(replayed, path), differences(folder, engine, replayed.began, arguments.step)
+    )
+
+
+def _recompute_stretches(
+    arguments: argparse.Namespace, config: Config, engine: Engine, signals: StopSignals, folder: RunFolder
+) -> _Result:
+    with loading():
+        from cifar_dist.training.certificate import certify, write_certificate
+        from cifar_dist.training.replay import differences
+
+    drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
+    seed = engine.ranks.run_on_main(lambda: drawn)
+    stretches = certify(config, engine, signals, folder, count=arguments.check, seed=seed, show=_progress(engine))
+    found = differences(folder, engine)
+    path = engine.ranks.run_on_main(lambda: write_certificate(folder, stretches, found, seed))
+    return _Result(all(s.equal for s in stretches), _describe_stretches(stretches, path), found)
 
 
 def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
@@ -179,11 +219,11 @@ def _describe_stretches(stretches: list[Stretch], path: Path) -> list[str]:
     return [*lines, f"certificate: {path}"]
 
 
-def _progress() -> Callable[[int], None]:
-    """Show the recomputed step on a terminal, and nothing elsewhere."""
+def _progress(engine: Engine) -> Callable[[int], None]:
+    """Show the recomputed step on the terminal of rank 0, and nothing elsewhere."""
 
     def show(step: int) -> None:
-        if sys.stderr.isatty():
+        if engine.ranks.is_main and sys.stderr.isatty():
             print(f"\rrecomputed step {step} ", end="", file=sys.stderr, flush=True)
 
     return show
