@@ -1,4 +1,4 @@
-"""Recipe files: which there are, and reading one into a validated :class:`Config`.
+"""Recipe files: which there are, what their heads say, and reading one into a validated :class:`Config`.
 
 A recipe may name another one as its ``base`` and contain only the differences. ``--section.field VALUE`` overrides it.
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.config import Config
@@ -60,6 +62,36 @@ def recipe_path(recipe: str) -> Path:
         raise UserError(f"{recipe} is not a recipe; name one that cifar-dist recipes lists, or the path of a .toml")
     meant = nearest(recipe, shipped(), "cifar-dist recipes lists all")
     raise UserError(f"unknown recipe '{recipe}'; {meant} (or give the path of a .toml)")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The comment that a recipe begins with.
+
+    Attributes:
+        what: what it trains.
+        source: where it comes from, and the figure reached there; empty if unknown.
+        ours: the figure reached here, or ``not measured yet``.
+    """
+
+    what: str
+    source: str
+    ours: str
+
+
+def read_head(name: str) -> Head:
+    """Read the head of a shipped recipe.
+
+    Raises:
+        ValueError: it lacks a part.
+    """
+    comment = re.match(r"(?:# .*\n)+", recipe_path(name).read_text(encoding="utf-8"))
+    what, _, rest = comment[0].partition("\n") if comment else ("", "", "")
+    figures = re.fullmatch(r"(.*)Ours: (.+?)\.(?: .*)?", " ".join(re.findall(r"# (.*)", rest)))
+    if figures is None:
+        raise ValueError(f"{name}: a recipe begins with a line that says what it is, and '# Source: ... Ours: ...'")
+    source = figures[1].strip().removeprefix("Source: ").rstrip(".")
+    return Head(what.removeprefix("# ").rstrip("."), source, figures[2])
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:

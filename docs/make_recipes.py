@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from cifar_dist import recipe
-from cifar_dist.verbs.recipes import read_head
 
 DOCUMENT = Path(__file__).with_name("recipes.md")
 BEGIN = "<!-- written by docs/make_recipes.py: everything from here to the end of the file -->\n"
@@ -31,7 +30,7 @@ def up_to_date(document: str) -> str:
 def _table(names: list[str]) -> str:
     lines = ["| recipe | what it is | source | ours |", "| --- | --- | --- | --- |"]
     for name in names:
-        said = read_head(name)
+        said = recipe.read_head(name)
         cells = (f"`{name}`", said.what, said.source, said.ours)
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ from functools import partial
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import list_renamed
+from cifar_dist.runs.reports import draw
 from cifar_dist.terminal.screen import fold, table_width
 from cifar_dist.verbs.arguments import (
     RUN,
@@ -21,7 +22,6 @@ from cifar_dist.verbs.arguments import (
     with_views,
 )
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.report import draw
 
 HELP = "evaluate a checkpoint of a run with test-time augmentation"
 COLLECTIVE = True

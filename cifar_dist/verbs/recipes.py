@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist import recipe
@@ -21,36 +20,6 @@ _WIDEST = 500  # in a pipe, a line is as long as necessary
 _LEAST = 30  # characters for what a recipe trains; with fewer, it has a line of its own
 
 
-@dataclass(frozen=True)
-class Head:
-    """The comment that a recipe begins with.
-
-    Attributes:
-        what: what it trains.
-        source: where it comes from, and the figure reached there; empty if unknown.
-        ours: the figure reached here, or ``not measured yet``.
-    """
-
-    what: str
-    source: str
-    ours: str
-
-
-def read_head(name: str) -> Head:
-    """Read the head of a shipped recipe.
-
-    Raises:
-        ValueError: it lacks a part.
-    """
-    comment = re.match(r"(?:# .*\n)+", recipe.recipe_path(name).read_text(encoding="utf-8"))
-    what, _, rest = comment[0].partition("\n") if comment else ("", "", "")
-    figures = re.fullmatch(r"(.*)Ours: (.+?)\.(?: .*)?", " ".join(re.findall(r"# (.*)", rest)))
-    if figures is None:
-        raise ValueError(f"{name}: a recipe begins with a line that says what it is, and '# Source: ... Ours: ...'")
-    source = figures[1].strip().removeprefix("Source: ").rstrip(".")
-    return Head(what.removeprefix("# ").rstrip("."), source, figures[2])
-
-
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     pass
 
@@ -59,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [("RECIPE", "DATASET", "OURS", "SOURCE", "")]
     with loading("reading the recipes"):
         for name in recipe.shipped():
-            head = read_head(name)
+            head = recipe.read_head(name)
             dataset = Path(recipe.load(name).data.path).name
             rows.append((name, dataset, _figure(head.ours), _figure(head.source), head.what))
     name_width, dataset_width = (max(len(row[column]) for row in rows) for column in (0, 1))

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.runs.reports import draw, draw_index, draw_report
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, writing
-from cifar_dist.verbs.report import draw, draw_index, draw_report
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry

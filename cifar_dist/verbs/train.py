@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from cifar_dist.distributed.launched import is_main_process
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.runs.reports import draw_if_outdated
 from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.recipes import read_head
-from cifar_dist.verbs.report import draw_if_outdated
 
 if TYPE_CHECKING:
     from cifar_dist.config import Config
@@ -104,7 +103,7 @@ def _print_help(rest: Sequence[str], section: str) -> int:
     print(f"{USAGE}\n       cifar-dist train RECIPE --help SECTION\n")
     print("Train a recipe. Running the same command again resumes it.")
     if rest and rest[0] in recipe.shipped():
-        print(textwrap.fill(f"{rest[0]}: {read_head(rest[0]).what}.", 79, subsequent_indent="  "))
+        print(textwrap.fill(f"{rest[0]}: {recipe.read_head(rest[0]).what}.", 79, subsequent_indent="  "))
     print("RECIPE is a name that `cifar-dist recipes` lists, or the path of a .toml.\n")
     print(overview(config))
     return EXIT_DONE

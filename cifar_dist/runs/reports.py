@@ -1,0 +1,63 @@
+"""Keep the reports of runs and the pages of their folders up to date; no command fails for one that cannot be drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifar_dist.distributed.launched import is_main_process
+from cifar_dist.errors import quoted
+from cifar_dist.terminal.notice import notice
+from cifar_dist.terminal.progress import waiting
+
+if TYPE_CHECKING:
+    from cifar_dist.runs.listing import Entry
+
+
+def draw(run_path: Path) -> None:
+    """Draw the report of a run, and the page of the runs beside it; a drawing error must not fail the run."""
+    draw_report(run_path)
+    draw_index(run_path.parent, asked=False)
+
+
+def draw_report(run_path: Path) -> None:
+    """Draw the report of a run; a drawing error must not fail the run."""
+    try:
+        with waiting("drawing the report", show=is_main_process()):
+            from cifar_dist.report.run_page import write_report
+
+            report = write_report(run_path)
+    except Exception as error:
+        notice(f"cannot draw the report ({error}); retry: cifar-dist report {quoted(run_path)}")
+    else:
+        with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
+            print(f"report: {report}", flush=True)
+
+
+def draw_if_outdated(run_path: Path) -> None:
+    """Draw the report of a run, and the page, if something has happened in the run since it was drawn."""
+    from cifar_dist.runs.listing import has_outdated_report
+
+    if has_outdated_report(run_path):
+        draw(run_path)
+
+
+def draw_index(folder: Path, entries: Sequence[Entry] | None = None, *, asked: bool = True) -> None:
+    """Write the page of all runs of a folder, where the folder can be written.
+
+    Args:
+        folder: the folder.
+        entries: its runs; None reads them.
+        asked: False writes it only where it belongs: beside a run may be all that somebody has.
+    """
+    try:
+        from cifar_dist.runs.index import belongs_in, write_index
+
+        if asked or belongs_in(folder):
+            write_index(folder, entries)
+    except Exception as error:
+        why = (isinstance(error, OSError) and error.strerror) or error  # its text names the file again
+        print(f"warning: {folder}/index.html was not written: {why}", file=sys.stderr)
