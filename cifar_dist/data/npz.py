@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import list_members, read_members
-from cifar_dist.data.raw import SPLITS, RawDataset, as_images, as_integers, labelled_split, planes_note
+from cifar_dist.data.raw import SPLITS, RawDataset, as_images, as_integers, labelled_split, planes_note, text_error
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 
@@ -59,15 +59,8 @@ def read_labelled_npz(path: Path) -> RawDataset:
     """
     names = array_names(path)
     arrays = read_npz(path, [name for name in names if name in _LABELLED_NAMES])
+    _refuse_unpaired(path, arrays)
     found = [split for split in SPLITS if f"x_{split}" in arrays]
-    for split in SPLITS:
-        if split not in found and f"y_{split}" in arrays:
-            raise UserError(f"{path} has y_{split} but no x_{split}; add the images, or remove the labels")
-        if split in found and f"y_{split}" not in arrays:
-            raise UserError(
-                f"{path} has x_{split} but no y_{split}; add the labels, or for images to predict save them as "
-                "'data' with 'ids'"
-            )
     images = {split: as_images(arrays[f"x_{split}"], f"{path}: x_{split}") for split in found}
     labels = {split: as_integers(arrays[f"y_{split}"], len(images[split]), f"{path}: y_{split}") for split in found}
     shapes = {images[split].shape[1:] for split in found}
@@ -92,6 +85,18 @@ def read_labelled_npz(path: Path) -> RawDataset:
     return RawDataset("npz", tuple(str(label) for label in range(classes)), splits, tuple(notes))
 
 
+def _refuse_unpaired(path: Path, arrays: Collection[str]) -> None:
+    for split in SPLITS:
+        has_images, has_labels = f"x_{split}" in arrays, f"y_{split}" in arrays
+        if has_labels and not has_images:
+            raise UserError(f"{path} has y_{split} but no x_{split}; add the images, or remove the labels")
+        if has_images and not has_labels:
+            raise UserError(
+                f"{path} has x_{split} but no y_{split}; add the labels, or for images to predict save them as "
+                "'data' with 'ids'"
+            )
+
+
 def _parse_npy(data: bytes, where: str) -> NDArray[np.generic]:
     """Parse one array. Its shape is checked against the number of bytes before anything is allocated."""
     file = io.BytesIO(data)
@@ -104,10 +109,7 @@ def _parse_npy(data: bytes, where: str) -> NDArray[np.generic]:
         raise UserError(f"{where} is not a NumPy array ({str(error)[:80]!a}); save it again with np.savez") from None
     rest = memoryview(data)[file.tell() :]
     if dtype.kind in "US":
-        remedy = "for labels: classes, y = np.unique(names, return_inverse=True)"
-        if where.endswith("ids.npy"):
-            remedy = "or predict a folder of image files, whose names are then the ids"
-        raise UserError(f"{where} holds text; store numbers, {remedy}")
+        raise text_error(where)
     if dtype.kind not in "biuf":
         raise UserError(f"{where} has the type {str(dtype)[:40]!a}; only numeric arrays are supported")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(rest):

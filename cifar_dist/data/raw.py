@@ -213,10 +213,7 @@ def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
     if isinstance(value, list) and all(type(item) is int and abs(item) < 2**63 for item in value):
         value = np.array(value, dtype=np.int64)
     if isinstance(value, list) and any(isinstance(item, str | bytes) for item in value):
-        remedy = "for labels: classes, y = np.unique(names, return_inverse=True)"
-        if where.endswith("ids"):
-            remedy = "or predict a folder of image files, whose names are then the ids"
-        raise UserError(f"{where} holds text; store numbers, {remedy}")
+        raise text_error(where)
     one_hot = ""
     if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) == count and value.shape[1] > 1:
         one_hot = " (argmax(1) of one-hot labels)"
@@ -228,6 +225,14 @@ def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
     if value.dtype == np.uint64 and value.size and value.max() >= 2**63:
         raise UserError(f"{where} contains {value.max()}; use integers below 2**63")
     return value.reshape(-1).astype(np.int64)
+
+
+def text_error(where: str) -> UserError:
+    """Return the error of labels or ids that are text."""
+    remedy = "for labels: classes, y = np.unique(names, return_inverse=True)"
+    if where.removesuffix(".npy").endswith("ids"):
+        remedy = "or predict a folder of image files, whose names are then the ids"
+    return UserError(f"{where} holds text; store numbers, {remedy}")
 
 
 def labelled_split(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, where: str) -> RawSplit:

@@ -51,10 +51,11 @@ def torchs(scheduler: lr_scheduler.LRScheduler, steps: int = TOTAL + 1) -> list[
     return rates
 
 
+@pytest.mark.parametrize("three_phase", [False, True])
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 @pytest.mark.parametrize("warmup", [1, 2, 2.4])
-def test_onecycle_is_torchs_one_cycle(shape: str, warmup: float) -> None:
-    schedule = schedule_of("onecycle", shape=shape, warmup=warmup, start=0.04, final=0.001)
+def test_onecycle_is_torchs_one_cycle(shape: str, warmup: float, three_phase: bool) -> None:
+    schedule = schedule_of("onecycle", three_phase=three_phase, shape=shape, warmup=warmup, start=0.04, final=0.001)
     reference = lr_scheduler.OneCycleLR(
         optimizer(),
         max_lr=LR,
@@ -63,7 +64,7 @@ def test_onecycle_is_torchs_one_cycle(shape: str, warmup: float) -> None:
         anneal_strategy={"linear": "linear", "cosine": "cos"}[shape],  # type: ignore[arg-type]
         div_factor=1 / 0.04,
         final_div_factor=0.04 / 0.001,
-        three_phase=False,
+        three_phase=three_phase,
         cycle_momentum=False,
     )
     assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
@@ -116,24 +117,6 @@ def test_constant_stays_after_its_warm_up() -> None:
     assert rates[0] == LR / 2
     assert rates[5] == pytest.approx(LR * 0.75)
     assert rates[STEPS:] == [LR] * (TOTAL + 1 - STEPS)
-
-
-@pytest.mark.parametrize("shape", ["linear", "cosine"])
-@pytest.mark.parametrize("warmup", [1, 2, 2.4])
-def test_three_phase_onecycle_is_torchs(shape: str, warmup: float) -> None:
-    schedule = schedule_of("onecycle", three_phase=True, shape=shape, warmup=warmup, start=0.04, final=0.001)
-    reference = lr_scheduler.OneCycleLR(
-        optimizer(),
-        max_lr=LR,
-        total_steps=TOTAL + 1,
-        pct_start=(warmup * STEPS + 1) / (TOTAL + 1),
-        anneal_strategy={"linear": "linear", "cosine": "cos"}[shape],  # type: ignore[arg-type]
-        div_factor=1 / 0.04,
-        final_div_factor=0.04 / 0.001,
-        three_phase=True,
-        cycle_momentum=False,
-    )
-    assert ours(schedule) == pytest.approx(torchs(reference), rel=1e-9)
 
 
 def test_three_phases_without_a_warm_up_are_one() -> None:
