@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from cifar_dist.data.archives import Listing, note_guessed, read_members
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
@@ -42,11 +44,42 @@ def read_image_folder(
         raise UserError(f"{path} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
     layout = find_layout(path, names, skip_unusable=skip_unusable)
     images, classes = layout.images, layout.class_names
-    label_of = {name: label for label, name in enumerate(classes)}
-    row_of = {name: row for row, name in enumerate(images)}
     changes: Counter[str] = Counter()
-    undecoded: list[str] = []
+    pixels, undecoded = _decode_all(path, images, size, changes, skip_unusable=skip_unusable, show=show)
 
+    label_of = {name: label for label, name in enumerate(classes)}
+    splits: dict[str, RawSplit] = {}
+    paths: dict[str, tuple[str, ...]] = {}
+    labels = np.array([label_of[name] for name in layout.classes], dtype=np.int64)
+    decoded = ~np.isin(images, undecoded)
+    for split in SPLITS:
+        rows = np.flatnonzero(decoded & np.array([name == split for name in layout.splits]))
+        if len(rows):
+            of_split = pixels[rows] if undecoded else pixels[rows[0] : rows[-1] + 1]  # a view costs no memory
+            splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
+            paths[split] = tuple(images[row] for row in rows)
+    notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(undecoded, changes, len(images))]
+    return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths, layout.tables)
+
+
+def _decode_all(
+    path: Path, images: Sequence[str], size: int | None, changes: Counter[str], *, skip_unusable: bool, show: bool
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Decode images of one shape.
+
+    Args:
+        path: the folder or archive.
+        images: names of its images.
+        size: resize every image to this many pixels a side; None keeps the original size.
+        changes: counts what was done to the stored pixels.
+        skip_unusable: skip images that cannot be decoded instead of refusing them.
+        show: show a progress bar.
+
+    Returns:
+        The pixels, uint8 [images, height, width, 3], and the names of the images that cannot be decoded.
+    """
+    row_of = {name: row for row, name in enumerate(images)}
+    undecoded: list[str] = []
     pixels, left = None, set(images)
     with progress(f"reading {path.resolve().name}", len(images), show=show) as advance:
         for name, data in read_members(path, row_of):
@@ -70,19 +103,7 @@ def read_image_folder(
         raise UserError(f"{path} changed while it was being read; run the command again")
     if pixels is None:
         raise UserError(f"{path}: none of its {len(images):,} images can be decoded; create or download it again")
-
-    splits: dict[str, RawSplit] = {}
-    paths: dict[str, tuple[str, ...]] = {}
-    labels = np.array([label_of[name] for name in layout.classes], dtype=np.int64)
-    decoded = ~np.isin(images, undecoded)
-    for split in SPLITS:
-        rows = np.flatnonzero(decoded & np.array([name == split for name in layout.splits]))
-        if len(rows):
-            of_split = pixels[rows] if undecoded else pixels[rows[0] : rows[-1] + 1]  # a view costs no memory
-            splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
-            paths[split] = tuple(images[row] for row in rows)
-    notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(undecoded, changes, len(images))]
-    return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths, layout.tables)
+    return pixels, undecoded
 
 
 def decode_image(

@@ -308,20 +308,25 @@ class Manifest:
             },
             root=root,
         )
-        for split, shards in manifest.splits.items():
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        """Raise ValueError if the parts do not match each other."""
+        for split, shards in self.splits.items():
             if not shards or any(shard.samples == 0 for shard in shards):
                 raise ValueError(f"split '{split}' has no shards, or one without samples")
-            labels = manifest.labels(split)
-            if labels.min() < UNLABELLED or labels.max() >= len(manifest.classes):
-                raise ValueError(f"split '{split}' has a label outside the {len(manifest.classes)} classes")
-        names = [shard.name for shards in manifest.splits.values() for shard in shards]
+            labels = self.labels(split)
+            if labels.min() < UNLABELLED or labels.max() >= len(self.classes):
+                raise ValueError(f"split '{split}' has a label outside the {len(self.classes)} classes")
+        names = [shard.name for shards in self.splits.values() for shard in shards]
         if len(set(names)) != len(names):
             raise ValueError("two shards have the same name")
-        if len(manifest.mean) != channels or len(manifest.std) != channels:
+        channels = self.shape[2]
+        if len(self.mean) != channels or len(self.std) != channels:
             raise ValueError(f"mean and std are not given for {channels} channels")
-        if not all(0 <= x <= 1 for x in (*manifest.mean, *manifest.std)):
+        if not all(0 <= x <= 1 for x in (*self.mean, *self.std)):
             raise ValueError("mean and std are not in [0, 1]")
-        return manifest
 
 
 def is_dataset(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -96,34 +96,20 @@ def pack(
     order = {name: np.arange(len(split)) for name, split in splits.items()}
     if "train" in order:
         order["train"] = permutation(seed, 0, len(splits["train"]), "pack").numpy()
+    origin = {**opened.origin, **fractions, "samples_per_shard": samples_per_shard, "seed": seed, "size": size}
     try:
         with folder_atomic(out, replace=True) as folder:
+            write = partial(_write_split, folder, codec=codec, samples_per_shard=samples_per_shard, show=show)
             packed = Manifest(
                 name=opened.name,
                 classes=opened.data.classes,
                 shape=(int(first.shape[1]), int(first.shape[2]), int(first.shape[3])),
                 codec=codec,
-                source={
-                    **opened.origin,
-                    **fractions,
-                    "samples_per_shard": samples_per_shard,
-                    "seed": seed,
-                    "size": size,
-                },
+                source=origin,
                 mean=mean,
                 std=std,
                 splits={
-                    name: _write_split(
-                        folder,
-                        name,
-                        split,
-                        codec,
-                        samples_per_shard,
-                        order[name],
-                        opened.data.names_of(name),
-                        show=show,
-                    )
-                    for name, split in splits.items()
+                    name: write(name, split, order[name], opened.data.names_of(name)) for name, split in splits.items()
                 },
                 root=out,
             )
@@ -189,11 +175,7 @@ def _hold_out_splits(
     for name, fraction, hash_seed in (("test", source.test_fraction, _TEST_SEED), ("val", val_fraction, seed)):
         if not fraction:
             continue
-        if not 0 <= fraction < 1:
-            raise UserError(f"the {name} fraction is {fraction}; use a number from 0 to below 1")
-        if "train" not in splits or name in splits:
-            what = f"already has a split '{name}'" if name in splits else "has no training split"
-            raise UserError(f"{source.origin['name']} {what}; drop the {name} fraction")
+        _refuse_fraction(name, fraction, str(source.origin["name"]), splits)
         counts = np.bincount(splits["train"].labels)
         nothing = f"a {name} fraction of {fraction:g} of at most {counts.max():,} images per class is not one image"
         least = math.ceil(100 / counts.max()) / 100
@@ -213,15 +195,23 @@ def _hold_out_splits(
     return {name: splits[name] for name in SPLITS if name in splits}, fractions, notes
 
 
+def _refuse_fraction(name: str, fraction: float, source: str, splits: Collection[str]) -> None:
+    if not 0 <= fraction < 1:
+        raise UserError(f"the {name} fraction is {fraction}; use a number from 0 to below 1")
+    if "train" not in splits or name in splits:
+        what = f"already has a split '{name}'" if name in splits else "has no training split"
+        raise UserError(f"{source} {what}; drop the {name} fraction")
+
+
 def _write_split(
     folder: Path,
     name: str,
     split: RawSplit,
-    codec: Lossless,
-    samples_per_shard: int,
     order: NDArray[np.int64],
     names: Sequence[str],
     *,
+    codec: Lossless,
+    samples_per_shard: int,
     show: bool,
 ) -> tuple[Shard, ...]:
     shards = []

@@ -95,11 +95,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.is_finished()]
     total = len(sweep.runs)
     say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
-    for run in sweep.runs:
-        ending = run.folder.final_evaluation()
-        if ending is not None and (found := run.other_evaluation()):
-            again = f"rm -r {quoted(ending.path)}"
-            say(f"{run.name} was evaluated with another {found}; to evaluate it again, repeat this after: {again}")
+    _report_other_evaluations(sweep)
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
     failed: list[str] = []
@@ -115,12 +111,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 started.append(_start_job([*command, *words], run, number, slot, devices, quiet=jobs > 1))
             for request in requests.new():
                 stopping = True
-                forwarded = signal.SIGTERM if request == signal.SIGHUP else request
-                sent.add(forwarded)
-                if request == signal.SIGINT:  # a second one ends a run at once
-                    print_over(STOPPING, sys.stdout)
-                for one in started:
-                    one.process.send_signal(forwarded)
+                sent.add(_forward(request, started))
             for one in [one for one in started if one.process.poll() is not None]:
                 started.remove(one)
                 code = one.process.returncode
@@ -139,6 +130,25 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
         return EXIT_FAILED
     say(f"all {total} runs are finished")
     return EXIT_DONE
+
+
+def _report_other_evaluations(sweep: Sweep) -> None:
+    """Print one line for each run that was evaluated otherwise than the sweep says, with the way to repeat it."""
+    for run in sweep.runs:
+        ending = run.folder.final_evaluation()
+        if ending is not None and (found := run.other_evaluation()):
+            again = f"rm -r {quoted(ending.path)}"
+            say(f"{run.name} was evaluated with another {found}; to evaluate it again, repeat this after: {again}")
+
+
+def _forward(request: signal.Signals, started: Sequence[_Job]) -> signal.Signals:
+    """Forward a request to stop to the runs in progress; return the signal that they receive."""
+    forwarded = signal.SIGTERM if request == signal.SIGHUP else request
+    if request == signal.SIGINT:  # a second one ends a run at once
+        print_over(STOPPING, sys.stdout)
+    for one in started:
+        one.process.send_signal(forwarded)
+    return forwarded
 
 
 def say(text: str) -> None:

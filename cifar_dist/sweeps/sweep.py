@@ -194,12 +194,7 @@ def _parse_rows(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, str,
         raise UserError(f'{where}: set either recipe = "..." or recipes = ["...", "..."], each a name or a path')
     if not isinstance(named, list) or not all(isinstance(row, dict) for row in named):
         raise UserError(f"{where}: rows is not a list of tables; write each row as [[rows]], with a name")
-    grid = _flatten_settings(tree.get("grid", {}), f"{where} [grid]")
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise UserError(f"{where} [grid]: {key} is {values!r}; use a list of values, or move it to [settings]")
-    if math.prod(len(values) for values in grid.values()) > _MAX_RUNS:
-        raise UserError(f"{where} [grid] gives more than {_MAX_RUNS:,} rows, which is the limit; use fewer values")
+    grid = _parse_grid(tree, f"{where} [grid]")
     if bases or grid or not named:
         for one in bases or [_require_recipe(base, where)]:
             for values in itertools.product(*grid.values()):
@@ -211,6 +206,16 @@ def _parse_rows(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, str,
             raise UserError(f'{where}: row {number} of [[rows]] has no name; add name = "..."')
         own = _flatten_settings({k: v for k, v in row.items() if k not in ("name", "recipe")}, f"{where} row '{name}'")
         yield name, _require_recipe(row.get("recipe", base), f"{where} row '{name}'"), own
+
+
+def _parse_grid(tree: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
+    grid = _flatten_settings(tree.get("grid", {}), where)
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{where}: {key} is {values!r}; use a list of values, or move it to [settings]")
+    if math.prod(len(values) for values in grid.values()) > _MAX_RUNS:
+        raise UserError(f"{where} gives more than {_MAX_RUNS:,} rows, which is the limit; use fewer values")
+    return grid
 
 
 def _require_recipe(base: object, where: str) -> str:
