@@ -23,9 +23,9 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_probability(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is in [0, 1]."""
-    require(0 <= value <= 1, f"{name} {value} is a probability and must be in [0, 1]")
+def require_probability(p: float) -> None:
+    """Raise ValueError unless ``p`` is in [0, 1]."""
+    require(0 <= p <= 1, f"p {p} is a probability and must be in [0, 1]")
 
 
 def expand_path(path: str) -> str:

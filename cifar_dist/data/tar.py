@@ -151,10 +151,10 @@ def _common_codec(samples: dict[str, dict[str, ByteRange]]) -> Codec:
     return next(iter(found))
 
 
-def _list_suffixes(suffixes: Collection[str], limit: int = 3) -> str:
+def _list_suffixes(suffixes: Collection[str]) -> str:
     """List the first suffixes of a sample, each shortened, and count the others."""
-    shown = ", ".join(f".{suffix:.40}" for suffix in list(suffixes)[:limit])
-    return f"{shown} and {len(suffixes) - limit:,} more" if len(suffixes) > limit else shown
+    shown = ", ".join(f".{suffix:.40}" for suffix in list(suffixes)[:3])
+    return f"{shown} and {len(suffixes) - 3:,} more" if len(suffixes) > 3 else shown
 
 
 def _has_labels(samples: dict[str, dict[str, ByteRange]]) -> bool:

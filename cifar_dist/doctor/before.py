@@ -27,7 +27,7 @@ def examine_before(config: Config, world_size: int | None) -> Iterator[Finding]:
         world_size: of the job; None if it is not known yet.
     """
     yield check_shared_folder(Path(config.run.dir), Ranks(0, 1, torch.device("cpu"), first_of_node=True))
-    yield from until_error("run", _examine_settings(config, world_size))
+    yield from until_error(_examine_settings(config, world_size))
 
 
 def _examine_settings(config: Config, world_size: int | None) -> Iterator[Finding]:

@@ -35,7 +35,7 @@ def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iter
     yield compare_clocks(ranks)
     if config is not None:
         yield check_shared_folder(Path(config.run.dir), ranks)
-        yield from until_error("run", _examine_run(config, engine, signals))
+        yield from until_error(_examine_run(config, engine, signals))
 
 
 def _examine_run(config: Config, engine: Engine, signals: StopSignals) -> Iterator[Finding]:

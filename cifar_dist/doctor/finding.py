@@ -58,12 +58,12 @@ class Finding:
         return f"{line}\n{'':{indent}}-> {printable(self.remedy)}" if self.remedy else line
 
 
-def until_error(what: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+def until_error(findings: Iterable[Finding]) -> Iterator[Finding]:
     """Yield rows, and for an error that would end the run a last one; the error must be the same on all ranks."""
     try:
         yield from findings
     except (UserError, TrainingFailedError) as error:
-        yield Finding.of_error(what, error)
+        yield Finding.of_error("run", error)
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -110,12 +110,9 @@ def _save(
         except StorageError as error:
             raise UserError(f"run.dir {folder} cannot be written ({error}); choose another --run.dir") from None
     seconds = time.perf_counter() - begin
-    yield _save_time(seconds, size_bytes, step_seconds, config, ranks.run_on_main(lambda: _grace(config)))
+    grace = ranks.run_on_main(lambda: find_grace(config.run.max_time, os.environ))
+    yield _save_time(seconds, size_bytes, step_seconds, config, grace)
     yield ranks.run_on_main(lambda: room_for_checkpoints(config, size_bytes))
-
-
-def _grace(config: Config) -> Grace:
-    return find_grace(config.run.max_time, os.environ)
 
 
 def _save_time(seconds: float, size_bytes: int, step_seconds: float, config: Config, grace: Grace) -> Finding:

@@ -182,7 +182,7 @@ class Mixing(TransformConfig):
     """Probability that a sample is mixed by this transform. Several mixing transforms are alternatives of one draw."""
 
     def __post_init__(self) -> None:
-        require_probability("p", self.p)
+        require_probability(self.p)
 
     def __call__(self, images: Tensor, partners: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         """Mix all samples, including those that will not be used.

@@ -28,7 +28,7 @@ class Erasing(Transform):
     """Smallest and largest height / width, drawn uniformly on a log scale."""
 
     def __post_init__(self) -> None:
-        require_probability("p", self.p)
+        require_probability(self.p)
         require(
             0 <= self.area[0] <= self.area[1] <= 1,
             f"area {list(self.area)} must be two increasing fractions in [0, 1]",

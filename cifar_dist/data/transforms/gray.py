@@ -21,7 +21,7 @@ class Gray(Transform):
     """Probability that an image becomes gray."""
 
     def __post_init__(self) -> None:
-        require_probability("p", self.p)
+        require_probability(self.p)
 
     def check(self, height: int, width: int, channels: int) -> None:
         check_colors(self.name, channels)

@@ -25,7 +25,7 @@ class Perspective(Transform):
     """Largest move of a corner, as a fraction of half the image."""
 
     def __post_init__(self) -> None:
-        require_probability("p", self.p)
+        require_probability(self.p)
         require(0 <= self.distortion <= 1, f"distortion {self.distortion} must be in [0, 1]")
 
     def corners(self, samples: Samples, height: int, width: int) -> tuple[Tensor, Tensor]:
