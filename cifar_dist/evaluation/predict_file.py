@@ -93,7 +93,14 @@ def predict_file(
     show = partial(progress, f"predicting {source.name}", show=ranks.is_main)
     predictions = predictor.predict(model, stream, len(ids), tta, poll=poll, show=show)
     named = class_labels(trained.trained_on, predictions.classes.tolist(), labels)
-    ranks.run_on_main(lambda: write_submission(out, ids, named))
+
+    def write() -> None:
+        try:
+            write_submission(out, ids, named)
+        except OSError as error:
+            raise UserError(f"{out} cannot be written ({error.strerror}); choose another with --out") from None
+
+    ranks.run_on_main(write)
     return len(ids)
 
 

@@ -17,7 +17,8 @@ def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int 
     Bytes of a file's name that are not UTF-8 are written as escapes, so that no predictions are lost.
 
     Raises:
-        UserError: an ID is repeated, or the file cannot be written.
+        UserError: an ID is repeated.
+        OSError: the file cannot be written.
     """
     assert len(ids) == len(labels), f"{len(ids)} ids for {len(labels)} labels"
     if len(set(ids)) != len(ids):
@@ -26,7 +27,4 @@ def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int 
             f"the ID {twice} occurs more than once in the input; a file of predictions by ID needs unique IDs"
         )
     content = csv_text(["ID", "Labels"], zip(ids, labels, strict=True)).encode(errors="backslashreplace")
-    try:
-        write_output(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --out") from None
+    write_output(path, content)

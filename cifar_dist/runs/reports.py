@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_dist.distributed.launched import is_main_process
-from cifar_dist.errors import quoted
+from cifar_dist.errors import StorageError, printable, quoted
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
@@ -31,10 +31,15 @@ def draw_report(run_path: Path) -> None:
 
             report = write_report(run_path)
     except Exception as error:
-        notice(f"cannot draw the report ({error}); retry: cifar-dist report {quoted(run_path)}")
+        notice(f"cannot draw the report ({reason_of(error)}); retry: cifar-dist report {quoted(run_path)}")
     else:
         with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
             print(f"report: {report}", flush=True)
+
+
+def reason_of(error: Exception) -> str:
+    """Describe an error in one line, with the file that cannot be written."""
+    return printable(str(StorageError.of(error) if isinstance(error, OSError) else error))
 
 
 def draw_if_outdated(run_path: Path) -> None:

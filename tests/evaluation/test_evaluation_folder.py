@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.file_limit import error_of
 
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.data.manifest import Manifest
@@ -147,3 +148,16 @@ def test_ids_are_the_keys_where_all_are_different_numbers(
     shard = dataclasses.replace(manifest.splits["test"][0], keys=tuple(keys))
     found = sample_ids(dataclasses.replace(manifest, splits={"test": (shard,)}), "test")
     assert found == ids
+
+
+def test_a_full_disk_names_the_evaluation_and_leaves_nothing(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"")
+    copy, predictions = WeightsCopy([weights]), Predictions(LOGITS, None, LOGITS)
+
+    def write() -> None:
+        write_evaluation(tmp_path / "evaluations", SUMMARY, predictions, range(4), copy, PREDICTED)
+
+    said = error_of(write, limit=10)
+    assert re.search(r"evaluations/my-run_val_acc_0.9877_\d+-\d+_model_step-00000345'$", said), said
+    assert list((tmp_path / "evaluations").iterdir()) == []
