@@ -4,6 +4,8 @@
 * Its own x-axis, ``step``: a resume repeats steps, which W&B would drop because of its internal step.
 * Offline, each process writes a new segment, and syncing a segment replaces the server's data of the id. A segment
   therefore begins with the complete history so far, and the newest one contains the entire run.
+* Online, the history is sent again unless the last process has sent all of its own: W&B shows a step that it receives
+  twice at the same place, and would never receive one that a failure or a kill kept from it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -87,16 +89,18 @@ class WandbMirror:
         self._folder, self._config, self._facts = RunFolder(folder), config, facts
         self._tracking = config.tracking
         self._run: _Run | None = None
+        self._identity = _Identity()
         _import_wandb(folder)  # in the main thread
 
     def start(self, history: Sequence[Record]) -> None:
         tracking, known = self._tracking, self._folder.wandb_identity
         last = _last_process(known)
         project = tracking.project or last.project or os.environ.get("WANDB_PROJECT") or "cifar-dist"
-        this = _Identity(last.id or secrets.token_hex(4), wandb_mode(tracking), project)
-        self._run = _start(self._folder.path, self._config, tracking, self._facts, this)
-        write_atomic(known, json.dumps(asdict(this)) + "\n")
-        if this.mode == "offline" or last.mode != "online":
+        mode = wandb_mode(tracking)
+        self._identity = _Identity(last.id or secrets.token_hex(4), mode, project)
+        self._run = _start(self._folder.path, self._config, tracking, self._facts, self._identity)
+        self._keep(replace(self._identity, mode=""))
+        if mode == "offline" or last.mode != "online":
             self.train_steps(history)
 
     def train_steps(self, records: Sequence[Record]) -> None:
@@ -114,14 +118,20 @@ class WandbMirror:
             if status == "interrupted":
                 run.mark_preempting()
             run.finish(exit_code=_EXIT_CODE[status])
+            if status is not None:
+                self._keep(self._identity)
         for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def _keep(self, identity: _Identity) -> None:
+        write_atomic(self._folder.wandb_identity, json.dumps(asdict(identity)) + "\n")
 
 
 @dataclass(frozen=True)
 class _Identity:
-    """What ``wandb.json`` has: the W&B id of a run, and mode and project of its last process; empty before the first.
+    """What ``wandb.json`` has: the W&B id, the mode and the project of the last process; empty before the first.
 
+    The mode is empty until W&B has everything: while a process trains, and after it was killed or its W&B failed.
     A resume without ``WANDB_PROJECT``, as in a requeued job, continues in the same project.
     """
 

@@ -200,6 +200,32 @@ def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnin
     one_warning(warnings, "record training steps")
 
 
+@pytest.mark.parametrize(("end", "sent"), [("clean", [4]), ("fails", [1, 2, 3, 4]), ("killed", [1, 2, 3, 4])])
+def test_an_online_run_receives_again_what_an_earlier_process_may_not_have_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str], end: str, sent: list[int]
+) -> None:
+    import wandb
+
+    init = wandb.init  # a disk in place of the network
+    monkeypatch.setattr(wandb, "init", lambda **settings: init(**{**settings, "mode": "offline", "resume": None}))
+    online = Config(tracking=WandbConfig(wandb="online"))
+    mirrors = mirrored(tmp_path, online, [], warnings)
+    mirrors.train_steps([train(1)])
+    wait_until(lambda: (tmp_path / "wandb.json").exists(), [])
+    if end == "fails":
+        wandb.finish()  # from outside, so that later logging raises an error in W&B
+    mirrors.train_steps([train(2), train(3)])
+    if end != "killed":
+        mirrors.close("interrupted")
+    end_of_process()
+
+    mirrors = mirrored(tmp_path, online, [train(1), train(2), train(3)], warnings)
+    mirrors.train_steps([train(4)])
+    mirrors.close("finished")
+    end_of_process()
+    assert [row["step"] for row in segments(tmp_path)[-1].rows] == sent
+
+
 def test_a_run_continues_without_wandb(tmp_path: Path) -> None:
     (tmp_path / "wandb").write_text("in the way")
     mirrors = wanted_mirrors(OFFLINE.tracking)
