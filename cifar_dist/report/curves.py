@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.report.style import BLUE, GREY, ORANGE, PURPLE, RED, figure
+from cifar_dist.report.style import BLUE, GREY, ORANGE, PERCENT, PURPLE, RED, figure
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochRow, EpochTable
 from cifar_dist.tracking.timeline import Event
@@ -102,7 +102,7 @@ def _loss(axes: Axes, run: _Run) -> None:
 def _accuracy(axes: Axes, run: _Run) -> None:
     axes.set_title("Accuracy")
     _train_and_val(axes, run, "accuracy", 100.0)
-    axes.yaxis.set_major_formatter("{x:.0f} %")
+    axes.yaxis.set_major_formatter(PERCENT)
     if run.test:
         _mark(axes, run, run.test)
     _decorate(axes, run, "lower right")
@@ -111,7 +111,8 @@ def _accuracy(axes: Axes, run: _Run) -> None:
 def _lr(axes: Axes, run: _Run) -> None:
     axes.set_title("Learning rate")
     points = [(run.x(record.step), record.lr) for record in run.steps if record.lr is not None]
-    axes.plot([x for x, _ in points], [lr for _, lr in points], color=PURPLE)
+    marker = "o" if len(points) == 1 else ""  # which has no line
+    axes.plot([x for x, _ in points], [lr for _, lr in points], color=PURPLE, marker=marker)
     axes.set_ylim(bottom=0)
     _decorate(axes, run, None)
 
@@ -130,7 +131,7 @@ def _validation(axes: Axes, run: _Run) -> None:
     for side, line, what in ((axes, loss, "loss"), (right, accuracy, f"accuracy, best {max(accuracies):.2f} %")):
         side.set_ylabel(what, color=line.get_color())
         side.tick_params(axis="y", labelcolor=line.get_color())
-    right.yaxis.set_major_formatter("{x:g} %")  # a short run spans less than a point
+    right.yaxis.set_major_formatter(PERCENT)
     _decorate(axes, run, None)
 
 

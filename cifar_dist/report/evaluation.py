@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.report.predictions import draw_predictions
 from cifar_dist.report.sheet import Grid, sheet
-from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, PAPER, RED, bare, figure, short
+from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, PAPER, PERCENT, RED, bare, figure, short_names
 from cifar_dist.run_folder import EvaluationFolder
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
@@ -57,8 +58,11 @@ class Evaluation:
 
     def name(self, label: int) -> str:
         """Return the class's name, or its number if it has none."""
-        classes = self.summary.get("classes") or []
-        return short(str(classes[label]), 14) if label < len(classes) else str(label)
+        return self._names[label] if label < len(self._names) else str(label)
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        return short_names([str(name) for name in self.summary.get("classes") or []], 14)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -163,7 +167,7 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
         axes.grid(False, axis="y")
         low = max(0.0, min(values) - 8)
         axes.set_xlim(low, 100 + (100 - low) * 0.09)
-        axes.xaxis.set_major_formatter("{x:.0f} %")
+        axes.xaxis.set_major_formatter(PERCENT)
         for y, value in enumerate(values):
             axes.text(value + (100 - low) * 0.008, y, f"{value:.1f}", va="center", fontsize=8.5)
     return path
@@ -186,8 +190,8 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
         left.set_xlabel("confidence")
         left.set_xlim(0, 102)
         left.set_ylim(0, 102)
-        left.xaxis.set_major_formatter("{x:.0f} %")
-        left.yaxis.set_major_formatter("{x:.0f} %")
+        left.xaxis.set_major_formatter(PERCENT)
+        left.yaxis.set_major_formatter(PERCENT)
         left.legend(loc="upper left")
         beside.set_title("Distribution of confidence")
         edges = np.linspace(0, 100, 21)
@@ -200,8 +204,8 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
         )
         beside.set_xlabel("confidence")
         beside.set_ylabel("images")
-        beside.xaxis.set_major_formatter("{x:.0f} %")
-        beside.legend(loc="upper left")
+        beside.xaxis.set_major_formatter(PERCENT)
+        beside.legend(loc="best")
     return path
 
 
@@ -223,6 +227,6 @@ def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: Image
             shares = [percent(evaluation.probabilities[sample, label], 0) for label in (predicted, true)]
             caption = f"{evaluation.name(predicted)} {shares[0]}\nis {evaluation.name(true)} {shares[1]}"
             middle = left + _MISTAKES.width / 2
-            drawing.text(middle, top - 0.04, caption, 8, colour=RED, align="center", above=True)
+            drawing.text(middle, top - 0.04, caption, 7, colour=RED, align="center", above=True)
             drawing.image(middle - _IMAGE / 2, top, _IMAGE, image_of(sample), RED)
     return path

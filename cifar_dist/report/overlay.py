@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cifar_dist.formatting import percent
 from cifar_dist.report.curves import steps_so_far, thin
-from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, figure, short
+from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PERCENT, PURPLE, RED, figure, short
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochTable
 
@@ -59,7 +58,7 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
             _draw(accuracy, run, "accuracy", colour)
         for axes in (loss, accuracy):
             axes.set_xlim(left=0)
-        accuracy.yaxis.set_major_formatter(lambda value, _: percent(value, 0))
+        accuracy.yaxis.set_major_formatter(lambda value, _: PERCENT.format(x=100 * value))
         for split in ("train", "val", "test"):
             _plot(accuracy, split, [], GREY, split)
         accuracy.legend(loc="lower right")

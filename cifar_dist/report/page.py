@@ -41,6 +41,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: 6px 12px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
 td.text, th.text { text-align: left; white-space: normal; }
+td.time { text-align: left; }
 tr.best td { font-weight: 700; color: var(--accent); }
 pre { background: var(--card); border-radius: 10px; padding: 16px; overflow-x: auto; font-size: 13.5px; }
 details summary { cursor: pointer; color: var(--soft); margin: 12px 0; }

@@ -21,7 +21,7 @@ from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.report.sheet import sheet
-from cifar_dist.report.style import FAINT, short
+from cifar_dist.report.style import FAINT, short, short_names
 
 _SPLIT = "train"
 _CELL, _IMAGE = 1.15, 1.08  # inches
@@ -50,7 +50,7 @@ def draw_preview(config: Config, manifest: Manifest, path: Path, *, samples: int
         reader.close()
     labels = torch.from_numpy(manifest.labels(_SPLIT))[ids]
     columns = [(images.to(torch.float32) / 255, None), *augmented(config, manifest, images, labels, ids, versions)]
-    names = [short(name, 14) for name in manifest.classes]
+    names = short_names(manifest.classes, 14)
     mixed = any(targets is not None and targets.is_floating_point() for _, targets in columns)
     width = max((1 + versions) * _CELL + 0.3, 6.0)
     parts = describe(config.augment) or ["no augmentation"]

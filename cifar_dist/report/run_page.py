@@ -34,6 +34,7 @@ from cifar_dist.tracking.table import EpochRow, EpochTable
 from cifar_dist.tracking.usage import Usage
 
 _EVALUATIONS_SHOWN = 3
+_ROWS_SHOWN = 40
 
 
 def write_report(run: Path) -> Path:
@@ -172,33 +173,39 @@ def _evaluation(folder: RunFolder, evaluation: Evaluation) -> str:
 
 
 def _epochs(rows: Sequence[EpochRow]) -> str:
-    best = max((row.val_accuracy for row in rows if row.val_accuracy == row.val_accuracy), default=None)
+    known = [row for row in rows if row.val_accuracy == row.val_accuracy]
+    best = max(known, key=lambda row: row.val_accuracy, default=None)  # the first of equal ones, as during training
     head = "<tr>" + "".join(
         f"<th>{title}</th>"
         for title in ("epoch", "train loss", "train", "val loss", "val", "learning rate", "images/s", "time")
     )
     mark = ' class="best"'
     body = "".join(
-        f"<tr{mark if row.val_accuracy == best else ''}>"
+        f"<tr{mark if row is best else ''}>"
         f"<td>{row.epoch + 1}</td><td>{_number(row.train_loss)}</td><td>{_percent(row.train_accuracy)}</td>"
         f"<td>{_number(row.val_loss)}</td><td>{_percent(row.val_accuracy)}</td><td>{row.lr:.4g}</td>"
         f"<td>{_count(round(row.images_per_second)) if row.images_per_second == row.images_per_second else ''}</td>"
         f"<td>{duration(row.seconds)}</td></tr>"
         for row in rows
     )
-    table = f'<div class="scroll"><table><thead>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return table if len(rows) <= 40 else f"<details><summary>all {len(rows)} epochs</summary>{table}</details>"
+    return _table(f"<thead>{head}</tr></thead><tbody>{body}</tbody>", len(rows), "epochs")
 
 
 def _events(events: Sequence[timeline.Event]) -> str:
     rows = "".join(
-        f'<tr><td class="text">{escape(event.time.replace("T", " ").replace("Z", " UTC"))}</td>'
+        f'<tr><td class="time">{escape(event.time.replace("T", " ").replace("Z", " UTC"))}</td>'
         f'<td class="text">{escape(event.kind)}</td><td>step {event.step:,}</td>'
         f'<td class="text">{escape(_join(event.processes, event.where) or "")}</td>'
         f'<td class="text">{escape(event.note)}</td></tr>'
         for event in events
     )
-    return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+    return _table(f"<tbody>{rows}</tbody>", len(events), "events")
+
+
+def _table(rows: str, count: int, what: str) -> str:
+    """A table, folded where it is long."""
+    table = f'<div class="scroll"><table>{rows}</table></div>'
+    return table if count <= _ROWS_SHOWN else f"<details><summary>all {count} {what}</summary>{table}</details>"
 
 
 # ---- text and numbers for the reader ----------------------------------------------------------------------------

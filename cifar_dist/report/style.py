@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -34,6 +35,8 @@ PAPER = "#FFFFFF"
 GRID = "#E4E7EB"
 
 DPI = 150
+PERCENT: Final = "{x:g} %"
+"""Format of ticks in percent: an axis may span less than a point, where ticks without decimals would be wrong."""
 
 # For names in scripts that matplotlib's own font lacks, in the order in which they are tried.
 _OTHER_SCRIPTS = (
@@ -68,7 +71,9 @@ _STYLE: dict[RcKeyType, object] = {
     "ytick.labelsize": 9,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "legend.frameon": False,
+    "legend.frameon": True,  # on paper, so that it can be read above lines
+    "legend.framealpha": 0.75,
+    "legend.edgecolor": "none",
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
@@ -128,7 +133,22 @@ def bare(axes: Axes) -> None:
     axes.set_yticks([])
 
 
+def short_names(names: Sequence[str], length: int) -> list[str]:
+    """Shorten names of classes: those that begin alike in the middle, so that they remain different."""
+    lines = [_line(name) for name in names]
+    cut = [short(line, length) for line in lines]
+    count, tail = Counter(cut), (length - 1) // 2
+    return [
+        f"{line[: length - 1 - tail]}…{line[-tail:]}" if len(line) > length and count[one] > 1 else one
+        for line, one in zip(lines, cut, strict=True)
+    ]
+
+
 def short(text: str, length: int) -> str:
     """Shorten a name to one line of at most ``length`` characters."""
-    line = " ".join(printable(text).split())
+    line = _line(text)
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _line(text: str) -> str:
+    return " ".join(printable(text).split())

@@ -156,7 +156,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
     """Write tables and picture into the run folder."""
     from cifar_dist.files import folder_atomic
     from cifar_dist.report.replay import draw_replay
-    from cifar_dist.report.style import short
+    from cifar_dist.report.style import short_names
 
     samples, record = replayed.samples, replayed.record
     order = samples.losses.argsort(descending=True)
@@ -165,7 +165,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
         if not len(order):
             raise UserError(f"--rank {rank}: step {record.step} has ranks 0 to {int(samples.ranks.max())}")
     several = int(samples.ranks.max()) > 0
-    names = [short(name, 9) for name in replayed.classes]
+    names = short_names(replayed.classes, 9)
     captions = [
         f"{names[label]} as {names[predicted]}: {loss:.2f}\nid {sample}" + (f", rank {of}" if several else "")
         for label, predicted, loss, sample, of in zip(

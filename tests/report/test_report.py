@@ -8,12 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from support.running import PATIENCE, environment
 
@@ -24,8 +27,10 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
+from cifar_dist.report import curves, overlay
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.run_page import write_report
+from cifar_dist.report.style import figure, short_names
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
@@ -207,6 +212,40 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
         tmp_path / "evaluations", summary, predictions, range(2000), WeightsCopy([weights]), predicted
     )
     assert len(draw_evaluation(read_evaluation(folder))) == 3
+
+
+def test_shortened_names_of_classes_remain_different() -> None:
+    names = ["Black_throated_Sparrow", "Black_throated_Blue_Warbler", "Laysan_Albatross", "cat"]
+    assert short_names(names, 14) == ["Black_t…parrow", "Black_t…arbler", "Laysan_Albatr…", "cat"]
+
+
+@pytest.mark.parametrize("accuracy", [0.49, 0.9873, 1.0])
+def test_ticks_of_an_accuracy_are_what_they_stand_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracy: float
+) -> None:
+    drawn: list[Figure] = []
+
+    @contextmanager
+    def kept(path: Path, width: float, height: float) -> Iterator[Figure]:
+        with figure(path, width, height) as drawing:
+            yield drawing
+        drawn.append(drawing)
+
+    records = [Record(step, 0, "train", 1.0, accuracy + 0.002 * step, 10, 0.1, 0.1) for step in range(1, 4)]
+    for module in (curves, overlay):
+        monkeypatch.setattr(module, "figure", kept)
+    curves.draw_curves(records, [], tmp_path, 3)
+    overlay.draw_overlay([overlay.Overlaid("a", records, 3, None)], tmp_path / "overlay.png")
+    for axes, unit in ((drawn[1].axes[0], 1), (drawn[-1].axes[1], 100)):
+        labels = [label.get_text().removesuffix(" %") for label in axes.get_yticklabels()]
+        assert [float(label) for label in labels] == pytest.approx(unit * axes.get_yticks())
+
+
+def test_one_of_equal_epochs_is_the_best(digits: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, digits)
+    records = [Record(step, step - 1, "val", 1.0, 0.5, 10, 0.1) for step in (1, 2, 3)]
+    (run / "metrics.jsonl").write_bytes(b"".join(record.to_line() for record in records))
+    assert write_report(run).read_text().count('<tr class="best">') == 1
 
 
 def test_the_confusion_matrix_counts_rows_as_true() -> None:
