@@ -245,6 +245,8 @@ def test_a_run_continues_without_wandb(tmp_path: Path) -> None:
 def test_a_wandb_that_cannot_be_used_is_one_warning(
     tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
+    import wandb  # noqa: F401 - the real one, which takes its place again after
+
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "wandb.py").write_text(broken)  # empty: imports, and has nothing that is needed
     monkeypatch.syspath_prepend(tmp_path / "packages")
