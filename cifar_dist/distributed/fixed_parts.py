@@ -54,7 +54,6 @@ class _PartsModel(WrappedModel):
         self._part = self._own.start
         self._parameters = list(self.trainable_parameters().values())
         self._sum = TreeSum(parts, self.ranks, sum(parameter.numel() for parameter in self._parameters))
-        self._buffers = list(module.buffers())
         self._at_begin: list[Tensor] = []
         self._of_part_0: list[Tensor] = []
 
@@ -62,7 +61,7 @@ class _PartsModel(WrappedModel):
     def accumulate(self) -> Iterator[None]:
         """One part; after this process's last one, the gradients are those of the global batch."""
         if self._part == self._own.start:
-            self._at_begin = [buffer.clone() for buffer in self._buffers]
+            self._at_begin = [buffer.clone() for buffer in self.module.buffers()]
         else:
             self._set_buffers(self._at_begin)
         vector = self._sum.take_zeros()
@@ -70,7 +69,7 @@ class _PartsModel(WrappedModel):
         with super().accumulate():
             yield
         if self._part == 0:
-            self._of_part_0 = [buffer.clone() for buffer in self._buffers]
+            self._of_part_0 = [buffer.clone() for buffer in self.module.buffers()]
         self._sum.add(self._part, vector)
         self._part += 1
         if self._part == self._own.stop:
@@ -88,5 +87,5 @@ class _PartsModel(WrappedModel):
             begin += parameter.numel()
 
     def _set_buffers(self, values: list[Tensor]) -> None:
-        for buffer, value in zip(self._buffers, values, strict=True):
+        for buffer, value in zip(self.module.buffers(), values, strict=True):
             buffer.copy_(value)

@@ -30,9 +30,8 @@ def ascended(model: nn.Module, rho: float) -> Iterator[None]:
     weights = [parameter for parameter in model.parameters() if parameter.grad is not None]
     gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
     # The second pass sees the same data: batch statistics updated twice would decay twice as fast.
-    changing = [*weights, *model.buffers()]
     with torch.no_grad():
-        kept = [tensor.clone() for tensor in changing]
+        kept = [tensor.clone() for tensor in (*weights, *model.buffers())]
         scale = rho / torch.nn.utils.get_total_norm(gradients).clamp(min=1e-12)
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.addcmul_(gradient, scale.to(weight.dtype))
@@ -41,5 +40,6 @@ def ascended(model: nn.Module, rho: float) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for tensor, before in zip(changing, kept, strict=True):
+            # Asked for again: a network may have put other tensors in their place.
+            for tensor, before in zip((*weights, *model.buffers()), kept, strict=True):
                 tensor.copy_(before)

@@ -141,10 +141,10 @@ class Learner:
 
     def _rehearse(self, step: int, batches: Sequence[Batch], lr: float) -> None:
         """Make the passes of a step once, and discard what they change: see :attr:`WrappedModel.needs_rehearsal`."""
-        buffers = [*self.model.module.buffers()]
-        before = [buffer.clone() for buffer in buffers]
+        module = self.model.module
+        before = [buffer.clone() for buffer in module.buffers()]
         self._forward_backward(step, batches, lr)
-        for buffer, value in zip(buffers, before, strict=True):
+        for buffer, value in zip(module.buffers(), before, strict=True):
             buffer.copy_(value)
         self.model.begin_step(lr)
         self._needs_rehearsal = False

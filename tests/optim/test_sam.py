@@ -54,6 +54,23 @@ def test_weights_and_batch_statistics_are_restored_bit_for_bit(scale: float) -> 
     assert same(model.state_dict(), one_pass.state_dict())
 
 
+def test_a_buffer_that_the_network_replaces_is_restored() -> None:
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            self.passes = self.passes + 1
+            return super().forward(values)
+
+    model = Counting()
+    model(torch.ones(1, 2)).sum().backward()
+    with ascended(model, rho=0.1):
+        model(torch.ones(1, 2)).sum().backward()
+    assert model.passes == 1
+
+
 def test_a_loss_scale_changes_nothing() -> None:
     weights = []
     for scale in (1.0, 1024.0):
