@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import ClassVar
 
@@ -140,13 +141,35 @@ class DeepSpeedZero3(DeepSpeedZero):
 class _ZeroModel(WrappedModel):
     """DeepSpeed clears gradients, clips them and steps its optimizer within the last backward pass of a step."""
 
-    def begin_step(self, lr: float) -> None:
-        self._set_lr(lr)
+    def __call__(self, images: Tensor, *, compiled: bool = True) -> Tensor:
+        with nullcontext() if compiled else self._uncompiled():
+            return super().__call__(images, compiled=compiled)
+
+    def infer(self, images: Tensor) -> Tensor:
+        with self._uncompiled():
+            return super().infer(images)
 
     def update(self) -> Tensor | None:
         self._optimizer.step()
+        if not self.wrapper.was_step_applied():  # type: ignore[operator]
+            # A gradient was not finite, and DeepSpeed left the update out in silence, as it would all later ones. With
+            # other engines the weights show it, and the run ends.
+            self.weights.put({name: torch.full_like(held, math.nan) for name, held in self.weights.tensors().items()})
         norm = self.wrapper.get_global_grad_norm() if self._clip_norm else None  # type: ignore[operator]
-        return None if norm is None else torch.as_tensor(norm)
+        # With an offloaded optimizer the norm is on the host, where other measurements are not.
+        return None if norm is None else torch.as_tensor(norm, device=self.ranks.device)
+
+    def _clear_gradients(self) -> None:
+        """DeepSpeed has done it."""
+
+    @contextmanager
+    def _uncompiled(self) -> Iterator[None]:
+        """The network as it is, inside: DeepSpeed compiles it in place, and so for every size of a batch, also here."""
+        if not self.wrapper.is_compiled:
+            yield
+            return
+        with torch.compiler.set_stance("force_eager"):
+            yield
 
     def optimizer_state(self, deal: Deal | None = None) -> dict[str, Tensor]:
         return collect_zero(self._optimizer.optimizer, self.trainable_parameters(), deal)

@@ -153,7 +153,7 @@ class WrappedModel(InferenceModel):
         if hasattr(self.wrapper, "_orig_mod"):  # compiled; the call imports the compiler
             torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the last step returned may be overwritten
         self._set_lr(lr)
-        self._optimizer.optimizer.zero_grad()
+        self._clear_gradients()
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
@@ -243,6 +243,9 @@ class WrappedModel(InferenceModel):
         """Load what :meth:`scaler_state` returned; no effect without a scaler."""
         if self._accelerator.scaler is not None and state:
             self._accelerator.scaler.load_state_dict(dict(state))
+
+    def _clear_gradients(self) -> None:
+        self._optimizer.optimizer.zero_grad()
 
     def _set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:

@@ -17,6 +17,8 @@ from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.training.trainer import Trainer
 
+ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+
 
 @pytest.mark.parametrize(
     ("words", "mode"),
@@ -39,11 +41,13 @@ def test_a_recipe_accepts_the_same_values(tiny: Path) -> None:
         recipe.load(str(tiny), ["--train.compile", "fast"])
 
 
-def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launched", [{}, ZERO2], ids=["one process", "ZeRO-2"])
+def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path, launched: dict[str, str]) -> None:
     """Two epochs of thirteen steps, the last one of 59 images instead of 100. Inductor's C++ compiler is left out."""
     config = recipe.load(str(tiny), ["--train.compile"])
 
     def count() -> None:
+        os.environ.update(launched)
         import torch._inductor.compile_fx as inductor
         from torch._dynamo.utils import counters
 
@@ -56,6 +60,8 @@ def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path) -> Non
     forked_ranks.run(1, count)
     run = tmp_path / "runs" / "tiny"
     assert [record["samples"] for record in metrics(run)].count(59) == 2
+    if launched:
+        return  # its sums have another order
     (plain,) = spawn([TRAIN, str(tiny), "--run.name", "plain"])
     assert plain.returncode == 0, plain.stderr
     weights = [path.joinpath("final/model.safetensors").read_bytes() for path in (run, run.with_name("plain"))]

@@ -11,7 +11,7 @@ import soak
 import torch
 from safetensors.torch import load_file
 from support import resume_on_ranks
-from support.running import TRAIN, metrics, pausing, resume, spawn, wait_for_pause
+from support.running import TRAIN, free_port, metrics, pausing, resume, spawn, wait_for_pause
 from support.small_checkpoint import names
 
 from cifar_dist import checkpoint, cli
@@ -111,6 +111,51 @@ def test_a_batch_that_does_not_divide_is_padded_by_deepspeed_as_by_ddp(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     weights = [load_file(run / "final" / "model.safetensors") for run in runs]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_a_gradient_that_is_not_finite_ends_a_run_of_deepspeed_as_one_of_ddp(
+    tiny: Path, tmp_path: Path, stage: str
+) -> None:
+    """DeepSpeed leaves out such an update in silence, and all later ones of a network that always has one."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(32 * 32 * channels, classes)\n"
+        "        self.seen = 0\n"
+        "    def forward(self, images):\n"
+        "        self.seen += self.training\n"
+        "        logits = super().forward(images.flatten(1))\n"
+        "        zero = (logits - logits.detach()).sum()\n"
+        "        return logits + (zero.square().sqrt() if self.seen > 2 else zero)\n"  # whose derivative is nan at 0
+    )
+    words = ["--model.name", f"{tmp_path}/net.py:Net", "--optim.clip_norm", "1", "--run.name", "zero"]
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+    done = spawn([TRAIN, str(tiny), *words], 2, zero)
+    assert [process.returncode for process in done] == [1, 1]
+    assert "the loss is not finite at step 4 for 100 samples" in done[0].stderr
+    norms = [record["grad_norm"] for record in metrics(tmp_path / "runs" / "zero")]
+    assert [norm is None for norm in norms] == [False, False, True, True], norms
+
+
+@pytest.mark.gpu
+def test_an_offloaded_optimizer_reports_the_norm_of_the_gradients_on_a_gpu(tiny: Path, tmp_path: Path) -> None:
+    """DeepSpeed computes the norm on the host then."""
+    offloaded = {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
+        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        **dict.fromkeys(("RANK", "LOCAL_RANK"), "0"),
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1"),
+    }
+    words = ["--optim.clip_norm", "1", "--train.max_steps", "3", "--run.name", "offloaded"]
+    (done,) = spawn([TRAIN, str(tiny), *words], 1, offloaded)
+    assert done.returncode == 0, done.stderr
+    assert "optimizer on the CPU" in done.stdout
+    assert all(record["grad_norm"] > 0 for record in metrics(tmp_path / "runs" / "offloaded")[:3])
 
 
 def test_its_launch_file_stops_and_resumes(digits: Path, tmp_path: Path, forked: dict[str, str]) -> None:
