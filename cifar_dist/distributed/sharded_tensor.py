@@ -35,11 +35,13 @@ def full_shape(tensor: Tensor) -> torch.Size:
 def own_shard(tensor: Tensor) -> Tensor:
     """What this process holds of ``tensor``, which changes with it in place; itself where it is not sharded.
 
-    Without gradients. A change of a shard of ZeRO-3 requires :func:`forget_gathered`.
+    Without gradients. A change of a shard of ZeRO-3 requires :func:`forget_gathered`. What pads the last shards, where
+    the processes do not divide a parameter, is left out: DeepSpeed never sets it, so it may be nan.
     """
     if hasattr(tensor, "ds_tensor"):
         partition: Tensor = tensor.ds_tensor
-        return partition
+        begin = partition.numel() * tensor.ds_zero_partition_rank  # type: ignore[attr-defined]
+        return partition[: max(0, tensor.ds_numel - begin)]  # type: ignore[attr-defined]
     own = tensor.detach()
     return own.to_local() if hasattr(own, "to_local") else own
 
@@ -49,7 +51,7 @@ def shard_of(full: Tensor, like: Tensor) -> Tensor:
     if hasattr(like, "ds_tensor"):
         partition = torch.zeros_like(like.ds_tensor)
         fill_partition(partition, full, like)
-        return partition
+        return partition[: own_shard(like).numel()]
     return own_shard(shard_like(full, like))
 
 
