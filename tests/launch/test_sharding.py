@@ -115,10 +115,7 @@ def test_a_batch_that_does_not_divide_is_padded_by_deepspeed_as_by_ddp(
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("stage", ["2", "3"])
-def test_a_gradient_that_is_not_finite_ends_a_run_of_deepspeed_as_one_of_ddp(
-    tiny: Path, tmp_path: Path, stage: str
-) -> None:
+def test_a_gradient_that_is_not_finite_ends_a_run_of_deepspeed_as_one_of_ddp(tiny: Path, tmp_path: Path) -> None:
     """DeepSpeed leaves out such an update in silence, and all later ones of a network that always has one."""
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
@@ -133,7 +130,7 @@ def test_a_gradient_that_is_not_finite_ends_a_run_of_deepspeed_as_one_of_ddp(
         "        return logits + (zero.square().sqrt() if self.seen > 2 else zero)\n"  # whose derivative is nan at 0
     )
     words = ["--model.name", f"{tmp_path}/net.py:Net", "--optim.clip_norm", "1", "--run.name", "zero"]
-    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
     done = spawn([TRAIN, str(tiny), *words], 2, zero)
     assert [process.returncode for process in done] == [1, 1]
     assert "the loss is not finite at step 4 for 100 samples" in done[0].stderr
