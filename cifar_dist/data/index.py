@@ -13,17 +13,10 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.archives import hidden_names, require_utf8_name
 from cifar_dist.data.class_check import note_missing_classes, require_shared_classes
+from cifar_dist.data.dataset_folder import FILE_NAME, describe_datasets_inside, is_dataset, refuse_run
 from cifar_dist.data.duplicates import HashedSplit, hash_images, note_equal_digests
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
-from cifar_dist.data.manifest import (
-    FILE_NAME,
-    INDEXED,
-    Manifest,
-    Shard,
-    describe_datasets_inside,
-    is_dataset,
-    refuse_run,
-)
+from cifar_dist.data.manifest import INDEXED, Manifest, Shard
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.data.tar_folder import find_split_tars, split_in_name, visible_files

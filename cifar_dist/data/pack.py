@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.class_check import note_missing_classes, require_shared_classes, require_two_classes
+from cifar_dist.data.dataset_folder import FILE_NAME, is_dataset
 from cifar_dist.data.duplicates import note_duplicates
 from cifar_dist.data.image import Lossless, encode
-from cifar_dist.data.manifest import FILE_NAME, INDEXED, UNLABELLED, Manifest, Shard, is_dataset
+from cifar_dist.data.manifest import INDEXED, UNLABELLED, Manifest, Shard
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.raw import SPLITS, RawSplit
 from cifar_dist.data.sources import Source, open_source

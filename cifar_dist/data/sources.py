@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from cifar_dist.config import plugins
-from cifar_dist.data import manifest, npz, unlabelled
+from cifar_dist.data import npz, unlabelled
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
 from cifar_dist.data.archives import list_members, require_utf8_name
 from cifar_dist.data.cifar import find_cifar, read_cifar
 from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
+from cifar_dist.data.dataset_folder import is_dataset, refuse_run
 from cifar_dist.data.digits import read_digits
 from cifar_dist.data.download import locate_archive
 from cifar_dist.data.image_folder import read_image_folder
+from cifar_dist.data.manifest import UNLABELLED
 from cifar_dist.data.raw import RawDataset, RawSplit
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.files import sha256
@@ -94,7 +96,7 @@ def open_source(
 def _require_one_meaning(source: str, path: Path) -> None:
     """Refuse the name of the dataset file ``path`` if it also names something here that could be packed instead."""
     here = Path(source)
-    if here == path or not here.exists() or manifest.is_dataset(here) or (here.is_dir() and not any(here.iterdir())):
+    if here == path or not here.exists() or is_dataset(here) or (here.is_dir() and not any(here.iterdir())):
         return
     kind = "folder" if here.is_dir() else "file"
     raise UserError(
@@ -105,8 +107,8 @@ def _require_one_meaning(source: str, path: Path) -> None:
 def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> Source:
     if not path.exists():
         raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), known_names())}")
-    manifest.refuse_run(path)
-    if manifest.is_dataset(path):
+    refuse_run(path)
+    if is_dataset(path):
         raise UserError(f"{path} is already packed; check it with: cifar-dist verify {quoted(path)}")
     require_utf8_name(path)
     data = _read(path, size, skip_unusable=skip_unusable, show=show)
@@ -152,7 +154,7 @@ def _read(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> R
         if path.suffix.lower() == npz.SUFFIX and npz.is_labelled(path):
             return npz.read_labelled_npz(path)
         hidden = unlabelled.read_unlabelled(path)
-        labels = np.full(len(hidden.ids), manifest.UNLABELLED, dtype=np.int64)
+        labels = np.full(len(hidden.ids), UNLABELLED, dtype=np.int64)
         return RawDataset("unlabelled", (), {"test": RawSplit(hidden.images, labels, hidden.ids)}, hidden.notes)
     members = list_members(path, folders=True, show=show)
     layout = find_cifar(path, members.names)
@@ -180,7 +182,7 @@ def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> Raw
         return replace(data, classes=classes, notes=(*data.notes, *_note_renamed(data.classes, classes)))
     if unknown:
         raise UserError(f"{path}: classes lacks '{unknown[0]}', which the source has; {nearest(unknown[0], classes)}")
-    order = np.array([*map(classes.index, data.classes), manifest.UNLABELLED], dtype=np.int64)  # -1 is the last
+    order = np.array([*map(classes.index, data.classes), UNLABELLED], dtype=np.int64)  # -1 is the last
     splits = {name: RawSplit(split.images, order[split.labels], split.ids) for name, split in data.splits.items()}
     return replace(data, classes=classes, splits=splits)
 

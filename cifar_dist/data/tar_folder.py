@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cifar_dist.data.manifest import SHARD_NAME, describe_datasets_inside, find_tars
+from cifar_dist.data.dataset_folder import describe_datasets_inside, find_tars
+from cifar_dist.data.manifest import SHARD_NAME
 from cifar_dist.data.raw import MEANT_WORDS, SPLIT_WORDS, SPLITS
 from cifar_dist.errors import UserError, quoted
 

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cifar_dist.data.dataset_folder import FILE_NAME, find_tars
 from cifar_dist.data.image import decode, decoding_problem
-from cifar_dist.data.manifest import FILE_NAME, INDEXED, Manifest, Shard, find_tars
+from cifar_dist.data.manifest import INDEXED, Manifest, Shard
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.statistics import channel_statistics, pixel_counts

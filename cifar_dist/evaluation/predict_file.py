@@ -16,10 +16,11 @@ from torch import Tensor
 from cifar_dist.data.archives import SUFFIXES as ARCHIVES
 from cifar_dist.data.archives import list_members, note_guessed, read_members
 from cifar_dist.data.batches import Images
+from cifar_dist.data.dataset_folder import is_dataset, refuse_part
 from cifar_dist.data.image import note_changes
 from cifar_dist.data.image_files import SUFFIXES, describe_unreadable, unreadable_images
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
-from cifar_dist.data.manifest import Manifest, is_dataset, refuse_part
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.raw import resize_images
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine

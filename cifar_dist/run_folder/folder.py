@@ -16,7 +16,8 @@ from typing import IO
 from cifar_dist.config import Config
 from cifar_dist.config.plugin_copies import FOLDER_NAME
 from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, read_config
-from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.data.dataset_folder import FILE_NAME
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import InUseError, UserError
 from cifar_dist.files import (
     changed_files,

@@ -16,7 +16,8 @@ from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction
 from cifar_dist.config.saved import way_to_repair
 from cifar_dist.config.settings import settings_of
-from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.data.dataset_folder import FILE_NAME
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import complete, copy_atomic, discard, exists
 from cifar_dist.run_folder.folder import RunFolder

@@ -36,7 +36,8 @@ from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.toml_text import as_typed, parse_toml, typed_value
 from cifar_dist.config.tree import flatten
-from cifar_dist.data.manifest import FILE_NAME, Manifest
+from cifar_dist.data.dataset_folder import FILE_NAME
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_started_settings

@@ -121,7 +121,8 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
     from cifar_dist.config.build import build_config
     from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
     from cifar_dist.config.tree import put
-    from cifar_dist.data.manifest import Manifest, is_dataset
+    from cifar_dist.data.dataset_folder import is_dataset
+    from cifar_dist.data.manifest import Manifest
 
     wrong = next((option for option in arguments.options if not re.match(r"\w+=", option)), None)
     if wrong is not None:

@@ -48,7 +48,7 @@ def refuse_lasting(path: Path, option: str) -> None:
     Raises:
         UserError: the file is what a run cannot be used without, one of its results, or a part of a dataset.
     """
-    from cifar_dist.data.manifest import FILE_NAME, is_dataset
+    from cifar_dist.data.dataset_folder import FILE_NAME, is_dataset
     from cifar_dist.run_folder import RunFolder
 
     target = path.resolve()
