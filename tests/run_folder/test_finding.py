@@ -32,3 +32,16 @@ def test_a_checkpoint_in_place_of_a_run_is_answered_with_both_names(tmp_path: Pa
     assert find_run(str(run)) == run
     with pytest.raises(UserError, match=f"'{run}@7' is not a run; name {run}, and its checkpoint with --checkpoint"):
         find_run(f"{run}@7", checkpoint="with --checkpoint")
+
+
+def test_a_run_is_found_by_name_or_path_or_the_nearest_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "my-run").mkdir()
+    (tmp_path / "my-run" / "config.toml").touch()
+    assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
+    with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
+        find_run("my-rum", tmp_path)
+    with pytest.raises(UserError, match="has no run yet; train one first"):
+        find_run("my-run", tmp_path / "nowhere")
+    for name in ("x" * 5000, "a\0b", ""):
+        with pytest.raises(UserError, match="does not exist"):
+            find_run(name, tmp_path)
