@@ -12,7 +12,9 @@ VARIABLE = "CIFAR_DIST_COMMAND"
 """Environment variable in which a program that starts runs passes on the words that precede a verb, such as
 ``cifar-dist launch cpu``; empty if nobody typed any."""
 
-_SLURM_CONFIG = "CIFAR_DIST_LAUNCH"
+SLURM_CONFIG = "CIFAR_DIST_LAUNCH"
+"""Environment variable of a Slurm job: the config of ``accelerate launch`` on each node."""
+
 _OF_ANY_ENGINE = ("num", "machine", "main", "nnodes", "rdzv", "max", "local")  # how these options begin
 
 
@@ -24,8 +26,8 @@ def typed_launcher() -> str:
 def command_with_ddp() -> str:
     """Return what to do to start this job with DDP, instead of the launch config that it has."""
     launcher = os.environ.get(VARIABLE)
-    if not launcher and _SLURM_CONFIG in os.environ:
-        return f"set {_SLURM_CONFIG}=ddp, or {_SLURM_CONFIG}=cpu without GPUs"
+    if not launcher and SLURM_CONFIG in os.environ:
+        return f"set {SLURM_CONFIG}=ddp, or {SLURM_CONFIG}=cpu without GPUs"
     config = "ddp" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
     program, options = ["cifar-dist", "launch"], list[str]()
     if launcher:

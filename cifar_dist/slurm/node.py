@@ -17,7 +17,7 @@ from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.joining import JOB_PORTS
-from cifar_dist.launch.typed_launcher import VARIABLE
+from cifar_dist.launch.typed_launcher import SLURM_CONFIG, VARIABLE
 from cifar_dist.runs.resume import launched_run
 
 MIN_NODES = "CIFAR_DIST_MIN_NODES"
@@ -25,9 +25,6 @@ MIN_NODES = "CIFAR_DIST_MIN_NODES"
 
 PROCESSES = "CIFAR_DIST_PROCESSES_PER_NODE"
 """Environment variable: the number of processes on each node, if it is not that of its GPUs."""
-
-LAUNCH = "CIFAR_DIST_LAUNCH"
-"""Environment variable: the config of ``accelerate launch`` on each node."""
 
 _GPUS = "SLURM_GPUS_ON_NODE"
 
@@ -101,7 +98,7 @@ class Node:
 
 def launch_config(variables: Mapping[str, str]) -> str:
     """Return the name in ``launch/`` or the path of the config that a node uses."""
-    return variables.get(LAUNCH) or ("ddp" if variables.get(_GPUS) else "cpu")
+    return variables.get(SLURM_CONFIG) or ("ddp" if variables.get(_GPUS) else "cpu")
 
 
 def positive(variables: Mapping[str, str], name: str) -> int:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.slurm.node import LAUNCH, MIN_NODES, PROCESSES
+from cifar_dist.launch.typed_launcher import SLURM_CONFIG
+from cifar_dist.slurm.node import MIN_NODES, PROCESSES
 from cifar_dist.slurm.options import Options, asked
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ SCRIPTS = ROOT / "slurm"
 
 _SRUN_OPTIONS = "CIFAR_DIST_SRUN_OPTIONS"
 _SITE = (
-    *("CIFAR_DIST_HOME", "CIFAR_DIST_VENV", "CIFAR_DIST_SETUP", LAUNCH, PROCESSES, MIN_NODES),
+    *("CIFAR_DIST_HOME", "CIFAR_DIST_VENV", "CIFAR_DIST_SETUP", SLURM_CONFIG, PROCESSES, MIN_NODES),
     *(_SRUN_OPTIONS, "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
 )
 
