@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from cifar_dist.cpu.load import watch_load
 from cifar_dist.cpu.openmp import shorten_openmp_spin
-from cifar_dist.distributed.launched import is_main_process
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.launch.launched import is_main_process
 from cifar_dist.verbs.parser import build_parser
 from cifar_dist.verbs.registry import VERBS
 

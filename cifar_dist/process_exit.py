@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from cifar_dist.config.plugin_errors import describe_failure
-from cifar_dist.distributed.launched import is_main_process, local_rank
 from cifar_dist.errors import (
     InUseError,
     JoinTimeoutError,
@@ -26,6 +25,7 @@ from cifar_dist.errors import (
     blame,
 )
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE
+from cifar_dist.launch.launched import is_main_process, local_rank
 from cifar_dist.launch.reporter import is_first, is_reporter
 from cifar_dist.terminal.notice import notice
 

@@ -28,7 +28,7 @@ from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put
 from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest, quoted
-from cifar_dist.launch.typed_launcher import typed_launcher
+from cifar_dist.launch.typed_command import command_for_verbs
 
 SHIPPED = Path(__file__).parent / "recipes"
 _SWEEP_KEYS = frozenset(("recipe", "recipes", "grid", "rows"))
@@ -56,7 +56,7 @@ def recipe_path(recipe: str) -> Path:
             return path
         raise UserError(f"recipe file {recipe} {'is a folder' if path.is_dir() else 'does not exist'}")
     if (path / CONFIG_NAME).is_file():
-        resume = f"{typed_launcher()} resume {quoted(recipe)}"
+        resume = f"{command_for_verbs()} resume {quoted(recipe)}"
         raise UserError(f"{recipe} is a run, not a recipe; continue it: {resume}, or name its {path / CONFIG_NAME}")
     if path.exists():
         raise UserError(f"{recipe} is not a recipe; name one that cifar-dist recipes lists, or the path of a .toml")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_dist.distributed.launched import deepspeed_stage, was_asked_for
+from cifar_dist.launch.launched import deepspeed_stage, was_asked_for
 from cifar_dist.launch.options import read_config
 
 _KINDS = ("DEEPSPEED", "FSDP")  # all others are one process or DDP

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import SHARDED, Engine, Limit, check_wrapper
 from cifar_dist.distributed.host_copies import Deal
-from cifar_dist.distributed.launched import knows_meeting_point
 from cifar_dist.distributed.launcher_settings import read_deepspeed_file
 from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, require_savable_zero, restore_zero
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
+from cifar_dist.launch.launched import knows_meeting_point
 
 _SHARDED_FROM = 1000  # weights of a tensor
 

@@ -25,12 +25,12 @@ from cifar_dist.config import Config
 from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.cpu.onednn import avoid_strided_1x1
 from cifar_dist.distributed.arithmetic import describe_arithmetic
-from cifar_dist.distributed.launched import launched_processes
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
 from cifar_dist.errors import UserError
-from cifar_dist.launch.typed_launcher import command_with_ddp
+from cifar_dist.launch.launched import launched_processes
+from cifar_dist.launch.typed_command import command_with_ddp
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from cifar_dist.distributed.engine import SHARDED, Engine, Limit
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
 from cifar_dist.errors import UserError
-from cifar_dist.launch.typed_launcher import command_with_ddp
+from cifar_dist.launch.typed_command import command_with_ddp
 
 
 class FullySharded(Engine):

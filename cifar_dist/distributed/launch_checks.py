@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from cifar_dist.distributed.launched import launched_processes, local_processes, parent_command
 from cifar_dist.errors import MachineError, UserError
+from cifar_dist.launch.launched import launched_processes, local_processes, parent_command
 
 _PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cifar_dist.config import Config
-from cifar_dist.distributed.launched import was_asked_for
 from cifar_dist.errors import UserError
+from cifar_dist.launch.launched import was_asked_for
 
 _FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 _NO_REQUEST = ("", "no", "none", "auto", "0", "0.0", "1")  # of precision, compilation, clipping and accumulation

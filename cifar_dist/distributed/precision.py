@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from cifar_dist.distributed.launched import local_rank
 from cifar_dist.errors import UserError
+from cifar_dist.launch.launched import local_rank
 
 
 @dataclass(frozen=True)

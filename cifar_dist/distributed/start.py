@@ -21,7 +21,6 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.launch_checks import check_gpus, check_launch
-from cifar_dist.distributed.launched import is_main_process, local_processes, was_asked_for
 from cifar_dist.distributed.launcher_settings import check_launcher_settings
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
@@ -29,6 +28,7 @@ from cifar_dist.distributed.same_settings import check_same_settings
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import StopRequested, UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
+from cifar_dist.launch.launched import is_main_process, local_processes, was_asked_for
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 

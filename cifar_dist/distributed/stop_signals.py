@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
-from cifar_dist.distributed.launched import is_main_process
+from cifar_dist.launch.launched import is_main_process
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal import screen
 

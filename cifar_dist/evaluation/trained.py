@@ -15,11 +15,11 @@ from cifar_dist.config import Config, plugins
 from cifar_dist.config.plugin_copies import notes_on
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.launched import is_main_process
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError, printable
 from cifar_dist.evaluation.evaluate import CheckpointRef
+from cifar_dist.launch.launched import is_main_process
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_settings_with_plugins

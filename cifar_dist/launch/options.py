@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError, first_line
-from cifar_dist.launch.typed_launcher import command_with_ddp
+from cifar_dist.launch.typed_command import command_with_ddp
 
 _ONE_PROCESS = ("NO", "MULTI_CPU")
 _KINDS = (*_ONE_PROCESS, "MULTI_GPU", "DEEPSPEED", "FSDP")

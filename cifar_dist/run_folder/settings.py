@@ -17,7 +17,7 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import free_name, write_atomic
-from cifar_dist.launch.typed_launcher import typed_launcher
+from cifar_dist.launch.typed_command import command_for_recipes, command_for_verbs
 from cifar_dist.run_folder.finding import split_step
 from cifar_dist.run_folder.folder import RunFolder
 
@@ -102,7 +102,7 @@ def resume_command(folder: RunFolder, config: Config | None = None) -> str:
     length: list[str] = []
     if config is not None and _keeps_rates(folder, config):
         length = words_of_changes(_settings(folder), settings_of(config), LENGTH) or []
-    return " ".join([typed_launcher(), "resume", quoted(folder.path), *map(quoted, length)])
+    return " ".join([command_for_verbs(), "resume", quoted(folder.path), *map(quoted, length)])
 
 
 def other_run(folder: RunFolder, config: Config) -> str:
@@ -118,14 +118,8 @@ def other_run(folder: RunFolder, config: Config) -> str:
             words, way = [*words, f"--run.from {path}"], "branch it"
         changes = words_of_changes(before, {**now, "run.from": before["run.from"]})
     if changes is None:
-        return f"{way}, by adding to {_train()}: {' '.join(words)}"
-    return f"{way}: {' '.join([f'{_train()} {path}/{folder.config.name}', *words, *map(quoted, changes)])}"
-
-
-def _train() -> str:
-    """Return the words that precede a recipe."""
-    launcher = typed_launcher()
-    return f"{launcher} train" if launcher == "cifar-dist" else launcher
+        return f"{way}, by adding to {command_for_recipes()}: {' '.join(words)}"
+    return f"{way}: {' '.join([f'{command_for_recipes()} {path}/{folder.config.name}', *words, *map(quoted, changes)])}"
 
 
 def way_to_start_from_weights(folder: RunFolder) -> str:

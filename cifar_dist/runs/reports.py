@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.distributed.launched import is_main_process
 from cifar_dist.errors import StorageError, printable, quoted
+from cifar_dist.launch.launched import is_main_process
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 

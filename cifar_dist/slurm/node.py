@@ -17,7 +17,7 @@ from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.joining import JOB_PORTS
-from cifar_dist.launch.typed_launcher import SLURM_CONFIG, VARIABLE
+from cifar_dist.launch.typed_command import SLURM_CONFIG, VARIABLE
 from cifar_dist.runs.resume import launched_run
 
 MIN_NODES = "CIFAR_DIST_MIN_NODES"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.launch.typed_launcher import SLURM_CONFIG
+from cifar_dist.launch.typed_command import SLURM_CONFIG
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES
 from cifar_dist.slurm.options import Options, asked
 

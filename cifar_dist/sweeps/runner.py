@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import IO
 
 from cifar_dist.cpu.openmp import share_cores
-from cifar_dist.distributed.typed_command import typed_command
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, how_it_ended
 from cifar_dist.formatting import duration, percent
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.parent_death import signal_on_parent_death
 from cifar_dist.launch.signal_queue import SignalQueue
-from cifar_dist.launch.typed_launcher import VARIABLE
+from cifar_dist.launch.typed_command import VARIABLE, typed_command
 from cifar_dist.report.results import read_result
 from cifar_dist.sweeps.sweep import Run, Sweep
 from cifar_dist.terminal.notice import print_over

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.stop_signals import JOINED
-from cifar_dist.distributed.typed_command import resume_command
 from cifar_dist.errors import StorageError
+from cifar_dist.launch.typed_command import resume_command
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.progress import Advance, silent
 from cifar_dist.tracking import metrics, timeline

@@ -7,10 +7,9 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from cifar_dist.distributed.typed_command import launcher_command
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.launch.typed_launcher import VARIABLE
+from cifar_dist.launch.typed_command import VARIABLE, launcher_command
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name
 
 HELP = "train a recipe on many processes of this machine: launch CONFIG RECIPE [--section.field VALUE ...]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from cifar_dist.distributed.launched import is_main_process
+from cifar_dist.launch.launched import is_main_process
 from cifar_dist.terminal.progress import waiting
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.distributed.launched import is_main_process, launched_processes
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DIFFERS, EXIT_DONE
 from cifar_dist.formatting import loss_figure, percent
+from cifar_dist.launch.launched import is_main_process, launched_processes
 from cifar_dist.step_folder import step_name
 from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path

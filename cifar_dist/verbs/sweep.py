@@ -61,7 +61,7 @@ def _shipped() -> list[str]:
 
 def _run(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.distributed.launched import launched_processes
+        from cifar_dist.launch.launched import launched_processes
         from cifar_dist.sweeps.runner import check, run_all
         from cifar_dist.sweeps.sweep import load
 

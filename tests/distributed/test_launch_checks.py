@@ -10,8 +10,8 @@ import pytest
 from support.running import ROOT, TRAIN, environment, spawn
 
 from cifar_dist.distributed.launch_checks import check_gpus, check_launch, requested_processes
-from cifar_dist.distributed.launched import is_main_process, launched_processes, local_processes
 from cifar_dist.errors import MachineError, UserError
+from cifar_dist.launch.launched import is_main_process, launched_processes, local_processes
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 COMPLETE = {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}

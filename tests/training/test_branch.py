@@ -11,7 +11,7 @@ import pytest
 from support.continued_runs import Place, events
 from support.running import metrics, story
 
-from cifar_dist.launch.typed_launcher import VARIABLE
+from cifar_dist.launch.typed_command import VARIABLE
 from cifar_dist.runs.listing import describe
 
 

@@ -1,4 +1,4 @@
-"""The command that a stopped run prints: the launcher as it was typed, and ``resume RUN``."""
+"""The commands that a job proposes: its launcher as it was typed, and what follows it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from cifar_dist.distributed import typed_command
-from cifar_dist.distributed.typed_command import launcher_command, resume_command
-from cifar_dist.launch.typed_launcher import VARIABLE, command_with_ddp
+from cifar_dist.launch import typed_command
+from cifar_dist.launch.typed_command import (
+    VARIABLE,
+    command_for_recipes,
+    command_for_verbs,
+    command_with_ddp,
+    launcher_command,
+    resume_command,
+)
 
 RUN = Path("runs/two words")
 
@@ -41,6 +47,27 @@ def test_a_run_under_another_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(typed_command, "parent_command", above.split)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert resume_command(RUN) == "torchrun --nproc_per_node 2 -m cifar_dist resume 'runs/two words'"
+
+
+@pytest.mark.parametrize(
+    ("typed", "launcher"),
+    [
+        ("torchrun --nproc_per_node 2 train.py", "torchrun --nproc_per_node 2 -m cifar_dist"),
+        ("torchrun --nproc_per_node 2 -m cifar_dist", "torchrun --nproc_per_node 2 -m cifar_dist"),
+        ("accelerate launch --config_file my.yaml train.py", "accelerate launch --config_file my.yaml -m cifar_dist"),
+        ("accelerate launch --module cifar_dist", "accelerate launch -m cifar_dist"),
+        ("make", "cifar-dist"),
+        ("", "cifar-dist"),
+    ],
+)
+def test_other_verbs_run_in_as_many_processes(typed: str, launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a launcher that passes nothing on. ``train.py`` itself knows no verbs."""
+    own = [*(["train"] if "cifar_dist" in typed else []), "demo", "--optim.lr", "0.1"]
+    monkeypatch.setattr(typed_command, "parent_command", lambda: [*typed.split(), *own])
+    monkeypatch.setattr(sys, "argv", ["script", *own])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command_for_verbs() == launcher
+    assert command_for_recipes() == f"{launcher} train"
 
 
 @pytest.mark.parametrize(
