@@ -10,6 +10,7 @@ from cifar_dist.config import Config
 from cifar_dist.config.choice import UnknownSettingError, validate
 from cifar_dist.config.keys import list_of_items, unknown_setting
 from cifar_dist.config.named_items import item_keys
+from cifar_dist.config.plugins import with_plain_paths
 from cifar_dist.config.tree import Tree
 from cifar_dist.errors import UserError
 
@@ -30,7 +31,7 @@ def build_config(tree: Tree, *, where: str, prefix: str = "", import_plugins: bo
         UserError: a value has the wrong type, is out of range or has no effect; the message names the first.
     """
     try:
-        config = validate(Config, tree, {"import_plugins": import_plugins})
+        config = validate(Config, with_plain_paths(tree), {"import_plugins": import_plugins})
         assert isinstance(config, Config)
         return config
     except ValidationError as error:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -38,6 +39,18 @@ def files_of(config: Config) -> list[Path]:
     """List the files that a config names as ``path/to/file.py:Attribute``, each once."""
     found = (file_of(text) for text in _texts(to_tree(config)))
     return list(dict.fromkeys(file for file in found if file is not None))
+
+
+def with_plain_paths(settings: object) -> object:
+    """Return settings in which ``./net.py:Net`` is ``net.py:Net``: two spellings of a path are one plug-in."""
+    if isinstance(settings, Mapping):
+        return {key: with_plain_paths(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [with_plain_paths(value) for value in settings]
+    if isinstance(settings, str) and file_of(settings) is not None:
+        path, colon, attribute = settings.rpartition(":")
+        return f"{os.path.normpath(path)}{colon}{attribute}"
+    return settings
 
 
 def load(spec: str) -> object:

@@ -64,7 +64,8 @@ def test_plug_ins_train_resume_and_are_reported_without_their_code(tiny: Path, t
     assert whole.returncode == 0, whole.stderr
     broken = tmp_path / "runs" / "broken"
     assert interrupt([*words, "--run.name", "broken"], broken, 8, 1, signal.SIGTERM) == [75]
-    (resumed,) = train(*words, "--run.name", "broken")
+    spelt = [word.replace(str(code), f"{tmp_path}/.//{code.name}") for word in words]
+    (resumed,) = train(*spelt, "--run.name", "broken")
     assert resumed.returncode == 0, resumed.stderr
     one, two = metrics(tmp_path / "runs" / "whole"), metrics(broken)
     assert [(record["loss"], record["lr"]) for record in one] == [(record["loss"], record["lr"]) for record in two]
