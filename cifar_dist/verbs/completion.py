@@ -45,9 +45,14 @@ compdef _cifar_dist cifar-dist
 """,
     "fish": """\
 function _cifar_dist_candidates
-    ASK fish (commandline -opc) (commandline -ct) 2>/dev/null
+    set -l found (ASK fish (commandline -opc) (commandline -ct) 2>/dev/null)
+    if test -n "$found[1]"
+        printf '%s\\n' $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
 end
-complete -c cifar-dist -a '(_cifar_dist_candidates)'
+complete -c cifar-dist -f -a '(_cifar_dist_candidates)'
 """,
 }
 

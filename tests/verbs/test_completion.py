@@ -177,6 +177,8 @@ def test_zsh_accepts_its_script(folder: Path) -> None:
         ("train demo --optim.name mu", ["muon"]),
         ("train demo --schedule.name=lin", ["--schedule.name=linear"]),
         ("train mi", ["mine.toml"]),
+        ("evaluate ", ["first", "second"]),
+        ("predict first mi", ["mine.toml"]),
     ],
 )
 def test_fish_completes_words(folder: Path, typed: str, offered: list[str]) -> None:
