@@ -48,7 +48,8 @@ shards/digits/manifest.json: | $(READY)
 test: $(READY) ## run the tests; PYTEST_ARGS='-k resume' runs some
 	@# Three workers keep two cores busy, as tests wait for processes. A file's tests share its fixtures: one worker runs them.
 	@# (loadgroup of xdist 3.8 groups nothing with pytest 9.)
-	@$(IN_VENV) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@# Bytecode is written even where it should not be, or hundreds of processes would compile the package, each for itself.
+	@$(IN_VENV) PYTHONDONTWRITEBYTECODE= python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(READY) ## lint, format, types, arrows between the modules
 	$(BIN)/ruff check .
