@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ SHIPPED = Path(__file__).parent / "recipes"
 _SWEEP_KEYS = frozenset(("recipe", "recipes", "grid", "rows"))
 
 
-def shipped() -> list[str]:
+@functools.cache
+def shipped() -> tuple[str, ...]:
     """List the names of the recipes in the package, for example ``demo``."""
     names = (path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.toml"))
-    return sorted(name for name in names if not name.startswith("sweeps/"))
+    return tuple(sorted(name for name in names if not name.startswith("sweeps/")))
 
 
 def recipe_path(recipe: str) -> Path:

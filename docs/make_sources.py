@@ -6,6 +6,7 @@ A recipe's head names each setting in which it differs from its source ("Differs
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import tomllib
@@ -113,7 +114,8 @@ def problems() -> list[str]:
     found += [f"{name}: in {SOURCES.name}, but not shipped" for name in sorted(known - shipped)]
     entries = _recipe_entries(sources)
     found += [line for entry in entries.values() for line in (*entry.unexplained, *entry.stale)]
-    return found + [line for _, rows in _sweep_entries(sources) for entry in rows for line in entry.unexplained]
+    rows = _sweep_entries(sources, entries)
+    return found + [line for _, study in rows for entry in study for line in entry.unexplained]
 
 
 def tables() -> str:
@@ -131,7 +133,7 @@ def tables() -> str:
         parts.append(f"## {title}\n\n" + _table(("recipe", *columns), rows))
     rows = [
         (f"`{name}`, {entry.name}", *_cells(entry))
-        for name, study in _sweep_entries(sources)
+        for name, study in _sweep_entries(sources, entries)
         for entry in study
         if entry.given  # the others are recipes
     ]
@@ -176,9 +178,8 @@ def _recipe_entries(sources: Mapping[str, Any]) -> dict[str, Entry]:
     return found
 
 
-def _sweep_entries(sources: Mapping[str, Any]) -> Iterator[tuple[str, list[Entry]]]:
+def _sweep_entries(sources: Mapping[str, Any], of_recipes: Mapping[str, Entry]) -> Iterator[tuple[str, list[Entry]]]:
     """Yield each study of a source and its rows."""
-    of_recipes = _recipe_entries(sources)
     for name in sweep.shipped():
         study = sources["sweeps"].get(name)
         if study is None or "wished" in study:
@@ -250,15 +251,21 @@ def _has_parameters(config: Config, count: float | None) -> bool:
     """Whether the network has the parameters of its source: exactly, or rounded to a tenth of a million."""
     if count is None:
         return True
+    classes = 100 if config.data.path.endswith("100") else 10
+    ours = _parameters(config.model.name, classes, inline_toml(config.model.options))
+    return ours == count if isinstance(count, int) else round(ours / 1e6, 1) == count
+
+
+@functools.cache
+def _parameters(network: str, classes: int, options: str) -> int:
+    """Count the parameters of a network; its options are an inline table of TOML."""
     import torch
 
-    from cifar_dist import models
+    from cifar_dist.models import build
 
-    classes = 100 if config.data.path.endswith("100") else 10
     with torch.device("meta"):
-        network = models.build(config.model.name, classes=classes, options=config.model.options)
-    ours = sum(parameter.numel() for parameter in network.parameters())
-    return ours == count if isinstance(count, int) else round(ours / 1e6, 1) == count
+        built = build(network, classes=classes, options=tomllib.loads(f"options = {options}")["options"])
+    return sum(parameter.numel() for parameter in built.parameters())
 
 
 # ---- heads ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import sys
 from types import ModuleType
@@ -18,6 +19,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.models.registry import names
 
 
+@functools.cache
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
