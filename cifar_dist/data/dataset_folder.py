@@ -11,6 +11,7 @@ from cifar_dist.data.dataset_file import known_names
 from cifar_dist.data.image_files import SUFFIXES as IMAGES
 from cifar_dist.data.unlabelled import SUFFIXES as ARRAYS
 from cifar_dist.errors import UserError, quoted
+from cifar_dist.files import read_json
 from cifar_dist.formatting import list_some
 
 FILE_NAME: Final = "manifest.json"
@@ -21,9 +22,16 @@ _PACKED_FROM: Final = (*ARCHIVES, *ARRAYS, ".toml")  # suffixes of the files tha
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder has a manifest of this program, intact or not. Other programs have a manifest.json, too."""
+    """Whether a folder has a manifest of this program, intact or not. Other programs have a manifest.json, too.
+
+    Raises:
+        UserError: the manifest cannot be read.
+    """
     path = folder / FILE_NAME
-    return path.is_file() and FORMAT.encode() in path.read_bytes()
+    try:
+        return path.is_file() and FORMAT.encode() in path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def find_tars(root: Path) -> list[str]:
@@ -77,6 +85,12 @@ def explain_absence(root: Path) -> UserError:
     if inside is not None:
         return UserError("; ".join(inside))
     has_tars = bool(find_tars(root))
+    manifest = root / FILE_NAME
+    if has_tars and manifest.is_file() and not read_json(manifest):
+        return UserError(
+            f"{manifest} is damaged; pack the dataset again, into a new folder; if its tars were indexed, delete "
+            f"{FILE_NAME} and run: cifar-dist index {quoted(root)}"
+        )
     if root.is_file() and not root.name.lower().endswith((*IMAGES, *_PACKED_FROM)):
         return UserError(f"{root} is a file, not a packed dataset; name a folder that contains {FILE_NAME}")
     if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):

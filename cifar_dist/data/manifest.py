@@ -8,6 +8,7 @@ manifest is trusted: names must stay inside the folder, and offsets inside the s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 SHARD_NAME = re.compile(rf"({_PART}/)?{_PART}\.tar")
 """A tar in the dataset's folder, or in a folder in it."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHECKSUM_KEY = ',"sha256":'
+"""Before the checksum of the manifest itself, which is that of the bytes above."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,6 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """Return a short hash of the content: two packed datasets with the same fingerprint have the same bytes."""
-        import hashlib
-
         shards = [[split, shard.name, shard.sha256] for split, many in self.splits.items() for shard in many]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
 
@@ -241,7 +242,8 @@ class Manifest:
     def save(self, folder: Path) -> Path:
         """Write ``manifest.json`` into ``folder``, complete or not at all."""
         target = folder / FILE_NAME
-        write_atomic(target, json.dumps(self.to_json(), separators=(",", ":")) + "\n")
+        content = json.dumps(self.to_json(), separators=(",", ":")).removesuffix("}")
+        write_atomic(target, f'{content}{_CHECKSUM_KEY}"{hashlib.sha256(content.encode()).hexdigest()}"}}\n')
         return target
 
     @classmethod
@@ -270,12 +272,17 @@ class Manifest:
         """
         path = root / FILE_NAME
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
+            raw = json.loads(content.decode())
             if raw["format"] != FORMAT:
                 raise ValueError(f"its format is {raw['format']!r}, not {FORMAT!r}")
             if raw["version"] != VERSION:
                 raise ValueError(f"its version is {raw['version']}, this program reads version {VERSION}")
-            return cls._from_json(raw, root)
+            manifest = cls._from_json(raw, root)
+            _require_checksum(raw, content)
+            return manifest
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{path} is not a valid manifest: {what}") from None
@@ -319,6 +326,16 @@ class Manifest:
             raise ValueError(f"mean and std are not given for {channels} channels")
         if not all(0 <= x <= 1 for x in (*self.mean, *self.std)):
             raise ValueError("mean and std are not in [0, 1]")
+
+
+def _require_checksum(raw: dict[str, Any], content: bytes) -> None:
+    """Raise ValueError if a manifest is not what was written; labels and ids have no other protection.
+
+    Those of earlier versions and of other programs have no checksum.
+    """
+    before, _, _ = content.rpartition(_CHECKSUM_KEY.encode())
+    if "sha256" in raw and raw["sha256"] != hashlib.sha256(before).hexdigest():
+        raise ValueError("it was changed after it was written, as its sha256 says")
 
 
 def _int_column(values: list[int], name: str) -> NDArray[np.int64]:

@@ -7,13 +7,17 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support import dataset_builders as build
+from support.without_rights import public_folder, without_rights
 from webdataset import TarWriter
 
 from cifar_dist import cli
@@ -57,6 +61,7 @@ def problems(folder: Path) -> list[str]:
 def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
     """Change the manifest but keep the shards' checksums valid, so that only a check of the members finds it."""
     manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("sha256", None)  # as other programs and earlier versions write it
     change(manifest)
     for shards in manifest["splits"].values():
         for shard in shards:
@@ -200,6 +205,35 @@ def test_a_member_outside_its_shard_is_refused(dataset: Path, offset: int, size:
     (dataset / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="a member lies outside the file's"):
         Manifest.load(dataset)
+
+
+@given(data=st.data())
+def test_a_byte_of_the_manifest_that_has_changed_is_noticed_before_anything_is_trained_on(
+    whole: Path, data: st.DataObject
+) -> None:
+    """Labels, names of classes and of files are in no shard's checksum."""
+    content = bytearray((whole / "manifest.json").read_bytes())
+    place = data.draw(st.integers(0, len(content) - len(b',"sha256":"') - 68))  # before its own checksum
+    content[place] ^= data.draw(st.integers(1, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        build.write_folder(Path(folder), {"manifest.json": bytes(content), "train-000000.tar": b""})
+        with pytest.raises(UserError):
+            Manifest.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100), b'{"format":"cifar-dist-ma'])
+def test_a_damaged_manifest_beside_tars_is_named(dataset: Path, content: bytes) -> None:
+    (dataset / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"manifest.json is damaged; .* delete manifest.json and run: cifar-dist index {dataset}"):
+        Manifest.load(dataset)
+
+
+def test_a_manifest_that_may_not_be_read_is_named() -> None:
+    with public_folder() as folder:
+        build.write_folder(folder, {"manifest.json": b"{}"})
+        (folder / "manifest.json").chmod(0)
+        with without_rights(), pytest.raises(UserError, match=r"manifest.json cannot be read: Permission denied$"):
+            verify_quietly(folder)
 
 
 def test_a_name_cannot_control_the_terminal(dataset: Path) -> None:

@@ -21,6 +21,7 @@ def test_an_image_that_one_rank_cannot_read_is_named_and_the_other_rank_says_who
     """Damaged before it was packed, so that no checksum tells. Rank 1 evaluates the second hundred images."""
     data = shutil.copytree(digits, tmp_path / "data")
     manifest = json.loads((data / "manifest.json").read_text())
+    del manifest["sha256"]
     (shard,) = manifest["splits"]["val"]
     content = bytearray((data / shard["name"]).read_bytes())
     begin, size = (shard[f"image_{what}"][20 + 130 * rank] for what in ("offset", "size"))
