@@ -21,7 +21,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 import psutil
 
@@ -43,10 +43,12 @@ MAX_RATIO = 100
 """Largest expansion of an archive when it is decompressed; images and CIFAR batches stay below 10."""
 _BASE_ALLOWANCE = 64 << 20  # bytes beyond MAX_RATIO: small archives of uniform test images compress very well
 
+AFTER_END: Final = "data follows its end, as in tars joined with cat; tar -xif unpacks all of them"
+"""Said of a tar that other programs read in part."""
+
 _MAX_DEPTH = 32
 _ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of a zip member's flags
 _ENCODINGS = "cp932 for Japanese, gbk for Chinese, cp949 for Korean, cp866 for Russian"  # of Windows
-# zipfile raises NotImplementedError for an unknown compression.
 _DAMAGE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -55,7 +57,6 @@ _DAMAGE_ERRORS = (
     EOFError,
     ValueError,
     OverflowError,
-    NotImplementedError,
 )
 
 
@@ -156,6 +157,9 @@ def _raise_user_errors(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except NotImplementedError as error:  # of zipfile; Windows and 7-Zip have methods that Python lacks
+        what = f"{path} is compressed in a way that is not read ({str(error) or 'an unknown method'})"
+        raise UserError(f"{what}; unpack it, and use the folder") from None
     except (*_DAMAGE_ERRORS, gzip.BadGzipFile) as error:
         what = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
@@ -245,11 +249,27 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
                 _require_size(path, name, info.size)
                 yield _Member(name, partial(_extract, tar, info))
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
-        # tarfile accepts an archive truncated between members, and gzip verifies its checksum only at the end.
-        while stream.read(1 << 20):
-            pass
+            _require_end(tar)
+        # tarfile accepts an archive truncated between members.
         if stream.tail.count(0) != tarfile.BLOCKSIZE:
             raise tarfile.ReadError("it has no end-of-archive marker")
+
+
+def _require_end(tar: tarfile.TarFile) -> None:
+    """Read what follows the last member; gzip verifies its checksum only at the end of the stream.
+
+    Raises:
+        ValueError: it is more than zeros. tarfile mistakes a corrupt header for the end of the archive, and no reader
+            continues after the end of the first of several archives that were joined.
+    """
+    stream = tar.fileobj
+    assert stream is not None
+    marker = stream.read(tarfile.BLOCKSIZE)
+    if any(marker):
+        raise ValueError("a member's header is damaged")
+    while rest := stream.read(1 << 20):
+        if any(rest):
+            raise ValueError(AFTER_END)
 
 
 def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,22 @@ def test_a_tar_that_is_cut_between_two_members_is_refused(tmp_path: Path) -> Non
     assert "it has no end-of-archive marker" in refusal(path)
 
 
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["tar", "tar.gz"])
+def test_a_tar_that_programs_read_in_part_is_refused(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    """They take a damaged header, and the end of the first of two joined tars, for the end of the archive."""
+    path = build.write_archive(tmp_path / "a.tar", build.class_folder({"train/cat": 9, "train/dog": 9}))
+    with tarfile.open(path) as tar:
+        header = tar.getmembers()[5].offset
+    content = path.read_bytes()
+    members = content.rstrip(b"\0")
+    path.write_bytes(compress(members + bytes(1024 - len(members) % -512) + content))
+    assert "data follows its end, as in tars joined with cat; tar -xif unpacks all of them" in refusal(path)
+    damaged = bytearray(content)
+    damaged[header + 3] ^= 1
+    path.write_bytes(compress(bytes(damaged)))
+    assert "a member's header is damaged" in refusal(path)
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>not found</html>", bytes(100), b"\x1f\x8b\x08junk"])
 def test_what_is_not_an_archive_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
@@ -166,6 +183,15 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
         data[data.index(header) + offset] |= 1
     path.write_bytes(data)
     assert "is encrypted; extract it with its password" in refusal(path)
+
+
+def test_a_zip_of_a_compression_that_python_lacks_is_to_be_unpacked(tmp_path: Path) -> None:
+    path = build.write_archive(tmp_path / "a.zip", {"cat/0.png": IMAGE})
+    data = bytearray(path.read_bytes())
+    for header, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        data[data.index(header) + offset] = 9  # Deflate64, of Windows
+    path.write_bytes(data)
+    assert "is compressed in a way that is not read (That compression method is not supported); unpack" in refusal(path)
 
 
 @pytest.mark.parametrize("size", [1 << 40, (1 << 30) + 1])

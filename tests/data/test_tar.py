@@ -114,6 +114,13 @@ def test_folders_and_comments_in_a_tar_are_ignored(tmp_path: Path) -> None:
     verify(tmp_path, show=False)
 
 
+def test_tars_that_were_joined_are_refused(tmp_path: Path) -> None:
+    """Every reader stops at the end of the first."""
+    path = write(tmp_path / "0.tar", [sample("0", 0, 0), sample("1", 1, 1)])
+    path.write_bytes(path.read_bytes() * 2)
+    assert "data follows its end, as in tars joined with cat; tar -xif unpacks all of them; fix" in refusal(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
