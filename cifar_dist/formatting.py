@@ -8,6 +8,7 @@ import math
 import sys
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 
 from cifar_dist.errors import printable
 
@@ -16,11 +17,13 @@ _SHORTEST = 8  # characters that remain of a shortened text
 
 def csv_text(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """Format a CSV with a line for the names of its columns; None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
+    return "".join(map(_csv_line, chain([head], rows)))
+
+
+def _csv_line(cells: Iterable[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # it quotes only the line breaks that it writes
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def clock(seconds: float) -> str:

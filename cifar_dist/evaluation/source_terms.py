@@ -34,7 +34,7 @@ def ids_of_names(names: Sequence[str]) -> list[int] | list[str]:
     """Return unique IDs for files: the numbers that they are called by, else their names, else their paths."""
     files = [PurePosixPath(name) for name in names]
     stems = [file.stem for file in files]
-    if all(stem.isdecimal() and len(stem) <= _LONGEST_NUMBER for stem in stems):
+    if all(stem.isascii() and stem.isdecimal() and len(stem) <= _LONGEST_NUMBER for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers

@@ -22,6 +22,7 @@ from cifar_dist.evaluation.source_terms import class_labels, ids_of_names, natur
         (["cat/0007.jpg", "dog/0008.jpg"], [7, 8]),
         (["cat/img_7.png", "dog/img_8.png"], ["img_7.png", "img_8.png"]),
         (["cat/000.png", "dog/000.png"], ["cat/000.png", "dog/000.png"]),
+        (["1.png", "\u0662.png"], ["1.png", "\u0662.png"]),  # an Arabic two
     ],
 )
 def test_ids_are_the_numbers_in_file_names_else_the_names(names: list[str], ids: list[int] | list[str]) -> None:

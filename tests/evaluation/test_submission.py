@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cifar_dist.errors import UserError
@@ -21,16 +22,21 @@ def test_one_row_per_id_in_the_order_given(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=50), st.randoms())
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=50)
+    | st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True, max_size=50),
+    st.randoms(),
+)
+@example(["a\rb.png", 'a"b.png', "a\nb.png", "a,b.png"], random.Random(0))
 def test_what_a_reader_finds_is_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, ids: list[int], random: object
+    tmp_path_factory: pytest.TempPathFactory, ids: list[int] | list[str], draw: random.Random
 ) -> None:
-    labels = [random.randrange(100) for _ in ids]
+    labels = [draw.randrange(100) for _ in ids]
     out = tmp_path_factory.getbasetemp() / "submission.csv"
     write_submission(out, ids, labels)
-    with out.open(newline="") as file:
+    with out.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [(int(row["ID"]), int(row["Labels"])) for row in rows] == list(zip(ids, labels, strict=True))
+    assert [(row["ID"], int(row["Labels"])) for row in rows] == list(zip(map(str, ids), labels, strict=True))
 
 
 def test_a_duplicate_id_is_refused_and_the_old_file_is_kept(tmp_path: Path) -> None:
