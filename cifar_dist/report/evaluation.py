@@ -227,6 +227,6 @@ def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: Image
             shares = [percent(evaluation.probabilities[sample, label], 0) for label in (predicted, true)]
             caption = f"{evaluation.name(predicted)} {shares[0]}\nis {evaluation.name(true)} {shares[1]}"
             middle = left + _MISTAKES.width / 2
-            drawing.text(middle, top - 0.04, caption, 7, colour=RED, align="center", above=True)
+            drawing.text(middle, top - 0.04, caption, 7, colour=RED, align="center", above=True, room=_IMAGE)
             drawing.image(middle - _IMAGE / 2, top, _IMAGE, image_of(sample), RED)
     return path

@@ -53,7 +53,7 @@ def _draw_image(
         colour = GREEN if right else RED
         caption = f"{'✓' if right else '✗'} {evaluation.name(true)}"
         middle, above = left + _GRID.width / 2, top + _CAPTION - 0.04
-        drawing.text(middle, above, caption, 9.5, colour=colour, bold=True, align="center", above=True)
+        drawing.text(middle, above, caption, 9.5, colour=colour, bold=True, align="center", above=True, room=_IMAGE)
     drawing.image(left + (_GRID.width - _IMAGE) / 2, top + _CAPTION, _IMAGE, image, colour)
 
 
@@ -70,7 +70,7 @@ def _draw_best(drawing: Sheet, left: float, top: float, evaluation: Evaluation, 
         drawing.bar(left, bar, width, _BAR, _TRACK)
         drawing.bar(left, bar, width * share, _BAR, colour)
         ink, bold, above = INK if first else FAINT, label == true, bar - 0.02
-        drawing.text(left, above, evaluation.name(label), 8, colour=ink, bold=bold, above=True)
+        drawing.text(left, above, evaluation.name(label), 8, colour=ink, bold=bold, above=True, room=0.8 * width)
         drawing.text(left + width, above, _percent(share), 8, colour=ink, align="right", above=True)
 
 

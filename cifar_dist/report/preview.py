@@ -68,10 +68,12 @@ def draw_preview(config: Config, manifest: Manifest, path: Path, *, samples: int
                 top = head + 0.22 + row * row_height
                 drawing.image(left, top, _IMAGE, shown[row].numpy())
                 if targets is None:
-                    drawing.text(middle, top + _IMAGE + 0.04, _named(int(labels[row]), names), 8, align="center")
+                    drawing.text(
+                        middle, top + _IMAGE + 0.04, _named(int(labels[row]), names), 8, align="center", room=_IMAGE
+                    )
                 elif targets.is_floating_point():
                     shares = _shares(targets[row], names)
-                    drawing.text(middle, top + _IMAGE + 0.04, shares, 7, colour=FAINT, align="center")
+                    drawing.text(middle, top + _IMAGE + 0.04, shares, 7, colour=FAINT, align="center", room=_IMAGE)
     return path
 
 

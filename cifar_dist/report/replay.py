@@ -49,7 +49,7 @@ def draw_replay(
         samples.title(title)
         for place, (left, cell_top) in enumerate(_GRID.corners(shown)):
             middle, top = left + _GRID.width / 2, cell_top + _CAPTION
-            samples.text(middle, top - 0.04, captions[place], 8, align="center", above=True)
+            samples.text(middle, top - 0.04, captions[place], 8, align="center", above=True, room=_IMAGE)
             samples.image(middle - _IMAGE / 2, top, _IMAGE, images[place], GREEN if right[place] else RED)
         if layers:
             margin = (width + _NAMES, HEAD + 0.3, 0.2, 0.4)  # left, top, right and bottom, in inches

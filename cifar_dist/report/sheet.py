@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.report.style import INK, figure
+from cifar_dist.report.style import DPI, INK, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,14 +109,16 @@ class Sheet:
         bold: bool = False,
         align: Literal["left", "center", "right"] = "left",
         above: bool = False,
+        room: float = math.inf,
     ) -> None:
         """Write lines of text below ``y``, or above it.
 
         Args:
             x, y: where ``align`` says what x is of each line.
             size: in points; a line takes :data:`LINE` for each.
+            room: inches that the longest line may take; it is written smaller if it would take more.
         """
-        self._axes.text(
+        written = self._axes.text(
             x,
             y,
             text,
@@ -125,6 +128,9 @@ class Sheet:
             ha=align,
             va="bottom" if above else "top",
         )
+        taken = written.get_window_extent().width / DPI if room < math.inf else 0
+        if taken > room:
+            written.set_fontsize(size * room / taken)
 
     def title(self, text: str) -> None:
         """Write the title, at the top left."""

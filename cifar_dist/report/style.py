@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -139,16 +141,30 @@ def short_names(names: Sequence[str], length: int) -> list[str]:
     cut = [short(line, length) for line in lines]
     count, tail = Counter(cut), (length - 1) // 2
     return [
-        f"{line[: length - 1 - tail]}…{line[-tail:]}" if len(line) > length and count[one] > 1 else one
+        f"{_beginning(line, length - 1 - tail)}…{_beginning(line[::-1], tail)[::-1]}"
+        if one != line and count[one] > 1
+        else one
         for line, one in zip(lines, cut, strict=True)
     ]
 
 
 def short(text: str, length: int) -> str:
-    """Shorten a name to one line of at most ``length`` characters."""
+    """Shorten a name to one line of at most ``length`` columns; a letter of Chinese, Japanese or Korean takes two."""
     line = _line(text)
-    return line if len(line) <= length else line[: length - 1] + "…"
+    return line if _beginning(line, length) == line else _beginning(line, length - 1) + "…"
+
+
+def _beginning(line: str, columns: int) -> str:
+    widths = accumulate(_columns(letter) for letter in line)
+    return "".join(letter for letter, end in zip(line, widths, strict=True) if end <= columns)
+
+
+def _columns(letter: str) -> int:
+    if unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def _line(text: str) -> str:
-    return " ".join(printable(text).split())
+    """Return a text as one line, without the joiners of letters and emoji: no font of a picture joins them."""
+    return " ".join(printable(text.replace("\u200c", "").replace("\u200d", "")).split())

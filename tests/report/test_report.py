@@ -30,6 +30,7 @@ from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report import curves, overlay
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.run_page import write_report
+from cifar_dist.report.sheet import sheet
 from cifar_dist.report.style import figure, short_names
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.tracking import timeline
@@ -217,6 +218,19 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
 def test_shortened_names_of_classes_remain_different() -> None:
     names = ["Black_throated_Sparrow", "Black_throated_Blue_Warbler", "Laysan_Albatross", "cat"]
     assert short_names(names, 14) == ["Black_t…parrow", "Black_t…arbler", "Laysan_Albatr…", "cat"]
+    wide = ["\u732b" * 7, "\u732b" * 8, "\u72ac" * 9 + "1", "\u72ac" * 9 + "2"]  # two columns a letter
+    assert short_names(wide, 14) == [
+        *(wide[0], "\u732b" * 6 + "…"),
+        *("\u72ac\u72ac\u72ac…\u72ac\u72ac1", "\u72ac\u72ac\u72ac…\u72ac\u72ac2"),
+    ]
+    assert short_names(["\U0001f469\u200d\U0001f52c"], 14) == ["\U0001f469\U0001f52c"]
+
+
+def test_a_caption_is_not_wider_than_its_cell(tmp_path: Path) -> None:
+    with sheet(tmp_path / "s.png", 3, 1) as drawing:
+        drawing.text(1.5, 0.5, "W" * 14 + " 100 %", 8, align="center", room=1)
+    dark = np.asarray(Image.open(tmp_path / "s.png").convert("L")).min(axis=0) < 128
+    assert 120 < np.ptp(np.flatnonzero(dark)) <= 150  # 150 pixels are an inch; at its full size it would take 295
 
 
 @pytest.mark.parametrize("accuracy", [0.49, 0.9873, 1.0])
