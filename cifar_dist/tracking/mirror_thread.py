@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
+from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirror import Mirror
 
 _REASON_LENGTH = 300
+_MOST_STEPS = 256  # of one call, so that it returns in time, however long a mirror takes for each step
 
 
 def reason_of(error: BaseException) -> str:
@@ -28,6 +30,8 @@ class MirrorThread:
         self._mirror = mirror
         self._calls: SimpleQueue[tuple[str, Callable[[Mirror], None]] | None] = SimpleQueue()
         self._under_way: tuple[str, float] | None = None  # what, and since when
+        self._steps: list[Record] = []  # of the last call, if that one records steps and has not begun
+        self._lock = threading.Lock()  # of these
         self._failure = ""
         self._is_given_up = False
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
@@ -35,7 +39,22 @@ class MirrorThread:
 
     def ask(self, what: str, method: Callable[[Mirror], None]) -> None:
         """Have a method called once those before it have returned; ``what`` completes "could not ..."."""
+        with self._lock:
+            self._steps = []
         self._calls.put((what, method))
+
+    def ask_to_record(self, steps: Sequence[Record]) -> None:
+        """Have training steps recorded.
+
+        Those that arrive while the mirror is busy are recorded by one call: a mirror that takes longer for a call than
+        a few steps last falls behind no further.
+        """
+        with self._lock:
+            begins = not self._steps or len(self._steps) + len(steps) > _MOST_STEPS
+            if begins:
+                self._steps = gathered = []
+                self._calls.put(("record training steps", lambda mirror: mirror.train_steps(self._take(gathered))))
+            self._steps.extend(steps)
 
     def failure(self, patience: float) -> str:
         """Return what the mirror could not do, and why; empty if nothing.
@@ -55,6 +74,13 @@ class MirrorThread:
         self._calls.put(None)
         self._thread.join(seconds)
         return not self._thread.is_alive()
+
+    def _take(self, gathered: list[Record]) -> list[Record]:
+        """Return the steps of a call that begins; later ones are for another."""
+        with self._lock:
+            if self._steps is gathered:
+                self._steps = []
+            return gathered
 
     def _run(self) -> None:
         while not self._is_given_up and (call := self._calls.get()) is not None:

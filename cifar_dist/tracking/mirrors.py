@@ -79,7 +79,7 @@ class Mirrors:
         self._ask("start", lambda mirror: mirror.start(history))
 
     def train_steps(self, records: Sequence[Record]) -> None:
-        self._ask("record training steps", lambda mirror: mirror.train_steps(records))
+        self._for_each(lambda thread: thread.ask_to_record(records))
 
     def evaluation(self, record: Record, best: bool) -> None:
         self._ask("record an evaluation", lambda mirror: mirror.evaluation(record, best))
@@ -95,16 +95,19 @@ class Mirrors:
                 has_ended = thread.end(left)
             failure = thread.failure(_PATIENCE)
             if failure or not has_ended:
-                self._report(name, failure or f"finish: no answer for {_LAST_SECONDS:.0f} s")
+                self._report(name, failure or f"finish within {_LAST_SECONDS:.0f} s")
         self._running.clear()
 
     def _ask(self, what: str, method: Callable[[Mirror], None]) -> None:
+        self._for_each(lambda thread: thread.ask(what, method))
+
+    def _for_each(self, ask: Callable[[MirrorThread], None]) -> None:
         for name, thread in list(self._running.items()):
             if failure := thread.failure(_PATIENCE):
                 del self._running[name]
                 self._report(name, failure)
             else:
-                thread.ask(what, method)
+                ask(thread)
 
     def _report(self, name: str, failure: str) -> None:
         self._warn(f"{name} could not {failure}; the run continues without it, metrics.jsonl is complete")

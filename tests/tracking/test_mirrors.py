@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from support.recorded import FACTS, train, val
-from support.running import metrics, spawn, wait_until
+from support.running import PATIENCE, metrics, spawn, wait_until
 from support.running import train as run_training
 
 from cifar_dist.config import Config, TrackingConfig
@@ -15,7 +17,10 @@ from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics as metrics_file
 from cifar_dist.tracking import mirrors
+from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.mirror_thread import MirrorThread
 from cifar_dist.tracking.mirrors import wanted_mirrors
+from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import Tracker
 
 MIRROR = """
@@ -126,7 +131,7 @@ def test_a_mirror_that_hangs_holds_up_nothing_and_is_given_up(
     assert [what for what, *_ in given].count(method) == 2, "once in each attempt"
     log = (tmp_path / "run" / "training.log").read_text()
     assert log.count("Lines, at most 0 s") == 2
-    assert log.count("Lines could not finish: no answer for 0 s; the run continues without it") == 2
+    assert log.count("Lines could not finish within 0 s; the run continues without it") == 2
     assert [record.step for record in metrics_file.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 3, 4]
 
 
@@ -145,6 +150,40 @@ def test_a_mirror_that_hangs_during_training_is_dropped_with_one_warning(
     log = (tmp_path / "training.log").read_text()
     assert log.count("Lines could not start: no answer for 0 s; the run continues without it") == 1
     assert "waiting for" not in log
+
+
+class Busy:
+    """A mirror that is busy with its start until it is ``free``, and keeps the steps of its calls."""
+
+    def __init__(self) -> None:
+        self.free, self.calls = threading.Event(), list[list[int] | str]()
+
+    def start(self, history: Sequence[Record]) -> None:
+        self.free.wait()
+
+    def train_steps(self, records: Sequence[Record]) -> None:
+        self.calls.append([record.step for record in records])
+
+    def evaluation(self, record: Record, best: bool) -> None:
+        self.calls.append(record.split)
+
+    def close(self, status: Status | None) -> None:
+        self.calls.append(str(status))
+
+
+def test_a_mirror_receives_what_gathered_while_it_was_busy_in_few_calls() -> None:
+    busy = Busy()
+    thread = MirrorThread(busy)
+    thread.ask("start", lambda mirror: mirror.start([]))
+    for step in range(1, 701):
+        thread.ask_to_record([train(step)])
+        if step == 300:
+            thread.ask("record an evaluation", lambda mirror: mirror.evaluation(val(0), True))
+    thread.ask("finish", lambda mirror: mirror.close("finished"))
+    busy.free.set()
+    assert thread.end(PATIENCE)
+    given = [[*range(1, 257)], [*range(257, 301)], "val", [*range(301, 557)], [*range(557, 701)], "finished"]
+    assert busy.calls == given
 
 
 @pytest.mark.parametrize(
