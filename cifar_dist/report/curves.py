@@ -29,7 +29,7 @@ class _Run:
     steps: list[Record]
     rows: list[EpochRow]
     test: Record | None
-    breaks: list[float]
+    breaks: list[tuple[float, str]]  # where, and what ended the process there
     steps_per_epoch: float
 
     def x(self, step: float) -> float:
@@ -63,7 +63,7 @@ def draw_curves(
         steps=steps,
         rows=[row for row in EpochTable(records).rows() if row.seconds > 0 or row.val_loss == row.val_loss],
         test=next((record for record in reversed(records) if record.split not in ("train", "val")), None),
-        breaks=[event.step / per_epoch for event in events if event.kind in _BREAKS],
+        breaks=[(event.step / per_epoch, event.kind) for event in events if event.kind in _BREAKS],
         steps_per_epoch=per_epoch,
     )
     panels: dict[str, Callable[[Axes, _Run], None]] = {"loss": _loss, "accuracy": _accuracy, "lr": _lr}
@@ -168,8 +168,9 @@ def _mark(axes: Axes, run: _Run, test: Record) -> None:
 def _decorate(axes: Axes, run: _Run, legend: Literal["upper right", "lower right"] | None) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0, run.x(run.steps[-1].step) * 1.02)
-    for index, x in enumerate(run.breaks):
-        label = "interrupted" if index == 0 else None
+    kinds = ", ".join(kind for kind in _BREAKS if kind in {kind for _, kind in run.breaks})
+    for index, (x, _) in enumerate(run.breaks):
+        label = kinds if index == 0 else None
         axes.axvline(x, color=GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1, label=label)
     if legend:
         axes.legend(loc=legend)

@@ -63,7 +63,7 @@ def write_report(run: Path) -> Path:
     evaluations = _evaluations(folder)
 
     parts = [
-        _headline(run, rows, evaluations),
+        _headline(run, rows, evaluations, events),
         _facts(run_facts, rows, events, usage),
         section("Training", embed(path for path in curves if path.name != "overview.png")),
         *(_evaluation(folder, evaluation) for evaluation in evaluations[:_EVALUATIONS_SHOWN]),
@@ -116,7 +116,9 @@ def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
 # ---- parts of the page ------------------------------------------------------------------------------------------
 
 
-def _headline(run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluation]) -> str:
+def _headline(
+    run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluation], events: Sequence[timeline.Event]
+) -> str:
     known = [evaluation for evaluation in evaluations if isinstance(evaluation.summary.get("accuracy"), float)]
     best = max((row.val_accuracy for row in rows if row.val_accuracy == row.val_accuracy), default=None)
     if known:
@@ -131,6 +133,9 @@ def _headline(run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluat
         value, beside = _percent(best), "best validation accuracy so far"
     else:
         value, beside = "", "not evaluated yet"
+    end = timeline.last_of_a_process(events)
+    if end is not None and end.kind not in ("started", "resumed", "finished"):
+        beside += f"<br>{end.kind} after step {end.step:,}"
     number = f'<span class="figure">{value.replace(" %", "")}<small>&thinsp;%</small></span>' if value else ""
     return f'<h1>{escape(run.name)}</h1>\n<div class="headline">{number}<span class="beside">{beside}</span></div>\n'
 

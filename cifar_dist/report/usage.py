@@ -64,7 +64,7 @@ def draw_usage(records: Sequence[Record], path: Path) -> Usage | None:
             below += height
         axes.set_xlabel("epoch")
         axes.set_ylabel("seconds per epoch")
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)  # there are no halves of a single bar
         axes.grid(axis="x", visible=False)
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.01, 1.02))

@@ -27,7 +27,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
-from cifar_dist.report import curves, overlay
+from cifar_dist.report import curves, overlay, usage
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.run_page import write_report
 from cifar_dist.report.sheet import sheet
@@ -233,26 +233,49 @@ def test_a_caption_is_not_wider_than_its_cell(tmp_path: Path) -> None:
     assert 120 < np.ptp(np.flatnonzero(dark)) <= 150  # 150 pixels are an inch; at its full size it would take 295
 
 
-@pytest.mark.parametrize("accuracy", [0.49, 0.9873, 1.0])
-def test_ticks_of_an_accuracy_are_what_they_stand_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracy: float
-) -> None:
-    drawn: list[Figure] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that a test draws."""
+    figures: list[Figure] = []
 
     @contextmanager
     def kept(path: Path, width: float, height: float) -> Iterator[Figure]:
         with figure(path, width, height) as drawing:
             yield drawing
-        drawn.append(drawing)
+        figures.append(drawing)
 
-    records = [Record(step, 0, "train", 1.0, accuracy + 0.002 * step, 10, 0.1, 0.1) for step in range(1, 4)]
-    for module in (curves, overlay):
+    for module in (curves, overlay, usage):
         monkeypatch.setattr(module, "figure", kept)
+    return figures
+
+
+@pytest.mark.parametrize("accuracy", [0.49, 0.9873, 1.0])
+def test_ticks_of_an_accuracy_are_what_they_stand_for(tmp_path: Path, drawn: list[Figure], accuracy: float) -> None:
+    records = [Record(step, 0, "train", 1.0, accuracy + 0.002 * step, 10, 0.1, 0.1) for step in range(1, 4)]
     curves.draw_curves(records, [], tmp_path, 3)
     overlay.draw_overlay([overlay.Overlaid("a", records, 3, None)], tmp_path / "overlay.png")
     for axes, unit in ((drawn[1].axes[0], 1), (drawn[-1].axes[1], 100)):
         labels = [label.get_text().removesuffix(" %") for label in axes.get_yticklabels()]
         assert [float(label) for label in labels] == pytest.approx(unit * axes.get_yticks())
+
+
+def test_a_bar_has_the_number_of_its_epoch(tmp_path: Path, drawn: list[Figure]) -> None:
+    records = [Record(1, 0, "train", 1.0, 0.5, 10, 10.0, usage=Usage(10.0, {"forward": 1.0}))]
+    draw_usage(records, tmp_path / "time.png")
+    axes = drawn[0].axes[0]
+    left, right = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if left <= tick <= right] == [1]
+
+
+def test_curves_and_headline_say_how_a_process_ended(digits: Path, tmp_path: Path, drawn: list[Figure]) -> None:
+    run = make_run(tmp_path, digits)
+    shutil.rmtree(run / "evaluations")  # to draw less
+    write_report(run)
+    (legend,) = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()][-1:]
+    assert legend == "killed"
+    timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), "failed", 1234))
+    assert "<br>failed after step 1,234" in write_report(run).read_text()
+    assert drawn[-2].axes[0].get_legend().get_texts()[-1].get_text() == "killed, failed"
 
 
 def test_one_of_equal_epochs_is_the_best(digits: Path, tmp_path: Path) -> None:
