@@ -1,8 +1,8 @@
 """The commands in the documentation, run in order in a copy of the repository, as a reader would run them.
 
 They run in real shells. Except in ``make demo``, the Python programs are forks of a warm interpreter, which draw a
-report only if the block mentions it. ``demo`` is made small here; ``test_accuracies.py`` tests the accuracy of the
-shipped one. The accuracies of a page's own recipes are tested here; ``pytest -s`` lists them.
+report only where the command is ``report``. On most pages ``demo`` is made small, and ``test_accuracies.py`` tests the
+accuracies of the shipped one. Those of a page's own recipes are tested here; ``pytest -s`` lists them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 from support import warm
-from support.documents import LEAST, NEEDS, Block, blocks, pages
-from support.running import DRAWN, PATIENCE, ROOT, environment
+from support.documents import AS_SHIPPED, LEAST, NEEDS, Block, blocks, pages
+from support.running import PATIENCE, ROOT, environment
 
 from cifar_dist.config.saved import read_config
 from cifar_dist.run_folder import RunFolder
 
 CHEAP = {"train.epochs": 2, "eval.tta": "0", "model.name": "tiny-cnn"}
-"""The settings of ``demo`` here."""
+"""The settings of ``demo`` on the other pages."""
 
 
 def is_run(block: Block) -> bool:
@@ -45,6 +45,8 @@ def test_markers_name_known_needs(page: Path) -> None:
 def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
     assert any(map(is_run, blocks(page))), f"{page.name} has no ```bash block that is run"
     copy = copy_of_the_repository(tmp_path / "cifar-dist")
+    if page not in AS_SHIPPED:
+        make_demo_cheap(copy)
     own = {
         "PATH": f"{copy}/.venv/bin:{os.environ['PATH']}",
         "PYTHONPATH": str(copy),  # or the installed package would be the one that is tested
@@ -58,25 +60,26 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
         elif block.language == "diff":
             apply(block.text, copy)
         elif is_run(block):
-            drawn = DRAWN if "report" in block.text else {}
-            run(block.text, copy, real if block.text.startswith("make demo") else {**forked, **drawn})
-    for name, accuracy in accuracies_of_own_recipes(copy).items():
+            run(block.text, copy, real if block.text.startswith("make demo") else forked)
+    for name, accuracy in accuracies(copy).items():
         print(f"{page.relative_to(ROOT)}: {name} ends at {accuracy:.2%}")
         assert accuracy > LEAST, name
 
 
-def accuracies_of_own_recipes(copy: Path) -> dict[str, float]:
-    """Return the final accuracies of the runs that are not based on the cheap ``demo``, by run."""
+def accuracies(copy: Path) -> dict[str, float]:
+    """Return the accuracies of the runs that are not based on the cheap ``demo``, by evaluation.
+
+    One that was extended has those of both lengths.
+    """
     found = {}
-    for path in copy.glob("runs/*/evaluations/*_model_final/summary.json"):
-        run = RunFolder(path.parents[2])
-        if read_config(run.config).model.name != CHEAP["model.name"]:
-            found[run.path.name] = json.loads(path.read_text())["accuracy"]
+    for path in copy.glob("runs/*/evaluations/*/summary.json"):
+        if read_config(RunFolder(path.parents[2]).config).model.name != CHEAP["model.name"]:
+            found[path.parent.name] = json.loads(path.read_text())["accuracy"]
     return found
 
 
 def copy_of_the_repository(target: Path) -> Path:
-    """Copy what git would commit, with the installed environment of this process and a cheap ``demo``."""
+    """Copy what git would commit, with the installed environment of this process."""
     listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in names:
@@ -87,14 +90,17 @@ def copy_of_the_repository(target: Path) -> Path:
     for part in ("lib", "pyvenv.cfg"):
         (target / ".venv" / part).symlink_to(Path(sys.prefix, part))
     (target / ".venv" / ".ready").write_text(f"{target}\n")  # newer than its sources: nothing is installed again
-    demo = target / "cifar_dist" / "recipes" / "demo.toml"
+    return target
+
+
+def make_demo_cheap(copy: Path) -> None:
+    demo = copy / "cifar_dist" / "recipes" / "demo.toml"
     text = demo.read_text(encoding="utf-8")
     for key, value in CHEAP.items():
         field = key.partition(".")[2]
         text, found = re.subn(rf"^{field} = .*", f"{field} = {json.dumps(value)}", text, count=1, flags=re.M)
         assert found
     demo.write_text(text, encoding="utf-8")
-    return target
 
 
 def run(text: str, copy: Path, env: dict[str, str]) -> None:

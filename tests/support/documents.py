@@ -11,6 +11,8 @@ from support.running import ROOT
 
 NEEDS = {"cluster", "network", "gpu", "cifar10", "data", "minutes"}
 """What ``<!-- needs: ... -->`` before a block may name: then it is not run."""
+AS_SHIPPED = [ROOT / "docs" / "resume.md", ROOT / "docs" / "transfer.md"]
+"""Pages on which a training begins with the run of the command before it: ``demo`` is trained as it is."""
 LEAST = 0.9
 """Every documented training ends above this accuracy."""
 
