@@ -13,6 +13,8 @@ from itertools import chain
 from cifar_dist.errors import printable
 
 _SHORTEST = 8  # characters that remain of a shortened text
+_READABLE_CELL = 12  # characters, of a result or a count
+_READABLE_NAME = 24  # characters, at which most names differ
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
@@ -137,6 +139,29 @@ def markdown(
         folded = textwrap.fill(note, width, break_long_words=False).replace("\xa0", " ")  # less with its option
         text += f"\n{folded}\n"
     return text
+
+
+def markdown_folded(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | None) -> str:
+    """Format a Markdown table; columns without room follow in further tables, whose first column is the same.
+
+    Args:
+        head, rows: as of :func:`markdown`.
+        width: of the terminal; None for a file or a pipe, where there is one table.
+    """
+    lines = [*rows]
+    wanted = [
+        max(3, min(len(name), _READABLE_NAME), *(min(len(line[column]), _READABLE_CELL) for line in lines)) + 3
+        for column, name in enumerate(head)
+    ]
+    tables = [[0]]
+    for column in range(1, len(head)):
+        if width is not None and len(tables[-1]) > 1 and sum(wanted[one] for one in (*tables[-1], column)) >= width:
+            tables.append([0])
+        tables[-1].append(column)
+    return "\n".join(
+        markdown([head[one] for one in table], [[line[one] for one in table] for line in lines], width=width)
+        for table in tables
+    )
 
 
 def _fit(lines: list[list[str]], width: int, dispensable: Sequence[str]) -> tuple[list[list[str]], list[str]]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_dist.formatting import clock, duration, loss_figure, markdown, percent, percent_cell, size
+from cifar_dist.formatting import clock, duration, loss_figure, markdown, markdown_folded, percent, percent_cell, size
 from cifar_dist.terminal.progress import progress
 from cifar_dist.terminal.screen import fold
 
@@ -129,3 +129,13 @@ def test_a_table_fits_the_terminal_and_names_the_columns_that_it_omits() -> None
     assert max(map(len, short)) <= 40
     assert "..." in short[2], "any terminal has its characters"
     assert short[2].isascii()
+
+
+def test_columns_without_room_follow_in_further_tables() -> None:
+    head = ["", *(f"sweep.lr=0.{number}.s0" for number in range(5))]
+    rows = [["val %", *["**97.97**"] * 5], ["transforms", *["[crop, flip, cutout, mixup]"] * 5]]
+    assert markdown_folded(head, rows, None) == markdown(head, rows)
+    folded = markdown_folded(head, rows, 60)
+    assert max(map(len, folded.splitlines())) <= 60
+    assert [line.count("97.97") for line in folded.splitlines() if "val %" in line] == [2, 2, 1]
+    assert all(name in folded for name in head), "they fit, and so do the results"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, INK, RED, GREY)
+_MARKERS = "os^Dv"  # of runs that have a colour in common
 _NAME = 36  # characters
 _MEANS = 80  # points of averaged training steps per run: with more, the lines hide each other
 
@@ -42,7 +43,7 @@ class Overlaid:
 
 
 def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
-    """Write loss and accuracy over epochs, one colour per run, to ``path`` and return it.
+    """Write loss and accuracy over epochs, one colour and marker per run, to ``path`` and return it.
 
     Dashed lines are the training data, solid lines the validation split, and stars the final evaluations.
     """
@@ -52,21 +53,22 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
             axes.set_title(title)
             axes.set_xlabel("epoch")
         for place, run in enumerate(runs):
-            colour = _COLOURS[place % len(_COLOURS)]
-            loss.plot([], [], color=colour, linewidth=4, label=short(run.name, _NAME))
-            _draw(loss, run, "loss", colour)
-            _draw(accuracy, run, "accuracy", colour)
+            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place // len(_COLOURS) % len(_MARKERS)]
+            shown = marker if len(runs) > len(_COLOURS) else ""
+            loss.plot([], [], color=colour, linewidth=4, marker=shown, markersize=9, label=short(run.name, _NAME))
+            _draw(loss, run, "loss", colour, marker)
+            _draw(accuracy, run, "accuracy", colour, marker)
         for axes in (loss, accuracy):
             axes.set_xlim(left=0)
         accuracy.yaxis.set_major_formatter(lambda value, _: PERCENT.format(x=100 * value))
         for split in ("train", "val", "test"):
-            _plot(accuracy, split, [], GREY, split)
+            _plot(accuracy, split, [], GREY, label=split)
         accuracy.legend(loc="lower right")
         drawing.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return path
 
 
-def _draw(axes: Axes, run: Overlaid, what: Literal["loss", "accuracy"], colour: str) -> None:
+def _draw(axes: Axes, run: Overlaid, what: Literal["loss", "accuracy"], colour: str, marker: str) -> None:
     steps = [record for record in run.records if record.split == "train"]
     if not steps:
         return
@@ -74,17 +76,21 @@ def _draw(axes: Axes, run: Overlaid, what: Literal["loss", "accuracy"], colour: 
     train = np.array([[record.step / per_epoch, getattr(record, what)] for record in steps], dtype=np.float64)
     rows = EpochTable(run.records).rows()
     _plot(axes, "train", [(float(x), float(y)) for x, y in thin(train, _MEANS)], colour)
-    _plot(axes, "val", [(row.step / per_epoch, getattr(row, f"val_{what}")) for row in rows], colour)
+    _plot(axes, "val", [(row.step / per_epoch, getattr(row, f"val_{what}")) for row in rows], colour, marker)
     if what == "accuracy" and run.test is not None:
         _plot(axes, "test", [(steps[-1].step / per_epoch, run.test)], colour)
 
 
-def _plot(axes: Axes, split: str, points: _Points, colour: str, label: str | None = None) -> None:
+def _plot(
+    axes: Axes, split: str, points: _Points, colour: str, marker: str = _MARKERS[0], label: str | None = None
+) -> None:
     known = [point for point in points if np.isfinite(point[1])]
     x, y = [x for x, _ in known], [y for _, y in known]
     if split == "train":
         axes.plot(x, y, color=colour, label=label, linestyle=(0, (4, 2)), linewidth=1.1, alpha=0.8)
     elif split == "val":
-        axes.plot(x, y, color=colour, label=label, marker="o" if len(x) <= 60 else "", markersize=3.2)
+        # On a long line the first marker, which stands for all runs of that colour so far, is left out.
+        shown, every = (marker, None) if len(x) <= 60 else (marker.replace(_MARKERS[0], ""), len(x) // 20)
+        axes.plot(x, y, color=colour, label=label, marker=shown, markevery=every, markersize=3.2)
     else:
         axes.plot(x, y, color=colour, label=label, marker="*", markersize=13, linestyle="none", zorder=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_dist.formatting import markdown
+from cifar_dist.formatting import markdown_folded
 from cifar_dist.report.overlay import Overlaid, draw_overlay
 from cifar_dist.report.results import Result, count, read_result
 from cifar_dist.report.settings import differences, short_key
@@ -40,7 +40,7 @@ class Comparison:
             rows.append([column, *(_best(cells) if column in ("val %", "test %") else cells)])
         rows.append(["on", *(_on(result) for result in self.results)])
         rows = [row for row in rows if any(row[1:])]
-        return markdown(["", *self.names], rows, width=width)
+        return markdown_folded(["", *self.names], rows, width)
 
     def draw(self, path: Path) -> Path:
         """Draw loss and accuracy of all runs into one picture; return ``path``."""

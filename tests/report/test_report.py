@@ -259,6 +259,16 @@ def test_ticks_of_an_accuracy_are_what_they_stand_for(tmp_path: Path, drawn: lis
         assert [float(label) for label in labels] == pytest.approx(unit * axes.get_yticks())
 
 
+def test_no_two_of_many_runs_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
+    records = [Record(1, 0, "train", 1.0, 0.5, 10, 0.1), Record(1, 0, "val", 1.0, 0.5, 10, 0.1)]
+    runs = [overlay.Overlaid(str(number), records, 1, None) for number in range(12)]
+    overlay.draw_overlay(runs, tmp_path / "overlay.png")
+    handles = drawn[0].legends[0].get_lines()
+    shown = {(handle.get_color(), handle.get_marker()) for handle in handles}
+    assert len(shown) == 12
+    assert shown <= {(line.get_color(), line.get_marker()) for line in drawn[0].axes[1].get_lines()}
+
+
 def test_a_bar_has_the_number_of_its_epoch(tmp_path: Path, drawn: list[Figure]) -> None:
     records = [Record(1, 0, "train", 1.0, 0.5, 10, 10.0, usage=Usage(10.0, {"forward": 1.0}))]
     draw_usage(records, tmp_path / "time.png")
