@@ -58,6 +58,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
             notice(f"stopped by {request}")
         code = EXIT_REQUEUE
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses it twice does not interrupt the answer
         if is_main_process():
             notice("stopped by Ctrl-C")
         code = 128 + signal.SIGINT

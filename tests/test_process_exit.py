@@ -70,6 +70,16 @@ def test_a_fault_of_the_machine_is_one_line_and_not_bad_input(fault: str) -> Non
 
 
 def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:
-    code = "from cifar_dist.process_exit import exit_with\ndef work(): raise KeyboardInterrupt\nexit_with(work)"
+    code = """if True:
+        import os, signal, sys
+        from cifar_dist import process_exit
+        answer = process_exit.notice
+        def notice(text):
+            os.kill(os.getpid(), signal.SIGINT)  # pressed again
+            answer(text)
+        process_exit.notice = notice
+        def work(): raise KeyboardInterrupt
+        process_exit.exit_with(work)
+    """
     (done,) = spawn(["-c", code])
     assert (done.returncode, done.stderr) == (130, "cifar-dist: stopped by Ctrl-C\n")

@@ -29,7 +29,8 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
         checkpoint: how the user names a checkpoint of the run here, for who gives the path of one.
 
     Raises:
-        UserError: it does not exist, or has lost its config; the message suggests the nearest name, or the repair.
+        UserError: it does not exist, may not be read, or has lost its config; the message suggests the nearest name,
+            or the repair.
     """
     for path in (parent / run, Path(run).expanduser()):
         if RunFolder(path).exists():
@@ -38,6 +39,8 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
         if os.path.isfile(RunFolder(path).started_config):
             config = RunFolder(path).config
             raise UserError(f"the run {path} has lost its {config.name}{way_to_repair(config)}")
+        if _is_forbidden(path):
+            raise UserError(f"{path} cannot be read: permission denied; ask its owner for access, or use a copy")
     for path in Path(run).expanduser().parents:
         if RunFolder(path).exists():
             way = f", and its checkpoint {checkpoint}" if checkpoint else ""
@@ -49,3 +52,14 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
     known = [path.name for path in complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
     raise UserError(f"run '{run}' does not exist; {hint}")
+
+
+def _is_forbidden(path: Path) -> bool:
+    """Whether this user may not search a folder that exists."""
+    try:
+        os.stat(RunFolder(path).config)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False

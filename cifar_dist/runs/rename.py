@@ -42,9 +42,14 @@ def rename(run: Path, name: str) -> Path:
         if has_job:
             renamed[folder.job_script.name] = _renamed_job(folder.job_script.read_text(encoding="utf-8"), name)
         folder.lock()
-        run.resolve().rename(target)
-        for file, text in renamed.items():
-            write_atomic(target / file, text)
+        before = run.resolve()
+        before.rename(target)
+        try:
+            for file, text in renamed.items():
+                write_atomic(target / file, text)
+        except OSError:  # a folder of another user, or a full disk
+            target.rename(before)
+            raise
     except OSError as error:
         raise UserError(f"{run} cannot be renamed: {error.strerror}") from None
     if has_job and not RunFolder(target).is_finished():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import find_run, split_step
@@ -45,3 +46,14 @@ def test_a_run_is_found_by_name_or_path_or_the_nearest_is_suggested(tmp_path: Pa
     for name in ("x" * 5000, "a\0b", ""):
         with pytest.raises(UserError, match="does not exist"):
             find_run(name, tmp_path)
+
+
+def test_a_run_of_another_user_is_not_said_to_be_missing() -> None:
+    with public_folder() as folder:
+        (folder / "private").mkdir(mode=0o700)
+        (folder / "private" / "config.toml").touch()
+        with (
+            without_rights(),
+            pytest.raises(UserError, match="/private cannot be read: permission denied"),
+        ):
+            find_run("private", folder)

@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file
 from support.run_folders import write_run
 from support.small_checkpoint import averaged, holds, save
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist import checkpoint, cli
 from cifar_dist.config import Config, ModelConfig, RunConfig, TrainConfig
 from cifar_dist.config.saved import read_config
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.runs.rename import rename
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.submission import Submission
@@ -42,6 +44,17 @@ def test_a_renamed_run_is_the_same_run(runs: Path, capsys: pytest.CaptureFixture
     assert read_config(new.config).model == CONFIG.model
     assert holds(checkpoint.named(new.checkpoints, "best"), 4)
     assert ">new</h1>" in new.report.read_text()
+
+
+def test_a_run_that_cannot_be_written_keeps_its_name() -> None:
+    with public_folder() as folder:
+        run = write_run(folder / "old", CONFIG)
+        for path in (folder, *run.iterdir()):
+            path.chmod(0o777)  # others may rename the run and lock it, and replace no file in it
+        with without_rights(), pytest.raises(UserError, match="old cannot be renamed: Permission denied"):
+            rename(run, "new")
+        assert read_config(RunFolder(run).config).run.name == "old"
+        assert not (folder / "new").exists()
 
 
 @pytest.mark.parametrize("parent", ["runs", "my runs"])
