@@ -143,6 +143,8 @@ class Tracker:
         self._console.at_step(step)
 
     def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
+        if split != "val" and self._open_epoch is not None:  # the line of the last epoch precedes its result
+            self._end_epoch(self._open_epoch, best=False)
         return self._console.evaluating(split, samples)
 
     def evaluation(self, record: Record, best: bool) -> None:

@@ -80,6 +80,18 @@ def test_a_run_records_its_complete_history(tmp_path: Path, capfd: pytest.Captur
     }, "and nothing temporary"
 
 
+def test_without_validation_the_last_epoch_precedes_the_result(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker.train_steps([train(step) for step in range(1, 7)])
+    with tracker.evaluating("test", 10):
+        tracker.say("test: accuracy")
+    tracker.evaluation(Record(6, 1, "test", 0.4, 0.875, 16, 0.5), best=False)
+    tracker.finish("finished")
+    log = (tmp_path / "training.log").read_text()
+    assert 0 < log.index(" 1/2 ") < log.index(" 2/2 ") < log.index("test: accuracy"), log
+    assert log.count(" 2/2 ") == 1
+
+
 def test_the_csv_agrees_at_every_end_of_an_epoch(tmp_path: Path) -> None:
     tracker = start(tmp_path)
     tracker.train_steps([train(1), train(2)])
