@@ -21,6 +21,7 @@ _TITLE = "Runs of cifar-dist"
 _TEXTS = ("run", "state", "model")  # columns aligned to the left
 _LEFT = ' class="text"'
 _FIGURES = ("epochs", "val %", "test %", "TTA", "time", "last written")
+_BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
 _ROW = re.compile(r'<tr data-version="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
 _OWN = (f"<title>{_TITLE}<", "<title>Runs<")  # the second in pages of earlier versions
 
@@ -67,9 +68,8 @@ def belongs_in(folder: Path) -> bool:
 def _row(entry: Entry, folder: Path) -> str:
     name = os.path.relpath(entry.path, folder)
     report = RunFolder(entry.path).report
-    link = (
-        f'<a href="{quote(os.path.relpath(report, folder))}">{escape(name)}</a>' if report.is_file() else escape(name)
-    )
+    text = _BREAKABLE.sub(r"\1<wbr>", escape(name))
+    link = f'<a href="{quote(os.path.relpath(report, folder))}">{text}</a>' if report.is_file() else text
     cells = entry.cells
     texts = [link, escape(entry.state), escape(cells.get("model", entry.problem))]
     figures = [escape(cells.get(title, "")) for title in _FIGURES]

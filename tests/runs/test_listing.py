@@ -208,6 +208,11 @@ def test_the_best_models_name_what_is_damaged(here: Path, capsys: pytest.Capture
     assert c.startswith("warning: runs/c is left out: runs/c/config.toml")
 
 
+def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> None:
+    write_run(here / "lr=0.1+wd=1e-3.s0", CONFIG)
+    assert "lr=<wbr>0.<wbr>1+<wbr>wd=<wbr>1e-<wbr>3.<wbr>s0" in write_index(here).read_text()
+
+
 def test_only_a_folder_of_runs_gets_a_page_of_them_unasked(here: Path) -> None:
     write_run(here / "a", CONFIG)
     (here / "photos").mkdir()
