@@ -52,7 +52,8 @@ class MirrorThread:
         with self._lock:
             begins = not self._steps or len(self._steps) + len(steps) > _MOST_STEPS
             if begins:
-                self._steps = gathered = []
+                gathered: list[Record] = []
+                self._steps = gathered
                 self._calls.put(("record training steps", lambda mirror: mirror.train_steps(self._take(gathered))))
             self._steps.extend(steps)
 
