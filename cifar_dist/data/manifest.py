@@ -335,7 +335,7 @@ def _require_checksum(raw: dict[str, Any], content: bytes) -> None:
     """
     before, _, _ = content.rpartition(_CHECKSUM_KEY.encode())
     if "sha256" in raw and raw["sha256"] != hashlib.sha256(before).hexdigest():
-        raise ValueError("it was changed after it was written, as its sha256 says")
+        raise ValueError("it was changed after it was written; restore it, or delete its sha256 if the change is yours")
 
 
 def _int_column(values: list[int], name: str) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ ROOM_FOR_KEYS = 3  # beside bars, whose line has the cursor: a key such as ^C is
 ERASE_LINE = "\r\x1b[K"
 _SHOW_CURSOR = "\x1b[?25h"  # which bars hide, and a process that is killed does not show again
 
-STOPPING = "Ctrl-C: stopping after this step; again ends it at once"
+STOPPING = "Ctrl-C: stopping; again ends it at once"
 
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?i?B|ms|s|min|h)(?:[\W]|$))")
 

@@ -73,5 +73,5 @@ class RunFacts:
         return " with 1 thread" + each if self.threads == 1 else f" with {self.threads} threads{each}"
 
     def _steps(self) -> str:
-        epochs = f"{self.epochs} epochs of {self.steps_per_epoch:,}"
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)} of {self.steps_per_epoch:,}"
         return f"{self.steps:,} {'of' if self.max_steps else '='} {epochs}"
