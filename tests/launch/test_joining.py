@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import soak
-from support.running import PATIENCE, TRAIN, environment, finish, free_port, listens, spawn, start, wait_until
+from support.running import TRAIN, finish, free_port, listens, spawn, start, wait_until
 
 from cifar_dist.errors import JoinTimeoutError
 from cifar_dist.launch import joining
@@ -43,60 +43,128 @@ def test_missing_ranks_are_named_repeatedly(
     assert said == "".join(f"cifar-dist: waiting for {seconds} s: {problem}\n" for seconds in (11, 22))
 
 
-def test_one_machine_of_two_gives_up_before_it_starts_a_rank(digits: Path, tmp_path: Path) -> None:
-    recipe = soak.write_recipe(tmp_path, digits)
+@dataclass(frozen=True)
+class Wait:
+    """A process that waits for others, which never come.
+
+    Attributes:
+        process: of a warm interpreter.
+        port: where the others would meet it.
+        runs: the folder of its run.
+    """
+
+    process: subprocess.Popen[str]
+    port: int
+    runs: Path
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        (done,) = finish([self.process])
+        return done
+
+
+@pytest.fixture(scope="module")
+def silent() -> Iterator[int]:
+    """The port of a program that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def waits(
+    digits: Path, forked: dict[str, str], silent: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Wait]]:
+    """Start all processes that wait for ten seconds, together."""
+    folder = tmp_path_factory.mktemp("waits")
+    recipe = str(soak.write_recipe(folder, digits))
+
+    def launch(*options: str, patience: str, port: int = 0) -> Wait:
+        port = port or free_port()
+        own = [option.format(port=port) for option in options]
+        words = ["-m", "cifar_dist", "launch", "cpu", *own, recipe, "--run.join_timeout", patience]
+        return Wait(start(words, env=forked)[0], port, folder / "runs")
+
+    port = free_port()
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    meeting = "--rdzv_endpoint=127.0.0.1:{port}"
+    started = {
+        "rank": Wait(start([TRAIN, recipe], env=place)[0], port, folder / "runs"),
+        "fixed": launch(
+            "--num_machines=2", "--main_process_ip=127.0.0.1", "--main_process_port={port}", patience="600"
+        ),
+        "elastic": launch("--nnodes=2:4", meeting, patience="600"),
+        "silent": launch("--nnodes=1:2", meeting, patience="1", port=silent),
+        "hostless": launch("--nnodes=1:2", meeting, "--rdzv_conf=is_host=0", patience="1"),
+    }
+    yield started
+    for wait in started.values():
+        if wait.process.poll() is None:
+            wait.process.kill()
+            wait.process.communicate()
+
+
+def test_a_request_to_stop_ends_the_wait_for_other_ranks(waits: dict[str, Wait]) -> None:
+    """After ten seconds, in which ranks that start together join."""
+    waiting = waits["rank"]
+    wait_until(lambda: listens(waiting.port), [waiting.process])
+    waiting.process.terminate()
+    done = waiting.end()
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == "cifar-dist: stopped by TERM"
+    assert not waiting.runs.exists()
+
+
+def test_a_request_to_stop_ends_the_wait_for_other_machines(waits: dict[str, Wait]) -> None:
+    waiting = waits["fixed"]
+    wait_until(lambda: listens(waiting.port), [waiting.process])
+    waiting.process.terminate()
+    done = waiting.end()
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == "cifar-dist: stopped while no rank was running"
+
+
+def test_a_machine_alone_is_told_how_many_are_missing_and_stops_on_request(waits: dict[str, Wait]) -> None:
+    waiting = waits["elastic"]
+    assert waiting.process.stderr is not None
+    said = waiting.process.stderr.readline()
+    endpoint = f"127.0.0.1:{waiting.port}"
+    assert said == f"cifar-dist: waiting for 10 s: 1 of at least 2 machines has met at {endpoint} (--rdzv_endpoint)\n"
+    waiting.process.terminate()
+    done = waiting.end()
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == "cifar-dist: stopped while no rank was running"
+
+
+def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(waits: dict[str, Wait]) -> None:
+    done = waits["silent"].end()
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("cifar-dist: ")]
+    listening = f"what listens at 127.0.0.1:{waits['silent'].port} (--rdzv_endpoint)"
+    missing = f"{listening} is no meeting of machines; use another port"
+    assert said == [
+        f"cifar-dist: waiting for 10 s: {missing}",
+        f"cifar-dist: gave up after 11 s (run.join_timeout): {missing}",
+    ]
+
+
+def test_a_machine_waits_for_the_one_where_they_meet(waits: dict[str, Wait]) -> None:
+    """Torch gives up after a minute or two, with the stack of its C++ code."""
+    done = waits["hostless"].end()
+    assert done.returncode == 1
+    problem = f"no machine answers at 127.0.0.1:{waits['hostless'].port} (--rdzv_endpoint): Connection refused"
+    assert f"cifar-dist: gave up after 11 s (run.join_timeout): {problem}\n" in done.stderr
+
+
+def test_one_machine_of_two_gives_up_before_it_starts_a_rank(tiny: Path, forked: dict[str, str]) -> None:
     place = [
         "--num_machines=2",
         "--machine_rank=0",
         "--main_process_ip=127.0.0.1",
         f"--main_process_port={free_port()}",
     ]
-    words = ["launch", "cpu", *place, str(recipe), "--run.join_timeout", "1"]
-    command = [sys.executable, "-m", "cifar_dist", *words]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    words = ["-m", "cifar_dist", "launch", "cpu", *place, str(tiny), "--run.join_timeout", "1"]
+    (done,) = spawn(words, env=forked)
     assert done.returncode == 1, done.stderr
-    assert done.stderr == ("cifar-dist: gave up after 1 s (run.join_timeout): 1 of 2 has not joined: machine 1\n")
-
-
-def test_a_request_to_stop_ends_the_wait_for_other_ranks(tiny: Path) -> None:
-    """After ten seconds, in which ranks that start together join."""
-    port = free_port()
-    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    waiting = start([TRAIN, str(tiny)], env=place)
-    wait_until(lambda: listens(port), waiting)
-    waiting[0].terminate()
-    (done,) = finish(waiting)
-    assert done.returncode == 75
-    assert done.stderr.splitlines()[-1] == "cifar-dist: stopped by TERM"
-    assert not (tiny.parent / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--num_machines=2", "--main_process_ip=127.0.0.1", "--main_process_port={port}"],
-        ["--nnodes=2", "--rdzv_endpoint=127.0.0.1:{port}"],
-    ],
-    ids=["fixed", "elastic"],
-)
-def test_a_request_to_stop_ends_the_wait_for_other_machines(
-    tiny: Path, forked: dict[str, str], options: list[str]
-) -> None:
-    port = free_port()
-    place = [option.format(port=port) for option in options]
-    waiting = start(["-m", "cifar_dist", "launch", "cpu", *place, str(tiny)], env=forked)
-    wait_until(lambda: listens(port), waiting)
-    waiting[0].terminate()
-    (done,) = finish(waiting)
-    assert done.returncode == 75
-    assert done.stderr == "cifar-dist: stopped while no rank was running\n"
-
-
-@pytest.fixture
-def silent() -> Iterator[int]:
-    """The port of a program that accepts connections and says nothing."""
-    with socket.create_server(("127.0.0.1", free_port())) as server:
-        yield server.getsockname()[1]
+    assert done.stderr == "cifar-dist: gave up after 1 s (run.join_timeout): 1 of 2 has not joined: machine 1\n"
 
 
 def test_another_program_in_the_place_of_rank_0_is_named(tiny: Path, silent: int) -> None:
@@ -114,42 +182,3 @@ def test_a_port_that_is_not_free_for_rank_0_is_named(tiny: Path, silent: int) ->
     assert done.returncode == 2
     assert f"cifar-dist: port {silent} of 127.0.0.1 is not free for rank 0; use another one\n" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(
-    tiny: Path, forked: dict[str, str], silent: int
-) -> None:
-    words = ["--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{silent}", str(tiny), "--run.join_timeout", "1"]
-    (done,) = spawn(["-m", "cifar_dist", "launch", "cpu", *words], env=forked)
-    assert done.returncode == 1
-    said = [line for line in done.stderr.splitlines() if line.startswith("cifar-dist: ")]
-    listening = f"what listens at 127.0.0.1:{silent} (--rdzv_endpoint)"
-    missing = f"{listening} is no meeting of machines; use another port"
-    assert said == [
-        f"cifar-dist: waiting for 10 s: {missing}",
-        f"cifar-dist: gave up after 11 s (run.join_timeout): {missing}",
-    ]
-
-
-def test_a_machine_waits_for_the_one_where_they_meet(tiny: Path, forked: dict[str, str]) -> None:
-    """Torch gives up after a minute or two, with the stack of its C++ code."""
-    endpoint = f"127.0.0.1:{free_port()}"
-    words = ["--nnodes=1:2", f"--rdzv_endpoint={endpoint}", "--rdzv_conf=is_host=0", str(tiny)]
-    (done,) = spawn(["-m", "cifar_dist", "launch", "cpu", *words, "--run.join_timeout", "1"], env=forked)
-    assert done.returncode == 1
-    problem = f"no machine answers at {endpoint} (--rdzv_endpoint): Connection refused"
-    assert f"cifar-dist: gave up after 11 s (run.join_timeout): {problem}\n" in done.stderr
-
-
-def test_a_machine_alone_is_told_how_many_are_missing(tiny: Path, forked: dict[str, str]) -> None:
-    endpoint = f"127.0.0.1:{free_port()}"
-    words = ["--nnodes=2:4", f"--rdzv_endpoint={endpoint}", str(tiny)]
-    waiting = start(["-m", "cifar_dist", "launch", "cpu", *words], env=forked)
-    said = ""
-    assert waiting[0].stderr is not None
-    while "waiting for" not in said:
-        said = waiting[0].stderr.readline()
-        assert said, "it has ended"
-    assert said == f"cifar-dist: waiting for 10 s: 1 of at least 2 machines has met at {endpoint} (--rdzv_endpoint)\n"
-    waiting[0].terminate()
-    assert finish(waiting)[0].returncode == 75

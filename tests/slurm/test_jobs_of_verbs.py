@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.running import PATIENCE, metrics
 from support.slurm_cluster import Cluster, Job, until
 
+from cifar_dist.errors import UserError
+from cifar_dist.slurm import sbatch
+from cifar_dist.slurm.options import Options
+
 pytestmark = pytest.mark.slurm
 
 
 def submit(cluster: Cluster, folder: Path, env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cifar_dist", "submit", *words]
+    command = [f"{env['CIFAR_DIST_VENV']}/bin/python", "-m", "cifar_dist", "submit", *words]
     own = {**cluster.env, **env}
     return subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
@@ -79,17 +82,10 @@ def test_a_submitted_run_is_frozen_and_a_chain_of_jobs_continues_it(
     until(lambda: "is finished already" in (second.read_text() if second.exists() else ""), second.as_posix)
 
 
-@pytest.mark.parametrize(
-    ("words", "variables"),
-    [(["--wait"], {}), (["-W"], {}), ([], {"SBATCH_WAIT": "1"})],
-    ids=["--wait", "-W", "variable"],
-)
-def test_a_job_that_is_waited_for_and_fails_keeps_its_run(
-    cluster: Cluster, tiny: Path, forked: dict[str, str], words: list[str], variables: dict[str, str]
-) -> None:
+def test_a_job_that_is_waited_for_and_fails_keeps_its_run(cluster: Cluster, tiny: Path, forked: dict[str, str]) -> None:
     (tiny.parent / "setup.sh").write_text("touch runs/tiny/checkpoint; exit 7\n")
-    env = {**forked, **variables, "CIFAR_DIST_SETUP": str(tiny.parent / "setup.sh")}
-    done = submit(cluster, tiny.parent, env, str(tiny), "--output=out.txt", *words)
+    env = {**forked, "CIFAR_DIST_SETUP": str(tiny.parent / "setup.sh")}
+    done = submit(cluster, tiny.parent, env, str(tiny), "--output=out.txt", "--wait")
     assert done.returncode == 7, done.stderr
     assert done.stdout.endswith(f": {tiny.parent}/runs/tiny\n")
     assert {"checkpoint", "config.toml", "job.sbatch"} <= {
@@ -97,11 +93,16 @@ def test_a_job_that_is_waited_for_and_fails_keeps_its_run(
     }
 
 
-@pytest.mark.parametrize("word", ["--test-only", "--usage", "--version", "-HV"])
 def test_options_that_submit_no_job_leave_no_run(
-    cluster: Cluster, tiny: Path, forked: dict[str, str], word: str
+    cluster: Cluster, tiny: Path, forked: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = submit(cluster, tiny.parent, forked, str(tiny), word)
+    """sbatch says something else for each of them, on one stream or the other."""
+    done = submit(cluster, tiny.parent, forked, str(tiny), "--test-only")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith("cifar-dist: sbatch submitted no job")
     assert not (tiny.parent / "runs" / "tiny").exists()
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    for word in ("--usage", "--version", "-HV"):
+        with pytest.raises(UserError, match=r"^sbatch submitted no job"):
+            sbatch.submit(sbatch.SCRIPTS / "train.sbatch", [], Options.parse([word]))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.run_folders import write_run
-from support.running import PATIENCE, environment
 
 from cifar_dist import recipe
+from cifar_dist.slurm.__main__ import requeue
 from cifar_dist.slurm.requeue import Attempt, Outcome, decide
 from cifar_dist.tracking import timeline
 
@@ -142,33 +140,31 @@ def test_the_number_of_attempts_does_not_decide(attempt: Attempt, number: int) -
     assert (again.outcome, again.exit_code) == (decide(attempt).outcome, decide(attempt).exit_code)
 
 
-def ask(
-    folder: Path, exit_code: int, state: str, restarts: str = "1", min_nodes: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Call the command that slurm/train.sbatch calls after an attempt that began without a checkpoint."""
-    words = ["-m", "cifar_dist.slurm", "requeue", str(folder), "", str(exit_code), state, restarts]
-    env = environment({"SLURM_RESTART_COUNT": "1", "CIFAR_DIST_MIN_NODES": min_nodes})
-    return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=PATIENCE)
-
-
-def test_the_command_reads_the_run_folder(tiny: Path) -> None:
+def test_the_command_reads_the_run_folder(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     run = write_run(tiny.parent / "runs" / "it", recipe.load(str(tiny), []))
-    no_progress = ask(run, 0, "RUNNING")
-    assert (no_progress.stdout, no_progress.returncode) == ("no-progress 1\n", 0)
-    assert no_progress.stderr.startswith("slurm/train.sbatch: attempt 2 made no progress since the start")
+
+    def ask(exit_code: int, state: str, restarts: str = "1", folder: Path = run) -> tuple[str, str]:
+        """Return what the command of slurm/train.sbatch prints after an attempt that began without a checkpoint."""
+        assert requeue([str(folder), "", str(exit_code), state, restarts]) == 0
+        out, err = capsys.readouterr()
+        return out, err.removeprefix("slurm/train.sbatch: ")
+
+    out, err = ask(0, "RUNNING")
+    assert out == "no-progress 1\n"
+    assert err.startswith("attempt 2 made no progress since the start")
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "latest").symlink_to("step-00000004")
-    stopped = ask(run, 0, "RUNNING")
-    assert (stopped.stdout, stopped.returncode) == ("requeue 75\n", 0)
-    assert stopped.stderr == "slurm/train.sbatch: attempt 2 stopped at step-00000004; requeueing\n"
-    lost_a_node = ask(run, 137, "COMPLETING", restarts="2")
-    assert (lost_a_node.stdout, lost_a_node.returncode) == ("requeued 75\n", 0)
+    assert ask(0, "RUNNING") == ("requeue 75\n", "attempt 2 stopped at step-00000004; requeueing\n")
+    assert ask(137, "COMPLETING", restarts="2")[0] == "requeued 75\n", "a node was lost"
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "stalled", 4))
-    stalled = ask(run, 137, "RUNNING")
-    assert (stalled.stdout, stalled.returncode) == ("requeue 75\n", 0)
-    assert stalled.stderr == "slurm/train.sbatch: attempt 2 stalled after step-00000004; requeueing\n"
+    assert ask(137, "RUNNING") == ("requeue 75\n", "attempt 2 stalled after step-00000004; requeueing\n")
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "interrupted", 4))
-    assert ask(run, 137, "RUNNING").stdout == "failed 137\n"
-    assert ask(run, 137, "RUNNING", min_nodes="1").stdout == "requeue 75\n", "a node was lost, the others saved"
-    finished = ask(write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5), 0, "RUNNING")
-    assert (finished.stdout, finished.returncode, finished.stderr) == ("done 0\n", 0, "")
+    assert ask(137, "RUNNING")[0] == "failed 137\n"
+    monkeypatch.setenv("CIFAR_DIST_MIN_NODES", "1")
+    assert ask(137, "RUNNING")[0] == "requeue 75\n", "a node was lost, the others saved"
+    monkeypatch.delenv("CIFAR_DIST_MIN_NODES")
+    done = write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5)
+    assert ask(0, "RUNNING", folder=done) == ("done 0\n", "")

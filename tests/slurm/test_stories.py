@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.running import PATIENCE, metrics, pausing, resume, story, wait_for_pause
-from support.slurm_cluster import PAUSE, STEPS, Cluster, Job, until, write_recipe
+from support.slurm_cluster import PAUSE, STEPS, Cluster, Job, until, write_python, write_recipe
 
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
@@ -242,18 +242,6 @@ def test_a_node_without_the_environment_is_named_before_any_trains(teller: Telle
     assert "on node1 that" not in told.job.output()
     assert "machine 0 of 2" not in told.job.output()
     teller.begin("missing").assert_is_whole(whole, restarts=0)
-
-
-def write_python(folder: Path, env: dict[str, str], instead: str, only: str = "", node: str = "node2") -> Path:
-    """Write a ``bin/python`` that behaves differently on a node, ``only`` for commands with these words."""
-    python = folder / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text(
-        f'#!/bin/sh\ncase "$SLURMD_NODENAME $*" in ({node}*"{only}"*) {instead};; esac\n'
-        f'exec {env["CIFAR_DIST_VENV"]}/bin/python "$@"\n'
-    )
-    python.chmod(0o755)
-    return folder
 
 
 def test_scancel(teller: Teller, whole: Path) -> None:

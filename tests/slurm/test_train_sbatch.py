@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.running import PATIENCE, ROOT, environment
-from support.slurm_cluster import Cluster
+from support.slurm_cluster import Cluster, write_python
 
 pytestmark = pytest.mark.slurm
 
@@ -93,38 +93,32 @@ def test_a_time_limit_that_leaves_no_time_to_train_is_refused(
     )
 
 
-def write_home(folder: Path) -> dict[str, str]:
-    """Link the repository into a folder, with ranks that report "stopped on request" without any progress.
-
-    On the second node they report it seconds later; Slurm must not end them before that.
-
-    Returns:
-        The variable with which a job uses it.
-    """
-    (folder / "sitecustomize.py").write_text(
-        "import os, signal, time\nif 'LOCAL_RANK' in os.environ:\n"
-        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
-        "    time.sleep(5 * int(os.environ['SLURM_NODEID']))\n    os._exit(75)\n"
-    )
-    for name in ("slurm", "cifar_dist", "launch"):
-        (folder / name).symlink_to(ROOT / name)
-    return {"CIFAR_DIST_HOME": str(folder)}
-
-
-def test_gpus_that_the_job_has_asked_for_each_task_are_those_of_its_processes(
-    cluster: Cluster, digits: Path, tmp_path: Path
+def test_gpus_that_the_job_has_asked_for_each_task_are_those_of_its_node(
+    cluster: Cluster, digits: Path, tmp_path: Path, forked: dict[str, str]
 ) -> None:
     """The job has two tasks on the node, with a GPU each; the step has one."""
     options = ["--ntasks-per-node=2", "--gpus-per-task=1"]
-    words = ["demo", "--data.path", str(digits)]
-    job = cluster.submit(tmp_path, *words, nodes="node1", options=options, **write_home(tmp_path))
+    instead = 'echo "GPUs: $SLURM_GPUS_ON_NODE"; exit 7'
+    python = write_python(tmp_path, forked, instead, only="slurm node", node="node1")
+    env = {**forked, "CIFAR_DIST_VENV": str(python)}
+    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), nodes="node1", options=options, **env)
     assert job.wait() == "FAILED"
-    assert "machine 0 of 1 is node1, processes on it: 2, " in job.output()
+    assert "GPUs: 2\n" in job.output()
 
 
-def test_an_attempt_without_progress_is_the_last(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
-    """The real scripts, launchers and cluster."""
-    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), **write_home(tmp_path))
+def test_an_attempt_without_progress_is_the_last(
+    cluster: Cluster, digits: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
+    """All ranks stop on request at once, those of the second node later; Slurm must not end them before that."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, time\nif 'LOCAL_RANK' in os.environ:\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "    time.sleep(2 * int(os.environ['SLURM_NODEID']))\n    os._exit(75)\n"
+    )
+    for name in ("slurm", "cifar_dist", "launch"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    env = {**forked, "CIFAR_DIST_HOME": str(tmp_path), "CIFAR_DIST_TEST_PAUSE_AFTER": "0"}  # forks import the file
+    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), **env)
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("1:0", "0")
     assert "attempt 1 made no progress since the start, so it is not requeued" in job.output()

@@ -45,6 +45,18 @@ def write_recipe(folder: Path, digits: Path, *, runs: str) -> Path:
     return path
 
 
+def write_python(folder: Path, env: dict[str, str], instead: str, only: str = "", node: str = "node2") -> Path:
+    """Write a ``bin/python`` that behaves differently on a node, ``only`` for commands with these words."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        f'#!/bin/sh\ncase "$SLURMD_NODENAME $*" in ({node}*"{only}"*) {instead};; esac\n'
+        f'exec {env["CIFAR_DIST_VENV"]}/bin/python "$@"\n'
+    )
+    python.chmod(0o755)
+    return folder
+
+
 def until(happened: Callable[[], bool], what: Callable[[], str], timeout: float = PATIENCE) -> None:
     """Wait for a condition; if it does not become true, the test fails with ``what()``."""
     deadline = time.monotonic() + timeout
