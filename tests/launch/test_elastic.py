@@ -40,7 +40,12 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     words = [str(tiny), "--train.parts", "2", "--train.threads", "1"]
     assert spawn([TRAIN, *words, "--run.name", "whole"])[0].returncode == 0
     port, note = free_port(), tmp_path / "paused"
-    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
+    options = [
+        "--num_processes=1",
+        "--nnodes=1:2",
+        f"--rdzv_endpoint=127.0.0.1:{port}",
+        "--rdzv_conf=keep_alive_interval=2",
+    ]
 
     def start_machine(programs: dict[str, str] = forked) -> warm.Popen:
         command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, *words]

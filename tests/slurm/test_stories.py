@@ -1,7 +1,8 @@
 """What can happen to jobs on a real cluster: each run ends as the undisturbed one does, with every step once.
 
 The jobs run side by side. Each run stops itself (SIGSTOP) in its first attempt after a number of records, so that the
-event meets it at a known step; a signal is pending before the run continues.
+event meets it at a known step; a signal is pending before the run continues. Slurm may take half a minute to act: all
+events happen before the first test waits for the end of its story.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.running import PATIENCE, metrics, pausing, resume, story, wait_for_pause
-from support.slurm_cluster import PAUSE, STEPS, Cluster, Job, until, write_python, write_recipe
+from support.slurm_cluster import PAUSE, SCRIPT, STEPS, Cluster, Job, until, write_python, write_recipe
 
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
@@ -65,15 +65,20 @@ class Teller:
     env: dict[str, str]
 
     def begin(
-        self, name: str, *settings: str, nodes: str = "node[1-2]", options: Sequence[str] = (), **variables: str
+        self,
+        name: str,
+        *settings: str,
+        nodes: str = "node[1-2]",
+        options: Sequence[str] = (),
+        script: Path = SCRIPT,
+        **variables: str,
     ) -> Story:
         folder = self.recipe.parent
         note = folder / f"{name}.paused"
         words = [str(self.recipe), "--run.name", name, *settings]
         env = {**self.env, **pausing(PAUSE, note), **variables}
-        return Story(
-            self.cluster.submit(folder, *words, nodes=nodes, options=options, **env), folder / "runs" / name, note
-        )
+        job = self.cluster.submit(folder, *words, nodes=nodes, options=options, script=script, **env)
+        return Story(job, folder / "runs" / name, note)
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +109,50 @@ _OF_ANOTHER_JOB = {
 
 
 @pytest.fixture(scope="module")
-def stories(teller: Teller, undisturbed: Job) -> dict[str, Story]:
-    """Start all stories together."""
-    return {
+def stories(teller: Teller, cluster: Cluster, undisturbed: Job) -> dict[str, Story]:
+    """Start all stories together, and let their first events happen."""
+    folder = teller.recipe.parent
+    eager = folder / "eager.sbatch"  # to see whether a lost node has returned
+    eager.write_text(SCRIPT.read_text().replace("read -rt 30", "read -rt 1"))
+    elastic = {"options": ["--no-kill"], "script": eager, "CIFAR_DIST_MIN_NODES": "1"}
+    hanging = write_python(folder / "hanging", teller.env, "exec env --default-signal sleep 1000", only="slurm node")
+    missing = write_python(folder / "missing", teller.env, "exit 127")
+    told = {
         "signal": teller.begin("signal", **_OF_ANOTHER_JOB),
         "time-limit": teller.begin("time-limit", options=["--time=60"]),
         "preempted": teller.begin("preempted", nodes="node[3-4]"),
         "node-down": teller.begin("node-down", nodes="node[5-6]"),
-        "elastic": teller.begin("elastic", nodes="node[7-8]", options=["--no-kill"], CIFAR_DIST_MIN_NODES="1"),
+        "elastic": teller.begin("elastic", nodes="node[7-8]", **elastic),
         "stalled": teller.begin("stalled", "--run.stall_timeout", "5"),
         "named": teller.begin("named"),
         "inside": teller.begin("inside", nodes="node1", CIFAR_DIST_SRUN_OPTIONS="--cpu-bind=none"),
+        "silent": teller.begin("silent", "--run.join_timeout", "3", CIFAR_DIST_VENV=str(hanging)),
+        "missing": teller.begin("missing", CIFAR_DIST_VENV=str(missing)),
     }
+    for name in ("signal", "time-limit", "preempted", "node-down", "elastic", "named", "inside"):
+        paused, job = told[name].pause(), told[name].job
+        match name:
+            case "signal":
+                job.call("scancel", "--signal=USR1", job.id)
+            case "time-limit":
+                hours, minutes, _ = map(int, job.facts()["RunTime"].split(":"))
+                job.call("scontrol", "update", f"jobid={job.id}", f"timelimit={60 * hours + minutes + 2}")
+            case "preempted":
+                urgent = ["--partition=high", "--nodelist=node3", "--exclusive", "--output=/dev/null", "--wrap=true"]
+                job.call("sbatch", *urgent)
+            case "node-down":
+                cluster.set_node("node6", "down")
+                paused.resume()
+            case "elastic":
+                cluster.set_node("node8", "drain")  # or it would return by itself
+                cluster.set_node("node8", "down")
+                told[name].note.unlink()  # it pauses again
+                paused.resume()
+            case "named":
+                told["second of that name"] = teller.begin(name)
+            case "inside":
+                job.call("scancel", "--batch", "--signal=USR1", job.id)
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +175,7 @@ def test_two_nodes_train_one_run(undisturbed: Job, stories: dict[str, Story], wh
 
 def test_signal(stories: dict[str, Story], whole: Path) -> None:
     told = stories["signal"]
-    paused = told.pause()
-    told.job.call("scancel", "--signal=USR1", told.job.id)
-    resume(paused)
+    resume(told.pause())
     told.assert_is_whole(whole, restarts=1)
     assert f"job {told.job.id}, attempt 2, on node[1-2]: {told.run} from step-" in told.job.output(), "appended to"
     assert "USR1" in told.job.output()
@@ -149,10 +184,7 @@ def test_signal(stories: dict[str, Story], whole: Path) -> None:
 def test_time_limit(stories: dict[str, Story], whole: Path) -> None:
     """Slurm sends the signal that the script asks for, two minutes before the limit."""
     told = stories["time-limit"]
-    paused = told.pause()
-    hours, minutes, _ = map(int, told.job.facts()["RunTime"].split(":"))
-    told.job.call("scontrol", "update", f"jobid={told.job.id}", f"timelimit={60 * hours + minutes + 2}")
-    resume(paused)
+    resume(told.pause())
     until(lambda: "interrupted after step" in told.job.output(), told.job.output)
     told.job.call("scontrol", "update", f"jobid={told.job.id}", "timelimit=60")  # as each attempt of a job has
     told.assert_is_whole(whole, restarts=1)
@@ -161,19 +193,13 @@ def test_time_limit(stories: dict[str, Story], whole: Path) -> None:
 
 def test_preemption(stories: dict[str, Story], whole: Path) -> None:
     told = stories["preempted"]
-    paused = told.pause()
-    urgent = ["sbatch", "--partition=high", "--nodelist=node3", "--exclusive", "--output=/dev/null", "--wrap=true"]
-    told.job.call(*urgent)
-    resume(paused)
+    resume(told.pause())
     told.assert_is_whole(whole, restarts=1)
     assert "Slurm has requeued the job" in told.job.output() or "; requeueing" in told.job.output()
 
 
-def test_a_node_that_is_lost(stories: dict[str, Story], cluster: Cluster, whole: Path) -> None:
+def test_a_node_that_is_lost(stories: dict[str, Story], whole: Path) -> None:
     told = stories["node-down"]
-    paused = told.pause()
-    cluster.set_node("node6", "down")
-    paused.resume()
     told.assert_is_whole(whole, restarts=1)
     assert "; Slurm has requeued the job\n" in told.job.output()
     assert "not requeued" not in told.job.output()
@@ -183,11 +209,6 @@ def test_a_job_continues_without_a_lost_node_until_it_returns(
     stories: dict[str, Story], cluster: Cluster, whole: Path
 ) -> None:
     told = stories["elastic"]
-    paused = told.pause()
-    cluster.set_node("node8", "drain")  # or it would return by itself
-    cluster.set_node("node8", "down")
-    told.note.unlink()
-    paused.resume()
     paused = told.pause()
     assert [event.processes for event in told.events() if event.processes] == [2, 1]
     assert told.job.facts()["JobState"] == "RUNNING"
@@ -208,10 +229,9 @@ def test_a_rank_that_is_stopped(stories: dict[str, Story], whole: Path) -> None:
     assert [event.kind for event in told.events()] == ["started", "stalled", "resumed", "finished"]
 
 
-def test_two_jobs_with_one_name(stories: dict[str, Story], teller: Teller, whole: Path) -> None:
-    told = stories["named"]
+def test_two_jobs_with_one_name(stories: dict[str, Story], whole: Path) -> None:
+    told, second = stories["named"], stories["second of that name"].job
     paused = told.pause()
-    second = teller.begin("named").job
     assert second.wait() == "FAILED"
     assert (second.facts()["ExitCode"], second.facts()["Restarts"]) == ("69:0", "0")
     assert (
@@ -221,10 +241,9 @@ def test_two_jobs_with_one_name(stories: dict[str, Story], teller: Teller, whole
     told.assert_is_whole(whole, restarts=0)
 
 
-def test_a_node_that_never_answers(teller: Teller, tmp_path: Path, whole: Path) -> None:
+def test_a_node_that_never_answers(stories: dict[str, Story], teller: Teller, whole: Path) -> None:
     """Its Python hangs, as on an unreachable file system. Slurm ends it once the other node has given up."""
-    hanging = write_python(tmp_path, teller.env, "exec env --default-signal sleep 1000", only="slurm node")
-    told = teller.begin("silent", "--run.join_timeout", "3", CIFAR_DIST_VENV=str(hanging))
+    told = stories["silent"]
     told.note.touch()
     assert told.job.wait() == "FAILED"
     assert (told.job.facts()["ExitCode"], told.job.facts()["Restarts"]) == ("143:0", "0"), "128 + TERM"
@@ -232,25 +251,27 @@ def test_a_node_that_never_answers(teller: Teller, tmp_path: Path, whole: Path) 
     teller.begin("silent").assert_is_whole(whole, restarts=0)
 
 
-def test_a_node_without_the_environment_is_named_before_any_trains(teller: Teller, tmp_path: Path, whole: Path) -> None:
-    missing = write_python(tmp_path, teller.env, "exit 127")
-    told = teller.begin("missing", CIFAR_DIST_VENV=str(missing))
-    told.note.touch()
+def test_a_node_without_the_environment_is_named_before_any_trains(stories: dict[str, Story]) -> None:
+    told = stories["missing"]
     assert told.job.wait() == "FAILED"
     assert told.job.facts()["ExitCode"] == "2:0", told.job.output()
-    assert f"no Python on node2 that can run the project; looked in {missing}/bin, then on the" in told.job.output()
+    assert (
+        f"no Python on node2 that can run the project; looked in {told.run.parents[1]}/missing/bin, then"
+        in told.job.output()
+    )
     assert "on node1 that" not in told.job.output()
     assert "machine 0 of 2" not in told.job.output()
-    teller.begin("missing").assert_is_whole(whole, restarts=0)
+    assert not told.run.exists()
 
 
 def test_scancel(teller: Teller, whole: Path) -> None:
     """Submitted with ``cifar-dist submit``, which knows the future run folder; resumed from that folder."""
     note = teller.recipe.parent / "cancelled.paused"
+    python = f"{teller.env['CIFAR_DIST_VENV']}/bin/python"
     words = ["-m", "cifar_dist", "submit", str(teller.recipe), "--nodes=2", "--nodelist=node[1-2]", "-J", "it"]
     env = {**teller.cluster.env, **teller.env, **pausing(PAUSE, note)}
     done = subprocess.run(
-        [sys.executable, *words], env=env, cwd=teller.recipe.parent, capture_output=True, text=True, timeout=PATIENCE
+        [python, *words], env=env, cwd=teller.recipe.parent, capture_output=True, text=True, timeout=PATIENCE
     )
     said = re.fullmatch(r"job (\d+): (.*)\nwatch it: tail -F slurm-\1\.out; cifar-dist runs list .*\n", done.stdout)
     assert said, done.stdout + done.stderr
@@ -282,7 +303,6 @@ def test_where_python_is_only_inside_srun_a_job_is_requeued_and_cancelled_too(st
     """As in a container: every command of ours goes through srun, which refuses once Slurm terminates the job."""
     told = stories["inside"]
     paused = told.pause()
-    told.job.call("scancel", "--batch", "--signal=USR1", told.job.id)
     told.note.unlink()
     resume(paused)
     paused = told.pause()

@@ -48,7 +48,7 @@ def write_recipe(folder: Path, digits: Path, *, runs: str) -> Path:
 def write_python(folder: Path, env: dict[str, str], instead: str, only: str = "", node: str = "node2") -> Path:
     """Write a ``bin/python`` that behaves differently on a node, ``only`` for commands with these words."""
     python = folder / "bin" / "python"
-    python.parent.mkdir()
+    python.parent.mkdir(parents=True)
     python.write_text(
         f'#!/bin/sh\ncase "$SLURMD_NODENAME $*" in ({node}*"{only}"*) {instead};; esac\n'
         f'exec {env["CIFAR_DIST_VENV"]}/bin/python "$@"\n'
@@ -106,12 +106,18 @@ class Cluster:
     env: dict[str, str]
 
     def submit(
-        self, folder: Path, *words: str, nodes: str = "node[1-2]", options: Sequence[str] = (), **variables: str
+        self,
+        folder: Path,
+        *words: str,
+        nodes: str = "node[1-2]",
+        options: Sequence[str] = (),
+        script: Path = SCRIPT,
+        **variables: str,
     ) -> Job:
-        """Run ``sbatch *options slurm/train.sbatch *words`` from ``folder``, which is not the repository."""
+        """Run ``sbatch *options script *words`` from ``folder``, which is not the repository."""
         own = {**self.env, "CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **variables}
         count = 2 if "[" in nodes else 1
-        command = ["sbatch", "--parsable", f"--nodes={count}", f"--nodelist={nodes}", *options, str(SCRIPT), *words]
+        command = ["sbatch", "--parsable", f"--nodes={count}", f"--nodelist={nodes}", *options, str(script), *words]
         done = subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return Job(done.stdout.strip(), folder, own)
