@@ -53,12 +53,16 @@ def test_the_launcher_returns_the_exit_code_of_the_ranks(recipe: Path, forked: d
         assert output.count("\n") == 1, "one line, and not one for each rank"
 
 
-def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Path) -> None:
+def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Path, tmp_path: Path) -> None:
     """The terminal sends INT to every process in the foreground; the run must count it as one."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['cifar_dist.report.run_page'] = None\n")
+    undrawn = {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
+    }  # a report takes longer than the run
     pid, terminal = pty.fork()
     if pid == 0:
         words = ["cpu", "--num_processes=2", str(recipe), "--run.name", "typed", "--train.epochs", "10000"]
-        os.execve(soak.LOCAL, ["local.sh", *words], environment())
+        os.execve(soak.LOCAL, ["local.sh", *words], environment(undrawn))
     output = b""
     deadline = time.monotonic() + PATIENCE
     while not left_of(recipe, "-u -m cifar_dist train"):
@@ -138,8 +142,8 @@ def test_a_wrong_environment_is_named() -> None:
     assert done.stderr == "launch/local.sh: CIFAR_DIST_VENV is /nowhere, but /nowhere/bin/python does not exist\n"
 
 
-def test_missing_gpus_are_reported_in_one_line() -> None:
-    env = environment({"CUDA_VISIBLE_DEVICES": ""})
+def test_missing_gpus_are_reported_in_one_line(forked: dict[str, str]) -> None:
+    env = environment({**forked, "CUDA_VISIBLE_DEVICES": ""})
     done = subprocess.run(
         [soak.LOCAL, "ddp", "demo"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )

@@ -76,8 +76,8 @@ def test_an_evaluation_ends_on_request(digits: Path, tmp_path: Path, forked: dic
         ),
     ],
 )
-def test_it_refuses_bad_input_in_one_line(words: list[str], says: str) -> None:
-    done = launch(*words)
+def test_it_refuses_bad_input_in_one_line(forked: dict[str, str], words: list[str], says: str) -> None:
+    done = launch(*words, **forked)
     assert done.returncode == 2
     assert done.stderr.startswith(f"cifar-dist: {says}")
     assert done.stderr.count("\n") == 1
