@@ -2,10 +2,12 @@
 
 ::
 
-    preflight RECIPE [--section.field VALUE ...]        on the first node: prints the run's folder and newest checkpoint
-    node RUN RECIPE [--section.field VALUE ...]         on every node, under srun: trains the run of that name
-                                                        both take `resume RUN` in place of RECIPE
-    requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE RESTARTS   on the first node: prints the outcome and the job's exit code
+    preflight RECIPE [--section.field VALUE ...]          on the first node: prints the run's folder, its newest
+                                                          checkpoint, and whether to `train` or to `resume` it
+    node VERB FOLDER RECIPE [--section.field VALUE ...]   on every node, under srun: does that
+                                                          both take `resume RUN` in place of RECIPE
+    requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE RESTARTS MAY_REQUEUE
+                                                          on the first node: prints the outcome and the job's exit code
 
 Output for programs goes to stdout, output for people to stderr.
 """
@@ -23,35 +25,36 @@ from cifar_dist.run_folder import RunFolder
 
 
 def preflight(words: Sequence[str]) -> int:
-    """Check the job, and print the run's folder and its newest checkpoint, one per line."""
+    """Check the job, and print the run's folder, its newest checkpoint and what to do, one per line."""
     from cifar_dist.slurm.preflight import check_job
     from cifar_dist.slurm.requeue import named
 
     job, nodes = os.environ["SLURM_JOB_ID"], os.environ["SLURM_JOB_NODELIST"]
-    folder = check_job(words, os.environ)
+    folder, verb = check_job(words, os.environ)
     began_at = folder.newest_checkpoint()
     _say(f"job {job}, attempt {_attempt()}, on {nodes}: {folder.path} from {named(began_at)}")
-    print(f"{folder.path}\n{began_at}")
+    print(f"{folder.path}\n{began_at}\n{verb}")
     return EXIT_DONE
 
 
 def node(words: Sequence[str]) -> int:
     """Train on this node."""
     from cifar_dist.slurm.node import run_node
-    from cifar_dist.slurm.preflight import RESUME
+    from cifar_dist.slurm.preflight import RESUME, settings_of_resume
 
-    name, *rest = words
+    verb, path, *rest = words
     if rest[0] == RESUME:
         return run_node(rest, os.environ)
-    fresh = ["--run.fresh", "false"] if _attempt() > 1 else []  # later attempts find the folder of the first
-    return run_node(["train", *rest, *fresh, "--run.name", name], os.environ)
+    if verb == RESUME:
+        return run_node([RESUME, path, *settings_of_resume(rest[1:])], os.environ)
+    return run_node(["train", *rest, "--run.name", Path(path).name], os.environ)
 
 
 def requeue(words: Sequence[str]) -> int:
     """Print the outcome of the job, and its exit code unless Slurm requeues it."""
     from cifar_dist.slurm.requeue import Attempt, decide
 
-    path, began_at, step_code, job_state, restarts = words
+    path, began_at, step_code, job_state, restarts, may_requeue = words
     folder = RunFolder(Path(path))
     decision = decide(
         Attempt(
@@ -59,6 +62,7 @@ def requeue(words: Sequence[str]) -> int:
             number=_attempt(),
             job_state=job_state,
             requeued=int(restarts or 0) >= _attempt(),  # Slurm counts a restart as soon as it decides on it
+            may_requeue=may_requeue != "0",
             exit_code=_agreed_code(folder, int(step_code)),
             finished=folder.is_finished(),
             began_at=began_at,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.changes import contradiction
+from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.time_limit import deadline, job_time
@@ -21,9 +23,14 @@ from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
 RESUME = "resume"
 """First word of a job that continues a run instead of training a recipe."""
 
+_TRAIN = "train"
+_PLACE = ("run.name", "run.dir", "run.from", "run.fresh")  # settings of a new run, which a resume refuses
 
-def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
-    """Refuse a job that cannot train; return the folder of its run.
+
+def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFolder, str]:
+    """Refuse a job that cannot train; return the folder of its run, and whether to ``train`` or to ``resume`` it.
+
+    A later attempt resumes what the first one began: the recipe may have been edited since, for another job.
 
     Args:
         words: a recipe and its settings, or ``resume``, a run and its settings.
@@ -38,16 +45,35 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> RunFolder:
         )
     if not words:
         raise UserError("name a recipe: one that cifar-dist recipes lists, or the path of a .toml")
-    if words[0] == RESUME:
+    verb = words[0]
+    if verb == RESUME:
         if len(words) == 1:
             raise UserError("name the run to resume: sbatch slurm/train.sbatch resume RUN")
         config = resumed_config(find_run(words[1]), words[2:])
     else:
-        config = config_in_job(words[0], words[1:], variables["SLURM_JOB_ID"])
+        verb, config = _TRAIN, config_in_job(words[0], words[1:], variables["SLURM_JOB_ID"])
+        folder = RunFolder.of(config)
+        if int(variables.get("SLURM_RESTART_COUNT", "0")) and folder.exists():
+            asked, verb, config = config, RESUME, resumed_config(folder.path, settings_of_resume(words[1:]))
+            if found := contradiction(settings_of(config), settings_of(asked), _PLACE, f"{words[0]} now"):
+                note = f"{folder.path} was started with {found[1]}; it continues as it was started"
+                print(f"slurm/train.sbatch: {note}", file=sys.stderr)
     Manifest.load(config.data.path)
     check_site(config, variables)
     _check_time(config, variables)
-    return RunFolder.of(config)
+    return RunFolder.of(config), verb
+
+
+def settings_of_resume(words: Sequence[str]) -> list[str]:
+    """Return the words of the settings that a resume accepts, of those with which a job trains a recipe."""
+    kept: list[str] = []
+    keeps = True
+    for word in words:
+        if word.startswith("--"):
+            keeps = word[2:].partition("=")[0].replace("-", "_") not in _PLACE
+        if keeps:
+            kept.append(word)
+    return kept
 
 
 def check_site(config: Config, variables: Mapping[str, str]) -> None:

@@ -38,6 +38,7 @@ class Attempt:
         finished: whether the run is finished.
         began_at: the newest checkpoint when the attempt began; empty if there was none.
         stopped_at: the newest checkpoint now; empty if there is none.
+        may_requeue: False for a job with ``--no-requeue``.
         stop_file: whether a file in the run folder asks to stop.
     """
 
@@ -49,6 +50,7 @@ class Attempt:
     finished: bool
     began_at: str
     stopped_at: str
+    may_requeue: bool = True
     stop_file: bool = False
 
 
@@ -94,6 +96,10 @@ def decide(attempt: Attempt) -> Decision:
         began_at = named(attempt.began_at)
         line = f"{this} made no progress since {began_at}, so it is not requeued; give it more time; {resume}"
         return Decision(Outcome.NO_PROGRESS, EXIT_STALLED if stalled else EXIT_FAILED, line)
+    if not attempt.may_requeue:
+        why = "is not requeued because the job has --no-requeue"
+        line = f"{this} stopped at {named(attempt.stopped_at)}, and {why}; {resume}"
+        return Decision(Outcome.STOPPED, EXIT_REQUEUE, line)
     how = "stalled after" if stalled else "stopped at"
     return Decision(Outcome.REQUEUE, EXIT_REQUEUE, f"{this} {how} {named(attempt.stopped_at)}; requeueing")
 

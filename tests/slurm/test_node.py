@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from support.run_folders import write_run
 from support.running import ROOT
 
+from cifar_dist import recipe
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.errors import UserError
 from cifar_dist.slurm.node import Node, first_host
-from cifar_dist.slurm.preflight import check_job
+from cifar_dist.slurm.preflight import check_job, settings_of_resume
 
 SECOND_OF_TWO = {
     "SLURM_NODEID": "1",
@@ -118,10 +120,29 @@ def test_a_job_is_refused_for_a_signal_that_the_command_line_cannot_have_changed
         with pytest.raises(UserError, match=f"^{short}SBATCH_SIGNAL=USR1@120 stops"):
             check_job([str(tiny)], job)
     else:
-        assert check_job([str(tiny)], job).path.name == "tiny-7"
+        folder, verb = check_job([str(tiny)], job)
+        assert (folder.path.name, verb) == ("tiny-7", "train")
     warned = capsys.readouterr().err
     warning = f"slurm/train.sbatch: unless sbatch was given another --signal, {short}--signal=USR1@120 stops"
     assert bool(re.match(warning, warned)) is (refused is False), warned
+
+
+def test_a_later_attempt_resumes_what_the_first_one_began(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe is edited for the next job, while this one waits to be requeued."""
+    words = [str(tiny), "--run.fresh", "--run.name=it", "--train.epochs", "4"]
+    first = {"SLURM_JOB_ID": "7"}
+    later = {**first, "SLURM_RESTART_COUNT": "1"}
+    assert check_job(words, later)[1] == "train", "it was lost before it began"
+    write_run(tiny.parent / "runs" / "it", recipe.load(words[0], words[1:]))
+    folder, verb = check_job(words, later)
+    assert (folder.path, verb, capsys.readouterr().err) == (tiny.parent / "runs" / "it", "resume", "")
+    tiny.write_text(tiny.read_text().replace("lr = 0.1", "lr = 9.0"))
+    assert check_job(words, later)[1] == "resume"
+    assert capsys.readouterr().err == (
+        f"slurm/train.sbatch: {folder.path} was started with optim.lr = 0.1 and {tiny} now says 9.0; "
+        "it continues as it was started\n"
+    )
+    assert settings_of_resume(words[1:]) == ["--train.epochs", "4"]
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "sweep.sbatch"])

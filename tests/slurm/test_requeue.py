@@ -41,6 +41,7 @@ ATTEMPTS = st.builds(
     finished=st.booleans(),
     began_at=st.sampled_from(_CHECKPOINTS),
     stopped_at=st.sampled_from(_CHECKPOINTS),
+    may_requeue=st.booleans(),
 )
 
 
@@ -52,6 +53,12 @@ ATTEMPTS = st.builds(
         ({"exit_code": 75}, "requeue", 75, "attempt 2 stopped at step-2; requeueing"),
         ({"requeued": True, "job_state": "COMPLETING"}, "requeued", 75, _BY_SLURM),
         ({"requeued": True, "job_state": "COMPLETING", "exit_code": 137}, "requeued", 75, _BY_SLURM),
+        (
+            {"may_requeue": False},
+            "stopped",
+            75,
+            f"attempt 2 stopped at step-2, and is not requeued because the job has --no-requeue; {_RESUME}",
+        ),
         ({"exit_code": 124}, "requeue", 75, "attempt 2 stalled after step-2; requeueing"),
         (
             {"exit_code": 124, "stopped_at": "step-1"},
@@ -119,7 +126,8 @@ def test_only_a_running_job_that_stopped_or_stalled_with_progress_is_requeued(at
     stopped = ended and not attempt.finished
     progress = attempt.began_at != attempt.stopped_at
     outcome = decide(attempt).outcome
-    assert (outcome == Outcome.REQUEUE) == (stopped and progress and attempt.job_state == "RUNNING")
+    may = attempt.job_state == "RUNNING" and attempt.may_requeue
+    assert (outcome == Outcome.REQUEUE) == (stopped and progress and may)
     assert (outcome == Outcome.DONE) == (ended and attempt.finished)
 
 
@@ -146,9 +154,9 @@ def test_the_command_reads_the_run_folder(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     run = write_run(tiny.parent / "runs" / "it", recipe.load(str(tiny), []))
 
-    def ask(exit_code: int, state: str, restarts: str = "1", folder: Path = run) -> tuple[str, str]:
+    def ask(exit_code: int, state: str, restarts: str = "1", may_requeue: str = "1") -> tuple[str, str]:
         """Return what the command of slurm/train.sbatch prints after an attempt that began without a checkpoint."""
-        assert requeue([str(folder), "", str(exit_code), state, restarts]) == 0
+        assert requeue([str(run), "", str(exit_code), state, restarts, may_requeue]) == 0
         out, err = capsys.readouterr()
         return out, err.removeprefix("slurm/train.sbatch: ")
 
@@ -158,6 +166,7 @@ def test_the_command_reads_the_run_folder(
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "latest").symlink_to("step-00000004")
     assert ask(0, "RUNNING") == ("requeue 75\n", "attempt 2 stopped at step-00000004; requeueing\n")
+    assert ask(0, "RUNNING", may_requeue="0")[0] == "stopped 75\n"
     assert ask(137, "COMPLETING", restarts="2")[0] == "requeued 75\n", "a node was lost"
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "stalled", 4))
     assert ask(137, "RUNNING") == ("requeue 75\n", "attempt 2 stalled after step-00000004; requeueing\n")
@@ -166,5 +175,5 @@ def test_the_command_reads_the_run_folder(
     monkeypatch.setenv("CIFAR_DIST_MIN_NODES", "1")
     assert ask(137, "RUNNING")[0] == "requeue 75\n", "a node was lost, the others saved"
     monkeypatch.delenv("CIFAR_DIST_MIN_NODES")
-    done = write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5)
-    assert ask(0, "RUNNING", folder=done) == ("done 0\n", "")
+    run = write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5)
+    assert ask(0, "RUNNING") == ("done 0\n", "")

@@ -124,6 +124,21 @@ def test_an_attempt_without_progress_is_the_last(
     assert "attempt 1 made no progress since the start, so it is not requeued" in job.output()
 
 
+def test_a_job_that_must_not_be_requeued_says_how_to_resume(
+    cluster: Cluster, digits: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
+    saves = "mkdir -p runs/it/checkpoints; ln -s step-00000005 runs/it/checkpoints/latest; exit 0"
+    env = {**forked, "CIFAR_DIST_VENV": str(write_python(tmp_path, forked, saves, only="slurm node", node="node1"))}
+    words = ["demo", "--data.path", str(digits), "--run.name", "it"]
+    job = cluster.submit(tmp_path, *words, nodes="node1", options=["--no-requeue"], **env)
+    assert job.wait() == "FAILED"
+    assert job.facts()["ExitCode"] == "75:0"
+    assert job.output().splitlines()[-1] == (
+        "slurm/train.sbatch: attempt 1 stopped at step-00000005, and is not requeued because the job has --no-requeue; "
+        "to resume: cifar-dist submit resume runs/it [sbatch options]"
+    )
+
+
 def test_running_the_script_without_sbatch_is_refused() -> None:
     done = subprocess.run(
         ["bash", ROOT / "slurm" / "train.sbatch", "demo"],
