@@ -42,7 +42,13 @@ _SEARCH_SECONDS = 1.0  # between two searches for new ranks
 _ALONE_SECONDS = 5.0  # without a rank: the launcher waits for other machines, and does not just end
 
 
-def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], join_timeout: Callable[[], float]) -> int:
+def run_launcher(
+    config: Path,
+    options: Sequence[str],
+    words: Sequence[str],
+    join_timeout: Callable[[], float],
+    is_finished: Callable[[], bool],
+) -> int:
     """Run ``cifar-dist *words`` on many processes and return the exit code that they agreed on.
 
     Call it in a process that does nothing else, because it replaces the signal handlers permanently.
@@ -52,6 +58,7 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
         options: options of ``accelerate launch``, each ``--NAME=VALUE``; they override the config.
         words: a verb and its arguments.
         join_timeout: seconds to wait for other machines of the job, if it has several.
+        is_finished: whether the run is finished; asked when an elastic job has ended without this machine.
 
     Raises:
         UserError: an option or the config cannot be launched.
@@ -64,7 +71,7 @@ def run_launcher(config: Path, options: Sequence[str], words: Sequence[str], joi
     if launcher == 0:
         signal_on_parent_death(agent, signal.SIGKILL)
         own = [f"--config_file={config}", *options, "--module", "cifar_dist", *words]
-        sys.exit(launch_ranks(own, asked, join_timeout, _FORWARDED_AS))
+        sys.exit(launch_ranks(own, asked, join_timeout, is_finished, _FORWARDED_AS))
     ranks = _Ranks(launcher)
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
         fresh = requests.new()

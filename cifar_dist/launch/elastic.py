@@ -18,9 +18,10 @@ import subprocess
 import time
 from typing import ClassVar
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
+from torch.distributed.elastic.rendezvous import RendezvousClosedError
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 from torch.distributed.launcher import api as launcher
@@ -77,10 +78,15 @@ def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
         meeting.wait_for_host()
 
 
+def has_found_meeting() -> bool:
+    """Whether this machine has found the others of an elastic job."""
+    return ElasticAgent.meeting.is_found
+
+
 def describe_failure(endpoint: str, error: Exception) -> str:
     """Return in one line why a meeting failed."""
-    if ElasticAgent.meeting.is_found:
-        return f"the machine at {endpoint} (--rdzv_endpoint), where they meet, has left: the job is finished or failed"
+    if has_found_meeting():
+        return f"the machine at {endpoint} (--rdzv_endpoint), where they meet, has left: the job ended without this one"
     return f"the machines do not meet at {endpoint}: {first_line(error)}"
 
 
@@ -98,6 +104,14 @@ class ElasticAgent(LocalElasticAgent):
     meeting: ClassVar[Meeting]
     _stop_seconds = _SAVE_SECONDS
     _stop_signal = signal.SIGTERM
+
+    def run(self, role: str = DEFAULT_ROLE) -> RunResult:
+        result: RunResult | None = super().run(role)
+        if (
+            result is None
+        ):  # the job has ended while this machine waited to replace one, and torchrun takes it for a result
+            raise RendezvousClosedError
+        return result
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         handler = worker_group.spec.rdzv_handler

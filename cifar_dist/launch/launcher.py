@@ -28,7 +28,11 @@ ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 
 
 def launch_ranks(
-    words: Sequence[str], asked: LaunchRequest, join_timeout: Callable[[], float], forwarded: Iterable[int]
+    words: Sequence[str],
+    asked: LaunchRequest,
+    join_timeout: Callable[[], float],
+    is_finished: Callable[[], bool],
+    forwarded: Iterable[int],
 ) -> int:
     """Run ``accelerate launch *words`` in this process and return the exit code of its ranks.
 
@@ -36,10 +40,11 @@ def launch_ranks(
         words: options of ``accelerate launch``, and the program with its arguments.
         asked: what they say about machines.
         join_timeout: seconds to wait for other machines of the job, if it has several.
+        is_finished: whether the run is finished; asked when an elastic job has ended without this machine.
         forwarded: signals that reach the ranks in another way, and which this process ignores.
 
     Raises:
-        JoinTimeoutError: another machine of the job did not come.
+        JoinTimeoutError: another machine of the job did not come, or all have left.
         UserError: Accelerate does not know an option.
     """
     announce_launcher()
@@ -72,6 +77,9 @@ def launch_ranks(
     except subprocess.CalledProcessError as error:
         return agreed_code([Failure("the process", error.returncode)])
     except RendezvousError as error:
+        if elastic.has_found_meeting() and is_finished():
+            notice("the run is finished; this machine was not needed")
+            return EXIT_DONE
         raise JoinTimeoutError(elastic.describe_failure(arguments.rdzv_endpoint, error)) from None
     except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
         hint = " Without GPUs: cifar-dist launch cpu" if "cuda" in str(error).lower() else ""

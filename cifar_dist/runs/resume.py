@@ -51,3 +51,9 @@ def launched_run(words: Sequence[str]) -> RunConfig:
         return RunConfig()
     config = recipe.load(others[0], settings) if verb == "train" else resumed_config(find_run(others[0]), settings)
     return config.run
+
+
+def is_finished(words: Sequence[str]) -> bool:
+    """Whether the run is finished that the words of a collective verb start; False for a verb that trains none."""
+    run = launched_run(words)
+    return bool(run.name) and RunFolder(Path(run.dir) / run.name).is_finished()

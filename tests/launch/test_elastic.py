@@ -77,6 +77,30 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     assert re.findall(r"^cifar-dist: machines: (\d), processes: \1$", done[0].stderr, re.M) == ["2", "1", "2"]
 
 
+def test_a_machine_that_was_not_needed_ends_with_the_job(tiny: Path, tmp_path: Path, forked: dict[str, str]) -> None:
+    port, note = free_port(), tmp_path / "paused"
+    env = environment({**forked, **pausing(12, note)})
+
+    def start_machine(*, is_host: bool) -> warm.Popen:
+        options = ["--num_processes=1", "--nnodes=1:1", f"--rdzv_endpoint=127.0.0.1:{port}"]
+        words = ["-m", "cifar_dist", "launch", "cpu", *options, f"--rdzv_conf=is_host={is_host}", str(tiny)]
+        return warm.Popen([sys.executable, *words], env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    def connects(machine: psutil.Process) -> bool:
+        processes = [machine, *machine.children(recursive=True)]
+        return any(one.raddr and one.raddr.port == port for each in processes for one in each.net_connections("tcp"))
+
+    first = start_machine(is_host=True)
+    paused = wait_for_pause(note, [first])
+    spare = start_machine(is_host=False)
+    wait_until(lambda: connects(psutil.Process(spare.pid)), [first, spare])
+    paused.send_signal(signal.SIGCONT)
+    done = finish([first, spare])
+    assert [one.returncode for one in done] == [0, 0], done[1].stderr
+    assert done[1].stderr.endswith("cifar-dist: the run is finished; this machine was not needed\n")
+    assert "Traceback" not in done[1].stderr
+
+
 def test_a_rank_that_starts_up_saves_for_a_machine_that_joins(tmp_path: Path) -> None:
     """It ignores what it is sent until it listens; one request alone would be lost, and the rank killed at last."""
     starts_up = tmp_path / "rank.py"
