@@ -14,6 +14,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.launch.typed_command import SLURM_CONFIG
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES
 from cifar_dist.slurm.options import Options, asked
+from cifar_dist.terminal.notice import notice
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "slurm"
@@ -63,7 +64,11 @@ class SubmittedJob:
 
     def wait(self) -> int:
         """Wait for ``sbatch``, pass on its warnings, and return its exit code, which with ``--wait`` is the job's."""
-        _, said = self.sbatch.communicate()
+        try:
+            _, said = self.sbatch.communicate()
+        except KeyboardInterrupt:  # ends the wait, and not the job
+            notice(f"job {self.id} continues; to cancel it: scancel {self.id}")
+            raise
         print(said, end="", file=sys.stderr, flush=True)
         return self.sbatch.returncode
 

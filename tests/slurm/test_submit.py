@@ -296,6 +296,18 @@ def test_a_job_knows_the_signal_that_its_command_line_asked_for(
     assert (tmp_path / "signal").read_text().strip() == signal
 
 
+def test_ctrl_c_says_that_the_job_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 7; sleep 0.3; kill -INT $PPID; exec sleep 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    job = sbatch.submit(tmp_path / "sbatch", [], Options.parse(["--wait"]))
+    with pytest.raises(KeyboardInterrupt):
+        job.wait()
+    assert capsys.readouterr().err == "cifar-dist: job 7 continues; to cancel it: scancel 7\n"
+
+
 @pytest.mark.parametrize(
     ("options", "variables", "processes"),
     [
