@@ -18,7 +18,7 @@ import subprocess
 import time
 from typing import ClassVar
 
-from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous import RendezvousClosedError
@@ -38,6 +38,7 @@ _SAVE_SECONDS = 120  # between a request to stop and KILL
 _LAST_SECONDS = 5  # the same after a machine was lost, without which its ranks' states cannot be gathered
 _REPEAT_SECONDS = 1.0  # between two requests: a rank that is starting up ignores them
 _POLL_SECONDS = 0.1
+_NOT_FRESH = ["--run.fresh", "false"]
 _AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
 
 
@@ -98,6 +99,13 @@ def _hosts(arguments: argparse.Namespace) -> bool:
     return bool(_matches_machine_hostname(arguments.rdzv_endpoint.rpartition(":")[0]))
 
 
+def _allow_existing_run(spec: WorkerSpec) -> None:
+    """Have ranks that start again train the run that the first ones created, although ``run.fresh`` may be set."""
+    words = list(map(str, spec.args))
+    if words[words.index("cifar_dist") + 1] == "train" and words[-2:] != _NOT_FRESH:
+        spec.args = (*words, *_NOT_FRESH)
+
+
 class ElasticAgent(LocalElasticAgent):
     """torchrun's agent of one machine, which knows the exit codes of the ranks and the heartbeats of the others."""
 
@@ -119,6 +127,8 @@ class ElasticAgent(LocalElasticAgent):
         self.meeting.begin(handler)
         super()._rendezvous(worker_group)
         self.meeting.end()
+        if handler._state_holder.state.round:  # it counts the meetings, also those before this machine came
+            _allow_existing_run(worker_group.spec)
         first = worker_group.workers[0]
         if first.global_rank == 0:
             notice(f"machines: {worker_group.group_world_size}, processes: {first.world_size}")

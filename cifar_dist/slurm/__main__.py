@@ -47,7 +47,8 @@ def node(words: Sequence[str]) -> int:
         return run_node(rest, os.environ)
     if verb == RESUME:
         return run_node([RESUME, path, *settings_of_resume(rest[1:])], os.environ)
-    return run_node(["train", *rest, "--run.name", Path(path).name], os.environ)
+    fresh = ["--run.fresh", "false"] if _attempt() > 1 else []  # the first may have created the folder, and no more
+    return run_node(["train", *rest, *fresh, "--run.name", Path(path).name], os.environ)
 
 
 def requeue(words: Sequence[str]) -> int:

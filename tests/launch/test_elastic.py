@@ -48,7 +48,7 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     ]
 
     def start_machine(programs: dict[str, str] = forked) -> warm.Popen:
-        command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, *words]
+        command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, *words, "--run.fresh"]
         env = environment({**programs, **pausing(12, note)})
         return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
