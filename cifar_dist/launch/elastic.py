@@ -115,9 +115,7 @@ class ElasticAgent(LocalElasticAgent):
 
     def run(self, role: str = DEFAULT_ROLE) -> RunResult:
         result: RunResult | None = super().run(role)
-        if (
-            result is None
-        ):  # the job has ended while this machine waited to replace one, and torchrun takes it for a result
+        if result is None:  # the job ended while this machine waited for a place; torchrun takes that for a result
             raise RendezvousClosedError
         return result
 
