@@ -6,6 +6,7 @@ They agree through the job's key-value store. Rank 0, which may host it, waits f
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _WAIT_SECONDS = 1.0  # of a rank for the others
 _POLL_SECONDS = 0.05
+_CONNECT_SECONDS = 10.0
 
 
 def is_first(purpose: str) -> bool:
@@ -63,9 +65,12 @@ def _ask(purpose: str, question: Callable[[Store, bool, int], bool]) -> bool:
         return True
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the ranks of each
     try:
-        store = open_store(f"{purpose}/{attempt}", os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # Where nothing listens, torch tries for twenty seconds and prints the frames of its own stack.
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+        store = open_store(f"{purpose}/{attempt}", host, port)
         return question(store, os.environ.get("RANK") == "0", ranks)
-    except (RuntimeError, KeyError):  # rank 0, which may host the store, has ended; or the address is not known
+    except (OSError, RuntimeError, KeyError):  # rank 0, which may host the store, has ended; or its address is unknown
         return True
 
 
