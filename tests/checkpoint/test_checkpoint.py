@@ -99,20 +99,17 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_old_checkpoint(folder: Path) 
 # ---- death ------------------------------------------------------------------------------------------------------
 
 
-def save_and_prune(folder: Path, step: int, best: bool) -> None:
+def save_and_prune(folder: Path, step: int, *, best: bool) -> None:
     save(folder, step, best=best)
     checkpoint.prune(folder, keep=1)
 
 
-@pytest.mark.parametrize(
-    ("before", "best", "power_loss"),
-    [([], True, True), ([1, 2], True, True), ([2], True, False)],
-    ids=["first", "again, power lost", "again"],
-)
-def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(
-    tmp_path: Path, before: list[int], best: bool, power_loss: bool
-) -> None:
-    """Killed at every write; a step may be saved twice, before and after its evaluation. See also `test_saving.py`."""
+@pytest.mark.parametrize("before", [[], [1, 2]], ids=["first", "again"])
+def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(tmp_path: Path, before: list[int]) -> None:
+    """Killed at every write, with a loss of power; a step may be saved twice, before and after its evaluation.
+
+    See also `test_saving.py`.
+    """
     step = 2
     (tmp_path / "before").mkdir()
     for earlier in before:
@@ -122,7 +119,7 @@ def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(
         return Path(shutil.copytree(tmp_path / "before", tmp_path / f"case-{next(NUMBERS)}", symlinks=True))
 
     seen = set()
-    for folder in every_death(prepare, lambda f: save_and_prune(f, step, best), power_loss=power_loss):
+    for folder in every_death(prepare, lambda f: save_and_prune(f, step, best=True), power_loss=True):
         chosen, notes = checkpoint.choose(folder)
         assert not notes, "nothing half-written ever has a checkpoint's name"
         if chosen is None:
@@ -140,7 +137,7 @@ def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(
             assert holds(checkpoint.named(folder, "best"), 1)
         save_and_prune(folder, 3, best=True)
         assert names(folder) == ["best", "latest", "step-00000003"], "and nothing is left behind"
-    assert best in seen, "it died after the new one was there, too"
+    assert True in seen, "it died after the new one was there, too"
 
 
 # ---- pruning ----------------------------------------------------------------------------------------------------

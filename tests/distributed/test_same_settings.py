@@ -16,6 +16,8 @@ PLACED = """
 import os, sys
 os.chdir(sys.argv.pop())
 from cifar_dist.cli import run
+from cifar_dist.distributed import shared_path
+shared_path.SEEN_SECONDS = 0.5
 from cifar_dist.process_exit import exit_with
 exit_with(lambda: run(["train", *sys.argv[1:]]))
 """
@@ -58,13 +60,13 @@ def test_a_run_folder_that_another_machine_does_not_see_is_reported(digits: Path
     places = [str(tmp_path / name) for name in ("one", "two")]
     for place in places:
         Path(place).mkdir()
-    done = finish(start(words, 2, TWO_MACHINES, of_rank=[[place] for place in places], fresh=True))
+    done = finish(start(words, 2, TWO_MACHINES, of_rank=[[place] for place in places]))
     assert [each.returncode for each in done] == [0, 0], done[0].stderr
     assert f"warning: runs/demo is not seen on {socket.gethostname()}, which cannot continue this run; choose" in (
         done[0].stdout
     )
     words[words.index("2")] = "3"
-    done = finish(start(words, 2, TWO_MACHINES, of_rank=[[place] for place in places], fresh=True))
+    done = finish(start(words, 2, TWO_MACHINES, of_rank=[[place] for place in places]))
     assert [each.returncode for each in done] == [2, 2]
     assert "runs/demo/checkpoints/step-00000002, from which to continue, is not seen on" in done[0].stderr
 

@@ -26,7 +26,8 @@ from support import forked_ranks
 from support.engines import engine
 
 LARGER = {"resnet34", "resnet50", "speed-net-96", "wrn-28-10"}  # than another of their family
-NETWORKS = [*sorted({*models.names()} - LARGER), "torchvision:mobilenet_v3_small", "timm:resnet10t"]
+NETWORKS = [*sorted({*models.names()} - LARGER), "timm:resnet10t"]
+SMALLER = {"resnet18": {"blocks": [1, 1, 1, 1]}, "wrn-16-8": {"width": 1}}  # of the same modules
 FROZEN = "tiny-resnet"
 SIDE = 16  # what the deepest of them still takes
 LR, DECAY = 0.01, 0.1
@@ -34,7 +35,7 @@ LR, DECAY = 0.01, 0.1
 
 def network(name: str) -> nn.Module:
     torch.manual_seed(0)
-    module = models.build(name, classes=10, options={})
+    module = models.build(name, classes=10, options=SMALLER.get(name, {}))
     if name == FROZEN:
         freeze_backbone(module)
     return module
@@ -103,7 +104,6 @@ def compare(place: Engine, name: str) -> str:
 
 def main(out: Path) -> None:
     import timm  # noqa: F401 - once rather than in each process
-    import torchvision  # noqa: F401
 
     os.environ["ACCELERATE_USE_FSDP"] = "true"
 

@@ -22,7 +22,7 @@ PROCESSES = [1, 2, 4]
 """Four do not divide six: two of them have one part, and the sums of pairs cross processes."""
 MIDDLE = 4
 SETTINGS = [
-    *("--train.parts", str(PARTS), "--train.batch_size", "96", "--train.threads", "1", "--train.epochs", "1"),
+    *("--train.parts", str(PARTS), "--train.batch_size", "24", "--train.threads", "1", "--train.epochs", "1"),
     *("--train.max_steps", "7"),
     *("--model.name", "wrn-16-8", "--model.options.depth", "10", "--model.options.width", "1"),
     *("--model.options.dropout", "0.3", "--optim.sam_rho", "0.05", "--optim.clip_norm", "1", "--average.name", "ema"),

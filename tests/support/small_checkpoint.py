@@ -70,19 +70,20 @@ def save_in_parts(folder: Path, step: int, parts: int, *, best: bool = False) ->
     return unfinished.complete(written)
 
 
-def holds(path: Path, step: int) -> bool:
-    loaded, saved = checkpoint.load(path), tensors(step)
-    assert loaded.tensors.averaged is not None
-    assert saved.averaged is not None
-    pairs = [
-        (loaded.tensors.weights, saved.weights),
-        (loaded.tensors.optimizer, saved.optimizer),
-        (loaded.tensors.averaged.weights, saved.averaged.weights),
-        (loaded.tensors.averaged.statistics, saved.averaged.statistics),
-    ]
-    return loaded.state.step == step and all(
-        found.keys() == wanted.keys() and all(torch.equal(found[name], value) for name, value in wanted.items())
-        for found, wanted in pairs
+def holds(path: Path, step: int, saved: Tensors | None = None) -> bool:
+    """Whether a checkpoint is that of a step, with these tensors or with those of :func:`tensors`."""
+    loaded, saved = checkpoint.load(path), saved or tensors(step)
+    pairs = [(loaded.tensors.weights, saved.weights), (loaded.tensors.optimizer, saved.optimizer)]
+    if loaded.tensors.averaged is not None and saved.averaged is not None:
+        averages = loaded.tensors.averaged, saved.averaged
+        pairs += [(averages[0].weights, averages[1].weights), (averages[0].statistics, averages[1].statistics)]
+    return (
+        loaded.state.step == step
+        and (loaded.tensors.averaged is None) == (saved.averaged is None)
+        and all(
+            found.keys() == wanted.keys() and all(torch.equal(found[name], value) for name, value in wanted.items())
+            for found, wanted in pairs
+        )
     )
 
 

@@ -113,12 +113,18 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
         ready = _wait_for(server, programs)
         if programs in ready:
             connection, _ = programs.accept()
-            watchers.append(_fork(lambda program=connection: _watch(program, [server, programs])))  # type: ignore[misc]
-            connection.close()
+            message, files, *_ = socket.recv_fds(connection, 2**20, 8)
+            if message:  # else it was killed
+                _import_engine(message)
+                given = (connection, json.loads(message), files, [server, programs])
+                watchers.append(_fork(lambda given=given: _watch(*given)))  # type: ignore[misc]
+            for file in (connection.detach(), *files):
+                os.close(file)
         if server in ready:
             message, files, *_ = socket.recv_fds(server, 2**20, 2)
             if not message:
                 return
+            _import_engine(message)
             reading, writing = os.pipe()
 
             def fork_twice(message: bytes = message, files: list[int] = files, writing: int = writing) -> None:
@@ -153,10 +159,17 @@ def _fork(work: Any) -> int:
     return pid
 
 
-def _watch(program: socket.socket, others: list[socket.socket]) -> None:
+def _import_engine(message: bytes) -> None:
+    """Import DeepSpeed, which takes three seconds, once for the forks that use it."""
+    if json.loads(message)["env"].get("ACCELERATE_USE_DEEPSPEED") == "true":
+        import deepspeed.compile.init_z1_and_2  # noqa: F401
+        import transformers.integrations.deepspeed  # noqa: F401 - Accelerate imports it beside DeepSpeed
+
+        gc.freeze()
+
+
+def _watch(program: socket.socket, message: dict[str, Any], files: list[int], others: list[socket.socket]) -> None:
     """Run the command of ``program`` in a fork; send its process id and exit code; kill it if ``program`` is killed."""
-    data, files, *_ = socket.recv_fds(program, 2**20, 8)
-    message = json.loads(data)
     child = _fork(lambda: _become(message, files, [program, *others]))
     for file in files:
         os.close(file)
