@@ -15,7 +15,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -125,14 +125,14 @@ class Watchdog:
                 beats, last = self._beats, self._last
             limit = max(self._timeout, self._factor * usual, self._patience if self._is_patient else 0)
             silent = now - self._last
-            is_over = silent > limit or (silent > self._timeout and self._has_stopped_neighbour())
+            is_over = silent > limit or (silent > self._timeout and bool(self._stopped_neighbours()))
             if is_over or (silent > self._timeout / 10 and self._board.has_alarm()):
                 self._end(f"no step has ended for {silent:.0f} s, usually {usual:.2g} s")
             woke = time.monotonic()
 
-    def _has_stopped_neighbour(self) -> bool:
-        """Whether a process of the job on this machine is stopped: no patience helps with that."""
-        return any(_status(*place) == psutil.STATUS_STOPPED for place in self._places)
+    def _stopped_neighbours(self) -> set[int]:
+        """The ranks on this machine that are stopped: no patience helps with that."""
+        return {rank for rank, place in enumerate(self._places) if _status(*place) == psutil.STATUS_STOPPED}
 
     def _end(self, what: str) -> None:
         """Write this rank's stacks, exchange positions, let one rank report, and end the process."""
@@ -141,7 +141,7 @@ class Watchdog:
         step = self._steps_done()
         folder = self._folder / step_name(step)
         self._write_stacks(folder, what)
-        positions = self._board.exchange(_position(step))
+        positions = self._board.exchange(_position(step), self._stopped_neighbours())
         missing = {rank: self._places[rank] for rank in range(self._ranks.world_size) if rank not in positions}
         if self._ranks.rank == min(positions):
             line = f"{what}: {name_behind(positions, missing)}; stacks: {folder}"
@@ -190,16 +190,22 @@ class _Board:
         self._ask(lambda store: found.append(store.check(["alarm"])), seconds=3)
         return any(found)
 
-    def exchange(self, own: Position) -> dict[int, Position]:
-        """Give the other ranks this one's position; return those of all that answer in time, by rank."""
+    def exchange(self, own: Position, stopped: Set[int]) -> dict[int, Position]:
+        """Give the other ranks this one's position; return those of all that answer in time, by rank.
+
+        Those in ``stopped`` cannot answer, and are not waited for.
+        """
         positions = {self._rank: own}
+        expected = set(range(self._world_size)) - stopped - {self._rank}
+        if not expected:
+            return positions
 
         def ask(store: Store) -> None:
             store.set(str(self._rank), json.dumps(asdict(own)))
             store.set("alarm", "")
             deadline = time.monotonic() + _ANSWER_SECONDS
-            while len(positions) < self._world_size and time.monotonic() < deadline:
-                for rank in set(range(self._world_size)) - positions.keys():
+            while expected - positions.keys() and time.monotonic() < deadline:
+                for rank in expected - positions.keys():
                     if store.check([str(rank)]):
                         positions[rank] = Position(**json.loads(store.get(str(rank))))
                 time.sleep(0.1)
