@@ -114,7 +114,7 @@ class CheckpointSaver:
             self._wait = min(2 * self._wait, self._longest_wait)
             self._tracker.warn(
                 f"the checkpoint of step {state.step:,} could not be saved: {error}; training continues, and saves "
-                f"again after step {self._retry_at:,} at the latest"
+                f"again after step {self._retry_at:,} or at its end, at the latest"
             )
             return
         self._saved, self._retry_at, self._wait = state, None, self._first_wait
