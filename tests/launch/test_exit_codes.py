@@ -56,13 +56,11 @@ def test_the_launcher_returns_the_exit_code_of_the_ranks(recipe: Path, forked: d
 def test_ctrl_c_in_a_terminal_saves_even_while_the_ranks_are_starting(recipe: Path, tmp_path: Path) -> None:
     """The terminal sends INT to every process in the foreground; the run must count it as one."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['cifar_dist.report.run_page'] = None\n")
-    undrawn = {
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
-    }  # a report takes longer than the run
+    path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"  # no report is drawn: it takes longer than the run
     pid, terminal = pty.fork()
     if pid == 0:
         words = ["cpu", "--num_processes=2", str(recipe), "--run.name", "typed", "--train.epochs", "10000"]
-        os.execve(soak.LOCAL, ["local.sh", *words], environment(undrawn))
+        os.execve(soak.LOCAL, ["local.sh", *words], environment({"PYTHONPATH": path}))
     output = b""
     deadline = time.monotonic() + PATIENCE
     while not left_of(recipe, "-u -m cifar_dist train"):
