@@ -15,12 +15,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
 
 from cifar_dist.exit_codes import EXIT_REQUEUE, how_it_ended
+from cifar_dist.launch.job import Job
 from cifar_dist.launch.launcher import launch_ranks
 from cifar_dist.launch.options import read_request
 from cifar_dist.launch.parent_death import adopt_orphans, signal_on_parent_death
@@ -42,23 +43,15 @@ _SEARCH_SECONDS = 1.0  # between two searches for new ranks
 _ALONE_SECONDS = 5.0  # without a rank: the launcher waits for other machines, and does not just end
 
 
-def run_launcher(
-    config: Path,
-    options: Sequence[str],
-    words: Sequence[str],
-    join_timeout: Callable[[], float],
-    is_finished: Callable[[], bool],
-) -> int:
-    """Run ``cifar-dist *words`` on many processes and return the exit code that they agreed on.
+def run_launcher(config: Path, options: Sequence[str], job: Job) -> int:
+    """Run ``cifar-dist *job.words`` on many processes and return the exit code that they agreed on.
 
     Call it in a process that does nothing else, because it replaces the signal handlers permanently.
 
     Args:
         config: the config of ``accelerate launch``.
         options: options of ``accelerate launch``, each ``--NAME=VALUE``; they override the config.
-        words: a verb and its arguments.
-        join_timeout: seconds to wait for other machines of the job, if it has several.
-        is_finished: whether the run is finished; asked when an elastic job has ended without this machine.
+        job: what the processes do.
 
     Raises:
         UserError: an option or the config cannot be launched.
@@ -70,8 +63,8 @@ def run_launcher(
     launcher = os.fork()
     if launcher == 0:
         signal_on_parent_death(agent, signal.SIGKILL)
-        own = [f"--config_file={config}", *options, "--module", "cifar_dist", *words]
-        sys.exit(launch_ranks(own, asked, join_timeout, is_finished, _FORWARDED_AS))
+        own = [f"--config_file={config}", *options, "--module", "cifar_dist", *job.words]
+        sys.exit(launch_ranks(own, asked, job, _FORWARDED_AS))
     ranks = _Ranks(launcher)
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
         fresh = requests.new()

@@ -18,7 +18,7 @@ import subprocess
 import time
 from typing import ClassVar
 
-from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous import RendezvousClosedError
@@ -28,6 +28,7 @@ from torch.distributed.launcher import api as launcher
 
 from cifar_dist.errors import first_line
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE
+from cifar_dist.launch.job import Job
 from cifar_dist.launch.meeting import Meeting
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal.notice import notice
@@ -38,7 +39,7 @@ _SAVE_SECONDS = 120  # between a request to stop and KILL
 _LAST_SECONDS = 5  # the same after a machine was lost, without which its ranks' states cannot be gathered
 _REPEAT_SECONDS = 1.0  # between two requests: a rank that is starting up ignores them
 _POLL_SECONDS = 0.1
-_NOT_FRESH = ["--run.fresh", "false"]
+_PROGRAM = "cifar_dist"  # the module that precedes the words of a job
 _AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
 
 
@@ -58,22 +59,23 @@ def is_elastic(arguments: argparse.Namespace) -> bool:
     return "nnodes" in arguments
 
 
-def prepare(arguments: argparse.Namespace, join_timeout: float) -> None:
+def prepare(arguments: argparse.Namespace, job: Job) -> None:
     """Have ``accelerate launch`` start an elastic job.
 
     Args:
         arguments: of ``accelerate launch``; changed.
-        join_timeout: seconds to wait until enough machines have met.
+        job: what its ranks do.
     """
     arguments.rdzv_backend = "c10d"
-    conf = f"join_timeout={join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
+    conf = f"join_timeout={job.join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
     arguments.rdzv_conf = ",".join(filter(None, [conf, arguments.rdzv_conf]))
     arguments.max_restarts = arguments.max_restarts or _RESTARTS
     # Otherwise ranks of different numbers of machines would find each other's keys in one store.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     launcher.LocalElasticAgent = ElasticAgent  # type: ignore[attr-defined]
     signal.signal(MACHINE_JOINS, signal.SIG_IGN)  # the ranks inherit this until they listen
-    ElasticAgent.meeting = meeting = Meeting(arguments.rdzv_endpoint, join_timeout)
+    ElasticAgent.job = job
+    ElasticAgent.meeting = meeting = Meeting(arguments.rdzv_endpoint, job.join_timeout)
     meeting.watch()
     if not _hosts(arguments):
         meeting.wait_for_host()
@@ -99,16 +101,10 @@ def _hosts(arguments: argparse.Namespace) -> bool:
     return bool(_matches_machine_hostname(arguments.rdzv_endpoint.rpartition(":")[0]))
 
 
-def _allow_existing_run(spec: WorkerSpec) -> None:
-    """Have ranks that start again train the run that the first ones created, although ``run.fresh`` may be set."""
-    words = list(map(str, spec.args))
-    if words[words.index("cifar_dist") + 1] == "train" and words[-2:] != _NOT_FRESH:
-        spec.args = (*words, *_NOT_FRESH)
-
-
 class ElasticAgent(LocalElasticAgent):
     """torchrun's agent of one machine, which knows the exit codes of the ranks and the heartbeats of the others."""
 
+    job: ClassVar[Job]
     meeting: ClassVar[Meeting]
     _stop_seconds = _SAVE_SECONDS
     _stop_signal = signal.SIGTERM
@@ -126,7 +122,8 @@ class ElasticAgent(LocalElasticAgent):
         super()._rendezvous(worker_group)
         self.meeting.end()
         if handler._state_holder.state.round:  # it counts the meetings, also those before this machine came
-            _allow_existing_run(worker_group.spec)
+            program = worker_group.spec.args
+            worker_group.spec.args = (*program[: program.index(_PROGRAM) + 1], *self.job.words_to_continue())
         first = worker_group.workers[0]
         if first.global_rank == 0:
             notice(f"machines: {worker_group.group_world_size}, processes: {first.world_size}")

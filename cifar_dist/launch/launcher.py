@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +17,7 @@ from typing import NoReturn
 from cifar_dist.errors import JoinTimeoutError, UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
 from cifar_dist.launch.agreed_code import Failure, agreed_code
+from cifar_dist.launch.job import Job
 from cifar_dist.launch.joining import join_machines
 from cifar_dist.launch.options import LaunchRequest
 from cifar_dist.launch.parent_death import announce_launcher
@@ -27,20 +28,13 @@ _TORCH_LOG = "TORCH_CPP_LOG_LEVEL"
 ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 
 
-def launch_ranks(
-    words: Sequence[str],
-    asked: LaunchRequest,
-    join_timeout: Callable[[], float],
-    is_finished: Callable[[], bool],
-    forwarded: Iterable[int],
-) -> int:
+def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded: Iterable[int]) -> int:
     """Run ``accelerate launch *words`` in this process and return the exit code of its ranks.
 
     Args:
         words: options of ``accelerate launch``, and the program with its arguments.
         asked: what they say about machines.
-        join_timeout: seconds to wait for other machines of the job, if it has several.
-        is_finished: whether the run is finished; asked when an elastic job has ended without this machine.
+        job: what the ranks do.
         forwarded: signals that reach the ranks in another way, and which this process ignores.
 
     Raises:
@@ -66,9 +60,9 @@ def launch_ranks(
     elastic.add_options(parser)
     arguments = parser.parse_args([f"--log_dir={os.devnull}", *words])  # else torchrun leaves an empty folder in /tmp
     if elastic.is_elastic(arguments):
-        elastic.prepare(arguments, join_timeout())
+        elastic.prepare(arguments, job)
     else:
-        _join_other_machines(arguments, asked, join_timeout)
+        _join_other_machines(arguments, asked, job)
     try:
         launch_command(arguments)
     except ChildFailedError as error:
@@ -77,7 +71,7 @@ def launch_ranks(
     except subprocess.CalledProcessError as error:
         return agreed_code([Failure("the process", error.returncode)])
     except RendezvousError as error:
-        if elastic.has_found_meeting() and is_finished():
+        if elastic.has_found_meeting() and job.is_finished():
             notice("the run is finished; this machine was not needed")
             return EXIT_DONE
         raise JoinTimeoutError(elastic.describe_failure(arguments.rdzv_endpoint, error)) from None
@@ -88,7 +82,7 @@ def launch_ranks(
     return EXIT_DONE
 
 
-def _join_other_machines(arguments: argparse.Namespace, asked: LaunchRequest, timeout: Callable[[], float]) -> None:
+def _join_other_machines(arguments: argparse.Namespace, asked: LaunchRequest, job: Job) -> None:
     """Wait for the launchers of the other machines, where there are several and each has its own.
 
     Raises:
@@ -97,7 +91,7 @@ def _join_other_machines(arguments: argparse.Namespace, asked: LaunchRequest, ti
     if asked.machines > 1 and asked.host:
         arguments.main_process_port = asked.port  # with 0, as in launch/, each machine would choose its own
         if arguments.rdzv_backend == "static":
-            join_machines(asked.machine_rank, asked.machines, asked.host, asked.port, timeout())
+            join_machines(asked.machine_rank, asked.machines, asked.host, asked.port, job.join_timeout)
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -1,18 +1,22 @@
-"""The config of a run that is resumed from its folder alone, or that words on the command line start."""
+"""The config of a run that is resumed from its folder alone."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from cifar_dist import recipe
-from cifar_dist.config import Config, RunConfig
-from cifar_dist.config.overrides import parse_overrides, split_settings
+from cifar_dist.config import Config
+from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.config.run import is_run_name
 from cifar_dist.config.saved import read_config
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder import RunFolder
+
+PLACE: Final = ("run.name", "run.dir", "run.from", "run.fresh")
+"""Settings of a new run. A resume ignores the last and refuses the others."""
 
 
 def resumed_config(path: Path, settings: Sequence[str]) -> Config:
@@ -26,7 +30,7 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
             refused.
     """
     for key in parse_overrides(settings):
-        if key in ("run.name", "run.dir", "run.from"):
+        if key in PLACE and key != "run.fresh":
             raise UserError(f"resume continues {path}; drop --{key}, or start another run: cifar-dist train --help")
     if not is_run_name(path.name):
         old, new = quoted(path), re.sub(r"[^A-Za-z0-9_.+=-]", "-", path.name).lstrip(".+=-") or "run"
@@ -37,23 +41,13 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
     return recipe.load(str(folder.config), [*here, *settings])
 
 
-def launched_run(words: Sequence[str]) -> RunConfig:
-    """Return the settings of the run that the words of a collective verb start; the defaults for another verb.
-
-    Of words that the verb will refuse, or answer with its help, they are the defaults as well.
-
-    Raises:
-        UserError: the recipe, the run or a setting is invalid.
-    """
-    verb, *rest = words
-    settings, others = split_settings(rest)
-    if verb not in ("train", "resume") or len(others) != 1 or others[0].startswith("-"):
-        return RunConfig()
-    config = recipe.load(others[0], settings) if verb == "train" else resumed_config(find_run(others[0]), settings)
-    return config.run
-
-
-def is_finished(words: Sequence[str]) -> bool:
-    """Whether the run is finished that the words of a collective verb start; False for a verb that trains none."""
-    run = launched_run(words)
-    return bool(run.name) and RunFolder(Path(run.dir) / run.name).is_finished()
+def settings_of_resume(words: Sequence[str]) -> list[str]:
+    """Return the words of the settings that a resume accepts, of those with which a recipe is trained."""
+    kept: list[str] = []
+    keeps = True
+    for word in words:
+        if word.startswith("--"):
+            keeps = word[2:].partition("=")[0].replace("-", "_") not in PLACE
+        if keeps:
+            kept.append(word)
+    return kept

@@ -39,8 +39,9 @@ def preflight(words: Sequence[str]) -> int:
 
 def node(words: Sequence[str]) -> int:
     """Train on this node."""
+    from cifar_dist.runs.resume import settings_of_resume
     from cifar_dist.slurm.node import run_node
-    from cifar_dist.slurm.preflight import RESUME, settings_of_resume
+    from cifar_dist.slurm.preflight import RESUME
 
     verb, path, *rest = words
     if rest[0] == RESUME:

@@ -18,7 +18,7 @@ from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.joining import JOB_PORTS
 from cifar_dist.launch.typed_command import SLURM_CONFIG, VARIABLE
-from cifar_dist.runs.resume import is_finished, launched_run
+from cifar_dist.runs.launched_run import LaunchedRun
 
 MIN_NODES = "CIFAR_DIST_MIN_NODES"
 """Environment variable of a job that continues on the nodes left when others are lost: their least number."""
@@ -135,7 +135,5 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     place = f"machine {node.index} of {node.nodes} is {socket.gethostname()}"
     print(f"{place}, processes on it: {node.processes}, {config}", flush=True)
     os.environ[VARIABLE] = ""  # the batch script requeues the job, or says how to resume
-    code = run_launcher(
-        config, node.options, words, lambda: launched_run(words).join_timeout, lambda: is_finished(words)
-    )
+    code = run_launcher(config, node.options, LaunchedRun(words))
     return EXIT_DONE if code == EXIT_REQUEUE else code

@@ -17,14 +17,13 @@ from cifar_dist.doctor.grace import signal_of_job
 from cifar_dist.errors import UserError
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
-from cifar_dist.runs.resume import resumed_config
+from cifar_dist.runs.resume import PLACE, resumed_config, settings_of_resume
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
 
 RESUME = "resume"
 """First word of a job that continues a run instead of training a recipe."""
 
 _TRAIN = "train"
-_PLACE = ("run.name", "run.dir", "run.from", "run.fresh")  # settings of a new run, which a resume refuses
 
 
 def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFolder, str]:
@@ -55,25 +54,13 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFo
         folder = RunFolder.of(config)
         if int(variables.get("SLURM_RESTART_COUNT", "0")) and folder.exists():
             asked, verb, config = config, RESUME, resumed_config(folder.path, settings_of_resume(words[1:]))
-            if found := contradiction(settings_of(config), settings_of(asked), _PLACE, f"{words[0]} now"):
+            if found := contradiction(settings_of(config), settings_of(asked), PLACE, f"{words[0]} now"):
                 note = f"{folder.path} was started with {found[1]}; it continues as it was started"
                 print(f"slurm/train.sbatch: {note}", file=sys.stderr)
     Manifest.load(config.data.path)
     check_site(config, variables)
     _check_time(config, variables)
     return RunFolder.of(config), verb
-
-
-def settings_of_resume(words: Sequence[str]) -> list[str]:
-    """Return the words of the settings that a resume accepts, of those with which a job trains a recipe."""
-    kept: list[str] = []
-    keeps = True
-    for word in words:
-        if word.startswith("--"):
-            keeps = word[2:].partition("=")[0].replace("-", "_") not in _PLACE
-        if keeps:
-            kept.append(word)
-    return kept
 
 
 def check_site(config: Config, variables: Mapping[str, str]) -> None:

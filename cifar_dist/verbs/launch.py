@@ -58,13 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     options, rest = split_options(words[1:])
 
     from cifar_dist.launch.agent import run_launcher
-    from cifar_dist.runs.resume import is_finished, launched_run
+    from cifar_dist.runs.launched_run import LaunchedRun
 
     os.environ[VARIABLE] = launcher_command(words[0], options)
-    verb_words = _verb_words(rest)
-    return run_launcher(
-        config, options, verb_words, lambda: launched_run(verb_words).join_timeout, lambda: is_finished(verb_words)
-    )
+    return run_launcher(config, options, LaunchedRun(_verb_words(rest)))
 
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:

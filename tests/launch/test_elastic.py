@@ -57,6 +57,7 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     lost = start_machine({})  # its rank is its own child, not one of the warm interpreter's
     paused = wait_for_pause(note, [first, lost])
     note.unlink()
+    tiny.write_text(tiny.read_text().replace("lr = 0.1", "lr = 9.0"))  # for another run
     silent = _stop(lost)
     paused.send_signal(signal.SIGCONT)
     paused = wait_for_pause(note, [first])  # of the one process that continues

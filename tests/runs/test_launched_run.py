@@ -1,36 +1,44 @@
-"""The settings of the run that words on a command line start, which the launcher of several machines asks for."""
+"""What a launcher of several machines asks of the run that words on a command line start."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from support.run_folders import write_run
 
 from cifar_dist import recipe
 from cifar_dist.config import RunConfig
-from cifar_dist.config.tree import to_toml
-from cifar_dist.runs.resume import launched_run
+from cifar_dist.runs.launched_run import LaunchedRun
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> str:
-    folder = tmp_path / "runs" / "first"
-    folder.mkdir(parents=True)
-    config = recipe.load("demo", ["--run.dir", str(folder.parent), "--run.name", "first", "--run.join_timeout", "7"])
-    (folder / "config.toml").write_text(to_toml(config))
-    (folder / "metrics.jsonl").touch()
-    return str(folder)
+    words = ["--run.dir", str(tmp_path / "runs"), "--run.name", "first", "--run.join_timeout", "7"]
+    return str(write_run(tmp_path / "runs" / "first", recipe.load("demo", words)))
 
 
 def test_settings_may_precede_what_is_trained(run: str) -> None:
-    assert launched_run(["train", "demo", "--run.join_timeout", "9"]).join_timeout == 9
-    assert launched_run(["train", "--run.join_timeout", "9", "demo"]).join_timeout == 9
-    assert launched_run(["resume", run]).join_timeout == 7
-    assert launched_run(["resume", "--run.join_timeout=9", run]).join_timeout == 9
+    assert LaunchedRun(["train", "demo", "--run.join_timeout", "9"]).join_timeout == 9
+    assert LaunchedRun(["train", "--run.join_timeout", "9", "demo"]).join_timeout == 9
+    assert LaunchedRun(["resume", run]).join_timeout == 7
+    assert LaunchedRun(["resume", "--run.join_timeout=9", run]).join_timeout == 9
 
 
 @pytest.mark.parametrize(
     "words", ["train", "resume", "train --help", "train demo demo", "train demo --help", "doctor demo"]
 )
 def test_words_that_start_no_run_are_left_to_their_verb(words: str) -> None:
-    assert launched_run(words.split()) == RunConfig()
+    launched = LaunchedRun(words.split())
+    assert launched.join_timeout == RunConfig().join_timeout
+    assert launched.words_to_continue() == words.split()
+    assert not launched.is_finished()
+
+
+def test_a_run_continues_with_its_own_settings(run: str, tmp_path: Path) -> None:
+    """Its recipe, and that it had to be a new one, count when it begins only."""
+    place = ["--run.dir", str(tmp_path / "runs"), "--run.fresh", "--run.name", "first"]
+    again = LaunchedRun(["train", "demo", *place, "--optim.lr", "0.2"])
+    assert again.words_to_continue() == ["resume", run, "--optim.lr", "0.2"]
+    before = ["train", "demo", *place[:-1], "second"]
+    assert LaunchedRun(before).words_to_continue() == before

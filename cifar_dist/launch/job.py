@@ -1,0 +1,24 @@
+"""What a launcher knows of the job that its ranks do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Job(Protocol):
+    """A collective verb and its arguments, and the run that they train."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The verb and its arguments."""
+
+    @property
+    def join_timeout(self) -> float:
+        """Seconds to wait for other machines, if the job has several."""
+
+    def is_finished(self) -> bool:
+        """Whether the run is finished; asked when an elastic job has ended without this machine."""
+
+    def words_to_continue(self) -> Sequence[str]:
+        """Return the words of ranks that start again, because a machine was lost or joins."""
