@@ -27,7 +27,7 @@ class MirrorThread:
     """
 
     def __init__(self, mirror: Mirror) -> None:
-        self._mirror = mirror
+        self.mirror = mirror
         self._calls: SimpleQueue[tuple[str, Callable[[Mirror], None]] | None] = SimpleQueue()
         self._under_way: tuple[str, float] | None = None  # what, and since when
         self._steps: list[Record] = []  # of the last call, if that one records steps and has not begun
@@ -88,7 +88,7 @@ class MirrorThread:
             what, method = call
             self._under_way = what, time.monotonic()
             try:
-                method(self._mirror)
+                method(self.mirror)
             except BaseException as error:  # whatever it is, it is the mirror's and not the run's
                 self._failure = f"{what}: {reason_of(error)}"
                 break
@@ -96,6 +96,6 @@ class MirrorThread:
                 self._under_way = None
         if self._failure or self._is_given_up:
             try:
-                self._mirror.close(None)
+                self.mirror.close(None)
             except BaseException:
                 pass  # the first failure is the one that is reported

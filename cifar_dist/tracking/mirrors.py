@@ -55,6 +55,7 @@ class Mirrors:
         config: the run's.
         facts: of this process.
         say: prints a line.
+        say_command: prints a line, and below it a command or a URL that can be copied.
         warn: reports, in one line, that a mirror was dropped.
     """
 
@@ -65,9 +66,10 @@ class Mirrors:
         config: Config,
         facts: RunFacts,
         say: Callable[[str], None],
+        say_command: Callable[[str, str], None],
         warn: Callable[[str], None],
     ) -> None:
-        self._say, self._warn = say, warn
+        self._say, self._say_command, self._warn = say, say_command, warn
         self._running: dict[str, MirrorThread] = {}
         for name, make in makers.items():
             try:
@@ -96,6 +98,8 @@ class Mirrors:
             failure = thread.failure(_PATIENCE)
             if failure or not has_ended:
                 self._report(name, failure or f"finish within {_LAST_SECONDS:.0f} s")
+            else:
+                self._say_address(thread)
         self._running.clear()
 
     def _ask(self, what: str, method: Callable[[Mirror], None]) -> None:
@@ -107,7 +111,12 @@ class Mirrors:
                 del self._running[name]
                 self._report(name, failure)
             else:
+                self._say_address(thread)
                 ask(thread)
+
+    def _say_address(self, thread: MirrorThread) -> None:
+        if isinstance(thread.mirror, WandbMirror) and (address := thread.mirror.take_address()):
+            self._say_command(*address)
 
     def _report(self, name: str, failure: str) -> None:
         self._warn(f"{name} could not {failure}; the run continues without it, metrics.jsonl is complete")

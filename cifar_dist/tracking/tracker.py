@@ -121,7 +121,8 @@ class Tracker:
         timeline.append(folder.timeline, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
         if again:
             self.say(f"resumed before the end of the metrics: {again}")
-        self._mirrors = Mirrors(mirrors or {}, folder.path, config, facts, self.say, self.warn)
+        say_command = self._console.say_command
+        self._mirrors = Mirrors(mirrors or {}, folder.path, config, facts, self.say, say_command, self.warn)
         self._mirrors.start(history)
 
     def train_steps(self, records: Sequence[Record]) -> None:

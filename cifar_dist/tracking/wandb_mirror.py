@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from cifar_dist.config import Config, TrackingConfig, WandbConfig
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.files import write_atomic
 from cifar_dist.run_folder import RunFolder
@@ -69,6 +69,10 @@ def wandb_mode(tracking: TrackingConfig) -> Mode:
 class _Run(Protocol):
     """The part of ``wandb.Run`` that is used."""
 
+    @property
+    def dir(self) -> str: ...
+    @property
+    def url(self) -> str | None: ...
     def define_metric(self, name: str, *, step_metric: str | None = None, summary: str | None = None) -> object: ...
     def log(self, data: Mapping[str, float]) -> None: ...
     def mark_preempting(self) -> None: ...
@@ -90,6 +94,7 @@ class WandbMirror:
         self._tracking = config.tracking
         self._run: _Run | None = None
         self._identity = _Identity()
+        self._address: tuple[str, str] | None = None
         _import_wandb(folder)  # in the main thread
 
     def start(self, history: Sequence[Record]) -> None:
@@ -100,6 +105,8 @@ class WandbMirror:
         self._identity = _Identity(last.id or secrets.token_hex(4), mode, project)
         self._run = _start(self._folder.path, self._config, tracking, self._facts, self._identity)
         self._keep(replace(self._identity, mode=""))
+        if self._run.url:
+            self._address = "W&B shows this run at:", self._run.url
         if mode == "offline" or last.mode != "online":
             self.train_steps(history)
 
@@ -120,8 +127,16 @@ class WandbMirror:
             run.finish(exit_code=_EXIT_CODE[status])
             if status is not None:
                 self._keep(self._identity)
+            if self._identity.mode == "offline":
+                segment = self._folder.wandb / Path(run.dir).parent.name
+                self._address = "upload this run to W&B with:", f"wandb sync {quoted(segment)}"
         for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def take_address(self) -> tuple[str, str] | None:
+        """Return, once, a text and what it announces: the run's URL, or after the end the command that uploads it."""
+        address, self._address = self._address, None
+        return address
 
     def _keep(self, identity: _Identity) -> None:
         write_atomic(self._folder.wandb_identity, json.dumps(asdict(identity)) + "\n")

@@ -44,7 +44,8 @@ def warnings() -> list[str]:
 
 def mirrored(folder: Path, config: Config, history: list[Record], warnings: list[str]) -> Mirrors:
     """Start the mirrors as a tracker does."""
-    mirrors = Mirrors(wanted_mirrors(config.tracking), folder, config, FACTS, print, warnings.append)
+    makers = wanted_mirrors(config.tracking)
+    mirrors = Mirrors(makers, folder, config, FACTS, print, lambda *texts: print(*texts), warnings.append)
     mirrors.start(history)
     return mirrors
 
@@ -63,7 +64,9 @@ def one_warning(warnings: list[str], what: str) -> None:
     assert "\n" not in warnings[0]
 
 
-def test_a_resume_continues_the_same_run_on_its_own_axis(tmp_path: Path, warnings: list[str]) -> None:
+def test_a_resume_continues_the_same_run_on_its_own_axis(
+    tmp_path: Path, warnings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
     mirrors.train_steps([train(1), train(2), train(3), val(0), train(4)])
     mirrors.close("interrupted")
@@ -79,6 +82,9 @@ def test_a_resume_continues_the_same_run_on_its_own_axis(tmp_path: Path, warning
     first, second = segments(tmp_path)
     assert first.run_id == second.run_id == json.loads((tmp_path / "wandb.json").read_text())["id"]
     assert (first.exit_code, second.exit_code) == (75, 0)
+    assert [line for line in capsys.readouterr().out.splitlines() if "sync" in line] == [
+        f"upload this run to W&B with: wandb sync {folder}" for folder in sorted(tmp_path.glob("wandb/offline-run-*"))
+    ]
     assert first.project == "a-project"
     assert first.config["facts"]["parameters"] == 1234
     assert first.config["train"]["epochs"] == 24
