@@ -96,7 +96,7 @@ def _loss(axes: Axes, run: _Run) -> None:
     values = [row.val_loss for row in run.rows if np.isfinite(row.val_loss)]
     if finite:  # one outlier must not flatten the curve
         axes.set_ylim(bottom=0, top=1.05 * max([float(np.quantile(finite, 0.995)), *values]) or None)
-    _decorate(axes, run, "upper right")
+    _decorate(axes, run, legend=True)
 
 
 def _accuracy(axes: Axes, run: _Run) -> None:
@@ -105,7 +105,7 @@ def _accuracy(axes: Axes, run: _Run) -> None:
     axes.yaxis.set_major_formatter(PERCENT)
     if run.test:
         _mark(axes, run, run.test)
-    _decorate(axes, run, "lower right")
+    _decorate(axes, run, legend=True)
 
 
 def _lr(axes: Axes, run: _Run) -> None:
@@ -114,7 +114,7 @@ def _lr(axes: Axes, run: _Run) -> None:
     marker = "o" if len(points) == 1 else ""  # which has no line
     axes.plot([x for x, _ in points], [lr for _, lr in points], color=PURPLE, marker=marker)
     axes.set_ylim(bottom=0)
-    _decorate(axes, run, None)
+    _decorate(axes, run, legend=False)
 
 
 def _validation(axes: Axes, run: _Run) -> None:
@@ -132,7 +132,7 @@ def _validation(axes: Axes, run: _Run) -> None:
         side.set_ylabel(what, color=line.get_color())
         side.tick_params(axis="y", labelcolor=line.get_color())
     right.yaxis.set_major_formatter(PERCENT)
-    _decorate(axes, run, None)
+    _decorate(axes, run, legend=False)
 
 
 def _train_and_val(axes: Axes, run: _Run, what: Literal["loss", "accuracy"], scale: float) -> None:
@@ -165,7 +165,7 @@ def _mark(axes: Axes, run: _Run, test: Record) -> None:
     )
 
 
-def _decorate(axes: Axes, run: _Run, legend: Literal["upper right", "lower right"] | None) -> None:
+def _decorate(axes: Axes, run: _Run, *, legend: bool) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0, run.x(run.steps[-1].step) * 1.02)
     kinds = ", ".join(kind for kind in _BREAKS if kind in {kind for _, kind in run.breaks})
@@ -173,4 +173,4 @@ def _decorate(axes: Axes, run: _Run, legend: Literal["upper right", "lower right
         label = kinds if index == 0 else None
         axes.axvline(x, color=GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1, label=label)
     if legend:
-        axes.legend(loc=legend)
+        axes.legend(loc="best")  # not every loss falls, and no curve may be covered

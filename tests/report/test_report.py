@@ -259,6 +259,16 @@ def test_ticks_of_an_accuracy_are_what_they_stand_for(tmp_path: Path, drawn: lis
         assert [float(label) for label in labels] == pytest.approx(unit * axes.get_yticks())
 
 
+def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: list[Figure]) -> None:
+    records = [Record(step, step - 1, "train", 0.1 * step, 1 - 0.01 * step, 10, 0.1, 0.1) for step in range(1, 31)]
+    curves.draw_curves(records, [], tmp_path, 1)
+    for axes in (drawn[0].axes[0], drawn[1].axes[0]):
+        legend = axes.get_legend()
+        assert legend is not None
+        points = np.concatenate([axes.transData.transform(line.get_xydata()) for line in axes.get_lines()])
+        assert not any(legend.get_window_extent().contains(*point) for point in points), axes.get_title()
+
+
 def test_no_two_of_many_runs_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
     records = [Record(1, 0, "train", 1.0, 0.5, 10, 0.1), Record(1, 0, "val", 1.0, 0.5, 10, 0.1)]
     runs = [overlay.Overlaid(str(number), records, 1, None) for number in range(12)]
