@@ -45,7 +45,7 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
         dated = [(entry.written, _row(entry, folder)) for entry in entries]
     else:  # at the end of each run of a sweep: to read all of them would take ever longer
         known = {found[1]: found[0] for found in _ROW.finditer(before)}
-        runs = find_runs(folder)
+        runs = find_runs(folder, show=False)
         dated = [(written(run), known.get(version(run)) or _row(describe(run), folder)) for run in runs]
     rows = "".join(row for _, row in sorted(dated, key=lambda dated: -dated[0]))
     head = "".join(f"<th{_LEFT}>{title}</th>" for title in _TEXTS) + "".join(f"<th>{title}</th>" for title in _FIGURES)

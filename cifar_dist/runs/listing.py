@@ -12,7 +12,7 @@ from pathlib import Path
 from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import csv_text, markdown, size
+from cifar_dist.formatting import counted, csv_text, list_some, markdown, print_notes, size
 from cifar_dist.report.results import Result, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
@@ -60,10 +60,14 @@ class Entry:
         }
 
 
-def find_runs(folder: Path) -> list[Path]:
+def find_runs(folder: Path, *, show: bool = True) -> list[Path]:
     """Return the run folders in ``folder`` at any depth, or ``folder`` itself, sorted by path.
 
     A link to a run counts as a run, unless that run is below ``folder`` too.
+
+    Args:
+        folder: the folder.
+        show: name the folders that this user may not read on stderr.
 
     Raises:
         UserError: the folder does not exist, or contains no run.
@@ -72,11 +76,17 @@ def find_runs(folder: Path) -> list[Path]:
         return [run]
     if not folder.is_dir():
         raise UserError(f"folder '{folder}' does not exist; train first, or name another FOLDER")
-    below = list(_below(folder))
+    forbidden: list[str] = []
+    below = list(_below(folder, forbidden))
     own = {path.resolve() for path in below if not path.is_symlink()}
     found = sorted(path for path in below if not path.is_symlink() or path.resolve() not in own)
+    denied = f"permission denied for {counted(forbidden, 'folder')}: {list_some(sorted(forbidden))}"
+    if not found and forbidden:
+        raise UserError(f"{folder} contains no run that can be read: {denied}; ask their owner, or name another FOLDER")
     if not found:
         raise UserError(f"{folder} contains no run yet; train first, or name another FOLDER")
+    if forbidden and show:
+        print_notes([f"runs may be missing here: {denied}"])
     return found
 
 
@@ -93,7 +103,8 @@ def describe(path: Path) -> Entry:
     except OSError as error:  # a folder in place of a file, or another user's run
         state, problem = "damaged", f"{error.filename or path} cannot be read: {error.strerror or error}"
     depends_on_more = state in ("training", "damaged")  # the lock, permissions
-    return Entry(path, state, result, problem, disk_bytes(path), written(path), "" if depends_on_more else before)
+    on_disk = disk_bytes(path.resolve())  # of the run that a link leads to
+    return Entry(path, state, result, problem, on_disk, written(path), "" if depends_on_more else before)
 
 
 def version(path: Path) -> str:
@@ -177,8 +188,12 @@ def disk_bytes(path: Path) -> int:
     return sum(_length(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
+def _below(folder: Path, forbidden: list[str]) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        if isinstance(error, PermissionError) and os.path.basename(error.filename) != "lost+found":
+            forbidden.append(error.filename)
+
+    for place, folders, files in os.walk(folder, onerror=note):
         if CONFIG_NAME in files and (run := RunFolder(Path(place))).exists():
             yield run.path
             if run.is_of_this_program():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.run_folders import cells, write_run
 from support.running import TRAIN, finish, spawn, start, train, wait_for_records
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, TrainConfig
@@ -20,7 +21,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.index import write_index
-from cifar_dist.runs.listing import describe, disk_bytes
+from cifar_dist.runs.listing import describe, disk_bytes, find_runs
 from cifar_dist.tracking import timeline
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
@@ -129,6 +130,20 @@ def test_a_run_that_cannot_be_read_hides_no_other(here: Path, capsys: pytest.Cap
         assert capsys.readouterr().err == f"warning: runs/b/{name} cannot be read: Is a directory\n"
 
 
+def test_folders_that_may_not_be_read_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    denied = re.compile("permission denied for 2 folders: '[^']*/b', '[^']*/c/d'")
+    with public_folder() as folder:
+        write_run(folder / "a", CONFIG)
+        for name in ("b", "c/d", "lost+found"):
+            write_run(folder / name, CONFIG).chmod(0o700)
+        with without_rights():
+            assert [run.name for run in find_runs(folder)] == ["a"]
+        assert denied.search(capsys.readouterr().err)
+        shutil.rmtree(folder / "a")
+        with without_rights(), pytest.raises(UserError, match=f"contains no run that can be read: {denied.pattern}"):
+            find_runs(folder)
+
+
 def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> None:
     for name in "abc":
         write_run(here / "runs" / name, CONFIG, test=0.5)
@@ -175,7 +190,9 @@ def test_a_linked_run_is_listed_once_and_not_renamed(here: Path, capsys: pytest.
     write_run(here / "elsewhere" / "b", CONFIG)
     (here / "runs" / "newest").symlink_to("a")
     (here / "runs" / "link").symlink_to(here / "elsewhere" / "b")
-    assert sorted(line[0] for line in listed(capsys)) == ["a", "link"]
+    a, b = listed(capsys, "list", "--sort", "name")
+    assert (a[0], b[0]) == ("a", "link")
+    assert a[9] == b[9] != "0 B", "on disk"
     with pytest.raises(UserError, match=r"^runs/link is a link; rename the run that it leads to: .*/elsewhere/b$"):
         cli.run(["runs", "rename", "link", "new"])
     assert (here / "elsewhere" / "b").is_dir()
