@@ -6,14 +6,17 @@ The same source and the same arguments give the same bytes: the output contains 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from cifar_dist.data.class_check import note_missing_classes, require_shared_classes, require_two_classes
@@ -27,9 +30,10 @@ from cifar_dist.data.sources import Source, open_source
 from cifar_dist.data.split import hold_out
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import index_tar
-from cifar_dist.errors import UserError
-from cifar_dist.files import folder_atomic
+from cifar_dist.errors import UserError, quoted
+from cifar_dist.files import folder_atomic, leftovers
 from cifar_dist.formatting import list_some, print_notes
+from cifar_dist.formatting import size as size_of
 from cifar_dist.terminal.progress import progress
 
 VAL_FRACTION = 0.1
@@ -80,6 +84,8 @@ def pack(
     if size is not None and not 1 <= size <= 4096:
         raise UserError(f"size is {size}; use 1 to 4096 pixels")
     _require_replaceable(out, Path(source))
+    if show:
+        print_notes(_note_killed(out))
     opened = open_source(
         str(source), size, skip_unusable=skip_unusable, show=show, check=partial(_require_outside, out)
     )
@@ -149,6 +155,22 @@ def _require_replaceable(out: Path, source: Path) -> None:
             f"{out} contains '{foreign[0]}', which pack did not write and will not delete; move it away, or name a new "
             "folder"
         )
+
+
+def _note_killed(out: Path) -> list[str]:
+    """Note the incomplete folders beside ``out`` of processes that have ended; their names have the process id."""
+    target, notes = out.resolve(), []
+    for path in leftovers(target.parent):
+        process = re.fullmatch(rf"\.{re.escape(target.name)}\.([0-9]{{1,9}})\.tmp", path.name)
+        if not process or psutil.pid_exists(int(process[1])):
+            continue
+        with contextlib.suppress(OSError):  # another user's
+            left = size_of(sum(file.stat().st_size for file in path.iterdir()))
+            notes.append(
+                f"{path.name} ({left}) was left by a pack that was killed, unless one on another machine writes it; "
+                f"delete it: rm -r {quoted(path)}"
+            )
+    return notes
 
 
 def _packed_files(folder: Path) -> set[str]:

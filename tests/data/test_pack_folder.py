@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +123,17 @@ pack({str(source)!r}, {str(tmp_path / "out")!r}, samples_per_shard=10)
     assert done.stderr.endswith("KeyboardInterrupt\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz", "out"]
     assert Manifest.load(tmp_path / "out").to_json() == old.to_json()
+
+
+def test_what_a_killed_pack_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    for name in (f".out.{ended.pid}.tmp", f".out.{os.getppid()}.tmp", f".other.{ended.pid}.tmp", ".out.old.tmp"):
+        build.write_folder(tmp_path / name, {"train-000000.tar": bytes(1234)})
+    pack(build.labelled_npz(tmp_path / "a.npz", 6), tmp_path / "out")
+    (note,) = (line for line in capsys.readouterr().err.splitlines() if ".tmp" in line)
+    assert note.startswith(f"note: .out.{ended.pid}.tmp (1.23 kB) was left by a pack that was killed, ")
+    assert note.endswith(f"; delete it: rm -r {tmp_path}/.out.{ended.pid}.tmp")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
