@@ -18,8 +18,11 @@ _READABLE_NAME = 24  # characters, at which most names differ
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """Format a CSV with a line for the names of its columns; None is an empty cell."""
-    return "".join(map(_csv_line, chain([head], rows)))
+    """Format a CSV with a line for the names of its columns; None is an empty cell.
+
+    Bytes of a file's name that are not UTF-8 are written as escapes, so that no result is lost.
+    """
+    return "".join(map(_csv_line, chain([head], rows))).encode(errors="backslashreplace").decode()
 
 
 def _csv_line(cells: Iterable[object]) -> str:

@@ -44,6 +44,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     """
     _open_closed_streams()
     _outlive_terminal()
+    _escape_unknown_letters()
     try:
         code = work()
     except InUseError as error:
@@ -112,6 +113,12 @@ def _outlive_terminal() -> None:
             terminal = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
             text = io.TextIOWrapper(terminal, stream.encoding, stream.errors, line_buffering=True)
             setattr(sys, name, text)
+
+
+def _escape_unknown_letters() -> None:
+    """Print letters that the encoding of the output lacks as escapes: no work ends for the name of a class or a run."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _report_unforeseen(error: BaseException) -> None:

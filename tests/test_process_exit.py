@@ -43,6 +43,12 @@ def test_a_closed_terminal_is_no_failure(tiny: Path, tmp_path: Path, when: str) 
     assert when == "before" or (tmp_path / "runs" / "tiny" / "report.html").is_file()
 
 
+def test_a_letter_that_the_output_cannot_encode_is_escaped() -> None:
+    code = "from cifar_dist.process_exit import exit_with; exit_with(lambda: print('caf\\udce9 \\u6c49') or 0)"
+    (done,) = spawn(["-c", code], env={"PYTHONIOENCODING": "ascii:strict"}, fresh=True)
+    assert (done.returncode, done.stdout) == (0, "caf\\udce9 \\u6c49\n"), done.stderr
+
+
 FAULTS = {
     "a fault of the disk": "open('/proc/self/mem', 'rb').read()",
     "that a reader turned into its own message": "read_config(Path('/proc/self/mem'))",

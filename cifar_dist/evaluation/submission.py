@@ -14,8 +14,6 @@ from cifar_dist.formatting import csv_text
 def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int | str]) -> None:
     """Write a row per ID, in the order given: ``ID,Labels`` and then ``17,3``.
 
-    Bytes of a file's name that are not UTF-8 are written as escapes, so that no predictions are lost.
-
     Raises:
         UserError: an ID is repeated.
         OSError: the file cannot be written.
@@ -26,5 +24,4 @@ def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int 
         raise UserError(
             f"the ID {twice} occurs more than once in the input; a file of predictions by ID needs unique IDs"
         )
-    content = csv_text(["ID", "Labels"], zip(ids, labels, strict=True)).encode(errors="backslashreplace")
-    write_output(path, content)
+    write_output(path, csv_text(["ID", "Labels"], zip(ids, labels, strict=True)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.errors import printable
 from cifar_dist.report.style import DPI, INK, figure
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Sheet:
 
     def title(self, text: str) -> None:
         """Write the title, at the top left."""
-        self.text(0.12, 0.1, text, _TITLE_SIZE, bold=True)
+        self.text(0.12, 0.1, printable(text), _TITLE_SIZE, bold=True)
 
 
 @contextmanager

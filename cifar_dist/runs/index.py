@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
-from cifar_dist.report.page import page
+from cifar_dist.report.page import escape, page
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import Entry, describe, find_runs, version, written
 
@@ -69,7 +68,7 @@ def _row(entry: Entry, folder: Path) -> str:
     name = os.path.relpath(entry.path, folder)
     report = RunFolder(entry.path).report
     text = _BREAKABLE.sub(r"\1<wbr>", escape(name))
-    link = f'<a href="{quote(os.path.relpath(report, folder))}">{text}</a>' if report.is_file() else text
+    link = f'<a href="{quote(os.fsencode(os.path.relpath(report, folder)))}">{text}</a>' if report.is_file() else text
     cells = entry.cells
     texts = [link, escape(entry.state), escape(cells.get("model", entry.problem))]
     figures = [escape(cells.get(title, "")) for title in _FIGURES]

@@ -104,6 +104,16 @@ def test_the_csv_has_the_exact_numbers(here: Path, capsys: pytest.CaptureFixture
         assert capsys.readouterr().out == "", "before the work"
 
 
+def test_a_name_that_is_not_utf8_is_escaped(here: Path) -> None:
+    run = write_run(here / "runs" / os.fsdecode(b"caf\xe9"), CONFIG, test=0.5)
+    write_sums(run / "final")
+    RunFolder(run).report.touch()
+    assert cli.run(["runs", "list", "--csv", "out.csv"]) == cli.run(["runs", "best"]) == 0
+    for table in ("out.csv", "best-models/models.csv"):
+        assert "runs/caf\\udce9" in (here / table).read_text(encoding="utf-8")
+    assert '<a href="caf%E9/report.html">caf\\udce9</a>' in (here / "runs" / "index.html").read_text(encoding="utf-8")
+
+
 def test_a_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(here / "runs" / "a", CONFIG)
     (write_run(here / "runs" / "b", CONFIG) / "config.toml").write_text("[optim]\nlr = 'fast'\n")
