@@ -106,12 +106,15 @@ def run(arguments: argparse.Namespace) -> int:
     at_terminal = sys.stdout.isatty()
     columns = None if at_terminal else 500
     console = Console(force_terminal=at_terminal, width=columns, highlight=False, markup=False, emoji=False)
-    console.print(printable(f"{model.name}: {classes} classes, images of {height}x{width}x{shape[2]}"), style="bold")
-    console.print()
-    console.print(table)
-    console.print()
-    for what, text in _totals(summary, arguments.batch):
-        console.print(f"{what:<16} {text}", soft_wrap=True)
+    title = f"{model.name}: {classes} classes, images of {height}x{width}x{shape[2]}"
+    with console.capture() as shown:  # rich would exit with 1 where the reader has ended, as `head` does
+        console.print(printable(title), style="bold")
+        console.print()
+        console.print(table)
+        console.print()
+        for what, text in _totals(summary, arguments.batch):
+            console.print(f"{what:<16} {text}", soft_wrap=True)
+    print(shown.get(), end="", flush=True)
     return EXIT_DONE
 
 
