@@ -33,6 +33,8 @@ from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _ADDRESS = "CIFAR_DIST_TEST_WARM"
+_HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Of the warm interpreter alone. A fork copies the table of its pages, which has a hundred thousand small ones."""
 _PROGRAMS = ("python", "python3", "cifar-dist", "accelerate", "torchrun")
 
 
@@ -85,7 +87,7 @@ def _server() -> tuple[socket.socket, tempfile.TemporaryDirectory[str]]:
     subprocess.Popen(
         [sys.executable, __file__, str(theirs.fileno()), str(listening.fileno())],
         pass_fds=[theirs.fileno(), listening.fileno()],
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, **_HUGE_PAGES, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
