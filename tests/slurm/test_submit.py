@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -302,9 +303,13 @@ def test_ctrl_c_says_that_the_job_continues(
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho 7; sleep 0.3; kill -INT $PPID; exec sleep 1\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    job = sbatch.submit(tmp_path / "sbatch", [], Options.parse(["--wait"]))
-    with pytest.raises(KeyboardInterrupt):
-        job.wait()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # torch leaves its own behind, for other tests
+    try:
+        job = sbatch.submit(tmp_path / "sbatch", [], Options.parse(["--wait"]))
+        with pytest.raises(KeyboardInterrupt):
+            job.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "cifar-dist: job 7 continues; to cancel it: scancel 7\n"
 
 
