@@ -44,7 +44,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     """
     _open_closed_streams()
     _outlive_terminal()
-    _escape_unknown_letters()
+    _escape_what_stdout_lacks()
     try:
         code = work()
     except InUseError as error:
@@ -59,7 +59,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
             notice(f"stopped by {request}")
         code = EXIT_REQUEUE
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses it twice does not interrupt the answer
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not interrupt the answer
         if is_main_process():
             notice("stopped by Ctrl-C")
         code = 128 + signal.SIGINT
@@ -115,8 +115,8 @@ def _outlive_terminal() -> None:
             setattr(sys, name, text)
 
 
-def _escape_unknown_letters() -> None:
-    """Print letters that the encoding of the output lacks as escapes: no work ends for the name of a class or a run."""
+def _escape_what_stdout_lacks() -> None:
+    """Print characters that the encoding of stdout lacks as escapes: a name of a class or run must end no command."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 

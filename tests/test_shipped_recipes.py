@@ -1,4 +1,4 @@
-"""Every shipped recipe: a step on digits and an evaluation; one of each network: its epoch on two processes, too."""
+"""Every shipped recipe trains a step on digits and is evaluated; one of each network continues on two processes."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def accuracies(run: Path) -> list[tuple[int, int]]:
 
 
 def one_of_each_network() -> set[str]:
-    """The recipes that go on with two processes: the others of a network differ in its options and in numbers."""
+    """One recipe of each network, to continue on two processes. The others differ only in values of settings."""
     models = {name: recipe.load(name).model for name in recipe.shipped()}
     return set({(model.name, model.freeze): name for name, model in models.items()}.values())
 
 
 @pytest.mark.parametrize("name", recipe.shipped())
-def test_a_recipe_trains_evaluates_and_goes_on_with_two_processes(few: Path, tmp_path: Path, name: str) -> None:
+def test_a_recipe_trains_evaluates_and_continues_on_two_processes(few: Path, tmp_path: Path, name: str) -> None:
     words = small(name, few, tmp_path)
     config = recipe.load(name)
     run = tmp_path / config.run.name

@@ -21,7 +21,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING
 
 import psutil
 
@@ -42,9 +42,6 @@ MAX_MEMBERS = 10_000_000
 MAX_RATIO = 100
 """Largest expansion of an archive when it is decompressed; images and CIFAR batches stay below 10."""
 _BASE_ALLOWANCE = 64 << 20  # bytes beyond MAX_RATIO: small archives of uniform test images compress very well
-
-AFTER_END: Final = "data follows its end, as in tars joined with cat; tar -xif unpacks all of them"
-"""Said of a tar that other programs read in part."""
 
 _MAX_DEPTH = 32
 _ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of a zip member's flags
@@ -256,20 +253,27 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
 
 
 def _require_end(tar: tarfile.TarFile) -> None:
-    """Read what follows the last member; gzip verifies its checksum only at the end of the stream.
+    """Read a tar after its last member to the end of the file; gzip verifies its checksum only there.
 
     Raises:
-        ValueError: it is more than zeros. tarfile mistakes a corrupt header for the end of the archive, and no reader
-            continues after the end of the first of several archives that were joined.
+        ValueError: the rest is more than zeros.
     """
     stream = tar.fileobj
     assert stream is not None
-    marker = stream.read(tarfile.BLOCKSIZE)
-    if any(marker):
+    if any(stream.read(tarfile.BLOCKSIZE)):  # tarfile mistakes a corrupt header for the end of the archive
         raise ValueError("a member's header is damaged")
-    while rest := stream.read(1 << 20):
+    require_zeros(stream.read)
+
+
+def require_zeros(read: Callable[[int], bytes]) -> None:
+    """Read a tar after its end to the end of the file; no program reads the second of two tars in one file.
+
+    Raises:
+        ValueError: it is more than zeros.
+    """
+    while rest := read(1 << 20):
         if any(rest):
-            raise ValueError(AFTER_END)
+            raise ValueError("data follows its end, as in tars joined with cat; tar -xif unpacks all of them")
 
 
 def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:

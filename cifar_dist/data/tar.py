@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from cifar_dist.data.archives import AFTER_END
+from cifar_dist.data.archives import require_zeros
 from cifar_dist.data.image import CODECS, Codec
 from cifar_dist.data.manifest import UNLABELLED, Shard
 from cifar_dist.data.npz import MAX_CLASSES
@@ -126,9 +126,7 @@ def read_members(file: IO[bytes]) -> TarMembers:
         file.seek(tar.offset)  # tarfile mistakes a corrupt header for the end of the archive
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"it is corrupt or truncated at byte {tar.offset:,}")
-        while rest := file.read(1 << 20):
-            if any(rest):
-                raise ValueError(AFTER_END)
+        require_zeros(file.read)
     return TarMembers(samples, keyless)
 
 

@@ -168,9 +168,9 @@ def _mark(axes: Axes, run: _Run, test: Record) -> None:
 def _decorate(axes: Axes, run: _Run, *, legend: bool) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0, run.x(run.steps[-1].step) * 1.02)
-    kinds = ", ".join(kind for kind in _BREAKS if kind in {kind for _, kind in run.breaks})
+    ended = {kind for _, kind in run.breaks}
     for index, (x, _) in enumerate(run.breaks):
-        label = kinds if index == 0 else None
+        label = ", ".join(kind for kind in _BREAKS if kind in ended) if index == 0 else None
         axes.axvline(x, color=GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1, label=label)
     if legend:
         axes.legend(loc="best")  # not every loss falls, and no curve may be covered

@@ -34,7 +34,7 @@ from typing import Any
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _ADDRESS = "CIFAR_DIST_TEST_WARM"
 _HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Of the warm interpreter alone. A fork copies the table of its pages, which has a hundred thousand small ones."""
+"""For the warm interpreter only. A fork copies its page table, which has a hundred thousand entries for small pages."""
 _PROGRAMS = ("python", "python3", "cifar-dist", "accelerate", "torchrun")
 
 
