@@ -43,7 +43,8 @@ def clean(run: Path) -> list[Removable]:
     """Remove superfluous files of a run; return what was removed.
 
     Raises:
-        UserError: the run is training, or a checkpoint that would remain is damaged; nothing is removed.
+        InUseError: the run is training; nothing is removed.
+        UserError: a checkpoint that would remain is damaged; nothing is removed.
         OSError: the folder cannot be written.
     """
     folder = RunFolder(run)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import UserError, printable, quoted
+from cifar_dist.errors import InUseError, UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.runs.reports import draw, draw_index, draw_report
 from cifar_dist.terminal.screen import table_width
@@ -152,21 +152,25 @@ def _clean(arguments: argparse.Namespace) -> int:
         from cifar_dist.runs.clean import clean, removable
         from cifar_dist.runs.listing import find_runs
 
-    items = []
+    items, failed = [], 0
     for found in find_runs(arguments.folder):
         try:
             items += clean(found) if arguments.yes else removable(found)
         except (UserError, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)  # the error itself would keep the lock
             print(f"warning: {printable(str(found))} was skipped: {why}", file=sys.stderr)
+            failed += not isinstance(error, InUseError)  # which is for a later time
     total = size(sum(item.bytes for item in items))
+    if items:
+        rows = [(str(item.path), item.why, size(item.bytes)) for item in items]
+        print(markdown(["what", "why", "size"], rows, ["size"]))
+        print(
+            f"freed {total}"
+            if arguments.yes
+            else f"would free {total}; delete with: cifar-dist runs clean {quoted(arguments.folder)} --yes"
+        )
+    if failed:
+        raise UserError(f"{failed} of the runs below {arguments.folder} cannot be cleaned, see above")
     if not items:
         print("nothing to delete")
-        return EXIT_DONE
-    print(markdown(["what", "why", "size"], [(str(item.path), item.why, size(item.bytes)) for item in items], ["size"]))
-    print(
-        f"freed {total}"
-        if arguments.yes
-        else f"would free {total}; delete with: cifar-dist runs clean {quoted(arguments.folder)} --yes"
-    )
     return EXIT_DONE

@@ -9,10 +9,13 @@ import pytest
 from support.run_folders import write_run
 from support.running import spawn, train
 from support.small_checkpoint import holds, names, save
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist import checkpoint, cli
 from cifar_dist.checkpoint.marker import STATE, WEIGHTS
 from cifar_dist.config import Config, ModelConfig, TrainConfig
+from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.clean import clean, removable
 from cifar_dist.step_folder import step_name
 
@@ -49,8 +52,10 @@ def test_nothing_is_deleted_while_the_newest_or_the_best_is_damaged(
     (damaged / part).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     before = sorted(run.rglob("*"))
     for words in ([], ["--yes"]):
-        assert cli.run(["runs", "clean", str(run), *words]) == 0
-        said = capsys.readouterr().err
+        with pytest.raises(UserError, match=f"^1 of the runs below {run} cannot be cleaned, see above$"):
+            cli.run(["runs", "clean", str(run), *words])
+        out, said = capsys.readouterr()
+        assert out == ""
         assert f"{run} was skipped: {damaged.name} damaged: {part} differs from what was saved" in said
         assert said.endswith(f"unless you delete it first: rm -r {damaged}\n")
         assert sorted(run.rglob("*")) == before
@@ -86,6 +91,23 @@ def test_a_run_without_a_finished_step_is_removed_entirely(tmp_path: Path) -> No
     (run / "lr_curve.json").unlink()
     assert [item.path for item in clean(run)] == [run]
     assert names(run.parent) == []
+
+
+def test_a_run_in_use_is_skipped_and_one_that_cannot_be_written_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    with public_folder() as runs:
+        run = run_with(runs / "it", 1, 2, best=2, test=0.5)
+        trained = RunFolder(run)
+        trained.lock()
+        assert cli.run(["runs", "clean", str(runs), "--yes"]) == 0
+        out, said = capsys.readouterr()
+        assert out == "nothing to delete\n"
+        assert f"{run} was skipped: {run} is in use" in said
+        del trained
+        with without_rights(), pytest.raises(UserError, match=f"^1 of the runs below {runs} cannot be cleaned, see above"):
+            cli.run(["runs", "clean", str(runs), "--yes"])
+        out, said = capsys.readouterr()
+        assert out == ""
+        assert said == f"warning: {run} was skipped: Permission denied\n"
 
 
 def test_nothing_is_deleted_before_it_is_listed(

@@ -13,10 +13,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import importlib
 import inspect
 import io
 import json
 import os
+import pkgutil
 import runpy
 import select
 import shutil
@@ -103,10 +105,10 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
     import torch.distributed.run  # noqa: F401
     from matplotlib.figure import Figure
 
-    import cifar_dist.report.run_page
-    import cifar_dist.training.trainer
-    import cifar_dist.verbs.train  # noqa: F401
+    import cifar_dist
 
+    for module in pkgutil.walk_packages(cifar_dist.__path__, "cifar_dist."):
+        importlib.import_module(module.name)
     Figure(layout="constrained").savefig(io.BytesIO())  # reads its fonts and loads its backend
     gc.freeze()
     watchers: list[int] = []
