@@ -100,7 +100,7 @@ def refuse_read_only(folder: RunFolder, place: Path, what: str) -> None:
         UserError: it cannot be written.
     """
     place = place if place.is_dir() else folder.path
-    if not os.access(place, os.W_OK):
+    if not os.access(place, os.W_OK, effective_ids=True):
         raise UserError(f"{place} cannot be written, where {what} goes; copy the run to where you may write")
 
 

@@ -28,13 +28,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("name one or more runs: cifar-dist report RUN ..., or all: cifar-dist report --all [FOLDER]")
     with loading():
         from cifar_dist.report.run_page import write_report
-        from cifar_dist.run_folder import find_run
+        from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder.opening import refuse_read_only
         from cifar_dist.runs.listing import find_runs
 
     runs = [find_run(name) for name in arguments.runs] or find_runs(arguments.all)
     failed = 0
     for run in runs:
         try:
+            refuse_read_only(RunFolder(run), RunFolder(run).figures, "the report")
             with loading(f"drawing the report of {run.name}"):
                 report = write_report(run)
             print(report, flush=True)

@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from support.running import PATIENCE, environment
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist import cli, recipe
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
@@ -296,6 +297,15 @@ def test_curves_and_headline_say_how_a_process_ended(digits: Path, tmp_path: Pat
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), "failed", 1234))
     assert "<br>failed after step 1,234" in write_report(run).read_text()
     assert drawn[-2].axes[0].get_legend().get_texts()[-1].get_text() == "killed, failed"
+
+
+def test_a_run_that_cannot_be_written_is_refused_with_a_remedy(digits: Path) -> None:
+    with public_folder() as runs:
+        run = make_run(runs, digits)
+        remedy = f"^{run} cannot be written, where the report goes; copy the run to where you may write$"
+        with without_rights(), pytest.raises(UserError, match=remedy):
+            cli.run(["report", str(run)])
+        assert not (run / "report.html").exists()
 
 
 def test_one_of_equal_epochs_is_the_best(digits: Path, tmp_path: Path) -> None:

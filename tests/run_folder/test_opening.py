@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.opened_folders import CONFIG, open_and_end, refusal
 from support.running import ROOT, environment
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist.config import (
     Config,
@@ -28,8 +29,9 @@ from cifar_dist.config import (
 from cifar_dist.config.optim import AdamConfig
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.opening import open_folder
+from cifar_dist.run_folder.opening import open_folder, refuse_read_only
 
 HOLD = """
 import sys
@@ -222,17 +224,11 @@ def test_a_config_edited_into_nonsense_is_reported(tmp_path: Path, manifest: Man
 
 
 @pytest.mark.parametrize("place", ["evaluations", "replays"])
-def test_a_run_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, place: str) -> None:
-    """Root may write anywhere, except without the capability that lets it."""
-    (tmp_path / "replays").mkdir(mode=0o555)
-    tmp_path.chmod(0o555)
-    ask = "import sys; from pathlib import Path; from cifar_dist.run_folder.opening import *; "
-    ask += "run = RunFolder(Path(sys.argv[1])); refuse_read_only(run, run.path / sys.argv[2], 'it')"
-    drop = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
-    words = [*drop, sys.executable, "-c", ask, str(tmp_path), place]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    tmp_path.chmod(0o755)
-    where = tmp_path / place if place == "replays" else tmp_path
-    assert done.stderr.strip().endswith(
-        f"{where} cannot be written, where it goes; copy the run to where you may write"
-    )
+def test_a_run_that_cannot_be_written_is_refused_before_the_work(place: str) -> None:
+    with public_folder() as path:
+        (path / "replays").mkdir(mode=0o755)
+        where = path / place if place == "replays" else path
+        remedy = f"^{where} cannot be written, where it goes; copy the run to where you may write$"
+        with without_rights(), pytest.raises(UserError, match=remedy):
+            refuse_read_only(RunFolder(path), path / place, "it")
+        refuse_read_only(RunFolder(path), path / place, "it")
