@@ -105,6 +105,7 @@ def figure(
     import warnings
 
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # A name in a script that no installed font has shows as boxes; do not fill the console with warnings about it.
@@ -113,6 +114,7 @@ def figure(
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         drawing = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+        FigureCanvasAgg(drawing)  # with it one renderer measures all texts; otherwise each text creates its own
         yield drawing
         content, suffix = io.BytesIO(), path.suffix.lower() or ".png"
         drawing.savefig(content, format=suffix[1:], metadata=FORMATS[suffix])
