@@ -37,6 +37,11 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _ADDRESS = "CIFAR_DIST_TEST_WARM"
 _HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """For the warm interpreter only. A fork copies its page table, which has a hundred thousand entries for small pages."""
+_IMPORTED = (
+    *("accelerate.commands.accelerate_cli", "sklearn.datasets", "torch._dynamo", "torch.distributed.run"),
+    *("torch.export", "webdataset"),
+)
+"""What some command imports, in up to two seconds: here once, not in each fork."""
 _PROGRAMS = ("python", "python3", "cifar-dist", "accelerate", "torchrun")
 
 
@@ -100,15 +105,13 @@ def _server() -> tuple[socket.socket, tempfile.TemporaryDirectory[str]]:
 
 def serve(server: socket.socket, programs: socket.socket) -> None:
     """Fork a process for each message and for each program, until the other end of ``server`` is closed."""
-    import accelerate.commands.launch  # noqa: F401
-    import torch._dynamo
-    import torch.distributed.run  # noqa: F401
     from matplotlib.figure import Figure
 
     import cifar_dist
 
-    for module in pkgutil.walk_packages(cifar_dist.__path__, "cifar_dist."):
-        importlib.import_module(module.name)
+    ours = (module.name for module in pkgutil.walk_packages(cifar_dist.__path__, "cifar_dist."))
+    for name in (*_IMPORTED, *ours):
+        importlib.import_module(name)
     Figure(layout="constrained").savefig(io.BytesIO())  # reads its fonts and loads its backend
     gc.freeze()
     watchers: list[int] = []
