@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from cifar_dist.data.archives import require_zeros
+from cifar_dist.data.archive_tar import require_zeros
 from cifar_dist.data.image import CODECS, Codec
 from cifar_dist.data.manifest import UNLABELLED, Shard
 from cifar_dist.data.npz import MAX_CLASSES

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from support import dataset_builders as build
 from support.opened_sources import open_quietly
 
-from cifar_dist.data import archives
+from cifar_dist.data import archive_member, archives
 from cifar_dist.data.archives import list_members, read_members
 from cifar_dist.data.image_folder import decode_image
 from cifar_dist.data.pack import pack
@@ -287,9 +288,12 @@ def test_any_damage_to_an_archive_gives_files_or_one_line(whole: Path, changes: 
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("limit", "says"), [("MAX_MEMBERS", "more than 2 files"), ("MAX_MEMBER", "the limit is 2")])
+@pytest.mark.parametrize(
+    ("module", "limit", "says"),
+    [(archives, "MAX_MEMBERS", "more than 2 files"), (archive_member, "MAX_MEMBER", "the limit is 2")],
+)
 def test_the_limits_apply_to_folders_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, limit: str, says: str
 ) -> None:
-    monkeypatch.setattr(archives, limit, 2)
+    monkeypatch.setattr(module, limit, 2)
     assert says in refusal(build.write_folder(tmp_path / "f", SMALL))

@@ -9,7 +9,7 @@ import pytest
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
 
-from cifar_dist.data import archives
+from cifar_dist.data import archive_member
 
 
 def test_labelled_npz(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_an_array_may_be_larger_than_a_member_of_another_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez(tmp_path / "a.npz", x_train=build.random_images(9), y_train=np.arange(9))
-    monkeypatch.setattr(archives, "MAX_MEMBER", 10_000)
+    monkeypatch.setattr(archive_member, "MAX_MEMBER", 10_000)
     assert len(open_quietly(str(tmp_path / "a.npz")).data.splits["train"]) == 9
-    monkeypatch.setattr(archives, "MAX_ARRAY", 10_000)
+    monkeypatch.setattr(archive_member, "MAX_ARRAY", 10_000)
     assert "store smaller images, or a folder of image files" in one_line(tmp_path / "a.npz")
