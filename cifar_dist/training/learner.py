@@ -180,10 +180,10 @@ class Learner:
         return StepMeasurements(step + 1, epoch, lr, ids, torch.cat(all_losses), torch.cat(all_predicted), sums)
 
     def _seed_dropout(self, seed: int) -> None:
-        if self._ranks.device.type == "cpu":  # torch.manual_seed also seeds what is absent, in 0.1 ms and more
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        # torch.manual_seed also seeds what is absent, in 0.1 ms and more
+        torch.default_generator.manual_seed(seed)
+        if self._ranks.device.type == "cuda":
+            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
 
     def _begin_epoch(self, epoch: int) -> None:
         """Set training mode, and the learning rates of the stages that learn in ``epoch``."""

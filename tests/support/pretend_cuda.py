@@ -191,6 +191,8 @@ def pretend() -> Device:
         (CUDA, dtype): found for (_, dtype), found in grouped(tensors).items()
     }
     torch.cuda._lazy_init = lambda: None
+    torch.cuda.current_device = lambda: CUDA.index
+    torch.cuda.default_generators = (torch.Generator(),)
     for name in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
         module: Any = importlib.import_module(name)
         module._get_foreach_kernels_supported_devices = lambda: ["cuda", "cpu"]

@@ -14,6 +14,7 @@ from support import forked_ranks
 
 from cifar_dist import recipe
 from cifar_dist.data.pack import pack
+from cifar_dist.data.randomness import step_seed
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,26 @@ def test_a_step_on_streamed_images_waits_for_nothing(colours: Path, tmp_path: Pa
 
         counts = count_step(config, steps=2)
         assert not counts.waits.total(), f"the host waits for the device: {dict(+counts.waits)}"
+
+    forked_ranks.run(1, step)
+
+
+def test_dropout_is_seeded_on_the_device_of_the_process(colours: Path, tmp_path: Path) -> None:
+    words = ["--data.path", str(colours), "--run.dir", str(tmp_path), "--train.batch_size", "10"]
+    config = recipe.load("custom-resnet", [*words, "--train.precision", "no"])
+
+    def step() -> None:
+        import torch
+        from support.pretend_steps import count_step
+
+        def seeds_all(seed: int) -> None:
+            raise AssertionError("it also seeds devices that are absent, and records a stack for each")
+
+        torch.cuda.manual_seed_all, torch.manual_seed = seeds_all, torch.default_generator.manual_seed
+        count_step(config, steps=2)
+        (generator,) = torch.cuda.default_generators
+        assert generator.initial_seed() == step_seed(config.run.seed, 1, 0)
+        assert torch.default_generator.initial_seed() == step_seed(config.run.seed, 1, 0)
 
     forked_ranks.run(1, step)
 
