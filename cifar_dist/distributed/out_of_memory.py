@@ -13,8 +13,8 @@ from cifar_dist.config import TrainConfig
 from cifar_dist.errors import OutOfMemoryError, TrainingFailedError
 from cifar_dist.launch.reporter import is_first
 
-_MESSAGES = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
-"""Of torch's allocator on a CPU; of CUDA and NCCL; of cuBLAS and cuDNN: each raises a bare RuntimeError."""
+_MESSAGES = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED")
+"""Of torch's allocator on a CPU; of CUDA and NCCL; of cuBLAS; of cuDNN 9: each raises a bare RuntimeError."""
 
 
 @contextmanager

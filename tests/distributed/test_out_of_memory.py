@@ -106,6 +106,19 @@ def test_only_errors_about_memory_are_explained() -> None:
         bytearray(2**60)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",  # cuDNN 9
+    ],
+)
+def test_what_libraries_of_a_gpu_say_is_recognised(message: str) -> None:
+    with pytest.raises(OutOfMemoryError, match="rank 0 ran out of memory in a test"), explained(lambda: "in a test"):
+        raise RuntimeError(message)
+
+
 @pytest.mark.gpu
 def test_a_gpu_without_memory_is_recognised() -> None:
     with pytest.raises(OutOfMemoryError, match=r"asked for 900\.00 GiB"), explained(lambda: "in a test"):
