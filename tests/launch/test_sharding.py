@@ -145,7 +145,7 @@ def test_what_pads_a_shard_of_zero3_is_no_weight() -> None:
 
 @pytest.mark.gpu
 def test_an_offloaded_optimizer_reports_the_norm_of_the_gradients_on_a_gpu(tiny: Path, tmp_path: Path) -> None:
-    """DeepSpeed computes the norm on the host then."""
+    """DeepSpeed computes the norm on the host then. Its import asks CUDA for GPUs, which no fork may do again."""
     offloaded = {
         "ACCELERATE_USE_DEEPSPEED": "true",
         "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
@@ -156,7 +156,7 @@ def test_an_offloaded_optimizer_reports_the_norm_of_the_gradients_on_a_gpu(tiny:
         **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1"),
     }
     words = ["--optim.clip_norm", "1", "--train.max_steps", "3", "--run.name", "offloaded"]
-    (done,) = spawn([TRAIN, str(tiny), *words], 1, offloaded)
+    (done,) = spawn([TRAIN, str(tiny), *words], 1, offloaded, fresh=True)
     assert done.returncode == 0, done.stderr
     assert "optimizer on the CPU" in done.stdout
     assert all(record["grad_norm"] > 0 for record in metrics(tmp_path / "runs" / "offloaded")[:3])
