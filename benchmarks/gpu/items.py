@@ -125,7 +125,8 @@ def sharded(config: str, wrapper: str) -> Callable[[Bench], str]:
 
     def work(bench: Bench) -> str:
         machine = bench.machine
-        processes = 2 if machine.gpus != 1 or machine.nccl_shares_gpus else 1
+        shares = machine.nccl_shares_gpus and wrapper == "FSDP"  # DeepSpeed takes the GPU of its local rank's number
+        processes = 2 if machine.gpus != 1 or shares else 1
         env = _SHARED if machine.gpus == 1 else None
         run = _train_demo(bench, config, config=config, processes=processes, env=env)
         facts = json.loads((run / "environment.json").read_text("utf-8"))["run"]

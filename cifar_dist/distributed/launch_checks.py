@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from cifar_dist.errors import MachineError, UserError
-from cifar_dist.launch.launched import launched_processes, local_processes, parent_command
+from cifar_dist.launch.launched import launched_processes, local_processes, parent_command, was_asked_for
 
 _PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE
@@ -19,8 +19,8 @@ _SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several pr
 def check_gpus(gpus: int) -> None:
     """Refuse a launch of more processes than this machine has GPUs, before the processes join.
 
-    Two processes would share a GPU, which ends in an error of NCCL. Only torchrun gives all processes of a machine the
-    same GPUs; other launchers may show each its own.
+    Two processes would share a GPU, which ends in an error of NCCL. DeepSpeed takes the GPU of its local rank's number.
+    Only torchrun gives all processes of a machine the same GPUs; other launchers may show each its own.
 
     Args:
         gpus: the number that this process sees.
@@ -29,7 +29,8 @@ def check_gpus(gpus: int) -> None:
         MachineError: there are fewer than processes.
     """
     started = local_processes()
-    if "TORCHELASTIC_RUN_ID" in os.environ and started > gpus and os.environ.get(_SHARED_GPUS) != "1":
+    can_share = os.environ.get(_SHARED_GPUS) == "1" and not was_asked_for("DEEPSPEED")
+    if "TORCHELASTIC_RUN_ID" in os.environ and started > gpus and not can_share:
         has = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
         raise MachineError(
             f"{os.uname().nodename} has {has}, and the launcher started {started} processes on it; use "

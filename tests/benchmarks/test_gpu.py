@@ -178,30 +178,33 @@ def test_what_passed_on_another_machine_is_repeated_on_this_one_and_both_are_kep
 
 
 @pytest.mark.parametrize(
-    ("gpus", "nccl", "expected"),
+    ("name", "gpus", "nccl", "expected"),
     [
-        (1, (2, 28, 9), "1 ranks"),
-        (1, (2, 30, 7), "2 ranks on nccl"),
-        (2, (2, 28, 9), "2 ranks"),
+        ("fsdp", 1, (2, 28, 9), "1 ranks"),
+        ("fsdp", 1, (2, 30, 7), "2 ranks on nccl"),
+        ("fsdp", 2, (2, 28, 9), "2 ranks"),
+        ("zero2", 1, (2, 30, 7), "1 ranks"),
+        ("zero2", 2, (2, 28, 9), "2 ranks"),
     ],
 )
-def test_two_ranks_share_a_card_where_nccl_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, nccl: tuple[int, ...], expected: str
+def test_two_ranks_share_a_card_where_nccl_and_the_engine_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, nccl: tuple[int, ...], expected: str
 ) -> None:
-    """FSDP requires NCCL, because gloo does not shard on GPUs."""
+    """FSDP requires NCCL, because gloo does not shard on GPUs. DeepSpeed takes a GPU for each rank of a machine."""
     asked: list[str] = []
 
     def python(self: Bench, *words: str, env: dict[str, str] | None = None, until: object = None) -> None:
         shared = "NCCL_MULTI_RANK_GPU_ENABLE" in (env or {})
-        asked.append(f"{words[4].removeprefix('--num_processes=')} ranks{' on nccl' if shared else ''}")
+        processes = words[4].removeprefix("--num_processes=")
+        asked.append(f"{processes} ranks{' on nccl' if shared and processes != '1' else ''}")
         raise SkippedError(asked[-1])
 
     monkeypatch.setattr(Bench, "python", python)
     monkeypatch.setattr(Bench, "digits", lambda self: "digits")
     job = Bench(bench.Machine("a card", gpus, nccl, "2", "3"), "", tmp_path, time.monotonic() + 100, rehearse=False)
-    (fsdp,) = (item for item in ITEMS if item.name == "fsdp")
-    with pytest.raises(SkippedError, match=f"^{expected}"):
-        fsdp.work(job)
+    (item,) = (item for item in ITEMS if item.name == name)
+    with pytest.raises(SkippedError, match=f"^{expected}$"):
+        item.work(job)
 
 
 def test_a_measurement_without_compiled_augmentation_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

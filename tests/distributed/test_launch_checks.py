@@ -207,3 +207,6 @@ def test_more_processes_than_gpus_are_refused_where_they_would_share_one(monkeyp
         check_gpus(2)
     monkeypatch.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
     check_gpus(1)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # it chooses the GPU by the local rank
+    with pytest.raises(UserError, match=r"has 1 GPU, and the launcher started 3"):
+        check_gpus(1)
