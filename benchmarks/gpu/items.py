@@ -34,7 +34,8 @@ class Item:
     Attributes:
         name: of the item, and of its run.
         part: one of :data:`PARTS`.
-        seconds: estimate on one GPU; the item begins only if so many are left, and fails after three times as many.
+        seconds: estimate on one GPU; the item begins only if so many are left, and a command of it that takes three
+            times as many, at least 90, has failed.
         work: does it and returns what was found; raises FailedError, SkippedError or UnfinishedError.
         open_ended: a training run that takes all the time left, and resumes.
     """

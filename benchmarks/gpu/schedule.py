@@ -12,6 +12,7 @@ from items import Item
 from record import Record, Result, Row
 
 _PATIENCE = 3  # an item that takes so many times its estimate has failed
+_LEAST = 90.0  # seconds before that: the first process on a machine reads libraries from a cold disk, and compiles
 
 
 def run_items(items: Sequence[Item], bench: Bench, record: Record) -> None:
@@ -33,7 +34,7 @@ def _run_item(item: Item, bench: Bench, record: Record) -> tuple[Result, str]:
         return "skipped", f"out of time: it takes about {item.seconds:.0f} s and {max(left, 0):.0f} s are left"
     print(f"== {item.name}: about {item.seconds:.0f} s, {left:.0f} s left", flush=True)
     bench.log = record.log(item.part)
-    bench.limit = math.inf if item.open_ended else _PATIENCE * item.seconds
+    bench.limit = math.inf if item.open_ended else max(_LEAST, _PATIENCE * item.seconds)
     try:
         return "passed", item.work(bench)
     except SkippedError as why:

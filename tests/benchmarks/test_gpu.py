@@ -134,6 +134,7 @@ def test_what_does_not_fit_the_budget_is_skipped_and_runs_later(tmp_path: Path) 
 
 def test_an_item_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("schedule._PATIENCE", 0.05)
+    monkeypatch.setattr("schedule._LEAST", 0.0)
 
     def hangs(job: Bench) -> str:
         return job.python("-Sc", "import time; time.sleep(1000)").last_line
@@ -141,6 +142,11 @@ def test_an_item_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Monke
     record = rehearsed(tmp_path, hangs, lambda job: "done")
     assert outcomes(record) == ["failed", "passed"]
     assert record.rows["0"].found.startswith("took longer than")
+
+
+def test_a_short_item_has_time_to_start_on_a_cold_machine(tmp_path: Path) -> None:
+    (row,) = rehearsed(tmp_path, lambda job: f"{job.limit:.0f}").rows.values()
+    assert row.found == "90"
 
 
 def test_an_unfinished_run_resumes_from_its_newest_checkpoint(tmp_path: Path) -> None:
