@@ -18,6 +18,7 @@ from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.order import own_parts
 from cifar_dist.data.static_mix import StaticMix
+from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
 from cifar_dist.errors import UserError
@@ -158,5 +159,6 @@ def _static(
     """Return the augmentation for micro-batches of the usual size, as one function that a GPU runs in few launches."""
     size = -(-batches.size(0) // parts) + mix.mixes
     static = StaticMix(mix, config.run.seed, manifest.shape, size, device)
+    keep_compiled_code()
     static.warm_up()
     return static

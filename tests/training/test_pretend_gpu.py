@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import forked_ranks
+from torch import Tensor
 
 from cifar_dist import recipe
+from cifar_dist.data import static_mix
 from cifar_dist.data.pack import pack
 from cifar_dist.data.randomness import step_seed
+from cifar_dist.data.static_mix import Function
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.training.setup import build_setup
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,30 @@ def test_dropout_is_seeded_on_the_device_of_the_process(colours: Path, tmp_path:
         assert torch.default_generator.initial_seed() == step_seed(config.run.seed, 1, 0)
 
     forked_ranks.run(1, step)
+
+
+def test_the_compiled_augmentation_outlives_the_job(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    config = recipe.load("speedrun-94", ["--data.path", str(colours), "--train.batch_size", "10"])
+
+    def build() -> None:
+        from support.pretend_cuda import CUDA, pretend
+
+        places = []
+
+        def compiled(function: Function, *_: Tensor) -> Function:
+            places.append(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
+            return function
+
+        monkeypatch.setattr(static_mix, "compile_static", compiled)
+        with pretend():
+            build_setup(config, Ranks(0, 1, CUDA, first_of_node=True))
+        assert places == [str(tmp_path / "cifar-dist" / "compiled")]
+
+    forked_ranks.run(1, build)
 
 
 @pytest.mark.parametrize("name", BUDGETS)
