@@ -103,6 +103,7 @@ class WandbMirror:
         project = tracking.project or last.project or os.environ.get("WANDB_PROJECT") or "cifar-dist"
         mode = wandb_mode(tracking)
         self._identity = _Identity(last.id or secrets.token_hex(4), mode, project)
+        self._keep(replace(last, id=self._identity.id, mode=""))  # before W&B knows the id: a kill may come in between
         self._run = _start(self._folder.path, self._config, tracking, self._facts, self._identity)
         self._keep(replace(self._identity, mode=""))
         if self._run.url:

@@ -21,6 +21,7 @@ from cifar_dist.tracking import metrics
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import Mirrors, wanted_mirrors
 from cifar_dist.tracking.tracker import Tracker
+from cifar_dist.tracking.wandb_mirror import _Identity, _last_process
 
 OFFLINE = Config(tracking=WandbConfig(wandb="offline", project="a-project"))
 
@@ -185,6 +186,26 @@ def test_a_wandb_without_a_key_leaves_no_temporary_folder(tmp_path: Path, warnin
     assert not list((tmp_path / "wandb").glob("tmp*"))
 
 
+def test_a_process_that_ends_while_wandb_starts_leaves_its_id_to_the_next(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B may know the id by then: another one would split the run in two there."""
+    import wandb
+
+    asked: list[tuple[str, str]] = []
+
+    def ended(*, id: str, project: str, **_: object) -> None:
+        asked.append((id, project))
+        raise RuntimeError("ended")
+
+    monkeypatch.setattr(wandb, "init", ended)
+    for project in ("misspelt", "mine"):
+        monkeypatch.setenv("WANDB_PROJECT", project)
+        mirrored(tmp_path, Config(tracking=WandbConfig(wandb="offline")), [], warnings).close("finished")
+    (first, _), (second, then) = asked
+    assert (second, then) == (first, "mine"), "a project that W&B refused is not kept"
+
+
 def test_an_id_that_cannot_be_kept_is_one_warning(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "wandb.json").mkdir()
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
@@ -198,7 +219,7 @@ def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnin
 
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
     mirrors.train_steps([train(1)])
-    wait_until(lambda: (tmp_path / "wandb.json").exists(), [])
+    wait_until(lambda: _last_process(tmp_path / "wandb.json").project != "", [])
     wandb.finish()  # from outside, so that later logging raises an error in W&B
     mirrors.train_steps([train(2)])
     mirrors.train_steps([train(3)])
@@ -217,7 +238,7 @@ def test_an_online_run_receives_again_what_an_earlier_process_may_not_have_sent(
     online = Config(tracking=WandbConfig(wandb="online"))
     mirrors = mirrored(tmp_path, online, [], warnings)
     mirrors.train_steps([train(1)])
-    wait_until(lambda: (tmp_path / "wandb.json").exists(), [])
+    wait_until(lambda: _last_process(tmp_path / "wandb.json").project != "", [])
     if end == "fails":
         wandb.finish()  # from outside, so that later logging raises an error in W&B
     mirrors.train_steps([train(2), train(3)])
@@ -269,8 +290,6 @@ def test_a_wandb_that_cannot_be_used_is_one_warning(
     ["", "[]", "null", '{"id": 7}', '{"id": "../../etc", "mode": "offline", "project": "p"}', "[" * 100_000],
 )
 def test_an_untrusted_id_file_gets_a_new_id(tmp_path: Path, text: str) -> None:
-    from cifar_dist.tracking.wandb_mirror import _Identity, _last_process
-
     (tmp_path / "wandb.json").write_text(text)
     assert _last_process(tmp_path / "wandb.json") == _Identity()
 
