@@ -1,8 +1,9 @@
 """Train the runs of a sweep on this machine, each in its own process.
 
-Finished runs are skipped and interrupted runs resume, so repeating the command is always safe. A run that fails is
-reported, and the others continue. A request to stop is forwarded to the runs in progress, which save a checkpoint and
-exit with 75; the sweep then exits with 75 too, unless only failed runs are left.
+Finished runs are skipped and interrupted runs resume, so repeating the command is always safe, also while another one
+trains a part of the runs. A run that fails is reported, and the others continue. A request to stop is forwarded to the
+runs in progress, which save a checkpoint and exit with 75; the sweep then exits with 75 too, unless only failed runs
+are left.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import IO
 
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, how_it_ended
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE, how_it_ended
 from cifar_dist.formatting import duration, percent
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.parent_death import signal_on_parent_death
@@ -116,17 +117,22 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 code = one.process.returncode
                 stopping = stopping or code == EXIT_REQUEUE  # stopping a run stops the sweep
                 interrupted = _is_interruption(code, sent)
-                if code != EXIT_DONE and not interrupted:
+                if code not in (EXIT_DONE, EXIT_IN_USE) and not interrupted:
                     failed.append(one.run.name)
                 _report_end(one, code, total, interrupted)
             time.sleep(0.05)
     if failed:
         say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
-    if stopping and any(not run.folder.is_finished() and run.name not in failed for run in sweep.runs):
+    left = [run.name for run in sweep.runs if not run.folder.is_finished() and run.name not in failed]
+    if stopping and left:
         say(f"stopped; resume with:\n  {typed_command()}")
         return EXIT_REQUEUE
+    if left:
+        say(f"{len(left)} of {total} runs are in use by other processes: {', '.join(left)}; repeat this after those")
     if failed:
         return EXIT_FAILED
+    if left:
+        return EXIT_IN_USE
     say(f"all {total} runs are finished")
     return EXIT_DONE
 
@@ -173,6 +179,8 @@ def _report_end(one: _Job, code: int, total: int, interrupted: bool) -> None:
         outcome = ", ".join(["finished", *figures, duration(result.seconds)])
     elif interrupted:
         outcome = "interrupted"
+    elif code == EXIT_IN_USE:
+        outcome = "is in use by another process"
     else:
         outcome = how_it_ended(code)
         if one.output is not None:

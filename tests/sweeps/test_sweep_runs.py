@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.run_folders import cells, write_run
@@ -180,6 +181,42 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
     ]
     assert [line.split("three.")[0] for line in own[7:]] == end
     assert ("    the disk is full" in lines) == (outcomes[0] == FAILED), "what a failed run said is printed"
+
+
+@pytest.mark.parametrize(
+    ("long", "others", "code", "end"),
+    [
+        (
+            "exit 69",
+            "exit 0",
+            69,
+            ["1 of 3 runs are in use by other processes: three.long.s0; repeat this after those"],
+        ),
+        ("exit 69", "exit 1", 1, ["2 of 3 runs failed: ", "1 of 3 runs are in use by other processes: "]),
+        ("touch three.long.s0; exit 69", "exit 0", 0, ["all 3 runs are finished"]),
+    ],
+    ids=["the other trains on", "others fail", "the other has finished it"],
+)
+def test_a_run_that_another_sweep_trains_has_not_failed(
+    file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    long: str,
+    others: str,
+    code: int,
+    end: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = "touch $(echo $* | sed 's/.*name=\\([^ ]*\\).*/\\1/')" if others == "exit 0" else ":"
+    script = f'case "$*" in *three.long*) {long};; *) {done}; {others};; esac'
+    monkeypatch.setattr(runner, "_base_command", lambda _: ["sh", "-c", script, "sh"])
+    monkeypatch.setattr(RunFolder, "is_finished", lambda run: Path(run.name).exists())
+    monkeypatch.setattr(runner, "read_result", lambda _: SimpleNamespace(val_accuracy=None, final=None, seconds=1.0))
+    assert runner.run_all(load(str(file), [], None)) == code
+    own = [line.removeprefix("sweep: ") for line in capfd.readouterr().out.splitlines()]
+    assert "1 of 3: three.long.s0 is in use by another process" in own
+    assert [line.startswith(begin) for line, begin in zip(own[7:], end, strict=True)] == [True] * len(end), own
 
 
 @pytest.mark.parametrize(
