@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cifar_dist import recipe
-from cifar_dist.config import Config
+from cifar_dist.config import Config, RunConfig
 from cifar_dist.config.changes import contradiction
+from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.time_limit import deadline, job_time
 from cifar_dist.doctor.grace import signal_of_job
 from cifar_dist.errors import UserError
+from cifar_dist.files import read_json
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import PLACE, resumed_config, settings_of_resume
@@ -44,23 +46,49 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFo
         )
     if not words:
         raise UserError("name a recipe: one that cifar-dist recipes lists, or the path of a .toml")
-    verb = words[0]
-    if verb == RESUME:
+    job, is_later = variables["SLURM_JOB_ID"], int(variables.get("SLURM_RESTART_COUNT", "0")) > 0
+    verb = RESUME
+    if words[0] == RESUME:
         if len(words) == 1:
             raise UserError("name the run to resume: sbatch slurm/train.sbatch resume RUN")
         config = resumed_config(find_run(words[1]), words[2:])
+    elif is_later and (begun := _config_begun(words, job)) is not None:
+        config = begun
     else:
-        verb, config = _TRAIN, config_in_job(words[0], words[1:], variables["SLURM_JOB_ID"])
-        folder = RunFolder.of(config)
-        if int(variables.get("SLURM_RESTART_COUNT", "0")) and folder.exists():
-            asked, verb, config = config, RESUME, resumed_config(folder.path, settings_of_resume(words[1:]))
-            if found := contradiction(settings_of(config), settings_of(asked), PLACE, f"{words[0]} now"):
-                note = f"{folder.path} was started with {found[1]}; it continues as it was started"
-                print(f"slurm/train.sbatch: {note}", file=sys.stderr)
+        verb, config = _TRAIN, config_in_job(words[0], words[1:], job)
     Manifest.load(config.data.path)
     check_site(config, variables)
     _check_time(config, variables)
     return RunFolder.of(config), verb
+
+
+def _config_begun(words: Sequence[str], job: str) -> Config | None:
+    """Return the config of the run that an earlier attempt of ``job`` began; None if that began none.
+
+    Raises:
+        UserError: the recipe cannot be read any more, nor the run's folder found without it; or a setting is invalid.
+    """
+    try:
+        asked = config_in_job(words[0], words[1:], job)
+        folder = RunFolder.of(asked)
+    except UserError as error:
+        asked, folder = None, _expected_folder(words, job)
+        if read_json(folder.environment).get("variables", {}).get("SLURM_JOB_ID") != job:
+            raise
+        _say(f"{error}; {folder.path} continues as it was started")
+    if not folder.exists():
+        return None
+    config = resumed_config(folder.path, settings_of_resume(words[1:]))
+    if asked and (found := contradiction(settings_of(config), settings_of(asked), PLACE, f"{words[0]} now")):
+        _say(f"{folder.path} was started with {found[1]}; it continues as it was started")
+    return config
+
+
+def _expected_folder(words: Sequence[str], job: str) -> RunFolder:
+    """Return the folder of a run whose recipe names neither it nor ``run.dir``."""
+    given = parse_overrides(words[1:])
+    name = given.get("run.name") or f"{recipe.run_name(Path(words[0]))}-{job}"
+    return RunFolder(Path(given.get("run.dir") or RunConfig().dir, str(name)).expanduser())
 
 
 def check_site(config: Config, variables: Mapping[str, str]) -> None:
@@ -99,7 +127,7 @@ def _check_time(config: Config, variables: Mapping[str, str]) -> None:
     except UserError as error:
         if variables.get("SBATCH_SIGNAL"):
             raise
-        print(f"slurm/train.sbatch: unless sbatch was given another --signal, {error}", file=sys.stderr)
+        _say(f"unless sbatch was given another --signal, {error}")
 
 
 def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
@@ -111,3 +139,7 @@ def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
         UserError: the recipe or a setting is invalid.
     """
     return recipe.load_named(name, settings, lambda config: f"{config.run.name}-{job}")
+
+
+def _say(line: str) -> None:
+    print(f"slurm/train.sbatch: {line}", file=sys.stderr)

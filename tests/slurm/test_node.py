@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -142,6 +143,25 @@ def test_a_later_attempt_resumes_what_the_first_one_began(tiny: Path, capsys: py
         f"slurm/train.sbatch: {folder.path} was started with optim.lr = 0.1 and {tiny} now says 9.0; "
         "it continues as it was started\n"
     )
+
+
+@pytest.mark.parametrize("content", ["[optim", None], ids=["half-written", "deleted"])
+def test_a_later_attempt_needs_no_recipe(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [tiny.name, "--run.dir", "here"]
+    run = write_run(Path("here") / "tiny-7", recipe.load(words[0], words[1:]))
+    tiny.unlink()
+    if content is not None:
+        tiny.write_text(content)
+    later = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+    with pytest.raises(UserError, match=r"tiny\.toml"):
+        check_job(words, later)  # the folder of that name may be of another job
+    (run / "environment.json").write_text(json.dumps({"variables": {"SLURM_JOB_ID": "7"}}))
+    folder, verb = check_job(words, later)
+    assert (folder.path, verb) == (run, "resume")
+    assert capsys.readouterr().err.endswith(f"; {run} continues as it was started\n")
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "sweep.sbatch"])
