@@ -24,6 +24,14 @@ from cifar_dist.training.trainer import Trainer
 
 SIDE = 16  # what the deepest of them still takes, and a quarter of the work
 PER_SPLIT = {"train": 12, "val": 4, "test": 4}
+SMALLER: dict[str, dict[str, object]] = {
+    "custom-resnet": {"pairs": (1, 0, 0)},
+    "resnet18": {"blocks": (1, 1, 1, 1)},
+    "resnet34": {"blocks": (1, 1, 1, 1)},
+    "speed-net-96": {"widths": (32, 96, 128)},
+    "wrn-28-10": {"depth": 10, "width": 1},
+}
+"""Options of networks of which each checkpoint is tens or hundreds of megabytes; tests/models builds them as they are."""
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +49,20 @@ def few(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(name: str, data: Path, runs: Path) -> list[str]:
-    """The overrides that shorten any recipe to an epoch of two steps, or three."""
+    """The overrides that shorten any recipe to an epoch of two steps, or three, of a network that is not large."""
     words = ["--run.dir", str(runs), "--data.path", str(data), "--train.epochs", "1", "--train.batch_size", "6"]
     words += ["--checkpoint.every_steps", "10", "--train.threads", "1"]
     config = recipe.load(name)
+    smaller = SMALLER.get(config.model.name, {})
+    for option, value in smaller.items():
+        words += [f"--model.options.{option}", json.dumps(value)]
     if isinstance(config.schedule, StepConfig):
         words += ["--schedule.milestones", "[0.5]"]
     if config.model.image_size:
         words += ["--model.image_size", "32"]
     if config.model.pretrained:
         weights = runs / "weights.pth"
-        published = build(config.model.name, classes=1000, options=config.model.options)
+        published = build(config.model.name, classes=1000, options={**config.model.options, **smaller})
         torch.save(published.state_dict(), weights)
         words += ["--model.pretrained", str(weights)]
     return words
