@@ -109,8 +109,8 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
 
     import cifar_dist
 
-    ours = (module.name for module in pkgutil.walk_packages(cifar_dist.__path__, "cifar_dist."))
-    for name in (*_IMPORTED, *ours):
+    ours = {module.name for module in pkgutil.walk_packages(cifar_dist.__path__, "cifar_dist.")}
+    for name in (*_IMPORTED, *sorted(ours - {"cifar_dist.__main__"})):  # of which ``-m`` would warn
         importlib.import_module(name)
     Figure(layout="constrained").savefig(io.BytesIO())  # reads its fonts and loads its backend
     gc.freeze()
