@@ -34,6 +34,7 @@ def parse_overrides(words: Sequence[str]) -> Tree:
             text, equals = left.pop(0), "="
         key = typed.replace("-", "_")
         _check_key(key, text)
+        _check_encoding(key, text)
         types = types_of(key)
         if not equals and types and not any(map(_takes_true, types)):
             raise UserError(f"--{key} requires a value: --{key} VALUE")
@@ -72,6 +73,13 @@ def _check_key(key: str, text: str) -> None:
     right = ".".join((section, *below[1:]))
     if len(below) == 3 and below[0] == list_of_items(section) and right in all_keys():
         raise UserError(f"{COMMAND_LINE}: unknown setting --{key}; did you mean '--{right}'?")
+
+
+def _check_encoding(key: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a path may hold any bytes
+        raise UserError(f"--{key} '{text}' is not UTF-8, which config.toml has to be; rename the file or folder") from None
 
 
 def _parse_value(key: str, text: str, types: Sequence[object]) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from support.small_checkpoint import PARTS, holds, names, optimizer, save, state
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Averaged, Tensors, TrainState
 from cifar_dist.checkpoint.marker import WEIGHTS
+from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
 from cifar_dist.errors import UserError
 from cifar_dist.step_folder import step_name, step_of
 
@@ -57,6 +59,16 @@ def test_a_loaded_checkpoint_equals_the_saved_one_bit_for_bit(folder: Path) -> N
     assert loaded.tensors.averaged is None
     assert loaded.state == saved
     assert type(loaded.state.loss_scaler["n"]) is int, "the loss scaler takes nothing else"
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    """safetensors takes paths in UTF-8 only."""
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    save(folder, 1)
+    assert holds(checkpoint.named(folder, "latest"), 1)
+    save_tensors(weights(1), folder / "weights.safetensors")
+    assert read_tensors([folder / "weights.safetensors"]).keys() == weights(1).keys()
 
 
 def test_a_checkpoint_contains_exactly_its_files(folder: Path) -> None:
