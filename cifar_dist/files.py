@@ -11,7 +11,10 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _OPEN_FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))  # of this process; the second where there is no /proc
 _SUMS: Final = "SHA256SUMS"
@@ -184,6 +187,14 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Load a file of safetensors, whose library takes no path that is not UTF-8; raises what that library raises."""
+    from safetensors.torch import load, load_file
+
+    tensors: dict[str, Tensor] = load_file(path) if is_utf8(str(path)) else load(path.read_bytes())
+    return tensors
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ SMALLER: dict[str, dict[str, object]] = {
     "speed-net-96": {"widths": (32, 96, 128)},
     "wrn-28-10": {"depth": 10, "width": 1},
 }
-"""Options of networks of which each checkpoint is tens or hundreds of megabytes; tests/models builds them as they are."""
+"""Options of networks whose checkpoints would take tens of megabytes or more. tests/models builds them as they are."""
 
 
 @pytest.fixture(scope="module")

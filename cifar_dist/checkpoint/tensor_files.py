@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from cifar_dist.checkpoint.contents import CheckpointError
-from cifar_dist.files import is_utf8, write_atomic, write_output
+from cifar_dist.files import load_safetensors, write_atomic, write_output
 
 _OS_ERROR: Final = re.compile(r"\b(?:code: |os error )(\d+)")  # as safetensors shows the number of an OSError
 
@@ -43,7 +43,7 @@ def read_tensors(files: Sequence[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in files:
         try:
-            part = load_file(path) if is_utf8(str(path)) else load(path.read_bytes())  # safetensors takes no such path
+            part = load_safetensors(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
         if repeated := tensors.keys() & part.keys():

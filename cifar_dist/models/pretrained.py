@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.errors import UserError, first_line
+from cifar_dist.files import load_safetensors
 from cifar_dist.formatting import list_some
 from cifar_dist.models.transfer import last_layer
 
@@ -87,9 +88,7 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            weights = _require_state_dict(load_file(path))
+            weights = _require_state_dict(load_safetensors(path))
         else:
             # weights_only: an unpickler that builds tensors and containers and calls nothing else.
             weights = _find_state_dict(_load_checked(path))
