@@ -29,6 +29,12 @@ _LONGEST = [
 _DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide a machine's GPUs, unless the tests that need one are chosen: all others test what a CPU computes."""
+    if config.getoption("markexpr") != "gpu" and any(Path("/dev").glob("nvidia[0-9]*")):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU; order the files that ``--dist loadfile`` deals to workers."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import soak
+import torch
 from support.running import PATIENCE, ROOT, environment
 
 CONFIGS = sorted((ROOT / "launch").glob("*.yaml"))
@@ -55,6 +56,17 @@ def test_accelerate_knows_every_key_of_a_launch_file(path: Path) -> None:
     assert config.mixed_precision == "no", "the recipe's train.precision decides"
     head = [line.startswith("#") for line in path.read_text().splitlines()[:3]]
     assert head == [True, True, False], "two lines that say what it is"
+
+
+def test_the_launch_file_for_a_cpu_leaves_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate tells processes of ``use_cpu`` only where it starts one, and theirs would take the GPUs."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    words = ["--config_file", str(ROOT / "launch" / "cpu.yaml"), "--num_processes=4", "train.py"]
+    variables = prepare_multi_gpu_env(_validate_launch_command(launch_command_parser().parse_args(words))[0])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variables["CUDA_VISIBLE_DEVICES"])
+    assert torch.cuda._parse_visible_devices() == []
 
 
 def test_a_checkout_that_was_moved_is_set_up_again(tmp_path: Path) -> None:
