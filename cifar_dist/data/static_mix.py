@@ -17,6 +17,7 @@ from cifar_dist.data.batches import Batch
 from cifar_dist.data.keys import Draw, RecordedKeys, TabledKeys, key_table
 from cifar_dist.data.mix import Mix
 from cifar_dist.errors import first_line
+from cifar_dist.launch.launched import local_rank
 from cifar_dist.terminal.notice import notice
 
 Function = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -84,7 +85,8 @@ class StaticMix:
             compiled = compile_static(self._static, *inputs)
             compiled(*inputs)
         except Exception as error:  # of a compiler, that has many
-            notice(f"the augmentation runs without being compiled, and slower ({first_line(error)})")
+            if local_rank() == 0:  # of each machine, which has a compiler or has none
+                notice(f"the augmentation runs without being compiled, and slower ({first_line(error)})")
             return self._static
         return compiled
 
