@@ -182,13 +182,13 @@ def check_data(config: Config, folder: RunFolder) -> None:
         )
 
 
-def differences(folder: RunFolder, engine: Engine, first: int = 0, last: int = 0) -> list[str]:
+def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> list[str]:
     """Describe where this job differs from the run's, which may change the last bits of a loss.
 
     Args:
         folder: the run.
         engine: this process in this job.
-        first, last: the steps done before and after what is recomputed; without them the run's last job counts.
+        first, last: the steps done before and after what is recomputed.
     """
     then = dict(recorded_run(folder.environment))
     if not then:
@@ -196,7 +196,7 @@ def differences(folder: RunFolder, engine: Engine, first: int = 0, last: int = 0
     jobs = _jobs_of(folder, first, last)
     if len(jobs) > 1:
         several = " and then ".join(f"{processes} x {where}" for processes, where in jobs)
-        return [f"steps {first + 1} to {last} were trained on {several}, and no job recomputes both to the last digit"]
+        return [f"steps {first + 1} to {last} were trained on {several}, and no job recomputes all to the last digit"]
     for processes, where in jobs:
         wrapper, _, device = where.rpartition(", ")
         then |= {"processes": processes, "wrapper": wrapper, "device": device}

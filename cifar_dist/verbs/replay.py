@@ -147,7 +147,7 @@ def _recompute_stretches(
     drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
     seed = engine.ranks.run_on_main(lambda: drawn)
     stretches = certify(config, engine, signals, folder, count=arguments.check, seed=seed, show=_progress(engine))
-    found = differences(folder, engine)
+    found = list(dict.fromkeys(line for s in stretches for line in differences(folder, engine, s.began, s.ended)))
     path = engine.ranks.run_on_main(lambda: write_certificate(folder, stretches, found, seed))
     return _Result(all(s.equal for s in stretches), _describe_stretches(stretches, path), found)
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,13 @@ from support.engines import engine
 from support.running import metrics, spawn, train
 
 from cifar_dist import checkpoint
+from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
+from cifar_dist.training import certificate
+from cifar_dist.training.certificate import Stretch
 from cifar_dist.training.replay import differences
+from cifar_dist.verbs.replay import _recompute_stretches, _recorded_config
 
 PROCESSES = 2
 STEPS = 26
@@ -199,8 +204,8 @@ def test_a_run_with_plug_ins_is_replayed_with_the_code_that_trained_it(tiny: Pat
     assert f"{code} does not exist here; using its copy {run}/plugins/mine.py" in gone.stderr
 
 
-def test_a_step_is_compared_with_the_job_that_trained_it(trained: Path, tmp_path: Path) -> None:
-    """A run may have changed its engine and its number of processes, also within what is recomputed."""
+@pytest.fixture
+def of_three_jobs(trained: Path, tmp_path: Path) -> RunFolder:
     copy = shutil.copytree(trained, tmp_path / "copy", symlinks=True)
     jobs = [
         ("started", 0, 1, "one process, cpu"),
@@ -210,10 +215,30 @@ def test_a_step_is_compared_with_the_job_that_trained_it(trained: Path, tmp_path
     (copy / "timeline.jsonl").unlink()
     for kind, step, processes, where in jobs:
         timeline.append(copy / "timeline.jsonl", timeline.Event(timeline.utc(), kind, step, processes, where))  # type: ignore[arg-type]
-    folder, alone = RunFolder(copy), engine()
+    return RunFolder(copy)
+
+
+def test_a_step_is_compared_with_the_job_that_trained_it(of_three_jobs: RunFolder) -> None:
+    """A run may have changed its engine and its number of processes, also within what is recomputed."""
+    folder, alone = of_three_jobs, engine()
     precision = differences(folder, alone, 0, 5)  # which is not in the timeline
     assert not any(note.startswith(("processes", "wrapper")) for note in precision)
     assert differences(folder, alone, 20, 26) == precision
     assert differences(folder, alone, 13, 20)[:2] == ["processes: 3 then, 1 now", "wrapper: FSDP then, one process now"]
     (crossing,) = differences(folder, alone, 5, 14)
     assert crossing.startswith("steps 6 to 14 were trained on 1 x one process, cpu and then 3 x FSDP, cpu, and no job")
+
+
+def test_a_certificate_names_the_jobs_that_trained_its_stretches(
+    of_three_jobs: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be others than the last one, on which nothing differs."""
+    folder, alone = of_three_jobs, engine()
+    stretches = [Stretch(0, 13, None, True), Stretch(13, 26, 14, False)]
+    monkeypatch.setattr(certificate, "certify", lambda *_, **__: stretches)
+    config = _recorded_config(folder, None)
+    result = _recompute_stretches(Namespace(check=2, seed=0), config, alone, StopSignals(), folder)
+    assert not result.equal
+    (crossing,) = [line for line in result.differences if line.startswith("steps ")]
+    assert crossing.startswith("steps 14 to 26 were trained on 3 x FSDP, cpu and then 1 x one process, cpu, and no job")
+    assert json.loads(folder.certificate.read_text())["differences_from_the_run"] == result.differences
