@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable
+from cifar_dist.verbs.output import check_writable, stream_for_people
 
 HELP = "export a run's network as one file that works without this project"
 COLLECTIVE = False
@@ -30,7 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.evaluation.trained import open_trained
         from cifar_dist.export import export
-        from cifar_dist.files import find_descriptor
         from cifar_dist.run_folder import RunFolder, find_run
 
     folder = find_run(arguments.run, checkpoint="with --checkpoint")
@@ -38,5 +36,5 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(out, "--out", arguments.checkpoint, *RunFolder(folder).essential)
     with loading(f"exporting {folder.name}"):
         shown = export(open_trained(folder, arguments.checkpoint), out)
-    print(f"{out}: {shown}", file=sys.stdout if find_descriptor(out) is None else sys.stderr)
+    print(f"{out}: {shown}", file=stream_for_people(out))
     return EXIT_DONE

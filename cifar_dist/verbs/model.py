@@ -16,7 +16,7 @@ from cifar_dist.formatting import percent, size
 from cifar_dist.models.registry import names
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable, writing
+from cifar_dist.verbs.output import check_writable, stream_for_people, writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -103,7 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
             write_output(arguments.csv, text)
     table = _field_table(summary) if arguments.receptive_field else _layer_table(summary)
     # In a pipe the table is as wide as necessary and never coloured; rich by itself would obey FORCE_COLOR.
-    at_terminal = sys.stdout.isatty()
+    people = stream_for_people(arguments.csv)
+    at_terminal = people.isatty()
     columns = None if at_terminal else 500
     console = Console(force_terminal=at_terminal, width=columns, highlight=False, markup=False, emoji=False)
     title = f"{model.name}: {classes} classes, images of {height}x{width}x{shape[2]}"
@@ -114,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print()
         for what, text in _totals(summary, arguments.batch):
             console.print(f"{what:<16} {text}", soft_wrap=True)
-    print(shown.get(), end="", flush=True)
+    print(shown.get(), end="", file=people, flush=True)
     return EXIT_DONE
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from cifar_dist.errors import UserError
 
@@ -40,6 +42,14 @@ def check_writable(path: Path, option: str, *inputs: str | Path) -> None:
         raise UserError(f"{path} cannot be written: {path.parent} is not a folder; use another {option}")
     if not os.access(target if target.exists() and not target.is_file() else folder, os.W_OK):
         raise UserError(f"{path} cannot be written: permission denied; use another {option}")
+
+
+def stream_for_people(out: Path | None) -> TextIO:
+    """Return where to print what a person reads: not to standard output if that is ``out``, nor beside a pipe."""
+    from cifar_dist.files import find_descriptor
+
+    has_content_only = out is not None and (find_descriptor(out) is not None or (out.exists() and not out.is_file()))
+    return sys.stderr if has_content_only else sys.stdout
 
 
 def refuse_lasting(path: Path, option: str) -> None:

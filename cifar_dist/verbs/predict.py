@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, add_views, user_path, with_views
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable
+from cifar_dist.verbs.output import check_writable, stream_for_people
 
 HELP = "predict an unlabelled set and write an ID,Labels file"
 COLLECTIVE = True
@@ -44,7 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.predict_file import predict_file
         from cifar_dist.evaluation.trained import agree_on_weights, open_trained
-        from cifar_dist.files import find_descriptor
         from cifar_dist.run_folder import RunFolder, find_run
 
     run_path = find_run(arguments.run, checkpoint="with --checkpoint")
@@ -59,6 +57,5 @@ def run(arguments: argparse.Namespace) -> int:
         rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels, poll)
     if engine.ranks.is_main:
         said = f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}"
-        has_rows_only = find_descriptor(arguments.out) is not None or not arguments.out.is_file()  # --out /dev/stdout
-        print(said, file=sys.stderr if has_rows_only else sys.stdout)
+        print(said, file=stream_for_people(arguments.out))
     return EXIT_DONE

@@ -15,7 +15,7 @@ from cifar_dist.runs.reports import draw, draw_index, draw_report
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable, writing
+from cifar_dist.verbs.output import check_writable, stream_for_people, writing
 
 if TYPE_CHECKING:
     from cifar_dist.runs.listing import Entry
@@ -89,7 +89,8 @@ def _list(arguments: argparse.Namespace) -> int:
     if out := arguments.csv:
         check_writable(out, "--csv", *(path for run in runs for path in RunFolder(run).essential))
     entries = sorted(map(describe, runs), key=_ORDERS[arguments.sort])
-    print(table(entries, arguments.folder, table_width(sys.stdout)), end="")
+    shown = stream_for_people(out)
+    print(table(entries, arguments.folder, table_width(shown)), end="", file=shown)
     for entry in entries:
         if entry.problem:
             print(f"warning: {printable(entry.problem)}", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from cifar_dist.config.overrides import split_settings
 from cifar_dist.errors import UserError
@@ -11,7 +10,7 @@ from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import Name, add_action, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
-from cifar_dist.verbs.output import check_writable, writing
+from cifar_dist.verbs.output import check_writable, stream_for_people, writing
 
 HELP = "train many runs from one file, here or on a cluster, and compare their results in a table"
 COLLECTIVE = False
@@ -99,7 +98,8 @@ def _table(arguments: argparse.Namespace) -> int:
             check_writable(path, option, arguments.file)
     sweep = load(arguments.file, arguments.settings, arguments.seeds)
     table = Table(sweep)
-    print(table.markdown(table_width(sys.stdout)), end="")
+    shown = stream_for_people(arguments.csv)
+    print(table.markdown(table_width(shown)), end="", file=shown)
     if arguments.csv:
         with writing(arguments.csv):
             write_output(arguments.csv, table.csv())

@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from support.run_folders import write_run
 
+from cifar_dist import cli
+from cifar_dist.config import Config
 from cifar_dist.errors import UserError
 from cifar_dist.verbs.output import check_writable
 
@@ -50,3 +53,14 @@ def test_a_text_counts_only_if_it_is_a_file() -> None:
     check_writable(Path("images/new.csv"), "--out", "images")
     with pytest.raises(UserError, match=r"would change a\.npz"):
         check_writable(Path("a.npz"), "--out", "a.npz")
+
+
+@pytest.mark.parametrize("words", ["runs list", "sweep table lr-weight-decay", "model tiny-cnn"])
+def test_a_csv_in_standard_output_is_not_mixed_with_the_table(words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("runs/a"), Config())
+    assert cli.run([*words.split(), "--csv", "out.csv"]) == 0
+    table = capfd.readouterr().out
+    assert cli.run([*words.split(), "--csv", "/dev/stdout"]) == 0
+    out, err = capfd.readouterr()
+    assert out.encode() == Path("out.csv").read_bytes()
+    assert table in err
