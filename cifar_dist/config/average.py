@@ -117,13 +117,15 @@ class LookaheadConfig(RunningAverageConfig):
 
     Zhang, Lucas, Hinton, Ba: *Lookahead Optimizer: k steps forward, 1 step back*, arXiv:1907.08610; k is ``every`` and
     alpha is ``1 - decay``. With ``ramp`` the decay grows over the run, as in airbench94 (Keller Jordan,
-    arXiv:2404.00498: decay 0.95 ** 5, every 5, ramp 3).
+    arXiv:2404.00498: decay 0.95 ** 5, every 5, ramp 3). With the decay of an EMA, nothing is learnt.
     """
 
     gives_back: ClassVar[bool] = True
 
     name: str = "lookahead"
-    decay: float = 0.999
+    every: int = 5
+    """Steps between two updates."""
+    decay: float = 0.5
     """Fraction of the slow weights that an update keeps; 1 minus the paper's alpha."""
     ramp: float = 0.0
     """Exponent with which the decay grows over the run: decay * (step / steps) ** ramp; 0 keeps it constant."""

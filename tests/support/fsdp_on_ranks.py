@@ -60,7 +60,7 @@ def loss_of(model: Callable[[Tensor], Tensor]) -> Tensor:
 
 def lookahead(weights: HeldWeights) -> WeightAverage:
     """One that goes half way."""
-    return WeightAverage(weights, LookaheadConfig(decay=0.5), steps_per_epoch=10, epochs=1)
+    return WeightAverage(weights, LookaheadConfig(every=1, decay=0.5), steps_per_epoch=10, epochs=1)
 
 
 def by_torch(module: nn.Module) -> Tensor:

@@ -108,7 +108,7 @@ WITNESSES: dict[str, Witness] = {
     "schedule.decay": witness(1.0, rates),
     "average.start": witness(0.5, averages),
     "average.every": witness(3, averages),
-    "average.decay": witness(0.5, averages),
+    "average.decay": witness(0.4, averages),
     "average.ramp": witness(1.0, averages),
     "average.recalibrate": witness(20, run, model__name="tiny-resnet"),
     "train.epochs": witness(3, run),
