@@ -102,17 +102,20 @@ ELSEWHERE += (
 FREE = [key for key in WITNESSES if {key, key.partition(".")[0]} & {*CHANGEABLE_ON_RESUME} and key not in ELSEWHERE]
 
 
-@pytest.mark.parametrize("key", FREE)
-def test_a_setting_that_a_resume_may_change_does_not_change_the_weights(base: Settings, key: str) -> None:
+def test_settings_that_a_resume_may_change_do_not_change_the_weights(base: Settings) -> None:
     average = {"average.name": "swa", "average.start": 0.3, "average.recalibrate": 20, "model.name": "tiny-resnet"}
-    weights = []
-    for value in ({}, {key: WITNESSES[key].value}):
+
+    def weights_with(*keys: str) -> list[str]:
         tree: recipe.Tree = {}
-        for name, setting in {**base, **average, **value}.items():
+        for name, setting in {**base, **average, **{key: WITNESSES[key].value for key in keys}}.items():
             put(tree, name, setting)
-        weights.append(final_weights(build_config(tree, where="the test")))
-    assert weights[0]
-    assert weights[0] == weights[1]
+        return final_weights(build_config(tree, where="the test"))
+
+    plain = weights_with()
+    assert plain
+    together = [key for key in FREE if key != "eval.tta"]  # with whose value eval.tta_below is refused
+    for keys in (together, ["eval.tta"]):
+        assert weights_with(*keys) == plain, [key for key in keys if weights_with(key) != plain]
 
 
 def test_every_other_setting_is_refused_and_all_are_counted() -> None:
