@@ -27,7 +27,14 @@ from support.engines import engine
 
 LARGER = {"resnet34", "resnet50", "speed-net-96", "wrn-28-10"}  # than another of their family
 NETWORKS = [*sorted({*models.names()} - LARGER), "timm:resnet10t"]
-SMALLER = {"resnet18": {"blocks": [1, 1, 1, 1]}, "wrn-16-8": {"width": 1}}  # of the same modules
+SMALLER = {  # of the same modules
+    "custom-resnet": {"pairs": [1, 0, 0]},
+    "resnet18": {"blocks": [1, 1, 1, 1]},
+    "se-resnet": {"widths": [32, 32, 32, 32]},
+    "small-resnet": {"widths": [16, 32, 64]},
+    "speed-net": {"widths": [16, 32, 32]},
+    "wrn-16-8": {"width": 1},
+}
 FROZEN = "tiny-resnet"
 SIDE = 16  # what the deepest of them still takes
 LR, DECAY = 0.01, 0.1
