@@ -281,7 +281,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     assert f"{tar} is a file; name the folder that contains the tars, {tar.parent}" in refusal(tar)
     shutil.rmtree(tar.parent)
     assert "and its subfolders contain no .tar" in refusal(tmp_path)
-    pack("digits", tmp_path / "digits", show=False)
+    pack("digits", tmp_path / "digits", codec="npy", show=False)
     assert "is already packed" in refusal(tmp_path / "digits")
     message = refusal(tmp_path)
     assert message.startswith(f"{tmp_path} contains the packed dataset 'digits', whose tars index would merge; ")

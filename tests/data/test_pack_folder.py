@@ -48,27 +48,27 @@ def foreign(out: Path) -> str:
 
 
 def indexed(out: Path) -> str:
-    pack_quietly("digits", out)
+    pack_quietly("digits", out, codec="npy")
     (out / "manifest.json").unlink()
     index(out, show=False)
     return "contains 'test-000000.tar', which pack did not write and will not delete; move it away, or name a new fold"
 
 
 def with_another_tar(out: Path) -> str:
-    pack_quietly("digits", out)
+    pack_quietly("digits", out, codec="npy")
     shutil.copy(out / "test-000000.tar", out / "train-000009.tar")
     return "contains 'train-000009.tar', which pack did not write and will not delete"
 
 
 def with_a_folder_in_place_of_a_tar(out: Path) -> str:
-    pack_quietly("digits", out)
+    pack_quietly("digits", out, codec="npy")
     (out / "test-000000.tar").rename(out.with_name("moved"))
     build.write_folder(out / "test-000000.tar", {"notes.txt": b"mine"})
     return "contains 'test-000000.tar', which pack did not write and will not delete"
 
 
 def damaged(out: Path) -> str:
-    manifest = pack_quietly("digits", out).root / "manifest.json"
+    manifest = pack_quietly("digits", out, codec="npy").root / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:-100])
     return "is not a valid manifest: .* so pack cannot tell its files from yours; name a new folder"
 
@@ -79,7 +79,7 @@ def test_files_that_pack_did_not_write_are_not_deleted(tmp_path: Path, fill: Cal
     complaint = fill(out)
     before = build.read_folder(tmp_path)
     with pytest.raises(UserError, match=complaint):
-        pack_quietly("digits", out)
+        pack_quietly("digits", out, codec="npy")
     assert build.read_folder(tmp_path) == before
 
 

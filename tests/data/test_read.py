@@ -254,7 +254,7 @@ def test_offsets_come_from_the_manifest(packed: Manifest) -> None:
 )
 def test_a_split_may_have_more_shards_than_files_may_be_open(tmp_path: Path, hard: int, says: str) -> None:
     """A process raises its own limit; where that is not enough, the error names the limit and no shard."""
-    pack("digits", tmp_path / "many", samples_per_shard=14, show=False)
+    pack("digits", tmp_path / "many", samples_per_shard=14, codec="npy", show=False)
     script = (
         "import resource, sys\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
@@ -265,5 +265,5 @@ def test_a_split_may_have_more_shards_than_files_may_be_open(tmp_path: Path, har
         "except UserError as error: print(error)\n"
         "else: print(len(reader.image(1258)) and len(reader._files))\n"
     )
-    done = spawn(["-c", script, str(tmp_path / "many")], fresh=True)[0]
+    done = spawn(["-c", script, str(tmp_path / "many")])[0]
     assert says in done.stdout, done.stderr

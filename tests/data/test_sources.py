@@ -46,7 +46,7 @@ def test_a_name_alone_is_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyP
     if how != "absent":
         Path("digits").mkdir()
     if how == "packed":
-        pack("digits", "digits", show=False)
+        pack("digits", "digits", codec="npy", show=False)
     assert open_quietly("digits").origin == {"kind": "embedded", "name": "digits"}
 
 
@@ -80,7 +80,7 @@ def test_the_digits_are_real_and_need_no_download() -> None:
 
 def test_a_run_is_not_a_source(tmp_path: Path) -> None:
     """A run keeps the manifest of its dataset, and ``verify`` refuses a run."""
-    run = pack("digits", tmp_path / "run", show=False).root
+    run = pack("digits", tmp_path / "run", codec="npy", show=False).root
     (run / "config.toml").touch()
     says = f"{run} is a run, not a packed dataset; that of the run is data.path in its config.toml"
     assert one_line(run) == says

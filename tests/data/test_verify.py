@@ -251,7 +251,7 @@ def test_a_missing_dataset_is_an_error_that_suggests_pack(tmp_path: Path) -> Non
 
 def test_a_folder_of_datasets_is_answered_with_their_names(tmp_path: Path) -> None:
     for name in ("base", "e_rev"):
-        pack("digits", tmp_path / name, show=False)
+        pack("digits", tmp_path / name, codec="npy", show=False)
     build.write_folder(tmp_path, {"run/manifest.json": (tmp_path / "base" / "manifest.json").read_bytes()})
     build.write_folder(tmp_path, {"run/config.toml": b"", "notes/a.txt": b""})
     with pytest.raises(UserError) as error:

@@ -73,7 +73,7 @@ def test_a_run_folder_that_another_machine_does_not_see_is_reported(digits: Path
 
 def test_another_dataset_on_another_machine_is_refused(digits: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    pack("digits", other, seed=5, show=False)
+    pack("digits", other, seed=5, codec="npy", show=False)
     common = [TRAIN, "demo", "--train.max_steps", "2", "--run.dir", str(tmp_path / "runs")]
     done = finish(start(common, 2, TWO_MACHINES, of_rank=(["--data.path", str(digits)], ["--data.path", str(other)])))
     assert [each.returncode for each in done] == [2, 2]

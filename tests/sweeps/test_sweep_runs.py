@@ -246,7 +246,7 @@ def test_a_run_on_other_data_is_refused(file: Path, tmp_path: Path, action: str)
     found = load(str(file), [], None)
     run = found.runs[0]
     write_run(run.folder.path, run.config)
-    pack("digits", tmp_path / "other", seed=5, show=False)
+    pack("digits", tmp_path / "other", seed=5, codec="npy", show=False)
     shutil.copy(tmp_path / "other" / "manifest.json", run.folder.path)
     with pytest.raises(UserError, match=r"was started on other data than .* now has"):
         verb(action, str(file))

@@ -69,7 +69,7 @@ def test_a_run_on_other_data_is_not_of_its_row(file: str, digits: Path, tmp_path
     write(here, val=0.8, test=0.7)
     write(there, val=0.9, test=0.9)
     shutil.copy(digits / "manifest.json", here.folder.manifest)
-    pack("digits", tmp_path / "other", seed=5, show=False)
+    pack("digits", tmp_path / "other", seed=5, codec="npy", show=False)
     shutil.copy(tmp_path / "other" / "manifest.json", there.folder.manifest)
     _, _, line, *_ = cells(Table(load(file, words, 2)).markdown())
     assert line[-1].strip("*") == "1 of 2, 1 with other data"
