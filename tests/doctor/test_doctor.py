@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,13 +42,13 @@ def files(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize(
     ("processes", "says"),
     [
-        (1, ["one process", ": 0 (cpu)\n", "one process: nothing to sum", "100 = 1 rank x 100; 13 steps an epoch"]),
+        (1, ["one process", ": 0 (cpu)\n", "one process: nothing to sum", "20 = 1 rank x 20; 13 steps an epoch"]),
         (
             2,
             [
                 *("2, DDP", ": 0 (cpu), 1 (cpu)\n", "rank 0 at 127.0.0.1:", "gloo: 4.1 kB in ", " MB/s)"),
                 *("rank 1 on ", "2 ranks write, rename and see each other's files, and locks exclude"),
-                *("100 = 2 ranks x 50; 13 steps an epoch, the last of 59, padded with 1 that do not", "of a step"),
+                *("20 = 2 ranks x 10; 13 steps an epoch, the last of 11, padded with 1 that do not", "of a step"),
             ],
         ),
     ],
@@ -59,7 +58,7 @@ def test_it_tries_the_first_steps_and_leaves_nothing(tiny: Path, processes: int,
     table = doctor(str(tiny), processes=processes)
     assert checks(table) == [*MACHINE, *RUN]
     assert [text for text in says if text not in table] == []
-    assert "data        ok       digits: 1,259 train, 179 val, 359 test; 10 classes" in table
+    assert "data        ok       digits: 251 train, 35 val, 71 test; 10 classes" in table
     assert re.search(r"steps +ok +[\d.e-]+ s each, [\d,]+ images/s: 2 epochs of 13 take about ", table)
     assert re.search(r"save +ok +.*; a stop takes up to [\d.]+ s of 120 s", table)
     assert files(tiny.parent) == before
@@ -70,7 +69,7 @@ def test_an_existing_run_resumes_as_if_doctor_had_not_run(tiny: Path) -> None:
     words = [str(tiny), "--run.name", "it"]
     assert train(*words)[0].returncode == 0
     before = files(tiny.parent / "runs")
-    table = doctor(*words, "--train.batch_size", "500")  # three steps an epoch: it goes through several
+    table = doctor(*words, "--train.batch_size", "100")  # three steps an epoch: it goes through several
     assert ", of which 3 exist" in table
     assert files(tiny.parent / "runs") == before
 
@@ -153,7 +152,7 @@ def test_too_few_open_files_for_so_many_ranks_are_a_failed_row() -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (150, 4096))\n"
         "print(check_ports(ranks).row())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
+    (done,) = spawn(["-c", program])
     assert done.stdout.split(maxsplit=2) == [
         "ports",
         "FAILED",

@@ -108,11 +108,13 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
     from matplotlib.figure import Figure
 
     import cifar_dist
+    from cifar_dist import recipe
 
     ours = {module.name for module in pkgutil.walk_packages(cifar_dist.__path__, "cifar_dist.")}
     for name in (*_IMPORTED, *sorted(ours - {"cifar_dist.__main__"})):  # of which ``-m`` would warn
         importlib.import_module(name)
     Figure(layout="constrained").savefig(io.BytesIO())  # reads its fonts and loads its backend
+    recipe.load("demo")  # builds what validates settings
     gc.freeze()
     watchers: list[int] = []
     while True:

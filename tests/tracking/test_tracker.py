@@ -5,13 +5,11 @@ import inspect
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.recorded import FACTS, train, val
-from support.running import ROOT
+from support.running import ROOT, spawn
 
 from cifar_dist.config import Config
 from cifar_dist.errors import UserError
@@ -132,8 +130,7 @@ def test_a_killed_process_is_recorded_on_resume_and_its_steps_are_repeated(tmp_p
         tracker.train_steps([train(4), train(5)])
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    command = [sys.executable, "-c", code, str(tmp_path), str(ROOT / "tests"), str(ROOT / "tests" / "tracking")]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    (killed,) = spawn(["-c", code, str(tmp_path), str(ROOT / "tests"), str(ROOT / "tests" / "tracking")])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert steps(tmp_path) == [1, 2, 3, 4, 5]
     with (tmp_path / "metrics.jsonl").open("ab") as file:
