@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.crashing import dying, read_count
 from support.running import TRAIN, environment, spawn, start, story
 
+from cifar_dist.data.manifest import Manifest
+
 HANG = 180
 """Seconds after which a job counts as hung once one of its processes was killed."""
 _LONGEST = 300
@@ -38,7 +40,7 @@ augment.transforms = [{{ name = "crop", pad = 2 }}]
 model.name = "tiny-cnn"
 optim.lr = 0.1
 schedule.name = "cosine"
-train = {{ epochs = 2, batch_size = 100, threads = 1 }}
+train = {{ epochs = 2, batch_size = {batch}, threads = 1 }}
 checkpoint = {{ every_steps = 5, keep = 3 }}
 tracking.every = 1
 eval.tta = "0"
@@ -66,7 +68,8 @@ class Drill:
 
     def __post_init__(self) -> None:
         self.recipe = self.folder / "drill.toml"
-        self.recipe.write_text(_RECIPE.format(folder=self.folder, data=self.data))
+        batch = Manifest.load(self.data).samples("train") // 12  # thirteen steps, the last one smaller
+        self.recipe.write_text(_RECIPE.format(folder=self.folder, data=self.data, batch=batch))
 
     def run_whole(self, processes: int) -> None:
         """Train without interruption, and count the write calls of each rank."""

@@ -44,7 +44,7 @@ def said(error: str) -> str:
     return line
 
 
-@pytest.mark.parametrize(("processes", "at_once", "engine"), [(1, 100, "one process"), (2, 50, "DDP")])
+@pytest.mark.parametrize(("processes", "at_once", "engine"), [(1, 20, "one process"), (2, 10, "DDP")])
 def test_a_training_step_names_batch_and_engine(
     hungry: Path, tmp_path: Path, processes: int, at_once: int, engine: str
 ) -> None:
@@ -52,7 +52,7 @@ def test_a_training_step_names_batch_and_engine(
     done = train(*words, processes=processes)
     line = said("".join(one.stderr for one in done))
     assert {one.returncode for one in done} == {1}
-    assert "ran out of memory (it asked for 4503599627370496 bytes) in a training step of 100 images" in line
+    assert "ran out of memory (it asked for 4503599627370496 bytes) in a training step of 20 images" in line
     assert f"{at_once} at once, with {engine}; use --train.accumulate 2 with another --run.name" in line
     events = (tmp_path / "runs" / "tiny" / "timeline.jsonl").read_text()
     assert "ran out of memory" in events
@@ -61,12 +61,12 @@ def test_a_training_step_names_batch_and_engine(
 
 
 def test_an_evaluation_names_its_batch_and_what_it_says_to_use_works(hungry: Path, tmp_path: Path) -> None:
-    words = [str(hungry), "--model.options.evaluate", "300", "--eval.batch_size", "400", "--train.epochs", "1"]
+    words = [str(hungry), "--model.options.evaluate", "30", "--eval.batch_size", "40", "--train.epochs", "1"]
     (done,) = train(*words)
     line = said(done.stderr)
     assert done.returncode == 1
-    assert "in an evaluation, of 400 images at once; use eval.batch_size 200" in line
-    (done,) = train(*words, "--eval.batch_size", "200")
+    assert "in an evaluation, of 40 images at once; use eval.batch_size 20" in line
+    (done,) = train(*words, "--eval.batch_size", "20")
     assert done.returncode == 0, done.stderr
     assert len(metrics(tmp_path / "runs" / "tiny")) == 13
 

@@ -47,10 +47,10 @@ def trainings() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("settings", trainings(), ids=" ".join)
 def test_a_documented_training_reaches_the_expected_accuracy(
-    digits: Path, tmp_path: Path, settings: tuple[str, ...]
+    all_digits: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
     assert len(trainings()) >= 2
-    (done,) = train("demo", "--data.path", str(digits), "--run.dir", str(tmp_path), *settings)
+    (done,) = train("demo", "--data.path", str(all_digits), "--run.dir", str(tmp_path), *settings)
     assert done.returncode == 0, done.stderr
     (summary,) = tmp_path.glob("demo/evaluations/*_model_final/summary.json")
     accuracy = json.loads(summary.read_text())["accuracy"]

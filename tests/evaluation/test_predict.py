@@ -23,10 +23,10 @@ from cifar_dist.evaluation.predict import Predictions, predict
 from cifar_dist.evaluation.split import Split
 
 
-def test_any_number_of_processes_gives_the_same_bits(digits: Path, tmp_path: Path) -> None:
+def test_any_number_of_processes_gives_the_same_bits(all_digits: Path, tmp_path: Path) -> None:
     """Also where each holds a shard of the weights, and one has no images."""
-    alone = predict_on(engine(Config(train=TrainConfig(threads=1))), digits)
-    (done,) = spawn([predict_on_ranks.__file__, str(digits), str(tmp_path)])
+    alone = predict_on(engine(Config(train=TrainConfig(threads=1))), all_digits)
+    (done,) = spawn([predict_on_ranks.__file__, str(all_digits), str(tmp_path)])
     assert done.returncode == 0, done.stderr
     for processes in (2, 3):
         for rank in range(processes):
@@ -36,16 +36,16 @@ def test_any_number_of_processes_gives_the_same_bits(digits: Path, tmp_path: Pat
                 assert together[tta].tobytes() == alone[tta].tobytes(), f"rank {rank} of {processes}, tta {tta}"
 
 
-def test_the_number_of_threads_changes_rounding_only(digits: Path) -> None:
+def test_the_number_of_threads_changes_rounding_only(all_digits: Path) -> None:
     """A CPU's matrix products split their sums by thread, so logits differ by a few units in the last place."""
-    one, two = (predict_on(engine(Config(train=TrainConfig(threads=threads))), digits) for threads in (1, 2))
+    one, two = (predict_on(engine(Config(train=TrainConfig(threads=threads))), all_digits) for threads in (1, 2))
     for tta, *_ in CASES:
         np.testing.assert_allclose(one[tta], two[tta], rtol=0, atol=1e-5)
 
 
-def test_views_of_unsure_images_only(digits: Path) -> None:
+def test_views_of_unsure_images_only(all_digits: Path) -> None:
     """Those below the threshold get the logits of all views, the others keep their own; the number is reported."""
-    manifest = Manifest.load(digits)
+    manifest = Manifest.load(all_digits)
     torch.manual_seed(0)
     model = engine().prepare_for_inference(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)))
 
@@ -74,8 +74,8 @@ class Counting(nn.Module):
         return images[:, :, 0, 0].clone()
 
 
-def test_predictions_are_in_the_order_of_sample_ids(digits: Path) -> None:
-    manifest = Manifest.load(digits)
+def test_predictions_are_in_the_order_of_sample_ids(all_digits: Path) -> None:
+    manifest = Manifest.load(all_digits)
     model = engine().prepare_for_inference(Counting())
     config = Config(eval=EvalConfig(batch_size=7))
     logits = Split(model.ranks.device, config, manifest, "test", manifest).predict(model, "0").logits
@@ -83,8 +83,8 @@ def test_predictions_are_in_the_order_of_sample_ids(digits: Path) -> None:
     assert torch.equal(logits, normalize(ShardReader(manifest, "test").all())[:, :, 0, 0])
 
 
-def test_a_requested_stop_leaves_the_model_unchanged(digits: Path) -> None:
-    manifest = Manifest.load(digits)
+def test_a_requested_stop_leaves_the_model_unchanged(all_digits: Path) -> None:
+    manifest = Manifest.load(all_digits)
     model = engine().prepare_for_inference(Counting())
     split = Split(model.ranks.device, Config(eval=EvalConfig(batch_size=10)), manifest, "test", manifest)
     left = iter([None, None])
@@ -114,8 +114,8 @@ def test_a_stream_that_ends_early_is_detected() -> None:
         )
 
 
-def test_a_split_has_labels_for_all_samples_or_none(digits: Path) -> None:
-    manifest = Manifest.load(digits)
+def test_a_split_has_labels_for_all_samples_or_none(all_digits: Path) -> None:
+    manifest = Manifest.load(all_digits)
     shards = manifest.splits["test"]
 
     def opened(*test: Shard) -> Split:
@@ -129,16 +129,16 @@ def test_a_split_has_labels_for_all_samples_or_none(digits: Path) -> None:
         opened(*others, one_missing)
 
 
-def test_images_of_another_shape_are_refused(digits: Path) -> None:
-    manifest = Manifest.load(digits)
+def test_images_of_another_shape_are_refused(all_digits: Path) -> None:
+    manifest = Manifest.load(all_digits)
     with pytest.raises(
         UserError, match=r"is 32x32x3, but the run was trained on 28x28x1; pack its source again with --size 28$"
     ):
         Split(torch.device("cpu"), Config(), manifest, "test", replace(manifest, shape=(28, 28, 1)))
 
 
-def test_statistics_come_from_the_recipe_else_from_the_data(digits: Path) -> None:
-    manifest = Manifest.load(digits)
+def test_statistics_come_from_the_recipe_else_from_the_data(all_digits: Path) -> None:
+    manifest = Manifest.load(all_digits)
     assert normalization_statistics(AugmentConfig(), manifest) == (manifest.mean, manifest.std)
     own = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     assert normalization_statistics(own, manifest) == (own.mean, own.std)

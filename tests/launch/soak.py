@@ -33,7 +33,7 @@ def write_recipe(folder: Path, digits: Path) -> Path:
         augment.transforms = [{{ name = "crop" }}]
         model.name = "tiny-cnn"
         schedule.name = "constant"
-        train = {{ epochs = 1, batch_size = 100, threads = 1 }}
+        train = {{ epochs = 1, batch_size = 20, threads = 1 }}
         tracking.every = 1
         eval.tta = "0"
         """

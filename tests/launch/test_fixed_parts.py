@@ -47,7 +47,7 @@ def test_the_number_of_processes_changes_no_bit(runs: Path, name: str) -> None:
             {"ACCELERATE_USE_FSDP": "true"},
             "train.parts = 4 needs one process or DDP, not FSDP; use: cifar-dist launch ",
         ),
-        (["--train.parts", "3"], {}, "batch_size 100 is not divisible by parts 3"),
+        (["--train.parts", "3"], {}, "batch_size 20 is not divisible by parts 3"),
         (["--train.parts", "4", "--train.accumulate", "5"], {}, "remove one"),
     ],
 )

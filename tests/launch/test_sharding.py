@@ -131,7 +131,7 @@ def test_a_gradient_that_is_not_finite_ends_a_run_of_deepspeed_as_one_of_ddp(tin
     zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
     done = spawn([TRAIN, str(tiny), *words], 2, zero)
     assert [process.returncode for process in done] == [1, 1]
-    assert "the loss is not finite at step 4 for 100 samples" in done[0].stderr
+    assert "the loss is not finite at step 4 for 20 samples" in done[0].stderr
     norms = [record["grad_norm"] for record in metrics(tmp_path / "runs" / "zero")]
     assert [norm is None for norm in norms] == [False, False, True, True], norms
 

@@ -230,7 +230,7 @@ def test_a_dry_run_shows_script_and_config_and_writes_nothing(
     (tiny.parent / "shown.toml").unlink()
     assert sorted(tiny.parent.rglob("*")) == before
     table = capsys.readouterr().err
-    assert "batches     ok       100 = 10 ranks x 10; 13 steps an epoch, the last of 59" in table
+    assert "batches     ok       20 = 10 ranks x 2; 13 steps an epoch, the last of 11" in table
     assert "5 checks: all ok" in table
 
 

@@ -42,7 +42,7 @@ name = "ema"
 decay = 0.5
 [train]
 epochs = 4
-batch_size = 420
+batch_size = 84
 threads = 1
 [checkpoint]
 every_steps = 2

@@ -36,7 +36,7 @@ def write_recipe(folder: Path, digits: Path, *, runs: str) -> Path:
         augment.transforms = [{{ name = "crop" }}]
         model.name = "tiny-cnn"
         schedule.name = "cosine"
-        train = {{ epochs = 2, batch_size = 100, threads = 1, parts = 2 }}
+        train = {{ epochs = 2, batch_size = 20, threads = 1, parts = 2 }}
         checkpoint.every_steps = 5
         tracking.every = 1
         eval = {{ every = 2, tta = "0" }}

@@ -61,8 +61,8 @@ def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(pla
         ),
         (["whole@8", "--train.max_steps", "5"], r"more --train\.max_steps, .* earlier step: --run\.from \S+/whole@4, "),
         (
-            ["whole@3", "--train.batch_size", "100"],
-            r"has 3 steps and one of this run 13; use --train\.batch_size 420, or",
+            ["whole@3", "--train.batch_size", "20"],
+            r"has 3 steps and one of this run 13; use --train\.batch_size 84, or",
         ),
         (
             ["whole@8", "--optim.name", "adam"],
@@ -102,7 +102,7 @@ def test_a_branch_whose_network_has_other_shapes_is_told_the_option(place: Place
         (["--train.epochs", "2"], "start another run"),
         (["--optim.lr", "0.2", "--train.epochs", "5"], "branch it"),
         (["--model.options.dropout", "0.3", "--train.epochs", "5"], "start another run"),
-        (["--train.batch_size", "630", "--train.epochs", "9"], "start another run"),
+        (["--train.batch_size", "126", "--train.epochs", "9"], "start another run"),
         (["--augment.transforms", '[{name = "crop"}, {name = "flip"}]', "--train.epochs", "5"], "branch it"),
         (["--augment.transforms", '[{name = "crop", pad = 1}, {name = "crop"}]'], "start another run"),
     ],

@@ -60,8 +60,10 @@ def test_an_existing_run_is_left_alone_and_shows_the_curve(tiny: Path, tmp_path:
     assert content(run)["lr_curve.json"] == after["lr_curve.json"]
 
 
-def test_a_run_may_begin_in_the_folder_of_its_curve(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_may_begin_in_the_folder_of_its_curve_which_is_plain_json(tiny: Path, tmp_path: Path) -> None:
     find(str(tiny), *RANGE)
+    kept = json.loads((tmp_path / "runs" / "tiny" / "lr_curve.json").read_text())
+    assert kept.keys() == {"lrs", "losses", "guessing"}
     assert train(str(tiny), "--train.epochs", "1")[0].returncode == 0
     assert (tmp_path / "runs" / "tiny" / "config.toml").is_file()
 
@@ -113,9 +115,3 @@ def test_mistakes_are_one_line(tiny: Path, words: list[str], says: str) -> None:
     said = find(str(tiny), *words, code=2)
     assert says in said
     assert "Traceback" not in said
-
-
-def test_the_curve_is_plain_json(tiny: Path, tmp_path: Path) -> None:
-    find(str(tiny), *RANGE)
-    kept = json.loads((tmp_path / "runs" / "tiny" / "lr_curve.json").read_text())
-    assert kept.keys() == {"lrs", "losses", "guessing"}

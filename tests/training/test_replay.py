@@ -44,7 +44,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         augment.transforms = [{{ name = "crop" }}, {{ name = "mixup" }}]
         model = {{ name = "tiny-cnn", options = {{ dropout = 0.2 }} }}
         optim = {{ lr = 0.1, clip_norm = 1.0 }}
-        train = {{ epochs = 2, batch_size = 100, threads = 1, deterministic = true }}
+        train = {{ epochs = 2, batch_size = 20, threads = 1, deterministic = true }}
         checkpoint = {{ every_steps = 5, keep = 3 }}
         eval.tta = "0"
         """
@@ -97,7 +97,7 @@ def test_the_step_that_diverged_is_recomputed(tiny: Path, tmp_path: Path) -> Non
 
 def test_a_run_of_three_processes_is_recomputed_from_a_checkpoint(tiny: Path, tmp_path: Path) -> None:
     """Also its last digits, as a resume has them: three gradients can be added up in three orders."""
-    words = ["--model.name", "small-resnet", "--model.options.widths", "[8,8,16]", "--train.batch_size", "50"]
+    words = ["--model.name", "small-resnet", "--model.options.widths", "[8,8,16]", "--train.batch_size", "10"]
     words += ["--train.max_steps", "3", "--checkpoint.every_steps", "2"]
     assert [done.returncode for done in train(str(tiny), *words, processes=3)] == [0, 0, 0]
     done = replay(tmp_path / "runs" / "tiny", "--check", "9", processes=3)

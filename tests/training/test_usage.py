@@ -32,7 +32,7 @@ def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     recipe = folder / "pair.toml"
     recipe.write_text(
         f'[run]\ndir = "{folder}"\n[data]\npath = "{digits}"\n[augment]\ntransforms = [{{ name = "crop", pad = 2 }}]\n'
-        '[model]\nname = "tiny-cnn"\n[train]\nepochs = 2\nbatch_size = 100\n'
+        '[model]\nname = "tiny-cnn"\n[train]\nepochs = 2\nbatch_size = 20\n'
     )
     first, _ = spawn([TRAIN, str(recipe), *WORDS, "--train.profile", "2"], 2)
     assert first.returncode == 0, first.stderr

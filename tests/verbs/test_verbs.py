@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from support.run_folders import cells
-from support.running import DRAWN, ROOT, TRAIN, environment, spawn
+from support.running import ROOT, TRAIN, environment, spawn
 
 from cifar_dist import cli
 from cifar_dist.config.saved import read_config
@@ -42,10 +42,10 @@ transforms = [{{ name = "crop", pad = 2 }}]
 name = "tiny-cnn"
 [train]
 epochs = 2
-batch_size = 100
+batch_size = 20
 threads = 1
 [eval]
-batch_size = 50
+batch_size = 10
 tta = "3"
 """
 
@@ -54,7 +54,7 @@ tta = "3"
 def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verbs")
     (folder / "tiny.toml").write_text(RECIPE.format(folder=folder, digits=digits))
-    (done,) = spawn([TRAIN, str(folder / "tiny.toml")], env=DRAWN)
+    (done,) = spawn([TRAIN, str(folder / "tiny.toml")])
     assert done.returncode == 0, done.stderr
     return folder / "tiny"
 
@@ -74,7 +74,6 @@ def test_the_run_folder_is_complete(run: Path, digits: Path) -> None:
     for name in (
         *("config.toml", "environment.json", "manifest.json", "metrics.jsonl", "metrics.csv", "training.log"),
         *("checkpoints/latest/weights.safetensors", "checkpoints/best/weights.safetensors", "final/model.safetensors"),
-        *("figures/loss.png", "figures/accuracy.png", "figures/lr.png", "report.html"),
     ):
         assert (run / name).is_file(), name
     (folder,) = (run / "evaluations").iterdir()
@@ -94,7 +93,7 @@ def test_the_run_folder_is_complete(run: Path, digits: Path) -> None:
     assert (folder / "model.safetensors").read_bytes() == (run / "final" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("tta", [("mirror", "--tta-below", "0.9"), ("4",)])
+@pytest.mark.parametrize("tta", [("mirror", "--tta-below", "0.4"), ("4",)])
 def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: tuple[str, ...]) -> None:
     before = set((run / "evaluations").iterdir())
     found = []
@@ -127,7 +126,7 @@ def test_the_mean_of_checkpoints_is_evaluated(run: Path, tmp_path: Path) -> None
 def test_a_long_evaluation_shows_progress(run: Path) -> None:
     main, other = spawn(["-m", "cifar_dist", "evaluate", str(run), "--split", "val"], 2)
     assert (main.returncode, other.returncode) == (0, 0), main.stderr
-    assert "evaluating val: 179 of 179 images" in main.stderr.splitlines()
+    assert "evaluating val: 35 of 35 images" in main.stderr.splitlines()
     assert "evaluating" not in other.stderr
 
 
@@ -146,20 +145,20 @@ def test_to_read_a_folder_of_images_shows_progress(run: Path, digits: Path, tmp_
 @pytest.mark.parametrize("form", ["pickle", "npz"])
 def test_predict_writes_every_id_once_in_the_input_order(run: Path, digits: Path, tmp_path: Path, form: str) -> None:
     manifest = Manifest.load(digits)
-    images = ShardReader(manifest, "test").all().numpy()[:123]
-    ids = np.random.default_rng(0).permutation(10_000)[:123]
+    images = ShardReader(manifest, "test").all().numpy()[:61]
+    ids = np.random.default_rng(0).permutation(10_000)[:61]
     source, out = tmp_path / f"unlabelled.{form}", tmp_path / "out.csv"
     if form == "pickle":
         source.write_bytes(pickle.dumps({b"data": images, b"ids": ids}))
     else:
         np.savez(source, data=images, ids=ids)
     said = verb("predict", str(run), str(source), "--tta", "0", "--out", str(out), processes=2)
-    assert "123 predictions, TTA 0" in said
+    assert "61 predictions, TTA 0" in said
     found = rows(out)
     assert found[0] == ["ID", "Labels"]
     assert [int(row[0]) for row in found[1:]] == ids.tolist()
-    right = np.mean([int(row[1]) for row in found[1:]] == manifest.labels("test")[:123])
-    assert right > 0.5, "the model has learnt something, so rows and images belong together"
+    right = np.mean([int(row[1]) for row in found[1:]] == manifest.labels("test")[:61])
+    assert right > 0.3, "the model has learnt something, so rows and images belong together"
 
 
 def test_predict_to_stdout_writes_rows_only(run: Path, digits: Path, tmp_path: Path) -> None:
@@ -188,8 +187,8 @@ def test_predict_takes_a_folder_of_images_by_their_numbers(run: Path, digits: Pa
     assert sorted(of_folder) == sorted(of_npz)
 
 
-def test_a_report_can_be_drawn_again(run: Path) -> None:
-    (run / "report.html").unlink()
+def test_a_report_can_be_drawn_later(run: Path) -> None:
+    assert not (run / "report.html").exists()
     assert str(run / "report.html") in verb("report", str(run))
     assert (run / "report.html").stat().st_size > 50_000
 
@@ -315,7 +314,7 @@ def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     loaded = build_trained(trained).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in final.items())
     said = verb("evaluate", str(run), "--checkpoint", str(foreign), "--tta", "0")
-    assert "without TTA, 359 images, their-best--1-.pth" in said
+    assert "without TTA, 71 images, their-best--1-.pth" in said
     (folder,) = run.glob("evaluations/*their-best*")
     assert (folder / "model.pth").read_bytes() == foreign.read_bytes()
     (final_folder,) = run.glob("evaluations/*_model_final")
