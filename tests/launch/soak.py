@@ -23,8 +23,8 @@ CODES = {"done": 0, "stopped": 75, "refused": 2}
 _SIGNALS = itertools.cycle([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 
 
-def write_recipe(folder: Path, digits: Path) -> Path:
-    """Write a recipe that trains thirteen cheap steps."""
+def write_recipe(folder: Path, digits: Path, batch_size: int = 20) -> Path:
+    """Write a recipe that trains thirteen cheap steps, if ``digits`` has as many batches."""
     path = folder / "soak.toml"
     path.write_text(
         f"""
@@ -33,7 +33,7 @@ def write_recipe(folder: Path, digits: Path) -> Path:
         augment.transforms = [{{ name = "crop" }}]
         model.name = "tiny-cnn"
         schedule.name = "constant"
-        train = {{ epochs = 1, batch_size = 20, threads = 1 }}
+        train = {{ epochs = 1, batch_size = {batch_size}, threads = 1 }}
         tracking.every = 1
         eval.tta = "0"
         """
