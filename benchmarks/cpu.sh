@@ -3,9 +3,9 @@
 #
 #     benchmarks/cpu.sh CIFAR10_SOURCE [OUT_FOLDER]
 #
-# custom-resnet in 3 epochs, the first 3 epochs of se-resnet, small-resnet/baseline and resnet34-scratch, and speedrun-94
-# with three seeds. CIFAR10_SOURCE is anything that `cifar-dist pack` reads. If it is interrupted, run the command
-# again: it resumes, and trains no finished run twice. Ends with the figures written into docs/results.md.
+# custom-resnet in 3 epochs, the first 3 epochs of se-resnet and resnet34-scratch, and speedrun-94 with three seeds.
+# CIFAR10_SOURCE is anything that `cifar-dist pack` reads. If it is interrupted, run the command again: it resumes, and
+# trains no finished run twice. Ends with the figures written into docs/results.md.
 set -euo pipefail
 source_data=${1:?usage: benchmarks/cpu.sh CIFAR10_SOURCE [OUT_FOLDER]}
 mkdir -p "${2:-cpu-out}"
@@ -35,7 +35,6 @@ begin() { # EPOCHS NAME RECIPE: the recipe as it is, stopped after so many epoch
 pack "$out/cifar10"
 train custom-resnet.3-epochs custom-resnet --data.path "$out/cifar10" --data.hold_out true --train.epochs 3 --schedule.warmup 0.6
 begin 3 se-resnet se-resnet
-begin 3 small-resnet-baseline small-resnet/baseline
 begin 3 resnet34-scratch resnet34-scratch
 for seed in 0 1 2; do
     train "speedrun-94.s$seed" speedrun-94 --data.path "$out/cifar10" --run.seed "$seed"
