@@ -234,7 +234,7 @@ def test_compile_without_a_compiler_that_works(tiny: Path, tmp_path: Path, compi
         (["verify", "my images"], "cifar-dist pack "),
         (["index", "my images"], "cifar-dist pack "),
         (["pack", "my data", "shards"], "cifar-dist verify "),
-        (["train", "demo", "--data.path", "my digits"], "cifar-dist pack SOURCE "),
+        (["train", "demo", "--data.path", "my digits", "--train.precision", "no"], "cifar-dist pack SOURCE "),
         (["resume", "my runs/lost"], "rm -r "),
     ],
 )
@@ -244,7 +244,8 @@ def test_a_suggested_command_quotes_names_with_spaces(
     monkeypatch.chdir(tmp_path)
     Path("my images/cat").mkdir(parents=True)
     shutil.copytree(digits, "my data")
-    config = recipe.load("demo", ["--data.path", str(digits), "--run.dir", "my runs", "--run.name", "lost"])
+    settings = ["--data.path", str(digits), "--run.dir", "my runs", "--run.name", "lost", "--train.precision", "no"]
+    config = recipe.load("demo", settings)
     run = RunFolder(write_run(Path("my runs/lost"), config))
     shutil.copy(digits / "manifest.json", run.manifest)
     timeline.append(run.timeline, timeline.Event(timeline.utc(), "interrupted", 3))

@@ -39,7 +39,7 @@ from cifar_dist.slurm.preflight import config_in_job
         (["--run.name", "taken", "--run.fresh"], "/runs/taken exists and run.fresh is set; use another --run.name"),
         (
             ["--nodes=3", "--train.even_batches", "true"],
-            "100 is not divisible by 3 processes x 1 accumulation",
+            "20 is not divisible by 3 processes x 1 accumulation",
         ),
         (["--run.dir", "/proc/runs"], "run.dir /proc/runs cannot be written (No such file or directory); choose anoth"),
         (
@@ -204,14 +204,15 @@ def dry_run(*words: str) -> str:
 
 
 def test_a_dry_run_shows_script_and_config_and_writes_nothing(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Path, all_digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tiny.parent)
     monkeypatch.setenv("CIFAR_DIST_LAUNCH", "zero2")
     before = sorted(tiny.parent.rglob("*"))
     passed = ["-A", "vision", "--qos=long", "-p", "gpu", "--constraint=a100&nvlink", "--dependency", "afterok:7"]
     passed += ["--container=bundle", "--container-image=x.sqsh", "--container-mounts=/data", "--array=0-9%1"]
-    shown = dry_run(str(tiny), "--nodes=2", "--gres=gpu:a100:5", *passed, "--optim.lr", "0.25")
+    settings = ["--optim.lr", "0.25", "--data.path", str(all_digits), "--train.batch_size", "100"]
+    shown = dry_run(str(tiny), "--nodes=2", "--gres=gpu:a100:5", *passed, *settings)
     script, _, config = shown.partition(f"# ---- {tiny.parent}/runs/tiny/config.toml\n")
     lines = script.splitlines()
     assert lines[:2] == [f"# ---- {tiny.parent}/runs/tiny/job.sbatch", "#!/usr/bin/env bash"]
@@ -226,11 +227,11 @@ def test_a_dry_run_shows_script_and_config_and_writes_nothing(
     assert lines[-2] == f'exec bash "$CIFAR_DIST_HOME/slurm/train.sbatch" resume {tiny.parent}/runs/tiny'
     (tiny.parent / "shown.toml").write_text(config)
     frozen = recipe.load(str(tiny.parent / "shown.toml"), [])
-    assert frozen == recipe.load(str(tiny), ["--optim.lr", "0.25"])
+    assert frozen == recipe.load(str(tiny), settings)
     (tiny.parent / "shown.toml").unlink()
     assert sorted(tiny.parent.rglob("*")) == before
     table = capsys.readouterr().err
-    assert "batches     ok       20 = 10 ranks x 2; 13 steps an epoch, the last of 11" in table
+    assert "batches     ok       100 = 10 ranks x 10; 13 steps an epoch, the last of 59" in table
     assert "5 checks: all ok" in table
 
 

@@ -110,9 +110,10 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
     import cifar_dist
     from cifar_dist import recipe
 
-    ours = {module.name for module in pkgutil.walk_packages(cifar_dist.__path__, "cifar_dist.")}
-    for name in (*_IMPORTED, *sorted(ours - {"cifar_dist.__main__"})):  # of which ``-m`` would warn
-        importlib.import_module(name)
+    ours = (module.name for module in pkgutil.walk_packages(cifar_dist.__path__, "cifar_dist."))
+    for name in (*_IMPORTED, *ours):
+        if not name.endswith("__main__"):  # which ``python -m`` imports, and warns of if it is already
+            importlib.import_module(name)
     Figure(layout="constrained").savefig(io.BytesIO())  # reads its fonts and loads its backend
     recipe.load("demo")  # builds what validates settings
     gc.freeze()
