@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _WAIT_SECONDS = 1.0  # of a rank for the others
 _POLL_SECONDS = 0.05
 _CONNECT_SECONDS = 10.0
+_END_SECONDS = 0.2  # in which the system closes the connections of a process that ends
 
 
 def is_first(purpose: str) -> bool:
@@ -66,12 +67,27 @@ def _ask(purpose: str, question: Callable[[Store, bool, int], bool]) -> bool:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the ranks of each
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # Where nothing listens, torch tries for twenty seconds and prints the frames of its own stack.
-        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+        if not _answers(host, port):
+            return True
         store = open_store(f"{purpose}/{attempt}", host, port)
         return question(store, os.environ.get("RANK") == "0", ranks)
     except (OSError, RuntimeError, KeyError):  # rank 0, which may host the store, has ended; or its address is unknown
         return True
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether a process listens that is not ending. For another one, torch tries for 20 s and prints its own stack.
+
+    Raises:
+        OSError: nothing listens.
+    """
+    with socket.create_connection((host, port), timeout=_CONNECT_SECONDS) as connection:
+        connection.settimeout(_END_SECONDS)
+        try:
+            connection.recv(1)  # the store says nothing unless it is asked; the end of its process closes this
+        except TimeoutError:
+            return True
+    return False
 
 
 def _wait_until(condition: Callable[[], bool]) -> bool:

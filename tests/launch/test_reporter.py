@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+
 import pytest
-from support.running import finish, start
+from support.running import finish, free_port, start
 
 from cifar_dist.launch.reporter import is_first, is_reporter
 
@@ -47,3 +51,21 @@ def test_a_process_that_cannot_ask_reports_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     assert is_first("a test")
     assert is_reporter("a test")
+
+
+def test_a_rank_0_that_ends_is_not_asked(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """The system still accepts connections to it; torch would try again for twenty seconds and print its own stack."""
+    host = socket.create_server(("127.0.0.1", free_port()))
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(host.getsockname()[1]))
+
+    def end() -> None:
+        time.sleep(0.02)
+        host.close()
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    assert is_first("a test")
+    ending.join()
+    assert capfd.readouterr().err == ""
