@@ -190,7 +190,12 @@ def is_utf8(name: str) -> bool:
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """Load a file of safetensors, whose library takes no path that is not UTF-8; raises what that library raises."""
+    """Load a file of safetensors, whose library takes no path that is not UTF-8.
+
+    Raises:
+        SafetensorError: the file is damaged or not of this format.
+        OSError: it cannot be read.
+    """
     from safetensors.torch import load, load_file
 
     tensors: dict[str, Tensor] = load_file(path) if is_utf8(str(path)) else load(path.read_bytes())

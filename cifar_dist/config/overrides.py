@@ -76,9 +76,10 @@ def _check_key(key: str, text: str) -> None:
 
 
 def _check_encoding(key: str, text: str) -> None:
+    """Refuse a value that config.toml cannot hold: a path may be any bytes."""
     try:
         text.encode()
-    except UnicodeEncodeError:  # a path may hold any bytes
+    except UnicodeEncodeError:
         raise UserError(f"--{key} '{text}' is not UTF-8, as config.toml has to be; rename the file or folder") from None
 
 

@@ -76,7 +76,8 @@ def _ask(purpose: str, question: Callable[[Store, bool, int], bool]) -> bool:
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether a process listens that is not ending. For another one, torch tries for 20 s and prints its own stack.
+    """Whether a process listens there that is not about to end. Torch would try to reach any other for 20 s, and print
+    its own stack.
 
     Raises:
         OSError: nothing listens.

@@ -129,10 +129,8 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
         return EXIT_REQUEUE
     if left:
         say(f"{len(left)} of {total} runs are in use by other processes: {', '.join(left)}; repeat this after those")
-    if failed:
-        return EXIT_FAILED
-    if left:
-        return EXIT_IN_USE
+    if failed or left:
+        return EXIT_FAILED if failed else EXIT_IN_USE
     say(f"all {total} runs are finished")
     return EXIT_DONE
 

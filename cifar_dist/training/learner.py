@@ -180,7 +180,7 @@ class Learner:
         return StepMeasurements(step + 1, epoch, lr, ids, torch.cat(all_losses), torch.cat(all_predicted), sums)
 
     def _seed_dropout(self, seed: int) -> None:
-        # torch.manual_seed also seeds what is absent, in 0.1 ms and more
+        """Seed the generators that dropout draws from. torch.manual_seed takes 0.1 ms and more for absent devices."""
         torch.default_generator.manual_seed(seed)
         if self._ranks.device.type == "cuda":
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
