@@ -1,7 +1,7 @@
 """Speedrun-94 against the scripts that it competes with, on the CPU: airbench94's with Muon, and hiverge's.
 
     python benchmarks/peers.py [--airbench PATH] [--hiverge PATH] [--data shards/cifar10] [--turns 5]
-        [--precision bf16|fp32] [--compile] [--threads N] [--train --seeds N]
+        [--precision bf16|fp32] [--compile] [--threads N] [--train --seeds N --epochs N]
 
 PATH is airbench94_muon.py of github.com/KellerJordan/cifar10-airbench, or cifar10_speedrun.py of
 github.com/hiverge/cifar10-speedrun; each runs as it is, but for what names a GPU (benchmarks/workers/script.py), in a
@@ -9,8 +9,10 @@ process of its own. A step of ours is the product's, on as many images as the sc
 its augmentation. The scripts stop to learn the bias of their whitening layer early, which makes a step cheaper; their
 eight epochs have one batch each here, so that the counted steps have as large a share of both kinds as a training has.
 
-With --train both train to the end for each seed, on the same files: an hour and more for each on two cores. Times are
-those of training and of the final evaluation; accuracies are those of the trainer's own evaluation with six views.
+With --train both train to the end for each seed, on the same files: half an hour to an hour for each on two cores. Ours
+trains as docs/launching.md has it for a CPU, in processes of one thread, in as many ``--epochs`` as it takes to reach
+the scripts' accuracy. Times are those of training and of the final evaluation; accuracies are those of the trainer's
+own evaluation with six views.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Way:
     Attributes:
         precision: bf16 or fp32, theirs in place of float16.
         compiled: whether they compile what they compile on a GPU.
-        threads: of each.
+        threads: of each; in whole trainings of ours, processes of one thread.
     """
 
     precision: str
@@ -62,8 +64,12 @@ class Way:
 
     @property
     def settings(self) -> list[str]:
-        """The same for our recipe."""
-        return ["--train.precision", PRECISIONS[self.precision], "--train.threads", str(self.threads)]
+        """The same for a step of our recipe."""
+        return [*self.precision_settings, "--train.threads", str(self.threads)]
+
+    @property
+    def precision_settings(self) -> list[str]:
+        return ["--train.precision", PRECISIONS[self.precision]]
 
     def __str__(self) -> str:
         return f"{self.precision}{', compiled' if self.compiled else ''}"
@@ -113,7 +119,9 @@ def compare_steps(name: str, script: Path, way: Way, data: str, turns: int) -> C
         return take_turns(what, f"{name}, {way}", "s", own.step, theirs.step, turns)
 
 
-def compare_trainings(scripts: Mapping[str, Path], way: Way, data: str, seeds: int) -> tuple[list[Comparison], str]:
+def compare_trainings(
+    scripts: Mapping[str, Path], way: Way, data: str, seeds: int, epochs: int
+) -> tuple[list[Comparison], str]:
     """Compare whole trainings with seeds 0, 1, ..., and say their mean accuracies."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         files = str(write(data, Path(folder)))
@@ -124,11 +132,14 @@ def compare_trainings(scripts: Mapping[str, Path], way: Way, data: str, seeds: i
         found: dict[str, list[Training]] = {name: [] for name in (OURS, *workers)}
         for seed in range(seeds):
             for name in list(found) if seed % 2 else reversed(list(found)):
-                one = train_ours(seed, data, folder, way) if name == OURS else Training(**workers[name].ask(seed)[0])
+                if name == OURS:
+                    one = train_ours(seed, data, folder, way, epochs)
+                else:
+                    one = Training(**workers[name].ask(seed)[0])
                 found[name].append(one)
                 print(f"{name}, seed {seed}: {one}", flush=True)
     ours = [one.seconds for one in found[OURS]]
-    what = f"a training of {OURS} and its evaluation"
+    what = f"a training of {OURS} in {epochs} epochs and its evaluation"
     comparisons = [
         Comparison(what, f"{name}, {way}", "s", ours, [one.seconds for one in found[name]]) for name in workers
     ]
@@ -136,11 +147,13 @@ def compare_trainings(scripts: Mapping[str, Path], way: Way, data: str, seeds: i
     return comparisons, f"mean test accuracy of {seeds} seeds: {', '.join(means)}"
 
 
-def train_ours(seed: int, data: str, folder: str, way: Way) -> Training:
-    """Train our recipe in a process of its own."""
+def train_ours(seed: int, data: str, folder: str, way: Way, epochs: int) -> Training:
+    """Train our recipe in processes of its own."""
     name = f"{OURS}.{seed}"
-    words = ["train", OURS, "--data.path", data, "--run.dir", folder, "--run.name", name, "--run.seed", str(seed)]
-    subprocess.run([sys.executable, "-m", "cifar_dist", *words, *way.settings], cwd=ROOT, check=True, stdout=sys.stderr)
+    words = ["launch", "cpu", f"--num_processes={way.threads}", OURS, "--data.path", data, "--train.threads", "1"]
+    words += ["--run.dir", folder, "--run.name", name, "--run.seed", str(seed), "--train.epochs", str(epochs)]
+    words += way.precision_settings
+    subprocess.run([sys.executable, "-m", "cifar_dist", *words], cwd=ROOT, check=True, stdout=sys.stderr)
     seconds, accuracy = measured(Path(folder, name))
     return Training(seconds, accuracy, accuracy)
 
@@ -156,6 +169,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each")
     parser.add_argument("--train", action="store_true", help="train to the end")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each with --train")
+    parser.add_argument("--epochs", type=int, default=8, help="of ours with --train")
     asked = parser.parse_args()
     given = {"airbench94": asked.airbench, "hiverge's speedrun": asked.hiverge}
     scripts = {name: path.resolve() for name, path in given.items() if path is not None}
@@ -164,7 +178,7 @@ def main() -> None:
     way = Way(asked.precision, asked.compile, asked.threads)
     data = str(Path(asked.data).resolve())
     if asked.train:
-        comparisons, accuracies = compare_trainings(scripts, way, data, asked.seeds)
+        comparisons, accuracies = compare_trainings(scripts, way, data, asked.seeds, asked.epochs)
         record(__file__, comparisons, accuracies, name="peers_trainings")
     else:
         record(__file__, [compare_steps(name, path, way, data, asked.turns) for name, path in scripts.items()])
