@@ -26,6 +26,7 @@ IMAGES = HERE / "images"
 MAX_BYTES = 300_000
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _SWEEP = "lr"
+_SHORT = "short"
 _FRAME = """<!doctype html><body style="margin:0">
 <iframe src="{page}" style="border:0;width:{width}px;height:{height}px"></iframe>"""
 
@@ -38,6 +39,7 @@ def make_runs(folder: Path) -> None:
     if not (folder / "shards/digits/manifest.json").exists():
         call(folder, "pack", "digits", "shards/digits")
     call(folder, "train", "demo")
+    call(folder, "train", "demo", "--run.name", _SHORT, "--train.epochs", "2")  # makes mistakes that one can look at
     call(folder, "sweep", "run", f"{_SWEEP}.toml", "--seeds", "3", "--jobs", "2")
 
 
@@ -58,24 +60,30 @@ def draw_pictures(folder: Path) -> None:
     keep(folder / "runs/demo/replays/step-00000030/replay.png", "replay.png")
     (sheet,) = folder.glob("runs/demo/evaluations/*_model_final/figures/samples.png")
     keep(sheet, "predictions.png")
-    call(folder, "report", "demo")
+    call(folder, "report", "demo", _SHORT)
     call(folder, "runs")
     for page, name, width, height in (
         ("runs/demo/report.html", "report.png", 1180, 1390),
         ("runs/demo/report.html", "report-phone.png", 390, 844),
+        (f"runs/{_SHORT}/report.html#confusions-1", "confusions.png", 1180, 455),
         ("runs/index.html", "runs.png", 1180, 402),
     ):
-        photograph(folder / page, drawn, width, height)
+        path, _, part = page.partition("#")
+        photograph(folder / path, drawn, width, height, part)
         keep(drawn, name)
 
 
-def photograph(page: Path, out: Path, width: int, height: int) -> None:
-    """Write a screenshot of the top of a page, in CSS pixels. Chromium's window has at least 500, hence the frame."""
+def photograph(page: Path, out: Path, width: int, height: int, part: str = "") -> None:
+    """Write a screenshot of a page, in CSS pixels, from its top or the element ``part``.
+
+    Chromium's window has at least 500 pixels, and is empty below the top of its page, hence the frame.
+    """
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
         raise UserError(f"no browser found ({', '.join(_BROWSERS)}); install one: apt-get install chromium")
     frame = out.with_suffix(".html")
-    frame.write_text(_FRAME.format(page=page.resolve().as_uri(), width=width, height=height), encoding="utf-8")
+    shown = f"{page.resolve().as_uri()}#{part}"
+    frame.write_text(_FRAME.format(page=shown, width=width, height=height), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--screenshot={out}"]
     size = f"--window-size={max(width, 500)},{height}"
     subprocess.run([browser, *options, size, frame.resolve().as_uri()], check=True, stderr=subprocess.DEVNULL)

@@ -27,7 +27,8 @@ _MOST = 24  # images on a sheet
 _MISTAKES = Grid(columns=8, width=1.45, height=1.78)
 _CAPTION, _IMAGE = 0.34, 1.33  # inches
 _BINS = 10
-_NAMED_CLASSES = 30  # with more, names and numbers in the matrix would be illegible
+NAMED_CLASSES = 30
+"""With more classes, the names and numbers of a matrix would be illegible."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Evaluation:
         summary: its summary.json.
         probabilities: float32 [N, classes].
         labels: int64 [N]; None if unknown.
+        ids: what the source calls each sample, as in the CSV.
     """
 
     folder: Path
     summary: dict[str, Any]
     probabilities: NDArray[np.float32]
     labels: NDArray[np.int64] | None
+    ids: list[int] | list[str]
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -77,15 +80,17 @@ def read_evaluation(folder: Path) -> Evaluation:
         with np.load(paths.probabilities, allow_pickle=False) as arrays:
             probabilities = arrays["probabilities"]
             labels = arrays["labels"] if "labels" in arrays.files else None
+            ids = arrays["ids"] if "ids" in arrays.files else np.arange(len(probabilities))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder} is not a complete evaluation: {error}; run cifar-dist evaluate again") from None
     if (
         not isinstance(summary, dict)
         or not isinstance(summary.get("classes", []), list | None)
         or probabilities.ndim != 2
+        or len(ids) != len(probabilities)
     ):
         raise UserError(f"{folder} is not an evaluation; run cifar-dist evaluate again")
-    return Evaluation(folder, summary, probabilities, labels)
+    return Evaluation(folder, summary, probabilities, labels, ids.tolist())
 
 
 def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> list[Path]:
@@ -120,7 +125,7 @@ def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
     classes = evaluation.probabilities.shape[1]
     matrix = confusion_matrix(labels, evaluation.predicted, classes)
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    named = classes <= _NAMED_CLASSES
+    named = classes <= NAMED_CLASSES
     side = min(9.0, 2.6 + 0.52 * classes)
     with figure(path, side + 0.6, side) as drawing:
         axes = drawing.subplots()
@@ -154,8 +159,8 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
     known = [label for label in range(classes) if bool((labels == label).any())]
     accuracy = {label: 100 * float(right[labels == label].mean()) for label in known}
     order = sorted(known, key=lambda label: accuracy[label])
-    if len(order) > _NAMED_CLASSES:
-        order = [*order[: _NAMED_CLASSES // 2], *order[-_NAMED_CLASSES // 2 :]]
+    if len(order) > NAMED_CLASSES:
+        order = [*order[: NAMED_CLASSES // 2], *order[-NAMED_CLASSES // 2 :]]
     with figure(path, 8, 1.4 + 0.3 * len(order)) as drawing:
         axes = drawing.subplots()
         axes.set_title("Accuracy per class" + ("" if len(order) == len(known) else ", worst and best"))

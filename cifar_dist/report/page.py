@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from cifar_dist.errors import printable
@@ -42,6 +42,7 @@ th, td { text-align: right; padding: 6px 12px; border-bottom: 1px solid var(--li
 th { color: var(--soft); font-weight: 500; }
 td.text, th.text { text-align: left; white-space: normal; }
 td.time { text-align: left; }
+.soft { color: var(--soft); margin: 0 0 12px; }
 tr.best td { font-weight: 700; color: var(--accent); }
 pre { background: var(--card); border-radius: 10px; padding: 16px; overflow-x: auto; font-size: 13.5px; }
 details summary { cursor: pointer; color: var(--soft); margin: 12px 0; }
@@ -49,11 +50,11 @@ footer { margin-top: 64px; color: var(--soft); font-size: 14px; }
 """
 
 
-def page(title: str, body: str) -> str:
-    """Wrap the HTML of a body into a self-contained page."""
+def page(title: str, body: str, css: str = "") -> str:
+    """Wrap the HTML of a body into a self-contained page; ``css`` is the look of its own parts."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}{css}</style>\n</head>\n'
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -63,15 +64,19 @@ def section(title: str, body: str) -> str:
     return f"<h2>{escape(title)}</h2>\n{body}\n" if body else ""
 
 
-def embed(paths: Iterable[Path], wide: Sequence[str] = ()) -> str:
-    """Embed pictures: those named in ``wide`` over the full width of the page, the others in columns."""
-    across: list[str] = []
-    columns: list[str] = []
-    for path in paths:
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
-        tag = f'<img alt="{escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">'
-        (across if path.name in wide else columns).append(tag)
-    return "".join(across) + (f'<div class="pictures">{"".join(columns)}</div>' if columns else "")
+def embed(columns: Iterable[Path] = (), wide: Iterable[Path] = ()) -> str:
+    """Embed pictures: ``wide`` ones over the full width of the page, then others in columns."""
+    beside = "".join(map(_picture, columns))
+    return "".join(map(_picture, wide)) + (f'<div class="pictures">{beside}</div>' if beside else "")
+
+
+def _picture(path: Path) -> str:
+    return f'<img alt="{escape(path.stem.replace("_", " "))}" src="{png_url(path.read_bytes())}">'
+
+
+def png_url(content: bytes) -> str:
+    """Return an address that holds a PNG file."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def escape(text: str) -> str:

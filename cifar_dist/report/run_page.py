@@ -22,6 +22,7 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import read_json, write_atomic
 from cifar_dist.formatting import duration, loss_figure, percent, size
 from cifar_dist.optim.lr_curve import Curve
+from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
@@ -66,7 +67,7 @@ def write_report(run: Path) -> Path:
         _headline(run, rows, evaluations, events),
         _facts(run_facts, rows, events, usage),
         section("Training", embed(path for path in curves if path.name != "overview.png")),
-        *(_evaluation(folder, evaluation) for evaluation in evaluations[:_EVALUATIONS_SHOWN]),
+        *(_evaluation(folder, one, f"confusions-{n}") for n, one in enumerate(evaluations[:_EVALUATIONS_SHOWN], 1)),
         section("Epochs", _epochs(rows)) if rows else "",
         section("What happened", _events(events)) if events else "",
         section("Settings", f"<pre>{escape(config_text)}</pre>"),
@@ -77,7 +78,7 @@ def write_report(run: Path) -> Path:
         "<footer>Written by cifar-dist from the run folder; "
         f"write it again with <code>cifar-dist report {name}</code>.</footer>"
     )
-    write_atomic(folder.report, page(run.name, "".join(parts) + "\n" + footer))
+    write_atomic(folder.report, page(run.name, "".join(parts) + "\n" + footer, CSS))
     return folder.report
 
 
@@ -164,17 +165,22 @@ def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timel
     return f'<dl class="facts">{cards}</dl>\n' if cards else ""
 
 
-def _evaluation(folder: RunFolder, evaluation: Evaluation) -> str:
-    pictures = draw_evaluation(evaluation, _images(folder, evaluation))
+def _evaluation(folder: RunFolder, evaluation: Evaluation, name: str) -> str:
+    image_of = _images(folder, evaluation)
+    pictures = draw_evaluation(evaluation, image_of)
+    confusions = ""
+    if image_of is not None and evaluation.labels is not None:
+        confusions = explore_confusions(evaluation, evaluation.labels, image_of, name)
     summary = evaluation.summary
     accuracy = summary.get("accuracy")
     title = f"{summary.get('checkpoint')} on {summary.get('split')}"
     title += f": {_percent(accuracy)}" if isinstance(accuracy, float) else ""
-    wide = ("samples.png", "mistakes.png")
+    sheets = [path for path in pictures if path.name in ("samples.png", "mistakes.png")]
+    charts = [path for path in pictures if path not in sheets and not (confusions and path.name == "confusion.png")]
     plain = summary.get("plain_accuracy")
     beside = f" ({_percent(plain)} without)" if isinstance(plain, float) and summary.get("tta") != "0" else ""
     about = f"<p>TTA {escape(str(summary.get('tta')))}{beside}, in <code>{escape(evaluation.folder.name)}</code></p>"
-    return section(title[:1].upper() + title[1:], about + embed(pictures, wide))
+    return section(title[:1].upper() + title[1:], about + embed(wide=sheets) + confusions + embed(charts))
 
 
 def _epochs(rows: Sequence[EpochRow]) -> str:

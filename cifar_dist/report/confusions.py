@@ -1,0 +1,197 @@
+"""Which images were taken for what: a confusion matrix whose numbers lead to the images that they count.
+
+The page has no scripts. A number is a link to its gallery, and CSS displays the gallery that the address names.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_dist.formatting import percent
+from cifar_dist.report.evaluation import NAMED_CLASSES, Evaluation, ImageOf, confusion_matrix
+from cifar_dist.report.page import escape, png_url
+
+CSS = """
+.confusions { display: grid; grid-template-columns: minmax(0, auto) minmax(300px, 1fr); gap: 12px 32px;
+  margin-bottom: 32px; }
+.matrix { width: auto; font-size: 13px; }
+.matrix th, .matrix td { padding: 0; border: 0; }
+.matrix thead th { vertical-align: bottom; padding-bottom: 6px; }
+.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block; }
+.matrix thead th, .matrix td { min-width: 34px; text-align: center; }
+.matrix tbody th { padding-right: 10px; }
+.matrix td { height: 34px; background: color-mix(in srgb, var(--accent) var(--share, 0%), transparent); }
+.matrix a { display: block; line-height: 34px; color: var(--ink); text-decoration: none; }
+.matrix .right a { color: var(--paper); font-weight: 600; }
+.matrix a:hover, .matrix a:focus { outline: 2px solid var(--ink); outline-offset: -2px; }
+.galleries section { display: none; scroll-margin-top: 96px; }
+.galleries section:target, .galleries:not(:has(:target)) section:first-child { display: block; }
+.galleries h4 { font-size: 15px; margin: 0; overflow-wrap: anywhere; }
+.images { display: flex; flex-wrap: wrap; gap: 10px; }
+figure { margin: 0; width: 72px; text-align: center; color: var(--soft); font-size: 12.5px; }
+figure img { width: 72px; border-radius: 4px; margin: 0; image-rendering: pixelated; }
+@media (max-width: 760px) {
+  .confusions { grid-template-columns: minmax(0, 1fr); }
+  .galleries section { scroll-margin-top: 60vh; }  /* below the matrix, which stays in sight */
+}
+"""
+
+_IMAGES = 600  # of mistakes, in all: two megabytes of CIFAR-10
+_EACH = 24  # at most of a pair of classes
+_DOUBTFUL = 8  # correct ones of a class
+_PAIRS = 30  # that are listed where a matrix would be illegible
+_SIDE = 72  # pixels of an image on the page
+_BEST = 3  # classes in what is said of an image
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    """Images of one true class that were predicted as one class.
+
+    Attributes:
+        name: of its element.
+        true, predicted: the classes.
+        count: images that the evaluation has of them.
+        samples: those that are shown.
+    """
+
+    name: str
+    true: int
+    predicted: int
+    count: int
+    samples: NDArray[np.int64]
+
+
+def explore_confusions(evaluation: Evaluation, labels: NDArray[np.int64], image_of: ImageOf, name: str) -> str:
+    """Return the part of a page that leads from numbers of confusions to their images.
+
+    It is a matrix, or for many classes a list of the most frequent confusions.
+
+    Args:
+        evaluation: what was predicted.
+        labels: the true classes, int64 [N].
+        image_of: returns the images.
+        name: begins the names of its elements, and is unique on the page.
+    """
+    galleries = list(_choose(evaluation, labels, name))
+    if evaluation.probabilities.shape[1] > NAMED_CLASSES:
+        numbers, what = _pairs(evaluation, galleries), "the most frequent confusions"
+    else:
+        numbers, what = _matrix(evaluation, labels, galleries), "rows are true classes, columns predicted ones"
+    shown = "".join(_show(evaluation, gallery, image_of) for gallery in galleries)
+    return (
+        f'<h3 id="{name}">What was taken for what</h3>\n'
+        f'<p class="soft">Select a number to see its images; {what}.</p>\n'
+        f'<div class="confusions"><div class="scroll">{numbers}</div><div class="galleries">{shown}</div></div>\n'
+    )
+
+
+def _choose(evaluation: Evaluation, labels: NDArray[np.int64], name: str) -> Iterator[_Gallery]:
+    """Choose the images: confusions, the most frequent ones and most confident images first; then barely right ones."""
+    classes = evaluation.probabilities.shape[1]
+    matrix = confusion_matrix(labels, evaluation.predicted, classes)
+    wrong = matrix - np.diag(np.diag(matrix))
+    pairs = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
+    if classes > NAMED_CLASSES:
+        pairs = pairs[:_PAIRS]
+    most = _most_each(wrong.flat[pairs].tolist())
+    cells = labels * classes + evaluation.predicted
+    for pair in pairs.tolist():
+        true, predicted = divmod(pair, classes)
+        samples = np.flatnonzero(cells == pair)
+        order = np.argsort(-evaluation.confidence[samples], kind="stable")[:most]
+        yield _Gallery(f"{name}-{true}-{predicted}", true, predicted, len(samples), samples[order])
+    if classes > NAMED_CLASSES:
+        return
+    for label in np.flatnonzero(np.diag(matrix)).tolist():
+        samples = np.flatnonzero(cells == label * classes + label)
+        order = np.argsort(evaluation.confidence[samples], kind="stable")[:_DOUBTFUL]
+        yield _Gallery(f"{name}-{label}-{label}", label, label, len(samples), samples[order])
+
+
+def _most_each(counts: Sequence[int]) -> int:
+    """Return how many images of each pair are shown, so that all pairs together stay within the limit; at least one."""
+    for most in range(_EACH, 1, -1):
+        if sum(min(count, most) for count in counts) <= _IMAGES:
+            return most
+    return 1
+
+
+def _matrix(evaluation: Evaluation, labels: NDArray[np.int64], galleries: Sequence[_Gallery]) -> str:
+    classes = evaluation.probabilities.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    found = {(gallery.true, gallery.predicted): gallery for gallery in galleries}
+    names = [escape(evaluation.name(label)) for label in range(classes)]
+    head = "".join(f'<th scope="col"><span>{name}</span></th>' for name in names)
+    rows = []
+    for true, name in enumerate(names):
+        cells = []
+        for predicted in range(classes):
+            gallery = found.get((true, predicted))
+            if gallery is None:
+                cells.append("<td></td>")
+                continue
+            share = gallery.count / counts[true]
+            kind = ' class="right"' if true == predicted else ""
+            cells.append(f'<td{kind} style="--share:{100 * share**0.5:.0f}%">{_link(evaluation, gallery)}</td>')
+        rows.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
+    return f'<table class="matrix"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _pairs(evaluation: Evaluation, galleries: Sequence[_Gallery]) -> str:
+    rows = "".join(
+        f'<tr><td class="text">{escape(evaluation.name(gallery.true))}</td>'
+        f'<td class="text">{escape(evaluation.name(gallery.predicted))}</td><td>{_link(evaluation, gallery)}</td></tr>'
+        for gallery in galleries
+    )
+    head = '<tr><th class="text">true</th><th class="text">predicted</th><th>images</th></tr>'
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
+def _link(evaluation: Evaluation, gallery: _Gallery) -> str:
+    return f'<a href="#{gallery.name}" title="{escape(_say(evaluation, gallery))}">{gallery.count}</a>'
+
+
+def _say(evaluation: Evaluation, gallery: _Gallery) -> str:
+    """Say what a gallery counts."""
+    true, predicted = evaluation.name(gallery.true), evaluation.name(gallery.predicted)
+    what = f"{true}, predicted as {predicted}" if gallery.true != gallery.predicted else f"{true}, correctly predicted"
+    return f"{what}: {gallery.count:,} {'image' if gallery.count == 1 else 'images'}"
+
+
+def _show(evaluation: Evaluation, gallery: _Gallery, image_of: ImageOf) -> str:
+    shown = len(gallery.samples)
+    order = "least certain" if gallery.true == gallery.predicted else "most confident"
+    about = f"the {shown} {order}" if shown < gallery.count else f"the {order} first" if shown > 1 else ""
+    figures = "".join(_figure(evaluation, sample, image_of) for sample in gallery.samples.tolist())
+    return (
+        f'<section id="{gallery.name}"><h4>{escape(_say(evaluation, gallery))}</h4>'
+        f'<p class="soft">{about}&nbsp;</p><div class="images">{figures}</div></section>\n'
+    )
+
+
+def _figure(evaluation: Evaluation, sample: int, image_of: ImageOf) -> str:
+    probabilities = evaluation.probabilities[sample]
+    best = np.argsort(-probabilities, kind="stable")[:_BEST].tolist()
+    said = ", ".join(f"{evaluation.name(label)} {percent(probabilities[label], 0)}" for label in best)
+    title = escape(f"{evaluation.ids[sample]}: {said}")
+    return (
+        f'<figure title="{title}"><img alt="{title}" src="{png_url(_png(image_of(sample)))}">'
+        f"<figcaption>{percent(probabilities[best[0]], 0)}</figcaption></figure>"
+    )
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode an image, uint8 [height, width, channels]; a large one becomes smaller."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels if pixels.shape[2] in (3, 4) else pixels[:, :, 0])
+    image.thumbnail((_SIDE, _SIDE))
+    content = io.BytesIO()
+    image.save(content, format="png")
+    return content.getvalue()

@@ -1,0 +1,103 @@
+"""The part of a report that leads from confusions to images."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar_dist.report.confusions import explore_confusions
+from cifar_dist.report.evaluation import Evaluation
+
+HOSTILE = '<script>alert("x")</script>&"'
+
+
+def evaluation(predicted: list[int], classes: int, names: list[str] | None = None) -> Evaluation:
+    """Image i is called ``i.png`` and was predicted with a confidence that no other has."""
+    probabilities = np.zeros((len(predicted), classes), np.float32)
+    probabilities[np.arange(len(predicted)), predicted] = np.linspace(0.6, 0.9, len(predicted))
+    ids = [f"{sample}.png" for sample in range(len(predicted))]
+    return Evaluation(
+        Path("none"), {"classes": names or [f"class-{n}" for n in range(classes)]}, probabilities, None, ids
+    )
+
+
+def image_of(sample: int) -> NDArray[np.uint8]:
+    return np.full((4, 6, 3), sample % 256, np.uint8)
+
+
+class Explorer(HTMLParser):
+    """The numbers that are links, and the ids and images of the galleries."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.numbers: dict[str, int] = {}
+        self.galleries: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {}
+        self._link = self._gallery = self._title = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        found = {name: value or "" for name, value in attrs}
+        if tag == "a":
+            self._link = found["href"].removeprefix("#")
+        elif tag == "section":
+            self._gallery = found["id"]
+            assert self._gallery not in self.galleries
+            self.galleries[self._gallery] = []
+        elif tag == "img":
+            content = base64.b64decode(found["src"].removeprefix("data:image/png;base64,"))
+            pixels = np.asarray(Image.open(io.BytesIO(content)))
+            self.galleries[self._gallery].append((found["alt"], pixels))
+
+    def handle_data(self, data: str) -> None:
+        if self._link:
+            self.numbers[self._link], self._link = int(data), ""
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=90))
+def test_every_number_leads_to_the_images_that_it_counts(pairs: list[tuple[int, int]]) -> None:
+    labels = np.array([true for true, _ in pairs])
+    page = Explorer(explore_confusions(evaluation([one for _, one in pairs], 3), labels, image_of, "x"))
+    assert page.numbers == {f"x-{true}-{one}": pairs.count((true, one)) for true, one in pairs}
+    assert page.numbers.keys() == page.galleries.keys()
+    for name, images in page.galleries.items():
+        samples = [int(re.match(r"(\d+)\.png: ", title)[1]) for title, _ in images]  # type: ignore[index]
+        assert {f"x-{pairs[sample][0]}-{pairs[sample][1]}" for sample in samples} == {name}
+        assert samples == sorted(samples, reverse=len({*name.split("-")[1:]}) == 2), "confident mistakes, doubtful hits"
+        for sample, (_, pixels) in zip(samples, images, strict=True):
+            assert np.array_equal(pixels, image_of(sample))
+
+
+def test_of_many_classes_the_most_frequent_confusions_are_listed_and_the_images_are_bounded() -> None:
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 10, 20_000) * 10, rng.integers(0, 100, 20_000)
+    text = explore_confusions(evaluation(predicted.tolist(), 100), labels, image_of, "x")
+    page = Explorer(text)
+    assert len(page.numbers) == len(page.galleries) == 30
+    assert min(page.numbers.values()) > 20
+    assert 500 < sum(map(len, page.galleries.values())) <= 600
+    assert "class-10" in text
+
+
+def test_names_of_classes_are_text() -> None:
+    page = Explorer(explore_confusions(evaluation([0, 1], 2, [HOSTILE, "b"]), np.array([1, 0]), image_of, "x"))
+    assert "script" not in page.tags
+
+
+def test_a_large_image_is_shown_small_and_a_gray_one_gray() -> None:
+    def large(sample: int) -> NDArray[np.uint8]:
+        return np.full((300, 200, 1), 7, np.uint8)
+
+    page = Explorer(explore_confusions(evaluation([0], 1), np.array([0]), large, "x"))
+    ((_, pixels),) = page.galleries["x-0-0"]
+    assert pixels.shape == (72, 48)
