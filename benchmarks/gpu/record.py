@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import subprocess
 import sys
 import tarfile
@@ -11,7 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,8 @@ from bench import ROOT, UnusableError
 Result = Literal["passed", "failed", "skipped", "unfinished"]
 FINISHED = "runs.tar.gz"
 UNFINISHED = "unfinished.tar"
+_LIMIT = "LIMIT_MIB"
+_HEADERS = 1.1  # of an archive, beside what it holds
 _LARGE = (".safetensors", ".npz", ".png", ".html")  # weights, and what `cifar-dist report` draws again
 
 
@@ -131,14 +135,29 @@ class Record:
                         archive.add(path, f"{run.name}/{path.relative_to(run)}", recursive=False)
         recipes = {row.run: row for row in self._all_rows if row.part == "recipes"}  # of two, this machine's
         begun = [self._runs / run for run, row in recipes.items() if not self.passed(row.name)]
-        unfinished = [run for run in begun if (run / "checkpoints" / "latest").exists()]
+        unfinished = self._within_limit([run for run in begun if (run / "checkpoints" / "latest").exists()])
         with self._replaced(UNFINISHED, "w") as archive:
             for run in unfinished:
-                _add_resumable(archive, run)
+                for path in _resumable(run):
+                    archive.add(path, f"{run.name}/{path.relative_to(run)}", recursive=False)
         if not unfinished:
             (self._out / UNFINISHED).unlink()
         text = table(self._all_rows)
         (self._out / "results.md").write_text(text + self._trained(), "utf-8")
+
+    def _within_limit(self, runs: Sequence[Path]) -> list[Path]:
+        """The runs that an archive of at most ``$LIMIT_MIB`` holds; the rows of the others say that they begin anew."""
+        left, kept = _limit_bytes(), []
+        rows = {row.run: row for row in self.rows.values()}
+        for run in runs:
+            size = _HEADERS * sum(path.stat().st_size for path in _resumable(run))
+            if size <= left:
+                left -= size
+                kept.append(run)
+            elif row := rows.get(run.name):
+                found = f"{row.found.partition(';')[0]}; not kept, because it takes {size / 2**20:.0f} MiB ({_LIMIT})"
+                self.add(replace(row, found=found))
+        return kept
 
     @contextmanager
     def _replaced(self, name: str, mode: Literal["w", "w:gz"]) -> Iterator[tarfile.TarFile]:
@@ -203,13 +222,18 @@ def count(rows: Sequence[Row]) -> str:
     return ", ".join(f"{number} {result}" for result, number in found.items() if number)
 
 
-def _add_resumable(archive: tarfile.TarFile, run: Path) -> None:
-    """Add a run with its newest checkpoint and no other."""
+def _resumable(run: Path) -> Iterator[Path]:
+    """The files of a run with its newest checkpoint and no other."""
     newest = (run / "checkpoints" / "latest").resolve()
     for path in _files(run):
         parts = path.relative_to(run).parts
         if parts[0] != "checkpoints" or parts[1] in ("latest", newest.name):
-            archive.add(path, "/".join((run.name, *parts)), recursive=False)
+            yield path
+
+
+def _limit_bytes() -> float:
+    text = os.environ.get(_LIMIT, "")
+    return float(text) * 2**20 if text.isdecimal() else math.inf
 
 
 def _files(run: Path) -> Iterator[Path]:

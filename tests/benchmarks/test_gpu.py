@@ -167,6 +167,31 @@ def test_an_unfinished_run_resumes_from_its_newest_checkpoint(tmp_path: Path) ->
     assert not (tmp_path / "out" / "unfinished.tar").exists()
 
 
+def test_a_run_that_makes_the_archive_too_large_is_left_out_and_the_table_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMIT_MIB", "1")
+
+    def begins(name: str, size: int) -> Callable[[Bench], str]:
+        def work(job: Bench) -> str:
+            checkpoint = job.runs / name / "checkpoints" / "step-2"
+            checkpoint.mkdir(parents=True)
+            (checkpoint / "model.safetensors").write_bytes(bytes(size))
+            (checkpoint.parent / "latest").symlink_to("step-2")
+            raise UnfinishedError("2 steps done; the same command resumes it")
+
+        return work
+
+    record = rehearsed(tmp_path, begins("0", 2**19), begins("1", 2**21), begins("2", 2**17))
+    assert outcomes(record) == ["unfinished"] * 3
+    assert record.rows["0"].found == record.rows["2"].found == "2 steps done; the same command resumes it"
+    assert record.rows["1"].found == "2 steps done; not kept, because it takes 2 MiB (LIMIT_MIB)"
+    assert record.rows["1"].found in (tmp_path / "out" / "results.md").read_text()
+    with tarfile.open(tmp_path / "out" / "unfinished.tar") as archive:
+        assert {name.partition("/")[0] for name in archive.getnames()} == {"0", "2"}
+    assert (tmp_path / "out" / "unfinished.tar").stat().st_size < 2**20
+
+
 def test_results_of_other_code_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsed(tmp_path, lambda job: "done")
     monkeypatch.setattr("record._fingerprint", lambda: "other")
