@@ -8,7 +8,7 @@ pixels are the same to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,9 @@ Function = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tens
 
 # The arithmetic of the uncompiled operations: without them, multiplications and additions are fused and rounded once,
 # and quotients are approximate.
-_EXACT = ("emulate_precision_casts", "eager_numerics.division_rounding", "eager_numerics.disable_ftz")
+_EXACT = ("emulate_precision_casts", "eager_numerics.division_rounding")
+# Not in every torch and Triton that have the others. Without it numbers below 2 ** -126 are 0; no pixel is one of them.
+_SUBNORMAL = "eager_numerics.disable_ftz"
 
 
 class StaticMix:
@@ -82,13 +84,11 @@ class StaticMix:
 
     def _compile(self, *inputs: Tensor) -> Function:
         try:
-            compiled = compile_static(self._static, *inputs)
-            compiled(*inputs)
+            return compile_static(self._static, *inputs)
         except Exception as error:  # of a compiler, that has many
             if local_rank() == 0:  # of each machine, which has a compiler or has none
                 notice(f"the augmentation runs without being compiled, and slower ({first_line(error)})")
             return self._static
-        return compiled
 
 
 def compile_static(function: Function, *inputs: Tensor) -> Function:
@@ -99,9 +99,17 @@ def compile_static(function: Function, *inputs: Tensor) -> Function:
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
 
-    options: dict[str, str | int | bool | Callable[..., object]] = dict.fromkeys(_EXACT, True)
     traced = make_fx(lambda *given: function(*given))(*inputs)
+    try:
+        return _compiled(traced, (*_EXACT, _SUBNORMAL), inputs)
+    except Exception:  # of an option, or of a compiler, that has many
+        return _compiled(traced, _EXACT, inputs)
+
+
+def _compiled(traced: Callable[..., tuple[Tensor, Tensor]], names: Sequence[str], inputs: Sequence[Tensor]) -> Function:
+    options: dict[str, str | int | bool | Callable[..., object]] = dict.fromkeys(names, True)
     compiled: Function = torch.compile(traced, dynamic=False, options=options)
+    compiled(*inputs)
     return compiled
 
 

@@ -19,7 +19,7 @@ from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize
-from cifar_dist.data.static_mix import StaticMix
+from cifar_dist.data.static_mix import StaticMix, compile_static
 from cifar_dist.data.transforms import Mixing
 
 CPU = torch.device("cpu")
@@ -172,6 +172,25 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once_a_machine(
     for epoch in (0, 1):
         assert torch.equal(fixed(batch, epoch)[0], mix(batch, epoch)[0])
     assert capsys.readouterr().err.count("the augmentation runs without being compiled, and slower") == lines
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_a_compiler_that_always_flushes_subnormal_numbers_compiles_nevertheless(
+    monkeypatch: pytest.MonkeyPatch, lacks: bool
+) -> None:
+    asked: list[set[str]] = []
+
+    def compiled(function: object, *, dynamic: bool, options: dict[str, bool]) -> object:
+        asked.append(set(options))
+        if lacks and "eager_numerics.disable_ftz" in options:
+            raise RuntimeError("Unexpected optimization option eager_numerics.disable_ftz")
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = compile_static(lambda *inputs: (inputs[0] + 1, inputs[1]), *torch.zeros(5, 2))
+    assert found(*torch.ones(5, 2))[0].tolist() == [2, 2]
+    exact = {"emulate_precision_casts", "eager_numerics.division_rounding"}
+    assert asked == [exact | {"eager_numerics.disable_ftz"}, exact][: 1 + lacks]
 
 
 @pytest.mark.gpu
