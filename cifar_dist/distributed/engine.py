@@ -25,6 +25,7 @@ from cifar_dist.config import Config
 from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.cpu.onednn import avoid_strided_1x1
 from cifar_dist.distributed.arithmetic import describe_arithmetic
+from cifar_dist.distributed.loss_scaler import LossScaler, count_steps_on_device
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
@@ -120,6 +121,8 @@ class Engine(ABC):
         module.to(self.ranks.device)
         if self.ranks.device.type == "cpu":
             avoid_strided_1x1(module)
+        if self.accelerator.scaler is not None:
+            count_steps_on_device(optimizer)
         return self.wrap(module, optimizer)
 
     def prepare_for_inference(self, module: nn.Module) -> InferenceModel:
@@ -185,7 +188,7 @@ class Engine(ABC):
             handlers: further options, as for ``Accelerator``.
         """
         train, timeout = self._config.train, timedelta(seconds=self._config.run.collective_timeout)
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=mixed_precision,
             # Static shapes: batches of another size are not compiled, see WrappedModel.
@@ -199,6 +202,9 @@ class Engine(ABC):
             ),
             kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=timeout), *handlers],
         )
+        if type(accelerator.scaler) is torch.amp.GradScaler:
+            accelerator.scaler = LossScaler.like(accelerator.scaler, accelerator.device)
+        return accelerator
 
     def _release_former(self) -> None:
         """Forget the network and optimizer that were prepared before: Accelerate keeps them, and clips them, too."""

@@ -78,10 +78,13 @@ def restore(
     optimizer: torch.optim.Optimizer, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Load ``state``, as :func:`by_parameter` returns it."""
+    # Adam counts its steps on the CPU, unless its group says otherwise; everything else lives with the parameter.
+    counts = [group for group in optimizer.param_groups if group.get("fused") or group.get("capturable")]
+    on_device = {id(parameter) for group in counts for parameter in group["params"]}
     for name, parameter in parameters.items():
-        # Adam keeps its step counts on the CPU; everything else lives with the parameter.
+        place = parameter.device if id(parameter) in on_device else torch.device("cpu")
         optimizer.state[parameter] = {
-            key: value.clone() if value.ndim == 0 else shard_like(value, parameter)
+            key: value.to(place, copy=True) if value.ndim == 0 else shard_like(value, parameter)
             for key, value in state[name].items()
         }
 

@@ -17,6 +17,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data import static_mix
 from cifar_dist.distributed.agreement import Agreement
+from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
@@ -35,13 +36,19 @@ _PARTS = {
 }
 
 
-def count_step(config: Config, steps: int = 3) -> Counts:
-    """Train ``steps`` steps and return the counts of the last. Call it in a process that ends."""
+def count_step(config: Config, steps: int = 3, *, scales_loss: bool = False) -> Counts:
+    """Train ``steps`` steps and return the counts of the last. Call it in a process that ends.
+
+    Args:
+        scales_loss: as in fp16, whose arithmetic the device does not have.
+    """
     torch.set_num_threads(1)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         os.environ.pop(name, None)  # one process without a group: DDP's buckets are made where no device is pretended
     static_mix.compile_static = lambda function, *_: function  # nothing can be compiled for the device
     engine = engines.engine(config)
+    if scales_loss:
+        engine.accelerator.scaler = LossScaler("cpu")  # torch's for a GPU refuses to work without one
     with pretend():
         engine.ranks = ranks = Ranks(0, 1, CUDA, first_of_node=True)
         setup = build_setup(config, ranks)

@@ -131,3 +131,21 @@ def test_a_step_waits_for_nothing_and_stays_in_its_budget(name: str, colours: Pa
             )
 
     forked_ranks.run(1, step)
+
+
+@pytest.mark.parametrize(
+    "words", [("speedrun-94",), ("speedrun-94", "--optim.rest", "adamw"), ("custom-resnet",)], ids=" ".join
+)
+def test_a_step_with_a_loss_scale_waits_for_nothing(words: tuple[str, ...], colours: Path, tmp_path: Path) -> None:
+    name, *settings = words
+    few = ["--augment.transforms", "[]", "--train.batch_size", "10", "--train.precision", "no", "--train.threads", "1"]
+    config = recipe.load(name, [*settings, "--data.path", str(colours), "--run.dir", str(tmp_path), *few])
+
+    def step() -> None:
+        from support.pretend_steps import count_step, split
+
+        counts = count_step(config, scales_loss=True)
+        assert not counts.waits.total(), f"the host waits for the device: {dict(+counts.waits)}"
+        assert split(counts)["optimizer"] < 60
+
+    forked_ranks.run(1, step)
