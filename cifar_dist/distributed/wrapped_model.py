@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from cifar_dist.distributed.agreement import divergence_error
 from cifar_dist.distributed.checksum import checksum
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, require_savable, restore
@@ -24,6 +26,9 @@ from cifar_dist.distributed.sharded_tensor import full_tensor
 from cifar_dist.distributed.sharded_weights import ShardedWeights
 from cifar_dist.errors import TrainingFailedError
 from cifar_dist.optim.held_weights import HeldWeights
+
+_LEAST_SCALE: Final = torch.finfo(torch.float16).smallest_normal
+"""Of the loss: with it gradients of 1 vanish. It begins at 65536, and each overflow halves it."""
 
 
 class InferenceModel:
@@ -235,9 +240,17 @@ class WrappedModel(InferenceModel):
         restore(self._optimizer.optimizer, parameters, by_parameter(state, parameters))
 
     def scaler_state(self) -> dict[str, float]:
-        """The state of the fp16 loss scaler; empty without one."""
+        """The state of the fp16 loss scaler; empty without one.
+
+        Raises:
+            TrainingFailedError: on all processes, gradients overflow at any scale, and every update is left out.
+        """
         scaler = self._accelerator.scaler
-        return dict(scaler.state_dict()) if scaler is not None else {}
+        if scaler is None:
+            return {}
+        if scaler.get_scale() < _LEAST_SCALE:
+            raise divergence_error("every gradient in fp16 overflows, or is not finite, and no weight changes any more")
+        return dict(scaler.state_dict())
 
     def load_scaler_state(self, state: Mapping[str, float]) -> None:
         """Load what :meth:`scaler_state` returned; no effect without a scaler."""

@@ -27,9 +27,10 @@ from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist.config import Config, RunConfig
+from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.optimizer_state import restore
 from cifar_dist.distributed.ranks import deal
-from cifar_dist.errors import UserError
+from cifar_dist.errors import TrainingFailedError, UserError
 
 Found = dict[str, object]
 
@@ -155,6 +156,18 @@ def test_a_saved_state_does_not_change_with_the_next_step() -> None:
     before = {key: value.clone() for key, value in state.items()}
     train(model, 1, [16])
     assert same(state, before)
+
+
+def test_a_run_whose_every_update_is_left_out_is_not_saved() -> None:
+    """A gradient that is never finite halves the scale of the loss in each step, and no weight changes."""
+    engine = start()
+    engine.accelerator.scaler = LossScaler("cpu")
+    module = network()
+    model = engine.prepare(module, torch.optim.SGD(module.parameters(), lr=0.1))
+    assert model.scaler_state()["scale"] == 65536
+    model.load_scaler_state({**model.scaler_state(), "scale": 1e-5})
+    with pytest.raises(TrainingFailedError, match="every gradient in fp16 overflows"):
+        model.scaler_state()
 
 
 def test_before_the_first_step_the_state_is_empty() -> None:
