@@ -1,5 +1,7 @@
 """On a pretend CUDA device, a training step never waits, and launches little more than its network requires.
 
+Where there is a real one, torch says whether it waits.
+
 ``python -m support.pretend_steps``, which accepts every shipped recipe, gives the table of docs/decisions.md.
 """
 
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import forked_ranks
+from support import forked_ranks, gpu_steps
+from support.running import spawn
 from torch import Tensor
 
 from cifar_dist import recipe
@@ -149,3 +152,14 @@ def test_a_step_with_a_loss_scale_waits_for_nothing(words: tuple[str, ...], colo
         assert split(counts)["optimizer"] < 60
 
     forked_ranks.run(1, step)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("name", "precision"), [("speedrun-94", "fp16"), ("custom-resnet", "bf16"), ("se-resnet-randaugment", "no")]
+)
+def test_torch_sees_no_wait_on_a_gpu(name: str, precision: str, colours: Path, tmp_path: Path) -> None:
+    words = ["--data.path", str(colours), "--run.dir", str(tmp_path), "--train.batch_size", "10"]
+    (done,) = spawn([gpu_steps.__file__, name, *words, "--train.precision", precision], fresh=True)
+    assert done.returncode == 0, done.stderr
+    assert " steps on cuda" in done.stdout
