@@ -7,12 +7,22 @@ and two processes under torchrun may never join. A run on half its machine is wo
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
 
-from cifar_dist.errors import MachineError, UserError
-from cifar_dist.launch.launched import launched_processes, local_processes, parent_command, was_asked_for
+from cifar_dist.errors import MachineError, UserError, first_line
+from cifar_dist.launch.launched import (
+    launched_processes,
+    local_processes,
+    local_rank,
+    parent_command,
+    was_asked_for,
+)
 
 _PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE
+_VISIBLE = "CUDA_VISIBLE_DEVICES"  # empty, negative or another word where there is none
 _SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several processes share a GPU
 
 
@@ -38,25 +48,97 @@ def check_gpus(gpus: int) -> None:
         )
 
 
+def check_own_gpu() -> None:
+    """Refuse a GPU on which torch cannot compute: one too old for it, or one that another program has to itself.
+
+    Raises:
+        MachineError: with torch's reason.
+    """
+    import torch
+
+    number = local_rank() % torch.cuda.device_count()
+    try:
+        torch.ones(1, device=f"cuda:{number}").tolist()
+    except RuntimeError as error:
+        raise MachineError(
+            f"torch {torch.__version__} cannot compute on GPU {number} of {os.uname().nodename}, "
+            f"{torch.cuda.get_device_name(number)} ({first_line(error)}); choose another with CUDA_VISIBLE_DEVICES, "
+            "install a torch for this one, or use: cifar-dist launch cpu"
+        ) from None
+
+
+def describe_unused_gpu(devices: Path = Path("/dev")) -> str:
+    """Say why a run takes the CPU of a machine with a GPU that nobody has excluded; empty otherwise.
+
+    Args:
+        devices: folder of the machine's devices.
+    """
+    import torch
+
+    visible = re.match(r"\d|GPU-|MIG-", os.environ.get(_VISIBLE, "0"))
+    has_gpu = any(devices.glob("nvidia[0-9]*"))
+    if not (has_gpu and visible) or was_asked_for("CPU") or torch.cuda.is_available():
+        return ""
+    reason = "it is built for CPUs"
+    if torch.backends.cuda.is_built():
+        try:
+            torch.cuda.init()
+        except RuntimeError as error:
+            reason = first_line(error)
+    return f"this machine has a GPU that torch {torch.__version__} cannot use ({reason}); the run takes the CPU"
+
+
+def check_cpu_is_used() -> None:
+    """Refuse GPUs to a process whose ``accelerate launch`` was asked for CPUs.
+
+    With ``use_cpu`` in a config, only one that starts a single process tells it so.
+
+    Raises:
+        UserError: with what hides the GPUs.
+    """
+    flags = _launcher_flags()
+    config = "" if flags is None else _config_path(flags)
+    if _read(config).get("use_cpu") is True:
+        raise UserError(
+            f'{config} says use_cpu, which accelerate launch does not tell its processes; add gpu_ids: "-1,-2" to it, '
+            "or use: cifar-dist launch CONFIG RECIPE"
+        )
+
+
 def requested_processes() -> int | None:
     """The number of processes that the parent ``accelerate launch`` was asked for; None where that is unknown."""
+    flags = _launcher_flags()
+    if flags is None:
+        return None
+    if "num_processes" in flags:
+        return int(flags["num_processes"]) if flags["num_processes"].isdecimal() else None
+    asked = _read(_config_path(flags)).get("num_processes")
+    return asked if isinstance(asked, int) and asked > 0 else None
+
+
+def _launcher_flags() -> dict[str, str] | None:
+    """The options of the parent ``accelerate launch``; None where the parent is another program."""
     command = parent_command()
     if "launch" not in command or not any("accelerate" in word for word in command[: command.index("launch")]):
         return None
-    flags = _flags(command[command.index("launch") + 1 :])
-    if "num_processes" in flags:
-        return int(flags["num_processes"]) if flags["num_processes"].isdecimal() else None
-    config = flags.get("config_file") or ("" if "cpu" in flags else _default_config())
-    if not config:
-        return None
+    return _flags(command[command.index("launch") + 1 :])
+
+
+def _config_path(flags: Mapping[str, str]) -> str:
+    """The config of ``accelerate launch`` with these options; empty where it reads none."""
+    return flags.get("config_file") or ("" if "cpu" in flags else _default_config())
+
+
+def _read(config: str) -> Mapping[str, object]:
+    """Read a config, which Accelerate has accepted; empty where it cannot be read."""
     import yaml
 
     try:
         with open(config, encoding="utf-8") as file:
-            asked = yaml.safe_load(file).get("num_processes")
-    except (OSError, yaml.YAMLError, AttributeError):
-        return None
-    return asked if isinstance(asked, int) and asked > 0 else None
+            found: object = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _default_config() -> str:

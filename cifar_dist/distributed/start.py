@@ -20,7 +20,13 @@ from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
-from cifar_dist.distributed.launch_checks import check_gpus, check_launch
+from cifar_dist.distributed.launch_checks import (
+    check_cpu_is_used,
+    check_gpus,
+    check_launch,
+    check_own_gpu,
+    describe_unused_gpu,
+)
 from cifar_dist.distributed.launcher_settings import check_launcher_settings
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
@@ -58,10 +64,14 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     set_arithmetic(config.train)
     cpu = not torch.cuda.is_available() or was_asked_for("CPU")
     if cpu:
+        if is_main_process() and (unused := describe_unused_gpu()):
+            notice(unused)
         use_threads(config.train.threads or share_cores(local_processes()))
         keep_freed_memory()
     else:
+        check_cpu_is_used()
         check_gpus(torch.cuda.device_count())
+        check_own_gpu()
     store = join_ranks(config.run.join_timeout, lambda: _stop_if_asked(signals))
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
         engine = _engine_class(config.train, asked)(config, cpu=cpu)

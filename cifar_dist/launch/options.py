@@ -29,6 +29,7 @@ class LaunchRequest:
         machine_rank: the number of this one.
         host, port: where the machines meet; an empty host where DeepSpeed's own launcher starts the others.
         endpoint: where the machines of an elastic job meet, as HOST:PORT; empty for another job.
+        use_cpu: whether the config says that no GPU is used.
     """
 
     config: Path
@@ -39,6 +40,7 @@ class LaunchRequest:
     host: str
     port: int
     endpoint: str = ""
+    use_cpu: bool = False
 
 
 def read_request(config: Path, options: Sequence[str]) -> LaunchRequest:
@@ -63,6 +65,7 @@ def read_request(config: Path, options: Sequence[str]) -> LaunchRequest:
         str(values.get("main_process_ip") or ""),
         values.integer("main_process_port", least=0, most=_LAST_PORT, example=_DEFAULT_PORT) or _DEFAULT_PORT,
         "" if elastic is None else _endpoint(str(elastic), str(values.get("rdzv_endpoint") or "")),
+        values.get("use_cpu") is True,
     )
     _check_one_process(request)
     _check_machines(request, starts_others=_starts_others(kind, values))

@@ -7,9 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support.running import ROOT, TRAIN, environment, spawn
 
-from cifar_dist.distributed.launch_checks import check_gpus, check_launch, requested_processes
+from cifar_dist.distributed.launch_checks import (
+    check_gpus,
+    check_launch,
+    check_own_gpu,
+    describe_unused_gpu,
+    requested_processes,
+)
 from cifar_dist.errors import MachineError, UserError
 from cifar_dist.launch.launched import is_main_process, launched_processes, local_processes
 
@@ -70,6 +77,61 @@ def test_the_number_of_processes_is_read_from_accelerates_options(tmp_path: Path
     line = [str(tmp_path / word) if word.endswith(".yaml") else word for word in words.split()]
     code = "from cifar_dist.distributed.launch_checks import requested_processes; print(requested_processes())"
     assert under_accelerate(tmp_path, line, code) == asked
+
+
+def test_gpus_are_refused_where_the_config_says_use_cpu(tmp_path: Path) -> None:
+    """Accelerate tells it to the processes of a single-process launch only."""
+    for name, text in (("cpu", "use_cpu: true"), ("gpu", "use_cpu: false"), ("other", "[]")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    code = """
+from cifar_dist.errors import UserError
+from cifar_dist.distributed.launch_checks import check_cpu_is_used
+try:
+    check_cpu_is_used()
+except UserError as error:
+    print(error)
+"""
+    said = under_accelerate(tmp_path, ["--config_file", str(tmp_path / "cpu.yaml"), "train.py"], code)
+    assert said.startswith(f"{tmp_path}/cpu.yaml says use_cpu")
+    assert 'add gpu_ids: "-1,-2" to it, or use: cifar-dist launch' in said
+    for name in ("gpu", "other"):
+        assert not under_accelerate(tmp_path, ["--config_file", str(tmp_path / f"{name}.yaml"), "train.py"], code)
+
+
+def test_a_gpu_that_torch_cannot_compute_on_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ones(*_: object, device: str) -> None:
+        assert device == "cuda:1"
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nFor debugging, pass")
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Tesla {number}")
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(MachineError) as error:
+        check_own_gpu()
+    assert "cannot compute on GPU 1 of" in str(error.value)
+    assert "Tesla 1 (CUDA error: no kernel image is available for execution on the device); choose" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that torch can use")
+def test_a_gpu_that_torch_cannot_use_is_named_unless_it_is_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert describe_unused_gpu(tmp_path) == "", "there is none"
+    (tmp_path / "nvidia0").touch()
+    said = describe_unused_gpu(tmp_path)
+    assert said.startswith("this machine has a GPU that torch ")
+    assert said.endswith("; the run takes the CPU")
+    assert "\n" not in said
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert describe_unused_gpu(tmp_path) == said
+    excluding = [("CUDA_VISIBLE_DEVICES", value) for value in ("", "-1", "NoDevFiles")]
+    for name, value in (*excluding, ("ACCELERATE_USE_CPU", "true")):
+        with monkeypatch.context() as excluded:
+            excluded.setenv(name, value)
+            assert describe_unused_gpu(tmp_path) == ""
 
 
 def test_a_launch_on_half_the_machine_is_refused(tmp_path: Path) -> None:

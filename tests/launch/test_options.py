@@ -35,6 +35,14 @@ def test_options_override_the_config(
     assert (found.processes, found.machines, found.port) == (processes, machines, port)
 
 
+def test_a_config_that_says_use_cpu_is_asked_for_no_gpu(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("distributed_type: MULTI_GPU\nuse_cpu: true\n")
+    assert read_request(config, []).use_cpu
+    assert read_request(CPU, []).use_cpu
+    assert not read_request(ZERO, []).use_cpu
+
+
 def test_the_name_no_of_yaml_is_one_process(tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("distributed_type: NO")
