@@ -32,7 +32,7 @@ class LossScaler(torch.amp.GradScaler):
     ) -> None:
         (overflows,) = optimizer_state["found_inf_per_device"].values()  # float32, 0 or 1
         before = _Update(optimizer)
-        optimizer.step(*args, **kwargs)  # type: ignore[arg-type]
+        optimizer.step(*args, **kwargs)  # type: ignore[call-overload]
         before.take_back_if(overflows)
 
 

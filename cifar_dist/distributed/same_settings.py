@@ -1,4 +1,7 @@
-"""All ranks of a job train with the same settings. On several machines each is given a command of its own."""
+"""All ranks of a job train with the same settings and, where it matters, on the same kind of device.
+
+On several machines each is given a command of its own.
+"""
 
 from __future__ import annotations
 
@@ -32,3 +35,24 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
                 raise UserError(
                     f"{key} is {values[0]} on rank 0 and {values[1]} on rank {rank}; give all machines the same command"
                 )
+
+
+def check_same_devices(optimizer: str, device: str, ranks: Ranks) -> None:
+    """Refuse Muon on several kinds of GPU. Collective.
+
+    Each process computes its products of matrices, which they round differently, so that the weights would drift apart.
+
+    Args:
+        optimizer: ``optim.name``.
+        device: the name of this process's.
+        ranks: this process among all of the job.
+
+    Raises:
+        UserError: with the kinds.
+    """
+    kinds = sorted(set(ranks.gather_objects(device)))
+    if optimizer == "muon" and len(kinds) > 1:
+        raise UserError(
+            f'optim.name = "muon" would give each process its own weights on {" and ".join(kinds)}, which round '
+            "differently; use devices of one kind, or --optim.name sgd"
+        )

@@ -30,7 +30,7 @@ from cifar_dist.distributed.launch_checks import (
 from cifar_dist.distributed.launcher_settings import check_launcher_settings
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.same_settings import check_same_settings
+from cifar_dist.distributed.same_settings import check_same_devices, check_same_settings
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import StopRequested, UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
@@ -79,6 +79,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     check_same_settings(config, engine.ranks)
     if trains:
         engine.ranks.run_on_all(lambda: check_launcher_settings(config, engine.precision.name))
+        check_same_devices(config.optim.name, engine.device_name, engine.ranks)
     if cpu and not config.train.threads:
         _leave_busy_cores(engine.ranks)
     if engine.ranks.is_main and (files := plugins.files_of(config)):

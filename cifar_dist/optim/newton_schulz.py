@@ -6,6 +6,7 @@ X = U / ||U||.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,11 +22,17 @@ _WORTH_A_BATCH = 5e9
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     """Replace the singular values of float [..., m, n] matrices by values near 1.
 
-    The result is bfloat16 on a GPU, as published, and float32 on a CPU, where it costs a few percent of a step: with
-    bfloat16, gradients that differ in their last bit produce updates that differ by 1e-2, and runs on one and on two
-    processes soon diverge.
+    The result is bfloat16 on a GPU, as published, unless it is one before Ampere, which emulates that. It is float32 on
+    a CPU, where it costs a few percent of a step: with bfloat16, gradients that differ in their last bit produce
+    updates that differ by 1e-2, and runs on one and on two processes soon diverge.
     """
-    return iterate(matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32), iterations)
+    return iterate(matrix.to(torch.bfloat16 if matrix.is_cuda and _gpu_has_bf16() else torch.float32), iterations)
+
+
+@functools.cache
+def _gpu_has_bf16() -> bool:
+    """Whether this process's GPU has bfloat16 arithmetic."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def iterate(x: Tensor, iterations: int) -> Tensor:

@@ -7,9 +7,13 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 from support.running import TRAIN, finish, start
 
 from cifar_dist.data.pack import pack
+from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.same_settings import check_same_devices
+from cifar_dist.errors import UserError
 
 TWO_MACHINES = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # of both ranks
 PLACED = """
@@ -79,3 +83,12 @@ def test_another_dataset_on_another_machine_is_refused(digits: Path, tmp_path: P
     assert [each.returncode for each in done] == [2, 2]
     assert f"{other} on " in done[0].stderr
     assert "is not the dataset of rank 0" in done[0].stderr
+
+
+def test_muon_on_several_kinds_of_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = Ranks(0, 2, torch.device("cpu"), first_of_node=True)
+    monkeypatch.setattr(ranks, "gather_objects", lambda own: [own, "cuda (Tesla T4)"])
+    check_same_devices("sgd", "cuda (NVIDIA H100)", ranks)
+    check_same_devices("muon", "cuda (Tesla T4)", ranks)
+    with pytest.raises(UserError, match=r"its own weights on cuda \(NVIDIA H100\) and cuda \(Tesla T4\), which round"):
+        check_same_devices("muon", "cuda (NVIDIA H100)", ranks)

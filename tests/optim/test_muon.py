@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.pretend_cuda import OnDevice
 from support.small_model import loss_of, same, small_model, train
 from torch import Tensor, nn
 
 from cifar_dist.models import build
+from cifar_dist.optim import newton_schulz
 from cifar_dist.optim.muon import Muon, hidden_weights
 from cifar_dist.optim.newton_schulz import PaddedBatches, iterate, orthogonalize
 
@@ -32,6 +34,14 @@ def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 def muon(model: nn.Module, rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = sgd, lr: float = 0.1) -> Muon:
     return Muon(hidden_weights(model), rest(others(model)), lr=lr, momentum=0.6, normalize=True, iterations=3)
+
+
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_computes_in_the_bf16_that_it_does_not_emulate(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(newton_schulz, "_gpu_has_bf16", lambda: has_bf16)
+    assert orthogonalize(OnDevice(torch.eye(3))).dtype is dtype
 
 
 def test_two_steps_by_hand() -> None:

@@ -192,6 +192,7 @@ def pretend() -> Device:
     }
     torch.cuda._lazy_init = lambda: None
     torch.cuda.current_device = lambda: CUDA.index
+    torch.cuda.is_bf16_supported = lambda *, including_emulation: True
     torch.cuda.default_generators = (torch.Generator(),)
     for name in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
         module: Any = importlib.import_module(name)
