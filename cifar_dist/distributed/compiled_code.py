@@ -17,10 +17,10 @@ def keep_compiled_code() -> None:
     """
     if _VARIABLE in os.environ:
         return
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home, "cifar-dist", "compiled")
     try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home, "cifar-dist", "compiled")
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home that cannot be written: torch's default remains
+    except (OSError, RuntimeError):  # a home that cannot be written, or a user without one: torch's default remains
         return
     os.environ[_VARIABLE] = str(folder)
