@@ -69,7 +69,7 @@ class _Update:
         """
         held = self._held()
         if held.keys() == self._changing.keys() and all(t.device == overflows.device for t in held.values()):
-            _keep([*held.values()], self._copies, 1 - overflows)
+            keep([*held.values()], self._copies, 1 - overflows)
         elif overflows.item():
             torch._foreach_copy_(list(self._changing.values()), self._copies)
             for parameter in self._parameters:
@@ -85,7 +85,7 @@ class _Update:
         return found
 
 
-def _keep(tensors: list[Tensor], before: list[Tensor], is_kept: Tensor) -> None:
+def keep(tensors: list[Tensor], before: list[Tensor], is_kept: Tensor) -> None:
     """Leave ``tensors`` as they are where ``is_kept`` is 1, and give them the bits of ``before`` where it is 0.
 
     As integers, which wrap around: 0 times nan is nan. In few launches: torch has no ``where`` of many tensors.

@@ -10,7 +10,7 @@ from support.small_model import loss_of, same, small_model
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
 
-from cifar_dist.distributed.loss_scaler import LossScaler, count_steps_on_device
+from cifar_dist.distributed.loss_scaler import LossScaler, count_steps_on_device, keep
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, restore
 from cifar_dist.optim.muon import Muon
 
@@ -77,6 +77,20 @@ def test_an_overflow_in_the_first_step_leaves_what_there_was(name: str) -> None:
     scaler.step(optimizer)
     assert same(before, {key: parameter.detach() for key, parameter in module.named_parameters()})
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_numbers_are_kept_or_taken_back_to_the_bit(device: str) -> None:
+    shapes = ((), (3,), (40, 3, 3, 3))
+    before = [torch.randn(shape, device=device) for shape in shapes]
+    before[2] = before[2].to(memory_format=torch.channels_last)
+    for is_kept in (True, False):
+        after = [tensor * 1e30 for tensor in before]
+        after[1][0], after[2][0] = torch.inf, torch.nan
+        wanted = [tensor.clone() for tensor in (after if is_kept else before)]
+        keep(after, before, torch.tensor(float(is_kept), device=device))
+        for found, expected in zip(after, wanted, strict=True):
+            assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
 
 
 def test_what_torch_counts_on_the_host_is_counted_on_the_device_also_after_a_resume() -> None:
