@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
+
 from cifar_dist.config import Config
 from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.ranks import Ranks
@@ -37,22 +39,30 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
                 )
 
 
-def check_same_devices(optimizer: str, device: str, ranks: Ranks) -> None:
+def check_same_devices(optimizer: str, name: str, ranks: Ranks) -> None:
     """Refuse Muon on several kinds of GPU. Collective.
 
     Each process computes its products of matrices, which they round differently, so that the weights would drift apart.
 
     Args:
         optimizer: ``optim.name``.
-        device: the name of this process's.
+        name: of this process's device, for a reader.
         ranks: this process among all of the job.
 
     Raises:
-        UserError: with the kinds.
+        UserError: with the devices.
     """
-    kinds = sorted(set(ranks.gather_objects(device)))
-    if optimizer == "muon" and len(kinds) > 1:
+    found = dict(ranks.gather_objects((_kind(ranks.device), name)))
+    if optimizer == "muon" and len(found) > 1:
         raise UserError(
-            f'optim.name = "muon" would give each process its own weights on {" and ".join(kinds)}, which round '
-            "differently; use devices of one kind, or --optim.name sgd"
+            f'optim.name = "muon" would give each process its own weights on {" and ".join(sorted(found.values()))}, '
+            "which round differently; use devices of one kind, or --optim.name sgd"
         )
+
+
+def _kind(device: torch.device) -> tuple[object, ...]:
+    """What the choice of a kernel depends on: an architecture and its size, not the memory."""
+    if device.type != "cuda":
+        return (device.type,)
+    found = torch.cuda.get_device_properties(device)
+    return found.major, found.minor, found.multi_processor_count
