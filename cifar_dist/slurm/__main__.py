@@ -26,14 +26,12 @@ from cifar_dist.run_folder import RunFolder
 
 def preflight(words: Sequence[str]) -> int:
     """Check the job, and print the run's folder, its newest checkpoint and what to do, one per line."""
-    from cifar_dist.slurm.preflight import check_job
-    from cifar_dist.slurm.requeue import named
+    from cifar_dist.slurm.preflight import check_job, describe_attempt
 
     job, nodes = os.environ["SLURM_JOB_ID"], os.environ["SLURM_JOB_NODELIST"]
     folder, verb = check_job(words, os.environ)
-    began_at = folder.newest_checkpoint()
-    _say(f"job {job}, attempt {_attempt()}, on {nodes}: {folder.path} from {named(began_at)}")
-    print(f"{folder.path}\n{began_at}\n{verb}")
+    _say(describe_attempt(job, _attempt(), nodes, folder))
+    print(f"{folder.path}\n{folder.newest_checkpoint()}\n{verb}")
     return EXIT_DONE
 
 

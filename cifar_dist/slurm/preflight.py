@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +24,13 @@ from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import PLACE, resumed_config, settings_of_resume
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
+from cifar_dist.slurm.requeue import named
 
 RESUME = "resume"
 """First word of a job that continues a run instead of training a recipe."""
 
 _TRAIN = "train"
+_SAYS = "slurm/train.sbatch: "  # in front of each line of these scripts
 
 
 def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFolder, str]:
@@ -62,26 +67,47 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFo
     return RunFolder.of(config), verb
 
 
+def describe_attempt(job: str, number: int, nodes: str, folder: RunFolder) -> str:
+    """Return the line that an attempt begins with; later ones find the run in it."""
+    return f"job {job}, attempt {number}, on {nodes}: {folder.path} from {named(folder.newest_checkpoint())}"
+
+
 def _config_begun(words: Sequence[str], job: str) -> Config | None:
     """Return the config of the run that an earlier attempt of ``job`` began; None if that began none.
 
     Raises:
         UserError: the recipe cannot be read any more, nor the run's folder found without it; or a setting is invalid.
     """
+    asked, told = None, _folder_in_output(job)
     try:
         asked = config_in_job(words[0], words[1:], job)
-        folder = RunFolder.of(asked)
+        folder = told or RunFolder.of(asked)
     except UserError as error:
-        asked, folder = None, _expected_folder(words, job)
-        if read_json(folder.environment).get("variables", {}).get("SLURM_JOB_ID") != job:
+        folder = told or _expected_folder(words, job)
+        if told is None and read_json(folder.environment).get("variables", {}).get("SLURM_JOB_ID") != job:
             raise
         _say(f"{error}; {folder.path} continues as it was started")
     if not folder.exists():
         return None
     config = resumed_config(folder.path, settings_of_resume(words[1:]))
-    if asked and (found := contradiction(settings_of(config), settings_of(asked), PLACE, f"{words[0]} now")):
+    if asked and (now := RunFolder.of(asked).path) != folder.path:
+        _say(f"{words[0]} now trains {now}; {folder.path}, which this job began, continues as it was started")
+    elif asked and (found := contradiction(settings_of(config), settings_of(asked), PLACE, f"{words[0]} now")):
         _say(f"{folder.path} was started with {found[1]}; it continues as it was started")
     return config
+
+
+def _folder_in_output(job: str) -> RunFolder | None:
+    """Return the folder of the run that an earlier attempt named in the job's output, to which this one appends.
+
+    None if there is none, as in a container, whose output goes to a pipe.
+    """
+    if not stat.S_ISREG(os.fstat(2).st_mode):
+        return None
+    text = Path("/proc/self/fd/2").read_text(encoding="utf-8", errors="surrogateescape")
+    line = rf"^{_SAYS}job {re.escape(job)}, attempt \d+, on \S+: (.+) from (?:the start|step-\d+)$"
+    told = [RunFolder(Path(path)) for path in re.findall(line, text, re.MULTILINE)]
+    return next((folder for folder in reversed(told) if folder.exists()), None)
 
 
 def _expected_folder(words: Sequence[str], job: str) -> RunFolder:
@@ -142,4 +168,4 @@ def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
 
 
 def _say(line: str) -> None:
-    print(f"slurm/train.sbatch: {line}", file=sys.stderr)
+    print(f"{_SAYS}{line}", file=sys.stderr)

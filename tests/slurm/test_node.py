@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from support.running import ROOT
 from cifar_dist import recipe
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.node import Node, first_host
-from cifar_dist.slurm.preflight import check_job
+from cifar_dist.slurm.preflight import check_job, describe_attempt
 
 SECOND_OF_TWO = {
     "SLURM_NODEID": "1",
@@ -162,6 +164,28 @@ def test_a_later_attempt_needs_no_recipe(
     folder, verb = check_job(words, later)
     assert (folder.path, verb) == (run, "resume")
     assert capsys.readouterr().err.endswith(f"; {run} continues as it was started\n")
+
+
+@pytest.mark.parametrize("name", ["next", None], ids=["edited", "deleted"])
+def test_a_later_attempt_continues_the_run_that_the_first_named(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str | None
+) -> None:
+    """A recipe that names its run and folder is edited to train the next run, and this job is requeued."""
+    monkeypatch.chdir(tmp_path)
+    text = tiny.read_text().replace(f"{tmp_path}/runs", "two words")
+    tiny.write_text(text.replace("[run]", "[run]\nname = 'one'"))
+    run = write_run(Path("two words") / "one", recipe.load(tiny.name))
+    tiny.unlink()
+    if name is not None:
+        tiny.write_text(text.replace("[run]", f"[run]\nname = '{name}'"))
+    later = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+    for job, number in (("7", 1), ("7", 2), ("8", 1)):
+        folder = run if job == "7" else tmp_path / "other"
+        print(f"slurm/train.sbatch: {describe_attempt(job, number, 'n[1-2]', RunFolder(folder))}", file=sys.stderr)
+    folder, verb = check_job([tiny.name], later)
+    assert (folder.path, verb) == (run, "resume")
+    assert capfd.readouterr().err.splitlines()[-1].endswith("continues as it was started")
+    assert name is None or check_job([tiny.name], {**later, "SLURM_JOB_ID": "9"})[0].path.name == "next"
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "sweep.sbatch"])
