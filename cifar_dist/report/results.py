@@ -118,6 +118,23 @@ def read_result(run: Path) -> Result:
     )
 
 
+def read_state(run: Path) -> str:
+    """Name the state of a run: finished, training, stopped, failed, killed, stalled or not begun.
+
+    Raises:
+        UserError: its config is damaged.
+    """
+    folder = RunFolder(run)
+    if folder.is_finished():
+        return "finished"
+    event = timeline.last_of_a_process(timeline.read(folder.timeline))
+    last = event.kind if event else ""
+    if last in ("started", "resumed"):
+        return "training" if folder.in_use() else "killed"
+    ends = {"": "not begun", "interrupted": "stopped"}
+    return ends.get(last, last)
+
+
 def facts(environment: dict[str, Any]) -> dict[str, Any]:
     """Extract the :class:`~cifar_dist.tracking.facts.RunFacts` of ``environment.json``; empty if it has none."""
     told = environment.get("run")

@@ -13,7 +13,7 @@ from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, csv_text, list_some, markdown, print_notes, size
-from cifar_dist.report.results import Result, read_result
+from cifar_dist.report.results import Result, read_result, read_state
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 
@@ -95,7 +95,7 @@ def describe(path: Path) -> Entry:
     result, problem, before = None, "", version(path)
     try:
         result = read_result(path)
-        state = _state(RunFolder(path))
+        state = read_state(path)
         if state == "finished" and not result.epochs:
             problem = f"{RunFolder(path).metrics} has lost the steps of a finished run; restore it"
     except UserError as error:
@@ -202,18 +202,6 @@ def _below(folder: Path, forbidden: list[str]) -> Iterator[Path]:
         for path in (Path(place, name) for name in folders):
             if path.is_symlink() and RunFolder(path).exists():
                 yield path
-
-
-def _state(folder: RunFolder) -> str:
-    if folder.is_finished():
-        return "finished"
-    events = timeline.read(folder.timeline)
-    event = timeline.last_of_a_process(events)
-    last = event.kind if event else ""
-    if last in ("started", "resumed"):
-        return "training" if folder.in_use() else "killed"
-    ends = {"": "not begun", "interrupted": "stopped"}
-    return ends.get(last, last)
 
 
 def _length(path: Path) -> int:

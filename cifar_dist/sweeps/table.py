@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cifar_dist.formatting import csv_text, duration, markdown, percent_cell
 from cifar_dist.report.comparison import Compared, draw_comparison
-from cifar_dist.report.results import Result, read_result
+from cifar_dist.report.results import Result, read_result, read_state
 from cifar_dist.report.settings import differences, short_key
 from cifar_dist.sweeps.sweep import Row, Run, Sweep
 
@@ -51,8 +51,8 @@ class Line:
         train, val, test: accuracies; train is the mean over the steps of the last epoch, test the evaluation that ended
             the run (of ``eval.split``).
         seconds: of training.
-        runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34``, ``not run yet``; and how many of its folders do not
-            count, as they are damaged or of runs with other settings or data.
+        runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34, failed at epoch 2 of 34``, ``not run yet``; and how
+            many of its folders do not count, as they are damaged or of runs with other settings or data.
     """
 
     name: str
@@ -127,10 +127,10 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
     changes = [_change(run) for run in row.runs]
     others = [change for change in changes if change]
     folders = [run.folder for run, change in zip(row.runs, changes, strict=True) if not change and run.folder.exists()]
-    read = [(read_result(folder.path), folder.is_finished()) for folder in folders]
-    results = [(result, finished) for result, finished in read if result.epochs or not finished]
+    read = [(read_result(folder.path), read_state(folder.path)) for folder in folders]
+    results = [(result, state) for result, state in read if result.epochs or state != "finished"]
     others += ["lost metrics"] * (len(read) - len(results))
-    done = [result for result, finished in results if finished]
+    done = [result for result, state in results if state == "finished"]
     return Line(
         name=row.name,
         settings=settings,
@@ -139,7 +139,7 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
         val=Spread.of(result.val_accuracy for result in done),
         test=Spread.of(result.test_accuracy for result in done),
         seconds=Spread.of(result.seconds for result in done),
-        runs=_progress(len(row.runs), len(done), [result for result, finished in results if not finished], others),
+        runs=_progress(len(row.runs), len(done), [one for one in results if one[1] != "finished"], others),
     )
 
 
@@ -155,8 +155,13 @@ def _change(run: Run) -> str:
     return f"another {evaluated}" if evaluated else ""
 
 
-def _progress(runs: int, done: int, begun: Sequence[Result], others: Sequence[str]) -> str:
-    now = [f"epoch {result.progress}" for result in begun]
+def _progress(runs: int, done: int, begun: Sequence[tuple[Result, str]], others: Sequence[str]) -> str:
+    """Say how far a row is; ``begun`` has the unfinished runs, each with its state."""
+    ended = ("stopped", "failed", "killed", "stalled")
+    now = [
+        f"{state} at epoch {result.progress}" if state in ended else f"epoch {result.progress}"
+        for result, state in begun
+    ]
     now += [f"{len(others)} with {others[0]}"] if others else []
     return ", ".join([f"{done} of {runs}", *now]) if done or now else "not run yet"
 

@@ -19,8 +19,11 @@ from support.run_folders import cells, write_run
 from cifar_dist import cli
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table
+from cifar_dist.tracking import timeline
+from cifar_dist.tracking.timeline import Event
 from cifar_dist.verbs import sweep
 
 SEEDS = 3
@@ -51,6 +54,21 @@ def test_rows_show_mean_and_sample_deviation_of_what_is_finished(file: str) -> N
     assert lines[1] == [f"**{cell}**" for cell in best], "the best by validation, not by test"
     assert lines[2] == ["lr=0.3", "0.3", "", "", "", "", "", "not run yet"]
     assert unknown.name == "lr=0.3"
+
+
+def test_an_unfinished_run_that_does_not_train_says_how_it_ended(file: str) -> None:
+    run = load(file, seeds=1).rows[0].runs[0]
+    write(run, epochs=2, val=0.5)
+    shown = []
+    for kind in ("started", "interrupted", "failed"):
+        timeline.append(run.folder.timeline, Event(timeline.utc(), kind, 0, processes=1))
+        shown.append(Table(load(file, seeds=1)).lines[0].runs.removeprefix("0 of 1, "))
+    training = RunFolder(run.folder.path)
+    training.lock()
+    timeline.append(run.folder.timeline, Event(timeline.utc(), "resumed", 0, processes=1))
+    shown.append(Table(load(file, seeds=1)).lines[0].runs.removeprefix("0 of 1, "))
+    ended = [f"{how} at epoch 2 of 4" for how in ("killed", "stopped", "failed")]
+    assert shown == [*ended, "epoch 2 of 4"]
 
 
 def test_a_run_that_was_started_with_other_settings_is_not_of_its_row(file: str) -> None:
