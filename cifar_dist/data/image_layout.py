@@ -20,6 +20,11 @@ from cifar_dist.data.misplaced_images import describe_misplaced, remedy_for_misp
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, it_or_them, list_some
 
+ARRAYS_HINT = (
+    "other formats save the arrays, images in uint8 and labels from 0: "
+    "np.savez('NAME.npz', x_train=images, y_train=labels), and x_test, y_test"
+)
+
 
 @dataclass(frozen=True)
 class ImageLayout:
@@ -74,9 +79,10 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
         skip(message, f"{remedy}, or skip with {SKIP_OPTION}", images)
     if not images:
         found = f"contains only {list_some(others)}" if others else "is empty"
+        has_tars = not others or any(suffix_of(name) == ".tar" for name in others)
         raise UserError(
             f"{path} {found}; expected the files of a CIFAR archive, or SPLIT/CLASS/FILE.png or CLASS/FILE.png (or "
-            ".jpg); for WebDataset tars use: cifar-dist index FOLDER"
+            f".jpg); for {'WebDataset tars use: cifar-dist index FOLDER' if has_tars else ARRAYS_HINT}"
         )
     refuse_labels_in_cls(path, images, others)
     tree = ImageTree.of(images)

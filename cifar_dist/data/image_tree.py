@@ -14,7 +14,9 @@ from cifar_dist.formatting import list_some
 
 _TRAIN_OR_TEST = ("train", "training", "val", "test")
 """Names of a top-level folder that are split names in any case; a class may be called ``valid`` or ``dev``."""
-_SPLIT_FOLDER = re.compile(rf"({'|'.join(MEANT_WORDS)})[-_ ]?(set|data|images|\d{{4}})", re.IGNORECASE)
+_SPLIT_FOLDER = re.compile(
+    rf"({'|'.join(MEANT_WORDS)})(?:[-_ ]?(?:set|data|images|\d{{4}})|(?<=eval)|(?<=evaluation))", re.IGNORECASE
+)
 """Names of a folder that mean a split, and are not read as one: ``training_set`` of Kaggle, ``train2017`` of COCO."""
 
 

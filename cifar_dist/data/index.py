@@ -17,7 +17,7 @@ from cifar_dist.data.dataset_folder import FILE_NAME, describe_datasets_inside, 
 from cifar_dist.data.duplicates import HashedSplit, hash_images, note_equal_digests
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
 from cifar_dist.data.manifest import INDEXED, Manifest, Shard
-from cifar_dist.data.statistics import channel_statistics, pixel_counts
+from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.data.tar_folder import find_split_tars, split_in_name, visible_files
 from cifar_dist.errors import UserError, quoted
@@ -108,6 +108,7 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
     notes = [
         *kept,
         *_note_unnamed(root, tars),
+        *note_black(counts),
         *_note_labels(manifest, passed_over),
         *_note_duplicates(manifest, digests),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def remedy_for_misplaced(
         return f"swap the two levels, as {swapped}{skip}"
     if renamed := renaming(tree.top_folders(misplaced)):
         return f"{renamed}{skip}"
+    if unnamed := _unnamed_splits(tree, placed, misplaced):
+        them = it_or_them(unnamed)
+        splits = f"if {list_some(unnamed)} {'are splits' if len(unnamed) > 1 else 'is a split'}"
+        return f"{splits}, rename {them} to train, val or test; if not, move {it_or_them(misplaced)}{skip}"
     shallow = [name for name in misplaced if len(tree.below_top(name)) < tree.levels]
     split_words = [word for word in tree.top_folders(shallow) if word.lower() in SPLIT_WORDS]
     if split_words and not placed:
@@ -71,6 +76,21 @@ def _way_to_class_folders(path: Path, tree: ImageTree, flat: Sequence[str], othe
     if not folder and path.is_dir():
         remedy += f"; if this folder is one of the classes, pack the one above it, {path.resolve().parent}"
     return remedy
+
+
+def _unnamed_splits(tree: ImageTree, placed: Iterable[str], misplaced: Iterable[str]) -> list[str]:
+    """List the folders of misplaced images that may be splits: those in which another one's classes are, too."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    unnamed = set()
+    for name in (*placed, *misplaced) if tree.with_splits else misplaced:
+        folder, *rest = tree.below_top(name)
+        if len(rest) != 2:
+            return []
+        classes[folder].add(rest[0])
+        if folder.lower() not in SPLIT_WORDS:
+            unnamed.add(folder)
+    shared = Counter(name for found in classes.values() for name in found)
+    return sorted(folder for folder in unnamed if any(shared[name] > 1 for name in classes[folder]))
 
 
 def _swapped_levels(tree: ImageTree, images: Iterable[str]) -> str:

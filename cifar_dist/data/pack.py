@@ -28,7 +28,7 @@ from cifar_dist.data.randomness import permutation
 from cifar_dist.data.raw import SPLITS, RawSplit
 from cifar_dist.data.sources import Source, open_source
 from cifar_dist.data.split import hold_out
-from cifar_dist.data.statistics import channel_statistics, pixel_counts
+from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import folder_atomic, leftovers
@@ -93,13 +93,14 @@ def pack(
     require_two_classes(str(source), opened.data.classes, labels, opened.data.tables)
     require_shared_classes(str(source), opened.data.classes, labels, opened.data.names, opened.data.tables)
     splits, fractions, notes = _hold_out_splits(opened, val_fraction, seed)
+    first = next(iter(splits.values())).images  # train, if it exists
+    counts = pixel_counts(first)
     if show:
         names = {name: opened.data.names_of(name) for name in splits}
         missing = note_missing_classes(opened.data.classes, labels)
-        print_notes((*opened.data.notes, *missing, *notes, *note_duplicates(splits, names)))
+        print_notes((*opened.data.notes, *missing, *notes, *note_black(counts), *note_duplicates(splits, names)))
 
-    first = next(iter(splits.values())).images  # train, if it exists
-    mean, std = channel_statistics(pixel_counts(first))
+    mean, std = channel_statistics(counts)
     order = {name: np.arange(len(split)) for name, split in splits.items()}
     if "train" in order:
         order["train"] = permutation(seed, 0, len(splits["train"]), "pack").numpy()

@@ -40,3 +40,17 @@ def channel_statistics(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], tu
         means.append(total / (255 * n))
         stds.append(math.sqrt((n * squares - total * total) / (255 * n) ** 2))
     return tuple(means), tuple(stds)
+
+
+def note_black(counts: NDArray[np.int64]) -> list[str]:
+    """Note images that were probably stored as fractions: no pixel is brighter than 1 of 255.
+
+    Args:
+        counts: from :func:`pixel_counts`.
+    """
+    if counts[:, 2:].any():
+        return []
+    return [
+        "no pixel is brighter than 1 of 255; if the values were from 0 to 1, store them again: "
+        "(255 * images).round().astype('uint8')"
+    ]

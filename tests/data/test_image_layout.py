@@ -116,6 +116,15 @@ def test_two_folders_for_one_split_are_refused() -> None:
             "; rename training_set to train and test_set to test",
         ),
         (["Eval-Data/cats/1.png", "TrainImages/cats/1.png"], "; rename TrainImages to train and Eval-Data to val"),
+        (["eval/cats/1.png", "train/cats/1.png"], "; rename eval to val, or skip it with"),
+        (
+            ["trn/cats/1.png", "tst/cats/1.png", "tst/dogs/1.png"],
+            "; if 'trn', 'tst' are splits, rename them to train, val or test; if not, move them",
+        ),
+        (
+            ["train/cats/1.png", "holdout/cats/1.png"],
+            "; if 'holdout' is a split, rename it to train, val or test; if not, move it, or skip it with",
+        ),
         (["training_set/cats/1.png", "test_set/1.png"], "; rename training_set to train, or skip it with"),
         (
             ["training_set/1.png", "test_set/1.png"],
@@ -250,6 +259,12 @@ def test_an_archive_without_images_is_refused_with_its_contents(
     path = build.write_archive(tmp_path / "a.zip", content)
     with pytest.raises(UserError, match=f"a.zip {found}; expected the files of a CIFAR archive"):
         pack(path, tmp_path / "out", show=False)
+
+
+def test_arrays_of_other_formats_are_refused_with_the_one_that_is_read() -> None:
+    """As of SVHN, and of a dataset of Hugging Face."""
+    for name in ("train_32x32.mat", "data/train-0.parquet"):
+        assert "; for other formats save the arrays, images in uint8 and labels from 0: np.savez(" in refusal(name)
 
 
 def images(packed: Manifest) -> dict[str, np.ndarray]:

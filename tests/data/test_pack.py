@@ -227,6 +227,17 @@ def test_images_that_two_splits_or_classes_share_are_noted(tmp_path: Path, capsy
     assert "note: images that another class has, too: 1: 'dog/cat.png'\n" in capsys.readouterr().err
 
 
+def test_images_of_fractions_that_were_cut_to_integers_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(4) % 2
+    for number, scale in enumerate((255, 2)):  # the second is (images / 255).astype("uint8"), or nearly
+        images = (build.random_images(4) // scale).astype(np.uint8)
+        np.savez(tmp_path / "a.npz", x_train=images, y_train=labels)
+        pack(tmp_path / "a.npz", tmp_path / f"out{number}")
+        assert ("no pixel is brighter than 1 of 255; if the" in capsys.readouterr().err) is (scale == 255)
+
+
 def test_a_class_that_no_evaluation_will_see_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = build.class_folder({"train/cat": 2, "train/dog": 2, "train/cow": 2, "test/cat": 1, "test/dog": 1}, side=6)
     pack(build.write_folder(tmp_path / "in", files), tmp_path / "out", val_fraction=0)
