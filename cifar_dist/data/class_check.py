@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.data.label_files import may_say_which
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 
@@ -29,7 +30,7 @@ def require_two_classes(
         return
     found = np.unique(labels["train"])
     if len(found) == 1:
-        which = f" ('{tables[0]}' may say which)" if tables else ""
+        which = may_say_which(tables[0]) if tables else ""
         raise UserError(
             f"{where}: all {len(labels['train']):,} training images are in one class, '{classes[found[0]]}'; a "
             f"classifier requires at least two; sort the images into a folder for each class, CLASS/FILE.png{which}"
@@ -61,7 +62,7 @@ def require_shared_classes(
             found = list_some([classes[label] for label in np.unique(of_split)])
             raise UserError(f"{where}: no class of {split} is one of train: {found}; number both alike, from 0")
         above = [table for table in tables if folders[0].startswith(table.rpartition("/")[0])]
-        which = f" ('{max(above, key=lambda table: table.count('/'))}' may say which)" if above else ""
+        which = may_say_which(max(above, key=lambda table: table.count("/"))) if above else ""
         later = "; or move them elsewhere and predict them later: cifar-dist predict RUN FOLDER --out FILE.csv"
         several = len(folders) > 1
         raise UserError(

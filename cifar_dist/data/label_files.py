@@ -40,6 +40,11 @@ def label_tables(others: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(tables, key=lambda name: not _is_of_labels(name)))
 
 
+def may_say_which(table: str) -> str:
+    """Return the end of a remedy: that a table may hold the classes."""
+    return f" ('{table}' may say which; docs/data.md has a script that sorts by it)"
+
+
 def _beside(images: Iterable[str], others: Iterable[str], suffix: str) -> list[str]:
     """List the files of a suffix that most of the images have beside them; empty if fewer have."""
     files = {name for name in others if suffix_of(name) == suffix}

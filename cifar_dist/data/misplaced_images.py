@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cifar_dist.data.image_files import SKIP_OPTION
 from cifar_dist.data.image_tree import ImageTree, renaming
-from cifar_dist.data.label_files import label_tables
+from cifar_dist.data.label_files import label_tables, may_say_which
 from cifar_dist.data.raw import SPLIT_WORDS
 from cifar_dist.errors import quoted
 from cifar_dist.formatting import counted, it_or_them, list_some
@@ -72,7 +72,7 @@ def _way_to_class_folders(path: Path, tree: ImageTree, flat: Sequence[str], othe
     *folder, file = example.split("/")
     remedy = f"create a folder for each class, as in {'/'.join((*folder, 'CLASS', file))}"
     if tables := label_tables(others):
-        remedy += f" ('{tables[0]}' may say which)"
+        remedy += may_say_which(tables[0])
     if not folder and path.is_dir():
         remedy += f"; if this folder is one of the classes, pack the one above it, {path.resolve().parent}"
     return remedy

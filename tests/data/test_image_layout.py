@@ -101,7 +101,10 @@ def test_two_folders_for_one_split_are_refused() -> None:
     ("names", "remedy"),
     [
         (["Train/0.jpg", "Test/1.jpg"], "create a folder for each class, as in Train/CLASS/0.jpg"),
-        (["train/0.png", "sample.csv", "trainLabels.csv"], "('trainLabels.csv' may say which)"),
+        (
+            ["train/0.png", "sample.csv", "trainLabels.csv"],
+            "('trainLabels.csv' may say which; docs/data.md has a script that sorts by it)",
+        ),
         (["train/a/0.png", "train/b/0.png", "test/7.png"], "as in test/CLASS/7.png, or skip it with --skip-unusable"),
         (["train/0.png", "bus/1.png"], "'train' is read as a split; if it is a class, rename it"),
         (["train/animals/a/0.png", "train/animals/b/0.png"], "'train/animals/b/0.png'; move them up"),
@@ -192,7 +195,8 @@ def test_unsorted_train_and_test_images_are_both_told_where_to_go(tmp_path: Path
     with pytest.raises(UserError) as error:
         pack(source, tmp_path / "out", show=False)
     assert str(error.value).endswith(
-        "; create a folder for each class, as in train/CLASS/0.png ('trainLabels.csv' may say which); then skip 4 test "
+        "; create a folder for each class, as in train/CLASS/0.png ('trainLabels.csv' may say which; "
+        "docs/data.md has a script that sorts by it); then skip 4 test "
         f"images without a class with --skip-unusable and predict them later: cifar-dist predict RUN {source}/test "
         "--out FILE.csv"
     )
@@ -218,7 +222,8 @@ def test_a_split_without_a_class_of_train_is_refused_with_what_may_say_which(tmp
     later = "; or move them elsewhere and predict them later: cifar-dist predict RUN FOLDER --out FILE.csv"
     assert str(error.value) == (
         f"{source}: '{split}/images' is not a class of train; sort its images into the folders of train, "
-        f"{split}/CLASS/FILE ('{split}/{split}_annotations.txt' may say which){later if split == 'test' else ''}"
+        f"{split}/CLASS/FILE ('{split}/{split}_annotations.txt' may say which; "
+        f"docs/data.md has a script that sorts by it){later if split == 'test' else ''}"
     )
     (source / split / "a").mkdir()
     (source / split / "images" / "0000.png").rename(source / split / "a" / "0.png")
@@ -296,7 +301,7 @@ def test_a_training_split_of_one_class_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"training images are in one class, '(images|0)'"):
             pack(path, tmp_path / "out", show=False)
     (source / "labels.csv").touch()
-    with pytest.raises(UserError, match=r"CLASS/FILE.png \('labels.csv' may say which\)"):
+    with pytest.raises(UserError, match=r"CLASS/FILE.png \('labels.csv' may say which; docs/data.md has a script"):
         pack(source, tmp_path / "out", show=False)
     test = build.write_folder(tmp_path / "test", build.class_folder({"test/cat": 3}))
     assert pack(test, tmp_path / "out", show=False).samples("test") == 3  # to evaluate on
