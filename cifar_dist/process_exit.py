@@ -43,7 +43,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     work is done.
     """
     _open_closed_streams()
-    _outlive_terminal()
+    _outlive_readers()
     _escape_what_stdout_lacks()
     try:
         code = work()
@@ -65,7 +65,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = 128 + signal.SIGINT
     except SystemExit as error:  # argparse ends this way
         code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
-    except BrokenPipeError:  # the reader of our output ended, as `head` does
+    except BrokenPipeError:  # the reader of a file that was written, such as /dev/stdout, ended, as `head` does
         code = EXIT_DONE
     except BaseException as error:
         _report_unforeseen(error)
@@ -92,26 +92,28 @@ def _open_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
-class _Terminal(io.FileIO):
-    """A terminal that swallows what is written after it was closed, so that its loss ends no run."""
+class _Outlived(io.FileIO):
+    """A terminal or pipe that swallows what is written after its reader was gone, so that this ends no work."""
 
     def write(self, data: ReadableBuffer) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in (errno.EIO, errno.EPIPE):
                 raise
             return memoryview(data).nbytes
 
 
-def _outlive_terminal() -> None:
-    """Keep working when the terminal that the output goes to is closed."""
+def _outlive_readers() -> None:
+    """Keep working when the terminal that the output goes to is closed, or its pipe: Ctrl-C ends a ``tee`` first."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        mode = os.fstat(stream.fileno()).st_mode
         # isatty() is false of a terminal that is closed already. The null device comes along, and does no harm.
-        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
-            terminal = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
-            text = io.TextIOWrapper(terminal, stream.encoding, stream.errors, line_buffering=True)
+        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            raw = io.BufferedWriter(_Outlived(stream.fileno(), "w", closefd=False))
+            by_line = stat.S_ISCHR(mode) or stream.line_buffering or stream.write_through  # of python -u
+            text = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=by_line)
             setattr(sys, name, text)
 
 

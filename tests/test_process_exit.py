@@ -43,6 +43,17 @@ def test_a_closed_terminal_is_no_failure(tiny: Path, tmp_path: Path, when: str) 
     assert when == "before" or (tmp_path / "runs" / "tiny" / "report.html").is_file()
 
 
+def test_work_does_not_end_with_the_reader_of_its_output() -> None:
+    """Ctrl-C at `cifar-dist launch ... 2>&1 | tee log` ends tee first, and the launcher says that it stops."""
+    code = "from cifar_dist.process_exit import exit_with; from cifar_dist.terminal.notice import notice; import sys; "
+    code += "exit_with(lambda: notice('stopping') or print('stopping', flush=True) or 75)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-c", code], env=environment(), stdout=pipe, stderr=pipe)
+    assert done.returncode == 75
+
+
 def test_a_letter_that_the_output_cannot_encode_is_escaped() -> None:
     code = "from cifar_dist.process_exit import exit_with; exit_with(lambda: print('caf\\udce9 \\u6c49') or 0)"
     (done,) = spawn(["-c", code], env={"PYTHONIOENCODING": "ascii:strict"}, fresh=True)

@@ -8,6 +8,7 @@ that is behind, and end with exit code 124. Until then a step costs a clock read
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -145,11 +146,11 @@ class Watchdog:
         missing = {rank: self._places[rank] for rank in range(self._ranks.world_size) if rank not in positions}
         if self._ranks.rank == min(positions):
             line = f"{what}: {name_behind(positions, missing)}; stacks: {folder}"
-            os.write(2, f"cifar-dist: {line}; exit code {EXIT_STALLED}\n".encode())
+            _say(f"{line}; exit code {EXIT_STALLED}")
             try:
                 self._record(line)
             except OSError as error:
-                os.write(2, f"cifar-dist: {error}\n".encode())
+                _say(str(error))
         for host, process in missing.values():
             if host == platform.node():  # it may be stopped, and would otherwise outlive the job
                 _kill(process)
@@ -163,7 +164,7 @@ class Watchdog:
                 print(f"rank {self._ranks.rank}, process {process} on {host}: {what}", file=file, flush=True)
                 faulthandler.dump_traceback(file)
         except OSError as error:
-            os.write(2, f"cifar-dist: {folder} cannot be written ({error.strerror}); the stacks are:\n".encode())
+            _say(f"{folder} cannot be written ({error.strerror}); the stacks are:")
             faulthandler.dump_traceback(sys.__stderr__ or 2)
 
 
@@ -270,6 +271,12 @@ def _status(host: str, process: int) -> str:
         return str(psutil.Process(process).status())
     except psutil.NoSuchProcess:
         return _ENDED
+
+
+def _say(line: str) -> None:
+    """Print a line past all buffers and locks, which the main thread may hold; without a reader, the job ends too."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"cifar-dist: {line}\n".encode())
 
 
 def _kill(process: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from support.failing_network import LINE, write_network
 from support.running import TRAIN, finish, start, wait_for_records, wait_until
 
-from cifar_dist.distributed.watchdog import Position, name_behind
+from cifar_dist.distributed.watchdog import Position, _say, name_behind
 from cifar_dist.tracking import timeline
 
 # Nothing for which the watchdog has patience, such as a checkpoint, must be under way when a rank is stopped.
@@ -41,6 +41,19 @@ def test_a_stopped_rank_is_named_and_the_job_ends(tiny: Path, tmp_path: Path) ->
         assert "most recent call first" in stacks.read_text()
         last = timeline.read(run / "timeline.jsonl")[-1]
         assert (last.kind, who in last.note) == ("stalled", True)
+
+
+def test_a_lost_reader_does_not_keep_a_stalled_job_alive() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        _say("no step has ended")  # an error would end the watchdog's thread, and nobody would end the job
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(writer)
 
 
 def test_a_rank_that_is_stopped_during_a_save_needs_no_patience(tiny: Path, tmp_path: Path) -> None:

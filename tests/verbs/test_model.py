@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import os
 from pathlib import Path
 
 import pytest
@@ -43,16 +41,6 @@ def test_the_published_figures_of_the_custom_resnet_are_printed(capsys: pytest.C
     assert "26.3 MB parameters, 1.73 GB outputs of a batch of 512, in float32" in text
     table = text.partition("\n\n")[2].partition("\n\n")[0]
     assert max(len(line) for line in table.splitlines()) <= 104
-
-
-def test_a_reader_that_has_ended_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "wb", buffering=0) as raw, monkeypatch.context() as patch:
-        patch.setattr("sys.stdout", io.TextIOWrapper(raw))
-        with pytest.raises(BrokenPipeError):  # which ends a process with 0
-            cli.run(["model", "tiny-cnn"])
-        patch.setattr("sys.stdout", None)
 
 
 def test_the_receptive_field_table_lists_what_widens_it(capsys: pytest.CaptureFixture[str]) -> None:
