@@ -37,10 +37,17 @@ class Agreement:
         ranks: this process among all of the job.
         requests: to stop, of this process.
         moved: called after each step.
+        diverged: makes the error of a loss that is not finite from what happened.
     """
 
-    def __init__(self, ranks: Ranks, requests: StopRequests, moved: Callable[[], None] = lambda: None) -> None:
-        self._ranks, self._moved = ranks, moved
+    def __init__(
+        self,
+        ranks: Ranks,
+        requests: StopRequests,
+        moved: Callable[[], None] = lambda: None,
+        diverged: Callable[[str], TrainingFailedError] = TrainingFailedError,
+    ) -> None:
+        self._ranks, self._moved, self._diverged = ranks, moved, diverged
         self._requests = requests
         self._last: _Report | None = None
 
@@ -92,16 +99,9 @@ class Agreement:
             everyone = self._ranks.gather_objects(report.ids[~report.finite].tolist())
             ids = sorted({sample for rank in everyone for sample in rank})
             more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
-            raise divergence_error(
+            raise self._diverged(
                 f"the loss is not finite at step {report.step} for {len(ids)} samples "
                 f"(ids {', '.join(map(str, ids[:_IDS_SHOWN]))}{more})"
             )
         if stop and not stopping:
             raise StopRequested(cause_of(stop))
-
-
-def divergence_error(what: str) -> TrainingFailedError:
-    """The error of a training that has diverged."""
-    return TrainingFailedError(
-        f"{what}; earlier checkpoints are intact. Try a lower --optim.lr, --optim.clip_norm 1, or --train.precision no"
-    )

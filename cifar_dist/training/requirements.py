@@ -75,11 +75,13 @@ def evaluation_note(config: Config, manifest: Manifest) -> str:
     return ""
 
 
-def average_note(config: Config, steps_per_epoch: int) -> str:
+def average_note(config: Config, steps_per_epoch: int, *, has_begun: bool) -> str:
     """Say that the average is never updated, or that much of it will be untrained weights; empty otherwise.
 
-    Such a run is not refused: a short trial of a long recipe is not a mistake.
+    Such a run is not refused: a short trial of a long recipe is not a mistake. One that has begun cannot change it.
     """
+    if has_begun:
+        return ""
     average, last_step = config.average, config.train.last_step(steps_per_epoch)
     if isinstance(average, RunningAverageConfig):
         first = average.first_step(steps_per_epoch) + average.every

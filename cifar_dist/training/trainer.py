@@ -17,7 +17,7 @@ from cifar_dist import checkpoint
 from cifar_dist.config import Config
 from cifar_dist.config.plugin_errors import describe_failure
 from cifar_dist.distributed import time_limit
-from cifar_dist.distributed.agreement import Agreement, divergence_error
+from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
@@ -25,7 +25,7 @@ from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
-from cifar_dist.errors import StopRequested, UserError
+from cifar_dist.errors import StopRequested, TrainingFailedError, UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary, read_summary
 from cifar_dist.evaluation.split import Split
@@ -103,7 +103,7 @@ class Trainer:
         self.saver = self._build_saver(state)
         stop_file = self.folder.stop_file if self.ranks.is_main else None
         requests = StopRequests(signals, file=stop_file, deadline=deadline)
-        self.agreement = Agreement(self.ranks, requests, self.watchdog.beat)
+        self.agreement = Agreement(self.ranks, requests, self.watchdog.beat, self._diverged)
         self._early_stopping = self.ranks.run_on_main(
             lambda: EarlyStopping(config.train, metrics.read(self.folder.metrics) if config.train.patience else ())
         )
@@ -327,7 +327,18 @@ class Trainer:
             TrainingFailedError: on all ranks, if a rank found something that is not finite.
         """
         if not all(self.ranks.gather_objects(is_finite)):
-            raise divergence_error(f"{what} is not finite after step {self.step}")
+            raise self._diverged(f"{what} is not finite after step {self.step}")
+
+    def _diverged(self, what: str) -> TrainingFailedError:
+        """The error of a training that has diverged: what is kept of it, and the settings that may help."""
+        newest = self.folder.newest_checkpoint()
+        remedies = ["a lower --optim.lr"]
+        if not 0 < self.config.optim.clip_norm <= 1:
+            remedies.append("--optim.clip_norm 1")
+        if self.engine.precision.autocast:
+            remedies.append("--train.precision no")
+        kept = f"{newest} is intact" if newest else "no checkpoint was saved before"
+        return TrainingFailedError(f"{what}; {kept}. Try {', or '.join(remedies)}")
 
     @property
     def epochs_trained(self) -> int:
@@ -395,7 +406,7 @@ class Trainer:
             change_of_processes(self.folder.environment, self.config, self.ranks.world_size, self.step),
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
-            average_note(self.config, self.steps_per_epoch),
+            average_note(self.config, self.steps_per_epoch, has_begun=self.folder.environment.is_file()),
             evaluation_note(self.config, self.manifest),
         ]
         tracker = Tracker(

@@ -94,13 +94,14 @@ def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_pat
     config = Config(data=data, model=ModelConfig("tiny-cnn"), train=TrainConfig(batch_size=13, epochs=16, threads=1))
     with start_engine(config) as engine:
 
-        def note(average: AverageConfig) -> str:
+        def note(average: AverageConfig, *, has_begun: bool = False) -> str:
             setup = build_setup(replace(config, average=average), engine.ranks)
-            return average_note(setup.config, setup.steps_per_epoch)
+            return average_note(setup.config, setup.steps_per_epoch, has_begun=has_begun)
 
         assert note(EMAConfig()).startswith("92 % of the average will be the weights before the first step: ")
         assert note(EMAConfig()).endswith("is too slow for 80 steps; use --average.decay 0.944 or less")
         assert not note(EMAConfig(decay=0.944))
+        assert not note(EMAConfig(), has_begun=True), "a resume cannot change it"
         assert not note(SWAConfig())
         never = (
             "the average is first updated after step 100 (average.start 0, average.every 100), and the run ends after "
