@@ -182,8 +182,21 @@ def check_data(config: Config, folder: RunFolder) -> None:
         )
 
 
-def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> list[str]:
-    """Describe where this job differs from the run's, which may change the last bits of a loss.
+@dataclass(frozen=True)
+class JobDifferences:
+    """Where a job differs from the run's, which may change the last bits of a loss.
+
+    Attributes:
+        lines: for the reader; empty where nothing is known to differ.
+        avoidable: whether a job on the run's processes would have none.
+    """
+
+    lines: tuple[str, ...]
+    avoidable: bool
+
+
+def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> JobDifferences:
+    """Describe where this job differs from the run's.
 
     Args:
         folder: the run.
@@ -192,11 +205,13 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> lis
     """
     then = dict(recorded_run(folder.environment))
     if not then:
-        return ["the run's environment.json is missing: its processes and device are not known"]
+        unknown = "the run's environment.json is missing: its processes and device are not known"
+        return JobDifferences((unknown,), avoidable=False)
     jobs = _jobs_of(folder, first, last)
     if len(jobs) > 1:
         several = " and then ".join(f"{processes} x {where}" for processes, where in jobs)
-        return [f"steps {first + 1} to {last} were trained on {several}, and no job recomputes all to the last digit"]
+        line = f"steps {first + 1} to {last} were trained on {several}, and no job recomputes all to the last digit"
+        return JobDifferences((line,), avoidable=False)
     for processes, where in jobs:
         wrapper, _, device = where.rpartition(", ")
         then |= {"processes": processes, "wrapper": wrapper, "device": device}
@@ -206,7 +221,8 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> lis
         "device": engine.device_name,
         "precision": engine.arithmetic,
     }
-    return [f"{key}: {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
+    lines = [f"{key}: {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
+    return JobDifferences(tuple(lines), avoidable=bool(lines))
 
 
 def _jobs_of(folder: RunFolder, first: int, last: int) -> list[tuple[int, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cifar_dist.distributed.stop_signals import StopSignals
     from cifar_dist.run_folder import RunFolder
     from cifar_dist.training.certificate import Stretch
-    from cifar_dist.training.replay import Replay
+    from cifar_dist.training.replay import JobDifferences, Replay
 
 HELP = "recompute a step of a run, to inspect it or to certify the run"
 COLLECTIVE = True
@@ -50,12 +50,12 @@ class _Result:
     Attributes:
         equal: whether the run recorded exactly this.
         lines: what to print.
-        differences: of this job from the run's.
+        differences: of this job from the run's, of each stretch that was recomputed.
     """
 
     equal: bool
     lines: list[str]
-    differences: list[str]
+    differences: list[JobDifferences]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -91,10 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
             print(file=sys.stderr)
         print("\n".join(result.lines))
         if not result.equal and result.differences:
-            for difference in result.differences:
-                print(f"this job is not the run's: {difference}")
-            words = f"{quoted(arguments.run)} {arguments.step or '--check'}"
-            print(f"replay it on the run's processes: cifar-dist launch CONFIG --num_processes=N replay {words}")
+            for line in _lines(result.differences):
+                print(f"this job is not the run's: {line}")
+            if any(difference.avoidable for difference in result.differences):
+                words = f"{quoted(arguments.run)} {arguments.step or '--check'}"
+                print(f"replay it on the run's processes: cifar-dist launch CONFIG --num_processes=N replay {words}")
     return EXIT_DONE if result.equal else EXIT_DIFFERS
 
 
@@ -132,9 +133,8 @@ def _recompute_step(
 
     replayed = replay_step(config, engine, signals, folder, arguments.step, _progress(engine))
     path = engine.ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
-    return _Result(
-        replayed.equal, _describe_step(replayed, path), differences(folder, engine, replayed.began, arguments.step)
-    )
+    found = differences(folder, engine, replayed.began, arguments.step)
+    return _Result(replayed.equal, _describe_step(replayed, path), [found])
 
 
 def _recompute_stretches(
@@ -147,9 +147,14 @@ def _recompute_stretches(
     drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
     seed = engine.ranks.run_on_main(lambda: drawn)
     stretches = certify(config, engine, signals, folder, count=arguments.check, seed=seed, show=_progress(engine))
-    found = list(dict.fromkeys(line for s in stretches for line in differences(folder, engine, s.began, s.ended)))
-    path = engine.ranks.run_on_main(lambda: write_certificate(folder, stretches, found, seed))
+    found = [differences(folder, engine, stretch.began, stretch.ended) for stretch in stretches]
+    path = engine.ranks.run_on_main(lambda: write_certificate(folder, stretches, _lines(found), seed))
     return _Result(all(s.equal for s in stretches), _describe_stretches(stretches, path), found)
+
+
+def _lines(differences: Iterable[JobDifferences]) -> list[str]:
+    """Return the distinct lines of the differences, in their order."""
+    return list(dict.fromkeys(line for one in differences for line in one.lines))
 
 
 def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
