@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cifar_dist.cpu.load import watch_load
 from cifar_dist.cpu.openmp import shorten_openmp_spin
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.verbs.parser import build_parser
@@ -34,13 +34,22 @@ def run(words: Sequence[str]) -> int:
     if words and words[0] in _SPOKEN:
         words = [*words[1:], _SPOKEN[words[0]]]
     if words and not words[0].startswith("-") and words[0] not in VERBS:
-        raise UserError(f"unknown command '{words[0]}'; {nearest(words[0], VERBS)}")
+        raise UserError(f"unknown command '{words[0]}'; {_meant(words[0])}")
     arguments = parse(words)
     verb = VERBS[words[0]]
     if words[0] in _STARTING and not is_main_process():
         place = f"RANK is {os.environ['RANK']} and WORLD_SIZE is {os.environ['WORLD_SIZE']}"
         raise UserError(f"{place}, but cifar-dist {words[0]} starts processes itself; first: unset RANK WORLD_SIZE")
     return verb.run(arguments) if verb.COLLECTIVE or is_main_process() else EXIT_DONE
+
+
+def _meant(word: str) -> str:
+    """Say what a first word that is no verb means."""
+    from cifar_dist import recipe
+
+    if word in recipe.shipped() or word.endswith(".toml"):
+        return f"train that recipe: cifar-dist train {quoted(word)}"
+    return nearest(word, VERBS)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

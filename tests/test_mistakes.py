@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from support.running import ROOT, TRAIN, finish, spawn, start, train, wait_for_r
 from cifar_dist import cli, recipe
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.launch.configs import find_config
+from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.sweeps import sweep
 from cifar_dist.tracking import timeline
 
 
@@ -110,6 +113,7 @@ def test_damaged_shard(tiny: Path, digits: Path, tmp_path: Path, damage: str) ->
 
 def test_unknown_words() -> None:
     refused(verb("trian"), "unknown command 'trian'", "did you mean 'train'?")
+    refused(verb("demo", "--run.name", "mine"), "unknown command 'demo'; train that recipe: cifar-dist train demo")
     refused(verb("train"), "name a recipe: one that cifar-dist recipes lists")
     refused(verb("train", "demmo"), "did you mean 'demo'?")
     refused(verb("train", "--optim.lr", "1", "demo"), "the recipe must come first")
@@ -120,6 +124,12 @@ def test_unknown_words() -> None:
     refused(verb("preview", "demo", "nowhere/digits"), "unknown recipe 'nowhere/digits'; cifar-dist recipes lists all")
     refused(verb("train", "README.md"), "README.md is not a recipe; name one that cifar-dist recipes lists")
     assert verb("help", "pack").stdout == verb("pack", "--help").stdout
+
+
+@pytest.mark.parametrize("read", [find_run, recipe.load, sweep.load, find_config])
+def test_the_home_of_a_user_who_does_not_exist(read: Callable[[str], object]) -> None:
+    with pytest.raises(UserError, match=r"~nobody-here/mine\.toml"):
+        read("~nobody-here/mine.toml")
 
 
 def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
@@ -172,7 +182,9 @@ def test_weights_that_the_last_update_has_spoiled_are_never_kept(
     done = train(*words, processes=processes)
     assert [d.returncode for d in done] == [1] * processes, done[0].stderr
     (line,) = [line for line in done[0].stderr.splitlines() if line.startswith("cifar-dist: ")]
-    assert "is not finite after step 1; earlier checkpoints are intact. Try a lower --optim.lr" in line
+    assert line.endswith(
+        "is not finite after step 1; no checkpoint was saved before. Try a lower --optim.lr, or --optim.clip_norm 1"
+    )
     run = tmp_path / "runs" / "tiny"
     assert not [*run.glob("checkpoints/step-*"), *run.glob("final"), *run.glob("evaluations/*")]
 

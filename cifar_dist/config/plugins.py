@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.config.plugin_copies import located
 from cifar_dist.config.plugin_errors import describe_import_failure, explain
+from cifar_dist.config.section import expand_home
 from cifar_dist.config.tree import to_tree
 from cifar_dist.errors import nearest
 
@@ -32,7 +33,7 @@ def is_spec(name: str) -> bool:
 def file_of(spec: str) -> Path | None:
     """Return the file that ``path/to/file.py:Attribute`` names; None for a module. Imports nothing."""
     place = spec.rpartition(":")[0]
-    return Path(place).expanduser() if place.endswith(".py") else None
+    return expand_home(place) if place.endswith(".py") else None
 
 
 def files_of(config: Config) -> list[Path]:

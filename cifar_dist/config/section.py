@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ def require(condition: bool, message: str) -> None:
 def require_probability(p: float) -> None:
     """Raise ValueError unless ``p`` is in [0, 1]."""
     require(0 <= p <= 1, f"p {p} is a probability and must be in [0, 1]")
+
+
+def expand_home(path: str | Path) -> Path:
+    """Replace ``~``; of a user who does not exist, it stays as it is, where ``Path.expanduser`` raises RuntimeError."""
+    return Path(os.path.expanduser(path))
 
 
 def expand_path(path: str) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 from cifar_dist import checkpoint, models
 from cifar_dist.config import Config, plugins
 from cifar_dist.config.plugin_copies import notes_on
+from cifar_dist.config.section import expand_home
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
@@ -56,7 +57,7 @@ def open_trained(run: Path, which: str) -> Trained:
     config, trained_on = read_settings_with_plugins(folder, trains=False), folder.read_manifest()
     for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
         notice(printable(line))
-    given = Path(which).expanduser()
+    given = expand_home(which)
     if given.is_file():
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
         return Trained(folder, config, trained_on, CheckpointRef((given,), name, None, None))

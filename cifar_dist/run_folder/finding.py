@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from cifar_dist.config.saved import way_to_repair
+from cifar_dist.config.section import expand_home
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import complete
 from cifar_dist.run_folder.folder import RunFolder
@@ -21,7 +22,7 @@ def split_step(text: str) -> tuple[str, str]:
 
 
 def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Path:
-    """Return the folder of a run, given by name or path.
+    """Return the folder of a run, given by name or path; ``./NAME`` is always a path first.
 
     Args:
         run: the name or path.
@@ -32,21 +33,23 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
         UserError: it does not exist, may not be read, or has lost its config; the message suggests the nearest name,
             or the repair.
     """
-    for path in (parent / run, Path(run).expanduser()):
+    own = expand_home(run)
+    places = (own, parent / run) if "/" in run else (parent / run, own)
+    for path in places:
         if RunFolder(path).exists():
             return path if path.name not in ("", "..") else Path(os.path.abspath(path))  # "." has no name
-    for path in (parent / run, Path(run).expanduser()):
+    for path in places:
         if os.path.isfile(RunFolder(path).started_config):
             config = RunFolder(path).config
             raise UserError(f"the run {path} has lost its {config.name}{way_to_repair(config)}")
         if _is_forbidden(path):
             raise UserError(f"{path} cannot be read: permission denied; ask its owner for access, or use a copy")
-    for path in Path(run).expanduser().parents:
+    for path in own.parents:
         if RunFolder(path).exists():
             way = f", and its checkpoint {checkpoint}" if checkpoint else ""
             raise UserError(f"'{run}' is inside the run {path}; name the run{way}")
     name, which = split_step(run)
-    if which and any(RunFolder(path).exists() for path in (parent / name, Path(name).expanduser())):
+    if which and any(RunFolder(path).exists() for path in (parent / name, expand_home(name))):
         way = f", and its checkpoint {checkpoint}" if checkpoint else ""
         raise UserError(f"'{run}' is not a run; name {name}{way}")
     known = [path.name for path in complete(parent) if RunFolder(path).exists()]

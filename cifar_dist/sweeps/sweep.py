@@ -33,6 +33,7 @@ from cifar_dist.config.changes import contradiction
 from cifar_dist.config.eval import distinct_views
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
+from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.toml_text import as_typed, parse_toml, typed_value
 from cifar_dist.config.tree import flatten
@@ -171,7 +172,7 @@ def _find_file(sweep: str) -> Path:
     if sweep in shipped():
         return SHIPPED / f"{sweep}.toml"
     if sweep.endswith(".toml"):
-        return Path(sweep).expanduser()
+        return expand_home(sweep)
     raise UserError(f"no sweep is called '{sweep}'; {nearest(sweep, shipped())} (or give the path of a .toml)")
 
 

@@ -48,6 +48,15 @@ def test_a_run_is_found_by_name_or_path_or_the_nearest_is_suggested(tmp_path: Pa
             find_run(name, tmp_path)
 
 
+def test_a_path_is_not_taken_for_the_name_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("first"), Path("runs/first")):
+        folder.mkdir(parents=True)
+        (folder / "config.toml").touch()
+    assert find_run("./first") == find_run("first/") == Path("first")
+    assert find_run("first") == find_run("runs/first") == Path("runs/first")
+
+
 def test_a_run_of_another_user_is_not_said_to_be_missing() -> None:
     with public_folder() as folder:
         (folder / "private").mkdir(mode=0o700)
