@@ -20,6 +20,8 @@ MAX_RATIO = 100
 """Largest expansion of an archive when it is decompressed; images and CIFAR batches stay below 10."""
 BASE_ALLOWANCE = 64 << 20  # bytes beyond MAX_RATIO: small archives of uniform test images compress very well
 
+_OF_SYSTEM = ("icon\r", "thumbs.db", "desktop.ini")
+
 
 @dataclass(frozen=True)
 class Member:
@@ -37,8 +39,9 @@ class Member:
 
 
 def is_of_system(name: str) -> bool:
-    """Whether macOS wrote a file by itself."""
-    return any(part.startswith(("._", "__MACOSX")) or part == "Icon\r" for part in name.split("/"))
+    """Whether macOS or Windows wrote a file by itself."""
+    parts = name.split("/")
+    return parts[-1].lower() in _OF_SYSTEM or any(part.startswith(("._", "__MACOSX")) for part in parts)
 
 
 def safe_name(path: Path, name: str) -> str:

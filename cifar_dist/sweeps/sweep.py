@@ -39,7 +39,7 @@ from cifar_dist.config.toml_text import as_typed, parse_toml, typed_value
 from cifar_dist.config.tree import flatten
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_started_settings
 
@@ -140,9 +140,12 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
     path = _find_file(sweep)
     where = str(path)
     tree = _read(path)
+    sections = {section.name for section in fields(Config)}
+    if not tree.keys() & set(_KEYS) and tree.keys() & {"base", *sections}:
+        raise UserError(f"{where} is a recipe, not a sweep; train it: cifar-dist train {quoted(path)}")
     for key in tree:
         if key not in _KEYS:
-            is_setting = key.partition(".")[0] in {section.name for section in fields(Config)}
+            is_setting = key.partition(".")[0] in sections
             hint = "put settings for all runs into [settings]" if is_setting else nearest(key, _KEYS)
             raise UserError(f"{where}: a sweep has no key '{key}'; {hint}")
     given = parse_overrides(overrides)
@@ -173,6 +176,8 @@ def _find_file(sweep: str) -> Path:
         return SHIPPED / f"{sweep}.toml"
     if sweep.endswith(".toml"):
         return expand_home(sweep)
+    if sweep in recipe.shipped():
+        raise UserError(f"{sweep} is a recipe, not a sweep; train it: cifar-dist train {sweep}")
     raise UserError(f"no sweep is called '{sweep}'; {nearest(sweep, shipped())} (or give the path of a .toml)")
 
 

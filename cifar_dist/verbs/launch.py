@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.launch.typed_command import VARIABLE, launcher_command
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name
@@ -54,6 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     if not words:
         raise UserError(f"name a config; {_known_configs()}; {USAGE}")
+    if words[0] in RECIPE_NAME.known() or words[0].endswith(RECIPE_NAME.suffix):
+        raise UserError(
+            f"name a config before the recipe: cifar-dist launch cpu {quoted(words[0])}; {_known_configs()}"
+        )
     config = find_config(words[0])
     options, rest = split_options(words[1:])
 

@@ -348,10 +348,13 @@ def test_folders_of_a_zip_written_with_backslashes_are_folders(tmp_path: Path) -
 def test_hidden_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str) -> None:
     files = build.class_folder({"cat": 3, "dog": 3, ".net": 1, ".ipynb_checkpoints": 1})
     unseen = {"cat/._0.png": b"x", ".DS_Store": b"x", ".git/HEAD": b"x", "__MACOSX/.a/0.png": b"x"}
+    unseen |= {"cat/Thumbs.db": b"x", "desktop.ini": b"x"}
     write = build.write_archive if suffix else build.write_folder
     pack(write(tmp_path / f"in{suffix}", {**files, **unseen}), tmp_path / "out")
     note = "note: passed over hidden images: '.ipynb_checkpoints/0000.png', '.net/0000.png'\n"
-    assert note in capsys.readouterr().err.replace("/0.png", "/0000.png")
+    said = capsys.readouterr().err.replace("/0.png", "/0000.png")
+    assert note in said
+    assert "not named as an image" not in said
     source = write(tmp_path / f"all{suffix}", {".m/cat/0.png": b"x", ".m/dog/1.png": b"x"})
     with pytest.raises(UserError, match=r"only hidden images: '\.m/cat/0\.png', '\.m/dog/1\.png'; rename what begins"):
         pack(source, tmp_path / "out")

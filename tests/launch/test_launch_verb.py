@@ -66,6 +66,7 @@ def test_an_evaluation_ends_on_request(digits: Path, tmp_path: Path, forked: dic
     ("words", "says"),
     [
         (["cpu", "pack", "digits", "out"], "pack runs in one process; use: cifar-dist pack digits out"),
+        (["demo"], "name a config before the recipe: cifar-dist launch cpu demo; configs: cpu ddp fsdp"),
         (["cpu", "launch", "cpu", "demo"], "launch runs in one process"),
         (["cpu", "--multi_gpu", "demo"], "'--multi_gpu' is what CONFIG chooses; use: cifar-dist launch ddp RECIPE"),
         (["single", "--num_processes=2", "demo"], f"{ROOT}/launch/single.yaml starts one process"),

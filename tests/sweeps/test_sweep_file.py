@@ -187,6 +187,7 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
             'recipe = "base.toml"\n[optim]\nlr = 1',
             "a sweep has no key 'optim'; put settings for all runs into [settings]",
         ),
+        ("[optim]\nlr = 1", "mine.toml is a recipe, not a sweep; train it: cifar-dist train mine.toml"),
         (
             f'recipe = "base.toml"\nsettings{".a" * 9999} = 1',
             "mine.toml is not valid TOML: it is nested more than 50 deep",
