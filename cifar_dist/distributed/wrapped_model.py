@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from cifar_dist.distributed.agreement import divergence_error
 from cifar_dist.distributed.checksum import checksum
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, require_savable, restore
@@ -240,17 +239,13 @@ class WrappedModel(InferenceModel):
         restore(self._optimizer.optimizer, parameters, by_parameter(state, parameters))
 
     def scaler_state(self) -> dict[str, float]:
-        """The state of the fp16 loss scaler; empty without one.
-
-        Raises:
-            TrainingFailedError: on all processes, gradients overflow at any scale, and every update is left out.
-        """
+        """The state of the fp16 loss scaler; empty without one."""
         scaler = self._accelerator.scaler
-        if scaler is None:
-            return {}
-        if scaler.get_scale() < _LEAST_SCALE:
-            raise divergence_error("every gradient in fp16 overflows, or is not finite, and no weight changes any more")
-        return dict(scaler.state_dict())
+        return dict(scaler.state_dict()) if scaler is not None else {}
+
+    def always_overflows(self) -> bool:
+        """Whether gradients in fp16 overflow at any scale of the loss, so that every update is left out."""
+        return self.scaler_state().get("scale", 1.0) < _LEAST_SCALE
 
     def load_scaler_state(self, state: Mapping[str, float]) -> None:
         """Load what :meth:`scaler_state` returned; no effect without a scaler."""

@@ -301,6 +301,7 @@ class Trainer:
         """Save a checkpoint of this step, see :meth:`CheckpointSaver.save`."""
         self._wait_for_save()
         self._require_finite(self.learner.holds_finite_weights(), "the norm of a weight")
+        self._require_finite(not self.learner.model.always_overflows(), "every gradient in fp16")
         state = checkpoint.TrainState(
             step=self.step,
             epochs_evaluated=self.epochs_evaluated,
@@ -321,7 +322,7 @@ class Trainer:
             self.saver.wait(self.step)
 
     def _require_finite(self, is_finite: bool, what: str) -> None:
-        """Refuse weights that the last update has spoiled, whose loss would be seen in the next step. Collective.
+        """Refuse to go on where the last update has spoiled the weights, or none changes them any more. Collective.
 
         Raises:
             TrainingFailedError: on all ranks, if a rank found something that is not finite.
