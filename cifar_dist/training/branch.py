@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cifar_dist import checkpoint
+from cifar_dist.config import RunningAverageConfig
 from cifar_dist.config.changes import KEPT_BY_A_BRANCH, in_words
 from cifar_dist.config.settings import settings_of
 from cifar_dist.data.order import steps_per_epoch
@@ -37,9 +38,10 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     if source.path.resolve() == folder.path.resolve():
         raise UserError(f"run.from {run} is this run itself; give the new run another --run.name")
     found = checkpoint.named(source.checkpoints, which or "latest")
-    _check_same_order(source, setup)
-    _check_same_parts(source, setup)
     step = checkpoint.read_state(found).step
+    _check_same_order(source, found, setup)
+    _check_same_parts(source, found, setup)
+    _check_same_start(source, step, setup)
     if step >= setup.last_step:
         length = "max_steps" if setup.config.train.max_steps == setup.last_step else "epochs"
         raise UserError(
@@ -60,35 +62,54 @@ def _steps_before(source: RunFolder, end: int) -> list[str]:
     return [f"--run.from {quoted(source.path)}@{step}" for step in steps if step < end]
 
 
-def _check_same_order(source: RunFolder, setup: TrainingSetup) -> None:
+def _check_same_order(source: RunFolder, found: Path, setup: TrainingSetup) -> None:
     """Refuse a branch in which the step of a checkpoint would be another place in the data."""
     config, manifest, before = setup.config, source.read_manifest(), read_started_settings(source)
-    weights = _from_weights_instead(source)
+    instead = _from_weights_instead(source, found, setup)
     if manifest.fingerprint != setup.manifest.fingerprint and not config.run.from_other_data:
         raise UserError(
             f"run.from: {source.path} was trained on other data than {setup.manifest.root} has "
             f"({manifest.fingerprint}, now {setup.manifest.fingerprint}); if that is meant, add --run.from_other_data"
         )
     if manifest.classes != setup.manifest.classes:
-        raise UserError(f"run.from: {source.path} has other classes than {setup.manifest.root}; {weights}")
+        way = instead or "use a dataset with the same ones"
+        raise UserError(f"run.from: {source.path} has other classes than {setup.manifest.root}; {way}")
     trained = manifest.for_training(before.data.hold_out)
     steps = steps_per_epoch(trained.samples("train"), before.train.batch_size)
     if steps != setup.steps_per_epoch:
+        samples = len(setup.batches.images)
+        sizes = (before.train.batch_size, -(-samples // steps))
+        size = next((one for one in sizes if steps_per_epoch(samples, one) == steps), None)
+        ways = [f"use --train.batch_size {size}" if size else f"no train.batch_size gives {samples} samples as many"]
         raise UserError(
             f"run.from: an epoch of {source.path} has {steps} steps and one of this run {setup.steps_per_epoch}; "
-            f"use --train.batch_size {before.train.batch_size}, or {weights}"
+            f"{', or '.join([*ways, *filter(None, [instead])])}"
         )
 
 
-def _check_same_parts(source: RunFolder, setup: TrainingSetup) -> None:
+def _check_same_parts(source: RunFolder, found: Path, setup: TrainingSetup) -> None:
     """Refuse a branch with another network, optimizer or average, which cannot take over the state of a checkpoint."""
     before, now = settings_of(read_started_settings(source)), settings_of(setup.config)
     for key in KEPT_BY_A_BRANCH:
         if before.get(key) != now.get(key):
             raise UserError(
                 f"run.from: {source.path} has {key} = {in_words(before.get(key))} and this run "
-                f"{in_words(now.get(key))}; use the same, or {_from_weights_instead(source)}"
+                f"{in_words(now.get(key))}; use the same{_or(_from_weights_instead(source, found, setup))}"
             )
+
+
+def _check_same_start(source: RunFolder, step: int, setup: TrainingSetup) -> None:
+    """Refuse a branch whose average would have begun at another step: before the checkpoint, that one is done."""
+    before, now = read_started_settings(source).average, setup.config.average
+    if not (isinstance(before, RunningAverageConfig) and isinstance(now, RunningAverageConfig)):
+        return
+    first = min(one.first_step(setup.steps_per_epoch) for one in (before, now))
+    if before.first_step(setup.steps_per_epoch) != now.first_step(setup.steps_per_epoch) and step >= first:
+        raise UserError(
+            f"run.from: {source.path} has average.start = {before.start:g} and this run {now.start:g}, and step {step} "
+            f"is not before both; use --average.start {before.start:g}, or begin with an earlier step: "
+            f"{', '.join(_steps_before(source, first)) or 'none is kept'}"
+        )
 
 
 def _check_same_shapes(source: RunFolder, found: Path, setup: TrainingSetup) -> None:
@@ -115,8 +136,16 @@ def _check_same_shapes(source: RunFolder, found: Path, setup: TrainingSetup) -> 
     raise UserError(f"run.from: {name} is {there} in {source.path} and {here} in this run; {way}")
 
 
-def _from_weights_instead(source: RunFolder) -> str:
-    return f"start from its weights instead, with --model.pretrained {quoted(source.final)} and without --run.from"
+def _from_weights_instead(source: RunFolder, found: Path, setup: TrainingSetup) -> str:
+    """Return how to start from the weights alone; empty if they are another network's, or in several files."""
+    files = (source.final,) if source.final.is_file() else checkpoint.evaluated_weights(found)
+    if len(files) > 1 or read_started_settings(source).model.name != setup.config.model.name:
+        return ""
+    return f"start from its weights instead, with --model.pretrained {quoted(files[0])} and without --run.from"
+
+
+def _or(way: str) -> str:
+    return f", or {way}" if way else ""
 
 
 def begin_branch(folder: RunFolder, origin: Path | None) -> str:

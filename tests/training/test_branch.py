@@ -11,8 +11,10 @@ import pytest
 from support.continued_runs import Place, events
 from support.running import metrics, story
 
+from cifar_dist import checkpoint
 from cifar_dist.launch.typed_command import VARIABLE
 from cifar_dist.runs.listing import describe
+from cifar_dist.tracking.metrics import evaluations
 
 
 @pytest.mark.parametrize("die_at", [3, 5], ids=["before the metrics are copied", "before the checkpoints are"])
@@ -51,6 +53,18 @@ def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(pla
     assert f"{run} is a branch of {origin}@12 and has no checkpoint of its own before step 12; name" in refused.said
 
 
+def test_a_branch_that_cannot_take_over_the_best_checkpoint_has_a_best_of_its_own(place: Place) -> None:
+    """Else nothing would be its best one until it exceeds an accuracy of which no weights are left."""
+    origin = shutil.copytree(place.whole, place.runs / "pruned", symlinks=True)
+    shutil.rmtree(origin / "checkpoints" / "step-00000009")
+    nothing_to_see = ["--augment.mean", "[0.5, 0.5, 0.5]", "--augment.std", "[99, 99, 99]"]
+    done = place.train("dim", "--run.from", "pruned@10", *nothing_to_see)
+    assert done.code == 0, done.said
+    before, after = (record.accuracy for record in evaluations(place.runs / "dim" / "metrics.jsonl")[-2:])
+    assert after < before
+    assert checkpoint.named(place.runs / "dim" / "checkpoints", "best").name == "step-00000012"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -68,11 +82,18 @@ def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(pla
             ["whole@8", "--optim.name", "adam"],
             r'has optim\.name = "sgd" and this run "adam"; use the same, or start from',
         ),
-        (["whole@8", "--model.name", "resnet18"], r'has model\.name = "\S+" and this run "resnet18"'),
+        (["whole@8", "--model.name", "resnet18"], r'has model\.name = "\S+" and this run "resnet18"; use the same\n'),
         (["whole@8", "--model.pretrained", "a.pth"], r'has model\.pretrained = "" and this run "a\.pth"'),
         (["whole@8", "--model.freeze"], r"has model\.freeze = false and this run true"),
         (["whole@8", "--average.name", "swa"], r'has average\.name = "ema" and this run "swa"'),
-        (["whole@8", "--average.start", "3"], r"average"),
+        (
+            ["whole@8", "--average.start", "3"],
+            r"has average\.start = 0 and this run 3, and step 8 is not before both; use --average\.start 0, or begin",
+        ),
+        (
+            ["whole@8", "--data.hold_out", "false"],  # 286 images instead of 251
+            r"has 3 steps and one of this run 4; use --train\.batch_size 96, or start from its weights instead",
+        ),
     ],
 )
 def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(
@@ -82,6 +103,16 @@ def test_an_origin_that_cannot_be_used_is_one_line_and_leaves_no_folder(
     assert (refused.code, refused.said.count("\n")) == (2, 1)
     assert re.search(says, refused.said), refused.said
     assert not (place.runs / "never").exists()
+
+
+def test_the_weights_that_a_refused_branch_may_start_from_exist(place: Place) -> None:
+    """Also those of a run that has no final ones yet."""
+    assert place.train("unfinished", die_at=22).code == -9
+    refused = place.train("never", "--run.from", "unfinished", "--optim.name", "adam")
+    (weights,) = re.findall(r"start from its weights instead, with --model\.pretrained (\S+) and without", refused.said)
+    begun = place.train("never", "--model.pretrained", weights, "--optim.name", "adam", "--train.max_steps", "1")
+    assert begun.code == 0, begun.said
+    shutil.rmtree(place.runs / "never")
 
 
 def test_a_branch_whose_network_has_other_shapes_is_told_the_option(place: Place) -> None:
