@@ -95,8 +95,13 @@ def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup
     """Return ``state`` as a run has it that had its length from the start: evaluated here if it ends here.
 
     A run is always evaluated at its end. One that was made longer has such an evaluation where it is not the turn of
-    that epoch, and one that was made shorter, or long again, may lack it.
+    that epoch, and one that was made shorter, or long again, may lack it. A branch whose origin had deleted its best
+    checkpoint looks for one of its own.
     """
+    events = timeline.read(folder.timeline)
+    has_branched = any(event.kind == "branched" and event.step == state.step for event in events)
+    if has_branched and checkpoint.best(folder.checkpoints) is None:
+        state = replace(state, best_val_accuracy=None)
     done_before = (state.step - 1) // setup.steps_per_epoch
     if state.step == 0 or state.epochs_evaluated <= done_before:
         return state  # not evaluated here
@@ -105,7 +110,6 @@ def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup
         is_evaluated = any(record.step == state.step for record in records)
         is_right = is_evaluated or "val" not in setup.manifest.splits or not setup.config.data.hold_out
     else:
-        events = timeline.read(folder.timeline)
         was_end = any(event.kind == "extended" and event.step == state.step for event in events)
         within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step
         is_right = not within_epoch and (not was_end or setup.is_turn(state.step))
