@@ -122,9 +122,10 @@ def build_average(
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tensor], object] | None = None) -> None:
-    """Set the running statistics of all batch norms to the mean of the batch statistics over ``batches``.
+    """Set the running statistics of all batch norms in training mode to the mean of the batch statistics.
 
-    Like torch.optim.swa_utils.update_bn, except that dropout is off, as it is when the statistics are used, and that a
+    Those in evaluation mode keep theirs: they belong to the weights of a frozen stage. Like
+    torch.optim.swa_utils.update_bn, except that dropout is off, as it is when the statistics are used, and that a
     layer's momentum does not matter. Deterministic; equal on all processes that see the same batches.
 
     Args:
@@ -132,7 +133,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], forward: Callable[[
         batches: float [n, c, h, w], normalised as in training, n at least 2.
         forward: the forward pass of the model, if it is not simply called.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     modes = {module: module.training for module in model.modules()}
     before = [buffer.clone() for norm in norms for buffer in norm.buffers()]
     seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}

@@ -77,6 +77,8 @@ class Learner:
         if self._average is not None and loaded is not None:
             averaged = loaded.tensors.averaged
             self._average.load(averaged.running() if averaged else {}, loaded.state.step)
+        if loaded is not None:  # an evaluation may precede its next step
+            self._begin_epoch(max(0, loaded.state.step - 1) // setup.steps_per_epoch)
         self._needs_rehearsal = self.model.needs_rehearsal
         self._recalibrated: dict[str, Tensor] | None = None  # batch statistics of the average after the last step
 
@@ -206,7 +208,7 @@ class Learner:
 
         They are computed once, however often the weights are applied.
         """
-        if not average.recalibrate or self._config.model.freeze:  # frozen ones belong to the weights they came with
+        if not average.recalibrate:
             return
         module = self._setup.module
         if self._recalibrated is None:

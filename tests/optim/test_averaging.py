@@ -173,7 +173,7 @@ def test_recalibration_does_not_depend_on_a_layers_momentum() -> None:
 def test_recalibration_uses_no_dropout_and_changes_only_statistics() -> None:
     model, without = small_model(dropout=0.5), small_model()
     model.train()
-    model[4].eval()  # type: ignore[index]
+    model[6].eval()  # type: ignore[index]
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)
@@ -187,6 +187,21 @@ def test_recalibration_uses_no_dropout_and_changes_only_statistics() -> None:
     assert same(after, without.state_dict())
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {f"{norm}.running_{what}" for norm in (1, 4) for what in ("mean", "var")}
+
+
+def test_a_batch_norm_in_evaluation_mode_keeps_its_statistics() -> None:
+    """And those after it see what comes out of it with them, as in the training of a network with frozen stages."""
+    ours, theirs = small_model(), small_model()
+    for model in (ours, theirs):
+        model[1].eval()  # type: ignore[index]
+    batches = [images(step) for step in range(4)]
+    recalibrate(ours, batches)
+    theirs[4].momentum = None  # type: ignore[index,assignment]  # the mean of all batches
+    for batch in batches:
+        theirs(batch)
+    assert torch.equal(ours[1].running_mean, torch.zeros(4))  # type: ignore[index,arg-type]
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(ours[4], name), getattr(theirs[4], name))  # type: ignore[index]
 
 
 def test_recalibration_without_batch_norm_or_batches_changes_nothing() -> None:

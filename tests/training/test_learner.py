@@ -1,0 +1,83 @@
+"""The steps of two epochs, without a trainer around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_dist.checkpoint import NEW_RUN, Checkpoint
+from cifar_dist.config import AverageConfig, Config, DataConfig, ModelConfig, NoAverageConfig, TrainConfig
+from cifar_dist.config.average import SWAConfig
+from cifar_dist.data.randomness import step_seed
+from cifar_dist.distributed.start import start_engine
+from cifar_dist.training.learner import Learner
+from cifar_dist.training.setup import build_setup
+
+PER_EPOCH, ACCUMULATE, EPOCHS = 2, 2, 2
+
+
+@contextmanager
+def learner_of(
+    data: Path, model: ModelConfig, average: AverageConfig, loaded: Checkpoint | None = None
+) -> Iterator[Learner]:
+    train = TrainConfig(epochs=EPOCHS, batch_size=126, accumulate=ACCUMULATE, threads=1)
+    config = Config(data=DataConfig(path=str(data)), model=model, train=train, average=average)
+    with start_engine(config) as engine:
+        setup = build_setup(config, engine.ranks)
+        assert setup.steps_per_epoch == PER_EPOCH
+        yield Learner(setup, engine, loaded)
+
+
+def train(learner: Learner, first: int, last: int) -> None:
+    for _ in learner.steps(first, last, lambda _: 0.1):
+        pass
+
+
+def test_each_micro_batch_of_each_step_has_dropout_of_its_own(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(Learner, "_seed_dropout", lambda _, seed: seeds.append(seed))
+    with learner_of(digits, ModelConfig("tiny-cnn"), NoAverageConfig()) as learner:
+        train(learner, 0, EPOCHS * PER_EPOCH)
+    steps = range(EPOCHS * PER_EPOCH)
+    assert seeds == [step_seed(0, step, part) for step in steps for part in range(ACCUMULATE)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_stage_learns_from_its_epoch_on(digits: Path) -> None:
+    with learner_of(digits, ModelConfig("tiny-cnn", unfreeze=1), NoAverageConfig()) as learner:
+        states = [learner.model.state()]
+        for epoch in range(EPOCHS):
+            train(learner, epoch * PER_EPOCH, (epoch + 1) * PER_EPOCH)
+            states.append(learner.model.state())
+    first, *later = states
+    head, more = ({name for name in first if not torch.equal(first[name], weights[name])} for weights in later)
+    assert head == {"head.1.weight", "head.1.bias"}
+    assert more > head
+
+
+def test_a_frozen_stage_keeps_its_batch_statistics_in_an_average(digits: Path, tmp_path: Path) -> None:
+    """Also in a run that was stopped before it was evaluated."""
+    network, average = ModelConfig("tiny-resnet", {"widths": [4, 4]}, unfreeze=1), SWAConfig(recalibrate=50)
+    with learner_of(digits, network, average) as learner:
+        first = learner.model.state()
+        train(learner, 0, PER_EPOCH)
+        frozen = learner.state()
+        train(learner, PER_EPOCH, EPOCHS * PER_EPOCH)
+        thawed = learner.state()
+    loaded = Checkpoint(frozen, replace(NEW_RUN, step=PER_EPOCH), tmp_path)
+    with learner_of(digits, network, average, loaded) as learner:
+        resumed = learner.state()
+    statistics = {name for name in first if name.endswith("running_mean")}
+
+    assert frozen.averaged is not None
+    assert resumed.averaged is not None
+    assert thawed.averaged is not None
+    for name in statistics:
+        assert torch.equal(frozen.averaged.weights[name], first[name])
+        assert torch.equal(resumed.averaged.weights[name], first[name])
+    assert any(not torch.equal(thawed.averaged.weights[name], first[name]) for name in statistics)
