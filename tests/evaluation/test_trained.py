@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support import forked_ranks
@@ -71,6 +72,24 @@ def test_a_checkpoint_that_its_run_deletes_while_it_is_evaluated_is_kept_with_th
         )
     assert not file.exists()
     assert EvaluationFolder(folder).weights.read_bytes() == content
+
+
+def test_other_data_is_normalised_and_named_as_in_the_training(trained: list[Trained]) -> None:
+    """Its classes have another order, and its pixels other statistics."""
+    one, names = trained[0], tuple("abcdefghij")
+    own = replace(one.trained_on, classes=names, source={"kind": "image-folder"})
+    other = replace(own, classes=names[::-1], mean=(0.9,) * 3, std=(0.1,) * 3, splits={"test": own.splits["test"]})
+    with start_engine(one.config, trains=False) as engine:
+        model = load_model(engine, one)
+        first, second = (
+            EvaluationFolder(evaluate(model, one.config, one.run, one.weights, data, "test", "0", trained_on=own)[0])
+            for data in (own, other)
+        )
+    assert second.submission.read_bytes() == first.submission.read_bytes()
+    assert first.submission.read_text().splitlines()[1].partition(",")[2] in names
+    arrays = [np.load(folder.probabilities) for folder in (first, second)]
+    assert np.array_equal(arrays[0]["probabilities"], arrays[1]["probabilities"])
+    assert arrays[1]["labels"].tolist() == (9 - arrays[0]["labels"]).tolist()
 
 
 def test_ranks_whose_machines_hold_different_weights_are_refused(trained: list[Trained], tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_checkpoints_in_parts_are_read_as_those_of_rank_0(runs: Path, capsys: py
     assert " are equal: " in capsys.readouterr().out
 
 
-def test_the_average_of_batch_statistics_is_rank_0s_whoever_writes_it(tiny: Path, tmp_path: Path) -> None:
+def test_batch_statistics_and_their_average_are_rank_0s_whoever_writes_them(tiny: Path, tmp_path: Path) -> None:
     """Each process averages the statistics of its own images."""
     network = ["--model.name", "small-resnet", "--model.options.widths", "[8,8,16]", "--average.name", "ema"]
     written = []
@@ -82,6 +82,8 @@ def test_the_average_of_batch_statistics_is_rank_0s_whoever_writes_it(tiny: Path
         assert [process.returncode for process in done] == [0, 0], done[0].stderr
         written.append(checkpoint.load(tmp_path / "runs" / sharded / "checkpoints" / "latest").tensors)
     assert load_file(tmp_path / "runs/true/checkpoints/latest/averaged_statistics-2-of-2.safetensors")
+    weights = [dict(tensors.weights) for tensors in written]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
     parts, whole = [tensors.averaged for tensors in written]
     assert parts is not None
     assert whole is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -35,3 +36,21 @@ def test_an_interrupted_run_ends_with_the_same_bits(tiny: Path, tmp_path: Path, 
         tensors = [load_file(folder / file) for folder in (one, two)]
         assert tensors[0].keys() == tensors[1].keys()
         assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_the_average_of_a_run_is_the_mean_of_its_weights_and_is_what_is_evaluated(tiny: Path, tmp_path: Path) -> None:
+    """From the step on that the settings name, here the seventh of thirteen, and at every third."""
+    words = ["--average.name", "swa", "--average.start", "0.5", "--average.every", "3", "--train.epochs", "1"]
+    (done,) = train(
+        str(tiny), *words, "--checkpoint.every_steps", "1", "--checkpoint.keep", "99", "--eval.split", "val"
+    )
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "tiny"
+    saved = [load_file(run / "checkpoints" / f"step-{step:08d}" / "weights.safetensors") for step in (7, 10, 13)]
+    final = load_file(run / "final" / "model.safetensors")
+    for name, value in final.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, torch.stack([weights[name] for weights in saved]).mean(dim=0))
+    (recorded,) = metrics(run, "val")
+    (summary,) = (json.loads(path.read_text()) for path in run.glob("evaluations/*/summary.json"))
+    assert (recorded["loss"], recorded["accuracy"]) == (summary["loss"], summary["accuracy"])
