@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from cifar_dist.checkpoint.contents import (
     CheckpointError,
@@ -20,6 +21,9 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import complete, discard, exists, folder_atomic, free_name, leftovers, link_atomic
 from cifar_dist.formatting import percent
 from cifar_dist.step_folder import step_name, step_of
+
+OPTION: Final = "--checkpoint"
+"""With which commands that predict take a checkpoint, or a file of weights."""
 
 
 def listing(folder: Path) -> list[Path]:
@@ -77,7 +81,7 @@ def _point_at(path: Path, *, best: bool) -> None:
 
 
 def copy_to(source: Path, folder: Path) -> None:
-    """Begin the checkpoints of another run with a copy of ``source``, and of the best one if that is older.
+    """Begin the checkpoints of another run with a copy of ``source``, and of the best one of that time if it is intact.
 
     Args:
         source: a checkpoint.
@@ -86,10 +90,8 @@ def copy_to(source: Path, folder: Path) -> None:
     Raises:
         CheckpointError: ``source`` changed while it was copied.
     """
-    best = source.with_name("best").resolve()
-    copied = [source]
-    if step_of(best) is not None and (step_of(best) or 0) < (step_of(source) or 0) and best.is_dir():
-        copied.insert(0, best)
+    highest = best(source.parent, until=step_of(source))
+    copied = [source] if highest in (None, source) or not _is_intact(highest) else [highest, source]
     damaged = list(folder.glob("*.damaged*"))
     with folder_atomic(folder, replace=True) as temporary:
         for path in copied:
@@ -99,7 +101,7 @@ def copy_to(source: Path, folder: Path) -> None:
             except (FileNotFoundError, shutil.Error):
                 raise CheckpointError(f"{path} was deleted while it was copied; run the same command again") from None
             verify(target)
-            _point_at(target, best=path == best or read_state(target).is_best)
+            _point_at(target, best=path == highest)
         for path in damaged:
             path.rename(temporary / path.name)
 
@@ -120,12 +122,17 @@ def surplus(folder: Path, keep: int) -> list[Path]:
     return [path for path in old if path != kept]
 
 
-def best(folder: Path) -> Path | None:
+def best(folder: Path, until: int | None = None) -> Path | None:
     """Return the checkpoint with the highest validation accuracy; None before the first evaluation, or if it is lost.
 
     It is found by the states of the checkpoints, because a link may be missing or point at another one.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        until: leave out checkpoints after this step.
     """
-    states = {path: state for path in listing(folder) if (state := _state(path)) is not None}
+    found = [path for path in listing(folder) if until is None or (step_of(path) or 0) <= until]
+    states = {path: state for path in found if (state := _state(path)) is not None}
     highest = next((state.best_val_accuracy for state in states.values()), None)
     linked = (folder / "best").resolve().name  # earlier versions saved a step again without `is_best`
     reached = [path for path, state in states.items() if highest is not None and state.val_accuracy == highest]
@@ -184,9 +191,14 @@ def _signs_of_lost(folder: Path, damaged: Sequence[str] = ()) -> list[str]:
     return [*damaged, *aside, *dangling] or ["all were deleted"] * was_saved
 
 
-def absence(folder: Path) -> UserError:
-    """Return the error of a command for checkpoints where ``folder`` has none: it never had any, or has lost them."""
-    final = _way_to_final_weights(folder)
+def absence(folder: Path, option: str = OPTION) -> UserError:
+    """Return the error of a command for checkpoints where ``folder`` has none: it never had any, or has lost them.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        option: with which the command takes a file of weights.
+    """
+    final = _way_to_final_weights(folder, option)
     lost = _signs_of_lost(folder) or ["all were deleted"] * bool(final)
     if lost:
         way = final or f", or start this run over: rm -r {quoted(folder.parent)}"
@@ -194,10 +206,10 @@ def absence(folder: Path) -> UserError:
     return UserError(f"{folder} has no checkpoint yet; train first")
 
 
-def _way_to_final_weights(folder: Path) -> str:
+def _way_to_final_weights(folder: Path, option: str) -> str:
     """Return what to use where no checkpoint of a run is intact, after ", or"; empty before the run has ended."""
     final = folder.with_name("final") / "model.safetensors"  # as RunFolder names it
-    return f", or use its final weights: --checkpoint {quoted(final)}" if final.is_file() else ""
+    return f", or use its final weights: {option} {quoted(final)}" if final.is_file() else ""
 
 
 def _rename_damaged(path: Path, error: CheckpointError) -> str:
@@ -223,23 +235,23 @@ def _adopt(folder: Path) -> None:
             leftover.rename(leftover.with_name(leftover.name.split(".")[1]))
 
 
-def named(folder: Path, which: str) -> Path:
+def named(folder: Path, which: str, option: str = OPTION) -> Path:
     """Return the checkpoint that the user asks for, as :func:`find_named` does, verified.
 
     Raises:
         UserError: it does not exist, or is damaged.
         OSError: it cannot be read.
     """
-    path = find_named(folder, which)
+    path = find_named(folder, which, option)
     try:
         verify(path)
         read_state(path)
     except CheckpointError as error:
         if not exists(path):  # the run is training, and has deleted it
-            return named(folder, which)
+            return named(folder, which, option)
         others = (other for other in listing(folder) if other != path)
         intact = next((step_of(other) for other in others if _is_intact(other)), None)
-        none_left = f"no other is intact; restore one{_way_to_final_weights(folder)}"
+        none_left = f"no other is intact; restore one{_way_to_final_weights(folder, option)}"
         way = none_left if intact is None else f"use another step: {intact}"
         raise UserError(f"{path}: {error}; {way}") from None
     return path
@@ -254,10 +266,15 @@ def _is_intact(path: Path) -> bool:
     return True
 
 
-def find_named(folder: Path, which: str) -> Path:
+def find_named(folder: Path, which: str, option: str = OPTION) -> Path:
     """Return the checkpoint that the user asks for: ``best``, ``latest``, a step number or ``step-00000120``.
 
     Before the first evaluation, ``best`` is the newest.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        which: as above.
+        option: as for :func:`absence`.
 
     Raises:
         UserError: it does not exist.
@@ -265,7 +282,7 @@ def find_named(folder: Path, which: str) -> Path:
     """
     known = {str(step_of(path)): path for path in listing(folder)}
     if not known:
-        raise absence(folder)
+        raise absence(folder, option)
     steps = ", ".join(known)
     newest = next(iter(known.values()))
     if (step := step_of(Path(which))) is not None and "/" not in which:
@@ -289,6 +306,6 @@ def _newest_unmeasured(newest: Path, steps: str) -> Path:
     if state is not None and state.best_val_accuracy is not None:
         raise UserError(
             f"{newest.parent} has lost its best checkpoint, of validation accuracy "
-            f"{percent(state.best_val_accuracy)}; use another with --checkpoint latest, or one of: {steps}"
+            f"{percent(state.best_val_accuracy)}; use another: latest, or one of: {steps}"
         )
     return newest

@@ -37,7 +37,7 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     source = RunFolder(find_run(run, Path(config.run.dir), checkpoint="as RUN@STEP"))
     if source.path.resolve() == folder.path.resolve():
         raise UserError(f"run.from {run} is this run itself; give the new run another --run.name")
-    found = checkpoint.named(source.checkpoints, which or "latest")
+    found = checkpoint.named(source.checkpoints, which or "latest", option="--model.pretrained")
     step = checkpoint.read_state(found).step
     _check_same_order(source, found, setup)
     _check_same_parts(source, found, setup)
@@ -163,4 +163,6 @@ def begin_branch(folder: RunFolder, origin: Path | None) -> str:
     if not any(event.kind == "branched" and event.note == where for event in timeline.read(folder.timeline)):
         timeline.append(folder.timeline, Event(timeline.utc(), "branched", step, note=where))
     checkpoint.copy_to(origin, folder.checkpoints)
+    if state.best_val_accuracy is not None and checkpoint.best(folder.checkpoints) is None:
+        return f"branched from {where}, whose best checkpoint of that time is lost; the next evaluation is the best"
     return f"branched from {where}"

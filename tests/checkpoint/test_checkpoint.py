@@ -251,7 +251,9 @@ def test_the_best_is_identified_by_its_state_and_its_loss_is_reported(folder: Pa
     assert checkpoint.named(folder, "best").name == "step-00000005"
     shutil.rmtree(folder / "step-00000005")
     (folder / "best").unlink()
-    with pytest.raises(UserError, match=r"lost its best checkpoint, of validation accuracy 50.00 %; use another with"):
+    with pytest.raises(
+        UserError, match=r"lost its best checkpoint, of validation accuracy 50.00 %; use another: latest, or"
+    ):
         checkpoint.named(folder, "best")
     save_and_prune(folder, 20, best=False)
     assert checkpoint.named(folder, "latest").name == "step-00000020", "training continues"
@@ -303,6 +305,8 @@ def test_only_an_intact_checkpoint_is_suggested(folder: Path) -> None:
     way = re.escape(f"no other is intact; restore one, or use its final weights: --checkpoint {final}")
     with pytest.raises(UserError, match=f"{way}$"):
         checkpoint.named(folder, "10")
+    with pytest.raises(UserError, match=f"use its final weights: --model.pretrained {final}$"):
+        checkpoint.named(folder, "10", option="--model.pretrained")
 
 
 def test_a_run_that_has_lost_all_its_checkpoints_is_not_a_new_one(folder: Path) -> None:

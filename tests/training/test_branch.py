@@ -53,16 +53,24 @@ def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(pla
     assert f"{run} is a branch of {origin}@12 and has no checkpoint of its own before step 12; name" in refused.said
 
 
-def test_a_branch_that_cannot_take_over_the_best_checkpoint_has_a_best_of_its_own(place: Place) -> None:
+def test_a_branch_takes_over_the_checkpoint_that_was_the_best_or_has_a_best_of_its_own(place: Place) -> None:
     """Else nothing would be its best one until it exceeds an accuracy of which no weights are left."""
-    origin = shutil.copytree(place.whole, place.runs / "pruned", symlinks=True)
-    shutil.rmtree(origin / "checkpoints" / "step-00000009")
+    origin = shutil.copytree(place.whole, place.runs / "pruned", symlinks=True) / "checkpoints"
+    then, now = (max(path.name for path in bests(origin) if path.name <= f"step-{at:08d}") for at in (10, 12))
+    assert then < now, "what is the best now does not tell what it was then"
     nothing_to_see = ["--augment.mean", "[0.5, 0.5, 0.5]", "--augment.std", "[99, 99, 99]"]
-    done = place.train("dim", "--run.from", "pruned@10", *nothing_to_see)
-    assert done.code == 0, done.said
-    before, after = (record.accuracy for record in evaluations(place.runs / "dim" / "metrics.jsonl")[-2:])
-    assert after < before
-    assert checkpoint.named(place.runs / "dim" / "checkpoints", "best").name == "step-00000012"
+    for name, expected, says in (("kept", then, "\n"), ("own", "step-00000012", ", whose best checkpoint")):
+        done = place.train(name, "--run.from", "pruned@10", *nothing_to_see)
+        assert done.code == 0, done.said
+        assert f"warning: branched from {origin.parent}@10{says}" in done.said
+        assert evaluations(place.runs / name / "metrics.jsonl")[-1].accuracy < 0.3
+        assert checkpoint.named(place.runs / name / "checkpoints", "best").name == expected
+        (origin / then / "weights.safetensors").write_bytes(b"damaged")
+
+
+def bests(checkpoints: Path) -> list[Path]:
+    """List the checkpoints that were the best when they were saved."""
+    return [path for path in checkpoint.listing(checkpoints) if checkpoint.read_state(path).is_best]
 
 
 @pytest.mark.parametrize(
