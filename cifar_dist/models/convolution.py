@@ -59,7 +59,7 @@ def convolve(
     products = torch.einsum(
         "ngkp,gok->ngop", patches.unflatten(1, (groups, -1)), weight.reshape(groups, outputs // groups, -1)
     )
-    result = products.reshape(len(input), outputs, height, width)
+    result: Tensor = products.flatten(1, 2).unflatten(2, (height, width))  # no len(input), which a trace would fix
     return result if bias is None else result + bias.to(result.dtype).view(-1, 1, 1)
 
 

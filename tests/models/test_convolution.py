@@ -38,6 +38,15 @@ def gradients(layer: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor, .
     return torch.autograd.grad((layer(x) * direction).sum(), [x, *layer.parameters()])
 
 
+@pytest.mark.filterwarnings("ignore:Using len")
+def test_a_trace_takes_another_number_of_images() -> None:
+    """As the file of an exported network does."""
+    layer = UnfoldConv2d(4, 6, 3, padding=1, groups=2)
+    traced = torch.jit.trace(layer, torch.zeros(2, 4, 8, 8))
+    images = torch.randn(5, 4, 8, 8)
+    assert torch.equal(traced(images), layer(images))
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @settings(max_examples=150, deadline=None)
 @given(
