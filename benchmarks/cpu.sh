@@ -3,7 +3,7 @@
 #
 #     benchmarks/cpu.sh CIFAR10_SOURCE [OUT_FOLDER]
 #
-# custom-resnet in 3 epochs, the first 3 epochs of se-resnet and resnet34-scratch, and speedrun-94 with three seeds.
+# custom-resnet in 3 epochs, the first 3 epochs of resnet34-scratch, and speedrun-94 with three seeds.
 # CIFAR10_SOURCE is anything that `cifar-dist pack` reads. If it is interrupted, run the command again: it resumes, and
 # trains no finished run twice. Ends with the figures written into docs/results.md.
 set -euo pipefail
@@ -34,7 +34,6 @@ begin() { # EPOCHS NAME RECIPE: the recipe as it is, stopped after so many epoch
 
 pack "$out/cifar10"
 train custom-resnet.3-epochs custom-resnet --data.path "$out/cifar10" --data.hold_out true --train.epochs 3 --schedule.warmup 0.6
-begin 3 se-resnet se-resnet
 begin 3 resnet34-scratch resnet34-scratch
 for seed in 0 1 2; do
     train "speedrun-94.s$seed" speedrun-94 --data.path "$out/cifar10" --run.seed "$seed"
