@@ -118,7 +118,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
     assert all(re.fullmatch(r"\*\*.+\*\*", cell) for cell in best), "the best row is bold"
     assert best[-1] == "**1 of 1**"
     assert diverges[:-1] == ["diverges", "1e+30", "2", "4,010", "", "", "", ""]
-    assert diverges[-1].startswith("0 of 1, epoch ")
+    assert diverges[-1] == "0 of 1, failed at epoch 1 of 2"
 
     # A finished run differs from the one in the file: this is reported, and nothing is trained.
     file.write_text(file.read_text().replace(f"epochs = {EPOCHS}", "epochs = 2"))
