@@ -10,7 +10,7 @@
 # this is a rehearsal, in OUT/rehearsal: a few steps of each item that a CPU can do.
 #
 # PYTHON names a Python that has torch; WHEELS a folder of wheels, filled by benchmarks/gpu_wheels.sh, of what that lacks;
-# AIRBENCH94 the path of airbench94_muon.py, to time it beside speedrun-94; LIMIT_MIB the size of the largest file that comes
-# back from a borrowed machine: a run whose checkpoint makes unfinished.tar larger is left out of it, and the table says so.
+# AIRBENCH94 the path of airbench94_muon.py, to time it beside speedrun-94; LIMIT_MIB the size of the largest file that can
+# be fetched from this machine: a run whose checkpoint makes unfinished.tar larger is left out of it, and the table says so.
 root=$(cd "$(dirname "$0")/.." && pwd) || exit
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "${PYTHON:-python3}" "$root/benchmarks/gpu" "$@"
