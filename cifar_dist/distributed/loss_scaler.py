@@ -18,7 +18,7 @@ _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int6
 
 
 class LossScaler(torch.amp.GradScaler):
-    """Torch's, whose updates are the same to the bit."""
+    """A GradScaler with the same updates as torch's, to the bit."""
 
     @classmethod
     def like(cls, scaler: torch.amp.GradScaler, device: torch.device) -> LossScaler:
@@ -89,6 +89,11 @@ def keep(tensors: list[Tensor], before: list[Tensor], is_kept: Tensor) -> None:
     """Leave ``tensors`` as they are where ``is_kept`` is 1, and give them the bits of ``before`` where it is 0.
 
     As integers, which wrap around: 0 times nan is nan. In few launches: torch has no ``where`` of many tensors.
+
+    Args:
+        tensors: of any shapes and types, on one device; changed in place.
+        before: as many, of the same shapes, types and memory formats.
+        is_kept: float32 [], 0 or 1, on the same device.
     """
     bits, bits_before = ([t.view(_INTEGERS[t.element_size()]) for t in several] for several in (tensors, before))
     torch._foreach_sub_(bits, bits_before)

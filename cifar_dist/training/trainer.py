@@ -41,6 +41,7 @@ from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.tracking.usage import Usage
 from cifar_dist.training.checkpoint_writers import choose_writer
 from cifar_dist.training.continuation import discard_unbegun, open_run
+from cifar_dist.training.divergence import divergence_error
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.extension import state_to_continue
 from cifar_dist.training.facts import facts_of
@@ -322,7 +323,7 @@ class Trainer:
             self.saver.wait(self.step)
 
     def _require_finite(self, is_finite: bool, what: str) -> None:
-        """Refuse to go on where the last update has spoiled the weights, or none changes them any more. Collective.
+        """Fail if the last update spoiled the weights, or if no update changes them any more. Collective.
 
         Raises:
             TrainingFailedError: on all ranks, if a rank found something that is not finite.
@@ -331,15 +332,7 @@ class Trainer:
             raise self._diverged(f"{what} is not finite after step {self.step}")
 
     def _diverged(self, what: str) -> TrainingFailedError:
-        """The error of a training that has diverged: what is kept of it, and the settings that may help."""
-        newest = self.folder.newest_checkpoint()
-        remedies = ["a lower --optim.lr"]
-        if not 0 < self.config.optim.clip_norm <= 1:
-            remedies.append("--optim.clip_norm 1")
-        if self.engine.precision.autocast:
-            remedies.append("--train.precision no")
-        kept = f"{newest} is intact" if newest else "no checkpoint was saved before"
-        return TrainingFailedError(f"{what}; {kept}. Try {', or '.join(remedies)}")
+        return divergence_error(what, self.config, self.folder, autocast=self.engine.precision.autocast is not None)
 
     @property
     def epochs_trained(self) -> int:
