@@ -22,15 +22,16 @@ from pathlib import Path
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.process_exit import exit_with
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.slurm.job_output import describe_attempt, say
 
 
 def preflight(words: Sequence[str]) -> int:
     """Check the job, and print the run's folder, its newest checkpoint and what to do, one per line."""
-    from cifar_dist.slurm.preflight import check_job, describe_attempt
+    from cifar_dist.slurm.preflight import check_job
 
     job, nodes = os.environ["SLURM_JOB_ID"], os.environ["SLURM_JOB_NODELIST"]
     folder, verb = check_job(words, os.environ)
-    _say(describe_attempt(job, _attempt(), nodes, folder))
+    say(describe_attempt(job, _attempt(), nodes, folder))
     print(f"{folder.path}\n{folder.newest_checkpoint()}\n{verb}")
     return EXIT_DONE
 
@@ -71,7 +72,7 @@ def requeue(words: Sequence[str]) -> int:
         )
     )
     if decision.line:
-        _say(decision.line)
+        say(decision.line)
     print(decision.outcome, decision.exit_code)
     return EXIT_DONE
 
@@ -95,10 +96,6 @@ def _agreed_code(folder: RunFolder, code: int) -> int:
 
 def _attempt() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
-
-
-def _say(line: str) -> None:
-    print(f"slurm/train.sbatch: {line}", file=sys.stderr)
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"preflight": preflight, "node": node, "requeue": requeue}

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import stat
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,14 +20,13 @@ from cifar_dist.files import read_json
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import PLACE, resumed_config, settings_of_resume
+from cifar_dist.slurm.job_output import folder_named_before, say
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
-from cifar_dist.slurm.requeue import named
 
 RESUME = "resume"
 """First word of a job that continues a run instead of training a recipe."""
 
 _TRAIN = "train"
-_SAYS = "slurm/train.sbatch: "  # in front of each line of these scripts
 
 
 def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFolder, str]:
@@ -68,18 +63,13 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFo
     return RunFolder.of(config), verb
 
 
-def describe_attempt(job: str, number: int, nodes: str, folder: RunFolder) -> str:
-    """Return the line that an attempt begins with; later ones find the run in it."""
-    return f"job {job}, attempt {number}, on {nodes}: {folder.path} from {named(folder.newest_checkpoint())}"
-
-
 def _config_begun(words: Sequence[str], job: str) -> Config | None:
     """Return the config of the run that an earlier attempt of ``job`` began; None if that began none.
 
     Raises:
         UserError: the recipe cannot be read any more, nor the run's folder found without it; or a setting is invalid.
     """
-    asked, told = None, _folder_in_output(job)
+    asked, told = None, folder_named_before(job)
     try:
         asked = config_in_job(words[0], words[1:], job)
         folder = told or RunFolder.of(asked)
@@ -87,28 +77,15 @@ def _config_begun(words: Sequence[str], job: str) -> Config | None:
         folder = told or _expected_folder(words, job)
         if told is None and read_json(folder.environment).get("variables", {}).get("SLURM_JOB_ID") != job:
             raise
-        _say(f"{error}; {folder.path} continues as it was started")
+        say(f"{error}; {folder.path} continues as it was started")
     if not folder.exists():
         return None
     config = resumed_config(folder.path, settings_of_resume(words[1:]))
     if asked and (now := RunFolder.of(asked).path) != folder.path:
-        _say(f"{words[0]} now trains {now}; {folder.path}, which this job began, continues as it was started")
+        say(f"{words[0]} now trains {now}; {folder.path}, which this job began, continues as it was started")
     elif asked and (found := contradiction(settings_of(config), settings_of(asked), PLACE, f"{words[0]} now")):
-        _say(f"{folder.path} was started with {found[1]}; it continues as it was started")
+        say(f"{folder.path} was started with {found[1]}; it continues as it was started")
     return config
-
-
-def _folder_in_output(job: str) -> RunFolder | None:
-    """Return the folder of the run that an earlier attempt named in the job's output, to which this one appends.
-
-    None if there is none, as in a container, whose output goes to a pipe.
-    """
-    if not stat.S_ISREG(os.fstat(2).st_mode):
-        return None
-    text = Path("/proc/self/fd/2").read_text(encoding="utf-8", errors="surrogateescape")
-    line = rf"^{_SAYS}job {re.escape(job)}, attempt \d+, on \S+: (.+) from (?:the start|step-\d+)$"
-    told = [RunFolder(Path(path)) for path in re.findall(line, text, re.MULTILINE)]
-    return next((folder for folder in reversed(told) if folder.exists()), None)
 
 
 def _expected_folder(words: Sequence[str], job: str) -> RunFolder:
@@ -154,7 +131,7 @@ def _check_time(config: Config, variables: Mapping[str, str]) -> None:
     except UserError as error:
         if variables.get("SBATCH_SIGNAL"):
             raise
-        _say(f"unless sbatch was given another --signal, {error}")
+        say(f"unless sbatch was given another --signal, {error}")
 
 
 def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
@@ -166,7 +143,3 @@ def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
         UserError: the recipe or a setting is invalid.
     """
     return recipe.load_named(name, settings, lambda config: f"{config.run.name}-{job}")
-
-
-def _say(line: str) -> None:
-    print(f"{_SAYS}{line}", file=sys.stderr)

@@ -16,8 +16,9 @@ from cifar_dist import recipe
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.slurm.job_output import describe_attempt
 from cifar_dist.slurm.node import Node, first_host
-from cifar_dist.slurm.preflight import check_job, describe_attempt
+from cifar_dist.slurm.preflight import check_job
 
 SECOND_OF_TWO = {
     "SLURM_NODEID": "1",
