@@ -98,6 +98,7 @@ class Bench:
         env: environment of the commands.
         log: file of the current part's output.
         limit: seconds that the current item may take.
+        speedruns: mean seconds of speedrun-94 by its ``train.compile``, which its peers are compared with.
     """
 
     machine: Machine
@@ -108,6 +109,7 @@ class Bench:
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     log: Path = Path(os.devnull)
     limit: float = 0.0
+    speedruns: dict[str, float] = field(default_factory=dict)
 
     @property
     def runs(self) -> Path:

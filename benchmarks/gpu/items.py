@@ -22,9 +22,8 @@ _FEW = ("--train.max_steps", "20", "--train.threads", "1")
 _TINY = ("--train.max_steps", "2", "--train.batch_size", "40", "--eval.tta", "0", "--train.precision", "no")
 _DETERMINISTIC = ("--train.deterministic", "true", "--tracking.every", "1", "--checkpoint.every_steps", "4")
 _KILL_AFTER = 6  # records of metrics.jsonl
-_AIRBENCH = "AIRBENCH94"
-_AIRBENCH_RUNS = 8  # of the 200 that its script trains
-_AIRBENCH_ROW = re.compile(r"\|\s+eval\s+\|.*\|\s+([\d.]+)\s+\|\s+([\d.]+)\s+\|")
+_PEER_RUNS = 8  # of the 200 that their scripts train
+_PEER_ROW = re.compile(r"\|\s+eval\s+\|.*\|\s+([\d.]+)\s+\|\s+([\d.]+)\s+\|")
 
 
 @dataclass(frozen=True)
@@ -138,34 +137,49 @@ def sharded(config: str, wrapper: str) -> Callable[[Bench], str]:
     return work
 
 
-def speedrun(bench: Bench) -> str:
-    """Speedrun-94, warm, several times in one process; then the record holder's own script on the same images."""
-    repeats, tiny = (1, _TINY) if bench.rehearse else (5, ())
-    folder = bench.work / "speedruns"
-    data = ("--data.path", bench.cifar())
-    script = str(Path(__file__).with_name("speedrun.py"))
-    ours = _compiled(bench.python(script, "speedrun-94", str(repeats), str(folder), *data, *tiny)).last_line
-    peer = os.environ.get(_AIRBENCH)
-    if not peer:
-        return f"{ours}; no peer: set {_AIRBENCH} to the path of airbench94_muon.py"
-    if not bench.machine.gpus:
-        return f"{ours}; no peer: its script needs a GPU"
-    bench.python(str(Path(__file__).with_name("airbench_data.py")), bench.cifar(), str(bench.work / "airbench"))
-    seconds, accuracy = time_airbench(bench, Path(peer).resolve())
-    ratio = float(ours.split()[3]) / seconds
-    return f"{ours}; airbench94 {seconds:.3f} s, {percent(accuracy)}: ratio {ratio:.2f}"
+def speedrun(compiled: str) -> Callable[[Bench], str]:
+    """Train speedrun-94, warm, several times in one process; ``compiled`` is its ``train.compile``."""
+
+    def work(bench: Bench) -> str:
+        repeats, tiny = (1, _TINY) if bench.rehearse else (4, ())
+        settings = ("--data.path", bench.cifar(), "--train.compile", compiled, *tiny)
+        folder = str(bench.work / f"speedruns.{compiled}")
+        script = str(Path(__file__).with_name("speedrun.py"))
+        found = _compiled(bench.python(script, "speedrun-94", str(repeats), folder, *settings)).last_line
+        bench.speedruns[compiled] = float(found.split()[3])
+        return found
+
+    return work
 
 
-def time_airbench(bench: Bench, script: Path) -> tuple[float, float]:
-    """Run airbench's script until it has trained enough; return the mean seconds of a run and the mean accuracy."""
+def peer(variable: str, name: str) -> Callable[[Bench], str]:
+    """Train with the script of a record's holder, as it is, on the same images; ``variable`` has its path."""
+
+    def work(bench: Bench) -> str:
+        script = os.environ.get(variable)
+        if not script:
+            raise SkippedError(f"set {variable} to the path of {name}")
+        _require_gpu(bench.machine)
+        folder = bench.work / "airbench"
+        if not folder.is_dir():
+            bench.python(str(Path(__file__).with_name("airbench_data.py")), bench.cifar(), str(folder))
+        seconds, accuracy = time_peer(bench, Path(script).resolve())
+        ratios = [f"speedrun-94 {ours / seconds:.2f} of it (compile {key})" for key, ours in bench.speedruns.items()]
+        return "; ".join([f"{seconds:.3f} s, {percent(accuracy)}", *ratios])
+
+    return work
+
+
+def time_peer(bench: Bench, script: Path) -> tuple[float, float]:
+    """Run a peer's script until it has trained enough; return the mean seconds of a run and the mean accuracy."""
     folder = str(bench.work / "airbench")
     code = f"import os, runpy, sys; os.chdir({folder!r}); sys.argv = [{str(script)!r}]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    wanted = 1 + _AIRBENCH_RUNS  # the first one warms up
-    ended = bench.python("-uc", code, until=lambda output: len(_AIRBENCH_ROW.findall(output)) >= wanted)
-    rows = [(float(seconds), float(accuracy)) for accuracy, seconds in _AIRBENCH_ROW.findall(ended.output)][1:]
+    wanted = 1 + _PEER_RUNS  # the first one warms up
+    ended = bench.python("-uc", code, until=lambda output: len(_PEER_ROW.findall(output)) >= wanted)
+    rows = [(float(seconds), float(accuracy)) for accuracy, seconds in _PEER_ROW.findall(ended.output)][1:]
     if not rows:
-        raise FailedError(f"airbench94 printed no run: {ended.last_line}")
+        raise FailedError(f"{script.name} printed no run: {ended.last_line}")
     return sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows) / len(rows)
 
 
@@ -259,7 +273,10 @@ ITEMS: tuple[Item, ...] = (
     Item("parts", "correctness", 40, fixed_parts),
     Item("zero2", "correctness", 30, sharded("zero2", "DeepSpeed ZeRO-2")),
     Item("fsdp", "correctness", 25, sharded("fsdp", "FSDP")),
-    Item("speedrun", "speed", 200, speedrun),
+    Item("speedrun", "speed", 85, speedrun("no")),
+    Item("speedrun.graphs", "speed", 110, speedrun("reduce-overhead")),
+    Item("airbench94", "speed", 120, peer("AIRBENCH94", "airbench94_muon.py")),
+    Item("hiverge", "speed", 180, peer("HIVERGE", "cifar10_speedrun.py")),
     Item("steps.speedrun-94", "speed", 25, steps("speedrun-94")),
     Item("steps.custom-resnet", "speed", 30, steps("custom-resnet")),
     Item("steps.se-resnet-randaugment", "speed", 70, steps("se-resnet-randaugment")),

@@ -3,7 +3,8 @@
     python benchmarks/gpu/steps.py RECIPE STEPS [--section.field VALUE ...]
 
 Three times, each of work that is queued without waiting, up to the device's last kernel: taking a batch from the
-data, augmenting it, and a complete training step. A fifth as many steps run before each, to compile and to warm up.
+data, augmenting it, and a complete training step. A fifth as many run before each, to compile and to warm up, and on a
+GPU five seconds of steps before all: torch starts a pool of compilers beside the first ones, which slow the host down.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from cifar_dist.distributed.start import start_engine
 from cifar_dist.process_exit import exit_with
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.setup import build_setup
+
+_SETTLE = 5.0  # seconds
 
 
 def milliseconds(work: Callable[[], object], count: int, device: torch.device) -> float:
@@ -46,13 +49,22 @@ def main() -> int:
         learner = Learner(setup, engine)
         steps_of_all_epochs = (step for epoch in itertools.count() for step in setup.batches.epoch(epoch))
         batch = next(steps_of_all_epochs)[0]
-        training = learner.steps(0, 2 * steps + 2, setup.learning_rate)
-        next(training)  # compiles, which takes memory of its own
+        training = learner.steps(0, sys.maxsize, lambda _: 0.0)
+
+        def train() -> None:
+            next(training)
+            learner.clock.read()  # as the trainer does now and then, or its events pile up
+
+        train()  # compiles, which takes memory of its own
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+            settled = time.perf_counter() + _SETTLE
+            while time.perf_counter() < settled:
+                train()
+                torch.cuda.synchronize(device)
         data = milliseconds(lambda: next(steps_of_all_epochs), steps, device)
         augment = milliseconds(lambda: setup.mix(batch, 0), steps, device)
-        step = milliseconds(lambda: next(training), steps, device)
+        step = milliseconds(train, steps, device)
         rate = 1000 * config.train.batch_size / step
         memory = f", {torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB" if device.type == "cuda" else ""
         print(

@@ -18,7 +18,7 @@ import processes
 import pytest
 import wheels
 from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError, UnusableError
-from items import ITEMS, PARTS, Item, time_airbench
+from items import ITEMS, Item, time_peer
 from record import Record
 from schedule import run_items
 from support.running import PATIENCE, ROOT, environment
@@ -248,6 +248,30 @@ def test_a_measurement_without_compiled_augmentation_fails(tmp_path: Path, monke
         steps.work(job)
 
 
+def test_a_peer_is_compared_with_the_speedruns_of_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = {item.name: item for item in ITEMS}
+    gpu = Machine("a card", 1, (2, 30), "2", "3")
+    job = Bench(gpu, "", tmp_path, time.monotonic() + 100, rehearse=False)
+    monkeypatch.delenv("HIVERGE", raising=False)
+    with pytest.raises(SkippedError, match=r"^set HIVERGE to the path of cifar10_speedrun.py$"):
+        items["hiverge"].work(job)
+
+    def python(self: Bench, *words: str, until: Callable[[str], bool] | None = None) -> processes.Ended:
+        rows = "|  eval  |  0.99  |  0.9100  |  3.0000  |\n" + "|  eval  |  0.99  |  0.9200  |  2.0000  |\n" * 8
+        printed = rows if until else f"mean of 4: {1.0 if 'no' in words else 0.5} s, 91.00 %\n"
+        assert until is None or until(printed)
+        return processes.Ended(0, printed, limited=False)
+
+    monkeypatch.setattr(Bench, "python", python)
+    monkeypatch.setattr(Bench, "cifar", lambda self: "cifar10")
+    monkeypatch.setenv("HIVERGE", "cifar10_speedrun.py")
+    assert items["hiverge"].work(job) == "2.000 s, 92.00 %"
+    items["speedrun"].work(job)
+    items["speedrun.graphs"].work(job)
+    ratios = "speedrun-94 0.50 of it (compile no); speedrun-94 0.25 of it (compile reduce-overhead)"
+    assert items["hiverge"].work(job) == f"2.000 s, 92.00 %; {ratios}"
+
+
 def test_the_record_holders_script_is_stopped_after_a_few_of_its_200_runs(tmp_path: Path) -> None:
     """Runs are counted in its table, which numbers a run in the row of its first epoch only."""
     row = "|  {:>6}  |  {:>5}  |     0.9000  |   0.9300  |  {:>11}  |  {:>12}  |"
@@ -264,12 +288,15 @@ def test_the_record_holders_script_is_stopped_after_a_few_of_its_200_runs(tmp_pa
     )
     (tmp_path / "airbench").mkdir()
     (tmp_path / "airbench" / "cifar10").write_text("the data is found in the working folder")
-    assert time_airbench(job, script) == pytest.approx((2.5, 0.941))
+    assert time_peer(job, script) == pytest.approx((2.5, 0.941))
 
 
-def test_each_part_but_the_recipes_takes_less_than_six_minutes() -> None:
-    for part in PARTS[:2]:
-        assert sum(item.seconds for item in ITEMS if item.part == part) < 360
+@pytest.mark.parametrize(("part", "minutes"), [("correctness", 6), ("speed", 11)])
+def test_a_part_takes_no_longer_than_the_help_says(part: str, minutes: int) -> None:
+    assert sum(item.seconds for item in ITEMS if item.part == part) < 60 * minutes
+
+
+def test_each_item_has_a_name_of_its_own() -> None:
     assert len({item.name for item in ITEMS}) == len(ITEMS)
 
 
