@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 import struct
 import warnings
 from collections import Counter
@@ -49,6 +51,8 @@ _PNG_DEPTH_OFFSET: Final = 24  # signature, length and name of IHDR, width, heig
 _PNG_START: Final = struct.Struct(">8s 4x4s IIBB 3x4x I4s")  # to the name of the second chunk, without check sums
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _RGB: Final = 2
+_NPY_VERSION_1: Final = b"\x93NUMPY\x01\x00"
+_NPY_START: Final = len(_NPY_VERSION_1) + 2  # and the length of the header
 
 TURNED: Final = "turned upright, as the EXIF orientation says"
 COMPOSITED: Final = "composited over white, because of transparent pixels"
@@ -103,8 +107,7 @@ def decode_with_changes(data: bytes, codec: Codec) -> tuple[NDArray[np.uint8], t
             :func:`decoding_problem`.
     """
     if codec == "npy":
-        array: NDArray[np.uint8] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-        return array, ()
+        return _decode_npy(data), ()
     if _is_plain_png(data):
         return np.asarray(PngImageFile(io.BytesIO(data))), ()
     image, changes = decode_rgb(data, _MEMBER_FORMATS)
@@ -148,6 +151,28 @@ def decode_rgb(data: bytes, formats: Sequence[str], *, to_be_resized: bool = Fal
             rgb = rgb.transpose(turn)
             changes.append(TURNED)
         return DecodedImage(rgb, tuple(changes))
+
+
+def _decode_npy(data: bytes) -> NDArray[np.uint8]:
+    """Decode an array without pickles; one as :func:`encode` writes it in a tenth of NumPy's time.
+
+    NumPy parses the header of each as Python. In a dataset all are the same bytes, so a parsed one is kept.
+    """
+    end = _NPY_START + int.from_bytes(data[_NPY_START - 2 : _NPY_START], "little")
+    shape = _plain_shape(data[:end]) if data.startswith(_NPY_VERSION_1) else None
+    if shape is None:
+        array: NDArray[np.uint8] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        return array
+    return np.frombuffer(data, np.uint8, math.prod(shape), end).reshape(shape)
+
+
+@functools.lru_cache(maxsize=8)
+def _plain_shape(header: bytes) -> tuple[int, ...] | None:
+    """The shape of a contiguous uint8 array with this header, from its first byte; None for any other array."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    return None if is_fortran or dtype != np.uint8 or math.prod(shape) == 0 else shape
 
 
 def _is_plain_png(data: bytes) -> bool:

@@ -102,3 +102,22 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_images_take_the_long_way(name: str) -> None:
     assert_same(OTHERS[name])
+
+
+@given(SIDES, SIDES, st.data())
+def test_an_array_is_read_as_numpy_reads_it(height: int, width: int, choose: st.DataObject) -> None:
+    data = bytearray(encode(picture(height, width), "npy"))
+    if choose.draw(st.booleans()):
+        place = choose.draw(st.integers(0, len(data) - 1))
+        data[place] ^= 1 << choose.draw(st.integers(0, 7))
+    given_bytes = bytes(data[: choose.draw(st.sampled_from([len(data), len(data) - 1, len(data) // 2]))])
+    try:
+        expected = np.lib.format.read_array(io.BytesIO(given_bytes), allow_pickle=False)
+    except Exception:
+        with pytest.raises(Exception):  # noqa: B017
+            decode(given_bytes, "npy")
+        return
+    found = decode(given_bytes, "npy")
+    assert isinstance(expected, np.ndarray)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
