@@ -153,7 +153,12 @@ def speedrun(compiled: str) -> Callable[[Bench], str]:
 
 
 def peer(variable: str, name: str) -> Callable[[Bench], str]:
-    """Train with the script of a record's holder, as it is, on the same images; ``variable`` has its path."""
+    """Train with the script of a record's holder, as it is, on the same images.
+
+    Args:
+        variable: environment variable with its path.
+        name: that it is published under.
+    """
 
     def work(bench: Bench) -> str:
         script = os.environ.get(variable)
@@ -163,17 +168,23 @@ def peer(variable: str, name: str) -> Callable[[Bench], str]:
         folder = bench.work / "airbench"
         if not folder.is_dir():
             bench.python(str(Path(__file__).with_name("airbench_data.py")), bench.cifar(), str(folder))
-        seconds, accuracy = time_peer(bench, Path(script).resolve())
+        seconds, accuracy = time_peer(bench, Path(script).resolve(), folder)
         ratios = [f"speedrun-94 {ours / seconds:.2f} of it (compile {key})" for key, ours in bench.speedruns.items()]
         return "; ".join([f"{seconds:.3f} s, {percent(accuracy)}", *ratios])
 
     return work
 
 
-def time_peer(bench: Bench, script: Path) -> tuple[float, float]:
-    """Run a peer's script until it has trained enough; return the mean seconds of a run and the mean accuracy."""
-    folder = str(bench.work / "airbench")
-    code = f"import os, runpy, sys; os.chdir({folder!r}); sys.argv = [{str(script)!r}]; "
+def time_peer(bench: Bench, script: Path, folder: Path) -> tuple[float, float]:
+    """Run a peer's script in ``folder``, which has its images, until it has trained enough.
+
+    Returns:
+        The mean seconds of a run, and the mean accuracy, a fraction.
+
+    Raises:
+        FailedError: it ended with an error or printed no run.
+    """
+    code = f"import os, runpy, sys; os.chdir({str(folder)!r}); sys.argv = [{str(script)!r}]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     wanted = 1 + _PEER_RUNS  # the first one warms up
     ended = bench.python("-uc", code, until=lambda output: len(_PEER_ROW.findall(output)) >= wanted)

@@ -4,7 +4,7 @@
 
 Three times, each of work that is queued without waiting, up to the device's last kernel: taking a batch from the
 data, augmenting it, and a complete training step. A fifth as many run before each, to compile and to warm up, and on a
-GPU five seconds of steps before all: torch starts a pool of compilers beside the first ones, which slow the host down.
+GPU five seconds of steps before all, because the first seconds of a process are slower there.
 """
 
 from __future__ import annotations
