@@ -1,7 +1,8 @@
 """Speedrun-94 against the scripts that it competes with, on the CPU: airbench94's with Muon, and hiverge's.
 
     python benchmarks/peers.py [--airbench PATH] [--hiverge PATH] [--data shards/cifar10] [--turns 5]
-        [--precision bf16|fp32] [--compile] [--threads N] [--train --seeds N --epochs N]
+        [--precision bf16|fp32] [--compile] [--threads N]
+        [--train --seeds N [--recipe NAME] [--section.field VALUE ...]]
 
 PATH is airbench94_muon.py of github.com/KellerJordan/cifar10-airbench, or cifar10_speedrun.py of
 github.com/hiverge/cifar10-speedrun; each runs as it is, but for what names a GPU (benchmarks/workers/script.py), in a
@@ -9,10 +10,10 @@ process of its own. A step of ours is the product's, on as many images as the sc
 its augmentation. The scripts stop to learn the bias of their whitening layer early, which makes a step cheaper; their
 eight epochs have one batch each here, so that the counted steps have as large a share of both kinds as a training has.
 
-With --train both train to the end for each seed, on the same files: half an hour to an hour for each on two cores. Ours
-trains as docs/launching.md has it for a CPU, in processes of one thread, in as many ``--epochs`` as it takes to reach
-the scripts' accuracy. Times are those of training and of the final evaluation; accuracies are those of the trainer's
-own evaluation with six views.
+With --train all train to the end for each seed, on the same files: each in 6 to 20 minutes on two cores. Ours is
+cpu-quick, or another recipe that reaches the scripts' accuracy, in processes of one thread as docs/launching.md has it
+for a CPU. Times are those of training and of the final evaluation; accuracies are those of the trainer's own evaluation
+with six views.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,26 +121,31 @@ def compare_steps(name: str, script: Path, way: Way, data: str, turns: int) -> C
 
 
 def compare_trainings(
-    scripts: Mapping[str, Path], way: Way, data: str, seeds: int, epochs: int
+    scripts: Mapping[str, Path], way: Way, data: str, seeds: int, words: Sequence[str]
 ) -> tuple[list[Comparison], str]:
-    """Compare whole trainings with seeds 0, 1, ..., and say their mean accuracies."""
+    """Compare whole trainings with seeds 0, 1, ... of the scripts and of the recipe and settings in ``words``.
+
+    Returns:
+        One comparison for each script, and a line with the mean accuracies.
+    """
+    recipe = words[0]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         files = str(write(data, Path(folder)))
         workers = {
             name: stack.enter_context(Workers(["script.py", str(script), files, "--whole", *way.options]))
             for name, script in scripts.items()
         }
-        found: dict[str, list[Training]] = {name: [] for name in (OURS, *workers)}
+        found: dict[str, list[Training]] = {name: [] for name in (recipe, *workers)}
         for seed in range(seeds):
             for name in list(found) if seed % 2 else reversed(list(found)):
-                if name == OURS:
-                    one = train_ours(seed, data, folder, way, epochs)
+                if name == recipe:
+                    one = train_ours(words, seed, data, folder, way)
                 else:
                     one = Training(**workers[name].ask(seed)[0])
                 found[name].append(one)
                 print(f"{name}, seed {seed}: {one}", flush=True)
-    ours = [one.seconds for one in found[OURS]]
-    what = f"a training of {OURS} in {epochs} epochs and its evaluation"
+    ours = [one.seconds for one in found[recipe]]
+    what = f"a training of {' '.join(words)} and its evaluation"
     comparisons = [
         Comparison(what, f"{name}, {way}", "s", ours, [one.seconds for one in found[name]]) for name in workers
     ]
@@ -147,13 +153,12 @@ def compare_trainings(
     return comparisons, f"mean test accuracy of {seeds} seeds: {', '.join(means)}"
 
 
-def train_ours(seed: int, data: str, folder: str, way: Way, epochs: int) -> Training:
-    """Train our recipe in processes of its own."""
-    name = f"{OURS}.{seed}"
-    words = ["launch", "cpu", f"--num_processes={way.threads}", OURS, "--data.path", data, "--train.threads", "1"]
-    words += ["--run.dir", folder, "--run.name", name, "--run.seed", str(seed), "--train.epochs", str(epochs)]
-    words += way.precision_settings
-    subprocess.run([sys.executable, "-m", "cifar_dist", *words], cwd=ROOT, check=True, stdout=sys.stderr)
+def train_ours(words: Sequence[str], seed: int, data: str, folder: str, way: Way) -> Training:
+    """Train a recipe with settings, which ``words`` are, in processes of its own."""
+    name = f"ours.{seed}"
+    launch = ["launch", "cpu", f"--num_processes={way.threads}", *words, "--data.path", data, "--train.threads", "1"]
+    launch += ["--run.dir", folder, "--run.name", name, "--run.seed", str(seed), *way.precision_settings]
+    subprocess.run([sys.executable, "-m", "cifar_dist", *launch], cwd=ROOT, check=True, stdout=sys.stderr)
     seconds, accuracy = measured(Path(folder, name))
     return Training(seconds, accuracy, accuracy)
 
@@ -169,8 +174,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each")
     parser.add_argument("--train", action="store_true", help="train to the end")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each with --train")
-    parser.add_argument("--epochs", type=int, default=8, help="of ours with --train")
-    asked = parser.parse_args()
+    parser.add_argument("--recipe", default="cpu-quick", help="ours with --train (default: cpu-quick)")
+    asked, settings = parser.parse_known_args()
+    if settings and not asked.train:
+        parser.error(f"{' '.join(settings)}: settings of the recipe have an effect only with --train")
     given = {"airbench94": asked.airbench, "hiverge's speedrun": asked.hiverge}
     scripts = {name: path.resolve() for name, path in given.items() if path is not None}
     if not scripts:
@@ -178,7 +185,8 @@ def main() -> None:
     way = Way(asked.precision, asked.compile, asked.threads)
     data = str(Path(asked.data).resolve())
     if asked.train:
-        comparisons, accuracies = compare_trainings(scripts, way, data, asked.seeds, asked.epochs)
+        words = [asked.recipe, *settings]
+        comparisons, accuracies = compare_trainings(scripts, way, data, asked.seeds, words)
         record(__file__, comparisons, accuracies, name="peers_trainings")
     else:
         record(__file__, [compare_steps(name, path, way, data, asked.turns) for name, path in scripts.items()])

@@ -1,7 +1,8 @@
 """Newton-Schulz: bring the singular values of matrices near 1; one after the other, or batched for a GPU.
 
 Keller Jordan's coefficients (https://kellerjordan.github.io/posts/muon/): X <- a X + b (X X^T) X + c (X X^T)^2 X from
-X = U / ||U||.
+X = U / ||U||. In float32, long matrices are iterated as *Gram Newton-Schulz* does (Dao AI Lab, 2026,
+https://dao-lab.ai/blog/2026/gram-newton-schulz): on the small X X^T instead of X, the same function of X.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315  # steepest at zero among those that do not
 EPS = 1e-7
 # A batch of its own costs some fifteen launches of 4 us, in which a GPU multiplies and adds at least so often.
 _WORTH_A_BATCH = 5e9
+_LONG = 3  # columns per row from which iterating on the Gram matrix takes less time
+# Rounding makes small eigenvalues of a Gram matrix negative, and each iteration multiplies them by _A squared.
+_RESTART = 3
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
@@ -42,11 +46,42 @@ def iterate(x: Tensor, iterations: int) -> Tensor:
         x = x.mT
     # No singular value above 1, as the iteration requires to converge.
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=EPS)
-    multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = multiply_add(x, multiply_add(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    if x.shape[-1] >= _LONG * x.shape[-2] and x.dtype != torch.bfloat16:  # its 8 bits would need more restarts
+        for begin in range(0, iterations, _RESTART):
+            x = _gram_factor(x @ x.mT, min(_RESTART, iterations - begin)) @ x
+    else:
+        for _ in range(iterations):
+            x = _multiply_add(x, _polynomial(x @ x.mT), x, beta=_A)
     return x.mT if tall else x
+
+
+def _gram_factor(gram: Tensor, iterations: int) -> Tensor:
+    """Return the [..., m, m] matrix by which ``iterations`` multiply X, from X X^T."""
+    factor = _factor(gram)
+    product = factor
+    for _ in range(iterations - 1):
+        gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
+    return product
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """Return a I + b G + c G^2, by which one iteration multiplies X."""
+    factor = _polynomial(gram)
+    factor.diagonal(dim1=-2, dim2=-1).add_(_A)
+    return factor
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """Return b G + c G^2."""
+    return _multiply_add(gram, gram, gram, beta=_B, alpha=_C)
+
+
+def _multiply_add(added: Tensor, left: Tensor, right: Tensor, *, beta: float, alpha: float = 1.0) -> Tensor:
+    """Return beta * added + alpha * left @ right for [..., m, n] matrices."""
+    function = torch.addmm if added.ndim == 2 else torch.baddbmm
+    return function(added, left, right, beta=beta, alpha=alpha)
 
 
 class PaddedBatches:
