@@ -73,6 +73,16 @@ def find_descriptor(path: Path) -> int | None:
     return None
 
 
+def path_of(descriptor: int) -> Path | None:
+    """Return the path that an open file has now; None if it was deleted, or the system cannot tell."""
+    for folder in _OPEN_FILES:
+        with contextlib.suppress(OSError):
+            path = (folder / str(descriptor)).readlink()
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return path
+    return None
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name ``path`` in an OSError that names no file, as that of a full disk does, or a temporary name of ``path``."""

@@ -18,13 +18,14 @@ from cifar_dist.config.plugin_copies import FOLDER_NAME
 from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, read_config
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.errors import InUseError, UserError
+from cifar_dist.errors import InUseError, TrainingFailedError, UserError, quoted
 from cifar_dist.files import (
     changed_files,
     complete,
     discard,
     free_name,
     leftovers,
+    path_of,
     read_json,
     write_atomic,
     write_sums,
@@ -236,6 +237,46 @@ class RunFolder:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         lock.flush()
+
+    def is_where_it_was(self) -> bool:
+        """Whether the path leads to the folder that :meth:`lock` locked; True for one that is not locked."""
+        if self._lock is None:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / _LOCK).stat())
+        except FileNotFoundError:
+            return False
+
+    def follow(self) -> str:
+        """Lead the path to the locked folder again if that was renamed, by a link; return a line to report, or none.
+
+        Whoever trains calls it before writing, or a folder would appear that is no run, or another run have the files.
+
+        Raises:
+            TrainingFailedError: the folder was deleted, or its name is taken.
+        """
+        if self.is_where_it_was():
+            return ""
+        assert self._lock is not None
+        lock = path_of(self._lock.fileno())
+        if lock is None:
+            if self.config.is_file() and not (self.path / _LOCK).exists():  # only the lock was deleted
+                return ""
+            raise TrainingFailedError(f"{self.path} was deleted while the run was training, or renamed elsewhere")
+        actual = lock.parent
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.symlink_to(actual)
+        except OSError as error:
+            reason = "its old name is taken" if isinstance(error, FileExistsError) else error.strerror
+            raise TrainingFailedError(
+                f"{self.path} was renamed to {actual} while the run was training, and {reason}; "
+                f"resume it with: cifar-dist resume {quoted(actual)}"
+            ) from None
+        return (
+            f"{self.path} was renamed to {actual}, where this run continues through a link with the old name; "
+            "delete the link when the run has ended"
+        )
 
     def in_use(self) -> bool:
         """Whether a process is training this run."""

@@ -175,11 +175,12 @@ class Tracker:
         try:
             if self._open_epoch is not None and status == "finished":
                 self._end_epoch(self._open_epoch, best=False)
-            for write in (
+            writes = (
                 self._metrics.close,
                 lambda: self._table.write(self._folder.metrics_csv),
                 lambda: timeline.append(self._folder.timeline, end),
-            ):
+            )
+            for write in writes if self._folder.is_where_it_was() else ():
                 try:
                     write()
                 except OSError as error:

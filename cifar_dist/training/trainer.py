@@ -181,6 +181,7 @@ class Trainer:
     def end_epoch(self, epoch: int) -> None:
         """Evaluate when it is due, then save when it is due or the best so far."""
         self.watchdog.be_patient()
+        self._follow_folder()
         is_last = self.step == self.last_step
         val = self.val if is_last or self.setup.is_turn(self.step) else None
         self.flush(ends_epoch=val is None)
@@ -220,6 +221,7 @@ class Trainer:
     def finish(self) -> None:
         """Keep the final weights and evaluate them with test-time augmentation."""
         self.watchdog.be_patient()
+        self._follow_folder()
         for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
             self.tracker.warn(damage)
         if self.ranks.run_on_main(lambda: self.folder.is_finished(self.config.eval.split)):
@@ -262,6 +264,7 @@ class Trainer:
     def _record_final(self, summary: Summary, usage: Usage | None) -> None:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
         self.watchdog.be_patient()  # its folder is written next
+        self._follow_folder()
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
             return
         record = Record(
@@ -301,6 +304,7 @@ class Trainer:
     def save(self, best: bool = False, *, must: bool = False) -> None:
         """Save a checkpoint of this step, see :meth:`CheckpointSaver.save`."""
         self._wait_for_save()
+        self._follow_folder()
         self._require_finite(self.learner.holds_finite_weights(), "the norm of a weight")
         self._require_finite(not self.learner.model.always_overflows(), "every gradient in fp16")
         state = checkpoint.TrainState(
@@ -315,6 +319,11 @@ class Trainer:
             self.saver.save(self.learner.state, state, must=must)
         self.watchdog.beat()  # the next step has a step's time only
         self.step_log.restart_clock()
+
+    def _follow_folder(self) -> None:
+        """Go on writing to the run's folder if it was renamed. Collective."""
+        if note := self.ranks.run_on_main(self.folder.follow):
+            self.tracker.warn(note)
 
     def _wait_for_save(self) -> None:
         """Wait for the checkpoint that is being written, as long as it may take."""
