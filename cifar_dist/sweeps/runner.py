@@ -1,9 +1,9 @@
 """Train the runs of a sweep on this machine, each in its own process.
 
 Finished runs are skipped and interrupted runs resume, so repeating the command is always safe, also while another one
-trains a part of the runs. A run that fails is reported, and the others continue. A request to stop is forwarded to the
-runs in progress, which save a checkpoint and exit with 75; the sweep then exits with 75 too, unless only failed runs
-are left.
+trains a part of the runs; what that leaves unfinished is trained at the end. A run that fails is reported, and the
+others continue. A request to stop is forwarded to the runs in progress, which save a checkpoint and exit with 75; the
+sweep then exits with 75 too, unless only failed runs are left.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     _report_other_evaluations(sweep)
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
+    elsewhere: list[tuple[int, Run]] | None = []  # in use by other processes; None once these were tried again
     failed: list[str] = []
     sent: set[int] = set()  # the signals that runs in progress have received
     stopping = False
@@ -117,9 +118,14 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 code = one.process.returncode
                 stopping = stopping or code == EXIT_REQUEUE  # stopping a run stops the sweep
                 interrupted = _is_interruption(code, sent)
-                if code not in (EXIT_DONE, EXIT_IN_USE) and not interrupted:
+                if code == EXIT_IN_USE:
+                    if elsewhere is not None:
+                        elsewhere.append((one.number, one.run))
+                elif code != EXIT_DONE and not interrupted:
                     failed.append(one.run.name)
                 _report_end(one, code, total, interrupted)
+            if elsewhere and not started and not waiting:
+                waiting, elsewhere = [(number, run) for number, run in elsewhere if not _is_settled(run)], None
             time.sleep(0.05)
     if failed:
         say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
@@ -133,6 +139,11 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
         return EXIT_FAILED if failed else EXIT_IN_USE
     say(f"all {total} runs are finished")
     return EXIT_DONE
+
+
+def _is_settled(run: Run) -> bool:
+    """Whether a run is finished, or another process trains it."""
+    return run.folder.is_finished() or run.folder.in_use()
 
 
 def _report_other_evaluations(sweep: Sweep) -> None:

@@ -194,8 +194,14 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
         ),
         ("exit 69", "exit 1", 1, ["2 of 3 runs failed: ", "1 of 3 runs are in use by other processes: "]),
         ("touch three.long.s0; exit 69", "exit 0", 0, ["all 3 runs are finished"]),
+        (
+            "test -e three.diverges.s0 || exit 69; touch three.long.s0",
+            "exit 0",
+            0,
+            ["1 of 3: three.long.s0", "1 of 3: three.long.s0 finished", "all 3 runs are finished"],
+        ),
     ],
-    ids=["the other trains on", "others fail", "the other has finished it"],
+    ids=["the other trains on", "others fail", "the other has finished it", "the other was killed"],
 )
 def test_a_run_that_another_sweep_trains_has_not_failed(
     file: Path,
@@ -213,6 +219,10 @@ def test_a_run_that_another_sweep_trains_has_not_failed(
     monkeypatch.setattr(runner, "_base_command", lambda _: ["sh", "-c", script, "sh"])
     monkeypatch.setattr(RunFolder, "is_finished", lambda run: Path(run.name).exists())
     monkeypatch.setattr(runner, "read_result", lambda _: SimpleNamespace(val_accuracy=None, final=None, seconds=1.0))
+    other = RunFolder(tmp_path / "runs" / "three.long.s0")
+    other.path.mkdir(parents=True)
+    if long == "exit 69":
+        other.lock()
     assert runner.run_all(load(str(file), [], None)) == code
     own = [line.removeprefix("sweep: ") for line in capfd.readouterr().out.splitlines()]
     assert "1 of 3: three.long.s0 is in use by another process" in own
