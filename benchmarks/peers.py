@@ -122,11 +122,11 @@ def compare_steps(name: str, script: Path, way: Way, data: str, turns: int) -> C
 
 def compare_trainings(
     scripts: Mapping[str, Path], way: Way, data: str, seeds: int, words: Sequence[str]
-) -> tuple[list[Comparison], str]:
+) -> list[Comparison]:
     """Compare whole trainings with seeds 0, 1, ... of the scripts and of the recipe and settings in ``words``.
 
     Returns:
-        One comparison for each script, and a line with the mean accuracies.
+        One comparison for each script, with the mean accuracies in its names.
     """
     recipe = words[0]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -144,13 +144,12 @@ def compare_trainings(
                     one = Training(**workers[name].ask(seed)[0])
                 found[name].append(one)
                 print(f"{name}, seed {seed}: {one}", flush=True)
-    ours = [one.seconds for one in found[recipe]]
-    what = f"a training of {' '.join(words)} and its evaluation"
-    comparisons = [
-        Comparison(what, f"{name}, {way}", "s", ours, [one.seconds for one in found[name]]) for name in workers
+    seconds = {name: [one.seconds for one in them] for name, them in found.items()}
+    means = {name: percent(statistics.fmean(one.accuracy for one in them)) for name, them in found.items()}
+    what = f"a training of {' '.join(words)} to {means[recipe]}"
+    return [
+        Comparison(what, f"{name}, {way}, to {means[name]}", "s", seconds[recipe], seconds[name]) for name in workers
     ]
-    means = (f"{name} {percent(statistics.fmean(one.accuracy for one in them))}" for name, them in found.items())
-    return comparisons, f"mean test accuracy of {seeds} seeds: {', '.join(means)}"
 
 
 def train_ours(words: Sequence[str], seed: int, data: str, folder: str, way: Way) -> Training:
@@ -186,8 +185,8 @@ def main() -> None:
     data = str(Path(asked.data).resolve())
     if asked.train:
         words = [asked.recipe, *settings]
-        comparisons, accuracies = compare_trainings(scripts, way, data, asked.seeds, words)
-        record(__file__, comparisons, accuracies, name="peers_trainings")
+        comparisons = compare_trainings(scripts, way, data, asked.seeds, words)
+        record(__file__, comparisons, f"accuracies are means of {asked.seeds} seeds", name="peers_trainings")
     else:
         record(__file__, [compare_steps(name, path, way, data, asked.turns) for name, path in scripts.items()])
 
