@@ -245,7 +245,9 @@ class RunFolder:
         try:
             return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / _LOCK).stat())
         except FileNotFoundError:
-            return False
+            return path_of(self._lock.fileno()) is None and self.config.is_file()  # only the lock was deleted
+        except OSError:  # whoever writes next reports it
+            return True
 
     def follow(self) -> str:
         """Lead the path to the locked folder again if that was renamed, by a link; return a line to report, or none.
@@ -260,8 +262,6 @@ class RunFolder:
         assert self._lock is not None
         lock = path_of(self._lock.fileno())
         if lock is None:
-            if self.config.is_file() and not (self.path / _LOCK).exists():  # only the lock was deleted
-                return ""
             raise TrainingFailedError(f"{self.path} was deleted while the run was training, or renamed elsewhere")
         actual = lock.parent
         try:

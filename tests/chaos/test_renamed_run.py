@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.running import TRAIN, finish, metrics, pausing, spawn, start, story, wait_for_pause
 
+from cifar_dist.tracking import timeline
+
 SAVED = Path("checkpoints") / "step-00000010"
 
 
@@ -94,4 +96,6 @@ def test_a_deleted_run_ends(tiny: Path, tmp_path: Path) -> None:
 def test_a_run_whose_lock_is_deleted_continues(tiny: Path, tmp_path: Path) -> None:
     code, output = change_while_training(tiny, tmp_path, 1, lambda run: (run / ".lock").unlink())
     assert code == 0, output
-    assert story(tmp_path / "runs" / "tiny")[-1]["step"] == 26
+    run = tmp_path / "runs" / "tiny"
+    assert story(run)[-1]["step"] == 26
+    assert [event.kind for event in timeline.read(run / "timeline.jsonl")] == ["started", "finished"]
