@@ -27,8 +27,8 @@ INTRODUCTION = """# Results
 and `benchmarks/gpu.sh CIFAR10 OUT` all recipes on a GPU; the notes below describe the other rows.
 `docs/make_results.py` writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10
 stored as quality-75 JPEG, of whose test images 5,000 have labels: one accuracy has a standard error of about 0.4
-points. JPEG lowers accuracy by about 3.3 points: the record holder's own script reaches 94.0 % on the original files
-and 90.7 % on these.
+points. JPEG lowers accuracy by about 3.1 points: the record holder's own script reaches 94.0 % on the original files
+and 90.9 % on these.
 
 """
 FINISHED = """## Finished
