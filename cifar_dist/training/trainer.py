@@ -321,7 +321,11 @@ class Trainer:
         self.step_log.restart_clock()
 
     def _follow_folder(self) -> None:
-        """Go on writing to the run's folder if it was renamed. Collective."""
+        """Make the path lead to the run's folder again if that was renamed, and report it. Collective.
+
+        Raises:
+            TrainingFailedError: the folder was deleted, or its name is taken.
+        """
         if note := self.ranks.run_on_main(self.folder.follow):
             self.tracker.warn(note)
 

@@ -18,7 +18,7 @@ SAVED = Path("checkpoints") / "step-00000010"
 def change_while_training(
     tiny: Path, tmp_path: Path, processes: int, change: Callable[[Path], object], *words: str
 ) -> tuple[int, str]:
-    """Train until step 12 of 26, call ``change`` with the run folder, and go on; return exit code and output."""
+    """Train 12 of 26 steps, call ``change`` with the run folder, and train on; return exit code and output."""
     run = tmp_path / "runs" / "tiny"
     saved = None if "--checkpoint.every_steps" in words else run / SAVED
     running = start([TRAIN, str(tiny), *words], processes, pausing(12, tmp_path / "paused", saved))
