@@ -142,6 +142,23 @@ def test_convolutions_start_as_the_identity() -> None:
     torch.testing.assert_close(group.conv2(x), x)
 
 
+@settings(max_examples=30, deadline=None)
+@given(height=st.integers(2, 18), width=st.integers(2, 18), wide=st.booleans(), seed=st.integers(0, 2**31 - 1))
+def test_a_pool_reads_all_that_is_computed(height: int, width: int, wide: bool, seed: int) -> None:
+    """Pooled values and both gradients are those of a convolution that also computes what the pool ignores."""
+    conv = small_net().groups[1].conv1.double()
+    shape = torch.randn(3, 8, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    images = (shape.to(memory_format=torch.channels_last) if wide else shape).requires_grad_()
+    pooled = F.max_pool2d(conv(images), 2)
+    expected = F.max_pool2d(F.conv2d(images, conv.weight, padding=1), 2)
+    towards = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
+    torch.testing.assert_close(pooled, expected)
+    ours, plain = (torch.autograd.grad(y, [images, conv.weight], towards) for y in (pooled, expected))
+    torch.testing.assert_close(ours, plain)
+    if height % 2 and width % 2 and height < 16:
+        assert conv(images).shape[2:] == (height - 1, width - 1)
+
+
 def airbench96(model: SpeedNet, images: Tensor) -> Tensor:
     """Compute the logits in training mode as airbench96 does, with padding "same" and the intended biases."""
     weights = dict(model.named_parameters())
