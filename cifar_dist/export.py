@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.data.normalize import Normalize, normalization_statistics
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.evaluation.trained import Trained, build_trained
 from cifar_dist.files import write_output
 
@@ -55,20 +55,17 @@ def export(trained: Trained, out: Path) -> str:
     about = json.dumps(
         {"run": trained.run.name, "checkpoint": weights.name, "step": weights.step, "classes": data.classes}
     )
-    write, read = _FORMS[out.suffix]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, but some programs still load only that
-        wanted = module(images)
-        try:
-            content = write(module, images[:2], about)
-            for count in (1, 3):  # batch sizes other than that of the example
-                torch.testing.assert_close(read(content)(images[:count]), wanted[:count], rtol=1e-4, atol=1e-5)
-        except Exception as error:  # a compiler raises many kinds
-            first = str(error).strip().partition("\n")[0]
-            other = ", ".join(suffix for suffix in _FORMS if suffix != out.suffix)
-            raise UserError(f"this network cannot be exported as {out.suffix} ({first}); try {other}") from None
+        found = _converted(module, images, about, out.suffix)
+        if isinstance(found, Exception):
+            first = str(found).strip().partition("\n")[0]
+            (other,) = _FORMS.keys() - {out.suffix}
+            can = isinstance(_converted(module, images, about, other), bytes)
+            advice = f"use --out {quoted(out.with_suffix(other))}" if can else f"nor can it as {other}"
+            raise UserError(f"this network cannot be exported as {out.suffix} ({first}); {advice}")
     try:
-        write_output(out, content)
+        write_output(out, found)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     height, width, channels = data.shape
@@ -76,6 +73,19 @@ def export(trained: Trained, out: Path) -> str:
         f"{weights.name} of {trained.run.name}: uint8 [n, {height}, {width}, {channels}] -> "
         f"probabilities float32 [n, {len(data.classes)}]"
     )
+
+
+def _converted(module: nn.Module, images: Tensor, about: str, suffix: str) -> bytes | Exception:
+    """Return the content of a file that predicts what ``module`` does, or why there is none."""
+    write, read = _FORMS[suffix]
+    wanted = module(images)
+    try:
+        content = write(module, images[:2], about)
+        for count in (1, 3):  # batch sizes other than that of the example
+            torch.testing.assert_close(read(content)(images[:count]), wanted[:count], rtol=1e-4, atol=1e-5)
+    except Exception as error:  # a compiler raises many kinds
+        return error
+    return content
 
 
 def _program(module: nn.Module, images: Tensor, about: str) -> bytes:

@@ -62,6 +62,41 @@ def test_an_export_predicts_what_the_run_predicts(run: Path, digits: Path, tmp_p
     np.testing.assert_allclose(np.load(answers), wanted, rtol=1e-3, atol=1e-5)
 
 
+NETWORKS = """
+import torch
+from torch import nn
+
+class Branches(nn.Module):
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.head = nn.Linear(32 * 32 * channels, classes)
+
+    def forward(self, x):
+        x = self.head(x.flatten(1))
+        return x if x.abs().sum() < 1e9 else -x
+
+class Counts(Branches):
+    def forward(self, x):
+        return torch.cat([self.head(one.flatten()[None]) for one in x])
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "advice"), [("Branches", "use --out {out}/it.pt"), ("Counts", "nor can it as .pt")]
+)
+def test_a_network_that_a_format_cannot_express(digits: Path, tmp_path: Path, network: str, advice: str) -> None:
+    """A branch on values is traced as it went; a loop over images has as many turns as the example."""
+    plugin = tmp_path / "networks.py"
+    plugin.write_text(NETWORKS)
+    words = ["--data.path", str(digits), "--model.name", f"{plugin}:{network}", "--model.options={}"]
+    words += ["--train.epochs", "1", "--schedule.warmup", "0", "--eval.tta", "0", "--run.dir", str(tmp_path)]
+    assert train("demo", *words, "--run.name", "it")[0].returncode == 0
+    with pytest.raises(UserError, match=r"cannot be exported as \.pt2 \(") as error:
+        cli.run(["export", str(tmp_path / "it"), "--out", str(tmp_path / "it.pt2")])
+    assert str(error.value).endswith(advice.format(out=tmp_path))
+    assert not (tmp_path / "it.pt2").exists()
+
+
 def test_what_cannot_be_is_one_line(run: Path, tmp_path: Path) -> None:
     for words, says in (
         (["nothing"], "run 'nothing' does not exist"),

@@ -26,6 +26,7 @@ from cifar_dist.launch.launcher import launch_ranks
 from cifar_dist.launch.options import read_request
 from cifar_dist.launch.parent_death import adopt_orphans, signal_on_parent_death
 from cifar_dist.launch.signal_queue import SignalQueue
+from cifar_dist.launch.suspension import suspended_together
 from cifar_dist.terminal.notice import notice, print_over
 from cifar_dist.terminal.screen import STOPPING
 
@@ -65,7 +66,13 @@ def run_launcher(config: Path, options: Sequence[str], job: Job) -> int:
         signal_on_parent_death(agent, signal.SIGKILL)
         own = [f"--config_file={config}", *options, "--module", "cifar_dist", *job.words]
         sys.exit(launch_ranks(own, asked, job, _FORWARDED_AS))
-    ranks = _Ranks(launcher)
+    with suspended_together():
+        return _relay(requests, launcher)
+
+
+def _relay(requests: SignalQueue, launcher: int) -> int:
+    """Forward signals to the ranks of a launcher until it ends; return the exit code of the job."""
+    agent, ranks = os.getpid(), _Ranks(launcher)
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
         fresh = requests.new()
         if requests.received.count(signal.SIGINT) > 1:

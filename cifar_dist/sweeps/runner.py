@@ -28,6 +28,7 @@ from cifar_dist.formatting import duration, percent
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.parent_death import signal_on_parent_death
 from cifar_dist.launch.signal_queue import SignalQueue
+from cifar_dist.launch.suspension import suspended_together
 from cifar_dist.launch.typed_command import VARIABLE, typed_command
 from cifar_dist.report.results import read_result
 from cifar_dist.sweeps.sweep import Run, Sweep
@@ -102,7 +103,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     failed: list[str] = []
     sent: set[int] = set()  # the signals that runs in progress have received
     stopping = False
-    with contextlib.closing(SignalQueue(_SIGNALS)) as requests:
+    with contextlib.closing(SignalQueue(_SIGNALS)) as requests, suspended_together():
         while started or (waiting and not stopping):
             while waiting and len(started) < jobs and not stopping:
                 number, run = waiting.pop(0)
