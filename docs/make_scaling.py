@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from cifar_dist import recipe
 from cifar_dist.doctor.network import connections
 from cifar_dist.formatting import markdown, size
@@ -51,7 +53,8 @@ def tables() -> dict[str, str]:
 
 def _steps(name: str) -> Iterator[tuple[str, ...]]:
     config = recipe.load(name, [])
-    model = build(config.model.name, classes=10, channels=3, options=config.model.options)
+    with torch.device("meta"):  # on a CPU some networks compute less than on a GPU
+        model = build(config.model.name, classes=10, channels=3, options=config.model.options)
     summary = summarize(model, (32, 32, 3))
     gradients, batch = 4 * summary.parameters, config.train.batch_size
     first = 0.0
