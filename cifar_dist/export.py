@@ -57,15 +57,15 @@ def export(trained: Trained, out: Path) -> str:
     )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, but some programs still load only that
-        found = _converted(module, images, about, out.suffix)
-        if isinstance(found, Exception):
-            first = str(found).strip().partition("\n")[0]
+        content = _converted(module, images, about, out.suffix)
+        if isinstance(content, Exception):
+            first = str(content).strip().partition("\n")[0]
             (other,) = _FORMS.keys() - {out.suffix}
             can = isinstance(_converted(module, images, about, other), bytes)
             advice = f"use --out {quoted(out.with_suffix(other))}" if can else f"nor can it as {other}"
             raise UserError(f"this network cannot be exported as {out.suffix} ({first}); {advice}")
     try:
-        write_output(out, found)
+        write_output(out, content)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     height, width, channels = data.shape

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -25,7 +25,7 @@ from cifar_dist.launch.job import Job
 from cifar_dist.launch.launcher import launch_ranks
 from cifar_dist.launch.options import read_request
 from cifar_dist.launch.parent_death import adopt_orphans, signal_on_parent_death
-from cifar_dist.launch.signal_queue import SignalQueue
+from cifar_dist.launch.signal_queue import SignalQueue, send
 from cifar_dist.launch.suspension import suspended_together
 from cifar_dist.terminal.notice import notice, print_over
 from cifar_dist.terminal.screen import STOPPING
@@ -76,10 +76,10 @@ def _relay(requests: SignalQueue, launcher: int) -> int:
     while not (ended := os.waitpid(launcher, os.WNOHANG))[0]:
         fresh = requests.new()
         if requests.received.count(signal.SIGINT) > 1:
-            _send([psutil.Process(launcher), *ranks.found], signal.SIGKILL)
+            send([psutil.Process(launcher), *ranks.found], signal.SIGKILL)
             return 128 + signal.SIGINT
         if ranks.search() and requests.received:  # one that was still starting up ignored the signal; again is harmless
-            _send(ranks.found, _FORWARDED_AS[requests.received[0]])
+            send(ranks.found, _FORWARDED_AS[requests.received[0]])
             if ranks.missing_seconds > _ALONE_SECONDS:
                 _kill(launcher, agent)
                 notice("stopped while no rank was running")
@@ -87,7 +87,7 @@ def _relay(requests: SignalQueue, launcher: int) -> int:
         for request in fresh:
             if request == signal.SIGINT:
                 print_over(STOPPING, sys.stderr)
-            _send(ranks.found, _FORWARDED_AS[request])
+            send(ranks.found, _FORWARDED_AS[request])
         time.sleep(_POLL_SECONDS)
     code = os.waitstatus_to_exitcode(ended[1])
     if code >= 0:
@@ -137,7 +137,7 @@ def _kill(launcher: int, agent: int) -> None:
 def _end_orphans(agent: int) -> None:
     """End the ranks of a killed launcher, those too that it had only just started."""
     orphans = _children(agent)
-    _send(orphans, signal.SIGKILL)
+    send(orphans, signal.SIGKILL)
     psutil.wait_procs(orphans)
 
 
@@ -148,12 +148,3 @@ def _children(pid: int) -> list[psutil.Process]:
     except psutil.NoSuchProcess:
         return []
     return found
-
-
-def _send(processes: Iterable[psutil.Process], number: int) -> None:
-    """Signal processes that may have ended."""
-    for process in processes:
-        try:
-            process.send_signal(number)
-        except psutil.NoSuchProcess:
-            pass

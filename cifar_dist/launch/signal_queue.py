@@ -7,8 +7,19 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Final
 
+import psutil
+
 MACHINE_JOINS: Final = signal.SIGRTMIN
 """Sent to the ranks of an elastic job: save and stop, to start again together with a machine that joins."""
+
+
+def send(processes: Iterable[psutil.Process], number: int) -> None:
+    """Signal processes that may have ended."""
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            pass
 
 
 class SignalQueue:

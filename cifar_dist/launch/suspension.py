@@ -10,6 +10,8 @@ from types import FrameType
 
 import psutil
 
+from cifar_dist.launch.signal_queue import send
+
 
 @contextlib.contextmanager
 def suspended_together() -> Iterator[None]:
@@ -31,13 +33,7 @@ def _suspend(number: int, frame: FrameType | None) -> None:
     this = psutil.Process()
     stopped: list[psutil.Process] = []
     while fresh := [process for process in this.children(recursive=True) if process not in stopped]:
-        _send(fresh, signal.SIGSTOP)
+        send(fresh, signal.SIGSTOP)
         stopped += fresh
     os.kill(this.pid, signal.SIGSTOP)  # the shell sees it, and continues it with SIGCONT
-    _send(stopped, signal.SIGCONT)
-
-
-def _send(processes: list[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
+    send(stopped, signal.SIGCONT)

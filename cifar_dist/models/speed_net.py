@@ -214,6 +214,7 @@ class _ConvBeforePool(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map float [n, inputs, h, w] to [n, outputs, h, w], or to h - 1 and w - 1 where these are not computed."""
         height, width = x.shape[2:]
         if x.device.type == "cpu" and height % 2 and width % 2 and height < _LARGE_SIDE:
             return F.conv2d(F.pad(x, (1, 0, 1, 0)), self.weight)
