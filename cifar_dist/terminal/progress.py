@@ -84,6 +84,7 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
     console = Console(file=stream, width=columns(stream, spare=ROOM_FOR_KEYS))
     # What is printed meanwhile appears above the bar, unless it goes into a file or a pipe.
     with Progress(*parts, console=console, redirect_stdout=sys.stdout.isatty()) as bar:
+        console.show_cursor()  # which a process that is stopped or killed could not give back
         task = bar.add_task(what, total=total or None)
 
         def advance(count: int) -> None:

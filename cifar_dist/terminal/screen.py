@@ -14,7 +14,6 @@ WIDEST = 79  # lines are not longer, however wide the terminal; a reader's eye i
 NARROWEST = 30
 ROOM_FOR_KEYS = 3  # beside bars, whose line has the cursor: a key such as ^C is echoed there
 ERASE_LINE = "\r\x1b[K"
-_SHOW_CURSOR = "\x1b[?25h"  # which bars hide, and a process that is killed does not show again
 
 STOPPING = "Ctrl-C: stopping; again ends it at once"
 
@@ -89,14 +88,14 @@ def say_above_bars(line: str) -> None:
 
     Only one write to the terminal, past all buffers; nothing if there is none.
     """
-    _write(f"{make_room(_rows)}{_SHOW_CURSOR}{line}\r\n" + "\n" * (_rows - 1))
+    _write(f"{make_room(_rows)}{line}\r\n" + "\n" * (_rows - 1))
 
 
 def let_line_pass() -> None:
     """Move the bars below a line that another process has just written over their last row."""
     above = _rows - 1
     if above:
-        _write("\x1b[A" * _rows + f"\x1b[{above}M" + "\x1b[B" + "\n" * above + _SHOW_CURSOR)
+        _write("\x1b[A" * _rows + f"\x1b[{above}M" + "\x1b[B" + "\n" * above)
 
 
 def _write(text: str) -> None:

@@ -224,6 +224,7 @@ class RunConsole:
         live.add_task("", total=self._facts.steps_per_epoch, text="")
         live.add_task("run", total=self._facts.steps, text="")
         live.start()
+        console.show_cursor()  # which a process that is stopped or killed could not give back
         screen.set_rows(_BARS)
         return live
 
