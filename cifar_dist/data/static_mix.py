@@ -28,6 +28,7 @@ Function = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tens
 _EXACT = ("emulate_precision_casts", "eager_numerics.division_rounding")
 # Not in every torch and Triton that have the others. Without it numbers below 2 ** -126 are 0; no pixel is one of them.
 _SUBNORMAL = "eager_numerics.disable_ftz"
+_ALIKE = 0.1  # at most, in units of a normalised pixel's deviation or of a target, what differs only by rounding
 
 
 class StaticMix:
@@ -84,11 +85,21 @@ class StaticMix:
 
     def _compile(self, *inputs: Tensor) -> Function:
         try:
-            return compile_static(self._static, *inputs)
+            compiled = compile_static(self._static, *inputs)
+            self._check_others(compiled, *inputs)
+            return compiled
         except Exception as error:  # of a compiler, that has many
             if local_rank() == 0:  # of each machine, which has a compiler or has none
                 notice(f"the augmentation runs without being compiled, and slower ({first_line(error)})")
             return self._static
+
+    def _check_others(self, compiled: Function, images: Tensor, labels: Tensor, ids: Tensor, *_: Tensor) -> None:
+        """Refuse a function into which the trace has put values of its inputs: they left torch for NumPy, say."""
+        noise = torch.randint(256, images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        others = noise.to(images.device), labels, ids + 1, *self._keys_of(1)
+        for expected, found in zip(self._static(*others), compiled(*others), strict=True):
+            if not torch.allclose(expected.float(), found.float(), rtol=0, atol=_ALIKE):
+                raise ValueError("a transform computes outside of torch")
 
 
 def compile_static(function: Function, *inputs: Tensor) -> Function:

@@ -75,6 +75,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     store = join_ranks(config.run.join_timeout, lambda: _stop_if_asked(signals))
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
         engine = _engine_class(config.train, asked)(config, cpu=cpu)
+    set_arithmetic(config.train)  # again: Accelerate turns TF32 on where a GPU compiles an fp32 network
     del store  # torch's own has taken its place
     check_same_settings(config, engine.ranks)
     if trains:

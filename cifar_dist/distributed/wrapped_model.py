@@ -154,7 +154,8 @@ class WrappedModel(InferenceModel):
 
     def begin_step(self, lr: float) -> None:
         """Clear the gradients and set the learning rate, each group's by its ``lr_scale``."""
-        if hasattr(self.wrapper, "_orig_mod"):  # compiled; the call imports the compiler
+        # Only where the network is compiled, by torch or in place by DeepSpeed: the call imports the compiler.
+        if hasattr(self.wrapper, "_orig_mod") or getattr(self.wrapper, "is_compiled", False):
             torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the last step returned may be overwritten
         self._set_lr(lr)
         self._clear_gradients()

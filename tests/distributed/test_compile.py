@@ -7,11 +7,17 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from support import forked_ranks
+from support.observations import flags
 from support.running import TRAIN, metrics, spawn
 
 from cifar_dist import recipe
+from cifar_dist.config import TrainConfig
+from cifar_dist.distributed import start
+from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.compiled_code import keep_compiled_code
+from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
@@ -52,10 +58,13 @@ def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path, launch
         from torch._dynamo.utils import counters
 
         inductor.compile_fx = lambda graph, inputs, **options: graph.forward  # type: ignore[assignment,misc]
+        begun: list[None] = []
+        torch.compiler.cudagraph_mark_step_begin = lambda: begun.append(None)  # type: ignore[assignment]
         with StopSignals() as signals, start_engine(config) as engine:
             counters.clear()  # of the trial compilation
             assert Trainer(config, engine, signals).run() == 0
         assert counters["stats"]["unique_graphs"] == 1, dict(counters["stats"])
+        assert len(begun) == 26, "CUDA graphs may reuse their memory at the beginning of each step"
 
     forked_ranks.run(1, count)
     run = tmp_path / "runs" / "tiny"
@@ -66,6 +75,27 @@ def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path, launch
     assert plain.returncode == 0, plain.stderr
     weights = [path.joinpath("final/model.safetensors").read_bytes() for path in (run, run.with_name("plain"))]
     assert weights[0] == weights[1], "the network is called as it is"
+
+
+def test_accelerate_does_not_turn_tf32_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does so on a GPU where it compiles an fp32 network; here an engine that does."""
+    choose = start._engine_class
+
+    def engine_class(train: TrainConfig, asked: AskedEngine) -> type[Engine]:
+        class Engine(choose(train, asked)):  # type: ignore[misc]
+            def __init__(self, *arguments: object, **options: object) -> None:
+                super().__init__(*arguments, **options)
+                torch.backends.cuda.matmul.allow_tf32 = True
+
+        return Engine
+
+    monkeypatch.setattr(start, "_engine_class", engine_class)
+    assert not any(flags(recipe.load(str(tiny), ["--train.precision", "no"])))
+
+
+@pytest.mark.gpu
+def test_a_compiled_fp32_network_computes_without_tf32(tiny: Path) -> None:
+    assert not any(flags(recipe.load(str(tiny), ["--train.precision", "no", "--train.compile"])))
 
 
 def test_compiled_code_outlives_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

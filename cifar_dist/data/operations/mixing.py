@@ -34,8 +34,16 @@ def beta(uniform: Tensor, alpha: float) -> Tensor:
     """
     # Use the middle of each of the 2**24 steps of uniform numbers: 0 would be the far end of a long tail.
     u = uniform.to(torch.float64) + 2.0**-25
-    if alpha == 1:
-        return u.to(torch.float32)
+    return u.to(torch.float32) if alpha == 1 else _beta_quantile(u, alpha)
+
+
+@torch.library.custom_op("cifar_dist::beta_quantile", mutates_args=())  # else a trace would keep the numbers it saw
+def _beta_quantile(u: Tensor, alpha: float) -> Tensor:
     from scipy.special import betaincinv  # type: ignore[import-untyped]  # slow to import
 
-    return torch.from_numpy(betaincinv(alpha, alpha, u.cpu().numpy())).to(uniform.device, torch.float32)
+    return torch.from_numpy(betaincinv(alpha, alpha, u.cpu().numpy())).to(u.device, torch.float32)
+
+
+@_beta_quantile.register_fake
+def _(u: Tensor, alpha: float) -> Tensor:
+    return torch.empty_like(u, dtype=torch.float32)
