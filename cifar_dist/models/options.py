@@ -17,6 +17,7 @@ SizeOrZero = Annotated[int, Field(ge=0, le=4096)]
 Kernel = Literal[1, 3, 5, 7]
 """Side of an odd kernel, padded so that the feature map keeps its size."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -11,11 +11,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_dist.models.options import Factor, Size
+from cifar_dist.models.options import Factor, Share, Size, SizeOrZero
 from cifar_dist.models.pooling import GlobalMaxPool
 from cifar_dist.models.registry import register
 
@@ -37,6 +40,8 @@ def speed_net(
     bias_gain: Factor = 8.0,
     whiten_gain: Factor = 1.0,
     whiten_bias: bool = True,
+    whiten_bias_share: Share = 1.0,
+    whiten_directions: SizeOrZero = 0,
 ) -> nn.Module:
     """Build airbench94's network; narrower ``widths`` make it smaller and faster."""
     return SpeedNet(
@@ -50,6 +55,8 @@ def speed_net(
         bias_gain=bias_gain,
         whiten_gain=whiten_gain,
         whiten_bias=whiten_bias,
+        whiten_bias_share=whiten_bias_share,
+        whiten_directions=whiten_directions,
     )
 
 
@@ -64,6 +71,8 @@ def speed_net_96(
     bias_gain: Factor = 8.0,
     whiten_gain: Factor = 1.0,
     whiten_bias: bool = True,
+    whiten_bias_share: Share = 1.0,
+    whiten_directions: SizeOrZero = 0,
 ) -> nn.Module:
     """Build airbench96's: wider, three convolutions per group with a residual connection, slower batch statistics."""
     return SpeedNet(
@@ -77,6 +86,8 @@ def speed_net_96(
         bias_gain=bias_gain,
         whiten_gain=whiten_gain,
         whiten_bias=whiten_bias,
+        whiten_bias_share=whiten_bias_share,
+        whiten_directions=whiten_directions,
     )
 
 
@@ -95,6 +106,12 @@ class SpeedNet(nn.Module):
         whiten_gain: the same for the bias of the whitening layer: 8 in airbench94 with Muon, 1 in the others.
         whiten_bias: train that bias. Otherwise nothing before the first group learns, so a step computes no gradient
             there, and takes 8 % less time.
+        whiten_bias_share: share of each batch's images from which that bias learns, with its gradient scaled to the
+            batch. The gradient of the others' activations is not computed: with 1/8, a step takes 5 % less time.
+        whiten_directions: number of eigenvectors to use, those in which the images vary most; 0: all.
+
+    Raises:
+        ValueError: an option has no effect beside the others, or the patches have fewer directions.
     """
 
     def __init__(
@@ -110,13 +127,21 @@ class SpeedNet(nn.Module):
         bias_gain: float,
         whiten_gain: float,
         whiten_bias: bool,
+        whiten_bias_share: float,
+        whiten_directions: int,
     ) -> None:
         super().__init__()
         if whiten_gain != 1 and not whiten_bias:
             raise ValueError("whiten_gain has no effect without whiten_bias; remove one of them")
+        if whiten_bias_share != 1 and not (whiten and whiten_bias):
+            raise ValueError("whiten_bias_share has no effect unless whiten and whiten_bias are true; remove it")
+        directions = channels * _WHITEN_KERNEL**2
+        if whiten_directions > directions:
+            raise ValueError(f"whiten_directions is {whiten_directions}, but images have {directions}; 0 uses all")
         self.whitened = whiten
         self.scale = scale
-        filters = 2 * channels * _WHITEN_KERNEL**2  # each eigenvector with both signs, as GELU suppresses one
+        self.bias_share = whiten_bias_share
+        filters = 2 * (whiten_directions or directions)  # each eigenvector with both signs, as GELU suppresses one
         self.whiten = _Whiten(channels, filters, whiten_gain)
         self.whiten.weight.requires_grad = not whiten
         self.whiten.bias.requires_grad = whiten_bias
@@ -128,10 +153,21 @@ class SpeedNet(nn.Module):
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.groups(F.gelu(self.whiten(images)))
+        first, *others = self.groups
+        x = first(*self._whitened(images))
+        for group in others:
+            x = group(x)
         x = self.pool(x).flatten(1)
         logits: Tensor = self.head(x) * self.scale
         return logits
+
+    def _whitened(self, images: Tensor) -> list[Tensor]:
+        """Return the activations of the images from which the bias learns, and those of any others."""
+        if not self.training or (count := math.ceil(self.bias_share * len(images))) == len(images):
+            return [F.gelu(self.whiten(images))]
+        learnt = F.gelu(self.whiten(images[:count], len(images) / count))
+        with torch.no_grad():
+            return [learnt, F.gelu(self.whiten(images[count:]))]
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
@@ -152,7 +188,8 @@ class SpeedNet(nn.Module):
         filters = (eigenvectors * largest.sign() / torch.sqrt(eigenvalues.clamp(min=0) + _WHITEN_EPS)).T.flip(0)
         weight = self.whiten.weight
         varies = (eigenvalues > _MIN_VARIANCE_RATIO * eigenvalues.max()).flip(0)[:, None]
-        filters = torch.where(varies, filters, weight[: len(filters)].flatten(1).to(filters))
+        used = len(weight) // 2
+        filters = torch.where(varies[:used], filters[:used], weight[:used].flatten(1).to(filters))
         weight.copy_(torch.cat((filters, -filters)).view(weight.shape))
 
 
@@ -178,8 +215,12 @@ class _Whiten(nn.Conv2d):
         nn.init.zeros_(self.bias)
         self.gain = gain
 
-    def forward(self, images: Tensor) -> Tensor:
-        return F.conv2d(images, self.weight, self.bias * self.gain)
+    def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        """Map float [n, channels, h, w] to [n, filters, h - 1, w - 1]; ``scale`` multiplies the bias's gradient."""
+        bias = self.bias * self.gain
+        if scale != 1:
+            bias = bias.detach() + scale * (bias - bias.detach())
+        return F.conv2d(images, self.weight, bias)
 
 
 class _Group(nn.Module):
@@ -190,9 +231,13 @@ class _Group(nn.Module):
         self.conv2 = _conv(width, width)
         self.norm2 = _BatchNorm(width, bias_gain, norm_momentum)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
-        return F.gelu(self.norm2(self.conv2(x)))
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Map the parts of a batch, float [n, inputs, h, w] each, to the batch, [sum of n, width, h // 2, w // 2]."""
+        return F.gelu(self.norm2(self.conv2(self._pooled(parts))))
+
+    def _pooled(self, parts: Sequence[Tensor]) -> Tensor:
+        pooled = [F.max_pool2d(self.conv1(part), 2) for part in parts]
+        return F.gelu(self.norm1(torch.cat(pooled) if len(pooled) > 1 else pooled[0]))
 
 
 class _ResidualGroup(_Group):
@@ -201,8 +246,8 @@ class _ResidualGroup(_Group):
         self.conv3 = _conv(width, width)
         self.norm3 = _BatchNorm(width, bias_gain, norm_momentum)
 
-    def forward(self, x: Tensor) -> Tensor:
-        first = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+    def forward(self, *parts: Tensor) -> Tensor:
+        first = self._pooled(parts)
         x = F.gelu(self.norm2(self.conv2(first)))
         return F.gelu(self.norm3(self.conv3(x)) + first)
 

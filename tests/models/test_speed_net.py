@@ -45,6 +45,49 @@ def test_without_a_learning_bias_no_gradient_is_computed_before_the_first_group(
     assert learning - frozen == 2 * 9 * inputs * outputs * side**2, "the gradient of the first group's images"
 
 
+@pytest.mark.parametrize("name", ["speed-net", "speed-net-96"])
+@pytest.mark.parametrize(("images", "count"), [(8, 2), (9, 3), (1, 1)])
+def test_a_bias_that_learns_from_a_share_changes_no_other_gradient(name: str, images: int, count: int) -> None:
+    """Its own is that of the first images, times the ratio of all images to them."""
+    batch, labels = smooth_images(images, 3, seed=4).double(), torch.arange(images)
+    gradients = []
+    for share in (1.0, 0.25):
+        model = small_net(name, whiten_bias_share=share).double()
+        model.initialize(batch)
+        each = torch.zeros(images, 24, 1, 1, dtype=torch.float64, requires_grad=True)
+        if share == 1:  # a bias for each image, whose gradients add up to the bias's
+            model.whiten.register_forward_hook(lambda layer, inputs, output, each=each: output + each)
+        loss = F.cross_entropy(model(batch), labels)
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        if share == 1:
+            assert each.grad is not None
+            gradients[0]["whiten.bias"] = each.grad[:count].sum((0, 2, 3)) * images / count
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_gradient_of_the_other_whitened_images_is_not_computed() -> None:
+    images = torch.randn(8, 3, 32, 32)
+    for share, count in ((1.0, 8), (0.25, 2)):
+        inputs: list[Tensor] = []
+        model = small_net(whiten_bias_share=share)
+        model.groups[0].conv1.register_forward_pre_hook(lambda layer, given, inputs=inputs: inputs.extend(given))
+        model(images)
+        assert sum(map(len, inputs)) == 8
+        assert sum(len(one) for one in inputs if one.requires_grad) == count
+
+
+@pytest.mark.parametrize("directions", [1, 8, 12])
+def test_whitening_uses_the_directions_in_which_images_vary_most(directions: int) -> None:
+    images = smooth_images(100, 3, seed=5)
+    every, some = small_net(), small_net(whiten_directions=directions)
+    for model in (every, some):
+        model.initialize(images)
+    assert torch.equal(some.whiten.weight[:directions], every.whiten.weight[:directions])
+    assert torch.equal(some.whiten.weight[directions:], -every.whiten.weight[:directions])
+    assert some(images).isfinite().all()
+
+
 def test_the_larger_network_has_the_size_of_airbench96() -> None:
     with torch.device("meta"):
         model = build("speed-net-96", classes=10, options={})
