@@ -116,11 +116,6 @@ class RunFolder:
         own = {path for path in vars(self).values() if isinstance(path, Path)} | {self.final.parent, self.path / _LOCK}
         return not own.issuperset(set(self.path.iterdir()) - set(leftovers(self.path)))
 
-    def has_begun(self) -> bool:
-        """Whether any metrics, checkpoint, final weights or range test exist."""
-        kept = (*complete(self.checkpoints), *(path for path in (self.final, self.lr_curve) if path.exists()))
-        return bool(kept) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
-
     def is_finished(self, split: str | None = None) -> bool:
         """Whether training has ended and so has the final evaluation, if the dataset has the split for it.
 

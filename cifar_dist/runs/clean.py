@@ -12,6 +12,7 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import discard, leftovers
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import disk_bytes
+from cifar_dist.tracking.begun import has_begun
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _useless(folder: RunFolder) -> list[Removable]:
 def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     if not folder.is_of_this_program():  # but some folder with a config.toml
         return
-    if not folder.has_begun():
+    if not has_begun(folder):
         if not (folder.has_foreign_files() or folder.job_script.exists()):  # its job may be waiting
             yield folder.path, "never finished a step"
         return

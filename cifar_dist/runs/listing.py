@@ -16,6 +16,7 @@ from cifar_dist.formatting import counted, csv_text, list_some, markdown, print_
 from cifar_dist.report.results import Result, read_result, read_state
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.begun import has_begun
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def has_outdated_report(run: Path) -> bool:
             path.stat().st_mtime_ns for path in (folder.timeline, folder.metrics)
         )
     except OSError:
-        return folder.has_begun()
+        return has_begun(folder)
 
 
 def disk_bytes(path: Path) -> int:

@@ -12,6 +12,7 @@ from cifar_dist.report.comparison import Compared, draw_comparison
 from cifar_dist.report.results import Result, read_result, read_state
 from cifar_dist.report.settings import differences, short_key
 from cifar_dist.sweeps.sweep import Row, Run, Sweep
+from cifar_dist.tracking.begun import has_begun
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
 def _change(run: Run) -> str:
     """Name what makes the folder of a run another run's, or useless; empty for nothing."""
     if not run.folder.exists():
-        return "lost settings" if run.folder.has_begun() else ""
+        return "lost settings" if has_begun(run.folder) else ""
     if found := run.other_setting():
         return f"another {found[0]}"
     if run.is_on_other_data():

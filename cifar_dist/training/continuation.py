@@ -20,6 +20,7 @@ from cifar_dist.run_folder.settings import (
     way_to_start_from_weights,
 )
 from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.begun import has_begun
 from cifar_dist.tracking.lost_records import describe_lost_evaluations
 from cifar_dist.training.branch import begin_branch, find_origin
 from cifar_dist.training.extension import change_length, state_to_continue
@@ -28,8 +29,11 @@ from cifar_dist.training.setup import TrainingSetup
 
 def discard_unbegun(folder: RunFolder) -> None:
     """Delete a run that no process has begun to train, unless it waits as a job or has files that no run writes."""
-    begun = any(event.kind not in timeline.ORIGINS for event in timeline.read(folder.timeline))
-    if not (begun or folder.job_script.exists() or folder.lr_curve.exists() or folder.has_foreign_files()):
+    events = timeline.read(folder.timeline)
+    was_trained = timeline.last_of_a_process(events) is not None
+    is_copy = any(event.kind == "branched" for event in events) and not folder.saved.exists()  # of a checkpoint
+    begun = was_trained or folder.lr_curve.exists() or (has_begun(folder) and not is_copy)
+    if not (begun or folder.job_script.exists() or folder.has_foreign_files()):
         discard(folder.path)
 
 

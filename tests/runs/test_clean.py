@@ -18,6 +18,9 @@ from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.clean import clean, removable
 from cifar_dist.step_folder import step_name
+from cifar_dist.tracking import timeline
+from cifar_dist.tracking.timeline import Event
+from cifar_dist.training.continuation import discard_unbegun
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 
@@ -91,6 +94,30 @@ def test_a_run_without_a_finished_step_is_removed_entirely(tmp_path: Path) -> No
     (run / "lr_curve.json").unlink()
     assert [item.path for item in clean(run)] == [run]
     assert names(run.parent) == []
+
+
+@pytest.mark.parametrize("left", [".checkpoints.saved", "evaluations/it_model_best/summary.json", "timeline.jsonl"])
+def test_a_run_that_has_lost_its_metrics_and_checkpoints_is_kept_for_what_is_left(tmp_path: Path, left: str) -> None:
+    run = write_run(tmp_path / "it", CONFIG, epochs=0)
+    (run / left).parent.mkdir(parents=True, exist_ok=True)
+    (run / left).touch()
+    if left == "timeline.jsonl":
+        timeline.append(run / left, Event(timeline.utc(), "started", 0, 1))
+        assert removable(run), "it never finished a step"
+        timeline.append(run / left, Event(timeline.utc(), "finished", 4))
+    assert clean(run) == []
+    assert (run / left).exists()
+
+
+def test_only_a_run_that_no_process_has_begun_is_discarded(tmp_path: Path) -> None:
+    trained = run_with(tmp_path / "trained", 1, best=1)  # and its timeline is lost
+    discard_unbegun(RunFolder(trained))
+    assert trained.exists()
+    branch = run_with(tmp_path / "branch", 1, best=1)
+    (branch / ".checkpoints.saved").unlink()  # as of checkpoints that were copied
+    timeline.append(branch / "timeline.jsonl", Event(timeline.utc(), "branched", 1, note="trained@1"))
+    discard_unbegun(RunFolder(branch))
+    assert not branch.exists()
 
 
 def test_a_run_in_use_is_skipped_and_one_that_cannot_be_written_fails(capsys: pytest.CaptureFixture[str]) -> None:
