@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -215,6 +216,37 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 def leftovers(folder: Path) -> list[Path]:
     """List incomplete files and folders in ``folder``: left by a killed process, or being written right now."""
     return sorted(folder.glob(".*.tmp*"))
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """List the :func:`leftovers` of processes that have ended, for a caller that is not writing in ``folder``.
+
+    A temporary name with the number of this process is of an earlier one, as in containers that number alike.
+    """
+    return [path for path in leftovers(folder) if _writer(path) == os.getpid() or not is_being_written(path)]
+
+
+def is_being_written(leftover: Path) -> bool:
+    """Whether the process whose number is in a temporary name is alive.
+
+    Those of other machines count as ended: their numbers mean nothing here, and what they left would remain for ever.
+    """
+    import psutil
+
+    number = _writer(leftover)
+    if number is None:
+        return False
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _writer(leftover: Path) -> int | None:
+    found = re.fullmatch(r"\..+\.([0-9]{1,9})\.tmp", leftover.name)
+    return int(found[1]) if found else None
 
 
 def discard(path: Path) -> None:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from cifar_dist.data.class_check import note_missing_classes, require_shared_classes, require_two_classes
@@ -31,7 +30,7 @@ from cifar_dist.data.split import hold_out
 from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import folder_atomic, leftovers
+from cifar_dist.files import folder_atomic, is_being_written, leftovers
 from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.formatting import size as size_of
 from cifar_dist.terminal.progress import progress
@@ -162,8 +161,7 @@ def _note_killed(out: Path) -> list[str]:
     """Note the incomplete folders beside ``out`` of processes that have ended; their names have the process id."""
     target, notes = out.resolve(), []
     for path in leftovers(target.parent):
-        process = re.fullmatch(rf"\.{re.escape(target.name)}\.([0-9]{{1,9}})\.tmp", path.name)
-        if not process or psutil.pid_exists(int(process[1])):
+        if not re.fullmatch(rf"\.{re.escape(target.name)}\.[0-9]+\.tmp", path.name) or is_being_written(path):
             continue
         with contextlib.suppress(OSError):  # another user's
             left = size_of(sum(file.stat().st_size for file in path.iterdir()))

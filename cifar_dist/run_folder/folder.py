@@ -20,11 +20,11 @@ from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import InUseError, TrainingFailedError, UserError, quoted
 from cifar_dist.files import (
+    abandoned,
     changed_files,
     complete,
     discard,
     free_name,
-    leftovers,
     path_of,
     read_json,
     write_atomic,
@@ -114,7 +114,7 @@ class RunFolder:
     def has_foreign_files(self) -> bool:
         """Whether there are files that no run writes, such as notes of the user or other runs."""
         own = {path for path in vars(self).values() if isinstance(path, Path)} | {self.final.parent, self.path / _LOCK}
-        return not own.issuperset(set(self.path.iterdir()) - set(leftovers(self.path)))
+        return not own.issuperset(set(self.path.iterdir()) - set(abandoned(self.path)))
 
     def is_finished(self, split: str | None = None) -> bool:
         """Whether training has ended and so has the final evaluation, if the dataset has the split for it.
@@ -166,9 +166,12 @@ class RunFolder:
         return [EvaluationFolder(path) for path in complete(self.evaluations)]
 
     def leftovers(self) -> list[Path]:
-        """List what a kill left incomplete outside ``checkpoints``, where one may be an intact checkpoint."""
+        """List what a kill left incomplete outside ``checkpoints``, where one may be an intact checkpoint.
+
+        Not what an evaluation or a report writes now: neither locks the run.
+        """
         places = (self.path, self.evaluations, self.figures, self.plugins)
-        return [path for place in places for path in leftovers(place)]
+        return [path for place in places for path in abandoned(place)]
 
     def read_manifest(self) -> Manifest:
         """Read the manifest of the data that the run was trained on.

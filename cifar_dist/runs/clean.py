@@ -9,7 +9,7 @@ from pathlib import Path
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.inventory import inspect
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import discard, leftovers
+from cifar_dist.files import abandoned, discard
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import disk_bytes
 from cifar_dist.tracking.begun import has_begun
@@ -70,7 +70,7 @@ def _with_reasons(folder: RunFolder) -> Iterator[tuple[Path, str]]:
             yield folder.path, "never finished a step"
         return
     yield from ((path, "left by a kill") for path in folder.leftovers())
-    left = leftovers(folder.checkpoints)
+    left = abandoned(folder.checkpoints)
     yield from ((path, "left by a kill") for path in left if not checkpoint.is_adoptable(path))
     yield from ((path, "damaged") for path in checkpoint.set_aside(folder.checkpoints))
     yield from ((path, "final weights before an extension") for path in folder.superseded())

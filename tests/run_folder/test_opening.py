@@ -178,7 +178,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path: Path, manifest: Manifest) ->
 
 def test_a_run_killed_before_it_wrote_the_config_can_be_started_again(tmp_path: Path, manifest: Manifest) -> None:
     open_and_end(tmp_path / "it", CONFIG, manifest)
-    (tmp_path / "it" / "config.toml").rename(tmp_path / "it" / ".config.toml.77.tmp")
+    (tmp_path / "it" / "config.toml").rename(tmp_path / "it" / ".config.toml.999999999.tmp")
     (tmp_path / "it" / "manifest.json").write_text("half of i")
     open_and_end(tmp_path / "it", CONFIG, manifest)
     assert Manifest.read(tmp_path / "it").fingerprint == manifest.fingerprint

@@ -48,7 +48,7 @@ def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest
         ("it_val_acc_0.9_model_final", ""),
         ("it_val_acc_0.9_model_final", '{"checkpoint": "fin'),
         ("it_val_acc_0.9_model_final", "[]"),
-        (".it_val_acc_0.9_model_final.77.tmp", '{"checkpoint": "final"}'),
+        (".it_val_acc_0.9_model_final.999999999.tmp", '{"checkpoint": "final"}'),
     ],
 )
 def test_an_earlier_or_incomplete_evaluation_does_not_finish_a_run(
@@ -66,8 +66,12 @@ def test_an_earlier_or_incomplete_evaluation_does_not_finish_a_run(
 def test_the_remains_of_a_kill_are_removed_at_the_next_start(tmp_path: Path, manifest: Manifest) -> None:
     open_and_end(tmp_path, CONFIG, manifest)
     left = [
-        *(".final.7.tmp/model.safetensors", ".config.toml.7.tmp", "evaluations/.it_model_final.7.tmp/summary.json"),
-        *("figures/.loss.png.7.tmp", "plugins/.plugins.json.7.tmp"),
+        *(
+            ".final.999999999.tmp/model.safetensors",
+            ".config.toml.999999999.tmp",
+            "evaluations/.it_model_final.999999999.tmp/summary.json",
+        ),
+        *("figures/.loss.png.999999999.tmp", "plugins/.plugins.json.999999999.tmp"),
     ]
     for name in (*left, "evaluations/it_model_best/summary.json", "evaluations/.DS_Store"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,21 +71,33 @@ def test_an_unfinished_run_keeps_all_that_it_may_need(tmp_path: Path) -> None:
     run = run_with(tmp_path / "it", 1, 2, 3, best=1)
     folder = run / "checkpoints"
     (folder / "step-00000003").rename(folder / ".step-00000003.old.tmp")  # whole: the next start gives it its name
-    (folder / ".step-00000004.77.tmp").mkdir()
-    (folder / ".step-00000004.77.tmp" / "weights.safetensors").write_bytes(b"half of it")
+    (folder / ".step-00000004.999999999.tmp").mkdir()
+    (folder / ".step-00000004.999999999.tmp" / "weights.safetensors").write_bytes(b"half of it")
     (folder / "step-00000009.damaged-2").mkdir()
-    (run / ".final.77.tmp").mkdir()
-    (run / ".metrics.csv.77.tmp").touch()
+    (run / ".final.999999999.tmp").mkdir()
+    (run / ".metrics.csv.999999999.tmp").touch()
     assert {(item.path.name, item.why) for item in clean(run)} == {
-        (".step-00000004.77.tmp", "left by a kill"),
+        (".step-00000004.999999999.tmp", "left by a kill"),
         ("step-00000009.damaged-2", "damaged"),
-        (".final.77.tmp", "left by a kill"),
-        (".metrics.csv.77.tmp", "left by a kill"),
+        (".final.999999999.tmp", "left by a kill"),
+        (".metrics.csv.999999999.tmp", "left by a kill"),
     }
     path, notes = checkpoint.choose(folder)
     assert not notes
     assert path is not None
     assert holds(path, 3)
+
+
+def test_what_another_process_is_writing_is_kept(tmp_path: Path) -> None:
+    run = run_with(tmp_path / "it", 1, best=1)
+    with subprocess.Popen(["sleep", "600"]) as other:
+        live = [run / "evaluations" / f".it_model_best.{other.pid}.tmp", run / f".report.html.{other.pid}.tmp"]
+        for path in live:
+            path.mkdir(parents=True)
+        removed = clean(run)
+        other.kill()
+    assert removed == []
+    assert [item.path for item in clean(run)] == live[::-1]
 
 
 def test_a_run_without_a_finished_step_is_removed_entirely(tmp_path: Path) -> None:
