@@ -96,8 +96,11 @@ class RunFolder:
 
     @property
     def essential(self) -> tuple[Path, ...]:
-        """What a run cannot be used without, and its results, so that no verb may write its output there."""
-        return (self.config, self.manifest, self.metrics, self.checkpoints, self.final.parent, self.evaluations)
+        """What a run cannot be used without, its records and its results, so that no verb writes its output there."""
+        used = (self.config, self.started_config, self.manifest, self.plugins, self.saved, self.path / _LOCK)
+        records = (self.metrics, self.metrics_sum, self.environment, self.log, self.timeline)
+        results = (self.lr_curve, self.certificate, self.wandb_identity, self.job_script)
+        return (*used, *records, *results, self.checkpoints, self.final.parent, self.evaluations)
 
     @property
     def name(self) -> str:

@@ -64,3 +64,16 @@ def test_a_csv_in_standard_output_is_not_mixed_with_the_table(words: str, capfd:
     out, err = capfd.readouterr()
     assert out.encode() == Path("out.csv").read_bytes()
     assert table in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["environment.json", "timeline.jsonl", "training.log", ".lock", ".started.toml", "plugins/a.py", "job.sbatch"],
+)
+def test_no_record_of_a_run_is_overwritten(name: str) -> None:
+    record = write_run(Path("runs/a"), Config()) / name
+    record.parent.mkdir(exist_ok=True)
+    record.write_text("kept")
+    with pytest.raises(UserError, match=f"--csv {record} would change the run .*runs/a; use"):
+        check_writable(record, "--csv")
+    check_writable(Path("runs/a/layers.csv"), "--csv")
