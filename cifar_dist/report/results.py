@@ -119,7 +119,9 @@ def read_result(run: Path) -> Result:
 
 
 def read_state(run: Path) -> str:
-    """Name the state of a run: finished, training, stopped, failed, killed, stalled or not begun.
+    """Name the state of a run: finished, training, stopped, failed, killed, stalled, incomplete or not begun.
+
+    A run is incomplete if it has finished, and has lost its final weights or evaluation or was extended since.
 
     Raises:
         UserError: its config is damaged.
@@ -131,7 +133,7 @@ def read_state(run: Path) -> str:
     last = event.kind if event else ""
     if last in ("started", "resumed"):
         return "training" if folder.in_use() else "killed"
-    ends = {"": "not begun", "interrupted": "stopped"}
+    ends = {"": "not begun", "interrupted": "stopped", "finished": "incomplete"}
     return ends.get(last, last)
 
 

@@ -25,7 +25,7 @@ class Entry:
 
     Attributes:
         path: its folder.
-        state: ``finished``, ``training``, ``stopped``, ``failed``, ``killed``, ``not begun`` or ``damaged``.
+        state: as :func:`~cifar_dist.report.results.read_state` names it, or ``damaged``.
         result: its results; None if it is damaged.
         problem: what is damaged or lost; empty if nothing is.
         bytes: size on the disk.

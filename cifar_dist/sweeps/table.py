@@ -158,7 +158,7 @@ def _change(run: Run) -> str:
 
 def _progress(runs: int, done: int, begun: Sequence[tuple[Result, str]], others: Sequence[str]) -> str:
     """Say how far a row is; ``begun`` has the unfinished runs, each with its state."""
-    ended = ("stopped", "failed", "killed", "stalled")
+    ended = ("stopped", "failed", "killed", "stalled", "incomplete")
     now = [
         f"{state} at epoch {result.progress}" if state in ended else f"epoch {result.progress}"
         for result, state in begun

@@ -69,6 +69,15 @@ def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.
     assert "it/metrics.jsonl has lost the steps of a finished run; restore it" in err
 
 
+def test_a_finished_run_that_has_lost_its_evaluation_is_incomplete(here: Path) -> None:
+    run = write_run(here / "it", Config(), test=0.5)
+    timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "finished", 4))
+    (run / "manifest.json").write_text('{"splits": {"test": []}}')
+    assert describe(run).state == "finished"
+    shutil.rmtree(run / "evaluations")
+    assert describe(run).state == "incomplete"
+
+
 def test_the_sorted_value_comes_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for age, (name, val, test) in enumerate([("b", 0.7, None), ("a", 0.9, 0.6), ("sweep/c", None, 0.8)]):
         run = write_run(here / "runs" / name, CONFIG, val=val, test=test)
