@@ -90,6 +90,8 @@ class EpochTable:
             if record.split != "train":
                 sums.test_loss, sums.test_accuracy = record.loss, record.accuracy
                 continue
+            if not record.samples:  # in place of a record that was lost
+                continue
             sums.samples += record.samples
             sums.loss += record.loss * record.samples
             sums.correct += record.accuracy * record.samples

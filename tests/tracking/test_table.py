@@ -117,3 +117,10 @@ def test_a_run_without_records_has_a_header(tmp_path: Path) -> None:
 def test_an_epoch_without_records_has_no_row() -> None:
     with pytest.raises(KeyError):
         EpochTable([train(1)]).row(1)
+
+
+def test_a_lost_step_takes_nothing_from_the_figures_of_its_epoch() -> None:
+    lost = Record(2, 0, "train", math.nan, math.nan, 0, 0.0)
+    (row,) = EpochTable([train(1), lost]).rows()
+    (without,) = EpochTable([train(1)]).rows()
+    assert row == replace(without, step=2)
