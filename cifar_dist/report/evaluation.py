@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             probabilities = arrays["probabilities"]
             labels = arrays["labels"] if "labels" in arrays.files else None
             ids = arrays["ids"] if "ids" in arrays.files else np.arange(len(probabilities))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{folder} is not a complete evaluation: {error}; run cifar-dist evaluate again") from None
     if (
         not isinstance(summary, dict)

@@ -157,6 +157,15 @@ def test_epochs_that_lost_their_metrics_have_no_speed(digits: Path, tmp_path: Pa
     assert "<dt>images per second</dt><dd>1,000</dd>" in write_report(run).read_text()
 
 
+@pytest.mark.parametrize("part", [slice(0), slice(100), slice(-60)])
+def test_damaged_probabilities_are_one_line(tmp_path: Path, part: slice) -> None:
+    np.savez(tmp_path / "whole.npz", probabilities=np.eye(3))
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "probabilities.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[part])
+    with pytest.raises(UserError, match="is not a complete evaluation"):
+        read_evaluation(tmp_path)
+
+
 @pytest.mark.parametrize("classes", [-1, {"a": 1}])
 def test_a_damaged_evaluation_is_omitted(digits: Path, tmp_path: Path, classes: object) -> None:
     run = make_run(tmp_path, digits)
