@@ -25,7 +25,8 @@ class CheckpointRef:
 
     Attributes:
         files: their file, of safetensors or saved by torch, or its parts.
-        name: their name in folder names: ``final``, the checkpoint's, for example ``step-00000345``, or the file's.
+        name: their name in folder names: ``final``, the checkpoint's, for example ``step-00000345``, with its run in
+            front if that is another one (``other-step-00000345``), or the file's.
         step: optimizer steps done; None if unknown.
         val_accuracy: fraction, as measured during training; None if it was not.
     """

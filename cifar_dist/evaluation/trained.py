@@ -72,13 +72,22 @@ def open_trained(run: Path, which: str) -> Trained:
         state = checkpoint.read_state(path)
         if which == "best" and state.best_val_accuracy is None and is_main_process():
             notice(f"{run} has no evaluation on val; best is its newest checkpoint, {path.name}")
-        weights = CheckpointRef(checkpoint.evaluated_weights(path), path.name, state.step, state.val_accuracy)
+        name = _name_of(path, folder)
+        weights = CheckpointRef(checkpoint.evaluated_weights(path), name, state.step, state.val_accuracy)
     except checkpoint.CheckpointError as error:
         where = f"{given}: " if len(given.parts) > 1 else ""
         files = sorted(path for suffix in WEIGHT_SUFFIXES for path in given.glob(f"*{suffix}"))
         way = f"its weights are {files[0]}" if files else "give a complete checkpoint or a file of weights"
         raise UserError(f"--checkpoint: {where}{error}; {way}") from None
     return Trained(folder, config, trained_on, weights)
+
+
+def _name_of(path: Path, folder: RunFolder) -> str:
+    """Name a checkpoint: that of another run or place with that before its own, which this run may have too."""
+    if path.parent == folder.checkpoints.resolve() or path.parent == folder.checkpoints:
+        return path.name
+    place = path.parent.parent if path.parent.name == folder.checkpoints.name else path.parent
+    return re.sub(r"[^\w.+=-]", "-", f"{place.name}-{path.name}")
 
 
 def build_trained(trained: Trained) -> nn.Module:

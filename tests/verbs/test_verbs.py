@@ -309,6 +309,9 @@ def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in final.items()}}, foreign)
     by_path = open_trained(run, str(run / "checkpoints" / "latest"))
     assert by_path.weights == open_trained(run, "latest").weights
+    shutil.copytree(run / "checkpoints", tmp_path / "other run" / "checkpoints", symlinks=True)
+    of_other = open_trained(run, str(tmp_path / "other run" / "checkpoints" / "latest"))
+    assert of_other.weights.name == f"other-run-{by_path.weights.name}", "this run may have a step of that name too"
     trained = open_trained(run, str(foreign))
     assert trained.weights.name == "their-best--1-.pth"
     loaded = build_trained(trained).state_dict()
