@@ -35,13 +35,13 @@ def rename(run: Path, name: str) -> Path:
     folder, target = RunFolder(run), run.resolve().with_name(name)
     if target.exists():
         raise UserError(f"{target} exists; use another name")
-    configs = [path for path in (folder.config, folder.started_config) if path.is_file()]
-    renamed = {path.name: to_toml(_renamed(read_config(path), name)) for path in configs}
     try:
+        folder.lock()  # first: a job that ends now may have changed the settings
+        configs = [path for path in (folder.config, folder.started_config) if path.is_file()]
+        renamed = {path.name: to_toml(_renamed(read_config(path), name)) for path in configs}
         has_job = folder.job_script.is_file()
         if has_job:
             renamed[folder.job_script.name] = _renamed_job(folder.job_script.read_text(encoding="utf-8"), name)
-        folder.lock()
         before = run.resolve()
         before.rename(target)
         try:

@@ -17,7 +17,9 @@ from support.without_rights import public_folder, without_rights
 from cifar_dist import checkpoint, cli
 from cifar_dist.config import Config, ModelConfig, RunConfig, TrainConfig
 from cifar_dist.config.saved import read_config
+from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError
+from cifar_dist.files import write_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.rename import rename
 from cifar_dist.runs.resume import resumed_config
@@ -110,6 +112,18 @@ def test_a_run_in_training_is_not_renamed(runs: Path) -> None:
     with pytest.raises(UserError, match="in use by process"):
         cli.run(["runs", "rename", "old", "new"])
     assert run.is_dir()
+
+
+def test_settings_that_a_job_changes_as_it_ends_are_kept(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(runs / "old", CONFIG)
+    lock = RunFolder.lock
+
+    def wait_for_job(folder: RunFolder) -> None:
+        lock(folder)
+        write_atomic(run / "config.toml", to_toml(replace(CONFIG, train=TrainConfig(epochs=8))))
+
+    monkeypatch.setattr(RunFolder, "lock", wait_for_job)
+    assert read_config(rename(run, "new") / "config.toml").train.epochs == 8
 
 
 def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
