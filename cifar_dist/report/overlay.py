@@ -52,10 +52,11 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
         for axes, title in ((loss, "Loss"), (accuracy, "Accuracy")):
             axes.set_title(title)
             axes.set_xlabel("epoch")
+        lines = []
         for place, run in enumerate(runs):
             colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place // len(_COLOURS) % len(_MARKERS)]
             shown = marker if len(runs) > len(_COLOURS) else ""
-            loss.plot([], [], color=colour, linewidth=4, marker=shown, markersize=9, label=short(run.name, _NAME))
+            lines += loss.plot([], [], color=colour, linewidth=4, marker=shown, markersize=9)
             _draw(loss, run, "loss", colour, marker)
             _draw(accuracy, run, "accuracy", colour, marker)
         for axes in (loss, accuracy):
@@ -64,7 +65,8 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
         for split in ("train", "val", "test"):
             _plot(accuracy, split, [], GREY, label=split)
         accuracy.legend(loc="lower right")
-        drawing.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        names = [short(run.name, _NAME) for run in runs]  # not labels of the lines: Matplotlib hides those with a "_"
+        drawing.legend(lines, names, loc="outside lower center", ncols=4)
     return path
 
 
