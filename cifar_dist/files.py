@@ -237,7 +237,7 @@ def is_being_written(leftover: Path) -> bool:
     if number is None:
         return False
     try:
-        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
