@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cifar_dist.files import read_json
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.environment import recorded_run
 from cifar_dist.tracking.table import EpochTable
 
 
@@ -43,6 +45,7 @@ class Result:
         train_accuracy, val_accuracy: fractions, of the last epoch that has one.
         final: the evaluation of the final weights.
         environment: ``environment.json``; empty if it does not exist.
+        facts: the facts in ``environment.json``, see :func:`~cifar_dist.tracking.environment.recorded_run`.
         origin: what the run branched from and how its length changed; empty if neither.
     """
 
@@ -53,12 +56,8 @@ class Result:
     val_accuracy: float | None
     final: Final | None
     environment: dict[str, Any]
+    facts: Mapping[str, object]
     origin: str
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The facts in ``environment.json``, see :func:`facts`."""
-        return facts(self.environment)
 
     @property
     def test_accuracy(self) -> float | None:
@@ -114,6 +113,7 @@ def read_result(run: Path) -> Result:
         val_accuracy=_last([row.val_accuracy for row in rows]),
         final=_final(summary) if summary else None,
         environment=read_json(folder.environment),
+        facts=recorded_run(folder.environment),
         origin=timeline.origin(timeline.read(folder.timeline)),
     )
 
@@ -137,13 +137,7 @@ def read_state(run: Path) -> str:
     return ends.get(last, last)
 
 
-def facts(environment: dict[str, Any]) -> dict[str, Any]:
-    """Extract the :class:`~cifar_dist.tracking.facts.RunFacts` of ``environment.json``; empty if it has none."""
-    told = environment.get("run")
-    return told if isinstance(told, dict) else {}
-
-
-def count(facts: dict[str, Any], name: str) -> int | None:
+def count(facts: Mapping[str, object], name: str) -> int | None:
     """Return a positive integer fact; None if it is missing."""
     value = facts.get(name)
     return value if type(value) is int and value > 0 else None

@@ -7,9 +7,8 @@ error. All text from files is escaped, control characters included, and the page
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +26,11 @@ from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, page, section
-from cifar_dist.report.results import count, facts
+from cifar_dist.report.results import count
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.tracking import metrics, timeline
+from cifar_dist.tracking.environment import recorded_run
 from cifar_dist.tracking.table import EpochRow, EpochTable
 from cifar_dist.tracking.usage import Usage
 
@@ -52,7 +52,7 @@ def write_report(run: Path) -> Path:
     records = metrics.read(folder.metrics)
     events = timeline.read(folder.timeline)
     environment = read_json(folder.environment)
-    run_facts = facts(environment)
+    run_facts = recorded_run(folder.environment)
     curves = draw_curves(records, events, folder.figures, count(run_facts, "steps_per_epoch"))
     usage = draw_usage(records, folder.figures / "time.png")
     if usage is not None:
@@ -141,7 +141,9 @@ def _headline(
     return f'<h1>{escape(run.name)}</h1>\n<div class="headline">{number}<span class="beside">{beside}</span></div>\n'
 
 
-def _facts(run: dict[str, Any], rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None) -> str:
+def _facts(
+    run: Mapping[str, object], rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None
+) -> str:
     seconds = sum(row.seconds for row in rows if row.seconds == row.seconds)
     starts = sum(event.kind in ("started", "resumed") for event in events)
     measured = [row.images_per_second for row in rows if row.images_per_second == row.images_per_second]
