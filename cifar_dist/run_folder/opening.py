@@ -100,8 +100,13 @@ def refuse_read_only(folder: RunFolder, place: Path, what: str) -> None:
         UserError: it cannot be written.
     """
     place = place if place.is_dir() else folder.path
-    if not os.access(place, os.W_OK, effective_ids=True):
+    if not can_write(place):
         raise UserError(f"{place} cannot be written, where {what} goes; copy the run to where you may write")
+
+
+def can_write(place: Path) -> bool:
+    """Whether this process may create files in a folder."""
+    return os.access(place, os.W_OK, effective_ids=True)
 
 
 def refuse_other_data(folder: RunFolder, manifest: Manifest) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from cifar_dist.errors import StorageError, printable, quoted
 from cifar_dist.launch.launched import is_main_process
@@ -23,8 +23,13 @@ def draw(run_path: Path) -> None:
     draw_index(run_path.parent, asked=False)
 
 
-def draw_report(run_path: Path) -> None:
-    """Draw the report of a run; a drawing error must not fail the run."""
+def draw_report(run_path: Path, said_on: TextIO | None = None) -> None:
+    """Draw the report of a run; a drawing error must not fail the run.
+
+    Args:
+        run_path: the run.
+        said_on: where its path is printed; None for standard output.
+    """
     try:
         with waiting("drawing the report", show=is_main_process()):
             from cifar_dist.report.run_page import write_report
@@ -34,7 +39,7 @@ def draw_report(run_path: Path) -> None:
         notice(f"cannot draw the report ({reason_of(error)}); retry: cifar-dist report {quoted(run_path)}")
     else:
         with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
-            print(f"report: {report}", flush=True)
+            print(f"report: {report}", file=said_on, flush=True)
 
 
 def reason_of(error: Exception) -> str:

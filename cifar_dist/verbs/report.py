@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     for run in runs:
         try:
-            refuse_read_only(RunFolder(run), RunFolder(run).figures, "the report")
+            for place in (run, RunFolder(run).figures):
+                refuse_read_only(RunFolder(run), place, "the report")
             with loading(f"drawing the report of {run.name}"):
                 report = write_report(run)
             print(report, flush=True)

@@ -83,6 +83,7 @@ def _list(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.files import write_output
         from cifar_dist.run_folder import RunFolder
+        from cifar_dist.run_folder.opening import can_write
         from cifar_dist.runs.listing import describe, find_runs, has_outdated_report, table, to_csv
 
     runs = find_runs(arguments.folder)
@@ -98,8 +99,9 @@ def _list(arguments: argparse.Namespace) -> int:
         with writing(out):
             write_output(out, to_csv(entries))
     for entry in entries:
-        if entry.state == "killed" and has_outdated_report(entry.path):  # it could not draw its report itself
-            draw_report(entry.path)
+        # It could not draw its report itself; in a folder of somebody else that is left to them.
+        if entry.state == "killed" and can_write(entry.path) and has_outdated_report(entry.path):
+            draw_report(entry.path, shown)
     if arguments.folder.is_dir() and arguments.folder not in runs:  # it is not a run itself
         draw_index(arguments.folder, entries)
     return EXIT_DONE

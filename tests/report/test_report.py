@@ -311,8 +311,13 @@ def test_a_run_that_cannot_be_written_is_refused_with_a_remedy(digits: Path) -> 
     with public_folder() as runs:
         run = make_run(runs, digits)
         remedy = f"^{run} cannot be written, where the report goes; copy the run to where you may write$"
-        with without_rights(), pytest.raises(UserError, match=remedy):
-            cli.run(["report", str(run)])
+        for figures in (False, True):
+            if figures:
+                (run / "figures").mkdir()
+                (run / "figures").chmod(0o777)
+            with without_rights(), pytest.raises(UserError, match=remedy):
+                cli.run(["report", str(run)])
+        assert not any((run / "figures").iterdir()), "it is refused before the work"
         assert not (run / "report.html").exists()
 
 

@@ -69,6 +69,21 @@ def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.
     assert "it/metrics.jsonl has lost the steps of a finished run; restore it" in err
 
 
+def test_the_report_of_a_killed_run_is_drawn_where_it_can_be_and_is_not_named_in_the_csv(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with public_folder() as runs:
+        run = write_run(runs / "it", Config())
+        timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "started", 0, 1))
+        with without_rights():
+            cli.run(["runs", "list", str(run)])
+        assert "report" not in "".join(capfd.readouterr())
+        cli.run(["runs", "list", str(run), "--csv", "/dev/stdout"])
+        out, err = capfd.readouterr()
+        assert f"report: {run}/report.html" in err
+        assert len(out.splitlines()) == 2
+
+
 def test_a_finished_run_that_has_lost_its_evaluation_is_incomplete(here: Path) -> None:
     run = write_run(here / "it", Config(), test=0.5)
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "finished", 4))
