@@ -17,7 +17,7 @@ from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
-from cifar_dist.errors import UserError, quoted
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import read_json, write_atomic
 from cifar_dist.formatting import duration, loss_figure, percent, size
 from cifar_dist.optim.lr_curve import Curve
@@ -28,7 +28,8 @@ from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, page, section
 from cifar_dist.report.results import count
 from cifar_dist.report.usage import draw_usage
-from cifar_dist.run_folder import FINAL, RunFolder
+from cifar_dist.run_folder import FINAL, EvaluationFolder, RunFolder
+from cifar_dist.terminal.notice import notice
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.environment import recorded_run
 from cifar_dist.tracking.table import EpochRow, EpochTable
@@ -36,6 +37,7 @@ from cifar_dist.tracking.usage import Usage
 
 _EVALUATIONS_SHOWN = 3
 _ROWS_SHOWN = 40
+_SHEETS = ("samples.png", "mistakes.png")  # of images of the dataset, which may be gone when the page is drawn again
 
 
 def write_report(run: Path) -> Path:
@@ -62,6 +64,8 @@ def write_report(run: Path) -> Path:
         curves.append(draw_lr_curve(lr_curve, folder.lr_curve_picture))
     rows = EpochTable(records).rows()
     evaluations = _evaluations(folder)
+    if evaluations and (missing := _missing_data(folder)):
+        notice(printable(missing))
 
     parts = [
         _headline(run, rows, evaluations, events),
@@ -112,6 +116,20 @@ def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
         return reader.image(sample)
 
     return image
+
+
+def _missing_data(folder: RunFolder) -> str:
+    """Say that the dataset of the run is not here, and what the page lacks for it; empty if it is here."""
+    place = read_config(folder.config).data.path
+    try:
+        if Manifest.load(place).fingerprint == folder.read_manifest().fingerprint:
+            return ""
+    except UserError:
+        pass
+    return (
+        f"the dataset of {folder.path} is not at {place}: its report has the sheets of images that were drawn before, "
+        "and no images of confusions; run cifar-dist report again where the dataset is"
+    )
 
 
 # ---- parts of the page ------------------------------------------------------------------------------------------
@@ -177,7 +195,7 @@ def _evaluation(folder: RunFolder, evaluation: Evaluation, name: str) -> str:
     accuracy = summary.get("accuracy")
     title = f"{summary.get('checkpoint')} on {summary.get('split')}"
     title += f": {_percent(accuracy)}" if isinstance(accuracy, float) else ""
-    sheets = [path for path in pictures if path.name in ("samples.png", "mistakes.png")]
+    sheets = [path for name in _SHEETS if (path := EvaluationFolder(evaluation.folder).figures / name).is_file()]
     charts = [path for path in pictures if path not in sheets and not (confusions and path.name == "confusion.png")]
     plain = summary.get("plain_accuracy")
     beside = f" ({_percent(plain)} without)" if isinstance(plain, float) and summary.get("tta") != "0" else ""

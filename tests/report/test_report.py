@@ -23,6 +23,7 @@ from support.without_rights import public_folder, without_rights
 
 from cifar_dist import cli, recipe
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
@@ -145,6 +146,24 @@ def test_missing_parts_are_omitted(digits: Path, tmp_path: Path) -> None:
     (run / "config.toml").unlink()
     with pytest.raises(UserError, match=r"is not a run folder: it has no config\.toml"):
         write_report(run)
+
+
+def test_without_the_dataset_the_sheets_remain_and_it_is_named(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, digits)
+    (run / "metrics.jsonl").unlink()  # to draw less
+    page = write_report(run).read_text()
+    assert capsys.readouterr().err == ""
+    config = read_config(run / "config.toml")
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, path="not/here"))
+    (run / "config.toml").write_text(to_toml(moved))
+    sheets = re.findall(r'alt="(samples|mistakes)', page)
+    assert sheets
+    assert re.findall(r'alt="(samples|mistakes)', write_report(run).read_text()) == sheets
+    (note,) = capsys.readouterr().err.splitlines()
+    assert "the dataset of " in note
+    assert "is not at not/here" in note
 
 
 def test_epochs_that_lost_their_metrics_have_no_speed(digits: Path, tmp_path: Path) -> None:
