@@ -56,9 +56,10 @@ def write_report(run: Path) -> Path:
     environment = read_json(folder.environment)
     run_facts = recorded_run(folder.environment)
     curves = draw_curves(records, events, folder.figures, count(run_facts, "steps_per_epoch"))
-    usage = draw_usage(records, folder.figures / "time.png")
+    time_picture = folder.figures / "time.png"
+    usage = draw_usage(records, time_picture)
     if usage is not None:
-        curves.append(folder.figures / "time.png")
+        curves.append(time_picture)
     lr_curve = Curve.load(folder.lr_curve)
     if lr_curve is not None:
         curves.append(draw_lr_curve(lr_curve, folder.lr_curve_picture))

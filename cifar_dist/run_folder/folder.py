@@ -1,6 +1,7 @@
 """The run folder: the paths in it, its state, and exclusive access to it.
 
-Every path inside a run folder is defined here and nowhere else.
+The files and folders directly inside a run folder are named here; a part of one by the module that writes it.
+:mod:`cifar_dist.checkpoint`, which knows no runs, repeats two: ``.checkpoints.saved`` and ``final/model.safetensors``.
 """
 
 from __future__ import annotations

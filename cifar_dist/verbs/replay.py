@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 HELP = "recompute a step of a run, to inspect it or to certify the run"
 COLLECTIVE = True
 
+_PICTURE = "replay.png"  # in the folder of the replayed step
+
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RUN STEP [--rank R] [--data DIR]\n       %(prog)s RUN --check [K] [--seed S] [--data DIR]"
@@ -185,7 +187,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
     with folder_atomic(target, replace=True) as temporary:
         replayed.save(temporary)
         draw_replay(
-            temporary / "replay.png",
+            temporary / _PICTURE,
             title=f"{folder.name}, step {record.step}: loss {loss_figure(record.loss)}, "
             f"accuracy {percent(record.accuracy, 1)}, the highest losses of {record.samples} samples",
             images=replayed.pixels()[order].numpy(),
@@ -210,7 +212,7 @@ def _describe_step(replayed: Replay, path: Path) -> list[str]:
     return [
         f"step {record.step}, recomputed from step {replayed.began}",
         f"loss {record.loss!r}, recorded {recorded.loss!r}: {verdict}",
-        f"picture: {path / 'replay.png'}",
+        f"picture: {path / _PICTURE}",
         f"tables: {path}",
     ]
 
