@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -19,6 +20,7 @@ VARIABLE = "CIFAR_DIST_COMMAND"
 SLURM_CONFIG = "CIFAR_DIST_LAUNCH"
 """Environment variable of a Slurm job: the config of ``accelerate launch`` on each node."""
 
+_PROGRAMS = ("cifar-dist", "cifar_dist")  # that know verbs: the command, and the package after -m
 _OF_ANY_ENGINE = ("num", "machine", "main", "nnodes", "rdzv", "max", "local")  # how these options begin
 
 
@@ -87,9 +89,14 @@ def _typed_job(words: Sequence[str]) -> list[str]:
 
 
 def _words_before(words: Sequence[str], verbs: Collection[str]) -> list[str] | None:
-    """Return the words before the first verb; None if there is none."""
-    place = next((place for place, word in enumerate(words) if word in verbs), None)
-    return None if place is None else list(words[:place])
+    """Return the words before the verb; None if it is not one of ``verbs``, or the program knows no verbs.
+
+    It follows the program directly: further on, the same word is a value, as in ``--eval.split train``.
+    """
+    for place, (program, verb) in enumerate(itertools.pairwise(words), 1):
+        if Path(program).name in _PROGRAMS and verb in verbs:
+            return list(words[:place])
+    return None
 
 
 def _without_fresh(words: Sequence[str]) -> list[str]:

@@ -35,6 +35,10 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a-python train.py demo --run.fresh --optim.lr 0.1", "a-python train.py demo --optim.lr 0.1"),
         ("a-python train.py --run.fresh true demo", "a-python train.py demo"),
         ("a-python train.py demo --run.fresh=true", "a-python train.py demo"),
+        ("a-python train.py demo --eval.split train", "a-python train.py demo --eval.split train"),
+        ("a-python train.py demo --run.name resume", "a-python train.py demo --run.name resume"),
+        ("/opt/train/cifar-dist train demo --eval.split train", "/opt/train/cifar-dist resume 'runs/two words'"),
+        ("srun -J train a-python -m cifar_dist train demo", "srun -J train a-python -m cifar_dist resume 'runs/two words'"),
     ],
 )
 def test_a_run_of_one_process(typed: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,11 +46,27 @@ def test_a_run_of_one_process(typed: str, command: str, monkeypatch: pytest.Monk
     assert resume_command(RUN) == command
 
 
-def test_a_run_under_another_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    above = "torchrun --nproc_per_node 2 -m cifar_dist train demo --optim.lr 0.1"
+@pytest.mark.parametrize(
+    ("above", "command"),
+    [
+        (
+            "torchrun --nproc_per_node 2 -m cifar_dist train demo --optim.lr 0.1",
+            "torchrun --nproc_per_node 2 -m cifar_dist resume 'runs/two words'",
+        ),
+        (
+            "torchrun --nproc_per_node 2 train.py demo --eval.split train",
+            "torchrun --nproc_per_node 2 train.py demo --eval.split train",
+        ),
+        (
+            "accelerate launch --machine_rank 0 --module cifar_dist train demo",
+            "accelerate launch --machine_rank 0 --module cifar_dist resume 'runs/two words'",
+        ),
+    ],
+)
+def test_a_run_under_another_launcher(above: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(typed_command, "parent_command", above.split)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert resume_command(RUN) == "torchrun --nproc_per_node 2 -m cifar_dist resume 'runs/two words'"
+    assert resume_command(RUN) == command
 
 
 @pytest.mark.parametrize(
