@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -43,7 +44,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     work is done.
     """
     _open_closed_streams()
-    _outlive_readers()
+    stdout = _guard_streams()
     _escape_what_stdout_lacks()
     try:
         code = work()
@@ -65,16 +66,18 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = 128 + signal.SIGINT
     except SystemExit as error:  # argparse ends this way
         code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
-    except BrokenPipeError:  # the reader of a file that was written, such as /dev/stdout, ended, as `head` does
-        code = EXIT_DONE
     except BaseException as error:
         _report_unforeseen(error)
         code = EXIT_FAILED
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):  # the reader is gone, or the disk is full
-            pass
+    is_known = stdout.has_failed  # to the work, which has ended with that error or does without the output
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        if code == EXIT_DONE and isinstance(error, OSError) and not is_known:
+            _report_unforeseen(error)
+            code = EXIT_FAILED
+    with contextlib.suppress(ValueError):  # a library has closed it
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -92,29 +95,48 @@ def _open_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
-class _Outlived(io.FileIO):
-    """A terminal or pipe that swallows what is written after its reader was gone, so that this ends no work."""
+class _Stream(io.FileIO):
+    """Standard output or standard error.
+
+    Ctrl-C ends a ``tee`` first, and a terminal can be closed: what is written after its reader was gone is swallowed,
+    so that this ends no work. Neither does any error of standard error, which has no results.
+
+    Attributes:
+        has_failed: whether a write has raised an error, which names standard output.
+    """
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        # isatty() is false of a terminal that is closed already. The null device comes along, and does no harm.
+        mode = os.fstat(descriptor).st_mode
+        has_reader = stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        self._swallowed = {errno.EIO, errno.EPIPE} if has_reader else set[int]()
+        self._swallows_all = name == "stderr"
+        self.has_failed = False
 
     def write(self, data: ReadableBuffer) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in (errno.EIO, errno.EPIPE):
-                raise
-            return memoryview(data).nbytes
+            if self._swallows_all or error.errno in self._swallowed:
+                return memoryview(data).nbytes
+            self.has_failed = True
+            error.filename = "standard output"
+            del error.filename2  # None would be printed as a second name
+            raise
 
 
-def _outlive_readers() -> None:
-    """Keep working when the terminal that the output goes to is closed, or its pipe: Ctrl-C ends a ``tee`` first."""
+def _guard_streams() -> _Stream:
+    """Write standard output and standard error through :class:`_Stream`; return that of standard output."""
+    guarded = {}
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        mode = os.fstat(stream.fileno()).st_mode
-        # isatty() is false of a terminal that is closed already. The null device comes along, and does no harm.
-        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            raw = io.BufferedWriter(_Outlived(stream.fileno(), "w", closefd=False))
-            by_line = stat.S_ISCHR(mode) or stream.line_buffering or stream.write_through  # of python -u
-            text = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=by_line)
-            setattr(sys, name, text)
+        raw = guarded[name] = _Stream(stream.fileno(), name)
+        is_device = stat.S_ISCHR(os.fstat(raw.fileno()).st_mode)
+        by_line = is_device or stream.line_buffering or stream.write_through  # of python -u
+        text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=by_line)
+        setattr(sys, name, text)
+    return guarded["stdout"]
 
 
 def _escape_what_stdout_lacks() -> None:

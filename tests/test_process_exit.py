@@ -54,6 +54,65 @@ def test_work_does_not_end_with_the_reader_of_its_output() -> None:
     assert done.returncode == 75
 
 
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [
+        ("print('a table')", 1),
+        ("print('a table', flush=True)", 1),
+        ("write_output(Path('/dev/stdout'), 'a table')", 1),
+        ("print('a table', end='') or 75", 75),
+        ("suppress_all(lambda: print('what training says', flush=True))", 0),
+        ("print('a warning', file=sys.stderr)", 0),
+    ],
+)
+@pytest.mark.parametrize("to", ["out", "/dev/full"])
+def test_what_cannot_be_printed_is_a_failure_of_one_line(work: str, code: int, to: str, tmp_path: Path) -> None:
+    """On a full disk, whose place a limit on the size of files takes, unless the work has done without the output."""
+    program = f"""if True:
+        import contextlib, sys
+        from pathlib import Path
+        from cifar_dist.files import write_output
+        from cifar_dist.process_exit import exit_with
+        def suppress_all(work):
+            with contextlib.suppress(OSError):
+                work()
+        exit_with(lambda: {work} or 0)
+    """
+    other = "2" if "stderr" in work else "1"
+    words = ["bash", "-c", f'ulimit -f 0; exec "$@" {other}>{to}', "-", sys.executable, "-c", program]
+    env = environment({"PYTHONUNBUFFERED": ""})
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    cause = "No space left on device" if to == "/dev/full" else "File too large"
+    name = "/dev/stdout" if "write_output" in work else "standard output"
+    assert (done.returncode, done.stderr) == (code, f"cifar-dist: {name}: {cause}\n" if code == 1 else "")
+
+
+def test_a_mistake_keeps_its_exit_code_if_stderr_is_on_a_full_disk(tmp_path: Path) -> None:
+    words = ["bash", "-c", 'ulimit -f 0; exec "$@" 2>err', "-", sys.executable, "-m", "cifar_dist", "nothing"]
+    assert subprocess.run(words, cwd=tmp_path, env=environment(), timeout=PATIENCE).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "said"),
+    [
+        ("write_output(Path('/dev/stdout'), 'x' * 200_000)", 0, ""),
+        ("write_output(Path('/dev/fd/PIPE'), 'x')", 1, "cifar-dist: /dev/fd/PIPE: Broken pipe\n"),
+        ("open(PIPE, 'wb', 0).write(b'x')", 1, "cifar-dist: a file: Broken pipe\n"),
+    ],
+)
+def test_only_the_reader_of_standard_output_may_end_first(work: str, code: int, said: str) -> None:
+    program = "from pathlib import Path; from cifar_dist.process_exit import exit_with; "
+    program += "from cifar_dist.files import write_output; exit_with(lambda: WORK and 0 or 0)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as pipe:
+        command = [sys.executable, "-c", program.replace("WORK", work.replace("PIPE", str(writer)))]
+        done = subprocess.run(
+            command, env=environment(), stdout=pipe, stderr=subprocess.PIPE, text=True, pass_fds=[writer]
+        )
+    assert (done.returncode, done.stderr) == (code, said.replace("PIPE", str(writer)))
+
+
 def test_a_letter_that_the_output_cannot_encode_is_escaped() -> None:
     code = "from cifar_dist.process_exit import exit_with; exit_with(lambda: print('caf\\udce9 \\u6c49') or 0)"
     (done,) = spawn(["-c", code], env={"PYTHONIOENCODING": "ascii:strict"}, fresh=True)

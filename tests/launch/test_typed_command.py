@@ -38,7 +38,10 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a-python train.py demo --eval.split train", "a-python train.py demo --eval.split train"),
         ("a-python train.py demo --run.name resume", "a-python train.py demo --run.name resume"),
         ("/opt/train/cifar-dist train demo --eval.split train", "/opt/train/cifar-dist resume 'runs/two words'"),
-        ("srun -J train a-python -m cifar_dist train demo", "srun -J train a-python -m cifar_dist resume 'runs/two words'"),
+        (
+            "srun -J train a-python -m cifar_dist train demo",
+            "srun -J train a-python -m cifar_dist resume 'runs/two words'",
+        ),
     ],
 )
 def test_a_run_of_one_process(typed: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
