@@ -20,15 +20,20 @@ from cifar_dist.recipe import load
 _MARK = "\ufeff"  # byte order mark, which editors of Windows write first
 
 
-def check_writable(path: Path) -> None:
+def require_recipe(path: Path) -> None:
     """Refuse a file that :func:`write_lr` could not write, before the time is spent on finding the rate.
 
     Raises:
-        UserError: not a .toml, its folder does not exist, or it exists and is not a recipe.
+        UserError: not a .toml, its folder does not exist or cannot be written, or it exists and is not a valid recipe.
     """
     if path.suffix != ".toml" or not path.parent.is_dir():
         raise UserError(f"{path} cannot be written as a recipe; name a .toml file in an existing folder")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written: permission denied in {path.parent}; name a file in another folder")
     if path.exists():
+        load(
+            str(path)
+        )  # other TOML, such as a sweep, would be valid with a section [optim], and of no use to its reader
         _with_lr(path, 1.0)
 
 
@@ -40,7 +45,7 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
         base, settings: as for :func:`load`.
 
     Raises:
-        UserError: as :func:`check_writable`.
+        UserError: as :func:`require_recipe`.
     """
     if path.exists():
         write_atomic(path, _with_lr(path, lr))
@@ -81,4 +86,4 @@ def _with_lr(path: Path, lr: float) -> str:
             return mark + text
     except (ValueError, OSError, AttributeError):
         pass
-    raise UserError(f"optim.lr cannot be set in {path}; write lr = {lr!r} in its section [optim], or use a new file")
+    raise UserError(f"optim.lr cannot be set in {path}; move it into a section [optim] as lr = ..., or use a new file")

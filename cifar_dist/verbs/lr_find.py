@@ -55,14 +55,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
-    from cifar_dist.training.recipe_lr import check_writable, write_lr
+    from cifar_dist.training.recipe_lr import require_recipe, write_lr
 
     if arguments.low >= arguments.high:
         raise UserError(f"--low {arguments.low:g} must be below --high {arguments.high:g}")
     config = recipe.load(arguments.recipe, arguments.settings)
     if arguments.write is not None:
-        check_writable(arguments.write)
         refuse_lasting(arguments.write, "--write")
+        require_recipe(arguments.write)
 
     from cifar_dist.distributed.stop_signals import StopSignals
 

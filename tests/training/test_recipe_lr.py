@@ -8,7 +8,7 @@ import pytest
 
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
-from cifar_dist.training.recipe_lr import write_lr
+from cifar_dist.training.recipe_lr import require_recipe, write_lr
 
 
 @pytest.mark.parametrize("ends", ["\r\n", "\n"])
@@ -36,5 +36,31 @@ def test_a_recipe_that_is_written_keeps_one_setting_of_a_transform(tmp_path: Pat
 def test_a_rate_that_cannot_be_written_is_one_line_that_says_where(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("optim.lr = 0.1\n")
-    with pytest.raises(UserError, match=r"cannot be set in .*mine.toml; write lr = 0.25 in its section \[optim\]"):
+    with pytest.raises(UserError, match=r"cannot be set in .*mine.toml; move it into a section \[optim\]"):
         write_lr(path, 0.25, base="demo")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('recipe = "demo"\nseeds = 2\n', "is a sweep, not a recipe"),
+        ('[project]\nname = "mine"\n', "unknown setting project.name"),
+        ("[optim]\nlr = -1\n", "optim.lr"),
+        ("[optim\n", "TOML"),
+    ],
+    ids=["sweep", "another program's", "invalid", "damaged"],
+)
+def test_only_a_recipe_receives_a_rate(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.toml"
+    require_recipe(path)
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        require_recipe(path)
+    path.write_text('base = "demo"\n')
+    require_recipe(path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_rate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="permission denied"):
+        require_recipe(Path("mine.toml"))
