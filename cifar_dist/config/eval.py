@@ -30,7 +30,8 @@ class EvalConfig(Section):
         require(self.every >= 1, f"every {self.every} must be at least 1")
         require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
         require(
-            self.tta in ("mirror", "translate") or (self.tta.isdecimal() and int(self.tta) <= 1024),
+            self.tta in ("mirror", "translate")
+            or (len(self.tta) <= 4 and self.tta.isdecimal() and int(self.tta) <= 1024),
             f"tta {self.tta!r} must be 0, mirror, translate, or a number of random views up to 1024",
         )
         require(0 < self.tta_below <= 1, f"tta_below {self.tta_below} must be above 0 and at most 1")

@@ -14,6 +14,7 @@ _ONE_PROCESS = ("NO", "MULTI_CPU")
 _KINDS = (*_ONE_PROCESS, "MULTI_GPU", "DEEPSPEED", "FSDP")
 _EACH = ("auto", "gpu", "cpu")  # one process for each GPU or core
 _LAST_PORT = 65_535
+_MOST = 100_000  # processes or machines: the launcher would take all memory for more
 _DEFAULT_PORT = 29_500  # of torchrun
 
 
@@ -82,18 +83,17 @@ class _Values:
         return self._options.get(name, self._file.get(name))
 
     def integer(
-        self, name: str, *, least: int, most: int | None = None, example: int, words: tuple[str, ...] = ()
+        self, name: str, *, least: int, most: int = _MOST, example: int, words: tuple[str, ...] = ()
     ) -> int | None:
         """Return an integer of this range; None where the value is missing or one of these ``words``."""
         value = self.get(name)
         if value is None or value in words:
             return None
         text = str(value)
-        if text.isdecimal() and int(text) >= least and (most is None or int(text) <= most):
+        if text.isdecimal() and len(text) < 100 and least <= int(text) <= most:
             return int(text)
         where = f"--{name}={value}" if name in self._options else f"{self._config}: {name}: {value}"
-        wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise UserError(f"{where} is not an integer {wanted}; use for example --{name}={example}")
+        raise UserError(f"{where} is not an integer from {least} to {most}; use for example --{name}={example}")
 
 
 def _named(options: Sequence[str]) -> dict[str, str]:

@@ -108,7 +108,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
             while waiting and len(started) < jobs and not stopping:
                 number, run = waiting.pop(0)
                 say(f"{number} of {total}: {run.name}")
-                slot = min(set(range(jobs)) - {one.slot for one in started})
+                slot = min(set(range(len(started) + 1)) - {one.slot for one in started})
                 words = [*run.words, *_share_of_cores(run, 1 if devices else jobs)]
                 started.append(_start_job([*command, *words], run, number, slot, devices, quiet=jobs > 1))
             for request in requests.new():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cifar_dist.config.section import expand_path
+from cifar_dist.config.section import LARGEST, expand_path
 from cifar_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,13 +93,17 @@ def add_action(
     return actions.add_parser(name, help=help_text, description=about, allow_abbrev=False)
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a parser of integers of at least ``least``."""
+def at_least(least: int, *, most: int = LARGEST) -> Callable[[str], int]:
+    """Return a parser of integers from ``least`` to ``most``."""
 
     def integer(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
+        # Python itself converts no more than a few thousand digits.
+        value = -1 if not text.isdecimal() else int(text) if len(text) < 100 else most + 1
+        if value < least:
             raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least {least}")
-        return int(text)
+        if value > most:
+            raise argparse.ArgumentTypeError(f"'{text}' is more than {most}")
+        return value
 
     return integer
 

@@ -6,7 +6,6 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +39,15 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--recipe", type=RECIPE_NAME, help="the model of this recipe; required if a model has the same name"
     )
     verb.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help='for example "widths=[64, 128]"')
+    # The bounds keep the network within memory.
     verb.add_argument(
-        "--classes", type=_up_to(10**6), metavar="N", help="default: those of the recipe's dataset, or 10"
+        "--classes", type=at_least(1, most=10**6), metavar="N", help="default: those of the recipe's dataset, or 10"
     )
-    verb.add_argument("--size", type=_up_to(4096), metavar="PIXELS", help="side of an image (default: as above, or 32)")
     verb.add_argument(
-        "--channels", type=_up_to(4096), metavar="C", help="channels of an image (default: as above, or 3)"
+        "--size", type=at_least(1, most=4096), metavar="PIXELS", help="side of an image (default: as above, or 32)"
+    )
+    verb.add_argument(
+        "--channels", type=at_least(1, most=4096), metavar="C", help="channels of an image (default: as above, or 3)"
     )
     verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a batch (default: 1)")
     verb.add_argument("--receptive-field", action="store_true", help="show only kernel, stride, jump and field")
@@ -53,18 +55,6 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--csv", type=user_path, metavar="OUT", help="also write the table to this file, receptive fields with formulae"
     )
     verb.set_defaults(settings=[])
-
-
-def _up_to(most: int) -> Callable[[str], int]:
-    """Return a parser of integers from 1 to ``most``, a bound that keeps the network within memory."""
-
-    def parse(text: str) -> int:
-        value = at_least(1)(text)
-        if value > most:
-            raise argparse.ArgumentTypeError(f"'{text}' is more than {most}")
-        return value
-
-    return parse
 
 
 def run(arguments: argparse.Namespace) -> int:
