@@ -241,10 +241,9 @@ def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices
 
 
 def _visible_gpus() -> list[str]:
-    """List the GPUs to distribute, as CUDA_VISIBLE_DEVICES names them."""
+    """List the GPUs to distribute, as CUDA_VISIBLE_DEVICES names them; CUDA ignores all from the first invalid name."""
     import torch
 
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name]
-    return [str(index) for index in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in names.split(",")][:count] if names is not None else list(map(str, range(count)))

@@ -56,11 +56,6 @@ def verb(*words: str) -> int:
     return cli.run(["sweep", *words])
 
 
-def device(run: Path) -> str:
-    variables: dict[str, str] = json.loads((run / "environment.json").read_text())["variables"]
-    return variables["CUDA_VISIBLE_DEVICES"]
-
-
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Return the sweep's own lines."""
     return [line.removeprefix("sweep: ") for line in done.stdout.splitlines() if line.startswith("sweep: ")]
@@ -101,14 +96,13 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
     assert not long.is_finished()
     assert [path.name for path in long.path.parent.iterdir() if path.is_dir()] == ["three.long.s0"], "no other"
 
-    # Two at a time to the end, on two GPUs (that do not exist). One fails, and the next is started.
-    (ended,) = spawn([*SWEEP, "run", str(file), "--jobs", "2"], env={**forked, "CUDA_VISIBLE_DEVICES": "-1,-2"})
+    # Two at a time to the end. One fails, and the next is started.
+    (ended,) = spawn([*SWEEP, "run", str(file), "--jobs", "2"], env={**forked, "CUDA_VISIBLE_DEVICES": "-1"})
     assert ended.returncode == 1, ended.stderr
     assert "2 of 3: three.diverges.s0 failed with exit code 1" in said(ended)
     assert said(ended)[-1] == "2 of 3 runs failed: three.diverges.s0, three.diverges-too.s0"
     assert len(re.findall(r"^    cifar-dist: .*not finite", ended.stdout, re.M)) == 2, "what the failed ones said"
     assert "  three.long.s0" not in ended.stdout, "what the others said is in their training.log"
-    assert [device(long.path), device(long.path.with_name("three.diverges.s0"))] == ["-1", "-2"]
     assert long.is_finished()
     assert [record["step"] for record in metrics(long.path)] == list(range(1, EPOCHS * 13 + 1)), "each step once"
 
@@ -227,6 +221,35 @@ def test_a_run_that_another_sweep_trains_has_not_failed(
     own = [line.removeprefix("sweep: ") for line in capfd.readouterr().out.splitlines()]
     assert "1 of 3: three.long.s0 is in use by another process" in own
     assert [line.startswith(begin) for line, begin in zip(own[7:], end, strict=True)] == [True] * len(end), own
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "gpus"),
+    [
+        (None, 2, ["0", "1"]),
+        ("3, 5", 2, ["3", "5"]),
+        ("2,-1,3", 1, ["2"]),
+        ("-1", 0, []),
+        ("NoDevFiles", 0, []),
+        ("", 0, []),
+    ],
+    ids=["all", "some", "until an invalid one", "none", "none by Slurm", "empty"],
+)
+def test_runs_at_a_time_are_distributed_over_the_gpus_that_cuda_sees(
+    file: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, count: int, gpus: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert runner._visible_gpus() == gpus
+    code = [sys.executable, "-c", "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'), end='')"]
+    job = runner._start_job(code, load(str(file)).runs[0], 1, len(gpus) + 1, gpus, quiet=True)
+    assert job.process.wait() == 0
+    assert job.output is not None
+    job.output.seek(0)
+    assert job.output.read().decode() == (gpus[1 % len(gpus)] if gpus else str(given))
+    job.output.close()
 
 
 @pytest.mark.parametrize(
