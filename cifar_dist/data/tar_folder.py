@@ -42,6 +42,7 @@ def find_split_tars(root: Path) -> dict[str, list[str]]:
         raise UserError(
             f"{root} and its subfolders contain no .tar; to pack images use: cifar-dist pack {quoted(root)} shards/NAME"
         )
+    _refuse_links_to_each_other(root, found)
     split_of = {name: split_in_name(root, name) for name in found}
     _refuse_doubtful_splits(root, sorted(name for name in found if split_of[name] is None), len(found))
     names = sorted(found, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name))
@@ -111,6 +112,15 @@ def _compressed_by(path: Path) -> str | None:
     except OSError:  # whoever indexes the tar reports it
         return None
     return next((program for program, pattern in _COMPRESSED.items() if pattern.match(start)), None)
+
+
+def _refuse_links_to_each_other(root: Path, names: Sequence[str]) -> None:
+    """Refuse two names of one tar, by a link to it or to its folder; its samples would count twice."""
+    names_of: dict[str, str] = {}
+    for name in names:
+        other = names_of.setdefault(os.path.realpath(root / name), name)
+        if other != name:
+            raise UserError(f"{root / other} and {root / name} are one file; remove the link to it, or to its folder")
 
 
 def _refuse_doubtful_splits(root: Path, unnamed: Sequence[str], total: int) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,12 +45,16 @@ def trial_folder(folder: Path) -> Iterator[Path]:
         OSError: it cannot be created.
     """
     parents = [path for path in (folder, *folder.parents) if not path.exists()]
-    trial = folder / f".doctor.{os.getpid()}.tmp"
     try:
-        trial.mkdir(parents=True)
-        yield trial
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = Path(
+            tempfile.mkdtemp(prefix=".doctor.", suffix=".tmp", dir=folder)
+        )  # process ids repeat on other nodes
+        try:
+            yield trial
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
     finally:
-        shutil.rmtree(trial, ignore_errors=True)
         with contextlib.suppress(OSError):  # something else is in one of them by now
             for path in parents:
                 path.rmdir()

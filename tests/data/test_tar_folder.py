@@ -143,6 +143,16 @@ def test_a_link_to_a_folder_that_contains_it_is_refused(tmp_path: Path) -> None:
         index(tmp_path / "tars", show=False)
 
 
+@pytest.mark.parametrize(
+    ("link", "target"), [("train-2", "train"), ("train/1.tar", "0.tar"), ("val-0.tar", "train/0.tar")]
+)
+def test_two_names_of_one_tar_are_refused(tmp_path: Path, link: str, target: str) -> None:
+    """Its samples would count twice, or be in two splits."""
+    write(tmp_path / "train" / "0.tar", [sample("a"), sample("b", 1)])
+    (tmp_path / link).symlink_to(target)
+    assert "are one file; remove the link to it, or to its folder" in refusal(tmp_path)
+
+
 def test_a_folder_that_cannot_be_read_is_refused() -> None:
     """Its tars would be missing from the dataset."""
     with public_folder() as root:

@@ -13,6 +13,7 @@ from support.running import environment, finish, spawn, start, train
 
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import find_grace
+from cifar_dist.doctor.shared_folder import trial_folder
 
 MACHINE = ["machine", "processes", "ranks", "precision", "ports", "all-reduce", "clocks"]
 RUN = ["files", "data", "batches", "network", "steps", "gradients", "save", "space"]
@@ -235,3 +236,13 @@ def test_a_row_without_a_remedy_is_ok() -> None:
 
 def test_a_row_shows_no_control_characters() -> None:
     assert Finding("data", "a\x1b[2J").row() == f"{'data':<10}  ok       a\\x1b[2J"
+
+
+def test_the_trials_of_two_jobs_do_not_touch_each_other(tmp_path: Path) -> None:
+    """Processes of two nodes, or of two containers, can have one process id."""
+    with trial_folder(tmp_path / "new" / "runs") as first:
+        with trial_folder(tmp_path / "new" / "runs") as second:
+            assert second != first
+        assert first.is_dir()
+        assert not second.exists()
+    assert not (tmp_path / "new").exists()
