@@ -251,14 +251,31 @@ def _writer(leftover: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def discard(path: Path) -> None:
-    """Delete a file, or a folder with its content. An interrupted deletion leaves nothing that looks complete."""
-    if path.is_dir() and not path.is_symlink():
-        path = path.absolute()  # "." has no name
-        doomed = path if path.name.startswith(".") else path.rename(free_name(path.with_name(f".{path.name}.tmp")))
-        shutil.rmtree(doomed, ignore_errors=True)
-    else:
+def discard(path: Path) -> OSError | None:
+    """Delete a file, or a folder with its content. An interrupted deletion leaves nothing that looks complete.
+
+    Returns:
+        The first error of a folder's content, with its path; the rest is deleted, and what is left has a hidden name.
+        None: all is deleted.
+
+    Raises:
+        OSError: nothing could be deleted.
+    """
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return None
+    path = path.absolute()  # "." has no name
+    doomed = path if path.name.startswith(".") else path.rename(free_name(path.with_name(f".{path.name}.tmp")))
+    errors: list[OSError] = []
+
+    def note(_: object, name: str, raised: tuple[object, BaseException, object]) -> None:
+        error = raised[1]
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            error.filename = name  # which rmtree leaves relative
+            errors.append(error)
+
+    shutil.rmtree(doomed, onerror=note)
+    return next(iter(errors), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:

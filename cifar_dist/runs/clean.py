@@ -45,7 +45,7 @@ def clean(run: Path) -> list[Removable]:
 
     Raises:
         InUseError: the run is training; nothing is removed.
-        UserError: a checkpoint that would remain is damaged; nothing is removed.
+        UserError: a checkpoint that would remain is damaged; nothing is removed. Or something could not be removed.
         OSError: the folder cannot be written.
     """
     folder = RunFolder(run)
@@ -53,8 +53,10 @@ def clean(run: Path) -> list[Removable]:
         return []  # and no lock in it
     folder.lock()
     items = _useless(folder)
-    for item in items:
-        discard(item.path)
+    errors = [error for item in items if (error := discard(item.path))]
+    if errors:
+        removed = f"{len(items) - len(errors)} of {len(items)} removed"
+        raise UserError(f"{removed}, but {errors[0].filename} cannot be deleted: {errors[0].strerror}")
     return items
 
 

@@ -179,3 +179,16 @@ def test_a_cleaned_run_is_still_finished_and_evaluated(tiny: Path) -> None:
     (done,) = train(*words)
     assert (done.returncode, "is finished already" in done.stdout) == (0, True)
     assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_what_cannot_be_deleted_is_named_and_not_counted_as_freed() -> None:
+    with public_folder() as folder:
+        run = run_with(folder / "it", 1, 2, 3, 4, best=2, test=0.5)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o777)
+        (run / "checkpoints" / "step-00000001").chmod(0o555)
+        with without_rights(), pytest.raises(UserError) as error:
+            clean(run)
+    told = str(error.value)
+    assert told.startswith(f"1 of 2 removed, but {run}/checkpoints/.step-00000001.tmp/")
+    assert told.endswith(" cannot be deleted: Permission denied")
