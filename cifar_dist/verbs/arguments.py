@@ -56,14 +56,19 @@ SPLIT_NAME = Name(lambda: ("train", "val", "test"))
 TTA_NAME = Name(lambda: ("0", "mirror", "translate"))
 
 
-def user_path(text: str) -> Path:
-    """Parse a path; ``~`` is the home folder, also where the shell leaves it: ``--data=~/shards``. So are variables."""
+def expanded_path(text: str) -> str:
+    """Replace ``~``, also where the shell leaves it, ``--data=~/shards``, and variables; refuse an empty path."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty; name a file or a folder, or '.' for the working directory")
     try:
-        return Path(expand_path(text))
+        return expand_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def user_path(text: str) -> Path:
+    """Parse a path as :func:`expanded_path` does."""
+    return Path(expanded_path(text))
 
 
 def picture_path(text: str) -> Path:

@@ -66,13 +66,12 @@ def _list(arguments: argparse.Namespace) -> int:
     entries = inventory(folder)
     if not entries:
         raise absence(folder)
-    rows = []
+    rows, now = [], time.time()
     for entry in entries:
         state = entry.state
         epoch, accuracy = (str(state.epochs_evaluated), percent_cell(state.val_accuracy)) if state else ("", "")
-        rows.append(
-            [str(entry.step), epoch, accuracy, size(entry.bytes), duration(time.time() - entry.written), entry.what]
-        )
+        age = duration(max(0.0, now - entry.written))  # the clock of a file server may be ahead
+        rows.append([str(entry.step), epoch, accuracy, size(entry.bytes), age, entry.what])
     head = ["step", "epochs", "val %", "size", "age", "what"]
     print(markdown(head, rows, head[:-1], width=table_width(sys.stdout)), end="")
     return EXIT_DONE

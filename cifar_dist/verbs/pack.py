@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import at_least, fraction, user_path
+from cifar_dist.verbs.arguments import at_least, expanded_path, fraction, user_path
 from cifar_dist.verbs.loading import loading
 
 HELP = "pack a dataset into WebDataset shards and a manifest"
@@ -16,7 +15,7 @@ COLLECTIVE = False
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "source",
-        type=os.path.expanduser,
+        type=expanded_path,
         help="name of a dataset (shards/NAME.toml), path of a .toml, archive, folder or file, or FILE.py:FUNCTION",
     )
     verb.add_argument("out", type=user_path, help="folder to write the shards and the manifest to")

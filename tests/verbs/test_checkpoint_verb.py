@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def verb(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 def test_ls_names_the_newest_the_best_and_the_damaged(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "checkpoints" / "step-00000010" / WEIGHTS).write_bytes(b"half")
     save(run / "checkpoints", 3).rename(run / "checkpoints" / "step-00000003.damaged")
-    save(run / "checkpoints", 15)
+    os.utime(save(run / "checkpoints", 15) / WEIGHTS, (2**32, 2**32))  # by a clock that is ahead
     head, _, *rows = cells(verb(capsys, "ls", "first"))
     assert head == ["step", "epochs", "val %", "size", "age", "what"]
     assert [(row[0], row[1], row[2]) for row in rows] == [
@@ -54,6 +55,7 @@ def test_ls_names_the_newest_the_best_and_the_damaged(run: Path, capsys: pytest.
     ]
     assert rows[1][5].startswith("damaged: weights.safetensors has 4 of ")
     assert all(row[3].endswith(" kB") and row[4].endswith(" s") for row in rows)
+    assert rows[0][4] == "0.0 s"
 
 
 def test_verify_names_every_damaged_file_and_renames_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

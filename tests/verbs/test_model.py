@@ -135,6 +135,9 @@ def test_the_home_folder_is_expanded_in_every_argument_that_is_a_path(
     assert cli.parse(["export", "x", "--out=~/x.pt2"]).out == tmp_path / "x.pt2"
     assert cli.parse(["verify", "~/shards"]).path == tmp_path / "shards"
     assert cli.parse(["pack", "~/in", "~/out"]).source == str(tmp_path / "in")
+    assert cli.parse(["pack", "$HOME/in", "${HOME}/out"]).source == str(tmp_path / "in")
+    with pytest.raises(UserError, match=r"the variable \$NOT_SET in '\$NOT_SET/in' is not set"):
+        cli.parse(["pack", "$NOT_SET/in", "out"])
     assert cli.parse(["sweep", "table", "x", "--csv=~/x.csv"]).csv == tmp_path / "x.csv"
 
 
