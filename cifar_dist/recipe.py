@@ -26,7 +26,7 @@ from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.plugin_copies import FOLDER_NAME, use_copies
 from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, refuse_incomplete, way_to_repair
 from cifar_dist.config.section import expand_home
-from cifar_dist.config.toml_text import parse_toml
+from cifar_dist.config.toml_text import TomlError, read_toml
 from cifar_dist.config.tree import Tree, put
 from cifar_dist.config.version1 import upgraded
 from cifar_dist.errors import UserError, nearest, quoted
@@ -175,11 +175,11 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     """
     of_run = path.name == CONFIG_NAME and path.with_name(STARTED_NAME).is_file()
     try:
-        tree = parse_toml(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a UTF-8 text; save it again as UTF-8") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}{way_to_repair(path) if of_run else ''}") from None
+        tree = read_toml(path)
+    except FileNotFoundError:
+        raise UserError(f"recipe file {path} does not exist") from None
+    except TomlError as error:
+        raise UserError(f"{error}{way_to_repair(path) if of_run else ''}") from None
     if of_run:
         refuse_incomplete(tree, path)
     if path.name == CONFIG_NAME:

@@ -8,7 +8,7 @@ from pathlib import Path
 from cifar_dist.config import Config
 from cifar_dist.config.build import build_config
 from cifar_dist.config.keys import check_keys
-from cifar_dist.config.toml_text import parse_toml
+from cifar_dist.config.toml_text import TomlError, read_toml
 from cifar_dist.config.tree import Tree
 from cifar_dist.config.version1 import is_version1, upgraded
 from cifar_dist.errors import UserError, quoted
@@ -36,11 +36,11 @@ def read_config(path: Path, *, import_plugins: bool = False, without: Collection
         UserError: the file is missing, incomplete or invalid.
     """
     try:
-        given = parse_toml(path.read_text(encoding="utf-8"))
+        given = read_toml(path)
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no {path.name}{way_to_repair(path)}") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}{way_to_repair(path)}") from None
+    except TomlError as error:
+        raise UserError(f"{error}{way_to_repair(path)}") from None
     tree = upgraded(given, Config)
     try:
         check_keys(tree, where=str(path))
@@ -68,8 +68,8 @@ def way_to_repair(path: Path) -> str:
     """Return the command that writes a file of a run's settings again, after ";"; empty if its other is damaged too."""
     other = path.with_name(STARTED_NAME if path.name == CONFIG_NAME else CONFIG_NAME)
     try:
-        missing = _missing_section(parse_toml(other.read_text(encoding="utf-8")))
-    except (ValueError, OSError):
+        missing = _missing_section(read_toml(other))
+    except (UserError, OSError):
         return ""
     return "" if missing else f"; restore it: cp {quoted(other)} {quoted(path)}"
 

@@ -1,4 +1,4 @@
-"""TOML: text parsed, and a value as text on one line."""
+"""TOML: a file or text parsed, and a value as text on one line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,36 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
+from cifar_dist.errors import UserError
+
 _MAX_NESTING: Final = 50
+
+
+class TomlError(UserError):
+    """A file that can be read, and whose text is no TOML."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Editors of Windows begin it with a byte order mark.
+
+    Raises:
+        TomlError: its text is not UTF-8, or :func:`parse_toml` refuses it.
+        FileNotFoundError: it does not exist; callers say what to name instead.
+        UserError: it cannot be read.
+    """
+    try:
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise TomlError(f"{path} is not a UTF-8 text; save it again as UTF-8") from None
+    except ValueError as error:
+        raise TomlError(f"{path} cannot be read as TOML: {error}") from None
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from cifar_dist.config.section import expand_path
-from cifar_dist.config.toml_text import parse_toml
+from cifar_dist.config.toml_text import read_toml
 from cifar_dist.errors import UserError, nearest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -71,13 +71,11 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
             UserError: the file does not exist, is not valid TOML, or has an unknown key or an invalid value.
         """
         try:
-            return cls.model_validate(parse_toml(path.read_text(encoding="utf-8-sig")))
-        except OSError as error:
+            return cls.model_validate(read_toml(path))
+        except FileNotFoundError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
         except ValidationError as error:
             raise UserError(f"{path}: {_first_error(error)}") from None
-        except ValueError as error:
-            raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
 def find_dataset_file(source: str) -> Path | None:

@@ -35,7 +35,7 @@ from cifar_dist.config.keys import check_keys
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
-from cifar_dist.config.toml_text import as_typed, parse_toml, typed_value
+from cifar_dist.config.toml_text import as_typed, read_toml, typed_value
 from cifar_dist.config.tree import flatten
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
@@ -183,13 +183,11 @@ def _find_file(sweep: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return parse_toml(path.read_text(encoding="utf-8-sig"))
+        return read_toml(path)
     except FileNotFoundError:
         raise UserError(
             f"the sweep file {path} does not exist; give the path of a .toml, or one of: {', '.join(shipped())}"
         ) from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
 def _parse_rows(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, Settings]]:

@@ -59,7 +59,7 @@ def test_a_dataset_file_names_an_archive_and_its_treatment(tmp_path: Path, monke
         ('name = "a"\nurl = "https://example.org/a.zip"', "url requires md5"),
         (f'name = "a"\nurl = "file:///etc/passwd"\nmd5 = "{"0" * 32}"', "not an http:// or https:// URL"),
         (f'name = "a"\nurl = "https://e.org/a.zip"\nmd5 = "{"0" * 32}"\narchive = "../a"', "plain file name"),
-        ("name = ", "is not valid TOML"),
+        ("name = ", "cannot be read as TOML"),
         (
             'name = "a"\nembedded = "digits"\nclasses = ["one", "two"]',
             "lists 2 names, but the source has 10 classes",

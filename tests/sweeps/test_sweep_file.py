@@ -190,7 +190,7 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
         ("[optim]\nlr = 1", "mine.toml is a recipe, not a sweep; train it: cifar-dist train mine.toml"),
         (
             f'recipe = "base.toml"\nsettings{".a" * 9999} = 1',
-            "mine.toml is not valid TOML: it is nested more than 50 deep",
+            "mine.toml cannot be read as TOML: it is nested more than 50 deep",
         ),
         (
             'recipe = "base.toml"\nsettings.train.epoch = 1',
@@ -232,8 +232,8 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
         ('recipe = "demo"\nrecipes = ["demo"]', 'set either recipe = "..." or recipes'),
         ("", "mine.toml has no recipe; add recipe"),
         ('[[rows]]\nname = "a"', "mine.toml row 'a' has no recipe; add recipe"),
-        ("recipe = ", "mine.toml is not valid TOML"),
-        (f"recipe = {'[' * 9999}", "mine.toml is not valid TOML"),
+        ("recipe = ", "mine.toml cannot be read as TOML"),
+        (f"recipe = {'[' * 9999}", "mine.toml cannot be read as TOML"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(folder: Path, text: str, said: str) -> None:
