@@ -42,7 +42,10 @@ LENGTH: Final = ("train.epochs", "train.max_steps", "train.patience", "train.mon
 KEPT_BY_A_BRANCH: Final = ("model.name", "model.pretrained", "model.freeze", "optim.name", "optim.rest", "average.name")
 """Settings that decide which tensors a checkpoint has; a branch cannot change them."""
 
-_PLACE: Final = ("run.name", "run.dir", "run.fresh", "run.processes")
+OF_THE_FOLDER: Final = ("run.name", "run.dir", "run.fresh")
+"""Settings that say which folder a run has, and whether it may exist: no command that names the folder has them."""
+
+_OF_ONE_START: Final = (*OF_THE_FOLDER, "run.processes")
 """Settings of one start of one run, which a command for another one does not repeat."""
 
 _LIST: Final = "augment.transforms"
@@ -85,7 +88,7 @@ def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = (
     of ``started``.
     """
     differ = [key for key in sorted(started.keys() | asked.keys()) if started.get(key) != asked.get(key)]
-    values = {key: asked.get(key) for key in differ if (key in keys if keys else key not in _PLACE)}
+    values = {key: asked.get(key) for key in differ if (key in keys if keys else key not in _OF_ONE_START)}
     if any(key.startswith(_LIST) for key in values):  # the list, or an item that only its place in it names
         values = {key: value for key, value in values.items() if not _OF_ITEMS.match(key)}
         values[_LIST] = items_of_settings(asked, _LIST)

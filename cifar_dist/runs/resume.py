@@ -9,14 +9,15 @@ from typing import Final
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
+from cifar_dist.config.changes import OF_THE_FOLDER
 from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.config.run import is_run_name
 from cifar_dist.config.saved import read_config
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.run_folder import RunFolder
 
-PLACE: Final = ("run.name", "run.dir", "run.from", "run.fresh")
-"""Settings of a new run. A resume ignores the last and refuses the others."""
+OF_A_NEW_RUN: Final = (*OF_THE_FOLDER, "run.from")
+"""Settings with which a run begins. A resume ignores ``run.fresh`` and refuses the others."""
 
 
 def resumed_config(path: Path, settings: Sequence[str]) -> Config:
@@ -30,7 +31,7 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
             refused.
     """
     for key in parse_overrides(settings):
-        if key in PLACE and key != "run.fresh":
+        if key in OF_A_NEW_RUN and key != "run.fresh":
             raise UserError(f"resume continues {path}; drop --{key}, or start another run: cifar-dist train --help")
     if not is_run_name(path.name):
         old, new = quoted(path), re.sub(r"[^A-Za-z0-9_.+=-]", "-", path.name).lstrip(".+=-") or "run"
@@ -47,7 +48,7 @@ def settings_of_resume(words: Sequence[str]) -> list[str]:
     keeps = True
     for word in words:
         if word.startswith("--"):
-            keeps = word[2:].partition("=")[0].replace("-", "_") not in PLACE
+            keeps = word[2:].partition("=")[0].replace("-", "_") not in OF_A_NEW_RUN
         if keeps:
             kept.append(word)
     return kept

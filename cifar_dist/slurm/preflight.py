@@ -19,7 +19,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import read_json
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
-from cifar_dist.runs.resume import PLACE, resumed_config, settings_of_resume
+from cifar_dist.runs.resume import OF_A_NEW_RUN, resumed_config, settings_of_resume
 from cifar_dist.slurm.job_output import folder_named_before, say
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
 
@@ -83,7 +83,7 @@ def _config_begun(words: Sequence[str], job: str) -> Config | None:
     config = resumed_config(folder.path, settings_of_resume(words[1:]))
     if asked and (now := RunFolder.of(asked).path) != folder.path:
         say(f"{words[0]} now trains {now}; {folder.path}, which this job began, continues as it was started")
-    elif asked and (found := contradiction(settings_of(config), settings_of(asked), PLACE, f"{words[0]} now")):
+    elif asked and (found := contradiction(settings_of(config), settings_of(asked), OF_A_NEW_RUN, f"{words[0]} now")):
         say(f"{folder.path} was started with {found[1]}; it continues as it was started")
     return config
 

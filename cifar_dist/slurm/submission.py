@@ -11,7 +11,7 @@ from typing import Final
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
-from cifar_dist.config.changes import LENGTH, words_of_changes
+from cifar_dist.config.changes import LENGTH, OF_THE_FOLDER, words_of_changes
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
@@ -26,7 +26,6 @@ from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import RESUME
 
 TEMPLATE: Final = sbatch.SCRIPTS / "train.sbatch"
-_PLACE: Final = ("run.name", "run.dir", "run.fresh")  # that of the folder
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,6 @@ def _changes(folder: RunFolder, config: Config) -> list[str]:
     asked = settings_of(config)
     # A setting that `asked` lacks goes with the one that brought it, such as tracking.project with tracking.wandb.
     saved = {key: value for key, value in settings_of(read_settings(folder)).items() if key in asked}
-    words = words_of_changes(saved, asked, [key for key in asked if key not in _PLACE])
+    words = words_of_changes(saved, asked, [key for key in asked if key not in OF_THE_FOLDER])
     assert words is not None  # no setting is lacking
     return words
