@@ -268,13 +268,15 @@ def discard(path: Path) -> OSError | None:
     doomed = path if path.name.startswith(".") else path.rename(free_name(path.with_name(f".{path.name}.tmp")))
     errors: list[OSError] = []
 
-    def note(_: object, name: str, raised: tuple[object, BaseException, object]) -> None:
-        error = raised[1]
+    def note(_: object, name: str, error: BaseException) -> None:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             error.filename = name  # which rmtree leaves relative
             errors.append(error)
 
-    shutil.rmtree(doomed, onerror=note)
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(doomed, onexc=note)
+    else:
+        shutil.rmtree(doomed, onerror=lambda function, name, raised: note(function, name, raised[1]))
     return next(iter(errors), None)
 
 

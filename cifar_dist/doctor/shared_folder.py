@@ -47,9 +47,7 @@ def trial_folder(folder: Path) -> Iterator[Path]:
     parents = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        trial = Path(
-            tempfile.mkdtemp(prefix=".doctor.", suffix=".tmp", dir=folder)
-        )  # process ids repeat on other nodes
+        trial = Path(tempfile.mkdtemp(prefix=".doctor.", suffix=".tmp", dir=folder))  # other nodes repeat process ids
         try:
             yield trial
         finally:

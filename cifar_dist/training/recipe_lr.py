@@ -31,9 +31,7 @@ def require_recipe(path: Path) -> None:
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{path} cannot be written: permission denied in {path.parent}; name a file in another folder")
     if path.exists():
-        load(
-            str(path)
-        )  # other TOML, such as a sweep, would be valid with a section [optim], and of no use to its reader
+        load(str(path))  # refuses other TOML, such as a sweep, which a section [optim] would spoil
         _with_lr(path, 1.0)
 
 
