@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -153,21 +152,18 @@ class SpeedNet(nn.Module):
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        first, *others = self.groups
-        x = first(*self._whitened(images))
-        for group in others:
-            x = group(x)
+        x = self.groups(self._whitened(images))
         x = self.pool(x).flatten(1)
         logits: Tensor = self.head(x) * self.scale
         return logits
 
-    def _whitened(self, images: Tensor) -> list[Tensor]:
-        """Return the activations of the images from which the bias learns, and those of any others."""
+    def _whitened(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the activations; if the bias learns from a share of the images, those of that and of the others."""
         if not self.training or (count := math.ceil(self.bias_share * len(images))) == len(images):
-            return [F.gelu(self.whiten(images))]
+            return F.gelu(self.whiten(images))
         learnt = F.gelu(self.whiten(images[:count], len(images) / count))
         with torch.no_grad():
-            return [learnt, F.gelu(self.whiten(images[count:]))]
+            return learnt, F.gelu(self.whiten(images[count:]))
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
@@ -231,11 +227,12 @@ class _Group(nn.Module):
         self.conv2 = _conv(width, width)
         self.norm2 = _BatchNorm(width, bias_gain, norm_momentum)
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Map the parts of a batch, float [n, inputs, h, w] each, to the batch, [sum of n, width, h // 2, w // 2]."""
-        return F.gelu(self.norm2(self.conv2(self._pooled(parts))))
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Map a batch, float [n, inputs, h, w], or parts of one, to [n, width, h // 2, w // 2]."""
+        return F.gelu(self.norm2(self.conv2(self._pooled(x))))
 
-    def _pooled(self, parts: Sequence[Tensor]) -> Tensor:
+    def _pooled(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        parts = (x,) if isinstance(x, Tensor) else x
         pooled = [F.max_pool2d(self.conv1(part), 2) for part in parts]
         return F.gelu(self.norm1(torch.cat(pooled) if len(pooled) > 1 else pooled[0]))
 
@@ -246,8 +243,8 @@ class _ResidualGroup(_Group):
         self.conv3 = _conv(width, width)
         self.norm3 = _BatchNorm(width, bias_gain, norm_momentum)
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        first = self._pooled(parts)
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        first = self._pooled(x)
         x = F.gelu(self.norm2(self.conv2(first)))
         return F.gelu(self.norm3(self.conv3(x)) + first)
 
