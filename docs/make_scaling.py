@@ -59,7 +59,7 @@ def _steps(name: str) -> Iterator[tuple[str, ...]]:
     gradients, batch = 4 * summary.parameters, config.train.batch_size
     first = 0.0
     for ranks in (ranks for ranks in RANKS if ranks <= batch):
-        images = -(-batch // ranks)  # a batch that does not divide is refused; the next one that does takes as long
+        images = -(-batch // ranks)  # a batch that does not divide is padded
         sent = 2 * (ranks - 1) / ranks * gradients
         network = LATENCY_SECONDS[ranks] + sent / BANDWIDTH[ranks]
         compute = 6 * summary.multiply_adds * images / FLOPS

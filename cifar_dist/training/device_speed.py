@@ -39,7 +39,7 @@ def operations_per_image(blueprint: nn.Module, shape: tuple[int, int, int]) -> f
     """
     from torch.utils.flop_counter import FlopCounterMode  # slow to import
 
-    images, (height, width, channels) = 2, shape  # batch normalisation requires two
+    images, (height, width, channels) = 64, shape  # a network may compute other gradients for a share of a batch
     try:
         trial = copy.deepcopy(blueprint).train()
         with FlopCounterMode(display=False) as counter, torch.random.fork_rng(devices=[]):

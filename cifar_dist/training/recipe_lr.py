@@ -46,7 +46,7 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
         UserError: as :func:`require_recipe`.
     """
     if path.exists():
-        write_atomic(path, _with_lr(path, lr))
+        write_atomic(path.resolve(), _with_lr(path, lr))  # through a link
         return
     complete = to_tree(load(base, settings))
     tree: Tree = {}

@@ -42,7 +42,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--suggest",
         choices=["steepest", "valley"],
         default="valley",
-        help="rate to print and to write: where the longest fall is half done, or steepest (default: valley)",
+        help="rate to print and to write: the middle of the longest fall, or where it is steepest (default: valley)",
     )
     verb.add_argument(
         "--write",

@@ -36,13 +36,13 @@ def test_the_default_network_has_the_size_of_airbench94() -> None:
 
 
 def test_without_a_learning_bias_no_gradient_is_computed_before_the_first_group() -> None:
-    models = small_net(), small_net(whiten_bias=False)
-    assert [model.whiten.bias.requires_grad for model in models] == [True, False]
-    learning, frozen = (operations_per_image(blueprint_of(model), (32, 32, 3)) for model in models)
-    assert learning is not None
-    assert frozen is not None
+    models = small_net(), small_net(whiten_bias=False), small_net(whiten_bias_share=0.25)
+    assert [model.whiten.bias.requires_grad for model in models] == [True, False, True]
+    learning, frozen, shared = (operations_per_image(blueprint_of(model), (32, 32, 3)) or 0 for model in models)
     inputs, outputs, side = 24, 8, 31
-    assert learning - frozen == 2 * 9 * inputs * outputs * side**2, "the gradient of the first group's images"
+    gradient = 2 * 9 * inputs * outputs * side**2
+    assert learning - frozen == gradient, "of the first group's images"
+    assert learning - shared == 0.75 * gradient
 
 
 @pytest.mark.parametrize("name", ["speed-net", "speed-net-96"])

@@ -40,6 +40,15 @@ def test_a_rate_that_cannot_be_written_is_one_line_that_says_where(tmp_path: Pat
         write_lr(path, 0.25, base="demo")
 
 
+def test_a_rate_is_written_through_a_link(tmp_path: Path) -> None:
+    path, link = tmp_path / "mine.toml", tmp_path / "link.toml"
+    path.write_text('base = "demo"\n')
+    link.symlink_to(path)
+    write_lr(link, 0.25, base="demo")
+    assert link.is_symlink()
+    assert recipe.load(str(path)).optim.lr == 0.25
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
