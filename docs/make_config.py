@@ -39,11 +39,14 @@ def tables() -> str:
 
 
 def _networks() -> str:
-    """A row for each registered network, with its options and their defaults."""
-    lines = ["| `model.name` | `model.options` and their defaults |", "| --- | --- |"]
+    """A row for each registered network, with its options, their defaults and the file that describes them."""
+    lines = ["| `model.name` | `model.options` and their defaults | described in |", "| --- | --- | --- |"]
     for name in registry.names():
-        options = {key: inline_toml(value) for key, value in defaults(registry.builder_of(name)).items()}
-        lines.append(f"| `{name}` | {', '.join(f'`{key} = {value}`' for key, value in options.items()) or 'none'} |")
+        builder = registry.builder_of(name)
+        options = {key: inline_toml(value) for key, value in defaults(builder).items()}
+        shown = ", ".join(f"`{key} = {value}`" for key, value in options.items()) or "none"
+        file = f"{builder.__module__.rpartition('.')[2]}.py"
+        lines.append(f"| `{name}` | {shown} | [{file}](../cifar_dist/models/{file}) |")
     return "\n".join(lines)
 
 

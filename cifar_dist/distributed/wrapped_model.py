@@ -60,14 +60,15 @@ class InferenceModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside, with rank 0's batch statistics on all ranks; the former mode after. Collective."""
+        """Evaluation mode inside, with rank 0's batch statistics on all ranks; the former modes after. Collective."""
         self.broadcast_buffers()
-        was_training = self.module.training
+        modes = {module: module.training for module in self.module.modules()}  # a frozen stage does not train
         self.module.eval()
         try:
             yield
         finally:
-            self.module.train(was_training)
+            for module, training in modes.items():
+                module.training = training
 
     def broadcast_buffers(self) -> None:
         """Give every rank the buffers of rank 0: the batch statistics of the run. Collective."""

@@ -16,6 +16,9 @@ from cifar_dist.exit_codes import (
 )
 from cifar_dist.terminal.notice import notice
 
+AGREED = (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED, EXIT_DIFFERS)
+"""Exit codes on which the ranks of a job agree, the one that stands for all first."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -41,7 +44,7 @@ def agreed_code(failures: Sequence[Failure]) -> int:
     are left with TERM and, 30 seconds later, KILL.
     """
     codes = {failure.code for failure in failures}
-    for agreed in (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED, EXIT_DIFFERS):
+    for agreed in AGREED:
         if agreed in codes:
             return agreed
     cause = min(failures, key=lambda failure: (failure.timestamp, _doubt(failure.code)))

@@ -27,8 +27,10 @@ from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 from torch.distributed.launcher import api as launcher
 
 from cifar_dist.errors import first_line
-from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.launch.agreed_code import AGREED
 from cifar_dist.launch.job import Job
+from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.launch.meeting import Meeting
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal.notice import notice
@@ -40,7 +42,7 @@ _LAST_SECONDS = 5  # the same after a machine was lost, without which its ranks'
 _REPEAT_SECONDS = 1.0  # between two requests: a rank that is starting up ignores them
 _POLL_SECONDS = 0.1
 _PROGRAM = "cifar_dist"  # the module that precedes the words of a job
-_AGREED_CODES = {EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE}
+_AGREED_CODES = set(AGREED) - {EXIT_STALLED}  # after a stall the job continues without the rank that hung
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +85,7 @@ def prepare(arguments: argparse.Namespace, job: Job) -> None:
 
 def has_found_meeting() -> bool:
     """Whether this machine has found the others of an elastic job."""
-    return ElasticAgent.meeting.is_found
+    return ElasticAgent.meeting is not None and ElasticAgent.meeting.is_found
 
 
 def describe_failure(endpoint: str, error: Exception) -> str:
@@ -105,7 +107,7 @@ class ElasticAgent(LocalElasticAgent):
     """torchrun's agent of one machine, which knows the exit codes of the ranks and the heartbeats of the others."""
 
     job: ClassVar[Job]
-    meeting: ClassVar[Meeting]
+    meeting: ClassVar[Meeting | None] = None
     _stop_seconds = _SAVE_SECONDS
     _stop_signal = signal.SIGTERM
 
@@ -118,12 +120,14 @@ class ElasticAgent(LocalElasticAgent):
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         handler = worker_group.spec.rdzv_handler
         assert isinstance(handler, DynamicRendezvousHandler)
+        assert self.meeting is not None
         self.meeting.begin(handler)
         super()._rendezvous(worker_group)
         self.meeting.end()
         if handler._state_holder.state.round:  # it counts the meetings, also those before this machine came
             program = worker_group.spec.args
             worker_group.spec.args = (*program[: program.index(_PROGRAM) + 1], *self.job.words_to_continue())
+            os.environ[RESTARTED] = "1"
         first = worker_group.workers[0]
         if first.global_rank == 0:
             notice(f"machines: {worker_group.group_world_size}, processes: {first.world_size}")

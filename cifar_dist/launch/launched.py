@@ -6,6 +6,9 @@ import os
 
 from cifar_dist.errors import UserError
 
+RESTARTED = "CIFAR_DIST_RESTARTED"
+"""Environment variable of the ranks of an elastic job that continues on other machines than before."""
+
 
 def launched_processes() -> int:
     """Return the number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher.
@@ -40,6 +43,11 @@ def local_rank() -> int:
     """The number of this process among those of this machine, from 0."""
     text = os.environ.get("LOCAL_RANK", "0")
     return int(text) if text.isdecimal() else 0
+
+
+def has_restarted() -> bool:
+    """Whether this rank's elastic job continues after a machine was lost or has joined."""
+    return RESTARTED in os.environ
 
 
 def knows_meeting_point() -> bool:

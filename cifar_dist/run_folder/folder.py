@@ -32,12 +32,14 @@ from cifar_dist.files import (
     write_sums,
 )
 from cifar_dist.step_folder import step_name
+from cifar_dist.terminal.notice import notice
 
 FINAL = "final"
 """Name of the weights at the end of training in evaluations."""
 
 _LOCK = ".lock"
-_LOCK_SECONDS = 0.5  # timeout for the lock; a process that only checks whether a run is in use holds it for far less
+LOCK_SECONDS = 0.5
+"""Timeout for the lock; a process that only checks whether a run is in use holds it for far less."""
 
 
 def sum_beside(path: Path) -> Path:
@@ -217,23 +219,28 @@ class RunFolder:
         latest = self.checkpoints / "latest"
         return latest.readlink().name if latest.is_symlink() else ""
 
-    def lock(self, otherwise: str = "") -> None:
+    def lock(self, otherwise: str = "", *, patience: float = LOCK_SECONDS) -> None:
         """Lock the folder for as long as this object lives.
 
         Args:
             otherwise: what the user may do instead of waiting for the process that has locked it.
+            patience: seconds to wait for that process.
 
         Raises:
             InUseError: another process has locked it.
             OSError: the folder cannot be written.
         """
         lock = (self.path / _LOCK).open("a+")
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline, asked = time.monotonic() + patience, False
         while not _locked(lock, fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                lock.seek(0)
-                holder = lock.read().strip() or "another process"
+            left = deadline - time.monotonic()
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            if left < 0:
                 raise InUseError(f"{self.path} is in use by {holder}; wait until that has ended{otherwise}")
+            if left > LOCK_SECONDS and not asked:
+                notice(f"waiting up to {left:.0f} s for {self.path}, which {holder} has locked")
+                asked = True
             time.sleep(0.01)
         self._lock = lock
         lock.truncate(0)

@@ -20,7 +20,8 @@ from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import complete, copy_atomic, discard, exists
-from cifar_dist.run_folder.folder import RunFolder
+from cifar_dist.launch.launched import has_restarted
+from cifar_dist.run_folder.folder import LOCK_SECONDS, RunFolder
 from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.run_folder.settings import (
     read_started_settings,
@@ -29,6 +30,7 @@ from cifar_dist.run_folder.settings import (
     write_settings,
 )
 
+_LEASE_SECONDS = 120.0  # after which NFS usually forgets a machine that does not answer (90 s), and some more
 _BOOT_TIME_SECONDS = 1.0  # to which the system rounds the time that processes are counted from
 
 
@@ -54,7 +56,8 @@ def open_folder(
     try:
         _refuse_foreign(folder, config)
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        folder.lock(", or use another --run.name")
+        # A file server keeps the locks of a machine that is lost, until it knows.
+        folder.lock(", or use another --run.name", patience=_LEASE_SECONDS if has_restarted() else LOCK_SECONDS)
         for path in folder.leftovers():
             discard(path)
     except OSError as error:

@@ -40,7 +40,7 @@ class Written:
 
 
 class CheckpointWriter(ABC):
-    """Writes one checkpoint at a time. Every method but :meth:`abandon` is collective.
+    """Writes one checkpoint at a time. All processes call each method but :meth:`abandon`.
 
     Args:
         folder: the run's ``checkpoints``.

@@ -19,6 +19,7 @@ from cifar_dist.run_folder.settings import (
     refuse_other_settings,
     way_to_start_from_weights,
 )
+from cifar_dist.step_folder import step_name
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.begun import has_begun
 from cifar_dist.tracking.lost_records import describe_lost_evaluations
@@ -31,7 +32,8 @@ def discard_unbegun(folder: RunFolder) -> None:
     """Delete a run that no process has begun to train, unless it waits as a job or has files that no run writes."""
     events = timeline.read(folder.timeline)
     was_trained = timeline.last_of_a_process(events) is not None
-    is_copy = any(event.kind == "branched" for event in events) and not folder.saved.exists()  # of a checkpoint
+    newest = folder.newest_checkpoint()  # of a branch, the copy with which it begins
+    is_copy = any(event.kind == "branched" and step_name(event.step) == newest for event in events)
     begun = was_trained or folder.lr_curve.exists() or (has_begun(folder) and not is_copy)
     if not (begun or folder.job_script.exists() or folder.has_foreign_files()):
         discard(folder.path)

@@ -77,10 +77,18 @@ def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: s
             f"ask for more, or leave its length as it was: {resume_command(folder)}"
         )
     stopping = stopping_after(step, folder, setup)
-    if is_finished and stopping.is_exhausted():
+    if not stopping.is_exhausted():
+        return
+    remedy = f"add --train.patience {stopping.waited + 1} or more, or"
+    if is_finished:
         raise UserError(
             f"{folder.path} is finished by {stopping}; {changes} does not change that; "
-            f"add --train.patience {stopping.waited + 1} or more, or {_no_patience(setup.config)}"
+            f"{remedy} {_no_patience(setup.config)}"
+        )
+    if stopping.waited > setup.config.train.patience or not setup.is_turn(step):
+        raise UserError(
+            f"{folder.path} has done {step} steps, and with {changes} would have ended before, by {stopping}; "
+            f"{remedy} leave its length as it was: {resume_command(folder)}"
         )
 
 
@@ -95,8 +103,8 @@ def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup
     """Return ``state`` as a run has it that had its length from the start: evaluated here if it ends here.
 
     A run is always evaluated at its end. One that was made longer has such an evaluation where it is not the turn of
-    that epoch, and one that was made shorter, or long again, may lack it. A branch whose origin had deleted its best
-    checkpoint looks for one of its own.
+    that epoch, as has a branch that begins there; one that was made shorter, or long again, may lack it. A branch whose
+    origin had deleted its best checkpoint looks for one of its own.
     """
     events = timeline.read(folder.timeline)
     has_branched = any(event.kind == "branched" and event.step == state.step for event in events)
@@ -110,7 +118,7 @@ def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup
         is_evaluated = any(record.step == state.step for record in records)
         is_right = is_evaluated or "val" not in setup.manifest.splits or not setup.config.data.hold_out
     else:
-        was_end = any(event.kind == "extended" and event.step == state.step for event in events)
+        was_end = any(event.kind in timeline.ORIGINS and event.step == state.step for event in events)
         within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step
         is_right = not within_epoch and (not was_end or setup.is_turn(state.step))
     if is_right:

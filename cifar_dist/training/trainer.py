@@ -232,6 +232,7 @@ class Trainer:
             self._finish()
 
     def _finish(self) -> None:
+        self.watchdog.be_patient()  # again: the recalibration of an average moves
         model = self.learner.model.state(Deal(self.ranks.rank, writers=1))
         self.ranks.run_on_main(lambda: self._write_final(model))
         self.watchdog.be_patient()
@@ -316,9 +317,14 @@ class Trainer:
             loss_scaler=self.learner.model.scaler_state(),
         )
         with self.learner.clock.during("checkpoint"):
-            self.saver.save(self.learner.state, state, must=must)
+            self.saver.save(self._state, state, must=must)
         self.watchdog.beat()  # the next step has a step's time only
         self.step_log.restart_clock()
+
+    def _state(self, deal: Deal) -> checkpoint.Tensors:
+        state = self.learner.state(deal)
+        self.watchdog.be_patient()  # again: the recalibration of an average moves
+        return state
 
     def _follow_folder(self) -> None:
         """Make the path lead to the run's folder again if that was renamed, and report it. Collective.
@@ -361,7 +367,8 @@ class Trainer:
     def _why_complete(self) -> str:
         if self._early_stopping.is_exhausted():
             return str(self._early_stopping)
-        return "train.max_steps" if self.config.train.max_steps else ""
+        is_limited = self.last_step < self.config.train.epochs * self.steps_per_epoch
+        return "train.max_steps" if is_limited else ""
 
     def _build_watchdog(self) -> Watchdog:
         return Watchdog(

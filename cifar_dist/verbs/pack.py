@@ -30,7 +30,12 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help="fraction of train to hold out as val (default: the dataset file's, else 0.1 if the source has no val)",
     )
     verb.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of order and val split (default: 0)")
-    verb.add_argument("--size", type=at_least(1), metavar="N", help="resize images to N x N (default: the dataset file's, else no change)")
+    verb.add_argument(
+        "--size",
+        type=at_least(1),
+        metavar="N",
+        help="resize images to N x N (default: the dataset file's, else no change)",
+    )
     verb.add_argument(
         "--skip-unusable",
         action="store_true",

@@ -104,6 +104,26 @@ def test_an_evaluation_may_wait_long_for_the_checkpoint_before_it(tiny: Path, tm
     assert done.returncode == 0, done.stderr
 
 
+def test_a_save_may_take_long_after_a_recalibration(tiny: Path, tmp_path: Path) -> None:
+    """Which moves from batch to batch, and ends the patience that the save began with."""
+    (tmp_path / "slow.py").write_text(
+        "import os, time\nfrom torch import nn\n"
+        "fsync, waited = os.fsync, []\n"
+        "def slow(file):\n"
+        "    if 'checkpoints/.step' in os.readlink(f'/proc/self/fd/{file}') and not waited:\n"
+        "        waited.append(time.sleep(4))\n"
+        "    fsync(file)\n"
+        "os.fsync = slow\n"
+        "def net(classes, channels):\n"
+        "    inputs = 32 * 32 * channels\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(inputs), nn.Linear(inputs, classes))\n"
+    )
+    words = ["--train.epochs", "1", "--run.stall_timeout", "2", "--run.stall_factor", "1", "--average.name", "ema"]
+    words += ["--average.recalibrate", "40", "--checkpoint.background", "false", "--checkpoint.every_steps", "5"]
+    (done,) = finish(start([TRAIN, str(tiny), *words, "--model.name", f"{tmp_path}/slow.py:net"]))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def hanging(tiny: Path, tmp_path: Path) -> list[str]:
     """The words that train a network which hangs on rank 1 in the fifth step."""

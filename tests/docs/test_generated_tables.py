@@ -71,7 +71,7 @@ def test_a_difference_that_no_recipe_head_names_is_reported(monkeypatch: pytest.
 
 def test_every_setting_has_a_row_and_a_meaning() -> None:
     rows = [line.split(" | ") for line in script("make_config").tables().splitlines() if line.startswith("| `")]
-    networks = {cells[0].strip("|` ") for cells in rows if len(cells) == 2 and "model.name" not in cells[0]}
+    networks = {cells[0].strip("|` ") for cells in rows if len(cells) == 3 and "model.name" not in cells[0]}
     assert networks == set(names())
     meaning = {cells[0].strip("|` "): cells[-1].strip(" |") for cells in rows if len(cells) == 4}
     kinds = get_type_hints(Config)

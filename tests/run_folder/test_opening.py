@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from cifar_dist.config.optim import AdamConfig
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
+from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import open_folder, refuse_read_only
 
@@ -48,7 +50,10 @@ sys.stdin.read()
 """
 
 
-def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest: Manifest) -> None:
+def test_a_second_job_is_refused_while_the_first_lives(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An elastic job that continues waits: the first may be a machine that it has lost."""
     path = tmp_path / "it"
     open_and_end(path, CONFIG, manifest)
     job = subprocess.Popen(
@@ -66,6 +71,11 @@ def test_a_second_job_is_refused_while_the_first_lives(tmp_path: Path, manifest:
         message = refusal(path, replace(CONFIG, optim=SGDConfig(lr=9.0)), manifest)
         assert f"is in use by process {job.pid} on {os.uname().nodename}; wait until that has ended, or" in message
         assert {file: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
+        monkeypatch.setenv(RESTARTED, "1")
+        threading.Timer(1.0, job.kill).start()
+        open_and_end(path, CONFIG, manifest)
+        assert f"s for {path}, which process {job.pid} on {os.uname().nodename} has locked" in capsys.readouterr().err
+        monkeypatch.delenv(RESTARTED)
     finally:
         job.kill()
         job.communicate()

@@ -127,7 +127,6 @@ def test_only_a_run_that_no_process_has_begun_is_discarded(tmp_path: Path) -> No
     discard_unbegun(RunFolder(trained))
     assert trained.exists()
     branch = run_with(tmp_path / "branch", 1, best=1)
-    (branch / ".checkpoints.saved").unlink()  # as of checkpoints that were copied
     timeline.append(branch / "timeline.jsonl", Event(timeline.utc(), "branched", 1, note="trained@1"))
     discard_unbegun(RunFolder(branch))
     assert not branch.exists()

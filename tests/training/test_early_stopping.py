@@ -34,6 +34,13 @@ def test_early_stopping_survives_a_kill_and_can_be_undone(place: Place) -> None:
     assert len(metrics(early)) == step + 1
 
 
+def test_a_patience_that_has_ended_before_is_refused(place: Place) -> None:
+    words = ["--train.epochs", "40", "--schedule.name", "constant", "--train.patience", "9", "--train.min_delta", "0.9"]
+    assert place.train("passed", *words, "--checkpoint.every_steps", "1", die_at=60).code == -9
+    refused = place.run("resume", str(place.runs / "passed"), "--train.patience", "1")
+    assert (refused.code, "would have ended before, by early stopping" in refused.said) == (2, True), refused.said
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 9) | st.just(float("nan")), st.floats(0, 1)), max_size=9),
     st.sampled_from(["val_loss", "val_accuracy"]),
