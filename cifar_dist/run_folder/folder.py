@@ -231,16 +231,16 @@ class RunFolder:
             OSError: the folder cannot be written.
         """
         lock = (self.path / _LOCK).open("a+")
-        deadline, asked = time.monotonic() + patience, False
+        deadline, is_said = time.monotonic() + patience, False
         while not _locked(lock, fcntl.LOCK_EX):
             left = deadline - time.monotonic()
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             if left < 0:
                 raise InUseError(f"{self.path} is in use by {holder}; wait until that has ended{otherwise}")
-            if left > LOCK_SECONDS and not asked:
+            if left > LOCK_SECONDS and not is_said:
                 notice(f"waiting up to {left:.0f} s for {self.path}, which {holder} has locked")
-                asked = True
+                is_said = True
             time.sleep(0.01)
         self._lock = lock
         lock.truncate(0)
