@@ -86,7 +86,7 @@ class Images:
             ids: int64 [n], on the CPU; those of resident images may also be on the device.
         """
         if self._all is not None:
-            return self._all[ids.to(self._device, non_blocking=True)]
+            return self._all.index_select(0, ids.to(self._device, non_blocking=True))
         return self._reader.images(ids).to(self._device)
 
     def stream(self, requests: Sequence[Tensor], copying: Copying = nullcontext) -> Iterator[Tensor]:

@@ -12,7 +12,6 @@ import contextlib
 import faulthandler
 import json
 import os
-import platform
 import sys
 import threading
 import time
@@ -22,10 +21,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 
 from cifar_dist.distributed import ranks as ranks_module
+from cifar_dist.distributed.place import Place
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.exit_codes import EXIT_STALLED
 from cifar_dist.launch.joining import open_store
@@ -34,7 +33,6 @@ from cifar_dist.step_folder import step_name
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-_ENDED = "ended"
 _ANSWER_SECONDS = 10.0  # in which the other ranks must say where they are
 _TORCH = str(Path(torch.__file__).parent)
 _WAITING_IN = (_TORCH, ranks_module.__file__)  # files in which the main thread waits for other ranks
@@ -82,7 +80,7 @@ class Watchdog:
     ) -> None:
         self._ranks, self._folder, self._steps_done, self._record = ranks, folder, steps_done, record
         self._timeout, self._patience, self._factor = timeout, patience, factor
-        self._places = ranks.gather_objects((platform.node(), os.getpid()))
+        self._places = ranks.gather_objects(Place.here())
         self._board = _Board(ranks.rank, ranks.world_size, self._places[0]) if timeout else None
         self._ended, self._ending = threading.Event(), threading.Event()
         self._beats = 0
@@ -133,7 +131,7 @@ class Watchdog:
 
     def _stopped_neighbours(self) -> set[int]:
         """The ranks on this machine that are stopped: no patience helps with that."""
-        return {rank for rank, place in enumerate(self._places) if _status(*place) == psutil.STATUS_STOPPED}
+        return {rank for rank, place in enumerate(self._places) if place.is_stopped()}
 
     def _end(self, what: str) -> None:
         """Write this rank's stacks, exchange positions, let one rank report, and end the process."""
@@ -151,17 +149,15 @@ class Watchdog:
                 self._record(line)
             except OSError as error:
                 _say(str(error))
-        for host, process in missing.values():
-            if host == platform.node():  # it may be stopped, and would otherwise outlive the job
-                _kill(process)
+        for place in missing.values():
+            place.kill()  # it may be stopped, and would otherwise outlive the job
         os._exit(EXIT_STALLED)
 
     def _write_stacks(self, folder: Path, what: str) -> None:
-        host, process = self._places[self._ranks.rank]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / f"rank-{self._ranks.rank}.txt").open("w", encoding="utf-8") as file:
-                print(f"rank {self._ranks.rank}, process {process} on {host}: {what}", file=file, flush=True)
+                print(f"rank {self._ranks.rank}, {self._places[self._ranks.rank]}: {what}", file=file, flush=True)
                 faulthandler.dump_traceback(file)
         except OSError as error:
             _say(f"{folder} cannot be written ({error.strerror}); the stacks are:")
@@ -174,15 +170,15 @@ class _Board:
     Args:
         rank: this process.
         world_size: number of processes.
-        first: host and process of rank 0, which tell these ranks from those before a restart.
+        first: the place of rank 0, which tells these ranks from those before a restart.
     """
 
-    def __init__(self, rank: int, world_size: int, first: tuple[str, int]) -> None:
+    def __init__(self, rank: int, world_size: int, first: Place) -> None:
         self._rank, self._world_size = rank, world_size
         self._store: Store | None = None
         if world_size > 1:
             # A connection of its own: that of the process group may be waiting for a key.
-            purpose = "watchdog/{}/{}".format(*first)
+            purpose = f"watchdog/{first.machine}/{first.process}"
             self._store = open_store(purpose, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 
     def has_alarm(self) -> bool:
@@ -233,17 +229,17 @@ class _Board:
             self._store = None
 
 
-def name_behind(positions: Mapping[int, Position], missing: Mapping[int, tuple[str, int]]) -> str:
+def name_behind(positions: Mapping[int, Position], missing: Mapping[int, Place]) -> str:
     """Name the ranks that the others wait for.
 
     Args:
         positions: of the ranks that answered, by rank.
-        missing: host and process of the others.
+        missing: the places of the others.
     """
     if missing:
         return ", ".join(
-            f"rank {rank} (process {process} on {host}) does not answer{_state(host, process)}"
-            for rank, (host, process) in missing.items()
+            ", ".join(filter(None, [f"rank {rank} ({place}) does not answer", place.describe_status()]))
+            for rank, place in missing.items()
         )
     first = min(position.step for position in positions.values())
     behind = {rank: position for rank, position in positions.items() if position.step == first}
@@ -257,33 +253,10 @@ def name_behind(positions: Mapping[int, Position], missing: Mapping[int, tuple[s
     )
 
 
-def _state(host: str, process: int) -> str:
-    """The state of a process of this machine, as ``, it is stopped``; empty for other machines."""
-    status = _status(host, process)
-    return f", it {'has' if status == _ENDED else 'is'} {status}" if status else ""
-
-
-def _status(host: str, process: int) -> str:
-    """The status of a process as psutil names it, or ``ended``; empty for one of another machine."""
-    if host != platform.node():
-        return ""
-    try:
-        return str(psutil.Process(process).status())
-    except psutil.NoSuchProcess:
-        return _ENDED
-
-
 def _say(line: str) -> None:
     """Print a line past all buffers and locks, which the main thread may hold; without a reader, the job ends too."""
     with contextlib.suppress(OSError):
         os.write(2, f"cifar-dist: {line}\n".encode())
-
-
-def _kill(process: int) -> None:
-    try:
-        psutil.Process(process).kill()
-    except psutil.Error:
-        pass
 
 
 def _position(step: int) -> Position:

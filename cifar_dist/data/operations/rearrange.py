@@ -69,7 +69,9 @@ def rearrange(images: Tensor, steps: Sequence[Callable[[Sources], Sources]], fil
         sources = step(sources)
     first = torch.arange(count, device=images.device)[:, None, None] * height
     places = (first + sources.rows[:, :, None]) * width + sources.columns[:, None, :]
-    result = images.permute(0, 2, 3, 1).reshape(-1, channels)[places].permute(0, 3, 1, 2)
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    # On a CPU three times as fast as indexing, which computes the place of each number.
+    result = pixels.index_select(0, places.flatten()).view(count, height, width, channels).permute(0, 3, 1, 2)
     if sources.outside_rows is None or sources.outside_columns is None:
         return result
     outside = sources.outside_rows[:, :, None] | sources.outside_columns[:, None, :]
