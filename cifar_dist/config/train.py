@@ -108,6 +108,12 @@ class TrainConfig(Section):
             not (self.deterministic and self.cudnn_benchmark),
             "cudnn_benchmark takes another algorithm from run to run, and deterministic rules that out; remove one",
         )
+        for key in ("deterministic", "parts"):
+            require(
+                self.compile != "max-autotune" or not getattr(self, key),
+                f"compile max-autotune takes the kernels that were fastest when it compiled, and {key} needs the same "
+                "ones each time; use --train.compile reduce-overhead",
+            )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(0 <= self.threads <= 1024, f"threads {self.threads} must be between 0 and 1024")
         require(self.profile >= 0, f"profile {self.profile} must not be negative")

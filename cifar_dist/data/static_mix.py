@@ -88,6 +88,8 @@ class StaticMix:
             compiled = compile_static(self._static, *inputs)
             self._check_others(compiled, *inputs)
             return compiled
+        except torch.OutOfMemoryError:  # uncompiled it would need more, and later
+            raise
         except Exception as error:  # of a compiler, that has many
             if local_rank() == 0:  # of each machine, which has a compiler or has none
                 notice(f"the augmentation runs without being compiled, and slower ({first_line(error)})")

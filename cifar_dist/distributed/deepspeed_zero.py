@@ -93,7 +93,7 @@ class DeepSpeedZero(Engine):
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
         # It flattens weights in their contiguous order; the images may stay channels-last.
         module.to(memory_format=torch.contiguous_format)
-        self._configure()
+        self._configure(sum(weight.numel() for weight in module.parameters() if weight.requires_grad))
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         check_wrapper(wrapper, self.kind, "DeepSpeedEngine")
         return self.build_model(self.create_model, module, wrapper, wrapped_optimizer)
@@ -103,7 +103,8 @@ class DeepSpeedZero(Engine):
         """What a wrapped network becomes."""
         return _ZeroModel
 
-    def _configure(self) -> None:
+    def _configure(self, trained: int) -> None:
+        """Complete the launcher's settings; ``trained`` is the number of weights that have gradients."""
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
         train = self._config.train
         # It requires that its batch be the product of these; ours is padded where it does not divide.
@@ -115,11 +116,14 @@ class DeepSpeedZero(Engine):
         settings["zero_allow_untested_optimizer"] = True
         settings["zero_force_ds_cpu_optimizer"] = False  # offloaded, it stays the optimizer of the recipe
         settings["steps_per_print"] = 2**31
+        # It reserves memory for one exchange: by default for 500 million gradients, of a network that has a few.
+        settings["zero_optimization"].setdefault("reduce_bucket_size", max(1, trained))
         # Norms and biases stay on each process. DeepSpeed's 100,000 would leave a small network unsharded.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = _SHARDED_FROM
         # Autocast rather than DeepSpeed's own bf16 mode: the same arithmetic as DDP, and BatchNorm works on a CPU.
         if self.precision.name == "bf16":
-            settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+            # Without the list, the gradients of plain convolutions and linear layers would be sent and added in bf16.
+            settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
 
 
 class DeepSpeedZero3(DeepSpeedZero):

@@ -115,6 +115,18 @@ def test_a_batch_that_does_not_divide_is_padded_by_deepspeed_as_by_ddp(
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_deepspeed_adds_the_gradients_of_a_bf16_network_in_fp32_as_ddp(tiny: Path, tmp_path: Path, stage: str) -> None:
+    """It would send them as bf16. AdamW, which divides each gradient by its size, shows it in every bit of a weight."""
+    words = [TRAIN, str(tiny), "--optim.name", "adamw", "--train.precision", "bf16", "--train.max_steps", "3"]
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+    for name, env in (("ddp", {}), ("zero", zero)):
+        done = spawn([*words, "--run.name", name], 2, env)
+        assert [process.returncode for process in done] == [0, 0], done[0].stderr
+    weights = [load_file(tmp_path / "runs" / name / "final" / "model.safetensors") for name in ("ddp", "zero")]
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
+
+
 def test_a_gradient_that_is_not_finite_ends_a_run_of_deepspeed_as_one_of_ddp(tiny: Path, tmp_path: Path) -> None:
     """DeepSpeed leaves out such an update in silence, and all later ones of a network that always has one."""
     (tmp_path / "net.py").write_text(
