@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -96,9 +97,11 @@ class Bench:
         deadline: on the monotonic clock; no item runs beyond it.
         rehearse: whether items run with a few steps only, to try out this program itself.
         env: environment of the commands.
-        log: file of the current part's output.
+        log: file of the current item's output.
         limit: seconds that the current item may take.
-        speedruns: mean seconds of speedrun-94 by its ``train.compile``, which its peers are compared with.
+        found: by the items that have passed, in this call or before; by their names.
+        halt: set to end the items that run.
+        packing: held while data are packed.
     """
 
     machine: Machine
@@ -109,7 +112,14 @@ class Bench:
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     log: Path = Path(os.devnull)
     limit: float = 0.0
-    speedruns: dict[str, float] = field(default_factory=dict)
+    found: dict[str, str] = field(default_factory=dict)
+    halt: threading.Event = field(default_factory=threading.Event)
+    packing: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def at_once(self) -> int:
+        """How many items run at a time, of those that may: each starts processes, which use several cores."""
+        return min(4, max(1, len(os.sched_getaffinity(0)) // 4))
 
     @property
     def runs(self) -> Path:
@@ -138,8 +148,11 @@ class Bench:
             env={**self.env, **(env or {})},
             log=self.log,
             seconds=max(left if by_budget else self.limit, 1.0),
+            halt=self.halt,
             until=until,
         )
+        if self.halt.is_set():
+            raise SkippedError("stopped while it ran")
         if ended.code == 0 or (until is not None and not ended.limited and ended.code == -signal.SIGKILL):
             return ended
         if ended.limited and by_budget:
@@ -201,6 +214,7 @@ class Bench:
 
     def _packed(self, name: str, source: str, *options: str) -> str:
         folder = self.work / name
-        if not (folder / "manifest.json").is_file():
-            self.python("-m", "cifar_dist", "pack", source, str(folder), *options)
+        with self.packing:
+            if not (folder / "manifest.json").is_file():
+                self.python("-m", "cifar_dist", "pack", source, str(folder), *options)
         return str(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def run(
     env: Mapping[str, str],
     log: Path,
     seconds: float,
+    halt: threading.Event,
     until: Callable[[str], bool] | None = None,
 ) -> Ended:
     """Run a command to its end, to its limit or until something has happened; no process of its group survives.
@@ -51,6 +53,7 @@ def run(
         cwd, env: its working folder and its environment.
         log: its output is appended to this file.
         seconds: after them it gets SIGTERM, and SIGKILL :data:`GRACE` later.
+        halt: once it is set, the process gets SIGKILL.
         until: called with its output so far, many times a second; once it is true, the process gets SIGKILL.
     """
     with log.open("a", encoding="utf-8") as file:
@@ -63,7 +66,7 @@ def run(
         try:
             deadline = time.monotonic() + seconds
             shown = time.monotonic()
-            while job.poll() is None:
+            while job.poll() is None and not halt.is_set():
                 if until is not None and until(_read(log, begin)):
                     break
                 now = time.monotonic()
@@ -74,7 +77,7 @@ def run(
                     os.killpg(job.pid, signal.SIGTERM)
                 if now >= shown + _SHOW_EVERY:
                     shown = now
-                    print(f"   ... {Ended(0, _read(log, begin), False).last_line[:110]}", flush=True)
+                    print(f"   {log.stem}: {Ended(0, _read(log, begin), False).last_line[:110]}", flush=True)
                 time.sleep(0.005 if until else 0.05)
         finally:
             _kill_group(job)

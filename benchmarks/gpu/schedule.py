@@ -1,11 +1,16 @@
-"""Run items one after the other inside a budget; none of them stops the others."""
+"""Run items inside a budget, several at a time where no time is measured; none of them stops the others."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 from bench import Bench, FailedError, SkippedError, UnfinishedError
 from items import Item
@@ -17,23 +22,53 @@ _LEAST = 90.0  # seconds before that: the first process on a machine reads libra
 
 def run_items(items: Sequence[Item], bench: Bench, record: Record) -> None:
     """Run ``items`` in order, record a row for each, and print both."""
+    waiting = []
     for item in items:
         if record.passed(item.name):
+            bench.found[item.name] = record.rows[item.name].found
             print(f"== {item.name}: passed in an earlier call", flush=True)
-            continue
+        else:
+            waiting.append(item)
+    bench.work.mkdir(parents=True, exist_ok=True)
+    writing = threading.Lock()
+
+    def work(item: Item) -> None:
+        own = replace(bench, log=bench.work / f"{item.name.replace('/', '-')}.log")
         begin = time.monotonic()
-        result, found = _run_item(item, bench, record)
+        result, found = _run_item(item, own)
         seconds = time.monotonic() - begin
-        record.add(Row(item.name, item.part, result, round(seconds, 1), found, bench.machine.name))
-        print(f"== {item.name}: {result.upper()} in {seconds:.0f} s: {found}", flush=True)
+        with writing:
+            _append(record.log(item.part), own)
+            if bench.halt.is_set():
+                return
+            if result == "passed":
+                bench.found[item.name] = found
+            record.add(Row(item.name, item.part, result, round(seconds, 1), found, bench.machine.name))
+            print(f"== {item.name}: {result.upper()} in {seconds:.0f} s: {found}", flush=True)
+
+    for alone, group in itertools.groupby(waiting, lambda item: item.is_measured):
+        with ThreadPoolExecutor(1 if alone else bench.at_once) as pool:
+            try:
+                for future in [pool.submit(work, item) for item in group]:
+                    future.result()
+            except BaseException:
+                bench.halt.set()
+                raise
 
 
-def _run_item(item: Item, bench: Bench, record: Record) -> tuple[Result, str]:
+def _append(log: Path, own: Bench) -> None:
+    if own.log.is_file():
+        with log.open("ab") as file:
+            file.write(own.log.read_bytes())
+
+
+def _run_item(item: Item, bench: Bench) -> tuple[Result, str]:
+    if bench.halt.is_set():
+        return "skipped", "stopped before it began"
     left = bench.seconds_left()
     if left < (1 if bench.rehearse else item.seconds):
         return "skipped", f"out of time: it takes about {item.seconds:.0f} s and {max(left, 0):.0f} s are left"
     print(f"== {item.name}: about {item.seconds:.0f} s, {left:.0f} s left", flush=True)
-    bench.log = record.log(item.part)
     bench.limit = math.inf if item.open_ended else max(_LEAST, _PATIENCE * item.seconds)
     try:
         return "passed", item.work(bench)

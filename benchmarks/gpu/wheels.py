@@ -19,7 +19,7 @@ LIMIT_MIB = 64
 ON_THE_MACHINE = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pillow")
 """A machine with torch has these and all that they require; they are most of the bytes."""
 _NOT_NEEDED = ("wandb",)
-_FOR_TESTS = ("pytest", "hypothesis")
+_FOR_TESTS = ("pytest", "pytest-xdist", "hypothesis")
 _GLIBC = (39, 36, 35, 34, 31, 28, 27, 24, 17, 12, 5)  # pip takes the platforms that it is given and no older ones
 
 
