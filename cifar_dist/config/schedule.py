@@ -51,7 +51,8 @@ class ScheduleConfig(Choice):
     """The schedule: constant, onecycle, cosine, step, linear, polynomial, restarts, triangular, wsd, or
     ``path/to/file.py:Attribute``."""
     warmup: float = 0.0
-    """Epochs from ``start`` to the peak; shortened in a run of which it would take more than 30 %."""
+    """Epochs from ``start`` to the peak; shortened to 30 % of a run that is too short for it (``triangular``: 50 %, and
+    not at all with a ``cycle``)."""
     start: float = 0.0
     """LR of the first step, as a fraction of ``optim.lr``."""
 

@@ -28,7 +28,7 @@ PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relat
 
 _HINTS = get_type_hints(Config)
 SECTIONS = {section.name: set(keys_of(_HINTS[section.name])) for section in fields(Config)}
-SECTIONS["augment"] |= {*TransformConfig.variants, "Solarize"}  # the last one is an example's own
+SECTIONS["augment"] |= {*TransformConfig.variants, "Invert"}  # the last one is an example's own
 PLACEHOLDERS = {"NAME", "RECIPE", "CONFIG", "RUN", "SOURCE", "OUT", "DIR", "FILE", "VERB", "SPLIT", "CLASS", "KEY"}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 
