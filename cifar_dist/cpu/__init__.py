@@ -1,1 +1,1 @@
-"""Workarounds for libraries that make training on a CPU slow or wrong: OpenMP, malloc and oneDNN."""
+"""The CPU: which cores are free, and workarounds for OpenMP, malloc and oneDNN."""

@@ -1,0 +1,1 @@
+"""Datasets: read a source, pack or index it into shards, and yield the batches of an epoch. Independent of training."""

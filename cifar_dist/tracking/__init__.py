@@ -1,0 +1,1 @@
+"""What a run records: metrics, timeline, environment and console, and mirrors such as W&B, which never stop a run."""
