@@ -1,12 +1,17 @@
-"""Import times: help and typos must not wait for torch."""
+"""Imports: help and typos do not wait for torch, and every imported package is a declared dependency."""
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, environment
+from support.running import PATIENCE, ROOT, environment
 
 SLOW = (
     "torch",
@@ -20,6 +25,9 @@ SLOW = (
     "webdataset",
     "PIL",
 )
+
+WITH_ANOTHER = ("pydantic_core", "huggingface_hub")
+"""Packages that a declared one, pydantic and timm, always brings."""
 
 # Runs a command line and ends with what it printed, then the slow modules that it loaded.
 PROBE = """
@@ -83,3 +91,26 @@ assert "torch._dynamo" not in sys.modules
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_imported_package_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"]["timm"]]
+    declared = {re.split(r"[^\w-]", text)[0].lower() for text in required}
+    known = {*sys.stdlib_module_names, "cifar_dist", *WITH_ANOTHER, "_typeshed"}  # the last one is for mypy only
+    providers = packages_distributions()
+    missing = {
+        (name, str(path.relative_to(ROOT)))
+        for path in (ROOT / "cifar_dist").rglob("*.py")
+        for name in imported(path) - known
+        if not declared & {distribution.lower().replace("_", "-") for distribution in providers.get(name, [])}
+    }
+    assert not missing
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top-level names that a file imports, also inside functions."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.partition(".")[0] for name in names}
