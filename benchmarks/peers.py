@@ -11,9 +11,9 @@ its augmentation. The scripts stop to learn the bias of their whitening layer ea
 eight epochs have one batch each here, so that the counted steps have as large a share of both kinds as a training has.
 
 With --train all train to the end for each seed, on the same files: each in 6 to 20 minutes on two cores. Ours is
-cpu-quick, or another recipe that reaches the scripts' accuracy, in processes of one thread as docs/launching.md has it
-for a CPU. Times are those of training and of the final evaluation; accuracies are those of the trainer's own evaluation
-with six views; cpu-quick looks at one only where the network is sure.
+cpu-quick, or another recipe that reaches the scripts' accuracy, in processes of one thread. Times are those of training
+and of the final evaluation; accuracies are those of the trainer's own evaluation with six views; cpu-quick evaluates
+one only where the network is sure.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Everything below the heading "Notes" is kept.
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,11 @@ _INTRODUCTION = """# Performance
 
 Each figure is a ratio to a named peer, measured in the same call on the same machine: the two take turns, and the one
 that begins changes each time. "Times as fast" is the median of the turns' ratios, with the smallest and the largest;
-values above 1 are in favour of cifar-dist. Each heading is the command that measures its table; those of CIFAR-10
-require it packed in `shards/cifar10`, or where `--data` says. `make bench` runs all but `benchmarks/peers.py`, which
-requires the peers' own scripts, in about an hour on two idle cores, and `docs/make_performance.py` writes this page
-from `benchmarks/results/`.
+values above 1 are in favour of cifar-dist. The times and rates are the medians of their own turns. Each heading is the
+command that measures its table; those of CIFAR-10 require it packed in `shards/cifar10`, or where `--data` says;
+`cifar10-jpeg` is CIFAR-10 stored as quality-75 JPEG, as in [results.md](results.md). `make bench` runs all but
+`benchmarks/peers.py`, which requires the peers' own scripts, in about an hour on two idle cores, and
+`docs/make_performance.py` writes this page from `benchmarks/results/`.
 
 <!-- drawn by docs/make_performance.py -->
 ![How many times as fast as its peer each part is](images/performance.png)
@@ -41,12 +43,13 @@ class Measured:
     """One call of a benchmark.
 
     Attributes:
-        command, date, machine, note: as it recorded them.
+        command, date, commit, machine, note: as it recorded them.
         comparisons: what it measured.
     """
 
     command: str
     date: str
+    commit: str
     machine: str
     note: str
     comparisons: list[Comparison]
@@ -58,7 +61,7 @@ def read(folder: Path = RESULTS) -> list[Measured]:
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         comparisons = [Comparison(**one) for one in content["comparisons"]]
-        found.append(Measured(*(content[key] for key in ("command", "date", "machine", "note")), comparisons))
+        found.append(Measured(*(content[key] for key in ("command", "date", "commit", "machine", "note")), comparisons))
     return found
 
 
@@ -68,18 +71,22 @@ def up_to_date(document: str) -> str:
     for measured in read():
         rows = []
         for one in measured.comparisons:
-            values = (_number(sorted(turns)[len(turns) // 2], one.unit) for turns in (one.ours, one.theirs))
+            ours, theirs = (_number(statistics.median(turns), one.unit) for turns in (one.ours, one.theirs))
             spread = f" ({min(one.ratios):.2f} to {max(one.ratios):.2f})" if len(one.ratios) > 1 else ""
-            ours, theirs = values
             rows.append([one.what, ours, one.peer, theirs, f"{one.ratio:.2f}{spread}"])
         head = ["ours", "", "peer", "", "times as fast"]
-        note = f" {measured.note[0].upper()}{measured.note[1:]}." if measured.note else ""
+        note = f"; {measured.note}" if measured.note else ""
         parts.append(
-            f"\n## `{measured.command}`\n\n{measured.machine}, {measured.date}.{note}\n\n"
+            f"\n## `{measured.command}`\n\n{measured.machine}, {measured.date}, commit {_commit(measured.commit)}{note}.\n\n"
             + markdown(head, rows, ["times as fast"])
         )
     _, heading, notes = document.partition(_NOTES)
     return "".join(parts) + (f"\n{heading}{notes}" if heading else "")
+
+
+def _commit(recorded: str) -> str:
+    number, _, dirty = recorded.partition("-")
+    return f"`{number[:7]}`{' with uncommitted changes' if dirty else ''}"
 
 
 def _number(value: float, unit: str) -> str:
@@ -110,6 +117,10 @@ def draw(path: Path = PICTURE) -> Path:
         axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
         axes.minorticks_off()
         axes.grid(axis="y", visible=False)
+        axes.plot([], [], "o", color=BLUE, markersize=6, label="ours is faster")
+        axes.plot([], [], "o", color=ORANGE, markersize=6, label="the peer is faster")
+        axes.plot([], [], color=GREY, linewidth=4, alpha=0.4, label="the range of the turns")
+        axes.legend(loc="lower right", fontsize=8.5)
     return path
 
 

@@ -23,7 +23,7 @@ from cifar_dist.tracking.table import EpochTable
 DOCUMENT = Path(__file__).with_name("results.md")
 INTRODUCTION = """# Results
 
-`benchmarks/cpu.sh CIFAR10` trains `custom-resnet.3-epochs`, `speedrun-94.s0` to `.s2` and the unfinished run again,
+`benchmarks/cpu.sh CIFAR10` trains `custom-resnet.3-epochs` and `speedrun-94.s0` to `.s2`, and repeats the unfinished run,
 and `benchmarks/gpu.sh CIFAR10 OUT` all recipes on a GPU; the notes below describe the other rows.
 `docs/make_results.py` writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10
 stored as quality-75 JPEG, of whose test images 5,000 have labels: one accuracy has a standard error of about 0.4
