@@ -304,14 +304,16 @@ def _covers(name: str, key: str) -> bool:
 
 
 def _cells(entry: Entry) -> tuple[str, str, str, str]:
-    agreed = [f"`{key}` {_shown(value)}" for key, value in entry.given.items() if key not in entry.differing]
+    agreed = [f"`{key}` {_shown(key, value)}" for key, value in entry.given.items() if key not in entry.differing]
     same = ", ".join([*([f"as `{entry.like}`"] if entry.like else []), *agreed])
     # Statements of a base appear at the base.
     own = entry.heads[0] if entry.given or not entry.like else ""
     return entry.figure, same, _statement(own, "Differs"), _statement(own, "Chosen here")
 
 
-def _shown(value: object) -> str:
+def _shown(key: str, value: object) -> str:
+    if key == "parameters" and isinstance(value, float):  # rounded to a tenth of a million
+        return f"{value} M"
     return f"{value:,}" if type(value) is int and value >= 10_000 else inline_toml(value).replace('"', "")
 
 
