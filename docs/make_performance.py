@@ -77,7 +77,8 @@ def up_to_date(document: str) -> str:
         head = ["ours", "", "peer", "", "times as fast"]
         note = f"; {measured.note}" if measured.note else ""
         parts.append(
-            f"\n## `{measured.command}`\n\n{measured.machine}, {measured.date}, commit {_commit(measured.commit)}{note}.\n\n"
+            f"\n## `{measured.command}`\n\n"
+            f"{measured.machine}, {measured.date}, commit {_commit(measured.commit)}{note}.\n\n"
             + markdown(head, rows, ["times as fast"])
         )
     _, heading, notes = document.partition(_NOTES)

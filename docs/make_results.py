@@ -23,12 +23,11 @@ from cifar_dist.tracking.table import EpochTable
 DOCUMENT = Path(__file__).with_name("results.md")
 INTRODUCTION = """# Results
 
-`benchmarks/cpu.sh CIFAR10` trains `custom-resnet.3-epochs` and `speedrun-94.s0` to `.s2`, and repeats the unfinished run,
-and `benchmarks/gpu.sh CIFAR10 OUT` all recipes on a GPU; the notes below describe the other rows.
-`docs/make_results.py` writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10
-stored as quality-75 JPEG, of whose test images 5,000 have labels: one accuracy has a standard error of about 0.4
-points. JPEG lowers accuracy by about 3.1 points: the record holder's own script reaches 94.0 % on the original files
-and 90.9 % on these.
+`benchmarks/cpu.sh CIFAR10` trains `custom-resnet.3-epochs` and `speedrun-94.s0` to `.s2`, and repeats the unfinished
+run; `benchmarks/gpu.sh CIFAR10 OUT` trains all recipes on a GPU. The notes below describe the other rows.
+`docs/make_results.py` writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10 stored as quality-75
+JPEG, of whose test images 5,000 have labels: one accuracy has a standard error of about 0.4 points. JPEG lowers
+accuracy by about 3.1 points: the record holder's own script reaches 94.0 % on the original files and 90.9 % on these.
 
 """
 FINISHED = """## Finished
@@ -37,7 +36,7 @@ FINISHED = """## Finished
 is the validation accuracy without it. [sources.md](sources.md) has the figures of each recipe's source.
 
 | run | data | test | TTA | val | parameters | epochs | training time | hardware | torch |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 UNFINISHED = """
 ## Unfinished

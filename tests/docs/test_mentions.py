@@ -98,6 +98,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @PAGES
+def test_tables_have_as_many_cells_in_each_row_as_columns(page: Path) -> None:
+    """Otherwise they are shown as text."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", prose(page), re.M):
+        rows = table.splitlines()
+        assert len(rows) > 1, table
+        assert re.fullmatch(r"[| :-]+", rows[1]), rows[1]
+        for row in rows:
+            assert len(cells(row)) == len(cells(rows[0])), row
+
+
+def cells(row: str) -> list[str]:
+    return re.split(r"(?<!\\)\|", row)
+
+
+@PAGES
 def test_make_targets_exist(page: Path) -> None:
     said = [*spans(page), *commands(page)]
     targets = {word[1] for text in said if (word := re.match(r"make ([a-z]+)", text))}
