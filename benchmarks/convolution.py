@@ -35,7 +35,7 @@ def network(conv: Literal["torch", "handmade"], device: torch.device) -> nn.Modu
 
 
 def step(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Seconds of one forward and one backward pass; the gradients stay, for who wants to look."""
+    """Seconds of one forward and one backward pass; the gradients stay, to be compared."""
     model.zero_grad()
     if images.is_cuda:
         torch.cuda.synchronize()

@@ -1,7 +1,7 @@
 """Write docs/images/*.png from runs of its own, on a CPU: python docs/make_pictures.py [FOLDER].
 
 It packs the digits, trains `demo` and the sweep of docs/sweeps.md, and draws with the commands that the pages show. The
-report and the list of runs are screenshots by Chromium, which has to be installed. The runs are created in FOLDER and
+report and the list of runs are screenshots by Chromium, which must be installed. The runs are created in FOLDER and
 used again if it has them; by default it is a temporary one. docs/make_performance.py draws performance.png.
 """
 
@@ -39,7 +39,7 @@ def make_runs(folder: Path) -> None:
     if not (folder / "shards/digits/manifest.json").exists():
         call(folder, "pack", "digits", "shards/digits")
     call(folder, "train", "demo")
-    call(folder, "train", "demo", "--run.name", _SHORT, "--train.epochs", "2")  # makes mistakes that one can look at
+    call(folder, "train", "demo", "--run.name", _SHORT, "--train.epochs", "2")  # misclassifies enough images to show
     call(folder, "sweep", "run", f"{_SWEEP}.toml", "--seeds", "3", "--jobs", "2")
 
 
