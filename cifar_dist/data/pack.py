@@ -103,7 +103,7 @@ def pack(
     order = {name: np.arange(len(split)) for name, split in splits.items()}
     if "train" in order:
         order["train"] = permutation(seed, 0, len(splits["train"]), "pack").numpy()
-    origin = {**opened.origin, **fractions, "samples_per_shard": samples_per_shard, "seed": seed, "size": size}
+    origin = {**opened.origin, **fractions, "samples_per_shard": samples_per_shard, "seed": seed, "size": opened.size}
     try:
         with folder_atomic(out, replace=True) as folder:
             write = partial(_write_split, folder, codec=codec, samples_per_shard=samples_per_shard, show=show)

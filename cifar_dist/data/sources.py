@@ -36,12 +36,14 @@ class Source:
         name: short name of the dataset.
         data: its images and labels.
         origin: ``kind``, ``name`` (of the file or folder) and, for a file, its ``sha256``.
+        size: pixels a side to which its images were resized, by an argument or the dataset file; None if they were not.
         val_fraction, test_fraction: the dataset file's settings; None if it has none.
     """
 
     name: str
     data: RawDataset
     origin: dict[str, str]
+    size: int | None = None
     val_fraction: float | None = None
     test_fraction: float | None = None
 
@@ -84,7 +86,7 @@ def open_source(
     size = size or file.size
     if file.embedded is not None:
         data = read_digits() if size is None else read_digits(size)
-        opened = Source(file.name, data, {"kind": data.kind, "name": file.embedded})
+        opened = _resized(Source(file.name, data, {"kind": data.kind, "name": file.embedded}), size)
     else:
         archive = locate_archive(file, path, show=show)
         check(archive)
@@ -126,7 +128,7 @@ def _resized(source: Source, size: int | None) -> Source:
     if size is None:
         return source
     splits = {name: split.resized(size) for name, split in source.data.splits.items()}
-    return replace(source, data=replace(source.data, splits=splits))
+    return replace(source, data=replace(source.data, splits=splits), size=size)
 
 
 def _call_plugin(spec: str) -> Source:

@@ -37,10 +37,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(RunFolder(folder / "runs" / "first"), Config(), packed, CheckpointRef((), "latest", None, None))
 
 
-def with_size(trained: Trained, size: int) -> Trained:
-    """Return the run as if ``pack --size`` had resized its images."""
-    data = trained.trained_on
-    return replace(trained, trained_on=replace(data, shape=(size, size, 3), source={**data.source, "size": size}))
+@pytest.fixture(scope="module", params=["argument", "dataset file"])
+def resized(trained: Trained, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run on images that ``pack --size 4``, or a dataset file with that size, resized."""
+    folder = tmp_path_factory.mktemp("resized")
+    source = build.write_folder(folder / "in", build.class_folder({"train/cat": 2, "train/dog": 2}, side=SIDE))
+    file = folder / "pets.toml"
+    file.write_text('name = "pets"\narchive = "in"\nsize = 4\n')
+    by_argument = request.param == "argument"
+    packed = pack(source if by_argument else file, folder / "out", size=4 if by_argument else None, show=False)
+    return replace(trained, trained_on=packed)
 
 
 def opened(trained: Trained, source: Path) -> Source:
@@ -124,7 +130,7 @@ def test_hidden_images_alone_are_named(trained: Trained, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("form", ["folder", "archive", "npz"])
 def test_images_of_another_size_are_resized_as_the_training_images_were_or_refused(
-    trained: Trained, tmp_path: Path, form: str
+    trained: Trained, resized: Trained, tmp_path: Path, form: str
 ) -> None:
     files = images(side=9)
     sources = {
@@ -134,10 +140,10 @@ def test_images_of_another_size_are_resized_as_the_training_images_were_or_refus
     }
     source = sources[form]()
     assert refusal(trained, source).endswith("is 9x9x3, but the run was trained on 6x6x3; resize the images to 6x6")
-    resized = opened(with_size(trained, 4), source)
-    assert resized.notes == ["images of another size are resized to 4x4 pixels, as the training images were"]
-    assert pixels(resized).shape == (2, 4, 4, 3)
-    assert torch.equal(pixels(resized), pixels(opened(with_size(trained, 4), npz(tmp_path / "same.npz", 9))))
+    shrunk = opened(resized, source)
+    assert shrunk.notes == ["images of another size are resized to 4x4 pixels, as the training images were"]
+    assert pixels(shrunk).shape == (2, 4, 4, 3)
+    assert torch.equal(pixels(shrunk), pixels(opened(resized, npz(tmp_path / "same.npz", 9))))
 
 
 def test_packed_images_of_another_size_or_split_are_refused_with_what_to_do(trained: Trained, tmp_path: Path) -> None:
