@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,9 +33,9 @@ class RawSplit:
     """The samples of one split, in the source's order.
 
     Attributes:
-        images: uint8 [samples, height, width, 3].
-        labels: int64 [samples], class index, or -1 if the split has no labels.
-        ids: int64 [samples], identifies a sample in its source; unique within the split.
+        images: uint8 [samples, height, width, 3], made contiguous if it is a view.
+        labels: int64 [samples], class index, or -1 if the split has no labels; converted from other integers.
+        ids: int64 [samples], identifies a sample in its source; unique within the split. Converted, too.
 
     Raises:
         UserError: they are anything else. A plug-in may have made them.
@@ -47,9 +49,15 @@ class RawSplit:
         images, count = self.images, len(self.images)
         if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[3:] == (3,)):
             raise UserError(f"images of RawSplit are {_described(images)}; give uint8 [samples, height, width, 3]")
+        if not all(1 <= side <= MAX_SIDE for side in images.shape[1:3]):
+            raise UserError(f"images of RawSplit are {_described(images)}; give 1 to {MAX_SIDE} pixels a side")
+        object.__setattr__(self, "images", np.ascontiguousarray(images))
         for name, values in (("labels", self.labels), ("ids", self.ids)):
             if not (isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.shape == (count,)):
                 raise UserError(f"{name} of RawSplit are {_described(values)}; give int64 [{count}], one per image")
+            _require_int64(values, f"{name} of RawSplit")
+            # Hashes of ids and counts of labels depend on their type.
+            object.__setattr__(self, name, values.astype(np.int64, copy=False))
         ids, counts = np.unique(self.ids, return_counts=True)
         if len(ids) != count:
             raise UserError(f"ids of RawSplit: {ids[counts > 1][0]} occurs more than once; give each image its own id")
@@ -77,7 +85,7 @@ class RawDataset:
 
     Attributes:
         kind: the source's format, for example ``image-folder``.
-        classes: class names, in label order; empty if there are no labels.
+        classes: class names, in label order; empty if there are no labels. Distinct, converted to Unicode's form NFC.
         splits: at least one of train, val and test, none of them empty, all with the same image shape. All samples of
             a split have labels, or none; those of train have.
         notes: what was passed over or changed when the source was read, one line each.
@@ -85,7 +93,8 @@ class RawDataset:
         tables: names of the files in the source that may hold labels, which are not read.
 
     Raises:
-        UserError: the splits, their shapes or their labels are anything else. A plug-in may have made them.
+        UserError: the classes, the splits, their shapes, labels or names are anything else. A plug-in may have made
+            them.
     """
 
     kind: str
@@ -96,6 +105,11 @@ class RawDataset:
     tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if wrong := [name for name in self.classes if not isinstance(name, str)]:
+            raise UserError(f"classes of RawDataset: {wrong[0]!r} is {type(wrong[0]).__name__}; give each class a name")
+        object.__setattr__(self, "classes", tuple(unicodedata.normalize("NFC", name) for name in self.classes))
+        if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise UserError(f"classes of RawDataset: '{twice[0]}' occurs more than once; give each class its own name")
         if unknown := [name for name in self.splits if name not in SPLITS]:
             raise UserError(f"splits of RawDataset: there is no '{unknown[0]}'; use {', '.join(SPLITS)}")
         if not any(map(len, self.splits.values())):
@@ -116,6 +130,12 @@ class RawDataset:
                 raise UserError(
                     f"splits of RawDataset: '{name}' has the labels {lowest} to {highest} for {len(self.classes)} "
                     "classes; number the classes from 0, or give all images of val or test -1, which is without labels"
+                )
+            names, ids = self.names_of(name), split.ids
+            if names and not 0 <= ids.min() <= ids.max() < len(names):
+                raise UserError(
+                    f"names of RawDataset: '{name}' has the ids {ids.min()} to {ids.max()} for {len(names)} names; "
+                    "give a name for each id from 0, or none"
                 )
 
     def names_of(self, split: str) -> tuple[str, ...]:
@@ -222,9 +242,13 @@ def as_integers(value: object, count: int, where: str) -> NDArray[np.int64]:
         raise UserError(f"{where} is not a list of integers; store one integer per image{cast}")
     if value.shape not in ((count,), (count, 1)):
         raise UserError(f"{where} has shape {value.shape} for {count} images; store one integer per image{one_hot}")
-    if value.dtype == np.uint64 and value.size and value.max() >= 2**63:
-        raise UserError(f"{where} contains {value.max()}; use integers below 2**63")
+    _require_int64(value, where)
     return value.reshape(-1).astype(np.int64)
+
+
+def _require_int64(values: NDArray[np.integer], where: str) -> None:
+    if values.dtype == np.uint64 and values.max(initial=0) >= 2**63:
+        raise UserError(f"{where} contains {values.max()}; use integers below 2**63")
 
 
 def text_error(where: str) -> UserError:

@@ -9,6 +9,7 @@ from support.opened_sources import one_line
 
 from cifar_dist import cli
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.pack import pack
 
 PLUGIN = """
 import numpy as np
@@ -37,6 +38,14 @@ def read():
         ("{'train': RawSplit(images, labels[:, None], ids)}", "labels of RawSplit are int64 [20, 1]; give int64 [20]"),
         ("{'train': RawSplit(images, labels, ids[1:])}", "ids of RawSplit are int64 [19]; give int64 [20]"),
         ("{'train': RawSplit(images, labels, ids // 2)}", "0 occurs more than once; give each image its own id"),
+        ("{'train': RawSplit(images, labels, ids.astype('u8') + 2**63)}", "contains 9223372036854775827; use integers"),
+        (
+            "{'train': RawSplit(images[:, :, :0], labels, ids)}",
+            "are uint8 [20, 16, 0, 3]; give 1 to 4096 pixels a side",
+        ),
+        ("{'train': RawSplit(np.zeros((20, 1, 4097, 3), 'u1'), labels, ids)}", "give 1 to 4096 pixels a side"),
+        ("{'train': good}, names={'train': ('a.png',)}", "'train' has the ids 0 to 19 for 1 names; give a name"),
+        ("{'train': RawSplit(images, labels, ids - 1)}, names={'train': ('a',) * 20}", "the ids -1 to 18 for 20 names"),
         ("{'train': RawSplit(images, labels + 5, ids)}", "'train' has the labels 5 to 6 for 2 classes"),
         ("{'train': good, 'test': RawSplit(images, labels - 1, ids)}", "'test' has the labels -1 to 0 for 2 classes"),
         ("{'train': RawSplit(images, ids * 0 - 1, ids)}", "'train' has no labels, all are -1, and training requires"),
@@ -48,6 +57,35 @@ def test_mistakes_of_a_dataset_function_are_one_line_with_its_name(tmp_path: Pat
     message = one_line(f"{plugin}:read")
     assert message.startswith(f"{plugin}:read: ")
     assert says in message
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        ("('a', 'a')", "classes of RawDataset: 'a' occurs more than once; give each class its own name"),
+        (r"('\u00e9', 'e\u0301')", "classes of RawDataset: '\u00e9' occurs more than once"),
+        ("(0, 1)", "classes of RawDataset: 0 is int; give each class a name"),
+    ],
+)
+def test_classes_of_a_dataset_function_have_distinct_names(tmp_path: Path, classes: str, says: str) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN.replace("{}", "{'train': good}").replace('("a", "b")', classes))
+    assert says in one_line(f"{plugin}:read")
+
+
+def test_views_and_other_integers_give_the_same_dataset(tmp_path: Path) -> None:
+    shards = []
+    for name, split in (
+        ("plain", "RawSplit(images, labels, ids)"),
+        ("view", "RawSplit(images.transpose(0, 3, 1, 2).copy().transpose(0, 2, 3, 1), labels, ids)"),
+        ("types", "RawSplit(images, labels.astype('u8'), ids.astype('i4'))"),
+        ("unsigned", "RawSplit(images, labels.astype('u1'), ids.astype('u8'))"),
+    ):
+        plugin = tmp_path / f"{name}.py"
+        fill = "images[:] = np.arange(768).reshape(16, 16, 3) % 251"
+        plugin.write_text(PLUGIN.replace("{}", f"{{'train': {split}}}") + f"\n{fill}\n")
+        shards.append(pack(f"{plugin}:read", tmp_path / name, val_fraction=0.5).fingerprint)
+    assert len(set(shards)) == 1
 
 
 def test_a_split_without_labels_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
