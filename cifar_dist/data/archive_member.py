@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
+from cifar_dist.data.memory import free_memory
 from cifar_dist.errors import UserError
 
 MAX_MEMBER = 1 << 30
@@ -69,7 +68,7 @@ def require_size(path: Path, name: str, size: int) -> None:
 
 def require_memory(path: Path, name: str, size: int) -> None:
     """Refuse an array that does not fit in memory twice: as a member, and as the images made from it."""
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if not 0 <= size <= min(MAX_ARRAY, max(free // 2, MAX_MEMBER)):
         raise UserError(
             f"{path}: '{name}' has {size:,} bytes, and {free / 2**30:.1f} GiB of memory are free; store smaller "

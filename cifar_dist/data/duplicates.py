@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.manifest import UNLABELLED
-from cifar_dist.data.raw import RawSplit
+from cifar_dist.data.split import SplitPart
 from cifar_dist.formatting import list_some
 
 
@@ -33,7 +33,7 @@ def hash_images(images: NDArray[np.uint8]) -> list[bytes]:
     return [hashlib.blake2b(image, digest_size=16).digest() for image in images]
 
 
-def note_duplicates(splits: Mapping[str, RawSplit], names: Mapping[str, Sequence[str]]) -> list[str]:
+def note_duplicates(splits: Mapping[str, SplitPart], names: Mapping[str, Sequence[str]]) -> list[str]:
     """Note the duplicates among the images of a source, as :func:`note_equal_digests` does.
 
     Args:
@@ -44,7 +44,8 @@ def note_duplicates(splits: Mapping[str, RawSplit], names: Mapping[str, Sequence
     for name, split in splits.items():
         files = names.get(name, ())
         shown = [files[id] if files else f"{name} {id}" for id in split.ids.tolist()]
-        hashed[name] = HashedSplit(hash_images(split.images), split.labels.tolist(), shown)
+        digests = [digest for images in split.images() for digest in hash_images(images)]
+        hashed[name] = HashedSplit(digests, split.labels.tolist(), shown)
     return note_equal_digests(hashed)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import Listing, note_guessed, read_members
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
 from cifar_dist.data.image_files import SKIP_OPTION, SUFFIXES
 from cifar_dist.data.image_layout import find_layout
+from cifar_dist.data.memory import require_memory_for_images
 from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled_split
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
@@ -50,14 +50,15 @@ def read_image_folder(
     label_of = {name: label for label, name in enumerate(classes)}
     splits: dict[str, RawSplit] = {}
     paths: dict[str, tuple[str, ...]] = {}
-    labels = np.array([label_of[name] for name in layout.classes], dtype=np.int64)
-    decoded = ~np.isin(images, undecoded)
+    kept = np.flatnonzero(~np.isin(images, undecoded))
+    labels = np.array([label_of[name] for name in layout.classes], dtype=np.int64)[kept]
+    of_split = np.array(layout.splits)[kept]
     for split in SPLITS:
-        rows = np.flatnonzero(decoded & np.array([name == split for name in layout.splits]))
+        rows = np.flatnonzero(of_split == split)
         if len(rows):
-            of_split = pixels[rows] if undecoded else pixels[rows[0] : rows[-1] + 1]  # a view costs no memory
-            splits[split] = labelled_split(of_split, labels[rows], len(classes), str(path))
-            paths[split] = tuple(images[row] for row in rows)
+            of_rows = slice(rows[0], rows[-1] + 1)  # names are sorted, so a split is consecutive; a view is no copy
+            splits[split] = labelled_split(pixels[of_rows], labels[of_rows], len(classes), str(path))
+            paths[split] = tuple(images[row] for row in kept[of_rows])
     notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(undecoded, changes, len(images))]
     return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths, layout.tables)
 
@@ -76,7 +77,7 @@ def _decode_all(
         show: show a progress bar.
 
     Returns:
-        The pixels, uint8 [images, height, width, 3], and the names of the images that cannot be decoded.
+        The pixels of those that can be decoded, uint8 [images, height, width, 3], and the names of the others.
     """
     row_of = {name: row for row, name in enumerate(images)}
     undecoded: list[str] = []
@@ -93,7 +94,7 @@ def _decode_all(
                 undecoded.append(name)
                 continue
             if pixels is None:
-                _require_memory(path, len(images), image.shape)
+                require_memory_for_images(str(path), len(images), image.shape, "shrink them with --size N")
                 pixels, first = np.empty((len(images), *image.shape), np.uint8), name
             if image.shape != pixels.shape[1:]:
                 sizes = [f"'{n}' is {s[1]}x{s[0]}" for n, s in ((first, pixels.shape[1:]), (name, image.shape))]
@@ -103,7 +104,10 @@ def _decode_all(
         raise UserError(f"{path} changed while it was being read; run the command again")
     if pixels is None:
         raise UserError(f"{path}: none of its {len(images):,} images can be decoded; create or download it again")
-    return pixels, undecoded
+    decoded = np.delete(np.arange(len(images)), [row_of[name] for name in undecoded])
+    for to, row in enumerate(decoded if undecoded else ()):
+        pixels[to] = pixels[row]  # in place: there may be no memory for a copy
+    return pixels[: len(decoded)], undecoded
 
 
 def decode_image(
@@ -147,12 +151,3 @@ def note_hidden(names: list[str]) -> list[str]:
 def _notes(undecoded: list[str], changes: Counter[str], total: int) -> list[str]:
     skipped = f"skipped: {len(undecoded):,} of {total:,} images that cannot be decoded: {list_some(sorted(undecoded))}"
     return [*([skipped] if undecoded else []), *note_changes(changes, total)]
-
-
-def _require_memory(path: Path, count: int, shape: tuple[int, ...]) -> None:
-    needed, free = count * int(np.prod(shape)), psutil.virtual_memory().available
-    if needed > free:
-        raise UserError(
-            f"{path}: {count:,} images of {shape[1]}x{shape[0]} require {needed / 2**30:.1f} GiB of memory, but only "
-            f"{free / 2**30:.1f} GiB are free; shrink them with --size N"
-        )

@@ -17,7 +17,7 @@ from cifar_dist.data.dataset_folder import FILE_NAME, describe_datasets_inside, 
 from cifar_dist.data.duplicates import HashedSplit, hash_images, note_equal_digests
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
 from cifar_dist.data.manifest import INDEXED, Manifest, Shard
-from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
+from cifar_dist.data.statistics import channel_statistics, in_chunks, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.data.tar_folder import find_split_tars, split_in_name, visible_files
 from cifar_dist.errors import UserError, quoted
@@ -28,7 +28,6 @@ _REPACK_HINT = (
     "they must have one size and format; unpack them, sort the images into folders by the numbers in their .cls, "
     "SPLIT/CLASS/FILE, then: cifar-dist pack FOLDER OUT --size 32"
 )
-_CHUNK_BYTES = 32 << 20  # of pixels in memory at a time, whatever a tar expands to
 _LABEL_SUFFIXES = (".class", ".label", ".target", ".txt", ".json")
 _WITHOUT: Final = {
     "train": "the dataset cannot be trained on",
@@ -249,9 +248,8 @@ def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]
         return array, changed
 
     with ThreadPoolExecutor() as pool:
-        count = max(1, _CHUNK_BYTES // first.nbytes)
-        for start in range(0, shard.samples, count):
-            decoded = list(pool.map(image_like_first, range(start, min(start + count, shard.samples))))
+        for chunk in in_chunks(shard.samples, first.nbytes):
+            decoded = list(pool.map(image_like_first, range(chunk.start, chunk.stop)))
             changes.update(change for _, changed in decoded for change in changed)
             yield np.stack([array for array, _ in decoded])
 

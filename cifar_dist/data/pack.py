@@ -24,9 +24,9 @@ from cifar_dist.data.duplicates import note_duplicates
 from cifar_dist.data.image import Lossless, encode
 from cifar_dist.data.manifest import INDEXED, UNLABELLED, Manifest, Shard
 from cifar_dist.data.randomness import permutation
-from cifar_dist.data.raw import SPLITS, RawSplit
+from cifar_dist.data.raw import SPLITS
 from cifar_dist.data.sources import Source, open_source
-from cifar_dist.data.split import hold_out
+from cifar_dist.data.split import SplitPart, hold_out
 from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
@@ -92,8 +92,11 @@ def pack(
     require_two_classes(str(source), opened.data.classes, labels, opened.data.tables)
     require_shared_classes(str(source), opened.data.classes, labels, opened.data.names, opened.data.tables)
     splits, fractions, notes = _hold_out_splits(opened, val_fraction, seed)
-    first = next(iter(splits.values())).images  # train, if it exists
-    counts = pixel_counts(first)
+    first = next(iter(splits.values()))  # train, if it exists
+    height, width, channels = first.split.images.shape[1:]
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    for images in first.images():
+        counts += pixel_counts(images)
     if show:
         names = {name: opened.data.names_of(name) for name in splits}
         missing = note_missing_classes(opened.data.classes, labels)
@@ -110,7 +113,7 @@ def pack(
             packed = Manifest(
                 name=opened.name,
                 classes=opened.data.classes,
-                shape=(int(first.shape[1]), int(first.shape[2]), int(first.shape[3])),
+                shape=(height, width, channels),
                 codec=codec,
                 source=origin,
                 mean=mean,
@@ -185,9 +188,9 @@ def _packed_files(folder: Path) -> set[str]:
 
 def _hold_out_splits(
     source: Source, val_fraction: float | None, seed: int
-) -> tuple[dict[str, RawSplit], dict[str, float | None], list[str]]:
+) -> tuple[dict[str, SplitPart], dict[str, float | None], list[str]]:
     """Return the splits to write, in the order train, val, test, the fractions held out of train, and notes."""
-    splits = dict(source.data.splits)
+    splits = {name: SplitPart.all_of(split) for name, split in source.data.splits.items()}
     notes: list[str] = []
     if val_fraction is None:
         val_fraction = source.val_fraction
@@ -228,7 +231,7 @@ def _refuse_fraction(name: str, fraction: float, source: str, splits: Collection
 def _write_split(
     folder: Path,
     name: str,
-    split: RawSplit,
+    split: SplitPart,
     order: NDArray[np.int64],
     names: Sequence[str],
     *,
@@ -247,13 +250,14 @@ def _write_split(
     return tuple(shards)
 
 
-def _write_shard(path: Path, samples: RawSplit, codec: Lossless) -> Shard:
+def _write_shard(path: Path, samples: SplitPart, codec: Lossless) -> Shard:
     from webdataset import TarWriter
 
     keys = tuple(f"{number:08d}" for number in samples.ids)
     # encoder=False writes bytes unchanged. Time, owner and mode are fixed because they are part of the shard's bytes.
     with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644) as tar:
-        for key, image, label in zip(keys, samples.images, samples.labels.tolist(), strict=True):
+        images = (image for chunk in samples.images() for image in chunk)
+        for key, image, label in zip(keys, images, samples.labels.tolist(), strict=True):
             sample = {"__key__": key, codec: encode(image, codec)}
             tar.write(sample if label == UNLABELLED else {**sample, "cls": str(label).encode()})
     return index_tar(path.parent, path.name).shard  # read back, so the manifest describes what is on disk

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_dist.data.image import MAX_SIDE, resize
+from cifar_dist.data.memory import require_memory_for_images
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 
@@ -151,7 +152,11 @@ def resize_images(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize images, uint8 [samples, height, width, 3], to ``size`` x ``size``."""
     if images.shape[1:3] == (size, size):
         return images
-    return np.stack([np.asarray(resize(Image.fromarray(image), size)) for image in images])
+    require_memory_for_images("resized", len(images), (size, size, 3), "use a smaller size, or fewer images")
+    resized = np.empty((len(images), size, size, 3), np.uint8)
+    for row, image in enumerate(images):
+        resized[row] = np.asarray(resize(Image.fromarray(image), size))
+    return resized
 
 
 def planes_note(arrays: Sequence[str]) -> str:

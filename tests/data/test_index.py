@@ -55,7 +55,7 @@ def test_blank_images_of_any_size_and_number_are_not_in_memory_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are tiny in a tar."""
-    monkeypatch.setattr("cifar_dist.data.index._CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr("cifar_dist.data.statistics._CHUNK_BYTES", 1 << 20)
     blank = build.image_file(np.zeros((512, 512, 3), np.uint8), "PNG")
     samples: list[dict[str, bytes | str]]
     samples = [{"__key__": f"{row:03}", "png": blank, "cls": b"0"} for row in range(40)]

@@ -13,7 +13,7 @@ from support import dataset_builders as build
 
 from cifar_dist.data.pack import pack
 from cifar_dist.data.raw import RawSplit
-from cifar_dist.data.split import hold_out
+from cifar_dist.data.split import SplitPart, hold_out
 from cifar_dist.errors import UserError
 
 pack_quietly = functools.partial(pack, show=False)
@@ -29,14 +29,14 @@ pack_quietly = functools.partial(pack, show=False)
 def test_a_held_out_split_is_stratified_and_determined_by_its_ids(labels, fraction, seed, shift) -> None:  # type: ignore[no-untyped-def]
     images = np.zeros((len(labels), 1, 1, 3), np.uint8)
     split = RawSplit(images, np.array(labels), np.arange(len(labels)))
-    kept, held = hold_out(split, fraction, seed, "val")
+    kept, held = hold_out(SplitPart.all_of(split), fraction, seed, "val")
     assert sorted([*kept.ids, *held.ids]) == list(range(len(labels)))
     for label in set(labels):
         count = labels.count(label)
         assert (held.labels == label).sum() == min(round(fraction * count), count - 1)
     order = list(range(len(labels)))
     shift.shuffle(order)
-    again = hold_out(split.take(np.array(order)), fraction, seed, "val")[1]
+    again = hold_out(SplitPart.all_of(split).take(np.array(order)), fraction, seed, "val")[1]
     assert sorted(again.ids) == list(held.ids)
 
 
