@@ -21,6 +21,7 @@ from cifar_dist.data.image import note_changes
 from cifar_dist.data.image_files import SUFFIXES, describe_unreadable, unreadable_images
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.memory import require_memory_for_images
 from cifar_dist.data.raw import resize_images
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine
@@ -31,6 +32,7 @@ from cifar_dist.evaluation.split import Predictor, labels_as_trained, require_pa
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.evaluation.trained import Trained, load_model
 from cifar_dist.formatting import list_some, print_notes
+from cifar_dist.launch.launched import local_processes
 from cifar_dist.terminal.progress import progress
 
 
@@ -175,8 +177,8 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
         show: show the progress.
 
     Raises:
-        UserError: there are none, other files lie among them, a name is not UTF-8, or one has another size than the
-            training images.
+        UserError: there are none, other files lie among them, a name is not UTF-8, one has another size than the
+            training images, or they do not fit in the memory.
     """
     members = list_members(source, show=show)
     found = sorted(members.names, key=natural_order)
@@ -198,13 +200,21 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
         raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")
     changes: Counter[str] = Counter()
     size = _training_size(trained_on)
-    images = {}
-    wanted = frozenset(names)
+    copies = local_processes()
+    remedy = "predict fewer images at a time" + ", or on fewer processes of a machine" * (copies > 1)
+    require_memory_for_images(str(source), len(names), trained_on.shape, remedy, copies=copies)
+    images = np.empty((len(names), *trained_on.shape), np.uint8)
+    row_of = {name: row for row, name in enumerate(names)}
+    left = set(names)
     with progress(f"reading {source.resolve().name}", len(names), show=show) as advance:
-        for name, data in read_members(source, wanted):
+        for name, data in read_members(source, row_of):
             advance(1)
             where = f"{source}: '{name}'"
-            images[name] = decode_image(data, where, size, changes)
-            require_shape(where, images[name].shape, trained_on)
+            image = decode_image(data, where, size, changes)
+            require_shape(where, image.shape, trained_on)
+            images[row_of[name]] = image
+            left.remove(name)
+    if left:
+        raise UserError(f"{source} changed while it was being read; run the command again")
     notes = [*note_guessed(source, members), *note_hidden(hidden), *note_changes(changes, len(names))]
-    return NamedImages(names, np.stack([images[name] for name in names]), notes)
+    return NamedImages(names, images, notes)

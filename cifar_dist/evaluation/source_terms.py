@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal
@@ -43,8 +44,9 @@ def ids_of_names(names: Sequence[str]) -> list[int] | list[str]:
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
-    """Sort key by which ``2.png`` comes before ``10.png``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    """Sort key by which ``2.png`` comes before ``10.png``. Numbers have any length, and come before text."""
+    parts = re.findall("0*([0-9]+)|([^0-9]+)", name)
+    return [(len(digits), digits) if digits else (sys.maxsize, text) for digits, text in parts]
 
 
 def class_labels(trained_on: Manifest, classes: Sequence[int], labels: Labels) -> list[int] | list[str]:

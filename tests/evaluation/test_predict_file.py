@@ -18,6 +18,7 @@ from cifar_dist.data.image import Lossless
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
+from cifar_dist.evaluation import predict_file
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.evaluation.predict_file import Source, open_source
 from cifar_dist.evaluation.split import labels_as_trained
@@ -144,6 +145,26 @@ def test_images_of_another_size_are_resized_as_the_training_images_were_or_refus
     assert shrunk.notes == ["images of another size are resized to 4x4 pixels, as the training images were"]
     assert pixels(shrunk).shape == (2, 4, 4, 3)
     assert torch.equal(pixels(shrunk), pixels(opened(resized, npz(tmp_path / "same.npz", 9))))
+
+
+def test_images_that_do_not_fit_in_memory_are_refused_before_they_are_read(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.write_folder(tmp_path, {**images(2), "2.png": b"damaged"})
+    monkeypatch.setattr("cifar_dist.data.memory.free_memory", lambda: 4 * 3 * SIDE * SIDE * 3 - 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert refusal(trained, tmp_path).endswith("predict fewer images at a time, or on fewer processes of a machine")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert "'2.png' is not an intact PNG" in refusal(trained, tmp_path)
+
+
+def test_a_folder_that_changes_while_it_is_read_is_refused(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.write_folder(tmp_path, images(2))
+    monkeypatch.setattr(predict_file, "decode_image", lambda *_: np.zeros((SIDE, SIDE, 3), np.uint8))
+    monkeypatch.setattr(predict_file, "read_members", lambda *_: [("0.png", b"")])
+    assert refusal(trained, tmp_path) == f"{tmp_path} changed while it was being read; run the command again"
 
 
 def test_packed_images_of_another_size_or_split_are_refused_with_what_to_do(trained: Trained, tmp_path: Path) -> None:
