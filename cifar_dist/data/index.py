@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -224,20 +225,17 @@ def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]
     Raises:
         UserError: an image cannot be decoded, or its size differs from the first one's.
     """
-    data = path.read_bytes()
 
     def image(row: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         offset, size = int(shard.image_offset[row]), int(shard.image_size[row])
         where = f"{path}: '{shard.keys[row]}.{codec}'"
         try:
-            array, changed = decode_with_changes(data[offset : offset + size], codec)
+            array, changed = decode_with_changes(os.pread(file.fileno(), size, offset), codec)
         except Exception as error:  # a decoder given arbitrary bytes may raise almost anything
             raise UserError(f"{where} cannot be decoded ({decoding_problem(error)!a}); replace or remove it") from None
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
             raise UserError(f"{where} is {array.dtype} {array.shape}; store it as uint8 [height, width, 3]")
         return array, changed
-
-    first, _ = image(0)
 
     def image_like_first(row: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         array, changed = image(row)
@@ -247,7 +245,8 @@ def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]
             raise UserError(f"{path}: {' and '.join(shown)}; {_REPACK_HINT}")
         return array, changed
 
-    with ThreadPoolExecutor() as pool:
+    with path.open("rb") as file, ThreadPoolExecutor() as pool:
+        first, _ = image(0)
         for chunk in in_chunks(shard.samples, first.nbytes):
             decoded = list(pool.map(image_like_first, range(chunk.start, chunk.stop)))
             changes.update(change for _, changed in decoded for change in changed)

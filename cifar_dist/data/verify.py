@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
+import os
 import tarfile
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from cifar_dist.data.randomness import permutation
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import is_of_hidden, read_members
 from cifar_dist.errors import UserError, printable, quoted
+from cifar_dist.files import sha256
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
@@ -213,30 +215,33 @@ def _find_problem(manifest: Manifest, shard: Shard, counts: NDArray[np.int64] | 
         size = path.stat().st_size
         if size != shard.bytes:
             return f"{'truncated: ' * (size < shard.bytes)}{size:,} of {shard.bytes:,} bytes"
-        data = path.read_bytes()
+        digest = sha256(path)
+        if digest != shard.sha256:
+            return f"sha256 is {digest[:16]}..., the manifest says {shard.sha256[:16]}...: the file was changed"
+        with path.open("rb") as file:
+            return _find_member_problem(manifest, shard, file, counts)
     except FileNotFoundError:
         return "missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != shard.sha256:
-        return f"sha256 is {digest[:16]}..., the manifest says {shard.sha256[:16]}...: the file was changed"
-    try:
-        return _find_member_problem(manifest, shard, data, counts)
     except (tarfile.TarError, ValueError, EOFError, AssertionError) as error:
         return f"is not a WebDataset tar ({str(error)[:100]!a})"
 
 
-def _find_member_problem(manifest: Manifest, shard: Shard, data: bytes, counts: NDArray[np.int64] | None) -> str | None:
+def _find_member_problem(
+    manifest: Manifest, shard: Shard, file: BinaryIO, counts: NDArray[np.int64] | None
+) -> str | None:
     """Compare the manifest with what webdataset reads from the tar and with the tar's own headers."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    indexed = read_members(io.BytesIO(data)).samples
-    files = tar_file_expander([{"url": shard.name, "stream": io.BytesIO(data)}])
-    samples = {key: sample for sample in group_by_keys(files) if not is_of_hidden(key := sample["__key__"])}
-    if not list(samples) == list(indexed) == list(shard.keys):
-        return f"webdataset reads {len(samples):,} samples that differ from the manifest's {shard.samples:,}"
-    for row, key in enumerate(shard.keys):
+    indexed = read_members(file).samples
+    file.seek(0)
+    members = tar_file_expander([{"url": shard.name, "stream": file}])
+    samples = (sample for sample in group_by_keys(members) if not is_of_hidden(sample["__key__"]))
+    for row, (sample, key) in enumerate(zip_longest(samples, shard.keys)):
+        if sample is None or key not in indexed or sample["__key__"] != key:
+            found = row + (sample is not None) + sum(1 for _ in samples)
+            return f"webdataset reads {found:,} samples that differ from the manifest's {shard.samples:,}"
         places: dict[str, tuple[int, int]] = {
             manifest.codec: (int(shard.image_offset[row]), int(shard.image_size[row]))
         }
@@ -245,12 +250,12 @@ def _find_member_problem(manifest: Manifest, shard: Shard, data: bytes, counts: 
         for suffix, (offset, size) in places.items():
             if indexed[key].get(suffix) != (offset, size):
                 return f"'{key}.{suffix}' is not at the offset that the manifest says"
-            if samples[key].get(suffix) != data[offset : offset + size]:
+            if sample.get(suffix) != os.pread(file.fileno(), size, offset):  # the position is webdataset's
                 return f"webdataset reads '{key}.{suffix}' differently"
-        if len(shard.label_offset) and int(samples[key]["cls"]) != shard.labels[row]:
-            return f"'{key}.cls' is {samples[key]['cls'][:20]!r}, the manifest says {shard.labels[row]}"
+        if len(shard.label_offset) and int(sample["cls"]) != shard.labels[row]:
+            return f"'{key}.cls' is {sample['cls'][:20]!r}, the manifest says {shard.labels[row]}"
         try:
-            image = decode(samples[key][manifest.codec], manifest.codec)
+            image = decode(sample[manifest.codec], manifest.codec)
         except Exception as error:  # a decoder given arbitrary bytes may raise almost anything
             return f"'{key}.{manifest.codec}' cannot be decoded ({decoding_problem(error)})"
         if image.shape != manifest.shape or image.dtype != np.uint8:

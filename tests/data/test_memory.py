@@ -1,4 +1,4 @@
-"""Memory: what is free to a process, and how much of it ``pack`` takes."""
+"""Memory: what is free to a process, and how much of it ``pack``, ``verify`` and ``index`` take."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from cifar_dist.data import memory, statistics
+from cifar_dist.data.index import index
 from cifar_dist.data.memory import free_memory, require_memory_for_images
 from cifar_dist.data.pack import pack
+from cifar_dist.data.verify import verify
 from cifar_dist.errors import UserError
 
 GROUPS = {
@@ -48,7 +50,9 @@ def test_the_limit_of_a_slurm_job_or_a_container_is_respected(
         require_memory_for_images("a.zip", 1, (20, 30, 3), "", copies=2)
 
 
-def test_pack_has_the_images_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_has_the_images_in_memory_once_and_verify_and_index_a_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(statistics, "_CHUNK_BYTES", 1 << 20)
     source = tmp_path / "plugin.py"
     source.write_text(
@@ -61,7 +65,17 @@ def test_pack_has_the_images_in_memory_once(tmp_path: Path, monkeypatch: pytest.
     tracemalloc.start()
     try:
         pack(f"{source}:read", tmp_path / "out", val_fraction=0.4, codec="npy")
-        _, peak = tracemalloc.get_traced_memory()
+        _, of_pack = tracemalloc.get_traced_memory()
+        packed = tmp_path / "out"
+        tracemalloc.reset_peak()
+        verify(packed)
+        _, of_verify = tracemalloc.get_traced_memory()
+        (packed / "manifest.json").unlink()
+        tracemalloc.reset_peak()
+        index(packed)
+        _, of_index = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 1.5 * np.prod((40, 512, 512, 3))
+    images = np.prod((40, 512, 512, 3))
+    assert of_pack < 1.5 * images
+    assert max(of_verify, of_index) < images / 2
