@@ -7,7 +7,8 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
-from http.client import HTTPException
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -58,36 +59,53 @@ def _download(url: str, target: Path, md5: str, path: Path, *, show: bool) -> No
     request = urllib.request.Request(url, headers={"User-Agent": "cifar-dist"})
     try:
         with contextlib.ExitStack() as stack:
-            response = stack.enter_context(urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS))
-            if urlsplit(response.url).scheme not in ("http", "https"):
-                raise urllib.error.URLError("it redirects to a URL that is not http:// or https://")
-            total = int(response.headers.get("Content-Length") or 0)
+            with _network_errors(url, target):
+                response = stack.enter_context(urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS))
+                if urlsplit(response.url).scheme not in ("http", "https"):
+                    raise urllib.error.URLError("it redirects to a URL that is not http:// or https://")
+                total = int(response.headers.get("Content-Length") or 0)
             advance = stack.enter_context(progress(f"downloading {target.name}", total, "bytes", show=show))
             output = stack.enter_context(temporary.open("wb"))
-            received = 0
-            while chunk := response.read(_CHUNK_BYTES):
-                received += len(chunk)
-                if received > MAX_BYTES:
-                    raise urllib.error.URLError(f"it sends more than {MAX_BYTES:,} bytes")
+            for chunk in _chunks(response, total, url, target):
                 digest.update(chunk)
                 output.write(chunk)
                 advance(len(chunk))
-            if total and received != total:
-                raise urllib.error.URLError(f"the connection ended after {received:,} of {total:,} bytes")
             output.flush()
             os.fsync(output.fileno())
         _require_md5(url, digest.hexdigest(), md5, path)
         temporary.replace(target)
-    except UserError:
-        raise
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written ({error.strerror or error}); free space there or allow it, or download {url} "
+            "to the working directory"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _chunks(response: HTTPResponse, total: int, url: str, target: Path) -> Iterator[bytes]:
+    received = 0
+    with _network_errors(url, target):  # not those of the file, which are raised where this yields
+        while chunk := response.read(_CHUNK_BYTES):
+            received += len(chunk)
+            if received > MAX_BYTES:
+                raise urllib.error.URLError(f"it sends more than {MAX_BYTES:,} bytes")
+            yield chunk
+        if total and received != total:
+            raise urllib.error.URLError(f"the connection ended after {received:,} of {total:,} bytes")
+
+
+@contextlib.contextmanager
+def _network_errors(url: str, target: Path) -> Iterator[None]:
+    """Raise what goes wrong between this machine and the server as a UserError."""
+    try:
+        yield
     except (OSError, HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
         cause = getattr(error, "reason", None) or error
         reason = getattr(cause, "strerror", None) or cause
         raise UserError(
             f"cannot download {url} ({reason}); download it on a machine with a network and copy it to {target}"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _md5_of(path: Path) -> str:

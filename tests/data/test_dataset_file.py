@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import dataset_builders as build
+from support.file_limit import error_of
 from support.opened_sources import one_line, open_quietly
 
 from cifar_dist.data.dataset_file import DatasetFile
 from cifar_dist.data.download import locate_archive
 from cifar_dist.data.sources import Source
+from cifar_dist.errors import UserError
 from cifar_dist.terminal import progress
 
 
@@ -182,3 +184,23 @@ def test_a_failed_download_leaves_nothing_and_says_which_file_goes_where(
         assert f"{url}/{name}" in message
         assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.toml", "served"]
     assert message.endswith(f"copy it to {tmp_path / 'gone.zip'}")
+
+
+def test_a_downloaded_archive_that_cannot_be_written_is_not_the_fault_of_the_network(
+    tmp_path: Path, server: tuple[str, Path]
+) -> None:
+    url, served = server
+    (served / "a.zip").write_bytes(bytes(3 << 20))
+    path = dataset_file(tmp_path, f'name = "a"\nurl = "{url}/a.zip"\nmd5 = "{"0" * 32}"\n')
+
+    def download() -> None:
+        try:
+            locate_archive(DatasetFile.load(path), path, show=False)
+        except UserError as error:
+            raise OSError(str(error)) from None
+
+    assert error_of(download, limit=1 << 20) == (
+        f"{tmp_path / 'a.zip'} cannot be written (File too large); free space there or allow it, or download "
+        f"{url}/a.zip to the working directory"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.toml", "served"]
