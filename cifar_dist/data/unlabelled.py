@@ -42,7 +42,7 @@ class Unlabelled:
         """A one-line description."""
         samples, height, width, channels = self.images.shape
         id_range = f" from {self.ids.min()} to {self.ids.max()}" if samples else ""
-        return f"{samples:,} images of {height}x{width}x{channels}, with unique ids{id_range}"
+        return f"{samples:,} images of {width}x{height}x{channels}, with unique ids{id_range}"
 
 
 def read_unlabelled(path: str | Path) -> Unlabelled:

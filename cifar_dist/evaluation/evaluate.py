@@ -78,7 +78,7 @@ def evaluate(
         UserError: no such split, images of another shape, a damaged shard, or a folder that cannot be written.
     """
     ranks, tta = model.ranks, distinct_views(tta, config.augment)
-    opened = Split(ranks.device, config, data, split, trained_on)
+    opened = ranks.run_on_all(lambda: Split(ranks.device, config, data, split, trained_on))
     copies: list[WeightsCopy] = []  # of rank 0, made now: a run that is training deletes its older checkpoints
     ranks.run_on_main(lambda: copies.append(WeightsCopy(weights.files)))
     begin = time.perf_counter()

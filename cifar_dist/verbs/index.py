@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from cifar_dist.errors import UserError, printable
@@ -53,7 +54,7 @@ def _read_class_names(path: Path) -> list[str]:
     has_header = len(numbered) == len(names) - 1 and re.search(r"[,;:\t]", names[0])
     if numbered and (len(numbered) == len(names) or has_header):
         raise UserError(f"{path} has numbers beside the names, as in '{numbered[0]}'; {remedy}")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(f"{path} names the class '{twice[0]}' twice; give each class its own name")
     return names

@@ -170,7 +170,7 @@ def test_a_crop_that_cannot_reflect_is_refused() -> None:
     refused = augment(AugmentConfig(transforms=(Crop(pad=10),)))
     for use in (lambda: refused.check((12, 10, 3)), lambda: refused(images(2), torch.arange(2), 0)):
         with pytest.raises(
-            UserError, match=r"crop\.pad 10 is too large to reflect in images of 12x10; use at most 9"
+            UserError, match=r"crop\.pad 10 is too large to reflect in images of 10x12; use at most 9"
         ) as caught:
             use()
         assert "\n" not in str(caught.value)

@@ -363,9 +363,9 @@ def test_a_shard_in_a_folder_of_its_split_names_the_dataset(dataset: Path) -> No
 
 def test_an_unlabelled_file_is_checked_as_predict_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "hidden.npz"
-    np.savez(path, data=np.zeros((3, 4, 4, 3), np.uint8), ids=np.array([7, 5, 9]))
+    np.savez(path, data=np.zeros((3, 4, 6, 3), np.uint8), ids=np.array([7, 5, 9]))
     assert cli.run(["verify", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: 3 images of 4x4x3, with unique ids from 5 to 9\n"
+    assert capsys.readouterr().out == f"{path}: 3 images of 6x4x3, with unique ids from 5 to 9\n"
     np.savez(path, data=np.zeros((3, 4, 4, 3), np.uint8), ids=np.array([7, 5, 7]))
     with pytest.raises(UserError, match="the id 7 occurs more than once"):
         cli.run(["verify", str(path)])

@@ -92,6 +92,18 @@ def test_other_data_is_normalised_and_named_as_in_the_training(trained: list[Tra
     assert arrays[1]["labels"].tolist() == (9 - arrays[0]["labels"]).tolist()
 
 
+def test_a_shard_that_one_machine_lacks_is_the_error_of_all_ranks(trained: list[Trained], tmp_path: Path) -> None:
+    def work() -> None:
+        engine = start(trained[0].config)
+        one, data = trained[0], trained[0].trained_on
+        here = replace(data, root=tmp_path / "empty") if engine.ranks.rank == 1 else data
+        model = load_model(engine, one)
+        with pytest.raises(UserError, match=r"empty/val-000000\.tar: cannot be opened \(No such file or directory\)"):
+            evaluate(model, one.config, one.run, one.weights, here, "val", "0", trained_on=data)
+
+    forked_ranks.run(2, work)
+
+
 def test_ranks_whose_machines_hold_different_weights_are_refused(trained: list[Trained], tmp_path: Path) -> None:
     def work() -> None:
         engine = start(trained[0].config)

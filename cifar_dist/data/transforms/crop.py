@@ -29,7 +29,7 @@ class Crop(Rearrangement):
     def check(self, height: int, width: int, channels: int) -> None:
         if self.fill == "reflect" and self.pad >= min(height, width):
             raise UserError(
-                f"augment.crop.pad {self.pad} is too large to reflect in images of {height}x{width}; "
+                f"augment.crop.pad {self.pad} is too large to reflect in images of {width}x{height}; "
                 f'use at most {min(height, width) - 1}, or fill = "constant"'
             )
 
