@@ -139,8 +139,9 @@ def decode_rgb(data: bytes, formats: Sequence[str], *, to_be_resized: bool = Fal
             changes.append(FIRST_FRAME)
         if image.mode == "CMYK":
             changes.append(FROM_CMYK)
-        if image.format == "PNG" and data[_PNG_DEPTH_OFFSET] == 16:
-            changes.append(REDUCED)
+        if image.format == "PNG":
+            _scale_transparent_grey(image, depth := data[_PNG_DEPTH_OFFSET])
+            changes += [REDUCED] if depth == 16 else []
         rgb = _flatten(image)
         if rgb is None:
             rgb = image.convert("RGB")
@@ -223,6 +224,13 @@ def _flatten(image: Image.Image) -> Image.Image | None:
     flat = Image.new("RGB", rgba.size, BACKGROUND)
     flat.paste(rgba, mask=alpha)
     return flat
+
+
+def _scale_transparent_grey(image: Image.Image, depth: int) -> None:
+    """Scale the transparent value of a PNG of 2 or 4 bits to 8, as Pillow scales the pixels and not the value."""
+    key = image.info.get("transparency")
+    if image.mode == "L" and depth in (2, 4) and isinstance(key, int) and key < 1 << depth:
+        image.info["transparency"] = key * 255 // ((1 << depth) - 1)
 
 
 def _exif_orientation(image: Image.Image) -> int:

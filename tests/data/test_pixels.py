@@ -7,6 +7,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,23 @@ def palette(key: int) -> Image.Image:
     return image
 
 
+def png(depth: int, colour: int, rows: bytes, *, side: int = 8, key: bytes = b"") -> bytes:
+    """Return a square PNG with so many bits per channel, and the value ``key`` of its transparent pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0))
+    header += chunk(b"tRNS", key) if key else b""
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def grey_key_png(depth: int) -> bytes:
+    """Return a grey PNG whose left half has the value 2, which is transparent, and whose right half is black."""
+    row = sum(2 << depth * pixel for pixel in range(4, 8)).to_bytes(depth, "big")
+    return png(depth, 0, (b"\0" + row) * 8, key=b"\0\2")
+
+
 TRANSPARENT: Mapping[str, Callable[[], bytes]] = {
     "rgba.png": lambda: saved(half_transparent()),
     "grey and alpha.png": lambda: saved(half_transparent().convert("LA")),
@@ -112,6 +130,7 @@ TRANSPARENT: Mapping[str, Callable[[], bytes]] = {
         Image.fromarray(np.repeat(np.array([[[9] * 3] * 4 + [[0] * 3] * 4], np.uint8), 8, 0)), transparency=(9, 9, 9)
     ),
     "rgba.webp": lambda: saved(half_transparent(), "WEBP", lossless=True),
+    **{f"grey key of {depth} bits.png": partial(grey_key_png, depth) for depth in (2, 4, 8)},
 }
 
 
@@ -130,13 +149,7 @@ def test_an_opaque_alpha_channel_changes_nothing() -> None:
 
 def deep_png(side: int = 8) -> bytes:
     """Return a PNG with 16 bits per channel whose high bytes are 10, 20 and 30."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    rows = (b"\0" + bytes([10, 200, 20, 200, 30, 200]) * side) * side
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return png(16, 2, (b"\0" + bytes([10, 200, 20, 200, 30, 200]) * side) * side, side=side)
 
 
 def animation(form: str) -> bytes:
