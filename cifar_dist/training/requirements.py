@@ -66,7 +66,9 @@ def evaluation_note(config: Config, manifest: Manifest) -> str:
     """Say that the run ends without an evaluation, or with one of images that it trains on; empty otherwise."""
     split = config.eval.split
     if split not in manifest.splits:
-        return f"the dataset has no split '{split}' to end with; see eval.split"
+        hold_out = "" if config.data.hold_out else "--data.hold_out true "
+        remedy = f"use {hold_out}--eval.split val" if "val" in manifest.splits else "hold one out when it is packed"
+        return f"the dataset has no split '{split}' to end with; {remedy}"
     if config.trains_on(split):
         return (
             f"the run trains on the split '{split}', which it is evaluated on in the end; its accuracy will not be "

@@ -238,6 +238,7 @@ class Trainer:
         self.watchdog.be_patient()
         split, tta = self.config.eval.split, self.config.eval.tta
         if split not in self.manifest.splits:
+            self.tracker.say(f"not evaluated: {evaluation_note(self.config, self.manifest)}")
             return
         weights = CheckpointRef((self.folder.final,), FINAL, self.step, self.accuracy)
         folder, summary = evaluate(

@@ -327,7 +327,7 @@ def test_runs_on_data_without_the_final_split_finish_and_stay_finished(
     )
     (first,) = spawn([*SWEEP, "run", str(file)], env=forked)
     assert first.returncode == 0, first.stderr
-    assert "the dataset has no split 'test' to end with" in first.stdout
+    assert "not evaluated: the dataset has no split 'test' to end with; use --eval.split val" in first.stdout
     (again,) = spawn([*SWEEP, "run", str(file)])
     assert said(again) == ["two: 2 runs, 2 finished before", "all 2 runs are finished"]
     (table,) = spawn([*SWEEP, "table", str(file)])

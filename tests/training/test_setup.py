@@ -15,7 +15,7 @@ from cifar_dist.config.average import EMAConfig, SWAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
-from cifar_dist.training.requirements import average_note, check_evaluations
+from cifar_dist.training.requirements import average_note, check_evaluations, evaluation_note
 from cifar_dist.training.setup import build_setup
 
 IMAGENET_STEM = ModelConfig("resnet18", {"stem": "imagenet"})
@@ -87,6 +87,20 @@ def test_a_damaged_shard_that_is_evaluated_is_refused_before_training(
     check_evaluations(Config(data=DataConfig(hold_out=False), eval=EvalConfig(split="train")), packed)
     shard.write_bytes(complete)
     check_evaluations(config, packed)
+
+
+def test_a_run_that_will_not_be_evaluated_says_what_to_type(tmp_path: Path) -> None:
+    with_test = with_val(small_packed(tmp_path, "npy"), labelled=True)
+    splits = {name: shards for name, shards in with_test.splits.items() if name != "test"}
+    trained_on_val = Config(data=DataConfig(hold_out=False))
+    assert evaluation_note(Config(), with_test) == ""
+    for config, found, remedy in (
+        (Config(), splits, "use --eval.split val"),
+        (trained_on_val, splits, "use --data.hold_out true --eval.split val"),
+        (Config(), {"train": splits["train"]}, "hold one out when it is packed"),
+    ):
+        said = evaluation_note(config, replace(with_test, splits=found))
+        assert said == f"the dataset has no split 'test' to end with; {remedy}"
 
 
 def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_path: Path) -> None:
