@@ -24,7 +24,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import is_utf8
 from cifar_dist.terminal.progress import progress
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_MEMBERS = 10_000_000
 
 _MAX_DEPTH = 32
@@ -176,9 +176,9 @@ def _walk_folder(root: Path, prefix: str = "", above: tuple[str, ...] = ()) -> I
 def _walk_archive(path: Path) -> Iterator[Member]:
     if path.suffix.lower() in (".zip", ".npz"):  # numpy's format is a zip of arrays
         return walk_zip(path)
-    if not path.name.lower().endswith(SUFFIXES):
+    if not path.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise UserError(
-            f"{path} is not a folder or an archive ({', '.join(SUFFIXES)}), a .pkl or an .npz; unpack it to a folder, "
-            "or save its arrays with: np.savez('NAME.npz', x_train=images, y_train=labels)"
+            f"{path} is not a folder or an archive ({', '.join(ARCHIVE_SUFFIXES)}), a .pkl or an .npz; unpack it to a "
+            "folder, or save its arrays with: np.savez('NAME.npz', x_train=images, y_train=labels)"
         )
     return walk_tar(path)

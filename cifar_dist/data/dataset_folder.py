@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.config.saved import CONFIG_NAME
-from cifar_dist.data.archives import SUFFIXES as ARCHIVES
+from cifar_dist.data.archives import ARCHIVE_SUFFIXES
 from cifar_dist.data.dataset_file import known_names
-from cifar_dist.data.image_files import SUFFIXES as IMAGES
-from cifar_dist.data.unlabelled import SUFFIXES as ARRAYS
+from cifar_dist.data.image_files import IMAGE_SUFFIXES
+from cifar_dist.data.unlabelled import ARRAY_SUFFIXES
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import read_json
 from cifar_dist.formatting import list_some
@@ -18,7 +18,7 @@ FILE_NAME: Final = "manifest.json"
 FORMAT: Final = "cifar-dist-manifest"
 """In the manifests of this program; others have files of that name, too."""
 
-_PACKED_FROM: Final = (*ARCHIVES, *ARRAYS, ".toml")  # suffixes of the files that pack accepts
+_PACKED_FROM: Final = (*ARCHIVE_SUFFIXES, *ARRAY_SUFFIXES, ".toml")  # suffixes of the files that pack accepts
 
 
 def is_dataset(folder: Path) -> bool:
@@ -91,10 +91,10 @@ def explain_absence(root: Path) -> UserError:
             f"{manifest} is damaged; pack the dataset again, into a new folder; if its tars were indexed, delete "
             f"{FILE_NAME} and run: cifar-dist index {quoted(root)}"
         )
-    if root.is_file() and not root.name.lower().endswith((*IMAGES, *_PACKED_FROM)):
+    if root.is_file() and not root.name.lower().endswith((*IMAGE_SUFFIXES, *_PACKED_FROM)):
         return UserError(f"{root} is a file, not a packed dataset; name a folder that contains {FILE_NAME}")
     if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
-        is_image = root.is_file() and root.name.lower().endswith(IMAGES)
+        is_image = root.is_file() and root.name.lower().endswith(IMAGE_SUFFIXES)
         it, source = ("its folder", root.parent) if is_image else ("it", root)
         way = f"create one from {it}: cifar-dist pack {quoted(source)} shards/NAME"
         if root.suffix.lower() == ".tar":

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from cifar_dist.formatting import counted, it_or_them, list_some
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
 """Suffixes of the files that are packed; their content decides how they are decoded."""
 _UNREAD_SUFFIXES = frozenset([
     ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dds", ".dng", ".exr", ".hdr", ".heic", ".heif", ".hif", ".ico",

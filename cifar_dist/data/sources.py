@@ -12,8 +12,7 @@ import numpy as np
 
 from cifar_dist.config import plugins
 from cifar_dist.data import npz, unlabelled
-from cifar_dist.data.archives import SUFFIXES as ARCHIVES
-from cifar_dist.data.archives import list_members, require_utf8_name
+from cifar_dist.data.archives import ARCHIVE_SUFFIXES, list_members, require_utf8_name
 from cifar_dist.data.cifar import find_cifar, read_cifar
 from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
 from cifar_dist.data.dataset_folder import is_dataset, refuse_run
@@ -119,7 +118,9 @@ def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool)
     if path.is_file():
         with waiting(f"computing the checksum of {stem}", show=show):
             origin["sha256"] = sha256(path)
-        suffix = next((one for one in (*ARCHIVES, *unlabelled.SUFFIXES) if stem.lower().endswith(one)), "")
+        suffix = next(
+            (one for one in (*ARCHIVE_SUFFIXES, *unlabelled.ARRAY_SUFFIXES) if stem.lower().endswith(one)), ""
+        )
         stem = stem[: len(stem) - len(suffix)]
     return _resized(Source(stem, data, origin), size)
 

@@ -63,7 +63,7 @@ def index_tar(root: Path, name: str) -> IndexedTar:
     path = root / name
     try:
         with path.open("rb") as file:
-            samples, passed_over = read_members(file)
+            samples, passed_over = group_members(file)
             codec = _common_codec(samples)
             labelled = _has_labels(samples)
             passed_over.update(f".{part}" for parts in samples.values() for part in parts.keys() - {codec, "cls"})
@@ -92,8 +92,8 @@ def index_tar(root: Path, name: str) -> IndexedTar:
     return IndexedTar(shard, codec, passed_over)
 
 
-def read_members(file: IO[bytes]) -> TarMembers:
-    """Read the members of a tar, grouped into samples as webdataset groups them.
+def group_members(file: IO[bytes]) -> TarMembers:
+    """Group the members of a tar into samples as webdataset groups them.
 
     Raises:
         ValueError, tarfile.TarError: the file is not an intact tar, or webdataset would read its members differently.

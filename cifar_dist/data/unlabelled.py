@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data import npz, safe_pickle
-from cifar_dist.data.archives import SUFFIXES as ARCHIVES
+from cifar_dist.data.archives import ARCHIVE_SUFFIXES
 from cifar_dist.data.raw import SPLITS, as_images, as_integers, planes_note
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
@@ -19,8 +19,10 @@ _LABELS = (
     *("label", "labels", "fine_labels", "coarse_labels", "target", "targets", "y"),
     *(f"y_{split}" for split in SPLITS),
 )
-SUFFIXES = (*PICKLE_SUFFIXES, npz.SUFFIX)
-_EXPECTED = f"a folder or archive of images ({', '.join(ARCHIVES)}), or a file that ends in {', '.join(SUFFIXES)}"
+ARRAY_SUFFIXES = (*PICKLE_SUFFIXES, npz.SUFFIX)
+_EXPECTED = (
+    f"a folder or archive of images ({', '.join(ARCHIVE_SUFFIXES)}), or a file that ends in {', '.join(ARRAY_SUFFIXES)}"
+)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from cifar_dist.data.manifest import INDEXED, Manifest, Shard
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
-from cifar_dist.data.tar import is_of_hidden, read_members
+from cifar_dist.data.tar import group_members, is_of_hidden
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import sha256
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
-MIXING_BATCH = 500
+BALANCE_BATCH = 500
 _MOST_OFF = 1e-3  # of a mean or std: decoders of JPEG differ by less
 
 
@@ -54,7 +54,7 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class Mixing:
+class BatchBalance:
     """Mean total-variation distance between the class distribution of a batch and that of the split.
 
     Attributes:
@@ -77,13 +77,13 @@ class VerifyReport:
     Attributes:
         manifest: the dataset.
         splits: totals by split name.
-        mixing: for the split train; None if it does not exist or has no labels.
+        balance: for the split train; None if it does not exist or has no labels.
         unlisted: tars in the folder that the manifest does not list, so that no run reads them.
     """
 
     manifest: Manifest
     splits: dict[str, SplitReport]
-    mixing: Mixing | None
+    balance: BatchBalance | None
     unlisted: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -97,12 +97,12 @@ class VerifyReport:
         for name, split in self.splits.items():
             line = f"  {name:5}  {split.samples:7,} samples  {split.shards:4} shards  {split.bytes / 2**20:8.1f} MiB"
             lines.append(f"{line}  {split.labels_shown}")
-        if self.mixing:
-            mixing = self.mixing
+        if self.balance:
+            balance = self.balance
             lines.append(
-                f"  mixing  class distribution of a batch of {mixing.batch}, distance from the split's: "
-                f"{mixing.epoch:.3f} in epoch order, {mixing.uniform:.3f} in uniform order, "
-                f"{mixing.stored:.3f} in stored order"
+                f"  mixing  class distribution of a batch of {balance.batch}, distance from the split's: "
+                f"{balance.epoch:.3f} in epoch order, {balance.uniform:.3f} in uniform order, "
+                f"{balance.stored:.3f} in stored order"
             )
         if self.unlisted:
             remedy = (
@@ -143,7 +143,7 @@ def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) ->
     return VerifyReport(
         manifest=manifest,
         splits={name: _describe(manifest, name) for name in manifest.splits},
-        mixing=_measure_mixing(manifest, shuffle_block) if labelled else None,
+        balance=_measure_balance(manifest, shuffle_block) if labelled else None,
         unlisted=tuple(sorted(set(find_tars(manifest.root)) - {shard.name for shard in shards})),
     )
 
@@ -181,15 +181,15 @@ def _require_statistics(manifest: Manifest, counts: NDArray[np.int64]) -> None:
             )
 
 
-def _measure_mixing(manifest: Manifest, shuffle_block: int) -> Mixing:
+def _measure_balance(manifest: Manifest, shuffle_block: int) -> BatchBalance:
     labels = torch.from_numpy(manifest.labels("train"))
     sizes = [shard.samples for shard in manifest.shards("train")]
-    batch, count = min(MIXING_BATCH, len(labels)), len(manifest.classes)
+    batch, count = min(BALANCE_BATCH, len(labels)), len(manifest.classes)
     # Average over about a thousand batches; the mean of fewer is noisy.
     rounds = range(-(-1000 // steps_per_epoch(len(labels), batch)))
     epochs = [epoch_order(sizes, 0, epoch, shuffle_block) for epoch in rounds]
     uniform = [permutation(0, epoch, len(labels), "verify") for epoch in rounds]
-    return Mixing(
+    return BatchBalance(
         batch=batch,
         stored=total_variation(labels, torch.arange(len(labels)), batch, count),
         epoch=float(np.mean([total_variation(labels, order, batch, count) for order in epochs])),
@@ -234,7 +234,7 @@ def _find_member_problem(
     """Compare the manifest with what webdataset reads from the tar and with the tar's own headers."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    indexed = read_members(file).samples
+    indexed = group_members(file).samples
     file.seek(0)
     members = tar_file_expander([{"url": shard.name, "stream": file}])
     samples = (sample for sample in group_by_keys(members) if not is_of_hidden(sample["__key__"]))

@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_dist.data.archives import SUFFIXES as ARCHIVES
-from cifar_dist.data.archives import list_members, note_guessed, read_members
+from cifar_dist.data.archives import ARCHIVE_SUFFIXES, list_members, note_guessed, read_members
 from cifar_dist.data.batches import Images
 from cifar_dist.data.dataset_folder import is_dataset, refuse_part
 from cifar_dist.data.image import note_changes
-from cifar_dist.data.image_files import SUFFIXES, describe_unreadable, unreadable_images
+from cifar_dist.data.image_files import IMAGE_SUFFIXES, describe_unreadable, unreadable_images
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.memory import require_memory_for_images
@@ -36,7 +35,7 @@ from cifar_dist.launch.launched import local_processes
 from cifar_dist.terminal.progress import progress
 
 
-class Source(NamedTuple):
+class ImagesToPredict(NamedTuple):
     """The images to predict.
 
     Attributes:
@@ -56,7 +55,7 @@ class NamedImages(NamedTuple):
     Attributes:
         names: their paths in the folder or archive.
         images: uint8 [samples, height, width, 3].
-        notes: as of :class:`Source`.
+        notes: as of :class:`ImagesToPredict`.
     """
 
     names: list[str]
@@ -89,7 +88,9 @@ def predict_file(
         UserError: a source that cannot be read, has another image shape or repeats an ID, or ``out`` is not writable.
     """
     model, ranks = load_model(engine, trained), engine.ranks
-    stream, ids, notes = ranks.run_on_all(lambda: open_source(ranks.device, trained, source, show=ranks.is_main))
+    stream, ids, notes = ranks.run_on_all(
+        lambda: open_images_to_predict(ranks.device, trained, source, show=ranks.is_main)
+    )
     if ranks.is_main:
         print_notes(notes)
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
@@ -107,7 +108,9 @@ def predict_file(
     return len(ids)
 
 
-def open_source(device: torch.device, trained: Trained, source: Path, *, show: bool = True) -> Source:
+def open_images_to_predict(
+    device: torch.device, trained: Trained, source: Path, *, show: bool = True
+) -> ImagesToPredict:
     """Open what :func:`predict_file` predicts.
 
     Raises:
@@ -116,7 +119,7 @@ def open_source(device: torch.device, trained: Trained, source: Path, *, show: b
     trained_on = trained.trained_on
     if is_dataset(source):
         return _open_packed(device, trained, Manifest.load(source))
-    if source.is_dir() or source.name.lower().endswith(ARCHIVES):
+    if source.is_dir() or source.name.lower().endswith(ARCHIVE_SUFFIXES):
         names, images, notes = read_images(source, trained_on, show=show)
         ids: list[int] | list[str] = ids_of_names(names)
     else:
@@ -130,10 +133,10 @@ def open_source(device: torch.device, trained: Trained, source: Path, *, show: b
 
     size = _training_size(trained_on)
     resized = f"images of another size are resized to {size}x{size} pixels, as the training images were"
-    return Source(stream, ids, [*notes, *([resized] if size else [])])
+    return ImagesToPredict(stream, ids, [*notes, *([resized] if size else [])])
 
 
-def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> Source:
+def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> ImagesToPredict:
     if "test" not in data.splits:
         split = next(iter(data.splits))
         run = quoted(trained.run.path)
@@ -142,7 +145,7 @@ def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> Sour
             remedy = f"predict another split with: cifar-dist evaluate {run} --data {quoted(data.root)} --split {split}"
         raise UserError(f"{data.root} has no split 'test' to predict, but {', '.join(data.splits)}; {remedy}")
     require_packed_shape(data, trained.trained_on)
-    return Source(Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), [])
+    return ImagesToPredict(Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), [])
 
 
 def _can_evaluate(data: Manifest, split: str, trained_on: Manifest) -> bool:
@@ -182,7 +185,7 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
     """
     members = list_members(source, show=show)
     found = sorted(members.names, key=natural_order)
-    names = [name for name in found if name.lower().endswith(SUFFIXES)]
+    names = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
     if len(names) < len(found):
         refuse_part(source)
     if unreadable := unreadable_images(found):
@@ -192,9 +195,9 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
     if hidden and not found:
         raise UserError(f"{source} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
     if not names:
-        raise UserError(f"{source} has no images ({', '.join(SUFFIXES)}) to predict")
+        raise UserError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) to predict")
     if len(names) < len(found):
-        other = next(name for name in found if not name.lower().endswith(SUFFIXES))
+        other = next(name for name in found if not name.lower().endswith(IMAGE_SUFFIXES))
         count = len(found) - len(names)
         are, them = ("is not an image", "it") if count == 1 else ("are not images", "them")
         raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")

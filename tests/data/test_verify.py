@@ -268,7 +268,7 @@ def test_unlabelled_and_npy_datasets_are_verified(tmp_path: Path, codec: str) ->
     np.savez(tmp_path / "a.npz", data=build.random_images(5), ids=np.arange(5))
     pack(tmp_path / "a.npz", tmp_path / "out", codec=codec, show=False)  # type: ignore[arg-type]
     report = verify_quietly(tmp_path / "out")
-    assert report.mixing is None
+    assert report.balance is None
     assert report.splits["test"].samples == 5
     assert "per class" not in str(report)
 
@@ -290,7 +290,7 @@ def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: 
     images = build.random_images(1, side=2)
     np.savez(tmp_path / "a.npz", x_train=np.repeat(images, 1500, axis=0), y_train=np.arange(1500) * 6 // 1500)
     packed = pack(tmp_path / "a.npz", folder, samples_per_shard=50, codec="npy", val_fraction=0, show=False)
-    good = verify_quietly(folder).mixing
+    good = verify_quietly(folder).balance
     assert good is not None
     assert good.epoch == pytest.approx(good.uniform, rel=0.1)
     assert good.stored == pytest.approx(good.uniform, rel=0.5)
@@ -307,12 +307,12 @@ def test_the_mixing_figure_distinguishes_a_poor_order_from_a_good_one(tmp_path: 
         shard["keys"], shard["labels"] = [str(row) for row in rows], [row // 250 for row in rows]
     (folder / "manifest.json").write_text(json.dumps(raw))
     rewrite(folder, lambda manifest: None)
-    poor = verify_quietly(folder, shuffle_block=1).mixing
+    poor = verify_quietly(folder, shuffle_block=1).balance
     assert poor is not None
     assert Manifest.load(folder).labels("train").tolist() == [row // 250 for row in range(1500)]
     assert poor.stored == pytest.approx(4 / 6)  # a batch of 500 holds two of the six classes
     assert good.uniform < poor.epoch < poor.stored
-    mixed = verify_quietly(folder, shuffle_block=64).mixing
+    mixed = verify_quietly(folder, shuffle_block=64).balance
     assert mixed is not None
     assert mixed.epoch == pytest.approx(mixed.uniform, rel=0.1)
 

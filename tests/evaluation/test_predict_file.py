@@ -20,7 +20,7 @@ from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation import predict_file
 from cifar_dist.evaluation.evaluate import CheckpointRef
-from cifar_dist.evaluation.predict_file import Source, open_source
+from cifar_dist.evaluation.predict_file import ImagesToPredict, open_images_to_predict
 from cifar_dist.evaluation.split import labels_as_trained
 from cifar_dist.evaluation.trained import Trained
 from cifar_dist.run_folder import RunFolder
@@ -50,11 +50,11 @@ def resized(trained: Trained, request: pytest.FixtureRequest, tmp_path_factory: 
     return replace(trained, trained_on=packed)
 
 
-def opened(trained: Trained, source: Path) -> Source:
-    return open_source(torch.device("cpu"), trained, source)
+def opened(trained: Trained, source: Path) -> ImagesToPredict:
+    return open_images_to_predict(torch.device("cpu"), trained, source)
 
 
-def pixels(source: Source) -> torch.Tensor:
+def pixels(source: ImagesToPredict) -> torch.Tensor:
     (images,) = source.stream([torch.arange(len(source.ids))])
     return images
 
