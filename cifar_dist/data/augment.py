@@ -36,10 +36,10 @@ class Augment:
     def __init__(self, config: AugmentConfig, seed: int, mean: tuple[float, ...], normalize: Normalize) -> None:
         self._seed = seed
         self._fill = tuple(round(255 * m) for m in mean)
-        self._steps: list[tuple[Transform, int]] = []
+        self._chain: list[tuple[Transform, int]] = []
         for transform, occurrence in occurrences(config.transforms):
             if isinstance(transform, Transform):
-                self._steps.append((transform, occurrence))
+                self._chain.append((transform, occurrence))
             elif not isinstance(transform, Mixing):
                 raise UserError(
                     f"augment.transforms: {transform.name} cannot be applied; derive it from Transform, Rearrangement "
@@ -53,7 +53,7 @@ class Augment:
         Raises:
             UserError: for example, a reflecting crop pads more pixels than the image has, or gray images have no hue.
         """
-        for transform, _ in self._steps:
+        for transform, _ in self._chain:
             transform.check(*shape)
 
     def samples(self, ids: Tensor, epoch: int | Tensor, keys: Keys | None = None) -> Samples:
@@ -76,11 +76,11 @@ class Augment:
         _, height, width, channels = images.shape
         self.check((height, width, channels))
         result = images.permute(0, 3, 1, 2)  # a view; the memory layout changes only if a transform requires it
-        for moves, steps in itertools.groupby(self._steps, lambda step: isinstance(step[0], Rearrangement)):
+        for moves, links in itertools.groupby(self._chain, lambda link: isinstance(link[0], Rearrangement)):
             if moves:
-                result = rearrange(result, [_bound(*step, samples) for step in steps], self._fill)
+                result = rearrange(result, [_bound(*link, samples) for link in links], self._fill)
                 continue
-            for transform, occurrence in steps:
+            for transform, occurrence in links:
                 given = result.contiguous() if transform.planar else result
                 result = _checked(transform(given, samples.of_occurrence(occurrence)), given, transform)
         return result.permute(0, 2, 3, 1).contiguous()

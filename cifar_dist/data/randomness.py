@@ -34,8 +34,8 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def mix(x: Tensor) -> Tensor:
-    """Hash int64: the finaliser. ``mix(ids ^ key)`` is a draw's hash of each id, with the draw's :func:`key`."""
+def scramble(x: Tensor) -> Tensor:
+    """Hash int64: the finaliser. ``scramble(ids ^ key)`` is a draw's hash of each id, with the draw's :func:`key`."""
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)
@@ -58,8 +58,8 @@ def bits(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0
 def hash_ids(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range) -> Tensor:
     """Return all 64 bits; arguments as for :func:`bits`."""
     if isinstance(draw, int):
-        return mix(ids ^ key(seed, epoch, purpose, draw))
-    return mix(ids ^ _keys(seed, epoch, purpose, draw, ids.device).view(-1, *[1] * ids.ndim))
+        return scramble(ids ^ key(seed, epoch, purpose, draw))
+    return scramble(ids ^ _keys(seed, epoch, purpose, draw, ids.device).view(-1, *[1] * ids.ndim))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -67,7 +67,7 @@ def key(seed: int, epoch: int, purpose: str, draw: int) -> int:
     """Mix the words that all samples share. Cached, because every batch of an epoch uses the same few."""
     word = torch.zeros((), dtype=torch.int64, device="cpu")
     for counter in (seed, epoch, zlib.crc32(purpose.encode()), draw):
-        word = mix((word + _GOLDEN) ^ counter)
+        word = scramble((word + _GOLDEN) ^ counter)
     return int(word + _GOLDEN)
 
 
@@ -85,16 +85,6 @@ def as_bits(hashes: Tensor) -> Tensor:
 def as_uniform(hashes: Tensor) -> Tensor:
     """Return the upper 24 bits of hashes, int64 of any shape, as float32 in [0, 1)."""
     return _shift_right(hashes, 40).to(torch.float32) * 2.0**-24
-
-
-def uniform(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0) -> Tensor:
-    """Return float32 in [0, 1), multiples of 2**-24 (exact on every device); shape as for :func:`bits`."""
-    return as_uniform(hash_ids(seed, epoch, ids, purpose, draw))
-
-
-def integers(seed: int, epoch: int, ids: Tensor, purpose: str, below: int, draw: int | range = 0) -> Tensor:
-    """Return int64 in [0, below), shape as for :func:`bits`. The modulo bias is below ``below / 2**63``."""
-    return bits(seed, epoch, ids, purpose, draw) % below
 
 
 def permutation(seed: int, epoch: int, count: int, purpose: str) -> Tensor:

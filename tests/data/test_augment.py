@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as reference
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
-from cifar_dist.data.randomness import integers, uniform
+from cifar_dist.data.randomness import as_uniform, bits, hash_ids
 from cifar_dist.data.transforms import Samples, occurrences
 from cifar_dist.data.transforms.crop import Crop
 from cifar_dist.data.transforms.cutout import Cutout
@@ -33,6 +33,14 @@ def images(count: int, height: int = 12, width: int = 10) -> Tensor:
 
 def augment(config: AugmentConfig, seed: int = 0, *, channels_last: bool = False) -> Augment:
     return Augment(config, seed, MEAN, Normalize(MEAN, STD, torch.device("cpu"), channels_last))
+
+
+def uniform(seed: int, epoch: int, ids: Tensor, purpose: str) -> Tensor:
+    return as_uniform(hash_ids(seed, epoch, ids, purpose, 0))
+
+
+def integers(seed: int, epoch: int, ids: Tensor, purpose: str, below: int, draw: int = 0) -> Tensor:
+    return bits(seed, epoch, ids, purpose, draw) % below
 
 
 def by_torchvision(config: AugmentConfig, seed: int, image: Tensor, sample: int, epoch: int) -> Tensor:

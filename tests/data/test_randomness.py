@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifar_dist.data.randomness import bits, integers, permutation, step_seed, uniform
+from cifar_dist.data.randomness import bits, permutation, step_seed
+from cifar_dist.data.transforms import Samples
 
 SEEDS = st.integers(0, 2**31 - 1)
 EPOCHS = st.integers(-1024, 10**6)
@@ -26,6 +27,14 @@ def reference(seed: int, epoch: int, sample: int, purpose: str, draw: int) -> in
         word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) % 2**64
         word ^= word >> 31
     return word >> 1
+
+
+def uniform(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0) -> Tensor:
+    return Samples(seed, epoch, ids).uniform(purpose, draw)
+
+
+def integers(seed: int, epoch: int, ids: Tensor, purpose: str, below: int, draw: int | range = 0) -> Tensor:
+    return Samples(seed, epoch, ids).integers(purpose, below, draw)
 
 
 def test_known_answers() -> None:

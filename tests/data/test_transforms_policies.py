@@ -10,7 +10,7 @@ from support.small_images import assert_unrelated, images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cifar_dist.data.operations.policies import OPERATIONS, Step, apply_steps
+from cifar_dist.data.operations.policies import OPERATIONS, Round, apply_rounds
 from cifar_dist.data.transforms import Policy, Samples
 from cifar_dist.data.transforms.autoaugment import CIFAR10, AutoAugment
 from cifar_dist.data.transforms.randaugment import RandAugment
@@ -49,11 +49,11 @@ def by_torchvision(image: Tensor, name: str, magnitude: float, fill: int) -> Ten
 @pytest.mark.parametrize("space", ["rand", "trivial"])
 def test_operations_are_torchvisions_at_every_magnitude(space: str, fill: int) -> None:
     """All operations and magnitudes mixed in one batch."""
-    steps = [(name, m) for name in OPERATIONS[:-1] for m in torchvisions_magnitudes(space, name)] + [("Invert", 0.0)]
-    batch = images(len(steps), *SIZE)
-    operation = torch.tensor([OPERATIONS.index(name) for name, _ in steps])
-    result = apply_steps(batch, [(operation, torch.tensor([magnitude for _, magnitude in steps]))], (fill,))
-    for row, (name, magnitude) in enumerate(steps):
+    cases = [(name, m) for name in OPERATIONS[:-1] for m in torchvisions_magnitudes(space, name)] + [("Invert", 0.0)]
+    batch = images(len(cases), *SIZE)
+    operation = torch.tensor([OPERATIONS.index(name) for name, _ in cases])
+    result = apply_rounds(batch, [(operation, torch.tensor([magnitude for _, magnitude in cases]))], (fill,))
+    for row, (name, magnitude) in enumerate(cases):
         expected = by_torchvision(batch[row], name, magnitude, fill)
         differs = (result[row].to(torch.int32) - expected.to(torch.int32)).abs()
         if name in ("ShearX", "ShearY", "Rotate"):
@@ -63,8 +63,8 @@ def test_operations_are_torchvisions_at_every_magnitude(space: str, fill: int) -
         assert int(differs.max()) <= (name in BLENDED), f"{name} {magnitude}"
 
 
-def steps_of(policy: Policy, count: int) -> list[Step]:
-    return list(policy.steps(Samples(4, 2, torch.arange(count)), *SIZE))
+def rounds_of(policy: Policy, count: int) -> list[Round]:
+    return list(policy.rounds(Samples(4, 2, torch.arange(count)), *SIZE))
 
 
 def assert_close_to(seen: int, expected: float) -> None:
@@ -73,9 +73,9 @@ def assert_close_to(seen: int, expected: float) -> None:
 
 @pytest.mark.parametrize("level", [0, 9, 30])
 def test_rand_augment_draws_each_operation_equally_often_at_its_level(level: int) -> None:
-    steps = steps_of(RandAugment(operations=3, magnitude=level), 14 * 300)
-    assert len(steps) == 3
-    for operation, magnitude in steps:
+    rounds = rounds_of(RandAugment(operations=3, magnitude=level), 14 * 300)
+    assert len(rounds) == 3
+    for operation, magnitude in rounds:
         for index, name in enumerate(OPERATIONS[:-1]):
             values = magnitude[operation == index]
             assert_close_to(len(values), 300)
@@ -87,11 +87,11 @@ def test_rand_augment_draws_each_operation_equally_often_at_its_level(level: int
         assert not (operation == OPERATIONS.index("Invert")).any()
         signed = magnitude[magnitude.ne(0) & operation.ge(1) & operation.le(len(SIGNED))]
         assert abs(int((signed < 0).sum()) - len(signed) / 2) <= 4 * math.sqrt(len(signed)) / 2
-    assert_unrelated(torch.stack([operation.to(torch.float32) for operation, _ in steps], dim=1))
+    assert_unrelated(torch.stack([operation.to(torch.float32) for operation, _ in rounds], dim=1))
 
 
 def test_trivial_augment_draws_every_operation_and_magnitude() -> None:
-    ((operation, magnitude),) = steps_of(TrivialAugment(), 14 * 31 * 2 * 20)
+    ((operation, magnitude),) = rounds_of(TrivialAugment(), 14 * 31 * 2 * 20)
     for index, name in enumerate(OPERATIONS[:-1]):
         values = magnitude[operation == index]
         assert_close_to(len(values), 31 * 2 * 20)
@@ -106,7 +106,7 @@ def test_auto_augment_has_torchvisions_policy() -> None:
 def test_auto_augment_draws_each_pair_with_its_probabilities() -> None:
     """Each operation has the frequency of torchvision's 25 pairs and probabilities, and its magnitudes."""
     count = 25 * 800
-    for place, (operation, magnitude) in enumerate(steps_of(AutoAugment(), count)):
+    for place, (operation, magnitude) in enumerate(rounds_of(AutoAugment(), count)):
         for index, name in enumerate(OPERATIONS[1:], start=1):
             entries = [pair[place] for pair in CIFAR10 if pair[place][0] == name]
             values = magnitude[operation == index]
@@ -117,11 +117,11 @@ def test_auto_augment_draws_each_pair_with_its_probabilities() -> None:
 
 
 @pytest.mark.parametrize("policy", [RandAugment(), TrivialAugment(), AutoAugment()])
-def test_a_policy_is_its_steps_one_after_the_other(policy: Policy) -> None:
+def test_a_policy_is_its_rounds_one_after_the_other(policy: Policy) -> None:
     batch, samples = images(40, *SIZE), Samples(1, 2, torch.arange(40), fill=(9, 80, 255))
     expected = batch
-    for operation, magnitude in policy.steps(samples, *SIZE):
-        expected = apply_steps(expected, [(operation, magnitude)], samples.fill)
+    for operation, magnitude in policy.rounds(samples, *SIZE):
+        expected = apply_rounds(expected, [(operation, magnitude)], samples.fill)
     assert torch.equal(policy(batch, samples), expected)
     assert not torch.equal(expected, batch)
 

@@ -1,7 +1,7 @@
 """The operations of RandAugment, TrivialAugment and AutoAugment, and their magnitude at each level.
 
-A policy is a sequence of steps; a step is an operation and a magnitude for each sample. Names and magnitudes are those
-of torchvision.
+A policy is a sequence of rounds; a round is an operation and a magnitude for each sample. Names and magnitudes are
+those of torchvision.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _SIGNED = range(_SHEAR_X, OPERATIONS.index("Posterize"))  # the sign of these ma
 # The five geometric operations are one group: an affine map with five kinds of parameters.
 _GROUP = tuple(max(index - _ROTATE + 1, int(index > IDENTITY)) for index in range(len(OPERATIONS)))
 
-Step = tuple[Tensor, Tensor]
+Round = tuple[Tensor, Tensor]
 """For each sample the operation, int64 [n], an index into OPERATIONS, and the magnitude, float32 [n]."""
 
 
-def apply_steps(images: Tensor, steps: Sequence[Step], fill: Fill = BLACK, *, static: bool = False) -> Tensor:
-    """Apply each step's operation to each image, with its own magnitude.
+def apply_rounds(images: Tensor, rounds: Sequence[Round], fill: Fill = BLACK, *, static: bool = False) -> Tensor:
+    """Apply each round's operation to each image, with its own magnitude.
 
     Args:
         images: uint8 [n, c, h, w].
-        steps: in their order, at least one. Magnitudes: shear: the tangent; translate: pixels, rounded towards 0;
+        rounds: in their order, at least one. Magnitudes: shear: the tangent; translate: pixels, rounded towards 0;
             rotate: degrees, counter-clockwise; brightness, colour, contrast, sharpness: the factor less 1;
             posterize: bits; solarize: the threshold in [0, 1]; ignored by the others.
         fill: colour of pixels that a geometric operation leaves empty.
         static: see :func:`~cifar_dist.data.operations.grouping.apply_in_turn`.
     """
     group = constant(_GROUP, torch.int64, images.device)
-    groups = torch.stack([group[operation] for operation, _ in steps])
-    return apply_in_turn(images, groups, [_by_group(*step, fill) for step in steps], static=static)
+    groups = torch.stack([group[operation] for operation, _ in rounds])
+    return apply_in_turn(images, groups, [_by_group(*one, fill) for one in rounds], static=static)
 
 
 def _by_group(operation: Tensor, magnitude: Tensor, fill: Fill) -> Sequence[Operation | None]:

@@ -53,20 +53,20 @@ class Sources:
         )
 
 
-def rearrange(images: Tensor, steps: Sequence[Callable[[Sources], Sources]], fill: Fill) -> Tensor:
-    """Apply any number of steps with one read of each pixel.
+def rearrange(images: Tensor, moves: Sequence[Callable[[Sources], Sources]], fill: Fill) -> Tensor:
+    """Apply any number of moves with one read of each pixel.
 
     Args:
         images: uint8 [n, c, h, w], fastest in the memory layout [n, h, w, c]; the result has that layout.
-        steps: in the order in which they are applied to the images.
+        moves: in the order in which they are applied to the images.
         fill: colour of pixels from outside the image.
     """
     count, channels, height, width = images.shape
     rows = torch.arange(height, device=images.device).expand(count, -1)
     columns = torch.arange(width, device=images.device).expand(count, -1)
     sources = Sources(height, width, rows, columns)
-    for step in reversed(steps):  # from the output back to the input
-        sources = step(sources)
+    for move in reversed(moves):  # from the output back to the input
+        sources = move(sources)
     first = torch.arange(count, device=images.device)[:, None, None] * height
     places = (first + sources.rows[:, :, None]) * width + sources.columns[:, None, :]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cifar_dist.data.keys import Keys
-    from cifar_dist.data.operations.policies import Step
+    from cifar_dist.data.operations.policies import Round
     from cifar_dist.data.operations.rearrange import Sources
 
 __all__ = ["Mixing", "Policy", "Rearrangement", "Samples", "Transform", "check_colors", "occurrences"]
@@ -65,13 +65,13 @@ class Samples:
         return as_bits(self._hash(purpose, draw))
 
     def uniform(self, purpose: str, draw: int | range = 0) -> Tensor:
-        """Draw float32 in [0, 1), [n] or [len(draw), n]; see :func:`cifar_dist.data.randomness.uniform`."""
+        """Draw float32 in [0, 1), [n] or [len(draw), n]; multiples of 2**-24, exact on every device."""
         from cifar_dist.data.randomness import as_uniform
 
         return as_uniform(self._hash(purpose, draw))
 
     def integers(self, purpose: str, below: int, draw: int | range = 0) -> Tensor:
-        """Draw int64 in [0, below), [n] or [len(draw), n]; see :func:`cifar_dist.data.randomness.integers`."""
+        """Draw int64 in [0, below), [n] or [len(draw), n]. The modulo bias is below ``below / 2**63``."""
         return self.bits(purpose, draw) % below
 
     def of(self, rows: slice) -> Samples:
@@ -87,11 +87,11 @@ class Samples:
         return replace(self, epoch=0, keys=self.keys and self.keys.of_all_epochs())
 
     def _hash(self, purpose: str, draw: int | range) -> Tensor:
-        from cifar_dist.data.randomness import hash_ids, mix
+        from cifar_dist.data.randomness import hash_ids, scramble
 
         own = f"{purpose} {self.occurrence + 1}" if self.occurrence else purpose
         if self.keys is not None:
-            return mix(self.ids ^ self.keys(own, draw)[..., None])
+            return scramble(self.ids ^ self.keys(own, draw)[..., None])
         assert isinstance(self.epoch, int)
         return hash_ids(self.seed, self.epoch, self.ids, own, draw)
 
@@ -150,20 +150,20 @@ class Rearrangement(Transform):
 
 
 class Policy(Transform):
-    """Applies a sequence of torchvision's operations, a different one to each sample. Implement :meth:`steps`."""
+    """Applies a sequence of torchvision's operations, a different one to each sample. Implement :meth:`rounds`."""
 
-    def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
-        """Yield each step's operations and magnitudes; see :mod:`cifar_dist.data.operations.policies`."""
+    def rounds(self, samples: Samples, height: int, width: int) -> Iterator[Round]:
+        """Yield each round's operations and magnitudes; see :mod:`cifar_dist.data.operations.policies`."""
         raise NotImplementedError
 
     def check(self, height: int, width: int, channels: int) -> None:
         check_colors(self.name, channels)
 
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
-        from cifar_dist.data.operations.policies import apply_steps
+        from cifar_dist.data.operations.policies import apply_rounds
 
-        steps = list(self.steps(samples, *images.shape[2:]))
-        return apply_steps(images, steps, samples.fill, static=samples.static) if steps else images
+        rounds = list(self.rounds(samples, *images.shape[2:]))
+        return apply_rounds(images, rounds, samples.fill, static=samples.static) if rounds else images
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from cifar_dist.data.transforms import Policy, Samples
 
 if TYPE_CHECKING:
-    from cifar_dist.data.operations.policies import Step
+    from cifar_dist.data.operations.policies import Round
 
 # Operation, probability, level out of 10.
 CIFAR10: Sequence[tuple[tuple[str, float, int], tuple[str, float, int]]] = (
@@ -47,7 +47,7 @@ class AutoAugment(Policy):
 
     name: Literal["autoaugment"] = "autoaugment"
 
-    def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
+    def rounds(self, samples: Samples, height: int, width: int) -> Iterator[Round]:
         import torch
 
         from cifar_dist.data.operations.constants import constant

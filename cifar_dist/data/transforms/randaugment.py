@@ -10,7 +10,7 @@ from cifar_dist.config.section import require
 from cifar_dist.data.transforms import Policy, Samples
 
 if TYPE_CHECKING:
-    from cifar_dist.data.operations.policies import Step
+    from cifar_dist.data.operations.policies import Round
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RandAugment(Policy):
         require(2 <= self.bins <= 1000, f"bins {self.bins} must be in 2..1000")
         require(0 <= self.magnitude < self.bins, f"magnitude {self.magnitude} must be in 0..{self.bins - 1} (bins - 1)")
 
-    def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
+    def rounds(self, samples: Samples, height: int, width: int) -> Iterator[Round]:
         from cifar_dist.data.operations.policies import OPERATIONS, apply_sign, auto_augment_magnitudes
 
         level = auto_augment_magnitudes(self.bins, height, width, samples.ids.device)[:, self.magnitude]

@@ -10,7 +10,7 @@ from cifar_dist.config.section import require
 from cifar_dist.data.transforms import Policy, Samples
 
 if TYPE_CHECKING:
-    from cifar_dist.data.operations.policies import Step
+    from cifar_dist.data.operations.policies import Round
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TrivialAugment(Policy):
     def __post_init__(self) -> None:
         require(2 <= self.bins <= 1000, f"bins {self.bins} must be in 2..1000")
 
-    def steps(self, samples: Samples, height: int, width: int) -> Iterator[Step]:
+    def rounds(self, samples: Samples, height: int, width: int) -> Iterator[Round]:
         from cifar_dist.data.operations.policies import OPERATIONS, apply_sign, magnitudes
 
         operation = samples.integers("trivial-augment", len(OPERATIONS) - 1, 0)
