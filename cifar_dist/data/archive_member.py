@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cifar_dist.data.memory import free_memory
 from cifar_dist.errors import UserError
+from cifar_dist.launch.launched import local_processes
 
 MAX_MEMBER = 1 << 30
 """Largest size of one member in bytes; the largest in practice, CIFAR-100's ``train``, has 156 MB."""
@@ -67,12 +68,17 @@ def require_size(path: Path, name: str, size: int) -> None:
 
 
 def require_memory(path: Path, name: str, size: int) -> None:
-    """Refuse an array that does not fit in memory twice: as a member, and as the images made from it."""
-    free = free_memory()
+    """Refuse an array that does not fit in memory twice: as a member, and as the images made from it.
+
+    Each process of this machine reads it.
+    """
+    processes = local_processes()
+    free = free_memory() // processes
     if not 0 <= size <= min(MAX_ARRAY, max(free // 2, MAX_MEMBER)):
+        of_each = " for each process" * (processes > 1)
         raise UserError(
-            f"{path}: '{name}' has {size:,} bytes, and {free / 2**30:.1f} GiB of memory are free; store smaller "
-            "images, or a folder of image files, CLASS/FILE.png"
+            f"{path}: '{name}' has {size:,} bytes, and {free / 2**30:.1f} GiB of memory are free{of_each}; store "
+            "smaller images, or a folder of image files, CLASS/FILE.png"
         )
 
 

@@ -111,7 +111,12 @@ def _decode_all(
 
 
 def decode_image(
-    data: bytes, where: str, size: int | None = None, changes: Counter[str] | None = None
+    data: bytes,
+    where: str,
+    size: int | None = None,
+    changes: Counter[str] | None = None,
+    *,
+    of_any_size: bool = False,
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Decode an image file to RGB as a viewer shows it, uint8 [height, width, 3].
 
@@ -120,12 +125,13 @@ def decode_image(
         where: prefix of error messages.
         size: resize the image to this many pixels a side; None keeps the original size.
         changes: counts what was done to the stored pixels.
+        of_any_size: accept as large an image as one that is resized, for a caller that says what to do with it.
 
     Raises:
         UserError: the image is corrupt, too large, or has more than 8 bits per channel.
     """
     try:
-        image, changed = decode_rgb(data, FORMATS, to_be_resized=size is not None)
+        image, changed = decode_rgb(data, FORMATS, to_be_resized=of_any_size or size is not None)
         if changes is not None:
             changes.update(changed)
         return np.asarray(image if size is None else resize(image, size))

@@ -213,7 +213,7 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
         for name, data in read_members(source, row_of):
             advance(1)
             where = f"{source}: '{name}'"
-            image = decode_image(data, where, size, changes)
+            image = decode_image(data, where, size, changes, of_any_size=True)
             require_shape(where, image.shape, trained_on)
             images[row_of[name]] = image
             left.remove(name)

@@ -106,3 +106,13 @@ def test_an_array_may_be_larger_than_a_member_of_another_archive(
     assert len(open_quietly(str(tmp_path / "a.npz")).data.splits["train"]) == 9
     monkeypatch.setattr(archive_member, "MAX_ARRAY", 10_000)
     assert "store smaller images, or a folder of image files" in one_line(tmp_path / "a.npz")
+
+
+def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``predict`` reads the array in each of them."""
+    np.savez(tmp_path / "a.npz", x_train=build.random_images(9), y_train=np.arange(9))
+    monkeypatch.setattr(archive_member, "MAX_MEMBER", 10_000)
+    monkeypatch.setattr(archive_member, "free_memory", lambda: 9 * 32 * 32 * 3 * 5)
+    assert len(open_quietly(str(tmp_path / "a.npz")).data.splits["train"]) == 9
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert "bytes, and 0.0 GiB of memory are free for each process; store smaller" in one_line(tmp_path / "a.npz")

@@ -14,7 +14,7 @@ from PIL import Image
 from support import dataset_builders as build
 
 from cifar_dist.config import Config
-from cifar_dist.data.image import Lossless
+from cifar_dist.data.image import MAX_SIDE, Lossless
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
@@ -162,9 +162,15 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build.write_folder(tmp_path, images(2))
-    monkeypatch.setattr(predict_file, "decode_image", lambda *_: np.zeros((SIDE, SIDE, 3), np.uint8))
+    monkeypatch.setattr(predict_file, "decode_image", lambda *_, **__: np.zeros((SIDE, SIDE, 3), np.uint8))
     monkeypatch.setattr(predict_file, "read_members", lambda *_: [("0.png", b"")])
     assert refusal(trained, tmp_path) == f"{tmp_path} changed while it was being read; run the command again"
+
+
+def test_a_large_photo_is_to_be_resized_and_not_packed(trained: Trained, tmp_path: Path) -> None:
+    Image.new("RGB", (MAX_SIDE + 1, 8)).save(tmp_path / "0.png")
+    says = f"'0.png': an image is {MAX_SIDE + 1}x8x3, but the run was trained on 6x6x3; resize the images to 6x6"
+    assert refusal(trained, tmp_path) == f"{tmp_path}: {says}"
 
 
 def test_packed_images_of_another_size_or_split_are_refused_with_what_to_do(trained: Trained, tmp_path: Path) -> None:
