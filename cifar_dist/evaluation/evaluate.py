@@ -99,6 +99,7 @@ def evaluate(
         processes=ranks.world_size,
         plain_accuracy=predictions.plain_accuracy if predictions.labels is not None else None,
         tta_images=predictions.viewed if tta != "0" else 0,
+        fingerprint=data.fingerprint,
     )
     record(summary)
     ids = sample_ids(data, split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,12 +29,13 @@ class Summary:
         split, data, samples, classes: the data.
         tta: the views of each image, see ``eval.tta``.
         accuracy: fraction correct, None without labels.
-        loss: mean cross-entropy in nats, None without labels.
+        loss: mean cross-entropy in nats, None without labels; null in the file also if it is not finite.
         val_accuracy: of this checkpoint during training, None if it was not measured.
         seconds: wall time of the predictions.
         processes: number of processes that computed them.
         plain_accuracy: fraction correct without test-time augmentation, None without labels.
         tta_images: number of images that got all views, see ``eval.tta_below``.
+        fingerprint: of the data; empty in evaluations of earlier versions.
     """
 
     run: str
@@ -52,10 +53,12 @@ class Summary:
     processes: int
     plain_accuracy: float | None
     tta_images: int
+    fingerprint: str = ""
 
     def result(self) -> str:
         """Say the accuracy in words, and that of the images themselves beside it."""
-        tta = f"TTA {self.tta}" if self.tta_images in (0, self.samples) else f"TTA {self.tta} of {self.tta_images:,}"
+        is_of_all = self.tta == "0" or self.tta_images == self.samples
+        tta = f"TTA {self.tta}" if is_of_all else f"TTA {self.tta} of {self.tta_images:,}"
         if self.accuracy is None or self.plain_accuracy is None:
             return f"no labels, {tta}"
         if self.tta == "0":
@@ -80,9 +83,11 @@ _SUMMARY = TypeAdapter(Summary)
 def read_summary(path: Path) -> Summary | None:
     """Read a ``summary.json``; None if it is not what this version writes."""
     try:
-        return _SUMMARY.validate_json(path.read_bytes())
+        summary = _SUMMARY.validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+    diverged = summary.loss is None and summary.accuracy is not None
+    return replace(summary, loss=math.nan) if diverged else summary
 
 
 def write_evaluation(
@@ -119,7 +124,9 @@ def write_evaluation(
             arrays["labels"] = predictions.labels.numpy()
         with folder.probabilities.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        folder.summary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+        diverged = summary.loss is not None and not math.isfinite(summary.loss)
+        facts = asdict(replace(summary, loss=None) if diverged else summary)  # JSON has no nan
+        folder.summary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         weights.write(folder.weights.with_suffix(weights.suffix))
         write_sums(temporary)
     return target

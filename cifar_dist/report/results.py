@@ -9,6 +9,7 @@ from typing import Any
 
 from cifar_dist.config import Config
 from cifar_dist.config.saved import read_config
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.files import read_json
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.run_folder import RunFolder
@@ -135,6 +136,12 @@ def read_state(run: Path) -> str:
         return "training" if folder.in_use() else "killed"
     ends = {"": "not begun", "interrupted": "stopped", "finished": "incomplete"}
     return ends.get(last, last)
+
+
+def is_on_other_data(summary: Mapping[str, object], own: Manifest) -> bool:
+    """Whether an evaluation is on another dataset than that of its run; one of an earlier version has only its name."""
+    found = summary.get("fingerprint")
+    return found != own.fingerprint if found else summary.get("data") != own.name
 
 
 def count(facts: Mapping[str, object], name: str) -> int | None:

@@ -58,6 +58,12 @@ class EvaluationFolder:
         self.weights = path / "model.safetensors"
         self.figures = path / "figures"
 
+    @property
+    def written(self) -> str:
+        """When it was written, as its name says, so that the times of a copy do not matter; empty if it does not."""
+        found = re.search(r".*_(\d{8}-\d{6})_model_", self.path.name)
+        return found[1] if found else ""
+
 
 class RunFolder:
     """Paths inside ``runs/NAME``, and the state of the run that they show."""
@@ -168,8 +174,8 @@ class RunFolder:
         return [one for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
-        """List the run's evaluations by name, without those that a kill left incomplete."""
-        return [EvaluationFolder(path) for path in complete(self.evaluations)]
+        """List the run's evaluations, the oldest first, without those that a kill left incomplete."""
+        return sorted(map(EvaluationFolder, complete(self.evaluations)), key=lambda folder: folder.written)
 
     def leftovers(self) -> list[Path]:
         """List what a kill left incomplete outside ``checkpoints``, where one may be an intact checkpoint.

@@ -11,8 +11,9 @@ from typing import Final
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.errors import UserError, printable, quoted
-from cifar_dist.files import changed_files, folder_atomic, write_atomic
+from cifar_dist.files import changed_files, folder_atomic, read_json, write_atomic
 from cifar_dist.formatting import csv_text
+from cifar_dist.report.results import is_on_other_data
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import Entry
 
@@ -29,7 +30,7 @@ class BestModel:
         name: the checkpoint's, or ``final``.
         weights: their safetensors file, or its parts.
         val: validation accuracy, a fraction; None if it was not measured.
-        test: test accuracy of the run's final weights; None if it was not measured.
+        test: test accuracy of these weights; None if it was not measured.
     """
 
     entry: Entry
@@ -111,7 +112,8 @@ def _best_of(entry: Entry, warn: Callable[[str], None]) -> BestModel | None:
             path = checkpoint.named(folder.checkpoints, "best")
             state = checkpoint.read_state(path)
             if state.val_accuracy is not None or not folder.final.is_file():
-                return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, entry.test)
+                test = _test_accuracy(folder, entry.result.config.eval.split, path.name, state.step)
+                return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, test)
         except (UserError, checkpoint.CheckpointError) as error:
             warn(f"the final weights of {entry.path} stand for its best ones: {error}")
     if not folder.final.is_file():
@@ -120,6 +122,23 @@ def _best_of(entry: Entry, warn: Callable[[str], None]) -> BestModel | None:
         warn(f"{entry.path} is left out: {folder.final} is damaged; cifar-dist checkpoint verify {quoted(entry.path)}")
         return None
     return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test)
+
+
+def _test_accuracy(run: RunFolder, split: str, name: str, step: int) -> float | None:
+    """Return the accuracy of a checkpoint where it was evaluated as the final weights are; None if it was not."""
+    try:
+        own = run.read_manifest()
+    except UserError:
+        own = None
+    for evaluation in run.evaluation_folders():
+        summary = read_json(evaluation.summary)
+        evaluated = summary.get("checkpoint")
+        is_these = evaluated == name or (evaluated == FINAL and summary.get("step") == step)
+        if not is_these or summary.get("split") != split or (own and is_on_other_data(summary, own)):
+            continue
+        if isinstance(accuracy := summary.get("accuracy"), float):
+            return accuracy
+    return None
 
 
 def _rank(model: BestModel) -> tuple[float, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from support.file_limit import error_of
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.folder import Summary, write_evaluation
+from cifar_dist.evaluation.folder import Summary, read_summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.source_terms import sample_ids
 
@@ -72,6 +73,8 @@ def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_
     assert (plain.result(), plain.warning()) == ("accuracy 87.50 % without TTA", "")
     some = dataclasses.replace(better, tta_images=3)
     assert some.result() == "accuracy 87.50 % with TTA mirror of 3, 87.50 % without"
+    none = dataclasses.replace(better, tta_images=0)
+    assert none.result() == "accuracy 87.50 % with TTA mirror of 0, 87.50 % without"
     unknown = dataclasses.replace(SUMMARY, accuracy=None, plain_accuracy=None)
     assert (unknown.result(), unknown.warning()) == ("no labels, TTA mirror", "")
 
@@ -112,6 +115,15 @@ def test_without_labels_accuracy_is_none(tmp_path: Path, weights: WeightsCopy) -
     assert "_val_acc_unknown_" in folder.name
     assert sorted(np.load(folder / "probabilities.npz").files) == ["ids", "probabilities"]
     assert json.loads((folder / "summary.json").read_text())["accuracy"] is None
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_file(tmp_path: Path, weights: WeightsCopy) -> None:
+    summary = dataclasses.replace(SUMMARY, loss=math.nan)
+    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), weights, PREDICTED)
+    assert json.loads((folder / "summary.json").read_text())["loss"] is None
+    again = read_summary(folder / "summary.json")
+    assert again is not None
+    assert "training has diverged" in again.warning()
 
 
 def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: WeightsCopy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.runs.best_models import best_models
+from cifar_dist.runs.listing import describe
 from cifar_dist.runs.rename import rename
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm.options import Options
@@ -146,8 +149,22 @@ def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(runs: Path, capsy
         "a_val_acc_0.5000_step-00000003.safetensors",
         "3_a_val_acc_0.5000_step-00000003.safetensors",
     ]
+    assert [row["test_accuracy"] for row in rows] == ["0.6", "", ""], "0.9 is that of the final weights of a"
     weights = load_file(Path("best-models") / rows[1]["file"])
     assert torch.equal(weights["conv.weight"], averaged(3).weights["conv.weight"])
+    (final,) = Path("runs/a/evaluations").glob("*/summary.json")
+    summary = json.loads(final.read_text())
+    for name, about in (
+        ("a_val_acc_0_20261128-100000_model_b", {"checkpoint": "step-00000003", "accuracy": 0.8}),
+        ("a_val_acc_0_20261128-090000_model_c", {"checkpoint": "step-00000003", "accuracy": 0.7, "split": "val"}),
+    ):
+        (final.parent.parent / name).mkdir()
+        (final.parent.parent / name / "summary.json").write_text(json.dumps({**summary, **about}))
+    (a,) = best_models([describe(Path("runs/a"))], print)
+    assert a.test == 0.8
+    final.write_text(json.dumps({**summary, "step": 3}))
+    (a,) = best_models([describe(Path("runs/a"))], print)
+    assert a.test == 0.9, "the final weights are those of this step"
     assert cli.run(["runs", "best", "--top", "1"]) == 0, "the folder is written anew"
     assert len(list(Path("best-models").iterdir())) == 2
     with pytest.raises(UserError, match=r"runs exists and has no models\.csv; use another --out"):
