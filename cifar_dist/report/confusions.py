@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.formatting import percent
-from cifar_dist.report.evaluation import NAMED_CLASSES, Evaluation, ImageOf, confusion_matrix
+from cifar_dist.report.evaluation import CELL, FULL_CELL, NAMED_CLASSES, Evaluation, ImageOf, confusion_matrix
 from cifar_dist.report.page import escape, png_url
 
 CSS = """
@@ -22,15 +22,20 @@ CSS = """
 .matrix { width: auto; font-size: 13px; }
 .matrix th, .matrix td { padding: 0; border: 0; }
 .matrix thead th { vertical-align: bottom; padding-bottom: 6px; }
-.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block; }
+.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block;
+  max-height: 200px; text-align: left; }
 .matrix thead th, .matrix td { min-width: 34px; text-align: center; }
 .matrix tbody th { padding-right: 10px; }
-.matrix td { height: 34px; background: color-mix(in srgb, var(--accent) var(--share, 0%), transparent); }
-.matrix a { display: block; line-height: 34px; color: var(--ink); text-decoration: none; }
-.matrix .right a { color: var(--paper); font-weight: 600; }
+.matrix th { white-space: normal; overflow-wrap: anywhere; max-width: 200px; }
+.matrix td { height: 34px; }
+.matrix a { display: block; line-height: 34px; color: #000; text-decoration: none; }
+.matrix .full a { color: #fff; }
+.matrix .right a { font-weight: 600; }
+@media (prefers-color-scheme: dark) { .matrix a { color: #fff; } }
 .matrix a:hover, .matrix a:focus { outline: 2px solid var(--ink); outline-offset: -2px; }
 .galleries section { display: none; scroll-margin-top: 96px; }
-.galleries section:target, .galleries:not(:has(:target)) section:first-child { display: block; }
+.galleries section:target { display: block; }
+.galleries:not(:has(:target)) section:first-child { display: block; }  /* apart: not every browser has :has */
 .galleries h4 { font-size: 15px; margin: 0; overflow-wrap: anywhere; }
 .images { display: flex; flex-wrap: wrap; gap: 10px; }
 figure { margin: 0; width: 72px; text-align: center; color: var(--soft); font-size: 12.5px; }
@@ -79,14 +84,16 @@ def explore_confusions(evaluation: Evaluation, labels: NDArray[np.int64], image_
         name: begins the names of its elements, and is unique on the page.
     """
     galleries = list(_choose(evaluation, labels, name))
+    heading = f'<h3 id="{name}">What was taken for what</h3>\n'
+    if not galleries:
+        return f'{heading}<p class="soft">No image was taken for one of another class.</p>\n'
     if evaluation.probabilities.shape[1] > NAMED_CLASSES:
         numbers, what = _pairs(evaluation, galleries), "the most frequent confusions"
     else:
         numbers, what = _matrix(evaluation, labels, galleries), "rows are true classes, columns predicted ones"
     shown = "".join(_show(evaluation, gallery, image_of) for gallery in galleries)
     return (
-        f'<h3 id="{name}">What was taken for what</h3>\n'
-        f'<p class="soft">Select a number to see its images; {what}.</p>\n'
+        f'{heading}<p class="soft">Select a number to see its images; {what}.</p>\n'
         f'<div class="confusions"><div class="scroll">{numbers}</div><div class="galleries">{shown}</div></div>\n'
     )
 
@@ -126,7 +133,7 @@ def _matrix(evaluation: Evaluation, labels: NDArray[np.int64], galleries: Sequen
     classes = evaluation.probabilities.shape[1]
     counts = np.bincount(labels, minlength=classes)
     found = {(gallery.true, gallery.predicted): gallery for gallery in galleries}
-    names = [escape(evaluation.name(label)) for label in range(classes)]
+    names = [escape(evaluation.full_name(label)) for label in range(classes)]
     head = "".join(f'<th scope="col"><span>{name}</span></th>' for name in names)
     rows = []
     for true, name in enumerate(names):
@@ -137,16 +144,19 @@ def _matrix(evaluation: Evaluation, labels: NDArray[np.int64], galleries: Sequen
                 cells.append("<td></td>")
                 continue
             share = gallery.count / counts[true]
-            kind = ' class="right"' if true == predicted else ""
-            cells.append(f'<td{kind} style="--share:{100 * share**0.5:.0f}%">{_link(evaluation, gallery)}</td>')
+            kinds = {"right": true == predicted, "full": share >= FULL_CELL}
+            kind = " ".join(name for name, applies in kinds.items() if applies)
+            colour = f"{CELL}{round(255 * share**0.5):02x}"  # the less of it, the more of the page shows
+            cells.append(f'<td class="{kind}" style="background:{colour}">{_link(evaluation, gallery)}</td>')
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
     return f'<table class="matrix"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _pairs(evaluation: Evaluation, galleries: Sequence[_Gallery]) -> str:
     rows = "".join(
-        f'<tr><td class="text">{escape(evaluation.name(gallery.true))}</td>'
-        f'<td class="text">{escape(evaluation.name(gallery.predicted))}</td><td>{_link(evaluation, gallery)}</td></tr>'
+        f'<tr><td class="text">{escape(evaluation.full_name(gallery.true))}</td>'
+        f'<td class="text">{escape(evaluation.full_name(gallery.predicted))}</td>'
+        f"<td>{_link(evaluation, gallery)}</td></tr>"
         for gallery in galleries
     )
     head = '<tr><th class="text">true</th><th class="text">predicted</th><th>images</th></tr>'
@@ -159,7 +169,7 @@ def _link(evaluation: Evaluation, gallery: _Gallery) -> str:
 
 def _say(evaluation: Evaluation, gallery: _Gallery) -> str:
     """Say what a gallery counts."""
-    true, predicted = evaluation.name(gallery.true), evaluation.name(gallery.predicted)
+    true, predicted = evaluation.full_name(gallery.true), evaluation.full_name(gallery.predicted)
     what = f"{true}, predicted as {predicted}" if gallery.true != gallery.predicted else f"{true}, correctly predicted"
     return f"{what}: {gallery.count:,} {'image' if gallery.count == 1 else 'images'}"
 
@@ -178,7 +188,7 @@ def _show(evaluation: Evaluation, gallery: _Gallery, image_of: ImageOf) -> str:
 def _figure(evaluation: Evaluation, sample: int, image_of: ImageOf) -> str:
     probabilities = evaluation.probabilities[sample]
     best = np.argsort(-probabilities, kind="stable")[:_BEST].tolist()
-    said = ", ".join(f"{evaluation.name(label)} {percent(probabilities[label], 0)}" for label in best)
+    said = ", ".join(f"{evaluation.full_name(label)} {percent(probabilities[label], 0)}" for label in best)
     title = escape(f"{evaluation.ids[sample]}: {said}")
     return (
         f'<figure title="{title}"><img alt="{title}" src="{png_url(_png(image_of(sample)))}">'

@@ -18,7 +18,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.report.predictions import draw_predictions
 from cifar_dist.report.sheet import Grid, sheet
-from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, PAPER, PERCENT, RED, bare, figure, short_names
+from cifar_dist.report.style import BLUE, GREY, ORANGE, PAPER, PERCENT, RED, bare, figure, short_names
 from cifar_dist.run_folder import EvaluationFolder
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
@@ -28,6 +28,10 @@ _MOST = 24  # images on a sheet
 _MISTAKES = Grid(columns=8, width=1.45, height=1.78)
 _CAPTION, _IMAGE = 0.34, 1.33  # inches
 _BINS = 10
+CELL = "#33628f"
+"""Colour of a cell of the confusion matrix that has all images of its row; one of fewer has the root of its share."""
+FULL_CELL = 0.73
+"""Share of a row from which the number of a cell on paper is white: below, black has more contrast."""
 NAMED_CLASSES = 30
 """With more classes, the names and numbers of a matrix would be illegible."""
 
@@ -61,11 +65,16 @@ class Evaluation:
         return highest
 
     def name(self, label: int) -> str:
+        """Return the class's name, shortened for a picture, or its number if it has none."""
+        return self._short_names[label] if label < len(self._short_names) else str(label)
+
+    def full_name(self, label: int) -> str:
         """Return the class's name, or its number if it has none."""
-        return self._names[label] if label < len(self._names) else str(label)
+        names = self.summary.get("classes") or []
+        return str(names[label]) if label < len(names) else str(label)
 
     @functools.cached_property
-    def _names(self) -> list[str]:
+    def _short_names(self) -> list[str]:
         return short_names([str(name) for name in self.summary.get("classes") or []], 14)
 
 
@@ -131,7 +140,7 @@ def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
     with figure(path, side + 0.6, side) as drawing:
         axes = drawing.subplots()
         bare(axes)
-        axes.imshow(share**0.5, cmap=LinearSegmentedColormap.from_list("", [PAPER, BLUE]), vmin=0, vmax=1)
+        axes.imshow(share**0.5, cmap=LinearSegmentedColormap.from_list("", [PAPER, CELL]), vmin=0, vmax=1)
         axes.set_title("Confusion matrix")
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
@@ -149,7 +158,7 @@ def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
                     va="center",
                     fontsize=8.5 if classes <= 12 else 6,
                     fontweight="bold" if row == column else "normal",
-                    color=PAPER if share[row, column] > 0.35 else INK,
+                    color="#FFFFFF" if share[row, column] >= FULL_CELL else "#000000",
                 )
     return path
 

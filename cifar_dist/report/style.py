@@ -138,16 +138,21 @@ def bare(axes: Axes) -> None:
 
 
 def short_names(names: Sequence[str], length: int) -> list[str]:
-    """Shorten names of classes: those that begin alike in the middle, so that they remain different."""
+    """Shorten names of classes so that they remain different.
+
+    Those that begin alike are shortened in the middle; those that end alike too get their number as their end.
+    """
     lines = [_line(name) for name in names]
-    cut = [short(line, length) for line in lines]
-    count, tail = Counter(cut), (length - 1) // 2
-    return [
-        f"{_beginning(line, length - 1 - tail)}…{_beginning(line[::-1], tail)[::-1]}"
-        if one != line and count[one] > 1
-        else one
-        for line, one in zip(lines, cut, strict=True)
-    ]
+    tail = (length - 1) // 2
+    ends = [_beginning(line[::-1], tail)[::-1] for line in lines]
+    found = [short(line, length) for line in lines]
+    for beside in (ends, list(map(str, range(len(lines))))):
+        count = Counter(found)
+        found = [
+            f"{_beginning(line, length - 1 - max(tail, len(end)))}…{end}" if one != line and count[one] > 1 else one
+            for line, one, end in zip(lines, found, beside, strict=True)
+        ]
+    return found
 
 
 def short(text: str, length: int) -> str:

@@ -9,13 +9,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_dist.report.confusions import explore_confusions
+from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.evaluation import Evaluation
+from cifar_dist.report.page import page as html_page
 
 HOSTILE = '<script>alert("x")</script>&"'
 
@@ -32,6 +34,17 @@ def evaluation(predicted: list[int], classes: int, names: list[str] | None = Non
 
 def image_of(sample: int) -> NDArray[np.uint8]:
     return np.full((4, 6, 3), sample % 256, np.uint8)
+
+
+def rgb(colour: str) -> NDArray[np.float64]:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    return np.array([int(digits[place : place + 2], 16) for place in (0, 2, 4)]) / 255
+
+
+def contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    linear = [np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in (one, other)]
+    light = sorted(float(c @ (0.2126, 0.7152, 0.0722)) + 0.05 for c in linear)
+    return light[1] / light[0]
 
 
 class Explorer(HTMLParser):
@@ -87,6 +100,41 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed_and_the_images_
     assert min(page.numbers.values()) > 20
     assert 500 < sum(map(len, page.galleries.values())) <= 600
     assert "class-10" in text
+
+
+def test_many_classes_without_a_mistake_have_no_empty_table() -> None:
+    text = explore_confusions(evaluation([*range(40)], 40), np.arange(40), image_of, "x")
+    assert "table" not in Explorer(text).tags
+    assert "Select" not in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_number_of_the_matrix_can_be_read(scheme: str) -> None:
+    """A contrast of at least 4.5, see https://www.w3.org/TR/WCAG21/#contrast-minimum."""
+    dark = scheme == "dark"
+    paper = re.findall(r"--paper: (#\w{6})", html_page("", ""))[dark]
+    ink = re.findall(r"\.matrix a {[^}]* color: (#\w+);", CSS)[dark]
+    (full,) = re.findall(r"\.matrix \.full a { color: (#\w+);", CSS)
+    for right in range(1, 101):
+        predicted = np.repeat([0, 1], [right, 100 - right])
+        text = explore_confusions(evaluation(predicted.tolist(), 2), np.zeros(100, np.int64), image_of, "x")
+        for kind, colour, share, count in re.findall(
+            r'<td class="([a-z ]*)" style="background:(#\w{6})(\w\w)"><a [^>]*>(\d+)', text
+        ):
+            part = int(share, 16) / 255
+            cell = part * rgb(colour) + (1 - part) * rgb(paper)
+            assert contrast(cell, rgb(full if "full" in kind else ink)) >= 4.5, (kind, count)
+
+
+def test_a_gallery_opens_where_has_is_unknown() -> None:
+    rules = re.findall(r"^([^{}@]*){[^{}]*display: block", CSS, re.MULTILINE)
+    assert [rule for rule in rules if ":target" in rule and ":has" in rule and "," in rule] == []
+
+
+def test_names_of_classes_are_whole_and_not_cut_to_the_same() -> None:
+    names = [f"A_long_beginning_{one}_a_long_ending" for one in "ab"]
+    text = explore_confusions(evaluation([0, 1], 2, names), np.array([0, 1]), image_of, "x")
+    assert all(text.count(name) >= 2 for name in names)
 
 
 def test_names_of_classes_are_text() -> None:

@@ -245,6 +245,8 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
 def test_shortened_names_of_classes_remain_different() -> None:
     names = ["Black_throated_Sparrow", "Black_throated_Blue_Warbler", "Laysan_Albatross", "cat"]
     assert short_names(names, 14) == ["Black_t…parrow", "Black_t…arbler", "Laysan_Albatr…", "cat"]
+    alike = [f"A_long_beginning_{one}_a_long_ending" for one in "bcd"]
+    assert short_names([*alike, alike[0][:14]], 14) == ["A_long_…0", "A_long_…1", "A_long_…2", alike[0][:14]]
     wide = ["\u732b" * 7, "\u732b" * 8, "\u72ac" * 9 + "1", "\u72ac" * 9 + "2"]  # two columns a letter
     assert short_names(wide, 14) == [
         *(wide[0], "\u732b" * 6 + "…"),
