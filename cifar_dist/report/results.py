@@ -10,6 +10,7 @@ from typing import Any
 from cifar_dist.config import Config
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
 from cifar_dist.files import read_json
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.run_folder import RunFolder
@@ -138,8 +139,23 @@ def read_state(run: Path) -> str:
     return ends.get(last, last)
 
 
-def is_on_other_data(summary: Mapping[str, object], own: Manifest) -> bool:
-    """Whether an evaluation is on another dataset than that of its run; one of an earlier version has only its name."""
+def own_data_of(run: RunFolder) -> Manifest | None:
+    """Read the manifest of the data that a run was trained on; None if it is missing or damaged."""
+    try:
+        return run.read_manifest()
+    except UserError:
+        return None
+
+
+def is_on_other_data(summary: Mapping[str, object], own: Manifest | None) -> bool:
+    """Whether an evaluation is on another dataset than its run's, as far as that is known.
+
+    Args:
+        summary: of the evaluation; that of an earlier version has only the name of its data.
+        own: the data of the run.
+    """
+    if own is None:
+        return False
     found = summary.get("fingerprint")
     return found != own.fingerprint if found else summary.get("data") != own.name
 

@@ -26,7 +26,7 @@ from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, page, section
-from cifar_dist.report.results import count
+from cifar_dist.report.results import count, is_on_other_data, own_data_of, read_state
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, RunFolder
 from cifar_dist.terminal.notice import notice
@@ -64,24 +64,26 @@ def write_report(run: Path) -> Path:
     if lr_curve is not None:
         curves.append(draw_lr_curve(lr_curve, folder.lr_curve_picture))
     rows = EpochTable(records).rows()
-    evaluations = _evaluations(folder)
+    evaluations, own_data = _evaluations(folder), own_data_of(folder)
     if evaluations and (missing := _missing_data(folder)):
         notice(printable(missing))
+    shown, others = evaluations[:_EVALUATIONS_SHOWN], evaluations[_EVALUATIONS_SHOWN:]
 
     parts = [
-        _headline(run, rows, evaluations, events),
+        _headline(run, rows, evaluations, events, own_data),
         _facts(run_facts, rows, events, usage),
         section("Training", embed(path for path in curves if path.name != "overview.png")),
-        *(_evaluation(folder, one, f"confusions-{n}") for n, one in enumerate(evaluations[:_EVALUATIONS_SHOWN], 1)),
+        *(_evaluation(folder, one, f"confusions-{n}", own_data) for n, one in enumerate(shown, 1)),
+        section("Older evaluations", _list(others, own_data)) if others else "",
         section("Epochs", _epochs(rows)) if rows else "",
         section("What happened", _events(events)) if events else "",
         section("Settings", f"<pre>{escape(config_text)}</pre>"),
         section("Environment", f"<pre>{escape(json.dumps(environment, indent=2, ensure_ascii=False))}</pre>"),
     ]
-    name = escape(quoted(run.name))
+    typed = escape(quoted(run.name if run.parent == Path("runs") else run))
     footer = (
         "<footer>Written by cifar-dist from the run folder; "
-        f"write it again with <code>cifar-dist report {name}</code>.</footer>"
+        f"write it again with <code>cifar-dist report {typed}</code>.</footer>"
     )
     write_atomic(folder.report, page(run.name, "".join(parts) + "\n" + footer, CSS))
     return folder.report
@@ -91,21 +93,21 @@ def write_report(run: Path) -> Path:
 
 
 def _evaluations(folder: RunFolder) -> list[Evaluation]:
-    """Read the run's complete evaluations: the final one first, then the newest first."""
-    found = []
+    """Read the run's complete evaluations: the one that ended the run first, then the newest first."""
+    found, final = [], folder.final_evaluation()
     for evaluation in reversed(folder.evaluation_folders()):
         try:
             found.append(read_evaluation(evaluation.path))
         except UserError:
             continue
-    return sorted(found, key=lambda evaluation: evaluation.summary.get("checkpoint") != FINAL)
+    return sorted(found, key=lambda evaluation: final is None or evaluation.folder != final.path)
 
 
 def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
     """Open the evaluated images; None if their packed dataset is no longer in its place."""
     try:
         here = Manifest.load(read_config(folder.config).data.path)
-        if here.fingerprint != folder.read_manifest().fingerprint or evaluation.summary.get("data") != here.name:
+        if here.fingerprint != folder.read_manifest().fingerprint or is_on_other_data(evaluation.summary, here):
             return None
         reader = ShardReader(here, str(evaluation.summary.get("split")))
         if len(reader) != len(evaluation.probabilities):
@@ -137,27 +139,48 @@ def _missing_data(folder: RunFolder) -> str:
 
 
 def _headline(
-    run: Path, rows: Sequence[EpochRow], evaluations: Sequence[Evaluation], events: Sequence[timeline.Event]
+    run: Path,
+    rows: Sequence[EpochRow],
+    evaluations: Sequence[Evaluation],
+    events: Sequence[timeline.Event],
+    own_data: Manifest | None,
 ) -> str:
-    known = [evaluation for evaluation in evaluations if isinstance(evaluation.summary.get("accuracy"), float)]
+    known = [
+        evaluation.summary
+        for evaluation in evaluations
+        if isinstance(evaluation.summary.get("accuracy"), float) and not is_on_other_data(evaluation.summary, own_data)
+    ]
+    state = read_state(run)
     best = max((row.val_accuracy for row in rows if row.val_accuracy == row.val_accuracy), default=None)
     if known:
-        summary = known[0].summary
-        value = _percent(summary["accuracy"])
-        tta = str(summary.get("tta"))
-        views = "one view of each image" if tta == "0" else f"test-time augmentation {escape(tta)}"
-        beside = f"accuracy on {_count(summary.get('samples'))} {escape(str(summary.get('split')))} images, {views}"
+        value = _percent(known[0]["accuracy"])
+        beside = _about_accuracy(known[0])
         if best is not None:
             beside += f"<br>best validation accuracy {_percent(best)}"
     elif best is not None:
-        value, beside = _percent(best), "best validation accuracy so far"
+        value, beside = _percent(best), "best validation accuracy" + " so far" * (state != "finished")
     else:
         value, beside = "", "not evaluated yet"
     end = timeline.last_of_a_process(events)
-    if end is not None and end.kind not in ("started", "resumed", "finished"):
+    if state == "killed":  # which only the next start records
+        beside += f"<br>killed after step {rows[-1].step:,}" if rows else "<br>killed"
+    elif end is not None and end.kind not in ("started", "resumed", "finished"):
         beside += f"<br>{end.kind} after step {end.step:,}"
     number = f'<span class="figure">{value.replace(" %", "")}<small>&thinsp;%</small></span>' if value else ""
     return f'<h1>{escape(run.name)}</h1>\n<div class="headline">{number}<span class="beside">{beside}</span></div>\n'
+
+
+def _about_accuracy(summary: Mapping[str, object]) -> str:
+    weights = "" if summary.get("checkpoint") == FINAL else f" of {escape(str(summary.get('checkpoint')))}"
+    views = "one view of each image" if summary.get("tta") == "0" else f"test-time augmentation {_views(summary)}"
+    return f"accuracy{weights} on {_count(summary.get('samples'))} {escape(str(summary.get('split')))} images, {views}"
+
+
+def _views(summary: Mapping[str, object]) -> str:
+    """Say the views of an evaluation, and how many images got them where it was not all."""
+    viewed = summary.get("tta_images", summary.get("samples"))
+    some = summary.get("tta") != "0" and viewed != summary.get("samples")
+    return escape(str(summary.get("tta"))) + (f" of {_count(viewed)} images" if some else "")
 
 
 def _facts(
@@ -186,22 +209,43 @@ def _facts(
     return f'<dl class="facts">{cards}</dl>\n' if cards else ""
 
 
-def _evaluation(folder: RunFolder, evaluation: Evaluation, name: str) -> str:
+def _evaluation(folder: RunFolder, evaluation: Evaluation, name: str, own_data: Manifest | None) -> str:
     image_of = _images(folder, evaluation)
     pictures = draw_evaluation(evaluation, image_of)
     confusions = ""
     if image_of is not None and evaluation.labels is not None:
         confusions = explore_confusions(evaluation, evaluation.labels, image_of, name)
-    summary = evaluation.summary
-    accuracy = summary.get("accuracy")
-    title = f"{summary.get('checkpoint')} on {summary.get('split')}"
-    title += f": {_percent(accuracy)}" if isinstance(accuracy, float) else ""
     sheets = [path for name in _SHEETS if (path := EvaluationFolder(evaluation.folder).figures / name).is_file()]
     charts = [path for path in pictures if path not in sheets and not (confusions and path.name == "confusion.png")]
+    about = f"<p>{_about(evaluation)}</p>"
+    return section(_title(evaluation, own_data), about + embed(wide=sheets) + confusions + embed(charts))
+
+
+def _list(evaluations: Sequence[Evaluation], own_data: Manifest | None) -> str:
+    rows = "".join(
+        f'<tr><td class="text">{escape(_title(one, own_data))}</td><td class="text">{_about(one)}</td></tr>'
+        for one in evaluations
+    )
+    return _table(f"<tbody>{rows}</tbody>", len(evaluations), "evaluations")
+
+
+def _title(evaluation: Evaluation, own_data: Manifest | None) -> str:
+    """Say the weights, the data where these are not the run's, and the accuracy."""
+    summary = evaluation.summary
+    title = f"{summary.get('checkpoint')} on {summary.get('split')}"
+    if is_on_other_data(summary, own_data):
+        fingerprint = summary.get("fingerprint")
+        title += f" of {summary.get('data')}" + (f" ({fingerprint})" if fingerprint else "")
+    accuracy = summary.get("accuracy")
+    title += f": {_percent(accuracy)}" if isinstance(accuracy, float) else ""
+    return title[:1].upper() + title[1:]
+
+
+def _about(evaluation: Evaluation) -> str:
+    summary = evaluation.summary
     plain = summary.get("plain_accuracy")
     beside = f" ({_percent(plain)} without)" if isinstance(plain, float) and summary.get("tta") != "0" else ""
-    about = f"<p>TTA {escape(str(summary.get('tta')))}{beside}, in <code>{escape(evaluation.folder.name)}</code></p>"
-    return section(title[:1].upper() + title[1:], about + embed(wide=sheets) + confusions + embed(charts))
+    return f"TTA {_views(summary)}{beside}, in <code>{escape(evaluation.folder.name)}</code>"
 
 
 def _epochs(rows: Sequence[EpochRow]) -> str:
@@ -215,7 +259,7 @@ def _epochs(rows: Sequence[EpochRow]) -> str:
     body = "".join(
         f"<tr{mark if row is best else ''}>"
         f"<td>{row.epoch + 1}</td><td>{_number(row.train_loss)}</td><td>{_percent(row.train_accuracy)}</td>"
-        f"<td>{_number(row.val_loss)}</td><td>{_percent(row.val_accuracy)}</td><td>{row.lr:.4g}</td>"
+        f"<td>{_number(row.val_loss)}</td><td>{_percent(row.val_accuracy)}</td><td>{_rate(row.lr)}</td>"
         f"<td>{_count(round(row.images_per_second)) if row.images_per_second == row.images_per_second else ''}</td>"
         f"<td>{duration(row.seconds)}</td></tr>"
         for row in rows
@@ -249,6 +293,10 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return loss_figure(value) if value == value else ""
+
+
+def _rate(value: float) -> str:
+    return f"{value:.4g}" if value == value else ""
 
 
 def _count(value: object) -> str:

@@ -13,7 +13,7 @@ from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import changed_files, folder_atomic, read_json, write_atomic
 from cifar_dist.formatting import csv_text
-from cifar_dist.report.results import is_on_other_data
+from cifar_dist.report.results import is_on_other_data, own_data_of
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import Entry
 
@@ -126,15 +126,12 @@ def _best_of(entry: Entry, warn: Callable[[str], None]) -> BestModel | None:
 
 def _test_accuracy(run: RunFolder, split: str, name: str, step: int) -> float | None:
     """Return the accuracy of a checkpoint where it was evaluated as the final weights are; None if it was not."""
-    try:
-        own = run.read_manifest()
-    except UserError:
-        own = None
+    own = own_data_of(run)
     for evaluation in run.evaluation_folders():
         summary = read_json(evaluation.summary)
         evaluated = summary.get("checkpoint")
         is_these = evaluated == name or (evaluated == FINAL and summary.get("step") == step)
-        if not is_these or summary.get("split") != split or (own and is_on_other_data(summary, own)):
+        if not is_these or summary.get("split") != split or is_on_other_data(summary, own):
             continue
         if isinstance(accuracy := summary.get("accuracy"), float):
             return accuracy

@@ -161,7 +161,7 @@ class RunConsole:
             "train acc": _percent(row.train_accuracy),
             "val loss": _number(row.val_loss),
             "val acc": _percent(row.val_accuracy),
-            "lr": f"{row.lr:.3g}",
+            "lr": f"{row.lr:.3g}" if math.isfinite(row.lr) else "-",
             "images/s": _count(row.images_per_second),
             "time": clock(row.seconds),
         }

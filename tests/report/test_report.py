@@ -29,7 +29,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
-from cifar_dist.report import curves, overlay, usage
+from cifar_dist.report import curves, overlay, run_page, usage
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.run_page import write_report
 from cifar_dist.report.sheet import sheet
@@ -166,6 +166,79 @@ def test_without_the_dataset_the_sheets_remain_and_it_is_named(
     assert "is not at not/here" in note
 
 
+def evaluate_again(run: Path, time: str, **about: object) -> Path:
+    """Copy the evaluation of a run as if it was written later, and is of something else."""
+    (final, *_) = sorted((run / "evaluations").iterdir())
+    copy = run / "evaluations" / re.sub(r"_\d{8}-\d{6}_", f"_{time}_", final.name.replace("0.9000", "0.1000"))
+    shutil.copytree(final, copy)
+    summary = json.loads((final / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps({**summary, **about}))
+    return copy
+
+
+def titles(run: Path) -> list[str]:
+    """Draw the report; return the titles of its evaluations."""
+    return [title for title in re.findall(r"<h2>(.*?)</h2>", write_report(run).read_text()) if " on test" in title]
+
+
+def test_the_evaluation_that_ended_the_run_is_first_then_the_newest(
+    digits: Path, tmp_path: Path, undrawn: None
+) -> None:
+    run = make_run(tmp_path, digits)
+    (run / "metrics.jsonl").unlink()  # to draw less
+    for day, accuracy in (("02", 0.2), ("03", 0.3), ("04", 0.4)):
+        evaluate_again(run, f"209901{day}-000000", checkpoint="step-00000020", accuracy=accuracy)
+    shown = ["Final on test: 85.70 %", "Step-00000020 on test: 40.00 %", "Step-00000020 on test: 30.00 %"]
+    assert titles(run) == shown
+    page = Tags((run / "report.html").read_text())
+    assert "Older evaluations" in page.text
+    assert "Step-00000020 on test: 20.00 %" in page.text
+    (final,) = [path for path in (run / "evaluations").iterdir() if "_0.9000_" in path.name]
+    shutil.rmtree(final)
+    assert titles(run)[0] == shown[1]
+    assert "accuracy of step-00000020 on " in Tags((run / "report.html").read_text()).text
+
+
+def test_an_evaluation_on_other_data_is_marked_and_is_no_headline(digits: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, digits)
+    (run / "metrics.jsonl").unlink()  # to draw less
+    (final,) = (run / "evaluations").iterdir()
+    summary = json.loads((final / "summary.json").read_text())
+    with_images = Tags(write_report(run).read_text()).tags.count("figure")
+    assert with_images
+    (final / "summary.json").write_text(json.dumps({**summary, "fingerprint": "0123456789abcdef"}))
+    shutil.rmtree(final / "figures")
+    assert titles(run) == [f"Final on test of {summary['data']} (0123456789abcdef): 85.70 %"]
+    page = Tags((run / "report.html").read_text())
+    assert "not evaluated yet" in page.text
+    assert "figure" not in page.tags, "the images of the run's data are not what was evaluated"
+    (final / "summary.json").write_text(json.dumps({**summary, "data": "cifar10.1", "fingerprint": ""}))
+    assert titles(run) == ["Final on test of cifar10.1: 85.70 %"]
+
+
+def test_views_of_some_images_only_are_said(digits: Path, tmp_path: Path, undrawn: None) -> None:
+    run = make_run(tmp_path, digits)
+    (run / "metrics.jsonl").unlink()  # to draw less
+    (final,) = (run / "evaluations").iterdir()
+    summary = json.loads((final / "summary.json").read_text())
+    (final / "summary.json").write_text(json.dumps({**summary, "tta": "8", "tta_images": 12}))
+    text = Tags(write_report(run).read_text()).text
+    assert "test-time augmentation 8 of 12 images" in text
+    assert "TTA 8 of 12 images (85.70 % without)" in text
+
+
+def test_the_command_below_the_page_names_the_run(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    run = make_run(tmp_path / "runs", digits)
+    shutil.rmtree(run / "evaluations")  # to draw less
+    (run / "metrics.jsonl").unlink()
+    assert f"<code>cifar-dist report {run}</code>" in write_report(run).read_text()
+    monkeypatch.chdir(tmp_path)
+    assert "<code>cifar-dist report some-run</code>" in write_report(Path("runs/some-run")).read_text()
+
+
 def test_epochs_that_lost_their_metrics_have_no_speed(digits: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, digits)
     shutil.rmtree(run / "evaluations")  # to draw less
@@ -173,7 +246,9 @@ def test_epochs_that_lost_their_metrics_have_no_speed(digits: Path, tmp_path: Pa
     (run / "metrics.jsonl").write_text(
         "".join(line for line in lines if '"train"' not in line or '"epoch":2' not in line)
     )
-    assert "<dt>images per second</dt><dd>1,000</dd>" in write_report(run).read_text()
+    page = write_report(run).read_text()
+    assert "<dt>images per second</dt><dd>1,000</dd>" in page
+    assert ">nan<" not in page
 
 
 @pytest.mark.parametrize("part", [slice(0), slice(100), slice(-60)])
@@ -326,6 +401,32 @@ def test_curves_and_headline_say_how_a_process_ended(digits: Path, tmp_path: Pat
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), "failed", 1234))
     assert "<br>failed after step 1,234" in write_report(run).read_text()
     assert drawn[-2].axes[0].get_legend().get_texts()[-1].get_text() == "killed, failed"
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures."""
+    for name, nothing in (
+        ("draw_curves", []),
+        ("draw_usage", None),
+        ("draw_evaluation", []),
+        ("explore_confusions", ""),
+    ):
+        monkeypatch.setattr(run_page, name, lambda *_, nothing=nothing: nothing)
+
+
+def test_the_headline_says_that_a_run_was_killed_or_is_finished(digits: Path, tmp_path: Path, undrawn: None) -> None:
+    run = make_run(tmp_path, digits)
+    shutil.rmtree(run / "evaluations")
+    timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), "resumed", 20))
+    page = write_report(run).read_text()
+    assert "best validation accuracy so far<br>killed after step 30" in page, "which the next start will record"
+    (run / "final").mkdir()
+    (run / "final" / "model.safetensors").touch()
+    (run / "manifest.json").write_text('{"splits": {"train": [], "val": []}}')
+    page = write_report(run).read_text()
+    assert "killed after" not in page
+    assert "best validation accuracy<" in page, "it is finished: its data has no split to evaluate at the end"
 
 
 def test_a_run_that_cannot_be_written_is_refused_with_a_remedy(digits: Path) -> None:

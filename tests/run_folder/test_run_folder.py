@@ -63,6 +63,17 @@ def test_an_earlier_or_incomplete_evaluation_does_not_finish_a_run(
     assert not folder.is_finished()
 
 
+def test_evaluations_are_listed_by_their_times_whatever_the_run_was_called(tmp_path: Path) -> None:
+    names = [
+        "z_val_acc_0.1000_20260101-000000_model_final",
+        "a_val_acc_0.9000_20260102-000000_model_final",
+        "a_val_acc_0.2000_20260103-000000_model_step-00000001",
+    ]
+    for name in names:
+        (tmp_path / "evaluations" / name).mkdir(parents=True)
+    assert [one.path.name for one in RunFolder(tmp_path).evaluation_folders()] == names
+
+
 def test_the_remains_of_a_kill_are_removed_at_the_next_start(tmp_path: Path, manifest: Manifest) -> None:
     open_and_end(tmp_path, CONFIG, manifest)
     left = [
