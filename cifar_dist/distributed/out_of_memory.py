@@ -40,19 +40,23 @@ def explained(describe: Callable[[], str]) -> Iterator[None]:
 def describe_training(train: TrainConfig, engine: str, world_size: int) -> str:
     """Name the batch and the engine of a training step, and settings of which it needs less memory."""
     size, parts = train.batch_size, train.parts_of_batch(world_size)
+    ways = ways_to_smaller_steps(train, engine, world_size, " with another --run.name")
+    return f"in a training step of {size:,} images, {size // parts:,} at once, with {engine}; use {ways}"
+
+
+def ways_to_smaller_steps(train: TrainConfig, engine: str, world_size: int, otherwise: str = "") -> str:
+    """Name settings with which a training step needs less memory; ``otherwise`` follows those that change results."""
+    size, parts = train.batch_size, train.parts_of_batch(world_size)
     finer = next((more for more in range(parts + 1, size + 1) if size % more == 0 and more % world_size == 0), None)
-    changes = []  # of what the run computes
+    changes = []
     if finer is not None:
         changes.append(f"--train.parts {finer}" if train.parts else f"--train.accumulate {finer // world_size}")
     if train.precision == "no" and torch.cuda.is_available():
         changes.append("--train.precision auto")
-    ways = [f"{' or '.join(changes)} with another --run.name"] if changes else []
+    ways = [f"{' or '.join(changes)}{otherwise}"] if changes else []
     if engine == "DDP":
         ways.append("launch/zero3.yaml, which shards weights and optimizer state")
-    return (
-        f"in a training step of {size:,} images, {size // parts:,} at once, with {engine}; "
-        f"use {', or '.join(ways or ['a smaller network'])}"
-    )
+    return ", or ".join(ways or ["a smaller network"])
 
 
 def describe_evaluation(batch_size: int) -> str:

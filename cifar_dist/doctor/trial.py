@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 
 from cifar_dist import checkpoint
-from cifar_dist.config import Config
+from cifar_dist.config import Config, TrainConfig
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.out_of_memory import ways_to_smaller_steps
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
@@ -50,11 +51,12 @@ def try_run(setup: TrainingSetup, engine: Engine, signals: StopSignals) -> Itera
     ranks = engine.ranks
     learner = Learner(setup, engine)
     seconds = _time_steps(setup, learner, ranks, signals)
-    yield _speed(setup, seconds)
+    yield _speed(setup.config.train, setup.steps_per_epoch, seconds)
     size_bytes = sum(p.numel() * p.element_size() for p in setup.module.parameters() if p.requires_grad)
     yield time_gradients(ranks, size_bytes, seconds)
     if ranks.device.type == "cuda":
-        yield _memory(ranks.device)
+        ways = ways_to_smaller_steps(setup.config.train, engine.description, ranks.world_size)
+        yield _memory(ranks.device, ways)
     writer = choose_writer(setup.config.checkpoint, engine, setup.parameters)
     yield from _save(learner, setup.config, ranks, seconds, writer)
 
@@ -81,17 +83,17 @@ def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: S
     return statistics.median(times)
 
 
-def _speed(setup: TrainingSetup, seconds: float) -> Finding:
-    train, steps = setup.config.train, setup.steps_per_epoch
-    total = duration(seconds * steps * train.epochs)
+def _speed(train: TrainConfig, steps_per_epoch: int, seconds: float) -> Finding:
+    steps, all_steps = train.last_step(steps_per_epoch), train.epochs * steps_per_epoch
+    limit = f"{steps:,} of " if steps < all_steps else ""
     rate = f"{seconds:.3g} s each, {train.batch_size / seconds:,.0f} images/s"
-    text = f"{rate}: {train.epochs} epochs of {steps:,} take about {total}"
+    text = f"{rate}: {limit}{train.epochs} epochs of {steps_per_epoch:,} take about {duration(seconds * steps)}"
     return Finding("steps", f"{text}, without evaluation")
 
 
-def _memory(device: torch.device) -> Finding:
+def _memory(device: torch.device, ways: str) -> Finding:
     used, whole = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
-    remedy = "" if used < 0.9 * whole else "hardly any is left; --train.accumulate 2 takes about half"
+    remedy = "" if used < 0.9 * whole else f"hardly any is left; use {ways}"
     return Finding.ok_or(Verdict.WARNING, "memory", f"{size(used)} of the {size(whole)} of a GPU", remedy)
 
 

@@ -9,11 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from support.running import environment, finish, spawn, start, train
 
+from cifar_dist.config import TrainConfig
+from cifar_dist.distributed.out_of_memory import ways_to_smaller_steps
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import find_grace
 from cifar_dist.doctor.shared_folder import trial_folder
+from cifar_dist.doctor.trial import _memory, _speed
 
 MACHINE = ["machine", "processes", "ranks", "precision", "ports", "all-reduce", "clocks"]
 RUN = ["files", "data", "batches", "network", "steps", "gradients", "save", "space"]
@@ -236,6 +240,22 @@ def test_a_row_without_a_remedy_is_ok() -> None:
 
 def test_a_row_shows_no_control_characters() -> None:
     assert Finding("data", "a\x1b[2J").row() == f"{'data':<10}  ok       a\\x1b[2J"
+
+
+def test_the_duration_is_that_of_the_steps_that_the_run_will_do() -> None:
+    said = {
+        max_steps: _speed(TrainConfig(epochs=10, max_steps=max_steps), 100, 1.0).text for max_steps in (0, 50, 5000)
+    }
+    assert said[0] == said[5000]
+    assert ": 10 epochs of 100 take about 16.7 min" in said[0]
+    assert ": 50 of 10 epochs of 100 take about 50 s" in said[50]
+
+
+def test_the_remedy_for_a_full_gpu_is_one_that_the_run_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 95)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (0, 100))
+    ways = ways_to_smaller_steps(TrainConfig(batch_size=96, accumulate=2, precision="bf16"), "one process", 1)
+    assert _memory(torch.device("cuda"), ways).remedy == "hardly any is left; use --train.accumulate 3"
 
 
 def test_the_trials_of_two_jobs_do_not_touch_each_other(tmp_path: Path) -> None:
