@@ -7,14 +7,32 @@ import io
 import math
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 
 from cifar_dist.errors import printable
 
-_SHORTEST = 8  # characters that remain of a shortened text
-_READABLE_CELL = 12  # characters, of a result or a count
-_READABLE_NAME = 24  # characters, at which most names differ
+_SHORTEST = 8  # columns that remain of a shortened text
+_READABLE_CELL = 12  # columns, of a result or a count
+_READABLE_NAME = 24  # columns, at which most names differ
+
+
+def width_of(text: str) -> int:
+    """Count the columns that a line takes; a letter of Chinese, Japanese or Korean takes two."""
+    return len(text) if text.isascii() else sum(map(_width_of_letter, text))
+
+
+def beginning(text: str, columns: int) -> str:
+    """Return as much of a line as so many columns have room for."""
+    ends = accumulate(map(_width_of_letter, text))
+    return "".join(letter for letter, end in zip(text, ends, strict=True) if end <= columns)
+
+
+def _width_of_letter(letter: str) -> int:
+    if unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
@@ -59,8 +77,10 @@ def percent(fraction: float, digits: int = 2) -> str:
 
 
 def loss_figure(loss: float) -> str:
-    """Format a loss in the nine columns that it has: ``0.4785``, or ``9.61e+12`` of a run that diverges."""
-    return f"{loss:.4f}" if loss < 9999 else f"{loss:.3g}"
+    """Format a loss in the eight columns that it has: ``0.4785``, or ``9.61e+12`` of a run that diverges."""
+    if loss < 999.99995:
+        return f"{loss:.4f}"
+    return f"{loss:.1f}" if loss < 99_999.95 else f"{loss:.3g}"
 
 
 def percent_cell(fraction: float | None) -> str:
@@ -128,15 +148,14 @@ def markdown(
     if width is not None:
         lines, left_out = _fit(lines, width, dispensable)
         head = lines[0]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(3, *map(width_of, column)) for column in zip(*lines, strict=True)]
     right = [name in numbers for name in head]
     lines.insert(1, ["-" * (width - flush) + ":" * flush for width, flush in zip(widths, right, strict=True)])
     text = ""
     for line in lines:
-        columns = zip(line, widths, right, strict=True)
-        text += (
-            f"| {' | '.join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in columns)} |\n"
-        )
+        room = [" " * (width - width_of(cell)) for cell, width in zip(line, widths, strict=True)]
+        cells = [space + cell if flush else cell + space for cell, space, flush in zip(line, room, right, strict=True)]
+        text += f"| {' | '.join(cells)} |\n"
     if left_out and width is not None:
         note = f"not shown, for lack of space: {', '.join(left_out)}; to see all of it, add: |\xa0less\xa0-S"
         folded = textwrap.fill(note, width, break_long_words=False).replace("\xa0", " ")  # less with its option
@@ -153,7 +172,8 @@ def markdown_folded(head: Sequence[str], rows: Iterable[Sequence[str]], width: i
     """
     lines = [*rows]
     wanted = [
-        max(3, min(len(name), _READABLE_NAME), *(min(len(line[column]), _READABLE_CELL) for line in lines)) + 3
+        max(3, min(width_of(name), _READABLE_NAME), *(min(width_of(line[column]), _READABLE_CELL) for line in lines))
+        + 3
         for column, name in enumerate(head)
     ]
     tables = [[0]]
@@ -176,17 +196,17 @@ def _fit(lines: list[list[str]], width: int, dispensable: Sequence[str]) -> tupl
             lines = [line[:place] + line[place + 1 :] for line in lines]
             left_out.append(name)
     while (excess := _table_width(lines) - width) > 0:
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        widths = [max(map(width_of, column)) for column in zip(*lines, strict=True)]
         longest = widths.index(max(widths))
         room = max(widths[longest] - excess, _SHORTEST, sorted(widths)[-2] if len(widths) > 1 else 0)
         room = room if room < widths[longest] else widths[longest] - 1
         if room < _SHORTEST:
             break
         for line in lines:
-            if len(line[longest]) > room:
-                line[longest] = f"{line[longest][: room - 3].rstrip()}..."
+            if width_of(line[longest]) > room:
+                line[longest] = f"{beginning(line[longest], room - 3).rstrip()}..."
     return lines, left_out
 
 
 def _table_width(lines: Sequence[Sequence[str]]) -> int:
-    return sum(max(3, *map(len, column)) + 3 for column in zip(*lines, strict=True)) + 1
+    return sum(max(3, *map(width_of, column)) + 3 for column in zip(*lines, strict=True)) + 1

@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_dist.formatting import clock, duration, loss_figure, markdown, markdown_folded, percent, percent_cell, size
+from cifar_dist.formatting import (
+    clock,
+    duration,
+    loss_figure,
+    markdown,
+    markdown_folded,
+    percent,
+    percent_cell,
+    size,
+    width_of,
+)
 from cifar_dist.terminal.progress import progress
 from cifar_dist.terminal.screen import fold
 
@@ -25,9 +35,18 @@ def test_lines_have_one_length_and_contain_their_cells(rows: list[list[str]]) ->
     lines = table.split("\n")
     assert lines.pop() == ""
     assert len(lines) == 2 + len(rows)
-    assert len(set(map(len, lines))) == 1
+    assert len(set(map(width_of, lines))) == 1
     assert all(line.isprintable() for line in lines)
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in lines)
+
+
+def test_a_letter_of_two_columns_counts_twice() -> None:
+    assert markdown(["name", "figure"], [["\u732b\u72ac", "1"], ["cat", "2"]]).splitlines()[2:] == [
+        "| \u732b\u72ac | 1      |",
+        "| cat  | 2      |",
+    ]
+    table = markdown(["name", "figure"], [["\u732b" * 30, "1"]], width=40)
+    assert max(map(width_of, table.splitlines())) <= 40
 
 
 def test_numbers_are_right_aligned() -> None:
@@ -43,8 +62,10 @@ def test_a_folded_line_keeps_numbers_with_their_units_and_words_in_one_piece() -
 
 
 def test_numbers_are_formatted_for_readers() -> None:
-    losses = [0.47849, 9998.9, 9614646837248.0]
-    assert [loss_figure(loss) for loss in losses] == ["0.4785", "9998.9000", "9.61e+12"]
+    losses = [0.47849, 999.99994, 999.99996, 9998.9, 99_999.9, 99_999.96, 9614646837248.0]
+    assert [loss_figure(loss) for loss in losses] == [
+        *("0.4785", "999.9999", "1000.0", "9998.9", "99999.9", "1e+05", "9.61e+12")
+    ]
     assert (percent_cell(0.91084), percent_cell(None)) == ("91.08", "")
     assert (percent(0.91084), percent(0.91084, 0)) == ("91.08 %", "91 %")
     assert [size(n) for n in (0, 999, 1000, 99_499, 99_500, 999_499, 999_500, 1.2e9, 5e12)] == [

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_dist.report.style import BLUE, GREY, ORANGE, figure, short
+from cifar_dist.errors import UserError
+from cifar_dist.report.style import BLUE, DPI, GREY, ORANGE, figure, short
 
 _SPLITS = (("val", BLUE, -0.14), ("test", ORANGE, 0.14))  # colour, and offset from the middle of the row
 _NAME = 44  # characters
+_HEAD, _ROW = 1.3, 0.42  # inches
+_MOST_PIXELS = 2**16 - 1  # of a side, for the renderer
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,16 @@ def draw_comparison(title: str, rows: Sequence[Compared], path: Path) -> Path:
     """Write the picture to ``path`` and return it.
 
     Dots are runs, rings the means of rows, and bars their sample standard deviations.
+
+    Raises:
+        UserError: there are more rows than a picture has room for.
     """
     names = [short(row.name, _NAME) for row in rows]
-    with figure(path, 5.5 + 0.075 * max(map(len, names), default=0), 1.3 + 0.42 * len(rows)) as drawing:
+    side = _HEAD + _ROW * len(rows)
+    if side * DPI > _MOST_PIXELS:
+        most = int((_MOST_PIXELS / DPI - _HEAD) / _ROW)
+        raise UserError(f"{path} has room for {most:,} rows, and the table has {len(rows):,}; use --csv instead")
+    with figure(path, 5.5 + 0.075 * max(map(len, names), default=0), side) as drawing:
         axes = drawing.subplots()
         axes.set_title(title)
         for split, colour, shift in _SPLITS:

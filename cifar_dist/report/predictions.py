@@ -75,4 +75,4 @@ def _draw_best(drawing: Sheet, left: float, top: float, evaluation: Evaluation, 
 
 
 def _percent(share: float) -> str:
-    return "< 1 %" if 0 < share < 0.005 else percent(share, 0)
+    return "< 1 %" if 0 < share <= 0.005 else percent(share, 0)

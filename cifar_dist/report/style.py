@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import functools
 import io
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from cifar_dist.errors import printable
 from cifar_dist.files import write_output
+from cifar_dist.formatting import beginning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,12 +143,12 @@ def short_names(names: Sequence[str], length: int) -> list[str]:
     """
     lines = [_line(name) for name in names]
     tail = (length - 1) // 2
-    ends = [_beginning(line[::-1], tail)[::-1] for line in lines]
+    ends = [beginning(line[::-1], tail)[::-1] for line in lines]
     found = [short(line, length) for line in lines]
     for beside in (ends, list(map(str, range(len(lines))))):
         count = Counter(found)
         found = [
-            f"{_beginning(line, length - 1 - max(tail, len(end)))}…{end}" if one != line and count[one] > 1 else one
+            f"{beginning(line, length - 1 - max(tail, len(end)))}…{end}" if one != line and count[one] > 1 else one
             for line, one, end in zip(lines, found, beside, strict=True)
         ]
     return found
@@ -158,18 +157,7 @@ def short_names(names: Sequence[str], length: int) -> list[str]:
 def short(text: str, length: int) -> str:
     """Shorten a name to one line of at most ``length`` columns; a letter of Chinese, Japanese or Korean takes two."""
     line = _line(text)
-    return line if _beginning(line, length) == line else _beginning(line, length - 1) + "…"
-
-
-def _beginning(line: str, columns: int) -> str:
-    widths = accumulate(_columns(letter) for letter in line)
-    return "".join(letter for letter, end in zip(line, widths, strict=True) if end <= columns)
-
-
-def _columns(letter: str) -> int:
-    if unicodedata.combining(letter):
-        return 0
-    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+    return line if beginning(line, length) == line else beginning(line, length - 1) + "…"
 
 
 def _line(text: str) -> str:

@@ -59,7 +59,7 @@ def draw_usage(records: Sequence[Record], path: Path) -> Usage | None:
             if not (share := run.shares.get(phase)):
                 continue
             height = seconds * [usage.shares.get(phase, 0.0) if usage else 0.0 for usage in bars.values()]
-            label = f"{phase} {percent(share, 0)}" if share >= 0.005 else f"{phase} < 1 %"
+            label = f"{phase} {percent(share, 0)}" if share > 0.005 else f"{phase} < 1 %"
             axes.bar(x, height, 0.8 * group, below, color=colour, label=label)
             below += height
         axes.set_xlabel("epoch")

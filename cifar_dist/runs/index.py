@@ -19,10 +19,10 @@ FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
 _TEXTS = ("run", "state", "model")  # columns aligned to the left
 _LEFT = ' class="text"'
-_FIGURES = ("epochs", "val %", "test %", "TTA", "time", "last written")
+_FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written, UTC")
 _BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
 _ROW = re.compile(r'<tr data-version="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
-_OWN = (f"<title>{_TITLE}<", "<title>Runs<")  # the second in pages of earlier versions
+_OWN = re.compile(f"<title>({_TITLE}|Runs)</title>.*--ink:", re.DOTALL)  # the second in pages of earlier versions
 
 
 def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
@@ -37,8 +37,8 @@ def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
         OSError: it cannot be written.
     """
     path = folder / FILE_NAME
-    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else _OWN[0]
-    if not any(title in before for title in _OWN):
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    if path.exists() and not _OWN.search(before):
         raise UserError(f"{path} exists and is not a page of runs; move it")
     if entries is not None:
         dated = [(entry.written, _row(entry, folder)) for entry in entries]

@@ -56,7 +56,7 @@ class Entry:
             "state": self.state,
             **(self.result.cells if self.result else {}),
             "on disk": size(self.bytes),
-            "last written": timeline.utc(self.written)[:16].replace("T", " "),
+            "written, UTC": timeline.utc(self.written)[:16].replace("T", " "),
             "origin": self.result.origin if self.result else "",
         }
 
@@ -137,9 +137,9 @@ def written(path: Path) -> float:
     return max(times, default=0.0)
 
 
-_COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "last written")
+_COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written, UTC")
 _NUMBERS = ("epochs", "val %", "test %", "parameters", "time", "on disk")
-_DISPENSABLE = ("on disk", "parameters", "last written", "TTA", "time", "model")
+_DISPENSABLE = ("on disk", "parameters", "written, UTC", "TTA", "time", "model")
 
 
 def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> str:

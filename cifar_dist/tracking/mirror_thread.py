@@ -11,10 +11,10 @@ from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirror import Mirror
 
 _REASON_LENGTH = 300
-_MOST_STEPS = 256  # of one call, so that it returns in time, however long a mirror takes for each step
+MOST_STEPS = 256  # of one call, so that it returns in time, however long a mirror takes for each step
 
 
-def reason_of(error: BaseException) -> str:
+def shortened(error: BaseException) -> str:
     """Describe an error in one short line."""
     return " ".join(str(error).split())[:_REASON_LENGTH] or type(error).__name__
 
@@ -50,7 +50,7 @@ class MirrorThread:
         a few steps last falls behind no further.
         """
         with self._lock:
-            begins = not self._steps or len(self._steps) + len(steps) > _MOST_STEPS
+            begins = not self._steps or len(self._steps) + len(steps) > MOST_STEPS
             if begins:
                 gathered: list[Record] = []
                 self._steps = gathered
@@ -90,7 +90,7 @@ class MirrorThread:
             try:
                 method(self.mirror)
             except BaseException as error:  # whatever it is, it is the mirror's and not the run's
-                self._failure = f"{what}: {reason_of(error)}"
+                self._failure = f"{what}: {shortened(error)}"
                 break
             finally:
                 self._under_way = None

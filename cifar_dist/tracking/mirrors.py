@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +17,13 @@ from cifar_dist.errors import UserError
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirror import Mirror
-from cifar_dist.tracking.mirror_thread import MirrorThread, reason_of
+from cifar_dist.tracking.mirror_thread import MOST_STEPS, MirrorThread, shortened
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.wandb_mirror import WandbMirror, wandb_mode
 
 _PATIENCE: Final = 120.0  # seconds in which a method must return
 _SILENCE: Final = 2.0  # seconds of waiting at the end of a run that nobody wonders about
-_LAST_SECONDS: Final = 75.0  # at the end of a run; W&B itself gives up an upload after 60 s
+_CLOSE_SECONDS: Final = 75.0  # at the end of a run; W&B itself gives up an upload after 60 s
 
 MakeMirror = Callable[[Path, Config, RunFacts], Mirror]
 """Creates the mirror of a run from its folder, its config and the facts of this process."""
@@ -75,10 +76,12 @@ class Mirrors:
             try:
                 self._running[name] = MirrorThread(make(folder, config, facts))
             except (Exception, SystemExit) as error:
-                self._report(name, f"start: {reason_of(error)}")
+                self._report(name, f"start: {shortened(error)}")
 
     def start(self, history: Sequence[Record]) -> None:
         self._ask("start", lambda mirror: mirror.start(history))
+        for first in range(0, len(history), MOST_STEPS):  # in calls that each return in time
+            self._for_each(partial(_send_again, history[first : first + MOST_STEPS]))
 
     def train_steps(self, records: Sequence[Record]) -> None:
         self._for_each(lambda thread: thread.ask_to_record(records))
@@ -89,7 +92,7 @@ class Mirrors:
     def close(self, status: Status) -> None:
         """Wait a bounded time for what the mirrors have not recorded yet."""
         self._ask("finish", lambda mirror: mirror.close(status))
-        deadline = time.monotonic() + _LAST_SECONDS
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for name, thread in self._running.items():
             has_ended = thread.end(_SILENCE)
             if not has_ended and (left := deadline - time.monotonic()) > 0:
@@ -97,7 +100,7 @@ class Mirrors:
                 has_ended = thread.end(left)
             failure = thread.failure(_PATIENCE)
             if failure or not has_ended:
-                self._report(name, failure or f"finish within {_LAST_SECONDS:.0f} s")
+                self._report(name, failure or f"finish within {_CLOSE_SECONDS:.0f} s")
             else:
                 self._say_address(thread)
         self._running.clear()
@@ -120,3 +123,9 @@ class Mirrors:
 
     def _report(self, name: str, failure: str) -> None:
         self._warn(f"{name} could not {failure}; the run continues without it, metrics.jsonl is complete")
+
+
+def _send_again(records: Sequence[Record], thread: MirrorThread) -> None:
+    """Have W&B receive records of earlier processes, if it needs them; other mirrors have got them as they started."""
+    if isinstance(mirror := thread.mirror, WandbMirror):
+        thread.ask("record earlier steps", lambda _: mirror.send_again(records))

@@ -79,7 +79,7 @@ class Usage:
     def in_words(self) -> str:
         """Return one line for a reader: the largest shares first."""
         largest = sorted(self.shares.items(), key=lambda item: -item[1])
-        parts = [f"{phase} {percent(share, 0)}" for phase, share in largest if share >= 0.005]
+        parts = [f"{phase} {percent(share, 0)}" for phase, share in largest if share > 0.005]  # others round to 0
         facts = [", ".join(parts), f"{size(self.peak_bytes)} of memory at most"]
         if self.utilisation is not None:
             facts.append(f"{percent(self.utilisation, 0)} of the device's arithmetic")

@@ -94,6 +94,7 @@ class WandbMirror:
         self._tracking = config.tracking
         self._run: _Run | None = None
         self._identity = _Identity()
+        self._lacks_history = False
         self._address: tuple[str, str] | None = None
         _import_wandb(folder)  # in the main thread
 
@@ -108,8 +109,12 @@ class WandbMirror:
         self._keep(replace(self._identity, mode=""))
         if self._run.url:
             self._address = "W&B shows this run at:", self._run.url
-        if mode == "offline" or last.mode != "online":
-            self.train_steps(history)
+        self._lacks_history = mode == "offline" or last.mode != "online"
+
+    def send_again(self, records: Sequence[Record]) -> None:
+        """Record a part of the history, if W&B does not have it."""
+        if self._lacks_history:
+            self.train_steps(records)
 
     def train_steps(self, records: Sequence[Record]) -> None:
         assert self._run is not None

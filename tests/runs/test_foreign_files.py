@@ -118,12 +118,13 @@ def test_a_page_of_the_user_is_not_replaced(runs: Path, capsys: pytest.CaptureFi
     assert cli.run(["runs", "list"]) == 0
     assert cli.run(["runs", "list"]) == 0
     assert not capsys.readouterr().err, "it replaces its own"
-    page.write_text("<title>Home</title>")
-    assert cli.run(["runs", "list"]) == 0
-    assert page.read_text() == "<title>Home</title>"
-    assert "runs/index.html was not written: runs/index.html exists and is not a page of runs" in (
-        capsys.readouterr().err
-    )
+    for title in ("Home", "Runs"):
+        page.write_text(f"<title>{title}</title>")
+        assert cli.run(["runs", "list"]) == 0
+        assert page.read_text() == f"<title>{title}</title>"
+        assert "runs/index.html was not written: runs/index.html exists and is not a page of runs" in (
+            capsys.readouterr().err
+        )
     assert cli.run(["runs", "list", "runs/a"]) == 0
     assert not (runs / "a" / "index.html").exists(), "a run has its report"
 

@@ -19,6 +19,7 @@ from support.run_folders import cells, write_run
 from cifar_dist import cli
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
+from cifar_dist.report.comparison import Compared, draw_comparison
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table
@@ -155,6 +156,12 @@ def test_the_picture_has_a_dot_for_each_run_at_its_accuracy(file: str, capsys: p
         with pytest.raises(UserError, match=f"^no/where cannot be written: no is not a folder; use another {option}"):
             cli.run(["sweep", "table", file, option, "no/where"])
         assert capsys.readouterr().out == "", "before the work"
+
+
+def test_a_picture_of_too_many_rows_is_refused_in_one_line(tmp_path: Path) -> None:
+    rows = [Compared(str(number), (), ()) for number in range(1_100)]
+    with pytest.raises(UserError, match=r"x\.svg has room for 1,037 rows, and the table has 1,100; use --csv instead"):
+        draw_comparison("t", rows, tmp_path / "x.svg")
 
 
 def test_damaged_folders_give_the_remaining_results_or_one_line(file: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import math
 import os
 import re
@@ -23,6 +24,7 @@ from support.screen import Screen
 from cifar_dist.terminal import screen as terminal
 from cifar_dist.tracking import console
 from cifar_dist.tracking.console import RunConsole
+from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochTable
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]x[/] :smile: \u202e\udc80\r\x9b8m"
@@ -158,6 +160,13 @@ def test_a_terminal_gets_bars_and_keeps_the_lines(log: Path) -> None:
     assert re.search(r" +2/2 +1\.5000 .* best", permanent)
     assert "best" in log.read_text()
     assert "━" not in log.read_text()
+
+
+def test_an_epoch_that_lost_its_steps_has_no_learning_rate(log: Path) -> None:
+    stream = io.StringIO()
+    (row,) = EpochTable([Record(10, 0, "val", 1.0, 0.5, 10, 1.0)]).rows()
+    RunConsole(log, FACTS, stream=stream).epoch(row, best=False)
+    assert "nan" not in stream.getvalue()
 
 
 def test_a_dumb_terminal_is_written_to_as_a_pipe_is(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,8 @@ def test_the_usage_of_an_epoch_is_recorded() -> None:
     usage = Usage.of({"forward": 1.0, "backward": 3.0}, 10**9, 0.25)
     record = replace(val(0), grad_norm=0.5, usage=usage)
     assert Record.from_line(record.to_line()) == record
+    tiny = Usage.of({"forward": 0.995, "optimizer": 0.005}, 0, None)
+    assert "optimizer" not in tiny.in_words(), "half a percent is not 0 %"
     assert usage.in_words() == "backward 75 %, forward 25 %; 1 GB of memory at most; 25 % of the device's arithmetic"
     both = total([usage, Usage.of({"forward": 4.0}, 2 * 10**9, None)])
     assert both == Usage(8.0, {"forward": 0.625, "backward": 0.375}, 2 * 10**9, 0.25)

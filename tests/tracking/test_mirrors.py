@@ -124,7 +124,7 @@ def test_a_mirror_that_hangs_holds_up_nothing_and_is_given_up(
     tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr(mirrors, "_SILENCE", 0.05)
-    monkeypatch.setattr(mirrors, "_LAST_SECONDS", 0.2)
+    monkeypatch.setattr(mirrors, "_CLOSE_SECONDS", 0.2)
     monkeypatch.setenv("MIRROR_HANGS", method)
     (tmp_path / "run").mkdir()
     given = whole_run(tmp_path / "run", mirror)

@@ -21,7 +21,7 @@ from cifar_dist.tracking import metrics
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import Mirrors, wanted_mirrors
 from cifar_dist.tracking.tracker import Tracker
-from cifar_dist.tracking.wandb_mirror import _Identity, _last_process
+from cifar_dist.tracking.wandb_mirror import WandbMirror, _Identity, _last_process
 
 OFFLINE = Config(tracking=WandbConfig(wandb="offline", project="a-project"))
 
@@ -98,6 +98,17 @@ def test_a_resume_continues_the_same_run_on_its_own_axis(
         assert segment.step_metric["step"] == ""
         assert segment.step_metric["*"] == "step"
         assert segment.step_metric["val/accuracy"] == "step"
+
+
+def test_a_long_history_is_sent_in_calls_that_each_return_in_time(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(WandbMirror, "train_steps", lambda mirror, records: calls.append(len(records)))
+    mirrors = mirrored(tmp_path, OFFLINE, [train(step) for step in range(1, 601)], warnings)
+    mirrors.close("finished")
+    end_of_process()
+    assert (calls, warnings) == ([256, 256, 88], [])
 
 
 def test_a_loss_that_is_not_finite_is_mirrored_too(tmp_path: Path, warnings: list[str]) -> None:
