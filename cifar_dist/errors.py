@@ -106,6 +106,11 @@ class StorageError(TrainingFailedError):
         return cls(printable(f"{error.filename or where}: {error.strerror or error}"))
 
 
+def in_one_line(error: Exception, where: object = "a file") -> str:
+    """Describe an error in one line, with the file that cannot be read or written; ``where`` if it names none."""
+    return printable(str(StorageError.of(error, where) if isinstance(error, OSError) else error))
+
+
 def blame(error: UserError) -> UserError | StorageError:
     """Return ``error``, or a :class:`StorageError` with its message if a fault of the machine led to it."""
     cause: BaseException | None = error

@@ -14,7 +14,7 @@ from cifar_dist.files import complete
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedCheckpoint:
     """A checkpoint.
 
     Attributes:
@@ -32,7 +32,7 @@ class Entry:
     written: float
 
 
-def inventory(folder: Path) -> list[Entry]:
+def inventory(folder: Path) -> list[ListedCheckpoint]:
     """List the checkpoints of a run, newest first, then those that were set aside.
 
     Raises:
@@ -63,9 +63,9 @@ def inspect(path: Path, *, checksums: bool = True) -> tuple[TrainState | None, l
         return None, [str(error)]
 
 
-def _entry(path: Path, state: TrainState | None, what: str) -> Entry:
+def _entry(path: Path, state: TrainState | None, what: str) -> ListedCheckpoint:
     facts = [place.stat() for place in (path, *complete(path)) if place.is_file()] or [path.stat()]
     numbered = re.match(r"step-(\d+)", path.name)
     step = int(numbered[1]) if numbered else 0
     written = max(fact.st_mtime for fact in facts)
-    return Entry(step, state, what, sum(fact.st_size for fact in facts), written)
+    return ListedCheckpoint(step, state, what, sum(fact.st_size for fact in facts), written)

@@ -15,7 +15,7 @@ from cifar_dist.files import changed_files, folder_atomic, read_json, write_atom
 from cifar_dist.formatting import csv_text
 from cifar_dist.report.results import is_on_other_data, own_data_of
 from cifar_dist.run_folder import FINAL, RunFolder
-from cifar_dist.runs.listing import Entry
+from cifar_dist.runs.listing import ListedRun
 
 TABLE = "models.csv"
 _HEAD: Final = ["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"]
@@ -33,7 +33,7 @@ class BestModel:
         test: test accuracy of these weights; None if it was not measured.
     """
 
-    entry: Entry
+    entry: ListedRun
     name: str
     weights: tuple[Path, ...]
     val: float | None
@@ -46,7 +46,7 @@ class BestModel:
         return f"{self.entry.path.name}_val_acc_{accuracy}_{self.name}.safetensors"
 
 
-def best_models(entries: Sequence[Entry], warn: Callable[[str], None]) -> list[BestModel]:
+def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None]) -> list[BestModel]:
     """Return the best weights of each run that has any, the best run first: by validation, else by test accuracy.
 
     Args:
@@ -102,7 +102,7 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _best_of(entry: Entry, warn: Callable[[str], None]) -> BestModel | None:
+def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
     folder = RunFolder(entry.path)
     if entry.result is None:
         warn(f"{entry.path} is left out: {entry.problem}")

@@ -13,7 +13,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.report.page import escape, page
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.runs.listing import Entry, describe, find_runs, version, written
+from cifar_dist.runs.listing import ListedRun, describe, find_runs, version, written
 
 FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
@@ -25,7 +25,7 @@ _ROW = re.compile(r'<tr data-version="([0-9a-f]+)">.*</tr>\n')  # of a run, writ
 _OWN = re.compile(f"<title>({_TITLE}|Runs)</title>.*--ink:", re.DOTALL)  # the second in pages of earlier versions
 
 
-def write_index(folder: Path, entries: Sequence[Entry] | None = None) -> Path:
+def write_index(folder: Path, entries: Sequence[ListedRun] | None = None) -> Path:
     """Write ``index.html`` into a folder of runs and return its path.
 
     Args:
@@ -64,7 +64,7 @@ def belongs_in(folder: Path) -> bool:
     return (folder / FILE_NAME).exists() or all(os.path.exists(os.path.join(path, CONFIG_NAME)) for path in folders)
 
 
-def _row(entry: Entry, folder: Path) -> str:
+def _row(entry: ListedRun, folder: Path) -> str:
     name = os.path.relpath(entry.path, folder)
     report = RunFolder(entry.path).report
     text = _BREAKABLE.sub(r"\1<wbr>", escape(name))

@@ -20,7 +20,7 @@ from cifar_dist.tracking.begun import has_begun
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedRun:
     """A run.
 
     Attributes:
@@ -91,7 +91,7 @@ def find_runs(folder: Path, *, show: bool = True) -> list[Path]:
     return found
 
 
-def describe(path: Path) -> Entry:
+def describe(path: Path) -> ListedRun:
     """Read one run, damaged or not."""
     result, problem, before = None, "", version(path)
     try:
@@ -105,7 +105,7 @@ def describe(path: Path) -> Entry:
         state, problem = "damaged", f"{error.filename or path} cannot be read: {error.strerror or error}"
     depends_on_more = state in ("training", "damaged")  # the lock, permissions
     on_disk = disk_bytes(path.resolve())  # of the run that a link leads to
-    return Entry(path, state, result, problem, on_disk, written(path), "" if depends_on_more else before)
+    return ListedRun(path, state, result, problem, on_disk, written(path), "" if depends_on_more else before)
 
 
 def version(path: Path) -> str:
@@ -142,7 +142,7 @@ _NUMBERS = ("epochs", "val %", "test %", "parameters", "time", "on disk")
 _DISPENSABLE = ("on disk", "parameters", "written, UTC", "TTA", "time", "model")
 
 
-def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> str:
+def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) -> str:
     """Format a Markdown table with one run per line, named as ``cifar-dist report`` and other commands accept it.
 
     Args:
@@ -155,7 +155,7 @@ def table(entries: Sequence[Entry], folder: Path, width: int | None = None) -> s
     return markdown(["run", *columns], rows, _NUMBERS, width=width, dispensable=_DISPENSABLE)
 
 
-def to_csv(entries: Sequence[Entry]) -> str:
+def to_csv(entries: Sequence[ListedRun]) -> str:
     """Format a CSV for programs: fractions, seconds, bytes; empty if unknown."""
     figures = ["train_accuracy", "val_accuracy", "test_accuracy", "tta", "seconds"]
     head = ["run", "state", "model", "dataset", "parameters", "epochs", "epochs_asked", *figures]

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from cifar_dist.errors import StorageError, printable, quoted
+from cifar_dist.errors import in_one_line, quoted
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
 if TYPE_CHECKING:
-    from cifar_dist.runs.listing import Entry
+    from cifar_dist.runs.listing import ListedRun
 
 
 def draw(run_path: Path) -> None:
@@ -36,15 +36,10 @@ def draw_report(run_path: Path, said_on: TextIO | None = None) -> None:
 
             report = write_report(run_path)
     except Exception as error:
-        notice(f"cannot draw the report ({reason_of(error)}); retry: cifar-dist report {quoted(run_path)}")
+        notice(f"cannot draw the report ({in_one_line(error)}); retry: cifar-dist report {quoted(run_path)}")
     else:
         with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
             print(f"report: {report}", file=said_on, flush=True)
-
-
-def reason_of(error: Exception) -> str:
-    """Describe an error in one line, with the file that cannot be written."""
-    return printable(str(StorageError.of(error) if isinstance(error, OSError) else error))
 
 
 def draw_if_outdated(run_path: Path) -> None:
@@ -55,7 +50,7 @@ def draw_if_outdated(run_path: Path) -> None:
         draw(run_path)
 
 
-def draw_index(folder: Path, entries: Sequence[Entry] | None = None, *, asked: bool = True) -> None:
+def draw_index(folder: Path, entries: Sequence[ListedRun] | None = None, *, asked: bool = True) -> None:
     """Write the page of all runs of a folder, where the folder can be written.
 
     Args:

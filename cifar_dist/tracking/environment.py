@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.config import Config
+from cifar_dist.cpu.load import usable_cores
 from cifar_dist.files import read_json, write_atomic
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
@@ -94,7 +95,7 @@ def describe() -> dict[str, object]:
         "platform": platform.platform(),
         "host": platform.node(),
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "gpus": _gpus(),
         "command": [_masked(word) for word in sys.orig_argv],
         "folder": os.getcwd(),

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _SHARDED_FROM: Final = 100_000_000  # parameters: 1.2 GB with AdamW, which rank 0 writes in seconds
 
-_LAST_SECONDS: Final = 30
+_ABANDON_SECONDS: Final = 30
 """How long a job that has failed waits for the write under way: it must end within a minute."""
 
 
@@ -123,9 +123,9 @@ class GatheringWriter(CheckpointWriter):
 
     def abandon(self) -> Written:
         assert self._writing is not None
-        concurrent.futures.wait([self._writing], timeout=_LAST_SECONDS)
+        concurrent.futures.wait([self._writing], timeout=_ABANDON_SECONDS)
         if not self._writing.done():
-            raise StorageError(f"it took longer than {_LAST_SECONDS} s")
+            raise StorageError(f"it took longer than {_ABANDON_SECONDS} s")
         return self._result()
 
     def _result(self) -> Written:
@@ -169,7 +169,7 @@ class ShardingWriter(CheckpointWriter):
         return self._ranks.run_on_main(lambda: self._complete(parts))
 
     def abandon(self) -> Written:
-        concurrent.futures.wait([self._part], timeout=_LAST_SECONDS)
+        concurrent.futures.wait([self._part], timeout=_ABANDON_SECONDS)
         self._discard()
         raise StorageError("other processes had not reported their parts yet")
 

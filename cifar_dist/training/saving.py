@@ -15,7 +15,7 @@ from cifar_dist.checkpoint import Tensors, TrainState
 from cifar_dist.config import CheckpointConfig
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.errors import StorageError
+from cifar_dist.errors import StorageError, in_one_line
 from cifar_dist.tracking.tracker import AnyTracker
 from cifar_dist.training.checkpoint_writers import CheckpointWriter, GatheringWriter, Written
 
@@ -127,7 +127,7 @@ class CheckpointSaver:
         try:
             written = self._writer.abandon()
         except Exception as error:
-            cause = StorageError.of(error, self._folder) if isinstance(error, OSError) else error
+            cause = in_one_line(error, self._folder)
             self._tracker.warn(f"the checkpoint of step {self._pending.step:,} could not be saved: {cause}")
         else:
             self._report(self._pending, written)

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, in_one_line
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.runs.reports import draw_index, reason_of
+from cifar_dist.runs.reports import draw_index
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         except (UserError, OSError) as error:  # one damaged run keeps no other from its report
             if not arguments.all:
                 raise
-            print(f"warning: {reason_of(error)}", file=sys.stderr)
+            print(f"warning: {in_one_line(error)}", file=sys.stderr)
             failed += 1
     for folder in {run.parent for run in runs}:
         draw_index(folder, asked=False)

@@ -18,14 +18,14 @@ from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, stream_for_people, writing
 
 if TYPE_CHECKING:
-    from cifar_dist.runs.listing import Entry
+    from cifar_dist.runs.listing import ListedRun
 
 HELP = "list runs, compare or rename them, collect their best weights, or delete what is no longer needed"
 COLLECTIVE = False
 
 _FOLDER = Path("runs")
 # Sort keys that put the newest, best or largest first.
-_ORDERS: dict[str, Callable[[Entry], float | str]] = {
+_ORDERS: dict[str, Callable[[ListedRun], float | str]] = {
     "date": lambda entry: -entry.written,
     "name": lambda entry: str(entry.path),
     "val": lambda entry: 1.0 if entry.val is None else -entry.val,
