@@ -57,8 +57,9 @@ class Summary:
 
     def result(self) -> str:
         """Say the accuracy in words, and that of the images themselves beside it."""
-        is_of_all = self.tta == "0" or self.tta_images == self.samples
-        tta = f"TTA {self.tta}" if is_of_all else f"TTA {self.tta} of {self.tta_images:,}"
+        is_partial = self.tta != "0" and self.tta_images != self.samples
+        tta = f"TTA {self.tta}"
+        tta += f" of {self.tta_images:,} image{'s' * (self.tta_images != 1)}" if is_partial else ""
         if self.accuracy is None or self.plain_accuracy is None:
             return f"no labels, {tta}"
         if self.tta == "0":

@@ -180,7 +180,8 @@ def _views(summary: Mapping[str, object]) -> str:
     """Say the views of an evaluation, and how many images got them where it was not all."""
     viewed = summary.get("tta_images", summary.get("samples"))
     some = summary.get("tta") != "0" and viewed != summary.get("samples")
-    return escape(str(summary.get("tta"))) + (f" of {_count(viewed)} images" if some else "")
+    images = f" of {_count(viewed)} image{'s' * (viewed != 1)}" if some else ""
+    return escape(str(summary.get("tta"))) + images
 
 
 def _facts(

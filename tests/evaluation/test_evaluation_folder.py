@@ -72,9 +72,9 @@ def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_
     plain = dataclasses.replace(better, tta="0")
     assert (plain.result(), plain.warning()) == ("accuracy 87.50 % without TTA", "")
     some = dataclasses.replace(better, tta_images=3)
-    assert some.result() == "accuracy 87.50 % with TTA mirror of 3, 87.50 % without"
+    assert some.result() == "accuracy 87.50 % with TTA mirror of 3 images, 87.50 % without"
     none = dataclasses.replace(better, tta_images=0)
-    assert none.result() == "accuracy 87.50 % with TTA mirror of 0, 87.50 % without"
+    assert none.result() == "accuracy 87.50 % with TTA mirror of 0 images, 87.50 % without"
     unknown = dataclasses.replace(SUMMARY, accuracy=None, plain_accuracy=None)
     assert (unknown.result(), unknown.warning()) == ("no labels, TTA mirror", "")
 
