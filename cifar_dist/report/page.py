@@ -20,12 +20,14 @@ body { margin: 0; background: var(--paper); color: var(--ink);
 main { max-width: 1080px; margin: 0 auto; padding: 48px 24px 80px; }
 a { color: var(--accent); }
 h1 { font-size: 20px; font-weight: 600; margin: 0; color: var(--soft); letter-spacing: .01em; overflow-wrap: anywhere; }
-h2 { font-size: 21px; margin: 56px 0 16px; padding-top: 16px; border-top: 1px solid var(--line); }
+h2 { font-size: 21px; margin: 56px 0 16px; padding-top: 16px; border-top: 1px solid var(--line);
+  overflow-wrap: anywhere; }
+code { overflow-wrap: anywhere; }
 h3 { font-size: 16px; margin: 28px 0 8px; overflow-wrap: anywhere; }
 .headline { display: flex; flex-wrap: wrap; gap: 12px 40px; align-items: baseline; margin: 8px 0 4px; }
 .figure { font-size: 76px; font-weight: 700; letter-spacing: -.03em; line-height: 1.05; color: var(--accent); }
 .figure small { font-size: 34px; font-weight: 600; }
-.beside { color: var(--soft); font-size: 17px; }
+.beside { color: var(--soft); font-size: 17px; overflow-wrap: anywhere; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(190px, 45%), 1fr)); gap: 12px;
   margin: 28px 0 0; }
 .facts div { background: var(--card); border-radius: 10px; padding: 12px 16px; }

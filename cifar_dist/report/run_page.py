@@ -109,9 +109,12 @@ def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
         here = Manifest.load(read_config(folder.config).data.path)
         if here.fingerprint != folder.read_manifest().fingerprint or is_on_other_data(evaluation.summary, here):
             return None
-        reader = ShardReader(here, str(evaluation.summary.get("split")))
+        split = str(evaluation.summary.get("split"))
+        reader = ShardReader(here, split)
         if len(reader) != len(evaluation.probabilities):
             return None
+        if evaluation.labels is not None and not np.array_equal(evaluation.labels, here.labels(split)):
+            return None  # an evaluation of an earlier version, on another dataset of the same name
     except UserError:
         return None
 
@@ -233,13 +236,13 @@ def _list(evaluations: Sequence[Evaluation], own_data: Manifest | None) -> str:
 def _title(evaluation: Evaluation, own_data: Manifest | None) -> str:
     """Say the weights, the data where these are not the run's, and the accuracy."""
     summary = evaluation.summary
-    title = f"{summary.get('checkpoint')} on {summary.get('split')}"
+    weights = summary.get("checkpoint")
+    title = f"{'Final' if weights == FINAL else weights} on {summary.get('split')}"
     if is_on_other_data(summary, own_data):
         fingerprint = summary.get("fingerprint")
         title += f" of {summary.get('data')}" + (f" ({fingerprint})" if fingerprint else "")
     accuracy = summary.get("accuracy")
-    title += f": {_percent(accuracy)}" if isinstance(accuracy, float) else ""
-    return title[:1].upper() + title[1:]
+    return title + (f": {_percent(accuracy)}" if isinstance(accuracy, float) else "")
 
 
 def _about(evaluation: Evaluation) -> str:

@@ -26,7 +26,8 @@ class EpochRow:
         seconds: training time, without evaluation.
         images_per_second: training throughput over all processes.
         test_loss, test_accuracy: of the final evaluation, after the last epoch.
-        usage: of rank 0, evaluations included; None if no record has one.
+        usage: of rank 0, evaluations included, and of an interrupted epoch only what followed the resume; None if no
+            record has one.
     """
 
     epoch: int

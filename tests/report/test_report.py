@@ -35,6 +35,7 @@ from cifar_dist.report.run_page import write_report
 from cifar_dist.report.sheet import sheet
 from cifar_dist.report.style import figure, short_names
 from cifar_dist.report.usage import draw_usage
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.usage import Usage
@@ -188,11 +189,11 @@ def test_the_evaluation_that_ended_the_run_is_first_then_the_newest(
     (run / "metrics.jsonl").unlink()  # to draw less
     for day, accuracy in (("02", 0.2), ("03", 0.3), ("04", 0.4)):
         evaluate_again(run, f"209901{day}-000000", checkpoint="step-00000020", accuracy=accuracy)
-    shown = ["Final on test: 85.70 %", "Step-00000020 on test: 40.00 %", "Step-00000020 on test: 30.00 %"]
+    shown = ["Final on test: 85.70 %", "step-00000020 on test: 40.00 %", "step-00000020 on test: 30.00 %"]
     assert titles(run) == shown
     page = Tags((run / "report.html").read_text())
     assert "Older evaluations" in page.text
-    assert "Step-00000020 on test: 20.00 %" in page.text
+    assert "step-00000020 on test: 20.00 %" in page.text
     (final,) = [path for path in (run / "evaluations").iterdir() if "_0.9000_" in path.name]
     shutil.rmtree(final)
     assert titles(run)[0] == shown[1]
@@ -214,6 +215,17 @@ def test_an_evaluation_on_other_data_is_marked_and_is_no_headline(digits: Path, 
     assert "figure" not in page.tags, "the images of the run's data are not what was evaluated"
     (final / "summary.json").write_text(json.dumps({**summary, "data": "cifar10.1", "fingerprint": ""}))
     assert titles(run) == ["Final on test of cifar10.1: 85.70 %"]
+
+
+def test_images_are_not_those_of_another_dataset_of_the_same_name_and_size(digits: Path, tmp_path: Path) -> None:
+    """An evaluation of an earlier version says nothing else of its data, but has their labels."""
+    run = make_run(tmp_path, digits)
+    (final,) = (run / "evaluations").iterdir()
+    evaluation = read_evaluation(final)
+    assert run_page._images(RunFolder(run), evaluation) is not None
+    assert evaluation.labels is not None
+    other = dataclasses.replace(evaluation, labels=evaluation.labels[::-1])
+    assert run_page._images(RunFolder(run), other) is None
 
 
 def test_views_of_some_images_only_are_said(digits: Path, tmp_path: Path, undrawn: None) -> None:
