@@ -50,6 +50,10 @@ class MachineError(UserError):
     """Something that one machine of the job lacks, so that its first process must report it; exit code 2."""
 
 
+class GpuError(MachineError):
+    """A GPU that its process cannot use; the first process of the job that has one reports it."""
+
+
 class StopRequested(Exception):  # noqa: N818 - it is no error
     """All ranks have agreed to stop; its text is the cause. Exit code 75."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from cifar_dist.config.plugin_errors import describe_failure
 from cifar_dist.errors import (
+    GpuError,
     InUseError,
     JoinTimeoutError,
     MachineError,
@@ -38,7 +39,8 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
 
     Of an error that rank 0 raises, it prints the line; of one that only others raise, the first of them. Before the
-    ranks have joined, and of a :class:`MachineError`, the first rank of each machine prints it.
+    ranks have joined, and of a :class:`MachineError`, the first rank of each machine prints it; of a
+    :class:`GpuError`, the first rank that has one.
 
     The interpreter's own shutdown is skipped: with a gloo process group it aborts about one job in thirty after the
     work is done.
@@ -168,6 +170,8 @@ def _reports(error: Exception) -> bool:
         return error.reports
     if isinstance(error, JoinTimeoutError) or (is_main_process() and getattr(error, "is_shared", False)):
         return True
+    if isinstance(error, GpuError):
+        return is_first("gpu")
     if isinstance(error, MachineError) or not _has_joined():
         return is_main_process() or local_rank() == 0
     return not getattr(error, "is_shared", False) and is_reporter("error")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, ROOT, TRAIN, environment, metrics, pausing, spawn, wait_for_pause
+from support.running import PATIENCE, ROOT, TRAIN, environment, free_port, metrics, pausing, spawn, wait_for_pause
 
 
 def test_a_run_that_begins_with_closed_streams_trains(tiny: Path, tmp_path: Path) -> None:
@@ -143,6 +143,18 @@ def test_a_fault_of_the_machine_is_one_line_and_not_bad_input(fault: str) -> Non
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("cifar-dist: ")
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_rank_names_its_own_gpu_though_it_is_not_the_first() -> None:
+    code = """if True:
+        from cifar_dist.errors import GpuError
+        from cifar_dist.process_exit import exit_with
+        def work(): raise GpuError("torch cannot compute on GPU 3")
+        exit_with(work)
+    """
+    place = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}
+    (done,) = spawn(["-c", code], env={**place, "MASTER_PORT": str(free_port())})
+    assert (done.returncode, done.stderr) == (2, "cifar-dist: torch cannot compute on GPU 3\n")
 
 
 def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cifar_dist.errors import MachineError, UserError, first_line
+from cifar_dist.errors import GpuError, MachineError, UserError, first_line
 from cifar_dist.launch.launched import (
     launched_processes,
     local_processes,
@@ -52,7 +52,7 @@ def check_own_gpu() -> None:
     """Refuse a GPU on which torch cannot compute: one too old for it, or one that another program has to itself.
 
     Raises:
-        MachineError: with torch's reason.
+        GpuError: with torch's reason.
     """
     import torch
 
@@ -60,7 +60,7 @@ def check_own_gpu() -> None:
     try:
         torch.ones(1, device=f"cuda:{number}").tolist()
     except RuntimeError as error:
-        raise MachineError(
+        raise GpuError(
             f"torch {torch.__version__} cannot compute on GPU {number} of {os.uname().nodename}, "
             f"{torch.cuda.get_device_name(number)} ({first_line(error)}); choose another with CUDA_VISIBLE_DEVICES, "
             "install a torch for this one, or use: cifar-dist launch cpu"

@@ -17,7 +17,7 @@ from cifar_dist.exit_codes import (
 from cifar_dist.terminal.notice import notice
 
 AGREED = (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED, EXIT_DIFFERS)
-"""Exit codes on which the ranks of a job agree, the one that stands for all first."""
+"""Exit codes on which the ranks of a job agree; the first of them stands for all."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,14 @@ def agreed_code(failures: Sequence[Failure]) -> int:
     Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, on 3 after all of it, and on 124
     when one of them does not answer any more, so one such code stands for all. Otherwise the first failure is the
     cause. The others are its effects: ranks lose their connection to the one that failed, and torchrun ends those that
-    are left with TERM and, 30 seconds later, KILL.
+    are left with TERM and, 30 seconds later, KILL. A rank that still waits for the others ends with 75 on that TERM,
+    which is not what the ranks agreed on.
+
+    Args:
+        failures: in the order in which torchrun noticed them.
     """
+    if min(failures, key=lambda failure: failure.timestamp).code != EXIT_REQUEUE:
+        failures = [failure for failure in failures if failure.code != EXIT_REQUEUE]
     codes = {failure.code for failure in failures}
     for agreed in AGREED:
         if agreed in codes:

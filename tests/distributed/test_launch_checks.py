@@ -17,7 +17,7 @@ from cifar_dist.distributed.launch_checks import (
     describe_unused_gpu,
     requested_processes,
 )
-from cifar_dist.errors import MachineError, UserError
+from cifar_dist.errors import GpuError, MachineError, UserError
 from cifar_dist.launch.launched import is_main_process, launched_processes, local_processes
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -107,7 +107,7 @@ def test_a_gpu_that_torch_cannot_compute_on_is_refused_in_one_line(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Tesla {number}")
     monkeypatch.setattr(torch, "ones", ones)
-    with pytest.raises(MachineError) as error:
+    with pytest.raises(GpuError) as error:
         check_own_gpu()
     assert "cannot compute on GPU 1 of" in str(error.value)
     assert "Tesla 1 (CUDA error: no kernel image is available for execution on the device); choose" in str(error.value)

@@ -24,6 +24,8 @@ from cifar_dist.launch.agreed_code import Failure, agreed_code
         ([(-6, 11), (1, 10)], 1, 1),
         ([(1, 11), (4, 10)], 1, 4),
         ([(1, 10), (1, 10)], 0, 1),
+        ([(-9, 10), (75, 20)], 0, 137),
+        ([(1, 10), (75, 10)], 0, 1),
     ],
     ids=[
         "TERM is sent to those that are left",
@@ -37,6 +39,8 @@ from cifar_dist.launch.agreed_code import Failure, agreed_code
         "a library aborts in a rank that is ended",
         "the first error causes the others",
         "of two at once the one noticed first",
+        "ranks that wait for one that was killed are asked to stop",
+        "in the same second",
     ],
 )
 def test_the_failure_that_caused_the_others_is_reported(
@@ -50,8 +54,13 @@ def test_the_failure_that_caused_the_others_is_reported(
 
 @pytest.mark.parametrize("agreed", [75, 2, 69, 124, 3])
 def test_a_code_that_the_ranks_agreed_on_stands_for_all(capsys: pytest.CaptureFixture[str], agreed: int) -> None:
-    assert agreed_code([Failure("rank 0", -9, 10), Failure("rank 1", agreed, 11)]) == agreed
+    assert agreed_code([Failure("rank 0", agreed, 10), Failure("rank 1", -9, 40)]) == agreed
     assert capsys.readouterr().err == ""
+
+
+def test_bad_input_of_one_rank_is_not_hidden_by_those_that_wait_for_it() -> None:
+    """Torchrun asks them to stop, and they end with 75 before they have joined."""
+    assert agreed_code([Failure("rank 2", 2, 10), Failure("rank 0", 75, 20), Failure("rank 1", 75, 20)]) == 2
 
 
 @pytest.mark.parametrize(
