@@ -3,36 +3,46 @@
 ::
 
     preflight RECIPE [--section.field VALUE ...]          on the first node: prints the run's folder, its newest
-                                                          checkpoint, and whether to `train` or to `resume` it
+                                                          checkpoint, whether to `train` or to `resume` it, and the
+                                                          number of events in its timeline, or `finished`
     node VERB FOLDER RECIPE [--section.field VALUE ...]   on every node, under srun: does that
                                                           both take `resume RUN` in place of RECIPE
-    requeue FOLDER BEGAN_AT EXIT_CODE JOB_STATE RESTARTS MAY_REQUEUE
-                                                          on the first node: prints the outcome and the job's exit code
+    requeue FOLDER BEGAN_AT BEFORE EXIT_CODE JOB_STATE RESTARTS MAY_REQUEUE
+                                                          on the first node: prints the outcome and the job's exit code;
+                                                          BEGAN_AT and BEFORE are the second and the last line of
+                                                          preflight
 
-Output for programs goes to stdout, output for people to stderr.
+Output for programs goes to stdout, output for people to stderr, as does what plug-ins and libraries print.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.process_exit import exit_with
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.slurm.job_output import describe_attempt, say
+from cifar_dist.slurm.job_output import attempt_number, describe_attempt, say
+
+_FINISHED = "finished"  # before the attempt: there was nothing to do
 
 
-def preflight(words: Sequence[str]) -> int:
-    """Check the job, and print the run's folder, its newest checkpoint and what to do, one per line."""
+def preflight(words: Sequence[str], answer: TextIO) -> int:
+    """Check the job, and print the run's folder, its newest checkpoint, what to do and what was, one per line."""
     from cifar_dist.slurm.preflight import check_job
+    from cifar_dist.tracking import timeline
+    from cifar_dist.training.continuation import is_finished
 
     job, nodes = os.environ["SLURM_JOB_ID"], os.environ["SLURM_JOB_NODELIST"]
-    folder, verb = check_job(words, os.environ)
-    say(describe_attempt(job, _attempt(), nodes, folder))
-    print(f"{folder.path}\n{folder.newest_checkpoint()}\n{verb}")
+    config, verb = check_job(words, os.environ)
+    folder = RunFolder.of(config)
+    before = _FINISHED if is_finished(config) else len(timeline.read(folder.timeline))
+    say(describe_attempt(job, attempt_number(os.environ), nodes, folder))
+    print(folder.path, folder.newest_checkpoint(), verb, before, sep="\n", file=answer)
     return EXIT_DONE
 
 
@@ -47,25 +57,30 @@ def node(words: Sequence[str]) -> int:
         return run_node(rest, os.environ)
     if verb == RESUME:
         return run_node([RESUME, path, *settings_of_resume(rest[1:])], os.environ)
-    fresh = ["--run.fresh", "false"] if _attempt() > 1 else []  # the first may have created the folder, and no more
+    fresh = (
+        ["--run.fresh", "false"] if attempt_number(os.environ) > 1 else []
+    )  # the first may have created the folder, and no more
     return run_node(["train", *rest, *fresh, "--run.name", Path(path).name], os.environ)
 
 
-def requeue(words: Sequence[str]) -> int:
+def requeue(words: Sequence[str], answer: TextIO) -> int:
     """Print the outcome of the job, and its exit code unless Slurm requeues it."""
     from cifar_dist.slurm.requeue import Attempt, decide
+    from cifar_dist.tracking import timeline
 
-    path, began_at, step_code, job_state, restarts, may_requeue = words
-    folder = RunFolder(Path(path))
+    path, began_at, before, step_code, job_state, restarts, may_requeue = words
+    folder, number = RunFolder(Path(path)), attempt_number(os.environ)
+    kinds = [event.kind for event in timeline.read(folder.timeline)][0 if before == _FINISHED else int(before) :]
     decision = decide(
         Attempt(
             run=str(folder.path),
-            number=_attempt(),
+            number=number,
             job_state=job_state,
-            requeued=int(restarts or 0) >= _attempt(),  # Slurm counts a restart as soon as it decides on it
+            requeued=int(restarts or 0) >= number,  # Slurm counts a restart as soon as it decides on it
             may_requeue=may_requeue != "0",
-            exit_code=_agreed_code(folder, int(step_code)),
-            finished=folder.is_finished(),
+            exit_code=_agreed_code(kinds, int(step_code)),
+            # A run that was to be extended stays finished until its ranks have joined.
+            finished=folder.is_finished() and (before == _FINISHED or "finished" in kinds),
             began_at=began_at,
             stopped_at=folder.newest_checkpoint(),
             stop_file=folder.stop_file.is_file(),
@@ -73,32 +88,42 @@ def requeue(words: Sequence[str]) -> int:
     )
     if decision.line:
         say(decision.line)
-    print(decision.outcome, decision.exit_code)
+    print(decision.outcome, decision.exit_code, file=answer)
     return EXIT_DONE
 
 
-def _agreed_code(folder: RunFolder, code: int) -> int:
+def _answer() -> TextIO:
+    """Return standard output for the answer alone: what plug-ins and libraries print goes to standard error from now."""
+    answer = open(os.dup(1), "w", buffering=1, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    os.dup2(2, 1)
+    return answer
+
+
+def _agreed_code(kinds: Sequence[str], code: int) -> int:
     """Return the exit code that the nodes agreed on, from that of their step.
 
     A node that is killed hides it, because 128 and more is the highest: one that Slurm ends as others stalled, or one
     that was lost while others continued. The timeline knows how the others ended.
+
+    Args:
+        kinds: of the events in it since the attempt began.
+        code: of the step.
     """
     from cifar_dist.slurm.node import MIN_NODES
-    from cifar_dist.tracking import timeline
 
     if code <= 128:
         return code
     agreed: dict[str, int] = {"stalled": EXIT_STALLED}
     if os.environ.get(MIN_NODES):
         agreed |= {"interrupted": EXIT_REQUEUE, "finished": EXIT_DONE}
-    return next((agreed.get(event.kind, code) for event in timeline.read(folder.timeline)[-1:]), code)
+    return agreed.get(kinds[-1], code) if kinds else code
 
 
-def _attempt() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
+def main(command: str, words: Sequence[str]) -> int:
+    """Run a command, and return the exit code."""
+    answering = {"preflight": preflight, "requeue": requeue}
+    return answering[command](words, _answer()) if command in answering else node(words)
 
-
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"preflight": preflight, "node": node, "requeue": requeue}
 
 if __name__ == "__main__":
-    exit_with(lambda: _COMMANDS[sys.argv[1]](sys.argv[2:]))
+    exit_with(lambda: main(sys.argv[1], sys.argv[2:]))

@@ -20,7 +20,7 @@ from cifar_dist.files import read_json
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import OF_A_NEW_RUN, resumed_config, settings_of_resume
-from cifar_dist.slurm.job_output import folder_named_before, say
+from cifar_dist.slurm.job_output import attempt_number, folder_named_before, say
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
 
 RESUME = "resume"
@@ -29,8 +29,8 @@ RESUME = "resume"
 _TRAIN = "train"
 
 
-def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFolder, str]:
-    """Refuse a job that cannot train; return the folder of its run, and whether to ``train`` or to ``resume`` it.
+def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[Config, str]:
+    """Refuse a job that cannot train; return the config of its run, and whether to ``train`` or to ``resume`` it.
 
     A later attempt resumes what the first one began: the recipe may have been edited since, for another job.
 
@@ -47,20 +47,20 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[RunFo
         )
     if not words:
         raise UserError("name a recipe: one that cifar-dist recipes lists, or the path of a .toml")
-    job, is_later = variables["SLURM_JOB_ID"], int(variables.get("SLURM_RESTART_COUNT", "0")) > 0
+    job = variables["SLURM_JOB_ID"]
     verb = RESUME
     if words[0] == RESUME:
         if len(words) == 1:
             raise UserError("name the run to resume: sbatch slurm/train.sbatch resume RUN")
         config = resumed_config(find_run(words[1]), words[2:])
-    elif is_later and (begun := _config_begun(words, job)) is not None:
+    elif attempt_number(variables) > 1 and (begun := _config_begun(words, job)) is not None:
         config = begun
     else:
         verb, config = _TRAIN, config_in_job(words[0], words[1:], job)
     Manifest.load(config.data.path)
     check_site(config, variables)
     _check_time(config, variables)
-    return RunFolder.of(config), verb
+    return config, verb
 
 
 def _config_begun(words: Sequence[str], job: str) -> Config | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.run_folders import write_run
-from support.running import ROOT
+from support.running import ROOT, spawn
 
 from cifar_dist import recipe
 from cifar_dist.distributed.stop_signals import GRACE_SECONDS
@@ -124,8 +124,8 @@ def test_a_job_is_refused_for_a_signal_that_the_command_line_cannot_have_changed
         with pytest.raises(UserError, match=f"^{short}SBATCH_SIGNAL=USR1@120 stops"):
             check_job([str(tiny)], job)
     else:
-        folder, verb = check_job([str(tiny)], job)
-        assert (folder.path.name, verb) == ("tiny-7", "train")
+        config, verb = check_job([str(tiny)], job)
+        assert (config.run.name, verb) == ("tiny-7", "train")
     warned = capsys.readouterr().err
     warning = f"slurm/train.sbatch: unless sbatch was given another --signal, {short}--signal=USR1@120 stops"
     assert bool(re.match(warning, warned)) is (refused is False), warned
@@ -138,12 +138,12 @@ def test_a_later_attempt_resumes_what_the_first_one_began(tiny: Path, capsys: py
     later = {**first, "SLURM_RESTART_COUNT": "1"}
     assert check_job(words, later)[1] == "train", "it was lost before it began"
     write_run(tiny.parent / "runs" / "it", recipe.load(words[0], words[1:]))
-    folder, verb = check_job(words, later)
-    assert (folder.path, verb, capsys.readouterr().err) == (tiny.parent / "runs" / "it", "resume", "")
+    config, verb = check_job(words, later)
+    assert (RunFolder.of(config).path, verb, capsys.readouterr().err) == (tiny.parent / "runs" / "it", "resume", "")
     tiny.write_text(tiny.read_text().replace("lr = 0.1", "lr = 9.0"))
     assert check_job(words, later)[1] == "resume"
     assert capsys.readouterr().err == (
-        f"slurm/train.sbatch: {folder.path} was started with optim.lr = 0.1 and {tiny} now says 9.0; "
+        f"slurm/train.sbatch: {RunFolder.of(config).path} was started with optim.lr = 0.1 and {tiny} now says 9.0; "
         "it continues as it was started\n"
     )
 
@@ -162,8 +162,8 @@ def test_a_later_attempt_needs_no_recipe(
     with pytest.raises(UserError, match=r"tiny\.toml"):
         check_job(words, later)  # the folder of that name may be of another job
     (run / "environment.json").write_text(json.dumps({"variables": {"SLURM_JOB_ID": "7"}}))
-    folder, verb = check_job(words, later)
-    assert (folder.path, verb) == (run, "resume")
+    config, verb = check_job(words, later)
+    assert (RunFolder.of(config).path, verb) == (run, "resume")
     assert capsys.readouterr().err.endswith(f"; {run} continues as it was started\n")
 
 
@@ -183,13 +183,26 @@ def test_a_later_attempt_continues_the_run_that_the_first_named(
     for job, number in (("7", 1), ("7", 2), ("8", 1)):
         folder = run if job == "7" else tmp_path / "other"
         print(f"slurm/train.sbatch: {describe_attempt(job, number, 'n[1-2]', RunFolder(folder))}", file=sys.stderr)
-    folder, verb = check_job([tiny.name], later)
-    assert (folder.path, verb) == (run, "resume")
+    config, verb = check_job([tiny.name], later)
+    assert (RunFolder.of(config).path, verb) == (run, "resume")
     assert capfd.readouterr().err.splitlines()[-1].endswith("continues as it was started")
-    assert name is None or check_job([tiny.name], {**later, "SLURM_JOB_ID": "9"})[0].path.name == "next"
+    assert name is None or check_job([tiny.name], {**later, "SLURM_JOB_ID": "9"})[0].run.name == "next"
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "sweep.sbatch"])
 def test_the_scripts_ask_for_the_grace_that_the_package_counts_on(script: str) -> None:
     asked = re.findall(r"^#SBATCH --signal=USR1@(\d+)$", (ROOT / "slurm" / script).read_text(), re.M)
     assert asked == [str(GRACE_SECONDS)]
+
+
+def test_what_a_plug_in_prints_is_no_part_of_the_answer_for_the_script(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os\nfrom cifar_dist.distributed.data_parallel import DataParallel as Mine\n"
+        "print('loaded')\nos.system('echo loaded')\n"
+    )
+    words = [str(tiny), "--train.engine", f"{tmp_path}/mine.py:Mine"]
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1"}
+    (done,) = spawn(["-m", "cifar_dist.slurm", "preflight", *words], env=job)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path}/runs/tiny-7\n\ntrain\n0\n"
+    assert done.stderr.count("loaded\n") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
@@ -154,11 +155,13 @@ def test_the_command_reads_the_run_folder(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     run = write_run(tiny.parent / "runs" / "it", recipe.load(str(tiny), []))
 
-    def ask(exit_code: int, state: str, restarts: str = "1", may_requeue: str = "1") -> tuple[str, str]:
+    def ask(
+        exit_code: int, state: str, restarts: str = "1", may_requeue: str = "1", before: str = "0"
+    ) -> tuple[str, str]:
         """Return what the command of slurm/train.sbatch prints after an attempt that began without a checkpoint."""
-        assert requeue([str(run), "", str(exit_code), state, restarts, may_requeue]) == 0
-        out, err = capsys.readouterr()
-        return out, err.removeprefix("slurm/train.sbatch: ")
+        answer = io.StringIO()
+        assert requeue([str(run), "", before, str(exit_code), state, restarts, may_requeue], answer) == 0
+        return answer.getvalue(), capsys.readouterr().err.removeprefix("slurm/train.sbatch: ")
 
     out, err = ask(0, "RUNNING")
     assert out == "no-progress 1\n"
@@ -170,10 +173,15 @@ def test_the_command_reads_the_run_folder(
     assert ask(137, "COMPLETING", restarts="2")[0] == "requeued 75\n", "a node was lost"
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "stalled", 4))
     assert ask(137, "RUNNING") == ("requeue 75\n", "attempt 2 stalled after step-00000004; requeueing\n")
+    assert ask(137, "RUNNING", before="1")[0] == "failed 137\n", "an earlier attempt stalled"
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "interrupted", 4))
     assert ask(137, "RUNNING")[0] == "failed 137\n"
     monkeypatch.setenv("CIFAR_DIST_MIN_NODES", "1")
     assert ask(137, "RUNNING")[0] == "requeue 75\n", "a node was lost, the others saved"
     monkeypatch.delenv("CIFAR_DIST_MIN_NODES")
     run = write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5)
+    assert ask(0, "RUNNING", before="finished") == ("done 0\n", "")
+    assert ask(0, "RUNNING")[0] == "no-progress 1\n", "it was stopped before it could extend the run"
+    timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "finished", 8))
     assert ask(0, "RUNNING") == ("done 0\n", "")
+    assert ask(0, "RUNNING", before="1")[0] == "no-progress 1\n"

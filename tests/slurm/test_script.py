@@ -1,0 +1,93 @@
+"""slurm/train.sbatch without a cluster: programs that take the place of Slurm's and of Python."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.running import PATIENCE, ROOT, environment
+
+_SLURM = {
+    "squeue": 'case "$*" in (*State*) echo RUNNING 0 1 ;; (*RestartCnt*) echo 0 1 ;; (*) echo RUNNING ;; esac',
+    "scontrol": "exit 0",
+    "srun": 'while [ "$1" != bash ]; do shift; done; exec "$@"',
+    "sleep": "exit 0",
+}
+_PYTHON = {
+    "preflight": 'printf "%s\\n" runs/it "" train 0',
+    "node": "exit 0",
+    "requeue": 'echo "${*#*requeue }" >> decided; echo requeue 75',
+}
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A folder of the programs that the script calls; each call is a line in ``calls``."""
+
+    folder: Path
+
+    def write(self, name: str, body: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(f'#!/bin/sh\ncd "{self.folder}"\necho "{name} $*" >> calls\n{body}\n')
+        path.chmod(0o755)
+
+    def write_python(self, **commands: str) -> None:
+        """Write a Python that answers the commands of ``cifar_dist.slurm``."""
+        cases = " ".join(f'(*"slurm {name}"*) {body} ;;' for name, body in {**_PYTHON, **commands}.items())
+        self.write("python", f'case "$*" in {cases} esac')
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        path = f"{self.folder}/bin:{environment()['PATH']}"
+        job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(ROOT)}
+        env = environment({**job, "PATH": path, "CIFAR_DIST_VENV": str(self.folder)})
+        command = ["bash", ROOT / "slurm" / "train.sbatch", "demo"]
+        return subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE)
+
+    def calls(self, name: str) -> list[str]:
+        return [line for line in (self.folder / "calls").read_text().splitlines() if line.startswith(name)]
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Programs:
+    (tmp_path / "bin").mkdir()
+    found = Programs(tmp_path)
+    for name, body in _SLURM.items():
+        found.write(name, body)
+    found.write_python()
+    return found
+
+
+def test_what_a_wrapper_of_python_prints_is_no_answer(programs: Programs) -> None:
+    banner = "echo '== PyTorch =='; echo;"
+    programs.write_python(**{name: f"{banner} {body}" for name, body in _PYTHON.items()})
+    done = programs.run()
+    assert done.returncode == 75, done.stderr
+    assert "-m cifar_dist.slurm node train runs/it demo" in programs.calls("python")[1]
+    assert (programs.folder / "decided").read_text() == "runs/it  0 0 RUNNING 0 1\n"
+    assert programs.calls("scontrol") == ["scontrol requeue 7"]
+
+
+def test_a_controller_that_restarts_ends_no_chain_of_jobs(programs: Programs) -> None:
+    fails_twice = 'echo >> $0.tries; [ $(wc -l < $0.tries) -gt 3 ] || { echo "Unable to contact slurm" >&2; exit 1; };'
+    for name in ("squeue", "scontrol"):
+        programs.write(name, f"{fails_twice} {_SLURM[name]}")
+    done = programs.run()
+    assert done.returncode == 75, done.stderr
+    assert (programs.folder / "decided").read_text() == "runs/it  0 0 RUNNING 0 1\n"
+    assert len(programs.calls("scontrol")) == 4
+    assert "would not requeue" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["preflight", "node"])
+def test_a_signal_to_the_script_is_obeyed_whenever_it_comes(programs: Programs, command: str) -> None:
+    """Of its checks it ends none; afterwards it is passed on to the nodes."""
+    programs.write_python(**{command: f"kill -USR1 $PPID; {_PYTHON[command]}"})
+    done = programs.run()
+    assert done.returncode == 75, done.stderr
+    before = (
+        "slurm/train.sbatch: stopped on request before it trained; unless Slurm requeues the job, submit it again\n"
+    )
+    assert done.stderr == (before if command == "preflight" else "")
+    assert bool(programs.calls("srun")) == (command == "node")
