@@ -57,9 +57,8 @@ def node(words: Sequence[str]) -> int:
         return run_node(rest, os.environ)
     if verb == RESUME:
         return run_node([RESUME, path, *settings_of_resume(rest[1:])], os.environ)
-    fresh = (
-        ["--run.fresh", "false"] if attempt_number(os.environ) > 1 else []
-    )  # the first may have created the folder, and no more
+    # The first attempt may have created the folder, and no more.
+    fresh = ["--run.fresh", "false"] if attempt_number(os.environ) > 1 else []
     return run_node(["train", *rest, *fresh, "--run.name", Path(path).name], os.environ)
 
 
@@ -93,7 +92,7 @@ def requeue(words: Sequence[str], answer: TextIO) -> int:
 
 
 def _answer() -> TextIO:
-    """Return standard output for the answer alone: what plug-ins and libraries print goes to standard error from now."""
+    """Return standard output, for the answer alone: what else this process prints goes to standard error from now."""
     answer = open(os.dup(1), "w", buffering=1, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
     os.dup2(2, 1)
     return answer

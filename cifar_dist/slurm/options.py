@@ -12,7 +12,9 @@ from typing import Final
 from cifar_dist.errors import UserError
 from cifar_dist.slurm.node import PROCESSES
 
-_PYXIS: Final = "--container-"  # srun enters the container; the batch script needs Slurm, which an image may lack
+PYXIS: Final = "--container-"
+"""What the options of pyxis begin with: only srun enters the container, as the image may lack Slurm's commands."""
+
 _FLAGS: Final = "HhkOQsuvVW"  # of sbatch, without a value: others may follow them in one word, as in -HN2
 
 _VARIABLES: Final = {"--time": "TIMELIMIT"}  # SBATCH_NAME, where NAME is not that of the option
@@ -23,8 +25,8 @@ class Options:
     """The words that are meant for Slurm.
 
     Attributes:
-        sbatch: options of ``sbatch``, one string for each with its value.
-        srun: options of ``srun`` alone.
+        sbatch: options of ``sbatch``, one string for each with its value, quoted for a shell.
+        srun: words for ``srun`` alone, which a variable holds with spaces between them, so none has one.
     """
 
     sbatch: list[str]
@@ -35,7 +37,7 @@ class Options:
         """Group options with their values, and separate those of pyxis.
 
         Raises:
-            UserError: a word is not an option.
+            UserError: a word is not an option, or one of pyxis has a space.
         """
         grouped: list[list[str]] = []
         for word in words:
@@ -45,9 +47,12 @@ class Options:
                 raise UserError(f"unexpected '{word}'; sbatch options begin with -, settings are --section.field VALUE")
             else:
                 grouped[-1].append(word)
-        options = [" ".join(map(shlex.quote, group)) for group in grouped]
-        of_srun = [option for option in options if option.startswith(_PYXIS)]
-        return cls([option for option in options if option not in of_srun], of_srun)
+        of_srun = [word for group in grouped if group[0].startswith(PYXIS) for word in group]
+        for word in of_srun:
+            if len(word.split()) > 1:
+                raise UserError(f"a space or line break in {word!r} would split it for srun; use a path without")
+        own = [" ".join(map(shlex.quote, group)) for group in grouped if not group[0].startswith(PYXIS)]
+        return cls(own, of_srun)
 
     @classmethod
     def of_one_run(cls, words: Sequence[str], variables: Mapping[str, str]) -> Options:
@@ -91,7 +96,7 @@ class Options:
             return None
         nodes = self.value("-N", "--nodes") or "1"
         gres = self.value("--gres") or variables.get("SBATCH_GRES", "")
-        gpus = re.search(r"gpu(?::[a-zA-Z][^:,]*)?(?::(\d+))?(?:,|$)", gres)
+        gpus = re.search(r"(?:^|,)gpu(?::(?!\d+(?:,|$))[^:,]+)?(?::(\d+))?(?:,|$)", gres)
         per_node = self.value("--gpus-per-node") or variables.get("SBATCH_GPUS_PER_NODE", "")
         on_node = variables.get(PROCESSES) or per_node.rpartition(":")[2]
         on_node = on_node or ((gpus[1] or "1") if gpus else "1")

@@ -13,15 +13,16 @@ from pathlib import Path
 from cifar_dist.errors import UserError
 from cifar_dist.launch.typed_command import SLURM_CONFIG
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES
-from cifar_dist.slurm.options import Options, asked
+from cifar_dist.slurm.options import PYXIS, Options, asked
 from cifar_dist.terminal.notice import notice
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "slurm"
 
+_VENV = "CIFAR_DIST_VENV"
 _SRUN_OPTIONS = "CIFAR_DIST_SRUN_OPTIONS"
 _SITE = (
-    *("CIFAR_DIST_HOME", "CIFAR_DIST_VENV", "CIFAR_DIST_SETUP", SLURM_CONFIG, PROCESSES, MIN_NODES),
+    *("CIFAR_DIST_HOME", _VENV, "CIFAR_DIST_SETUP", SLURM_CONFIG, PROCESSES, MIN_NODES),
     *(_SRUN_OPTIONS, "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
 )
 
@@ -41,13 +42,16 @@ def site_variables(options: Options) -> dict[str, str]:
 
     A job with ``--export=NONE`` inherits none of them, so its script has to contain them.
 
+    A container has a Python of its own.
+
     Args:
         options: of the job; those of ``srun`` are in a variable.
     """
     own = {name: value for name, value in os.environ.items() if name in _SITE and value}
     if options.srun:
         own[_SRUN_OPTIONS] = " ".join([*filter(None, [own.get(_SRUN_OPTIONS)]), *options.srun])
-    return {"CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **own}
+    is_here = Path(sys.prefix, "bin", "python").exists() and PYXIS not in own.get(_SRUN_OPTIONS, "")
+    return {"CIFAR_DIST_HOME": str(ROOT), **({_VENV: sys.prefix} if is_here else {}), **own}
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,13 @@ class Submission:
         config: the run, as it is or will be in its folder.
         settings: changes that the job makes to it, as a resume does.
         options: of Slurm.
+        is_new: whether its folder did not exist when it was described.
     """
 
     config: Config
     settings: list[str]
     options: Options
+    is_new: bool = False
 
     @classmethod
     def of_recipe(cls, name: str, settings: Sequence[str], options: Options) -> Submission:
@@ -52,7 +54,7 @@ class Submission:
         config = recipe.load_named(name, settings, lambda config: free_name(RunFolder.of(config).path).name)
         folder = RunFolder.of(config)
         if not folder.exists():
-            return cls(config, [], options)
+            return cls(config, [], options, is_new=not folder.path.exists())
         if config.run.fresh:
             raise UserError(f"{folder.path} exists and run.fresh is set; use another --run.name")
         refuse_other_settings(folder, config, besides=LENGTH)
@@ -85,7 +87,7 @@ class Submission:
             f"#SBATCH --output={self.log}",
         ]
         directives += [f"#SBATCH {option}" for option in self._own_options()]
-        for words in (path, *directives, *self.options.srun):
+        for words in (path, *directives):
             if "\n" in words:
                 raise UserError(f"{words} has a line break, which {self.folder.job_script} cannot hold; remove it")
         variables = sbatch.site_variables(self.options).items()
@@ -113,18 +115,20 @@ class Submission:
         """Create the folder of the run unless it exists, write the script into it, and submit it.
 
         Raises:
-            UserError: the folder cannot be used, or Slurm accepts no job; then a new folder is removed again.
+            UserError: the folder cannot be used, another command has created it meanwhile, or Slurm accepts no job. A
+                new folder is removed again.
         """
         folder = self.folder
-        is_new = not folder.path.exists()
-        if not folder.exists():
-            self._create_folder()
+        if self.is_new:
+            self._claim_folder()
         try:
+            if not folder.exists():
+                self._create_folder()
             write_atomic(folder.job_script, self.script())
             # Slurm's variables, such as SBATCH_PARTITION, overrule the script, so the options are here, too.
             return sbatch.submit(folder.job_script, [], self.options)
         except UserError:
-            if is_new:
+            if self.is_new:
                 discard(folder.path)
             raise
 
@@ -135,12 +139,27 @@ class Submission:
             return folder.config.read_text(encoding="utf-8")
         return to_toml(replace(config, run=replace(config.run, fresh=False)))
 
+    def _claim_folder(self) -> None:
+        """Create the folder, so that no other command takes it for free.
+
+        Raises:
+            UserError: one has.
+        """
+        path = self.folder.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError:
+            raise UserError(f"another command has created {path} meanwhile; run this one again") from None
+        except OSError:
+            pass  # it is reported as one of a run is
+
     def _create_folder(self) -> None:
-        """Create the folder as the run itself would, and leave it unlocked."""
-        frozen = self.frozen_config()
-        folder = self.folder
-        open_folder(folder, self.config, Manifest.load(self.config.data.path))
-        write_atomic(folder.config, frozen)
+        """Make the folder that of a run, as the run itself would, and leave it unlocked."""
+        folder, config = self.folder, self.config
+        unfresh = replace(config, run=replace(config.run, fresh=False))  # this command has created the folder
+        open_folder(folder, unfresh if self.is_new else config, Manifest.load(config.data.path))
+        write_atomic(folder.config, to_toml(unfresh))
 
 
 def _changes(folder: RunFolder, config: Config) -> list[str]:

@@ -86,8 +86,6 @@ def test_a_signal_to_the_script_is_obeyed_whenever_it_comes(programs: Programs, 
     programs.write_python(**{command: f"kill -USR1 $PPID; {_PYTHON[command]}"})
     done = programs.run()
     assert done.returncode == 75, done.stderr
-    before = (
-        "slurm/train.sbatch: stopped on request before it trained; unless Slurm requeues the job, submit it again\n"
-    )
-    assert done.stderr == (before if command == "preflight" else "")
+    said = "stopped on request before it trained; unless Slurm requeues the job, submit it again\n"
+    assert done.stderr == (f"slurm/train.sbatch: {said}" if command == "preflight" else "")
     assert bool(programs.calls("srun")) == (command == "node")

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.before_queue import check_options, seconds_of_limit
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import config_in_job
+from cifar_dist.slurm.submission import Submission
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,44 @@ def test_a_job_of_a_run_receives_what_the_recipe_has_changed(tiny: Path) -> None
     assert (wanted.checkpoint.every_steps, wanted.checkpoint.keep, resumed.tracking.wandb) == (6, 3, "disabled")
 
 
-@pytest.mark.parametrize("words", [["--comment=a\ntouch x"], ["--container-image=a\nb"], ["--comment", "a\nb"]])
+@pytest.mark.parametrize("words", [["--container-mounts=/a b"], ["--container-image", "a\nb"]])
+def test_an_option_that_srun_would_get_in_parts_is_refused(tiny: Path, words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"^a space or line break in '.*' would split it for srun; use a path without$"):
+        dry_run(str(tiny), *words)
+
+
+def test_a_job_in_a_container_gets_its_options_as_typed_and_looks_for_python_there(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--container-image=nvcr.io#nvidia/pytorch:24.01-py3", "--container-mounts", "/data:/data"]
+    script = dry_run(str(tiny), *words)
+    assert f"export CIFAR_DIST_SRUN_OPTIONS='{' '.join(words)}'\n" in script
+    assert "CIFAR_DIST_VENV" not in script, "that of this machine is not in the image"
+    assert f"export CIFAR_DIST_VENV={sys.prefix}\n" in dry_run(str(tiny))
+    monkeypatch.setenv("CIFAR_DIST_VENV", "/in/the/image")
+    assert "export CIFAR_DIST_VENV=/in/the/image\n" in dry_run(str(tiny), *words)
+
+
+def test_of_two_submissions_at_once_the_second_is_refused(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have found the name free; the second must not continue the run of the first, with the settings of that."""
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 7\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    first, second = (
+        Submission.of_recipe(str(tiny), ["--optim.lr", rate, "--run.fresh"], Options.parse([])) for rate in ("1", "2")
+    )
+    assert first.submit().wait() == 0
+    script = first.folder.job_script.read_text()
+    with pytest.raises(UserError, match=r"another command has created .*/runs/tiny meanwhile; run this one again"):
+        second.submit()
+    assert first.folder.job_script.read_text() == script
+    assert "lr = 1.0\n" in first.folder.config.read_text()
+    assert "fresh = false\n" in first.folder.config.read_text()
+
+
+@pytest.mark.parametrize("words", [["--comment=a\ntouch x"], ["--comment", "a\nb"]])
 def test_an_option_with_a_line_break_is_refused(tiny: Path, words: list[str]) -> None:
     with pytest.raises(UserError, match=r"has a line break, which .*job\.sbatch cannot hold; remove it"):
         dry_run(str(tiny), *words)
@@ -335,6 +374,9 @@ def test_ctrl_c_says_that_the_job_continues(
         ([], {"SBATCH_GPUS_PER_TASK": "2"}, None),
         ([], {"SBATCH_GPUS_PER_SOCKET": "2"}, None),
         (["--gres=gpu:0"], {}, 1),
+        (["--gres=gpu:1g.5gb:2"], {}, 2),
+        (["--gres=gpu:1g.5gb"], {}, 1),
+        (["--gres=gpu:2,tmpdisk:5"], {}, 2),
     ],
 )
 def test_the_options_say_how_many_processes_the_job_has(
