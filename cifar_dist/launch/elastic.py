@@ -46,7 +46,11 @@ _AGREED_CODES = set(AGREED) - {EXIT_STALLED}  # after a stall the job continues 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add torchrun's options for elastic jobs to those of ``accelerate launch``, with torchrun's defaults."""
+    """Add torchrun's options for elastic jobs to those of ``accelerate launch``, with torchrun's defaults.
+
+    ``--max_restarts`` is None unless it is given.
+    """
+    parser.set_defaults(max_restarts=None)
     for name, metavar, text in (
         ("nnodes", "MIN:MAX", "Machines of an elastic job; --num_processes is for each."),
         ("rdzv_endpoint", "HOST:PORT", "One of these machines, where they meet."),
@@ -71,7 +75,8 @@ def prepare(arguments: argparse.Namespace, job: Job) -> None:
     arguments.rdzv_backend = "c10d"
     conf = f"join_timeout={job.join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
     arguments.rdzv_conf = ",".join(filter(None, [conf, arguments.rdzv_conf]))
-    arguments.max_restarts = arguments.max_restarts or _RESTARTS
+    if arguments.max_restarts is None:
+        arguments.max_restarts = _RESTARTS
     # Otherwise ranks of different numbers of machines would find each other's keys in one store.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     launcher.LocalElasticAgent = ElasticAgent  # type: ignore[attr-defined]

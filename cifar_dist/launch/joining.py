@@ -139,15 +139,21 @@ class _Meeting:
         """Return the store once all members have announced themselves.
 
         Raises:
-            JoinTimeoutError: some are missing; the message names them.
+            JoinTimeoutError: some are missing, which the message names; or the first one, which may have given up.
             MachineError: the port of the store is in use.
         """
         self._wait_for_host()
         store = self._open_store()
-        store.set(str(self._index), "here")
-        store.add("count", 1)
-        while store.add("count", 0) < self._members:
-            self._pause(lambda: self._missing(store), reports=self._index == 0)
+        from torch.distributed import DistError
+
+        try:
+            store.set(str(self._index), "here")
+            store.add("count", 1)
+            while store.add("count", 0) < self._members:
+                self._pause(lambda: self._missing(store), reports=self._index == 0)
+        except DistError:
+            problem = f"{self._what} 0 has left {self._host}:{self._port} before all have joined; see its output"
+            raise JoinTimeoutError(problem) from None
         return store
 
     def _wait_for_host(self) -> None:

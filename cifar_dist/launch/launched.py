@@ -46,8 +46,8 @@ def local_rank() -> int:
 
 
 def has_restarted() -> bool:
-    """Whether this rank's elastic job continues after a machine was lost or has joined."""
-    return RESTARTED in os.environ
+    """Whether this rank's job may have lost a machine: it is elastic and continues, or Slurm has requeued it."""
+    return RESTARTED in os.environ or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def knows_meeting_point() -> bool:

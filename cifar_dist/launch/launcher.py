@@ -64,6 +64,7 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
     if elastic.is_elastic(arguments):
         elastic.prepare(arguments, job)
     else:
+        arguments.max_restarts = arguments.max_restarts or 0
         _join_other_machines(arguments, asked, job)
     try:
         launch_command(arguments)

@@ -243,6 +243,7 @@ class RunFolder:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             if left < 0:
+                otherwise += self._way_to_unlock(holder)
                 raise InUseError(f"{self.path} is in use by {holder}; wait until that has ended{otherwise}")
             if left > LOCK_SECONDS and not is_said:
                 notice(f"waiting up to {left:.0f} s for {self.path}, which {holder} has locked")
@@ -252,6 +253,13 @@ class RunFolder:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         lock.flush()
+
+    def _way_to_unlock(self, holder: str) -> str:
+        """Say what to do if the machine of the process that has locked the folder is lost: some servers never know."""
+        _, _, machine = holder.rpartition(" on ")
+        if not machine or machine == os.uname().nodename:
+            return ""
+        return f"; only if {machine} is lost: rm {quoted(self.path / _LOCK)}"
 
     def is_where_it_was(self) -> bool:
         """Whether the path leads to the folder that :meth:`lock` locked; True for one that is not locked."""

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from support import warm
 from support.running import (
     ROOT,
@@ -100,6 +101,26 @@ def test_a_machine_that_was_not_needed_ends_with_the_job(tiny: Path, tmp_path: P
     assert [one.returncode for one in done] == [0, 0], done[1].stderr
     assert done[1].stderr.endswith("cifar-dist: the run is finished; this machine was not needed\n")
     assert "Traceback" not in done[1].stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "restarts"), [(["--nnodes=1:2"], 3), (["--nnodes=1:2", "--max_restarts=0"], 0), ([], 0)]
+)
+def test_a_job_starts_its_ranks_again_as_often_as_it_is_asked_to(options: list[str], restarts: int) -> None:
+    if options:
+        options = [*options, f"--rdzv_endpoint=127.0.0.1:{free_port()}"]
+    code = f"""if True:
+        from pathlib import Path
+        import accelerate.commands.launch as accelerate
+        from cifar_dist.launch.launcher import launch_ranks
+        from cifar_dist.launch.options import read_request
+        from cifar_dist.runs.launched_run import LaunchedRun
+        accelerate.launch_command = lambda arguments: print(arguments.max_restarts)
+        asked = read_request(Path("launch/cpu.yaml"), {options})
+        launch_ranks([*{options}, "-m", "cifar_dist", "doctor"], asked, LaunchedRun(["doctor"]), [])
+    """
+    (done,) = spawn(["-c", code])
+    assert done.stdout == f"{restarts}\n", done.stderr
 
 
 def test_a_rank_that_starts_up_saves_for_a_machine_that_joins(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import soak
-from support.running import TRAIN, finish, free_port, listens, spawn, start, wait_until
+from support.running import PATIENCE, TRAIN, finish, free_port, listens, spawn, start, wait_until
 
 from cifar_dist.errors import JoinTimeoutError
 from cifar_dist.launch import joining
@@ -41,6 +41,27 @@ def test_missing_ranks_are_named_repeatedly(
     assert problem in str(error.value)
     said = capfd.readouterr().err
     assert said == "".join(f"cifar-dist: waiting for {seconds} s: {problem}\n" for seconds in (11, 22))
+
+
+def test_a_first_rank_that_leaves_while_others_wait_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up, or fails, before the others notice."""
+    port = free_port()
+    code = f"""if True:
+        import time
+        from cifar_dist.launch.joining import open_store
+        store = open_store("rank", "127.0.0.1", {port}, hosts=True)
+        while not store.add("count", 0):
+            time.sleep(0.01)
+    """
+    running = start(["-c", code])
+    place = {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        JoinTimeoutError, match=rf"^rank 0 has left 127\.0\.0\.1:{port} before all have joined; see its"
+    ):
+        join_ranks(PATIENCE)
+    finish(running)
 
 
 @dataclass(frozen=True)

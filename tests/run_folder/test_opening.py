@@ -50,10 +50,15 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.parametrize("restarted", [RESTARTED, "SLURM_RESTART_COUNT"])
 def test_a_second_job_is_refused_while_the_first_lives(
-    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    restarted: str,
 ) -> None:
-    """An elastic job that continues waits: the first may be a machine that it has lost."""
+    """An elastic job that continues waits, and one that was requeued: the first may be a machine that it has lost."""
     path = tmp_path / "it"
     open_and_end(path, CONFIG, manifest)
     job = subprocess.Popen(
@@ -71,15 +76,29 @@ def test_a_second_job_is_refused_while_the_first_lives(
         message = refusal(path, replace(CONFIG, optim=SGDConfig(lr=9.0)), manifest)
         assert f"is in use by process {job.pid} on {os.uname().nodename}; wait until that has ended, or" in message
         assert {file: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
-        monkeypatch.setenv(RESTARTED, "1")
+        assert "only if" not in message, "this machine is not lost"
+        monkeypatch.setenv(restarted, "1")
         threading.Timer(1.0, job.kill).start()
         open_and_end(path, CONFIG, manifest)
         assert f"s for {path}, which process {job.pid} on {os.uname().nodename} has locked" in capsys.readouterr().err
-        monkeypatch.delenv(RESTARTED)
+        monkeypatch.delenv(restarted)
     finally:
         job.kill()
         job.communicate()
     open_and_end(path, CONFIG, manifest)  # a killed job holds nothing
+
+
+def test_a_lock_of_another_machine_can_be_removed(tmp_path: Path, manifest: Manifest) -> None:
+    """A file server may keep it for ever if that machine is lost."""
+    path = tmp_path / "it"
+    open_and_end(path, CONFIG, manifest)
+    (path / ".lock").write_text("process 7 on node9")
+    with (path / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        message = refusal(path, CONFIG, manifest)
+        assert message.endswith(f"; only if node9 is lost: rm {path}/.lock")
+        (path / ".lock").unlink()
+        open_and_end(path, CONFIG, manifest)
 
 
 def test_checking_whether_a_run_is_in_use_does_not_lock_it(
