@@ -14,8 +14,6 @@ from cifar_dist.launch.launched import is_main_process
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal import screen
 
-GRACE_SECONDS = 120  # between the signal and the end of a job's time: `#SBATCH --signal` of slurm/*.sbatch says it too
-
 INTERRUPT = "Ctrl-C"
 JOINED = "a machine that joins"
 _NAMES = {

@@ -13,8 +13,8 @@ import psutil
 
 from cifar_dist.config.run import seconds_of
 from cifar_dist.distributed.scontrol import scontrol
-from cifar_dist.distributed.stop_signals import GRACE_SECONDS
 from cifar_dist.errors import UserError
+from cifar_dist.launch.signal_queue import GRACE_SECONDS
 
 _ENVIRONMENT = ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME")  # newer than Slurm 22.05
 _TIME = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)"

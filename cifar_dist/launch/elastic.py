@@ -32,12 +32,11 @@ from cifar_dist.launch.agreed_code import AGREED
 from cifar_dist.launch.job import Job
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.launch.meeting import Meeting
-from cifar_dist.launch.signal_queue import MACHINE_JOINS
+from cifar_dist.launch.signal_queue import GRACE_SECONDS, MACHINE_JOINS
 from cifar_dist.terminal.notice import notice
 
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
 _LAST_CALL_SECONDS = 10  # between the arrival of the last machine required and a start without the others
-_SAVE_SECONDS = 120  # between a request to stop and KILL
 _LAST_SECONDS = 5  # the same after a machine was lost, without which its ranks' states cannot be gathered
 _REPEAT_SECONDS = 1.0  # between two requests: a rank that is starting up ignores them
 _POLL_SECONDS = 0.1
@@ -113,7 +112,7 @@ class ElasticAgent(LocalElasticAgent):
 
     job: ClassVar[Job]
     meeting: ClassVar[Meeting | None] = None
-    _stop_seconds = _SAVE_SECONDS
+    _stop_seconds: float = GRACE_SECONDS
     _stop_signal = signal.SIGTERM
 
     def run(self, role: str = DEFAULT_ROLE) -> RunResult:
@@ -139,7 +138,7 @@ class ElasticAgent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of the ranks; torchrun starts those again that failed, and all when a machine waits."""
-        self._stop_seconds, self._stop_signal = _SAVE_SECONDS, MACHINE_JOINS
+        self._stop_seconds, self._stop_signal = GRACE_SECONDS, MACHINE_JOINS
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.HEALTHY and self._remaining_restarts:
             machines = worker_group.group_world_size or 0

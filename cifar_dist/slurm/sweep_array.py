@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from dataclasses import replace
@@ -54,6 +55,21 @@ def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
     sbatch.check_sbatch(otherwise="cifar-dist sweep run")
     variables = [f"{name}={value}" for name, value in sbatch.site_variables(options).items()]
     array = [f"--array=0-{len(waiting) - 1}{f'%{jobs}' if jobs else ''}", f"--job-name={shlex.quote(sweep.name)}"]
-    job = sbatch.submit(_SCRIPT, [*variables, *lines], replace(options, sbatch=[*array, *options.sbatch]))
+    try:
+        job = sbatch.submit(_SCRIPT, [*variables, *lines], replace(options, sbatch=[*array, *options.sbatch]))
+    except (OSError, UserError) as error:
+        raise _too_many(len(waiting), error) from None
     print(f"{sweep.name}: job {job.id}, {len(waiting)} of {len(sweep.runs)} runs", flush=True)
     return job.wait()
+
+
+def _too_many(runs: int, error: OSError | UserError) -> OSError | UserError:
+    """Return ``error``, with what to do if it means that one job cannot have so many runs."""
+    remedy = "split the rows of the sweep into several files"
+    if isinstance(error, OSError):
+        return UserError(f"{runs} runs are too long for one command; {remedy}") if error.errno == errno.E2BIG else error
+    if "array" not in str(error):
+        return error
+    return UserError(
+        f"{error}; one job may have fewer than {runs} tasks (scontrol show config: MaxArraySize); {remedy}"
+    )

@@ -181,6 +181,31 @@ def test_a_sweep_of_which_no_task_could_train_is_refused(
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sbatch_fails", "says"),
+    [
+        (
+            'echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1',
+            r"^sbatch: error: .* specification; see: sbatch --help; one job may have fewer than 2 tasks "
+            r"\(scontrol show config: MaxArraySize\); split the rows of the sweep into several files$",
+        ),
+        ("", r"^2 runs are too long for one command; split the rows of the sweep into several files$"),
+    ],
+    ids=["MaxArraySize", "ARG_MAX"],
+)
+def test_a_sweep_of_too_many_runs_for_one_job_is_to_be_split(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sbatch_fails: str, says: str
+) -> None:
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{sbatch_fails}\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    note = "x" * (1 if sbatch_fails else 3_000_000)
+    rows = f"[[rows]]\nname = 'one'\ntracking = {{ wandb = 'offline', project = '{note}' }}\n[[rows]]\nname = 'two'\n"
+    (tmp_path / "sweep.toml").write_text(f'recipe = "{tiny}"\n{rows}')
+    with pytest.raises(UserError, match=says):
+        cli.run(["sweep", "submit", str(tmp_path / "sweep.toml")])
+
+
 def test_the_command_that_works_without_slurm_can_be_pasted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     recipe_with_space = tiny.rename(tiny.with_name("my tiny.toml"))

@@ -14,9 +14,10 @@ from support.running import TRAIN, finish, start, wait_for_records
 
 from cifar_dist.config.saved import read_config
 from cifar_dist.distributed.stop_requests import SHORT_TIME_LIMIT, STOP_FILE, TIME_LIMIT, StopRequests, cause_of
-from cifar_dist.distributed.stop_signals import GRACE_SECONDS, StopSignals
+from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.time_limit import JobTime, deadline, job_time
 from cifar_dist.errors import UserError
+from cifar_dist.launch.signal_queue import GRACE_SECONDS
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 
