@@ -39,10 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     from cifar_dist.distributed.stop_signals import StopSignals
 
     words = [arguments.recipe, *arguments.settings] if arguments.recipe else arguments.settings
-    if _is_task_of_srun(os.environ):
+    if variables := node_of_srun(os.environ):
         from cifar_dist.slurm.node import run_node
 
-        return run_node(["doctor", *words], os.environ)
+        return run_node(["doctor", *words], variables)
     config: Config | None = None
     if words:
         config = recipe.load(arguments.recipe or "", arguments.settings)
@@ -50,21 +50,29 @@ def run(arguments: argparse.Namespace) -> int:
         return _examine(config, signals)
 
 
-def _is_task_of_srun(variables: Mapping[str, str]) -> bool:
-    """Whether ``srun`` has started this process on each of several nodes, and no launcher its ranks yet.
+def node_of_srun(variables: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables of a node on which ``srun`` has started this process, and no launcher its ranks yet.
+
+    Returns:
+        Nothing where this process is a rank, or the only process that the job is going to have.
 
     Raises:
         UserError: ``srun`` has started several on a node.
     """
+    if "SLURM_STEP_NUM_TASKS" not in variables or "RANK" in variables:
+        return {}
+    from cifar_dist.slurm.node import Node
+
     tasks, nodes = (int(variables.get(name) or 1) for name in ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"))
-    if tasks == 1 or "RANK" in variables:
-        return False
+    if tasks == 1:  # perhaps in a job of several nodes
+        alone = {**variables, "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+        return alone if Node.from_environment(alone).processes > 1 else {}
     if tasks != nodes:
         raise UserError(
             f"srun started {tasks} tasks on {nodes} nodes; start one on each, which starts its ranks: "
             "srun --ntasks-per-node=1 cifar-dist doctor"
         )
-    return True
+    return variables
 
 
 def _examine(config: Config | None, signals: StopSignals) -> int:

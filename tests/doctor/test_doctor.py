@@ -18,6 +18,8 @@ from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import find_grace
 from cifar_dist.doctor.shared_folder import trial_folder
 from cifar_dist.doctor.trial import _memory, _speed
+from cifar_dist.slurm.node import Node
+from cifar_dist.verbs.doctor import node_of_srun
 
 MACHINE = ["machine", "processes", "ranks", "precision", "ports", "all-reduce", "clocks"]
 RUN = ["files", "data", "batches", "network", "steps", "gradients", "save", "space"]
@@ -266,3 +268,34 @@ def test_the_trials_of_two_jobs_do_not_touch_each_other(tmp_path: Path) -> None:
         assert first.is_dir()
         assert not second.exists()
     assert not (tmp_path / "new").exists()
+
+
+IN_STEP = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NODELIST": "node[1-2]",
+    "SLURM_NODEID": "0",
+    "SLURM_NNODES": "2",
+    "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_GPUS_ON_NODE": "4",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "machines", "processes"),
+    [
+        ({}, 1, 4),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}, 2, 4),
+        ({"SLURM_GPUS_ON_NODE": "", "CIFAR_DIST_PROCESSES_PER_NODE": "3"}, 1, 3),
+        ({"SLURM_GPUS_ON_NODE": "1"}, 0, 0),
+        ({"RANK": "0"}, 0, 0),
+        ({"SLURM_STEP_NUM_TASKS": None}, 0, 0),
+    ],
+    ids=["one node", "two nodes", "no GPUs", "one process", "a rank already", "in a batch script"],
+)
+def test_a_task_of_srun_starts_the_ranks_of_its_node(
+    changes: dict[str, str | None], machines: int, processes: int
+) -> None:
+    variables = {name: value for name, value in {**IN_STEP, **changes}.items() if value is not None}
+    started = node_of_srun(variables)
+    node = Node.from_environment(started) if started else None
+    assert (node.nodes if node else 0, node.processes if node else 0) == (machines, processes)
