@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
-from torch.distributed.elastic.rendezvous import RendezvousClosedError
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousTimeoutError
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 from torch.distributed.launcher import api as launcher
@@ -94,6 +94,9 @@ def has_found_meeting() -> bool:
 
 def describe_failure(endpoint: str, error: Exception) -> str:
     """Return in one line why a meeting failed."""
+    meeting = ElasticAgent.meeting
+    if isinstance(error, RendezvousTimeoutError) and meeting is not None and (missing := meeting.problem()):
+        return f"gave up after {ElasticAgent.job.join_timeout:.0f} s (run.join_timeout): {missing}"
     if has_found_meeting():
         return f"the machine at {endpoint} (--rdzv_endpoint), where they meet, has left: the job ended without this one"
     return f"the machines do not meet at {endpoint}: {first_line(error)}"

@@ -60,6 +60,19 @@ class Meeting:
         """Note that its ranks start."""
         self._began = None
 
+    def problem(self) -> str:
+        """Say what is missing; empty if nothing is, but time."""
+        if self._handler is None:
+            return self._connection_problem() or (
+                f"what listens at {self._endpoint} (--rdzv_endpoint) is no meeting of machines; use another port"
+            )
+        state, least = self._handler._state_holder.state, self._handler.settings.min_nodes
+        machines = len({*state.participants, self._handler._this_node})  # torch removes one that has given up
+        if state.complete or machines >= least:
+            return ""
+        have = "has" if machines == 1 else "have"
+        return f"{machines} of at least {least} machines {have} met at {self._endpoint} (--rdzv_endpoint)"
+
     def _watch(self) -> None:
         next_line = SAY_SECONDS
         while True:
@@ -72,7 +85,7 @@ class Meeting:
                 self._report(waited)
 
     def _report(self, waited: float) -> None:
-        problem = self._problem()
+        problem = self.problem()
         if problem and waited > self._timeout + _GIVE_UP_SECONDS:
             notice(f"gave up after {waited:.0f} s (run.join_timeout): {problem}")
             os._exit(EXIT_FAILED)  # without ranks, and with a main thread that does not listen
@@ -80,19 +93,6 @@ class Meeting:
         if text and (problem or text != self._said):
             notice(f"waiting for {waited:.0f} s: {text}")
         self._said = text
-
-    def _problem(self) -> str:
-        """What is missing; empty if nothing is, but time."""
-        if self._handler is None:
-            return self._connection_problem() or (
-                f"what listens at {self._endpoint} (--rdzv_endpoint) is no meeting of machines; use another port"
-            )
-        state, least = self._handler._state_holder.state, self._handler.settings.min_nodes
-        machines = len(state.participants)
-        if state.complete or machines >= least:
-            return ""
-        have = "has" if machines == 1 else "have"
-        return f"{machines} of at least {least} machines {have} met at {self._endpoint} (--rdzv_endpoint)"
 
     def _patience(self) -> str:
         """Why a machine waits although enough have met; empty if its ranks are about to start."""

@@ -114,6 +114,7 @@ def waits(
         ),
         "elastic": launch("--nnodes=2:4", meeting, patience="600"),
         "silent": launch("--nnodes=1:2", meeting, patience="1", port=silent),
+        "few": launch("--nnodes=2:4", meeting, patience="1"),
         "hostless": launch("--nnodes=1:2", meeting, "--rdzv_conf=is_host=0", patience="1"),
     }
     yield started
@@ -165,6 +166,13 @@ def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(waits: di
         f"cifar-dist: waiting for 10 s: {missing}",
         f"cifar-dist: gave up after 11 s (run.join_timeout): {missing}",
     ]
+
+
+def test_machines_that_are_too_few_give_up_and_do_not_blame_the_one_where_they_meet(waits: dict[str, Wait]) -> None:
+    done = waits["few"].end()
+    assert done.returncode == 1
+    problem = f"1 of at least 2 machines has met at 127.0.0.1:{waits['few'].port} (--rdzv_endpoint)"
+    assert done.stderr == f"cifar-dist: gave up after 1 s (run.join_timeout): {problem}\n"
 
 
 def test_a_machine_waits_for_the_one_where_they_meet(waits: dict[str, Wait]) -> None:
