@@ -95,7 +95,8 @@ def has_found_meeting() -> bool:
 def describe_failure(endpoint: str, error: Exception) -> str:
     """Return in one line why a meeting failed."""
     meeting = ElasticAgent.meeting
-    if isinstance(error, RendezvousTimeoutError) and meeting is not None and (missing := meeting.problem()):
+    if isinstance(error, RendezvousTimeoutError) and meeting is not None:
+        missing = meeting.problem() or f"not all machines of this job still answer at {endpoint} (--rdzv_endpoint)"
         return f"gave up after {ElasticAgent.job.join_timeout:.0f} s (run.join_timeout): {missing}"
     if has_found_meeting():
         return f"the machine at {endpoint} (--rdzv_endpoint), where they meet, has left: the job ended without this one"

@@ -7,7 +7,7 @@
                                                           number of events in its timeline, or `finished`
     node VERB FOLDER RECIPE [--section.field VALUE ...]   on every node, under srun: does that
                                                           both take `resume RUN` in place of RECIPE
-    requeue FOLDER BEGAN_AT BEFORE EXIT_CODE JOB_STATE RESTARTS MAY_REQUEUE
+    requeue FOLDER BEGAN_AT BEFORE EXIT_CODE JOB_STATE RESTARTS MAY_REQUEUE NODES_LEFT
                                                           on the first node: prints the outcome and the job's exit code;
                                                           BEGAN_AT and BEFORE are the second and the last line of
                                                           preflight
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.process_exit import exit_with
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.job_output import attempt_number, describe_attempt, say
@@ -67,7 +67,7 @@ def requeue(words: Sequence[str], answer: TextIO) -> int:
     from cifar_dist.slurm.requeue import Attempt, decide
     from cifar_dist.tracking import timeline
 
-    path, began_at, before, step_code, job_state, restarts, may_requeue = words
+    path, began_at, before, step_code, job_state, restarts, may_requeue, left = words
     folder, number = RunFolder(Path(path)), attempt_number(os.environ)
     kinds = [event.kind for event in timeline.read(folder.timeline)][0 if before == _FINISHED else int(before) :]
     decision = decide(
@@ -77,7 +77,7 @@ def requeue(words: Sequence[str], answer: TextIO) -> int:
             job_state=job_state,
             requeued=int(restarts or 0) >= number,  # Slurm counts a restart as soon as it decides on it
             may_requeue=may_requeue != "0",
-            exit_code=_agreed_code(kinds, int(step_code)),
+            exit_code=_agreed_code(kinds, int(step_code), int(left)),
             # A run that was to be extended stays finished until its ranks have joined.
             finished=folder.is_finished() and (before == _FINISHED or "finished" in kinds),
             began_at=began_at,
@@ -98,22 +98,27 @@ def _answer() -> TextIO:
     return answer
 
 
-def _agreed_code(kinds: Sequence[str], code: int) -> int:
+def _agreed_code(kinds: Sequence[str], code: int, left: int) -> int:
     """Return the exit code that the nodes agreed on, from that of their step.
 
     A node that is killed hides it, because 128 and more is the highest: one that Slurm ends as others stalled, or one
-    that was lost while others continued. The timeline knows how the others ended.
+    that was lost while others continued. The timeline knows how the others ended. If too few are left to continue,
+    they fail, and the job needs others.
 
     Args:
         kinds: of the events in it since the attempt began.
         code: of the step.
+        left: nodes that the job still has.
     """
-    from cifar_dist.slurm.node import MIN_NODES
+    from cifar_dist.slurm.node import MIN_NODES, positive
 
+    least = min(positive(os.environ, MIN_NODES), int(os.environ.get("SLURM_JOB_NUM_NODES", "1")))
+    if 0 < left < least and (code == EXIT_FAILED or code > 128):
+        return EXIT_REQUEUE
     if code <= 128:
         return code
     agreed: dict[str, int] = {"stalled": EXIT_STALLED}
-    if os.environ.get(MIN_NODES):
+    if least:
         agreed |= {"interrupted": EXIT_REQUEUE, "finished": EXIT_DONE}
     return agreed.get(kinds[-1], code) if kinds else code
 

@@ -156,11 +156,11 @@ def test_the_command_reads_the_run_folder(
     run = write_run(tiny.parent / "runs" / "it", recipe.load(str(tiny), []))
 
     def ask(
-        exit_code: int, state: str, restarts: str = "1", may_requeue: str = "1", before: str = "0"
+        exit_code: int, state: str, restarts: str = "1", may_requeue: str = "1", before: str = "0", left: str = "2"
     ) -> tuple[str, str]:
         """Return what the command of slurm/train.sbatch prints after an attempt that began without a checkpoint."""
         answer = io.StringIO()
-        assert requeue([str(run), "", before, str(exit_code), state, restarts, may_requeue], answer) == 0
+        assert requeue([str(run), "", before, str(exit_code), state, restarts, may_requeue, left], answer) == 0
         return answer.getvalue(), capsys.readouterr().err.removeprefix("slurm/train.sbatch: ")
 
     out, err = ask(0, "RUNNING")
@@ -178,6 +178,11 @@ def test_the_command_reads_the_run_folder(
     assert ask(137, "RUNNING")[0] == "failed 137\n"
     monkeypatch.setenv("CIFAR_DIST_MIN_NODES", "1")
     assert ask(137, "RUNNING")[0] == "requeue 75\n", "a node was lost, the others saved"
+    monkeypatch.setenv("CIFAR_DIST_MIN_NODES", "2")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+    assert ask(1, "RUNNING", left="1")[0] == "requeue 75\n", "too few nodes are left"
+    assert ask(1, "RUNNING", left="2")[0] == "failed 1\n"
+    assert ask(2, "RUNNING", left="1")[0] == "failed 2\n"
     monkeypatch.delenv("CIFAR_DIST_MIN_NODES")
     run = write_run(run.with_name("done"), recipe.load(str(tiny), []), test=0.5)
     assert ask(0, "RUNNING", before="finished") == ("done 0\n", "")

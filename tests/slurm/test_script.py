@@ -65,7 +65,7 @@ def test_what_a_wrapper_of_python_prints_is_no_answer(programs: Programs) -> Non
     done = programs.run()
     assert done.returncode == 75, done.stderr
     assert "-m cifar_dist.slurm node train runs/it demo" in programs.calls("python")[1]
-    assert (programs.folder / "decided").read_text() == "runs/it  0 0 RUNNING 0 1\n"
+    assert (programs.folder / "decided").read_text() == "runs/it  0 0 RUNNING 0 1 1\n"
     assert programs.calls("scontrol") == ["scontrol requeue 7"]
 
 
@@ -75,7 +75,7 @@ def test_a_controller_that_restarts_ends_no_chain_of_jobs(programs: Programs) ->
         programs.write(name, f"{fails_twice} {_SLURM[name]}")
     done = programs.run()
     assert done.returncode == 75, done.stderr
-    assert (programs.folder / "decided").read_text() == "runs/it  0 0 RUNNING 0 1\n"
+    assert (programs.folder / "decided").read_text() == "runs/it  0 0 RUNNING 0 1 1\n"
     assert len(programs.calls("scontrol")) == 4
     assert "would not requeue" not in done.stderr
 

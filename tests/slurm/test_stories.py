@@ -7,6 +7,7 @@ events happen before the first test waits for the end of its story.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -123,6 +124,9 @@ def stories(teller: Teller, cluster: Cluster, undisturbed: Job) -> dict[str, Sto
         "preempted": teller.begin("preempted", nodes="node[3-4]"),
         "node-down": teller.begin("node-down", nodes="node[5-6]"),
         "elastic": teller.begin("elastic", nodes="node[7-8]", **elastic),
+        "few": teller.begin(
+            "few", "--run.join_timeout", "3", nodes="node[7-8]", **{**elastic, "CIFAR_DIST_MIN_NODES": "2"}
+        ),
         "stalled": teller.begin("stalled", "--run.stall_timeout", "5"),
         "named": teller.begin("named"),
         "inside": teller.begin("inside", nodes="node1", CIFAR_DIST_SRUN_OPTIONS="--cpu-bind=none"),
@@ -144,10 +148,12 @@ def stories(teller: Teller, cluster: Cluster, undisturbed: Job) -> dict[str, Sto
                 cluster.set_node("node6", "down")
                 paused.resume()
             case "elastic":
+                too_few = told["few"].pause()
                 cluster.set_node("node8", "drain")  # or it would return by itself
                 cluster.set_node("node8", "down")
                 told[name].note.unlink()  # it pauses again
                 paused.resume()
+                too_few.resume()
             case "named":
                 told["second of that name"] = teller.begin(name)
             case "inside":
@@ -217,6 +223,19 @@ def test_a_job_continues_without_a_lost_node_until_it_returns(
     told.assert_is_whole(whole, restarts=1)
     assert "of the lost nodes (node8) one is idle again; the job stops, to be requeued" in told.job.output()
     assert [event.processes for event in told.events() if event.processes] == [2, 1, 2]
+
+
+def test_a_job_whose_nodes_are_too_few_is_requeued_until_the_lost_one_returns(
+    stories: dict[str, Story], cluster: Cluster, whole: Path
+) -> None:
+    told = stories["few"]
+    until(lambda: "; requeueing" in told.job.output(), told.job.output)
+    assert (
+        "gave up after 3 s (run.join_timeout): not all machines of this job still answer at node7:" in told.job.output()
+    )
+    with contextlib.suppress(subprocess.CalledProcessError):  # the test above has done it
+        cluster.set_node("node8", "resume")
+    told.assert_is_whole(whole, restarts=1)
 
 
 def test_a_rank_that_is_stopped(stories: dict[str, Story], whole: Path) -> None:
