@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from cifar_dist import recipe
@@ -34,8 +35,11 @@ class LaunchedRun:
         return (self._config.run if self._config else RunConfig()).join_timeout
 
     def is_finished(self) -> bool:
-        """Whether the run is finished; False where none is trained."""
-        return self._config is not None and RunFolder.of(self._config).is_finished()
+        """Whether the run is finished, with the length that the words ask for; False where none is trained."""
+        from cifar_dist.training.continuation import is_finished
+
+        config = self._config  # with run.fresh, this job has created the folder
+        return config is not None and is_finished(replace(config, run=replace(config.run, fresh=False)))
 
     def words_to_continue(self) -> list[str]:
         """Return the words with which ranks that start again continue the run.

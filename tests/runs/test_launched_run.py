@@ -42,3 +42,12 @@ def test_a_run_continues_with_its_own_settings(run: str, tmp_path: Path) -> None
     assert again.words_to_continue() == ["resume", run, "--optim.lr", "0.2"]
     before = ["train", "demo", *place[:-1], "second"]
     assert LaunchedRun(before).words_to_continue() == before
+
+
+def test_a_run_that_is_to_be_extended_is_not_finished(tiny: Path) -> None:
+    """Or a machine that has waited in vain for the others would call it done."""
+    run = write_run(tiny.parent / "runs" / "tiny", recipe.load(str(tiny)), test=0.5)
+    assert LaunchedRun(["resume", str(run)]).is_finished()
+    assert LaunchedRun(["train", str(tiny), "--run.name", "tiny", "--run.fresh"]).is_finished()
+    assert not LaunchedRun(["resume", str(run), "--train.epochs", "4"]).is_finished()
+    assert not LaunchedRun(["doctor"]).is_finished()
