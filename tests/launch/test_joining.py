@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import select
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -83,6 +85,11 @@ class Wait:
         return done
 
 
+def without_seconds(text: str) -> str:
+    """Return a text without how long a process waited: a busy machine may look at its clock late."""
+    return re.sub(r"\b\d+ s\b", "N s", text)
+
+
 @pytest.fixture(scope="module")
 def silent() -> Iterator[int]:
     """The port of a program that accepts connections and says nothing."""
@@ -146,10 +153,12 @@ def test_a_request_to_stop_ends_the_wait_for_other_machines(waits: dict[str, Wai
 
 def test_a_machine_alone_is_told_how_many_are_missing_and_stops_on_request(waits: dict[str, Wait]) -> None:
     waiting = waits["elastic"]
-    assert waiting.process.stderr is not None
-    said = waiting.process.stderr.readline()
+    stderr = waiting.process.stderr
+    assert stderr is not None
+    wait_until(lambda: bool(select.select([stderr], [], [], 0)[0]), [waiting.process])
+    said = without_seconds(stderr.readline())
     endpoint = f"127.0.0.1:{waiting.port}"
-    assert said == f"cifar-dist: waiting for 10 s: 1 of at least 2 machines has met at {endpoint} (--rdzv_endpoint)\n"
+    assert said == f"cifar-dist: waiting for N s: 1 of at least 2 machines has met at {endpoint} (--rdzv_endpoint)\n"
     waiting.process.terminate()
     done = waiting.end()
     assert done.returncode == 75
@@ -159,13 +168,12 @@ def test_a_machine_alone_is_told_how_many_are_missing_and_stops_on_request(waits
 def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(waits: dict[str, Wait]) -> None:
     done = waits["silent"].end()
     assert done.returncode == 1
-    said = [line for line in done.stderr.splitlines() if line.startswith("cifar-dist: ")]
+    said = [without_seconds(line) for line in done.stderr.splitlines() if line.startswith("cifar-dist: ")]
     listening = f"what listens at 127.0.0.1:{waits['silent'].port} (--rdzv_endpoint)"
     missing = f"{listening} is no meeting of machines; use another port"
-    assert said == [
-        f"cifar-dist: waiting for 10 s: {missing}",
-        f"cifar-dist: gave up after 11 s (run.join_timeout): {missing}",
-    ]
+    assert said[-1] == f"cifar-dist: gave up after N s (run.join_timeout): {missing}"
+    waiting = f"cifar-dist: waiting for N s: {missing}"
+    assert said[:-1] in ([waiting], []), "a second before, which a busy machine may miss"
 
 
 def test_machines_that_are_too_few_give_up_and_do_not_blame_the_one_where_they_meet(waits: dict[str, Wait]) -> None:
@@ -180,7 +188,7 @@ def test_a_machine_waits_for_the_one_where_they_meet(waits: dict[str, Wait]) -> 
     done = waits["hostless"].end()
     assert done.returncode == 1
     problem = f"no machine answers at 127.0.0.1:{waits['hostless'].port} (--rdzv_endpoint): Connection refused"
-    assert f"cifar-dist: gave up after 11 s (run.join_timeout): {problem}\n" in done.stderr
+    assert f"cifar-dist: gave up after N s (run.join_timeout): {problem}\n" in without_seconds(done.stderr)
 
 
 def test_one_machine_of_two_gives_up_before_it_starts_a_rank(tiny: Path, forked: dict[str, str]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
-import time
 
 import pytest
 from support.running import finish, free_port, start
@@ -12,35 +12,39 @@ from support.running import finish, free_port, start
 from cifar_dist.launch.reporter import is_first, is_reporter
 
 ASKING = """
-import os, sys, time
+import os, sys
 import torch.distributed as dist
 from cifar_dist.launch import reporter
 
 place, port, rank = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ["RANK"])
 store = dist.TCPStore(place, port, 2, is_master=rank == 0)  # until both are there
-question, asking, later = sys.argv[1:]
-time.sleep(0.5 if rank == int(later) else 0)
+keys = reporter.open_store("a test/0", place, port)
+question, asking, later, key = sys.argv[1:]
+if len(asking) == 2:
+    reporter._WAIT_SECONDS = 60.0  # on a busy machine the other rank may be late
+if rank == int(later):
+    keys.get(key)
 if str(rank) in asking:
+    keys.set("asks", "")
     print(getattr(reporter, question)("a test"))
-else:
-    time.sleep(1.5)  # longer than the others wait for it
 """
 
 
 @pytest.mark.parametrize(
-    ("question", "asking", "later", "answers"),
+    ("question", "asking", "later", "key", "answers"),
     [
-        ("is_first", "01", "1", ["True", "False"]),
-        ("is_first", "01", "0", ["False", "True"]),
-        ("is_reporter", "01", "1", ["True", "False"]),
-        ("is_reporter", "01", "0", ["True", "False"]),
-        ("is_reporter", "1", "0", ["", "True"]),
+        ("is_first", "01", "1", "ranks", ["True", "False"]),
+        ("is_first", "01", "0", "ranks", ["False", "True"]),
+        ("is_reporter", "01", "1", "main", ["True", "False"]),
+        ("is_reporter", "01", "0", "asks", ["True", "False"]),
+        ("is_reporter", "1", "0", "others", ["", "True"]),
     ],
 )
 def test_one_of_the_ranks_that_fail_together_reports_it(
-    question: str, asking: str, later: str, answers: list[str]
+    question: str, asking: str, later: str, key: str, answers: list[str]
 ) -> None:
-    done = finish(start(["-c", ASKING, question, asking, later], 2))
+    """The rank that is ``later`` waits for a ``key`` that the other sets when it asks."""
+    done = finish(start(["-c", ASKING, question, asking, later, key], 2))
     assert [each.stdout.strip() for each in done] == answers, "".join(each.stderr for each in done)
 
 
@@ -61,7 +65,7 @@ def test_a_rank_0_that_ends_is_not_asked(monkeypatch: pytest.MonkeyPatch, capfd:
     monkeypatch.setenv("MASTER_PORT", str(host.getsockname()[1]))
 
     def end() -> None:
-        time.sleep(0.02)
+        select.select([host], [], [])  # until somebody connects
         host.close()
 
     ending = threading.Thread(target=end)

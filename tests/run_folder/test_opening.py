@@ -240,10 +240,11 @@ def test_an_unwritable_folder_is_reported_at_the_start(tmp_path: Path, manifest:
     assert message.endswith("); choose another with --run.dir")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_folder_is_reported_at_the_start(tmp_path: Path, manifest: Manifest) -> None:
-    tmp_path.chmod(0o555)
-    assert "Permission denied" in refusal(tmp_path / "it", CONFIG, manifest)
+def test_a_read_only_folder_is_reported_at_the_start(manifest: Manifest) -> None:
+    with public_folder() as path:
+        path.chmod(0o555)
+        with without_rights():
+            assert "Permission denied" in refusal(path / "it", CONFIG, manifest)
 
 
 def test_a_config_edited_into_nonsense_is_reported(tmp_path: Path, manifest: Manifest) -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 
 from cifar_dist.checkpoint import NEW_RUN, Checkpoint
@@ -38,10 +37,10 @@ def train(learner: Learner, first: int, last: int) -> None:
         pass
 
 
-def test_each_micro_batch_of_each_step_has_dropout_of_its_own(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_micro_batch_of_each_step_has_dropout_of_its_own(digits: Path) -> None:
     seeds: list[int] = []
-    monkeypatch.setattr(Learner, "_seed_dropout", lambda _, seed: seeds.append(seed))
     with learner_of(digits, ModelConfig("tiny-cnn"), NoAverageConfig()) as learner:
+        learner.model.module.register_forward_pre_hook(lambda *_: seeds.append(torch.initial_seed()))
         train(learner, 0, EPOCHS * PER_EPOCH)
     steps = range(EPOCHS * PER_EPOCH)
     assert seeds == [step_seed(0, step, part) for step in steps for part in range(ACCUMULATE)]
