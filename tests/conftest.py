@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from pathlib import Path
 
 import hypothesis
 import pytest
 from support import warm
+from support.clock import Clock
 from support.running import ROOT
 
 from cifar_dist.cpu.openmp import shorten_openmp_spin
@@ -100,6 +102,14 @@ def test_data() -> Path:
         if folder and (Path(folder) / "cifar10-jpeg.tar.gz").is_file():
             return Path(folder)
     pytest.skip("no cifar10-jpeg.tar.gz in ../shared/data or $CIFAR_DIST_TEST_DATA")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What ``time.perf_counter`` says, until the end of the test."""
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
 
 
 @pytest.fixture

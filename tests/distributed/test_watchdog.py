@@ -76,7 +76,7 @@ def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_p
         "        super().__init__(32 * 32 * channels, classes)\n"
         "    def forward(self, images):\n"
         "        if not self.training:\n"
-        "            time.sleep(0.7 if self.looks else 2.5)\n"
+        "            time.sleep(0.5 if self.looks else 2.5)\n"
         "            self.looks += 1\n"
         "        return super().forward(images.flatten(1))\n"
     )

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
+from support.clock import Clock
 
 from cifar_dist.distributed.ranks import PendingValues, Ranks
 from cifar_dist.training.measurements import StepLog, StepMeasurements
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
-    return clock
 
 
 def measured(step: int) -> StepMeasurements:
