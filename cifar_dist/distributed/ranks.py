@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -152,8 +152,3 @@ def _shared(error: UserError | TrainingFailedError | OSError) -> UserError | Tra
         shared = blame(error) if isinstance(error, UserError) else error
     shared.is_shared = True
     return shared
-
-
-def deal(items: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """Items rank, rank + world_size, ...: fixed units of work, dealt to processes."""
-    return list(items[rank::world_size])

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_dist.distributed.out_of_memory import describe_evaluation, explained
-from cifar_dist.distributed.ranks import deal
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.views import View, Views
 from cifar_dist.terminal.progress import Show, silent
@@ -99,7 +98,7 @@ def predict(
         show: shows the progress.
     """
     ranks = model.ranks
-    mine = deal(torch.arange(count).split(batch_size), ranks.rank, ranks.world_size)
+    mine = list(torch.arange(count).split(batch_size))[ranks.rank :: ranks.world_size]
     rounds = -(-count // (batch_size * ranks.world_size))
     # Sharded weights are gathered from all ranks in every round: one with a batch less predicts a sample, and drops it.
     requests = mine + [torch.tensor([0])] * (rounds - len(mine))

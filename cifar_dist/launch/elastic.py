@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
@@ -176,17 +177,18 @@ class ElasticAgent(LocalElasticAgent):
         return len(meeting._state_holder.state.participants)
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
-        deadline, next_request = time.monotonic() + self._stop_seconds, 0.0
-        while (running := self._running_ranks()) and (now := time.monotonic()) < deadline:
-            if now >= next_request:
-                next_request = now + _REPEAT_SECONDS
-                for process in running:
-                    process.send_signal(self._stop_signal)
-            time.sleep(_POLL_SECONDS)
+        assert isinstance(self._pcontext, SubprocessContext)
+        ranks = [handler.proc for handler in self._pcontext.subprocess_handlers.values()]
+        request_end(ranks, self._stop_signal, self._stop_seconds)
         self._shutdown(timeout=1)
 
-    def _running_ranks(self) -> list[subprocess.Popen[bytes]]:
-        """Return the processes of this machine's ranks that have not ended."""
-        assert isinstance(self._pcontext, SubprocessContext)
-        handlers = self._pcontext.subprocess_handlers.values()
-        return [handler.proc for handler in handlers if handler.proc.poll() is None]
+
+def request_end(processes: Sequence[subprocess.Popen[bytes]], request: signal.Signals, seconds: float) -> None:
+    """Send a signal to processes, again and again, until they have ended or ``seconds`` have passed."""
+    deadline, next_request = time.monotonic() + seconds, 0.0
+    while (running := [one for one in processes if one.poll() is None]) and (now := time.monotonic()) < deadline:
+        if now >= next_request:
+            next_request = now + _REPEAT_SECONDS
+            for process in running:
+                process.send_signal(request)
+        time.sleep(_POLL_SECONDS)

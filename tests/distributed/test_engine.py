@@ -26,10 +26,8 @@ from support.engines import engine as start
 from support.running import spawn
 from torch import Tensor, nn
 
-from cifar_dist.config import Config, RunConfig
 from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.optimizer_state import restore
-from cifar_dist.distributed.ranks import deal
 from cifar_dist.errors import UserError
 
 Found = dict[str, object]
@@ -310,16 +308,3 @@ def test_inference_asks_the_bare_module_without_gradients() -> None:
     assert not logits.requires_grad
     with torch.no_grad():
         torch.testing.assert_close(logits, model.module(images))
-
-
-@pytest.mark.parametrize(("processes", "says"), [(2, "asks for 2 processes and the launcher started 1")])
-def test_another_number_of_processes_than_requested_is_refused(processes: int, says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        start(Config(run=RunConfig(processes=processes)))
-
-
-def test_units_of_work_are_distributed_without_loss() -> None:
-    for processes in (1, 2, 3, 7):
-        dealt = [deal(range(10), rank, processes) for rank in range(processes)]
-        assert sorted(item for hand in dealt for item in hand) == list(range(10))
-        assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from support import warm
 from support.running import (
+    PATIENCE,
     ROOT,
     TRAIN,
     environment,
@@ -27,10 +29,8 @@ from support.running import (
     wait_for_pause,
     wait_until,
 )
-from torch.distributed.elastic.agent.server.api import WorkerGroup
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, SubprocessContext, start_processes
 
-from cifar_dist.launch.elastic import ElasticAgent
+from cifar_dist.launch.elastic import request_end
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.tracking import timeline
 
@@ -123,26 +123,22 @@ def test_a_job_starts_its_ranks_again_as_often_as_it_is_asked_to(options: list[s
     assert done.stdout == f"{restarts}\n", done.stderr
 
 
-def test_a_rank_that_starts_up_saves_for_a_machine_that_joins(tmp_path: Path) -> None:
+def test_a_rank_that_starts_up_is_asked_again() -> None:
     """It ignores what it is sent until it listens; one request alone would be lost, and the rank killed at last."""
-    starts_up = tmp_path / "rank.py"
-    starts_up.write_text(
+    code = (
         "import signal, sys, time\n"
-        "signal.signal(signal.SIGRTMIN, signal.SIG_IGN)\n"
+        "def listen(number, frame):\n"
+        "    signal.signal(number, lambda *_: sys.exit(75))\n"
+        "signal.signal(signal.SIGRTMIN, listen)\n"
         "print('starting', flush=True)\n"
-        "time.sleep(1.5)\n"
-        "signal.signal(signal.SIGRTMIN, lambda *_: sys.exit(75))\n"
         "time.sleep(300)\n"
     )
-    logs = DefaultLogsSpecs(str(tmp_path), redirects=Std.OUT)
-    ranks = start_processes("ranks", sys.executable, {0: (str(starts_up),)}, {0: {}}, logs, start_method="spawn")
-    assert isinstance(ranks, SubprocessContext)
-    wait_until(lambda: "starting" in Path(ranks.stdouts[0]).read_text(), [])
-    agent = ElasticAgent.__new__(ElasticAgent)
-    agent._pcontext, agent._worker_watchdog, agent._health_check_server = ranks, None, None
-    agent._stop_signal = MACHINE_JOINS
-    agent._stop_workers(WorkerGroup.__new__(WorkerGroup))
-    assert ranks.subprocess_handlers[0].proc.returncode == 75
+    rank = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert rank.stdout is not None
+    assert rank.stdout.readline() == b"starting\n"
+    request_end([rank], MACHINE_JOINS, PATIENCE)
+    assert rank.wait() == 75
+    rank.stdout.close()
 
 
 def _stop(machine: warm.Popen) -> list[psutil.Process]:
