@@ -96,7 +96,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def test_data() -> Path:
+def cifar_files() -> Path:
     """Folder of the real CIFAR-10 files that tests may use."""
     for folder in _DATA:
         if folder and (Path(folder) / "cifar10-jpeg.tar.gz").is_file():

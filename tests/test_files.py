@@ -198,7 +198,7 @@ def test_free_name_counts_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000])
-def test_sha256(tmp_path: Path, size: int) -> None:
+def test_a_checksum_is_of_all_bytes(tmp_path: Path, size: int) -> None:
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "file").write_bytes(data)
     assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()

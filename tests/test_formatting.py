@@ -96,7 +96,7 @@ def test_numbers_are_formatted_for_readers() -> None:
         (math.inf, "-"),
     ],
 )
-def test_a_clock(seconds: float, text: str) -> None:
+def test_a_clock_shows_hours_and_days_once_there_are_any(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 

@@ -39,7 +39,7 @@ def test_every_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert head[0].startswith("# "), "a recipe's head says in a line or two what it is"
 
 
-def test_file_then_overrides(plain: str) -> None:
+def test_overrides_follow_the_file(plain: str) -> None:
     loaded = recipe.load(
         plain,
         [

@@ -173,10 +173,10 @@ def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> N
     assert "more than 8 bits" in one_line(build.write_folder(tmp_path / "f", {"deep/a.png": data.getvalue()}))
 
 
-def test_a_tenth_of_the_real_jpeg_archive(test_data: Path) -> None:
-    names = list_members(test_data / "cifar10-jpeg.tar.gz", show=False).names
+def test_a_tenth_of_the_real_jpeg_archive(cifar_files: Path) -> None:
+    names = list_members(cifar_files / "cifar10-jpeg.tar.gz", show=False).names
     assert len(names) == 55_000
-    data = read_image_folder(test_data / "cifar10-jpeg.tar.gz", Listing(names[::10], []), show=False)
+    data = read_image_folder(cifar_files / "cifar10-jpeg.tar.gz", Listing(names[::10], []), show=False)
     assert data.classes == tuple(build.CLASSES_10)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 5000, "test": 500}
     assert np.bincount(data.splits["train"].labels).tolist() == [500] * 10

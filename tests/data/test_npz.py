@@ -12,7 +12,7 @@ from support.opened_sources import one_line, open_quietly
 from cifar_dist.data import archive_member
 
 
-def test_labelled_npz(tmp_path: Path) -> None:
+def test_images_and_labels_of_an_npz_are_read(tmp_path: Path) -> None:
     images = build.random_images(5)
     np.savez(tmp_path / "a.npz", x_train=images, y_train=np.array([[0], [2], [1], [2], [0]]), x_test=images[:2],
              y_test=np.array([1, 1], np.uint8))  # fmt: skip

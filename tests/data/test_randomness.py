@@ -37,7 +37,7 @@ def integers(seed: int, epoch: int, ids: Tensor, purpose: str, below: int, draw:
     return Samples(seed, epoch, ids).integers(purpose, below, draw)
 
 
-def test_known_answers() -> None:
+def test_random_numbers_have_not_changed() -> None:
     """Frozen: a change would alter every run that anyone has trained."""
     ids = torch.tensor([0, 1, 2])
     assert bits(0, 0, ids, "flip").tolist() == [808946631622090769, 580117810868683559, 554093325450518015]
@@ -93,7 +93,7 @@ def test_a_gpu_gives_the_bits_of_a_cpu() -> None:
 
 @settings(deadline=None)
 @given(SEEDS, EPOCHS, st.lists(COUNTERS, min_size=1, max_size=50), st.integers(1, 2**40))
-def test_ranges(seed: int, epoch: int, counters: list[int], below: int) -> None:
+def test_random_numbers_are_within_their_ranges(seed: int, epoch: int, counters: list[int], below: int) -> None:
     ids = torch.tensor(counters)
     assert bits(seed, epoch, ids, "a").min() >= 0
     fractions = uniform(seed, epoch, ids, "a")

@@ -16,7 +16,7 @@ from cifar_dist.errors import UserError
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("key", [str, str.encode])
-def test_unlabelled_pickle(tmp_path: Path, protocol: int, key: Callable[[str], str | bytes]) -> None:
+def test_images_and_ids_of_a_pickle_are_read(tmp_path: Path, protocol: int, key: Callable[[str], str | bytes]) -> None:
     images, ids = build.random_images(4), np.array([30, 10, 20, -1])
     for data in (images, build.planes(images)):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps({key("data"): data, key("ids"): ids}, protocol))
@@ -111,8 +111,8 @@ def test_a_wrong_unlabelled_pickle_is_refused(tmp_path: Path, content: object, c
     assert str(tmp_path / "a.pkl") in str(error.value)
 
 
-def test_the_real_unlabelled_pickle(test_data: Path) -> None:
-    unlabelled = read_unlabelled(test_data / "cifar_test_nolabel.pkl")
+def test_the_real_unlabelled_pickle_is_read(cifar_files: Path) -> None:
+    unlabelled = read_unlabelled(cifar_files / "cifar_test_nolabel.pkl")
     assert unlabelled.images.shape == (5000, 32, 32, 3)
     assert sorted(unlabelled.ids.tolist()) == list(range(5000))
     assert unlabelled.images.mean() / 255 == pytest.approx(0.473, abs=0.005)

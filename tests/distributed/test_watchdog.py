@@ -181,5 +181,5 @@ WAITING = Position(7, "learner.py:9 (train_step)", waiting=True)
         ({0: HERE}, "rank 0 is behind, after step 7 at net.py:3 (forward)"),
     ],
 )
-def test_the_rank_that_is_behind(positions: dict[int, Position], says: str) -> None:
+def test_the_rank_that_is_behind_is_named(positions: dict[int, Position], says: str) -> None:
     assert name_behind(positions, {}).startswith(says)

@@ -81,7 +81,7 @@ def test_an_existing_run_resumes_as_if_doctor_had_not_run(tiny: Path) -> None:
     assert files(tiny.parent / "runs") == before
 
 
-def test_the_machine_alone() -> None:
+def test_without_a_recipe_only_the_machine_is_checked() -> None:
     assert checks(doctor()) == MACHINE
 
 

@@ -44,7 +44,9 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_a_run_of_one_process(typed: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_one_process_is_resumed_by_the_program_that_was_typed(
+    typed: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "orig_argv", typed.split())
     assert resume_command(RUN) == command
 
@@ -66,7 +68,9 @@ def test_a_run_of_one_process(typed: str, command: str, monkeypatch: pytest.Monk
         ),
     ],
 )
-def test_a_run_under_another_launcher(above: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_under_another_launcher_is_resumed_under_it(
+    above: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(typed_command, "parent_command", above.split)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert resume_command(RUN) == command
@@ -102,7 +106,9 @@ def test_other_verbs_run_in_as_many_processes(typed: str, launcher: str, monkeyp
     ],
     ids=["typed", "by launch/local.sh", "by a program that says itself how to resume"],
 )
-def test_a_run_that_is_launched(passed: str | None, launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_launched_is_resumed_with_its_launcher(
+    passed: str | None, launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["cifar-dist", "launch", "cpu", "--num_processes=3", "demo"])
     if passed is not None:
         monkeypatch.setenv(VARIABLE, passed)

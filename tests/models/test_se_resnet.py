@@ -14,7 +14,7 @@ def parameters(reduction: int) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_sizes() -> None:
+def test_the_reduction_changes_the_number_of_parameters_little() -> None:
     assert round(parameters(16) / 1e6, 1) == 2.8
     assert round(parameters(4) / 1e6, 1) == 2.9
 

@@ -15,7 +15,7 @@ def test_an_output_does_not_depend_on_other_images() -> None:
     assert not list(model.buffers())
 
 
-def test_any_image_size() -> None:
+def test_images_of_any_size_are_classified() -> None:
     model = build("tiny-cnn", classes=3, channels=1, options={"dropout": 0.5})
     for side in (1, 8, 28):
         assert model(torch.randn(2, 1, side, side)).shape == (2, 3)

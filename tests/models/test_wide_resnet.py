@@ -35,7 +35,9 @@ def by_definition(depth: int, width: int) -> int:
         ("wrn-28-10", {"depth": 10, "width": 1}, 10, 1, None),  # one wide: the first stage needs no projection
     ],
 )
-def test_sizes(name: str, options: dict[str, OptionValue], depth: int, width: int, published: int | None) -> None:
+def test_parameters_and_depth_are_those_of_the_paper(
+    name: str, options: dict[str, OptionValue], depth: int, width: int, published: int | None
+) -> None:
     with torch.device("meta"):
         model = wide(name, **options)
     count = sum(p.numel() for p in model.parameters())

@@ -116,7 +116,9 @@ ATTEMPTS = st.builds(
         ),
     ],
 )
-def test_each_kind_of_ending(changes: dict[str, object], outcome: str, exit_code: int, line: str) -> None:
+def test_each_kind_of_ending_has_its_outcome_code_and_line(
+    changes: dict[str, object], outcome: str, exit_code: int, line: str
+) -> None:
     decision = decide(dataclasses.replace(STOPPED, **changes))  # type: ignore[arg-type]
     assert (decision.outcome, decision.exit_code, decision.line) == (outcome, exit_code, line)
 

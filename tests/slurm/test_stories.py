@@ -179,7 +179,7 @@ def test_two_nodes_train_one_run(undisturbed: Job, stories: dict[str, Story], wh
     assert (undisturbed.facts()["ExitCode"], undisturbed.facts()["Restarts"]) == ("0:0", "0")
 
 
-def test_signal(stories: dict[str, Story], whole: Path) -> None:
+def test_a_signalled_job_is_requeued_and_ends_like_the_whole_run(stories: dict[str, Story], whole: Path) -> None:
     told = stories["signal"]
     resume(told.pause())
     told.assert_is_whole(whole, restarts=1)
@@ -187,7 +187,9 @@ def test_signal(stories: dict[str, Story], whole: Path) -> None:
     assert "USR1" in told.job.output()
 
 
-def test_time_limit(stories: dict[str, Story], whole: Path) -> None:
+def test_a_job_at_its_time_limit_is_requeued_and_ends_like_the_whole_run(
+    stories: dict[str, Story], whole: Path
+) -> None:
     """Slurm sends the signal that the script asks for, two minutes before the limit."""
     told = stories["time-limit"]
     resume(told.pause())
@@ -197,14 +199,14 @@ def test_time_limit(stories: dict[str, Story], whole: Path) -> None:
     assert "USR1" in told.job.output()
 
 
-def test_preemption(stories: dict[str, Story], whole: Path) -> None:
+def test_a_preempted_job_is_requeued_and_ends_like_the_whole_run(stories: dict[str, Story], whole: Path) -> None:
     told = stories["preempted"]
     resume(told.pause())
     told.assert_is_whole(whole, restarts=1)
     assert "Slurm has requeued the job" in told.job.output() or "; requeueing" in told.job.output()
 
 
-def test_a_node_that_is_lost(stories: dict[str, Story], whole: Path) -> None:
+def test_a_job_that_loses_a_node_ends_like_the_whole_run(stories: dict[str, Story], whole: Path) -> None:
     told = stories["node-down"]
     told.assert_is_whole(whole, restarts=1)
     assert "; Slurm has requeued the job\n" in told.job.output()
@@ -236,7 +238,7 @@ def test_a_job_whose_nodes_are_too_few_is_requeued_until_the_lost_one_returns(
     told.assert_is_whole(whole, restarts=1)
 
 
-def test_a_rank_that_is_stopped(stories: dict[str, Story], whole: Path) -> None:
+def test_a_job_with_a_stopped_rank_ends_like_the_whole_run(stories: dict[str, Story], whole: Path) -> None:
     """Nothing continues it: the watchdog of the other rank ends the job."""
     told = stories["stalled"]
     told.assert_is_whole(whole, restarts=1)
@@ -246,7 +248,7 @@ def test_a_rank_that_is_stopped(stories: dict[str, Story], whole: Path) -> None:
     assert [event.kind for event in told.events()] == ["started", "stalled", "resumed", "finished"]
 
 
-def test_two_jobs_with_one_name(stories: dict[str, Story], whole: Path) -> None:
+def test_two_jobs_with_one_name_do_not_train_one_run_at_once(stories: dict[str, Story], whole: Path) -> None:
     told, second = stories["named"], stories["second of that name"].job
     paused = told.pause()
     assert second.wait() == "FAILED"
@@ -258,7 +260,7 @@ def test_two_jobs_with_one_name(stories: dict[str, Story], whole: Path) -> None:
     told.assert_is_whole(whole, restarts=0)
 
 
-def test_a_node_that_never_answers(stories: dict[str, Story], teller: Teller, whole: Path) -> None:
+def test_a_node_that_never_answers_is_named(stories: dict[str, Story], teller: Teller, whole: Path) -> None:
     """Its Python hangs, as on an unreachable file system. Slurm ends it once the other node has given up."""
     told = stories["silent"]
     told.note.touch()
@@ -281,7 +283,7 @@ def test_a_node_without_the_environment_is_named_before_any_trains(stories: dict
     assert not told.run.exists()
 
 
-def test_scancel(teller: Teller, whole: Path) -> None:
+def test_a_cancelled_job_saves_and_is_not_requeued(teller: Teller, whole: Path) -> None:
     """Submitted with ``cifar-dist submit``, which knows the future run folder; resumed from that folder."""
     note = teller.recipe.parent / "cancelled.paused"
     python = f"{teller.env['CIFAR_DIST_VENV']}/bin/python"
