@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from support.run_folders import cells, write_run
@@ -124,6 +124,21 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
     )
 
 
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that makes a shell script stand in for each training; ``$name`` is that of the run."""
+
+    def run(script: str) -> None:
+        program = tmp_path / "bin" / "python"
+        program.parent.mkdir()
+        name = r"""name=$(echo "$*" | sed 's/.*name=\([^ ]*\).*/\1/')"""
+        program.write_text(f"#!/bin/sh\n{name}\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+
+    return run
+
+
 INTERRUPTED, FAILED = "interrupted", "failed with exit code 1"
 RESUME = "stopped; resume with:"
 
@@ -142,7 +157,7 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
     file: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    training: Callable[[str], None],
     first: str,
     others: str,
     outcomes: list[str],
@@ -153,8 +168,8 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
     listening = tmp_path / "listening"
     listening.mkdir()
     script = f"""
-        case "$*" in
-            *three.long*)
+        case $name in
+            three.long.s0)
                 trap 'echo the disk is full; {first}' TERM
                 while [ $(ls {listening} | wc -l) -lt 2 ]; do sleep 0.05; done
                 kill -TERM $PPID;;
@@ -164,7 +179,7 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
         esac
         while :; do sleep 0.05; done
     """
-    monkeypatch.setattr(runner, "_base_command", lambda _: ["sh", "-c", script, "sh"])
+    training(script)
     assert runner.run_all(load(str(file), [], None), jobs=3) == code
     lines = capfd.readouterr().out.splitlines()
     own = [line.removeprefix("sweep: ") for line in lines if line.startswith("sweep: ")]
@@ -187,9 +202,9 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
             ["1 of 3 runs are in use by other processes: three.long.s0; repeat this after those"],
         ),
         ("exit 69", "exit 1", 1, ["2 of 3 runs failed: ", "1 of 3 runs are in use by other processes: "]),
-        ("touch three.long.s0; exit 69", "exit 0", 0, ["all 3 runs are finished"]),
+        ("end; exit 69", "exit 0", 0, ["all 3 runs are finished"]),
         (
-            "test -e three.diverges.s0 || exit 69; touch three.long.s0",
+            "test -e runs/three.diverges.s0 || exit 69; end",
             "exit 0",
             0,
             ["1 of 3: three.long.s0", "1 of 3: three.long.s0 finished", "all 3 runs are finished"],
@@ -201,23 +216,28 @@ def test_a_run_that_another_sweep_trains_has_not_failed(
     file: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    training: Callable[[str], None],
     long: str,
     others: str,
     code: int,
     end: list[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = "touch $(echo $* | sed 's/.*name=\\([^ ]*\\).*/\\1/')" if others == "exit 0" else ":"
-    script = f'case "$*" in *three.long*) {long};; *) {done}; {others};; esac'
-    monkeypatch.setattr(runner, "_base_command", lambda _: ["sh", "-c", script, "sh"])
-    monkeypatch.setattr(RunFolder, "is_finished", lambda run: Path(run.name).exists())
-    monkeypatch.setattr(runner, "read_result", lambda _: SimpleNamespace(val_accuracy=None, final=None, seconds=1.0))
+    sweep = load(str(file), [], None)
+    for run in sweep.runs:
+        write_run(tmp_path / "finished" / run.name, run.config, test=0.5)
+    training(f"""
+        cd {tmp_path}
+        end() {{ cp -r finished/$name runs; }}
+        case $name in
+            three.long.s0) {long};;
+            *) {"end" if others == "exit 0" else ":"}; {others};;
+        esac
+    """)
     other = RunFolder(tmp_path / "runs" / "three.long.s0")
     other.path.mkdir(parents=True)
     if long == "exit 69":
         other.lock()
-    assert runner.run_all(load(str(file), [], None)) == code
+    assert runner.run_all(sweep) == code
     own = [line.removeprefix("sweep: ") for line in capfd.readouterr().out.splitlines()]
     assert "1 of 3: three.long.s0 is in use by another process" in own
     assert [line.startswith(begin) for line, begin in zip(own[7:], end, strict=True)] == [True] * len(end), own
@@ -236,20 +256,23 @@ def test_a_run_that_another_sweep_trains_has_not_failed(
     ids=["all", "some", "until an invalid one", "none", "none by Slurm", "empty"],
 )
 def test_runs_at_a_time_are_distributed_over_the_gpus_that_cuda_sees(
-    file: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, count: int, gpus: list[str]
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    training: Callable[[str], None],
+    given: str | None,
+    count: int,
+    gpus: list[str],
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert runner._visible_gpus() == gpus
-    code = [sys.executable, "-c", "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'), end='')"]
-    job = runner._start_job(code, load(str(file)).runs[0], 1, len(gpus) + 1, gpus, quiet=True)
-    assert job.process.wait() == 0
-    assert job.output is not None
-    job.output.seek(0)
-    assert job.output.read().decode() == (gpus[1 % len(gpus)] if gpus else str(given))
-    job.output.close()
+    training(f'echo "$CUDA_VISIBLE_DEVICES" > {tmp_path}/$name; exit 1')
+    sweep = load(str(file))
+    assert runner.run_all(sweep, jobs=3) == 1
+    seen = [(tmp_path / run.name).read_text() for run in sweep.runs]
+    assert seen == [f"{gpus[slot % len(gpus)] if gpus else given}\n" for slot in range(3)]
 
 
 @pytest.mark.parametrize(
