@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.data.normalize import Normalize, normalization_statistics
-from cifar_dist.errors import UserError, quoted
+from cifar_dist.errors import UserError, first_line, quoted
 from cifar_dist.evaluation.trained import Trained, build_trained
 from cifar_dist.files import write_output
 
@@ -59,11 +59,10 @@ def export(trained: Trained, out: Path) -> str:
         warnings.simplefilter("ignore")  # TorchScript is deprecated, but some programs still load only that
         content = _converted(module, images, about, out.suffix)
         if isinstance(content, Exception):
-            first = str(content).strip().partition("\n")[0]
             (other,) = _FORMS.keys() - {out.suffix}
             can = isinstance(_converted(module, images, about, other), bytes)
             advice = f"use --out {quoted(out.with_suffix(other))}" if can else f"nor can it as {other}"
-            raise UserError(f"this network cannot be exported as {out.suffix} ({first}); {advice}")
+            raise UserError(f"this network cannot be exported as {out.suffix} ({first_line(content)}); {advice}")
     try:
         write_output(out, content)
     except OSError as error:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from cifar_dist.config.plugin_errors import describe_failure
+from cifar_dist.config.plugin_errors import describe_plugin_failure
 from cifar_dist.errors import (
     GpuError,
     InUseError,
@@ -149,7 +149,7 @@ def _escape_what_stdout_lacks() -> None:
 
 def _report_unforeseen(error: BaseException) -> None:
     """Print what only this rank knows: the line of a plug-in, the file that failed, or where our code is wrong."""
-    if reason := describe_failure(error):
+    if reason := describe_plugin_failure(error):
         if is_first("plug-in"):
             notice(reason)
     elif isinstance(error, OSError):
@@ -158,23 +158,23 @@ def _report_unforeseen(error: BaseException) -> None:
         traceback.print_exc()
 
 
-def _report(error: Exception, code: int) -> int:
+def _report(error: UserError | TrainingFailedError, code: int) -> int:
     if _reports(error):
         notice(str(error))
     return code
 
 
-def _reports(error: Exception) -> bool:
+def _reports(error: UserError | TrainingFailedError) -> bool:
     """Whether this process prints the line of an error, and not another one of the job."""
     if isinstance(error, RankError):
         return error.reports
-    if isinstance(error, JoinTimeoutError) or (is_main_process() and getattr(error, "is_shared", False)):
+    if isinstance(error, JoinTimeoutError) or (is_main_process() and error.is_shared):
         return True
     if isinstance(error, GpuError):
         return is_first("gpu")
     if isinstance(error, MachineError) or not _has_joined():
         return is_main_process() or local_rank() == 0
-    return not getattr(error, "is_shared", False) and is_reporter("error")
+    return not error.is_shared and is_reporter("error")
 
 
 def _has_joined() -> bool:

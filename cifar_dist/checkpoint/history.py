@@ -170,8 +170,7 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
     damaged: dict[Path, CheckpointError] = {}
     for path in listing(folder):
         try:
-            verify(path)
-            state = read_state(path)
+            state = _verified_state(path)
         except CheckpointError as error:
             damaged[path] = error
             continue
@@ -244,8 +243,7 @@ def named(folder: Path, which: str, option: str = OPTION) -> Path:
     """
     path = find_named(folder, which, option)
     try:
-        verify(path)
-        read_state(path)
+        _verified_state(path)
     except CheckpointError as error:
         if not exists(path):  # the run is training, and has deleted it
             return named(folder, which, option)
@@ -257,10 +255,20 @@ def named(folder: Path, which: str, option: str = OPTION) -> Path:
     return path
 
 
+def _verified_state(path: Path) -> TrainState:
+    """Verify all of a checkpoint, and read its state.
+
+    Raises:
+        CheckpointError, NewerCheckpointError: it is damaged, or of a newer program.
+        OSError: it cannot be read.
+    """
+    verify(path)
+    return read_state(path)
+
+
 def _is_intact(path: Path) -> bool:
     try:
-        verify(path)
-        read_state(path)
+        _verified_state(path)
     except (CheckpointError, NewerCheckpointError, OSError):
         return False
     return True

@@ -14,8 +14,8 @@ from cifar_dist.errors import first_line, printable, quoted
 _MODULES: set[str] = set()  # of plug-ins that were imported
 
 
-def explain(module: ModuleType) -> None:
-    """From now on, count what is raised by a module as a failure of a plug-in."""
+def remember_plugin(module: ModuleType) -> None:
+    """From now on, count what a module raises as a failure of a plug-in."""
     _MODULES.add(module.__name__)
 
 
@@ -29,7 +29,7 @@ def describe_import_failure(file: Path | None, error: BaseException) -> str:
     return f"{_described(error)}{_line_in(file, error)}{_way_to_sibling(file, error)}"
 
 
-def describe_failure(error: BaseException) -> str:
+def describe_plugin_failure(error: BaseException) -> str:
     """Return in one line which line of a plug-in raised ``error``, or called what did; empty if none did."""
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from cifar_dist.config.plugin_copies import located
-from cifar_dist.config.plugin_errors import describe_import_failure, explain
+from cifar_dist.config.plugin_errors import describe_import_failure, remember_plugin
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.tree import to_tree
 from cifar_dist.errors import nearest
@@ -74,7 +74,7 @@ def load(spec: str) -> object:
             raise ValueError(f"name {spec!r}: module {place} is not installed; for a file, give its path") from None
         told = describe_import_failure(file, error)
         raise ValueError(f"name {spec!r}: importing {file or place} raised {told}") from None
-    explain(module)
+    remember_plugin(module)
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
         raise ValueError(f"name {spec!r}: {place} has no {attribute!r}; {nearest(attribute, public)}")

@@ -90,11 +90,11 @@ class Agreement:
             StopRequested: a rank was asked to stop.
         """
         flag = torch.full((1,), float(self._requests.code()), device=self._ranks.device)
-        if cause := cause_of(*self._ranks.start_maximum(flag).wait()):
+        if cause := cause_of(*self._ranks.start_maximum(flag).wait().tolist()):
             raise StopRequested(cause)
 
     def _act_on(self, report: _Report, *, stopping: bool = False) -> None:
-        stop, not_finite = report.pending.wait()
+        stop, not_finite = report.pending.wait().tolist()
         if not_finite:
             everyone = self._ranks.gather_objects(report.ids[~report.finite].tolist())
             ids = sorted({sample for rank in everyone for sample in rank})

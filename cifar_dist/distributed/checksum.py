@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer type of each size, in bytes, as which the bits of a tensor can be viewed."""
 
 
 def checksum(tensor: Tensor) -> Tensor:
@@ -14,8 +17,8 @@ def checksum(tensor: Tensor) -> Tensor:
     Integers, because a sum of floats depends on the number of threads, which may differ between machines.
 
     Args:
-        tensor: of any shape, with 2, 4 or 8 bytes an element.
+        tensor: of any shape, with 1, 2, 4 or 8 bytes an element.
     """
-    bits = tensor.detach().flatten().view(_INTEGERS[tensor.element_size()]).long()
+    bits = tensor.detach().flatten().view(INTEGERS[tensor.element_size()]).long()
     places = torch.arange(1, len(bits) + 1, device=bits.device)
     return torch.stack([bits.sum(), (bits * places).sum()])

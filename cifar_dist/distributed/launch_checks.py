@@ -12,13 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cifar_dist.errors import GpuError, MachineError, UserError, first_line
-from cifar_dist.launch.launched import (
-    launched_processes,
-    local_processes,
-    local_rank,
-    parent_command,
-    was_asked_for,
-)
+from cifar_dist.launch.launched import launched_processes, local_processes, parent_command, was_asked_for
 
 _PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE
@@ -56,7 +50,9 @@ def check_own_gpu() -> None:
     """
     import torch
 
-    number = local_rank() % torch.cuda.device_count()
+    from cifar_dist.distributed.precision import own_gpu
+
+    number = own_gpu()
     try:
         torch.ones(1, device=f"cuda:{number}").tolist()
     except RuntimeError as error:

@@ -8,13 +8,13 @@ step. Here every optimizer makes its update, and the device takes it back where 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-_INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+from cifar_dist.distributed.checksum import INTEGERS
 
 
 class LossScaler(torch.amp.GradScaler):
@@ -95,7 +95,7 @@ def keep(tensors: list[Tensor], before: list[Tensor], is_kept: Tensor) -> None:
         before: as many, of the same shapes, types and memory formats.
         is_kept: float32 [], 0 or 1, on the same device.
     """
-    bits, bits_before = ([t.view(_INTEGERS[t.element_size()]) for t in several] for several in (tensors, before))
+    bits, bits_before = ([t.view(INTEGERS[t.element_size()]) for t in several] for several in (tensors, before))
     torch._foreach_sub_(bits, bits_before)
     torch._foreach_mul_(bits, is_kept.to(bits[0].dtype))  # of another type, it would be a launch for each tensor
     torch._foreach_add_(bits, bits_before)

@@ -43,7 +43,7 @@ class Precision:
             return cls("no")
         if is_bf16_fast(cpu=cpu):
             return cls("bf16")
-        device = "CPU" if cpu else torch.cuda.get_device_name(_own_gpu())
+        device = "CPU" if cpu else torch.cuda.get_device_name(own_gpu())
         if requested == "bf16":
             slow = f"bf16 is slower than fp32 on this {device}"
             return cls("bf16", f"{slow}; a new run with --train.precision auto trains in fp32 here")
@@ -65,7 +65,7 @@ class Precision:
 def is_bf16_fast(*, cpu: bool) -> bool:
     """Whether this process's device computes faster in bfloat16 than in float32. Every device can emulate it."""
     if not cpu:
-        with torch.cuda.device(_own_gpu()):
+        with torch.cuda.device(own_gpu()):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     can = torch.cpu.get_capabilities()
     # Intel's processors with float16 arithmetic have AMX. Where a virtual machine hides it, bf16 is what is left to
@@ -76,6 +76,6 @@ def is_bf16_fast(*, cpu: bool) -> bool:
     return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
-def _own_gpu() -> int:
-    """The number of the GPU that Accelerate will give this process."""
+def own_gpu() -> int:
+    """Return the number of the GPU that Accelerate will give this process."""
     return local_rank() % torch.cuda.device_count()

@@ -23,13 +23,13 @@ class PendingValues:
     work: dist.Work | None = None
     copied: torch.cuda.Event | None = None
 
-    def wait(self) -> Any:
-        """Return the numbers, nested as :meth:`torch.Tensor.tolist` does."""
+    def wait(self) -> Tensor:
+        """Return the numbers, on the host."""
         if self.work is not None:
             self.work.wait()
         if self.copied is not None:
             self.copied.synchronize()
-        return self.values.tolist()
+        return self.values
 
     def arrived(self) -> bool:
         """Whether :meth:`wait` returns at once."""

@@ -12,10 +12,11 @@ Torch is imported only when the first network is built, because ``--help`` lists
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from cifar_dist.config import ModelConfig, OptionValue, plugins
 from cifar_dist.errors import UserError, first_line, nearest
@@ -95,7 +96,7 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
         return external.build(name, classes, channels, options)
     builder = builder_of(name)
     try:
-        built: object = builder(classes, channels, **checked(builder, options, name))
+        built = builder(classes, channels, **checked(builder, options, name))
     except UserError:
         raise
     except ValueError as error:  # options that are valid individually but not together
@@ -106,7 +107,7 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
     return built
 
 
-def builder_of(name: str) -> Callable[..., nn.Module]:
+def builder_of(name: str) -> Callable[..., object]:
     """Import the builder of a registered name, or of a file.
 
     Raises:
@@ -122,21 +123,21 @@ def builder_of(name: str) -> Callable[..., nn.Module]:
     return _builders[name]
 
 
-def _plugin(name: str) -> Callable[..., nn.Module]:
+def _plugin(name: str) -> Callable[..., object]:
     """Import the builder that ``path/to/file.py:Attribute`` locates."""
     try:
         found = plugins.load(name)
     except ValueError as error:
         raise UserError(f"model.{error}") from None
+    if callable(found):
+        with contextlib.suppress(TypeError, ValueError):
+            inspect.signature(found).bind(10, 3)
+            return found
     attribute = name.rpartition(":")[2]
-    try:
-        inspect.signature(found).bind(10, 3)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise UserError(
-            f"model.name {name!r}: {attribute} does not build a network; "
-            f"write it as {attribute}(classes, channels, *, option=default, ...)"
-        ) from None
-    return cast("Callable[..., nn.Module]", found)
+    raise UserError(
+        f"model.name {name!r}: {attribute} does not build a network; "
+        f"write it as {attribute}(classes, channels, *, option=default, ...)"
+    )
 
 
 def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -84,7 +84,7 @@ class StepLog:
         records: list[Record] = []
         while self._reading and (wait or self._reading[0][1].arrived()):
             steps, arriving = self._reading.popleft()
-            records += self._records(steps, arriving.wait())
+            records += self._records(steps, arriving.wait().tolist())
         if wait and records:  # a device that the steps were queued for has finished them only now
             before, self._since = self._since, time.perf_counter()
             records[-1] = replace(records[-1], seconds=round(records[-1].seconds + self._since - before, 6))

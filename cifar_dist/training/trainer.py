@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cifar_dist import checkpoint
 from cifar_dist.config import Config
-from cifar_dist.config.plugin_errors import describe_failure
+from cifar_dist.config.plugin_errors import describe_plugin_failure
 from cifar_dist.distributed import time_limit
 from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.collective_timeout import waits_explained
@@ -121,7 +121,7 @@ class Trainer:
             except BaseException as error:
                 self.watchdog.stop()
                 self.saver.close()
-                self.tracker.finish("failed", describe_failure(error) or str(error))
+                self.tracker.finish("failed", describe_plugin_failure(error) or str(error))
                 raise
             if reason is None:
                 self.close("finished", self._why_complete())

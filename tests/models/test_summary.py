@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifar_dist.models import build, names
+from cifar_dist.models import build
 from cifar_dist.models.convolution import use_unfold_convolutions
 from cifar_dist.models.receptive_field import Field, FieldTracer, Span
+from cifar_dist.models.registry import names
 from cifar_dist.models.summary import Summary, summarize
 
 SIDE = 320

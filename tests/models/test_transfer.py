@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from cifar_dist.config import ModelConfig, SGDConfig, StagedOptimConfig
 from cifar_dist.config.optim import AdamConfig, AdamWConfig
-from cifar_dist.models import build, names
+from cifar_dist.models import build
+from cifar_dist.models.registry import names
 from cifar_dist.models.transfer import Stage, freeze_backbone, last_layer, set_mode, stages
 from cifar_dist.optim.optimizers import build_optimizer, thaw
 

@@ -11,8 +11,7 @@ from cifar_dist.config import OptimConfig, SGDConfig, StagedOptimConfig
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonConfig, MuonSGDConfig
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
-from cifar_dist.optim import build_optimizer
-from cifar_dist.optim.optimizers import thaw
+from cifar_dist.optim.optimizers import build_optimizer, thaw
 
 
 def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> list[str]:

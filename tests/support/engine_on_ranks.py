@@ -130,7 +130,7 @@ def agreement(ranks: Ranks) -> dict[str, object]:
         "gather none at all": ranks.gather(torch.empty(0, 3)),
         "objects": ranks.gather_objects({"rank": rank}),
         "sum": ranks.sum(torch.tensor([1.0, rank])).tolist(),
-        "exchange": ranks.start_maximum(torch.tensor([0.0, rank, 1 - rank])).wait(),
+        "exchange": ranks.start_maximum(torch.tensor([0.0, rank, 1 - rank])).wait().tolist(),
         "decide": ranks.run_on_main(lambda: f"chosen by {rank}"),
         "decide fails": told(lambda: ranks.run_on_main(lambda: fail(UserError(f"no such thing, says {rank}")))),
         "decide broken": told(lambda: ranks.run_on_main(lambda: fail(TrainingFailedError(f"broken, says {rank}")))),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cifar_dist import models
 from cifar_dist.config.average import LookaheadConfig
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.models import registry
 from cifar_dist.models.transfer import freeze_backbone
 from cifar_dist.optim.averaging import WeightAverage
 from cifar_dist.optim.held_weights import HeldWeights
@@ -26,7 +27,7 @@ from support import forked_ranks
 from support.engines import engine
 
 LARGER = {"resnet34", "resnet50", "speed-net-96", "wrn-28-10"}  # than another of their family
-NETWORKS = [*sorted({*models.names()} - LARGER), "timm:resnet10t"]
+NETWORKS = [*sorted({*registry.names()} - LARGER), "timm:resnet10t"]
 SMALLER = {  # of the same modules
     "custom-resnet": {"pairs": [1, 0, 0]},
     "resnet18": {"blocks": [1, 1, 1, 1]},

@@ -129,7 +129,7 @@ def train_until_stopped(ranks: Ranks, asked: int, at: int) -> tuple[int, str]:
 
 def agree_once(ranks: Ranks) -> object:
     """Exchange what the ranks exchange after every step."""
-    return ranks.start_maximum(torch.zeros(2)).wait()
+    return ranks.start_maximum(torch.zeros(2)).wait().tolist()
 
 
 def decide(ranks: Ranks) -> Path:

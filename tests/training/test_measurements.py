@@ -20,7 +20,7 @@ def test_what_the_device_still_owes_at_the_end_of_an_epoch_is_time_of_its_last_s
 ) -> None:
     arrive = PendingValues.wait
 
-    def wait(self: PendingValues) -> object:
+    def wait(self: PendingValues) -> torch.Tensor:
         clock.now += 0.5
         return arrive(self)
 
