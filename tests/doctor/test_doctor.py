@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.running import environment, finish, spawn, start, train
+from support.running import PATIENCE, environment, finish, spawn, start, train
 
 from cifar_dist.config import TrainConfig
 from cifar_dist.distributed.out_of_memory import ways_to_smaller_steps
@@ -143,7 +143,7 @@ def test_a_disk_that_is_too_small_or_read_only_is_a_failed_row(
         env=environment(forked),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     table = printed([done], 2)
     assert checks(table, "FAILED") == failed, table
@@ -176,7 +176,7 @@ def test_a_rank_with_few_open_files_does_not_leave_the_others_waiting() -> None:
         "    resource.setrlimit(resource.RLIMIT_NOFILE, (205, 205))\n"  # rank 0 would need 208
         "sys.exit(cli.run(['doctor']))\n"
     )
-    table = printed(spawn(["-c", program], 2, timeout=60), 0)
+    table = printed(spawn(["-c", program], 2), 0)
     assert checks(table) == MACHINE
 
 
