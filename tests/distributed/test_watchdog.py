@@ -67,7 +67,7 @@ def test_a_rank_that_is_stopped_during_a_save_needs_no_patience(tiny: Path, tmp_
 
 
 def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_path: Path) -> None:
-    """One batch of many views, whose first one may take as long as a first step."""
+    """The first view may take as long as a first step, and all views of the second batch longer than the timeout."""
     (tmp_path / "slow.py").write_text(
         "import time\nfrom torch import nn\n"
         "class Net(nn.Linear):\n"
@@ -75,13 +75,14 @@ def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_p
         "    def __init__(self, classes, channels):\n"
         "        super().__init__(32 * 32 * channels, classes)\n"
         "    def forward(self, images):\n"
-        "        if not self.training:\n"
-        "            time.sleep(0.5 if self.looks else 2.5)\n"
+        "        if len(images) in (40, 31):\n"
+        "            time.sleep(2.5 if not self.looks else 0.5 if len(images) == 31 else 0)\n"
         "            self.looks += 1\n"
         "        return super().forward(images.flatten(1))\n"
     )
-    words = ["--train.max_steps", "1", "--run.stall_timeout", "2", "--run.stall_factor", "1", "--eval.tta", "7"]
-    (done,) = finish(start([TRAIN, str(tiny), *words, "--model.name", f"{tmp_path}/slow.py:Net"]))
+    words = ["--train.max_steps", "1", "--run.stall_timeout", "2", "--run.stall_factor", "1"]
+    words += ["--eval.tta", "7", "--eval.batch_size", "40", "--model.name", f"{tmp_path}/slow.py:Net"]
+    (done,) = finish(start([TRAIN, str(tiny), *words]))
     assert done.returncode == 0, done.stderr
 
 
