@@ -100,7 +100,7 @@ def test_an_evaluation_may_wait_long_for_the_checkpoint_before_it(tiny: Path, tm
         "    return nn.Sequential(nn.Flatten(), nn.Linear(32 * 32 * channels, classes))\n"
     )
     words = ["--train.epochs", "1", "--run.stall_timeout", "2", "--run.stall_factor", "1"]
-    words += ["--checkpoint.every_steps", "2", "--model.name", f"{tmp_path}/slow.py:net"]
+    words += ["--checkpoint.every_steps", "12", "--model.name", f"{tmp_path}/slow.py:net"]
     (done,) = finish(start([TRAIN, str(tiny), *words]))
     assert done.returncode == 0, done.stderr
 
