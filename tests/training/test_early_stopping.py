@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.continued_runs import STEPS, Place, events
@@ -39,6 +40,33 @@ def test_a_patience_that_has_ended_before_is_refused(place: Place) -> None:
     assert place.train("passed", *words, "--checkpoint.every_steps", "1", die_at=60).code == -9
     refused = place.run("resume", str(place.runs / "passed"), "--train.patience", "1")
     assert (refused.code, "would have ended before, by early stopping" in refused.said) == (2, True), refused.said
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "min_delta", "values", "exhausted"),
+    [
+        ("val_accuracy", 0.0, [0.5, 0.5, 0.6, 0.6, 0.5], [False, False, False, False, True]),
+        ("val_accuracy", 0.1, [0.5, 0.55, 0.65, 0.7, 0.74], [False, False, False, False, True]),
+        ("val_loss", 0.0, [1.0, 1.0, 0.9, 0.9, 0.95], [False, False, False, False, True]),
+        ("val_loss", 0.1, [1.0, 0.95, 0.89, 0.85, 0.8], [False, False, False, False, True]),
+        ("val_loss", 0.0, [NAN, 1.0, NAN, 2.0], [False, False, False, True]),
+        ("val_loss", 0.0, [NAN, NAN], [False, True]),
+    ],
+)
+def test_a_run_ends_when_its_patience_has_passed_without_an_improvement(
+    monitor: str, min_delta: float, values: list[float], exhausted: list[bool]
+) -> None:
+    """By more than ``train.min_delta`` over the best before, not over the last."""
+    stopping, seen = EarlyStopping(TrainConfig(patience=2, monitor=monitor, min_delta=min_delta)), []  # type: ignore[arg-type]
+    for epoch, value in enumerate(values):
+        loss, accuracy = (value, epoch / 10) if monitor == "val_loss" else (-epoch, value)
+        stopping.add(Record(epoch + 1, epoch, "val", loss, accuracy, 10, 1.0))
+        stopping.add(Record(epoch + 1, epoch, "test", -9.0, 9.0, 10, 1.0))
+        seen.append(stopping.is_exhausted())
+    assert seen == exhausted
 
 
 @given(
