@@ -103,8 +103,8 @@ def test_a_time_limit_leaves_time_to_save(limit: str, ahead: float) -> None:
         ("echo JobId=7 StartTime=2026-01-01T00:00:00 EndTime=2026-01-02T03:04:05 Partition=x", (2026, 1, 2, 3, 4, 5)),
         ("echo JobId=7 StartTime=2026-01-01T00:00:00 EndTime=Unknown", None),
         (
-            "for n in 8 7 9; do echo JobId=$n StartTime=2026-01-0${n}T00:00:00 EndTime=2026-01-0${n}T00:01:00; done",
-            (2026, 1, 7, 0, 1, 0),
+            "for n in 8 7 9; do echo JobId=$n StartTime=2026-01-0${n}T00:00:00 EndTime=2026-01-0${n}T01:00:00; done",
+            (2026, 1, 7, 1, 0, 0),
         ),
         ("echo slurm_load_jobs error >&2; exit 1", UserError),
     ],
@@ -115,13 +115,16 @@ def test_the_end_of_a_job_that_slurm_does_not_export_is_queried(
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    ask: Callable[[], JobTime | None] = lambda: job_time({"SLURM_JOB_ID": "7"})  # noqa: E731
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1000")  # alone it is of no use
+    ask: Callable[[], JobTime | None] = lambda: job_time(os.environ)  # noqa: E731
     if end is UserError:
         with pytest.raises(UserError, match="scontrol does not say when job 7 ends"):
             ask()
     else:
         found = ask()
         assert (time.localtime(found.end)[:6] if found else None) == end
+        assert deadline("auto") == (found.end - GRACE_SECONDS if found else None)
     with pytest.raises(UserError, match="this is not a Slurm job; give a time"):
         job_time({})
 
