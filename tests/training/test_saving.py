@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from support.crashing import every_death
 from support.many_ranks import run_on_ranks
+from support.running import wait_until
 from support.small_checkpoint import dealt, holds, names, state, tensors, weights
 from torch import Tensor
 
@@ -166,6 +168,36 @@ def test_training_continues_during_a_write_and_the_next_one_waits_for_it(tmp_pat
     assert tracker.saved == [2, 4]
     assert names(tmp_path / "checkpoints") == ["best", "latest", "step-00000004"]
     saver.save(lambda _: pytest.fail("it is saved already"), state(4), must=True)
+
+
+def test_a_write_is_reported_once_it_has_ended_and_no_step_waits_for_it(tmp_path: Path) -> None:
+    gate = Event()
+    saver, tracker = saver_in(tmp_path, ranks=Ranks(0, 1, torch.device("cpu"), first_of_node=True))
+    slow = replace(tensors(2), weights=Announcing(lambda: gate.wait(10), tensors(2).weights))
+    saver.save(lambda _: slow, state(2), must=False)
+    saver.poll(3)
+    assert tracker.saved == []
+    gate.set()
+
+    def is_reported() -> bool:
+        saver.poll(4)
+        return tracker.saved == [2]
+
+    wait_until(is_reported, [])
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_is_reported_and_the_new_one_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path, keep: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "step-00000001"))
+
+    monkeypatch.setattr(checkpoint, "prune", fail)
+    saver, tracker = saver_in(tmp_path)
+    saver.save(lambda _: tensors(2), state(2), must=True)
+    assert tracker.saved == [2]
+    old = tmp_path / "checkpoints" / "step-00000001"
+    assert tracker.warnings == [f"an old checkpoint cannot be deleted: {old}: Permission denied"]
 
 
 def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path) -> None:
