@@ -24,6 +24,7 @@ from cifar_dist.checkpoint import Tensors
 from cifar_dist.config import CheckpointConfig
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.errors import StorageError
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.tracker import SilentTracker
@@ -215,6 +216,17 @@ def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path)
     saver.wait(9)
     assert saver.best == 0.5
     assert not saver.is_due(10)
+
+
+def test_each_further_attempt_comes_after_twice_the_steps_and_the_last_one_must_succeed(tmp_path: Path) -> None:
+    saver, _ = saver_in(tmp_path)
+    (tmp_path / "checkpoints").write_text("in the way")
+    for step, again in ((10, 12), (12, 16), (16, 24), (24, 32)):
+        saver.save(lambda _, step=step: tensors(step), state(step), must=False)
+        saver.wait(step)
+        assert [due for due in range(step, again + 1) if saver.is_due(due)] == [again]
+    with pytest.raises(StorageError, match="checkpoints"):
+        saver.save(lambda _: tensors(32), state(32), must=True)
 
 
 def test_a_job_that_fails_completes_the_write_under_way(tmp_path: Path) -> None:
