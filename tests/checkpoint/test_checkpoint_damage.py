@@ -173,6 +173,16 @@ def test_a_folder_that_was_copied_into_and_never_saved_to_is_that_of_a_new_run(f
     assert checkpoint.choose(tmp_path / "branch") == (None, [])
 
 
+def test_a_damaged_checkpoint_stays_in_the_folder_that_another_one_is_copied_to(folder: Path, tmp_path: Path) -> None:
+    aside = tmp_path / "branch" / "step-00000009.damaged"
+    aside.mkdir(parents=True)
+    (aside / WEIGHTS).write_bytes(b"half of i")
+    checkpoint.copy_to(save(folder, 1), tmp_path / "branch")
+    assert (aside / WEIGHTS).read_bytes() == b"half of i"
+    assert checkpoint.set_aside(tmp_path / "branch") == [aside]
+    assert checkpoint.named(tmp_path / "branch", "latest").name == "step-00000001"
+
+
 def test_a_checkpoint_renamed_to_another_step_is_refused(folder: Path) -> None:
     shutil.copytree(save(folder, 1), folder / "step-00000009")
     for read in (checkpoint.read_state, checkpoint.load):
