@@ -16,8 +16,18 @@ import torch
 from safetensors.torch import save_file
 from support.crashing import every_death
 from support.file_limit import error_of
+from support.without_rights import public_folder, without_rights
 
-from cifar_dist.files import copy_atomic, folder_atomic, free_name, link_atomic, sha256, write_atomic, write_output
+from cifar_dist.files import (
+    copy_atomic,
+    discard,
+    folder_atomic,
+    free_name,
+    link_atomic,
+    sha256,
+    write_atomic,
+    write_output,
+)
 
 NUMBERS = count()
 
@@ -185,6 +195,31 @@ def test_a_link_takes_the_place_of_a_copy_that_followed_links(tmp_path: Path) ->
     (tmp_path / "latest" / "weights").write_text("a copy")
     link_atomic(tmp_path / "latest", "step-1")
     assert os.readlink(tmp_path / "latest") == "step-1"
+
+
+def test_what_is_discarded_is_gone_and_what_a_link_leads_to_is_not(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "a").write_text("a")
+    (tmp_path / "link").symlink_to("kept")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to("../kept")
+    for name in ("link", "file", "folder", "nothing"):
+        assert discard(tmp_path / name) is None
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "a"]
+
+
+def test_a_folder_that_cannot_be_discarded_whole_names_what_is_left_and_is_hidden() -> None:
+    with public_folder() as parent:
+        parent.chmod(0o777)
+        (parent / "it").mkdir()
+        (parent / "it" / "a").write_text("")
+        (parent / "it").chmod(0o555)
+        with without_rights():
+            error = discard(parent / "it")
+        assert isinstance(error, PermissionError)
+        assert error.filename == str(parent / ".it.tmp" / "a")
+        assert [path.name for path in parent.iterdir()] == [".it.tmp"]
 
 
 def test_free_name_counts_up(tmp_path: Path) -> None:
