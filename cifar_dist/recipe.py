@@ -28,7 +28,7 @@ from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, refuse_incomplete
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.toml_text import TomlError, read_toml
 from cifar_dist.config.tree import Tree, put
-from cifar_dist.config.version1 import upgraded
+from cifar_dist.config.version_1 import upgraded
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.launch.typed_command import command_for_verbs
 

@@ -15,7 +15,7 @@ from cifar_dist.checkpoint.contents import Averaged, Checkpoint, CheckpointError
 from cifar_dist.checkpoint.marker import (
     AVERAGED,
     AVERAGED_STATISTICS,
-    MODEL_V1,
+    MODEL_OF_VERSION_1,
     OPTIMIZER,
     STATE,
     WEIGHTS,
@@ -73,7 +73,7 @@ def load(path: Path) -> Checkpoint:
         return read_tensors([path / part for part in marker.parts_of(name)])
 
     if marker.version == 1:
-        tensors = version_1.convert_tensors(read(MODEL_V1), read(OPTIMIZER))
+        tensors = version_1.convert_tensors(read(MODEL_OF_VERSION_1), read(OPTIMIZER))
     else:
         averaged = Averaged(read(AVERAGED), read(AVERAGED_STATISTICS)) if marker.parts_of(AVERAGED) else None
         tensors = Tensors(read(WEIGHTS), averaged, read(OPTIMIZER))
@@ -107,7 +107,7 @@ def evaluated_weights(path: Path) -> tuple[Path, ...]:
         CheckpointError: the checkpoint's marker cannot be read.
     """
     marker = read_marker(path)
-    found = next(parts for name in (AVERAGED, WEIGHTS, MODEL_V1) if (parts := marker.parts_of(name)))
+    found = next(parts for name in (AVERAGED, WEIGHTS, MODEL_OF_VERSION_1) if (parts := marker.parts_of(name)))
     return tuple(path / part for part in found)
 
 

@@ -20,11 +20,11 @@ VERSION_IN_PARTS: Final = 3
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 AVERAGED, AVERAGED_STATISTICS = "averaged.safetensors", "averaged_statistics.safetensors"
-MODEL_V1: Final = "model.safetensors"
+MODEL_OF_VERSION_1: Final = "model.safetensors"
 """The file of version 1 with the weights to evaluate: the last ones, or their average."""
 
 _FILES: Final = {
-    1: ({MODEL_V1, OPTIMIZER, STATE},),
+    1: ({MODEL_OF_VERSION_1, OPTIMIZER, STATE},),
     2: ({WEIGHTS, OPTIMIZER, STATE}, {WEIGHTS, AVERAGED, AVERAGED_STATISTICS, OPTIMIZER, STATE}),
 }
 """The files that a checkpoint of a version may consist of, besides its marker; version 3 has parts of version 2's."""

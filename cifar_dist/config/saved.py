@@ -10,7 +10,7 @@ from cifar_dist.config.build import build_config
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.toml_text import TomlError, read_toml
 from cifar_dist.config.tree import Tree
-from cifar_dist.config.version1 import is_version1, upgraded
+from cifar_dist.config.version_1 import is_version_1, upgraded
 from cifar_dist.errors import UserError, quoted
 
 CONFIG_NAME = "config.toml"
@@ -76,4 +76,4 @@ def way_to_repair(path: Path) -> str:
 
 def _missing_section(tree: Tree) -> str:
     """Return the first section that a file of a run's settings has lost; empty for none."""
-    return "" if is_version1(tree) else next((name for name in _ALWAYS_WRITTEN if name not in tree), "")
+    return "" if is_version_1(tree) else next((name for name in _ALWAYS_WRITTEN if name not in tree), "")

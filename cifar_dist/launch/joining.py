@@ -53,7 +53,7 @@ def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store
     if agent_hosts and place.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         return None  # torchrun's agents have met, and their store has the keys of the ranks before these
     rank = int(place["RANK"])
-    return _Meeting(
+    return _RollCall(
         "rank",
         rank,
         int(place["WORLD_SIZE"]),
@@ -77,7 +77,7 @@ def join_machines(index: int, machines: int, host: str, port: int, timeout: floa
     Raises:
         JoinTimeoutError: some have not come; the message names them.
     """
-    store = _Meeting("machine", index, machines, host=host, port=port, hosts=index == 0, timeout=timeout).wait()
+    store = _RollCall("machine", index, machines, host=host, port=port, hosts=index == 0, timeout=timeout).wait()
     if index == 0:
         deadline = time.monotonic() + _ANSWER_SECONDS
         while store.add("seen", 0) < machines - 1 and time.monotonic() < deadline:
@@ -105,8 +105,8 @@ def open_store(purpose: str, host: str, port: int, *, hosts: bool = False) -> St
     return PrefixStore(f"cifar-dist/{purpose}", store)
 
 
-class _Meeting:
-    """The members of a job at one store.
+class _RollCall:
+    """The members of a job announce themselves at one store, and each waits for all.
 
     Args:
         what: ``rank`` or ``machine``, as messages name a member.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig
-from cifar_dist.config.augment_v1 import upgraded_augment
+from cifar_dist.config.augment_version_1 import upgraded_augment
 from cifar_dist.config.build import build_config
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.augment import Augment

@@ -16,7 +16,7 @@ from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml, to_tree
 
 
-def version1(settings: Config) -> dict[str, dict[str, object]]:
+def version_1(settings: Config) -> dict[str, dict[str, object]]:
     """Build a config as version 1 wrote it: every key of every variant."""
     tree = to_tree(settings)
     for section in fields(Config):
@@ -33,7 +33,7 @@ def version1(settings: Config) -> dict[str, dict[str, object]]:
 def test_a_config_of_version_1_is_read_as_it_was_meant(tmp_path: Path, name: str) -> None:
     now = recipe.load(name)
     path = tmp_path / "config.toml"
-    path.write_text(tomli_w.dumps(version1(now)))
+    path.write_text(tomli_w.dumps(version_1(now)))
     assert len(path.read_text().splitlines()) > len(to_toml(now).splitlines()), "it holds more"
     assert read_config(path) == now
     assert recipe.load(str(path)) == now
@@ -41,7 +41,7 @@ def test_a_config_of_version_1_is_read_as_it_was_meant(tmp_path: Path, name: str
 
 def test_a_frozen_run_of_version_1_is_read_without_what_had_no_effect(tmp_path: Path) -> None:
     now = recipe.load("demo", ["--model.freeze", "--average.name", "ema"])
-    tree = version1(now)
+    tree = version_1(now)
     tree["optim"]["backbone_lr"], tree["average"]["recalibrate"] = 0.1, 100
     (tmp_path / "config.toml").write_text(tomli_w.dumps(tree))
     assert read_config(tmp_path / "config.toml") == now

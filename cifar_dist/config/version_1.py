@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import get_type_hints
 
-from cifar_dist.config.augment_v1 import upgraded_augment
+from cifar_dist.config.augment_version_1 import upgraded_augment
 from cifar_dist.config.choice import Choice, field_names, pick
 from cifar_dist.config.tree import Tree
 
 _OPTIM = {"momentum", "betas", "backbone_lr", "rest_lr", "rest_momentum", "iterations"}
 
 
-def is_version1(tree: Tree) -> bool:
+def is_version_1(tree: Tree) -> bool:
     """Whether version 1 wrote a config.toml."""
     optim = tree.get("optim")
     return isinstance(optim, dict) and optim.keys() >= _OPTIM
@@ -28,7 +28,7 @@ def upgraded(tree: Tree, owner: type) -> Tree:
     Args:
         owner: the dataclass whose fields the sections are.
     """
-    if not is_version1(tree):
+    if not is_version_1(tree):
         return tree
     hints = get_type_hints(owner)
     sections = [field.name for field in fields(owner) if issubclass(hints[field.name], Choice)]
