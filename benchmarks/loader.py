@@ -7,7 +7,8 @@ All of them shuffle, crop 32 after padding 4, flip, normalise, and give float32 
 webdataset, on the same shards; a map-style DataLoader of images in memory, as torchvision's CIFAR10 has them; and
 MosaicML Streaming, on local shards of its own, where it is installed. Their transforms are torchvision's, and each has
 its best number of workers on this machine, up to its cores, kept alive between epochs. A first epoch opens the data and
-decodes it, with a new loader in each turn; ours keeps the decoded images for the later ones.
+decodes it, with a new loader in each turn; ours keeps the decoded images for the later ones. Freed memory is kept, for
+all of them, as the trainer keeps it on a CPU.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from cifar_dist.config import AugmentConfig, DataConfig
+from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.batches import TrainBatches
 from cifar_dist.data.manifest import Manifest
@@ -199,6 +201,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     asked = parser.parse_args()
+    keep_freed_memory()
     manifest = take_shards(Manifest.load(Path(asked.data)), asked.images)
     comparisons: list[Comparison] = []
     with tempfile.TemporaryDirectory() as folder:
