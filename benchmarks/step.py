@@ -1,6 +1,6 @@
 """What the trainer costs: its complete training step against a bare loop of the same network and optimizer.
 
-    python benchmarks/step.py [--data shards/cifar10] [--turns 5] [--batch N] [RECIPE ...]
+    python benchmarks/step.py [--data shards/cifar10] [--turns 5] [--precision no|bf16] [RECIPE ...]
 
 Ours takes a batch from the data, augments it, computes the targets, trains in the precision of the recipe, and measures
 losses and predictions. The bare loop is what one would write first: forward pass, cross-entropy, backward pass and
@@ -84,9 +84,10 @@ def main() -> int:
     parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE")
     parser.add_argument("--data", default="shards/cifar10")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=0, help="images in a step; 0: those of the recipe")
+    parser.add_argument("--precision", choices=("no", "bf16"), help="instead of the recipe's")
     asked = parser.parse_args()
-    settings = ["--data.path", asked.data, *(["--train.batch_size", str(asked.batch)] if asked.batch else [])]
+    precision = ["--train.precision", asked.precision] if asked.precision else []
+    settings = ["--data.path", asked.data, *precision]
     record(__file__, [compare(name, settings, asked.turns) for name in asked.recipes])
     return 0
 
