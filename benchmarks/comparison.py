@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -69,6 +70,20 @@ def take_turns(
     return Comparison(what, peer, unit, measured[ours], measured[theirs])
 
 
+def commit_of_code(recorded: str, folder: Path = Path(__file__).parent) -> str:
+    """Return the commit without ``-dirty`` if only results differ: `make bench` writes one after the other.
+
+    Args:
+        recorded: as ``git describe --dirty`` says it.
+        folder: in the checkout.
+    """
+    files = (":(top)", ":(top,exclude)benchmarks/results")
+    words = ["git", "-C", str(folder), "diff", "--quiet", "HEAD", "--", *files]
+    if recorded.endswith("-dirty") and subprocess.run(words, check=False).returncode == 0:
+        return recorded.removesuffix("-dirty")
+    return recorded
+
+
 def _without_folder(word: str) -> str:
     """Shorten an absolute path to its name: where it is on this machine means nothing to a reader."""
     return Path(word).name if Path(word).is_absolute() else word
@@ -97,7 +112,7 @@ def record(script: str, comparisons: Sequence[Comparison], note: str = "", name:
     content = {
         "command": " ".join(["python", f"benchmarks/{path.name}", *map(_without_folder, sys.argv[1:])]),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": facts["commit"],
+        "commit": commit_of_code(str(facts["commit"])),
         "machine": f"{device}, torch {torch.__version__}",
         "note": note,
         "comparisons": [asdict(comparison) for comparison in comparisons],

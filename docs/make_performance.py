@@ -104,8 +104,9 @@ def draw(path: Path = PICTURE) -> Path:
         axes.set_title("Times as fast as the peer")
         axes.axvline(1, color=GREY, linewidth=1)
         for place, one in enumerate(rows):
-            colour = BLUE if one.ratio >= 1 else ORANGE
-            axes.plot([min(one.ratios), max(one.ratios)], [place, place], color=colour, linewidth=4, alpha=0.4)
+            low, high = min(one.ratios), max(one.ratios)
+            colour = BLUE if low > 1 else ORANGE if high < 1 else GREY
+            axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.4)
             axes.plot([one.ratio], [place], "o", color=colour, markersize=6)
             text = f"{one.ratio:.2f}   {short(one.peer, 48)}"
             axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=8.5)
@@ -118,8 +119,9 @@ def draw(path: Path = PICTURE) -> Path:
         axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
         axes.minorticks_off()
         axes.grid(axis="y", visible=False)
-        axes.plot([], [], "o", color=BLUE, markersize=6, label="ours is faster")
-        axes.plot([], [], "o", color=ORANGE, markersize=6, label="the peer is faster")
+        axes.plot([], [], "o", color=BLUE, markersize=6, label="ours is faster in every turn")
+        axes.plot([], [], "o", color=ORANGE, markersize=6, label="the peer is faster in every turn")
+        axes.plot([], [], "o", color=GREY, markersize=6, label="neither in every turn")
         axes.plot([], [], color=GREY, linewidth=4, alpha=0.4, label="the range of the turns")
         axes.legend(loc="lower right", fontsize=8.5)
     return path

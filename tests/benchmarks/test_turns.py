@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from comparison import Comparison, take_turns
+from comparison import Comparison, commit_of_code, take_turns
 from support.running import PATIENCE, ROOT, environment
 
 
@@ -46,3 +46,17 @@ def test_a_benchmark_prints_and_records_its_ratio(
     recorded = json.loads((tmp_path / f"{Path(script).stem}.json").read_text())
     assert recorded["command"].startswith(f"python benchmarks/{script} ")
     assert all(Comparison(**one).ratio > 0 for one in recorded["comparisons"])
+
+
+def test_results_written_before_do_not_make_the_code_another(tmp_path: Path) -> None:
+    code, result = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "step.json"
+    result.parent.mkdir(parents=True)
+    for path in (code, result):
+        path.write_text("1")
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "--quiet"), ("add", "."), (*who, "commit", "--quiet", "--message", "1")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    result.write_text("2")
+    assert commit_of_code("abc-dirty", tmp_path) == "abc"
+    code.write_text("2")
+    assert commit_of_code("abc-dirty", tmp_path) == "abc-dirty"
