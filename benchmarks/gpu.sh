@@ -4,8 +4,9 @@
 #     benchmarks/gpu.sh CIFAR10 OUT [BUDGET_S] [PART or ITEM ...] [--rehearse]
 #
 # CIFAR10 is anything that `cifar-dist pack` reads. BUDGET_S (540) bounds the whole call: what does not fit is skipped.
-# PART is correctness, speed or recipes: on one GPU and 16 cores under six minutes, because four items run at a time, under
-# eleven, and what is left. Recipes resume from OUT in the next call; what passed on the same machine is not repeated. OUT receives results.md, results.json, a log for each part,
+# PART is correctness, speed or recipes. On one GPU and 16 cores, correctness takes under six minutes (four items run at a time)
+# and speed under eleven; recipes take what is left, and resume from OUT in the next call. What passed on the same machine is not
+# repeated. OUT receives results.md, results.json, a log for each part,
 # runs.tar.gz (run folders without weights and figures) and unfinished.tar (runs to resume). Without a GPU this is a rehearsal,
 # in OUT/rehearsal: a few steps of each item that a CPU can do.
 #

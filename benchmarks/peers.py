@@ -35,6 +35,7 @@ from gpu.airbench_data import write
 from gpu.speedrun import measured
 from workers import ROOT, Workers
 
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.precision import is_bf16_fast
 from cifar_dist.formatting import percent
 
@@ -186,7 +187,8 @@ def main() -> None:
     if asked.train:
         words = [asked.recipe, *settings]
         comparisons = compare_trainings(scripts, way, data, asked.seeds, words)
-        record(__file__, comparisons, f"accuracies are means of {asked.seeds} seeds", name="peers_trainings")
+        note = f"{Manifest.load(data).name}; accuracies are means of {asked.seeds} seeds"
+        record(__file__, comparisons, note, name="peers_trainings")
     else:
         record(__file__, [compare_steps(name, path, way, data, asked.turns) for name, path in scripts.items()])
 

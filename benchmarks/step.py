@@ -2,10 +2,11 @@
 
     python benchmarks/step.py [--data shards/cifar10] [--turns 5] [--precision no|bf16] [RECIPE ...]
 
-Ours takes a batch from the data, augments it, computes the targets, trains in the precision of the recipe, and measures
-losses and predictions. The bare loop is what one would write first: forward pass, cross-entropy, backward pass and
-update, always on the same batch, which is augmented already. So a ratio of 1 means that data, augmentation and
-measurements cost nothing. The two take turns, step by step, with two copies of one network in one process.
+Ours takes a batch from the data, augments it, computes the targets, trains in the precision of the recipe or of
+--precision, and measures losses and predictions. The bare loop is what one would write first: forward pass,
+cross-entropy, backward pass and update, always on the same batch, which is augmented already. So a ratio of 1 means
+that data, augmentation and measurements cost nothing. The two take turns, step by step, with two copies of one network
+in one process.
 """
 
 from __future__ import annotations

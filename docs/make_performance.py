@@ -30,8 +30,8 @@ that begins changes each time. "Times as fast" is the median of the turns' ratio
 values above 1 are in favour of cifar-dist. The times and rates are the medians of their own turns. Each heading is the
 command that measures its table; those of CIFAR-10 require it packed in `shards/cifar10`, or where `--data` says;
 `cifar10-jpeg` is CIFAR-10 stored as quality-75 JPEG, as in [results.md](results.md). `make bench` runs all but
-`benchmarks/peers.py`, which requires the peers' own scripts, in twenty minutes to an hour on two idle cores, and
-`docs/make_performance.py` writes this page from `benchmarks/results/`.
+`benchmarks/peers.py`, which requires the peers' own scripts, with their default turns, in twenty minutes to an hour on
+two idle cores, and `docs/make_performance.py` writes this page from `benchmarks/results/`.
 
 <!-- drawn by docs/make_performance.py -->
 ![How many times as fast as its peer each part is](images/performance.png)

@@ -85,7 +85,7 @@ def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: S
 
 def _speed(train: TrainConfig, steps_per_epoch: int, seconds: float) -> Finding:
     steps, all_steps = train.last_step(steps_per_epoch), train.epochs * steps_per_epoch
-    limit = f"{steps:,} of " if steps < all_steps else ""
+    limit = f"{steps:,} steps of " if steps < all_steps else ""
     rate = f"{seconds:.3g} s each, {train.batch_size / seconds:,.0f} images/s"
     text = f"{rate}: {limit}{train.epochs} epochs of {steps_per_epoch:,} take about {duration(seconds * steps)}"
     return Finding("steps", f"{text}, without evaluation")

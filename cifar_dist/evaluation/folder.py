@@ -16,7 +16,7 @@ from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.files import folder_atomic, free_name, write_sums
-from cifar_dist.formatting import percent, percent_cell
+from cifar_dist.formatting import percent, percent_cell, views_of
 from cifar_dist.run_folder import EvaluationFolder
 
 
@@ -57,9 +57,7 @@ class Summary:
 
     def result(self) -> str:
         """Say the accuracy in words, and that of the images themselves beside it."""
-        is_partial = self.tta != "0" and self.tta_images != self.samples
-        tta = f"TTA {self.tta}"
-        tta += f" of {self.tta_images:,} image{'s' * (self.tta_images != 1)}" if is_partial else ""
+        tta = f"TTA {views_of(self.tta, self.tta_images, self.samples)}"
         if self.accuracy is None or self.plain_accuracy is None:
             return f"no labels, {tta}"
         if self.tta == "0":

@@ -19,7 +19,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import read_json, write_atomic
-from cifar_dist.formatting import duration, loss_figure, percent, size
+from cifar_dist.formatting import duration, loss_figure, percent, size, views_of
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.curves import draw_curves
@@ -180,11 +180,9 @@ def _about_accuracy(summary: Mapping[str, object]) -> str:
 
 
 def _views(summary: Mapping[str, object]) -> str:
-    """Say the views of an evaluation, and how many images got them where it was not all."""
-    viewed = summary.get("tta_images", summary.get("samples"))
-    some = summary.get("tta") != "0" and viewed != summary.get("samples")
-    images = f" of {_count(viewed)} image{'s' * (viewed != 1)}" if some else ""
-    return escape(str(summary.get("tta"))) + images
+    samples, tta = summary.get("samples"), str(summary.get("tta"))
+    viewed = summary.get("tta_images", samples)
+    return escape(views_of(tta, viewed, samples) if isinstance(viewed, int) and isinstance(samples, int) else tta)
 
 
 def _facts(

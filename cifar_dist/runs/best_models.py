@@ -13,7 +13,7 @@ from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import changed_files, folder_atomic, read_json, write_atomic
 from cifar_dist.formatting import csv_text
-from cifar_dist.report.results import is_on_other_data, own_data_of
+from cifar_dist.report.results import Result, is_on_other_data, own_data_of
 from cifar_dist.run_folder import FINAL, RunFolder
 from cifar_dist.runs.listing import ListedRun
 
@@ -112,7 +112,7 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
             path = checkpoint.named(folder.checkpoints, "best")
             state = checkpoint.read_state(path)
             if state.val_accuracy is not None or not folder.final.is_file():
-                test = _test_accuracy(folder, entry.result.config.eval.split, path.name, state.step)
+                test = _test_accuracy(folder, entry.result, path.name, state.step)
                 return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, test)
         except (UserError, checkpoint.CheckpointError) as error:
             warn(f"the final weights of {entry.path} stand for its best ones: {error}")
@@ -124,14 +124,15 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
     return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test)
 
 
-def _test_accuracy(run: RunFolder, split: str, name: str, step: int) -> float | None:
+def _test_accuracy(run: RunFolder, result: Result, name: str, step: int) -> float | None:
     """Return the accuracy of a checkpoint where it was evaluated as the final weights are; None if it was not."""
-    own = own_data_of(run)
+    own, settings = own_data_of(run), result.config.eval
+    wanted = settings.split, result.tta or settings.tta
     for evaluation in run.evaluation_folders():
         summary = read_json(evaluation.summary)
         evaluated = summary.get("checkpoint")
         is_these = evaluated == name or (evaluated == FINAL and summary.get("step") == step)
-        if not is_these or summary.get("split") != split or is_on_other_data(summary, own):
+        if not is_these or (summary.get("split"), summary.get("tta")) != wanted or is_on_other_data(summary, own):
             continue
         if isinstance(accuracy := summary.get("accuracy"), float):
             return accuracy

@@ -19,7 +19,7 @@ FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
 _TEXTS = ("run", "state", "model")  # columns aligned to the left
 _LEFT = ' class="text"'
-_FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written, UTC")
+_FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written (UTC)")
 _BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
 _ROW = re.compile(r'<tr data-version="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
 _OWN = re.compile(f"<title>({_TITLE}|Runs)</title>.*--ink:", re.DOTALL)  # the second in pages of earlier versions

@@ -56,7 +56,7 @@ class ListedRun:
             "state": self.state,
             **(self.result.cells if self.result else {}),
             "on disk": size(self.bytes),
-            "written, UTC": timeline.utc(self.written)[:16].replace("T", " "),
+            "written (UTC)": timeline.utc(self.written)[:16].replace("T", " "),
             "origin": self.result.origin if self.result else "",
         }
 
@@ -137,9 +137,9 @@ def written(path: Path) -> float:
     return max(times, default=0.0)
 
 
-_COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written, UTC")
+_COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)")
 _NUMBERS = ("epochs", "val %", "test %", "parameters", "time", "on disk")
-_DISPENSABLE = ("on disk", "parameters", "written, UTC", "TTA", "time", "model")
+_DISPENSABLE = ("on disk", "parameters", "written (UTC)", "TTA", "time", "model")
 
 
 def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) -> str:

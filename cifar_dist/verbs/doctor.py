@@ -51,10 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def node_of_srun(variables: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the variables of a node on which ``srun`` has started this process, and no launcher its ranks yet.
+    """Return the variables of Slurm with which this process must start the ranks of its node.
 
     Returns:
-        Nothing where this process is a rank, or the only process that the job is going to have.
+        Nothing where this process is a rank, or the only one of the job.
 
     Raises:
         UserError: ``srun`` has started several on a node.

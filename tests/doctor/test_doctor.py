@@ -250,7 +250,7 @@ def test_the_duration_is_that_of_the_steps_that_the_run_will_do() -> None:
     }
     assert said[0] == said[5000]
     assert ": 10 epochs of 100 take about 16.7 min" in said[0]
-    assert ": 50 of 10 epochs of 100 take about 50 s" in said[50]
+    assert ": 50 steps of 10 epochs of 100 take about 50 s" in said[50]
 
 
 def test_the_remedy_for_a_full_gpu_is_one_that_the_run_accepts(monkeypatch: pytest.MonkeyPatch) -> None:

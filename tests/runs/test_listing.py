@@ -25,7 +25,7 @@ from cifar_dist.runs.listing import describe, disk_bytes, find_runs
 from cifar_dist.tracking import timeline
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
-HEAD = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written, UTC"]
+HEAD = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)"]
 
 
 @pytest.fixture

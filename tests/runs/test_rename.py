@@ -156,6 +156,7 @@ def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(runs: Path, capsy
     summary = json.loads(final.read_text())
     for name, about in (
         ("a_val_acc_0_20261128-100000_model_b", {"checkpoint": "step-00000003", "accuracy": 0.8}),
+        ("a_val_acc_0_20261128-080000_model_d", {"checkpoint": "step-00000003", "accuracy": 0.6, "tta": "16"}),
         ("a_val_acc_0_20261128-090000_model_c", {"checkpoint": "step-00000003", "accuracy": 0.7, "split": "val"}),
     ):
         (final.parent.parent / name).mkdir()
