@@ -174,10 +174,6 @@ def test_model_options_keep_the_types_of_a_list(plain: str, value: list[object])
             ["--model.num_classes", "3"],
             "unknown setting --model.num_classes; the dataset says how many classes there are",
         ),
-        (
-            ["--train.compile", "max-autotune", "--train.deterministic", "true"],
-            "deterministic needs the same ones each time; use --train.compile reduce-overhead",
-        ),
         (["--num_classes", "3"], "unknown setting --num_classes; the dataset says how many classes there are"),
         (["--train.batch_size", "7", "--train.accumulate", "2"], "batch_size 7 is not divisible by accumulate 2"),
         (

@@ -47,8 +47,8 @@ class TrainConfig(Section):
         Literal["no", "default", "reduce-overhead", "max-autotune"], BooleanMeans(yes="default", no="no")
     ] = "no"
     """Compile the network with ``torch.compile`` in one of its modes: default; reduce-overhead, with CUDA graphs;
-    max-autotune, which also times kernels and takes minutes to compile. true means default, and false means no. An
-    epoch's smaller last batch is not compiled."""
+    max-autotune, which also times kernels and takes minutes to compile (not with ``deterministic`` or ``parts``). true
+    means default, and false means no. An epoch's smaller last batch is not compiled."""
     compress_gradients: Literal["no", "fp16", "bf16"] = "no"
     """Send gradients between processes as float16 or bfloat16: half the traffic, and sums that are rounded to it."""
     sync_batchnorm: bool = False
@@ -57,7 +57,8 @@ class TrainConfig(Section):
     """Compute fp32 convolutions and matrix products on a GPU in TensorFloat-32: 10 bits of mantissa, and many times
     faster."""
     cudnn_benchmark: bool = False
-    """Let cuDNN time its algorithms for each new shape and take the fastest, which may differ from run to run (GPU)."""
+    """Let cuDNN time its algorithms for each new shape and take the fastest, which may differ from run to run (GPU;
+    not with ``deterministic`` or ``parts``)."""
     deterministic: bool = False
     """Use deterministic algorithms only: the same seed on the same device gives the same bits. Slower on a GPU."""
     threads: int = 0
@@ -104,16 +105,6 @@ class TrainConfig(Section):
             f"batch_size {self.batch_size} is not divisible by parts {self.parts}; "
             f"use {-(-self.batch_size // max(self.parts, 1)) * self.parts}",
         )
-        require(
-            not (self.deterministic and self.cudnn_benchmark),
-            "cudnn_benchmark takes another algorithm from run to run, and deterministic rules that out; remove one",
-        )
-        for key in ("deterministic", "parts"):
-            require(
-                self.compile != "max-autotune" or not getattr(self, key),
-                f"compile max-autotune takes the kernels that were fastest when it compiled, and {key} needs the same "
-                "ones each time; use --train.compile reduce-overhead",
-            )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(0 <= self.threads <= 1024, f"threads {self.threads} must be between 0 and 1024")
         require(self.profile >= 0, f"profile {self.profile} must not be negative")

@@ -74,7 +74,7 @@ def require_memory(path: Path, name: str, size: int) -> None:
     """
     processes = local_processes()
     free = free_memory() // processes
-    if not 0 <= size <= min(MAX_ARRAY, max(free // 2, MAX_MEMBER)):
+    if not 0 <= size <= min(MAX_ARRAY, max(free // 2, MAX_MEMBER // processes)):
         of_each = " for each process" * (processes > 1)
         raise UserError(
             f"{path}: '{name}' has {size:,} bytes, and {free / 2**30:.1f} GiB of memory are free{of_each}; store "

@@ -229,8 +229,9 @@ def _decode_images(path: Path, shard: Shard, codec: Codec, changes: Counter[str]
     def image(row: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         offset, size = int(shard.image_offset[row]), int(shard.image_size[row])
         where = f"{path}: '{shard.keys[row]}.{codec}'"
+        data = os.pread(file.fileno(), size, offset)
         try:
-            array, changed = decode_with_changes(os.pread(file.fileno(), size, offset), codec)
+            array, changed = decode_with_changes(data, codec)
         except Exception as error:  # a decoder given arbitrary bytes may raise almost anything
             raise UserError(f"{where} cannot be decoded ({decoding_problem(error)!a}); replace or remove it") from None
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:

@@ -25,12 +25,16 @@ class Normalize:
         self._shift = -torch.tensor(mean, dtype=torch.float64) * 255.0 * self._scale
         self._scale, self._shift = (t.to(torch.float32).to(device) for t in (self._scale, self._shift))
         self._channels_last = channels_last
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}  # scale and shift of each number of a row, by width
 
     def __call__(self, images: Tensor) -> Tensor:
         height, width, channels = images.shape[1:]
         # Rows of all channels: a CPU computes many numbers at once only along a dimension of many.
         rows = images.reshape(-1, width * channels).to(torch.float32)
-        rows = torch.addcmul(self._shift.repeat(width), rows, self._scale.repeat(width))
+        if width not in self._rows:
+            self._rows[width] = self._scale.repeat(width), self._shift.repeat(width)
+        scale, shift = self._rows[width]
+        rows = torch.addcmul(shift, rows, scale)
         batch = rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
         return batch if self._channels_last else batch.contiguous()
 

@@ -71,10 +71,6 @@ class RawSplit:
         """Whether the samples have labels; all of them have, or none, in a :class:`RawDataset`."""
         return bool(self.labels.max() >= 0)
 
-    def take(self, rows: NDArray[np.int64]) -> RawSplit:
-        """Return the given rows, in that order."""
-        return RawSplit(self.images[rows], self.labels[rows], self.ids[rows])
-
     def resized(self, size: int) -> RawSplit:
         """Return the split with every image resized to ``size`` x ``size``."""
         return RawSplit(resize_images(self.images, size), self.labels, self.ids)
@@ -148,11 +144,21 @@ def _described(value: object) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def resize_images(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize images, uint8 [samples, height, width, 3], to ``size`` x ``size``."""
+def resize_images(
+    images: NDArray[np.uint8],
+    size: int,
+    where: str = "the source",
+    remedy: str = "use a smaller size, or fewer images",
+    *,
+    copies: int = 1,
+) -> NDArray[np.uint8]:
+    """Resize images, uint8 [samples, height, width, 3], to ``size`` x ``size``.
+
+    ``where``, ``remedy`` and ``copies`` are as for :func:`require_memory_for_images`.
+    """
     if images.shape[1:3] == (size, size):
         return images
-    require_memory_for_images("resized", len(images), (size, size, 3), "use a smaller size, or fewer images")
+    require_memory_for_images(where, len(images), (size, size, 3), remedy, copies=copies)
     resized = np.empty((len(images), size, size, 3), np.uint8)
     for row, image in enumerate(images):
         resized[row] = np.asarray(resize(Image.fromarray(image), size))

@@ -115,6 +115,8 @@ def compile_static(function: Function, *inputs: Tensor) -> Function:
     traced = make_fx(lambda *given: function(*given))(*inputs)
     try:
         return _compiled(traced, (*_EXACT, _SUBNORMAL), inputs)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # of an option, or of a compiler, that has many
         return _compiled(traced, _EXACT, inputs)
 

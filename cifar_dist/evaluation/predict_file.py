@@ -124,7 +124,7 @@ def open_images_to_predict(
         ids: list[int] | list[str] = ids_of_names(names)
     else:
         unlabelled = read_unlabelled(source)
-        ids, images, notes = unlabelled.ids.tolist(), _resized(unlabelled, trained_on), [*unlabelled.notes]
+        ids, images, notes = unlabelled.ids.tolist(), _resized(unlabelled, source, trained_on), [*unlabelled.notes]
         require_shape(f"{source}: data", images.shape[1:], trained_on)
     pixels = torch.from_numpy(images)
 
@@ -163,12 +163,16 @@ def _training_size(trained_on: Manifest) -> int | None:
     return size
 
 
-def _resized(unlabelled: Unlabelled, trained_on: Manifest) -> NDArray[np.uint8]:
+def _resized(unlabelled: Unlabelled, source: Path, trained_on: Manifest) -> NDArray[np.uint8]:
     """Return the images resized as the training images were, if they were."""
     size = _training_size(trained_on)
     if size is None:
         return unlabelled.images
-    return resize_images(unlabelled.images, size)
+    return resize_images(unlabelled.images, size, str(source), _fewer_at_a_time(), copies=local_processes())
+
+
+def _fewer_at_a_time() -> str:
+    return "predict fewer images at a time" + ", or on fewer processes of a machine" * (local_processes() > 1)
 
 
 def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> NamedImages:
@@ -203,9 +207,8 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
         raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")
     changes: Counter[str] = Counter()
     size = _training_size(trained_on)
-    copies = local_processes()
-    remedy = "predict fewer images at a time" + ", or on fewer processes of a machine" * (copies > 1)
-    require_memory_for_images(str(source), len(names), trained_on.shape, remedy, copies=copies)
+    shape, copies = trained_on.shape, local_processes()
+    require_memory_for_images(str(source), len(names), shape, _fewer_at_a_time(), copies=copies)
     images = np.empty((len(names), *trained_on.shape), np.uint8)
     row_of = {name: row for row, name in enumerate(names)}
     left = set(names)

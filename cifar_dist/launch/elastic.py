@@ -155,6 +155,8 @@ class ElasticAgent(LocalElasticAgent):
         if result.state != WorkerState.FAILED:
             return result
         codes = {failure.exitcode for failure in result.failures.values()}
+        if min(result.failures.values(), key=lambda failure: failure.timestamp).exitcode != EXIT_REQUEUE:
+            codes.discard(EXIT_REQUEUE)  # the answer of the others to torchrun's TERM, as agreed_code() has it
         if EXIT_REQUEUE in codes and worker_group.spec.rdzv_handler.num_nodes_waiting() > 0:
             return RunResult(WorkerState.HEALTHY)  # they stopped for a machine that joins
         self._stop_signal = signal.SIGTERM

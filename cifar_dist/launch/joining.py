@@ -152,7 +152,8 @@ class _RollCall:
             while store.add("count", 0) < self._members:
                 self._pause(lambda: self._missing(store), reports=self._index == 0)
         except DistError:
-            problem = f"{self._what} 0 has left {self._host}:{self._port} before all have joined; see its output"
+            who = "machine 0" if self._what == "machine" else "rank 0, or the launcher of its machine,"
+            problem = f"{who} has left {self._host}:{self._port} before all have joined; see its output"
             raise JoinTimeoutError(problem) from None
         return store
 

@@ -256,8 +256,8 @@ class RunFolder:
 
     def _way_to_unlock(self, holder: str) -> str:
         """Say what to do if the machine of the process that has locked the folder is lost: some servers never know."""
-        _, _, machine = holder.rpartition(" on ")
-        if not machine or machine == os.uname().nodename:
+        _, is_named, machine = holder.rpartition(" on ")
+        if not is_named or machine == os.uname().nodename:
             return ""
         return f"; only if {machine} is lost: rm {quoted(self.path / _LOCK)}"
 

@@ -47,19 +47,25 @@ def preflight(words: Sequence[str], answer: TextIO) -> int:
 
 
 def node(words: Sequence[str]) -> int:
-    """Train on this node."""
+    """Train on this node; return the exit code for ``srun``.
+
+    All nodes agree on 75, stopped on request. ``srun`` would treat that as a failure and kill the nodes that need a
+    moment longer, so it is reported as 0; the run folder shows that the run is not finished.
+    """
     from cifar_dist.runs.resume import settings_of_resume
     from cifar_dist.slurm.node import run_node
     from cifar_dist.slurm.preflight import RESUME
 
     verb, path, *rest = words
     if rest[0] == RESUME:
-        return run_node(rest, os.environ)
-    if verb == RESUME:
-        return run_node([RESUME, path, *settings_of_resume(rest[1:])], os.environ)
-    # The first attempt may have created the folder, and no more.
-    fresh = ["--run.fresh", "false"] if attempt_number(os.environ) > 1 else []
-    return run_node(["train", *rest, *fresh, "--run.name", Path(path).name], os.environ)
+        collective = rest
+    elif verb == RESUME:
+        collective = [RESUME, path, *settings_of_resume(rest[1:])]
+    else:  # the first attempt may have created the folder, and no more
+        fresh = ["--run.fresh", "false"] if attempt_number(os.environ) > 1 else []
+        collective = ["train", *rest, *fresh, "--run.name", Path(path).name]
+    code = run_node(collective, os.environ)
+    return EXIT_DONE if code == EXIT_REQUEUE else code
 
 
 def requeue(words: Sequence[str], answer: TextIO) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.joining import JOB_PORTS
@@ -121,10 +120,7 @@ def first_host(nodelist: str) -> str:
 
 
 def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Train on this node; return the exit code for ``srun``.
-
-    All nodes agree on 75, stopped on request. ``srun`` would treat that as a failure and kill the nodes that need a
-    moment longer, so it is reported as 0; the run folder shows that the run is not finished.
+    """Perform a collective verb on this node; return its exit code.
 
     Args:
         words: a collective verb and its arguments.
@@ -135,5 +131,4 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     place = f"machine {node.index} of {node.nodes} is {socket.gethostname()}"
     print(f"{place}, processes on it: {node.processes}, {config}", flush=True)
     os.environ[VARIABLE] = ""  # the batch script requeues the job, or says how to resume
-    code = run_launcher(config, node.options, LaunchedRun(words))
-    return EXIT_DONE if code == EXIT_REQUEUE else code
+    return run_launcher(config, node.options, LaunchedRun(words))

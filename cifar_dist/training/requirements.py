@@ -53,6 +53,24 @@ def check_batch_size(config: Config, world_size: int) -> None:
         )
 
 
+def check_repeatable(config: Config) -> None:
+    """Refuse to take the fastest kernels of the moment in a run that promises the same bits each time.
+
+    Finished runs that did so can still be read.
+
+    Raises:
+        UserError: ``deterministic`` or ``parts`` beside a setting that times kernels.
+    """
+    train = config.train
+    for promise in [name for name in ("deterministic", "parts") if getattr(train, name)]:
+        same = f"and train.{promise} needs the same ones each time"
+        if train.cudnn_benchmark:
+            raise UserError(f"train.cudnn_benchmark takes the algorithms that are fastest now, {same}; remove one")
+        if train.compile == "max-autotune":
+            kernels = "train.compile max-autotune takes the kernels that are fastest now"
+            raise UserError(f"{kernels}, {same}; use --train.compile reduce-overhead")
+
+
 def padding_note(config: Config, world_size: int) -> str:
     """Say that every global batch is filled up with repeated samples; empty if it splits evenly."""
     padding = -config.train.batch_size % config.train.parts_of_batch(world_size)
@@ -66,8 +84,10 @@ def evaluation_note(config: Config, manifest: Manifest) -> str:
     """Say that the run ends without an evaluation, or with one of images that it trains on; empty otherwise."""
     split = config.eval.split
     if split not in manifest.splits:
-        hold_out = "" if config.data.hold_out else "--data.hold_out true "
-        remedy = f"use {hold_out}--eval.split val" if "val" in manifest.splits else "hold one out when it is packed"
+        other = "test" if "test" in manifest.splits else "val"
+        hold_out = "" if config.data.hold_out or other == "test" else "--data.hold_out true "
+        use = f"use {hold_out}--eval.split {other}"
+        remedy = use if other in manifest.splits else "hold one out when it is packed"
         return f"the dataset has no split '{split}' to end with; {remedy}"
     if config.trains_on(split):
         return (

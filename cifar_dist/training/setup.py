@@ -26,7 +26,13 @@ from cifar_dist.models import transfer
 from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.optim.schedules import learning_rate
 from cifar_dist.training.device_speed import blueprint_of
-from cifar_dist.training.requirements import check_batch_size, check_limits, check_normalizes, check_rates
+from cifar_dist.training.requirements import (
+    check_batch_size,
+    check_limits,
+    check_normalizes,
+    check_rates,
+    check_repeatable,
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     if config.model.freeze:
         transfer.freeze_backbone(module)
     blueprint = blueprint_of(module)
+    check_repeatable(config)
     check_limits(config, manifest, batches.steps_per_epoch)
     check_rates(config, batches.steps_per_epoch)
     if config.train.sync_batchnorm:

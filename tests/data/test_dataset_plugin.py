@@ -29,7 +29,7 @@ def read():
     [
         ("{}", "no sample; give at least one of train, val and test"),
         ("{'train': good, 'holdout': good}", "there is no 'holdout'; use train, val, test"),
-        ("{'train': good, 'val': good.take(ids[:0])}", "'val' has no sample; leave it out"),
+        ("{'train': good, 'val': RawSplit(images[:0], labels[:0], ids[:0])}", "'val' has no sample; leave it out"),
         ("{'train': good, 'test': RawSplit(images[:, :8], labels, ids)}", "different shapes"),
         ("{'train': RawSplit(images / 255, labels, ids)}", "images of RawSplit are float64 [20, 16, 16, 3]"),
         ("{'train': RawSplit(images.transpose(0, 3, 1, 2), labels, ids)}", "are uint8 [20, 3, 16, 16]; give uint8"),

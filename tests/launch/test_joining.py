@@ -60,7 +60,8 @@ def test_a_first_rank_that_leaves_while_others_wait_is_named(monkeypatch: pytest
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(
-        JoinTimeoutError, match=rf"^rank 0 has left 127\.0\.0\.1:{port} before all have joined; see its"
+        JoinTimeoutError,
+        match=rf"^rank 0, or the launcher of its machine, has left 127\.0\.0\.1:{port} before all have joined; see its",
     ):
         join_ranks(PATIENCE)
     finish(running)

@@ -97,6 +97,8 @@ def test_a_lock_of_another_machine_can_be_removed(tmp_path: Path, manifest: Mani
         fcntl.flock(lock, fcntl.LOCK_EX)
         message = refusal(path, CONFIG, manifest)
         assert message.endswith(f"; only if node9 is lost: rm {path}/.lock")
+        (path / ".lock").write_text("")  # as by a process that has just locked it, here or elsewhere
+        assert "only if" not in refusal(path, CONFIG, manifest)
         (path / ".lock").unlink()
         open_and_end(path, CONFIG, manifest)
 

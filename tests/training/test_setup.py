@@ -15,7 +15,7 @@ from cifar_dist.config.average import EMAConfig, SWAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
-from cifar_dist.training.requirements import average_note, check_evaluations, evaluation_note
+from cifar_dist.training.requirements import average_note, check_evaluations, check_repeatable, evaluation_note
 from cifar_dist.training.setup import build_setup
 
 IMAGENET_STEM = ModelConfig("resnet18", {"stem": "imagenet"})
@@ -89,6 +89,28 @@ def test_a_damaged_shard_that_is_evaluated_is_refused_before_training(
     check_evaluations(config, packed)
 
 
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [
+        (
+            TrainConfig(deterministic=True, compile="max-autotune"),
+            "train.compile max-autotune takes the kernels that are fastest now, and train.deterministic needs the same "
+            "ones each time; use --train.compile reduce-overhead",
+        ),
+        (
+            TrainConfig(parts=4, cudnn_benchmark=True),
+            "train.cudnn_benchmark takes the algorithms that are fastest now, and train.parts needs the same ones each "
+            "time; remove one",
+        ),
+    ],
+)
+def test_what_times_kernels_is_refused_in_a_run_that_promises_the_same_bits(train: TrainConfig, says: str) -> None:
+    check_repeatable(Config(train=replace(train, deterministic=False, parts=0)))
+    with pytest.raises(UserError) as caught:
+        check_repeatable(Config(train=train))
+    assert str(caught.value) == says
+
+
 def test_a_run_that_will_not_be_evaluated_says_what_to_type(tmp_path: Path) -> None:
     with_test = with_val(small_packed(tmp_path, "npy"), labelled=True)
     splits = {name: shards for name, shards in with_test.splits.items() if name != "test"}
@@ -98,9 +120,14 @@ def test_a_run_that_will_not_be_evaluated_says_what_to_type(tmp_path: Path) -> N
         (Config(), splits, "use --eval.split val"),
         (trained_on_val, splits, "use --data.hold_out true --eval.split val"),
         (Config(), {"train": splits["train"]}, "hold one out when it is packed"),
+        (
+            Config(eval=EvalConfig(split="val")),
+            {name: with_test.splits[name] for name in ("train", "test")},
+            "use --eval.split test",
+        ),
     ):
         said = evaluation_note(config, replace(with_test, splits=found))
-        assert said == f"the dataset has no split 'test' to end with; {remedy}"
+        assert said == f"the dataset has no split '{config.eval.split}' to end with; {remedy}"
 
 
 def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_path: Path) -> None:
