@@ -15,11 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import bench
-import processes
 import pytest
 from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError, UnusableError
-from items import ITEMS, Item, time_peer
+from items import ITEMS, Item
 from record import Record
 from schedule import run_items
 from support.running import PATIENCE, ROOT, environment, wait_until
@@ -209,103 +207,6 @@ def test_what_passed_on_another_machine_is_repeated_on_this_one_and_both_are_kep
     assert {row["machine"]: row["found"] for row in rows} == {card.name: card.device for card in cards}
 
 
-@pytest.mark.parametrize(
-    ("name", "gpus", "nccl", "expected"),
-    [
-        ("fsdp", 1, (2, 28, 9), "1 ranks"),
-        ("fsdp", 1, (2, 30, 7), "2 ranks on nccl"),
-        ("fsdp", 2, (2, 28, 9), "2 ranks"),
-        ("zero2", 1, (2, 30, 7), "1 ranks"),
-        ("zero2", 2, (2, 28, 9), "2 ranks"),
-    ],
-)
-def test_two_ranks_share_a_card_where_nccl_and_the_engine_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, nccl: tuple[int, ...], expected: str
-) -> None:
-    """FSDP requires NCCL, because gloo does not shard on GPUs. DeepSpeed takes a GPU for each rank of a machine."""
-    asked: list[str] = []
-
-    def python(self: Bench, *words: str, env: dict[str, str] | None = None, until: object = None) -> None:
-        shared = "NCCL_MULTI_RANK_GPU_ENABLE" in (env or {})
-        processes = words[4].removeprefix("--num_processes=")
-        asked.append(f"{processes} ranks{' on nccl' if shared and processes != '1' else ''}")
-        raise SkippedError(asked[-1])
-
-    monkeypatch.setattr(Bench, "python", python)
-    monkeypatch.setattr(Bench, "digits", lambda self: "digits")
-    job = Bench(bench.Machine("a card", gpus, nccl, "2", "3"), "", tmp_path, time.monotonic() + 100, rehearse=False)
-    (item,) = (item for item in ITEMS if item.name == name)
-    with pytest.raises(SkippedError, match=f"^{expected}$"):
-        item.work(job)
-
-
-def test_a_measurement_without_compiled_augmentation_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "cifar-dist: the augmentation runs without being compiled, and slower (no C compiler)\nresnet18: a step ..."
-    monkeypatch.setattr(Bench, "python", lambda *_, **__: processes.Ended(0, said, limited=False))
-    monkeypatch.setattr(Bench, "cifar", lambda self: "cifar10")
-    job = Bench(MACHINE, "", tmp_path, time.monotonic() + 100, rehearse=False)
-    (steps,) = (item for item in ITEMS if item.name == "steps.resnet18")
-    with pytest.raises(FailedError, match=r"the augmentation was not compiled: no C compiler"):
-        steps.work(job)
-
-
-def test_a_peer_is_compared_with_the_speedruns_of_this_call_and_those_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    items = {item.name: item for item in ITEMS}
-    gpu = Machine("a card", 1, (2, 30), "2", "3")
-    job = Bench(gpu, "", tmp_path, time.monotonic() + 1000, rehearse=False)
-    monkeypatch.delenv("HIVERGE", raising=False)
-    with pytest.raises(SkippedError, match=r"^set HIVERGE to the path of cifar10_speedrun.py$"):
-        items["hiverge"].work(job)
-
-    def python(self: Bench, *words: str, until: Callable[[str], bool] | None = None) -> processes.Ended:
-        rows = "|  eval  |  0.99  |  0.9100  |  3.0000  |\n" + "|  eval  |  0.99  |  0.9200  |  2.0000  |\n" * 8
-        printed = rows if until else f"mean of 4: {1.0 if 'no' in words else 0.5} s, 91.00 %\n"
-        assert until is None or until(printed)
-        return processes.Ended(0, printed, limited=False)
-
-    monkeypatch.setattr(Bench, "python", python)
-    monkeypatch.setattr(Bench, "cifar", lambda self: "cifar10")
-    monkeypatch.setenv("HIVERGE", "cifar10_speedrun.py")
-    assert items["hiverge"].work(job) == "2.000 s, 92.00 %"
-    record = Record(tmp_path, job.runs, gpu.name, {})
-    run_items([items["speedrun"], items["speedrun.graphs"]], job, record)
-    ratios = "speedrun-94 0.50 of it (compile no); speedrun-94 0.25 of it (compile reduce-overhead)"
-    assert items["hiverge"].work(job) == f"2.000 s, 92.00 %; {ratios}"
-    job.found.clear()  # as in the next call
-    run_items([items["speedrun"], items["hiverge"]], job, record)
-    assert record.rows["hiverge"].found == "2.000 s, 92.00 %; speedrun-94 0.50 of it (compile no)"
-
-
-def test_the_record_holders_script_is_stopped_after_a_few_of_its_200_runs(tmp_path: Path) -> None:
-    """Runs are counted in its table, which numbers a run in the row of its first epoch only."""
-    row = "|  {:>6}  |  {:>5}  |     0.9000  |   0.9300  |  {:>11}  |  {:>12}  |"
-    script = tmp_path / "airbench.py"
-    script.write_text(
-        "import sys, time; code = open(sys.argv[0]).read(); open('cifar10')\n"
-        "for run in ('warmup', *range(200)):\n"
-        f"    print({row!r}.format(run, 0, '', '3.5000'))\n"
-        f"    print({row!r}.format('', 'eval', '0.9410', '99.0000' if run == 'warmup' else '2.5000'))\n"
-        "    time.sleep(1000 * (run == 10))\n"
-    )
-    job = Bench(
-        MACHINE, "", tmp_path, time.monotonic() + PATIENCE, rehearse=False, log=tmp_path / "log", limit=PATIENCE
-    )
-    (tmp_path / "airbench").mkdir()
-    (tmp_path / "airbench" / "cifar10").write_text("the data is found in the working folder")
-    assert time_peer(job, script, tmp_path / "airbench") == pytest.approx((2.5, 0.941))
-
-
-@pytest.mark.parametrize(("part", "minutes", "at_once"), [("correctness", 6, 4), ("speed", 11, 1)])
-def test_a_part_takes_no_longer_than_the_help_says(part: str, minutes: int, at_once: int) -> None:
-    free_from = [0.0] * at_once
-    for item in ITEMS:
-        if item.part == part:
-            free_from[free_from.index(min(free_from))] += item.seconds
-    assert max(free_from) < 60 * minutes
-
-
 def test_items_that_are_not_timed_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bench, "at_once", 2)
     meeting = threading.Barrier(2, timeout=PATIENCE)
@@ -346,10 +247,6 @@ def test_an_interrupt_ends_the_items_that_run_and_starts_no_other(tmp_path: Path
     assert "KeyboardInterrupt" in said
     assert not (tmp_path / "results.json").exists()
     assert not (tmp_path / "c.log").exists()
-
-
-def test_each_item_has_a_name_of_its_own() -> None:
-    assert len({item.name for item in ITEMS}) == len(ITEMS)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -29,12 +27,9 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import Summary, write_evaluation
 from cifar_dist.evaluation.predict import Predictions
-from cifar_dist.report import curves, overlay, run_page, usage
+from cifar_dist.report import run_page
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.run_page import write_report
-from cifar_dist.report.sheet import sheet
-from cifar_dist.report.style import figure, short_names
-from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
@@ -120,18 +115,6 @@ def test_the_page_is_self_contained_escapes_everything_and_no_picture_is_blank(d
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 300
         assert pixels.std() > 5, f"{path.name} is blank"
-
-
-def test_the_last_bar_of_the_time_is_of_fewer_epochs_and_as_high(tmp_path: Path) -> None:
-    used = Usage(10.0, {"forward": 1.0})
-    records = [Record(epoch + 1, epoch, "train", 1.0, 0.5, 10, 10.0, usage=used) for epoch in range(61)]  # 2 to a bar
-    draw_usage(records, tmp_path / "time.png")
-    pixels = np.asarray(Image.open(tmp_path / "time.png").convert("RGB")).astype(int)
-    blue = np.all(np.abs(pixels - (0x7F, 0xA9, 0xCF)) < 8, axis=2)
-    heights = blue.sum(axis=0)
-    stands = blue[np.flatnonzero(blue.any(axis=1)).max() - 2]  # on the axis, as the legend does not
-    assert stands.sum() > 200
-    assert np.ptp(heights[stands]) <= 2
 
 
 def test_missing_parts_are_omitted(digits: Path, tmp_path: Path) -> None:
@@ -311,97 +294,6 @@ def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -
     (only,) = draw_evaluation(evaluation, lambda sample: np.full((8, 8, 1), sample % 256, dtype=np.uint8))
     assert only.name == "samples.png"
     assert draw_evaluation(evaluation) == []
-
-
-def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    labels = torch.from_numpy(rng.integers(0, 100, 2000))
-    logits = torch.from_numpy(rng.normal(size=(2000, 100)).astype(np.float32))
-    predictions = Predictions(logits, labels, logits)
-    weights = tmp_path / "w"
-    weights.write_bytes(b"")
-    names = tuple(f"class-{i}" for i in range(100))
-    summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01, 0)
-    predicted = predictions.classes.tolist()
-    folder = write_evaluation(
-        tmp_path / "evaluations", summary, predictions, range(2000), WeightsCopy([weights]), predicted
-    )
-    assert len(draw_evaluation(read_evaluation(folder))) == 3
-
-
-def test_shortened_names_of_classes_remain_different() -> None:
-    names = ["Black_throated_Sparrow", "Black_throated_Blue_Warbler", "Laysan_Albatross", "cat"]
-    assert short_names(names, 14) == ["Black_t…parrow", "Black_t…arbler", "Laysan_Albatr…", "cat"]
-    alike = [f"A_long_beginning_{one}_a_long_ending" for one in "bcd"]
-    assert short_names([*alike, alike[0][:14]], 14) == ["A_long_…0", "A_long_…1", "A_long_…2", alike[0][:14]]
-    wide = ["\u732b" * 7, "\u732b" * 8, "\u72ac" * 9 + "1", "\u72ac" * 9 + "2"]  # two columns a letter
-    assert short_names(wide, 14) == [
-        *(wide[0], "\u732b" * 6 + "…"),
-        *("\u72ac\u72ac\u72ac…\u72ac\u72ac1", "\u72ac\u72ac\u72ac…\u72ac\u72ac2"),
-    ]
-    assert short_names(["\U0001f469\u200d\U0001f52c"], 14) == ["\U0001f469\U0001f52c"]
-
-
-def test_a_caption_is_not_wider_than_its_cell(tmp_path: Path) -> None:
-    with sheet(tmp_path / "s.png", 3, 1) as drawing:
-        drawing.text(1.5, 0.5, "W" * 14 + " 100 %", 8, align="center", room=1)
-    dark = np.asarray(Image.open(tmp_path / "s.png").convert("L")).min(axis=0) < 128
-    assert 120 < np.ptp(np.flatnonzero(dark)) <= 150  # 150 pixels are an inch; at its full size it would take 295
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that a test draws."""
-    figures: list[Figure] = []
-
-    @contextmanager
-    def kept(path: Path, width: float, height: float) -> Iterator[Figure]:
-        with figure(path, width, height) as drawing:
-            yield drawing
-        figures.append(drawing)
-
-    for module in (curves, overlay, usage):
-        monkeypatch.setattr(module, "figure", kept)
-    return figures
-
-
-@pytest.mark.parametrize("accuracy", [0.49, 0.9873, 1.0])
-def test_ticks_of_an_accuracy_are_what_they_stand_for(tmp_path: Path, drawn: list[Figure], accuracy: float) -> None:
-    records = [Record(step, 0, "train", 1.0, accuracy + 0.002 * step, 10, 0.1, 0.1) for step in range(1, 4)]
-    curves.draw_curves(records, [], tmp_path, 3)
-    overlay.draw_overlay([overlay.Overlaid("a", records, 3, None)], tmp_path / "overlay.png")
-    for axes, unit in ((drawn[1].axes[0], 1), (drawn[-1].axes[1], 100)):
-        labels = [label.get_text().removesuffix(" %") for label in axes.get_yticklabels()]
-        assert [float(label) for label in labels] == pytest.approx(unit * axes.get_yticks())
-
-
-def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: list[Figure]) -> None:
-    records = [Record(step, step - 1, "train", 0.1 * step, 1 - 0.01 * step, 10, 0.1, 0.1) for step in range(1, 31)]
-    curves.draw_curves(records, [], tmp_path, 1)
-    for axes in (drawn[0].axes[0], drawn[1].axes[0]):
-        legend = axes.get_legend()
-        assert legend is not None
-        points = np.concatenate([axes.transData.transform(line.get_xydata()) for line in axes.get_lines()])
-        assert not any(legend.get_window_extent().contains(*point) for point in points), axes.get_title()
-
-
-def test_no_two_of_many_runs_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
-    records = [Record(1, 0, "train", 1.0, 0.5, 10, 0.1), Record(1, 0, "val", 1.0, 0.5, 10, 0.1)]
-    runs = [overlay.Overlaid(f"_{number}", records, 1, None) for number in range(12)]
-    overlay.draw_overlay(runs, tmp_path / "overlay.png")
-    handles = drawn[0].legends[0].get_lines()
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [run.name for run in runs]
-    shown = {(handle.get_color(), handle.get_marker()) for handle in handles}
-    assert len(shown) == 12
-    assert shown <= {(line.get_color(), line.get_marker()) for line in drawn[0].axes[1].get_lines()}
-
-
-def test_a_bar_has_the_number_of_its_epoch(tmp_path: Path, drawn: list[Figure]) -> None:
-    records = [Record(1, 0, "train", 1.0, 0.5, 10, 10.0, usage=Usage(10.0, {"forward": 1.0}))]
-    draw_usage(records, tmp_path / "time.png")
-    axes = drawn[0].axes[0]
-    left, right = axes.get_xlim()
-    assert [tick for tick in axes.get_xticks() if left <= tick <= right] == [1]
 
 
 def test_curves_and_headline_say_how_a_process_ended(digits: Path, tmp_path: Path, drawn: list[Figure]) -> None:

@@ -1,0 +1,29 @@
+"""Fixtures of the tests of charts and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from cifar_dist.report import curves, overlay, usage
+from cifar_dist.report.style import figure
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that a test draws."""
+    figures: list[Figure] = []
+
+    @contextmanager
+    def kept(path: Path, width: float, height: float) -> Iterator[Figure]:
+        with figure(path, width, height) as drawing:
+            yield drawing
+        figures.append(drawing)
+
+    for module in (curves, overlay, usage):
+        monkeypatch.setattr(module, "figure", kept)
+    return figures
