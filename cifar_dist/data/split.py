@@ -28,6 +28,7 @@ class SplitPart:
 
     @classmethod
     def all_of(cls, split: RawSplit) -> SplitPart:
+        """Return all samples of a split."""
         return cls(split, np.arange(len(split)))
 
     def __len__(self) -> int:
@@ -35,10 +36,12 @@ class SplitPart:
 
     @property
     def labels(self) -> NDArray[np.int64]:
+        """int64 [samples]."""
         return self.split.labels[self.rows]
 
     @property
     def ids(self) -> NDArray[np.int64]:
+        """int64 [samples]."""
         return self.split.ids[self.rows]
 
     def take(self, rows: NDArray[np.int64]) -> SplitPart:

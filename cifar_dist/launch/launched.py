@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from cifar_dist.errors import UserError
 
@@ -40,14 +41,19 @@ def is_main_process() -> bool:
 
 
 def local_rank() -> int:
-    """The number of this process among those of this machine, from 0."""
+    """Return the number of this process among those of this machine, from 0."""
     text = os.environ.get("LOCAL_RANK", "0")
     return int(text) if text.isdecimal() else 0
 
 
+def attempt_number(variables: Mapping[str, str]) -> int:
+    """Return the number of the attempt of a Slurm job, from 1, which it also is without Slurm."""
+    return int(variables.get("SLURM_RESTART_COUNT", "0")) + 1
+
+
 def has_restarted() -> bool:
-    """Whether this rank's job may have lost a machine: it is elastic and continues, or Slurm has requeued it."""
-    return RESTARTED in os.environ or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    """Whether this rank's job was started again, perhaps because it lost a machine: by its launcher, or by Slurm."""
+    return RESTARTED in os.environ or attempt_number(os.environ) > 1
 
 
 def knows_meeting_point() -> bool:

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TextIO
 
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.launch.launched import attempt_number
 from cifar_dist.process_exit import exit_with
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.slurm.job_output import attempt_number, describe_attempt, say
+from cifar_dist.slurm.job_output import describe_attempt, say
 
 _FINISHED = "finished"  # before the attempt: there was nothing to do
 

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from cifar_dist.run_folder import RunFolder
@@ -18,11 +17,6 @@ _PREFIX = "slurm/train.sbatch: "
 def say(line: str) -> None:
     """Print a line of these scripts."""
     print(f"{_PREFIX}{line}", file=sys.stderr)
-
-
-def attempt_number(variables: Mapping[str, str]) -> int:
-    """Return the number of a job's attempt, from 1."""
-    return int(variables.get("SLURM_RESTART_COUNT", "0")) + 1
 
 
 def describe_attempt(job: str, number: int, nodes: str, folder: RunFolder) -> str:

@@ -18,9 +18,10 @@ from cifar_dist.doctor.grace import signal_of_job
 from cifar_dist.errors import UserError
 from cifar_dist.files import read_json
 from cifar_dist.launch.configs import find_config
+from cifar_dist.launch.launched import attempt_number
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import OF_A_NEW_RUN, resumed_config, settings_of_resume
-from cifar_dist.slurm.job_output import attempt_number, folder_named_before, say
+from cifar_dist.slurm.job_output import folder_named_before, say
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
 
 RESUME = "resume"
