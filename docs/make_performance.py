@@ -1,14 +1,17 @@
-"""Write docs/performance.md and its picture from benchmarks/results/*.json: python docs/make_performance.py.
+"""Write docs/performance.md, its picture and the table of README.md: python docs/make_performance.py.
 
-The files are written by the benchmarks, which measure ours and a peer in turns, see ``benchmarks/comparison.py``.
+The figures are those that the benchmarks wrote into benchmarks/results/, see ``benchmarks/comparison.py``.
 Everything below the heading "Notes" is kept.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +21,14 @@ from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, figure, short
 HERE = Path(__file__).parent
 DOCUMENT = HERE / "performance.md"
 PICTURE = HERE / "images" / "performance.png"
+README = HERE.parent / "README.md"
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
 from comparison import RESULTS, Comparison  # noqa: E402  (a script's folder, not a package)
 
 _NOTES = "## Notes"
+_HEAD = ("ours", "", "peer", "", "times as fast")
+_IN_README = ("a training of cpu-quick", "a later epoch", "a training step of speedrun-94, 2000 images, bf16")
 _INTRODUCTION = """# Performance
 
 Each figure is a ratio to a named peer, measured in the same call on the same machine: the two take turns, and the one
@@ -69,20 +75,37 @@ def up_to_date(document: str) -> str:
     """Return the page as it should be, with the notes of ``document``."""
     parts = [_INTRODUCTION]
     for measured in read():
-        rows = []
-        for one in measured.comparisons:
-            ours, theirs = (_number(statistics.median(turns), one.unit) for turns in (one.ours, one.theirs))
-            spread = f" ({min(one.ratios):.2f} to {max(one.ratios):.2f})" if len(one.ratios) > 1 else ""
-            rows.append([one.what, ours, one.peer, theirs, f"{one.ratio:.2f}{spread}"])
-        head = ["ours", "", "peer", "", "times as fast"]
         note = f"; {measured.note}" if measured.note else ""
         parts.append(
             f"\n## `{measured.command}`\n\n"
             f"{measured.machine}, {measured.date}, commit {_commit(measured.commit)}{note}.\n\n"
-            + markdown(head, rows, ["times as fast"])
+            + _table(measured.comparisons)
         )
     _, heading, notes = document.partition(_NOTES)
     return "".join(parts) + (f"\n{heading}{notes}" if heading else "")
+
+
+def readme_up_to_date(document: str) -> str:
+    """Return the README with its table as it should be.
+
+    Raises:
+        ValueError: it lacks the marks of the table.
+    """
+    pattern = re.compile(r"(<!-- written by docs/make_performance.py -->\n).*?(<!-- end -->)", re.S)
+    if not pattern.search(document):
+        raise ValueError("README.md: put <!-- written by docs/make_performance.py --> and <!-- end --> into it")
+    chosen = [one for measured in read() for one in measured.comparisons if one.what.startswith(_IN_README)]
+    chosen.sort(key=lambda one: [one.what.startswith(what) for what in _IN_README], reverse=True)
+    return pattern.sub(lambda match: f"{match[1]}{_table(chosen)}{match[2]}", document)
+
+
+def _table(comparisons: Sequence[Comparison]) -> str:
+    rows = []
+    for one in comparisons:
+        ours, theirs = (_number(statistics.median(turns), one.unit) for turns in (one.ours, one.theirs))
+        spread = f" ({min(one.ratios):.2f} to {max(one.ratios):.2f})" if len(one.ratios) > 1 else ""
+        rows.append([one.what, ours, one.peer, theirs, f"{one.ratio:.2f}{spread}"])
+    return markdown(_HEAD, rows, ["times as fast"])
 
 
 def _commit(recorded: str) -> str:
@@ -108,8 +131,11 @@ def draw(path: Path = PICTURE) -> Path:
             colour = BLUE if low > 1 else ORANGE if high < 1 else GREY
             axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.4)
             axes.plot([one.ratio], [place], "o", color=colour, markersize=6)
-            text = f"{one.ratio:.2f}   {short(one.peer, 48)}"
-            axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=8.5)
+            right = {"transform": axes.get_yaxis_transform(), "va": "center", "color": INK, "fontsize": 8.5}
+            axes.text(1.11, place, f"{one.ratio:.2f}", ha="right", **right)
+            axes.text(1.13, place, short(one.peer, 48), **right)
+        for place in itertools.accumulate(len(measured.comparisons) for measured in read()):
+            axes.axhline(place - 0.5, color=GREY, linewidth=0.5, alpha=0.4)
         axes.set_yticks(range(len(rows)), [short(one.what, 64) for one in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xscale("log")
@@ -130,7 +156,8 @@ def draw(path: Path = PICTURE) -> Path:
 def main() -> None:
     document = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.is_file() else ""
     DOCUMENT.write_text(up_to_date(document), encoding="utf-8")
-    print(f"wrote {DOCUMENT.relative_to(HERE.parent)} and {draw().relative_to(HERE.parent)}")
+    README.write_text(readme_up_to_date(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"wrote {', '.join(str(path.relative_to(HERE.parent)) for path in (DOCUMENT, README, draw()))}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,12 @@ def test_the_tables_are_up_to_date(page: str) -> None:
     assert made.up_to_date(document) == document, f"run: python docs/make_{page}.py"
 
 
+def test_the_table_of_the_readme_is_up_to_date() -> None:
+    made = script("make_performance")
+    document = made.README.read_text(encoding="utf-8")
+    assert made.readme_up_to_date(document) == document, "run: python docs/make_performance.py"
+
+
 def test_the_table_of_engines_has_all_that_come_with_the_package() -> None:
     known, engines = set(script("make_engines").COLUMNS.values()), [Engine]
     for engine in engines:
