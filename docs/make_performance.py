@@ -131,9 +131,18 @@ def draw(path: Path = PICTURE) -> Path:
             colour = BLUE if low > 1 else ORANGE if high < 1 else GREY
             axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.4)
             axes.plot([one.ratio], [place], "o", color=colour, markersize=6)
-            right = {"transform": axes.get_yaxis_transform(), "va": "center", "color": INK, "fontsize": 8.5}
-            axes.text(1.11, place, f"{one.ratio:.2f}", ha="right", **right)
-            axes.text(1.13, place, short(one.peer, 48), **right)
+            for text, points, side in ((f"{one.ratio:.2f}", 34, "right"), (short(one.peer, 48), 40, "left")):
+                axes.annotate(
+                    text,
+                    (1, place),
+                    (points, 0),
+                    xycoords=axes.get_yaxis_transform(),
+                    textcoords="offset points",
+                    ha=side,
+                    va="center",
+                    color=INK,
+                    fontsize=8.5,
+                )
         for place in itertools.accumulate(len(measured.comparisons) for measured in read()):
             axes.axhline(place - 0.5, color=GREY, linewidth=0.5, alpha=0.4)
         axes.set_yticks(range(len(rows)), [short(one.what, 64) for one in rows])
