@@ -54,9 +54,9 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
     else:
         weights, origin = _read_pretrained(Path(source), model), str(source)
     own = model.state_dict()
-    head = last_layer(model)[0]
+    last = last_layer(model)
     other_shape = [key for key, value in own.items() if key in weights and weights[key].shape != value.shape]
-    of_head = [key for key in other_shape if key.rpartition(".")[0] == head]
+    of_head = [key for key in other_shape if last is not None and key.rpartition(".")[0] == last[0]]
     skipped = [key for key in of_head if weights[key].shape[1:] == own[key].shape[1:]]  # other classes
     # Some files predate the step counts of batch normalisation, which nothing here uses.
     missing = [key for key in own if key not in weights and not key.endswith(".num_batches_tracked")]

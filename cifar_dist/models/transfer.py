@@ -33,11 +33,13 @@ class Stage:
     parameters: tuple[nn.Parameter, ...]
 
 
-def last_layer(model: nn.Module) -> tuple[str, nn.Module]:
-    """Return name and module of the layer that computes the logits: the linear layer or convolution registered last."""
+def last_layer(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Return name and module of the layer that computes the logits: the linear layer or convolution registered last.
+
+    None for a network that has layers of its own only.
+    """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _WEIGHT_LAYERS)]
-    assert layers, "a network without a linear layer or convolution has no stages"
-    return layers[-1]
+    return layers[-1] if layers else None
 
 
 def stages(model: nn.Module) -> list[Stage]:
@@ -47,14 +49,17 @@ def stages(model: nn.Module) -> list[Stage]:
     backbone is divided at the top of its module tree; then the part with the most layers is replaced by its children
     until there are four parts or none can be divided. That gives ``layer1`` to ``layer4`` of a ResNet, but the layers
     of a VGG and the blocks of a ViT. A block (a member of a Sequential) is never divided. A norm belongs to the stage
-    of the layer before it, and a parameter outside all parts (tokens and positions of a ViT) to the first stage.
+    of the layer before it, and a parameter outside all parts (tokens and positions of a ViT) to the first stage. A
+    network without a linear layer or convolution is one stage.
 
     Args:
         model: the unwrapped network.
     """
+    if (last := last_layer(model)) is None:
+        return [Stage((model,), tuple(model.parameters()))]
     groups: list[list[nn.Module]] = []
     pending: list[nn.Module] = []  # modules without tensors (pool, dropout) belong to the stage that follows
-    for part in _divide(model):
+    for part in _divide(model, last[1]):
         pending.append(part)
         if not [*part.parameters(), *part.buffers()]:
             continue
@@ -105,9 +110,8 @@ def set_mode(model: nn.Module, modules: Sequence[Sequence[nn.Module]], config: M
     return training
 
 
-def _divide(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that stages are composed of, in model order; the last layer is one of them."""
-    head = last_layer(model)[1]
+def _divide(model: nn.Module, head: nn.Module) -> list[nn.Module]:
+    """Return the modules that stages are composed of, in model order; the head is one of them."""
     parts, indivisible = [model], set[nn.Module]()
     while True:
         backbone = [part for part in parts if _count_layers(part) and head not in part.modules()]

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from cifar_dist.config import Config, RunningAverageConfig, plugins
+from cifar_dist.config import Config, ModelConfig, RunningAverageConfig, plugins
 from cifar_dist.config.average import EMAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
@@ -167,6 +167,19 @@ def check_rates(config: Config, steps_per_epoch: int) -> None:
         length = {"steps_per_epoch": steps_per_epoch, "epochs": config.train.epochs}
         for step in range(config.train.last_step(steps_per_epoch)):
             learning_rate(config.schedule, config.optim.lr, step, **length)
+
+
+def check_stages(model: ModelConfig, count: int) -> None:
+    """Refuse to freeze what is before the head of a network that is its head alone.
+
+    Raises:
+        UserError: with the setting to remove.
+    """
+    option = "model.freeze" if model.freeze else "model.unfreeze" if model.unfreeze else ""
+    if option and count == 1:
+        raise UserError(
+            f"{option} has no effect: {model.name} has no linear layer or convolution before its last; drop --{option}"
+        )
 
 
 def check_normalizes(

@@ -32,6 +32,7 @@ from cifar_dist.training.requirements import (
     check_normalizes,
     check_rates,
     check_repeatable,
+    check_stages,
 )
 
 
@@ -151,6 +152,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     stages = transfer.stages(module)
+    check_stages(config.model, len(stages))
     gradual = config.model.unfreeze > 0
     optimizer = build_optimizer(config.optim, module, [stage.parameters for stage in stages], gradual=gradual)
     modules = [stage.modules for stage in stages]

@@ -203,7 +203,7 @@ class Trainer:
         self._require_finite(math.isfinite(predictions.loss), "the validation loss")
         self.accuracy = predictions.accuracy
         self._wait_for_save()  # only an accuracy whose checkpoint exists counts as the best before
-        is_best = self.saver.best is None or self.accuracy > self.saver.best
+        is_best = self.saver.best is None or self.accuracy >= self.saver.best  # of equal ones that trained longest
         record = Record(
             self.step,
             epoch,

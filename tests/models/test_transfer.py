@@ -35,7 +35,9 @@ def assert_is_a_partition(model: nn.Module) -> None:
     cut = stages(model)
     parameters = [id(parameter) for stage in cut for parameter in stage.parameters]
     assert parameters == [id(parameter) for parameter in model.parameters()]
-    assert {id(p) for p in cut[-1].parameters} == {id(p) for p in last_layer(model)[1].parameters()}
+    last = last_layer(model)
+    assert last is not None
+    assert {id(p) for p in cut[-1].parameters} == {id(p) for p in last[1].parameters()}
     assert all(stage.parameters for stage in cut)
     inner = [module for stage in cut for part in stage.modules for module in part.modules()]
     for module in model.modules():

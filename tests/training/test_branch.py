@@ -68,6 +68,26 @@ def test_a_branch_takes_over_the_checkpoint_that_was_the_best_or_has_a_best_of_i
         (origin / then / "weights.safetensors").write_bytes(b"damaged")
 
 
+def test_of_equal_accuracies_the_newest_is_the_best(place: Place) -> None:
+    """A small validation split is soon right in full, with weights that have hardly been trained."""
+    plugin = place.runs / "equal.py"
+    plugin.write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__()\n"
+        "        self.bias = nn.Parameter(nn.functional.one_hot(torch.tensor(0), classes).float())\n"
+        "    def forward(self, images):\n"
+        "        return self.bias + 0 * images.mean((1, 2, 3))[:, None]\n"
+    )
+    done = place.train("equal", "--model.name", f"{plugin}:Net", "--optim.lr", "1e-6")
+    assert done.code == 0, done.said
+    first, *_, last = evaluations(place.runs / "equal" / "metrics.jsonl")
+    assert first.accuracy == last.accuracy
+    folder = place.runs / "equal" / "checkpoints"
+    assert checkpoint.named(folder, "best").name == f"step-{last.step:08d}"
+
+
 def bests(checkpoints: Path) -> list[Path]:
     """List the checkpoints that were the best when they were saved."""
     return [path for path in checkpoint.listing(checkpoints) if checkpoint.read_state(path).is_best]

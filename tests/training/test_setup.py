@@ -48,6 +48,25 @@ def test_one_sample_per_step_is_enough_for_other_networks(tmp_path: Path) -> Non
     set_up(data, ModelConfig("tiny-resnet", {"widths": [4, 8]}), 52, 1)
 
 
+def test_a_network_without_layers_of_torch_is_one_stage_of_which_nothing_can_be_frozen(tmp_path: Path) -> None:
+    data = small_packed(tmp_path, "npy").root
+    plugin = tmp_path / "own.py"
+    plugin.write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__()\n"
+        "        self.weight = torch.nn.Parameter(torch.zeros(channels, classes))\n"
+        "    def forward(self, images):\n"
+        "        return images.mean((2, 3)) @ self.weight\n"
+    )
+    net = f"{plugin}:Net"
+    set_up(data, ModelConfig(net), 4, 1)
+    for model, option in ((ModelConfig(net, freeze=True), "freeze"), (ModelConfig(net, unfreeze=1.0), "unfreeze")):
+        with pytest.raises(UserError, match=rf"^model.{option} has no effect: .*; drop --model.{option}$"):
+            set_up(data, model, 4, 1)
+
+
 def with_val(packed: Manifest, *, labelled: bool) -> Manifest:
     """Return the dataset with ``test`` as ``val``, too."""
     val = tuple(
