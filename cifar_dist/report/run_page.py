@@ -252,7 +252,7 @@ def _about(evaluation: Evaluation) -> str:
 
 def _epochs(rows: Sequence[EpochRow]) -> str:
     known = [row for row in rows if row.val_accuracy == row.val_accuracy]
-    best = max(reversed(known), key=lambda row: row.val_accuracy, default=None)  # the last of equal ones, as in training
+    best = max(reversed(known), key=lambda row: row.val_accuracy, default=None)  # the last of equals, as in training
     head = "<tr>" + "".join(
         f"<th>{title}</th>"
         for title in ("epoch", "train loss", "train", "val loss", "val", "learning rate", "images/s", "time")
