@@ -159,7 +159,7 @@ class Trainer:
                 self.agreement.settle()
                 self.flush()
                 self.save()
-            if self.step % self.steps_per_epoch == 0 or self.step == self.last_step:
+            if self._ends_epoch(self.step):
                 self.agreement.settle()
                 self.end_epoch(measured.epoch)
                 if self._early_stopping.is_exhausted():
@@ -182,11 +182,10 @@ class Trainer:
         """Evaluate when it is due, then save when it is due or the best so far."""
         self.watchdog.be_patient()
         self._follow_folder()
-        is_last = self.step == self.last_step
-        val = self.val if is_last or self.setup.is_turn(self.step) else None
-        self.flush(ends_epoch=val is None)
+        self.flush()
+        val = self._val_after(self.step)
         is_best = self._evaluate(val, epoch) if val is not None else False
-        is_last = is_last or self._early_stopping.is_exhausted()
+        is_last = self.step == self.last_step or self._early_stopping.is_exhausted()
         self.epochs_evaluated = epoch + 1
         if is_best or is_last or (epoch + 1) % self.config.checkpoint.every == 0:
             self.save(is_best, must=is_last)
@@ -295,11 +294,11 @@ class Trainer:
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
-    def flush(self, *, wait: bool = True, ends_epoch: bool = False) -> None:
+    def flush(self, *, wait: bool = True) -> None:
         """Pass the metrics of the steps since the last call to the tracker: all, or those that have arrived."""
         records = self.step_log.take(wait=wait)
         self.meter.add(records)
-        if ends_epoch and records:
+        if records and self._ends_epoch(records[-1].step) and self._val_after(records[-1].step) is None:
             records[-1] = replace(records[-1], usage=self.meter.take())
         self.tracker.train_steps(records)
 
@@ -359,6 +358,13 @@ class Trainer:
         """Epochs of which all steps are done, and the last one if the run ends within it."""
         complete, steps = divmod(self.step, self.steps_per_epoch)
         return complete + (steps > 0 and self.step == self.last_step)
+
+    def _ends_epoch(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0 or step == self.last_step
+
+    def _val_after(self, step: int) -> Split | None:
+        """The validation split if it is evaluated after ``step``, which ends an epoch."""
+        return self.val if step == self.last_step or self.setup.is_turn(step) else None
 
     def _count(self, record: Record) -> None:
         """Count an evaluation for early stopping, as rank 0 measured it."""

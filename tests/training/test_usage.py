@@ -22,7 +22,7 @@ from cifar_dist.training.phases import PhaseClock
 from cifar_dist.training.setup import build_setup
 from cifar_dist.training.usage_meter import UsageMeter
 
-WORDS = ("--optim.clip_norm", "1", "--train.threads", "1", "--eval.every", "2")
+WORDS = ("--optim.clip_norm", "1", "--train.threads", "1", "--eval.every", "2", "--tracking.every", "1")
 
 
 @pytest.fixture(scope="module")
