@@ -38,6 +38,7 @@ class DeepSpeedZero(Engine):
             "average.name",
             lambda value: value == "lookahead",
             "needs an optimizer without a copy of the weights",
+            refuses_section=lambda average: getattr(average, "gives_back", False),
         ),
     )
 

@@ -22,6 +22,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs,
 from torch import nn
 
 from cifar_dist.config import Config
+from cifar_dist.config.optim import MuonConfig
 from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.cpu.onednn import avoid_strided_1x1
 from cifar_dist.distributed.arithmetic import describe_arithmetic
@@ -43,18 +44,21 @@ class Limit:
         refuses: whether a value of it is refused.
         reason: completes "KEY = VALUE ...".
         remedy: what to type instead; empty for the command that starts DDP.
+        refuses_section: whether the section is refused whatever the value, which for a plug-in is the name of a file.
     """
 
     key: str
     refuses: Callable[[object], bool]
     reason: str
     remedy: str = ""
+    refuses_section: Callable[[object], bool] = lambda _: False
 
     def check(self, config: Config, engine: str) -> None:
         """Raises UserError where ``config`` has a value that this limit refuses; ``engine`` is named in the message."""
-        section, _, name = self.key.partition(".")
-        value = getattr(getattr(config, section), name, None)
-        if self.refuses(value):
+        section_name, _, name = self.key.partition(".")
+        section = getattr(config, section_name)
+        value = getattr(section, name, None)
+        if self.refuses(value) or self.refuses_section(section):
             remedy = self.remedy or command_with_ddp()
             raise UserError(f"{self.key} = {inline_toml(value)} {self.reason}, not {engine}; {remedy}")
 
@@ -67,7 +71,12 @@ SHARDED: Final = (
     NO_PARTS,
     DDP_COMPRESSES,
     Limit("train.precision", lambda value: value == "fp16", "needs one process or DDP"),
-    Limit("optim.name", lambda value: value == "muon", _NEEDS_WEIGHTS),
+    Limit(
+        "optim.name",
+        lambda value: value == "muon",
+        _NEEDS_WEIGHTS,
+        refuses_section=lambda optim: isinstance(optim, MuonConfig),
+    ),
     Limit("optim.sam_rho", bool, _NEEDS_WEIGHTS),
 )
 """Limits of every engine that shards weights, gradients or optimizer state."""

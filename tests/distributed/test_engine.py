@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,8 +27,11 @@ from support.engines import engine as start
 from support.running import spawn
 from torch import Tensor, nn
 
+from cifar_dist import recipe
+from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.optimizer_state import restore
+from cifar_dist.distributed.start import check_engine
 from cifar_dist.errors import UserError
 
 Found = dict[str, object]
@@ -79,6 +83,55 @@ def test_accumulation_and_processes_give_the_update_of_one_big_batch(
             torch.testing.assert_close(found[parameter_name], parameter.detach(), rtol=1e-4, atol=1e-5)
             for key, value in updater.state[parameter].items():
                 torch.testing.assert_close(found[f"{key}/{parameter_name}"], value, rtol=1e-4, atol=1e-5)
+
+
+PLUG_INS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cifar_dist.config import RunningAverageConfig
+from cifar_dist.config.average import LookaheadConfig
+from cifar_dist.config.optim import MuonSGDConfig
+
+
+@dataclass(frozen=True)
+class Slow(LookaheadConfig):
+    def weight(self, step, *, start, total):
+        return 0.25
+
+
+@dataclass(frozen=True)
+class Half(RunningAverageConfig):
+    gives_back: ClassVar[bool] = True
+
+    def weight(self, step, *, start, total):
+        return 0.5
+
+
+@dataclass(frozen=True)
+class MyMuon(MuonSGDConfig):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "reason"),
+    [
+        ("average", "Slow", "needs an optimizer without a copy of the weights"),
+        ("average", "Half", "needs an optimizer without a copy of the weights"),
+        ("optim", "MyMuon", "needs full weights and gradients on each process"),
+    ],
+)
+def test_a_plug_in_is_refused_where_the_method_that_it_derives_from_is(
+    tmp_path: Path, section: str, name: str, reason: str
+) -> None:
+    """Its own name says nothing, and it would train other weights in silence."""
+    code = tmp_path / "mine.py"
+    code.write_text(PLUG_INS)
+    config = recipe.load("demo", [f"--{section}.name", f"{code}:{name}"])
+    check_engine(config, AskedEngine())
+    with pytest.raises(UserError, match=rf'{section}\.name = "\S+:{name}" {reason}, not DeepSpeed ZeRO-1 or'):
+        check_engine(config, AskedEngine("DEEPSPEED", "2"))
 
 
 # ---- state ------------------------------------------------------------------------------------------------------
