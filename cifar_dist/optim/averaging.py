@@ -61,16 +61,10 @@ class WeightAverage:
             self._average = self._copy()
         elif is_due:
             assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
-            coefficient = self._coefficient(step)
+            coefficient = average_weight(self._config, step, start=self._start, total=self._total)
             torch._foreach_lerp_(list(self._average.values()), list(self._weights.tensors().values()), coefficient)
         if self._average and self._config.gives_back and (is_due or step % self._steps_per_epoch == 0):
             self._weights.put(self._average)
-
-    def _coefficient(self, step: int) -> float:
-        found: object = self._config.weight(step, start=self._start, total=self._total)
-        if not (isinstance(found, int | float) and 0 <= found <= 1):
-            raise UserError(f"average.name {self._config.name}: the weight of step {step} is {found}, not in [0, 1]")
-        return found
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -109,6 +103,18 @@ class WeightAverage:
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self._weights.tensors().items()}
+
+
+def average_weight(config: RunningAverageConfig, step: int, *, start: int, total: int) -> float:
+    """Return :meth:`RunningAverageConfig.weight` of the update after ``step``.
+
+    Raises:
+        UserError: a plug-in's is not in [0, 1].
+    """
+    found: object = config.weight(step, start=start, total=total)
+    if not (isinstance(found, int | float) and 0 <= found <= 1):
+        raise UserError(f"average.name {config.name}: the weight of step {step} is {found}, not in [0, 1]")
+    return found
 
 
 def build_average(

@@ -15,6 +15,7 @@ from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.models import transfer
+from cifar_dist.optim.averaging import average_weight
 from cifar_dist.optim.schedules import learning_rate
 
 _MUCH, _LITTLE = 0.05, 0.01  # of an average that is still its first copy: said, and suggested
@@ -180,6 +181,19 @@ def check_stages(model: ModelConfig, count: int) -> None:
         raise UserError(
             f"{option} has no effect: {model.name} has no linear layer or convolution before its last; drop --{option}"
         )
+
+
+def check_average(config: Config, steps_per_epoch: int) -> None:
+    """Refuse a plug-in's average that fails at any step of the run, before the first.
+
+    Raises:
+        UserError: a weight is not in [0, 1], or raises an error.
+    """
+    average = config.average
+    if isinstance(average, RunningAverageConfig) and plugins.is_spec(average.name):
+        start, total = average.first_step(steps_per_epoch), steps_per_epoch * config.train.epochs
+        for step in range(start + average.every, config.train.last_step(steps_per_epoch) + 1, average.every):
+            average_weight(average, step, start=start, total=total)
 
 
 def check_normalizes(

@@ -27,6 +27,7 @@ from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.optim.schedules import learning_rate
 from cifar_dist.training.device_speed import blueprint_of
 from cifar_dist.training.requirements import (
+    check_average,
     check_batch_size,
     check_limits,
     check_normalizes,
@@ -144,6 +145,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     check_repeatable(config)
     check_limits(config, manifest, batches.steps_per_epoch)
     check_rates(config, batches.steps_per_epoch)
+    check_average(config, batches.steps_per_epoch)
     if config.train.sync_batchnorm:
         check_batch_norms(module, config.model.name)
     if config.train.sync_batchnorm and ranks.world_size > 1:

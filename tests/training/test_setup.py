@@ -10,12 +10,18 @@ import pytest
 from support.running import train
 from support.small_packed import TEST, TRAIN, small_packed
 
+from cifar_dist import recipe
 from cifar_dist.config import AverageConfig, Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from cifar_dist.config.average import EMAConfig, SWAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
-from cifar_dist.training.requirements import average_note, check_evaluations, check_repeatable, evaluation_note
+from cifar_dist.training.requirements import (
+    average_note,
+    check_evaluations,
+    check_repeatable,
+    evaluation_note,
+)
 from cifar_dist.training.setup import build_setup
 
 IMAGENET_STEM = ModelConfig("resnet18", {"stem": "imagenet"})
@@ -167,6 +173,35 @@ def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_pat
             "the average is first updated after step 100 (average.start 0, average.every 100), and the run ends after "
         )
         assert note(SWAConfig(every=100)) == f"{never}step 80"
+
+
+PLUG_IN = """
+from dataclasses import dataclass
+
+from cifar_dist.config import RunningAverageConfig
+
+
+@dataclass(frozen=True)
+class Growing(RunningAverageConfig):
+    def weight(self, step, *, start, total):
+        return step / 100
+"""
+
+
+def test_a_plug_in_average_that_fails_late_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUG_IN)
+    words = ["--average.name", f"{tmp_path}/mine.py:Growing", "--average.start", "1", "--average.every", "4"]
+    config = Config(
+        data=DataConfig(path=str(small_packed(tmp_path, "npy").root)),
+        model=ModelConfig("tiny-cnn"),
+        average=recipe.load("demo", words).average,
+        train=TrainConfig(batch_size=13, epochs=20, threads=1),
+    )
+    with start_engine(config) as engine:
+        assert build_setup(config, engine.ranks).last_step == 100
+        longer = replace(config, train=replace(config.train, epochs=21))
+        with pytest.raises(UserError, match=r"mine\.py:Growing: the weight of step 101 is 1\.01, not in \[0, 1\]"):
+            build_setup(longer, engine.ranks)
 
 
 def test_weights_that_do_not_fit_leave_no_run_behind(tiny: Path, tmp_path: Path) -> None:
