@@ -64,9 +64,10 @@ class ModelConfig(Section):
 
     def cut_short(self, epochs: int) -> list[str]:
         """Say what a run of ``epochs`` has no room for, in one line each."""
-        if self.unfreeze < epochs:
+        if self.unfreeze <= epochs - 1:
             return []
-        return [f"model.unfreeze {self.unfreeze:g}: train.epochs {epochs} end before; only the last layer learns"]
+        none = f"no epoch of train.epochs {epochs} begins after that"
+        return [f"model.unfreeze {self.unfreeze:g}: {none}; only the last layer learns"]
 
     def __post_init__(self) -> None:
         require(0 <= self.image_size <= 1024, f"image_size {self.image_size} must be between 0 and 1024")

@@ -82,7 +82,7 @@ def freeze_backbone(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def set_mode(model: nn.Module, modules: Sequence[Sequence[nn.Module]], config: ModelConfig, epoch: float) -> int:
+def set_mode(model: nn.Module, modules: Sequence[Sequence[nn.Module]], config: ModelConfig, epoch: int) -> int:
     """Put the stages that train in ``epoch`` into training mode, and those before them into evaluation mode.
 
     Evaluation mode freezes batch statistics and disables dropout. Call it at the beginning of each epoch and after
@@ -91,7 +91,7 @@ def set_mode(model: nn.Module, modules: Sequence[Sequence[nn.Module]], config: M
     Args:
         model: the unwrapped network.
         modules: of each of its :func:`stages`, which are found before an engine shards the parameters.
-        epoch: from 0; the fractional part is the completed part of the epoch.
+        epoch: from 0.
 
     Returns:
         The number of stages that train, counted from the head: 1 with ``config.freeze``, 1 + floor(epoch / unfreeze)
@@ -101,7 +101,7 @@ def set_mode(model: nn.Module, modules: Sequence[Sequence[nn.Module]], config: M
     if config.freeze:
         training = 1
     elif config.unfreeze:
-        # 0.6 / 0.2 is 2.9999999999999996; the tolerance is far below one step.
+        # 33 / 1.1 is 29.999999999999996.
         training = min(1 + math.floor(epoch / config.unfreeze + 1e-6), len(modules))
     model.train()
     for frozen in modules[: len(modules) - training]:
