@@ -242,7 +242,11 @@ class Learner:
         return Tensors(weights, averaged, self.model.optimizer_state(deal))
 
     def _plain_images(self, purpose: str, count: int, at_once: int) -> Iterator[Tensor]:
-        """``count`` training images as evaluation sees them: float32 [at most at_once, c, h, w], on the device."""
+        """``count`` training images as evaluation sees them: float32 [about at_once, c, h, w], on the device.
+
+        A batch has two images at least, where there are two: one image has no batch statistics.
+        """
         images = self._setup.batches.images
         ids = permutation(self._config.run.seed, 0, len(images), purpose)[:count]
-        return (self._setup.normalize(images.get(part)) for part in ids.tensor_split(-(-len(ids) // at_once)))
+        batches = max(1, min(-(-len(ids) // at_once), len(ids) // 2))
+        return (self._setup.normalize(images.get(part)) for part in ids.tensor_split(batches))

@@ -184,13 +184,17 @@ def check_stages(model: ModelConfig, count: int) -> None:
 
 
 def check_average(config: Config, steps_per_epoch: int) -> None:
-    """Refuse a plug-in's average that fails at any step of the run, before the first.
+    """Refuse batch statistics of one image, and a plug-in's average that fails at any step of the run.
 
     Raises:
-        UserError: a weight is not in [0, 1], or raises an error.
+        UserError: also, a plug-in's weight is not in [0, 1], or raises an error.
     """
     average = config.average
-    if isinstance(average, RunningAverageConfig) and plugins.is_spec(average.name):
+    if not isinstance(average, RunningAverageConfig):
+        return
+    if average.recalibrate == 1:
+        raise UserError("average.recalibrate 1: one image has no batch statistics; use --average.recalibrate 2 or more")
+    if plugins.is_spec(average.name):
         start, total = average.first_step(steps_per_epoch), steps_per_epoch * config.train.epochs
         for step in range(start + average.every, config.train.last_step(steps_per_epoch) + 1, average.every):
             average_weight(average, step, start=start, total=total)

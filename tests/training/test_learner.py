@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from cifar_dist.checkpoint import NEW_RUN, Checkpoint
@@ -14,6 +15,7 @@ from cifar_dist.config import AverageConfig, Config, DataConfig, ModelConfig, No
 from cifar_dist.config.average import SWAConfig
 from cifar_dist.data.randomness import step_seed
 from cifar_dist.distributed.start import start_engine
+from cifar_dist.errors import UserError
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.setup import build_setup
 
@@ -80,3 +82,23 @@ def test_a_frozen_stage_keeps_its_batch_statistics_in_an_average(digits: Path, t
         assert torch.equal(frozen.averaged.weights[name], first[name])
         assert torch.equal(resumed.averaged.weights[name], first[name])
     assert any(not torch.equal(thawed.averaged.weights[name], first[name]) for name in statistics)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "images", "seen"), [(2, 3, [3]), (2, 5, [3, 2]), (1, 4, [2, 2]), (3, 5, [3, 2])]
+)
+def test_batch_statistics_are_never_of_one_image(digits: Path, batch_size: int, images: int, seen: list[int]) -> None:
+    config = Config(
+        data=DataConfig(path=str(digits)),
+        model=ModelConfig("tiny-resnet", {"widths": [4, 4]}),
+        train=TrainConfig(epochs=1, batch_size=batch_size, threads=1),
+        average=SWAConfig(recalibrate=images),
+    )
+    sizes: list[int] = []
+    with start_engine(config) as engine:
+        learner = Learner(build_setup(config, engine.ranks), engine)
+        learner.model.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        with learner.averaged():
+            assert sizes == seen
+        with pytest.raises(UserError, match=r"average\.recalibrate 1: one image .*; use --average\.recalibrate 2"):
+            build_setup(replace(config, average=SWAConfig(recalibrate=1)), engine.ranks)
