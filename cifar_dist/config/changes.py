@@ -75,7 +75,7 @@ def contradiction(
 
 def can_branch(started: Settings, asked: Settings) -> bool:
     """Whether a run of other settings can begin with a checkpoint of this one, as far as its settings tell."""
-    kept = [*KEPT_BY_A_BRANCH, "average.start"]  # a branch from before both starts could change that
+    kept = [*KEPT_BY_A_BRANCH, "average.start", "average.every"]  # a branch from before it begins could change these
     kept += ["train.batch_size", "data.hold_out"]  # which decide the steps of an epoch
     kept += [key for key in started.keys() | asked.keys() if key.startswith("model.options.")]
     return all(started.get(key) == asked.get(key) for key in kept)

@@ -5,6 +5,8 @@ A branch takes its origin's checkpoint as long as it has none of its own, so tha
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 from cifar_dist import checkpoint
@@ -41,7 +43,7 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     step = checkpoint.read_state(found).step
     _check_same_order(source, found, setup)
     _check_same_parts(source, found, setup)
-    _check_same_start(source, step, setup)
+    _check_same_average(source, step, setup)
     if step >= setup.last_step:
         length = "max_steps" if setup.config.train.max_steps == setup.last_step else "epochs"
         raise UserError(
@@ -98,18 +100,33 @@ def _check_same_parts(source: RunFolder, found: Path, setup: TrainingSetup) -> N
             )
 
 
-def _check_same_start(source: RunFolder, step: int, setup: TrainingSetup) -> None:
-    """Refuse a branch whose average would have begun at another step: before the checkpoint, that one is done."""
+def _check_same_average(source: RunFolder, step: int, setup: TrainingSetup) -> None:
+    """Refuse a branch whose average would have begun or been updated at other steps than it was, up to ``step``."""
     before, now = read_started_settings(source).average, setup.config.average
     if not (isinstance(before, RunningAverageConfig) and isinstance(now, RunningAverageConfig)):
         return
-    first = min(one.first_step(setup.steps_per_epoch) for one in (before, now))
-    if before.first_step(setup.steps_per_epoch) != now.first_step(setup.steps_per_epoch) and step >= first:
+    was = replace(now, start=before.start, every=before.every)  # as ``before``, whose code was not imported
+    starts = [one.first_step(setup.steps_per_epoch) for one in (was, now)]
+    if starts[0] != starts[1]:
+        key, first, both = "start", min(starts), "both"
+    elif was.every != now.every and _counts_updates(was, now, setup):
+        key, first, both = "every", starts[0] + min(was.every, now.every), "the first update of both"
+    else:
+        return
+    if step >= first:
+        there, here = (f"{getattr(one, key):g}" for one in (was, now))
         raise UserError(
-            f"run.from: {source.path} has average.start = {before.start:g} and this run {now.start:g}, and step {step} "
-            f"is not before both; use --average.start {before.start:g}, or begin with an earlier step: "
+            f"run.from: {source.path} has average.{key} = {there} and this run {here}, and step {step} is not before "
+            f"{both}; use --average.{key} {there}, or begin with an earlier step: "
             f"{', '.join(_steps_before(source, first)) or 'none is kept'}"
         )
+
+
+def _counts_updates(was: RunningAverageConfig, now: RunningAverageConfig, setup: TrainingSetup) -> bool:
+    """Whether a weight depends on the number of updates before it, and so on ``every``: that of a mean does."""
+    start, total = now.first_step(setup.steps_per_epoch), setup.steps_per_epoch * setup.config.train.epochs
+    common = start + math.lcm(was.every, now.every)
+    return was.weight(common, start=start, total=total) != now.weight(common, start=start, total=total)
 
 
 def _check_same_shapes(source: RunFolder, found: Path, setup: TrainingSetup) -> None:

@@ -154,6 +154,45 @@ def test_a_branch_whose_network_has_other_shapes_is_told_the_option(place: Place
     assert not (place.runs / "never").exists()
 
 
+AVERAGES = """
+from dataclasses import dataclass
+
+from cifar_dist.config import RunningAverageConfig
+
+
+@dataclass(frozen=True)
+class Half(RunningAverageConfig):
+    def weight(self, step, *, start, total):
+        return 0.5
+
+
+@dataclass(frozen=True)
+class Mean(RunningAverageConfig):
+    def weight(self, step, *, start, total):
+        return 1 / ((step - start) // self.every + 1)
+"""
+
+
+@pytest.mark.parametrize(("name", "is_mean"), [("swa", True), ("ema", False), ("Mean", True), ("Half", False)])
+def test_a_mean_counts_its_updates_so_a_branch_makes_them_as_often(
+    place: Place, tmp_path: Path, name: str, is_mean: bool
+) -> None:
+    (tmp_path / "mine.py").write_text(AVERAGES)
+    words = ["--average.name", name if name.islower() else f"{tmp_path}/mine.py:{name}", "--average.every"]
+    assert place.train("often", *words, "5", "--train.max_steps", "6").code == 0
+    branch = [*words, "4", "--train.max_steps", "7", "--run.from"]
+    asked = place.train("rarely", *branch, "often")
+    if is_mean:
+        assert asked.code == 2
+        says = "has average.every = 5 and this run 4, and step 6 is not before the first update of both; use"
+        ways = [f"--run.from {place.runs}/often@{step}" for step in (3, 2)]
+        assert asked.said.endswith(f"{says} --average.every 5, or begin with an earlier step: {', '.join(ways)}\n")
+        asked = place.train("rarely", *branch, "often@3")
+    assert asked.code == 0, asked.said
+    for run in ("often", "rarely"):
+        shutil.rmtree(place.runs / run)
+
+
 @pytest.mark.parametrize(
     ("words", "way"),
     [
