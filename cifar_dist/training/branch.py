@@ -9,11 +9,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from cifar_dist import checkpoint
 from cifar_dist.config import RunningAverageConfig
 from cifar_dist.config.changes import KEPT_BY_A_BRANCH, in_words
 from cifar_dist.config.settings import settings_of
-from cifar_dist.data.order import steps_per_epoch
+from cifar_dist.data.order import epoch_order, steps_per_epoch
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import copy_atomic
 from cifar_dist.run_folder import RunFolder, find_run, split_step
@@ -59,9 +61,9 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     return found
 
 
-def _steps_before(source: RunFolder, end: int) -> list[str]:
+def _steps_before(source: RunFolder, end: int, *, multiples_of: int = 1) -> list[str]:
     steps = [step_of(path) or 0 for path in checkpoint.listing(source.checkpoints)]
-    return [f"--run.from {quoted(source.path)}@{step}" for step in steps if step < end]
+    return [f"--run.from {quoted(source.path)}@{step}" for step in steps if step < end and step % multiples_of == 0]
 
 
 def _check_same_order(source: RunFolder, found: Path, setup: TrainingSetup) -> None:
@@ -161,12 +163,35 @@ def _from_weights_instead(source: RunFolder, found: Path, setup: TrainingSetup) 
     return f"start from its weights instead, with --model.pretrained {quoted(files[0])} and without --run.from"
 
 
+def _order_note(source: RunFolder, step: int, setup: TrainingSetup) -> str:
+    """Say that the epoch under way is completed in another order than it was begun in; empty otherwise."""
+    epoch, position = divmod(step, setup.steps_per_epoch)
+    runs = ((source.read_manifest(), read_started_settings(source)), (setup.manifest, setup.config))
+    begun, asked = (
+        epoch_order(
+            [shard.samples for shard in manifest.for_training(config.data.hold_out).shards("train")],
+            config.run.seed,
+            epoch,
+            config.data.shuffle_block,
+        )[: position * config.train.batch_size]
+        for manifest, config in runs
+    )
+    if torch.equal(begun, asked):
+        return ""
+    ends = _steps_before(source, setup.last_step, multiples_of=setup.steps_per_epoch)
+    begin = f"begin with the end of an epoch: {', '.join(ends)}" if ends else ""
+    return (
+        f"epoch {epoch + 1} is completed in another order than {source.path} has begun it: some of its images come "
+        f"twice, others not at all; use the same run.seed, data.shuffle_block and train.batch_size{_or(begin)}"
+    )
+
+
 def _or(way: str) -> str:
     return f", or {way}" if way else ""
 
 
-def begin_branch(folder: RunFolder, origin: Path | None) -> str:
-    """Begin ``folder`` with a checkpoint of another run and the metrics up to it; return a line to report."""
+def begin_branch(folder: RunFolder, origin: Path | None, setup: TrainingSetup) -> list[str]:
+    """Begin ``folder`` with a checkpoint of another run and the metrics up to it; return lines to report."""
     assert origin is not None, "run.from names a checkpoint"
     source = RunFolder(origin.parents[1])
     state = checkpoint.read_state(origin)
@@ -180,6 +205,7 @@ def begin_branch(folder: RunFolder, origin: Path | None) -> str:
     if not any(event.kind == "branched" and event.note == where for event in timeline.read(folder.timeline)):
         timeline.append(folder.timeline, Event(timeline.utc(), "branched", step, note=where))
     checkpoint.copy_to(origin, folder.checkpoints)
+    begun = f"branched from {where}"
     if state.best_val_accuracy is not None and checkpoint.best(folder.checkpoints) is None:
-        return f"branched from {where}, whose best checkpoint of that time is lost; the next evaluation is the best"
-    return f"branched from {where}"
+        begun += ", whose best checkpoint of that time is lost; the next evaluation is the best"
+    return [begun, *filter(None, [_order_note(source, step, setup)])]

@@ -68,7 +68,7 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list
     notes = open_folder(folder, config, setup.manifest, lambda before: _extend(folder, setup, before))
     found, damaged = _choose(folder)
     if found is None and config.run.from_:
-        notes.append(begin_branch(folder, origin or find_origin(folder, setup)))
+        notes += begin_branch(folder, origin or find_origin(folder, setup), setup)
         found, _ = _choose(folder)
     lost = _lost_evaluations(folder, setup, found) if found else ""
     return found, [*notes, *damaged, *filter(None, [lost])]
