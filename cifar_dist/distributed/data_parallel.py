@@ -16,12 +16,6 @@ from cifar_dist.distributed.engine import Engine, check_wrapper
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
 
-_HOOKS = {
-    "no": DDPCommunicationHookType.NO,
-    "fp16": DDPCommunicationHookType.FP16,
-    "bf16": DDPCommunicationHookType.BF16,
-}
-
 
 class DataParallel(Engine):
     """Accelerate's default."""
@@ -39,7 +33,7 @@ class DataParallel(Engine):
             )
 
     def start_accelerator(self, cpu: bool) -> Accelerator:
-        hook = _HOOKS[self._config.train.compress_gradients]
+        hook = DDPCommunicationHookType(self._config.train.compress_gradients)
         options = DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook)
         return self.create_accelerator(cpu=cpu, mixed_precision=self.precision.name, handlers=[options])
 
