@@ -31,7 +31,7 @@ from cifar_dist.launch.joining import open_store
 from cifar_dist.step_folder import step_name
 
 if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
+    from torch.distributed import Store
 
 _ANSWER_SECONDS = 10.0  # in which the other ranks must say where they are
 _TORCH = str(Path(torch.__file__).parent)

@@ -19,7 +19,7 @@ from cifar_dist.errors import JoinTimeoutError, MachineError
 from cifar_dist.terminal.notice import notice
 
 if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
+    from torch.distributed import Store
 
 JOB_PORTS = range(20_000, 32_000)
 """Where rank 0 of a Slurm job listens, by the job's number: below 32768, where the system's ports usually begin."""
@@ -97,7 +97,7 @@ def open_store(purpose: str, host: str, port: int, *, hosts: bool = False) -> St
         host, port: where the store is.
         hosts: whether it is in this process.
     """
-    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import PrefixStore, TCPStore
 
     # Torch itself opens the store of this process once more, as another tenant.
     timeout = timedelta(seconds=_ANSWER_SECONDS)

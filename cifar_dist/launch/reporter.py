@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.launch.joining import open_store
 
 if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
+    from torch.distributed import Store
 
 _WAIT_SECONDS = 1.0  # of a rank for the others
 _POLL_SECONDS = 0.05
