@@ -11,7 +11,7 @@ import signal
 from types import FrameType, TracebackType
 
 from cifar_dist.launch.launched import is_main_process
-from cifar_dist.launch.signal_queue import MACHINE_JOINS
+from cifar_dist.launch.signal_queue import MACHINE_JOINS, Handler
 from cifar_dist.terminal import screen
 
 INTERRUPT = "Ctrl-C"
@@ -35,11 +35,11 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = ""
-        self._before: dict[int, signal.Handlers | int | None] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> StopSignals:
         for number in _NAMES:
-            self._before[number] = signal.signal(number, self._handle)  # type: ignore[assignment]
+            self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

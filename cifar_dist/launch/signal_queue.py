@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Final
 
@@ -14,6 +14,9 @@ GRACE_SECONDS: Final = 120
 
 MACHINE_JOINS: Final = signal.SIGRTMIN
 """Sent to the ranks of an elastic job: save and stop, to start again together with a machine that joins."""
+
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+"""What ``signal.signal`` accepts and returns."""
 
 
 def send(processes: Iterable[psutil.Process], number: int) -> None:
@@ -38,10 +41,10 @@ class SignalQueue:
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
         self.received: list[signal.Signals] = []
         self._seen = 0
-        self._before: dict[signal.Signals, signal.Handlers | int | None] = {}
+        self._before: dict[signal.Signals, Handler] = {}
         for number in numbers:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+                self._before[number] = signal.signal(number, self._note)
 
     def new(self) -> list[signal.Signals]:
         """Return the signals received since the last call."""
