@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 from typing import Final
 
-from cifar_dist.distributed.stop_signals import INTERRUPT, JOINED, StopSignals
+from cifar_dist.distributed.stop_signals import JOINED, SIGNAL_NAMES, StopSignals
 
 STOP_FILE_SECONDS: Final = 5.0  # between two checks for the file, which may be on a network file system
 
 TIME_LIMIT: Final = "run.max_time"
 SHORT_TIME_LIMIT: Final = f"{TIME_LIMIT}, too short for several steps; add --run.max_time 1h, or ask for a longer job"
 STOP_FILE: Final = "the STOP file"
-_CAUSES: Final = ("", JOINED, TIME_LIMIT, SHORT_TIME_LIMIT, STOP_FILE, "USR2", "USR1", "TERM", INTERRUPT)
+_CAUSES: Final = tuple(dict.fromkeys(["", JOINED, TIME_LIMIT, SHORT_TIME_LIMIT, STOP_FILE, *SIGNAL_NAMES.values()]))
 
 _FEW_STEPS: Final = 3  # a limit that is reached before would stop the run again and again without any progress
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
+from typing import Final
 
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.launch.signal_queue import MACHINE_JOINS, Handler
@@ -16,14 +17,15 @@ from cifar_dist.terminal import screen
 
 INTERRUPT = "Ctrl-C"
 JOINED = "a machine that joins"
-_NAMES = {
+SIGNAL_NAMES: Final = {
+    MACHINE_JOINS: JOINED,
+    signal.SIGUSR2: "USR2",
+    signal.SIGUSR1: "USR1",
     signal.SIGTERM: "TERM",
     signal.SIGINT: INTERRUPT,
     signal.SIGURG: INTERRUPT,
-    signal.SIGUSR1: "USR1",
-    signal.SIGUSR2: "USR2",
-    MACHINE_JOINS: JOINED,
 }
+"""Of the signals that ask to stop; where ranks received different ones, the last of them is the cause for all."""
 
 
 class StopSignals:
@@ -38,7 +40,7 @@ class StopSignals:
         self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in _NAMES:
+        for number in SIGNAL_NAMES:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -56,4 +58,4 @@ class StopSignals:
                     screen.say_above_bars(screen.STOPPING)
                 else:  # a process above has said it
                     screen.let_line_pass()
-        self.received = self.received or _NAMES[signal.Signals(number)]
+        self.received = self.received or SIGNAL_NAMES[signal.Signals(number)]
