@@ -15,6 +15,7 @@ from cifar_dist.checkpoint.folder import complete_folder, files_of
 from cifar_dist.checkpoint.history import link
 from cifar_dist.checkpoint.marker import FileFacts, measure, part_name
 from cifar_dist.checkpoint.tensor_files import save_tensors
+from cifar_dist.config.run import SHARE_DIR
 from cifar_dist.errors import UserError
 from cifar_dist.files import folder_atomic, fsync
 from cifar_dist.step_folder import step_name
@@ -75,8 +76,8 @@ def write_part(path: Path, tensors: Tensors, part: int, parts: int) -> dict[str,
     """
     if not path.is_dir():
         raise UserError(
-            f"process {part} of {parts} does not see {path.parent}, where each writes its part of a checkpoint; choose "
-            "a --run.dir that all nodes share"
+            f"process {part} of {parts} does not see {path.parent}, where each writes its part of a checkpoint; "
+            f"{SHARE_DIR}"
         )
     files = {part_name(name, part, parts): content for name, content in files_of(tensors).items()}
     for name, content in files.items():

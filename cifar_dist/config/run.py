@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from cifar_dist.config.section import Section, UserPath, require
+
+SHARE_DIR: Final = "choose a --run.dir on a file system that all machines share"
+"""What to do where processes do not see one folder."""
 
 # An ASCII name that is safe as a folder name on any file system; no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,127}")

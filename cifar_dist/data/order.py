@@ -30,7 +30,7 @@ def epoch_order(shard_sizes: Sequence[int], seed: int, epoch: int, block: int) -
         shard_sizes: samples in each shard, in manifest order.
         seed: the run's seed.
         epoch: which pass over the data, from 0.
-        block: number of shards whose samples are mixed with each other, at least 1; a reader keeps that many open.
+        block: number of shards whose samples are mixed with each other, at least 1.
     """
     sizes = torch.as_tensor(shard_sizes, dtype=torch.int64)
     ids = torch.arange(int(sizes.sum()))

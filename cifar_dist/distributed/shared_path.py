@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from cifar_dist.config.run import SHARE_DIR
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
 
@@ -30,10 +31,9 @@ def check_shared(config: Path, checkpoint: Path | None, ranks: Ranks) -> list[st
     written = ranks.run_on_main(lambda: checkpoint or config)
     is_seen = not ranks.first_of_node or appears(written)
     unseen = ", ".join(filter(None, ranks.gather_objects("" if is_seen else socket.gethostname())))
-    remedy = "choose a --run.dir on a file system that all machines share"
     if unseen and checkpoint is not None:
-        raise UserError(f"{checkpoint}, from which to continue, is not seen on {unseen}; {remedy}")
-    return [f"{written.parent} is not seen on {unseen}, which cannot continue this run; {remedy}"] if unseen else []
+        raise UserError(f"{checkpoint}, from which to continue, is not seen on {unseen}; {SHARE_DIR}")
+    return [f"{written.parent} is not seen on {unseen}, which cannot continue this run; {SHARE_DIR}"] if unseen else []
 
 
 def appears(path: Path) -> bool:

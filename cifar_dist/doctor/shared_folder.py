@@ -10,14 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO
 
+from cifar_dist.config.run import SHARE_DIR
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.shared_path import SEEN_SECONDS, appears, wait_for
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.files import fsync
-
-_SHARE: Final = "choose a --run.dir on a file system that all nodes share"
 
 
 def check_shared_folder(folder: Path, ranks: Ranks) -> Finding:
@@ -65,7 +64,7 @@ def _try_folder(folder: Path, trial: Path, ranks: Ranks) -> Finding:
         for rank, problem in enumerate(problems):
             if problem:
                 who = f"rank {rank} on {hosts[rank]} " if ranks.world_size > 1 else ""
-                return Finding("files", f"run.dir {folder}: {who}{problem}", Verdict.FAILED, _SHARE)
+                return Finding("files", f"run.dir {folder}: {who}{problem}", Verdict.FAILED, SHARE_DIR)
     together = f"{ranks.world_size} ranks write, rename and see each other's files"
     text = together if ranks.world_size > 1 else "files are written and renamed"
     locks = _try_locks(trial, ranks)

@@ -1,1 +1,1 @@
-"""The loop and what it drives: the trainer, one training step, the range test, and a rehearsal of both."""
+"""The loop and what it drives: the trainer, one step, checkpoints, early stopping; the range test; replays of a run."""

@@ -120,7 +120,7 @@ def test_a_tensor_in_two_parts_is_refused(folder: Path) -> None:
 def test_a_process_that_does_not_share_the_folder_says_so(folder: Path) -> None:
     unfinished = UnfinishedCheckpoint(folder, state(2))
     elsewhere = Path("/nowhere") / unfinished.path.name
-    with pytest.raises(UserError, match=r"process 2 of 2 does not see /nowhere, .*; choose a --run.dir that all nodes"):
+    with pytest.raises(UserError, match=r"process 2 of 2 does not see /nowhere, .*; choose a --run.dir on a file"):
         write_part(elsewhere, tensors(2), 2, 2)
     unfinished.discard()
     assert names(folder) == []
