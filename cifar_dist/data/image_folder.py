@@ -14,7 +14,7 @@ from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_ch
 from cifar_dist.data.image_files import IMAGE_SUFFIXES, SKIP_OPTION
 from cifar_dist.data.image_layout import find_layout
 from cifar_dist.data.memory import require_memory_for_images
-from cifar_dist.data.raw import SPLITS, RawDataset, RawSplit, labelled_split
+from cifar_dist.data.raw import IMAGE_FOLDER, SPLITS, RawDataset, RawSplit, labelled_split
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
@@ -60,7 +60,7 @@ def read_image_folder(
             splits[split] = labelled_split(pixels[of_rows], labels[of_rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in kept[of_rows])
     notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(undecoded, changes, len(images))]
-    return RawDataset("image-folder", classes, splits, (*layout.notes, *notes), paths, layout.tables)
+    return RawDataset(IMAGE_FOLDER, classes, splits, (*layout.notes, *notes), paths, layout.tables)
 
 
 def _decode_all(

@@ -151,7 +151,7 @@ def _read_former_manifest(root: Path) -> Manifest | None:
         former = Manifest.read(root)
     except UserError as error:
         raise UserError(f"{error}; move it away, and run the command again") from None
-    if former.source.get("kind") != INDEXED:
+    if not former.is_indexed:
         raise UserError(f"{root} is already packed; check it with: cifar-dist verify {quoted(root)}")
     return former
 

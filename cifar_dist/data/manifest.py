@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.dataset_folder import FILE_NAME, FORMAT, explain_absence, is_dataset, refuse_part, refuse_run
 from cifar_dist.data.image import MAX_SIDE, Codec
+from cifar_dist.data.raw import IMAGE_FOLDER
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import write_atomic
 
@@ -135,7 +137,7 @@ class Manifest:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     codec: Codec
-    source: dict[str, Any]
+    source: Mapping[str, object]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     splits: dict[str, tuple[Shard, ...]]
@@ -193,9 +195,24 @@ class Manifest:
         return replace(self, splits={**splits, "train": self.shards("train") + self.splits.get("val", ())})
 
     @property
+    def is_indexed(self) -> bool:
+        """Whether another tool wrote the tars."""
+        return self.source.get("kind") == INDEXED
+
+    @property
+    def is_of_image_folder(self) -> bool:
+        return self.source.get("kind") == IMAGE_FOLDER
+
+    @property
+    def resized_to(self) -> int | None:
+        """The pixels a side to which ``pack --size`` resized the images; None if it did not."""
+        size = self.source.get("size")
+        return size if isinstance(size, int) else None
+
+    @property
     def made_with(self) -> str:
         """The command that creates the dataset again."""
-        return f"cifar-dist {'index' if self.source.get('kind') == INDEXED else 'pack SOURCE'} {quoted(self.root)}"
+        return f"cifar-dist {'index' if self.is_indexed else 'pack SOURCE'} {quoted(self.root)}"
 
     @property
     def shown(self) -> str:
@@ -233,7 +250,7 @@ class Manifest:
             "classes": list(self.classes),
             "shape": list(self.shape),
             "codec": self.codec,
-            "source": self.source,
+            "source": dict(self.source),
             "mean": list(self.mean),
             "std": list(self.std),
             "splits": {split: [shard.to_json() for shard in shards] for split, shards in self.splits.items()},

@@ -22,7 +22,7 @@ from cifar_dist.data.class_check import note_missing_classes, require_shared_cla
 from cifar_dist.data.dataset_folder import FILE_NAME, is_dataset
 from cifar_dist.data.duplicates import note_duplicates
 from cifar_dist.data.image import Lossless, encode
-from cifar_dist.data.manifest import INDEXED, UNLABELLED, Manifest, Shard
+from cifar_dist.data.manifest import UNLABELLED, Manifest, Shard
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.raw import SPLITS
 from cifar_dist.data.sources import Source, open_source
@@ -181,7 +181,7 @@ def _packed_files(folder: Path) -> set[str]:
         manifest = Manifest.read(folder)
     except UserError as error:
         raise UserError(f"{error}, so pack cannot tell its files from yours; name a new folder") from None
-    if manifest.source.get("kind") == INDEXED:
+    if manifest.is_indexed:
         return {FILE_NAME}
     return {FILE_NAME, *(shard.name for shards in manifest.splits.values() for shard in shards)}
 

@@ -27,6 +27,8 @@ SPLIT_WORDS: Final = {
 """Words for a split in the names of folders and tars, in lower case."""
 MEANT_WORDS: Final = {**SPLIT_WORDS, "eval": "val", "evaluation": "val"}
 """The same, and words that are not read as a split, though they mean one."""
+IMAGE_FOLDER = "image-folder"
+"""``RawDataset.kind`` of images in folders, whose classes have the names of the folders."""
 
 
 @dataclass(frozen=True)

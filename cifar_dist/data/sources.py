@@ -20,7 +20,7 @@ from cifar_dist.data.digits import read_digits
 from cifar_dist.data.download import locate_archive
 from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.manifest import UNLABELLED
-from cifar_dist.data.raw import RawDataset, RawSplit
+from cifar_dist.data.raw import IMAGE_FOLDER, RawDataset, RawSplit
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.files import sha256
 from cifar_dist.formatting import list_renamed
@@ -181,7 +181,7 @@ def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> Raw
             "list each class once"
         )
     unknown = sorted(set(data.classes) - set(classes))
-    if unknown and data.kind != "image-folder":
+    if unknown and data.kind != IMAGE_FOLDER:
         return replace(data, classes=classes, notes=(*data.notes, *_note_renamed(data.classes, classes)))
     if unknown:
         raise UserError(f"{path}: classes lacks '{unknown[0]}', which the source has; {nearest(unknown[0], classes)}")

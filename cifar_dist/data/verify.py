@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cifar_dist.data.dataset_folder import FILE_NAME, find_tars
 from cifar_dist.data.image import decode, decoding_problem
-from cifar_dist.data.manifest import INDEXED, Manifest, Shard
+from cifar_dist.data.manifest import Manifest, Shard
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
@@ -105,9 +105,7 @@ class VerifyReport:
                 f"{balance.stored:.3f} in stored order"
             )
         if self.unlisted:
-            remedy = (
-                f"run cifar-dist index {quoted(data.root)}" if data.source.get("kind") == INDEXED else "move them away"
-            )
+            remedy = f"run cifar-dist index {quoted(data.root)}" if data.is_indexed else "move them away"
             lines.append(f"  unused  tars that the manifest does not list: {list_some(self.unlisted)}; {remedy}")
         return "\n".join(map(printable, lines))
 

@@ -131,7 +131,7 @@ def open_images_to_predict(
     def stream(requests: Sequence[Tensor]) -> Iterator[Tensor]:
         return (pixels[wanted].to(device) for wanted in requests)
 
-    size = _training_size(trained_on)
+    size = trained_on.resized_to
     resized = f"images of another size are resized to {size}x{size} pixels, as the training images were"
     return ImagesToPredict(stream, ids, [*notes, *([resized] if size else [])])
 
@@ -157,15 +157,9 @@ def _can_evaluate(data: Manifest, split: str, trained_on: Manifest) -> bool:
     return True
 
 
-def _training_size(trained_on: Manifest) -> int | None:
-    """Return the pixels a side to which ``pack --size`` resized the training images; None if it did not."""
-    size: int | None = trained_on.source.get("size")
-    return size
-
-
 def _resized(unlabelled: Unlabelled, source: Path, trained_on: Manifest) -> NDArray[np.uint8]:
     """Return the images resized as the training images were, if they were."""
-    size = _training_size(trained_on)
+    size = trained_on.resized_to
     if size is None:
         return unlabelled.images
     return resize_images(unlabelled.images, size, str(source), _fewer_at_a_time(), copies=local_processes())
@@ -206,7 +200,7 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
         are, them = ("is not an image", "it") if count == 1 else ("are not images", "them")
         raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")
     changes: Counter[str] = Counter()
-    size = _training_size(trained_on)
+    size = trained_on.resized_to
     shape, copies = trained_on.shape, local_processes()
     require_memory_for_images(str(source), len(names), shape, _fewer_at_a_time(), copies=copies)
     images = np.empty((len(names), *trained_on.shape), np.uint8)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
-from cifar_dist.data.manifest import INDEXED, Manifest
+from cifar_dist.data.manifest import Manifest
 
 Labels = Literal["auto", "name", "index"]
 """How a class is written; ``auto``: by name if the run's classes are the names of folders, else by index."""
@@ -24,7 +24,7 @@ def sample_ids(data: Manifest, split: str) -> list[int] | list[str]:
     others follow the name of their shard, as in ``test-1.tar/0000``.
     """
     keys = data.keys(split)
-    if data.source.get("kind") != INDEXED and not data.names(split) and all(map(_OF_PACK.fullmatch, keys)):
+    if not data.is_indexed and not data.names(split) and all(map(_OF_PACK.fullmatch, keys)):
         return [int(key) for key in keys]
     if len(set(keys)) < len(keys):
         keys = [f"{shard.name}/{key}" for shard in data.shards(split) for key in shard.keys]
@@ -57,5 +57,5 @@ def class_labels(trained_on: Manifest, classes: Sequence[int], labels: Labels) -
         classes: indices of classes.
         labels: see :data:`Labels`.
     """
-    by_name = labels == "name" or (labels == "auto" and trained_on.source.get("kind") == "image-folder")
+    by_name = labels == "name" or (labels == "auto" and trained_on.is_of_image_folder)
     return [trained_on.classes[label] for label in classes] if by_name else list(classes)

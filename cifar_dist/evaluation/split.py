@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cifar_dist.config import Config
 from cifar_dist.data.batches import Images
-from cifar_dist.data.manifest import INDEXED, UNLABELLED, Manifest
+from cifar_dist.data.manifest import UNLABELLED, Manifest
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError, quoted
@@ -80,7 +80,7 @@ def labels_as_trained(manifest: Manifest, split: str, trained_on: Manifest) -> N
     unknown = [manifest.classes[label] for label in np.unique(labels[matched == _UNKNOWN])]
     if unknown:
         remedy = "pack the data again without them or with the run's names"
-        if _is_indexed(manifest):
+        if manifest.is_indexed:
             remedy = f"name its classes: cifar-dist index {quoted(manifest.root)} --classes FILE"
         raise UserError(
             f"{manifest.root}: {split} has images of {_some(unknown)}, but the run was trained on "
@@ -93,15 +93,11 @@ def require_packed_shape(manifest: Manifest, trained_on: Manifest) -> None:
     """Refuse a dataset as :func:`require_shape` does, with what to do about its tars."""
     height, width, _ = trained_on.shape
     remedy = ""
-    if _is_indexed(manifest):
+    if manifest.is_indexed:
         remedy = f"write its tars again with images of {width}x{height}"
     elif width == height:
         remedy = f"pack its source again with --size {width}"
     require_shape(str(manifest.root), manifest.shape, trained_on, remedy)
-
-
-def _is_indexed(manifest: Manifest) -> bool:
-    return manifest.source.get("kind") == INDEXED
 
 
 def require_shape(where: str, shape: Sequence[int], trained_on: Manifest, remedy: str = "") -> None:
