@@ -13,7 +13,7 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +108,24 @@ def read_members(path: Path, wanted: Container[str]) -> Iterator[tuple[str, byte
         for member in _walk(path):
             if member.name in wanted:
                 yield member.name, member.read()
+
+
+def read_image_files(path: Path, names: Sequence[str], *, show: bool = True) -> Iterator[tuple[int, str, bytes]]:
+    """Yield the files ``names`` of a folder or archive, in stored order, and show the progress.
+
+    Returns:
+        Position in ``names``, place for error messages, bytes.
+
+    Raises:
+        UserError: a file no longer exists, or as for :func:`list_members`.
+    """
+    left = {name: row for row, name in enumerate(names)}
+    with progress(f"reading {path.resolve().name}", len(names), show=show) as advance:
+        for name, data in read_members(path, left):
+            advance(1)
+            yield left.pop(name), f"{path}: '{name}'", data
+    if left:
+        raise UserError(f"{path} changed while it was being read; run the command again")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.archives import Listing, note_guessed, read_members
+from cifar_dist.data.archives import Listing, note_guessed, read_image_files
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
 from cifar_dist.data.image_files import IMAGE_SUFFIXES, SKIP_OPTION
 from cifar_dist.data.image_layout import find_layout
@@ -17,7 +17,6 @@ from cifar_dist.data.memory import require_memory_for_images
 from cifar_dist.data.raw import IMAGE_FOLDER, SPLITS, RawDataset, RawSplit, labelled_split
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
-from cifar_dist.terminal.progress import progress
 
 
 def read_image_folder(
@@ -50,7 +49,7 @@ def read_image_folder(
     label_of = {name: label for label, name in enumerate(classes)}
     splits: dict[str, RawSplit] = {}
     paths: dict[str, tuple[str, ...]] = {}
-    kept = np.flatnonzero(~np.isin(images, undecoded))
+    kept = np.delete(np.arange(len(images)), undecoded)
     labels = np.array([label_of[name] for name in layout.classes], dtype=np.int64)[kept]
     of_split = np.array(layout.splits)[kept]
     for split in SPLITS:
@@ -59,13 +58,14 @@ def read_image_folder(
             of_rows = slice(rows[0], rows[-1] + 1)  # names are sorted, so a split is consecutive; a view is no copy
             splits[split] = labelled_split(pixels[of_rows], labels[of_rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in kept[of_rows])
-    notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(undecoded, changes, len(images))]
+    skipped = sorted(images[row] for row in undecoded)
+    notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(skipped, changes, len(images))]
     return RawDataset(IMAGE_FOLDER, classes, splits, (*layout.notes, *notes), paths, layout.tables)
 
 
 def _decode_all(
     path: Path, images: Sequence[str], size: int | None, changes: Counter[str], *, skip_unusable: bool, show: bool
-) -> tuple[NDArray[np.uint8], list[str]]:
+) -> tuple[NDArray[np.uint8], list[int]]:
     """Decode images of one shape.
 
     Args:
@@ -77,36 +77,30 @@ def _decode_all(
         show: show a progress bar.
 
     Returns:
-        The pixels of those that can be decoded, uint8 [images, height, width, 3], and the names of the others.
+        The pixels of those that can be decoded, uint8 [images, height, width, 3], and the positions of the others.
     """
-    row_of = {name: row for row, name in enumerate(images)}
-    undecoded: list[str] = []
-    pixels, left = None, set(images)
-    with progress(f"reading {path.resolve().name}", len(images), show=show) as advance:
-        for name, data in read_members(path, row_of):
-            left.discard(name)
-            advance(1)
-            try:
-                image = decode_image(data, f"{path}: '{name}'", size, changes)
-            except UserError as error:
-                if not skip_unusable:
-                    raise UserError(f"{error}, or skip it with {SKIP_OPTION}") from None
-                undecoded.append(name)
-                continue
-            if pixels is None:
-                require_memory_for_images(str(path), len(images), image.shape, "shrink them with --size N")
-                pixels, first = np.empty((len(images), *image.shape), np.uint8), name
-            if image.shape != pixels.shape[1:]:
-                sizes = [f"'{n}' is {s[1]}x{s[0]}" for n, s in ((first, pixels.shape[1:]), (name, image.shape))]
-                raise UserError(f"{path}: images differ in size ({', '.join(sizes)}); add --size 32 to resize them all")
-            pixels[row_of[name]] = image
-    if left:
-        raise UserError(f"{path} changed while it was being read; run the command again")
+    undecoded: list[int] = []
+    pixels = None
+    for row, where, data in read_image_files(path, images, show=show):
+        try:
+            image = decode_image(data, where, size, changes)
+        except UserError as error:
+            if not skip_unusable:
+                raise UserError(f"{error}, or skip it with {SKIP_OPTION}") from None
+            undecoded.append(row)
+            continue
+        if pixels is None:
+            require_memory_for_images(str(path), len(images), image.shape, "shrink them with --size N")
+            pixels, first = np.empty((len(images), *image.shape), np.uint8), row
+        if image.shape != pixels.shape[1:]:
+            sizes = [f"'{images[n]}' is {s[1]}x{s[0]}" for n, s in ((first, pixels.shape[1:]), (row, image.shape))]
+            raise UserError(f"{path}: images differ in size ({', '.join(sizes)}); add --size 32 to resize them all")
+        pixels[row] = image
     if pixels is None:
         raise UserError(f"{path}: none of its {len(images):,} images can be decoded; create or download it again")
-    decoded = np.delete(np.arange(len(images)), [row_of[name] for name in undecoded])
-    for to, row in enumerate(decoded if undecoded else ()):
-        pixels[to] = pixels[row]  # in place: there may be no memory for a copy
+    decoded = np.delete(np.arange(len(images)), undecoded)
+    for to, kept in enumerate(decoded if undecoded else ()):
+        pixels[to] = pixels[kept]  # in place: there may be no memory for a copy
     return pixels[: len(decoded)], undecoded
 
 
@@ -154,6 +148,6 @@ def note_hidden(names: list[str]) -> list[str]:
     return [f"passed over hidden images: {list_some(names)}"] if names else []
 
 
-def _notes(undecoded: list[str], changes: Counter[str], total: int) -> list[str]:
-    skipped = f"skipped: {len(undecoded):,} of {total:,} images that cannot be decoded: {list_some(sorted(undecoded))}"
-    return [*([skipped] if undecoded else []), *note_changes(changes, total)]
+def _notes(skipped: list[str], changes: Counter[str], total: int) -> list[str]:
+    note = f"skipped: {len(skipped):,} of {total:,} images that cannot be decoded: {list_some(skipped)}"
+    return [*([note] if skipped else []), *note_changes(changes, total)]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_dist.data.archives import ARCHIVE_SUFFIXES, list_members, note_guessed, read_members
+from cifar_dist.data.archives import ARCHIVE_SUFFIXES, list_members, note_guessed, read_image_files
 from cifar_dist.data.batches import Images
 from cifar_dist.data.dataset_folder import is_dataset, refuse_part
 from cifar_dist.data.image import note_changes
@@ -204,17 +204,9 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
     shape, copies = trained_on.shape, local_processes()
     require_memory_for_images(str(source), len(names), shape, _fewer_at_a_time(), copies=copies)
     images = np.empty((len(names), *trained_on.shape), np.uint8)
-    row_of = {name: row for row, name in enumerate(names)}
-    left = set(names)
-    with progress(f"reading {source.resolve().name}", len(names), show=show) as advance:
-        for name, data in read_members(source, row_of):
-            advance(1)
-            where = f"{source}: '{name}'"
-            image = decode_image(data, where, size, changes, of_any_size=True)
-            require_shape(where, image.shape, trained_on)
-            images[row_of[name]] = image
-            left.remove(name)
-    if left:
-        raise UserError(f"{source} changed while it was being read; run the command again")
+    for row, where, data in read_image_files(source, names, show=show):
+        image = decode_image(data, where, size, changes, of_any_size=True)
+        require_shape(where, image.shape, trained_on)
+        images[row] = image
     notes = [*note_guessed(source, members), *note_hidden(hidden), *note_changes(changes, len(names))]
     return NamedImages(names, images, notes)

@@ -14,6 +14,7 @@ from PIL import Image
 from support import dataset_builders as build
 
 from cifar_dist.config import Config
+from cifar_dist.data import archives
 from cifar_dist.data.image import MAX_SIDE, Lossless
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
@@ -163,7 +164,7 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(
 ) -> None:
     build.write_folder(tmp_path, images(2))
     monkeypatch.setattr(predict_file, "decode_image", lambda *_, **__: np.zeros((SIDE, SIDE, 3), np.uint8))
-    monkeypatch.setattr(predict_file, "read_members", lambda *_: [("0.png", b"")])
+    monkeypatch.setattr(archives, "read_members", lambda *_: [("0.png", b"")])
     assert refusal(trained, tmp_path) == f"{tmp_path} changed while it was being read; run the command again"
 
 
