@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from cifar_dist.checkpoint.folder import read_state
 from cifar_dist.checkpoint.history import best, listing, set_aside
 from cifar_dist.checkpoint.marker import damages
 from cifar_dist.files import complete
+from cifar_dist.step_folder import step_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ def inspect(path: Path, *, checksums: bool = True) -> tuple[TrainState | None, l
 
 def _entry(path: Path, state: TrainState | None, what: str) -> ListedCheckpoint:
     facts = [place.stat() for place in (path, *complete(path)) if place.is_file()] or [path.stat()]
-    numbered = re.match(r"step-(\d+)", path.name)
-    step = int(numbered[1]) if numbered else 0
+    step = step_of(path.with_name(path.name.partition(".")[0])) or 0  # without .damaged
     written = max(fact.st_mtime for fact in facts)
     return ListedCheckpoint(step, state, what, sum(fact.st_size for fact in facts), written)

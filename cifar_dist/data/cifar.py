@@ -7,7 +7,7 @@ describes both formats.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,7 @@ def find_cifar(path: Path, names: Sequence[str]) -> CifarFormat | None:
         folder, _, base = name.rpartition("/")
         for layout in FORMATS:
             if base in layout.train and "/" not in folder:
-                layout = CifarFormat(**{**vars(layout), "folder": f"{folder}/" if folder else ""})
+                layout = replace(layout, folder=f"{folder}/" if folder else "")
                 missing = [file for file in layout.all() if layout.folder + file not in present]
                 if missing and has_images:
                     continue

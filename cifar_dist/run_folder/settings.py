@@ -21,6 +21,7 @@ from cifar_dist.files import free_name, write_atomic
 from cifar_dist.launch.typed_command import command_for_recipes, command_for_verbs
 from cifar_dist.run_folder.finding import split_step
 from cifar_dist.run_folder.folder import RunFolder
+from cifar_dist.step_folder import step_of
 
 _OF_TRAINING: Final = ("optim", "schedule", "average", "tracking")
 """Sections that predictions do not depend on."""
@@ -139,7 +140,7 @@ def _begins_elsewhere(folder: RunFolder, config: Config) -> bool:
 
 def _steps_saved(folder: RunFolder) -> int:
     """Return the step of the newest checkpoint, unverified; 0 if none exists."""
-    return int(folder.newest_checkpoint().partition("-")[2] or 0)
+    return step_of(Path(folder.newest_checkpoint())) or 0
 
 
 def _steps_asked(folder: RunFolder, config: Config) -> int:

@@ -36,7 +36,7 @@ from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.toml_text import as_typed, read_toml, typed_value
-from cifar_dist.config.tree import flatten
+from cifar_dist.config.tree import Tree, flatten, put
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, nearest, quoted
@@ -238,9 +238,8 @@ def _flatten_settings(tree: object, where: str) -> Settings:
     except RecursionError:
         raise UserError(f"{where} is nested too deeply; write settings as section.field = ...") from None
     for key in flat:
-        nested: dict[str, Any] = {key.split(".")[-1]: None}
-        for part in reversed(key.split(".")[:-1]):
-            nested = {part: nested}
+        nested: Tree = {}
+        put(nested, key, None)
         check_keys(nested, where=where)
     _refuse_reserved(flat, where)
     return flat
