@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _OPEN_FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))  # of this process; the second where there is no /proc
+_TEMPORARY: Final = re.compile(r"\.(.+)\.([0-9]{1,9})\.tmp", re.DOTALL)  # the name to be, and the writing process
 _SUMS: Final = "SHA256SUMS"
 
 
@@ -30,9 +31,20 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+def temporary_of(path: Path) -> Path:
+    """Return the path at which this process writes ``path`` until it is complete."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_temporary_of(leftover: Path, path: Path) -> bool:
+    """Whether a process, this one or another, wrote ``path`` at ``leftover``."""
+    found = _TEMPORARY.fullmatch(leftover.name)
+    return found is not None and found[1] == path.name
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file atomically (text as UTF-8): temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         with naming(path):
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -105,7 +117,7 @@ def copy_atomic(source: Path, target: Path) -> None:
 
 def link_atomic(link: Path, target: str) -> None:
     """Point the symbolic link ``link`` at ``target``, a name in the same folder, replacing what ``link`` was."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(link)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     if link.is_dir() and not link.is_symlink():  # the run was copied by a tool that follows links
@@ -125,7 +137,7 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: replace an existing folder, which is deleted only after the new one is complete.
     """
     target = target.resolve()  # the new folder must be on the file system of the old one; and "." has no name
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(target)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -247,8 +259,8 @@ def is_being_written(leftover: Path) -> bool:
 
 
 def _writer(leftover: Path) -> int | None:
-    found = re.fullmatch(r"\..+\.([0-9]{1,9})\.tmp", leftover.name)
-    return int(found[1]) if found else None
+    found = _TEMPORARY.fullmatch(leftover.name)
+    return int(found[2]) if found else None
 
 
 def discard(path: Path) -> OSError | None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from cifar_dist.data.dataset_file import DatasetFile
 from cifar_dist.errors import UserError
+from cifar_dist.files import temporary_of
 from cifar_dist.terminal.progress import progress, waiting
 
 MAX_BYTES = 64 << 30
@@ -54,7 +55,7 @@ def locate_archive(file: DatasetFile, path: Path, *, show: bool = True) -> Path:
 
 
 def _download(url: str, target: Path, md5: str, path: Path, *, show: bool) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(target)
     digest = hashlib.md5(usedforsecurity=False)
     request = urllib.request.Request(url, headers={"User-Agent": "cifar-dist"})
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,7 +29,7 @@ from cifar_dist.data.split import SplitPart, hold_out
 from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import folder_atomic, is_being_written, leftovers
+from cifar_dist.files import folder_atomic, is_being_written, is_temporary_of, leftovers
 from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.formatting import size as size_of
 from cifar_dist.terminal.progress import progress
@@ -164,7 +163,7 @@ def _note_killed(out: Path) -> list[str]:
     """Note the incomplete folders beside ``out`` of processes that have ended; their names have the process id."""
     target, notes = out.resolve(), []
     for path in leftovers(target.parent):
-        if not re.fullmatch(rf"\.{re.escape(target.name)}\.[0-9]+\.tmp", path.name) or is_being_written(path):
+        if not is_temporary_of(path, target) or is_being_written(path):
             continue
         with contextlib.suppress(OSError):  # another user's
             left = size_of(sum(file.stat().st_size for file in path.iterdir()))
