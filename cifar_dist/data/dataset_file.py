@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from cifar_dist.config.section import expand_path
 from cifar_dist.config.toml_text import read_toml
+from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.errors import UserError, nearest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -36,7 +37,7 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
     """http(s) URL of the archive, downloaded if there is no local copy."""
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     """MD5 of the archive; required with a URL."""
-    size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    size: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
     """Resize every image to this many pixels a side."""
     val_fraction: Fraction | None = None
     """Fraction of each training class to hold out as the split val."""

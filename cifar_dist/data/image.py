@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
+from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.errors import UserError
 
 Codec = Literal["png", "npy", "jpg", "jpeg", "webp"]
@@ -28,8 +29,6 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """Pillow's names of the accepted formats; no other decoder is ever tried on the data."""
 _MEMBER_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
-MAX_SIDE = 4096
-"""Largest side of an image in pixels; a header that claims more is refused before anything is decoded."""
 MAX_SOURCE_PIXELS = 89_000_000
 """Largest image that is decoded in order to be resized; Pillow warns of a decompression bomb above 89 megapixels."""
 

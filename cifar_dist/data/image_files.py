@@ -1,4 +1,4 @@
-"""Image files, told by the suffix of their names."""
+"""Image files, told by the suffix of their names, and how large an image may be."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ _UNREAD_SUFFIXES = frozenset([
     ".qoi", ".raf", ".raw", ".rw2", ".svg", ".tga", ".tif", ".tiff", ".xbm", ".xpm"
 ])  # fmt: skip
 """Suffixes of images in formats that are not read."""
+
+MAX_SIDE = 4096
+"""Largest side of an image in pixels; a header that claims more is refused before anything is decoded."""
 
 SKIP_OPTION = "--skip-unusable"
 """The option of ``cifar-dist pack`` that skips what is not packed."""

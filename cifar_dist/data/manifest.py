@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.dataset_folder import FILE_NAME, FORMAT, explain_absence, is_dataset, refuse_part, refuse_run
-from cifar_dist.data.image import MAX_SIDE, Codec
+from cifar_dist.data.image import Codec
+from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.raw import IMAGE_FOLDER
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import write_atomic

@@ -21,6 +21,7 @@ from cifar_dist.data.class_check import note_missing_classes, require_shared_cla
 from cifar_dist.data.dataset_folder import FILE_NAME, is_dataset
 from cifar_dist.data.duplicates import note_duplicates
 from cifar_dist.data.image import Lossless, encode
+from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.manifest import UNLABELLED, Manifest, Shard
 from cifar_dist.data.randomness import permutation
 from cifar_dist.data.raw import SPLITS
@@ -79,8 +80,8 @@ def pack(
     out = Path(out)
     if samples_per_shard < 1:
         raise UserError(f"samples per shard is {samples_per_shard}; use at least 1")
-    if size is not None and not 1 <= size <= 4096:
-        raise UserError(f"size is {size}; use 1 to 4096 pixels")
+    if size is not None and not 1 <= size <= MAX_SIDE:
+        raise UserError(f"size is {size}; use 1 to {MAX_SIDE} pixels")
     _require_replaceable(out, Path(source))
     if show:
         print_notes(_note_killed(out))

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_dist.data.image import MAX_SIDE, resize
+from cifar_dist.data.image import resize
+from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.memory import require_memory_for_images
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some

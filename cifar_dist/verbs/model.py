@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import percent, size
@@ -44,7 +45,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--classes", type=at_least(1, most=10**6), metavar="N", help="default: those of the recipe's dataset, or 10"
     )
     verb.add_argument(
-        "--size", type=at_least(1, most=4096), metavar="PIXELS", help="side of an image (default: as above, or 32)"
+        "--size", type=at_least(1, most=MAX_SIDE), metavar="PIXELS", help="side of an image (default: as above, or 32)"
     )
     verb.add_argument(
         "--channels", type=at_least(1, most=4096), metavar="C", help="channels of an image (default: as above, or 3)"

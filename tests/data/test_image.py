@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from cifar_dist.data.image import MAX_SIDE, decode, decode_rgb, encode
+from cifar_dist.data.image import decode, decode_rgb, encode
+from cifar_dist.data.image_files import MAX_SIDE
 
 SIDES = st.integers(1, 40)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from support import dataset_builders as build
 from support.running import spawn
 
-from cifar_dist.data.image import MAX_SIDE
+from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.image_folder import decode_image
 from cifar_dist.data.index import index
 from cifar_dist.data.manifest import Manifest

@@ -15,7 +15,8 @@ from support import dataset_builders as build
 
 from cifar_dist.config import Config
 from cifar_dist.data import archives
-from cifar_dist.data.image import MAX_SIDE, Lossless
+from cifar_dist.data.image import Lossless
+from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
