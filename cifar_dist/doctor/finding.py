@@ -1,17 +1,17 @@
-"""A row of the doctor's table."""
+"""The doctor's table, and a row of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TextIO
 
 from cifar_dist.errors import TrainingFailedError, UserError, printable
-from cifar_dist.terminal.screen import fold
+from cifar_dist.terminal.screen import fold, table_width
 
 _WHAT, _VERDICT = 10, 7
-HEAD: Final = f"{'check':<{_WHAT}}  {'result':<{_VERDICT}}  found\n{'-' * _WHAT}  {'-' * _VERDICT}  {'-' * 5}"
+_HEAD: Final = f"{'check':<{_WHAT}}  {'result':<{_VERDICT}}  found\n{'-' * _WHAT}  {'-' * _VERDICT}  {'-' * 5}"
 
 
 class Verdict(StrEnum):
@@ -58,6 +58,19 @@ class Finding:
         return f"{line}\n{'':{indent}}-> {printable(self.remedy)}" if self.remedy else line
 
 
+def print_table(findings: Iterable[Finding], stream: TextIO | None) -> list[Finding]:
+    """Print the table, each row as it is found; without a stream, as on the other ranks, only return the rows."""
+    rows: list[Finding] = []
+    for finding in findings:
+        if stream is not None:
+            head = [] if rows else [_HEAD]
+            print(*head, finding.row(table_width(stream)), sep="\n", file=stream, flush=True)
+        rows.append(finding)
+    if stream is not None:
+        print(_summary(rows), file=stream, flush=True)
+    return rows
+
+
 def until_error(findings: Iterable[Finding]) -> Iterator[Finding]:
     """Yield rows, and for an error that would end the run a last one; the error must be the same on all ranks."""
     try:
@@ -66,7 +79,7 @@ def until_error(findings: Iterable[Finding]) -> Iterator[Finding]:
         yield Finding.of_error("run", error)
 
 
-def summary(findings: Sequence[Finding]) -> str:
+def _summary(findings: Sequence[Finding]) -> str:
     """Return the last line of the table."""
     parts = []
     for kind, name in ((Verdict.FAILED, "failed"), (Verdict.WARNING, "with a warning")):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
-from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading
 
@@ -81,17 +80,11 @@ def _examine(config: Config | None, signals: StopSignals) -> int:
     with loading():
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.doctor.examine import examine
-        from cifar_dist.doctor.finding import HEAD, Verdict, summary
+        from cifar_dist.doctor.finding import Verdict, print_table
 
     checked = config or Config(train=TrainConfig(precision="auto"))
     with start_engine(checked, signals, trains=config is not None) as engine:
-        rows: list[Finding] = []
-        for finding in _each(examine(config, engine, signals)):
-            if engine.ranks.is_main:
-                print(*([] if rows else [HEAD]), finding.row(table_width(sys.stdout)), sep="\n", flush=True)
-            rows.append(finding)
-        if engine.ranks.is_main:
-            print(summary(rows), flush=True)
+        rows = print_table(_each(examine(config, engine, signals)), sys.stdout if engine.ranks.is_main else None)
         failed = engine.ranks.run_on_main(lambda: any(row.verdict is Verdict.FAILED for row in rows))
     return EXIT_BAD_INPUT if failed else EXIT_DONE
 

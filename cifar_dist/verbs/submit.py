@@ -8,17 +8,12 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from cifar_dist.config.overrides import split_settings
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name
 from cifar_dist.verbs.loading import loading
-
-if TYPE_CHECKING:
-    from cifar_dist.doctor.finding import Finding
 
 HELP = "train a recipe on a Slurm cluster, or continue a run there; accepts sbatch options"
 COLLECTIVE = False
@@ -41,7 +36,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.doctor.before import examine_before
-        from cifar_dist.doctor.finding import HEAD, Verdict, summary
+        from cifar_dist.doctor.finding import Verdict, print_table
         from cifar_dist.slurm.before_queue import check_options
         from cifar_dist.slurm.options import Options
         from cifar_dist.slurm.preflight import check_site
@@ -61,12 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     config, path = submission.config, submission.folder.path
     check_options(submission.options, os.environ, TEMPLATE, max_time=config.run.max_time)
     check_site(config, os.environ)
-    rows: list[Finding] = []
-    for finding in examine_before(config, submission.options.processes(os.environ)):
-        print(*([] if rows else [HEAD]), finding.row(table_width(sys.stderr)), sep="\n", file=sys.stderr, flush=True)
-        rows.append(finding)
-    print(summary(rows), file=sys.stderr, flush=True)
-    for row in rows:
+    for row in print_table(examine_before(config, submission.options.processes(os.environ)), sys.stderr):
         if row.verdict is Verdict.FAILED:
             raise UserError("; ".join(filter(None, [row.text, row.remedy])))
     if is_finished(config):
