@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from cifar_dist import checkpoint, models
-from cifar_dist.config import Config, plugins
-from cifar_dist.config.plugin_copies import notes_on
+from cifar_dist.config import Config
 from cifar_dist.config.section import expand_home
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.errors import UserError, printable
+from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
@@ -55,8 +54,6 @@ def open_trained(run: Path, which: str) -> Trained:
     """
     folder = RunFolder(run)
     config, trained_on = read_settings_with_plugins(folder, trains=False), folder.read_manifest()
-    for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
-        notice(printable(line))
     given = expand_home(which)
     if given.is_file():
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name

@@ -11,17 +11,19 @@ from typing import Final
 
 from cifar_dist.config import Config, plugins
 from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
-from cifar_dist.config.plugin_copies import use_copies
+from cifar_dist.config.plugin_copies import notes_on, use_copies
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
-from cifar_dist.errors import UserError, quoted
+from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import free_name, write_atomic
+from cifar_dist.launch.launched import is_main_process
 from cifar_dist.launch.typed_command import command_for_recipes, command_for_verbs
 from cifar_dist.run_folder.finding import split_step
 from cifar_dist.run_folder.folder import RunFolder
 from cifar_dist.step_folder import step_of
+from cifar_dist.terminal.notice import notice
 
 _OF_TRAINING: Final = ("optim", "schedule", "average", "tracking")
 """Sections that predictions do not depend on."""
@@ -51,8 +53,7 @@ def read_settings(folder: RunFolder) -> Config:
 def read_settings_with_plugins(folder: RunFolder, *, trains: bool = True) -> Config:
     """Read ``config.toml`` as :func:`read_settings` does, to compute with it: import the plug-ins that trained the run.
 
-    Of a file that has changed since, or does not exist, that is its copy in the folder;
-    :func:`cifar_dist.config.plugin_copies.notes_on` lists these.
+    Of a file that has changed since, or does not exist, that is its copy in the folder; rank 0 says so.
 
     Args:
         folder: the run.
@@ -64,7 +65,10 @@ def read_settings_with_plugins(folder: RunFolder, *, trains: bool = True) -> Con
     """
     read_settings(folder)
     use_copies(folder.plugins, also_changed=True)
-    return read_config(folder.config, import_plugins=True, without=() if trains else _OF_TRAINING)
+    config = read_config(folder.config, import_plugins=True, without=() if trains else _OF_TRAINING)
+    for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
+        notice(printable(line))
+    return config
 
 
 def read_started_settings(folder: RunFolder) -> Config:

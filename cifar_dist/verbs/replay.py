@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import UserError, printable, quoted
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DIFFERS, EXIT_DONE
 from cifar_dist.formatting import loss_figure, percent
-from cifar_dist.launch.launched import is_main_process, launched_processes
+from cifar_dist.launch.launched import launched_processes
 from cifar_dist.step_folder import step_name
-from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -111,14 +110,10 @@ def _refuse_unknown_rank(folder: RunFolder, rank: int | None) -> None:
 
 def _recorded_config(folder: RunFolder, data: Path | None) -> Config:
     """Read the settings that a run was trained with, plug-ins and threads included; ``data`` is where its data is."""
-    from cifar_dist.config import plugins
-    from cifar_dist.config.plugin_copies import notes_on
     from cifar_dist.run_folder.settings import read_settings_with_plugins
     from cifar_dist.tracking.environment import recorded_threads
 
     config = read_settings_with_plugins(folder)
-    for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
-        notice(printable(line))
     if data is not None:
         config = replace(config, data=replace(config.data, path=str(data)))
     if not config.train.threads:  # chosen when the run began; another number would round differently
