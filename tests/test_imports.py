@@ -55,7 +55,7 @@ print("loaded:", *sorted(set({slow!r}) & set(sys.modules)))
         (["recipes"], "custom-resnet"),
         (["completion", "candidates", "bash", "cifar-dist train demo --optim."], "--optim.lr"),
         (["trian"], "did you mean 'train'?"),
-        (["evaluate"], "the following arguments are required: run"),
+        (["evaluate"], "the following arguments are required: RUN"),
         (["train", "dmeo"], "did you mean 'demo'?"),
         (["train", "demo", "--optim.rl", "1"], "did you mean '--optim.lr'?"),
         (["train", "demo", "--train.batch_size", "big"], "train.batch_size"),

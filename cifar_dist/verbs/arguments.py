@@ -81,6 +81,11 @@ def picture_path(text: str) -> Path:
     return path
 
 
+def add_run(verb: argparse.ArgumentParser) -> None:
+    """Add the argument that names a run."""
+    verb.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+
+
 def add_checkpoint(verb: argparse.ArgumentParser) -> None:
     """Add the option that names the weights of a run."""
     about = "best, latest, a step, or the path of any checkpoint or weights (default: best, or the newest without val)"

@@ -12,7 +12,7 @@ from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.step_folder import step_of
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN, RUN_NAME, add_action, user_path
+from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN_NAME, add_action, add_run, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, writing
 
@@ -35,18 +35,18 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
     add = partial(add_action, actions)
     ls = add("ls", "list the checkpoints of a run: which are the newest, the best, or damaged")
-    ls.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    add_run(ls)
     verify = add(
         "verify",
         "check a run's checkpoints, final weights and evaluation by their checksums; exit code 1 if one is damaged",
     )
-    verify.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    add_run(verify)
     verify.add_argument("step", nargs="?", type=CHECKPOINT_NAME, metavar="STEP", help=f"{_STEP} (default: all)")
     diff = add("diff", "compare two checkpoints: the largest difference of each tensor")
     diff.add_argument("first", type=RUN_NAME, metavar="RUN@STEP", help=f"a run, @, and {_STEP}; a run alone: latest")
     diff.add_argument("second", type=RUN_NAME, metavar="RUN@STEP", help="the same")
     average = add("average", "write the mean of the weights of several checkpoints, for evaluate --checkpoint")
-    average.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    add_run(average)
     average.add_argument("steps", nargs="+", type=CHECKPOINT_NAME, metavar="STEP", help=_STEP)
     average.add_argument("--out", type=user_path, required=True, metavar="FILE.safetensors", help="file to write")
 

@@ -12,15 +12,7 @@ from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import list_renamed
 from cifar_dist.runs.reports import draw
 from cifar_dist.terminal.screen import fold, table_width
-from cifar_dist.verbs.arguments import (
-    RUN,
-    RUN_NAME,
-    SPLIT_NAME,
-    add_checkpoint,
-    add_views,
-    user_path,
-    with_views,
-)
+from cifar_dist.verbs.arguments import SPLIT_NAME, add_checkpoint, add_run, add_views, user_path, with_views
 from cifar_dist.verbs.loading import loading
 
 HELP = "evaluate a checkpoint of a run with test-time augmentation"
@@ -28,7 +20,7 @@ COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", type=RUN_NAME, help=RUN)
+    add_run(verb)
     add_views(verb)
     verb.add_argument("--data", type=user_path, help="a packed dataset (default: that of the training)")
     verb.add_argument("--split", type=SPLIT_NAME, default="test", help="split to evaluate (default: test)")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, user_path
+from cifar_dist.verbs.arguments import add_checkpoint, add_run, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, stream_for_people
 
@@ -15,7 +15,7 @@ COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", type=RUN_NAME, help=RUN)
+    add_run(verb)
     add_checkpoint(verb)
     verb.add_argument(
         "--out",

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, add_views, user_path, with_views
+from cifar_dist.verbs.arguments import add_checkpoint, add_run, add_views, user_path, with_views
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, stream_for_people
 
@@ -15,7 +15,7 @@ COLLECTIVE = True
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", type=RUN_NAME, help=RUN)
+    add_run(verb)
     verb.add_argument(
         "unlabelled",
         type=user_path,

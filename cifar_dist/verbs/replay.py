@@ -15,7 +15,7 @@ from cifar_dist.exit_codes import EXIT_DIFFERS, EXIT_DONE
 from cifar_dist.formatting import loss_figure, percent
 from cifar_dist.launch.launched import launched_processes
 from cifar_dist.step_folder import step_name
-from cifar_dist.verbs.arguments import RUN, RUN_NAME, at_least, user_path
+from cifar_dist.verbs.arguments import add_run, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _PICTURE = "replay.png"  # in the folder of the replayed step
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RUN STEP [--rank R] [--data DIR]\n       %(prog)s RUN --check [K] [--seed S] [--data DIR]"
-    verb.add_argument("run", type=RUN_NAME, help=RUN)
+    add_run(verb)
     verb.add_argument("step", nargs="?", type=at_least(1), help="number of the step, from 1")
     verb.add_argument("--rank", type=at_least(0), metavar="R", help="draw the samples of this process only")
     verb.add_argument(

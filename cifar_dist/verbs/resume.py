@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cifar_dist.verbs.arguments import RUN, RUN_NAME
+from cifar_dist.verbs.arguments import add_run
 from cifar_dist.verbs.train import train
 
 HELP = "continue a run with its settings, on one process or under launch CONFIG, or extend it: resume RUN"
@@ -13,7 +13,7 @@ COLLECTIVE = True
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RUN [--section.field VALUE ...]"
-    verb.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    add_run(verb)
     verb.set_defaults(settings=[])
 
 

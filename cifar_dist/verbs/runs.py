@@ -13,7 +13,7 @@ from cifar_dist.errors import InUseError, UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.runs.reports import draw, draw_index, draw_report
 from cifar_dist.terminal.screen import table_width
-from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, at_least, picture_path, user_path
+from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, add_run, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, stream_for_people, writing
 
@@ -59,7 +59,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--picture", type=picture_path, metavar="OUT.png", help="also draw their curves: .png, .svg or .pdf"
     )
     rename = add("rename", "give a run another name")
-    rename.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    add_run(rename)
     rename.add_argument("name", metavar="NAME", help="its new name, in the same folder")
     best = add("best", "copy the best weights of each run into one folder, with a table that ranks them")
     best.add_argument("folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs (default: runs)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_checkpoint, at_least
+from cifar_dist.verbs.arguments import add_checkpoint, add_run, at_least
 from cifar_dist.verbs.loading import loading
 
 HELP = "time a run's network as it is, traced and scripted: mean, median and 95th percentile"
@@ -13,7 +13,7 @@ COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+    add_run(verb)
     add_checkpoint(verb)
     verb.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="images in a pass (default: 1)")
     verb.add_argument("--passes", type=at_least(1), default=100, metavar="N", help="timed passes (default: 100)")
