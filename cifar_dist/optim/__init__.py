@@ -1,1 +1,1 @@
-"""Optimizers, learning-rate schedules and weight averaging."""
+"""Apply the optimizer, schedule and average of a config to a network; the optimizers that torch lacks."""

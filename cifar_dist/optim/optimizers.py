@@ -25,7 +25,7 @@ def build_optimizer(
 
     Call it before the model is wrapped or sharded, because one-dimensional parameters (norm layers and biases) are
     identified by their shape. The trainer sets the learning rate of
-    :func:`~cifar_dist.optim.schedules.learning_rate` in all groups, times a group's ``lr_scale`` if it has one.
+    :func:`~cifar_dist.optim.learning_rate.learning_rate` in all groups, times a group's ``lr_scale`` if it has one.
 
     Args:
         stages: the parameters of each stage, the head last. With ``backbone_lr``, ``layer_decay`` or ``gradual``,

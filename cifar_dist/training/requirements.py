@@ -16,7 +16,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
 from cifar_dist.models import transfer
 from cifar_dist.optim.averaging import average_weight
-from cifar_dist.optim.schedules import learning_rate
+from cifar_dist.optim.learning_rate import learning_rate
 
 _MUCH, _LITTLE = 0.05, 0.01  # of an average that is still its first copy: said, and suggested
 

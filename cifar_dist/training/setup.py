@@ -23,8 +23,8 @@ from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
 from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
+from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
-from cifar_dist.optim.schedules import learning_rate
 from cifar_dist.training.device_speed import blueprint_of
 from cifar_dist.training.requirements import (
     check_average,

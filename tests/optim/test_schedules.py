@@ -18,7 +18,7 @@ from cifar_dist.config import ScheduleConfig
 from cifar_dist.config.average import EMAConfig
 from cifar_dist.config.schedule import RestartsConfig, StepConfig, TriangularConfig, WSDConfig
 from cifar_dist.errors import UserError
-from cifar_dist.optim.schedules import learning_rate
+from cifar_dist.optim.learning_rate import learning_rate
 
 LR = 0.4
 EPOCHS = 8

@@ -38,8 +38,8 @@ from cifar_dist.launch.joining import join_ranks, open_store
 from cifar_dist.models import transfer
 from cifar_dist.optim.averaging import build_average
 from cifar_dist.optim.held_weights import HeldWeights
+from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
-from cifar_dist.optim.schedules import learning_rate
 from cifar_dist.report.preview import augmented
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
