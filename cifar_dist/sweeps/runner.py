@@ -99,7 +99,8 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     _report_other_evaluations(sweep)
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
-    elsewhere: list[tuple[int, Run]] | None = []  # in use by other processes; None once these were tried again
+    elsewhere: list[tuple[int, Run]] = []  # in use by other processes when they were started
+    tried_again = False  # these, once and after all others
     failed: list[str] = []
     sent: set[int] = set()  # the signals that runs in progress have received
     stopping = False
@@ -120,14 +121,19 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
                 stopping = stopping or code == EXIT_REQUEUE  # stopping a run stops the sweep
                 interrupted = _is_interruption(code, sent)
                 if code == EXIT_IN_USE:
-                    if elsewhere is not None:
-                        elsewhere.append((one.number, one.run))
+                    elsewhere.append((one.number, one.run))
                 elif code != EXIT_DONE and not interrupted:
                     failed.append(one.run.name)
                 _report_end(one, code, total, interrupted)
-            if elsewhere and not started and not waiting:
-                waiting, elsewhere = [(number, run) for number, run in elsewhere if not _is_settled(run)], None
+            if not (started or waiting or tried_again):
+                waiting, tried_again = [(number, run) for number, run in elsewhere if not _is_settled(run)], True
             time.sleep(0.05)
+    return _report(sweep, failed, stopping)
+
+
+def _report(sweep: Sweep, failed: Sequence[str], stopping: bool) -> int:
+    """Say what is left of a sweep, and return the exit code."""
+    total = len(sweep.runs)
     if failed:
         say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
     left = [run.name for run in sweep.runs if not run.folder.is_finished() and run.name not in failed]
