@@ -70,8 +70,8 @@ def small(name: str, data: Path, runs: Path) -> list[str]:
 
 def start(name: str, words: list[str]) -> None:
     config = recipe.load(name, words)
-    with StopSignals() as signals, start_engine(config) as engine:
-        assert Trainer(config, engine, signals).run() == 0
+    with StopSignals() as signals, start_engine(config, signals) as engine:
+        assert Trainer(config, engine).run() == 0
 
 
 def accuracies(run: Path) -> list[tuple[int, int]]:

@@ -25,10 +25,13 @@ from cifar_dist.config import Config
 from cifar_dist.config.optim import MuonConfig
 from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.cpu.onednn import avoid_strided_1x1
+from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.arithmetic import describe_arithmetic
 from cifar_dist.distributed.loss_scaler import LossScaler, count_steps_on_device
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.stop_requests import StopRequests
+from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.wrapped_model import InferenceModel, WrappedModel
 from cifar_dist.errors import UserError
 from cifar_dist.launch.launched import launched_processes
@@ -96,6 +99,7 @@ class Engine(ABC):
         description: its name for a reader, for example ``DDP``.
         precision: what all processes compute in.
         ranks: this process among all of the job.
+        signals: requests to stop that this process receives.
 
     Raises:
         UserError: fewer processes joined than were launched, or a precision that this device lacks.
@@ -105,6 +109,7 @@ class Engine(ABC):
     shards: ClassVar[str] = "nothing"
     kind: str
     description: str
+    signals: StopSignals
 
     def __init__(self, config: Config, *, cpu: bool) -> None:
         self._config = config
@@ -137,6 +142,14 @@ class Engine(ABC):
     def prepare_for_inference(self, module: nn.Module) -> InferenceModel:
         """Move ``module`` to this process's device; it is not trained. Collective."""
         return InferenceModel(module.to(self.ranks.device), self.ranks, self.precision)
+
+    def poll(self) -> None:
+        """Ask all ranks whether one of them has received a signal to stop. Collective.
+
+        Raises:
+            StopRequested: one has.
+        """
+        Agreement(self.ranks, StopRequests(self.signals)).poll()
 
     @property
     def is_sharding(self) -> bool:

@@ -48,7 +48,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
 
     Args:
         config: the run.
-        signals: requests to stop, which end the wait for the others.
+        signals: requests to stop, which end the wait for the others, and later :meth:`Engine.poll`.
         trains: False where the run is evaluated only, on any number of processes and with any engine.
 
     Raises:
@@ -57,6 +57,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
         JoinTimeoutError: some processes did not come.
         StopRequested: this process was asked to stop while it waited for them.
     """
+    signals = signals or StopSignals()  # which receives none
     check_launch(config.run.processes if trains else 0)
     asked = AskedEngine.of_launcher()
     if trains:
@@ -75,6 +76,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     store = join_ranks(config.run.join_timeout, lambda: _stop_if_asked(signals))
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
         engine = _engine_class(config.train, asked)(config, cpu=cpu)
+    engine.signals = signals
     set_arithmetic(config.train)  # again: Accelerate turns TF32 on where a GPU compiles an fp32 network
     del store  # torch's own has taken its place
     check_same_settings(config, engine.ranks)
@@ -107,8 +109,8 @@ def check_engine(config: Config, asked: AskedEngine) -> None:
         limit.check(config, create.description)
 
 
-def _stop_if_asked(signals: StopSignals | None) -> None:
-    if signals is not None and signals.received:
+def _stop_if_asked(signals: StopSignals) -> None:
+    if signals.received:
         raise StopRequested(signals.received)
 
 

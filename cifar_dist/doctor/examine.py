@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.doctor.clocks import compare_clocks
 from cifar_dist.doctor.dataset import describe_batches, describe_data
 from cifar_dist.doctor.finding import Finding, Verdict, until_error
@@ -20,7 +19,7 @@ from cifar_dist.training.requirements import check_evaluations
 from cifar_dist.training.setup import build_setup, open_dataset
 
 
-def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
+def examine(config: Config | None, engine: Engine) -> Iterator[Finding]:
     """Check machine and processes and, with a ``config``, its run; yields one row after the other. Collective.
 
     Raises:
@@ -35,17 +34,17 @@ def examine(config: Config | None, engine: Engine, signals: StopSignals) -> Iter
     yield compare_clocks(ranks)
     if config is not None:
         yield check_shared_folder(Path(config.run.dir), ranks)
-        yield from until_error(_examine_run(config, engine, signals))
+        yield from until_error(_examine_run(config, engine))
 
 
-def _examine_run(config: Config, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
+def _examine_run(config: Config, engine: Engine) -> Iterator[Finding]:
     manifest = open_dataset(config.data.path, engine.ranks)
     yield describe_data(manifest)
     yield describe_batches(config, manifest, engine.ranks.world_size)
     setup = build_setup(config, engine.ranks)
     engine.ranks.run_on_all(lambda: check_evaluations(config, manifest))
     yield Finding("network", f"{config.model.name}, {setup.parameters:,} parameters")
-    yield from try_run(setup, engine, signals)
+    yield from try_run(setup, engine)
 
 
 def _machine() -> Finding:

@@ -19,12 +19,9 @@ import torch
 
 from cifar_dist import checkpoint
 from cifar_dist.config import Config, TrainConfig
-from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.out_of_memory import ways_to_smaller_steps
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.stop_requests import StopRequests
-from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import Grace, find_grace
 from cifar_dist.doctor.network import time_gradients
@@ -40,7 +37,7 @@ from cifar_dist.training.setup import TrainingSetup
 _STEPS, _SECONDS = 10, 20  # at most so many timed steps, and about so many seconds
 
 
-def try_run(setup: TrainingSetup, engine: Engine, signals: StopSignals) -> Iterator[Finding]:
+def try_run(setup: TrainingSetup, engine: Engine) -> Iterator[Finding]:
     """Train some steps and save them, and yield what that takes. Collective.
 
     Raises:
@@ -50,7 +47,7 @@ def try_run(setup: TrainingSetup, engine: Engine, signals: StopSignals) -> Itera
     """
     ranks = engine.ranks
     learner = Learner(setup, engine)
-    seconds = _time_steps(setup, learner, ranks, signals)
+    seconds = _time_steps(setup, learner, engine)
     yield _speed(setup.config.train, setup.steps_per_epoch, seconds)
     size_bytes = sum(p.numel() * p.element_size() for p in setup.module.parameters() if p.requires_grad)
     yield time_gradients(ranks, size_bytes, seconds)
@@ -61,9 +58,9 @@ def try_run(setup: TrainingSetup, engine: Engine, signals: StopSignals) -> Itera
     yield from _save(learner, setup.config, ranks, seconds, writer)
 
 
-def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: StopSignals) -> float:
+def _time_steps(setup: TrainingSetup, learner: Learner, engine: Engine) -> float:
     """Median seconds of a step, after a first one that warms up."""
-    agreement, step_log = Agreement(ranks, StopRequests(signals)), StepLog(ranks)
+    step_log = StepLog(engine.ranks)
     times: list[float] = []
     for measured in learner.steps(0, _STEPS + 1, setup.learning_rate):
         step_log.add(measured)
@@ -76,9 +73,9 @@ def _time_steps(setup: TrainingSetup, learner: Learner, ranks: Ranks, signals: S
             learner.model.assert_synchronised()
         else:
             times.append(record.seconds)
-            if ranks.run_on_main(lambda: sum(times) > _SECONDS):
+            if engine.ranks.run_on_main(lambda: sum(times) > _SECONDS):
                 break
-        agreement.poll()
+        engine.poll()
         step_log.restart_clock()
     return statistics.median(times)
 

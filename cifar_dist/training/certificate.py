@@ -17,7 +17,6 @@ from cifar_dist import checkpoint
 from cifar_dist.checkpoint.marker import MARKER
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.files import sha256, write_atomic
 from cifar_dist.run_folder import RunFolder
@@ -52,7 +51,6 @@ class Stretch:
 def certify(
     config: Config,
     engine: Engine,
-    signals: StopSignals,
     folder: RunFolder,
     *,
     count: int,
@@ -66,7 +64,6 @@ def certify(
     Args:
         config: the run's.
         engine: this process in the job.
-        signals: polled at every step.
         folder: the run.
         count: of stretches; fewer where the run has fewer.
         seed: of the choice.
@@ -91,20 +88,19 @@ def certify(
         return records, known, random.Random(seed).sample(stretches, min(count, len(stretches)))
 
     records, known, chosen = engine.ranks.run_on_main(choose)
-    return [_recompute(config, engine, signals, records, known, stretch, show) for stretch in sorted(chosen)]
+    return [_recompute(config, engine, records, known, stretch, show) for stretch in sorted(chosen)]
 
 
 def _recompute(
     config: Config,
     engine: Engine,
-    signals: StopSignals,
     records: dict[int, Record],
     known: dict[int, Path | None],
     stretch: tuple[int, int],
     show: Callable[[int], None],
 ) -> Stretch:
     began, ended = stretch
-    recomputation = Recomputation(config, engine, signals, known.get(began))
+    recomputation = Recomputation(config, engine, known.get(began))
     found, _ = recomputation.run(ended, show)
     differs_at = next((record.step for record in found if not same_numbers(record, records[record.step])), None)
     weights = recomputation.learner.model.state()

@@ -16,10 +16,7 @@ from pathlib import Path
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction
 from cifar_dist.config.settings import settings_of
-from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.stop_requests import StopRequests
-from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve, rates
 from cifar_dist.run_folder import RunFolder
@@ -39,7 +36,6 @@ _SEEDS = 3
 def run_range_tests(
     config: Config,
     engine: Engine,
-    signals: StopSignals,
     *,
     low: float,
     high: float,
@@ -60,14 +56,13 @@ def run_range_tests(
         setup = build_setup(own, engine.ranks)
         seeds = seeds or (_SEEDS if setup.parameters < _CHEAP else 1)
         with showing(test) as show:
-            curves.append(run_range_test(setup, engine, signals, low=low, high=high, steps=steps, show=show))
+            curves.append(run_range_test(setup, engine, low=low, high=high, steps=steps, show=show))
     return curves
 
 
 def run_range_test(
     setup: TrainingSetup,
     engine: Engine,
-    signals: StopSignals,
     *,
     low: float,
     high: float,
@@ -79,7 +74,6 @@ def run_range_test(
     Args:
         setup: of the recipe; its schedule is not used.
         engine: this process in the job.
-        signals: polled at every step.
         low, high: learning rate of the first step and of the last.
         steps: the most steps to train.
         show: called after each step with the steps done, the learning rate and the loss.
@@ -94,7 +88,7 @@ def run_range_test(
     learner = Learner(setup, engine)
     for note in learner.notes if engine.ranks.is_main else ():
         notice(note)
-    agreement, step_log = Agreement(engine.ranks, StopRequests(signals)), StepLog(engine.ranks)
+    step_log = StepLog(engine.ranks)
     curve = Curve([], [], math.log(len(setup.manifest.classes)))
     for measured in learner.steps(0, steps, rates(low, high, steps).__getitem__):
         step_log.add(measured)
@@ -112,7 +106,7 @@ def run_range_test(
         curve.losses.append(record.loss)
         if curve.diverged():
             break
-        agreement.poll()
+        engine.poll()
     return curve
 
 

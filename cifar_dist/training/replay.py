@@ -20,11 +20,8 @@ from cifar_dist import checkpoint
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import normalization_statistics
-from cifar_dist.distributed.agreement import Agreement
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.sharded_tensor import full_tensor
-from cifar_dist.distributed.stop_requests import StopRequests
-from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import refuse_missing_data
@@ -239,7 +236,6 @@ class Recomputation:
     Args:
         config: the run's.
         engine: this process in the job.
-        signals: polled at every step.
         start: the checkpoint to begin from; None for new weights.
 
     Attributes:
@@ -247,9 +243,8 @@ class Recomputation:
         setup, learner: the parts that train.
     """
 
-    def __init__(self, config: Config, engine: Engine, signals: StopSignals, start: Path | None) -> None:
-        self._ranks = engine.ranks
-        self._agreement = Agreement(engine.ranks, StopRequests(signals))
+    def __init__(self, config: Config, engine: Engine, start: Path | None) -> None:
+        self._engine = engine
         loaded = engine.ranks.run_on_all(lambda: checkpoint.load(start) if start else None)
         self.first = loaded.state.step if loaded else 0
         self.setup: TrainingSetup = build_setup(config, engine.ranks)
@@ -265,26 +260,23 @@ class Recomputation:
         Raises:
             StopRequested: a process was asked to stop.
         """
-        log, records = StepLog(self._ranks), list[Record]()
+        log, records = StepLog(self._engine.ranks), list[Record]()
         for measured in self.learner.steps(self.first, last, self.setup.learning_rate):
             log.add(measured)
             show(measured.step)
-            self._agreement.poll()
+            self._engine.poll()
             if measured.step % _TAKEN_EVERY == 0:
                 records += log.take(wait=False)
                 self.learner.clock.read()
         return records + log.take(), measured
 
 
-def replay_step(
-    config: Config, engine: Engine, signals: StopSignals, folder: RunFolder, step: int, show: Callable[[int], None]
-) -> Replay:
+def replay_step(config: Config, engine: Engine, folder: RunFolder, step: int, show: Callable[[int], None]) -> Replay:
     """Recompute step number ``step``, counted from 1. Collective.
 
     Args:
         config: the run's.
         engine: this process in the job.
-        signals: polled at every step.
         folder: the run.
         step: one that the run recorded.
         show: called after each recomputed step with its number.
@@ -295,7 +287,7 @@ def replay_step(
     """
     ranks = engine.ranks
     recorded, start = ranks.run_on_main(lambda: _find_start(config, folder, step))
-    recomputation = Recomputation(config, engine, signals, start)
+    recomputation = Recomputation(config, engine, start)
     records, measured = recomputation.run(step, show)
     norms = {
         name: float(full_tensor(parameter.grad).norm())

@@ -23,7 +23,6 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
-from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.watchdog import Watchdog
 from cifar_dist.errors import StopRequested, TrainingFailedError, UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
@@ -61,14 +60,13 @@ class Trainer:
     Args:
         config: the run.
         engine: this process in the job.
-        signals: polled at every step.
 
     Raises:
         UserError: input that cannot be trained.
         TrainingFailedError: a non-finite loss, or processes that do not synchronise.
     """
 
-    def __init__(self, config: Config, engine: Engine, signals: StopSignals) -> None:
+    def __init__(self, config: Config, engine: Engine) -> None:
         self.config, self.engine, self.ranks = config, engine, engine.ranks
         self.setup = build_setup(config, self.ranks)
         self.manifest, self.steps_per_epoch = self.setup.manifest, self.setup.steps_per_epoch
@@ -103,7 +101,7 @@ class Trainer:
         self.profiler = self._build_profiler()
         self.saver = self._build_saver(state)
         stop_file = self.folder.stop_file if self.ranks.is_main else None
-        requests = StopRequests(signals, file=stop_file, deadline=deadline)
+        requests = StopRequests(engine.signals, file=stop_file, deadline=deadline)
         self.agreement = Agreement(self.ranks, requests, self.watchdog.beat, self._diverged)
         self._early_stopping = self.ranks.run_on_main(
             lambda: EarlyStopping(config.train, metrics.read(self.folder.metrics) if config.train.patience else ())

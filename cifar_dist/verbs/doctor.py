@@ -84,7 +84,7 @@ def _examine(config: Config | None, signals: StopSignals) -> int:
 
     checked = config or Config(train=TrainConfig(precision="auto"))
     with start_engine(checked, signals, trains=config is not None) as engine:
-        rows = print_table(_each(examine(config, engine, signals)), sys.stdout if engine.ranks.is_main else None)
+        rows = print_table(_each(examine(config, engine)), sys.stdout if engine.ranks.is_main else None)
         failed = engine.ranks.run_on_main(lambda: any(row.verdict is Verdict.FAILED for row in rows))
     return EXIT_BAD_INPUT if failed else EXIT_DONE
 

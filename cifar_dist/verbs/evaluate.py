@@ -30,9 +30,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.data.manifest import Manifest
-        from cifar_dist.distributed.agreement import Agreement
         from cifar_dist.distributed.start import start_engine
-        from cifar_dist.distributed.stop_requests import StopRequests
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.evaluate import evaluate
         from cifar_dist.evaluation.trained import agree_on_weights, load_model, open_trained
@@ -61,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.split,
             tta,
             trained_on=trained.trained_on,
-            poll=Agreement(engine.ranks, StopRequests(signals)).poll,
+            poll=engine.poll,
             show=partial(progress, f"evaluating {arguments.split}", show=engine.ranks.is_main),
         )
     if engine.ranks.is_main:

@@ -79,7 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
             curves = run_range_tests(
                 config,
                 engine,
-                signals,
                 low=arguments.low,
                 high=arguments.high,
                 steps=arguments.steps,

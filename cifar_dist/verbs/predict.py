@@ -37,9 +37,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.config.eval import distinct_views
-        from cifar_dist.distributed.agreement import Agreement
         from cifar_dist.distributed.start import start_engine
-        from cifar_dist.distributed.stop_requests import StopRequests
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.predict_file import predict_file
         from cifar_dist.evaluation.trained import agree_on_weights, open_trained
@@ -53,8 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     tta = distinct_views(trained.config.eval.tta, trained.config.augment)
     with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
         trained = agree_on_weights(trained, engine.ranks)
-        poll = Agreement(engine.ranks, StopRequests(signals)).poll
-        rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels, poll)
+        rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels, engine.poll)
     if engine.ranks.is_main:
         said = f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}"
         print(said, file=stream_for_people(arguments.out))

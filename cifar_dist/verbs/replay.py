@@ -21,7 +21,6 @@ from cifar_dist.verbs.loading import loading
 if TYPE_CHECKING:
     from cifar_dist.config import Config
     from cifar_dist.distributed.engine import Engine
-    from cifar_dist.distributed.stop_signals import StopSignals
     from cifar_dist.run_folder import RunFolder
     from cifar_dist.training.certificate import Stretch
     from cifar_dist.training.replay import JobDifferences, Replay
@@ -86,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         recompute = _recompute_step if arguments.check is None else _recompute_stretches
         with start_engine(config, signals) as engine:
-            result = recompute(arguments, config, engine, signals, folder)
+            result = recompute(arguments, config, engine, folder)
     if engine.ranks.is_main:
         if sys.stderr.isatty():
             print(file=sys.stderr)
@@ -122,28 +121,24 @@ def _recorded_config(folder: RunFolder, data: Path | None) -> Config:
     return config
 
 
-def _recompute_step(
-    arguments: argparse.Namespace, config: Config, engine: Engine, signals: StopSignals, folder: RunFolder
-) -> _Result:
+def _recompute_step(arguments: argparse.Namespace, config: Config, engine: Engine, folder: RunFolder) -> _Result:
     with loading():
         from cifar_dist.training.replay import differences, replay_step
 
-    replayed = replay_step(config, engine, signals, folder, arguments.step, _progress(engine))
+    replayed = replay_step(config, engine, folder, arguments.step, _progress(engine))
     path = engine.ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
     found = differences(folder, engine, replayed.began, arguments.step)
     return _Result(replayed.equal, _describe_step(replayed, path), [found])
 
 
-def _recompute_stretches(
-    arguments: argparse.Namespace, config: Config, engine: Engine, signals: StopSignals, folder: RunFolder
-) -> _Result:
+def _recompute_stretches(arguments: argparse.Namespace, config: Config, engine: Engine, folder: RunFolder) -> _Result:
     with loading():
         from cifar_dist.training.certificate import certify, write_certificate
         from cifar_dist.training.replay import differences
 
     drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
     seed = engine.ranks.run_on_main(lambda: drawn)
-    stretches = certify(config, engine, signals, folder, count=arguments.check, seed=seed, show=_progress(engine))
+    stretches = certify(config, engine, folder, count=arguments.check, seed=seed, show=_progress(engine))
     found = [differences(folder, engine, stretch.began, stretch.ended) for stretch in stretches]
     path = engine.ranks.run_on_main(lambda: write_certificate(folder, stretches, _lines(found), seed))
     return _Result(all(s.equal for s in stretches), _describe_stretches(stretches, path), found)

@@ -67,7 +67,7 @@ def train(config: Config) -> int:
                     print(f"{path} is finished already; another --run.name starts a new run", flush=True)
             else:
                 with loading("opening the data"):
-                    trainer = Trainer(config, engine, signals)
+                    trainer = Trainer(config, engine)
                 code = trainer.run()
             # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
             ranks.run_on_main(lambda: draw_if_outdated(path))

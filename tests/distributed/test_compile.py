@@ -60,9 +60,9 @@ def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path, launch
         inductor.compile_fx = lambda graph, inputs, **options: graph.forward  # type: ignore[assignment,misc]
         begun: list[None] = []
         torch.compiler.cudagraph_mark_step_begin = lambda: begun.append(None)  # type: ignore[assignment]
-        with StopSignals() as signals, start_engine(config) as engine:
+        with StopSignals() as signals, start_engine(config, signals) as engine:
             counters.clear()  # of the trial compilation
-            assert Trainer(config, engine, signals).run() == 0
+            assert Trainer(config, engine).run() == 0
         assert counters["stats"]["unique_graphs"] == 1, dict(counters["stats"])
         assert len(begun) == 26, "CUDA graphs may reuse their memory at the beginning of each step"
 

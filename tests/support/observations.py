@@ -310,8 +310,8 @@ def _train(config: Config, here: Path) -> None:
     os.chdir(here)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            with StopSignals() as signals, start_engine(config) as engine:
-                end = f"{Trainer(config, engine, signals).run()}, {torch.get_num_threads()} threads"
+            with StopSignals() as signals, start_engine(config, signals) as engine:
+                end = f"{Trainer(config, engine).run()}, {torch.get_num_threads()} threads"
         except UserError as error:
             end = str(error)
     Path("end.txt").write_text(end)

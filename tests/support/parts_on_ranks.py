@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cifar_dist import recipe
 from cifar_dist.distributed.start import start_engine
-from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.training.trainer import Trainer
 from support import forked_ranks
 from support.run_folders import cut
@@ -37,7 +36,7 @@ def train(processes: int, path: str, name: str) -> None:
 
     def work() -> None:
         with start_engine(config) as engine:
-            assert Trainer(config, engine, StopSignals()).run() == 0
+            assert Trainer(config, engine).run() == 0
 
     forked_ranks.run(processes, work)
 

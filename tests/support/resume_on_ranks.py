@@ -73,8 +73,8 @@ def train(launch: str, words: list[str], leave: int = 0, number: int = 0, *, pro
     config = recipe.load(words[0], words[1:])
 
     def work() -> None:
-        with StopSignals() as signals, start_engine(config) as place:
-            trainer = Leaving(config, place, signals)
+        with StopSignals() as signals, start_engine(config, signals) as place:
+            trainer = Leaving(config, place)
             groups = torch.distributed.distributed_c10d._world.pg_map if processes > 1 else ()
             for group in groups:  # that of the job, and the engine's own
                 assert group._get_backend(torch.device("cpu")).options._timeout.total_seconds() == 900

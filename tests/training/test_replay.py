@@ -15,7 +15,6 @@ from support.engines import engine
 from support.running import metrics, spawn, train
 
 from cifar_dist import checkpoint
-from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.training import certificate
@@ -240,7 +239,7 @@ def test_a_certificate_names_the_jobs_that_trained_its_stretches(
     stretches = [Stretch(0, 13, None, True), Stretch(13, 26, 14, False)]
     monkeypatch.setattr(certificate, "certify", lambda *_, **__: stretches)
     config = _recorded_config(folder, None)
-    result = _recompute_stretches(Namespace(check=2, seed=0), config, alone, StopSignals(), folder)
+    result = _recompute_stretches(Namespace(check=2, seed=0), config, alone, folder)
     assert not result.equal
     (crossing,) = [line for one in result.differences for line in one.lines if line.startswith("steps ")]
     assert crossing.startswith("steps 14 to 26 were trained on 3 x FSDP, cpu and then 1 x one process, cpu, and no job")
