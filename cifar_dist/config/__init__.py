@@ -16,7 +16,7 @@ from cifar_dist.config.augment import AugmentConfig, TransformConfig
 from cifar_dist.config.average import AverageConfig, NoAverageConfig, RunningAverageConfig
 from cifar_dist.config.checkpoint import CheckpointConfig
 from cifar_dist.config.data import DataConfig
-from cifar_dist.config.eval import EvalConfig
+from cifar_dist.config.eval import EvalConfig, distinct_views
 from cifar_dist.config.model import ModelConfig, OptionValue
 from cifar_dist.config.optim import OptimConfig, SGDConfig, StagedOptimConfig
 from cifar_dist.config.run import RunConfig
@@ -62,6 +62,11 @@ class Config(Section):
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=NoMirrorConfig)
+
+    @property
+    def distinct_tta(self) -> str:
+        """``eval.tta`` without views that would repeat others."""
+        return distinct_views(self.eval.tta, self.augment)
 
     def trains_on(self, split: str) -> bool:
         """Whether the run learns from the images of a split, so that its accuracy there is not that of new images."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.config import Config
-from cifar_dist.config.eval import distinct_views
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.folder import Summary, write_evaluation
@@ -49,7 +48,6 @@ def evaluate(
     weights: CheckpointRef,
     data: Manifest,
     split: str,
-    tta: str,
     *,
     trained_on: Manifest,
     poll: Callable[[], None] = lambda: None,
@@ -60,12 +58,11 @@ def evaluate(
 
     Args:
         model: the network, with ``weights`` loaded.
-        config: the run's.
+        config: the run's, with the views to use.
         run: the run folder.
         weights: which weights ``model`` has.
         data: the packed dataset.
         split: one of its splits.
-        tta: see ``eval.tta``; without views that would repeat others.
         trained_on: manifest of the run's training data.
         poll: called before each batch; it may raise to stop.
         record: called with the summary before the folder exists, which finishes a run.
@@ -77,7 +74,7 @@ def evaluate(
     Raises:
         UserError: no such split, images of another shape, a damaged shard, or a folder that cannot be written.
     """
-    ranks, tta = model.ranks, distinct_views(tta, config.augment)
+    ranks, tta = model.ranks, config.distinct_tta
     opened = ranks.run_on_all(lambda: Split(ranks.device, config, data, split, trained_on))
     copies: list[WeightsCopy] = []  # of rank 0, made now: a run that is training deletes its older checkpoints
     ranks.run_on_main(lambda: copies.append(WeightsCopy(weights.files)))

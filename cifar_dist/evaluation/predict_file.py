@@ -67,7 +67,6 @@ def predict_file(
     engine: Engine,
     trained: Trained,
     source: Path,
-    tta: str,
     out: Path,
     labels: Labels = "auto",
     poll: Callable[[], None] = lambda: None,
@@ -76,10 +75,9 @@ def predict_file(
 
     Args:
         engine: this process in the job.
-        trained: the run and checkpoint.
+        trained: the run and checkpoint; its config has the views to use.
         source: a folder or archive of images, a pickle or npz with ``data`` and ``ids``, or a packed dataset (its
             ``test`` split).
-        tta: see ``eval.tta``.
         out: the CSV.
         labels: how it names classes.
         poll: called before each batch; it may raise to stop.
@@ -95,7 +93,7 @@ def predict_file(
         print_notes(notes)
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
     show = partial(progress, f"predicting {source.name}", show=ranks.is_main)
-    predictions = predictor.predict(model, stream, len(ids), tta, poll=poll, show=show)
+    predictions = predictor.predict(model, stream, len(ids), trained.config.distinct_tta, poll=poll, show=show)
     named = class_labels(trained.trained_on, predictions.classes.tolist(), labels)
 
     def write() -> None:

@@ -30,7 +30,6 @@ from typing import Any
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import contradiction
-from cifar_dist.config.eval import distinct_views
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.section import expand_home
@@ -83,8 +82,7 @@ class Run:
     def other_evaluation(self) -> str:
         """The setting of the evaluation that ended the run and that the sweep has changed since; empty for none."""
         summary = self.folder.final_summary() or {}
-        views = distinct_views(self.config.eval.tta, self.config.augment)  # as evaluate records them
-        wanted = {"eval.split": self.config.eval.split, "eval.tta": views}
+        wanted = {"eval.split": self.config.eval.split, "eval.tta": self.config.distinct_tta}  # as evaluate records it
         measured = {key: summary.get(key.partition(".")[2], value) for key, value in wanted.items()}
         return next((key for key, value in wanted.items() if measured[key] != value), "")
 

@@ -233,7 +233,7 @@ class Trainer:
         model = self.learner.model.state(Deal(self.ranks.rank, writers=1))
         self.ranks.run_on_main(lambda: self._write_final(model))
         self.watchdog.be_patient()
-        split, tta = self.config.eval.split, self.config.eval.tta
+        split = self.config.eval.split
         if split not in self.manifest.splits:
             self.tracker.say(f"not evaluated: {evaluation_note(self.config, self.manifest)}")
             return
@@ -245,7 +245,6 @@ class Trainer:
             weights,
             self.manifest,
             split,
-            tta,
             trained_on=self.manifest,
             poll=self.agreement.poll,
             record=lambda summary: self._record_final(summary, self.meter.take()),

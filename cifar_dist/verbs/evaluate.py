@@ -41,7 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
     run_path = find_run(arguments.run, checkpoint="with --checkpoint")
     trained = open_trained(run_path, arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
-    tta = trained.config.eval.tta
     if not arguments.data:
         refuse_missing_data(trained.run, trained.config.data.path, "--data")
     refuse_read_only(trained.run, trained.run.evaluations, "the evaluation")
@@ -57,7 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
             trained.weights,
             data,
             arguments.split,
-            tta,
             trained_on=trained.trained_on,
             poll=engine.poll,
             show=partial(progress, f"evaluating {arguments.split}", show=engine.ranks.is_main),
@@ -70,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _say(f"{data.root} names classes otherwise than the run, which keeps its names: {renamed}")
             if trained.config.trains_on(arguments.split):
                 _say(f"the run was trained on the split {arguments.split}")
+        tta = trained.config.eval.tta
         if summary.tta != tta:
             _say(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")
         _say(f"{arguments.split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")

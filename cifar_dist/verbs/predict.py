@@ -36,7 +36,6 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.config.eval import distinct_views
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.predict_file import predict_file
@@ -48,11 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out, "--out", *inputs)
     trained = open_trained(run_path, arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
-    tta = distinct_views(trained.config.eval.tta, trained.config.augment)
     with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
         trained = agree_on_weights(trained, engine.ranks)
-        rows = predict_file(engine, trained, arguments.unlabelled, tta, arguments.out, arguments.labels, engine.poll)
+        rows = predict_file(engine, trained, arguments.unlabelled, arguments.out, arguments.labels, engine.poll)
     if engine.ranks.is_main:
-        said = f"{rows} predictions, TTA {tta}, {trained.weights.name}: {arguments.out}"
+        said = f"{rows} predictions, TTA {trained.config.distinct_tta}, {trained.weights.name}: {arguments.out}"
         print(said, file=stream_for_people(arguments.out))
     return EXIT_DONE

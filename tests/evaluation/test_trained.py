@@ -68,7 +68,7 @@ def test_a_checkpoint_that_its_run_deletes_while_it_is_evaluated_is_kept_with_th
     with start_engine(one.config, trains=False) as engine:
         model = load_model(engine, one)
         folder, _ = evaluate(
-            model, one.config, one.run, one.weights, data, "val", "0", trained_on=one.trained_on, poll=delete
+            model, one.config, one.run, one.weights, data, "val", trained_on=one.trained_on, poll=delete
         )
     assert not file.exists()
     assert EvaluationFolder(folder).weights.read_bytes() == content
@@ -82,7 +82,7 @@ def test_other_data_is_normalised_and_named_as_in_the_training(trained: list[Tra
     with start_engine(one.config, trains=False) as engine:
         model = load_model(engine, one)
         first, second = (
-            EvaluationFolder(evaluate(model, one.config, one.run, one.weights, data, "test", "0", trained_on=own)[0])
+            EvaluationFolder(evaluate(model, one.config, one.run, one.weights, data, "test", trained_on=own)[0])
             for data in (own, other)
         )
     assert second.submission.read_bytes() == first.submission.read_bytes()
@@ -99,7 +99,7 @@ def test_a_shard_that_one_machine_lacks_is_the_error_of_all_ranks(trained: list[
         here = replace(data, root=tmp_path / "empty") if engine.ranks.rank == 1 else data
         model = load_model(engine, one)
         with pytest.raises(UserError, match=r"empty/val-000000\.tar: cannot be opened \(No such file or directory\)"):
-            evaluate(model, one.config, one.run, one.weights, here, "val", "0", trained_on=data)
+            evaluate(model, one.config, one.run, one.weights, here, "val", trained_on=data)
 
     forked_ranks.run(2, work)
 
