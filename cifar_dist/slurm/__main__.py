@@ -28,6 +28,7 @@ from cifar_dist.launch.launched import attempt_number
 from cifar_dist.process_exit import exit_with
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.job_output import describe_attempt, say
+from cifar_dist.step_folder import step_of
 
 _FINISHED = "finished"  # before the attempt: there was nothing to do
 
@@ -54,7 +55,7 @@ def node(words: Sequence[str]) -> int:
     moment longer, so it is reported as 0; the run folder shows that the run is not finished.
     """
     from cifar_dist.runs.resume import settings_of_resume
-    from cifar_dist.slurm.node import run_node
+    from cifar_dist.slurm.node import MIN_NODES, positive, run_node
     from cifar_dist.slurm.preflight import RESUME
 
     verb, path, *rest = words
@@ -66,7 +67,23 @@ def node(words: Sequence[str]) -> int:
         fresh = ["--run.fresh", "false"] if attempt_number(os.environ) > 1 else []
         collective = ["train", *rest, *fresh, "--run.name", Path(path).name]
     code = run_node(collective, os.environ)
-    return EXIT_DONE if code == EXIT_REQUEUE else code
+    if code != EXIT_REQUEUE:
+        return code
+    if os.environ["SLURM_NODEID"] == "0" and positive(os.environ, MIN_NODES):
+        _note_stop(RunFolder(Path(path)))
+    return EXIT_DONE
+
+
+def _note_stop(folder: RunFolder) -> None:
+    """Add to the timeline that an elastic job stopped on request, if no rank could: between two groups of ranks."""
+    from cifar_dist.tracking import timeline
+
+    last = timeline.last_of_a_process(timeline.read(folder.timeline))
+    if last is None or last.kind in ("interrupted", "finished"):
+        return
+    step = step_of(Path(folder.newest_checkpoint())) or 0
+    note = "while no rank was running"
+    timeline.append(folder.timeline, timeline.Event(timeline.utc(), "interrupted", step, note=note))
 
 
 def requeue(words: Sequence[str], answer: TextIO) -> int:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.run_folders import write_run
 
 from cifar_dist import recipe
-from cifar_dist.slurm.__main__ import requeue
+from cifar_dist.exit_codes import EXIT_REQUEUE
+from cifar_dist.slurm.__main__ import node, requeue
 from cifar_dist.slurm.requeue import Attempt, Outcome, decide
 from cifar_dist.tracking import timeline
 
@@ -192,3 +193,26 @@ def test_the_command_reads_the_run_folder(
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "finished", 8))
     assert ask(0, "RUNNING") == ("done 0\n", "")
     assert ask(0, "RUNNING", before="1")[0] == "no-progress 1\n"
+
+
+@pytest.mark.parametrize(
+    ("begins", "outcome"), [("", "requeue 75\n"), ("step-00000004", "no-progress 1\n")], ids=["saved", "not saved"]
+)
+def test_a_stop_between_the_loss_of_a_node_and_the_next_ranks_is_one_on_request(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, begins: str, outcome: str
+) -> None:
+    """Slurm reports the 137 of the lost node, and no rank is running that could write how the others ended."""
+    run = write_run(tiny.parent / "runs" / "it", recipe.load(str(tiny), []))
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "latest").symlink_to("step-00000004")
+    path = run / "timeline.jsonl"
+    timeline.append(path, timeline.Event(timeline.utc(), "failed", 6, note="rank 0 has lost its connection"))
+    monkeypatch.setattr("cifar_dist.slurm.node.run_node", lambda words, variables: EXIT_REQUEUE)
+    monkeypatch.setenv("CIFAR_DIST_MIN_NODES", "1")
+    for index in ("0", "1"):
+        monkeypatch.setenv("SLURM_NODEID", index)
+        assert node(["train", str(run), str(tiny)]) == 0
+    assert [(event.kind, event.step) for event in timeline.read(path)] == [("failed", 6), ("interrupted", 4)]
+    answer = io.StringIO()
+    requeue([str(run), begins, "0", "137", "RUNNING", "0", "1", "1"], answer)
+    assert answer.getvalue() == outcome
