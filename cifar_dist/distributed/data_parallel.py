@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine, check_wrapper
 from cifar_dist.distributed.wrapped_model import WrappedModel
-from cifar_dist.errors import UserError
+from cifar_dist.terminal.notice import notice
 
 
 class DataParallel(Engine):
@@ -27,10 +27,8 @@ class DataParallel(Engine):
         super().__init__(config, cpu=cpu)
         several = self.ranks.world_size > 1
         self.kind, self.description = ("ddp", "DDP") if several else ("single", "one process")
-        if config.train.compress_gradients != "no" and not several:
-            raise UserError(
-                "train.compress_gradients has no effect on one process, which sends no gradients; remove it"
-            )
+        if config.train.compress_gradients != "no" and not several:  # of an elastic job, too
+            notice("train.compress_gradients has no effect on one process, which sends no gradients")
 
     def start_accelerator(self, cpu: bool) -> Accelerator:
         hook = DDPCommunicationHookType(self._config.train.compress_gradients)

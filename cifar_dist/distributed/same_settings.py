@@ -9,17 +9,23 @@ from typing import Final
 
 import torch
 
-from cifar_dist.config import Config
+from cifar_dist.config import Config, OptimConfig
+from cifar_dist.config.optim import MuonConfig
 from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
 
 _OF_A_MACHINE: Final = ("data.path", "train.threads")
-"""Settings that may differ: where a machine has its copy of the data, and its threads."""
+"""Settings that may differ: where a machine has its copy of the data, and its threads.
+
+Where threads are not given, the ranks agree on their number, which all of them must take part in.
+"""
+_OF_THE_JOB: Final = ("run.seed", "run.stall_timeout", "run.stall_factor", "run.collective_timeout")
+"""What counts of section ``run``: of the rest, only rank 0's is used once the ranks have joined."""
 
 
 def check_same_settings(config: Config, ranks: Ranks) -> None:
-    """Refuse ranks with different settings. Of section ``run`` only the seed counts, the rest is rank 0's. Collective.
+    """Refuse ranks with different settings, where these are used. Collective.
 
     Raises:
         UserError: the first setting that differs, with its values.
@@ -27,8 +33,9 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
     own = {
         key: value
         for key, value in settings_of(config).items()
-        if key not in _OF_A_MACHINE and (key == "run.seed" or not key.startswith("run."))
+        if key not in _OF_A_MACHINE and (key in _OF_THE_JOB or not key.startswith("run."))
     }
+    own["train.threads"] = "given" if config.train.threads else "not given"
     first, *others = ranks.gather_objects(own)
     for rank, settings in enumerate(others, 1):
         for key in (*first, *settings):
@@ -39,13 +46,13 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
                 )
 
 
-def check_same_devices(optimizer: str, name: str, ranks: Ranks) -> None:
+def check_same_devices(optimizer: OptimConfig, name: str, ranks: Ranks) -> None:
     """Refuse Muon on several kinds of GPU. Collective.
 
     Each process computes its products of matrices, which they round differently, so that the weights would drift apart.
 
     Args:
-        optimizer: ``optim.name``.
+        optimizer: the section ``optim``.
         name: of this process's device, for a reader.
         ranks: this process among all of the job.
 
@@ -53,10 +60,11 @@ def check_same_devices(optimizer: str, name: str, ranks: Ranks) -> None:
         UserError: with the devices.
     """
     found = dict(ranks.gather_objects((_kind(ranks.device), name)))
-    if optimizer == "muon" and len(found) > 1:
+    if isinstance(optimizer, MuonConfig) and len(found) > 1:
         raise UserError(
-            f'optim.name = "muon" would give each process its own weights on {" and ".join(sorted(found.values()))}, '
-            "which round differently; use devices of one kind, or --optim.name sgd"
+            f'optim.name = "{optimizer.name}" would give each process its own weights on '
+            f"{' and '.join(sorted(found.values()))}, which round differently; use devices of one kind, or "
+            "--optim.name sgd"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -73,6 +74,8 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
         check_cpu_is_used()
         check_gpus(torch.cuda.device_count())
         check_own_gpu()
+    if not trains:
+        config = _without_training(config, cpu=cpu)
     store = join_ranks(config.run.join_timeout, lambda: _stop_if_asked(signals))
     with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
         engine = _engine_class(config.train, asked)(config, cpu=cpu)
@@ -82,7 +85,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     check_same_settings(config, engine.ranks)
     if trains:
         engine.ranks.run_on_all(lambda: check_launcher_settings(config, engine.precision.name))
-        check_same_devices(config.optim.name, engine.device_name, engine.ranks)
+        check_same_devices(config.optim, engine.device_name, engine.ranks)
     if cpu and not config.train.threads:
         _leave_busy_cores(engine.ranks)
     if engine.ranks.is_main and (files := plugins.files_of(config)):
@@ -107,6 +110,16 @@ def check_engine(config: Config, asked: AskedEngine) -> None:
     create = _engine_class(config.train, asked)
     for limit in create.limits:
         limit.check(config, create.description)
+
+
+def _without_training(config: Config, *, cpu: bool) -> Config:
+    """Return the config of a run that is evaluated here, without what only training needs."""
+    train = replace(config.train, compress_gradients="no")
+    if cpu and train.precision == "fp16":  # whose loss a GPU scales
+        if is_main_process():
+            notice("the run was trained in fp16, which requires a GPU; evaluated as with --train.precision auto")
+        train = replace(train, precision="auto")
+    return replace(config, train=train)
 
 
 def _stop_if_asked(signals: StopSignals) -> None:

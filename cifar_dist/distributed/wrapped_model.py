@@ -203,11 +203,13 @@ class WrappedModel(InferenceModel):
         Raises:
             TrainingFailedError: they differ; the processes train separate models.
         """
-        parameters = self.trainable_parameters().values()
-        tensors = [full_tensor(p.grad if p.grad is not None else p) for p in parameters]
-        everyone = self.ranks.gather(torch.stack([checksum(tensor) for tensor in tensors])[None])
-        are_finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
-        if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and are_finite:
+        sums, finite = [], []
+        for parameter in self.trainable_parameters().values():
+            full = full_tensor(parameter.grad if parameter.grad is not None else parameter)  # one at a time, of shards
+            sums.append(checksum(full))
+            finite.append(full.isfinite().all())
+        everyone = self.ranks.gather(torch.stack(sums)[None])
+        if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and bool(torch.stack(finite).all()):
             raise TrainingFailedError(
                 f"the {self.ranks.world_size} processes hold different gradients after their first step: they do not "
                 "synchronise; start with one of the files in launch/"

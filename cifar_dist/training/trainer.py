@@ -101,7 +101,8 @@ class Trainer:
         self.profiler = self._build_profiler()
         self.saver = self._build_saver(state)
         stop_file = self.folder.stop_file if self.ranks.is_main else None
-        requests = StopRequests(engine.signals, file=stop_file, deadline=deadline)
+        # Rank 0 asks for all: the clock of another machine may be wrong, and the file may not be there yet.
+        requests = StopRequests(engine.signals, file=stop_file, deadline=deadline if self.ranks.is_main else None)
         self.agreement = Agreement(self.ranks, requests, self.watchdog.beat, self._diverged)
         self._early_stopping = self.ranks.run_on_main(
             lambda: EarlyStopping(config.train, metrics.read(self.folder.metrics) if config.train.patience else ())
@@ -143,6 +144,7 @@ class Trainer:
         stopped_before_evaluation = self.epochs_trained > self.epochs_evaluated
         if stopped_before_evaluation:
             self.end_epoch(self.epochs_evaluated)
+            self.watchdog.be_patient()  # again: the first step comes now, and may compile
         if self._early_stopping.is_exhausted():
             return
         if self.step < self.last_step:

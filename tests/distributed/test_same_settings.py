@@ -12,6 +12,8 @@ import pytest
 import torch
 from support.running import TRAIN, finish, start
 
+from cifar_dist.config import OptimConfig, SGDConfig
+from cifar_dist.config.optim import MuonSGDConfig
 from cifar_dist.data.pack import pack
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.same_settings import check_same_devices
@@ -36,6 +38,8 @@ exit_with(lambda: run(["train", *sys.argv[1:]]))
         ("--run.seed 7", "run.seed is 0 on rank 0 and 7 on rank 1"),
         ("--train.max_steps 6", "train.max_steps is 2 on rank 0 and 6 on rank 1"),
         ("--augment.crop.pad 1", "augment.crop.pad is 3 on rank 0 and 1 on rank 1"),
+        ("--run.stall_timeout 0", "run.stall_timeout is 300 on rank 0 and 0 on rank 1"),
+        ("--train.threads 1", "train.threads is not given on rank 0 and given on rank 1"),
         ("--optim.name adamw", "optim.name is sgd on rank 0 and adamw on rank 1"),
     ],
 )
@@ -89,10 +93,10 @@ def test_another_dataset_on_another_machine_is_refused(digits: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     ("optimizer", "other", "refused"),
-    [("muon", "A100 of 80 GB", False), ("muon", "T4", True), ("sgd", "T4", False)],
+    [(MuonSGDConfig(), "A100 of 80 GB", False), (MuonSGDConfig(), "T4", True), (SGDConfig(), "T4", False)],
 )
 def test_muon_on_several_kinds_of_gpu_is_refused(
-    monkeypatch: pytest.MonkeyPatch, optimizer: str, other: str, refused: bool
+    monkeypatch: pytest.MonkeyPatch, optimizer: OptimConfig, other: str, refused: bool
 ) -> None:
     """Those that differ in their memory alone are of one kind."""
     kinds = {"A100 of 80 GB": (8, 0, 108), "T4": (7, 5, 40)}

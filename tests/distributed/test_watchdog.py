@@ -86,6 +86,32 @@ def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_p
     assert done.returncode == 0, done.stderr
 
 
+def test_the_first_step_after_an_evaluation_that_was_interrupted_may_take_long(tiny: Path, tmp_path: Path) -> None:
+    """The evaluation comes first then, and the step compiles."""
+    run = tmp_path / "runs" / "late"
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, signal, time\nfrom torch import nn\n"
+        f"run = pathlib.Path({str(run)!r})\n"
+        "is_resumed = (run / 'checkpoints').exists()\n"
+        "class Net(nn.Linear):\n"
+        "    steps = 0\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(32 * 32 * channels, classes)\n"
+        "    def forward(self, images):\n"
+        "        if self.training:\n"
+        "            time.sleep(3 if is_resumed and not self.steps else 0)\n"
+        "            self.steps += 1\n"
+        "        elif run.exists() and not is_resumed:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    words = ["--run.name", run.name, "--train.epochs", "2", "--run.stall_timeout", "2", "--run.stall_factor", "1"]
+    words += ["--eval.batch_size", "4", "--model.name", f"{tmp_path}/slow.py:Net"]
+    for code in (75, 0):
+        (done,) = finish(start([TRAIN, str(tiny), *words]))
+        assert done.returncode == code, done.stderr
+
+
 def test_an_evaluation_may_wait_long_for_the_checkpoint_before_it(tiny: Path, tmp_path: Path) -> None:
     """Of a file server that is slow: only an accuracy whose checkpoint exists is the best."""
     (tmp_path / "slow.py").write_text(

@@ -13,7 +13,7 @@ from support.engines import engine as start
 
 from cifar_dist import models
 from cifar_dist.checkpoint import save_tensors
-from cifar_dist.config import Config, ModelConfig, RunConfig
+from cifar_dist.config import Config, ModelConfig, RunConfig, TrainConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
@@ -72,6 +72,22 @@ def test_a_checkpoint_that_its_run_deletes_while_it_is_evaluated_is_kept_with_th
         )
     assert not file.exists()
     assert EvaluationFolder(folder).weights.read_bytes() == content
+
+
+def test_a_run_is_evaluated_without_what_only_its_training_needs(
+    trained: list[Trained], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Compressed gradients need several processes, and fp16 a GPU."""
+    needs = TrainConfig(compress_gradients="bf16", precision="fp16", threads=1)
+
+    def work() -> None:
+        with start_engine(replace(trained[0].config, train=needs), trains=False) as engine:
+            assert engine.precision.name != "fp16"
+
+    forked_ranks.run(1, work)
+    assert capfd.readouterr().err == (
+        "cifar-dist: the run was trained in fp16, which requires a GPU; evaluated as with --train.precision auto\n"
+    )
 
 
 def test_other_data_is_normalised_and_named_as_in_the_training(trained: list[Trained]) -> None:
