@@ -76,8 +76,7 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list
 
 def _lost_evaluations(folder: RunFolder, setup: TrainingSetup, found: Path) -> str:
     state = state_to_continue(folder, checkpoint.read_state(found), setup)
-    has_val = "val" in setup.manifest.splits and setup.config.data.hold_out
-    epochs = range(state.epochs_evaluated if has_val else 0)
+    epochs = range(state.epochs_evaluated if setup.validates else 0)
     due = [epoch for epoch in epochs if setup.is_turn((epoch + 1) * setup.steps_per_epoch)]
     return describe_lost_evaluations(folder.metrics, state.step, due)
 

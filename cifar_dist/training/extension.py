@@ -115,8 +115,7 @@ def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup
         return state  # not evaluated here
     records = metrics.evaluations(folder.metrics)
     if state.step == setup.last_step:
-        is_evaluated = any(record.step == state.step for record in records)
-        is_right = is_evaluated or "val" not in setup.manifest.splits or not setup.config.data.hold_out
+        is_right = not setup.validates or any(record.step == state.step for record in records)
     else:
         was_end = any(event.kind in timeline.ORIGINS and event.step == state.step for event in events)
         within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step

@@ -77,6 +77,11 @@ class TrainingSetup:
         """Optimizer steps after which the run is complete, unless it stops early."""
         return self.config.train.last_step(self.steps_per_epoch)
 
+    @property
+    def validates(self) -> bool:
+        """Whether the run is evaluated on a validation split while it trains."""
+        return "val" in self.manifest.splits and self.config.data.hold_out
+
     def is_turn(self, step: int) -> bool:
         """Whether the run is evaluated after ``step`` also where that is not its end."""
         return step % (self.steps_per_epoch * self.config.eval.every) == 0

@@ -412,7 +412,7 @@ class Trainer:
         )
 
     def _open_val(self) -> Split | None:
-        if "val" not in self.manifest.splits or not self.config.data.hold_out:
+        if not self.setup.validates:
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
