@@ -19,7 +19,7 @@ _MOSTLY_FREE: Final = 0.25  # a core counts as free if others use at most so muc
 
 def usable_cores() -> int:
     """Count the cores of this process, by its affinity and the quota of its container; at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = _allowed_cores()
     for files in _QUOTAS:
         try:
             quota, period = " ".join(file.read_text() for file in files).split()
@@ -30,6 +30,10 @@ def usable_cores() -> int:
     return allowed
 
 
+def _allowed_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Load:
     """Of this process's cores over some time.
@@ -37,12 +41,14 @@ class Load:
     Attributes:
         node: the machine.
         cores: usable ones.
-        busy: cores that were busy on average, with whatever.
+        allowed: those of its affinity: more than usable ones where a container has a quota of its host's cores.
+        busy: of the allowed cores, those that were busy on average, with whatever.
         own: of those, what this process used.
     """
 
     node: str
     cores: int
+    allowed: int
     busy: float
     own: float
 
@@ -60,7 +66,7 @@ def threads_of_each(loads: list[Load]) -> int:
     for node in {load.node for load in loads}:
         here = [load for load in loads if load.node == node]
         others = max(0.0, max(load.busy for load in here) - sum(load.own for load in here))
-        free = max(load.cores for load in here) - others
+        free = min(max(load.cores for load in here), max(load.allowed for load in here) - others)
         counts.append(int(free + _MOSTLY_FREE) // len(here))
     return max(1, min(counts))
 
@@ -88,7 +94,7 @@ def load_since() -> Load | None:
         return None
     wall = max(end.wall - _began.wall, 1e-3)
     busy, own = (end.busy - _began.busy) / wall, (end.own - _began.own) / wall
-    return Load(platform.node(), usable_cores(), busy, own)
+    return Load(platform.node(), usable_cores(), _allowed_cores(), busy, own)
 
 
 def _now() -> _Moment | None:

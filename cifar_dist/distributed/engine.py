@@ -135,9 +135,20 @@ class Engine(ABC):
         module.to(self.ranks.device)
         if self.ranks.device.type == "cpu":
             avoid_strided_1x1(module)
+        self._take_weights_of_rank_0(module)
         if self.accelerator.scaler is not None:
             count_steps_on_device(optimizer)
         return self.wrap(module, optimizer)
+
+    def _take_weights_of_rank_0(self, module: nn.Module) -> None:
+        """A plug-in's network may draw its weights from a generator that no seed of the run sets, on each rank."""
+        if self.ranks.world_size == 1:
+            return
+        for tensor in (*module.parameters(), *module.buffers()):
+            weights = tensor.detach()
+            sent = weights.contiguous()
+            dist.broadcast(sent, src=0)
+            weights.copy_(sent)
 
     def prepare_for_inference(self, module: nn.Module) -> InferenceModel:
         """Move ``module`` to this process's device; it is not trained. Collective."""

@@ -24,22 +24,24 @@ from cifar_dist.training.threads import settle_threads
 
 
 @pytest.mark.parametrize(
-    ("cores", "busy", "own", "threads"),
+    ("cores", "allowed", "busy", "own", "threads"),
     [
-        (8, 1.0, [1.0], 8),  # it imports its libraries, and nothing else runs
-        (8, 2.0, [1.0, 1.0], 4),
-        (2, 1.9, [1.0], 1),
-        (2, 1.2, [1.0], 2),  # a fifth of a core
-        (8, 8.0, [1.0], 1),
-        (4, 0.0, [0.0] * 6, 1),  # more processes than cores
+        (8, 8, 1.0, [1.0], 8),  # it imports its libraries, and nothing else runs
+        (8, 8, 2.0, [1.0, 1.0], 4),
+        (2, 2, 1.9, [1.0], 1),
+        (2, 2, 1.2, [1.0], 2),  # a fifth of a core
+        (8, 8, 8.0, [1.0], 1),
+        (4, 4, 0.0, [0.0] * 6, 1),  # more processes than cores
+        (8, 64, 10.5, [0.5], 8),  # a container's quota, on a host that others use
+        (8, 64, 61.0, [1.0], 4),
     ],
 )
-def test_free_cores_are_divided(cores: int, busy: float, own: list[float], threads: int) -> None:
-    assert threads_of_each([Load("here", cores, busy, used) for used in own]) == threads
+def test_free_cores_are_divided(cores: int, allowed: int, busy: float, own: list[float], threads: int) -> None:
+    assert threads_of_each([Load("here", cores, allowed, busy, used) for used in own]) == threads
 
 
 def test_all_processes_use_as_many_threads_as_the_busiest_machine_has_free() -> None:
-    assert threads_of_each([Load("idle", 8, 1.0, 1.0), Load("busy", 8, 6.0, 1.0)]) == 3
+    assert threads_of_each([Load("idle", 8, 8, 1.0, 1.0), Load("busy", 8, 8, 6.0, 1.0)]) == 3
 
 
 def test_the_load_is_that_of_the_cores_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,14 +62,14 @@ def test_the_load_is_that_of_the_cores_of_this_process(tmp_path: Path, monkeypat
     load.watch_load()
     now.wall, now.own = 104.0, 8.0
     write(10 + second, 20 + 9 * second, 30 + second, 40 + second, 50 + second)
-    assert load.load_since() == Load(platform.node(), 2, busy=1.0, own=0.25)
+    assert load.load_since() == Load(platform.node(), 2, 2, busy=1.0, own=0.25)
 
 
 @pytest.mark.parametrize(("busy", "threads"), [(1.0, 8), (6.0, 3), (8.0, 1)])
 def test_a_run_leaves_busy_cores_to_other_programs(monkeypatch: pytest.MonkeyPatch, busy: float, threads: int) -> None:
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", str(before))  # restored at the end
-    monkeypatch.setattr(start, "load_since", lambda: Load("here", 8, busy, own=1.0))
+    monkeypatch.setattr(start, "load_since", lambda: Load("here", 8, 8, busy, own=1.0))
     try:
         with start_engine(Config()):
             assert torch.get_num_threads() == threads

@@ -301,6 +301,13 @@ def test_evaluation_uses_the_batch_statistics_of_rank_0(ranks: list[Found]) -> N
     assert [found["drifted"] for found in ranks] == [(5.0, True, True)] * 2
 
 
+def test_a_network_that_each_rank_drew_for_itself_is_that_of_rank_0(ranks: list[Found]) -> None:
+    """As one of a plug-in may that draws from NumPy's generator. DDP sends weights, fixed parts did not."""
+    first, second = (found["drawn"] for found in ranks)
+    assert all(map(torch.equal, first, second))
+    assert first[-3].tolist() == [5.0] * 4
+
+
 def test_a_network_is_freed_when_the_next_one_is_prepared(ranks: list[Found]) -> None:
     """As by ``lr-find`` with several seeds. A first step shows which gradient is the last, the second its exchange."""
     assert [found["former"] for found in ranks] == [(True, ["exchange"] * 2)] * 2

@@ -165,6 +165,16 @@ def drifted_buffers() -> tuple[float, bool, bool]:
     return (*inside, module.training)
 
 
+def drawn_by_each() -> list[Tensor]:
+    """Return weights and buffers of a network in fixed parts, which each rank drew for itself, once it is prepared."""
+    place = engine(Config(train=TrainConfig(parts=2)))
+    torch.manual_seed(place.ranks.rank)
+    module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    nn.init.constant_(module[1].running_mean, float(place.ranks.rank + 5))
+    place.prepare(module, optimizer("sgd", module))
+    return [tensor.detach().clone() for tensor in (*module.parameters(), *module.buffers())]
+
+
 def former() -> tuple[bool, list[str]]:
     """Return whether a network is freed once another was trained on its engine, and the exchanges that both showed."""
     place, seen, networks = engine(), [], []
@@ -184,6 +194,7 @@ def rank() -> None:
     found: dict[str, object] = {"engine": (place.kind, place.description), **agreement(place.ranks)}
     found["differing"] = differing()
     found["drifted"] = drifted_buffers()
+    found["drawn"] = drawn_by_each()
     found["former"] = former()
     found["normalised"] = [normalised(synchronised) for synchronised in (False, True)]
     found["gradients"] = {compressed: gradients(compressed) for compressed in ("no", "fp16", "bf16")}
