@@ -69,7 +69,11 @@ def test_missing_dataset(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_batch_not_divisible_by_the_processes(tiny: Path, tmp_path: Path, processes: int) -> None:
     words = ["--train.batch_size", "19", "--train.even_batches", "true"]
     done = train(str(tiny), *words, processes=processes)
-    refused(done[0], "train.batch_size 19 is not divisible by 2 processes", "use --train.batch_size 18 or 20")
+    refused(
+        done[0],
+        "train.batch_size 19 is not divisible by 2 processes",
+        "use --train.batch_size 18 or 20, or to resume --train.even_batches false",
+    )
     assert (done[1].returncode, done[1].stderr) == (2, ""), "one line for the job, not one for each process"
     assert not (tmp_path / "runs").exists()
 

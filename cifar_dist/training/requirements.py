@@ -45,12 +45,15 @@ def check_batch_size(config: Config, world_size: int) -> None:
     """
     parts, size = config.train.parts_of_batch(world_size), config.train.batch_size
     if parts < world_size:
-        raise UserError(f"train.parts {parts} are too few for {world_size} processes; use --train.parts {world_size}")
+        raise UserError(
+            f"train.parts {parts} are too few for {world_size} processes; use at most {parts}, or for a new run "
+            f"--train.parts {world_size}"
+        )
     if config.train.even_batches and size % parts:
         lower = max(parts, size // parts * parts)
         raise UserError(
             f"{_uneven(config, world_size)}, as train.even_batches requires; "
-            f"use --train.batch_size {lower} or {lower + parts}"
+            f"use --train.batch_size {lower} or {lower + parts}, or to resume --train.even_batches false"
         )
 
 
@@ -230,7 +233,8 @@ def check_normalizes(
         sizes = (one for distance in range(size + 2 * parts) for one in (size - distance, size + distance) if one > 0)
         works = (one for one in sizes if one % parts == 0 and _smallest_micro_batch(samples, one, parts) > 1)
         found = next(works, None)
-        way = f"use --train.batch_size {found}" if found else "use more images"
+        fewer = "use fewer processes, or for a new run" if world_size > 1 else "use"
+        way = f"{fewer} --train.batch_size {found}" if found else "use more images"
         raise UserError(
             f"train.batch_size {size} leaves a step with one sample per process of the {samples:,} training samples, "
             f"too few for the batch normalisation of {config.model.name}; {way}"

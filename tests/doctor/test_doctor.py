@@ -94,7 +94,7 @@ def test_what_would_end_the_run_is_a_row_that_fails(tiny: Path) -> None:
             2,
             ["files", "run"],
             "7 is not divisible by 2 processes x 1 accumulation steps, as train.even_batches requires\n"
-            "                     -> use --train.batch_size 6 or 8\n",
+            "                     -> use --train.batch_size 6 or 8, or to resume --train.even_batches false\n",
         ),
     ):
         table = doctor(str(tiny), *words, processes=processes, code=2)

@@ -41,7 +41,11 @@ def test_the_number_of_processes_changes_no_bit(runs: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "env", "says"),
     [
-        (["--train.parts", "1"], {}, "train.parts 1 are too few for 2 processes; use --train.parts 2"),
+        (
+            ["--train.parts", "1"],
+            {},
+            "train.parts 1 are too few for 2 processes; use at most 1, or for a new run --train.parts 2",
+        ),
         (
             ["--train.parts", "4"],
             {"ACCELERATE_USE_FSDP": "true"},

@@ -229,8 +229,9 @@ def test_each_further_attempt_comes_after_twice_the_steps_and_the_last_one_must_
         saver.save(lambda _: tensors(32), state(32), must=True)
 
 
-def test_a_job_that_fails_completes_the_write_under_way(tmp_path: Path) -> None:
-    saver, tracker = saver_in(tmp_path)
+@pytest.mark.parametrize("writer", [GatheringWriter, ShardingWriter])
+def test_a_job_that_fails_completes_the_write_under_way(tmp_path: Path, writer: type[CheckpointWriter]) -> None:
+    saver, tracker = saver_in(tmp_path, ranks=Ranks(0, 1, torch.device("cpu"), first_of_node=True), writer=writer)
     saver.save(lambda _: tensors(2), state(2), must=False)
     saver.close()
     assert tracker.saved == [2]
