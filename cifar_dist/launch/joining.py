@@ -29,6 +29,7 @@ SAY_SECONDS = 10.0
 
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0  # in which the store must answer a request
+_PORT = "port"  # key of an announcement
 
 
 def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store | None:
@@ -39,8 +40,8 @@ def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store
         poll: called again and again from ten seconds on; what it raises ends the wait.
 
     Returns:
-        The store, which the caller keeps until torch has joined the ranks; None if there is only one rank, it is not
-        known where the ranks meet, or torchrun may start them again.
+        The store, which the caller keeps until torch has joined the ranks; None if there is only one rank, or it is not
+        known where the ranks meet.
 
     Raises:
         JoinTimeoutError: some have not come within ``timeout`` seconds; the message names them.
@@ -49,20 +50,28 @@ def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store
     place = os.environ
     if int(place.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in place or "MASTER_PORT" not in place:
         return None
+    rank, host, port = int(place["RANK"]), place["MASTER_ADDR"], int(place["MASTER_PORT"])
     agent_hosts = place.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    board = None
     if agent_hosts and place.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
-        return None  # torchrun's agents have met, and their store has the keys of the ranks before these
-    rank = int(place["RANK"])
-    return _RollCall(
+        # Torchrun's store keeps the keys of ranks that have ended, which torch would take for those of these ranks.
+        board, agent_hosts = open_store("restarts", host, port), False
+        port = 0 if rank == 0 else port
+    call = _RollCall(
         "rank",
         rank,
         int(place["WORLD_SIZE"]),
-        host=place["MASTER_ADDR"],
-        port=int(place["MASTER_PORT"]),
+        host=host,
+        port=port,
         hosts=rank == 0 and not agent_hosts,
         timeout=timeout,
         poll=poll,
-    ).wait()
+        board=board,
+    )
+    store = call.wait()
+    if board is not None:
+        place |= {"MASTER_PORT": str(call.port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    return store
 
 
 def join_machines(index: int, machines: int, host: str, port: int, timeout: float) -> None:
@@ -112,10 +121,11 @@ class _RollCall:
         what: ``rank`` or ``machine``, as messages name a member.
         index: of this member; the first one reports for those that have met.
         members: how many there are.
-        host, port: where the store is.
+        host, port: where the store is; port 0 for any that is free.
         hosts: whether the store is in this process.
         timeout: seconds after which missing members are given up.
         poll: called while it waits, from ten seconds on.
+        board: a store of the launcher where the first member announces ``port``; None where all know it.
     """
 
     def __init__(
@@ -129,10 +139,11 @@ class _RollCall:
         hosts: bool,
         timeout: float,
         poll: Callable[[], None] = lambda: None,
+        board: Store | None = None,
     ) -> None:
         self._what, self._index, self._members = what, index, members
-        self._host, self._port, self._hosts = host, port, hosts
-        self._timeout, self._poll = timeout, poll
+        self._host, self.port, self._hosts = host, port, hosts
+        self._timeout, self._poll, self._board = timeout, poll, board
         self._began = self._said = time.monotonic()
 
     def wait(self) -> Store:
@@ -142,42 +153,51 @@ class _RollCall:
             JoinTimeoutError: some are missing, which the message names; or the first one, which may have given up.
             MachineError: the port of the store is in use.
         """
-        self._wait_for_host()
-        store = self._open_store()
         from torch.distributed import DistError
 
         try:
+            self._wait_for_host()
+            store = self._open_store()
+            if self._hosts and self._board is not None:
+                self.port = store.underlying_store.port  # type: ignore[attr-defined]
+                self._board.set(_PORT, str(self.port))
             store.set(str(self._index), "here")
             store.add("count", 1)
             while store.add("count", 0) < self._members:
                 self._pause(lambda: self._missing(store), reports=self._index == 0)
         except DistError:
             who = "machine 0" if self._what == "machine" else "rank 0, or the launcher of its machine,"
-            problem = f"{who} has left {self._host}:{self._port} before all have joined; see its output"
+            problem = f"{who} has left {self._host}:{self.port} before all have joined; see its output"
             raise JoinTimeoutError(problem) from None
         return store
 
     def _wait_for_host(self) -> None:
         def problem() -> str:
-            return f"{self._what} 0 does not answer at {self._host}:{self._port} ({reason})"
+            return f"{self._what} 0 does not answer at {self._host}:{self.port} ({reason})"
 
         while not self._hosts:
             try:
-                socket.create_connection((self._host, self._port), timeout=_ANSWER_SECONDS).close()
+                if self._board is not None:  # again: it may be that of members that have ended
+                    self.port = self._announced_port()
+                socket.create_connection((self._host, self.port), timeout=_ANSWER_SECONDS).close()
                 return
             except OSError as error:
                 reason = error.strerror or str(error)
             self._pause(problem)
 
+    def _announced_port(self) -> int:
+        assert self._board is not None
+        if not self._board.check([_PORT]):
+            raise ConnectionError(f"{self._what} 0 has not joined")
+        return int(self._board.get(_PORT))
+
     def _open_store(self) -> Store:
         """Open the store in a thread: torch waits for ever for a program that accepts connections and says nothing."""
-        import torch.distributed  # noqa: F401 - it takes seconds, and the thread's time counts
-
         opened: list[Store | RuntimeError] = []
 
         def open_it() -> None:
             try:
-                opened.append(open_store(self._what, self._host, self._port, hosts=self._hosts))
+                opened.append(open_store(self._what, self._host, self.port, hosts=self._hosts))
             except RuntimeError as error:
                 opened.append(error)
 
@@ -185,13 +205,13 @@ class _RollCall:
         thread.start()
         thread.join(_POLL_SECONDS)
         while thread.is_alive():
-            self._pause(lambda: f"{self._what} 0 is not what answers at {self._host}:{self._port}")
+            self._pause(lambda: f"{self._what} 0 is not what answers at {self._host}:{self.port}")
             thread.join(_POLL_SECONDS)
         if not isinstance(opened[0], RuntimeError):
             return opened[0]
         if self._hosts:
-            raise MachineError(f"port {self._port} of {self._host} is not free for {self._what} 0; use another one")
-        raise JoinTimeoutError(f"{self._what} 0 is not what answers at {self._host}:{self._port}; use another port")
+            raise MachineError(f"port {self.port} of {self._host} is not free for {self._what} 0; use another one")
+        raise JoinTimeoutError(f"{self._what} 0 is not what answers at {self._host}:{self.port}; use another port")
 
     def _missing(self, store: Store) -> str:
         missing = [f"{self._what} {member}" for member in range(self._members) if not store.check([str(member)])]

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import soak
 from support.running import PATIENCE, TRAIN, finish, free_port, listens, spawn, start, wait_until
+from torch.distributed import TCPStore
 
 from cifar_dist.errors import JoinTimeoutError
 from cifar_dist.launch import joining
@@ -65,6 +66,28 @@ def test_a_first_rank_that_leaves_while_others_wait_is_named(monkeypatch: pytest
     ):
         join_ranks(PATIENCE)
     finish(running)
+
+
+def test_ranks_that_torchrun_starts_again_do_not_meet_those_before() -> None:
+    """Its store lives as long as torchrun, and has the addresses of the ranks that were killed."""
+    code = """if True:
+        import os
+        from torch import distributed
+        from cifar_dist.launch.joining import join_ranks
+        store = join_ranks(60)
+        distributed.init_process_group("gloo")
+        distributed.barrier()
+        os._exit(0)
+    """
+    of_torchrun = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {
+        "MASTER_PORT": str(of_torchrun.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_MAX_RESTARTS": "2",
+    }
+    for _ in range(2):
+        ranks = spawn(["-c", code], 2, env=place)
+        assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr + ranks[1].stderr
 
 
 @dataclass(frozen=True)
