@@ -46,11 +46,18 @@ def site_variables(options: Options) -> dict[str, str]:
 
     Args:
         options: of the job; those of ``srun`` are in a variable.
+
+    Raises:
+        UserError: that variable has a quote.
     """
     own = {name: value for name, value in os.environ.items() if name in _SITE and value}
     if options.srun:
         own[_SRUN_OPTIONS] = " ".join([*filter(None, [own.get(_SRUN_OPTIONS)]), *options.srun])
-    is_here = Path(sys.prefix, "bin", "python").exists() and PYXIS not in own.get(_SRUN_OPTIONS, "")
+    of_srun = own.get(_SRUN_OPTIONS, "")
+    if set("'\"") & set(of_srun):
+        problem = f"{_SRUN_OPTIONS} is split at spaces, also inside quotes: {of_srun}"
+        raise UserError(f"{problem}; use no quotes, and no space in a path")
+    is_here = Path(sys.prefix, "bin", "python").exists() and PYXIS not in of_srun
     return {"CIFAR_DIST_HOME": str(ROOT), **({_VENV: sys.prefix} if is_here else {}), **own}
 
 

@@ -38,10 +38,10 @@ class Programs:
         cases = " ".join(f'(*"slurm {name}"*) {body} ;;' for name, body in {**_PYTHON, **commands}.items())
         self.write("python", f'case "$*" in {cases} esac')
 
-    def run(self) -> subprocess.CompletedProcess[str]:
+    def run(self, **variables: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.folder}/bin:{environment()['PATH']}"
         job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(ROOT)}
-        env = environment({**job, "PATH": path, "CIFAR_DIST_VENV": str(self.folder)})
+        env = environment({**job, "PATH": path, "CIFAR_DIST_VENV": str(self.folder), **variables})
         command = ["bash", ROOT / "slurm" / "train.sbatch", "demo"]
         return subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE)
 
@@ -93,3 +93,26 @@ def test_a_signal_to_the_script_is_obeyed_whenever_it_comes(programs: Programs, 
     said = "stopped on request before it trained; unless Slurm requeues the job, submit it again\n"
     assert done.stderr == (f"slurm/train.sbatch: {said}" if command == "preflight" else "")
     assert bool(programs.calls("srun")) == (command == "node")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--cpu-bind none b", "srun starts nothing with CIFAR_DIST_SRUN_OPTIONS='--cpu-bind none b'; correct it, srun's"),
+        ("--comment='a b'", "CIFAR_DIST_SRUN_OPTIONS is split at spaces, also inside quotes: --comment='a b'; use no"),
+    ],
+)
+def test_options_with_which_srun_starts_another_program_are_named(programs: Programs, options: str, said: str) -> None:
+    """Srun ends with 2 if it does not find that program, as the checks do for invalid input."""
+    programs.write("srun", 'echo "execve(): b: No such file or directory" >&2; exit 2')
+    done = programs.run(CIFAR_DIST_SRUN_OPTIONS=options)
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert last.startswith(f"slurm/train.sbatch: {said}")
+
+
+def test_invalid_input_that_srun_reports_is_explained_once(programs: Programs) -> None:
+    programs.write("srun", 'shift 3; exec "$@"')
+    programs.write_python(preflight="echo wrong >&2; exit 2")
+    done = programs.run(CIFAR_DIST_SRUN_OPTIONS="--overlap")
+    assert (done.returncode, done.stderr) == (2, "wrong\n")

@@ -262,6 +262,13 @@ def test_an_option_that_srun_would_get_in_parts_is_refused(tiny: Path, words: li
         dry_run(str(tiny), *words)
 
 
+def test_quotes_in_the_options_of_srun_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job splits them at spaces, and srun would take the second half of a path for the program."""
+    monkeypatch.setenv("CIFAR_DIST_SRUN_OPTIONS", "--container-mounts='/my data:/data'")
+    with pytest.raises(UserError, match=r"^CIFAR_DIST_SRUN_OPTIONS is split at spaces, also inside quotes: --cont"):
+        dry_run(str(tiny))
+
+
 def test_a_job_in_a_container_gets_its_options_as_typed_and_looks_for_python_there(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
