@@ -15,7 +15,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.time_limit import deadline, job_time
 from cifar_dist.doctor.grace import signal_of_job
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import read_json
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.launched import attempt_number
@@ -57,7 +57,7 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[Confi
     elif attempt_number(variables) > 1 and (begun := _config_begun(words, job)) is not None:
         config = begun
     else:
-        verb, config = _TRAIN, config_in_job(words[0], words[1:], job)
+        verb, config = _TRAIN, config_in_job(words[0], words[1:], job, begins=True)
     Manifest.load(config.data.path)
     check_site(config, variables)
     _check_time(config, variables)
@@ -135,12 +135,29 @@ def _check_time(config: Config, variables: Mapping[str, str]) -> None:
         say(f"unless sbatch was given another --signal, {error}")
 
 
-def config_in_job(name: str, settings: Sequence[str], job: str) -> Config:
+def config_in_job(name: str, settings: Sequence[str], job: str, *, begins: bool = False) -> Config:
     """Return the config of the run that a job trains, named ``RECIPE-JOBID`` unless it has its own name.
 
     A requeued job keeps its id, so the next attempt, and no other job, finds the checkpoints of this one.
 
+    Args:
+        name: of the recipe.
+        settings: that override it.
+        job: Slurm's number.
+        begins: whether the job begins the run.
+
     Raises:
-        UserError: the recipe or a setting is invalid.
+        UserError: the recipe or a setting is invalid; or the job begins a run, and another one has its name.
     """
-    return recipe.load_named(name, settings, lambda config: f"{config.run.name}-{job}")
+
+    def named_after_job(config: Config) -> str:
+        run = f"{config.run.name}-{job}"
+        if begins and (folder := RunFolder(Path(config.run.dir, run))).exists():
+            path = quoted(folder.path)
+            raise UserError(
+                f"{path} exists, and this job begins a new run; give that another --run.name, "
+                f"or continue this one: sbatch slurm/train.sbatch resume {path}"
+            )
+        return run
+
+    return recipe.load_named(name, settings, named_after_job)

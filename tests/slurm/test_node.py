@@ -148,6 +148,19 @@ def test_a_later_attempt_resumes_what_the_first_one_began(tiny: Path, capsys: py
     )
 
 
+def test_a_job_does_not_continue_another_run_that_has_the_name_of_its_own(tiny: Path) -> None:
+    """``submit`` numbers its runs, and the numbers of a young cluster's jobs are as small."""
+    run = write_run(tiny.parent / "runs" / "tiny-7", recipe.load(str(tiny)))
+    with pytest.raises(UserError) as refused:
+        check_job([str(tiny)], {"SLURM_JOB_ID": "7"})
+    assert str(refused.value) == (
+        f"{run} exists, and this job begins a new run; give that another --run.name, or continue this one: "
+        f"sbatch slurm/train.sbatch resume {run}"
+    )
+    assert check_job([str(tiny), "--run.name", "tiny-7"], {"SLURM_JOB_ID": "7"})[0].run.name == "tiny-7"
+    assert check_job([str(tiny)], {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"})[1] == "resume"
+
+
 @pytest.mark.parametrize("content", ["[optim", None], ids=["half-written", "deleted"])
 def test_a_later_attempt_needs_no_recipe(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str | None
