@@ -8,7 +8,8 @@ from pathlib import Path
 from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig
 from cifar_dist.config.changes import contradiction
-from cifar_dist.config.overrides import parse_overrides
+from cifar_dist.config.keys import all_keys
+from cifar_dist.config.overrides import parse_overrides, split_settings
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import Manifest
@@ -48,6 +49,7 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[Confi
         )
     if not words:
         raise UserError("name a recipe: one that cifar-dist recipes lists, or the path of a .toml")
+    _refuse_options(words)
     job = variables["SLURM_JOB_ID"]
     verb = RESUME
     if words[0] == RESUME:
@@ -62,6 +64,22 @@ def check_job(words: Sequence[str], variables: Mapping[str, str]) -> tuple[Confi
     check_site(config, variables)
     _check_time(config, variables)
     return config, verb
+
+
+def _refuse_options(words: Sequence[str]) -> None:
+    """Refuse options of ``sbatch`` that follow its script, which gets them as arguments. A setting has a dot.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    fields = {key.rpartition(".")[2] for key in all_keys()}  # without its section, it is better explained as a setting
+    for word in split_settings(words)[1]:
+        name = word.partition("=")[0].lstrip("-").replace("-", "_")
+        if word.startswith("-") and name not in fields:
+            raise UserError(
+                f"{word} is no setting, which are --section.field; an option of sbatch precedes its script: "
+                f"sbatch {quoted(word)} slurm/train.sbatch RECIPE"
+            )
 
 
 def _config_begun(words: Sequence[str], job: str) -> Config | None:

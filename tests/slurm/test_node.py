@@ -148,6 +148,18 @@ def test_a_later_attempt_resumes_what_the_first_one_began(tiny: Path, capsys: py
     )
 
 
+@pytest.mark.parametrize("words", [["--nodes=2", "tiny.toml"], ["tiny.toml", "-N", "2"], ["tiny.toml", "--gres=gpu:4"]])
+def test_options_on_the_wrong_side_of_the_script_are_named(words: list[str]) -> None:
+    option = next(word for word in words if word.startswith("-"))
+    with pytest.raises(UserError, match=rf"^{option} is no setting, .*: sbatch {option} slurm/train\.sbatch RECIPE$"):
+        check_job(words, {"SLURM_JOB_ID": "7"})
+
+
+def test_values_that_begin_like_options_are_none(tiny: Path) -> None:
+    with pytest.raises(UserError, match="did you mean '--optim.lr'"):
+        check_job([str(tiny), "--run.seed", "-1", "--lr", "0.1"], {"SLURM_JOB_ID": "7"})
+
+
 def test_a_job_does_not_continue_another_run_that_has_the_name_of_its_own(tiny: Path) -> None:
     """``submit`` numbers its runs, and the numbers of a young cluster's jobs are as small."""
     run = write_run(tiny.parent / "runs" / "tiny-7", recipe.load(str(tiny)))
