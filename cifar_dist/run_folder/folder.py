@@ -37,6 +37,8 @@ from cifar_dist.terminal.notice import notice
 FINAL = "final"
 """Name of the weights at the end of training in evaluations."""
 
+_NAMED_FINAL = re.compile(rf"_model_{FINAL}(-\d+)?$")
+
 _LOCK = ".lock"
 LOCK_SECONDS = 0.5
 """Timeout for the lock; a process that only checks whether a run is in use holds it for far less."""
@@ -57,6 +59,18 @@ class EvaluationFolder:
         self.probabilities = path / "probabilities.npz"
         self.weights = path / "model.safetensors"
         self.figures = path / "figures"
+
+    @property
+    def is_named_final(self) -> bool:
+        """Whether the final weights were evaluated, as its name says."""
+        return _NAMED_FINAL.search(self.path.name) is not None
+
+    def rename_final(self, step: str) -> EvaluationFolder:
+        """Return it with a name that says ``step`` instead of ``final``."""
+        if not self.is_named_final:
+            return self
+        path = free_name(self.path.with_name(_NAMED_FINAL.sub(f"_model_{step}", self.path.name)))
+        return EvaluationFolder(self.path.rename(path))
 
     @property
     def written(self) -> str:
@@ -151,6 +165,7 @@ class RunFolder:
             summary = read_json(evaluation.summary)
             if summary.get("checkpoint") == FINAL:
                 step = step_name(summary.get("step", 0))
+                evaluation = evaluation.rename_final(step)
                 write_atomic(evaluation.summary, json.dumps({**summary, "checkpoint": step}, indent=2) + "\n")
                 write_sums(evaluation.path)
         if self.final.is_file():
@@ -210,8 +225,7 @@ class RunFolder:
     def _illegible_evaluations_of_final(self) -> list[EvaluationFolder]:
         """List the evaluations whose summary has changed and which are, by their name, those of the final weights."""
         found = self.evaluation_folders() if self.final.is_file() else []
-        named = [one for one in found if re.search(rf"_model_{FINAL}(-\d+)?$", one.path.name)]
-        return [one for one in named if one.summary.name in changed_files(one.path)]
+        return [one for one in found if one.is_named_final and one.summary.name in changed_files(one.path)]
 
     def discard_damaged_results(self) -> list[str]:
         """Delete the :meth:`damaged_results`; return one line for each."""

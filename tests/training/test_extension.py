@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -14,6 +13,7 @@ from support.running import metrics, story
 from cifar_dist import checkpoint
 from cifar_dist.config import ScheduleConfig
 from cifar_dist.config.schedule import ConstantConfig, RestartsConfig, StepConfig, TriangularConfig, WSDConfig
+from cifar_dist.files import changed_files, read_json
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import describe, table
 from cifar_dist.step_folder import step_of
@@ -38,8 +38,10 @@ def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(p
     assert longer.code == 0, longer.said
     place.assert_is_whole(run)
     assert (run / "final-step-00000005" / "model.safetensors").read_bytes() == old
-    summaries = [json.loads(folder.summary.read_text()) for folder in RunFolder(run).evaluation_folders()]
-    assert sorted(summary["checkpoint"] for summary in summaries) == ["final", "step-00000005"]
+    evaluations = RunFolder(run).evaluation_folders()
+    assert [read_json(one.summary)["checkpoint"] for one in evaluations] == ["step-00000005", "final"]
+    assert [one.path.name.rpartition("_model_")[2] for one in evaluations] == ["step-00000005", "final"]
+    assert not any(changed_files(one.path) for one in evaluations)
     assert ("extended", 5, "train.epochs 3 -> 4, train.max_steps 5 -> 0") in events(run)
     listed = table([describe(run), describe(place.whole)], place.runs)
     assert "| extended after step 5: train.epochs 3 -> 4, train.max_steps 5 -> 0 |" in listed
@@ -48,8 +50,13 @@ def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(p
 
 @pytest.mark.parametrize(
     "die_at",
-    [2, 3, 4],
-    ids=["before the final weights are renamed", "before the config is written", "before its copy is written"],
+    [2, 3, 4, 5],
+    ids=[
+        "before the summary is written",
+        "before the final weights are renamed",
+        "before the config is written",
+        "before its copy is written",
+    ],
 )
 def test_an_extension_that_is_killed_can_be_repeated(place: Place, die_at: int) -> None:
     run = shutil.copytree(place.runs / "stopped", place.runs / f"killed-{die_at}", symlinks=True)
@@ -58,6 +65,8 @@ def test_an_extension_that_is_killed_can_be_repeated(place: Place, die_at: int) 
     again = place.run(*words)
     assert again.code == 0, again.said
     place.assert_is_whole(run)
+    (evaluation,) = run.glob("evaluations/*_model_final*")
+    assert read_json(evaluation / "summary.json")["checkpoint"] == "final"
 
 
 @pytest.mark.parametrize(
