@@ -110,6 +110,10 @@ class StorageError(TrainingFailedError):
         return cls(printable(f"{error.filename or where}: {error.strerror or error}"))
 
 
+MAY_PASS: Final = (OSError, StorageError, CollectiveTimeoutError, LostRankError)
+"""What the same command may not meet again: the run is not at fault."""
+
+
 def in_one_line(error: Exception, where: object = "a file") -> str:
     """Describe an error in one line, with the file that cannot be read or written; ``where`` if it names none."""
     return printable(str(StorageError.of(error, where) if isinstance(error, OSError) else error))

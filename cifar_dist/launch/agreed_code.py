@@ -54,7 +54,9 @@ def agreed_code(failures: Sequence[Failure]) -> int:
         if agreed in codes:
             return agreed
     cause = min(failures, key=lambda failure: (failure.timestamp, _doubt(failure.code)))
-    notice(f"{cause.who} {how_it_ended(cause.code)}; its output is above")
+    is_kill = cause.code == -signal.SIGKILL  # nothing was printed, and the kernel kills what uses up the memory
+    hint = "if nobody did that, its machine ran out of memory" if is_kill else "its output is above"
+    notice(f"{cause.who} {how_it_ended(cause.code)}; {hint}")
     return cause.code if cause.code >= 0 else 128 - cause.code
 
 

@@ -56,6 +56,12 @@ def has_restarted() -> bool:
     return RESTARTED in os.environ or attempt_number(os.environ) > 1
 
 
+def will_restart() -> bool:
+    """Whether the launcher starts the ranks again if they fail, as in elastic jobs, or with ``--max-restarts``."""
+    most, done = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("MAX_RESTARTS", "RESTART_COUNT"))
+    return most.isdecimal() and done.isdecimal() and int(done) < int(most)
+
+
 def knows_meeting_point() -> bool:
     """Whether a launcher said where the processes of the job meet, even if there is only one."""
     return "MASTER_ADDR" in os.environ

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal, Protocol
 from cifar_dist.config import Config
 from cifar_dist.distributed.stop_signals import JOINED
 from cifar_dist.errors import StorageError
+from cifar_dist.launch.launched import will_restart
 from cifar_dist.launch.typed_command import resume_command
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.progress import Advance, silent
@@ -52,8 +54,13 @@ class AnyTracker(Protocol):
     def checkpoint(self, step: int, path: Path) -> None:
         """Record that a checkpoint is complete."""
 
-    def finish(self, status: Status, reason: str = "") -> None:
+    def finish(self, status: Status, reason: str = "", *, is_resumable: bool = False) -> None:
         """Record that the process stops training. Called whatever happened, because it restores the terminal.
+
+        Args:
+            status: how it ends.
+            reason: why.
+            is_resumable: whether a run that failed may succeed if it is resumed as it is; it says how.
 
         Raises:
             OSError: a file of the run cannot be written; not if the status is ``failed``.
@@ -169,7 +176,7 @@ class Tracker:
     def checkpoint(self, step: int, path: Path) -> None:
         self._console.note(f"checkpoint of step {step:,}: {path}")
 
-    def finish(self, status: Status, reason: str = "") -> None:
+    def finish(self, status: Status, reason: str = "", *, is_resumable: bool = False) -> None:
         end = Event(timeline.utc(), status, self._step, note=reason)
         failures: list[OSError] = []
         try:
@@ -197,10 +204,22 @@ class Tracker:
                 self.warn(str(StorageError.of(failure)))
             if status == "interrupted" and reason != JOINED and (command := resume_command(self._folder.path)):
                 self._console.say_command("resume with:", command)
+            if is_resumable:
+                self._say_what_is_saved()
         finally:
             self._console.close()
         if failures and status != "failed":  # the cause of a failure is raised already
             raise failures[0]
+
+    def _say_what_is_saved(self) -> None:
+        newest = ""
+        with contextlib.suppress(OSError):  # of the fault that ends the run
+            newest = self._folder.newest_checkpoint()
+        command = "" if will_restart() or not newest else resume_command(self._folder.path)
+        if command:
+            self._console.say_command(f"{newest} is saved; resume with:", command)
+        else:
+            self.say(f"{newest} is saved" if newest else "no checkpoint was saved")
 
     def _add(self, records: Sequence[Record]) -> None:
         self._table.add(records)
@@ -259,4 +278,4 @@ class SilentTracker:
     def warn(self, text: str) -> None: ...
     def sync(self) -> None: ...
     def checkpoint(self, step: int, path: Path) -> None: ...
-    def finish(self, status: Status, reason: str = "") -> None: ...
+    def finish(self, status: Status, reason: str = "", *, is_resumable: bool = False) -> None: ...

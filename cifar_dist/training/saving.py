@@ -32,6 +32,7 @@ class CheckpointSaver:
         writer: how a checkpoint reaches the disk, see :func:`~cifar_dist.training.checkpoint_writers.choose_writer`.
         retry: steps until the first attempt after a failed one; each further wait is twice as long.
         longest_retry: the longest wait, in steps.
+        last_step: of the run, after which it saves in any case.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class CheckpointSaver:
         writer: type[CheckpointWriter] = GatheringWriter,
         retry: int,
         longest_retry: int,
+        last_step: int,
     ) -> None:
         self._folder, self._config, self._ranks, self._tracker, self._saved = folder, config, ranks, tracker, saved
         self._writer = writer(folder, config.keep, ranks)
         self._first_wait, self._longest_wait = min(retry, longest_retry), longest_retry
+        self._last_step = last_step
         self._wait = self._first_wait
         self._retry_at: int | None = None
         self._pending: TrainState | None = None  # is being written
@@ -112,13 +115,18 @@ class CheckpointSaver:
                 raise
             self._retry_at = max(state.step + self._wait, step + 1)
             self._wait = min(2 * self._wait, self._longest_wait)
-            self._tracker.warn(
-                f"the checkpoint of step {state.step:,} could not be saved: {error}; training continues, and saves "
-                f"again after step {self._retry_at:,} or at its end, at the latest"
-            )
+            self._tracker.warn(f"the checkpoint of step {state.step:,} could not be saved: {error}; {self._next(step)}")
             return
         self._saved, self._retry_at, self._wait = state, None, self._first_wait
         self._report(state, written)
+
+    def _next(self, step: int) -> str:
+        """Say when the next attempt comes, after ``step``."""
+        if step >= self._last_step:
+            return "one more attempt follows"
+        assert self._retry_at is not None
+        again = f"after step {self._retry_at:,} or at its end, at the latest"
+        return f"training continues, and saves again {again if self._retry_at < self._last_step else 'at its end'}"
 
     def close(self) -> None:
         """Let the write under way end in a job that has failed, and report it."""

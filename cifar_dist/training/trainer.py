@@ -24,7 +24,7 @@ from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.watchdog import Watchdog
-from cifar_dist.errors import StopRequested, TrainingFailedError, UserError
+from cifar_dist.errors import MAY_PASS, StopRequested, TrainingFailedError, UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.folder import Summary, read_summary
 from cifar_dist.evaluation.split import Split
@@ -120,7 +120,9 @@ class Trainer:
             except BaseException as error:
                 self.watchdog.stop()
                 self.saver.close()
-                self.tracker.finish("failed", describe_plugin_failure(error) or str(error))
+                in_plugin = describe_plugin_failure(error)
+                is_resumable = not in_plugin and isinstance(error, MAY_PASS)
+                self.tracker.finish("failed", in_plugin or str(error), is_resumable=is_resumable)
                 raise
             if reason is None:
                 self.close("finished", self._why_complete())
@@ -409,6 +411,7 @@ class Trainer:
             writer=choose_writer(self.config.checkpoint, self.engine, self.setup.parameters),
             retry=self.config.tracking.every,
             longest_retry=self.steps_per_epoch,
+            last_step=self.last_step,
         )
 
     def _open_val(self) -> Split | None:

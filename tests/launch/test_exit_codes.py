@@ -88,11 +88,15 @@ def test_a_killed_rank_ends_the_job_whose_launcher_leaves_no_temporary_folder(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     job = soak.start(recipe, "killed", "--train.epochs", "10000", env={**forked, "TMPDIR": str(temporary)})
-    soak.wait_for_steps(job, recipe.parent / "runs" / "killed", 1)
+    run = recipe.parent / "runs" / "killed"
+    wait_until(lambda: (run / "checkpoints" / "latest").exists(), [job])
     rank_of(recipe, 1).send_signal(signal.SIGKILL)
     code, output = soak.end(job)
     assert code == 128 + signal.SIGKILL, output
-    assert output.rstrip().endswith("cifar-dist: rank 1 was killed by SIGKILL; its output is above")
+    assert "\ncifar-dist: rank 1 was killed by SIGKILL; if nobody did that, its machine ran out of memory\n" in output
+    newest, command = re.findall(r"\n(step-\d{8}) is saved; resume with:\n  (.*)\n", output)[0]
+    assert (run / "checkpoints" / newest).is_dir()
+    assert command == f"{soak.LOCAL} cpu --num_processes=2 resume {run}"
     assert not left_of(recipe)
     assert not list(temporary.glob("torchelastic_*"))
 

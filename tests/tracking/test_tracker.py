@@ -254,6 +254,26 @@ def test_recording_a_failed_run_survives_the_same_fault(tmp_path: Path, capfd: p
     assert f"warning: {tmp_path}/timeline.jsonl: Is a directory" in said
 
 
+@pytest.mark.parametrize("restarts", ["0", "3"])
+@pytest.mark.parametrize("saved", ["step-00000004", ""])
+def test_a_run_that_failed_says_what_is_saved_and_how_to_resume_unless_its_launcher_does(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, saved: str, restarts: str
+) -> None:
+    monkeypatch.setenv("CIFAR_DIST_COMMAND", "cifar-dist launch cpu")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    if saved:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "latest").symlink_to(saved)
+    start(tmp_path).finish("failed", "a rank was lost", is_resumable=True)
+    said = capfd.readouterr().out.partition(": a rank was lost\n")[2]
+    if not saved:
+        assert said == "no checkpoint was saved\n"
+    elif restarts == "0":
+        assert said == f"{saved} is saved; resume with:\n  cifar-dist launch cpu resume {tmp_path}\n"
+    else:
+        assert said == f"{saved} is saved\n"
+
+
 def test_a_run_that_cannot_record_its_end_has_not_ended_well(tmp_path: Path) -> None:
     tracker = start(tmp_path)
     tracker.train_steps([train(1)])

@@ -98,6 +98,7 @@ def saver_in(
         writer=writer,
         retry=2,
         longest_retry=8,
+        last_step=32,
     )
     return saver, tracker
 
@@ -219,12 +220,16 @@ def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path)
 
 
 def test_each_further_attempt_comes_after_twice_the_steps_and_the_last_one_must_succeed(tmp_path: Path) -> None:
-    saver, _ = saver_in(tmp_path)
+    saver, tracker = saver_in(tmp_path)
     (tmp_path / "checkpoints").write_text("in the way")
     for step, again in ((10, 12), (12, 16), (16, 24), (24, 32)):
         saver.save(lambda _, step=step: tensors(step), state(step), must=False)
         saver.wait(step)
         assert [due for due in range(step, again + 1) if saver.is_due(due)] == [again]
+    assert tracker.warnings[-1].endswith("; training continues, and saves again at its end")
+    saver.save(lambda _: tensors(32), state(32), must=False)
+    saver.wait(32)
+    assert tracker.warnings[-1].endswith("; one more attempt follows")
     with pytest.raises(StorageError, match="checkpoints"):
         saver.save(lambda _: tensors(32), state(32), must=True)
 
