@@ -23,7 +23,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_run(verb)
     add_views(verb)
     verb.add_argument("--data", type=user_path, help="a packed dataset (default: that of the training)")
-    verb.add_argument("--split", type=SPLIT_NAME, default="test", help="split to evaluate (default: test)")
+    verb.add_argument("--split", type=SPLIT_NAME, help="split to evaluate (default: the run's)")
     add_checkpoint(verb)
 
 
@@ -41,12 +41,13 @@ def run(arguments: argparse.Namespace) -> int:
     run_path = find_run(arguments.run, checkpoint="with --checkpoint")
     trained = open_trained(run_path, arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
+    split = arguments.split or trained.config.eval.split
     if not arguments.data:
         refuse_missing_data(trained.run, trained.config.data.path, "--data")
     refuse_read_only(trained.run, trained.run.evaluations, "the evaluation")
     data = Manifest.load(arguments.data or trained.config.data.path)
-    if arguments.split not in data.splits:
-        raise UserError(f"{data.root} has no split '{arguments.split}'; use --split {' or '.join(data.splits)}")
+    if split not in data.splits:
+        raise UserError(f"{data.root} has no split '{split}'; use --split {' or '.join(data.splits)}")
     with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
         trained = agree_on_weights(trained, engine.ranks)
         folder, summary = evaluate(
@@ -55,10 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
             trained.run,
             trained.weights,
             data,
-            arguments.split,
+            split,
             trained_on=trained.trained_on,
             poll=engine.poll,
-            show=partial(progress, f"evaluating {arguments.split}", show=engine.ranks.is_main),
+            show=partial(progress, f"evaluating {split}", show=engine.ranks.is_main),
         )
     if engine.ranks.is_main:
         if data.fingerprint != trained.trained_on.fingerprint:
@@ -66,12 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             if renamed := list_renamed(trained.trained_on.classes, data.classes):
                 _say(f"{data.root} names classes otherwise than the run, which keeps its names: {renamed}")
-            if trained.config.trains_on(arguments.split):
-                _say(f"the run was trained on the split {arguments.split}")
+            if trained.config.trains_on(split):
+                _say(f"the run was trained on the split {split}")
         tta = trained.config.eval.tta
         if summary.tta != tta:
             _say(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")
-        _say(f"{arguments.split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")
+        _say(f"{split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")
         if warning := summary.warning():
             _say(f"warning: {warning}")
         draw(run_path)

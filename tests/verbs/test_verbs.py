@@ -297,8 +297,10 @@ def test_evaluate_names_a_missing_dataset_and_one_that_has_changed(run: Path, di
     assert (
         done.stderr == f"cifar-dist: not/here, the dataset of {moved}, does not exist here; name it with --data DIR\n"
     )
-    write_settings(RunFolder(moved), replace(trained, data=replace(trained.data, hold_out=False)))
-    said = verb("evaluate", str(moved), "--data", str(digits), "--split", "val", "--tta", "0")
+    data, evaluation = replace(trained.data, hold_out=False), replace(trained.eval, split="val")
+    write_settings(RunFolder(moved), replace(trained, data=data, eval=evaluation))
+    said = verb("evaluate", str(moved), "--data", str(digits), "--tta", "0")
+    assert "\nval: accuracy " in f"\n{said}", "as the run itself was evaluated"
     assert "another dataset" not in said
     assert "the run was trained on the split val\n" in said
 
