@@ -49,7 +49,7 @@ def export(trained: Trained, out: Path) -> str:
     data, weights = trained.trained_on, trained.weights
     mean, std = normalization_statistics(trained.config.augment, data)
     normalize = Normalize(mean, std, torch.device("cpu"), trained.config.train.channels_last)
-    module = Exported(build_trained(trained), normalize).eval()
+    module = Exported(build_trained(trained), normalize).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, *data.shape), dtype=torch.uint8, generator=generator)
     about = json.dumps(

@@ -25,8 +25,7 @@ if path.endswith(".pt2"):
     answer = torch.export.load(path, extra_files=about).module()
 else:
     answer = torch.jit.load(path, _extra_files=about)
-with torch.no_grad():
-    np.save(out, answer(torch.from_numpy(np.load(images))).numpy())
+np.save(out, answer(torch.from_numpy(np.load(images))).numpy())  # it asks for no gradients
 about = about["about.json"]
 print(about if isinstance(about, str) else about.decode())
 assert "cifar_dist" not in sys.modules
