@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from cifar_dist.config import ModelConfig, OptionValue, plugins
+from cifar_dist.config.plugin_errors import describe_plugin_failure
 from cifar_dist.errors import UserError, first_line, nearest
 from cifar_dist.models import external
 
@@ -199,9 +200,10 @@ def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], clas
             output = model(image)
     except (RuntimeError, ValueError, AssertionError) as error:
         size = f"images of {height}x{width} with {channels} channels"
-        reason = first_line(error).rstrip(".")
-        advice = "choose another model, or enlarge the images with --model.image_size"
-        raise UserError(f"model.name: {name} cannot take {size}: {reason}; {advice}") from None
+        reason = describe_plugin_failure(error) or first_line(error).rstrip(".")
+        advice = "; choose another model, or enlarge the images with --model.image_size"
+        own = plugins.is_spec(name)
+        raise UserError(f"model.name: {name} cannot take {size}: {reason}{'' if own else advice}") from None
     finally:
         model.train(training)
     if not isinstance(output, torch.Tensor) or output.shape != (1, classes):

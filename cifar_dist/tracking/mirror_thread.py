@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
+from cifar_dist.config.plugin_errors import describe_plugin_failure
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirror import Mirror
 
@@ -15,8 +16,9 @@ MOST_STEPS = 256  # of one call, so that it returns in time, however long a mirr
 
 
 def shortened(error: BaseException) -> str:
-    """Describe an error in one short line."""
-    return " ".join(str(error).split())[:_REASON_LENGTH] or type(error).__name__
+    """Describe an error in one short line, with the line of the plug-in that raised it."""
+    text = describe_plugin_failure(error) or str(error)
+    return " ".join(text.split())[:_REASON_LENGTH] or type(error).__name__
 
 
 class MirrorThread:

@@ -129,6 +129,23 @@ def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> No
         check_fits(model, "speed-net", shape=(32, 32, 3), classes=9)
 
 
+def test_an_error_of_a_plug_in_on_an_image_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\n\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(10, classes))\n\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x)\n"
+    )
+    with pytest.raises(UserError) as caught:
+        build_for(ModelConfig(name=f"{path}:Net"), shape=(32, 32, 3), classes=10)
+    message = str(caught.value)
+    assert f"cannot take images of 32x32 with 3 channels: the plug-in {path}, line 8, raised RuntimeError: " in message
+    assert "choose another model" not in message, "it is the user's own"
+
+
 def test_a_network_is_tried_on_images_of_the_size_that_it_will_get() -> None:
     config = ModelConfig(name="speed-net", options={"widths": [4, 4, 4]})
     with pytest.raises(UserError, match=r"images of 8x8 .* enlarge the images with --model\.image_size"):
