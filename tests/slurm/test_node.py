@@ -156,7 +156,7 @@ def test_options_on_the_wrong_side_of_the_script_are_named(words: list[str]) -> 
 
 
 def test_values_that_begin_like_options_are_none(tiny: Path) -> None:
-    with pytest.raises(UserError, match="did you mean '--optim.lr'"):
+    with pytest.raises(UserError, match=r"did you mean '--optim\.lr'"):
         check_job([str(tiny), "--run.seed", "-1", "--lr", "0.1"], {"SLURM_JOB_ID": "7"})
 
 
