@@ -148,7 +148,7 @@ def test_what_cannot_be_trained(tiny: Path, tmp_path: Path) -> None:
     refused(train(str(tiny), "--model.options.width", "8")[0], "tiny-cnn has no option 'width'")
     refused(
         train(str(tiny), "--augment.crop.pad", "40")[0],
-        "augment.crop.pad 40 is too large to reflect in images of 32x32",
+        "augment.crop.pad 40 is too large for images of 32x32",
     )
     assert not (tmp_path / "runs").exists(), (
         "a run that cannot start leaves nothing that its correction would contradict"

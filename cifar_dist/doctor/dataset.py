@@ -6,7 +6,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.doctor.finding import Finding, Verdict
-from cifar_dist.training.requirements import check_batch_size, padding_note
+from cifar_dist.training.requirements import batch_note, check_batch_size, padding_note
 
 _FEW = 8  # images, whose statistics a batch normalisation would use
 
@@ -32,7 +32,7 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
     ranks = "1 rank" if world_size == 1 else f"{world_size} ranks"
     text = f"{size} = {ranks} x {per_rank}; {steps:,} steps an epoch, the last of {last}"
     text += f", padded with {padded} that do not count" if padded else ""
-    remedy = padding_note(config, world_size)
+    remedy = padding_note(config, world_size) or batch_note(config, samples)
     if each < _FEW and world_size > 1:
         statistics = f"batch normalisation uses the {each} images of a process at a time"
         remedy = f"{statistics}; use fewer processes or a larger batch"

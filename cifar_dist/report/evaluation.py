@@ -235,7 +235,7 @@ def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: Image
     wrong = np.flatnonzero(evaluation.predicted != labels)
     worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:_MOST].tolist()
     with sheet(path, *_MISTAKES.size(len(worst))) as drawing:
-        drawing.title(f"The most confident of {len(wrong)} mistakes")
+        drawing.title("The only mistake" if len(wrong) == 1 else f"The most confident of {len(wrong)} mistakes")
         for sample, (left, cell_top) in zip(worst, _MISTAKES.corners(len(worst)), strict=True):
             top = cell_top + _CAPTION
             predicted, true = int(evaluation.predicted[sample]), int(labels[sample])

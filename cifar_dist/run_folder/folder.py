@@ -6,6 +6,7 @@ The files and folders directly inside a run folder are named here; a part of one
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -211,7 +212,14 @@ class RunFolder:
                 raise UserError(f"{self.manifest} is missing")
             return Manifest.read(self.path)
         except UserError as error:
-            raise UserError(f"{error}; copy the {FILE_NAME} of the run's dataset to {self.path}") from None
+            raise UserError(f"{error}; {self._way_to_restore_manifest()}") from None
+
+    def _way_to_restore_manifest(self) -> str:
+        with contextlib.suppress(UserError):
+            manifest = Path(read_config(self.config).data.path, FILE_NAME)
+            if manifest.is_file():
+                return f"if {manifest.parent} has not changed since: cp {quoted(manifest)} {quoted(self.manifest)}"
+        return f"copy the {FILE_NAME} of the run's dataset to {self.path}"
 
     def damaged_results(self) -> dict[Path, list[str]]:
         """Return the folders of the final weights and their evaluation in which files have changed, with these files.

@@ -88,7 +88,8 @@ def refuse_missing_data(folder: RunFolder, path: str, option: str) -> None:
         UserError: the folder does not exist.
     """
     if not Path(path).is_dir():
-        raise UserError(f"{path}, the dataset of {folder.path}, does not exist here; name it with {option} DIR")
+        place = " here" if Path(path).is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"{path}, the dataset of {folder.path}, does not exist{place}; name it with {option} DIR")
 
 
 def refuse_read_only(folder: RunFolder, place: Path, what: str) -> None:
@@ -120,7 +121,8 @@ def refuse_other_data(folder: RunFolder, manifest: Manifest) -> None:
     """
     if difference := manifest.difference(folder.read_manifest()):
         raise UserError(
-            f"{folder.path} was started on other data than {manifest.root} now has {difference}; use another --run.name"
+            f"{folder.path} was started on other data than {manifest.root} now has {difference}; name those with "
+            f"--data.path, or use another --run.name"
             f"{way_to_start_from_weights(folder)}"
         )
 

@@ -58,7 +58,8 @@ def restore_lost(path: Path, step: int, steps_per_epoch: int, val_accuracy: floa
     empty = [Record(one, (one - 1) // steps_per_epoch, "train", math.nan, math.nan, 0, 0.0) for one in lost]
     both = sorted([*records, *empty], key=lambda record: (record.step, record.split != "train"))
     write_atomic(path, b"".join(record.to_line() for record in both))
-    return f"{path} has lost {_describe(lost)}; empty ones are in their place{kept}"
+    what = _describe(lost, "record", "of step")
+    return f"{path} has lost {what}; empty ones are in their place{kept}"
 
 
 def describe_lost_evaluations(path: Path, step: int, due: Collection[int]) -> str:
@@ -76,16 +77,16 @@ def describe_lost_evaluations(path: Path, step: int, due: Collection[int]) -> st
     except UserError:
         return ""  # cutting the file refuses it, unless what is unreadable is repeated
     if lost := sorted({*due} - {record.epoch for record in records if record.split == "val"}):
-        s, epochs = "s" * (len(lost) > 1), " and ".join(str(epoch + 1) for epoch in lost)
-        return f"{path} has lost the evaluation{s} after epoch{s} {epochs}, not counted by train.patience; {_RESTORE}"
+        what = _describe([epoch + 1 for epoch in lost], "evaluation", "after epoch")
+        return f"{path} has lost {what}, not counted by train.patience; {_RESTORE}"
     has_all_steps = {*range(1, step + 1)} <= {record.step for record in records if record.split == "train"}
     return f"{path} has lost a record; {_RESTORE}" if change == "shorter" and has_all_steps else ""
 
 
-def _describe(steps: Sequence[int]) -> str:
+def _describe(numbers: Sequence[int], what: str, where: str) -> str:
     """``the record of step 3``, ``the records of steps 1 to 40`` or ``17 records of steps 3 to 40``."""
-    if len(steps) == 1:
-        return f"the record of step {steps[0]:,}"
-    are_consecutive = steps[-1] - steps[0] + 1 == len(steps)
-    count = "the" if are_consecutive else f"{len(steps):,}"
-    return f"{count} records of steps {steps[0]:,} to {steps[-1]:,}"
+    if len(numbers) == 1:
+        return f"the {what} {where} {numbers[0]:,}"
+    are_consecutive = numbers[-1] - numbers[0] + 1 == len(numbers)
+    count = "the" if are_consecutive else f"{len(numbers):,}"
+    return f"{count} {what}s {where}s {numbers[0]:,} to {numbers[-1]:,}"

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -135,7 +136,7 @@ class WandbMirror:
                 self._keep(self._identity)
             if self._identity.mode == "offline":
                 segment = self._folder.wandb / Path(run.dir).parent.name
-                self._address = "upload this run to W&B with:", f"wandb sync {quoted(segment)}"
+                self._address = "upload this run to W&B with:", f"{_program()} sync {quoted(segment)}"
         for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -183,6 +184,12 @@ def _import_wandb(folder: Path) -> None:
         import wandb  # noqa: F401
     finally:
         tempfile.tempdir = before
+
+
+def _program() -> str:
+    """Return the command of W&B as one word, whether or not the environment is activated where it is typed."""
+    installed = Path(sys.executable).with_name("wandb")
+    return quoted(installed) if installed.is_file() else "wandb"
 
 
 def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, this: _Identity) -> _Run:

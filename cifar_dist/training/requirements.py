@@ -84,6 +84,14 @@ def padding_note(config: Config, world_size: int) -> str:
     return f"{_uneven(config, world_size)}: {samples} of each batch are computed twice, and count once"
 
 
+def batch_note(config: Config, samples: int) -> str:
+    """Say that a global batch is larger than the training split; empty otherwise."""
+    size = config.train.batch_size
+    if size <= samples:
+        return ""
+    return f"train.batch_size {size:,} is more than the {samples:,} training samples: each epoch is one step on all"
+
+
 def evaluation_note(config: Config, manifest: Manifest) -> str:
     """Say that the run ends without an evaluation, or with one of images that it trains on; empty otherwise."""
     split = config.eval.split

@@ -47,7 +47,13 @@ from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
-from cifar_dist.training.requirements import average_note, check_evaluations, evaluation_note, padding_note
+from cifar_dist.training.requirements import (
+    average_note,
+    batch_note,
+    check_evaluations,
+    evaluation_note,
+    padding_note,
+)
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
 from cifar_dist.training.threads import settle_threads
@@ -429,6 +435,7 @@ class Trainer:
             change_of_processes(self.folder.environment, self.config, self.ranks.world_size, self.step),
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
+            batch_note(self.config, len(self.setup.batches.images)),
             average_note(self.config, self.steps_per_epoch, has_begun=self.folder.environment.is_file()),
             evaluation_note(self.config, self.manifest),
         ]

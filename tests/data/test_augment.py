@@ -174,13 +174,12 @@ def test_a_constant_channel_does_not_divide_by_zero() -> None:
     assert result[:, 1].abs().max() < 1e-6
 
 
-def test_a_crop_that_cannot_reflect_is_refused() -> None:
-    refused = augment(AugmentConfig(transforms=(Crop(pad=10),)))
+@pytest.mark.parametrize("fill", ["reflect", "constant"])
+def test_a_crop_that_pads_as_much_as_the_image_is_refused(fill: Literal["reflect", "constant"]) -> None:
+    refused = augment(AugmentConfig(transforms=(Crop(pad=10, fill=fill),)))
     for use in (lambda: refused.check((12, 10, 3)), lambda: refused(images(2), torch.arange(2), 0)):
-        with pytest.raises(
-            UserError, match=r"crop\.pad 10 is too large to reflect in images of 10x12; use at most 9"
-        ) as caught:
+        with pytest.raises(UserError, match=r"crop\.pad 10 is too large for images of 10x12; use at most 9") as caught:
             use()
         assert "\n" not in str(caught.value)
-    for crop in (Crop(pad=9), Crop(pad=10, fill="constant"), Crop(pad=0)):
+    for crop in (Crop(pad=9, fill=fill), Crop(pad=0, fill=fill)):
         augment(AugmentConfig(transforms=(crop,))).check((12, 10, 3))

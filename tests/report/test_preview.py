@@ -143,7 +143,7 @@ def test_a_dataset_is_found_by_its_name_and_the_sheet_is_called_after_the_recipe
         (["nowhere", "demo"], "no packed dataset at nowhere"),
         (["DIGITS", "dmeo"], "did you mean 'demo'"),
         (["DIGITS", "demo", "--augment.cropp", "2"], "did you mean '--augment.crop'"),
-        (["DIGITS", "custom-resnet", "--augment.crop.pad=40", "--augment.crop.fill=reflect"], "too large to reflect"),
+        (["DIGITS", "custom-resnet", "--augment.crop.pad=40", "--augment.crop.fill=reflect"], "too large for images"),
         (["DIGITS", "demo", "--out", "/"], "/ is a folder; name a file in it: --out /NAME"),
         (["DIGITS", "demo", "--samples=1", "--out", "/proc/a.png"], "/proc/a.png cannot be written: No such file"),
         (

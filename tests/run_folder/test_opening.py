@@ -164,6 +164,7 @@ def test_other_data_is_refused(tmp_path: Path, manifest: Manifest) -> None:
     other = replace(manifest, splits={"train": manifest.splits["test"]})
     message = refusal(tmp_path / "it", CONFIG, other)
     assert "was started on other data than" in message
+    assert "; name those with --data.path, or use another --run.name" in message
     assert manifest.fingerprint in message
     assert other.fingerprint in message
 
@@ -174,7 +175,7 @@ def test_renamed_classes_are_the_same_data_and_one_class_more_is_not(tmp_path: P
     open_and_end(tmp_path / "it", CONFIG, replace(manifest, classes=names))
     count = len(names)
     message = refusal(tmp_path / "it", CONFIG, replace(manifest, classes=(*names, "other")))
-    assert f"now has ({count} classes, now {count + 1}); use another --run.name" in message
+    assert f"now has ({count} classes, now {count + 1}); name those with --data.path, or" in message
 
 
 def test_another_normalisation_is_other_data(tmp_path: Path, manifest: Manifest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,9 +13,11 @@ from support.opened_folders import CONFIG, open_and_end, refusal
 
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
 from cifar_dist.files import write_sums
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import open_folder
+from cifar_dist.run_folder.settings import write_settings
 
 
 def test_a_new_folder_records_config_and_data(tmp_path: Path, manifest: Manifest) -> None:
@@ -151,6 +154,11 @@ def test_a_damaged_manifest_of_a_run_names_the_run(tmp_path: Path, manifest: Man
     message = refusal(tmp_path / "it", CONFIG, manifest)
     assert message.startswith(f"{tmp_path}/it/manifest.json is ")
     assert message.endswith(f"; copy the manifest.json of the run's dataset to {tmp_path}/it")
+    config = replace(CONFIG, data=replace(CONFIG.data, path=str(manifest.root)))
+    write_settings(RunFolder(tmp_path / "it"), config)
+    with pytest.raises(UserError) as caught:
+        RunFolder(tmp_path / "it").read_manifest()
+    assert str(caught.value).endswith(f": cp {manifest.root}/manifest.json {tmp_path}/it/manifest.json")
     assert "pack" not in message
 
 

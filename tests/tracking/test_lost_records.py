@@ -81,6 +81,8 @@ def test_what_else_is_lost_is_only_what_was_there(path: Path) -> None:
         path.write_bytes(b"".join(kept))
         note = describe_lost_evaluations(path, 5, [0])
         assert (says in note) if says else (note == "")
+    for due, says in (([0, 1], "the evaluations after epochs 1 to 2"), ([0, 4], "2 evaluations after epochs 1 to 5")):
+        assert f" has lost {says}, not" in describe_lost_evaluations(path, 5, due)
     path.write_bytes(b"x\n" * len(lines))
     assert describe_lost_evaluations(path, 5, [0]) == "", "cutting the file refuses it"
 

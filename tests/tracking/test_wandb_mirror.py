@@ -83,8 +83,10 @@ def test_a_resume_continues_the_same_run_on_its_own_axis(
     first, second = segments(tmp_path)
     assert first.run_id == second.run_id == json.loads((tmp_path / "wandb.json").read_text())["id"]
     assert (first.exit_code, second.exit_code) == (75, 0)
+    program = Path(sys.executable).with_name("wandb")  # the environment may not be activated
     assert [line for line in capsys.readouterr().out.splitlines() if "sync" in line] == [
-        f"upload this run to W&B with: wandb sync {folder}" for folder in sorted(tmp_path.glob("wandb/offline-run-*"))
+        f"upload this run to W&B with: {program} sync {folder}"
+        for folder in sorted(tmp_path.glob("wandb/offline-run-*"))
     ]
     assert first.project == "a-project"
     assert first.config["facts"]["parameters"] == 1234

@@ -18,6 +18,7 @@ from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
 from cifar_dist.training.requirements import (
     average_note,
+    batch_note,
     check_evaluations,
     check_repeatable,
     evaluation_note,
@@ -153,6 +154,13 @@ def test_a_run_that_will_not_be_evaluated_says_what_to_type(tmp_path: Path) -> N
     ):
         said = evaluation_note(config, replace(with_test, splits=found))
         assert said == f"the dataset has no split '{config.eval.split}' to end with; {remedy}"
+
+
+def test_a_batch_that_is_larger_than_the_training_split_is_reported() -> None:
+    config = Config(train=TrainConfig(batch_size=2000))
+    assert batch_note(config, 2000) == ""
+    said = "train.batch_size 2,000 is more than the 120 training samples: each epoch is one step on all"
+    assert batch_note(config, 120) == said
 
 
 def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_path: Path) -> None:

@@ -294,9 +294,8 @@ def test_evaluate_names_a_missing_dataset_and_one_that_has_changed(run: Path, di
     config.write_text(config.read_text().replace(str(digits), "not/here"))
     (done,) = spawn(["-m", "cifar_dist", "evaluate", str(moved)])
     assert done.returncode == 2
-    assert (
-        done.stderr == f"cifar-dist: not/here, the dataset of {moved}, does not exist here; name it with --data DIR\n"
-    )
+    missing = f"not/here, the dataset of {moved}, does not exist in {ROOT}"
+    assert done.stderr == f"cifar-dist: {missing}; name it with --data DIR\n"
     data, evaluation = replace(trained.data, hold_out=False), replace(trained.eval, split="val")
     write_settings(RunFolder(moved), replace(trained, data=data, eval=evaluation))
     said = verb("evaluate", str(moved), "--data", str(digits), "--tta", "0")
@@ -357,7 +356,7 @@ def test_resume_from_another_folder_names_the_dataset_that_is_missing_there(
     (copy / "config.toml").write_text(re.sub(r'(?m)^path = ".*"', 'path = "shards/mine"', config))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        UserError, match=r"shards/mine, the dataset of \S+, does not exist here; name it with --data\.path"
+        UserError, match=rf"shards/mine, the dataset of \S+, does not exist in {tmp_path}; name it with --data\.path"
     ):
         cli.run(["resume", "copy", "--train.epochs", "50"])
 

@@ -19,7 +19,7 @@ class Crop(Rearrangement):
 
     name: Literal["crop"] = "crop"
     pad: int = 4
-    """Pixels of padding on each side."""
+    """Pixels of padding on each side, fewer than an image has."""
     fill: Literal["constant", "reflect"] = "reflect"
     """Content of the padding: the dataset's mean colour (constant), or the image mirrored at its edge (reflect)."""
 
@@ -27,10 +27,10 @@ class Crop(Rearrangement):
         require(self.pad >= 0, f"pad {self.pad} must not be negative")
 
     def check(self, height: int, width: int, channels: int) -> None:
-        if self.fill == "reflect" and self.pad >= min(height, width):
+        if self.pad >= min(height, width):  # too few to reflect, and some crops would show nothing of the image
             raise UserError(
-                f"augment.crop.pad {self.pad} is too large to reflect in images of {width}x{height}; "
-                f'use at most {min(height, width) - 1}, or fill = "constant"'
+                f"augment.crop.pad {self.pad} is too large for images of {width}x{height}; "
+                f"use at most {min(height, width) - 1}"
             )
 
     def sources(self, sources: Sources, samples: Samples) -> Sources:
