@@ -200,10 +200,9 @@ def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], clas
             output = model(image)
     except (RuntimeError, ValueError, AssertionError) as error:
         size = f"images of {height}x{width} with {channels} channels"
-        reason = describe_plugin_failure(error) or first_line(error).rstrip(".")
-        advice = "; choose another model, or enlarge the images with --model.image_size"
-        own = plugins.is_spec(name)
-        raise UserError(f"model.name: {name} cannot take {size}: {reason}{'' if own else advice}") from None
+        advice = "choose another model, or enlarge the images with --model.image_size"
+        reason = describe_plugin_failure(error) or f"{first_line(error).rstrip('.')}; {advice}"
+        raise UserError(f"model.name: {name} cannot take {size}: {reason}") from None
     finally:
         model.train(training)
     if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
