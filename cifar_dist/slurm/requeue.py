@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from shlex import quote
 
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.exit_codes import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_IN_USE,
+    EXIT_REQUEUE,
+    EXIT_STALLED,
+)
 
 _RUNNING = "RUNNING"
 _COMPLETING = "COMPLETING"  # until its processes have ended, whatever ended it
@@ -78,6 +85,8 @@ def decide(attempt: Attempt) -> Decision:
         return Decision(Outcome.REQUEUED, EXIT_REQUEUE, line)
     if attempt.exit_code not in (EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED):
         line = f"{this} failed with exit code {attempt.exit_code}, so it is not requeued; the error is above"
+        if attempt.stopped_at and attempt.exit_code not in (EXIT_BAD_INPUT, EXIT_IN_USE):  # those say what to do
+            line += f"; {resume}"
         return Decision(Outcome.FAILED, attempt.exit_code, line)
     if attempt.finished:
         return Decision(Outcome.DONE, EXIT_DONE)

@@ -107,7 +107,13 @@ ATTEMPTS = st.builds(
             {"exit_code": 137},
             "failed",
             137,
-            "attempt 2 failed with exit code 137, so it is not requeued; the error is above",
+            f"attempt 2 failed with exit code 137, so it is not requeued; the error is above; {_RESUME}",
+        ),
+        (
+            {"exit_code": 1, "stopped_at": ""},
+            "failed",
+            1,
+            "attempt 2 failed with exit code 1, so it is not requeued; the error is above",
         ),
         (
             {"exit_code": 2, "finished": True},
