@@ -25,7 +25,7 @@ def check_options(options: Options, variables: Mapping[str, str], script: Path, 
 
     Raises:
         UserError: the time limit is too short to train, the folder for the output does not exist, or the job would
-            run in another folder than this one.
+            run in another folder than this one or another program.
     """
     in_script = Options.of_script(script)
     for names in (("-o", "--output"), ("-e", "--error")):
@@ -41,6 +41,8 @@ def check_options(options: Options, variables: Mapping[str, str], script: Path, 
             f"--chdir={folder_asked}: a run is found, and finds its data, from the folder of this command; "
             f"drop it, or run this command there: cd {quoted(folder_asked)}"
         )
+    if wrapped := options.value("--wrap"):
+        raise UserError(f"--wrap={wrapped}: the job has a script of its own; drop it")
     source, text = asked(("-t", "--time"), options, variables, in_script)
     if (limit := seconds_of_limit(text)) == math.inf:
         return

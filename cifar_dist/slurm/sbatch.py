@@ -106,9 +106,9 @@ def submit(script: Path, words: Sequence[str], options: Options) -> SubmittedJob
     job = process.stdout.readline().strip().partition(";")[0]
     if job.isdecimal():
         return SubmittedJob(job, process)
-    said = " ".join(process.communicate()[1].split())
+    said = "; ".join(filter(None, map(str.strip, process.communicate()[1].splitlines())))
     if process.returncode:
-        raise UserError(f"{said or 'sbatch failed'}; see: sbatch --help")
+        raise UserError(said or f"sbatch failed with exit code {process.returncode}, and says no more")
     raise UserError(
         f"sbatch submitted no job{said and f' ({said})'}; remove the option that asks for none, such as --test-only"
     )

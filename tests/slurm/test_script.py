@@ -98,7 +98,7 @@ def test_a_signal_to_the_script_is_obeyed_whenever_it_comes(programs: Programs, 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--cpu-bind none b", "srun starts nothing with CIFAR_DIST_SRUN_OPTIONS='--cpu-bind none b'; correct it,"),
+        ("--cpu-bind none b", "srun starts nothing with CIFAR_DIST_SRUN_OPTIONS='--cpu-bind none b'; correct it"),
         ("--comment='a b'", "CIFAR_DIST_SRUN_OPTIONS is split at spaces, also inside quotes: --comment='a b'; use no"),
     ],
 )

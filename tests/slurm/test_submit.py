@@ -74,6 +74,7 @@ from cifar_dist.slurm.submission import Submission
             ["-D", "/tmp"],
             "--chdir=/tmp: a run is found, and finds its data, from the folder of this command; drop it, or",
         ),
+        (["--wrap", "ls"], "--wrap=ls: the job has a script of its own; drop it"),
         (["--nodes=1", "2"], "unexpected '2'; sbatch options begin with -, settings are --section.field VALUE"),
     ],
 )
@@ -142,11 +143,32 @@ def test_a_sweep_of_which_no_task_could_train_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        (
+            "printf 'sbatch: error: no such\\nsbatch: error: failed\\n' >&2",
+            "sbatch: error: no such; sbatch: error: failed",
+        ),
+        ("true", "sbatch failed with exit code 1, and says no more"),
+    ],
+)
+def test_what_sbatch_says_becomes_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, says: str
+) -> None:
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{fails}\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError) as caught:
+        sbatch.submit(sbatch.SCRIPTS / "train.sbatch", [], Options.parse([]))
+    assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(
     ("sbatch_fails", "says"),
     [
         (
             'echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1',
-            r"^sbatch: error: .* specification; see: sbatch --help; one job may have fewer than 2 tasks "
+            r"^sbatch: error: .* specification; one job may have fewer than 2 tasks "
             r"\(scontrol show config: MaxArraySize\); split the rows of the sweep into several files$",
         ),
         ("", r"^2 runs are too long for one command; split the rows of the sweep into several files$"),
