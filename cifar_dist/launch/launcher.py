@@ -21,6 +21,7 @@ from cifar_dist.launch.job import Job
 from cifar_dist.launch.joining import join_machines
 from cifar_dist.launch.options import LaunchRequest
 from cifar_dist.launch.parent_death import announce_launcher
+from cifar_dist.launch.typed_command import command_with_cpu
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
@@ -79,8 +80,8 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
             return EXIT_DONE
         raise JoinTimeoutError(elastic.describe_failure(arguments.rdzv_endpoint, error)) from None
     except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
-        hint = " Without GPUs: cifar-dist launch cpu" if "cuda" in str(error).lower() else ""
-        notice(f"accelerate launch: {error}{hint}")
+        hint = f"; without GPUs, {command_with_cpu()}" if "cuda" in str(error).lower() else ""
+        notice(f"accelerate launch: {str(error).rstrip('.')}{hint}")
         return EXIT_BAD_INPUT
     return EXIT_DONE
 

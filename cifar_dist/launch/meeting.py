@@ -98,10 +98,12 @@ class Meeting:
         """Why a machine waits although enough have met; empty if its ranks are about to start."""
         assert self._handler is not None
         state, own = self._handler._state_holder.state, self._handler._this_node
+        machines = len(state.participants)
+        train = "1 machine trains" if machines == 1 else f"{machines} machines train"
         if own in state.redundancy_list:
-            return f"{len(state.participants)} machines train, as many as --nnodes asks for; this one may replace one"
+            return f"{train}, as many as --nnodes asks for; this one may replace one"
         if own in state.wait_list:
-            return f"{len(state.participants)} machines train; they save and stop, and start again with this one"
+            return f"{train}; all save, stop and start again with this one"
         return ""
 
     def _connection_problem(self) -> str:

@@ -66,10 +66,18 @@ def launcher_command(config: str, options: Sequence[str]) -> str:
 
 def command_with_ddp() -> str:
     """Return what to do to start this job with DDP, instead of the launch config that it has."""
-    launcher = os.environ.get(VARIABLE)
-    if not launcher and SLURM_CONFIG in os.environ:
+    if not os.environ.get(VARIABLE) and SLURM_CONFIG in os.environ:
         return f"set {SLURM_CONFIG}=ddp, or {SLURM_CONFIG}=cpu without GPUs"
-    config = "ddp" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+    return _command_with("ddp" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu")
+
+
+def command_with_cpu() -> str:
+    """Return what to do to start this job without GPUs."""
+    return f"set {SLURM_CONFIG}=cpu" if os.environ.get(VARIABLE) == "" else _command_with("cpu")
+
+
+def _command_with(config: str) -> str:
+    launcher = os.environ.get(VARIABLE)
     program, options = ["cifar-dist", "launch"], list[str]()
     if launcher:
         words = shlex.split(launcher)

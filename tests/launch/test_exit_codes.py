@@ -147,8 +147,13 @@ def test_a_wrong_environment_is_named() -> None:
 def test_missing_gpus_are_reported_in_one_line(forked: dict[str, str]) -> None:
     env = environment({**forked, "CUDA_VISIBLE_DEVICES": ""})
     done = subprocess.run(
-        [soak.LOCAL, "ddp", "demo"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+        [soak.LOCAL, "ddp", "demo", "--train.epochs", "4"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("cifar-dist: accelerate launch: Cuda is not available")
-    assert "cifar-dist launch cpu" in done.stderr
+    command = f"{soak.LOCAL} cpu demo --train.epochs 4"
+    assert done.stderr == f"cifar-dist: accelerate launch: Cuda is not available; without GPUs, use: {command}\n"

@@ -12,6 +12,7 @@ from cifar_dist.launch.typed_command import (
     VARIABLE,
     command_for_recipes,
     command_for_verbs,
+    command_with_cpu,
     command_with_ddp,
     launcher_command,
     resume_command,
@@ -144,3 +145,5 @@ def test_an_engine_is_replaced_by_ddp(
 def test_a_slurm_job_is_given_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFAR_DIST_LAUNCH", "zero2")
     assert command_with_ddp() == "set CIFAR_DIST_LAUNCH=ddp, or CIFAR_DIST_LAUNCH=cpu without GPUs"
+    monkeypatch.setenv(VARIABLE, "")
+    assert command_with_cpu() == "set CIFAR_DIST_LAUNCH=cpu"
