@@ -44,7 +44,8 @@ def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store
         known where the ranks meet.
 
     Raises:
-        JoinTimeoutError: some have not come within ``timeout`` seconds; the message names them.
+        JoinTimeoutError: some have not come within ``timeout`` seconds, and the message names them; or the launcher's
+            store does not answer.
         MachineError: this is rank 0, and its port is in use.
     """
     place = os.environ
@@ -55,7 +56,13 @@ def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store
     board = None
     if agent_hosts and place.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         # Torchrun's store keeps the keys of ranks that have ended, which torch would take for those of these ranks.
-        board, agent_hosts = open_store("restarts", host, port), False
+        try:
+            board, agent_hosts = open_store("restarts", host, port), False
+        except RuntimeError:
+            raise JoinTimeoutError(
+                f"torchrun's store does not answer at {host}:{port}; if machines come and go, set "
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them"
+            ) from None
         port = 0 if rank == 0 else port
     call = _RollCall(
         "rank",

@@ -25,7 +25,7 @@ def check_options(options: Options, variables: Mapping[str, str], script: Path, 
 
     Raises:
         UserError: the time limit is too short to train, the folder for the output does not exist, or the job would
-            run in another folder than this one or another program.
+            run in another folder, as another program or on fewer nodes than asked for.
     """
     in_script = Options.of_script(script)
     for names in (("-o", "--output"), ("-e", "--error")):
@@ -41,6 +41,9 @@ def check_options(options: Options, variables: Mapping[str, str], script: Path, 
             f"--chdir={folder_asked}: a run is found, and finds its data, from the folder of this command; "
             f"drop it, or run this command there: cd {quoted(folder_asked)}"
         )
+    nodes, tasks = options.value("-N", "--nodes"), options.value("-n", "--ntasks")
+    if nodes.isdecimal() and tasks.isdecimal() and int(tasks) < int(nodes):
+        raise UserError(f"--ntasks={tasks} would take {tasks} of {nodes} nodes: each runs one task; drop it")
     if wrapped := options.value("--wrap"):
         raise UserError(f"--wrap={wrapped}: the job has a script of its own; drop it")
     source, text = asked(("-t", "--time"), options, variables, in_script)

@@ -90,6 +90,19 @@ def test_ranks_that_torchrun_starts_again_do_not_meet_those_before() -> None:
         assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr + ranks[1].stderr
 
 
+def test_a_store_of_torchrun_that_was_lost_with_its_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "2"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(joining, "_ANSWER_SECONDS", 0.5)
+    with pytest.raises(
+        JoinTimeoutError, match=rf"^torchrun's store does not answer at 127\.0\.0\.1:{port}; if machines"
+    ):
+        join_ranks(PATIENCE)
+
+
 @dataclass(frozen=True)
 class Wait:
     """A process that waits for others, which never come.

@@ -74,6 +74,7 @@ from cifar_dist.slurm.submission import Submission
             ["-D", "/tmp"],
             "--chdir=/tmp: a run is found, and finds its data, from the folder of this command; drop it, or",
         ),
+        (["-N2", "--ntasks=1"], "--ntasks=1 would take 1 of 2 nodes: each runs one task; drop it"),
         (["--wrap", "ls"], "--wrap=ls: the job has a script of its own; drop it"),
         (["--nodes=1", "2"], "unexpected '2'; sbatch options begin with -, settings are --section.field VALUE"),
     ],
