@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
@@ -50,7 +49,7 @@ def write_report(run: Path) -> Path:
         UserError: it is not a run folder.
     """
     folder = RunFolder(run)
-    config_text = to_toml(read_config(folder.config))
+    config = read_config(folder.config)
     records = metrics.read(folder.metrics)
     events = timeline.read(folder.timeline)
     environment = read_json(folder.environment)
@@ -65,7 +64,12 @@ def write_report(run: Path) -> Path:
         curves.append(draw_lr_curve(lr_curve, folder.lr_curve_picture))
     rows = EpochTable(records).rows()
     evaluations, own_data = _evaluations(folder), own_data_of(folder)
-    if evaluations and (missing := _missing_data(folder)):
+    here = _find_data(config.data.path, own_data)
+    if evaluations and here is None:
+        missing = (
+            f"the dataset of {run} is not at {config.data.path}: its report has the sheets of images that were drawn "
+            "before, and no images of confusions; run cifar-dist report again where the dataset is"
+        )
         notice(printable(missing))
     shown, others = evaluations[:_EVALUATIONS_SHOWN], evaluations[_EVALUATIONS_SHOWN:]
 
@@ -73,11 +77,11 @@ def write_report(run: Path) -> Path:
         _headline(run, rows, evaluations, events, own_data),
         _facts(run_facts, rows, events, usage),
         section("Training", embed(path for path in curves if path.name != "overview.png")),
-        *(_evaluation(folder, one, f"confusions-{n}", own_data) for n, one in enumerate(shown, 1)),
+        *(_evaluation(one, _images(here, one), f"confusions-{n}", own_data) for n, one in enumerate(shown, 1)),
         section("Older evaluations", _list(others, own_data)) if others else "",
         section("Epochs", _epochs(rows)) if rows else "",
         section("What happened", _events(events)) if events else "",
-        section("Settings", f"<pre>{escape(config_text)}</pre>"),
+        section("Settings", f"<pre>{escape(to_toml(config))}</pre>"),
         section("Environment", f"<pre>{escape(json.dumps(environment, indent=2, ensure_ascii=False))}</pre>"),
     ]
     typed = escape(quoted(run.name if run.parent == Path("runs") else run))
@@ -103,13 +107,21 @@ def _evaluations(folder: RunFolder) -> list[Evaluation]:
     return sorted(found, key=lambda evaluation: final is None or evaluation.folder != final.path)
 
 
-def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
-    """Open the evaluated images; None if their packed dataset is no longer in its place."""
+def _find_data(place: str, own_data: Manifest | None) -> Manifest | None:
+    """Read the packed dataset of the run; None if it is no longer in its place."""
     try:
-        here = Manifest.load(read_config(folder.config).data.path)
-        if here.fingerprint != folder.read_manifest().fingerprint or is_on_other_data(evaluation.summary, here):
-            return None
-        split = str(evaluation.summary.get("split"))
+        here = Manifest.load(place)
+    except UserError:
+        return None
+    return here if own_data and here.fingerprint == own_data.fingerprint else None
+
+
+def _images(here: Manifest | None, evaluation: Evaluation) -> ImageOf | None:
+    """Open the evaluated images in the dataset of the run; None if they are not there."""
+    if here is None or is_on_other_data(evaluation.summary, here):
+        return None
+    split = str(evaluation.summary.get("split"))
+    try:
         reader = ShardReader(here, split)
         if len(reader) != len(evaluation.probabilities):
             return None
@@ -117,25 +129,7 @@ def _images(folder: RunFolder, evaluation: Evaluation) -> ImageOf | None:
             return None  # an evaluation of an earlier version, on another dataset of the same name
     except UserError:
         return None
-
-    def image(sample: int) -> NDArray[np.uint8]:
-        return reader.image(sample)
-
-    return image
-
-
-def _missing_data(folder: RunFolder) -> str:
-    """Say that the dataset of the run is not here, and what the page lacks for it; empty if it is here."""
-    place = read_config(folder.config).data.path
-    try:
-        if Manifest.load(place).fingerprint == folder.read_manifest().fingerprint:
-            return ""
-    except UserError:
-        pass
-    return (
-        f"the dataset of {folder.path} is not at {place}: its report has the sheets of images that were drawn before, "
-        "and no images of confusions; run cifar-dist report again where the dataset is"
-    )
+    return reader.image
 
 
 # ---- parts of the page ------------------------------------------------------------------------------------------
@@ -211,8 +205,7 @@ def _facts(
     return f'<dl class="facts">{cards}</dl>\n' if cards else ""
 
 
-def _evaluation(folder: RunFolder, evaluation: Evaluation, name: str, own_data: Manifest | None) -> str:
-    image_of = _images(folder, evaluation)
+def _evaluation(evaluation: Evaluation, image_of: ImageOf | None, name: str, own_data: Manifest | None) -> str:
     pictures = draw_evaluation(evaluation, image_of)
     confusions = ""
     if image_of is not None and evaluation.labels is not None:

@@ -30,7 +30,6 @@ from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report import run_page
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.run_page import write_report
-from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.usage import Usage
@@ -204,11 +203,11 @@ def test_images_are_not_those_of_another_dataset_of_the_same_name_and_size(digit
     """An evaluation of an earlier version says nothing else of its data, but has their labels."""
     run = make_run(tmp_path, digits)
     (final,) = (run / "evaluations").iterdir()
-    evaluation = read_evaluation(final)
-    assert run_page._images(RunFolder(run), evaluation) is not None
+    evaluation, here = read_evaluation(final), Manifest.load(digits)
+    assert run_page._images(here, evaluation) is not None
     assert evaluation.labels is not None
     other = dataclasses.replace(evaluation, labels=evaluation.labels[::-1])
-    assert run_page._images(RunFolder(run), other) is None
+    assert run_page._images(here, other) is None
 
 
 def test_views_of_some_images_only_are_said(digits: Path, tmp_path: Path, undrawn: None) -> None:
