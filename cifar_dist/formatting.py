@@ -76,13 +76,6 @@ def percent(fraction: float, digits: int = 2) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
-def views_of(tta: str, viewed: int, samples: int) -> str:
-    """Name the views of an evaluation, and how many images got them where it was not all: ``8 of 190 images``."""
-    if tta == "0" or viewed == samples:
-        return tta
-    return f"{tta} of {viewed:,} image{'s' * (viewed != 1)}"
-
-
 def loss_figure(loss: float) -> str:
     """Format a loss in the eight columns that it has: ``0.4785``, or ``9.61e+12`` of a run that diverges."""
     if loss < 999.99995:

@@ -11,10 +11,10 @@ from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.wrapped_model import InferenceModel
-from cifar_dist.evaluation.folder import Summary, write_evaluation
+from cifar_dist.evaluation.folder import write_evaluation
 from cifar_dist.evaluation.source_terms import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.terminal.progress import Show, silent
 
 
@@ -51,9 +51,9 @@ def evaluate(
     *,
     trained_on: Manifest,
     poll: Callable[[], None] = lambda: None,
-    record: Callable[[Summary], None] = lambda summary: None,
+    record: Callable[[EvaluationSummary], None] = lambda summary: None,
     show: Show = silent,
-) -> tuple[Path, Summary]:
+) -> tuple[Path, EvaluationSummary]:
     """Predict every sample of ``split`` once and write the evaluation folder. Collective.
 
     Args:
@@ -80,7 +80,7 @@ def evaluate(
     ranks.run_on_main(lambda: copies.append(WeightsCopy(weights.files)))
     begin = time.perf_counter()
     predictions = opened.predict(model, tta, poll, show)
-    summary = Summary(
+    summary = EvaluationSummary(
         run=run.name,
         checkpoint=weights.name,
         step=weights.step,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,7 @@ from cifar_dist.formatting import percent
 from cifar_dist.report.predictions import draw_predictions
 from cifar_dist.report.sheet import Grid, sheet
 from cifar_dist.report.style import BLUE, GREY, ORANGE, PAPER, PERCENT, RED, bare, figure, short_names
-from cifar_dist.run_folder import EvaluationFolder
+from cifar_dist.run_folder import EvaluationFolder, EvaluationSummary, read_summary
 
 ImageOf = Callable[[int], NDArray[np.uint8]]
 """Maps the position of a sample in its split to its image, uint8 [height, width, channels]."""
@@ -49,7 +47,7 @@ class Evaluation:
     """
 
     folder: Path
-    summary: dict[str, Any]
+    summary: EvaluationSummary
     probabilities: NDArray[np.float32]
     labels: NDArray[np.int64] | None
     ids: list[int] | list[str]
@@ -70,12 +68,12 @@ class Evaluation:
 
     def full_name(self, label: int) -> str:
         """Return the class's name, or its number if it has none."""
-        names = self.summary.get("classes") or []
-        return str(names[label]) if label < len(names) else str(label)
+        names = self.summary.classes
+        return names[label] if label < len(names) else str(label)
 
     @functools.cached_property
     def _short_names(self) -> list[str]:
-        return short_names([str(name) for name in self.summary.get("classes") or []], 14)
+        return short_names(self.summary.classes, 14)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -86,19 +84,14 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     paths = EvaluationFolder(folder)
     try:
-        summary = json.loads(paths.summary.read_text(encoding="utf-8"))
         with np.load(paths.probabilities, allow_pickle=False) as arrays:
             probabilities = arrays["probabilities"]
             labels = arrays["labels"] if "labels" in arrays.files else None
             ids = arrays["ids"] if "ids" in arrays.files else np.arange(len(probabilities))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{folder} is not a complete evaluation: {error}; run cifar-dist evaluate again") from None
-    if (
-        not isinstance(summary, dict)
-        or not isinstance(summary.get("classes", []), list | None)
-        or probabilities.ndim != 2
-        or len(ids) != len(probabilities)
-    ):
+    summary = read_summary(paths.summary)
+    if summary is None or probabilities.ndim != 2 or len(ids) != len(probabilities):
         raise UserError(f"{folder} is not an evaluation; run cifar-dist evaluate again")
     return Evaluation(folder, summary, probabilities, labels, ids.tolist())
 

@@ -13,27 +13,10 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import read_json
 from cifar_dist.formatting import duration, percent_cell
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.environment import recorded_run
 from cifar_dist.tracking.table import EpochTable
-
-
-@dataclass(frozen=True)
-class Final:
-    """The final evaluation of a run.
-
-    Attributes:
-        accuracy: fraction of ``samples``; None without labels.
-        samples: number of images.
-        split, data, tta: the split, the dataset, and the views of each image.
-    """
-
-    accuracy: float | None
-    samples: int
-    split: str
-    data: str
-    tta: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +39,7 @@ class Result:
     seconds: float
     train_accuracy: float | None
     val_accuracy: float | None
-    final: Final | None
+    final: EvaluationSummary | None
     environment: dict[str, Any]
     facts: Mapping[str, object]
     origin: str
@@ -106,14 +89,13 @@ def read_result(run: Path) -> Result:
     folder = RunFolder(run)
     config = read_config(folder.config)
     rows = EpochTable(metrics.read(folder.metrics)).rows()
-    summary = folder.final_summary()
     return Result(
         config=config,
         epochs=len(rows),
         seconds=sum(row.seconds for row in rows),
         train_accuracy=_last([row.train_accuracy for row in rows]),
         val_accuracy=_last([row.val_accuracy for row in rows]),
-        final=_final(summary) if summary else None,
+        final=folder.final_summary(),
         environment=read_json(folder.environment),
         facts=recorded_run(folder.environment),
         origin=timeline.origin(timeline.read(folder.timeline)),
@@ -147,7 +129,7 @@ def own_data_of(run: RunFolder) -> Manifest | None:
         return None
 
 
-def is_on_other_data(summary: Mapping[str, object], own: Manifest | None) -> bool:
+def is_on_other_data(summary: EvaluationSummary, own: Manifest | None) -> bool:
     """Whether an evaluation is on another dataset than its run's, as far as that is known.
 
     Args:
@@ -156,22 +138,13 @@ def is_on_other_data(summary: Mapping[str, object], own: Manifest | None) -> boo
     """
     if own is None:
         return False
-    found = summary.get("fingerprint")
-    return found != own.fingerprint if found else summary.get("data") != own.name
+    return summary.fingerprint != own.fingerprint if summary.fingerprint else summary.data != own.name
 
 
 def count(facts: Mapping[str, object], name: str) -> int | None:
     """Return a positive integer fact; None if it is missing."""
     value = facts.get(name)
     return value if type(value) is int and value > 0 else None
-
-
-def _final(summary: dict[str, Any]) -> Final | None:
-    accuracy, samples = summary.get("accuracy"), summary.get("samples")
-    if not isinstance(samples, int) or not isinstance(accuracy, float | int | None):
-        return None
-    split, data, tta = (str(summary.get(key, "")) for key in ("split", "data", "tta"))
-    return Final(accuracy, samples, split, data, tta)
 
 
 def _last(values: list[float]) -> float | None:

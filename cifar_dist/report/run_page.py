@@ -18,7 +18,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files import read_json, write_atomic
-from cifar_dist.formatting import duration, loss_figure, percent, size, views_of
+from cifar_dist.formatting import duration, loss_figure, percent, size
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.curves import draw_curves
@@ -27,7 +27,7 @@ from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, page, section
 from cifar_dist.report.results import count, is_on_other_data, own_data_of, read_state
 from cifar_dist.report.usage import draw_usage
-from cifar_dist.run_folder import FINAL, EvaluationFolder, RunFolder
+from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
 from cifar_dist.terminal.notice import notice
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.environment import recorded_run
@@ -120,7 +120,7 @@ def _images(here: Manifest | None, evaluation: Evaluation) -> ImageOf | None:
     """Open the evaluated images in the dataset of the run; None if they are not there."""
     if here is None or is_on_other_data(evaluation.summary, here):
         return None
-    split = str(evaluation.summary.get("split"))
+    split = evaluation.summary.split
     try:
         reader = ShardReader(here, split)
         if len(reader) != len(evaluation.probabilities):
@@ -145,12 +145,12 @@ def _headline(
     known = [
         evaluation.summary
         for evaluation in evaluations
-        if isinstance(evaluation.summary.get("accuracy"), float) and not is_on_other_data(evaluation.summary, own_data)
+        if evaluation.summary.accuracy is not None and not is_on_other_data(evaluation.summary, own_data)
     ]
     state = read_state(run)
     best = max((row.val_accuracy for row in rows if row.val_accuracy == row.val_accuracy), default=None)
     if known:
-        value = _percent(known[0]["accuracy"])
+        value = _percent(known[0].accuracy)
         beside = _about_accuracy(known[0])
         if best is not None:
             beside += f"<br>best validation accuracy {_percent(best)}"
@@ -167,16 +167,10 @@ def _headline(
     return f'<h1>{escape(run.name)}</h1>\n<div class="headline">{number}<span class="beside">{beside}</span></div>\n'
 
 
-def _about_accuracy(summary: Mapping[str, object]) -> str:
-    weights = "" if summary.get("checkpoint") == FINAL else f" of {escape(str(summary.get('checkpoint')))}"
-    views = "one view of each image" if summary.get("tta") == "0" else f"test-time augmentation {_views(summary)}"
-    return f"accuracy{weights} on {_count(summary.get('samples'))} {escape(str(summary.get('split')))} images, {views}"
-
-
-def _views(summary: Mapping[str, object]) -> str:
-    samples, tta = summary.get("samples"), str(summary.get("tta"))
-    viewed = summary.get("tta_images", samples)
-    return escape(views_of(tta, viewed, samples) if isinstance(viewed, int) and isinstance(samples, int) else tta)
+def _about_accuracy(summary: EvaluationSummary) -> str:
+    weights = "" if summary.checkpoint == FINAL else f" of {escape(summary.checkpoint)}"
+    views = "one view of each image" if summary.tta == "0" else f"test-time augmentation {escape(summary.views)}"
+    return f"accuracy{weights} on {summary.samples:,} {escape(summary.split)} images, {views}"
 
 
 def _facts(
@@ -227,20 +221,17 @@ def _list(evaluations: Sequence[Evaluation], own_data: Manifest | None) -> str:
 def _title(evaluation: Evaluation, own_data: Manifest | None) -> str:
     """Say the weights, the data where these are not the run's, and the accuracy."""
     summary = evaluation.summary
-    weights = summary.get("checkpoint")
-    title = f"{'Final' if weights == FINAL else weights} on {summary.get('split')}"
+    title = f"{'Final' if summary.checkpoint == FINAL else summary.checkpoint} on {summary.split}"
     if is_on_other_data(summary, own_data):
-        fingerprint = summary.get("fingerprint")
-        title += f" of {summary.get('data')}" + (f" ({fingerprint})" if fingerprint else "")
-    accuracy = summary.get("accuracy")
-    return title + (f": {_percent(accuracy)}" if isinstance(accuracy, float) else "")
+        title += f" of {summary.data}" + (f" ({summary.fingerprint})" if summary.fingerprint else "")
+    return title + (f": {_percent(summary.accuracy)}" if summary.accuracy is not None else "")
 
 
 def _about(evaluation: Evaluation) -> str:
     summary = evaluation.summary
-    plain = summary.get("plain_accuracy")
-    beside = f" ({_percent(plain)} without)" if isinstance(plain, float) and summary.get("tta") != "0" else ""
-    return f"TTA {_views(summary)}{beside}, in <code>{escape(evaluation.folder.name)}</code>"
+    plain = summary.plain_accuracy
+    beside = f" ({_percent(plain)} without)" if plain is not None and summary.tta != "0" else ""
+    return f"TTA {escape(summary.views)}{beside}, in <code>{escape(evaluation.folder.name)}</code>"
 
 
 def _epochs(rows: Sequence[EpochRow]) -> str:
@@ -282,8 +273,8 @@ def _table(rows: str, count: int, what: str) -> str:
 # ---- text and numbers for the reader ----------------------------------------------------------------------------
 
 
-def _percent(value: float) -> str:
-    return percent(value) if value == value else ""
+def _percent(value: float | None) -> str:
+    return percent(value) if value is not None and value == value else ""
 
 
 def _number(value: float) -> str:

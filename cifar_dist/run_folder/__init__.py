@@ -2,5 +2,6 @@
 
 from cifar_dist.run_folder.finding import find_run, split_step
 from cifar_dist.run_folder.folder import FINAL, EvaluationFolder, RunFolder
+from cifar_dist.run_folder.summary import EvaluationSummary, read_summary
 
-__all__ = ["FINAL", "EvaluationFolder", "RunFolder", "find_run", "split_step"]
+__all__ = ["FINAL", "EvaluationFolder", "EvaluationSummary", "RunFolder", "find_run", "read_summary", "split_step"]

@@ -32,6 +32,7 @@ from cifar_dist.files import (
     write_atomic,
     write_sums,
 )
+from cifar_dist.run_folder.summary import EvaluationSummary, read_summary
 from cifar_dist.step_folder import step_name
 from cifar_dist.terminal.notice import notice
 
@@ -154,7 +155,7 @@ class RunFolder:
         """
         if not self.final.is_file():
             return False
-        if self.final_summary() is not None:
+        if self.final_evaluation() is not None:
             return True
         splits = read_json(self.manifest).get("splits")
         return isinstance(splits, dict) and (split or read_config(self.config).eval.split) not in splits
@@ -177,10 +178,10 @@ class RunFolder:
         """List the final weights that :meth:`supersede_final` renamed."""
         return [path for path in complete(self.path) if path.name.startswith(f"{FINAL}-step-")]
 
-    def final_summary(self) -> dict[str, object] | None:
-        """Read the ``summary.json`` of the final evaluation; None before it is complete."""
+    def final_summary(self) -> EvaluationSummary | None:
+        """Read the ``summary.json`` of the final evaluation; None before it is complete, and if it is damaged."""
         evaluation = self.final_evaluation()
-        return read_json(evaluation.summary) if evaluation else None
+        return read_summary(evaluation.summary) if evaluation else None
 
     def final_evaluation(self) -> EvaluationFolder | None:
         """Return the evaluation that ended the run; None before it is complete."""

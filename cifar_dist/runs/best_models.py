@@ -11,10 +11,10 @@ from typing import Final
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.errors import UserError, printable, quoted
-from cifar_dist.files import changed_files, folder_atomic, read_json, write_atomic
+from cifar_dist.files import changed_files, folder_atomic, write_atomic
 from cifar_dist.formatting import csv_text
 from cifar_dist.report.results import Result, is_on_other_data, own_data_of
-from cifar_dist.run_folder import FINAL, RunFolder
+from cifar_dist.run_folder import FINAL, RunFolder, read_summary
 from cifar_dist.runs.listing import ListedRun
 
 TABLE = "models.csv"
@@ -129,13 +129,12 @@ def _test_accuracy(run: RunFolder, result: Result, name: str, step: int) -> floa
     own, settings = own_data_of(run), result.config.eval
     wanted = settings.split, result.tta or settings.tta
     for evaluation in run.evaluation_folders():
-        summary = read_json(evaluation.summary)
-        evaluated = summary.get("checkpoint")
-        is_these = evaluated == name or (evaluated == FINAL and summary.get("step") == step)
-        if not is_these or (summary.get("split"), summary.get("tta")) != wanted or is_on_other_data(summary, own):
+        summary = read_summary(evaluation.summary)
+        if summary is None or summary.accuracy is None or is_on_other_data(summary, own):
             continue
-        if isinstance(accuracy := summary.get("accuracy"), float):
-            return accuracy
+        is_these = summary.checkpoint == name or (summary.checkpoint == FINAL and summary.step == step)
+        if is_these and (summary.split, summary.tta) == wanted:
+            return summary.accuracy
     return None
 
 

@@ -81,10 +81,12 @@ class Run:
 
     def other_evaluation(self) -> str:
         """The setting of the evaluation that ended the run and that the sweep has changed since; empty for none."""
-        summary = self.folder.final_summary() or {}
-        wanted = {"eval.split": self.config.eval.split, "eval.tta": self.config.distinct_tta}  # as evaluate records it
-        measured = {key: summary.get(key.partition(".")[2], value) for key, value in wanted.items()}
-        return next((key for key, value in wanted.items() if measured[key] != value), "")
+        summary = self.folder.final_summary()
+        if summary is None:
+            return ""
+        if summary.split not in ("", self.config.eval.split):
+            return "eval.split"
+        return "eval.tta" if summary.tta not in ("", self.config.distinct_tta) else ""  # as evaluate records it
 
     def is_on_other_data(self) -> bool:
         """Whether its folder is of a run on other data than ``data.path`` has; False where that is unknown.

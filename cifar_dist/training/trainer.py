@@ -26,11 +26,10 @@ from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.watchdog import Watchdog
 from cifar_dist.errors import MAY_PASS, StopRequested, TrainingFailedError, UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
-from cifar_dist.evaluation.folder import Summary, read_summary
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
-from cifar_dist.run_folder import FINAL, RunFolder
+from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.environment import change_of_arithmetic, change_of_processes
 from cifar_dist.tracking.metrics import Record
@@ -232,7 +231,7 @@ class Trainer:
         for damage in self.ranks.run_on_main(self.folder.discard_damaged_results):
             self.tracker.warn(damage)
         if self.ranks.run_on_main(lambda: self.folder.is_finished(self.config.eval.split)):
-            if summary := self.ranks.run_on_main(self._read_final):
+            if summary := self.ranks.run_on_main(self.folder.final_summary):
                 self._record_final(summary, None)
             return  # only its metrics had to be restored
         with self.learner.clock.during("evaluation"), self.learner.averaged():
@@ -264,12 +263,7 @@ class Trainer:
         if warning := summary.warning():
             self.tracker.warn(warning)
 
-    def _read_final(self) -> Summary | None:
-        """Read the summary of a final evaluation; None if there is none, or an earlier version wrote it."""
-        found = self.folder.final_evaluation()
-        return read_summary(found.summary) if found else None
-
-    def _record_final(self, summary: Summary, usage: Usage | None) -> None:
+    def _record_final(self, summary: EvaluationSummary, usage: Usage | None) -> None:
         """Record the final evaluation in the metrics, unless its split is recorded in every epoch."""
         self.watchdog.be_patient()  # its folder is written next
         self._follow_folder()

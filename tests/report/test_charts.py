@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
-from cifar_dist.evaluation.folder import Summary, write_evaluation
+from cifar_dist.evaluation.folder import write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report import curves, overlay
 from cifar_dist.report.evaluation import draw_evaluation, read_evaluation
 from cifar_dist.report.sheet import sheet
 from cifar_dist.report.style import short_names
 from cifar_dist.report.usage import draw_usage
+from cifar_dist.run_folder import EvaluationSummary
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.usage import Usage
 
@@ -42,7 +43,7 @@ def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
     weights = tmp_path / "w"
     weights.write_bytes(b"")
     names = tuple(f"class-{i}" for i in range(100))
-    summary = Summary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01, 0)
+    summary = EvaluationSummary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01, 0)
     predicted = predictions.classes.tolist()
     folder = write_evaluation(
         tmp_path / "evaluations", summary, predictions, range(2000), WeightsCopy([weights]), predicted

@@ -18,6 +18,7 @@ from PIL import Image
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.evaluation import Evaluation
 from cifar_dist.report.page import page as html_page
+from cifar_dist.run_folder import EvaluationSummary
 
 HOSTILE = '<script>alert("x")</script>&"'
 
@@ -27,9 +28,8 @@ def evaluation(predicted: list[int], classes: int, names: list[str] | None = Non
     probabilities = np.zeros((len(predicted), classes), np.float32)
     probabilities[np.arange(len(predicted)), predicted] = np.linspace(0.6, 0.9, len(predicted))
     ids = [f"{sample}.png" for sample in range(len(predicted))]
-    return Evaluation(
-        Path("none"), {"classes": names or [f"class-{n}" for n in range(classes)]}, probabilities, None, ids
-    )
+    summary = EvaluationSummary(classes=tuple(names or (f"class-{n}" for n in range(classes))))
+    return Evaluation(Path("none"), summary, probabilities, None, ids)
 
 
 def image_of(sample: int) -> NDArray[np.uint8]:

@@ -25,11 +25,12 @@ from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.folder import Summary, write_evaluation
+from cifar_dist.evaluation.folder import write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report import run_page
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.run_page import write_report
+from cifar_dist.run_folder import EvaluationSummary
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.usage import Usage
@@ -62,7 +63,7 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
     logits = torch.nn.functional.one_hot(labels, 10).float() * 3
     logits[::7] = logits[::7].roll(1, dims=1)  # one in seven is wrong
     names = classes or manifest.classes
-    summary = Summary(
+    summary = EvaluationSummary(
         "some-run", "final", 30, "test", manifest.name, len(labels), names, "0", 0.857, 0.5, 0.9, 1.0, 2, 0.857, 0
     )
     weights = run / "model.safetensors"

@@ -15,7 +15,7 @@ from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_sums
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.run_folder.opening import open_folder
 from cifar_dist.run_folder.settings import write_settings
 
@@ -40,7 +40,7 @@ def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest
     folder.final.parent.mkdir()
     folder.final.touch()
     assert folder.is_finished()
-    assert folder.final_summary() == {"checkpoint": "final"}
+    assert folder.final_summary() == EvaluationSummary(checkpoint="final")
 
 
 @pytest.mark.parametrize(

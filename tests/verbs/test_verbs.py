@@ -28,7 +28,7 @@ from cifar_dist.distributed.out_of_memory import OutOfMemoryError
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.evaluation.trained import build_trained, open_trained
-from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder import RunFolder, find_run, read_summary
 from cifar_dist.run_folder.settings import write_settings
 
 RECIPE = """
@@ -322,7 +322,7 @@ def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     (folder,) = run.glob("evaluations/*their-best*")
     assert (folder / "model.pth").read_bytes() == foreign.read_bytes()
     (final_folder,) = run.glob("evaluations/*_model_final")
-    assert RunFolder(run).final_summary() == json.loads((final_folder / "summary.json").read_text())
+    assert RunFolder(run).final_summary() == read_summary(final_folder / "summary.json")
 
 
 @pytest.mark.parametrize(
