@@ -274,6 +274,11 @@ def _is_intact(path: Path) -> bool:
     return True
 
 
+def is_name(text: str) -> bool:
+    """Whether a text names a checkpoint of a run, as for :func:`find_named`, whatever files have that name."""
+    return text in ("best", "latest") or text.isdecimal() or ("/" not in text and step_of(Path(text)) is not None)
+
+
 def find_named(folder: Path, which: str, option: str = OPTION) -> Path:
     """Return the checkpoint that the user asks for: ``best``, ``latest``, a step number or ``step-00000120``.
 

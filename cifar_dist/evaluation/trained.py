@@ -46,8 +46,8 @@ class Trained:
 def open_trained(run: Path, which: str) -> Trained:
     """Choose and verify weights: of the run's checkpoint ``best``, ``latest`` or of a step, or those at a path.
 
-    A path is that of any checkpoint folder, or of any file that ``model.pretrained`` takes. Whether they fit the run's
-    network shows when it is built. Says so if the newest checkpoint stands for the best, or a copy for a plug-in.
+    A path is that of any checkpoint folder, or of any file that ``model.pretrained`` takes; that of a file called
+    ``best`` is ``./best``. Whether they fit the run's network shows when it is built. Says so if the newest checkpoint stands for the best, or a copy for a plug-in.
 
     Raises:
         UserError: no such weights, or the run folder is incomplete.
@@ -55,7 +55,7 @@ def open_trained(run: Path, which: str) -> Trained:
     folder = RunFolder(run)
     config, trained_on = read_settings_with_plugins(folder, trains=False), folder.read_manifest()
     given = expand_home(which)
-    if given.is_file():
+    if given.is_file() and not checkpoint.is_name(which):
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
         return Trained(folder, config, trained_on, CheckpointRef((given,), name, None, None))
     if given.suffix in WEIGHT_SUFFIXES or (len(given.parts) > 1 and not given.is_dir()):

@@ -325,6 +325,16 @@ def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     assert RunFolder(run).final_summary() == read_summary(final_folder / "summary.json")
 
 
+@pytest.mark.parametrize("name", ["best", "latest", "26", "step-00000026"])
+def test_a_checkpoint_s_name_is_not_a_file_of_the_working_directory(
+    run: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    assert open_trained(run, name).weights.name.startswith("step-000000")
+    assert open_trained(run, f"./{name}").weights.files == (Path(name),)
+
+
 @pytest.mark.parametrize(
     ("weights", "says"),
     [
