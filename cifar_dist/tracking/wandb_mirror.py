@@ -4,8 +4,8 @@
 * Its own x-axis, ``step``: a resume repeats steps, which W&B would drop because of its internal step.
 * Offline, each process writes a new segment, and syncing a segment replaces the server's data of the id. A segment
   therefore begins with the complete history so far, and the newest one contains the entire run.
-* Online, the history is sent again unless the last process has sent all of its own: W&B shows a step that it receives
-  twice at the same place, and would never receive one that a failure or a kill kept from it.
+* Online, the history is sent again unless the same W&B run has received all of it: W&B shows a step that it receives
+  twice at the same place, and would never receive one that a failure, a kill or a process without W&B kept from it.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class WandbMirror:
         self._run: _Run | None = None
         self._identity = _Identity()
         self._lacks_history = False
+        self._sent = 0
         self._address: tuple[str, str] | None = None
         _import_wandb(folder)  # in the main thread
 
@@ -103,14 +104,16 @@ class WandbMirror:
         tracking, known = self._tracking, self._folder.wandb_identity
         last = _last_process(known)
         project = tracking.project or last.project or os.environ.get("WANDB_PROJECT") or "cifar-dist"
+        entity = tracking.entity or last.entity or os.environ.get("WANDB_ENTITY", "")
         mode = wandb_mode(tracking)
-        self._identity = _Identity(last.id or secrets.token_hex(4), mode, project)
+        self._identity = _Identity(last.id or secrets.token_hex(4), mode, project, entity, len(history))
         self._keep(replace(last, id=self._identity.id, mode=""))  # before W&B knows the id: a kill may come in between
         self._run = _start(self._folder.path, self._config, tracking, self._facts, self._identity)
         self._keep(replace(self._identity, mode=""))
         if self._run.url:
             self._address = "W&B shows this run at:", self._run.url
-        self._lacks_history = mode == "offline" or last.mode != "online"
+        self._lacks_history = mode == "offline" or last != self._identity
+        self._sent = 0 if self._lacks_history else len(history)
 
     def send_again(self, records: Sequence[Record]) -> None:
         """Record a part of the history, if W&B does not have it."""
@@ -121,6 +124,7 @@ class WandbMirror:
         assert self._run is not None
         for record in records:
             self._run.log(_row(record))
+        self._sent += len(records)
 
     def evaluation(self, record: Record, best: bool) -> None:
         self.train_steps([record])
@@ -133,7 +137,7 @@ class WandbMirror:
                 run.mark_preempting()
             run.finish(exit_code=_EXIT_CODE[status])
             if status is not None:
-                self._keep(self._identity)
+                self._keep(replace(self._identity, records=self._sent))
             if self._identity.mode == "offline":
                 segment = self._folder.wandb / Path(run.dir).parent.name
                 self._address = "upload this run to W&B with:", f"{_program()} sync {quoted(segment)}"
@@ -151,22 +155,25 @@ class WandbMirror:
 
 @dataclass(frozen=True)
 class _Identity:
-    """What ``wandb.json`` has: the W&B id, the mode and the project of the last process; empty before the first.
+    """What ``wandb.json`` has: the W&B run of the last process that had one, and how many records it has received.
 
     The mode is empty until W&B has everything: while a process trains, and after it was killed or its W&B failed.
-    A resume without ``WANDB_PROJECT``, as in a requeued job, continues in the same project.
+    A resume without ``WANDB_PROJECT`` or ``WANDB_ENTITY``, as in a requeued job, continues in the same project.
     """
 
     id: str = ""
     mode: str = ""
     project: str = ""
+    entity: str = ""
+    records: int = 0
 
 
 def _last_process(path: Path) -> _Identity:
     """Read ``wandb.json``; without an id if it is missing or damaged."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        found = _Identity(str(raw["id"]), str(raw["mode"]), str(raw["project"]))
+        texts = str(raw["id"]), str(raw["mode"]), str(raw["project"]), str(raw.get("entity", ""))
+        found = _Identity(*texts, int(raw.get("records", 0)))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return _Identity()
     return found if _ID.fullmatch(found.id) else _Identity()
@@ -200,7 +207,7 @@ def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts,
     wandb.setup(settings=wandb.Settings(silent=True))
     run: _Run = wandb.init(
         project=this.project,
-        entity=tracking.entity or None,  # W&B takes WANDB_ENTITY then
+        entity=this.entity or None,
         name=folder.name,
         id=this.id,
         dir=folder,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -264,6 +265,63 @@ def test_an_online_run_receives_again_what_an_earlier_process_may_not_have_sent(
     mirrors.close("finished")
     end_of_process()
     assert [row["step"] for row in segments(tmp_path)[-1].rows] == sent
+
+
+class InMemory:
+    """What ``wandb.init`` returns, without its service."""
+
+    dir, url = "wandb/latest-run/files", "https://wandb.example/it"
+
+    def __init__(self, runs: list[InMemory], *, id: str, project: str, entity: str | None, **_: object) -> None:
+        self.id, self.place = id, (entity, project)
+        self.steps: list[float] = []
+        runs.append(self)
+
+    def define_metric(self, name: str, **_: object) -> None: ...
+    def log(self, row: dict[str, float]) -> None:
+        self.steps.append(row["step"])
+
+    def mark_preempting(self) -> None: ...
+    def finish(self, exit_code: int) -> None: ...
+
+
+OURS = WandbConfig(wandb="online", project="ours", entity="us")
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "place", "sent"),
+    [
+        ("online", OURS, ("us", "ours"), [3]),
+        ("disabled", OURS, ("us", "ours"), [1, 2, 3]),
+        ("online", WandbConfig(wandb="online"), ("us", "ours"), [3]),  # a run stays where it began
+        ("online", replace(OURS, project="another"), ("us", "another"), [1, 2, 3]),
+        ("online", replace(OURS, entity="another"), ("another", "ours"), [1, 2, 3]),
+    ],
+)
+def test_an_online_run_receives_what_it_has_not_received(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warnings: list[str],
+    second: str,
+    third: WandbConfig,
+    place: tuple[str, str],
+    sent: list[int],
+) -> None:
+    """Of three processes, the second trains with another mode, the third with other settings."""
+    import wandb
+
+    runs: list[InMemory] = []
+    monkeypatch.setattr(wandb, "init", lambda **settings: InMemory(runs, **settings))
+    monkeypatch.setattr(wandb, "setup", lambda settings: None)
+    for step, (mode, tracking) in enumerate([("online", OURS), (second, OURS), ("online", third)], start=1):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        history = [train(earlier) for earlier in range(1, step)]
+        mirrors = mirrored(tmp_path, Config(tracking=tracking), history, warnings)
+        mirrors.train_steps([train(step)])
+        mirrors.close("interrupted")
+    assert warnings == []
+    assert (runs[-1].place, runs[-1].steps) == (place, sent)
+    assert len({run.id for run in runs}) == 1
 
 
 def test_a_run_continues_without_wandb(tmp_path: Path) -> None:
