@@ -59,8 +59,10 @@ def write_lr(path: Path, lr: float, *, base: str, settings: Sequence[str] = ()) 
             value = value[part]
         put(tree, ".".join((section, field, *deeper)), value)
     put(tree, "optim.lr", lr)
-    below = os.path.relpath(base, path.parent) if base.endswith(".toml") else base
-    write_atomic(path, tomli_w.dumps({"base": below, **tree}))
+    if base.endswith(".toml"):
+        file, folder = Path(base), path.parent.resolve()  # ".." leads out of the folder itself, not of a link to it
+        base = os.path.relpath(file.parent.resolve() / file.name, folder)
+    write_atomic(path, tomli_w.dumps({"base": base, **tree}))
 
 
 def _with_lr(path: Path, lr: float) -> str:

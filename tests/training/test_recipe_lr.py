@@ -49,6 +49,18 @@ def test_a_rate_is_written_through_a_link(tmp_path: Path) -> None:
     assert recipe.load(str(path)).optim.lr == 0.25
 
 
+def test_a_recipe_in_a_folder_behind_a_link_has_the_base_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/deep")
+    (tmp_path / "mine.toml").write_text('base = "demo"\n')
+    (tmp_path / "real" / "mine.toml").write_text('base = "resnet18"\n')
+    write_lr(Path("link/found.toml"), 0.25, base="mine.toml")
+    assert recipe.load("link/found.toml").model == recipe.load("demo").model
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
