@@ -129,8 +129,11 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
     if of is None and name not in names() and (name in recipe.shipped() or name.endswith(".toml")):
         of = name
     if of is None:
+        overrides = parse_overrides(settings)
+        if "model.name" in overrides:
+            raise UserError(f"'{name}' and --model.name both give the model; give one of them")
         tree: Tree = {}
-        for key, value in {**parse_overrides(settings), "model.name": name}.items():
+        for key, value in {**overrides, "model.name": name}.items():
             put(tree, key, value)
         return build_config(tree, where=COMMAND_LINE).model, *_CIFAR10
     config = recipe.load(of, settings)

@@ -109,6 +109,11 @@ def test_a_name_that_no_model_has_may_be_a_recipe(capsys: pytest.CaptureFixture[
     assert "2,820,390" in said(capsys, "se-resnet"), "the model, where there are both"
 
 
+def test_a_name_beside_the_setting_of_another_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"'resnet18' and --model\.name both give the model; give one of them"):
+        said(capsys, "resnet18", "--model.name", "wrn-28-10")
+
+
 def test_settings_are_written_as_for_any_other_verb(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["torchvision:vit_b_16", "--classes", "10"]
     with pytest.raises(UserError, match=r"enlarge the images with --model\.image_size"):
