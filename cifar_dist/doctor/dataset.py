@@ -33,7 +33,8 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
     text = f"{size} = {ranks} x {per_rank}; {steps:,} steps an epoch, the last of {last}"
     text += f", padded with {padded} that do not count" if padded else ""
     remedy = padding_note(config, world_size) or batch_note(config, samples)
-    if each < _FEW and world_size > 1:
+    if each < _FEW and world_size > 1 and not config.train.sync_batchnorm:
         statistics = f"batch normalisation uses the {each} images of a process at a time"
-        remedy = f"{statistics}; use fewer processes or a larger batch"
+        other_way = "" if config.train.parts else ", or --train.sync_batchnorm true"
+        remedy = f"{statistics}; use fewer processes or a larger batch{other_way}"
     return Finding.ok_or(Verdict.WARNING, "batches", text, remedy)

@@ -12,8 +12,10 @@ import pytest
 import torch
 from support.running import PATIENCE, environment, finish, spawn, start, train
 
-from cifar_dist.config import TrainConfig
+from cifar_dist.config import Config, TrainConfig
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.out_of_memory import ways_to_smaller_steps
+from cifar_dist.doctor.dataset import describe_batches
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import find_grace
 from cifar_dist.doctor.shared_folder import trial_folder
@@ -70,6 +72,23 @@ def test_it_tries_the_first_steps_and_leaves_nothing(tiny: Path, processes: int,
     assert re.search(r"save +ok +.*; a stop takes up to [\d.]+ s of 120 s", table)
     assert files(tiny.parent) == before
     assert not (tiny.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("train_config", "way"),
+    [
+        (TrainConfig(batch_size=32), "use fewer processes or a larger batch, or --train.sync_batchnorm true"),
+        (TrainConfig(batch_size=32, parts=8), "use fewer processes or a larger batch"),
+        (TrainConfig(batch_size=32, sync_batchnorm=True), ""),
+    ],
+    ids=["own statistics", "of parts", "shared statistics"],
+)
+def test_few_images_per_process_are_a_warning_if_they_are_normalised_by_their_own_statistics(
+    digits: Path, train_config: TrainConfig, way: str
+) -> None:
+    found = describe_batches(Config(train=train_config), Manifest.load(digits), world_size=8)
+    assert found.verdict == (Verdict.WARNING if way else Verdict.OK)
+    assert found.remedy.rpartition("; ")[2] == way
 
 
 def test_an_existing_run_resumes_as_if_doctor_had_not_run(tiny: Path) -> None:
