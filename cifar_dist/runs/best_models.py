@@ -10,7 +10,7 @@ from typing import Final
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
-from cifar_dist.errors import UserError, printable, quoted
+from cifar_dist.errors import UserError, in_one_line, printable, quoted
 from cifar_dist.files import changed_files, folder_atomic, write_atomic
 from cifar_dist.formatting import csv_text
 from cifar_dist.report.results import Result, is_on_other_data, own_data_of
@@ -51,12 +51,20 @@ def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None]) -> li
 
     Args:
         entries: the runs.
-        warn: called with one line for each run that is left out because it is damaged, and for damaged weights.
+        warn: called with one line for each run that is left out because it is damaged or cannot be read, and for damaged
+            weights.
 
     Raises:
         UserError: no run has weights.
     """
-    found = [model for entry in entries if (model := _best_of(entry, warn)) is not None]
+    found: list[BestModel] = []
+    for entry in entries:
+        try:
+            model = _best_of(entry, warn)
+        except OSError as error:
+            warn(f"{entry.path} is left out: {in_one_line(error)}")
+        else:
+            found += [] if model is None else [model]
     if not found:
         raise UserError("no run has a checkpoint or final weights yet; train one first")
     return sorted(found, key=_rank)
@@ -66,7 +74,7 @@ def collect(models: Sequence[BestModel], out: Path) -> Path:
     """Copy the weights into the folder ``out`` beside a table of them, ``models.csv``; return the table.
 
     Raises:
-        UserError: ``out`` has files that this function did not write, or cannot be written.
+        UserError: ``out`` has files that this function did not write, or cannot be written; weights cannot be read.
     """
     if out.exists():
         _refuse_foreign(out)
@@ -77,11 +85,19 @@ def collect(models: Sequence[BestModel], out: Path) -> Path:
     try:
         with folder_atomic(out, replace=True) as folder:
             for model, name in zip(models, names, strict=True):
-                WeightsCopy(model.weights).write(folder / name)
+                _read(model).write(folder / name)
             write_atomic(folder / TABLE, _table(models, names))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     return out / TABLE
+
+
+def _read(model: BestModel) -> WeightsCopy:
+    try:
+        return WeightsCopy(model.weights)
+    except OSError as error:
+        again = "if the run deleted it just now, run the same command again"
+        raise UserError(f"{in_one_line(error)}; {again}") from None
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -114,7 +130,10 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
             if state.val_accuracy is not None or not folder.final.is_file():
                 test = _test_accuracy(folder, entry.result, path.name, state.step)
                 return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, test)
-        except (UserError, checkpoint.CheckpointError) as error:
+        except UserError as error:
+            if not folder.final.is_file():
+                warn(f"{entry.path} is left out: {error}")
+                return None
             warn(f"the final weights of {entry.path} stand for its best ones: {error}")
     if not folder.final.is_file():
         return None

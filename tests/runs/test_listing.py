@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import small_checkpoint
 from support.run_folders import cells, write_run
 from support.running import TRAIN, finish, spawn, start, train, wait_for_records
 from support.without_rights import public_folder, without_rights
@@ -20,6 +21,7 @@ from cifar_dist.config import Config, ModelConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.runs.best_models import best_models, collect
 from cifar_dist.runs.index import write_index
 from cifar_dist.runs.listing import describe, disk_bytes, find_runs
 from cifar_dist.tracking import timeline
@@ -257,6 +259,40 @@ def test_the_best_models_name_what_is_damaged(here: Path, capsys: pytest.Capture
     b, c = err.splitlines()
     assert b.startswith("warning: runs/b is left out: runs/b/final/model.safetensors is damaged; cifar-dist checkpoint")
     assert c.startswith("warning: runs/c is left out: runs/c/config.toml")
+
+
+def test_a_run_without_any_intact_weights_is_left_out_of_the_best_models(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(here / "runs" / "a", CONFIG)
+    saved = small_checkpoint.save(run / "checkpoints", 4, best=True)
+    assert cli.run(["runs", "best"]) == 0
+    assert [line[:2] for line in cells(capsys.readouterr().out)[2:3]] == [["runs/a", "step-00000004"]]
+    (saved / "weights.safetensors").write_bytes(b"other")
+    with pytest.raises(UserError, match="no run has a checkpoint or final weights yet"):
+        cli.run(["runs", "best"])
+    assert capsys.readouterr().err.startswith("warning: runs/a is left out: runs/a/checkpoints/step-00000004: ")
+
+
+def test_a_run_that_cannot_be_read_is_left_out_of_the_best_models() -> None:
+    with public_folder() as runs:
+        for name in "ab":
+            small_checkpoint.save(write_run(runs / name, CONFIG) / "checkpoints", 4, best=True)
+        entries, warnings = [describe(run) for run in find_runs(runs)], list[str]()
+        (runs / "b" / "checkpoints").chmod(0o700)
+        with without_rights():
+            assert [model.entry.path.name for model in best_models(entries, warnings.append)] == ["a"]
+        assert warnings == [f"{runs}/b is left out: {runs}/b/checkpoints: Permission denied"]
+
+
+def test_weights_that_a_run_has_deleted_since_are_not_a_fault_of_the_folder_of_the_best_models(here: Path) -> None:
+    run = write_run(here / "a", CONFIG)
+    saved = small_checkpoint.save(run / "checkpoints", 4, best=True)
+    models = best_models([describe(run)], print)
+    shutil.rmtree(saved)
+    with pytest.raises(UserError, match=r"/averaged\.safetensors: No such .*; if the run deleted it just now, run the"):
+        collect(models, here / "best-models")
+    assert not (here / "best-models").exists()
 
 
 def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> None:
