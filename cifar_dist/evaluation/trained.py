@@ -47,7 +47,8 @@ def open_trained(run: Path, which: str) -> Trained:
     """Choose and verify weights: of the run's checkpoint ``best``, ``latest`` or of a step, or those at a path.
 
     A path is that of any checkpoint folder, or of any file that ``model.pretrained`` takes; that of a file called
-    ``best`` is ``./best``. Whether they fit the run's network shows when it is built. Says so if the newest checkpoint stands for the best, or a copy for a plug-in.
+    ``best`` is ``./best``. Whether they fit the run's network shows when it is built. Says so if the newest checkpoint
+    stands for the best, or a copy for a plug-in.
 
     Raises:
         UserError: no such weights, or the run folder is incomplete.

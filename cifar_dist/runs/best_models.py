@@ -51,8 +51,8 @@ def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None]) -> li
 
     Args:
         entries: the runs.
-        warn: called with one line for each run that is left out because it is damaged or cannot be read, and for damaged
-            weights.
+        warn: called with one line for each run that is left out because it is damaged or cannot be read, and for
+            damaged weights.
 
     Raises:
         UserError: no run has weights.
