@@ -16,10 +16,7 @@ from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
 
 _OF_A_MACHINE: Final = ("data.path", "train.threads")
-"""Settings that may differ: where a machine has its copy of the data, and its threads.
-
-Where threads are not given, the ranks agree on their number, which all of them must take part in.
-"""
+"""Settings that may differ: where a machine has its copy of the data, and its threads."""
 _OF_THE_JOB: Final = ("run.seed", "run.stall_timeout", "run.stall_factor", "run.collective_timeout")
 """What counts of section ``run``: of the rest, only rank 0's is used once the ranks have joined."""
 
@@ -35,7 +32,6 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
         for key, value in settings_of(config).items()
         if key not in _OF_A_MACHINE and (key in _OF_THE_JOB or not key.startswith("run."))
     }
-    own["train.threads"] = "given" if config.train.threads else "not given"
     first, *others = ranks.gather_objects(own)
     for rank, settings in enumerate(others, 1):
         for key in (*first, *settings):

@@ -86,8 +86,8 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     if trains:
         engine.ranks.run_on_all(lambda: check_launcher_settings(config, engine.precision.name))
         check_same_devices(config.optim, engine.device_name, engine.ranks)
-    if cpu and not config.train.threads:
-        _leave_busy_cores(engine.ranks)
+    if cpu:
+        _leave_busy_cores(engine.ranks, config.train.threads)
     if engine.ranks.is_main and (files := plugins.files_of(config)):
         notice(f"importing plug-ins: {', '.join(map(printable, map(str, files)))}")
     if trains and config.train.compile != "no":
@@ -127,10 +127,15 @@ def _stop_if_asked(signals: StopSignals) -> None:
         raise StopRequested(signals.received)
 
 
-def _leave_busy_cores(ranks: Ranks) -> None:
-    """Use as many threads as there are cores that no other program uses, equally many in all processes. Collective."""
+def _leave_busy_cores(ranks: Ranks, asked: int) -> None:
+    """Use as many threads as there are cores that no other program uses, equally many in all processes. Collective.
+
+    Args:
+        ranks: this process among all.
+        asked: threads of this process; 0 for a choice. Of several machines only some may have been asked for theirs.
+    """
     loads = [load for load in ranks.gather_objects(load_since()) if load is not None]
-    if len(loads) == ranks.world_size:
+    if not asked and len(loads) == ranks.world_size:
         use_threads(threads_of_each(loads))
 
 

@@ -203,13 +203,15 @@ class WrappedModel(InferenceModel):
         Raises:
             TrainingFailedError: they differ; the processes train separate models.
         """
-        sums, finite = [], []
-        for parameter in self.trainable_parameters().values():
-            full = full_tensor(parameter.grad if parameter.grad is not None else parameter)  # one at a time, of shards
-            sums.append(checksum(full))
-            finite.append(full.isfinite().all())
+
+        def facts(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+            full = full_tensor(parameter.grad if parameter.grad is not None else parameter)
+            return checksum(full), full.isfinite().all()
+
+        # One full tensor at a time: a process may have no room for all of them.
+        sums, are_finite = zip(*map(facts, self.trainable_parameters().values()), strict=True)
         everyone = self.ranks.gather(torch.stack(sums)[None])
-        if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and bool(torch.stack(finite).all()):
+        if not torch.equal(everyone, everyone[:1].expand_as(everyone)) and bool(torch.stack(are_finite).all()):
             raise TrainingFailedError(
                 f"the {self.ranks.world_size} processes hold different gradients after their first step: they do not "
                 "synchronise; start with one of the files in launch/"

@@ -25,15 +25,20 @@ def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None)
         ranks: this process among all, which uses as many threads as there are free cores.
         environment: ``environment.json`` of the run that is resumed; None for a new run.
     """
-    if ranks.device.type != "cpu" or setup.config.train.threads:
+    if ranks.device.type != "cpu":
         return
+    asked = setup.config.train.threads
 
     def choose() -> int:
+        if asked:
+            return asked
         kept = recorded_threads(environment, ranks.world_size) if environment else 0
         free = torch.get_num_threads()
         return kept or (free if free == 1 else min(free, _useful_threads(setup, ranks.world_size)))
 
-    use_threads(ranks.run_on_main(choose))
+    chosen = ranks.run_on_main(choose)  # on every rank: of several machines only some may have been asked for theirs
+    if not asked:
+        use_threads(chosen)
 
 
 def _useful_threads(setup: TrainingSetup, world_size: int) -> int:

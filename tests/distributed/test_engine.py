@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import weakref
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist import recipe
+from cifar_dist.distributed import wrapped_model
 from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.optimizer_state import restore
@@ -295,6 +297,23 @@ def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
 def test_ranks_that_do_not_synchronise_are_detected(ranks: list[Found]) -> None:
     for found in ranks:
         assert "the 2 processes hold different gradients after their first step" in str(found["differing"])
+
+
+def test_gradients_are_compared_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has memory for its shards only cannot hold the full ones of a network."""
+    full: list[weakref.ref[Tensor]] = []
+
+    def gathered(tensor: Tensor) -> Tensor:
+        assert all(former() is None for former in full)
+        copy = tensor.detach().clone()
+        full.append(weakref.ref(copy))
+        return copy
+
+    model = prepared("sgd")
+    train(model, 1, [16])
+    monkeypatch.setattr(wrapped_model, "full_tensor", gathered)
+    model.assert_synchronised()
+    assert len(full) == len(model.trainable_parameters())
 
 
 def test_evaluation_uses_the_batch_statistics_of_rank_0(ranks: list[Found]) -> None:

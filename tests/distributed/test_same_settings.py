@@ -39,7 +39,6 @@ exit_with(lambda: run(["train", *sys.argv[1:]]))
         ("--train.max_steps 6", "train.max_steps is 2 on rank 0 and 6 on rank 1"),
         ("--augment.crop.pad 1", "augment.crop.pad is 3 on rank 0 and 1 on rank 1"),
         ("--run.stall_timeout 0", "run.stall_timeout is 300 on rank 0 and 0 on rank 1"),
-        ("--train.threads 1", "train.threads is not given on rank 0 and given on rank 1"),
         ("--optim.name adamw", "optim.name is sgd on rank 0 and adamw on rank 1"),
     ],
 )
@@ -52,12 +51,12 @@ def test_other_settings_on_another_rank_are_refused(digits: Path, tmp_path: Path
 
 
 def test_what_belongs_to_a_machine_may_differ(digits: Path, tmp_path: Path) -> None:
-    """The place of its copy of the data, the run folder, which is rank 0's, and its threads."""
+    """The place of its copy of the data, the run folder, which is rank 0's, and its threads: one chooses them."""
     copy = shutil.copytree(digits, tmp_path / "copy")
     common = [TRAIN, "demo", "--train.max_steps", "2", "--eval.tta", "0", "--run.name", "run"]
     own = [
         ["--data.path", str(digits), "--run.dir", str(tmp_path / "runs"), "--train.threads", "1"],
-        ["--data.path", str(copy), "--run.dir", str(tmp_path / "other"), "--train.threads", "2"],
+        ["--data.path", str(copy), "--run.dir", str(tmp_path / "other")],
     ]
     assert [done.returncode for done in finish(start(common, 2, of_rank=own))] == [0, 0]
     assert (tmp_path / "runs" / "run" / "final").is_dir()

@@ -7,12 +7,17 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from support import forked_ranks
 from support.continued_runs import Place, events
 from support.running import TRAIN, finish, start, wait_for_records
 
+from cifar_dist import recipe
 from cifar_dist.config.saved import read_config
+from cifar_dist.distributed import stop_requests
+from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_requests import SHORT_TIME_LIMIT, STOP_FILE, TIME_LIMIT, StopRequests, cause_of
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.time_limit import JobTime, deadline, job_time
@@ -20,6 +25,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.launch.signal_queue import GRACE_SECONDS
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
+from cifar_dist.training.trainer import Trainer
 
 
 def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_path: Path) -> None:
@@ -85,6 +91,20 @@ def test_a_time_limit_says_that_it_is_too_short_and_counts_seconds_that_pass(mon
         assert cause_of(requests.code()) == "", "the clock was set forward"
     now[0] += 60
     assert cause_of(requests.code()) == TIME_LIMIT
+
+
+def test_a_time_limit_is_read_from_the_clock_of_rank_0(tiny: Path) -> None:
+    """That of another machine may be wrong."""
+    config = recipe.load(str(tiny), ["--train.max_steps", "5", "--run.max_time", "1h"])
+
+    def work() -> None:
+        with start_engine(config) as engine:
+            ahead = 0 if engine.ranks.is_main else 3600
+            clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + ahead)
+            stop_requests.time = clock  # type: ignore[assignment]
+            assert Trainer(config, engine).run() == 0
+
+    forked_ranks.run(2, work)
 
 
 @pytest.mark.parametrize(("limit", "ahead"), [("10m", 30), ("1h30m", GRACE_SECONDS), ("1d", GRACE_SECONDS)])
