@@ -74,10 +74,22 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
     ):
         if keys:
             theirs = f"; its keys are {list_some(list(weights), 2)}" if weights and len(unknown) == len(weights) else ""
+            if keys is wrong:
+                key = wrong[0]
+                theirs = _compare_shapes(key, weights[key].shape, own[key].shape, is_only=len(wrong) == 1)
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(f"model.pretrained: {origin} does not fit {name}: {problem}: {keys[0]}{more}{theirs}")
     model.load_state_dict({key: value for key, value in weights.items() if key not in skipped}, strict=False)
     return skipped
+
+
+def _compare_shapes(key: str, theirs: torch.Size, ours: torch.Size, *, is_only: bool) -> str:
+    """Name the shapes of a weight in a file and in a network, of which it may be the only one that differs."""
+    there, here = ("x".join(map(str, shape)) or "a scalar" for shape in (theirs, ours))
+    way = "use the model.name and model.options of their network"
+    if is_only and len(theirs) == len(ours) == 4 and (*theirs[:1], *theirs[2:]) == (*ours[:1], *ours[2:]):
+        way = f"use images of {theirs[1]} channel{'s' * (theirs[1] != 1)}"  # else a convolution before would differ too
+    return f"; {key} is {there} there and {here} in the network; {way}"
 
 
 def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
