@@ -40,6 +40,10 @@ def check_writable(path: Path, option: str, *inputs: str | Path) -> None:
         raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist; use another {option}")
     if not folder.is_dir():
         raise UserError(f"{path} cannot be written: {path.parent} is not a folder; use another {option}")
+    from cifar_dist.files import find_descriptor
+
+    if find_descriptor(path) is not None:  # the shell has opened it, and it is not replaced
+        return
     if not os.access(target if target.exists() and not target.is_file() else folder, os.W_OK):
         raise UserError(f"{path} cannot be written: permission denied; use another {option}")
 

@@ -48,6 +48,15 @@ def test_anything_else_may_be_written(out: str) -> None:
     check_writable(Path(out), "--out", Path("a.npz"), Path("images"))
 
 
+def test_an_open_file_may_be_written_in_a_folder_that_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's standard output is such a file where its log is in a folder of somebody else."""
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with Path("log.txt").open("w") as file:
+        check_writable(Path(f"/dev/fd/{file.fileno()}"), "--csv")
+    with pytest.raises(UserError, match="permission denied"):
+        check_writable(Path("log.txt"), "--csv")
+
+
 def test_a_text_counts_only_if_it_is_a_file() -> None:
     """It may be the name of a recipe, and a folder of that name is no input."""
     check_writable(Path("images/new.csv"), "--out", "images")
