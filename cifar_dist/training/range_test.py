@@ -52,7 +52,7 @@ def run_range_tests(
     curves: list[Curve] = []
     while seeds is None or len(curves) < seeds:
         test = len(curves)
-        own = replace(config, run=replace(config.run, seed=config.run.seed + test))
+        own = replace(config, run=replace(config.run, seed=(config.run.seed + test) % 2**31))
         setup = build_setup(own, engine.ranks)
         seeds = seeds or (_SEEDS if setup.parameters < _CHEAP else 1)
         with showing(test) as show:
