@@ -220,10 +220,13 @@ def _unusable(weight: Tensor) -> str:
 def _load_published(model: nn.Module, name: str) -> dict[str, Tensor]:
     library, _, library_name = name.partition(":")
     if name in _SAME_AS_TORCHVISION:
-        if model.get_parameter("conv1.weight").shape != (64, 3, 7, 7):
+        _, channels, *kernel = model.get_parameter("conv1.weight").shape
+        ways = ["images of 3 channels"] * (channels != 3)
+        ways += ["--model.options.stem imagenet --model.image_size 224"] * (kernel != [7, 7])
+        if ways:
             raise UserError(
                 f"model.pretrained: the published weights of {name} require 3 channels and the imagenet stem; "
-                "use --model.options.stem imagenet --model.image_size 224"
+                f"use {' and '.join(ways)}"
             )
         return _load_from_torchvision(name)
     if library == "torchvision":
