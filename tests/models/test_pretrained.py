@@ -110,7 +110,10 @@ def test_weights_of_another_network_are_refused_and_nothing_is_changed(tmp_path:
             {**whole, "stem.0.weight": torch.zeros(1)},
             "of another shape: stem.0.weight; stem.0.weight is 1 there and 4x3x3x3 in the network; use the model.name",
         ),
-        ({**whole, "head.0.weight": torch.zeros(10, 4)}, "of another shape: head.0.weight; .* 10x8 in the network; use"),
+        (
+            {**whole, "head.0.weight": torch.zeros(10, 4)},
+            "of another shape: head.0.weight; .* 10x8 in the network; use",
+        ),
         ({**whole, "stem.0.weight": torch.zeros(4, 1, 3, 3)}, "; use images of 1 channel$"),
         ({**whole, "head.0.weight": whole["head.0.weight"].int()}, "of an integer type: head.0.weight"),
         ({**whole, "stem.0.weight": whole["stem.0.weight"] / 0}, "not finite: stem.0.weight"),
