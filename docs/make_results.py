@@ -55,16 +55,16 @@ def row(run: Path) -> tuple[bool, str]:
         UserError: the run was never evaluated.
     """
     result = read_result(run)
-    facts, final = result.environment, result.final
+    final = result.final
     epochs = EpochTable(metrics.read(RunFolder(run).metrics)).rows()
     val = [f"{100 * epoch.val_accuracy:.2f}" for epoch in epochs if epoch.val_accuracy == epoch.val_accuracy]
     completed = len(epochs) if final else len(val)  # without an epoch that was only begun
     last = [f"{result.parameters:,}", f"{completed} of {result.config.train.epochs}"]
-    last += [duration(result.seconds), _hardware(result), facts["versions"]["torch"]]
+    last += [duration(result.seconds), _hardware(result), result.environment["versions"]["torch"]]
     if final is None or final.accuracy is None:
         if not val:
             raise UserError(f"{run} was never evaluated; train it for an epoch first")
-        cells = [facts["run"]["dataset"], ", ".join(val) + " %", *last]
+        cells = [result.facts.dataset, ", ".join(val) + " %", *last]
     else:
         plain = percent(result.val_accuracy) if result.val_accuracy is not None else ""
         cells = [final.data, f"{percent(final.accuracy)} of {final.samples:,}", final.tta, plain, *last]
@@ -73,9 +73,9 @@ def row(run: Path) -> tuple[bool, str]:
 
 
 def _hardware(result: Result) -> str:
-    facts = result.environment
-    machine = " + ".join(sorted(set(facts["gpus"]))) or f"{facts['cores']} cores of {facts['cpu']}"
-    return f"{facts['run']['processes']} x {facts['run']['wrapper']}, {facts['run']['precision']}, {machine}"
+    facts, environment = result.facts, result.environment
+    machine = " + ".join(sorted(set(environment["gpus"]))) or f"{environment['cores']} cores of {environment['cpu']}"
+    return f"{facts.processes} x {facts.wrapper}, {facts.precision}, {machine}"
 
 
 def main(runs: list[Path], document: Path = DOCUMENT) -> None:

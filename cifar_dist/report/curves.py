@@ -41,16 +41,14 @@ class _Run:
         return [row for row in self.rows if np.isfinite(row.val_loss)]
 
 
-def draw_curves(
-    records: Sequence[Record], events: Sequence[Event], folder: Path, steps_per_epoch: int | None = None
-) -> list[Path]:
+def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path, steps_per_epoch: int) -> list[Path]:
     """Write loss.png, accuracy.png, lr.png, validation.png and overview.png (the first three) into ``folder``.
 
     Args:
         records: of ``metrics.jsonl``.
         events: of ``timeline.jsonl``; a thin line marks each interruption.
         folder: created if it does not exist.
-        steps_per_epoch: optimizer steps; None if unknown.
+        steps_per_epoch: optimizer steps; 0 if unknown.
 
     Returns:
         The files written; none if no training step was recorded yet.

@@ -32,13 +32,13 @@ class Overlaid:
     Attributes:
         name: label of the run.
         records: of its ``metrics.jsonl``.
-        steps_per_epoch: optimizer steps; None if unknown.
+        steps_per_epoch: optimizer steps; 0 if unknown.
         test: accuracy of the final evaluation, a fraction; None before that.
     """
 
     name: str
     records: Sequence[Record]
-    steps_per_epoch: int | None
+    steps_per_epoch: int
     test: float | None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from cifar_dist.files import read_json
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.environment import recorded_run
+from cifar_dist.tracking.environment import read_facts
+from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.table import EpochTable
 
 
@@ -30,7 +30,7 @@ class Result:
         train_accuracy, val_accuracy: fractions, of the last epoch that has one.
         final: the evaluation of the final weights.
         environment: ``environment.json``; empty if it does not exist.
-        facts: the facts in ``environment.json``, see :func:`~cifar_dist.tracking.environment.recorded_run`.
+        facts: the facts in ``environment.json``; empty if unknown.
         origin: what the run branched from and how its length changed; empty if neither.
     """
 
@@ -41,7 +41,7 @@ class Result:
     val_accuracy: float | None
     final: EvaluationSummary | None
     environment: dict[str, Any]
-    facts: Mapping[str, object]
+    facts: RunFacts
     origin: str
 
     @property
@@ -61,15 +61,15 @@ class Result:
 
     @property
     def parameters(self) -> int | None:
-        """Number of parameters, trainable or not."""
-        return count(self.facts, "parameters")
+        """Number of parameters, trainable or not; None if unknown."""
+        return self.facts.parameters or None
 
     @property
     def cells(self) -> dict[str, str]:
         """What a table of runs tells people of it, by the name of the column; empty if unknown."""
         return {
             "model": self.config.model.name,
-            "data": str(self.facts.get("dataset", "")),
+            "data": self.facts.dataset,
             "parameters": "" if self.parameters is None else f"{self.parameters:,}",
             "epochs": self.progress,
             "train %": percent_cell(self.train_accuracy),
@@ -97,7 +97,7 @@ def read_result(run: Path) -> Result:
         val_accuracy=_last([row.val_accuracy for row in rows]),
         final=folder.final_summary(),
         environment=read_json(folder.environment),
-        facts=recorded_run(folder.environment),
+        facts=read_facts(folder.environment),
         origin=timeline.origin(timeline.read(folder.timeline)),
     )
 
@@ -139,12 +139,6 @@ def is_on_other_data(summary: EvaluationSummary, own: Manifest | None) -> bool:
     if own is None:
         return False
     return summary.fingerprint != own.fingerprint if summary.fingerprint else summary.data != own.name
-
-
-def count(facts: Mapping[str, object], name: str) -> int | None:
-    """Return a positive integer fact; None if it is missing."""
-    value = facts.get(name)
-    return value if type(value) is int and value > 0 else None
 
 
 def _last(values: list[float]) -> float | None:

@@ -7,7 +7,7 @@ error. All text from files is escaped, control characters included, and the page
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,13 @@ from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, page, section
-from cifar_dist.report.results import count, is_on_other_data, own_data_of, read_state
+from cifar_dist.report.results import is_on_other_data, own_data_of, read_state
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
 from cifar_dist.terminal.notice import notice
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.environment import recorded_run
+from cifar_dist.tracking.environment import read_facts
+from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.table import EpochRow, EpochTable
 from cifar_dist.tracking.usage import Usage
 
@@ -53,8 +54,8 @@ def write_report(run: Path) -> Path:
     records = metrics.read(folder.metrics)
     events = timeline.read(folder.timeline)
     environment = read_json(folder.environment)
-    run_facts = recorded_run(folder.environment)
-    curves = draw_curves(records, events, folder.figures, count(run_facts, "steps_per_epoch"))
+    facts = read_facts(folder.environment)
+    curves = draw_curves(records, events, folder.figures, facts.steps_per_epoch)
     time_picture = folder.figures / "time.png"
     usage = draw_usage(records, time_picture)
     if usage is not None:
@@ -75,7 +76,7 @@ def write_report(run: Path) -> Path:
 
     parts = [
         _headline(run, rows, evaluations, events, own_data),
-        _facts(run_facts, rows, events, usage),
+        _facts(facts, rows, events, usage),
         section("Training", embed(path for path in curves if path.name != "overview.png")),
         *(_evaluation(one, _images(here, one), f"confusions-{n}", own_data) for n, one in enumerate(shown, 1)),
         section("Older evaluations", _list(others, own_data)) if others else "",
@@ -173,23 +174,22 @@ def _about_accuracy(summary: EvaluationSummary) -> str:
     return f"accuracy{weights} on {summary.samples:,} {escape(summary.split)} images, {views}"
 
 
-def _facts(
-    run: Mapping[str, object], rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None
-) -> str:
+def _facts(facts: RunFacts, rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None) -> str:
     seconds = sum(row.seconds for row in rows if row.seconds == row.seconds)
     starts = sum(event.kind in ("started", "resumed") for event in events)
     measured = [row.images_per_second for row in rows if row.images_per_second == row.images_per_second]
+    on = (_join(facts.processes, facts.device), facts.wrapper, facts.precision)
     pairs = [
-        ("model", run.get("model")),
-        ("parameters", _count(run.get("parameters"))),
-        ("dataset", run.get("dataset")),
-        ("training images", _count(run.get("train_samples"))),
-        ("epochs", f"{len(rows)} of {run['epochs']}" if rows and "epochs" in run else len(rows) or None),
+        ("model", facts.model),
+        ("parameters", _count(facts.parameters)),
+        ("dataset", facts.dataset),
+        ("training images", _count(facts.train_samples)),
+        ("epochs", f"{len(rows)} of {facts.epochs}" if rows and facts.epochs else len(rows) or None),
         ("training time", duration(seconds) if seconds else None),
-        ("images per second", _count(round(measured[-1])) if measured else None),
+        ("images per second", f"{measured[-1]:,.0f}" if measured else None),
         ("of the device's arithmetic", percent(usage.utilisation, 0) if usage and usage.utilisation else None),
         ("peak memory", size(usage.peak_bytes) if usage else None),
-        ("device", _words(_join(run.get("processes"), run.get("device")), run.get("wrapper"), run.get("precision"))),
+        ("device", ", ".join(filter(None, on))),
         ("starts", starts if starts > 1 else None),
         ("origin", timeline.origin(events)),
     ]
@@ -246,7 +246,7 @@ def _epochs(rows: Sequence[EpochRow]) -> str:
         f"<tr{mark if row is best else ''}>"
         f"<td>{row.epoch + 1}</td><td>{_number(row.train_loss)}</td><td>{_percent(row.train_accuracy)}</td>"
         f"<td>{_number(row.val_loss)}</td><td>{_percent(row.val_accuracy)}</td><td>{_rate(row.lr)}</td>"
-        f"<td>{_count(round(row.images_per_second)) if row.images_per_second == row.images_per_second else ''}</td>"
+        f"<td>{f'{row.images_per_second:,.0f}' if row.images_per_second == row.images_per_second else ''}</td>"
         f"<td>{duration(row.seconds)}</td></tr>"
         for row in rows
     )
@@ -257,7 +257,7 @@ def _events(events: Sequence[timeline.Event]) -> str:
     rows = "".join(
         f'<tr><td class="time">{escape(event.time.replace("T", " ").replace("Z", " UTC"))}</td>'
         f'<td class="text">{escape(event.kind)}</td><td>step {event.step:,}</td>'
-        f'<td class="text">{escape(_join(event.processes, event.where) or "")}</td>'
+        f'<td class="text">{escape(_join(event.processes, event.where))}</td>'
         f'<td class="text">{escape(event.note)}</td></tr>'
         for event in events
     )
@@ -285,13 +285,9 @@ def _rate(value: float) -> str:
     return f"{value:.4g}" if value == value else ""
 
 
-def _count(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else ""
+def _count(value: int) -> str:
+    return f"{value:,}" if value else ""
 
 
-def _join(processes: object, where: object) -> str | None:
-    return f"{processes} \u00d7 {where}" if processes and where else None
-
-
-def _words(*words: object) -> str | None:
-    return ", ".join(str(word) for word in words if word) or None
+def _join(processes: int, where: str) -> str:
+    return f"{processes} \u00d7 {where}" if processes and where else ""

@@ -166,6 +166,6 @@ def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
     rows = []
     for model, name in zip(models, names, strict=True):
         result = model.entry.result
-        about = (result.config.model.name, result.facts.get("dataset"), result.parameters) if result else ("", "", "")
+        about = (result.config.model.name, result.facts.dataset, result.parameters) if result else ("", "", "")
         rows.append([name, model.entry.path, model.name, *about, model.val, model.test])
     return csv_text(_HEAD, rows)

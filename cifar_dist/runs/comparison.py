@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cifar_dist.formatting import markdown_folded
 from cifar_dist.report.overlay import Overlaid, draw_overlay
-from cifar_dist.report.results import Result, count, read_result
+from cifar_dist.report.results import Result, read_result
 from cifar_dist.report.settings import differences, short_key
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
@@ -46,8 +46,8 @@ class Comparison:
         """Draw loss and accuracy of all runs into one picture; return ``path``."""
         runs = []
         for name, run, result in zip(self.names, self.runs, self.results, strict=True):
-            records, per_epoch = metrics.read(RunFolder(run).metrics), count(result.facts, "steps_per_epoch")
-            runs.append(Overlaid(name, records, per_epoch, result.test_accuracy))
+            records = metrics.read(RunFolder(run).metrics)
+            runs.append(Overlaid(name, records, result.facts.steps_per_epoch, result.test_accuracy))
         return draw_overlay(runs, path)
 
     @property
@@ -64,8 +64,9 @@ def _best(cells: Sequence[str]) -> list[str]:
 
 
 def _on(result: Result) -> str:
-    parts = [str(result.facts.get(name, "")) for name in ("processes", "wrapper", "device", "precision")]
-    if not all(parts):
+    facts = result.facts
+    parts = (facts.wrapper, facts.device, facts.precision)
+    if not facts.processes or not all(parts):
         return ""
-    times = "" if parts[1] == "one process" else f"{parts[0]} x "
-    return f"{times}{', '.join(parts[1:])}"
+    times = "" if facts.wrapper == "one process" else f"{facts.processes} x "
+    return times + ", ".join(parts)

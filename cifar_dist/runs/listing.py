@@ -163,7 +163,7 @@ def to_csv(entries: Sequence[ListedRun]) -> str:
     for entry in entries:
         cells: list[object] = [None] * 10
         if result := entry.result:
-            config, dataset = result.config, result.facts.get("dataset")
+            config, dataset = result.config, result.facts.dataset
             cells = [config.model.name, dataset, result.parameters, result.epochs, config.train.epochs]
             cells += [result.train_accuracy, entry.val, entry.test, result.tta, result.seconds]
         origin = entry.result.origin if entry.result else None

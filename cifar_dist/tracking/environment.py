@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from cifar_dist.config import Config
 from cifar_dist.cpu.load import usable_cores
 from cifar_dist.files import read_json, write_atomic
@@ -79,6 +81,7 @@ _USER_IN_URL = re.compile(r"(://)[^/\s]+@")
 _SECRET_IN_TEXT = re.compile(
     r"(\w*(?:KEY|TOKEN|SECRET|PASS|PWD|PW\b|PRIVATE|JWT|CREDENTIAL|AUTH|SIGNATURE)\w*[=:])[^,;&\s]+", re.IGNORECASE
 )
+_FACTS = TypeAdapter(RunFacts)
 
 
 def write_environment(path: Path, facts: RunFacts) -> None:
@@ -150,10 +153,15 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def recorded_run(path: Path) -> Mapping[str, object]:
-    """Return what an ``environment.json`` says of its run, see :class:`RunFacts`; empty if unknown."""
+def read_facts(path: Path) -> RunFacts:
+    """Read the facts in an ``environment.json``; those that are missing or damaged are empty."""
     run = read_json(path).get("run")
-    return run if isinstance(run, dict) else {}
+    facts = run if isinstance(run, dict) else {}
+    try:
+        return _FACTS.validate_python(facts)
+    except ValidationError as error:
+        damaged = {one["loc"][0] for one in error.errors()}
+        return _FACTS.validate_python({key: facts[key] for key in facts.keys() - damaged})
 
 
 def change_of_arithmetic(path: Path, now: str, steps: int) -> str:
@@ -164,8 +172,8 @@ def change_of_arithmetic(path: Path, now: str, steps: int) -> str:
         now: what the run computes in from here on, as ``bf16``.
         steps: done before.
     """
-    before = recorded_run(path).get("precision")
-    if not steps or not isinstance(before, str) or before in ("", now):
+    before = read_facts(path).precision
+    if not steps or before in ("", now):
         return ""
     return f"the {steps} steps done were computed in {before}; it continues in {now}"
 
@@ -179,8 +187,8 @@ def change_of_processes(path: Path, config: Config, now: int, steps: int) -> str
         now: processes of the run from here on, which add gradients up in their own order.
         steps: done before.
     """
-    before = recorded_run(path).get("processes")
-    if not steps or config.train.parts or not isinstance(before, int) or before == now:
+    before = read_facts(path).processes
+    if not steps or config.train.parts or before in (0, now):
         return ""
     on = f"{now} processes" if now > 1 else "1 process"
     return f"the {steps} steps done were computed on {before}, and it continues on {on}, which rounds differently"
@@ -188,6 +196,5 @@ def change_of_processes(path: Path, config: Config, now: int, steps: int) -> str
 
 def recorded_threads(path: Path, processes: int) -> int:
     """Return the CPU threads of each process in an ``environment.json``; 0 if unknown, or with other ``processes``."""
-    run = recorded_run(path)
-    threads = run.get("threads") if run.get("processes") == processes else 0
-    return threads if isinstance(threads, int) and not isinstance(threads, bool) and 0 < threads < 2**16 else 0
+    facts = read_facts(path)
+    return facts.threads if facts.processes == processes else 0

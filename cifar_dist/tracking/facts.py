@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Facts for the banner, environment.json and the report.
+    """Facts for the banner, environment.json and the report, where those of an earlier version may be unknown.
 
     Attributes:
         model: its name.
@@ -27,22 +30,22 @@ class RunFacts:
         threads: of each process on a CPU; 0 on a GPU.
     """
 
-    model: str
-    parameters: int
-    dataset: str
-    fingerprint: str
-    classes: int
-    image_shape: tuple[int, int, int]
-    train_samples: int
-    val_samples: int
-    processes: int
-    wrapper: str
-    device: str
-    precision: str
-    steps_per_epoch: int
-    epochs: int
-    max_steps: int = 0
-    threads: int = 0
+    model: str = ""
+    parameters: NonNegativeInt = 0
+    dataset: str = ""
+    fingerprint: str = ""
+    classes: NonNegativeInt = 0
+    image_shape: tuple[int, int, int] = (0, 0, 0)
+    train_samples: NonNegativeInt = 0
+    val_samples: NonNegativeInt = 0
+    processes: NonNegativeInt = 0
+    wrapper: str = ""
+    device: str = ""
+    precision: str = ""
+    steps_per_epoch: NonNegativeInt = 0
+    epochs: NonNegativeInt = 0
+    max_steps: NonNegativeInt = 0
+    threads: Annotated[int, Field(ge=0, lt=2**16)] = 0
 
     @property
     def steps(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import refuse_missing_data
 from cifar_dist.step_folder import step_of
 from cifar_dist.tracking import timeline
-from cifar_dist.tracking.environment import recorded_run
+from cifar_dist.tracking.environment import read_facts
+from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
@@ -200,8 +201,8 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
         engine: this process in this job.
         first, last: the steps done before and after what is recomputed.
     """
-    then = dict(recorded_run(folder.environment))
-    if not then:
+    facts = read_facts(folder.environment)
+    if facts == RunFacts():
         unknown = "the run's environment.json is missing: its processes and device are not known"
         return JobDifferences((unknown,), avoidable=False)
     jobs = _jobs_of(folder, first, last)
@@ -209,6 +210,7 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
         several = " and then ".join(f"{processes} x {where}" for processes, where in jobs)
         line = f"steps {first + 1} to {last} were trained on {several}, and no job recomputes all to the last digit"
         return JobDifferences((line,), avoidable=False)
+    then = asdict(facts)
     for processes, where in jobs:
         wrapper, _, device = where.rpartition(", ")
         then |= {"processes": processes, "wrapper": wrapper, "device": device}
@@ -218,7 +220,7 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
         "device": engine.device_name,
         "precision": engine.arithmetic,
     }
-    lines = [f"{key}: {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
+    lines = [f"{key}: {then[key]} then, {now[key]} now" for key in now if then[key] and then[key] != now[key]]
     return JobDifferences(tuple(lines), avoidable=bool(lines))
 
 

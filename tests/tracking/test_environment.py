@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recorded import FACTS
 
-from cifar_dist.tracking.environment import RECORDED, relevant, write_environment
+from cifar_dist.tracking.environment import RECORDED, read_facts, relevant, write_environment
+from cifar_dist.tracking.facts import RunFacts
 
 CANARY = "canary-4711"
 
@@ -29,6 +30,20 @@ def test_the_file_tells_versions_machine_and_run(tmp_path: Path, monkeypatch: py
     assert written["variables"]["MASTER_ADDR"] == "node7"
     assert "HOME_PAGE" not in written["variables"]
     assert written["cores"] >= 1
+
+
+@pytest.mark.parametrize("damage", [{}, {"threads": 2**16}, {"steps_per_epoch": -1, "image_shape": [8, 8]}])
+def test_facts_that_are_missing_or_damaged_are_empty_and_the_others_are_read(
+    tmp_path: Path, damage: dict[str, object]
+) -> None:
+    path = tmp_path / "environment.json"
+    write_environment(path, FACTS)
+    assert read_facts(path) == FACTS
+    path.write_text(json.dumps({"run": {"model": "net", "processes": 2, **damage}}))
+    assert read_facts(path) == RunFacts(model="net", processes=2)
+    for content in ("{ torn", "[]", "{}", '{"run": 1}'):
+        path.write_text(content)
+        assert read_facts(path) == RunFacts()
 
 
 def test_no_secret_reaches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
