@@ -67,6 +67,7 @@ def main() -> None:
                 NEW_RUN,
                 retry=1,
                 longest_retry=1,
+                last_step=asked.saves + 1,
             )
             for background in seconds
         }

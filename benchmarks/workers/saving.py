@@ -75,7 +75,7 @@ def main() -> int:
         writer = ShardingWriter if kind == "parts" else GatheringWriter
         config, tracker = CheckpointConfig(), SilentTracker()
         saver = CheckpointSaver(
-            Path(folder), config, engine.ranks, tracker, NEW_RUN, writer=writer, retry=1, longest_retry=1
+            Path(folder), config, engine.ranks, tracker, NEW_RUN, writer=writer, retry=1, longest_retry=1, last_step=9
         )
         for _ in requests:
             requests.answer(growth(saver, model))

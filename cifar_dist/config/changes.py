@@ -48,6 +48,9 @@ OF_THE_FOLDER: Final = ("run.name", "run.dir", "run.fresh")
 _OF_ONE_START: Final = (*OF_THE_FOLDER, "run.processes")
 """Settings of one start of one run, which a command for another one does not repeat."""
 
+_WITHOUT_COUNT: Final = ("none", "ema", "lookahead")
+"""Averages whose weights do not depend on how many updates came before; a plug-in's may."""
+
 _LIST: Final = "augment.transforms"
 """A list whose items have settings of their own, as ``augment.crop.pad``; an item is added with the whole list only."""
 _OF_ITEMS: Final = re.compile(r"augment\..+\.")
@@ -75,7 +78,9 @@ def contradiction(
 
 def can_branch(started: Settings, asked: Settings) -> bool:
     """Whether a run of other settings can begin with a checkpoint of this one, as far as its settings tell."""
-    kept = [*KEPT_BY_A_BRANCH, "average.start", "average.every"]  # a branch from before it begins could change these
+    kept = [*KEPT_BY_A_BRANCH, "average.start"]  # a branch from before it begins could change it
+    if started.get("average.name") not in _WITHOUT_COUNT:
+        kept += ["average.every"]  # of a mean, whose weight is one part in the number of its updates
     kept += ["train.batch_size", "data.hold_out"]  # which decide the steps of an epoch
     kept += [key for key in started.keys() | asked.keys() if key.startswith("model.options.")]
     return all(started.get(key) == asked.get(key) for key in kept)

@@ -178,11 +178,14 @@ def _order_note(source: RunFolder, step: int, setup: TrainingSetup) -> str:
     )
     if torch.equal(begun, asked):
         return ""
+    before, now = (settings_of(config) for _, config in runs)
+    keys = ("run.seed", "data.shuffle_block", "train.batch_size", "data.hold_out")
+    differing = [key for key in keys if before.get(key) != now.get(key)] or ["data"]
     ends = _steps_before(source, setup.last_step, multiples_of=setup.steps_per_epoch)
     begin = f"begin with the end of an epoch: {', '.join(ends)}" if ends else ""
     return (
         f"epoch {epoch + 1} is completed in another order than {source.path} has begun it: some of its images come "
-        f"twice, others not at all; use the same run.seed, data.shuffle_block and train.batch_size{_or(begin)}"
+        f"twice, others not at all; use the same {' and '.join(differing)}{_or(begin)}"
     )
 
 

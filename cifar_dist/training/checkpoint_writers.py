@@ -28,6 +28,7 @@ T = TypeVar("T")
 _SHARDED_FROM: Final = 100_000_000  # parameters: 1.2 GB with AdamW, which rank 0 writes in seconds
 
 _ABANDON_SECONDS: Final = 30
+_TOO_SLOW: Final = f"it took longer than {_ABANDON_SECONDS} s"
 """How long a job that has failed waits for the write under way: it must end within a minute."""
 
 
@@ -125,7 +126,7 @@ class GatheringWriter(CheckpointWriter):
         assert self._writing is not None
         concurrent.futures.wait([self._writing], timeout=_ABANDON_SECONDS)
         if not self._writing.done():
-            raise StorageError(f"it took longer than {_ABANDON_SECONDS} s")
+            raise StorageError(_TOO_SLOW)
         return self._result()
 
     def _result(self) -> Written:
@@ -170,8 +171,10 @@ class ShardingWriter(CheckpointWriter):
 
     def abandon(self) -> Written:
         concurrent.futures.wait([self._part], timeout=_ABANDON_SECONDS)
-        if self._ranks.world_size == 1 and self._part.done():
-            return self.end()
+        if self._ranks.world_size == 1:
+            if self._part.done():
+                return self.end()
+            raise StorageError(_TOO_SLOW)
         self._discard()
         raise StorageError("other processes had not reported their parts yet")
 

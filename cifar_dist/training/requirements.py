@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from cifar_dist.config import Config, ModelConfig, RunningAverageConfig, plugins
+from cifar_dist.config import Config, RunningAverageConfig, StagedOptimConfig, plugins
 from cifar_dist.config.average import EMAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
@@ -173,7 +173,7 @@ def check_rates(config: Config, steps_per_epoch: int) -> None:
     """Refuse a plug-in's schedule that fails at any step of the run, before the first.
 
     Raises:
-        UserError: it returns a rate that is none, or raises an error.
+        UserError: it returns a rate that is none; an error that it raises passes through.
     """
     if plugins.is_spec(config.schedule.name):
         length = {"steps_per_epoch": steps_per_epoch, "epochs": config.train.epochs}
@@ -181,13 +181,17 @@ def check_rates(config: Config, steps_per_epoch: int) -> None:
             learning_rate(config.schedule, config.optim.lr, step, **length)
 
 
-def check_stages(model: ModelConfig, count: int) -> None:
-    """Refuse to freeze what is before the head of a network that is its head alone.
+def check_stages(config: Config, count: int) -> None:
+    """Refuse to treat what is before the head in another way where the network is its head alone.
 
     Raises:
         UserError: with the setting to remove.
     """
-    option = "model.freeze" if model.freeze else "model.unfreeze" if model.unfreeze else ""
+    model, optim = config.model, config.optim
+    of_stages = {"model.freeze": model.freeze, "model.unfreeze": model.unfreeze > 0}
+    if isinstance(optim, StagedOptimConfig):
+        of_stages["optim.backbone_lr"] = optim.backbone_lr != StagedOptimConfig.backbone_lr
+    option = next((option for option, is_set in of_stages.items() if is_set), "")
     if option and count == 1:
         raise UserError(
             f"{option} has no effect: {model.name} has no linear layer or convolution before its last; drop --{option}"
@@ -198,7 +202,7 @@ def check_average(config: Config, steps_per_epoch: int) -> None:
     """Refuse batch statistics of one image, and a plug-in's average that fails at any step of the run.
 
     Raises:
-        UserError: also, a plug-in's weight is not in [0, 1], or raises an error.
+        UserError: also, a plug-in's weight is not in [0, 1]; an error that it raises passes through.
     """
     average = config.average
     if not isinstance(average, RunningAverageConfig):
@@ -241,8 +245,13 @@ def check_normalizes(
         sizes = (one for distance in range(size + 2 * parts) for one in (size - distance, size + distance) if one > 0)
         works = (one for one in sizes if one % parts == 0 and _smallest_micro_batch(samples, one, parts) > 1)
         found = next(works, None)
-        fewer = "use fewer processes, or for a new run" if world_size > 1 else "use"
-        way = f"{fewer} --train.batch_size {found}" if found else "use more images"
+        fewer = range(world_size - 1, 0, -1)
+        most = next(
+            (n for n in fewer if _smallest_micro_batch(samples, size, config.train.parts_of_batch(n)) > 1), None
+        )
+        ways = ["one process" if most == 1 else f"at most {most} processes"] if most else []
+        ways += [f"{'for a new run ' if most else ''}--train.batch_size {found}"] if found else []
+        way = f"use {', or '.join(ways) or 'more images'}"
         raise UserError(
             f"train.batch_size {size} leaves a step with one sample per process of the {samples:,} training samples, "
             f"too few for the batch normalisation of {config.model.name}; {way}"

@@ -78,7 +78,7 @@ class CheckpointSaver:
         Raises:
             StorageError: as :meth:`wait`.
         """
-        self.wait(state.step)
+        self.wait(state.step, again=must)
         if replace(state, is_best=self._saved.is_best) == self._saved and self._saved.step > 0:
             return  # it may be the best, which a second save would not know
         contents = tensors(self._writer.deal())
@@ -93,7 +93,7 @@ class CheckpointSaver:
         if self._pending is not None and self._writer.is_done():
             self.wait(step)
 
-    def wait(self, step: int, *, must: bool = False) -> None:
+    def wait(self, step: int, *, must: bool = False, again: bool = False) -> None:
         """Wait until the write under way has ended, if there is one.
 
         If it failed, the run continues as ``checkpoint.on_error`` says, and saves again later.
@@ -101,6 +101,7 @@ class CheckpointSaver:
         Args:
             step: optimizer steps done by now.
             must: whether there is no later attempt.
+            again: whether an attempt follows at once.
 
         Raises:
             StorageError: it failed, and must not or ``checkpoint.on_error`` says stop.
@@ -115,15 +116,14 @@ class CheckpointSaver:
                 raise
             self._retry_at = max(state.step + self._wait, step + 1)
             self._wait = min(2 * self._wait, self._longest_wait)
-            self._tracker.warn(f"the checkpoint of step {state.step:,} could not be saved: {error}; {self._next(step)}")
+            then = "one more attempt follows" if again or step >= self._last_step else self._later()
+            self._tracker.warn(f"the checkpoint of step {state.step:,} could not be saved: {error}; {then}")
             return
         self._saved, self._retry_at, self._wait = state, None, self._first_wait
         self._report(state, written)
 
-    def _next(self, step: int) -> str:
-        """Say when the next attempt comes, after ``step``."""
-        if step >= self._last_step:
-            return "one more attempt follows"
+    def _later(self) -> str:
+        """Say when the next attempt comes."""
         assert self._retry_at is not None
         again = f"after step {self._retry_at:,} or at its end, at the latest"
         return f"training continues, and saves again {again if self._retry_at < self._last_step else 'at its end'}"

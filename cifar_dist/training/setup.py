@@ -159,7 +159,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     stages = transfer.stages(module)
-    check_stages(config.model, len(stages))
+    check_stages(config, len(stages))
     gradual = config.model.unfreeze > 0
     optimizer = build_optimizer(config.optim, module, [stage.parameters for stage in stages], gradual=gradual)
     modules = [stage.modules for stage in stages]

@@ -30,14 +30,14 @@ def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None)
     asked = setup.config.train.threads
 
     def choose() -> int:
-        if asked:
-            return asked
+        if asked:  # for this process only: another machine may have fewer cores
+            return 0
         kept = recorded_threads(environment, ranks.world_size) if environment else 0
         free = torch.get_num_threads()
         return kept or (free if free == 1 else min(free, _useful_threads(setup, ranks.world_size)))
 
     chosen = ranks.run_on_main(choose)  # on every rank: of several machines only some may have been asked for theirs
-    if not asked:
+    if chosen and not asked:
         use_threads(chosen)
 
 

@@ -305,7 +305,7 @@ class Trainer:
 
     def save(self, best: bool = False, *, must: bool = False) -> None:
         """Save a checkpoint of this step, see :meth:`CheckpointSaver.save`."""
-        self._wait_for_save()
+        self._wait_for_save(again=must)
         self._follow_folder()
         self._require_finite(self.learner.holds_finite_weights(), "the norm of a weight")
         self._require_finite(not self.learner.model.always_overflows(), "every gradient in fp16")
@@ -336,11 +336,11 @@ class Trainer:
         if note := self.ranks.run_on_main(self.folder.follow):
             self.tracker.warn(note)
 
-    def _wait_for_save(self) -> None:
-        """Wait for the checkpoint that is being written, as long as it may take."""
+    def _wait_for_save(self, *, again: bool = False) -> None:
+        """Wait for the checkpoint that is being written, as long as it may take; ``again``: another follows at once."""
         self.watchdog.be_patient()
         with self.learner.clock.during("checkpoint"):
-            self.saver.wait(self.step)
+            self.saver.wait(self.step, again=again)
 
     def _require_finite(self, is_finite: bool, what: str) -> None:
         """Fail if the last update spoiled the weights, or if no update changes them any more. Collective.

@@ -28,6 +28,7 @@ from support.crashing import dying, read_count
 from support.running import TRAIN, environment, spawn, start, story
 
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.files import is_being_written
 
 HANG = 180
 """Seconds after which a job counts as hung once one of its processes was killed."""
@@ -207,7 +208,8 @@ def differs(run: Path, whole: Path) -> str:
     tables = [{path.read_bytes() for path in one.glob("evaluations/[!.]*_model_final/*.csv")} for one in (run, whole)]
     if tables[0] != tables[1]:
         return "another final evaluation"
-    left = [str(path.relative_to(run)) for path in run.rglob(".*.tmp*")]
+    # One whose process number another process has by now counts as being written.
+    left = [str(path.relative_to(run)) for path in run.rglob(".*.tmp*") if not is_being_written(path)]
     return f"incomplete files are left: {left}" if left else ""
 
 

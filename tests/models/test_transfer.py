@@ -206,6 +206,12 @@ def test_a_run_of_which_only_the_head_learns_says_so(unfreeze: float, epochs: in
     assert config.cut_short(epochs) == ([said] if learning == 1 else [])
 
 
+def test_a_stage_thaws_in_the_epoch_that_the_setting_says_though_the_quotient_is_rounded() -> None:
+    assert 33 / 2.2 < 15
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(20)))
+    assert set_mode(model, [[layer] for layer in model], ModelConfig(unfreeze=2.2), 33) == 16
+
+
 @pytest.mark.parametrize(
     ("config", "learning"),
     [

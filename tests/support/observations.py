@@ -322,7 +322,7 @@ def unwritable(config: Config) -> object:
     ranks = Ranks(0, 1, torch.device("cpu"), first_of_node=True)
     folder = Path("/dev/full/checkpoints")
     saver = CheckpointSaver(
-        folder, config.checkpoint, ranks, SilentTracker(), checkpoint.NEW_RUN, retry=1, longest_retry=1
+        folder, config.checkpoint, ranks, SilentTracker(), checkpoint.NEW_RUN, retry=1, longest_retry=1, last_step=9
     )
     at = "save"
     try:

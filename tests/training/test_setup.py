@@ -11,7 +11,7 @@ from support.running import train
 from support.small_packed import TEST, TRAIN, small_packed
 
 from cifar_dist import recipe
-from cifar_dist.config import AverageConfig, Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from cifar_dist.config import AverageConfig, Config, DataConfig, EvalConfig, ModelConfig, SGDConfig, TrainConfig
 from cifar_dist.config.average import EMAConfig, SWAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
@@ -21,6 +21,7 @@ from cifar_dist.training.requirements import (
     batch_note,
     check_evaluations,
     check_repeatable,
+    check_stages,
     evaluation_note,
 )
 from cifar_dist.training.setup import build_setup
@@ -69,9 +70,14 @@ def test_a_network_without_layers_of_torch_is_one_stage_of_which_nothing_can_be_
     )
     net = f"{plugin}:Net"
     set_up(data, ModelConfig(net), 4, 1)
-    for model, option in ((ModelConfig(net, freeze=True), "freeze"), (ModelConfig(net, unfreeze=1.0), "unfreeze")):
-        with pytest.raises(UserError, match=rf"^model.{option} has no effect: .*; drop --model.{option}$"):
-            set_up(data, model, 4, 1)
+    for config, option in (
+        (Config(model=ModelConfig(net, freeze=True)), "model.freeze"),
+        (Config(model=ModelConfig(net, unfreeze=1.0)), "model.unfreeze"),
+        (Config(model=ModelConfig(net), optim=SGDConfig(backbone_lr=0.1)), "optim.backbone_lr"),
+    ):
+        with pytest.raises(UserError, match=rf"^{option} has no effect: .*; drop --{option}$"):
+            check_stages(config, 1)
+        check_stages(config, 2)
 
 
 def with_val(packed: Manifest, *, labelled: bool) -> Manifest:
