@@ -40,7 +40,7 @@ def test_a_finished_run_keeps_its_final_result_when_its_metrics_are_repaired(pla
     ("epochs", "says"),
     [
         ([1], "the evaluation after epoch 2, not "),
-        ([0, 2], "the evaluations after epochs 1 and 3, "),
+        ([0, 2], "2 evaluations after epochs 1 to 3, "),
         ([3], "a record;"),
     ],
 )
