@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FAINT_POINTS = 1500  # more would blur, so neighbours are averaged
+_MUCH = 1.5  # times the losses of training: a validation loss above would flatten the curves
 _BREAKS = ("interrupted", "killed", "failed", "stalled")
 
 
@@ -90,11 +91,29 @@ def steps_so_far(steps: Sequence[Record]) -> float:
 def _loss(axes: Axes, run: _Run) -> None:
     axes.set_title("Loss")
     _train_and_val(axes, run, "loss", 1.0)
-    finite = [value for record in run.steps if np.isfinite(value := record.loss)]
-    values = [row.val_loss for row in run.rows if np.isfinite(row.val_loss)]
-    if finite:  # one outlier must not flatten the curve
-        axes.set_ylim(bottom=0, top=1.05 * max([float(np.quantile(finite, 0.995)), *values]) or None)
+    _limit_loss(axes, run)
     _decorate(axes, run, legend=True)
+
+
+def _limit_loss(axes: Axes, run: _Run) -> None:
+    """End the axis where outliers would flatten the curves, as of a first epoch; those of validation are named.
+
+    All is shown where the last one is an outlier: then the loss has risen.
+    """
+    finite = [value for record in run.steps if np.isfinite(value := record.loss)]
+    if not finite:
+        return
+    usual, rows = float(np.quantile(finite, 0.995)), run.validated
+    cut = [row for row in rows if row.val_loss > _MUCH * usual] if rows and rows[-1].val_loss <= _MUCH * usual else []
+    top = 1.05 * max([usual, *(row.val_loss for row in rows if row not in cut)])
+    axes.set_ylim(bottom=0, top=top or None)
+    for row in cut:
+        axes.plot([run.x(row.step)], [top], "^", color=ORANGE, markersize=4, clip_on=False)
+    if cut:
+        highest = max(cut, key=lambda row: row.val_loss)
+        axes.annotate(
+            f" {highest.val_loss:.3g}", (run.x(highest.step), top), color=ORANGE, fontsize=8, va="top", clip_on=False
+        )
 
 
 def _accuracy(axes: Axes, run: _Run) -> None:
@@ -130,6 +149,7 @@ def _validation(axes: Axes, run: _Run) -> None:
         side.set_ylabel(what, color=line.get_color())
         side.tick_params(axis="y", labelcolor=line.get_color())
     right.yaxis.set_major_formatter(PERCENT)
+    _limit_loss(axes, run)
     _decorate(axes, run, legend=False)
 
 

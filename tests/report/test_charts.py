@@ -81,6 +81,21 @@ def test_ticks_of_an_accuracy_are_what_they_stand_for(tmp_path: Path, drawn: lis
         assert [float(label) for label in labels] == pytest.approx(unit * axes.get_yticks())
 
 
+@pytest.mark.parametrize(("last", "tops"), [(0.5, (2, 4)), (40.0, (40, 50))])
+def test_an_early_outlier_flattens_no_curve_and_is_named_and_a_loss_that_rose_is_shown(
+    tmp_path: Path, drawn: list[Figure], last: float, tops: tuple[float, float]
+) -> None:
+    losses = [30.0, 1.0, last]
+    records = [Record(step, step - 1, "train", 2.3 / step, 0.5, 10, 0.1, lr=0.1) for step in (1, 2, 3)]
+    records += [Record(step, step - 1, "val", loss, 0.5, 10, 0.1) for step, loss in enumerate(losses, 1)]
+    curves.draw_curves(records, [], tmp_path, 1)
+    for one in drawn:
+        for axes in one.axes:
+            if axes.get_title() in ("Loss", "Validation"):
+                assert tops[0] < axes.get_ylim()[1] < tops[1]
+                assert [text.get_text().strip() for text in axes.texts] == ([] if last > 30 else ["30"])
+
+
 def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: list[Figure]) -> None:
     records = [Record(step, step - 1, "train", 0.1 * step, 1 - 0.01 * step, 10, 0.1, 0.1) for step in range(1, 31)]
     curves.draw_curves(records, [], tmp_path, 1)
