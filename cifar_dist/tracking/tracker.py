@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -212,9 +211,11 @@ class Tracker:
             raise failures[0]
 
     def _say_what_is_saved(self) -> None:
-        newest = ""
-        with contextlib.suppress(OSError):  # of the fault that ends the run
+        try:
             newest = self._folder.newest_checkpoint()
+        except OSError as error:  # of the fault that ends the run
+            self.say(f"whether a checkpoint was saved is unknown: {StorageError.of(error, self._folder.checkpoints)}")
+            return
         command = "" if will_restart() or not newest else resume_command(self._folder.path)
         if command:
             self._console.say_command(f"{newest} is saved; resume with:", command)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import inspect
 import json
 import re
@@ -272,6 +273,19 @@ def test_a_run_that_failed_says_what_is_saved_and_how_to_resume_unless_its_launc
         assert said == f"{saved} is saved; resume with:\n  cifar-dist launch cpu resume {tmp_path}\n"
     else:
         assert said == f"{saved} is saved\n"
+
+
+def test_a_run_that_failed_does_not_say_that_nothing_is_saved_where_it_cannot_look(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    tracker = start(tmp_path)
+    monkeypatch.setattr(Path, "is_symlink", fail)
+    tracker.finish("failed", "the file server was lost", is_resumable=True)
+    said = capfd.readouterr().out.partition(": the file server was lost\n")[2]
+    assert said == f"whether a checkpoint was saved is unknown: {tmp_path}/checkpoints/latest: Stale file handle\n"
 
 
 def test_a_run_that_cannot_record_its_end_has_not_ended_well(tmp_path: Path) -> None:
