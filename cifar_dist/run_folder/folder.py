@@ -216,7 +216,7 @@ class RunFolder:
             raise UserError(f"{error}; {self._way_to_restore_manifest()}") from None
 
     def _way_to_restore_manifest(self) -> str:
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, OSError):  # a dataset that cannot be reached is no remedy
             manifest = Path(read_config(self.config).data.path, FILE_NAME)
             if manifest.is_file():
                 return f"if {manifest.parent} has not changed since: cp {quoted(manifest)} {quoted(self.manifest)}"

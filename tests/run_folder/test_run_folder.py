@@ -158,8 +158,19 @@ def test_a_damaged_manifest_of_a_run_names_the_run(tmp_path: Path, manifest: Man
     write_settings(RunFolder(tmp_path / "it"), config)
     with pytest.raises(UserError) as caught:
         RunFolder(tmp_path / "it").read_manifest()
-    assert str(caught.value).endswith(f": cp {manifest.root}/manifest.json {tmp_path}/it/manifest.json")
-    assert "pack" not in message
+    again = str(caught.value)
+    assert again.endswith(f": cp {manifest.root}/manifest.json {tmp_path}/it/manifest.json")
+    assert "pack the dataset" not in message + again, "which would be another dataset"
+
+
+def test_a_run_without_a_manifest_is_read_as_such_where_its_dataset_cannot_be_reached(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    unreachable = replace(CONFIG, data=replace(CONFIG.data, path="x" * 300))  # a name that no file system takes
+    open_and_end(tmp_path / "it", unreachable, manifest)
+    RunFolder(tmp_path / "it").manifest.unlink()
+    with pytest.raises(UserError, match=f"copy the manifest.json of the run's dataset to {tmp_path}/it$"):
+        RunFolder(tmp_path / "it").read_manifest()
 
 
 def test_final_weights_finish_a_run_without_a_split_to_evaluate(tmp_path: Path, manifest: Manifest) -> None:
