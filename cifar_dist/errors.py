@@ -110,10 +110,6 @@ class StorageError(TrainingFailedError):
         return cls(printable(f"{error.filename or where}: {error.strerror or error}"))
 
 
-MAY_PASS: Final = (OSError, StorageError, CollectiveTimeoutError, LostRankError)
-"""What the same command may not meet again: the run is not at fault."""
-
-
 def in_one_line(error: Exception, where: object = "a file") -> str:
     """Describe an error in one line, with the file that cannot be read or written; ``where`` if it names none."""
     return printable(str(StorageError.of(error, where) if isinstance(error, OSError) else error))
@@ -127,6 +123,12 @@ def blame(error: UserError) -> UserError | StorageError:
             return StorageError(str(error))
         cause = cause.__context__  # set even by `raise ... from None`
     return error
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same command may not meet an error again: the machine is at fault, and not the run."""
+    blamed = blame(error) if isinstance(error, UserError) else error
+    return isinstance(blamed, (OSError, StorageError, CollectiveTimeoutError, LostRankError))
 
 
 def nearest(wrong: str, known: Iterable[str], otherwise: str = "") -> str:

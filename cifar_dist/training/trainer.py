@@ -24,7 +24,7 @@ from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.watchdog import Watchdog
-from cifar_dist.errors import MAY_PASS, StopRequested, TrainingFailedError, UserError
+from cifar_dist.errors import StopRequested, TrainingFailedError, UserError, may_pass
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
@@ -126,7 +126,7 @@ class Trainer:
                 self.watchdog.stop()
                 self.saver.close()
                 in_plugin = describe_plugin_failure(error)
-                is_resumable = not in_plugin and isinstance(error, MAY_PASS)
+                is_resumable = not in_plugin and may_pass(error)
                 self.tracker.finish("failed", in_plugin or str(error), is_resumable=is_resumable)
                 raise
             if reason is None:

@@ -117,3 +117,23 @@ def test_a_deleted_plug_in_is_imported_from_the_run_folder(place: Place, tmp_pat
     shutil.rmtree(run / "plugins")
     refused = place.run("resume", str(run), "--train.max_steps", "0")
     assert (refused.code, f"file {net} does not exist" in refused.said) == (2, True)
+
+
+def test_a_run_that_cannot_read_its_data_any_more_says_how_to_resume(place: Place, tmp_path: Path) -> None:
+    """The reader has its own message for a shard; the fault of the file server behind it may pass."""
+    net = tmp_path / "net.py"
+    net.write_text(
+        "import errno, itertools, os\n"
+        "from torch import nn\n"
+        "read, calls = os.pread, itertools.count(1)\n"
+        "def pread(*arguments):\n"
+        "    if next(calls) > 300:\n"
+        "        raise OSError(errno.ESTALE, 'Stale file handle')\n"
+        "    return read(*arguments)\n"
+        "os.pread = pread\n"
+        "def net(classes: int, channels: int):\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, classes))\n"
+    )
+    failed = place.train("unreadable", "--model.name", f"{net}:net", "--data.resident_mb", "0")
+    assert "Stale file handle" in failed.said
+    assert f" is saved; resume with:\n  cifar-dist resume {place.runs}/unreadable\n" in failed.said
