@@ -25,7 +25,7 @@ from typing import Literal, Protocol
 from cifar_dist.config import Config, TrackingConfig, WandbConfig
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
-from cifar_dist.files import write_atomic
+from cifar_dist.files import read_json, write_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
@@ -112,7 +112,9 @@ class WandbMirror:
         self._keep(replace(self._identity, mode=""))
         if self._run.url:
             self._address = "W&B shows this run at:", self._run.url
-        self._lacks_history = mode == "offline" or last != self._identity
+        # Also more than all: a process that failed had trained steps which this one repeats.
+        has_all = last.records >= len(history) and replace(last, records=len(history)) == self._identity
+        self._lacks_history = mode == "offline" or not has_all
         self._sent = 0 if self._lacks_history else len(history)
 
     def send_again(self, records: Sequence[Record]) -> None:
@@ -169,14 +171,10 @@ class _Identity:
 
 
 def _last_process(path: Path) -> _Identity:
-    """Read ``wandb.json``; without an id if it is missing or damaged."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        texts = str(raw["id"]), str(raw["mode"]), str(raw["project"]), str(raw.get("entity", ""))
-        found = _Identity(*texts, int(raw.get("records", 0)))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return _Identity()
-    return found if _ID.fullmatch(found.id) else _Identity()
+    """Read ``wandb.json``; what it lacks or has of another type has its default, and all has without an id."""
+    raw, default = read_json(path), _Identity()
+    found = {key: raw[key] for key, value in asdict(default).items() if type(raw.get(key)) is type(value)}
+    return _Identity(**found) if _ID.fullmatch(found.get("id", "")) else default
 
 
 def _import_wandb(folder: Path) -> None:

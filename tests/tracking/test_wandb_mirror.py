@@ -324,6 +324,22 @@ def test_an_online_run_receives_what_it_has_not_received(
     assert len({run.id for run in runs}) == 1
 
 
+def test_an_online_run_that_repeats_steps_does_not_send_the_history_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    import wandb
+
+    runs: list[InMemory] = []
+    monkeypatch.setattr(wandb, "init", lambda **settings: InMemory(runs, **settings))
+    monkeypatch.setattr(wandb, "setup", lambda settings: None)
+    history = [train(step) for step in range(1, 6)]  # until the last checkpoint
+    for trained in ([*history, train(6), train(7)], [train(6)]):
+        mirrors = mirrored(tmp_path, Config(tracking=OURS), history if runs else [], warnings)
+        mirrors.train_steps(trained)
+        mirrors.close("failed")
+    assert runs[-1].steps == [6]
+
+
 def test_a_run_continues_without_wandb(tmp_path: Path) -> None:
     (tmp_path / "wandb").write_text("in the way")
     mirrors = wanted_mirrors(OFFLINE.tracking)
@@ -363,6 +379,16 @@ def test_a_wandb_that_cannot_be_used_is_one_warning(
 def test_an_untrusted_id_file_gets_a_new_id(tmp_path: Path, text: str) -> None:
     (tmp_path / "wandb.json").write_text(text)
     assert _last_process(tmp_path / "wandb.json") == _Identity()
+
+
+@pytest.mark.parametrize("value", ["1e999", "null", "[]", "{}", '"x"', "true"])
+def test_a_damaged_value_does_not_cost_the_id(tmp_path: Path, value: str) -> None:
+    (tmp_path / "wandb.json").write_text(
+        f'{{"id": "12345678", "mode": "online", "project": "p", "entity": "e", "records": {value}}}'
+    )
+    assert _last_process(tmp_path / "wandb.json") == _Identity("12345678", "online", "p", "e", 0)
+    (tmp_path / "wandb.json").write_text('{"id": "12345678", "entity": null, "records": 3}')
+    assert _last_process(tmp_path / "wandb.json") == _Identity("12345678", records=3)
 
 
 def test_a_process_that_ends_at_once_leaves_no_temporary_folder(tmp_path: Path) -> None:
