@@ -43,9 +43,9 @@ class WandbConfig(TrackingConfig):
 
     wandb: Literal["offline", "online"] = "online"
     project: str = ""
-    """W&B project; empty: that of ``WANDB_PROJECT``, else cifar-dist."""
+    """W&B project; empty: that of the run so far, else of ``WANDB_PROJECT``, else cifar-dist."""
     entity: str = ""
-    """W&B user or team; empty: that of ``WANDB_ENTITY``, else the account's default."""
+    """W&B user or team; empty: that of the run so far, else of ``WANDB_ENTITY``, else the account's default."""
 
 
 TrackingConfig.variants.update(disabled=NoMirrorConfig, offline=WandbConfig, online=WandbConfig)
