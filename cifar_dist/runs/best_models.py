@@ -58,13 +58,21 @@ def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None]) -> li
         UserError: no run has weights.
     """
     found: list[BestModel] = []
+    warnings: list[str] = []
+
+    def note(line: str) -> None:
+        warnings.append(line)
+        warn(line)
+
     for entry in entries:
         try:
-            model = _best_of(entry, warn)
+            model = _best_of(entry, note)
         except OSError as error:
-            warn(f"{entry.path} is left out: {in_one_line(error)}")
+            note(f"{entry.path} is left out: {in_one_line(error)}")
         else:
             found += [] if model is None else [model]
+    if not found and warnings:
+        raise UserError("no run has weights that can be used; repair one of those above, or train one")
     if not found:
         raise UserError("no run has a checkpoint or final weights yet; train one first")
     return sorted(found, key=_rank)
@@ -119,7 +127,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
-    folder = RunFolder(entry.path)
+    folder, verify = RunFolder(entry.path), f"cifar-dist checkpoint verify {quoted(entry.path)}"
     if entry.result is None:
         warn(f"{entry.path} is left out: {entry.problem}")
         return None
@@ -131,14 +139,16 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
                 test = _test_accuracy(folder, entry.result, path.name, state.step)
                 return BestModel(entry, path.name, checkpoint.evaluated_weights(path), state.val_accuracy, test)
         except UserError as error:
+            what, _, _ = str(error).partition("; ")  # the remedies are those of a command that takes a step
+            what += f"; {verify}"
             if not folder.final.is_file():
-                warn(f"{entry.path} is left out: {error}")
+                warn(f"{entry.path} is left out: {what}")
                 return None
-            warn(f"the final weights of {entry.path} stand for its best ones: {error}")
+            warn(f"the final weights of {entry.path} stand for its best ones: {what}")
     if not folder.final.is_file():
         return None
     if changed_files(folder.final.parent):
-        warn(f"{entry.path} is left out: {folder.final} is damaged; cifar-dist checkpoint verify {quoted(entry.path)}")
+        warn(f"{entry.path} is left out: {folder.final} is damaged; {verify}")
         return None
     return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test)
 

@@ -269,9 +269,11 @@ def test_a_run_without_any_intact_weights_is_left_out_of_the_best_models(
     assert cli.run(["runs", "best"]) == 0
     assert [line[:2] for line in cells(capsys.readouterr().out)[2:3]] == [["runs/a", "step-00000004"]]
     (saved / "weights.safetensors").write_bytes(b"other")
-    with pytest.raises(UserError, match="no run has a checkpoint or final weights yet"):
+    with pytest.raises(UserError, match=r"^no run has weights that can be used; repair one of those above"):
         cli.run(["runs", "best"])
-    assert capsys.readouterr().err.startswith("warning: runs/a is left out: runs/a/checkpoints/step-00000004: ")
+    said = capsys.readouterr().err
+    assert said.startswith("warning: runs/a is left out: runs/a/checkpoints/step-00000004: weights.safetensors has ")
+    assert said.endswith(" bytes; cifar-dist checkpoint verify runs/a\n"), "and no step that this command could take"
 
 
 def test_a_run_that_cannot_be_read_is_left_out_of_the_best_models() -> None:
