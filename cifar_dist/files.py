@@ -104,7 +104,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or f".{path.name}." in str(error.filename):
+        named = Path(str(error.filename))
+        if error.filename is None or any(is_temporary_of(one, path) for one in (named, *named.parents)):
             error.filename = str(path)
             del error.filename2  # None would be printed as a second name
         raise

@@ -24,6 +24,7 @@ from cifar_dist.files import (
     folder_atomic,
     free_name,
     link_atomic,
+    naming,
     sha256,
     write_atomic,
     write_output,
@@ -220,6 +221,14 @@ def test_a_folder_that_cannot_be_discarded_whole_names_what_is_left_and_is_hidde
         assert isinstance(error, PermissionError)
         assert error.filename == str(parent / ".it.tmp" / "a")
         assert [path.name for path in parent.iterdir()] == [".it.tmp"]
+
+
+def test_an_error_names_what_was_asked_for_and_not_its_unfinished_file(tmp_path: Path) -> None:
+    unfinished, of_others = tmp_path / ".it.7.tmp" / "a", tmp_path / ".it.old" / "a"
+    for failed, named in ((unfinished, tmp_path / "it"), (of_others, of_others)):
+        with pytest.raises(FileNotFoundError) as raised, naming(tmp_path / "it"):
+            failed.read_bytes()
+        assert raised.value.filename == str(named)
 
 
 def test_free_name_counts_up(tmp_path: Path) -> None:
