@@ -113,17 +113,22 @@ def can_write(place: Path) -> bool:
     return os.access(place, os.W_OK, effective_ids=True)
 
 
-def refuse_other_data(folder: RunFolder, manifest: Manifest) -> None:
+def refuse_other_data(folder: RunFolder, manifest: Manifest, otherwise: str = "") -> None:
     """Refuse data that this run was not started on.
+
+    Args:
+        folder: the run.
+        manifest: the data.
+        otherwise: what the user may do to use this data, where the run cannot get another name.
 
     Raises:
         UserError: the packed bytes or the number of classes differ, or the run's manifest is missing or damaged.
     """
     if difference := manifest.difference(folder.read_manifest()):
+        otherwise = otherwise or f"use another --run.name{way_to_start_from_weights(folder)}"
         raise UserError(
             f"{folder.path} was started on other data than {manifest.root} now has {difference}; name those with "
-            f"--data.path, or use another --run.name"
-            f"{way_to_start_from_weights(folder)}"
+            f"--data.path, or {otherwise}"
         )
 
 

@@ -56,12 +56,10 @@ def check(sweep: Sweep) -> None:
     """
     from cifar_dist.data.manifest import Manifest
 
+    otherwise = "delete that run, or use another --run.dir for this sweep"
     for run in sweep.runs:
         if found := run.other_setting():
-            raise UserError(
-                f"{run.folder.path} was started with {found[1]}; "
-                "delete that run, or use another --run.dir for this sweep"
-            )
+            raise UserError(f"{run.folder.path} was started with {found[1]}; {otherwise}")
     configs = {row.name: row.runs[0].config for row in sweep.rows}
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
 
@@ -70,7 +68,7 @@ def check(sweep: Sweep) -> None:
 
     for run in sweep.runs:
         if run.folder.exists() and run.folder.manifest.is_file():
-            refuse_other_data(run.folder, manifests[run.config.data.path])
+            refuse_other_data(run.folder, manifests[run.config.data.path], otherwise)
     for row, config in configs.items():
         manifest = manifests[config.data.path]
         try:

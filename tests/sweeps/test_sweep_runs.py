@@ -304,7 +304,8 @@ def test_a_run_on_other_data_is_refused(file: Path, tmp_path: Path, action: str)
     write_run(run.folder.path, run.config)
     pack("digits", tmp_path / "other", seed=5, codec="npy", show=False)
     shutil.copy(tmp_path / "other" / "manifest.json", run.folder.path)
-    with pytest.raises(UserError, match=r"was started on other data than .* now has"):
+    way = r"with --data\.path, or delete that run, or use another --run\.dir for this sweep$"
+    with pytest.raises(UserError, match=rf"was started on other data than .* now has .* {way}"):
         verb(action, str(file))
 
 
