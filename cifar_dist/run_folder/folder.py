@@ -68,7 +68,10 @@ class EvaluationFolder:
         return _NAMED_FINAL.search(self.path.name) is not None
 
     def rename_final(self, step: str) -> EvaluationFolder:
-        """Return it with a name that says ``step`` instead of ``final``."""
+        """Rename it to say ``step`` instead of ``final``, though ``training.log`` has the old name.
+
+        An extended run gets another evaluation that says ``final``.
+        """
         if not self.is_named_final:
             return self
         path = free_name(self.path.with_name(_NAMED_FINAL.sub(f"_model_{step}", self.path.name)))

@@ -19,7 +19,7 @@ from cifar_dist.run_folder import RunFolder
 def rename(run: Path, name: str) -> Path:
     """Rename a run within its parent folder and return the new folder.
 
-    Evaluations keep the folder names that they got under the old name, because files refer to them.
+    Evaluations keep the folder names that they got under the old name, by which ``training.log`` refers to them.
 
     Raises:
         UserError: the name is invalid or taken, or the run is training or cannot be written.
