@@ -10,7 +10,7 @@ import torch
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.doctor.dataset import describe_batches, describe_data
+from cifar_dist.doctor.dataset import describe_batches, describe_data, describe_network
 from cifar_dist.doctor.finding import Finding, until_error
 from cifar_dist.doctor.shared_folder import check_shared_folder
 from cifar_dist.doctor.space import room_for_checkpoints
@@ -36,7 +36,7 @@ def _examine_settings(config: Config, world_size: int | None) -> Iterator[Findin
     if world_size is not None:
         yield describe_batches(config, manifest, world_size)
     with torch.device("meta"):  # needs almost no time and memory
-        weights = list(build_for(config.model, shape=manifest.shape, classes=len(manifest.classes)).parameters())
-    yield Finding("network", f"{config.model.name}, {sum(weight.numel() for weight in weights):,} parameters")
-    size_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+        network = build_for(config.model, shape=manifest.shape, classes=len(manifest.classes))
+    yield describe_network(config, network, world_size)
+    size_bytes = sum(weight.numel() * weight.element_size() for weight in network.parameters())
     yield room_for_checkpoints(config, _STATE_PER_WEIGHT * size_bytes)

@@ -1,11 +1,15 @@
-"""The dataset, and how it is dealt to the processes of a job."""
+"""The dataset, how it is dealt to the processes of a job, and the network that receives it."""
 
 from __future__ import annotations
+
+from torch import nn
 
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import steps_per_epoch
+from cifar_dist.distributed.sync_batchnorm import check_batch_norms
 from cifar_dist.doctor.finding import Finding, Verdict
+from cifar_dist.errors import UserError
 from cifar_dist.training.requirements import batch_note, check_batch_size, padding_note
 
 _FEW = 8  # images, whose statistics a batch normalisation would use
@@ -32,9 +36,30 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
     ranks = "1 rank" if world_size == 1 else f"{world_size} ranks"
     text = f"{size} = {ranks} x {per_rank}; {steps:,} steps an epoch, the last of {last}"
     text += f", padded with {padded} that do not count" if padded else ""
-    remedy = padding_note(config, world_size) or batch_note(config, samples)
-    if each < _FEW and world_size > 1 and not config.train.sync_batchnorm:
+    return Finding.ok_or(
+        Verdict.WARNING, "batches", text, padding_note(config, world_size) or batch_note(config, samples)
+    )
+
+
+def describe_network(config: Config, network: nn.Module, world_size: int | None) -> Finding:
+    """Say how large a network is, and whether each of ``world_size`` processes normalises few images; None: unknown."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    remedy = ""
+    if world_size is not None and world_size > 1 and _has_batch_norms(network) and not config.train.sync_batchnorm:
+        each = -(-config.train.batch_size // config.train.parts_of_batch(world_size))
         statistics = f"batch normalisation uses the {each} images of a process at a time"
-        other_way = "" if config.train.parts else ", or --train.sync_batchnorm true"
-        remedy = f"{statistics}; use fewer processes or a larger batch{other_way}"
-    return Finding.ok_or(Verdict.WARNING, "batches", text, remedy)
+        other_way = ", or --train.sync_batchnorm true" * (not config.train.parts and _can_synchronise(network))
+        remedy = f"{statistics}; use fewer processes or a larger batch{other_way}" if each < _FEW else ""
+    return Finding.ok_or(Verdict.WARNING, "network", f"{config.model.name}, {parameters:,} parameters", remedy)
+
+
+def _has_batch_norms(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def _can_synchronise(network: nn.Module) -> bool:
+    try:
+        check_batch_norms(network, "")
+    except UserError:
+        return False
+    return True

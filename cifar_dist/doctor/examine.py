@@ -9,7 +9,7 @@ from pathlib import Path
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.doctor.clocks import compare_clocks
-from cifar_dist.doctor.dataset import describe_batches, describe_data
+from cifar_dist.doctor.dataset import describe_batches, describe_data, describe_network
 from cifar_dist.doctor.finding import Finding, Verdict, until_error
 from cifar_dist.doctor.network import check_ports, map_ranks, measure_all_reduce
 from cifar_dist.doctor.shared_folder import check_shared_folder
@@ -43,7 +43,7 @@ def _examine_run(config: Config, engine: Engine) -> Iterator[Finding]:
     yield describe_batches(config, manifest, engine.ranks.world_size)
     setup = build_setup(config, engine.ranks)
     engine.ranks.run_on_all(lambda: check_evaluations(config, manifest))
-    yield Finding("network", f"{config.model.name}, {setup.parameters:,} parameters")
+    yield describe_network(config, setup.module, engine.ranks.world_size)
     yield from try_run(setup, engine)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from support.running import PATIENCE, environment, finish, spawn, start, train
+from torch import nn
 
 from cifar_dist.config import Config, TrainConfig
-from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.out_of_memory import ways_to_smaller_steps
-from cifar_dist.doctor.dataset import describe_batches
+from cifar_dist.doctor.dataset import describe_network
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import find_grace
 from cifar_dist.doctor.shared_folder import trial_folder
@@ -24,6 +24,7 @@ from cifar_dist.slurm.node import Node
 from cifar_dist.verbs.doctor import node_of_srun
 
 MACHINE = ["machine", "processes", "ranks", "precision", "ports", "all-reduce", "clocks"]
+LARGER = "use fewer processes or a larger batch"
 RUN = ["files", "data", "batches", "network", "steps", "gradients", "save", "space"]
 
 
@@ -74,19 +75,26 @@ def test_it_tries_the_first_steps_and_leaves_nothing(tiny: Path, processes: int,
     assert not (tiny.parent / "runs").exists()
 
 
+class OwnBatchNorm(nn.BatchNorm2d):
+    """As speed-net has one, which ``train.sync_batchnorm`` refuses."""
+
+
 @pytest.mark.parametrize(
-    ("train_config", "way"),
+    ("norm", "train_config", "way"),
     [
-        (TrainConfig(batch_size=32), "use fewer processes or a larger batch, or --train.sync_batchnorm true"),
-        (TrainConfig(batch_size=32, parts=8), "use fewer processes or a larger batch"),
-        (TrainConfig(batch_size=32, sync_batchnorm=True), ""),
+        (nn.BatchNorm2d, TrainConfig(batch_size=32), f"{LARGER}, or --train.sync_batchnorm true"),
+        (nn.BatchNorm2d, TrainConfig(batch_size=32, parts=8), LARGER),
+        (nn.BatchNorm2d, TrainConfig(batch_size=32, sync_batchnorm=True), ""),
+        (nn.BatchNorm2d, TrainConfig(batch_size=64), ""),
+        (OwnBatchNorm, TrainConfig(batch_size=32), LARGER),
+        (nn.LayerNorm, TrainConfig(batch_size=32), ""),
     ],
-    ids=["own statistics", "of parts", "shared statistics"],
+    ids=["own statistics", "of parts", "shared statistics", "more images", "not torch's", "no batch norm"],
 )
 def test_few_images_per_process_are_a_warning_if_they_are_normalised_by_their_own_statistics(
-    digits: Path, train_config: TrainConfig, way: str
+    norm: Callable[[int], nn.Module], train_config: TrainConfig, way: str
 ) -> None:
-    found = describe_batches(Config(train=train_config), Manifest.load(digits), world_size=8)
+    found = describe_network(Config(train=train_config), nn.Sequential(norm(4)), world_size=8)
     assert found.verdict == (Verdict.WARNING if way else Verdict.OK)
     assert found.remedy.rpartition("; ")[2] == way
 
