@@ -94,9 +94,17 @@ def readme_up_to_date(document: str) -> str:
     pattern = re.compile(r"(<!-- written by docs/make_performance.py -->\n).*?(<!-- end -->)", re.S)
     if not pattern.search(document):
         raise ValueError("README.md: put <!-- written by docs/make_performance.py --> and <!-- end --> into it")
-    chosen = [one for measured in read() for one in measured.comparisons if one.what.startswith(_IN_README)]
+    found = read()
+    chosen = [one for measured in found for one in measured.comparisons if one.what.startswith(_IN_README)]
     chosen.sort(key=lambda one: [one.what.startswith(what) for what in _IN_README], reverse=True)
-    return pattern.sub(lambda match: f"{match[1]}{_table(chosen)}{match[2]}", document)
+    notes = [
+        f"Note on `{what}`: {measured.note}.\n"
+        for what in _IN_README
+        for measured in found
+        if measured.note and any(one.what.startswith(what) for one in measured.comparisons)
+    ]
+    below = "\n" + "".join(notes) if notes else ""
+    return pattern.sub(lambda match: f"{match[1]}{_table(chosen)}{below}{match[2]}", document)
 
 
 def _table(comparisons: Sequence[Comparison]) -> str:
