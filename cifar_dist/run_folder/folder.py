@@ -182,16 +182,17 @@ class RunFolder:
         return [path for path in complete(self.path) if path.name.startswith(f"{FINAL}-step-")]
 
     def final_summary(self) -> EvaluationSummary | None:
-        """Read the ``summary.json`` of the final evaluation; None before it is complete, and if it is damaged."""
+        """Read the ``summary.json`` of the final evaluation; None before it is complete."""
         evaluation = self.final_evaluation()
         return read_summary(evaluation.summary) if evaluation else None
 
     def final_evaluation(self) -> EvaluationFolder | None:
-        """Return the evaluation that ended the run; None before it is complete."""
+        """Return the evaluation that ended the run; None before it is complete, and if its summary is damaged."""
         return next(iter(self._evaluations_of_final()), None)
 
     def _evaluations_of_final(self) -> list[EvaluationFolder]:
-        return [one for one in self.evaluation_folders() if read_json(one.summary).get("checkpoint") == FINAL]
+        read = ((one, read_summary(one.summary)) for one in self.evaluation_folders())
+        return [one for one, summary in read if summary is not None and summary.checkpoint == FINAL]
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
         """List the run's evaluations, the oldest first, without those that a kill left incomplete."""

@@ -51,6 +51,7 @@ def test_finished_is_final_weights_and_their_evaluation(tmp_path: Path, manifest
         ("it_val_acc_0.9_model_final", ""),
         ("it_val_acc_0.9_model_final", '{"checkpoint": "fin'),
         ("it_val_acc_0.9_model_final", "[]"),
+        ("it_val_acc_0.9_model_final", '{"checkpoint": "final", "classes": [0, 1]}'),
         (".it_val_acc_0.9_model_final.999999999.tmp", '{"checkpoint": "final"}'),
     ],
 )
@@ -64,6 +65,7 @@ def test_an_earlier_or_incomplete_evaluation_does_not_finish_a_run(
     (folder.evaluations / name).mkdir(parents=True)
     (folder.evaluations / name / "summary.json").write_text(summary)
     assert not folder.is_finished()
+    assert folder.final_summary() is None
 
 
 def test_evaluations_are_listed_by_their_times_whatever_the_run_was_called(tmp_path: Path) -> None:

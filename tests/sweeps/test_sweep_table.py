@@ -173,7 +173,7 @@ def test_damaged_folders_give_the_remaining_results_or_one_line(file: str) -> No
     )
     write(second.runs[0], epochs=0)
     _, _, *lines = cells(Table(load(file, seeds=1)).markdown())
-    assert lines[0][2:6] == ["", "**50.00**", "**50.00**", ""]
+    assert lines[0][-1] == "0 of 1, epoch 4 of 4", "it is not evaluated, as far as that can be read"
     assert lines[1][-1] == "0 of 1, epoch 0 of 4"
     (write(third.runs[0]) / "config.toml").write_text("[optim]\nlr = 'fast'\n")
     with pytest.raises(UserError, match=r"lr=0\.3\.s0/config\.toml: optim\.lr"):
