@@ -211,6 +211,13 @@ def test_images_are_not_those_of_another_dataset_of_the_same_name_and_size(digit
     assert run_page._images(here, other) is None
 
 
+def test_data_that_has_taken_the_place_of_that_of_the_run_is_not_shown(digits: Path, tmp_path: Path) -> None:
+    own = Manifest.load(digits)
+    assert run_page._find_data(str(digits), own) is not None
+    dataclasses.replace(own, splits={"train": own.splits["train"]}).save(tmp_path)
+    assert run_page._find_data(str(tmp_path), own) is None
+
+
 def test_views_of_some_images_only_are_said(digits: Path, tmp_path: Path, undrawn: None) -> None:
     run = make_run(tmp_path, digits)
     (run / "metrics.jsonl").unlink()  # to draw less
