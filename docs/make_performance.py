@@ -89,20 +89,21 @@ def readme_up_to_date(document: str) -> str:
     """Return the README with its table as it should be.
 
     Raises:
-        ValueError: it lacks the marks of the table.
+        ValueError: it lacks the marks of the table, or nothing of a kind that it shows was measured.
     """
     pattern = re.compile(r"(<!-- written by docs/make_performance.py -->\n).*?(<!-- end -->)", re.S)
     if not pattern.search(document):
         raise ValueError("README.md: put <!-- written by docs/make_performance.py --> and <!-- end --> into it")
     found = read()
-    chosen = [one for measured in found for one in measured.comparisons if one.what.startswith(_IN_README)]
-    chosen.sort(key=lambda one: [one.what.startswith(what) for what in _IN_README], reverse=True)
-    notes = [
-        f"Note on `{what}`: {measured.note}.\n"
-        for what in _IN_README
-        for measured in found
-        if measured.note and any(one.what.startswith(what) for one in measured.comparisons)
-    ]
+    chosen, notes = list[Comparison](), list[str]()
+    for what in _IN_README:
+        of_kind = [
+            (one, measured.note) for measured in found for one in measured.comparisons if one.what.startswith(what)
+        ]
+        if not of_kind:
+            raise ValueError(f"nothing in benchmarks/results is {what!r}; correct _IN_README")
+        chosen += [one for one, _ in of_kind]
+        notes += [f"{what.capitalize()}: {note}.\n" for note in dict.fromkeys(note for _, note in of_kind) if note]
     below = "\n" + "".join(notes) if notes else ""
     return pattern.sub(lambda match: f"{match[1]}{_table(chosen)}{below}{match[2]}", document)
 
