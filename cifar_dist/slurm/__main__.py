@@ -17,6 +17,7 @@ Output for programs goes to stdout, output for people to stderr, as does what pl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -70,7 +71,8 @@ def node(words: Sequence[str]) -> int:
     if code != EXIT_REQUEUE:
         return code
     if os.environ["SLURM_NODEID"] == "0" and positive(os.environ, MIN_NODES):
-        _note_stop(RunFolder(Path(path)))
+        with contextlib.suppress(OSError):  # the job runs again without that line, too, unless a node was lost
+            _note_stop(RunFolder(Path(path)))
     return EXIT_DONE
 
 

@@ -222,3 +222,13 @@ def test_a_stop_between_the_loss_of_a_node_and_the_next_ranks_is_one_on_request(
     answer = io.StringIO()
     requeue([str(run), begins, "0", "137", "RUNNING", "0", "1", "1"], answer)
     assert answer.getvalue() == outcome
+
+
+def test_a_stop_that_cannot_be_noted_is_no_failure(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full, or the file server has left: the job runs again."""
+    run = write_run(tiny.parent / "runs" / "it", recipe.load(str(tiny), []))
+    (run / "timeline.jsonl").mkdir()
+    monkeypatch.setattr("cifar_dist.slurm.node.run_node", lambda words, variables: EXIT_REQUEUE)
+    monkeypatch.setenv("CIFAR_DIST_MIN_NODES", "1")
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    assert node(["train", str(run), str(tiny)]) == 0
