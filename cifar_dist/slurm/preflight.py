@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,12 +74,17 @@ def _refuse_options(words: Sequence[str]) -> None:
         UserError: with the first of them.
     """
     fields = {key.rpartition(".")[2] for key in all_keys()}  # without its section, it is better explained as a setting
-    for word in split_settings(words)[1]:
+    others = split_settings(words)[1]
+    for index, word in enumerate(others):
         name = word.partition("=")[0].lstrip("-").replace("-", "_")
         if word.startswith("-") and name not in fields:
+            value = list(itertools.takewhile(lambda other: not other.startswith("-"), others[index + 1 :]))
+            if index == 0:
+                value = value[: -2 if RESUME in value else -1]  # what the job trains follows
+            option = " ".join(quoted(one) for one in (word, *value[:1]))
             raise UserError(
                 f"{word} is no setting, which are --section.field; an option of sbatch precedes its script: "
-                f"sbatch {quoted(word)} slurm/train.sbatch RECIPE"
+                f"sbatch {option} slurm/train.sbatch RECIPE"
             )
 
 

@@ -148,11 +148,22 @@ def test_a_later_attempt_resumes_what_the_first_one_began(tiny: Path, capsys: py
     )
 
 
-@pytest.mark.parametrize("words", [["--nodes=2", "tiny.toml"], ["tiny.toml", "-N", "2"], ["tiny.toml", "--gres=gpu:4"]])
-def test_options_on_the_wrong_side_of_the_script_are_named(words: list[str]) -> None:
-    option = next(word for word in words if word.startswith("-"))
-    with pytest.raises(UserError, match=rf"^{option} is no setting, .*: sbatch {option} slurm/train\.sbatch RECIPE$"):
-        check_job(words, {"SLURM_JOB_ID": "7"})
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("--nodes=2 tiny.toml", "--nodes=2"),
+        ("-N 2 tiny.toml", "-N 2"),
+        ("--exclusive tiny.toml --optim.lr 1", "--exclusive"),
+        ("--exclusive resume runs/it", "--exclusive"),
+        ("tiny.toml -N 2", "-N 2"),
+        ("tiny.toml --time 1:00:00 --run.name it", "--time 1:00:00"),
+        ("tiny.toml --exclusive --gres=gpu:4", "--exclusive"),
+        ("tiny.toml --gres=gpu:4", "--gres=gpu:4"),
+    ],
+)
+def test_options_on_the_wrong_side_of_the_script_are_named_with_their_values(words: str, option: str) -> None:
+    with pytest.raises(UserError, match=rf"^{option.split()[0]} is no.*: sbatch {option} slurm/train\.sbatch RECIPE$"):
+        check_job(words.split(), {"SLURM_JOB_ID": "7"})
 
 
 def test_values_that_begin_like_options_are_none(tiny: Path) -> None:
