@@ -86,7 +86,7 @@ def decide(attempt: Attempt) -> Decision:
     if attempt.exit_code not in (EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED):
         line = f"{this} failed with exit code {attempt.exit_code}, so it is not requeued; the error is above"
         if attempt.stopped_at and attempt.exit_code not in (EXIT_BAD_INPUT, EXIT_IN_USE):  # those say what to do
-            line += f"; {resume}"
+            line += f"; once its cause is removed, {resume}"
         return Decision(Outcome.FAILED, attempt.exit_code, line)
     if attempt.finished:
         return Decision(Outcome.DONE, EXIT_DONE)

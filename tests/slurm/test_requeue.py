@@ -107,7 +107,8 @@ ATTEMPTS = st.builds(
             {"exit_code": 137},
             "failed",
             137,
-            f"attempt 2 failed with exit code 137, so it is not requeued; the error is above; {_RESUME}",
+            "attempt 2 failed with exit code 137, so it is not requeued; the error is above; "
+            f"once its cause is removed, {_RESUME}",
         ),
         (
             {"exit_code": 1, "stopped_at": ""},
