@@ -55,7 +55,8 @@ def agreed_code(failures: Sequence[Failure]) -> int:
             return agreed
     cause = min(failures, key=lambda failure: (failure.timestamp, _doubt(failure.code)))
     is_kill = cause.code == -signal.SIGKILL  # nothing was printed, and the kernel kills what uses up the memory
-    hint = "if nobody did that, its machine ran out of memory" if is_kill else "its output is above"
+    out_of_memory = "if nobody did that, the memory of its machine, job or container ran out"
+    hint = out_of_memory if is_kill else "its output is above"
     notice(f"{cause.who} {how_it_ended(cause.code)}; {hint}")
     return cause.code if cause.code >= 0 else 128 - cause.code
 

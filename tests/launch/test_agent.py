@@ -49,7 +49,8 @@ def test_the_failure_that_caused_the_others_is_reported(
     """A negative code is a signal; torchrun's KILL comes 30 s after its TERM."""
     assert agreed_code([Failure(f"rank {rank}", *failure) for rank, failure in enumerate(failures)]) == code
     cause = how_it_ended(failures[blamed][0])
-    where = "if nobody did that, its machine ran out of memory" if failures[blamed][0] == -9 else "its output is above"
+    killed = "if nobody did that, the memory of its machine, job or container ran out"
+    where = killed if failures[blamed][0] == -9 else "its output is above"
     assert capsys.readouterr().err == f"cifar-dist: rank {blamed} {cause}; {where}\n"
 
 
