@@ -30,6 +30,7 @@ SAY_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0  # in which the store must answer a request
 _PORT = "port"  # key of an announcement
+_OF_ANOTHER_MEETING = "if machines come and go, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them"
 
 
 def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store | None:
@@ -53,30 +54,21 @@ def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store
         return None
     rank, host, port = int(place["RANK"]), place["MASTER_ADDR"], int(place["MASTER_PORT"])
     agent_hosts = place.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    board = None
-    if agent_hosts and place.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
-        # Torchrun's store keeps the keys of ranks that have ended, which torch would take for those of these ranks.
-        try:
-            board, agent_hosts = open_store("restarts", host, port), False
-        except RuntimeError:
-            raise JoinTimeoutError(
-                f"torchrun's store does not answer at {host}:{port}; if machines come and go, set "
-                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them"
-            ) from None
-        port = 0 if rank == 0 else port
+    # Torchrun's store keeps the keys of ranks that have ended, which torch would take for those of these ranks.
+    announces = agent_hosts and place.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     call = _RollCall(
         "rank",
         rank,
         int(place["WORLD_SIZE"]),
         host=host,
         port=port,
-        hosts=rank == 0 and not agent_hosts,
+        hosts=rank == 0 and (announces or not agent_hosts),
         timeout=timeout,
         poll=poll,
-        board=board,
+        announces=announces,
     )
     store = call.wait()
-    if board is not None:
+    if announces:
         place |= {"MASTER_PORT": str(call.port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
     return store
 
@@ -128,11 +120,11 @@ class _RollCall:
         what: ``rank`` or ``machine``, as messages name a member.
         index: of this member; the first one reports for those that have met.
         members: how many there are.
-        host, port: where the store is; port 0 for any that is free.
+        host, port: where the store is; or, if a port is announced, the launcher's.
         hosts: whether the store is in this process.
         timeout: seconds after which missing members are given up.
         poll: called while it waits, from ten seconds on.
-        board: a store of the launcher where the first member announces ``port``; None where all know it.
+        announces: whether the first member takes any free port, and announces it in the launcher's store.
     """
 
     def __init__(
@@ -146,23 +138,27 @@ class _RollCall:
         hosts: bool,
         timeout: float,
         poll: Callable[[], None] = lambda: None,
-        board: Store | None = None,
+        announces: bool = False,
     ) -> None:
         self._what, self._index, self._members = what, index, members
         self._host, self.port, self._hosts = host, port, hosts
-        self._timeout, self._poll, self._board = timeout, poll, board
+        self._timeout, self._poll, self._announces = timeout, poll, announces
+        self._board: Store | None = None
         self._began = self._said = time.monotonic()
 
     def wait(self) -> Store:
-        """Return the store once all members have announced themselves.
+        """Return the store once all members have announced themselves; from then on, ``port`` is that of the store.
 
         Raises:
-            JoinTimeoutError: some are missing, which the message names; or the first one, which may have given up.
+            JoinTimeoutError: some are missing, which the message names; or the first one, which may have given up; or
+                the launcher's store does not answer.
             MachineError: the port of the store is in use.
         """
         from torch.distributed import DistError
 
         try:
+            if self._announces:
+                self._open_board()
             self._wait_for_host()
             store = self._open_store()
             if self._hosts and self._board is not None:
@@ -172,64 +168,87 @@ class _RollCall:
             store.add("count", 1)
             while store.add("count", 0) < self._members:
                 self._pause(lambda: self._missing(store), reports=self._index == 0)
+            if self._hosts and self._board is not None:  # members that start again must not find this one
+                self._board.delete_key(_PORT)
         except DistError:
             who = "machine 0" if self._what == "machine" else "rank 0, or the launcher of its machine,"
             problem = f"{who} has left {self._host}:{self.port} before all have joined; see its output"
             raise JoinTimeoutError(problem) from None
         return store
 
+    def _open_board(self) -> None:
+        silent = f"torchrun's store does not answer at {self._host}:{self.port}"
+        self._board = self._open("restarts", lambda: silent)
+        if self._board is None:
+            raise JoinTimeoutError(f"{silent}; {_OF_ANOTHER_MEETING}")
+        if self._hosts:
+            self.port = 0
+
     def _wait_for_host(self) -> None:
         def problem() -> str:
+            if self._board is not None and not announced:
+                return f"{self._what} 0 has not joined"
             return f"{self._what} 0 does not answer at {self._host}:{self.port} ({reason})"
 
+        announced = reason = ""
         while not self._hosts:
-            try:
-                if self._board is not None:  # again: it may be that of members that have ended
-                    self.port = self._announced_port()
-                socket.create_connection((self._host, self.port), timeout=_ANSWER_SECONDS).close()
-                return
-            except OSError as error:
-                reason = error.strerror or str(error)
-            self._pause(problem)
-
-    def _announced_port(self) -> int:
-        assert self._board is not None
-        if not self._board.check([_PORT]):
-            raise ConnectionError(f"{self._what} 0 has not joined")
-        return int(self._board.get(_PORT))
+            if self._board is not None:  # again: it may be that of members that have ended
+                announced = self._board.get(_PORT).decode() if self._board.check([_PORT]) else ""
+                self.port = int(announced or self.port)
+            if announced or self._board is None:
+                try:
+                    socket.create_connection((self._host, self.port), timeout=_ANSWER_SECONDS).close()
+                    return
+                except OSError as error:
+                    reason = error.strerror or str(error)
+            self._pause(problem, remedy="" if self._board is None or announced else f"; {_OF_ANOTHER_MEETING}")
 
     def _open_store(self) -> Store:
-        """Open the store in a thread: torch waits for ever for a program that accepts connections and says nothing."""
-        opened: list[Store | RuntimeError] = []
+        def problem() -> str:
+            return f"{self._what} 0 is not what answers at {self._host}:{self.port}"
+
+        if (store := self._open(self._what, problem, hosts=self._hosts)) is not None:
+            return store
+        if self._hosts:
+            raise MachineError(f"port {self.port} of {self._host} is not free for {self._what} 0; use another one")
+        raise JoinTimeoutError(f"{problem()}; use another port")
+
+    def _open(self, purpose: str, problem: Callable[[], str], *, hosts: bool = False) -> Store | None:
+        """Open a store in a thread: torch waits for ever for a program that accepts connections and says nothing.
+
+        Args:
+            purpose, hosts: as in :func:`open_store`.
+            problem: of a wait.
+
+        Returns:
+            The store; None where it cannot be opened.
+        """
+        opened: list[Store | None] = []
 
         def open_it() -> None:
             try:
-                opened.append(open_store(self._what, self._host, self.port, hosts=self._hosts))
-            except RuntimeError as error:
-                opened.append(error)
+                opened.append(open_store(purpose, self._host, self.port, hosts=hosts))
+            except RuntimeError:
+                opened.append(None)
 
         thread = threading.Thread(target=open_it, daemon=True)
         thread.start()
         thread.join(_POLL_SECONDS)
         while thread.is_alive():
-            self._pause(lambda: f"{self._what} 0 is not what answers at {self._host}:{self.port}")
+            self._pause(problem)
             thread.join(_POLL_SECONDS)
-        if not isinstance(opened[0], RuntimeError):
-            return opened[0]
-        if self._hosts:
-            raise MachineError(f"port {self.port} of {self._host} is not free for {self._what} 0; use another one")
-        raise JoinTimeoutError(f"{self._what} 0 is not what answers at {self._host}:{self.port}; use another port")
+        return opened[0]
 
     def _missing(self, store: Store) -> str:
         missing = [f"{self._what} {member}" for member in range(self._members) if not store.check([str(member)])]
         have = "has" if len(missing) == 1 else "have"
         return f"{len(missing)} of {self._members} {have} not joined: {', '.join(missing)}"
 
-    def _pause(self, problem: Callable[[], str], *, reports: bool = True) -> None:
+    def _pause(self, problem: Callable[[], str], *, remedy: str = "", reports: bool = True) -> None:
         """Wait a moment; say what the problem is when it is time to, or give up."""
         now = time.monotonic()
         if now - self._began > self._timeout:
-            raise JoinTimeoutError(f"gave up after {self._timeout:.0f} s (run.join_timeout): {problem()}")
+            raise JoinTimeoutError(f"gave up after {self._timeout:.0f} s (run.join_timeout): {problem()}{remedy}")
         if now - self._began > SAY_SECONDS:  # members that start together join first, and stop together
             self._poll()
         if now - self._said > SAY_SECONDS:

@@ -88,19 +88,31 @@ def test_ranks_that_torchrun_starts_again_do_not_meet_those_before() -> None:
     for _ in range(2):
         ranks = spawn(["-c", code], 2, env=place)
         assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr + ranks[1].stderr
+        assert not of_torchrun.check(["cifar-dist/restarts/port"]), "another machine's next ranks would find these"
+
+
+def _place_of_restarts(monkeypatch: pytest.MonkeyPatch, rank: int, port: int) -> None:
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "2"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_a_store_of_torchrun_that_was_lost_with_its_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
-    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "2"}
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
+    _place_of_restarts(monkeypatch, 0, port)
     monkeypatch.setattr(joining, "_ANSWER_SECONDS", 0.5)
     with pytest.raises(
         JoinTimeoutError, match=rf"^torchrun's store does not answer at 127\.0\.0\.1:{port}; if machines"
     ):
         join_ranks(PATIENCE)
+
+
+def test_a_store_of_torchrun_that_is_of_another_meeting_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_torchrun = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _place_of_restarts(monkeypatch, 1, of_torchrun.port)
+    with pytest.raises(JoinTimeoutError, match=r"^gave up after 0 s .*: rank 0 has not joined; if machines come and"):
+        join_ranks(0.4)
 
 
 @dataclass(frozen=True)
@@ -241,13 +253,25 @@ def test_one_machine_of_two_gives_up_before_it_starts_a_rank(tiny: Path, forked:
     assert done.stderr == "cifar-dist: gave up after 1 s (run.join_timeout): 1 of 2 has not joined: machine 1\n"
 
 
-def test_another_program_in_the_place_of_rank_0_is_named(tiny: Path, silent: int) -> None:
+@pytest.mark.parametrize(
+    ("restarts", "problem"),
+    [
+        ({}, "rank 0 is not what answers at"),
+        (
+            {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "2"},
+            "torchrun's store does not answer at",
+        ),
+    ],
+    ids=["rank 0", "torchrun"],
+)
+def test_another_program_in_the_place_of_a_store_is_named(
+    tiny: Path, silent: int, restarts: dict[str, str], problem: str
+) -> None:
     """Torch waits for its answer for ever, and listens to no signal meanwhile."""
     place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(silent)}
-    (done,) = spawn([TRAIN, str(tiny), "--run.join_timeout", "1"], env=place)
+    (done,) = spawn([TRAIN, str(tiny), "--run.join_timeout", "1"], env={**place, **restarts})
     assert done.returncode == 1
-    problem = f"rank 0 is not what answers at 127.0.0.1:{silent}"
-    assert done.stderr == f"cifar-dist: gave up after 1 s (run.join_timeout): {problem}\n"
+    assert done.stderr == f"cifar-dist: gave up after 1 s (run.join_timeout): {problem} 127.0.0.1:{silent}\n"
 
 
 def test_a_port_that_is_not_free_for_rank_0_is_named(tiny: Path, silent: int) -> None:
