@@ -40,7 +40,7 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
 
     Raises:
         JoinTimeoutError: another machine of the job did not come, or all have left.
-        UserError: Accelerate does not know an option.
+        UserError: Accelerate does not know an option, or torchrun would start ranks again that agreed to end.
     """
     announce_launcher()
     os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
@@ -65,7 +65,8 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
     if elastic.is_elastic(arguments):
         elastic.prepare(arguments, job)
     else:
-        arguments.max_restarts = arguments.max_restarts or 0
+        _refuse_restarts(arguments, asked)
+        arguments.max_restarts = 0
         _join_other_machines(arguments, asked, job)
     try:
         launch_command(arguments)
@@ -96,6 +97,21 @@ def _join_other_machines(arguments: argparse.Namespace, asked: LaunchRequest, jo
         arguments.main_process_port = asked.port  # with 0, as in launch/, each machine would choose its own
         if arguments.rdzv_backend == "static":
             join_machines(asked.machine_rank, asked.machines, asked.host, asked.port, job.join_timeout)
+
+
+def _refuse_restarts(arguments: argparse.Namespace, asked: LaunchRequest) -> None:
+    """Refuse ``--max_restarts`` outside of an elastic job, whose agent knows which exit codes the ranks agreed on.
+
+    Raises:
+        UserError: it is not 0.
+    """
+    if arguments.max_restarts:
+        meeting = f"--nnodes={asked.machines} --rdzv_endpoint={asked.host or '127.0.0.1'}:{asked.port}"
+        way = f"add {meeting}"
+        if asked.machines > 1:
+            way = f"replace --num_machines with {meeting}, and count the --num_processes of one machine"
+        problem = "alone would also start ranks again that stopped on request"
+        raise UserError(f"--max_restarts={arguments.max_restarts} {problem}; {way}")
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -123,6 +123,29 @@ def test_a_job_starts_its_ranks_again_as_often_as_it_is_asked_to(options: list[s
     assert done.stdout == f"{restarts}\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ([], "add --nnodes=1 --rdzv_endpoint=127.0.0.1:29500"),
+        (
+            ["--num_machines=2", "--num_processes=2", "--main_process_ip=node1"],
+            "replace --num_machines with --nnodes=2 --rdzv_endpoint=node1:29500, and count the --num_processes of one "
+            "machine",
+        ),
+    ],
+    ids=["one machine", "several"],
+)
+def test_restarts_that_a_request_to_stop_would_not_end_are_refused(
+    tiny: Path, tmp_path: Path, forked: dict[str, str], options: list[str], remedy: str
+) -> None:
+    """Torchrun starts ranks again whatever their exit code, and those take the STOP file for one of an earlier job."""
+    words = ["-m", "cifar_dist", "launch", "cpu", "--max_restarts=2", *options, str(tiny)]
+    (done,) = spawn(words, env=forked)
+    problem = f"--max_restarts=2 alone would also start ranks again that stopped on request; {remedy}"
+    assert (done.returncode, done.stderr) == (2, f"cifar-dist: {problem}\n")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_rank_that_starts_up_is_asked_again() -> None:
     """It ignores what it is sent until it listens; one request alone would be lost, and the rank killed at last."""
     code = (
