@@ -53,13 +53,22 @@ def attempt_number(variables: Mapping[str, str]) -> int:
 
 def has_restarted() -> bool:
     """Whether this rank's job was started again, perhaps because it lost a machine: by its launcher, or by Slurm."""
-    return RESTARTED in os.environ or attempt_number(os.environ) > 1
+    return RESTARTED in os.environ or attempt_number(os.environ) > 1 or times_restarted() > 0
+
+
+def times_restarted() -> int:
+    """Return how often torchrun has started the ranks again because one had failed."""
+    return _of_torchrun("RESTART_COUNT")
 
 
 def will_restart() -> bool:
     """Whether the launcher starts the ranks again if they fail, as in elastic jobs, or with ``--max-restarts``."""
-    most, done = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("MAX_RESTARTS", "RESTART_COUNT"))
-    return most.isdecimal() and done.isdecimal() and int(done) < int(most)
+    return times_restarted() < _of_torchrun("MAX_RESTARTS")
+
+
+def _of_torchrun(name: str) -> int:
+    text = os.environ.get(f"TORCHELASTIC_{name}", "0")
+    return int(text) if text.isdecimal() else 0
 
 
 def knows_meeting_point() -> bool:

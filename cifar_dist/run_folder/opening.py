@@ -20,7 +20,7 @@ from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import complete, copy_atomic, discard, exists
-from cifar_dist.launch.launched import has_restarted
+from cifar_dist.launch.launched import has_restarted, times_restarted
 from cifar_dist.run_folder.folder import LOCK_SECONDS, RunFolder
 from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.run_folder.settings import (
@@ -135,7 +135,7 @@ def refuse_other_data(folder: RunFolder, manifest: Manifest, otherwise: str = ""
 def _refuse_foreign(folder: RunFolder, config: Config) -> None:
     if not exists(folder.path):
         return
-    if config.run.fresh:
+    if config.run.fresh and not _began_in_this_job(folder):
         raise UserError(f"{folder.path} exists and run.fresh is set; use another --run.name, or resume without it")
     # A process that ended before it wrote the config leaves the first three, a range test the others.
     expected = {folder.checkpoints, folder.manifest, folder.plugins, folder.lr_curve, folder.figures}
@@ -143,6 +143,14 @@ def _refuse_foreign(folder: RunFolder, config: Config) -> None:
     if not exists(folder.config) and (foreign or complete(folder.checkpoints)):
         remedy = way_to_repair(folder.config) or "; use another --run.name"
         raise UserError(f"{folder.path} exists and is not a run (no {folder.config.name}){remedy}")
+
+
+def _began_in_this_job(folder: RunFolder) -> bool:
+    """Whether the run is one of this job, whose ranks torchrun has started again with the same words."""
+    torchrun = psutil.Process().parent() if times_restarted() else None
+    if torchrun is None or not exists(folder.manifest):
+        return False
+    return bool(folder.manifest.stat().st_mtime >= torchrun.create_time())
 
 
 def _remove_old_stop_file(folder: RunFolder) -> list[str]:

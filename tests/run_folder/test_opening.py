@@ -50,7 +50,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("restarted", [RESTARTED, "SLURM_RESTART_COUNT"])
+@pytest.mark.parametrize("restarted", [RESTARTED, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
 def test_a_second_job_is_refused_while_the_first_lives(
     tmp_path: Path,
     manifest: Manifest,
@@ -188,6 +188,18 @@ def test_another_normalisation_is_other_data(tmp_path: Path, manifest: Manifest)
 def test_fresh_refuses_an_existing_folder(tmp_path: Path, manifest: Manifest) -> None:
     fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
     open_and_end(tmp_path / "it", fresh, manifest)
+    assert "exists and run.fresh is set" in refusal(tmp_path / "it", fresh, manifest)
+
+
+def test_fresh_ranks_that_torchrun_starts_again_continue_only_the_run_that_they_began(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They get the same words, also when they were refused a run that exists."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
+    open_and_end(tmp_path / "it", fresh, manifest)
+    open_and_end(tmp_path / "it", fresh, manifest)
+    os.utime(tmp_path / "it" / "manifest.json", (0, 0))
     assert "exists and run.fresh is set" in refusal(tmp_path / "it", fresh, manifest)
 
 
