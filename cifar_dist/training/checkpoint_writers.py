@@ -28,8 +28,8 @@ T = TypeVar("T")
 _SHARDED_FROM: Final = 100_000_000  # parameters: 1.2 GB with AdamW, which rank 0 writes in seconds
 
 _ABANDON_SECONDS: Final = 30
-_TOO_SLOW: Final = f"it took longer than {_ABANDON_SECONDS} s"
 """How long a job that has failed waits for the write under way: it must end within a minute."""
+_TOO_SLOW: Final = f"it took longer than {_ABANDON_SECONDS} s"
 
 
 @dataclass(frozen=True)
