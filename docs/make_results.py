@@ -48,7 +48,7 @@ Runs that were stopped after the first epochs of their recipe, to show its first
 """
 
 
-def row(run: Path) -> tuple[bool, str]:
+def row(run: RunFolder) -> tuple[bool, str]:
     """Return whether the run is finished, and its row of the table.
 
     Raises:
@@ -56,14 +56,14 @@ def row(run: Path) -> tuple[bool, str]:
     """
     result = read_result(run)
     final = result.final
-    epochs = EpochTable(metrics.read(RunFolder(run).metrics)).rows()
+    epochs = EpochTable(metrics.read(run.metrics)).rows()
     val = [f"{100 * epoch.val_accuracy:.2f}" for epoch in epochs if epoch.val_accuracy == epoch.val_accuracy]
     completed = len(epochs) if final else len(val)  # without an epoch that was only begun
     last = [f"{result.parameters:,}", f"{completed} of {result.config.train.epochs}"]
     last += [duration(result.seconds), _hardware(result), result.environment["versions"]["torch"]]
     if final is None or final.accuracy is None:
         if not val:
-            raise UserError(f"{run} was never evaluated; train it for an epoch first")
+            raise UserError(f"{run.path} was never evaluated; train it for an epoch first")
         cells = [result.facts.dataset, ", ".join(val) + " %", *last]
     else:
         plain = percent(result.val_accuracy) if result.val_accuracy is not None else ""
@@ -78,7 +78,7 @@ def _hardware(result: Result) -> str:
     return f"{facts.processes} x {facts.wrapper}, {facts.precision}, {machine}"
 
 
-def main(runs: list[Path], document: Path = DOCUMENT) -> None:
+def main(runs: list[RunFolder], document: Path = DOCUMENT) -> None:
     old = document.read_text(encoding="utf-8") if document.exists() else ""
     old, heading, notes = old.partition("\n## Notes\n")
     tables: list[dict[str, str]] = []
@@ -97,7 +97,7 @@ def main(runs: list[Path], document: Path = DOCUMENT) -> None:
 
 
 if __name__ == "__main__":
-    paths = [Path(word) for word in sys.argv[1:]]
+    paths = [RunFolder(Path(word)) for word in sys.argv[1:]]
     if sys.argv[1:2] == ["--to"]:
         main(paths[2:], paths[1])
     else:

@@ -43,7 +43,7 @@ class Trained:
     weights: CheckpointRef
 
 
-def open_trained(run: Path, which: str) -> Trained:
+def open_trained(run: RunFolder, which: str) -> Trained:
     """Choose and verify weights: of the run's checkpoint ``best``, ``latest`` or of a step, or those at a path.
 
     A path is that of any checkpoint folder, or of any file that ``model.pretrained`` takes; that of a file called
@@ -53,12 +53,11 @@ def open_trained(run: Path, which: str) -> Trained:
     Raises:
         UserError: no such weights, or the run folder is incomplete.
     """
-    folder = RunFolder(run)
-    config, trained_on = read_settings_with_plugins(folder, trains=False), folder.read_manifest()
+    config, trained_on = read_settings_with_plugins(run, trains=False), run.read_manifest()
     given = expand_home(which)
     if given.is_file() and not checkpoint.is_name(which):
         name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
-        return Trained(folder, config, trained_on, CheckpointRef((given,), name, None, None))
+        return Trained(run, config, trained_on, CheckpointRef((given,), name, None, None))
     if given.suffix in WEIGHT_SUFFIXES or (len(given.parts) > 1 and not given.is_dir()):
         raise UserError(f"--checkpoint: {given} does not exist; give a .safetensors or .pth file, or a checkpoint")
     try:
@@ -66,18 +65,18 @@ def open_trained(run: Path, which: str) -> Trained:
             path = given.resolve()
             checkpoint.verify(path)
         else:
-            path = checkpoint.named(folder.checkpoints, which)
+            path = checkpoint.named(run.checkpoints, which)
         state = checkpoint.read_state(path)
         if which == "best" and state.best_val_accuracy is None and is_main_process():
-            notice(f"{run} has no evaluation on val; best is its newest checkpoint, {path.name}")
-        name = _name_of(path, folder)
+            notice(f"{run.path} has no evaluation on val; best is its newest checkpoint, {path.name}")
+        name = _name_of(path, run)
         weights = CheckpointRef(checkpoint.evaluated_weights(path), name, state.step, state.val_accuracy)
     except checkpoint.CheckpointError as error:
         where = f"{given}: " if len(given.parts) > 1 else ""
         files = sorted(path for suffix in WEIGHT_SUFFIXES for path in given.glob(f"*{suffix}"))
         way = f"its weights are {files[0]}" if files else "give a complete checkpoint or a file of weights"
         raise UserError(f"--checkpoint: {where}{error}; {way}") from None
-    return Trained(folder, config, trained_on, weights)
+    return Trained(run, config, trained_on, weights)
 
 
 def _name_of(path: Path, folder: RunFolder) -> str:

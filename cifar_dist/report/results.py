@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cifar_dist.config import Config
@@ -80,29 +79,28 @@ class Result:
         }
 
 
-def read_result(run: Path) -> Result:
+def read_result(run: RunFolder) -> Result:
     """Read a run folder; only ``config.toml`` is required.
 
     Raises:
         UserError: not a run folder, or its config or metrics are damaged.
     """
-    folder = RunFolder(run)
-    config = read_config(folder.config)
-    rows = EpochTable(metrics.read(folder.metrics)).rows()
+    config = read_config(run.config)
+    rows = EpochTable(metrics.read(run.metrics)).rows()
     return Result(
         config=config,
         epochs=len(rows),
         seconds=sum(row.seconds for row in rows),
         train_accuracy=_last([row.train_accuracy for row in rows]),
         val_accuracy=_last([row.val_accuracy for row in rows]),
-        final=folder.final_summary(),
-        environment=read_json(folder.environment),
-        facts=read_facts(folder.environment),
-        origin=timeline.origin(timeline.read(folder.timeline)),
+        final=run.final_summary(),
+        environment=read_json(run.environment),
+        facts=read_facts(run.environment),
+        origin=timeline.origin(timeline.read(run.timeline)),
     )
 
 
-def read_state(run: Path) -> str:
+def read_state(run: RunFolder) -> str:
     """Name the state of a run: finished, training, stopped, failed, killed, stalled, incomplete or not begun.
 
     A run is incomplete if it has finished, and has lost its final weights or evaluation or was extended since.
@@ -110,13 +108,12 @@ def read_state(run: Path) -> str:
     Raises:
         UserError: its config is damaged.
     """
-    folder = RunFolder(run)
-    if folder.is_finished():
+    if run.is_finished():
         return "finished"
-    event = timeline.last_of_a_process(timeline.read(folder.timeline))
+    event = timeline.last_of_a_process(timeline.read(run.timeline))
     last = event.kind if event else ""
     if last in ("started", "resumed"):
-        return "training" if folder.in_use() else "killed"
+        return "training" if run.in_use() else "killed"
     ends = {"": "not begun", "interrupted": "stopped", "finished": "incomplete"}
     return ends.get(last, last)
 

@@ -40,36 +40,35 @@ _ROWS_SHOWN = 40
 _SHEETS = ("samples.png", "mistakes.png")  # of images of the dataset, which may be gone when the page is drawn again
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: RunFolder) -> Path:
     """Redraw a run's figures, write its ``report.html`` and return its path.
 
     Args:
         run: the run folder; only ``config.toml`` is required.
 
     Raises:
-        UserError: it is not a run folder.
+        UserError: it is not a run run.
     """
-    folder = RunFolder(run)
-    config = read_config(folder.config)
-    records = metrics.read(folder.metrics)
-    events = timeline.read(folder.timeline)
-    environment = read_json(folder.environment)
-    facts = read_facts(folder.environment)
-    curves = draw_curves(records, events, folder.figures, facts.steps_per_epoch)
-    time_picture = folder.figures / "time.png"
+    config = read_config(run.config)
+    records = metrics.read(run.metrics)
+    events = timeline.read(run.timeline)
+    environment = read_json(run.environment)
+    facts = read_facts(run.environment)
+    curves = draw_curves(records, events, run.figures, facts.steps_per_epoch)
+    time_picture = run.figures / "time.png"
     usage = draw_usage(records, time_picture)
     if usage is not None:
         curves.append(time_picture)
-    lr_curve = Curve.load(folder.lr_curve)
+    lr_curve = Curve.load(run.lr_curve)
     if lr_curve is not None:
-        curves.append(draw_lr_curve(lr_curve, folder.lr_curve_picture))
+        curves.append(draw_lr_curve(lr_curve, run.lr_curve_picture))
     rows = EpochTable(records).rows()
-    evaluations, own_data = _evaluations(folder), own_data_of(folder)
+    evaluations, own_data = _evaluations(run), own_data_of(run)
     here = _find_data(config.data.path, own_data)
     if evaluations and here is None:
         missing = (
-            f"the dataset of {run} is not at {config.data.path}: its report has the sheets of images that were drawn "
-            "before, and no images of confusions; run cifar-dist report again where the dataset is"
+            f"the dataset of {run.path} is not at {config.data.path}: its report has the sheets of images that were "
+            "drawn before, and no images of confusions; run cifar-dist report again where the dataset is"
         )
         notice(printable(missing))
     shown, others = evaluations[:_EVALUATIONS_SHOWN], evaluations[_EVALUATIONS_SHOWN:]
@@ -85,13 +84,13 @@ def write_report(run: Path) -> Path:
         section("Settings", f"<pre>{escape(to_toml(config))}</pre>"),
         section("Environment", f"<pre>{escape(json.dumps(environment, indent=2, ensure_ascii=False))}</pre>"),
     ]
-    typed = escape(quoted(run.name if run.parent == Path("runs") else run))
+    typed = escape(quoted(run.name if run.path.parent == Path("runs") else run.path))
     footer = (
         "<footer>Written by cifar-dist from the run folder; "
         f"write it again with <code>cifar-dist report {typed}</code>.</footer>"
     )
-    write_atomic(folder.report, page(run.name, "".join(parts) + "\n" + footer, CSS))
-    return folder.report
+    write_atomic(run.report, page(run.name, "".join(parts) + "\n" + footer, CSS))
+    return run.report
 
 
 # ---- what to show -----------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def _images(here: Manifest | None, evaluation: Evaluation) -> ImageOf | None:
 
 
 def _headline(
-    run: Path,
+    run: RunFolder,
     rows: Sequence[EpochRow],
     evaluations: Sequence[Evaluation],
     events: Sequence[timeline.Event],

@@ -21,7 +21,7 @@ def split_step(text: str) -> tuple[str, str]:
     return (run, which) if at and "/" not in which else (text, "")
 
 
-def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Path:
+def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> RunFolder:
     """Return the folder of a run, given by name or path; ``./NAME`` is always a path first.
 
     Args:
@@ -37,7 +37,7 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Pat
     places = (own, parent / run) if "/" in run else (parent / run, own)
     for path in places:
         if RunFolder(path).exists():
-            return path if path.name not in ("", "..") else Path(os.path.abspath(path))  # "." has no name
+            return RunFolder(path if path.name not in ("", "..") else Path(os.path.abspath(path)))  # "." has no name
     for path in places:
         if os.path.isfile(RunFolder(path).started_config):
             config = RunFolder(path).config

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -253,7 +254,7 @@ class RunFolder:
         return latest.readlink().name if latest.is_symlink() else ""
 
     def lock(self, otherwise: str = "", *, patience: float = LOCK_SECONDS) -> None:
-        """Lock the folder for as long as this object lives.
+        """Lock the folder for as long as this object lives; :meth:`locked` is for less.
 
         Args:
             otherwise: what the user may do instead of waiting for the process that has locked it.
@@ -280,6 +281,17 @@ class RunFolder:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         lock.flush()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The folder is locked inside, see :meth:`lock`."""
+        self.lock()
+        try:
+            yield
+        finally:
+            assert self._lock is not None
+            self._lock.close()
+            self._lock = None
 
     def _way_to_unlock(self, holder: str) -> str:
         """Say what to do if the machine of the process that has locked the folder is lost: some servers never know."""

@@ -43,7 +43,7 @@ class BestModel:
     def file_name(self) -> str:
         """``RUN_val_acc_0.9456_step-00001234.safetensors``."""
         accuracy = "unknown" if self.val is None else f"{self.val:.4f}"
-        return f"{self.entry.path.name}_val_acc_{accuracy}_{self.name}.safetensors"
+        return f"{self.entry.run.name}_val_acc_{accuracy}_{self.name}.safetensors"
 
 
 def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None]) -> list[BestModel]:
@@ -68,7 +68,7 @@ def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None]) -> li
         try:
             model = _best_of(entry, note)
         except OSError as error:
-            note(f"{entry.path} is left out: {in_one_line(error)}")
+            note(f"{entry.run.path} is left out: {in_one_line(error)}")
         else:
             found += [] if model is None else [model]
     if not found and warnings:
@@ -127,9 +127,9 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
-    folder, verify = RunFolder(entry.path), f"cifar-dist checkpoint verify {quoted(entry.path)}"
+    folder, verify = entry.run, f"cifar-dist checkpoint verify {quoted(entry.run.path)}"
     if entry.result is None:
-        warn(f"{entry.path} is left out: {entry.problem}")
+        warn(f"{entry.run.path} is left out: {entry.problem}")
         return None
     if checkpoint.listing(folder.checkpoints):
         try:
@@ -142,13 +142,13 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
             what, _, _ = str(error).partition("; ")  # the remedies are those of a command that takes a step
             what += f"; {verify}"
             if not folder.final.is_file():
-                warn(f"{entry.path} is left out: {what}")
+                warn(f"{entry.run.path} is left out: {what}")
                 return None
-            warn(f"the final weights of {entry.path} stand for its best ones: {what}")
+            warn(f"the final weights of {entry.run.path} stand for its best ones: {what}")
     if not folder.final.is_file():
         return None
     if changed_files(folder.final.parent):
-        warn(f"{entry.path} is left out: {folder.final} is damaged; {verify}")
+        warn(f"{entry.run.path} is left out: {folder.final} is damaged; {verify}")
         return None
     return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test)
 
@@ -169,7 +169,7 @@ def _test_accuracy(run: RunFolder, result: Result, name: str, step: int) -> floa
 
 def _rank(model: BestModel) -> tuple[float, Path]:
     accuracy = next((value for value in (model.val, model.test) if value is not None), -1.0)
-    return -accuracy, model.entry.path
+    return -accuracy, model.entry.run.path
 
 
 def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
@@ -177,5 +177,5 @@ def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
     for model, name in zip(models, names, strict=True):
         result = model.entry.result
         about = (result.config.model.name, result.facts.dataset, result.parameters) if result else ("", "", "")
-        rows.append([name, model.entry.path, model.name, *about, model.val, model.test])
+        rows.append([name, model.entry.run.path, model.name, *about, model.val, model.test])
     return csv_text(_HEAD, rows)

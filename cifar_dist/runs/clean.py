@@ -30,17 +30,16 @@ class Removable:
     bytes: int
 
 
-def removable(run: Path) -> list[Removable]:
+def removable(run: RunFolder) -> list[Removable]:
     """List what :func:`clean` would remove from a run; nothing while it trains.
 
     Raises:
         UserError: a checkpoint that would remain is damaged.
     """
-    folder = RunFolder(run)
-    return [] if folder.in_use() else _useless(folder)
+    return [] if run.in_use() else _useless(run)
 
 
-def clean(run: Path) -> list[Removable]:
+def clean(run: RunFolder) -> list[Removable]:
     """Remove superfluous files of a run; return what was removed.
 
     Raises:
@@ -48,12 +47,11 @@ def clean(run: Path) -> list[Removable]:
         UserError: a checkpoint that would remain is damaged; nothing is removed. Or something could not be removed.
         OSError: the folder cannot be written.
     """
-    folder = RunFolder(run)
-    if not folder.is_of_this_program():
+    if not run.is_of_this_program():
         return []  # and no lock in it
-    folder.lock()
-    items = _useless(folder)
-    errors = [error for item in items if (error := discard(item.path))]
+    with run.locked():
+        items = _useless(run)
+        errors = [error for item in items if (error := discard(item.path))]
     if errors:
         removed = f"{len(items) - len(errors)} of {len(items)} removed"
         raise UserError(f"{removed}, but {errors[0].filename} cannot be deleted: {errors[0].strerror}")

@@ -23,7 +23,7 @@ class Comparison:
         UserError: one of them is damaged.
     """
 
-    def __init__(self, runs: Sequence[Path]) -> None:
+    def __init__(self, runs: Sequence[RunFolder]) -> None:
         self.runs = runs
         self.results = [read_result(run) for run in runs]
 
@@ -46,7 +46,7 @@ class Comparison:
         """Draw loss and accuracy of all runs into one picture; return ``path``."""
         runs = []
         for name, run, result in zip(self.names, self.runs, self.results, strict=True):
-            records = metrics.read(RunFolder(run).metrics)
+            records = metrics.read(run.metrics)
             runs.append(Overlaid(name, records, result.facts.steps_per_epoch, result.test_accuracy))
         return draw_overlay(runs, path)
 
@@ -54,7 +54,7 @@ class Comparison:
     def names(self) -> list[str]:
         """Return a label for each run: its folder's name, or its path if names repeat."""
         names = [run.name for run in self.runs]
-        return [name if names.count(name) == 1 else str(run) for name, run in zip(names, self.runs, strict=True)]
+        return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, self.runs, strict=True)]
 
 
 def _best(cells: Sequence[str]) -> list[str]:

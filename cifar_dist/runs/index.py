@@ -12,7 +12,6 @@ from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
 from cifar_dist.report.page import escape, page
-from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import ListedRun, describe, find_runs, version, written
 
 FILE_NAME = "index.html"
@@ -65,8 +64,7 @@ def belongs_in(folder: Path) -> bool:
 
 
 def _row(entry: ListedRun, folder: Path) -> str:
-    name = os.path.relpath(entry.path, folder)
-    report = RunFolder(entry.path).report
+    name, report = os.path.relpath(entry.run.path, folder), entry.run.report
     text = _BREAKABLE.sub(r"\1<wbr>", escape(name))
     link = f'<a href="{quote(os.fsencode(os.path.relpath(report, folder)))}">{text}</a>' if report.is_file() else text
     cells = entry.cells

@@ -24,7 +24,7 @@ class ListedRun:
     """A run.
 
     Attributes:
-        path: its folder.
+        run: its folder.
         state: as :func:`~cifar_dist.report.results.read_state` names it, or ``damaged``.
         result: its results; None if it is damaged.
         problem: what is damaged or lost; empty if nothing is.
@@ -33,7 +33,7 @@ class ListedRun:
         version: of its files before they were read, see :func:`version`; empty if the state depends on more than these.
     """
 
-    path: Path
+    run: RunFolder
     state: str
     result: Result | None
     problem: str
@@ -61,7 +61,7 @@ class ListedRun:
         }
 
 
-def find_runs(folder: Path, *, show: bool = True) -> list[Path]:
+def find_runs(folder: Path, *, show: bool = True) -> list[RunFolder]:
     """Return the run folders in ``folder`` at any depth, or ``folder`` itself, sorted by path.
 
     A link to a run counts as a run, unless that run is below ``folder`` too.
@@ -73,7 +73,7 @@ def find_runs(folder: Path, *, show: bool = True) -> list[Path]:
     Raises:
         UserError: the folder does not exist, or contains no run.
     """
-    if not folder.is_dir() and RunFolder(run := Path("runs", folder)).exists():
+    if not folder.is_dir() and (run := RunFolder(Path("runs", folder))).exists():
         return [run]
     if not folder.is_dir():
         raise UserError(f"folder '{folder}' does not exist; train first, or name another FOLDER")
@@ -88,34 +88,33 @@ def find_runs(folder: Path, *, show: bool = True) -> list[Path]:
         raise UserError(f"{folder} contains no run yet; train first, or name another FOLDER")
     if forbidden and show:
         print_notes([f"runs may be missing here: {denied}"])
-    return found
+    return list(map(RunFolder, found))
 
 
-def describe(path: Path) -> ListedRun:
+def describe(run: RunFolder) -> ListedRun:
     """Read one run, damaged or not."""
-    result, problem, before = None, "", version(path)
+    result, problem, before = None, "", version(run)
     try:
-        result = read_result(path)
-        state = read_state(path)
+        result = read_result(run)
+        state = read_state(run)
         if state == "finished" and not result.epochs:
-            problem = f"{RunFolder(path).metrics} has lost the steps of a finished run; restore it"
+            problem = f"{run.metrics} has lost the steps of a finished run; restore it"
     except UserError as error:
         state, problem = "damaged", str(error)
     except OSError as error:  # a folder in place of a file, or another user's run
-        state, problem = "damaged", f"{error.filename or path} cannot be read: {error.strerror or error}"
+        state, problem = "damaged", f"{error.filename or run.path} cannot be read: {error.strerror or error}"
     depends_on_more = state in ("training", "damaged")  # the lock, permissions
-    on_disk = disk_bytes(path.resolve())  # of the run that a link leads to
-    return ListedRun(path, state, result, problem, on_disk, written(path), "" if depends_on_more else before)
+    on_disk = disk_bytes(run.path.resolve())  # of the run that a link leads to
+    return ListedRun(run, state, result, problem, on_disk, written(run), "" if depends_on_more else before)
 
 
-def version(path: Path) -> str:
+def version(run: RunFolder) -> str:
     """Return a hash that changes with the files of a run that :func:`describe` reads, without reading them."""
-    folder = RunFolder(path)
-    files = [folder.config, folder.manifest, folder.environment, folder.metrics, folder.timeline, folder.final]
-    files.append(folder.report)  # to which the page of runs links
+    files = [run.config, run.manifest, run.environment, run.metrics, run.timeline, run.final]
+    files.append(run.report)  # to which the page of runs links
     facts: list[tuple[int, ...]] = []
     with contextlib.suppress(OSError):  # of a folder that cannot be read
-        files += [evaluation.summary for evaluation in folder.evaluation_folders()]
+        files += [evaluation.summary for evaluation in run.evaluation_folders()]
     for file in files:
         try:
             status = file.stat()
@@ -123,13 +122,13 @@ def version(path: Path) -> str:
             facts.append(())
         else:
             facts.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    return hashlib.sha256(repr((__version__, os.path.abspath(path), facts)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((__version__, os.path.abspath(run.path), facts)).encode()).hexdigest()[:32]
 
 
-def written(path: Path) -> float:
+def written(run: RunFolder) -> float:
     """Return the time of the last progress of a run, seconds since 1970."""
-    folder, times = RunFolder(path), []
-    for file in (folder.metrics, folder.timeline, folder.config):
+    times = []
+    for file in (run.metrics, run.timeline, run.config):
         try:
             times.append(file.stat().st_mtime)
         except OSError:
@@ -151,7 +150,7 @@ def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) 
         width: of a terminal; None for no limit.
     """
     columns = [*_COLUMNS, *(["origin"] if any(entry.cells["origin"] for entry in entries) else [])]
-    rows = [[_name(entry.path, folder), *(entry.cells.get(column, "") for column in columns)] for entry in entries]
+    rows = [[_name(entry.run.path, folder), *(entry.cells.get(column, "") for column in columns)] for entry in entries]
     return markdown(["run", *columns], rows, _NUMBERS, width=width, dispensable=_DISPENSABLE)
 
 
@@ -167,19 +166,16 @@ def to_csv(entries: Sequence[ListedRun]) -> str:
             cells = [config.model.name, dataset, result.parameters, result.epochs, config.train.epochs]
             cells += [result.train_accuracy, entry.val, entry.test, result.tta, result.seconds]
         origin = entry.result.origin if entry.result else None
-        rows.append([entry.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
+        rows.append([entry.run.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
     return csv_text([*head, "bytes", "written", "origin"], rows)
 
 
-def has_outdated_report(run: Path) -> bool:
+def has_outdated_report(run: RunFolder) -> bool:
     """Whether the report of a run is missing or older than what happened last in the run."""
-    folder = RunFolder(run)
     try:
-        return folder.report.stat().st_mtime_ns < max(
-            path.stat().st_mtime_ns for path in (folder.timeline, folder.metrics)
-        )
+        return run.report.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in (run.timeline, run.metrics))
     except OSError:
-        return has_begun(folder)
+        return has_begun(run)
 
 
 def disk_bytes(path: Path) -> int:

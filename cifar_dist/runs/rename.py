@@ -16,8 +16,8 @@ from cifar_dist.formatting import print_notes
 from cifar_dist.run_folder import RunFolder
 
 
-def rename(run: Path, name: str) -> Path:
-    """Rename a run within its parent folder and return the new folder.
+def rename(run: RunFolder, name: str) -> RunFolder:
+    """Rename a run within its parent folder and return its new folder.
 
     Evaluations keep the folder names that they got under the old name, by which ``training.log`` refers to them.
 
@@ -30,32 +30,37 @@ def rename(run: Path, name: str) -> Path:
         raise UserError(f"{error}; use another name") from None
     if not name:
         raise UserError("the new name is empty; give one")
-    if run.is_symlink():
-        raise UserError(f"{run} is a link; rename the run that it leads to: {run.resolve()}")
-    folder, target = RunFolder(run), run.resolve().with_name(name)
+    before = run.path.resolve()
+    if run.path.is_symlink():
+        raise UserError(f"{run.path} is a link; rename the run that it leads to: {before}")
+    target, renamed = before.with_name(name), RunFolder(run.path.with_name(name))
     if target.exists():
         raise UserError(f"{target} exists; use another name")
     try:
-        folder.lock()  # first: a job that ends now may have changed the settings
-        configs = [path for path in (folder.config, folder.started_config) if path.is_file()]
-        renamed = {path.name: to_toml(_renamed(read_config(path), name)) for path in configs}
-        has_job = folder.job_script.is_file()
-        if has_job:
-            renamed[folder.job_script.name] = _renamed_job(folder.job_script.read_text(encoding="utf-8"), name)
-        before = run.resolve()
-        before.rename(target)
-        try:
-            for file, text in renamed.items():
-                write_atomic(target / file, text)
-        except OSError:  # a folder of another user, or a full disk
-            target.rename(before)
-            raise
+        with run.locked():  # first: a job that ends now may have changed the settings
+            texts = _renamed_texts(run, name)
+            before.rename(target)
+            try:
+                for file, text in texts.items():
+                    write_atomic(target / file, text)
+            except OSError:  # a folder of another user, or a full disk
+                target.rename(before)
+                raise
     except OSError as error:
-        raise UserError(f"{run} cannot be renamed: {error.strerror}") from None
-    if has_job and not RunFolder(target).is_finished():
-        again = f"sbatch {quoted(run.with_name(name) / folder.job_script.name)}"
+        raise UserError(f"{run.path} cannot be renamed: {error.strerror}") from None
+    if renamed.job_script.is_file() and not renamed.is_finished():
+        again = f"sbatch {quoted(renamed.job_script)}"
         print_notes([f"a job that waits in the queue has the old name; cancel it, and submit it again: {again}"])
-    return run.with_name(name)
+    return renamed
+
+
+def _renamed_texts(run: RunFolder, name: str) -> dict[str, str]:
+    """The files of a run that have its name, with another one."""
+    configs = [path for path in (run.config, run.started_config) if path.is_file()]
+    texts = {path.name: to_toml(_renamed(read_config(path), name)) for path in configs}
+    if run.job_script.is_file():
+        texts[run.job_script.name] = _renamed_job(run.job_script.read_text(encoding="utf-8"), name)
+    return texts
 
 
 def _renamed_job(script: str, name: str) -> str:

@@ -14,40 +14,41 @@ from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
 if TYPE_CHECKING:
+    from cifar_dist.run_folder import RunFolder
     from cifar_dist.runs.listing import ListedRun
 
 
-def draw(run_path: Path) -> None:
+def draw(run: RunFolder) -> None:
     """Draw the report of a run, and the page of the runs beside it; a drawing error must not fail the run."""
-    draw_report(run_path)
-    draw_index(run_path.parent, asked=False)
+    draw_report(run)
+    draw_index(run.path.parent, asked=False)
 
 
-def draw_report(run_path: Path, said_on: TextIO | None = None) -> None:
+def draw_report(run: RunFolder, said_on: TextIO | None = None) -> None:
     """Draw the report of a run; a drawing error must not fail the run.
 
     Args:
-        run_path: the run.
+        run: the run.
         said_on: where its path is printed; None for standard output.
     """
     try:
         with waiting("drawing the report", show=is_main_process()):
             from cifar_dist.report.run_page import write_report
 
-            report = write_report(run_path)
+            report = write_report(run)
     except Exception as error:
-        notice(f"cannot draw the report ({in_one_line(error)}); retry: cifar-dist report {quoted(run_path)}")
+        notice(f"cannot draw the report ({in_one_line(error)}); retry: cifar-dist report {quoted(run.path)}")
     else:
         with contextlib.suppress(OSError):  # of the console: a full disk, or a pipe that nobody reads any more
             print(f"report: {report}", file=said_on, flush=True)
 
 
-def draw_if_outdated(run_path: Path) -> None:
+def draw_if_outdated(run: RunFolder) -> None:
     """Draw the report of a run, and the page, if something has happened in the run since it was drawn."""
     from cifar_dist.runs.listing import has_outdated_report
 
-    if has_outdated_report(run_path):
-        draw(run_path)
+    if has_outdated_report(run):
+        draw(run)
 
 
 def draw_index(folder: Path, entries: Sequence[ListedRun] | None = None, *, asked: bool = True) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from cifar_dist import recipe
@@ -20,7 +19,7 @@ OF_A_NEW_RUN: Final = (*OF_THE_FOLDER, "run.from")
 """Settings with which a run begins. A resume ignores ``run.fresh`` and refuses the others."""
 
 
-def resumed_config(path: Path, settings: Sequence[str]) -> Config:
+def resumed_config(run: RunFolder, settings: Sequence[str]) -> Config:
     """Read the config that a run was started with, and apply ``settings`` to it.
 
     The folder's own place counts, because it may have been moved. Plug-in files that do not exist any more are imported
@@ -32,14 +31,13 @@ def resumed_config(path: Path, settings: Sequence[str]) -> Config:
     """
     for key in parse_overrides(settings):
         if key in OF_A_NEW_RUN and key != "run.fresh":
-            raise UserError(f"resume continues {path}; drop --{key}, or start another run: cifar-dist train --help")
-    if not is_run_name(path.name):
-        old, new = quoted(path), re.sub(r"[^A-Za-z0-9_.+=-]", "-", path.name).lstrip(".+=-") or "run"
-        raise UserError(f"a run cannot have the name '{path.name}'; rename it: cifar-dist runs rename {old} {new}")
-    folder = RunFolder(path)
-    read_config(folder.config)  # which must be complete, as a recipe need not be
-    here = ["--run.name", path.name, "--run.dir", str(path.parent), "--run.fresh", "false"]
-    return recipe.load(str(folder.config), [*here, *settings])
+            raise UserError(f"resume continues {run.path}; drop --{key}, or start another run: cifar-dist train --help")
+    if not is_run_name(run.name):
+        old, new = quoted(run.path), re.sub(r"[^A-Za-z0-9_.+=-]", "-", run.name).lstrip(".+=-") or "run"
+        raise UserError(f"a run cannot have the name '{run.name}'; rename it: cifar-dist runs rename {old} {new}")
+    read_config(run.config)  # which must be complete, as a recipe need not be
+    here = ["--run.name", run.name, "--run.dir", str(run.path.parent), "--run.fresh", "false"]
+    return recipe.load(str(run.config), [*here, *settings])
 
 
 def settings_of_resume(words: Sequence[str]) -> list[str]:

@@ -105,7 +105,7 @@ def _config_begun(words: Sequence[str], job: str) -> Config | None:
         say(f"{error}; {folder.path} continues as it was started")
     if not folder.exists():
         return None
-    config = resumed_config(folder.path, settings_of_resume(words[1:]))
+    config = resumed_config(folder, settings_of_resume(words[1:]))
     if asked and (now := RunFolder.of(asked).path) != folder.path:
         say(f"{words[0]} now trains {now}; {folder.path}, which this job began, continues as it was started")
     elif asked and (found := contradiction(settings_of(config), settings_of(asked), OF_A_NEW_RUN, f"{words[0]} now")):

@@ -128,7 +128,7 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
     changes = [_change(run) for run in row.runs]
     others = [change for change in changes if change]
     folders = [run.folder for run, change in zip(row.runs, changes, strict=True) if not change and run.folder.exists()]
-    read = [(read_result(folder.path), read_state(folder.path)) for folder in folders]
+    read = [(read_result(folder), read_state(folder)) for folder in folders]
     results = [(result, state) for result, state in read if result.epochs or state != "finished"]
     others += ["lost metrics"] * (len(read) - len(results))
     done = [result for result, state in results if state == "finished"]

@@ -38,7 +38,7 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
     if not config.run.from_:
         return None
     run, which = split_step(config.run.from_)
-    source = RunFolder(find_run(run, Path(config.run.dir), checkpoint="as RUN@STEP"))
+    source = find_run(run, Path(config.run.dir), checkpoint="as RUN@STEP")
     if source.path.resolve() == folder.path.resolve():
         raise UserError(f"run.from {run} is this run itself; give the new run another --run.name")
     found = checkpoint.named(source.checkpoints, which or "latest", option="--model.pretrained")

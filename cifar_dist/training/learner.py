@@ -64,9 +64,8 @@ class Learner:
         if config.train.channels_last:
             setup.module.to(memory_format=torch.channels_last)
         self.model = engine.prepare(setup.module, setup.optimizer)
-        self.model.watch_exchange(
-            partial(self.clock.begin, "communication")
-        )  # must not hold this learner: DDP keeps it
+        # DDP keeps what it is given: that must not be this learner, which would keep the model.
+        self.model.watch_exchange(partial(self.clock.begin, "communication"))
         self._engine = engine.description
         if loaded is not None:
             self.model.load_optimizer_state(loaded.tensors.optimizer)

@@ -82,9 +82,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         from cifar_dist import checkpoint
         from cifar_dist.checkpoint.history import absence
         from cifar_dist.checkpoint.inventory import inspect
-        from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder import find_run
 
-    run = RunFolder(find_run(arguments.run, checkpoint="after a space"))
+    run = find_run(arguments.run, checkpoint="after a space")
     folder = run.checkpoints
     paths = [checkpoint.find_named(folder, arguments.step)] if arguments.step else checkpoint.listing(folder)
     if not paths:
@@ -156,9 +156,9 @@ def _average(arguments: argparse.Namespace) -> int:
 
 
 def _folder(run: str, checkpoint: str = "") -> Path:
-    from cifar_dist.run_folder import RunFolder, find_run
+    from cifar_dist.run_folder import find_run
 
-    return RunFolder(find_run(run, checkpoint=checkpoint)).checkpoints
+    return find_run(run, checkpoint=checkpoint).checkpoints
 
 
 def _named(text: str) -> Path:

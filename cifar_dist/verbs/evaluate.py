@@ -38,8 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.run_folder.opening import refuse_missing_data, refuse_read_only
         from cifar_dist.terminal.progress import progress
 
-    run_path = find_run(arguments.run, checkpoint="with --checkpoint")
-    trained = open_trained(run_path, arguments.checkpoint)
+    trained = open_trained(find_run(arguments.run, checkpoint="with --checkpoint"), arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
     split = arguments.split or trained.config.eval.split
     if not arguments.data:
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say(f"{split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")
         if warning := summary.warning():
             _say(f"warning: {warning}")
-        draw(run_path)
+        draw(trained.run)
     return EXIT_DONE
 
 

@@ -29,12 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.evaluation.trained import open_trained
         from cifar_dist.export import export
-        from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder import find_run
 
-    folder = find_run(arguments.run, checkpoint="with --checkpoint")
-    out = arguments.out or Path(f"{folder.name}.pt2")
-    check_writable(out, "--out", arguments.checkpoint, *RunFolder(folder).essential)
-    with loading(f"exporting {folder.name}"):
-        shown = export(open_trained(folder, arguments.checkpoint), out)
+    run = find_run(arguments.run, checkpoint="with --checkpoint")
+    out = arguments.out or Path(f"{run.name}.pt2")
+    check_writable(out, "--out", arguments.checkpoint, *run.essential)
+    with loading(f"exporting {run.name}"):
+        shown = export(open_trained(run, arguments.checkpoint), out)
     print(f"{out}: {shown}", file=stream_for_people(out))
     return EXIT_DONE

@@ -40,12 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.predict_file import predict_file
         from cifar_dist.evaluation.trained import agree_on_weights, open_trained
-        from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder import find_run
 
-    run_path = find_run(arguments.run, checkpoint="with --checkpoint")
-    inputs = (arguments.unlabelled, arguments.checkpoint, *RunFolder(run_path).essential)
+    run = find_run(arguments.run, checkpoint="with --checkpoint")
+    inputs = (arguments.unlabelled, arguments.checkpoint, *run.essential)
     check_writable(arguments.out, "--out", *inputs)
-    trained = open_trained(run_path, arguments.checkpoint)
+    trained = open_trained(run, arguments.checkpoint)
     trained = replace(trained, config=with_views(trained.config, arguments))
     with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
         trained = agree_on_weights(trained, engine.ranks)

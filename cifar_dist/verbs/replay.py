@@ -68,10 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     with loading():
         from cifar_dist.distributed.stop_signals import StopSignals
-        from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder import find_run
         from cifar_dist.run_folder.opening import refuse_read_only
 
-    folder = RunFolder(find_run(arguments.run))
+    folder = find_run(arguments.run)
     if arguments.check is None:
         _refuse_unknown_rank(folder, arguments.rank)
         refuse_read_only(folder, folder.replays, "the replay")

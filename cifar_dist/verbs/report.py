@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("name one or more runs: cifar-dist report RUN ..., or all: cifar-dist report --all [FOLDER]")
     with loading():
         from cifar_dist.report.run_page import write_report
-        from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder import find_run
         from cifar_dist.run_folder.opening import refuse_read_only
         from cifar_dist.runs.listing import find_runs
 
@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     for run in runs:
         try:
-            for place in (run, RunFolder(run).figures):
-                refuse_read_only(RunFolder(run), place, "the report")
+            for place in (run.path, run.figures):
+                refuse_read_only(run, place, "the report")
             with loading(f"drawing the report of {run.name}"):
                 report = write_report(run)
             print(report, flush=True)
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             print(f"warning: {in_one_line(error)}", file=sys.stderr)
             failed += 1
-    for folder in {run.parent for run in runs}:
+    for folder in {run.path.parent for run in runs}:
         draw_index(folder, asked=False)
     if failed:
         raise UserError(f"{failed} of the runs below {arguments.all} cannot be drawn, see above")

@@ -18,13 +18,12 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cifar_dist.run_folder import RunFolder, find_run
+    from cifar_dist.run_folder import find_run
     from cifar_dist.run_folder.opening import refuse_missing_data
     from cifar_dist.runs.resume import resumed_config
 
-    path = find_run(arguments.run)
-    config = resumed_config(path, arguments.settings)
-    folder = RunFolder(path)
+    folder = find_run(arguments.run)
+    config = resumed_config(folder, arguments.settings)
     if arguments.settings or not folder.is_finished():
         refuse_missing_data(folder, config.data.path, "--data.path")
     return train(config)

@@ -27,7 +27,7 @@ _FOLDER = Path("runs")
 # Sort keys that put the newest, best or largest first.
 _ORDERS: dict[str, Callable[[ListedRun], float | str]] = {
     "date": lambda entry: -entry.written,
-    "name": lambda entry: str(entry.path),
+    "name": lambda entry: str(entry.run.path),
     "val": lambda entry: 1.0 if entry.val is None else -entry.val,
     "test": lambda entry: 1.0 if entry.test is None else -entry.test,
     "size": lambda entry: -entry.bytes,
@@ -82,13 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.files import write_output
-        from cifar_dist.run_folder import RunFolder
         from cifar_dist.run_folder.opening import can_write
         from cifar_dist.runs.listing import describe, find_runs, has_outdated_report, table, to_csv
 
     runs = find_runs(arguments.folder)
     if out := arguments.csv:
-        check_writable(out, "--csv", *(path for run in runs for path in RunFolder(run).essential))
+        check_writable(out, "--csv", *(path for run in runs for path in run.essential))
     entries = sorted(map(describe, runs), key=_ORDERS[arguments.sort])
     shown = stream_for_people(out)
     print(table(entries, arguments.folder, table_width(shown)), end="", file=shown)
@@ -100,21 +99,21 @@ def _list(arguments: argparse.Namespace) -> int:
             write_output(out, to_csv(entries))
     for entry in entries:
         # It could not draw its report itself; in a folder of somebody else that is left to them.
-        if entry.state == "killed" and can_write(entry.path) and has_outdated_report(entry.path):
-            draw_report(entry.path, shown)
-    if arguments.folder.is_dir() and arguments.folder not in runs:  # it is not a run itself
+        if entry.state == "killed" and can_write(entry.run.path) and has_outdated_report(entry.run):
+            draw_report(entry.run, shown)
+    if arguments.folder.is_dir() and arguments.folder not in [run.path for run in runs]:  # it is not a run itself
         draw_index(arguments.folder, entries)
     return EXIT_DONE
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.run_folder import RunFolder, find_run
+        from cifar_dist.run_folder import find_run
         from cifar_dist.runs.comparison import Comparison
 
     runs = [find_run(run) for run in arguments.runs]
     if arguments.picture:
-        check_writable(arguments.picture, "--picture", *(path for run in runs for path in RunFolder(run).essential))
+        check_writable(arguments.picture, "--picture", *(path for run in runs for path in run.essential))
     comparison = Comparison(runs)
     print(comparison.markdown(table_width(sys.stdout)), end="")
     if arguments.picture:
@@ -128,7 +127,7 @@ def _rename(arguments: argparse.Namespace) -> int:
     from cifar_dist.runs.rename import rename
 
     renamed = rename(find_run(arguments.run), arguments.name)
-    print(f"{arguments.run} is now {renamed}")
+    print(f"{arguments.run} is now {renamed.path}")
     draw(renamed)  # the report shows the name
     return EXIT_DONE
 
@@ -142,7 +141,9 @@ def _collect_best(arguments: argparse.Namespace) -> int:
         print(f"warning: {printable(line)}", file=sys.stderr)
 
     models = best_models([describe(run) for run in find_runs(arguments.folder)], warn)[: arguments.top]
-    rows = [(str(model.entry.path), model.name, percent_cell(model.val), percent_cell(model.test)) for model in models]
+    rows = [
+        (str(model.entry.run.path), model.name, percent_cell(model.val), percent_cell(model.test)) for model in models
+    ]
     table = collect(models, arguments.out)
     print(markdown(["run", "checkpoint", "val %", "test %"], rows, ["val %", "test %"]), end="")
     print(f"weights of {len(models)} run{'s' * (len(models) != 1)}: {table.parent}, listed in {table}")
@@ -156,12 +157,12 @@ def _clean(arguments: argparse.Namespace) -> int:
         from cifar_dist.runs.listing import find_runs
 
     items, failed = [], 0
-    for found in find_runs(arguments.folder):
+    for run in find_runs(arguments.folder):
         try:
-            items += clean(found) if arguments.yes else removable(found)
+            items += clean(run) if arguments.yes else removable(run)
         except (UserError, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)  # the error itself would keep the lock
-            print(f"warning: {printable(str(found))} was skipped: {why}", file=sys.stderr)
+            why = error.strerror if isinstance(error, OSError) else error
+            print(f"warning: {printable(str(run.path))} was skipped: {why}", file=sys.stderr)
             failed += not isinstance(error, InUseError)  # which is for a later time
     total = size(sum(item.bytes for item in items))
     if items:

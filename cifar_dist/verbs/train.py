@@ -52,7 +52,7 @@ def train(config: Config) -> int:
     from cifar_dist.distributed.stop_signals import StopSignals
     from cifar_dist.run_folder import RunFolder
 
-    path = RunFolder.of(config).path
+    run = RunFolder.of(config)
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         with loading():
             from cifar_dist.distributed.start import start_engine
@@ -64,13 +64,13 @@ def train(config: Config) -> int:
             if ranks.run_on_main(lambda: is_finished(config)):
                 code = EXIT_DONE
                 if ranks.is_main:
-                    print(f"{path} is finished already; another --run.name starts a new run", flush=True)
+                    print(f"{run.path} is finished already; another --run.name starts a new run", flush=True)
             else:
                 with loading("opening the data"):
                     trainer = Trainer(config, engine)
                 code = trainer.run()
             # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
-            ranks.run_on_main(lambda: draw_if_outdated(path))
+            ranks.run_on_main(lambda: draw_if_outdated(run))
     return code
 
 

@@ -30,7 +30,7 @@ from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report import run_page
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
 from cifar_dist.report.run_page import write_report
-from cifar_dist.run_folder import EvaluationSummary
+from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.usage import Usage
@@ -94,7 +94,7 @@ class Tags(HTMLParser):
 
 def test_the_page_is_self_contained_escapes_everything_and_no_picture_is_blank(digits: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, digits, classes=(HOSTILE, *"abcdefghi"))
-    page = Tags(write_report(run).read_text())
+    page = Tags(write_report(RunFolder(run)).read_text())
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(link.startswith(("data:image/png;base64,", "#confusions-1-")) for link in page.links)
     assert page.tags.count("img") == 5 + 4 + page.tags.count("figure")
@@ -123,13 +123,13 @@ def test_missing_parts_are_omitted(digits: Path, tmp_path: Path) -> None:
     (run / "timeline.jsonl").unlink()
     for path in (run / "evaluations").glob("*/probabilities.npz"):
         path.write_bytes(path.read_bytes()[:100])
-    assert Tags(write_report(run).read_text()).tags.count("img") == 5
+    assert Tags(write_report(RunFolder(run)).read_text()).tags.count("img") == 5
     (run / "metrics.jsonl").unlink()
     shutil.rmtree(run / "evaluations")
-    assert "not evaluated yet" in write_report(run).read_text()
+    assert "not evaluated yet" in write_report(RunFolder(run)).read_text()
     (run / "config.toml").unlink()
     with pytest.raises(UserError, match=r"is not a run folder: it has no config\.toml"):
-        write_report(run)
+        write_report(RunFolder(run))
 
 
 def test_without_the_dataset_the_sheets_remain_and_it_is_named(
@@ -137,14 +137,14 @@ def test_without_the_dataset_the_sheets_remain_and_it_is_named(
 ) -> None:
     run = make_run(tmp_path, digits)
     (run / "metrics.jsonl").unlink()  # to draw less
-    page = write_report(run).read_text()
+    page = write_report(RunFolder(run)).read_text()
     assert capsys.readouterr().err == ""
     config = read_config(run / "config.toml")
     moved = dataclasses.replace(config, data=dataclasses.replace(config.data, path="not/here"))
     (run / "config.toml").write_text(to_toml(moved))
     sheets = re.findall(r'alt="(samples|mistakes)', page)
     assert sheets
-    assert re.findall(r'alt="(samples|mistakes)', write_report(run).read_text()) == sheets
+    assert re.findall(r'alt="(samples|mistakes)', write_report(RunFolder(run)).read_text()) == sheets
     (note,) = capsys.readouterr().err.splitlines()
     assert "the dataset of " in note
     assert "is not at not/here" in note
@@ -162,7 +162,8 @@ def evaluate_again(run: Path, time: str, **about: object) -> Path:
 
 def titles(run: Path) -> list[str]:
     """Draw the report; return the titles of its evaluations."""
-    return [title for title in re.findall(r"<h2>(.*?)</h2>", write_report(run).read_text()) if " on test" in title]
+    page = write_report(RunFolder(run)).read_text()
+    return [title for title in re.findall(r"<h2>(.*?)</h2>", page) if " on test" in title]
 
 
 def test_the_evaluation_that_ended_the_run_is_first_then_the_newest(
@@ -188,7 +189,7 @@ def test_an_evaluation_on_other_data_is_marked_and_is_no_headline(digits: Path, 
     (run / "metrics.jsonl").unlink()  # to draw less
     (final,) = (run / "evaluations").iterdir()
     summary = json.loads((final / "summary.json").read_text())
-    with_images = Tags(write_report(run).read_text()).tags.count("figure")
+    with_images = Tags(write_report(RunFolder(run)).read_text()).tags.count("figure")
     assert with_images
     (final / "summary.json").write_text(json.dumps({**summary, "fingerprint": "0123456789abcdef"}))
     shutil.rmtree(final / "figures")
@@ -224,7 +225,7 @@ def test_views_of_some_images_only_are_said(digits: Path, tmp_path: Path, undraw
     (final,) = (run / "evaluations").iterdir()
     summary = json.loads((final / "summary.json").read_text())
     (final / "summary.json").write_text(json.dumps({**summary, "tta": "8", "tta_images": 12}))
-    text = Tags(write_report(run).read_text()).text
+    text = Tags(write_report(RunFolder(run)).read_text()).text
     assert "test-time augmentation 8 of 12 images" in text
     assert "TTA 8 of 12 images (85.70 % without)" in text
 
@@ -236,9 +237,9 @@ def test_the_command_below_the_page_names_the_run(
     run = make_run(tmp_path / "runs", digits)
     shutil.rmtree(run / "evaluations")  # to draw less
     (run / "metrics.jsonl").unlink()
-    assert f"<code>cifar-dist report {run}</code>" in write_report(run).read_text()
+    assert f"<code>cifar-dist report {run}</code>" in write_report(RunFolder(run)).read_text()
     monkeypatch.chdir(tmp_path)
-    assert "<code>cifar-dist report some-run</code>" in write_report(Path("runs/some-run")).read_text()
+    assert "<code>cifar-dist report some-run</code>" in write_report(RunFolder(Path("runs/some-run"))).read_text()
 
 
 def test_epochs_that_lost_their_metrics_have_no_speed(digits: Path, tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_epochs_that_lost_their_metrics_have_no_speed(digits: Path, tmp_path: Pa
     (run / "metrics.jsonl").write_text(
         "".join(line for line in lines if '"train"' not in line or '"epoch":2' not in line)
     )
-    page = write_report(run).read_text()
+    page = write_report(RunFolder(run)).read_text()
     assert "<dt>images per second</dt><dd>1,000</dd>" in page
     assert ">nan<" not in page
 
@@ -268,7 +269,7 @@ def test_a_damaged_evaluation_is_omitted(digits: Path, tmp_path: Path, classes: 
     (summary,) = run.glob("evaluations/*/summary.json")
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "classes": classes}))
     (run / "metrics.jsonl").unlink()  # to draw less
-    assert "some-run" in write_report(run).read_text()
+    assert "some-run" in write_report(RunFolder(run)).read_text()
     with pytest.raises(UserError, match="is not an evaluation; run cifar-dist evaluate again"):
         read_evaluation(summary.parent)
 
@@ -306,11 +307,11 @@ def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -
 def test_curves_and_headline_say_how_a_process_ended(digits: Path, tmp_path: Path, drawn: list[Figure]) -> None:
     run = make_run(tmp_path, digits)
     shutil.rmtree(run / "evaluations")  # to draw less
-    write_report(run)
+    write_report(RunFolder(run))
     (legend,) = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()][-1:]
     assert legend == "killed"
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), "failed", 1234))
-    assert "<br>failed after step 1,234" in write_report(run).read_text()
+    assert "<br>failed after step 1,234" in write_report(RunFolder(run)).read_text()
     assert drawn[-2].axes[0].get_legend().get_texts()[-1].get_text() == "killed, failed"
 
 
@@ -330,12 +331,12 @@ def test_the_headline_says_that_a_run_was_killed_or_is_finished(digits: Path, tm
     run = make_run(tmp_path, digits)
     shutil.rmtree(run / "evaluations")
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), "resumed", 20))
-    page = write_report(run).read_text()
+    page = write_report(RunFolder(run)).read_text()
     assert "best validation accuracy so far<br>killed after step 30" in page, "which the next start will record"
     (run / "final").mkdir()
     (run / "final" / "model.safetensors").touch()
     (run / "manifest.json").write_text('{"splits": {"train": [], "val": []}}')
-    page = write_report(run).read_text()
+    page = write_report(RunFolder(run)).read_text()
     assert "killed after" not in page
     assert "best validation accuracy<" in page, "it is finished: its data has no split to evaluate at the end"
 
@@ -359,7 +360,7 @@ def test_the_last_of_equal_epochs_is_the_best(digits: Path, tmp_path: Path) -> N
     shutil.rmtree(run / "evaluations")  # to draw less
     records = [Record(step, step - 1, "val", 1.0, 0.5, 10, 0.1) for step in (1, 2, 3)]
     (run / "metrics.jsonl").write_bytes(b"".join(record.to_line() for record in records))
-    assert re.findall(r'<tr class="best"><td>(\d)', write_report(run).read_text()) == ["3"]
+    assert re.findall(r'<tr class="best"><td>(\d)', write_report(RunFolder(run)).read_text()) == ["3"]
 
 
 def test_the_confusion_matrix_counts_rows_as_true() -> None:

@@ -30,7 +30,7 @@ def test_a_checkpoint_in_place_of_a_run_is_answered_with_both_names(tmp_path: Pa
     run.mkdir(parents=True)
     (run / "config.toml").touch()
     (run / "metrics.jsonl").touch()
-    assert find_run(str(run)) == run
+    assert find_run(str(run)).path == run
     with pytest.raises(UserError, match=f"'{run}@7' is not a run; name {run}, and its checkpoint with --checkpoint"):
         find_run(f"{run}@7", checkpoint="with --checkpoint")
 
@@ -38,7 +38,7 @@ def test_a_checkpoint_in_place_of_a_run_is_answered_with_both_names(tmp_path: Pa
 def test_a_run_is_found_by_name_or_path_or_the_nearest_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "my-run").mkdir()
     (tmp_path / "my-run" / "config.toml").touch()
-    assert find_run("my-run", tmp_path) == find_run(str(tmp_path / "my-run"), tmp_path) == tmp_path / "my-run"
+    assert find_run("my-run", tmp_path).path == find_run(str(tmp_path / "my-run"), tmp_path).path == tmp_path / "my-run"
     with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
         find_run("my-rum", tmp_path)
     with pytest.raises(UserError, match="has no run yet; train one first"):
@@ -53,8 +53,8 @@ def test_a_path_is_not_taken_for_the_name_of_another_run(tmp_path: Path, monkeyp
     for folder in (Path("first"), Path("runs/first")):
         folder.mkdir(parents=True)
         (folder / "config.toml").touch()
-    assert find_run("./first") == find_run("first/") == Path("first")
-    assert find_run("first") == find_run("runs/first") == Path("runs/first")
+    assert find_run("./first").path == find_run("first/").path == Path("first")
+    assert find_run("first").path == find_run("runs/first").path == Path("runs/first")
 
 
 def test_a_run_of_another_user_is_not_said_to_be_missing() -> None:

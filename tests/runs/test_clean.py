@@ -35,15 +35,15 @@ def run_with(path: Path, *steps: int, best: int, test: float | None = None) -> P
 
 def test_a_finished_run_keeps_its_newest_and_its_best(tmp_path: Path) -> None:
     run = run_with(tmp_path / "it", 1, 2, 3, 4, best=2, test=0.5)
-    plan = removable(run)
+    plan = removable(RunFolder(run))
     assert [item.path.name for item in plan] == ["step-00000003", "step-00000001"]
     assert all(item.bytes > 500 for item in plan)
-    assert clean(run) == plan
+    assert clean(RunFolder(run)) == plan
     folder = run / "checkpoints"
     assert names(folder) == ["best", "latest", "step-00000002", "step-00000004"]
     assert holds(checkpoint.named(folder, "best"), 2)
     assert holds(checkpoint.named(folder, "latest"), 4)
-    assert clean(run) == []
+    assert clean(RunFolder(run)) == []
 
 
 @pytest.mark.parametrize(("step", "part"), [(4, WEIGHTS), (2, WEIGHTS), (2, STATE)])
@@ -64,7 +64,7 @@ def test_nothing_is_deleted_while_the_newest_or_the_best_is_damaged(
         assert said.endswith(f"unless you delete it first: rm -r {damaged}\n")
         assert sorted(run.rglob("*")) == before
     shutil.rmtree(damaged)
-    assert clean(run), "the command that it names helps"
+    assert clean(RunFolder(run)), "the command that it names helps"
 
 
 def test_an_unfinished_run_keeps_all_that_it_may_need(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_an_unfinished_run_keeps_all_that_it_may_need(tmp_path: Path) -> None:
     (folder / "step-00000009.damaged-2").mkdir()
     (run / ".final.999999999.tmp").mkdir()
     (run / ".metrics.csv.999999999.tmp").touch()
-    assert {(item.path.name, item.why) for item in clean(run)} == {
+    assert {(item.path.name, item.why) for item in clean(RunFolder(run))} == {
         (".step-00000004.999999999.tmp", "left by a kill"),
         ("step-00000009.damaged-2", "damaged"),
         (".final.999999999.tmp", "left by a kill"),
@@ -94,18 +94,18 @@ def test_what_another_process_is_writing_is_kept(tmp_path: Path) -> None:
         live = [run / "evaluations" / f".it_model_best.{other.pid}.tmp", run / f".report.html.{other.pid}.tmp"]
         for path in live:
             path.mkdir(parents=True)
-        removed = clean(run)
+        removed = clean(RunFolder(run))
         other.kill()
     assert removed == []
-    assert [item.path for item in clean(run)] == live[::-1]
+    assert [item.path for item in clean(RunFolder(run))] == live[::-1]
 
 
 def test_a_run_without_a_finished_step_is_removed_entirely(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "it", CONFIG, epochs=0)
     (run / "lr_curve.json").write_text("{}")
-    assert clean(run) == [], "a range test was made in it"
+    assert clean(RunFolder(run)) == [], "a range test was made in it"
     (run / "lr_curve.json").unlink()
-    assert [item.path for item in clean(run)] == [run]
+    assert [item.path for item in clean(RunFolder(run))] == [run]
     assert names(run.parent) == []
 
 
@@ -116,9 +116,9 @@ def test_a_run_that_has_lost_its_metrics_and_checkpoints_is_kept_for_what_is_lef
     (run / left).touch()
     if left == "timeline.jsonl":
         timeline.append(run / left, Event(timeline.utc(), "started", 0, 1))
-        assert removable(run), "it never finished a step"
+        assert removable(RunFolder(run)), "it never finished a step"
         timeline.append(run / left, Event(timeline.utc(), "finished", 4))
-    assert clean(run) == []
+    assert clean(RunFolder(run)) == []
     assert (run / left).exists()
 
 
@@ -171,7 +171,7 @@ def test_a_cleaned_run_is_still_finished_and_evaluated(tiny: Path) -> None:
     assert train(*words)[0].returncode == 0
     run = tiny.parent / "runs" / "it"
     kept = {path: path.read_bytes() for path in (run / "metrics.jsonl", run / "final" / "model.safetensors")}
-    assert clean(run)
+    assert clean(RunFolder(run))
     for which in ("best", "latest"):
         (done,) = spawn(["-m", "cifar_dist", "evaluate", str(run), "--checkpoint", which])
         assert done.returncode == 0, done.stderr
@@ -187,7 +187,7 @@ def test_what_cannot_be_deleted_is_named_and_not_counted_as_freed() -> None:
             path.chmod(0o777)
         (run / "checkpoints" / "step-00000001").chmod(0o555)
         with without_rights(), pytest.raises(UserError) as error:
-            clean(run)
+            clean(RunFolder(run))
     told = str(error.value)
     assert told.startswith(f"1 of 2 removed, but {run}/checkpoints/.step-00000001.tmp/")
     assert told.endswith(" cannot be deleted: Permission denied")

@@ -90,9 +90,9 @@ def test_a_finished_run_that_has_lost_its_evaluation_is_incomplete(here: Path) -
     run = write_run(here / "it", Config(), test=0.5)
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "finished", 4))
     (run / "manifest.json").write_text('{"splits": {"test": []}}')
-    assert describe(run).state == "finished"
+    assert describe(RunFolder(run)).state == "finished"
     shutil.rmtree(run / "evaluations")
-    assert describe(run).state == "incomplete"
+    assert describe(RunFolder(run)).state == "incomplete"
 
 
 def test_the_sorted_value_comes_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +159,7 @@ def test_a_run_that_cannot_be_read_hides_no_other(here: Path, capsys: pytest.Cap
     run = write_run(here / "runs" / "b", CONFIG)
     (run / name).unlink(missing_ok=True)
     (run / name).mkdir()
-    found = [describe(here / "runs" / run) for run in "ab"]
+    found = [describe(RunFolder(here / "runs" / run)) for run in "ab"]
     assert [entry.state for entry in found] == ["not begun", "damaged"]
     if name != "config.toml":  # without which it is no run
         assert cli.run(["runs", "list"]) == 0
@@ -243,7 +243,7 @@ def test_a_run_is_named_by_its_name_or_by_a_dot(
     assert cli.run(["runs", "rename", ".", "b"]) == 0
     assert f". is now {here}/runs/b" in capsys.readouterr().out
     monkeypatch.chdir(here / "runs" / "b" / "figures")
-    assert find_run("..") == here / "runs" / "b"
+    assert find_run("..").path == here / "runs" / "b"
 
 
 def test_the_best_models_name_what_is_damaged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,14 +283,14 @@ def test_a_run_that_cannot_be_read_is_left_out_of_the_best_models() -> None:
         entries, warnings = [describe(run) for run in find_runs(runs)], list[str]()
         (runs / "b" / "checkpoints").chmod(0o700)
         with without_rights():
-            assert [model.entry.path.name for model in best_models(entries, warnings.append)] == ["a"]
+            assert [model.entry.run.name for model in best_models(entries, warnings.append)] == ["a"]
         assert warnings == [f"{runs}/b is left out: {runs}/b/checkpoints: Permission denied"]
 
 
 def test_weights_that_a_run_has_deleted_since_are_not_a_fault_of_the_folder_of_the_best_models(here: Path) -> None:
     run = write_run(here / "a", CONFIG)
     saved = small_checkpoint.save(run / "checkpoints", 4, best=True)
-    models = best_models([describe(run)], print)
+    models = best_models([describe(RunFolder(run))], print)
     shutil.rmtree(saved)
     with pytest.raises(UserError, match=r"/averaged\.safetensors: No such .*; if the run deleted it just now, run the"):
         collect(models, here / "best-models")

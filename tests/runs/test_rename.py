@@ -57,7 +57,7 @@ def test_a_run_that_cannot_be_written_keeps_its_name() -> None:
         for path in (folder, *run.iterdir()):
             path.chmod(0o777)  # others may rename the run and lock it, and replace no file in it
         with without_rights(), pytest.raises(UserError, match="old cannot be renamed: Permission denied"):
-            rename(run, "new")
+            rename(RunFolder(run), "new")
         assert read_config(RunFolder(run).config).run.name == "old"
         assert not (folder / "new").exists()
 
@@ -90,10 +90,10 @@ def test_a_folder_without_the_name_of_a_run_is_continued_after_a_command_that_re
 ) -> None:
     write_run(runs / name, CONFIG, val=0.5)
     with pytest.raises(UserError, match=f"a run cannot have the name '{name}'; rename it") as refused:
-        resumed_config(runs / name, [])
+        resumed_config(RunFolder(runs / name), [])
     assert cli.run(shlex.split(str(refused.value).partition("rename it: cifar-dist ")[2])) == 0
     (renamed,) = runs.glob("[!i]*")
-    assert resumed_config(renamed, []).run.name == renamed.name
+    assert resumed_config(RunFolder(renamed), []).run.name == renamed.name
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_settings_that_a_job_changes_as_it_ends_are_kept(runs: Path, monkeypatch
         write_atomic(run / "config.toml", to_toml(replace(CONFIG, train=TrainConfig(epochs=8))))
 
     monkeypatch.setattr(RunFolder, "lock", wait_for_job)
-    assert read_config(rename(run, "new") / "config.toml").train.epochs == 8
+    assert read_config(rename(RunFolder(run), "new").config).train.epochs == 8
 
 
 def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,10 +161,10 @@ def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(runs: Path, capsy
     ):
         (final.parent.parent / name).mkdir()
         (final.parent.parent / name / "summary.json").write_text(json.dumps({**summary, **about}))
-    (a,) = best_models([describe(Path("runs/a"))], print)
+    (a,) = best_models([describe(RunFolder(Path("runs/a")))], print)
     assert a.test == 0.8
     final.write_text(json.dumps({**summary, "step": 3}))
-    (a,) = best_models([describe(Path("runs/a"))], print)
+    (a,) = best_models([describe(RunFolder(Path("runs/a")))], print)
     assert a.test == 0.9, "the final weights are those of this step"
     assert cli.run(["runs", "best", "--top", "1"]) == 0, "the folder is written anew"
     assert len(list(Path("best-models").iterdir())) == 2

@@ -17,6 +17,7 @@ from support.running import ROOT
 
 from cifar_dist import cli, recipe
 from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import Options
@@ -274,7 +275,7 @@ def test_a_job_of_a_run_receives_what_the_recipe_has_changed(tiny: Path) -> None
     words = [str(tiny), "--run.name", "tiny", "--run.max_time=1h30m", "--run.processes", "2", "--eval.tta", "mirror"]
     command = re.findall(r'train.sbatch" (resume .*)$', dry_run(*words), re.M)[-1]
     _, path, *settings = shlex.split(command)
-    wanted, resumed = recipe.load(words[0], words[1:]), resumed_config(Path(path), settings)
+    wanted, resumed = recipe.load(words[0], words[1:]), resumed_config(RunFolder(Path(path)), settings)
     assert resumed == wanted
     assert (wanted.checkpoint.every_steps, wanted.checkpoint.keep, resumed.tracking.wandb) == (6, 3, "disabled")
 

@@ -13,6 +13,7 @@ from support.running import metrics, story
 
 from cifar_dist import checkpoint
 from cifar_dist.launch.typed_command import VARIABLE
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import describe
 from cifar_dist.tracking.metrics import evaluations
 
@@ -27,7 +28,7 @@ def test_a_branch_without_changes_ends_as_the_original_though_it_is_killed(place
     assert [event for event in events(place.runs / name) if event[0] == "branched"] == [
         ("branched", 8, f"{place.whole}@8")
     ]
-    assert describe(place.runs / name).result.origin == f"branch of {place.whole}@8"  # type: ignore[union-attr]
+    assert describe(RunFolder(place.runs / name)).result.origin == f"branch of {place.whole}@8"  # type: ignore[union-attr]
     assert not list((place.runs / name).glob(".checkpoints.*.tmp*")), "a kill leaves nothing"
 
 

@@ -117,7 +117,7 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: tuple[st
 def test_the_mean_of_checkpoints_is_evaluated(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "mean.safetensors"
     assert cli.run(["checkpoint", "average", str(run), "13", "26", "--out", str(out)]) == 0
-    weights = build_trained(open_trained(run, str(out))).state_dict()
+    weights = build_trained(open_trained(RunFolder(run), str(out))).state_dict()
     saved = [load_file(run / "checkpoints" / f"step-000000{step}" / "weights.safetensors") for step in (13, 26)]
     for name, value in weights.items():
         assert torch.equal(value, torch.stack([one[name].double() for one in saved]).mean(dim=0).to(value.dtype)), name
@@ -308,12 +308,12 @@ def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     final = load_file(run / "final" / "model.safetensors")
     foreign = tmp_path / "their best (1).pth"
     torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in final.items()}}, foreign)
-    by_path = open_trained(run, str(run / "checkpoints" / "latest"))
-    assert by_path.weights == open_trained(run, "latest").weights
+    by_path = open_trained(RunFolder(run), str(run / "checkpoints" / "latest"))
+    assert by_path.weights == open_trained(RunFolder(run), "latest").weights
     shutil.copytree(run / "checkpoints", tmp_path / "other run" / "checkpoints", symlinks=True)
-    of_other = open_trained(run, str(tmp_path / "other run" / "checkpoints" / "latest"))
+    of_other = open_trained(RunFolder(run), str(tmp_path / "other run" / "checkpoints" / "latest"))
     assert of_other.weights.name == f"other-run-{by_path.weights.name}", "this run may have a step of that name too"
-    trained = open_trained(run, str(foreign))
+    trained = open_trained(RunFolder(run), str(foreign))
     assert trained.weights.name == "their-best--1-.pth"
     loaded = build_trained(trained).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in final.items())
@@ -331,8 +331,8 @@ def test_a_checkpoint_s_name_is_not_a_file_of_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).touch()
-    assert open_trained(run, name).weights.name.startswith("step-000000")
-    assert open_trained(run, f"./{name}").weights.files == (Path(name),)
+    assert open_trained(RunFolder(run), name).weights.name.startswith("step-000000")
+    assert open_trained(RunFolder(run), f"./{name}").weights.files == (Path(name),)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_a_file_without_weights_is_one_line(
     monkeypatch.chdir(ROOT)
     weights, says = (text.replace("RUN", str(run)) for text in (weights, says))
     with pytest.raises(UserError, match=re.escape(says)) as caught:
-        build_trained(open_trained(run, weights))
+        build_trained(open_trained(RunFolder(run), weights))
     assert "\n" not in str(caught.value)
 
 
@@ -382,7 +382,7 @@ def test_a_run_without_its_config_is_named_with_the_command_that_repairs_it(run:
             with pytest.raises(UserError, match=f"restore it: cp {started} {config}$"):
                 cli.run(words)
     shutil.copy(started, config)
-    assert find_run(str(copy)) == copy
+    assert find_run(str(copy)).path == copy
 
 
 def test_a_run_is_timed_as_it_is_traced_and_scripted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
