@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.report.style import BLUE, DPI, GREY, ORANGE, figure, short
+from cifar_dist.report.style import BLUE, DPI, GREY, ORANGE, figure, short_names
 
 _SPLITS = (("val", BLUE, -0.14), ("test", ORANGE, 0.14))  # colour, and offset from the middle of the row
 _NAME = 44  # characters
@@ -40,7 +40,7 @@ def draw_comparison(title: str, rows: Sequence[Compared], path: Path) -> Path:
     Raises:
         UserError: there are more rows than a picture has room for.
     """
-    names = [short(row.name, _NAME) for row in rows]
+    names = short_names([row.name for row in rows], _NAME)
     side = _HEAD + _ROW * len(rows)
     if side * DPI > _MOST_PIXELS:
         most = int((_MOST_PIXELS / DPI - _HEAD) / _ROW)

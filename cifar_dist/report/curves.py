@@ -100,12 +100,7 @@ def _limit_loss(axes: Axes, run: _Run) -> None:
 
     All is shown where the last one is an outlier: then the loss has risen.
     """
-    finite = [value for record in run.steps if np.isfinite(value := record.loss)]
-    if not finite:
-        return
-    usual, rows = float(np.quantile(finite, 0.995)), run.validated
-    cut = [row for row in rows if row.val_loss > _MUCH * usual] if rows and rows[-1].val_loss <= _MUCH * usual else []
-    top = 1.05 * max([usual, *(row.val_loss for row in rows if row not in cut)])
+    top, cut = usual_loss([record.loss for record in run.steps], run.validated)
     axes.set_ylim(bottom=0, top=top or None)
     for row in cut:
         axes.plot([run.x(row.step)], [top], "^", color=ORANGE, markersize=4, clip_on=False)
@@ -114,6 +109,22 @@ def _limit_loss(axes: Axes, run: _Run) -> None:
         axes.annotate(
             f" {highest.val_loss:.3g}", (run.x(highest.step), top), color=ORANGE, fontsize=8, va="top", clip_on=False
         )
+
+
+def usual_loss(train: Sequence[float], validated: Sequence[EpochRow]) -> tuple[float, list[EpochRow]]:
+    """Return where the axis of a run's losses may end, 0 if none is finite, and the epochs above, which are outliers.
+
+    Args:
+        train: loss of each step.
+        validated: the epochs that were evaluated.
+    """
+    finite = [loss for loss in train if np.isfinite(loss)]
+    if not finite:
+        return 0.0, []
+    usual = float(np.quantile(finite, 0.995))
+    has_risen = bool(validated) and validated[-1].val_loss > _MUCH * usual
+    cut = [] if has_risen else [row for row in validated if row.val_loss > _MUCH * usual]
+    return 1.05 * max([usual, *(row.val_loss for row in validated if row not in cut)]), cut
 
 
 def _accuracy(axes: Axes, run: _Run) -> None:

@@ -166,18 +166,28 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
         order = [*order[: NAMED_CLASSES // 2], *order[-NAMED_CLASSES // 2 :]]
     with figure(path, 8, 1.4 + 0.3 * len(order)) as drawing:
         axes = drawing.subplots()
-        axes.set_title("Accuracy per class" + ("" if len(order) == len(known) else ", worst and best"))
+        mean = float(right.mean())
+        which = "" if len(order) == len(known) else ", worst and best"
+        axes.set_title(f"Accuracy per class{which}, and of all images: {percent(mean, 1)}")
         values = [accuracy[label] for label in order]
-        mean = 100 * float(right.mean())
-        axes.barh(range(len(order)), values, color=[ORANGE if v < mean else BLUE for v in values], height=0.62)
-        axes.axvline(mean, color=GREY, linewidth=1, linestyle=(0, (2, 2)))
+        axes.axvline(100 * mean, color=GREY, linewidth=1, linestyle=(0, (2, 2)))
+        # Dots and not bars, whose lengths would lie on an axis that does not begin at 0.
+        axes.scatter(values, range(len(order)), c=[ORANGE if v < 100 * mean else BLUE for v in values], s=60, zorder=3)
         axes.set_yticks(range(len(order)), [evaluation.name(label) for label in order])
-        axes.grid(False, axis="y")
+        axes.set_ylim(-0.6, len(order) - 0.4)
         low = max(0.0, min(values) - 8)
         axes.set_xlim(low, 100 + (100 - low) * 0.09)
         axes.xaxis.set_major_formatter(PERCENT)
         for y, value in enumerate(values):
-            axes.text(value + (100 - low) * 0.008, y, f"{value:.1f}", va="center", fontsize=8.5)
+            axes.annotate(
+                f"{value:.1f}",
+                (value, y),
+                (8, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            )
     return path
 
 
@@ -200,7 +210,7 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
         left.set_ylim(0, 102)
         left.xaxis.set_major_formatter(PERCENT)
         left.yaxis.set_major_formatter(PERCENT)
-        left.legend(loc="upper left")
+        left.legend(loc="best")
         beside.set_title("Distribution of confidence")
         edges = np.linspace(0, 100, 21)
         beside.hist(

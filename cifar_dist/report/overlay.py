@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cifar_dist.report.curves import steps_so_far, thin
-from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PERCENT, PURPLE, RED, figure, short
+from cifar_dist.report.curves import steps_so_far, thin, usual_loss
+from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PERCENT, PURPLE, RED, figure, short_names
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochTable
 
@@ -52,22 +52,31 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
         for axes, title in ((loss, "Loss"), (accuracy, "Accuracy")):
             axes.set_title(title)
             axes.set_xlabel("epoch")
-        lines = []
+        lines, tops = [], [0.0]
         for place, run in enumerate(runs):
             colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place // len(_COLOURS) % len(_MARKERS)]
             shown = marker if len(runs) > len(_COLOURS) else ""
             lines += loss.plot([], [], color=colour, linewidth=4, marker=shown, markersize=9)
-            _draw(loss, run, "loss", colour, marker)
+            tops.append(_draw_loss(loss, run, colour, marker))
             _draw(accuracy, run, "accuracy", colour, marker)
         for axes in (loss, accuracy):
             axes.set_xlim(left=0)
+        loss.set_ylim(bottom=0, top=max(tops) or None)
         accuracy.yaxis.set_major_formatter(lambda value, _: PERCENT.format(x=100 * value))
         for split in ("train", "val", "test"):
             _plot(accuracy, split, [], GREY, label=split)
-        accuracy.legend(loc="lower right")
-        names = [short(run.name, _NAME) for run in runs]  # not labels of the lines: Matplotlib hides those with a "_"
+        accuracy.legend(loc="best")
+        names = short_names([run.name for run in runs], _NAME)
+        # Not as labels of the lines: Matplotlib hides those that begin with a "_".
         drawing.legend(lines, names, loc="outside lower center", ncols=4)
     return path
+
+
+def _draw_loss(axes: Axes, run: Overlaid, colour: str, marker: str) -> float:
+    """Draw the losses of a run; return where the axis may end: outliers, as of a first epoch, would flatten all."""
+    _draw(axes, run, "loss", colour, marker)
+    steps = [record.loss for record in run.records if record.split == "train"]
+    return usual_loss(steps, [row for row in EpochTable(run.records).rows() if np.isfinite(row.val_loss)])[0]
 
 
 def _draw(axes: Axes, run: Overlaid, what: Literal["loss", "accuracy"], colour: str, marker: str) -> None:

@@ -137,7 +137,7 @@ def bare(axes: Axes) -> None:
 
 
 def short_names(names: Sequence[str], length: int) -> list[str]:
-    """Shorten names of classes so that they remain different.
+    """Shorten names so that they remain different.
 
     Those that begin alike are shortened in the middle; those that end alike too get their number as their end.
     """

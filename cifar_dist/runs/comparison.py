@@ -30,14 +30,17 @@ class Comparison:
     def markdown(self, width: int | None = None) -> str:
         """Format a column for each run, its results below its settings, with the best accuracy in bold.
 
+        No accuracy is the best among those on different data.
+
         Args:
             width: of the terminal that it must fit into; None for no limit.
         """
         differ = differences([result.config for result in self.results])
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
+        is_same_data = len({result.facts.dataset for result in self.results}) == 1
         for column in ("data", "parameters", "epochs", "train %", "val %", "test %", "TTA", "time"):
             cells = [result.cells[column] for result in self.results]
-            rows.append([column, *(_best(cells) if column in ("val %", "test %") else cells)])
+            rows.append([column, *(_best(cells) if is_same_data and column in ("val %", "test %") else cells)])
         rows.append(["on", *(_on(result) for result in self.results)])
         rows = [row for row in rows if any(row[1:])]
         return markdown_folded(["", *self.names], rows, width)

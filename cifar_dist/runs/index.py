@@ -16,11 +16,12 @@ from cifar_dist.runs.listing import ListedRun, describe, find_runs, version, wri
 
 FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
-_TEXTS = ("run", "state", "model")  # columns aligned to the left
-_LEFT = ' class="text"'
+_TEXTS = ("run", "state", "model", "data")  # columns aligned to the left
 _FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written (UTC)")
+_WIDE = ("model", "data", "epochs", "TTA", "time", "written (UTC)")  # columns that a phone has no room for
+_CSS = "@media (max-width: 640px) { .wide { display: none } th, td { padding: 6px } }"
 _BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
-_ROW = re.compile(r'<tr data-version="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
+_ROW = re.compile(r'<tr data-files="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
 _OWN = re.compile(f"<title>({_TITLE}|Runs)</title>.*--ink:", re.DOTALL)  # the second in pages of earlier versions
 
 
@@ -46,10 +47,10 @@ def write_index(folder: Path, entries: Sequence[ListedRun] | None = None) -> Pat
         runs = find_runs(folder, show=False)
         dated = [(written(run), known.get(version(run)) or _row(describe(run), folder)) for run in runs]
     rows = "".join(row for _, row in sorted(dated, key=lambda dated: -dated[0]))
-    head = "".join(f"<th{_LEFT}>{title}</th>" for title in _TEXTS) + "".join(f"<th>{title}</th>" for title in _FIGURES)
+    head = "".join(f"<th{_class(title)}>{title}</th>" for title in (*_TEXTS, *_FIGURES))
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     found = "1 run" if len(dated) == 1 else f"{len(dated)} runs"
-    write_atomic(path, page(_TITLE, f"<h1>{found} in {escape(str(folder))}</h1>\n{table}"))
+    write_atomic(path, page(_TITLE, f"<h1>{found} in {escape(str(folder))}</h1>\n{table}", _CSS))
     return path
 
 
@@ -68,8 +69,13 @@ def _row(entry: ListedRun, folder: Path) -> str:
     text = _BREAKABLE.sub(r"\1<wbr>", escape(name))
     link = f'<a href="{quote(os.fsencode(os.path.relpath(report, folder)))}">{text}</a>' if report.is_file() else text
     cells = entry.cells
-    texts = [link, escape(entry.state), escape(cells.get("model", entry.problem))]
-    figures = [escape(cells.get(title, "")) for title in _FIGURES]
-    mark = f' data-version="{entry.version}"' if entry.version else ""
-    row = "".join(f"<td{_LEFT}>{text}</td>" for text in texts) + "".join(f"<td>{figure}</td>" for figure in figures)
+    shown = {title: escape(cells.get(title, "")) for title in (*_TEXTS, *_FIGURES)}
+    shown |= {"run": link, "state": escape(entry.state), "model": escape(cells.get("model", entry.problem))}
+    mark = f' data-files="{entry.version}"' if entry.version else ""
+    row = "".join(f"<td{_class(title)}>{text}</td>" for title, text in shown.items())
     return f"<tr{mark}>{row}</tr>\n"
+
+
+def _class(column: str) -> str:
+    names = " ".join(["text"] * (column in _TEXTS) + ["wide"] * (column in _WIDE))
+    return f' class="{names}"' if names else ""

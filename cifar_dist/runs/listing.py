@@ -138,7 +138,7 @@ def written(run: RunFolder) -> float:
 
 _COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)")
 _NUMBERS = ("epochs", "val %", "test %", "parameters", "time", "on disk")
-_DISPENSABLE = ("on disk", "parameters", "written (UTC)", "TTA", "time", "model")
+_DISPENSABLE = ("on disk", "parameters", "written (UTC)", "TTA", "time", "model", "data")
 
 
 def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) -> str:
@@ -149,8 +149,14 @@ def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) 
         folder: their folder, which is not printed.
         width: of a terminal; None for no limit.
     """
-    columns = [*_COLUMNS, *(["origin"] if any(entry.cells["origin"] for entry in entries) else [])]
-    rows = [[_name(entry.run.path, folder), *(entry.cells.get(column, "") for column in columns)] for entry in entries]
+    cells = [entry.cells for entry in entries]
+    shown = {"data": len({of_run.get("data", "") for of_run in cells} - {""}) > 1}  # where runs differ in it
+    shown["origin"] = any(of_run["origin"] for of_run in cells)
+    columns = [*_COLUMNS, *(column for column, is_shown in shown.items() if is_shown)]
+    rows = [
+        [_name(entry.run.path, folder), *(of_run.get(column, "") for column in columns)]
+        for entry, of_run in zip(entries, cells, strict=True)
+    ]
     return markdown(["run", *columns], rows, _NUMBERS, width=width, dispensable=_DISPENSABLE)
 
 

@@ -24,6 +24,7 @@ HELP = "list runs, compare or rename them, collect their best weights, or delete
 COLLECTIVE = False
 
 _FOLDER = Path("runs")
+_WITHOUT_REPORT = ("killed", "failed", "stalled")  # states of runs that could not draw it when they ended
 # Sort keys that put the newest, best or largest first.
 _ORDERS: dict[str, Callable[[ListedRun], float | str]] = {
     "date": lambda entry: -entry.written,
@@ -98,8 +99,8 @@ def _list(arguments: argparse.Namespace) -> int:
         with writing(out):
             write_output(out, to_csv(entries))
     for entry in entries:
-        # It could not draw its report itself; in a folder of somebody else that is left to them.
-        if entry.state == "killed" and can_write(entry.run.path) and has_outdated_report(entry.run):
+        # In a folder of somebody else that is left to them.
+        if entry.state in _WITHOUT_REPORT and can_write(entry.run.path) and has_outdated_report(entry.run):
             draw_report(entry.run, shown)
     if arguments.folder.is_dir() and arguments.folder not in [run.path for run in runs]:  # it is not a run itself
         draw_index(arguments.folder, entries)

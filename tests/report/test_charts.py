@@ -89,7 +89,9 @@ def test_an_early_outlier_flattens_no_curve_and_is_named_and_a_loss_that_rose_is
     records = [Record(step, step - 1, "train", 2.3 / step, 0.5, 10, 0.1, lr=0.1) for step in (1, 2, 3)]
     records += [Record(step, step - 1, "val", loss, 0.5, 10, 0.1) for step, loss in enumerate(losses, 1)]
     curves.draw_curves(records, [], tmp_path, 1)
-    for one in drawn:
+    overlay.draw_overlay([overlay.Overlaid("a", records, 1, None)], tmp_path / "overlay.png")
+    assert tops[0] < drawn[-1].axes[0].get_ylim()[1] < tops[1]
+    for one in drawn[:-1]:
         for axes in one.axes:
             if axes.get_title() in ("Loss", "Validation"):
                 assert tops[0] < axes.get_ylim()[1] < tops[1]
@@ -108,10 +110,11 @@ def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: l
 
 def test_no_two_of_many_runs_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
     records = [Record(1, 0, "train", 1.0, 0.5, 10, 0.1), Record(1, 0, "val", 1.0, 0.5, 10, 0.1)]
-    runs = [overlay.Overlaid(f"_{number}", records, 1, None) for number in range(12)]
+    runs = [overlay.Overlaid(f"_{number}", records, 1, None) for number in range(10)]
+    runs += [overlay.Overlaid(f"{'a-long-name-' * 3}of-seed-{seed}", records, 1, None) for seed in (1, 2)]
     overlay.draw_overlay(runs, tmp_path / "overlay.png")
     handles = drawn[0].legends[0].get_lines()
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [run.name for run in runs]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == short_names([run.name for run in runs], 36)
     shown = {(handle.get_color(), handle.get_marker()) for handle in handles}
     assert len(shown) == 12
     assert shown <= {(line.get_color(), line.get_marker()) for line in drawn[0].axes[1].get_lines()}

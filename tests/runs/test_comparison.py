@@ -48,6 +48,15 @@ def test_settings_that_differ_then_figures(here: Path, capsys: pytest.CaptureFix
         assert (np.abs(picture - colour) < 30).all(axis=2).sum() > 100, "a line of each run"
 
 
+def test_no_accuracy_is_the_best_among_those_on_other_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(here / "runs" / "a", CONFIG, val=0.7)
+    write_run(here / "runs" / "b", CONFIG, val=0.8, dataset="letters")
+    assert cli.run(["runs", "compare", "a", "b"]) == 0
+    lines = cells(capsys.readouterr().out)
+    assert ["val %", "70.00", "80.00"] in lines
+    assert ["data", "digits", "letters"] in lines
+
+
 def test_runs_of_one_name_are_distinguished_by_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for parent in ("x", "y"):
         write_run(here / parent / "a", CONFIG)

@@ -71,12 +71,25 @@ def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.
     assert "it/metrics.jsonl has lost the steps of a finished run; restore it" in err
 
 
-def test_the_report_of_a_killed_run_is_drawn_where_it_can_be_and_is_not_named_in_the_csv(
-    capfd: pytest.CaptureFixture[str],
+def test_the_data_has_a_column_where_runs_differ_in_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(here / "runs" / "a", CONFIG)
+    write_run(here / "runs" / "b", CONFIG)
+    cli.run(["runs"])
+    assert "data" not in cells(capsys.readouterr().out)[0]
+    write_run(here / "runs" / "c", CONFIG, dataset="letters")
+    cli.run(["runs", "--sort", "name"])
+    head, _, *lines = cells(capsys.readouterr().out)
+    assert [line[head.index("data")] for line in lines] == ["digits", "digits", "letters"]
+
+
+@pytest.mark.parametrize("end", [[], ["failed"], ["stalled"]])
+def test_the_report_of_a_run_that_could_not_draw_it_is_drawn_where_it_can_be_and_is_not_named_in_the_csv(
+    capfd: pytest.CaptureFixture[str], end: list[timeline.Kind]
 ) -> None:
     with public_folder() as runs:
         run = write_run(runs / "it", Config())
-        timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "started", 0, 1))
+        for kind in ("started", *end):
+            timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), kind, 0, 1))
         with without_rights():
             cli.run(["runs", "list", str(run)])
         assert "report" not in "".join(capfd.readouterr())
@@ -203,8 +216,8 @@ def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> Non
     }
     summary = next((here / "runs" / "a" / "evaluations").glob("*/summary.json"))
     changed = page(lambda: summary.write_text(summary.read_text().replace("0.5", "0.25")))
-    assert changed["a"][1:5] == ["tiny-cnn", "4 of 4", "", "25.00"]
-    assert changed["b"][1:5] == ["kept", "4 of 4", "", "50.00"]
+    assert changed["a"][1:6] == ["tiny-cnn", "digits", "4 of 4", "", "25.00"]
+    assert changed["b"][1:6] == ["kept", "digits", "4 of 4", "", "50.00"]
     assert page(training.clear)["c"][0] == "killed", "although no file has changed"
     (here / "runs" / "a").rename(here / "runs" / "d")
     assert set(page(lambda: None)) == {"b", "c", "d"}

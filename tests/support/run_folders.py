@@ -24,13 +24,19 @@ def cut(source: Path, target: Path, middle: int) -> None:
 
 
 def write_run(
-    folder: Path, config: Config, *, epochs: int = 4, val: float | None = None, test: float | None = None
+    folder: Path,
+    config: Config,
+    *,
+    epochs: int = 4,
+    val: float | None = None,
+    test: float | None = None,
+    dataset: str = "digits",
 ) -> Path:
     """Write a run of some one-step epochs and, with ``test``, the final evaluation; return its folder."""
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(to_toml(config))
     (folder / ".lock").touch()
-    facts = {"parameters": 12345, "steps_per_epoch": 1, "dataset": "digits"}
+    facts = {"parameters": 12345, "steps_per_epoch": 1, "dataset": dataset}
     (folder / "environment.json").write_text(json.dumps({"run": facts}))
     lines = b""
     for epoch in range(epochs):
@@ -48,7 +54,7 @@ def write_run(
             "accuracy": test,
             "samples": 10,
             "split": "test",
-            "data": "digits",
+            "data": dataset,
             "tta": config.eval.tta,
         }
         (evaluation / "summary.json").write_text(json.dumps(summary))
