@@ -13,15 +13,16 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.data.archive_member import Member, is_of_system, require_size
 from cifar_dist.data.archive_tar import walk_tar
 from cifar_dist.data.archive_zip import walk_zip, way_to_unpack
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import is_utf8
+from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -52,6 +53,23 @@ class Listing:
     names: list[str]
     hidden: list[str]
     guessed: tuple[str, ...] = ()
+
+
+def refuse_archives_in(folder: Path, names: Sequence[str], use: Callable[[str], str]) -> None:
+    """Refuse a folder that has no images but archives of them, one of which is to be named itself.
+
+    Args:
+        folder: the folder.
+        names: of its files.
+        use: the command, of the quoted path of an archive.
+
+    Raises:
+        UserError: one of the files is such an archive. A bare ``.tar`` may be of a WebDataset, and is none.
+    """
+    archives = [name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES) and not name.endswith(".tar")]
+    if archives and folder.is_dir():
+        command = use(quoted(folder / archives[0]))
+        raise UserError(f"{folder} has no images, but {list_some(archives)}; use the archive itself: {command}")
 
 
 def list_members(path: Path, *, folders: bool = False, show: bool = True) -> Listing:

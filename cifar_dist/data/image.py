@@ -191,6 +191,11 @@ def _is_plain_png(data: bytes) -> bool:
     )
 
 
+def resized_to(size: int) -> str:
+    """Name the change of an image that did not have ``size`` x ``size`` pixels."""
+    return f"resized to {size}x{size} pixels"
+
+
 def note_changes(changes: Counter[str], total: int) -> list[str]:
     """Format how many of ``total`` images each change concerned, one line each."""
     return [f"{what}: {count:,} of {total:,} images" for what, count in sorted(changes.items())]

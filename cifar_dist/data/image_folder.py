@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import Listing, note_guessed, read_image_files
-from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize
+from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize, resized_to
 from cifar_dist.data.image_files import IMAGE_SUFFIXES, SKIP_OPTION
 from cifar_dist.data.image_layout import find_layout
 from cifar_dist.data.memory import require_memory_for_images
@@ -31,7 +31,7 @@ def read_image_folder(
         path: folder or archive.
         members: from :func:`~cifar_dist.data.archives.list_members`, with folders.
         size: resize every image to this many pixels a side; None keeps the original size.
-        skip_unusable: as for :func:`~cifar_dist.data.image_layout.find_layout`; images that cannot be decoded are
+        skip_unusable: as for :func:`~cifar_dist.data.image_layout.find_layout`; images that cannot be used are
             skipped, too.
         show: show a progress bar.
 
@@ -44,12 +44,12 @@ def read_image_folder(
     layout = find_layout(path, names, skip_unusable=skip_unusable)
     images, classes = layout.images, layout.class_names
     changes: Counter[str] = Counter()
-    pixels, undecoded = _decode_all(path, images, size, changes, skip_unusable=skip_unusable, show=show)
+    pixels, unusable = _decode_all(path, images, size, changes, skip_unusable=skip_unusable, show=show)
 
     label_of = {name: label for label, name in enumerate(classes)}
     splits: dict[str, RawSplit] = {}
     paths: dict[str, tuple[str, ...]] = {}
-    kept = np.delete(np.arange(len(images)), undecoded)
+    kept = np.delete(np.arange(len(images)), list(unusable))
     labels = np.array([label_of[name] for name in layout.classes], dtype=np.int64)[kept]
     of_split = np.array(layout.splits)[kept]
     for split in SPLITS:
@@ -58,14 +58,14 @@ def read_image_folder(
             of_rows = slice(rows[0], rows[-1] + 1)  # names are sorted, so a split is consecutive; a view is no copy
             splits[split] = labelled_split(pixels[of_rows], labels[of_rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in kept[of_rows])
-    skipped = sorted(images[row] for row in undecoded)
+    skipped = {images[row]: why for row, why in sorted(unusable.items())}
     notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(skipped, changes, len(images))]
     return RawDataset(IMAGE_FOLDER, classes, splits, (*layout.notes, *notes), paths, layout.tables)
 
 
 def _decode_all(
     path: Path, images: Sequence[str], size: int | None, changes: Counter[str], *, skip_unusable: bool, show: bool
-) -> tuple[NDArray[np.uint8], list[int]]:
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Decode images of one shape.
 
     Args:
@@ -73,13 +73,14 @@ def _decode_all(
         images: names of its images.
         size: resize every image to this many pixels a side; None keeps the original size.
         changes: counts what was done to the stored pixels.
-        skip_unusable: skip images that cannot be decoded instead of refusing them.
+        skip_unusable: skip images that cannot be used instead of refusing them.
         show: show a progress bar.
 
     Returns:
-        The pixels of those that can be decoded, uint8 [images, height, width, 3], and the positions of the others.
+        The pixels of those that can be used, uint8 [images, height, width, 3], and for the position of each other one
+        the reason.
     """
-    undecoded: list[int] = []
+    unusable: dict[int, str] = {}
     pixels = None
     for row, where, data in read_image_files(path, images, show=show):
         try:
@@ -87,7 +88,7 @@ def _decode_all(
         except UserError as error:
             if not skip_unusable:
                 raise UserError(f"{error}, or skip it with {SKIP_OPTION}") from None
-            undecoded.append(row)
+            unusable[row] = str(error).removeprefix(f"{where} ").partition("; ")[0]
             continue
         if pixels is None:
             require_memory_for_images(str(path), len(images), image.shape, "shrink them with --size N")
@@ -97,11 +98,12 @@ def _decode_all(
             raise UserError(f"{path}: images differ in size ({', '.join(sizes)}); add --size 32 to resize them all")
         pixels[row] = image
     if pixels is None:
-        raise UserError(f"{path}: none of its {len(images):,} images can be decoded; create or download it again")
-    decoded = np.delete(np.arange(len(images)), undecoded)
-    for to, kept in enumerate(decoded if undecoded else ()):
+        none = f"{path}: none of its {len(images):,} images can be used; the first {unusable[0]}"
+        raise UserError(f"{none}; create or download it again")
+    used = np.delete(np.arange(len(images)), list(unusable))
+    for to, kept in enumerate(used if unusable else ()):
         pixels[to] = pixels[kept]  # in place: there may be no memory for a copy
-    return pixels[: len(decoded)], undecoded
+    return pixels[: len(used)], unusable
 
 
 def decode_image(
@@ -126,9 +128,11 @@ def decode_image(
     """
     try:
         image, changed = decode_rgb(data, FORMATS, to_be_resized=of_any_size or size is not None)
+        if size is not None and image.size != (size, size):
+            image, changed = resize(image, size), (*changed, resized_to(size))
         if changes is not None:
             changes.update(changed)
-        return np.asarray(image if size is None else resize(image, size))
+        return np.asarray(image)
     except UserError as error:
         raise UserError(f"{where} {error}") from None
     except Exception as error:  # a decoder given arbitrary bytes may raise almost anything
@@ -148,6 +152,8 @@ def note_hidden(names: list[str]) -> list[str]:
     return [f"passed over hidden images: {list_some(names)}"] if names else []
 
 
-def _notes(skipped: list[str], changes: Counter[str], total: int) -> list[str]:
-    note = f"skipped: {len(skipped):,} of {total:,} images that cannot be decoded: {list_some(skipped)}"
-    return [*([note] if skipped else []), *note_changes(changes, total)]
+def _notes(skipped: Mapping[str, str], changes: Counter[str], total: int) -> list[str]:
+    """Note the skipped images, with the reason of the first, and what was changed."""
+    names, reasons = list(skipped), list(skipped.values())
+    note = f"skipped: {len(skipped):,} of {total:,} images that cannot be used: {list_some(names)}"
+    return [*([f"{note}; the first {reasons[0]}"] if skipped else []), *note_changes(changes, total)]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_dist.data.archives import refuse_archives_in
 from cifar_dist.data.class_names import in_label_order, note_merged_classes, refuse_or_note_twins
 from cifar_dist.data.image_files import IMAGE_SUFFIXES, SKIP_OPTION, describe_unreadable, suffix_of, unreadable_images
 from cifar_dist.data.image_tree import ImageTree, refuse_double_splits, refuse_splits_as_classes
@@ -78,6 +79,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
         message, remedy = describe_unreadable(unreadable)
         skip(message, f"{remedy}, or skip with {SKIP_OPTION}", images)
     if not images:
+        refuse_archives_in(path, others, lambda archive: f"cifar-dist pack {archive} shards/NAME")
         found = f"contains only {list_some(others)}" if others else "is empty"
         has_tars = not others or any(suffix_of(name) == ".tar" for name in others)
         raise UserError(
@@ -91,7 +93,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
         message = describe_misplaced(tree, misplaced, len(images))
         skip(message, remedy_for_misplaced(path, tree, placed, misplaced, others), placed)
     refuse_splits_as_classes(path, tree, placed)
-    if empty := tree.folders_without(placed, names):
+    if empty := tree.folders_without([*placed, *misplaced], names):
         remedy = f"delete {it_or_them(empty)}, or skip {it_or_them(empty)} with {SKIP_OPTION}"
         skip(_describe_empty(empty, others), remedy, placed)
     if others:

@@ -35,9 +35,13 @@ def note_label_files(images: Sequence[str], others: Sequence[str]) -> list[str]:
 
 
 def label_tables(others: Sequence[str]) -> tuple[str, ...]:
-    """List the files that may be tables of labels, the likeliest first."""
+    """List the files that may be tables of labels, the likeliest first.
+
+    Not a sample of a submission, as of a competition: its labels are dummies.
+    """
     tables = [name for name in others if suffix_of(name) in (".csv", ".tsv", ".jsonl") or _is_of_labels(name)]
-    return tuple(sorted(tables, key=lambda name: not _is_of_labels(name)))
+    tables = [name for name in tables if "submission" not in name.lower()]
+    return tuple(sorted(tables, key=lambda name: (not _is_of_labels(name), not _is_of_training(name))))
 
 
 def may_say_which(table: str) -> str:
@@ -54,3 +58,7 @@ def _beside(images: Iterable[str], others: Iterable[str], suffix: str) -> list[s
 
 def _is_of_labels(name: str) -> bool:
     return bool(re.search(r"(label|annotation)[^/]*\.(csv|tsv|jsonl|txt)$", name.lower()))
+
+
+def _is_of_training(name: str) -> bool:
+    return name.rpartition("/")[2].lower().startswith("train")

@@ -111,7 +111,9 @@ def _parse_npy(data: bytes, where: str) -> NDArray[np.generic]:
     if dtype.kind in "US":
         raise text_error(where)
     if dtype.kind not in "biuf":
-        raise UserError(f"{where} has the type {str(dtype)[:40]!a}; only numeric arrays are supported")
+        raise UserError(
+            f"{where} has the type {str(dtype)[:40]!a}; convert it to numbers, as in y_train.astype('int64')"
+        )
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(rest):
         raise UserError(
             f"{where} is corrupt: {len(rest):,} bytes for the shape {shape[:8]} of {dtype}; save it again with np.savez"

@@ -189,8 +189,9 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
     """
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
         what = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        scale = ", for values from 0 to 1: (255 * images).round().astype('uint8')" if "float" in str(what) else ""
-        raise UserError(f"{where} is {what}; store images as an array of uint8{scale}")
+        scale = ", or for values from 0 to 1 (255 * images).round().astype('uint8')" if "float" in str(what) else ""
+        way = f"as in images.astype('uint8') for values from 0 to 255{scale}"
+        raise UserError(f"{where} is {what}; store images as an array of uint8, {way}")
     side = math.isqrt(value.shape[1] // 3) if value.ndim == 2 else 0
     match value.shape:
         case (_, pixels) if side and pixels == 3 * side * side:

@@ -171,5 +171,6 @@ def _read_label(key: str, file: IO[bytes], location: ByteRange) -> int:
     file.seek(offset)
     text = file.read(min(size, _LABEL_BYTES + 1)).strip()
     if size > _LABEL_BYTES or not text.isdigit() or int(text) >= MAX_CLASSES:
-        raise ValueError(f"'{key}.cls' is {text!r:.40}, not a class number from 0 to {MAX_CLASSES - 1}")
+        what = f"not a class number from 0 to {MAX_CLASSES - 1}, whose name --classes FILE gives"
+        raise ValueError(f"'{key}.cls' is {text!r:.40}, {what}")
     return int(text)

@@ -67,8 +67,7 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
             )
         keys = ", ".join(ascii(key[:40]) for key in list(arrays)[:8]) or "nothing"
         hint = f"; {npz.LABELLED_HINT}" if path.suffix.lower() == npz.SUFFIX or "labels" in arrays else ""
-        if path.suffix.lower() == npz.SUFFIX:
-            hint += "; images to predict: np.savez('NAME.npz', data=images, ids=np.arange(len(images)))"
+        hint += "; images to predict: np.savez('NAME.npz', data=images, ids=np.arange(len(images)))"
         raise UserError(
             f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}{hint}"
         )

@@ -13,10 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_dist.data.archives import ARCHIVE_SUFFIXES, list_members, note_guessed, read_image_files
+from cifar_dist.data.archives import (
+    ARCHIVE_SUFFIXES,
+    list_members,
+    note_guessed,
+    read_image_files,
+    refuse_archives_in,
+)
 from cifar_dist.data.batches import Images
 from cifar_dist.data.dataset_folder import is_dataset, refuse_part
-from cifar_dist.data.image import note_changes
+from cifar_dist.data.image import note_changes, resized_to
 from cifar_dist.data.image_files import IMAGE_SUFFIXES, describe_unreadable, unreadable_images
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
 from cifar_dist.data.manifest import Manifest
@@ -122,16 +128,17 @@ def open_images_to_predict(
         ids: list[int] | list[str] = ids_of_names(names)
     else:
         unlabelled = read_unlabelled(source)
-        ids, images, notes = unlabelled.ids.tolist(), _resized(unlabelled, source, trained_on), [*unlabelled.notes]
+        ids, images = unlabelled.ids.tolist(), _resized(unlabelled, source, trained_on)
+        notes = [*unlabelled.notes]
+        if images is not unlabelled.images:
+            notes += note_changes(Counter({resized_to(images.shape[1]): len(images)}), len(images))
         require_shape(f"{source}: data", images.shape[1:], trained_on)
     pixels = torch.from_numpy(images)
 
     def stream(requests: Sequence[Tensor]) -> Iterator[Tensor]:
         return (pixels[wanted].to(device) for wanted in requests)
 
-    size = trained_on.resized_to
-    resized = f"images of another size are resized to {size}x{size} pixels, as the training images were"
-    return ImagesToPredict(stream, ids, [*notes, *([resized] if size else [])])
+    return ImagesToPredict(stream, ids, notes)
 
 
 def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> ImagesToPredict:
@@ -191,6 +198,7 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
     if hidden and not found:
         raise UserError(f"{source} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
     if not names:
+        refuse_archives_in(source, found, lambda archive: f"cifar-dist predict RUN {archive} --out FILE.csv")
         raise UserError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) to predict")
     if len(names) < len(found):
         other = next(name for name in found if not name.lower().endswith(IMAGE_SUFFIXES))

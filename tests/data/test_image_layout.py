@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 import unicodedata
@@ -16,6 +17,7 @@ from cifar_dist import cli
 from cifar_dist.data.archives import list_members
 from cifar_dist.data.image_layout import ImageLayout, find_layout
 from cifar_dist.data.index import index
+from cifar_dist.data.label_files import label_tables
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
@@ -286,12 +288,36 @@ def test_images_that_cannot_be_decoded_are_refused_and_can_be_skipped(
     with pytest.raises(UserError, match=r"'train/a/0001.png' is not an intact .*, or skip it with --skip-unusable"):
         pack(source, tmp_path / "out", show=False)
     packed = pack(source, tmp_path / "out", skip_unusable=True)
-    note = "skipped: 2 of 7 images that cannot be decoded: 'train/a/0001.png', 'train/b/0001.png'"
+    note = "skipped: 2 of 7 images that cannot be used: 'train/a/0001.png', 'train/b/0001.png'; the first is not an"
     assert note in capsys.readouterr().err
     (train,) = packed.shards("train")
     assert sorted(train.names) == ["train/a/0000.png", "train/a/0002.png", "train/b/0000.png", "train/b/0002.png"]
     whole = pack(build.write_folder(tmp_path / "whole", files), tmp_path / "whole-out", show=False)
     assert all(np.array_equal(pixels, images(whole)[name]) for name, pixels in images(packed).items())
+
+
+def test_a_table_of_labels_is_that_of_training_and_no_sample_of_a_submission() -> None:
+    """As of a Kaggle competition: the classes of a sample submission are dummies."""
+    assert label_tables(["sample_submission.csv"]) == ()
+    assert label_tables(["sample_submission.csv", "test.csv", "train.csv"]) == ("train.csv", "test.csv")
+    assert label_tables(["a.csv", "train.csv", "data/labels.csv"])[0] == "data/labels.csv"
+
+
+def test_a_folder_of_an_archive_names_the_command_for_that(tmp_path: Path) -> None:
+    source = build.write_folder(tmp_path / "in put", {"images.zip": b"", "notes.txt": b""})
+    with pytest.raises(UserError) as error:
+        pack(source, tmp_path / "out", show=False)
+    command = f"cifar-dist pack '{source}/images.zip' shards/NAME"
+    assert str(error.value) == f"{source} has no images, but 'images.zip'; use the archive itself: {command}"
+
+
+def test_a_folder_of_which_all_images_were_skipped_is_not_called_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = build.class_folder({"train/a": 2, "train/b": 2, "test": 2})
+    pack(build.write_folder(tmp_path / "in", files), tmp_path / "out", val_fraction=0, skip_unusable=True)
+    (skipped,) = re.findall("note: skipped: (.*)", capsys.readouterr().err)
+    assert skipped.startswith("2 of 6 images")
 
 
 def test_a_training_split_of_one_class_is_refused(tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def test_images_of_another_size_are_resized_as_the_training_images_were_or_refus
     source = sources[form]()
     assert refusal(trained, source).endswith("is 9x9x3, but the run was trained on 6x6x3; resize the images to 6x6")
     shrunk = opened(resized, source)
-    assert shrunk.notes == ["images of another size are resized to 4x4 pixels, as the training images were"]
+    assert shrunk.notes == ["resized to 4x4 pixels: 2 of 2 images"]
+    assert opened(resized, npz(tmp_path / "fits.npz", 4)).notes == []
     assert pixels(shrunk).shape == (2, 4, 4, 3)
     assert torch.equal(pixels(shrunk), pixels(opened(resized, npz(tmp_path / "same.npz", 9))))
 
