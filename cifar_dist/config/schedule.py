@@ -245,8 +245,8 @@ class RestartsConfig(FallingConfig):
     def _progress(self, steps: float, length: float) -> float:
         """Return the progress in [0, 1) of the cycle that ``steps`` falls in."""
         if self.growth == 1.0:
-            return share(steps % length, length) if length else 0.0
-        while steps >= length > 0:
+            return share(steps % length, length)
+        while steps >= length:
             steps, length = steps - length, length * self.growth
         return share(steps, length)
 
