@@ -98,7 +98,7 @@ class Curve:
         Raises:
             UserError: there are none, so no rate can be suggested.
         """
-        values = self.smoothed() if self.lrs else np.empty(0)
+        values = self.smoothed()
         learnt = values < self.guessing
         lowest = int(values[: self._divergence()].argmin()) if len(values) else 0
         learnt[lowest + 1 :] = False
