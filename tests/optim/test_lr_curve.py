@@ -36,6 +36,16 @@ def test_steepest_is_where_the_loss_falls_fastest(centre: float, noise: float) -
     assert abs(math.log10(falling(centre, noise).steepest() / centre)) < 0.25
 
 
+@pytest.mark.parametrize(("first", "last", "middle"), [(2.2, 39, 20), (2.2, 40, 21), (2.0, 35, 17)])
+def test_the_valley_of_a_straight_fall_is_its_middle_without_the_first_tenth(
+    first: float, last: int, middle: int
+) -> None:
+    """Rates so far apart that none is smoothed; a rise follows the lowest loss."""
+    lrs = [10.0 ** (step - 40) for step in range(last + 3)]
+    losses = [first - 0.05 * step for step in range(last + 1)]
+    assert Curve(lrs, [*losses, losses[-1] + 0.1, losses[-1] + 0.2], GUESSING).valley() == lrs[middle]
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_valley_is_inside_the_fall(noise: float) -> None:
     curve = falling(1e-3, noise)
@@ -49,7 +59,12 @@ def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
     assert Curve(lrs, line, GUESSING).smoothed()[40:-40] == pytest.approx(line[40:-40], rel=1e-6)
 
 
-@given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=80))
+def test_the_smoothing_window_has_a_standard_deviation_of_a_tenth_of_a_decade() -> None:
+    smoothed = Curve(list(rates(1e-3, 1.0, 31)), [float(step == 15) for step in range(31)], GUESSING).smoothed()
+    assert smoothed[15] / smoothed[16] == pytest.approx(math.exp(0.5), rel=1e-6)
+
+
+@given(st.lists(st.floats(0.01, 1e6), max_size=80))
 def test_a_suggestion_is_a_tested_rate_or_one_line(losses: list[float]) -> None:
     curve = Curve(list(rates(1e-6, 1.0, 80))[: len(losses)], losses, GUESSING)
     for suggest in (curve.steepest, curve.valley):
@@ -64,6 +79,26 @@ def test_a_loss_that_climbs_has_diverged_and_one_that_falls_has_not() -> None:
     curve = falling(1e-3)
     assert not Curve(curve.lrs[:80], curve.losses[:80], GUESSING).diverged()
     assert Curve(curve.lrs[:80], [*curve.losses[:79], 1e4], GUESSING).diverged()
+
+
+def test_ten_steps_are_too_few_to_say_that_a_loss_has_diverged() -> None:
+    lrs = list(rates(1e-3, 1.0, 30))
+    assert not Curve(lrs[:10], [*[2.3] * 9, 1e4], GUESSING).diverged()
+    assert Curve(lrs[:11], [*[2.3] * 10, 1e4], GUESSING).diverged()
+
+
+@pytest.mark.parametrize(("losses", "diverged"), [((2.3, 6.0), False), ((2.3, 8.0), True)])
+def test_a_loss_that_never_fell_has_diverged_at_three_times_that_of_guessing(
+    losses: tuple[float, float], diverged: bool
+) -> None:
+    curve = Curve(list(rates(1e-3, 1.0, 60)), [losses[0]] * 30 + [losses[1]] * 30, GUESSING)
+    assert curve.diverged() == diverged
+
+
+@pytest.mark.parametrize(("lowest", "diverged"), [(2.22, False), (2.1, True)])
+def test_the_loss_of_a_small_fall_cannot_be_lost(lowest: float, diverged: bool) -> None:
+    curve = Curve(list(rates(1e-3, 1.0, 60)), [2.3] * 20 + [lowest] * 20 + [2.3] * 20, GUESSING)
+    assert curve.diverged() == diverged
 
 
 def test_what_follows_the_first_divergence_is_ignored() -> None:
@@ -100,12 +135,32 @@ def test_a_loss_that_is_lowest_at_the_end_still_falls() -> None:
     assert Curve(curve.lrs[:70], curve.losses[:70], GUESSING).still_falls()
 
 
-@pytest.mark.parametrize("last", [2.4, 5.0])
-def test_a_loss_that_stays_above_guessing_is_refused(last: float) -> None:
+@pytest.mark.parametrize("last", [2.2, 2.4, 5.0])
+def test_a_loss_that_hardly_falls_below_guessing_is_refused(last: float) -> None:
     curve = Curve(list(rates(1e-3, 1.0, 30)), np.linspace(4, last, 30).tolist(), GUESSING)
     for suggest in (curve.steepest, curve.valley):
         with pytest.raises(UserError, match=r"in 30 steps the loss did not fall below that of guessing, 2\.30, by 5 %"):
             suggest()
+
+
+@pytest.mark.parametrize(
+    ("losses", "rate"),
+    [
+        ([], None),
+        ([2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.2, 1.1], None),
+        ([2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.2, 1.1, 1.0], 6),
+        ([3.0] * 9 + [1.0], None),
+        ([3.0] * 8 + [1.5, 1.0], 8),
+    ],
+    ids=["none", "nine", "ten", "one below guessing", "two below guessing"],
+)
+def test_a_suggestion_takes_ten_steps_and_two_below_guessing(losses: list[float], rate: int | None) -> None:
+    lrs = [10.0 ** (step - 10) for step in range(len(losses))]
+    if rate is None:
+        with pytest.raises(UserError, match=rf"^in {len(losses)} steps the loss did not fall below that of guessing"):
+            Curve(lrs, losses, GUESSING).steepest()
+    else:
+        assert lrs.index(Curve(lrs, losses, GUESSING).steepest()) == rate
 
 
 def test_falling_to_the_loss_of_guessing_suggests_no_rate() -> None:
@@ -128,6 +183,9 @@ def test_a_curve_is_saved_and_read_again(tmp_path: Path) -> None:
     [
         *("", "{}", "[1]", '{"lrs": [1], "losses": [1]}'),
         '{"lrs": [1], "losses": [], "guessing": 2}',
+        '{"lrs": [], "losses": [], "guessing": 2}',
+        '{"lrs": [null], "losses": [null], "guessing": 2}',
+        '{"lrs": [1], "losses": [1], "guessing": null}',
         '{"lrs": [1], "losses": [NaN], "guessing": 2}',
         '{"lrs": [0], "losses": [1], "guessing": 2}',
     ],
