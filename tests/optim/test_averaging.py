@@ -57,6 +57,15 @@ def test_an_average_equals_torchs(config: AverageConfig, reference: Callable[...
     assert not torch.equal(state["0.weight"], model.state_dict()["0.weight"])
 
 
+def test_an_ema_that_keeps_nothing_is_the_last_weights() -> None:
+    model = small_model()
+    optimizer, average = sgd(model), make(EMAConfig(decay=0.0), model)
+    for step in (1, 2):
+        train(model, optimizer, range(step, step + 1))
+        average.update(step)
+    assert same(dict(average.tensors), {name: model.state_dict()[name] for name in average.tensors})
+
+
 def test_swa_is_the_mean_of_the_weights() -> None:
     model = nn.Linear(1, 1, bias=False)
     average = make(SWAConfig(start=10, every=3), model)
@@ -171,9 +180,8 @@ def test_recalibration_does_not_depend_on_a_layers_momentum() -> None:
 
 
 def test_recalibration_uses_no_dropout_and_changes_only_statistics() -> None:
-    model, without = small_model(dropout=0.5), small_model()
-    model.train()
-    model[6].eval()  # type: ignore[index]
+    model, without = (nn.Sequential(nn.Dropout(share), small_model(share)) for share in (0.5, 0.0))
+    model[1][6].eval()  # type: ignore[index]
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)
@@ -186,7 +194,15 @@ def test_recalibration_uses_no_dropout_and_changes_only_statistics() -> None:
     after = model.state_dict()
     assert same(after, without.state_dict())
     changed = {name for name in after if not torch.equal(after[name], before[name])}
-    assert changed == {f"{norm}.running_{what}" for norm in (1, 4) for what in ("mean", "var")}
+    assert changed == {f"1.{norm}.running_{what}" for norm in (1, 4) for what in ("mean", "var")}
+
+
+def test_the_statistics_of_half_precision_are_as_precise_as_others() -> None:
+    norm, batch = nn.BatchNorm2d(3), images(0).bfloat16()
+    recalibrate(norm, [batch])
+    variance, mean = torch.var_mean(batch.float(), dim=(0, 2, 3))
+    assert torch.equal(norm.running_mean, mean)  # type: ignore[arg-type]
+    assert torch.equal(norm.running_var, variance)  # type: ignore[arg-type]
 
 
 def test_a_batch_norm_in_evaluation_mode_keeps_its_statistics() -> None:
