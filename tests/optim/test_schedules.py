@@ -216,8 +216,8 @@ def test_the_rise_of_a_triangle_is_half_of_it_at_most() -> None:
             "no effect of 9",
         ),
         (
-            WSDConfig(warmup=1, decay=7.5),
-            "schedule.decay: 7 epochs instead of 7.5, those that train.epochs 8 leaves",
+            WSDConfig(warmup=1, decay=8),
+            "schedule.decay: 7 epochs instead of 8, those that train.epochs 8 leaves",
             "",
         ),
         (RestartsConfig(warmup=1, cycle=8), "schedule.cycle: 7 epochs of 8, those that train.epochs 8 leaves", ""),
@@ -335,6 +335,11 @@ class Negative(ScheduleConfig):
         return -1.0
 
 @dataclass(frozen=True)
+class Above(ScheduleConfig):
+    def falling(self, at):
+        return 1.5
+
+@dataclass(frozen=True)
 class Nothing(ScheduleConfig):
     def falling(self, at):
         pass
@@ -345,7 +350,7 @@ def test_a_plug_in_that_gives_no_rate_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUG_IN)
     with pytest.raises(UserError, match=r"Misspelt does not define falling\(\) or fraction\(\)"):
         recipe.load("demo", ["--schedule.name", f"{tmp_path}/mine.py:Misspelt"])
-    for name, fraction in (("Negative", "-1.0"), ("Nothing", "None")):
+    for name, fraction in (("Negative", "-1.0"), ("Above", "1.5"), ("Nothing", "None")):
         words = ["--schedule.name", f"{tmp_path}/mine.py:{name}", "--schedule.warmup", "0"]
         schedule = recipe.load("demo", words).schedule
         with pytest.raises(
