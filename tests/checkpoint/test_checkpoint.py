@@ -20,7 +20,7 @@ from support.small_checkpoint import PARTS, holds, names, optimizer, save, state
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Averaged, Tensors, TrainState
-from cifar_dist.checkpoint.marker import WEIGHTS
+from cifar_dist.checkpoint.marker import STATE, WEIGHTS
 from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
 from cifar_dist.errors import UserError
 from cifar_dist.step_folder import step_name, step_of
@@ -230,6 +230,15 @@ def test_an_accuracy_of_0_is_an_accuracy(folder: Path) -> None:
     assert checkpoint.best_accuracy(folder, before=5) is None
 
 
+def test_an_accuracy_whose_weights_are_lost_is_not_one_that_was_reached(folder: Path) -> None:
+    save(folder, 5, best=True)
+    save(folder, 7)
+    (save(folder, 8) / STATE).unlink()
+    assert checkpoint.best_accuracy(folder, before=9) == 0.5
+    shutil.rmtree(folder / step_name(5))
+    assert checkpoint.best_accuracy(folder, before=9) is None
+
+
 def test_best_is_the_newest_if_none_was_evaluated(folder: Path) -> None:
     unmeasured = dataclasses.replace(state(5), val_accuracy=None, best_val_accuracy=None)
     path = checkpoint.save(folder, tensors(5), unmeasured)
@@ -257,6 +266,34 @@ def test_the_best_is_identified_by_its_state_and_its_loss_is_reported(folder: Pa
         checkpoint.named(folder, "best")
     save_and_prune(folder, 20, best=False)
     assert checkpoint.named(folder, "latest").name == "step-00000020", "training continues"
+
+
+def test_one_that_was_the_best_does_not_replace_the_best(folder: Path) -> None:
+    for step, accuracy, best in ((5, 0.4, 0.4), (10, 0.5, 0.5), (15, 0.45, 0.5)):
+        is_best = accuracy == best
+        checkpoint.save(folder, tensors(step), TrainState(step, 1, accuracy, best, is_best=is_best, loss_scaler={}))
+    assert checkpoint.named(folder, "best").name == "step-00000010"
+    shutil.rmtree(folder / "step-00000010")
+    with pytest.raises(UserError, match=r"lost its best checkpoint, of validation accuracy 50\.00 %"):
+        checkpoint.named(folder, "best")
+
+
+def test_a_best_that_was_saved_again_is_found_by_its_link(folder: Path) -> None:
+    """Earlier versions left it out of the state."""
+    save(folder, 5, best=True)
+    for step in (5, 10):
+        save(folder, step)
+    assert checkpoint.named(folder, "best").name == "step-00000005"
+
+
+def test_a_copy_is_of_one_checkpoint_and_of_the_best_of_its_time(folder: Path, tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(folder, step, best=step != 2)
+    for step, best in ((2, 1), (3, 3)):
+        copy = tmp_path / f"branch-{step}"
+        checkpoint.copy_to(folder / step_name(step), copy)
+        assert names(copy) == ["best", "latest", *sorted({step_name(best), step_name(step)})]
+        assert [(copy / link).resolve().name for link in ("best", "latest")] == [step_name(best), step_name(step)]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cifar_dist import checkpoint
 from cifar_dist.checkpoint import CheckpointError, NewerCheckpointError
 from cifar_dist.checkpoint.marker import MARKER, OPTIMIZER, STATE, VERSION, VERSION_IN_PARTS, WEIGHTS
 from cifar_dist.errors import UserError
+from cifar_dist.step_folder import step_name
 
 NUMBERS = count()
 
@@ -141,6 +142,26 @@ def test_a_checkpoint_of_a_newer_version_stops_the_run_and_is_kept(folder: Path)
     assert names(folder) == before
 
 
+def test_a_checkpoint_that_cannot_be_read_does_not_hide_the_best(folder: Path) -> None:
+    save(folder, 1, best=True)
+    newer(folder, 2)
+    remove(save(folder, 3) / STATE)
+    assert checkpoint.named(folder, "best").name == "step-00000001"
+    for step in (1, 2):
+        shutil.rmtree(folder / step_name(step))
+    with pytest.raises(UserError, match=r"step-00000003: state\.json is missing; no other is intact"):
+        checkpoint.named(folder, "best")
+
+
+def test_neither_a_newer_nor_an_unreadable_checkpoint_is_suggested(folder: Path) -> None:
+    save(folder, 1)
+    newer(folder, 2)
+    unreadable(folder, 3)
+    remove(save(folder, 4) / WEIGHTS)
+    with pytest.raises(UserError, match=r"use another step: 1$"):
+        checkpoint.named(folder, "4")
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(folder: Path) -> None:
     for step in (1, 2):
         remove(save(folder, step) / STATE)
@@ -181,6 +202,14 @@ def test_a_damaged_checkpoint_stays_in_the_folder_that_another_one_is_copied_to(
     assert (aside / WEIGHTS).read_bytes() == b"half of i"
     assert checkpoint.set_aside(tmp_path / "branch") == [aside]
     assert checkpoint.named(tmp_path / "branch", "latest").name == "step-00000001"
+
+
+def test_a_copy_that_is_not_what_was_saved_is_not_kept(folder: Path, tmp_path: Path) -> None:
+    path = save(folder, 1)
+    (path / WEIGHTS).write_bytes(b"changed while it was copied")
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors has 27 of "):
+        checkpoint.copy_to(path, tmp_path / "branch")
+    assert not (tmp_path / "branch").exists()
 
 
 def test_a_checkpoint_renamed_to_another_step_is_refused(folder: Path) -> None:
