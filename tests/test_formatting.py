@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist.formatting import (
+    beginning,
     clock,
     duration,
     loss_figure,
@@ -47,6 +48,12 @@ def test_a_letter_of_two_columns_counts_twice() -> None:
     ]
     table = markdown(["name", "figure"], [["\u732b" * 30, "1"]], width=40)
     assert max(map(width_of, table.splitlines())) <= 40
+
+
+def test_an_accent_takes_no_column() -> None:
+    assert width_of("e\u0301t") == 2
+    assert beginning("e\u0301t", 1) == "e\u0301"
+    assert beginning("\u732b\u72ac", 3) == "\u732b"
 
 
 def test_numbers_are_right_aligned() -> None:
@@ -150,6 +157,15 @@ def test_a_table_fits_the_terminal_and_names_the_columns_that_it_omits() -> None
     assert max(map(len, short)) <= 40
     assert "..." in short[2], "any terminal has its characters"
     assert short[2].isascii()
+
+
+def test_a_text_is_shortened_by_what_the_terminal_lacks_and_never_to_nothing() -> None:
+    head, rows = ["run", "model"], [["a run of a long name", "a network"]]
+    assert [markdown(head, rows, width=width).splitlines()[2] for width in (30, 31)] == [
+        "| a run of a... | a network |",
+        "| a run of a l... | a network |",
+    ]
+    assert markdown(["run"], [["b" * 20]], width=5).splitlines()[2] == "| bbbbb... |"
 
 
 def test_columns_without_room_follow_in_further_tables() -> None:
