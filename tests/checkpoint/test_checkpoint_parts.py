@@ -42,14 +42,21 @@ def test_parts_are_read_as_the_files_of_one_process(folder: Path, tmp_path: Path
     assert holds(path, 4)
     assert [difference.largest for difference in compare(path, whole)] == [0.0] * 6
     assert len(names(path)) == 4 * parts + 2
-    assert checkpoint.choose(folder) == (path, [])
     assert (folder / "best").resolve() == (folder / "latest").resolve() == path
+    assert checkpoint.choose(folder) == (path, [])
     WeightsCopy(checkpoint.evaluated_weights(path)).write(tmp_path / "copy.safetensors")
     assert load_file(tmp_path / "copy.safetensors").keys() == averaged(4).weights.keys()
     mean = mean_weights([path, save_in_parts(folder, 8, 2)])
     assert torch.equal(mean["conv.weight"], weights(6)["conv.weight"] // 2)
     checkpoint.copy_to(path, tmp_path / "branch" / "checkpoints")
     assert holds(tmp_path / "branch" / "checkpoints" / path.name, 4)
+
+
+def test_a_step_is_saved_again_in_another_number_of_parts(folder: Path) -> None:
+    save_in_parts(folder, 4, 2)
+    path = save_in_parts(folder, 4, 3)
+    assert len(names(path)) == 4 * 3 + 2
+    assert holds(path, 4)
 
 
 def remove(path: Path) -> None:
