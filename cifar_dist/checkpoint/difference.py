@@ -63,4 +63,4 @@ def _kind(tensor: Tensor | None) -> str:
 def _largest(first: Tensor, second: Tensor) -> float:
     distance = (first.double() - second.double()).abs()
     same = first.isnan() & second.isnan() | (first == second)  # an infinity minus itself is nan
-    return float(distance.masked_fill(same, 0).nan_to_num(nan=math.inf).max())
+    return float(distance.masked_fill(same, 0).nan_to_num(nan=math.inf, posinf=math.inf).max())
