@@ -183,6 +183,8 @@ def test_one_setting_of_one_transform(tmp_path: Path) -> None:
         (["--augment.crop.pad", "many"], "augment.crop.pad 'many' must be a valid integer"),
         (["--augment.transforms.0.pad", "2"], "--augment.transforms is not a section; set it as a whole"),
         (["--augment.transforms", "crop"], "augment.transforms 'crop' must be a list"),
+        (["--augment.transforms=crop", "--augment.crop.pad=2"], "augment.transforms 'crop' must be a list"),
+        (["--augment.transforms=[1]", "--augment.crop.pad=2"], "augment.transforms[0]: must be a table"),
         (["--augment.transforms", '["crop"]'], 'augment.transforms[0]: must be a table such as { name = "..." }'),
     ],
 )

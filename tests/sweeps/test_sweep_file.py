@@ -220,16 +220,23 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
         ('recipe = "base.toml"\n[[rows]]\noptim.lr = 1', "row 1 of [[rows]] has no name"),
         ('recipe = "base.toml"\n[[rows]]\nname = ""', "row 1 of [[rows]] has no name"),
         ('recipe = "base.toml"\n[rows]\nname = "a"', "rows is not a list of tables; write each row as [[rows]]"),
+        ('recipe = "base.toml"\nrows = ["a"]', "rows is not a list of tables; write each row as [[rows]]"),
         ('recipe = "base.toml"\n[[rows]]\nname = "a"\n[[rows]]\nname = "A"', "two rows are named 'A'"),
+        ('recipe = "base.toml"\n[[rows]]\nname = "A"\n[[rows]]\nname = "a"', "two rows are named 'a'"),
         ('recipe = "base.toml"\nsettings.run.name = "a"', "run.name cannot be set in a sweep"),
         ('recipe = "base.toml"\ngrid.run.seed = [1, 2]', "run.seed cannot be set in a sweep; use seeds = [...]"),
         ('recipe = "base.toml"\nseeds = 0', "seeds is 0; use a count"),
+        ('recipe = "base.toml"\nseeds = -1', "seeds is -1; use a count"),
+        ('recipe = "base.toml"\nseeds = []', "seeds is []; use a count"),
+        ('recipe = "base.toml"\nseeds = [0.5]', "seeds is [0.5]; use a count"),
         ('recipe = "base.toml"\nseeds = [1, 1]', "seeds is [1, 1]; use a count"),
         ('recipe = "base.toml"\nseeds = [-1]', "mine.toml row 'base': run.seed -1 must be between"),
         ('recipe = "base.toml"\nseeds = 10000\ngrid.optim.lr = [1, 2]', "gives 20,000 runs; the limit is 10,000"),
         ('recipe = "dmeo"', "mine.toml row 'dmeo': unknown recipe 'dmeo'; did you mean 'demo'?"),
         ('recipe = ["demo"]', "recipe is ['demo']; use one name or path, or recipes"),
         ('recipe = "demo"\nrecipes = ["demo"]', 'set either recipe = "..." or recipes'),
+        ('recipes = "demo"', 'set either recipe = "..." or recipes'),
+        ("recipes = [1]", 'set either recipe = "..." or recipes'),
         ("", "mine.toml has no recipe; add recipe"),
         ('[[rows]]\nname = "a"', "mine.toml row 'a' has no recipe; add recipe"),
         ("recipe = ", "mine.toml cannot be read as TOML"),
@@ -265,6 +272,18 @@ def test_a_grid_too_large_is_refused_before_it_is_made(folder: Path) -> None:
     keys = "\n".join(f"model.options.a{n} = [{', '.join(map(str, range(99)))}]" for n in range(9))
     with pytest.raises(UserError, match="gives more than 10,000 rows"):
         made(f'recipe = "base.toml"\n[grid]\n{keys}')
+
+
+def test_rows_are_named_by_what_varies(folder: Path) -> None:
+    lists = made('recipe = "base.toml"\ngrid.model.options.widths = [[4, 8], [8, 16]]')
+    assert names(lists) == ["widths=4_8", "widths=8_16"]
+    equal = made('recipe = "base.toml"\n[grid]\noptim.name = ["sgd"]\nschedule.name = ["cosine", "linear"]')
+    assert names(equal) == ["optim.name=sgd+schedule.name=cosine", "optim.name=sgd+schedule.name=linear"]
+
+
+def test_the_command_line_cannot_name_the_runs(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^the command line: run\.seed cannot be set in a sweep; use seeds = "):
+        made('recipe = "base.toml"', "--run.seed", "3")
 
 
 def test_a_sweep_may_be_saved_by_an_editor_of_windows(folder: Path) -> None:
