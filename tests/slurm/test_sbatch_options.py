@@ -19,6 +19,20 @@ def test_an_array_of_the_environment_is_one_of_the_options() -> None:
         Options.of_one_run([], {"SBATCH_ARRAY_INX": "0-3"})
 
 
+def test_of_arrays_only_a_chain_is_that_of_one_run() -> None:
+    assert Options.of_one_run([], {}).array == ""
+    for words in (["--array=1-4%1"], ["-a", "1-4%1"]):
+        assert Options.of_one_run(words, {"SBATCH_ARRAY_INX": "0-3"}).array == "1-4%1"
+    with pytest.raises(UserError, match=r"^--array=1-4 would run several jobs of one run at once"):
+        Options.of_one_run(["-a1-4"], {"SBATCH_ARRAY_INX": "0-3%1"})
+
+
+def test_of_an_option_given_twice_the_last_counts_whatever_its_form() -> None:
+    words = ["--nodes=2", "-N3"]
+    assert Options.parse(words).value("-N", "--nodes") == "3"
+    assert Options.parse([*words, "--node", "4"]).value("-N", "--nodes") == "4"
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
