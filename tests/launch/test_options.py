@@ -23,6 +23,7 @@ MACHINES = ["--num_machines=2", "--main_process_ip=node1"]
         (CPU, ["--num-processes=3", "--main_process_port=1234"], 3, 1, 1234),
         (CPU, [*MACHINES, "--machine_rank=1", "--num_processes=4"], 4, 2, 29500),
         (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1:29400"], 2, 1, 29500),
+        (CPU, ["--nnodes=2:2", "--rdzv_endpoint=node1:65535"], 2, 1, 29500),
         (ZERO, [], None, 1, 29500),
         (ZERO, ["--num_machines=2", "--num_processes=2"], 2, 2, 29500),
         (SINGLE, ["--num_processes=1"], 1, 1, 29500),
@@ -71,6 +72,10 @@ def test_the_name_no_of_yaml_is_one_process(tmp_path: Path) -> None:
         (CPU, ["--nnodes=2:1", "--rdzv_endpoint=a:1"], "--nnodes=2:1 is not MIN:MAX"),
         (CPU, ["--nnodes=abc", "--rdzv_endpoint=a:1"], "--nnodes=abc is not MIN:MAX"),
         (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1"], "--rdzv_endpoint=node1 is not HOST:PORT"),
+        (CPU, ["--nnodes=1:2", "--rdzv_endpoint=:29400"], "--rdzv_endpoint=:29400 is not HOST:PORT"),
+        (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1:x"], "--rdzv_endpoint=node1:x is not HOST:PORT"),
+        (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1:0"], "--rdzv_endpoint=node1:0 is not HOST:PORT"),
+        (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1:65536"], "--rdzv_endpoint=node1:65536 is not HOST:PORT"),
     ],
 )
 def test_options_that_cannot_be_launched_are_refused(config: Path, options: list[str], says: str) -> None:
