@@ -24,6 +24,7 @@ MACHINES = ["--num_machines=2", "--main_process_ip=node1"]
         (CPU, [*MACHINES, "--machine_rank=1", "--num_processes=4"], 4, 2, 29500),
         (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1:29400"], 2, 1, 29500),
         (CPU, ["--nnodes=2:2", "--rdzv_endpoint=node1:65535"], 2, 1, 29500),
+        (CPU, ["--nnodes=2", "--rdzv_endpoint=node1:29400"], 2, 1, 29500),
         (ZERO, [], None, 1, 29500),
         (ZERO, ["--num_machines=2", "--num_processes=2"], 2, 2, 29500),
         (SINGLE, ["--num_processes=1"], 1, 1, 29500),
