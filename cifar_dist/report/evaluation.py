@@ -210,7 +210,7 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
         left.set_ylim(0, 102)
         left.xaxis.set_major_formatter(PERCENT)
         left.yaxis.set_major_formatter(PERCENT)
-        left.legend(loc="best")
+        left.legend(loc="lower right")  # where no network is: sure and almost always wrong
         beside.set_title("Distribution of confidence")
         edges = np.linspace(0, 100, 21)
         beside.hist(

@@ -19,7 +19,11 @@ _TITLE = "Runs of cifar-dist"
 _TEXTS = ("run", "state", "model", "data")  # columns aligned to the left
 _FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written (UTC)")
 _WIDE = ("model", "data", "epochs", "TTA", "time", "written (UTC)")  # columns that a phone has no room for
-_CSS = "@media (max-width: 640px) { .wide { display: none } th, td { padding: 6px } }"
+_SHORT = 24  # letters that a cell keeps on one line
+_CSS = """
+td.text.short { white-space: nowrap; }
+@media (max-width: 640px) { .wide { display: none; } th, td { padding: 6px; } td.text.short { white-space: normal; } }
+"""
 _BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
 _ROW = re.compile(r'<tr data-files="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
 _OWN = re.compile(f"<title>({_TITLE}|Runs)</title>.*--ink:", re.DOTALL)  # the second in pages of earlier versions
@@ -72,10 +76,11 @@ def _row(entry: ListedRun, folder: Path) -> str:
     shown = {title: escape(cells.get(title, "")) for title in (*_TEXTS, *_FIGURES)}
     shown |= {"run": link, "state": escape(entry.state), "model": escape(cells.get("model", entry.problem))}
     mark = f' data-files="{entry.version}"' if entry.version else ""
-    row = "".join(f"<td{_class(title)}>{text}</td>" for title, text in shown.items())
+    row = "".join(f"<td{_class(title, text)}>{text}</td>" for title, text in shown.items())
     return f"<tr{mark}>{row}</tr>\n"
 
 
-def _class(column: str) -> str:
-    names = " ".join(["text"] * (column in _TEXTS) + ["wide"] * (column in _WIDE))
+def _class(column: str, text: str = "") -> str:
+    chosen = {"text": column in _TEXTS, "short": column in _TEXTS and len(text) <= _SHORT, "wide": column in _WIDE}
+    names = " ".join(name for name, is_chosen in chosen.items() if is_chosen)
     return f' class="{names}"' if names else ""

@@ -257,3 +257,11 @@ def test_progress_goes_to_stderr_in_plain_lines(tmp_path: Path, capsys: pytest.C
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "listing b.tar: 40 files", "which takes as long as to decompress the archive"
     assert lines[4] == "reading b.tar: 40 of 40 images"
+
+
+def test_a_dataset_without_training_images_is_said_to_be_for_evaluations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(build.write_folder(tmp_path / "in", build.class_folder({"val/a": 2, "val/b": 2})), tmp_path / "out")
+    note = "note: no split 'train', but val: runs can be evaluated on this dataset, and not trained\n"
+    assert note in capsys.readouterr().err
