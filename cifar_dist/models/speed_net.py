@@ -28,66 +28,41 @@ _IMAGES_PER_CHUNK = 256  # bounds the memory for patches: 25 MB at 32x32
 _LARGE_SIDE = 16  # of features whose last row and column cost less than their removal
 
 
-@register("speed-net")
-def speed_net(
-    classes: int,
-    channels: int,
-    *,
-    widths: tuple[Size, Size, Size] = (64, 256, 256),
-    whiten: bool = True,
-    scale: Factor = 1 / 9,
-    bias_gain: Factor = 8.0,
-    whiten_gain: Factor = 1.0,
-    whiten_bias: bool = True,
-    whiten_bias_share: Share = 1.0,
-    whiten_directions: SizeOrZero = 0,
-) -> nn.Module:
-    """Build airbench94's network; narrower ``widths`` make it smaller and faster."""
-    return SpeedNet(
-        classes,
-        channels,
-        widths=widths,
-        residual=False,
-        norm_momentum=0.4,
-        whiten=whiten,
-        scale=scale,
-        bias_gain=bias_gain,
-        whiten_gain=whiten_gain,
-        whiten_bias=whiten_bias,
-        whiten_bias_share=whiten_bias_share,
-        whiten_directions=whiten_directions,
-    )
+def _register(name: str, sides: tuple[int, int, int], *, residual: bool, norm_momentum: float) -> None:
+    """Register a network with default ``widths`` of its own."""
+
+    @register(name)
+    def speed_net(
+        classes: int,
+        channels: int,
+        *,
+        widths: tuple[Size, Size, Size] = sides,
+        whiten: bool = True,
+        scale: Factor = 1 / 9,
+        bias_gain: Factor = 8.0,
+        whiten_gain: Factor = 1.0,
+        whiten_bias: bool = True,
+        whiten_bias_share: Share = 1.0,
+        whiten_directions: SizeOrZero = 0,
+    ) -> nn.Module:
+        return SpeedNet(
+            classes,
+            channels,
+            widths=widths,
+            residual=residual,
+            norm_momentum=norm_momentum,
+            whiten=whiten,
+            scale=scale,
+            bias_gain=bias_gain,
+            whiten_gain=whiten_gain,
+            whiten_bias=whiten_bias,
+            whiten_bias_share=whiten_bias_share,
+            whiten_directions=whiten_directions,
+        )
 
 
-@register("speed-net-96")
-def speed_net_96(
-    classes: int,
-    channels: int,
-    *,
-    widths: tuple[Size, Size, Size] = (128, 384, 512),
-    whiten: bool = True,
-    scale: Factor = 1 / 9,
-    bias_gain: Factor = 8.0,
-    whiten_gain: Factor = 1.0,
-    whiten_bias: bool = True,
-    whiten_bias_share: Share = 1.0,
-    whiten_directions: SizeOrZero = 0,
-) -> nn.Module:
-    """Build airbench96's: wider, three convolutions per group with a residual connection, slower batch statistics."""
-    return SpeedNet(
-        classes,
-        channels,
-        widths=widths,
-        residual=True,
-        norm_momentum=0.1,
-        whiten=whiten,
-        scale=scale,
-        bias_gain=bias_gain,
-        whiten_gain=whiten_gain,
-        whiten_bias=whiten_bias,
-        whiten_bias_share=whiten_bias_share,
-        whiten_directions=whiten_directions,
-    )
+_register("speed-net", (64, 256, 256), residual=False, norm_momentum=0.4)  # airbench94's
+_register("speed-net-96", (128, 384, 512), residual=True, norm_momentum=0.1)  # airbench96's
 
 
 class SpeedNet(nn.Module):
