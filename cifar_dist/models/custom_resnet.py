@@ -18,17 +18,6 @@ from cifar_dist.models.registry import register
 
 
 @register("custom-resnet")
-def custom_resnet(
-    classes: int,
-    channels: int,
-    *,
-    pairs: tuple[SizeOrZero, SizeOrZero, SizeOrZero] = (1, 0, 1),
-    dropout: Probability = 0.0,
-) -> nn.Module:
-    """Build the network; the options are the arguments of :class:`CustomResNet`."""
-    return CustomResNet(classes, channels, pairs=pairs, dropout=dropout)
-
-
 class CustomResNet(nn.Module):
     """Maps images, float [N, C, H, W] with H and W at least 8, to logits, float [N, classes].
 
@@ -37,7 +26,14 @@ class CustomResNet(nn.Module):
         dropout: probability after each activation.
     """
 
-    def __init__(self, classes: int, channels: int, *, pairs: tuple[int, int, int], dropout: float) -> None:
+    def __init__(
+        self,
+        classes: int,
+        channels: int,
+        *,
+        pairs: tuple[SizeOrZero, SizeOrZero, SizeOrZero] = (1, 0, 1),
+        dropout: Probability = 0.0,
+    ) -> None:
         super().__init__()
         self.prep = _conv(channels, 64, dropout)
         self.layer1 = _block(64, 128, pairs[0], dropout)

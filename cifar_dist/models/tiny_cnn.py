@@ -14,15 +14,10 @@ from cifar_dist.models.registry import register
 
 
 @register("tiny-cnn")
-def tiny_cnn(classes: int, channels: int, *, dropout: Probability = 0.0) -> nn.Module:
-    """Build the network; ``dropout`` is the probability before the last layer."""
-    return TinyCNN(classes, channels, dropout=dropout)
-
-
 class TinyCNN(nn.Module):
     """Maps images, float [N, C, H, W] of any size, to logits, float [N, classes]."""
 
-    def __init__(self, classes: int, channels: int, *, dropout: float) -> None:
+    def __init__(self, classes: int, channels: int, *, dropout: Probability = 0.0) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(channels, 8, 3, stride=2, padding=1),
