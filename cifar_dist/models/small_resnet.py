@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from cifar_dist.config.section import require
 from cifar_dist.models.options import Kernel, Probability, Size, SizeOrZero
 from cifar_dist.models.pooling import GridAvgPool
 from cifar_dist.models.registry import register
@@ -102,10 +103,10 @@ class SmallResNet(nn.Module):
         stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
-        _require(len(widths) == len(blocks) > 0, "widths and blocks must have the same length, one entry per stage")
-        _require(len(kernels) > 0, "kernels must have at least one entry")
+        require(len(widths) == len(blocks) > 0, "widths and blocks must have the same length, one entry per stage")
+        require(len(kernels) > 0, "kernels must have at least one entry")
         entries = f"{len(head) + 1} {'entries' if head else 'entry'}"
-        _require(len(dropout) in (0, len(head) + 1), f"dropout must be empty or have {entries}")
+        require(len(dropout) in (0, len(head) + 1), f"dropout must be empty or have {entries}")
 
         self.stem = nn.Sequential(*_conv(channels, stem, stem_kernel, stem_stride), nn.ReLU())
         width = stem
@@ -177,7 +178,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Conv2
 
 def _pooled_side(side: int, pool: int) -> int:
     """Return the side of the map after the pool."""
-    _require(
+    require(
         pool == 0 or (pool <= side and side % pool == 0),
         f"pool {pool} does not divide the last map, which is {side}x{side} for 32x32 images; use 0 to pool all of it",
     )
@@ -191,8 +192,3 @@ def _head(widths: tuple[int, ...], dropout: tuple[float, ...]) -> nn.Sequential:
             layers.append(nn.Dropout(dropout[index]))
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
