@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation, hue and gray."""
+"""Brightness of any images; contrast, saturation, hue and gray of RGB images, whose c is 3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from cifar_dist.data.operations.constants import divide
-from cifar_dist.errors import UserError
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
 
@@ -26,7 +25,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Move uint8 [n, c, h, w] away from (``factor`` float32 [n] below 1: towards) the gray of each pixel."""
-    return images.clone() if _has_no_color(images) else _blend(images, _luma(images), factor)
+    return _blend(images, _luma(images), factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -38,8 +37,6 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     from p to the channel's opposite (3 for r, 5 for g, 1 for b), the shorter way round the 6. There are no
     cases, because on a CPU a choice per pixel costs twenty times an addition.
     """
-    if _has_no_color(images):
-        return images.clone()
     red, green, blue = images.to(torch.float32).unbind(1)
     largest = torch.maximum(torch.maximum(red, green), blue)
     smallest = torch.minimum(torch.minimum(red, green), blue)
@@ -59,20 +56,11 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 def to_gray(images: Tensor) -> Tensor:
     """Set every channel of uint8 [n, c, h, w] to the gray of the pixel."""
-    return _luma(images).to(torch.uint8).repeat(1, images.shape[1], 1, 1)
-
-
-def _has_no_color(images: Tensor) -> bool:
-    """Whether images are gray; raise UserError unless they are gray or RGB."""
-    if images.shape[1] not in (1, 3):
-        raise UserError(f"images of {images.shape[1]} channels have no hue or gray; these transforms take 1 or 3")
-    return images.shape[1] == 1
+    return _luma(images).to(torch.uint8).repeat(1, 3, 1, 1)
 
 
 def _luma(images: Tensor) -> Tensor:
     """Return gray levels, float32 [n, 1, h, w] with integer values."""
-    if _has_no_color(images):
-        return images.to(torch.float32)
     red, green, blue = images.to(torch.float32).split(1, dim=1)
     gray: Tensor = red * _LUMA[0]
     return gray.add_(green * _LUMA[1]).add_(blue * _LUMA[2]).floor_()
