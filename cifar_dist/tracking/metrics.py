@@ -128,13 +128,6 @@ class MetricsLog:
             os.fsync(self._file.fileno())
         write_atomic(self._sum, f"{self._digest.hexdigest()} {self._size}\n")
 
-    def has_changed(self) -> bool:
-        """Whether the lines of the last :meth:`sync` are no longer what was written; call it before :meth:`cut`.
-
-        False if the file is shorter: what it has lost is found by :mod:`~cifar_dist.tracking.lost_records`.
-        """
-        return difference(self.path) == "changed"
-
     def cut(self, step: int, evaluated: int | None = None) -> int:
         """Atomically drop every record after ``step``, and a line at the end that a kill left incomplete.
 

@@ -103,7 +103,7 @@ class Tracker:
         self._open_epoch: int | None = None  # has training records but no line on the console yet
         self._metrics = MetricsLog(folder.metrics)
         last_sign = folder.metrics.stat().st_mtime
-        changed = self._metrics.has_changed()
+        changed = metrics.difference(folder.metrics) == "changed"
         last_step = self._metrics.cut(resume_step, resume_epoch)
         lost = restore_lost(folder.metrics, resume_step, facts.steps_per_epoch, resume_accuracy)
         self._metrics.reopen()
