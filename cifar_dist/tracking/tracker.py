@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.stop_signals import JOINED
@@ -26,8 +26,8 @@ from cifar_dist.tracking.timeline import Event, Status
 from cifar_dist.tracking.usage import total
 
 
-class AnyTracker(Protocol):
-    """The tracker interface, on every rank."""
+class AnyTracker:
+    """The tracker interface, on every rank; each method does nothing unless a subclass overrides it."""
 
     def train_steps(self, records: Sequence[Record]) -> None:
         """Record the training steps since the last call, oldest first. Each step is passed exactly once."""
@@ -37,6 +37,7 @@ class AnyTracker(Protocol):
 
     def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
         """Show the progress of an evaluation."""
+        return silent(samples)
 
     def evaluation(self, record: Record, best: bool) -> None:
         """Record a pass over another split; ``best``: whether it has the highest validation accuracy so far."""
@@ -66,7 +67,7 @@ class AnyTracker(Protocol):
         """
 
 
-class Tracker:
+class Tracker(AnyTracker):
     """Rank 0's tracker: metrics.jsonl first, then metrics.csv, training.log, the console and the mirrors.
 
     Args:
@@ -266,17 +267,5 @@ class Tracker:
             self.say(f"the last process was killed after step {step:,}, at about {killed.time}")
 
 
-class SilentTracker:
+class SilentTracker(AnyTracker):
     """The tracker of all other ranks, which does nothing."""
-
-    def train_steps(self, records: Sequence[Record]) -> None: ...
-    def at_step(self, step: int) -> None: ...
-    def evaluating(self, split: str, samples: int) -> AbstractContextManager[Advance]:
-        return silent(samples)
-
-    def evaluation(self, record: Record, best: bool) -> None: ...
-    def say(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def sync(self) -> None: ...
-    def checkpoint(self, step: int, path: Path) -> None: ...
-    def finish(self, status: Status, reason: str = "", *, is_resumable: bool = False) -> None: ...
