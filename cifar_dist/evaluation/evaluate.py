@@ -12,7 +12,7 @@ from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.folder import write_evaluation
-from cifar_dist.evaluation.source_terms import class_labels, sample_ids
+from cifar_dist.evaluation.labels_csv import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.terminal.progress import Show, silent

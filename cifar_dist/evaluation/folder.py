@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
+from cifar_dist.evaluation.labels_csv import write_submission
 from cifar_dist.evaluation.predict import Predictions
-from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.files import folder_atomic, free_name, write_sums
 from cifar_dist.run_folder import EvaluationFolder, EvaluationSummary
 

@@ -31,10 +31,16 @@ from cifar_dist.data.raw import resize_images
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError, quoted
+from cifar_dist.evaluation.labels_csv import (
+    Labels,
+    class_labels,
+    ids_of_names,
+    natural_order,
+    sample_ids,
+    write_submission,
+)
 from cifar_dist.evaluation.predict import Stream
-from cifar_dist.evaluation.source_terms import Labels, class_labels, ids_of_names, natural_order, sample_ids
 from cifar_dist.evaluation.split import Predictor, labels_as_trained, require_packed_shape, require_shape
-from cifar_dist.evaluation.submission import write_submission
 from cifar_dist.evaluation.trained import Trained, load_model
 from cifar_dist.formatting import list_some, print_notes
 from cifar_dist.launch.launched import local_processes

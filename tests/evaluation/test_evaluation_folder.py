@@ -18,8 +18,8 @@ from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import write_evaluation
+from cifar_dist.evaluation.labels_csv import sample_ids
 from cifar_dist.evaluation.predict import Predictions
-from cifar_dist.evaluation.source_terms import sample_ids
 from cifar_dist.run_folder import EvaluationSummary, read_summary
 
 LOGITS = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 5.0], [1.0, 1.5, 1.0]])

@@ -1,14 +1,18 @@
-"""Results in the terms of the data's owner: the ids of samples and the labels of classes in a CSV."""
+"""The ``ID,Labels`` CSV that course competitions score: ids and labels as the data's source has them."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
+from cifar_dist.files import write_output
+from cifar_dist.formatting import csv_text
 
 Labels = Literal["auto", "name", "index"]
 """How a class is written; ``auto``: by name if the run's classes are the names of folders, else by index."""
@@ -59,3 +63,19 @@ def class_labels(trained_on: Manifest, classes: Sequence[int], labels: Labels) -
     """
     by_name = labels == "name" or (labels == "auto" and trained_on.is_of_image_folder)
     return [trained_on.classes[label] for label in classes] if by_name else list(classes)
+
+
+def write_submission(path: Path, ids: Sequence[int | str], labels: Sequence[int | str]) -> None:
+    """Write a row per ID, in the order given: ``ID,Labels`` and then ``17,3``.
+
+    Raises:
+        UserError: an ID is repeated.
+        OSError: the file cannot be written.
+    """
+    assert len(ids) == len(labels), f"{len(ids)} ids for {len(labels)} labels"
+    if len(set(ids)) != len(ids):
+        ((twice, _),) = Counter(ids).most_common(1)
+        raise UserError(
+            f"the ID {twice} occurs more than once in the input; a file of predictions by ID needs unique IDs"
+        )
+    write_output(path, csv_text(["ID", "Labels"], zip(ids, labels, strict=True)))
