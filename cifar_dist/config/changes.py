@@ -1,4 +1,4 @@
-"""Which settings a resume may change, and how two configs differ: in words, and as the words of a command line.
+"""Which settings a resume may change, and how configs differ: in words, as the words of a command line, and as a table.
 
 A config is given as its settings by dotted key, as :func:`.settings.settings_of` returns them.
 """
@@ -6,11 +6,11 @@ A config is given as its settings by dotted key, as :func:`.settings.settings_of
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from cifar_dist.config.named_items import items_of_settings
-from cifar_dist.config.toml_text import inline_toml, typed_value
+from cifar_dist.config.toml_text import as_typed, inline_toml, typed_value
 
 CHANGEABLE_ON_RESUME: Final = (
     "run.name",
@@ -54,6 +54,9 @@ _WITHOUT_COUNT: Final = ("none", "ema", "lookahead")
 _LIST: Final = "augment.transforms"
 """A list whose items have settings of their own, as ``augment.crop.pad``; an item is added with the whole list only."""
 _OF_ITEMS: Final = re.compile(r"augment\..+\.")
+
+_SHOWN: Final = ("data.path", "train.", "eval.")
+"""Settings that are compared though a resume may change them: of the data, the speed and the evaluation."""
 
 Settings = Mapping[str, object]
 
@@ -115,3 +118,19 @@ def _changed(started: Settings, asked: Settings) -> list[str]:
 def may_change(key: str) -> bool:
     """Whether a resume may change a setting, see :data:`CHANGEABLE_ON_RESUME`."""
     return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)
+
+
+def differences(configs: Sequence[Settings]) -> dict[str, list[str]]:
+    """Return each setting that differs, with its value in every config as one types it.
+
+    An option that a model does not have is empty. Settings that say where and how a run is kept are omitted.
+    """
+    keys = dict.fromkeys(key for one in configs for key in one if key.startswith(_SHOWN) or not may_change(key))
+    differ = [key for key in keys if any(one.get(key) != configs[0].get(key) for one in configs)]
+    return {key: ["" if one.get(key) is None else as_typed(one[key]) for one in configs] for key in differ}
+
+
+def short_key(key: str, keys: Collection[str]) -> str:
+    """Return the last part of a key if that is unambiguous; ``name`` always keeps its section."""
+    last = key.rpartition(".")[2]
+    return last if last != "name" and [other.rpartition(".")[2] for other in keys].count(last) == 1 else key

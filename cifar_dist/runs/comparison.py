@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_dist.config.changes import differences, short_key
+from cifar_dist.config.settings import settings_of
 from cifar_dist.formatting import markdown_folded
 from cifar_dist.report.overlay import Overlaid, draw_overlay
 from cifar_dist.report.results import Result, read_result
-from cifar_dist.report.settings import differences, short_key
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 
@@ -35,7 +36,7 @@ class Comparison:
         Args:
             width: of the terminal that it must fit into; None for no limit.
         """
-        differ = differences([result.config for result in self.results])
+        differ = differences([settings_of(result.config) for result in self.results])
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
         is_same_data = len({result.facts.dataset for result in self.results}) == 1
         for column in ("data", "parameters", "epochs", "train %", "val %", "test %", "TTA", "time"):

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_dist.config.changes import differences, short_key
+from cifar_dist.config.settings import settings_of
 from cifar_dist.formatting import csv_text, duration, markdown, percent_cell
 from cifar_dist.report.comparison import Compared, draw_comparison
 from cifar_dist.report.results import Result, read_result, read_state
-from cifar_dist.report.settings import differences, short_key
 from cifar_dist.sweeps.sweep import Row, Run, Sweep
 from cifar_dist.tracking.begun import has_begun
 
@@ -74,7 +75,7 @@ class Table:
     """
 
     def __init__(self, sweep: Sweep) -> None:
-        differ = differences([row.runs[0].config for row in sweep.rows])
+        differ = differences([settings_of(row.runs[0].config) for row in sweep.rows])
         self.keys = list(differ)
         settings: Iterable[tuple[str, ...]] = zip(*differ.values(), strict=True) if differ else [()] * len(sweep.rows)
         self.lines = [_line(row, values) for row, values in zip(sweep.rows, settings, strict=True)]
