@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from cifar_dist.config.choice import Choice
 from cifar_dist.config.epochs import steps_in
-from cifar_dist.config.section import require
+from cifar_dist.config.section import require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,7 @@ class RunningAverageConfig(AverageConfig):
     """Training images from which to recompute batch statistics for the average; 0 averages the statistics too."""
 
     def __post_init__(self) -> None:
-        require(self.start >= 0, f"start {self.start} must not be negative")
-        require(self.every >= 1, f"every {self.every} must be at least 1")
-        require(self.recalibrate >= 0, f"recalibrate {self.recalibrate} must not be negative")
+        require_at_least(self, start=0, every=1, recalibrate=0)
 
     def first_step(self, steps_per_epoch: int) -> int:
         """Return the optimizer steps after which the average begins."""
@@ -133,7 +131,7 @@ class LookaheadConfig(RunningAverageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_decay(self.decay)
-        require(self.ramp >= 0, f"ramp {self.ramp} must not be negative")
+        require_at_least(self, ramp=0)
 
     def weight(self, step: int, *, start: int, total: int) -> float:
         return 1 - self.decay * math.pow(min(step / total, 1), self.ramp)  # lr-find takes more steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from cifar_dist.config.section import BooleanMeans, Section, require
+from cifar_dist.config.section import BooleanMeans, Section, require_at_least
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,4 @@ class CheckpointConfig(Section):
     at once. The final weights must be written."""
 
     def __post_init__(self) -> None:
-        require(self.every >= 1, f"every {self.every} must be at least 1")
-        require(self.every_steps >= 0, f"every_steps {self.every_steps} must not be negative")
-        require(self.keep >= 1, f"keep {self.keep} must be at least 1")
+        require_at_least(self, every=1, every_steps=0, keep=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cifar_dist.config.section import Section, UserPath, require
+from cifar_dist.config.section import Section, UserPath, require_at_least
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,4 @@ class DataConfig(Section):
     """Batches to decode in advance when streaming."""
 
     def __post_init__(self) -> None:
-        require(self.shuffle_block >= 1, f"shuffle_block {self.shuffle_block} must be at least 1")
-        require(self.resident_mb >= 0, f"resident_mb {self.resident_mb} must not be negative")
-        require(self.read_ahead >= 1, f"read_ahead {self.read_ahead} must be at least 1")
+        require_at_least(self, shuffle_block=1, resident_mb=0, read_ahead=1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cifar_dist.config.augment import AugmentConfig, TransformConfig
-from cifar_dist.config.section import Section, require
+from cifar_dist.config.section import Section, require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class EvalConfig(Section):
     """Split of the final evaluation."""
 
     def __post_init__(self) -> None:
-        require(self.every >= 1, f"every {self.every} must be at least 1")
-        require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
+        require_at_least(self, every=1, batch_size=1)
         require(
             self.tta in ("mirror", "translate")
             or (len(self.tta) <= 4 and self.tta.isdecimal() and int(self.tta) <= 1024),

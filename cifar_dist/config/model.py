@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cifar_dist.config.section import Section, UserPath, require
+from cifar_dist.config.section import Section, UserPath, require, require_at_least
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -71,7 +71,7 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         require(0 <= self.image_size <= 1024, f"image_size {self.image_size} must be between 0 and 1024")
-        require(self.unfreeze >= 0, f"unfreeze {self.unfreeze} must not be negative")
+        require_at_least(self, unfreeze=0)
         require(
             not (self.freeze and self.unfreeze),
             "freeze and unfreeze exclude each other: freeze trains only the last layer; set one of them",

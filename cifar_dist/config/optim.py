@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cifar_dist.config.choice import Choice
-from cifar_dist.config.section import require
+from cifar_dist.config.section import require, require_at_least
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -37,9 +37,7 @@ class OptimConfig(Choice):
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr {self.lr} must be positive")
-        require(self.weight_decay >= 0, f"weight_decay {self.weight_decay} must not be negative")
-        require(self.clip_norm >= 0, f"clip_norm {self.clip_norm} must not be negative")
-        require(self.sam_rho >= 0, f"sam_rho {self.sam_rho} must not be negative")
+        require_at_least(self, weight_decay=0, clip_norm=0, sam_rho=0)
 
     def build(self, groups: Groups) -> Optimizer:
         """Build the optimizer over ``groups``, in the form that torch's optimizers take: ``params``, ``weight_decay``.

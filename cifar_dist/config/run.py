@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from cifar_dist.config.section import Section, UserPath, require
+from cifar_dist.config.section import Section, UserPath, require, require_at_least
 
 SHARE_DIR: Final = "choose a --run.dir on a file system that all machines share"
 """What to do where processes do not see one folder."""
@@ -62,11 +62,7 @@ class RunConfig(Section):
             f"name {self.name!r} must be 1 to 128 of A-Z a-z 0-9 _ . + = - and not start with . + = or -",
         )
         require(0 <= self.seed < 2**31, f"seed {self.seed} must be between 0 and 2147483647")
-        require(self.processes >= 0, f"processes {self.processes} must not be negative")
-        require(self.join_timeout >= 1, f"join_timeout {self.join_timeout} must be at least 1")
-        require(self.collective_timeout >= 1, f"collective_timeout {self.collective_timeout} must be at least 1")
-        require(self.stall_timeout >= 0, f"stall_timeout {self.stall_timeout} must not be negative")
-        require(self.stall_factor >= 1, f"stall_factor {self.stall_factor} must be at least 1")
+        require_at_least(self, processes=0, join_timeout=1, collective_timeout=1, stall_timeout=0, stall_factor=1)
 
 
 def is_run_name(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from cifar_dist.config.choice import Choice
 from cifar_dist.config.epochs import steps_in
-from cifar_dist.config.section import require
+from cifar_dist.config.section import require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ScheduleConfig(Choice):
     """LR of the first step, as a fraction of ``optim.lr``."""
 
     def __post_init__(self) -> None:
-        require(self.warmup >= 0, f"warmup {self.warmup} must not be negative")
+        require_at_least(self, warmup=0)
         _check_fraction("start", self.start)
 
     def warmup_of(self, epochs: int) -> float:
@@ -232,7 +232,7 @@ class RestartsConfig(FallingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.cycle >= 0, f"cycle {self.cycle} must not be negative")
+        require_at_least(self, cycle=0)
         require(1 <= self.growth <= 10, f"growth {self.growth} must be between 1 and 10")
 
     def cut_short(self, epochs: int) -> list[str]:
@@ -267,7 +267,7 @@ class TriangularConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.cycle >= 0, f"cycle {self.cycle} must not be negative")
+        require_at_least(self, cycle=0)
         require(
             not self.cycle or self.warmup <= self.cycle,
             f"warmup {self.warmup}, the rise of a triangle, is longer than its cycle of {self.cycle} epochs",
@@ -302,7 +302,7 @@ class WSDConfig(FallingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.decay >= 0, f"decay {self.decay} must not be negative")
+        require_at_least(self, decay=0)
 
     def cut_short(self, epochs: int) -> list[str]:
         left = epochs - self.warmup_of(epochs)

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, ValidationError
@@ -22,6 +22,13 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with ``message`` unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def require_at_least(settings: object, **least: Literal[0, 1]) -> None:
+    """Raise ValueError for the first of these settings, by the names of their fields, that is below 0 or 1."""
+    for field, bound in least.items():
+        value = getattr(settings, field)
+        require(value >= bound, f"{field} {value} must {'be at least 1' if bound else 'not be negative'}")
 
 
 def require_probability(p: float) -> None:

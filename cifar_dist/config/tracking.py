@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cifar_dist.config.choice import Choice
-from cifar_dist.config.section import require
+from cifar_dist.config.section import require_at_least
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrackingConfig(Choice):
     class that takes the run folder, the config and the run's facts; a failure never stops the run."""
 
     def __post_init__(self) -> None:
-        require(self.every >= 1, f"every {self.every} must be at least 1")
+        require_at_least(self, every=1)
 
 
 @dataclass(frozen=True)

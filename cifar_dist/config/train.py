@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cifar_dist.config import plugins
-from cifar_dist.config.section import BooleanMeans, Section, require
+from cifar_dist.config.section import BooleanMeans, Section, require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,12 @@ class TrainConfig(Section):
         return self.parts or world_size * self.accumulate
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
-        require(self.max_steps >= 0, f"max_steps {self.max_steps} must not be negative")
-        require(self.patience >= 0, f"patience {self.patience} must not be negative")
-        require(self.min_delta >= 0, f"min_delta {self.min_delta} must not be negative")
+        require_at_least(self, epochs=1, max_steps=0, patience=0, min_delta=0)
         for key in () if self.patience else ("monitor", "min_delta"):
             value, default = getattr(self, key), getattr(type(self), key)
             way = f"set --train.patience, or --train.{key} {default}"
             require(value == default, f"{key} {value} has no effect with patience 0; {way}")
-        require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1")
-        require(self.accumulate >= 1, f"accumulate {self.accumulate} must be at least 1")
+        require_at_least(self, batch_size=1, accumulate=1)
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}",
@@ -107,7 +103,7 @@ class TrainConfig(Section):
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(0 <= self.threads <= 1024, f"threads {self.threads} must be between 0 and 1024")
-        require(self.profile >= 0, f"profile {self.profile} must not be negative")
+        require_at_least(self, profile=0)
         require(
             self.engine == "auto" or plugins.is_spec(self.engine),
             f"engine {self.engine!r} must be auto or path/to/file.py:Attribute; launch/*.yaml chooses a built-in one",

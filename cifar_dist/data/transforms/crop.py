@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cifar_dist.config.section import require
+from cifar_dist.config.section import require_at_least
 from cifar_dist.data.transforms import Rearrangement, Samples
 from cifar_dist.errors import UserError
 
@@ -24,7 +24,7 @@ class Crop(Rearrangement):
     """Content of the padding: the dataset's mean colour (constant), or the image mirrored at its edge (reflect)."""
 
     def __post_init__(self) -> None:
-        require(self.pad >= 0, f"pad {self.pad} must not be negative")
+        require_at_least(self, pad=0)
 
     def check(self, height: int, width: int, channels: int) -> None:
         if self.pad >= min(height, width):  # too few to reflect, and some crops would show nothing of the image

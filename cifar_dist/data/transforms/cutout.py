@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cifar_dist.config.section import require
+from cifar_dist.config.section import require_at_least
 from cifar_dist.data.transforms import Samples, Transform
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Cutout(Transform):
     """Side of the square in pixels; its centre is in the image, and it is clipped to the image."""
 
     def __post_init__(self) -> None:
-        require(self.side >= 0, f"side {self.side} must not be negative")
+        require_at_least(self, side=0)
 
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
         import torch

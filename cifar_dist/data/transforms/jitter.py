@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cifar_dist.config.section import require
+from cifar_dist.config.section import require, require_at_least
 from cifar_dist.data.transforms import Samples, Transform, check_colors
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ class Jitter(Transform):
     """Largest shift of the hue either way, as a fraction of the colour circle; at most 0.5."""
 
     def __post_init__(self) -> None:
-        for field in ("brightness", "contrast", "saturation"):
-            require(getattr(self, field) >= 0, f"{field} {getattr(self, field)} must not be negative")
+        require_at_least(self, brightness=0, contrast=0, saturation=0)
         require(0 <= self.hue <= 0.5, f"hue {self.hue} must be in [0, 0.5]")
         require(
             any((self.brightness, self.contrast, self.saturation, self.hue)),
