@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from cifar_dist.config import Config
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.files import read_json
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
@@ -28,7 +26,6 @@ class Result:
         seconds: training time over all its processes, without evaluation.
         train_accuracy, val_accuracy: fractions, of the last epoch that has one.
         final: the evaluation of the final weights.
-        environment: ``environment.json``; empty if it does not exist.
         facts: the facts in ``environment.json``; empty if unknown.
         origin: what the run branched from and how its length changed; empty if neither.
     """
@@ -39,7 +36,6 @@ class Result:
     train_accuracy: float | None
     val_accuracy: float | None
     final: EvaluationSummary | None
-    environment: dict[str, Any]
     facts: RunFacts
     origin: str
 
@@ -94,7 +90,6 @@ def read_result(run: RunFolder) -> Result:
         train_accuracy=_last([row.train_accuracy for row in rows]),
         val_accuracy=_last([row.val_accuracy for row in rows]),
         final=run.final_summary(),
-        environment=read_json(run.environment),
         facts=read_facts(run.environment),
         origin=timeline.origin(timeline.read(run.timeline)),
     )
