@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cifar_dist.errors import GpuError, MachineError, UserError, first_line
 from cifar_dist.launch.launched import launched_processes, local_processes, parent_command, was_asked_for
+from cifar_dist.launch.options import read_config
 
 _PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE
@@ -127,14 +128,10 @@ def _config_path(flags: Mapping[str, str]) -> str:
 
 def _read(config: str) -> Mapping[str, object]:
     """Read a config, which Accelerate has accepted; empty where it cannot be read."""
-    import yaml
-
     try:
-        with open(config, encoding="utf-8") as file:
-            found: object = yaml.safe_load(file)
-    except (OSError, yaml.YAMLError):
+        return read_config(Path(config))
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _default_config() -> str:

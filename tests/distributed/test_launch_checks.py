@@ -70,10 +70,12 @@ def under_accelerate(tmp_path: Path, words: list[str], code: str) -> str:
     ],
 )
 def test_the_number_of_processes_is_read_from_accelerates_options(tmp_path: Path, words: str, asked: str) -> None:
-    for name, text in (("four", "num_processes: 4"), ("list", "[1, 2]"), ("broken", "a: [")):
+    four = "{distributed_type: MULTI_GPU, num_processes: 4}"
+    for name, text in (("four", four), ("list", "[1, 2]"), ("broken", "a: [")):
         (tmp_path / f"{name}.yaml").write_text(text)
     (tmp_path / "home" / "accelerate").mkdir(parents=True)
-    (tmp_path / "home" / "accelerate" / "default_config.yaml").write_text("num_processes: 5")  # of `accelerate config`
+    default = tmp_path / "home" / "accelerate" / "default_config.yaml"  # of `accelerate config`
+    default.write_text("{distributed_type: MULTI_GPU, num_processes: 5}")
     line = [str(tmp_path / word) if word.endswith(".yaml") else word for word in words.split()]
     code = "from cifar_dist.distributed.launch_checks import requested_processes; print(requested_processes())"
     assert under_accelerate(tmp_path, line, code) == asked
@@ -81,8 +83,9 @@ def test_the_number_of_processes_is_read_from_accelerates_options(tmp_path: Path
 
 def test_gpus_are_refused_where_the_config_says_use_cpu(tmp_path: Path) -> None:
     """Accelerate tells it to the processes of a single-process launch only."""
-    for name, text in (("cpu", "use_cpu: true"), ("gpu", "use_cpu: false"), ("other", "[]")):
-        (tmp_path / f"{name}.yaml").write_text(text)
+    for name, use in (("cpu", "true"), ("gpu", "false")):
+        (tmp_path / f"{name}.yaml").write_text(f"{{distributed_type: NO, use_cpu: {use}}}")
+    (tmp_path / "other.yaml").write_text("[]")
     code = """
 from cifar_dist.errors import UserError
 from cifar_dist.distributed.launch_checks import check_cpu_is_used
