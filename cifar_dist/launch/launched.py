@@ -25,8 +25,7 @@ def launched_processes() -> int:
 
 def local_processes() -> int:
     """Return the number of processes of this job on this machine."""
-    text = os.environ.get("LOCAL_WORLD_SIZE", "0")
-    return (int(text) if text.isdecimal() else 0) or launched_processes()
+    return _number("LOCAL_WORLD_SIZE") or launched_processes()
 
 
 def is_main_process() -> bool:
@@ -42,8 +41,7 @@ def is_main_process() -> bool:
 
 def local_rank() -> int:
     """Return the number of this process among those of this machine, from 0."""
-    text = os.environ.get("LOCAL_RANK", "0")
-    return int(text) if text.isdecimal() else 0
+    return _number("LOCAL_RANK")
 
 
 def attempt_number(variables: Mapping[str, str]) -> int:
@@ -58,16 +56,17 @@ def has_restarted() -> bool:
 
 def times_restarted() -> int:
     """Return how often torchrun has started the ranks again because one had failed."""
-    return _of_torchrun("RESTART_COUNT")
+    return _number("TORCHELASTIC_RESTART_COUNT")
 
 
 def will_restart() -> bool:
     """Whether the launcher starts the ranks again if they fail, as in elastic jobs, or with ``--max-restarts``."""
-    return times_restarted() < _of_torchrun("MAX_RESTARTS")
+    return times_restarted() < _number("TORCHELASTIC_MAX_RESTARTS")
 
 
-def _of_torchrun(name: str) -> int:
-    text = os.environ.get(f"TORCHELASTIC_{name}", "0")
+def _number(variable: str) -> int:
+    """Return the value of an environment variable; 0 if it is not set, or is not a number."""
+    text = os.environ.get(variable, "")
     return int(text) if text.isdecimal() else 0
 
 
