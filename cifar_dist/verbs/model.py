@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from pathlib import Path
@@ -12,18 +11,14 @@ from typing import TYPE_CHECKING
 from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.formatting import percent, size
 from cifar_dist.models.registry import names
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, stream_for_people, writing
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cifar_dist.config import ModelConfig
     from cifar_dist.config.tree import Tree
-    from cifar_dist.models.summary import Layer, Summary
 
 HELP = "show a network layer by layer: shapes, parameters, mult-adds, receptive field"
 COLLECTIVE = False
@@ -78,7 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
 
         from cifar_dist.files import write_output
         from cifar_dist.models import build, check_fits
-        from cifar_dist.models.layer_csv import layers_csv, receptive_field_csv
+        from cifar_dist.models.layer_tables import (
+            field_table,
+            layer_table,
+            layers_csv,
+            receptive_field_csv,
+            totals,
+        )
         from cifar_dist.models.summary import summarize
         from cifar_dist.models.transfer import freeze_backbone
 
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         text = receptive_field_csv(summary) if arguments.receptive_field else layers_csv(summary)
         with writing(arguments.csv):
             write_output(arguments.csv, text)
-    table = _field_table(summary) if arguments.receptive_field else _layer_table(summary)
+    table = field_table(summary) if arguments.receptive_field else layer_table(summary)
     # In a pipe the table is as wide as necessary and never coloured; rich by itself would obey FORCE_COLOR.
     people = stream_for_people(arguments.csv)
     at_terminal = people.isatty()
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print()
         console.print(table)
         console.print()
-        for what, text in _totals(summary, arguments.batch):
+        for what, text in totals(summary, arguments.batch):
             console.print(f"{what:<16} {text}", soft_wrap=True)
     print(shown.get(), end="", file=people, flush=True)
     return EXIT_DONE
@@ -145,87 +146,3 @@ def _resolve(arguments: argparse.Namespace) -> tuple[ModelConfig, int, tuple[int
 
     manifest = Manifest.load(packed)
     return config.model, len(manifest.classes), manifest.shape
-
-
-# ---- tables -----------------------------------------------------------------------------------------------------
-
-
-def _table(*columns: str) -> Table:
-    """Create a plain table: the first two columns are text, the others numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < 2 else "right", overflow="fold", no_wrap=place > 1)
-    return table
-
-
-def _layer_table(summary: Summary) -> Table:
-    table = _table("layer", "type", "input", "output", "kernel", "parameters", "share", "mult-adds", "memory", "field")
-    for layer in summary.layers:
-        share = layer.parameters / summary.parameters
-        table.add_row(
-            *(layer.name or "(itself)", layer.kind),
-            *(_sides(layer.inputs), _sides(layer.outputs), _kernel(layer)),
-            *(f"{layer.parameters:,}", percent(share, 1)) if layer.parameters else ("", ""),
-            _si(layer.multiply_adds) if layer.multiply_adds else "",
-            size(layer.output_bytes) if layer.output_bytes else "",
-            _pixels(layer.field.size, "all") if layer.field else "",
-        )
-    return table
-
-
-def _field_table(summary: Summary) -> Table:
-    table = _table("layer", "type", "kernel", "stride", "jump", "field")
-    for layer in summary.layers:
-        if layer.kernel and layer.field:
-            numbers = (str(layer.field.height.jump), _pixels(layer.field.size, "all"))
-            table.add_row(layer.name or "(itself)", layer.kind, _sides(layer.kernel), _sides(layer.stride), *numbers)
-    return table
-
-
-def _totals(summary: Summary, batch: int) -> list[tuple[str, str]]:
-    frozen = summary.parameters - summary.trainable
-    parts = f"{summary.trainable:,} trainable, {frozen:,} frozen" if frozen else "all trainable"
-    of = "an image" if batch == 1 else f"a batch of {batch}"
-    field = "unknown: positions are mixed in a way that cannot be traced"
-    if summary.receptive_field is not None:
-        field = _pixels(summary.receptive_field, "the entire image", " pixels")
-        others = (
-            (summary.last_convolution, "at the last convolution"),
-            (summary.pools_as_strides, "if pools between convolutions count only as strides"),
-        )
-        for pixels, what in others:
-            if pixels is not None and pixels != summary.receptive_field:
-                field += f"; {_pixels(pixels, 'all')} {what}"
-    return [
-        ("parameters", f"{summary.parameters:,} ({parts})"),
-        ("mult-adds", f"{_si(summary.multiply_adds)} for {of}"),
-        (
-            "memory",
-            f"{size(4 * summary.parameters)} parameters, {size(summary.output_bytes)} outputs of {of}, in float32",
-        ),
-        ("receptive field", field),
-    ]
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _kernel(layer: Layer) -> str:
-    """Format a kernel as ``3x3``, or ``3x3/2`` at stride 2; the stride of a global pool is omitted."""
-    strided = max(layer.stride, default=1) > 1 and max(layer.outputs[-2:]) > 1
-    return _sides(layer.kernel) + (f"/{layer.stride[0]}" if strided else "")
-
-
-def _pixels(size: float, everything: str, unit: str = "") -> str:
-    return everything if math.isinf(size) else f"{size:.0f}{unit}"
-
-
-def _si(count: int) -> str:
-    """Format a count with an SI prefix: ``194.18 G``."""
-    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.2f} {unit}"
-    return str(count)
