@@ -59,18 +59,19 @@ def _renamed_texts(run: RunFolder, name: str) -> dict[str, str]:
     configs = [path for path in (run.config, run.started_config) if path.is_file()]
     texts = {path.name: to_toml(_renamed(read_config(path), name)) for path in configs}
     if run.job_script.is_file():
-        texts[run.job_script.name] = _renamed_job(run.job_script.read_text(encoding="utf-8"), name)
+        texts[run.job_script.name] = _renamed_job(run.job_script, name)
     return texts
 
 
-def _renamed_job(script: str, name: str) -> str:
+def _renamed_job(job_script: Path, name: str) -> str:
     """Rename the run in the script that ``cifar-dist submit`` wrote: its path, and the name of its job."""
+    script, file = job_script.read_text(encoding="utf-8"), re.escape(job_script.name)
     found = re.search(r"^# The job of (.+)\. Submitted again", script, re.M)
     if found is None:
         return script
     old = Path(shlex.split(found[1])[0])
     for before, after in (
-        (rf"(?<= ){re.escape(found[1])}(?=/job\.sbatch$|\. Submitted again| |$)", quoted(old.with_name(name))),
+        (rf"(?<= ){re.escape(found[1])}(?=/{file}$|\. Submitted again| |$)", quoted(old.with_name(name))),
         (rf"(?<=^#SBATCH --job-name=){re.escape(quoted(old.name))}$", name),
     ):
         script = re.sub(before, after.replace("\\", r"\\"), script, flags=re.M)

@@ -80,7 +80,7 @@ class Submission:
 
     def script(self) -> str:
         """Render the batch script: Slurm's options, the site's variables, and the run to continue."""
-        path = quoted(self.folder.path)
+        path, script = quoted(self.folder.path), self.folder.job_script.name
         own = r"(?!--job-name|--output)"
         directives = [
             *re.findall(rf"^#SBATCH {own}.*$", TEMPLATE.read_text(encoding="utf-8"), re.M),
@@ -96,7 +96,7 @@ class Submission:
         return "\n".join(
             [
                 "#!/usr/bin/env bash",
-                f"# The job of {path}. Submitted again, it continues the run: sbatch {path}/job.sbatch",
+                f"# The job of {path}. Submitted again, it continues the run: sbatch {path}/{script}",
                 *directives,
                 *exports,
                 f'exec bash "$CIFAR_DIST_HOME/slurm/train.sbatch" {words}',
