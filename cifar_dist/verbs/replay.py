@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from cifar_dist.exit_codes import EXIT_DIFFERS, EXIT_DONE
 from cifar_dist.formatting import loss_figure, percent
 from cifar_dist.launch.launched import launched_processes
 from cifar_dist.step_folder import step_name
+from cifar_dist.terminal.progress import progress
 from cifar_dist.verbs.arguments import add_run, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -87,8 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
         with start_engine(config, signals) as engine:
             result = recompute(arguments, config, engine, folder)
     if engine.ranks.is_main:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
         print("\n".join(result.lines))
         if not result.equal and result.differences:
             for line in _lines(result.differences):
@@ -125,7 +123,8 @@ def _recompute_step(arguments: argparse.Namespace, config: Config, engine: Engin
     with loading():
         from cifar_dist.training.replay import differences, replay_step
 
-    replayed = replay_step(config, engine, folder, arguments.step, _progress(engine))
+    with progress("recomputing", 0, "steps", show=engine.ranks.is_main) as advance:
+        replayed = replay_step(config, engine, folder, arguments.step, lambda _: advance(1))
     path = engine.ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
     found = differences(folder, engine, replayed.began, arguments.step)
     return _Result(replayed.equal, _describe_step(replayed, path), [found])
@@ -138,7 +137,8 @@ def _recompute_stretches(arguments: argparse.Namespace, config: Config, engine: 
 
     drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
     seed = engine.ranks.run_on_main(lambda: drawn)
-    stretches = certify(config, engine, folder, count=arguments.check, seed=seed, show=_progress(engine))
+    with progress("recomputing", 0, "steps", show=engine.ranks.is_main) as advance:
+        stretches = certify(config, engine, folder, count=arguments.check, seed=seed, show=lambda _: advance(1))
     found = [differences(folder, engine, stretch.began, stretch.ended) for stretch in stretches]
     path = engine.ranks.run_on_main(lambda: write_certificate(folder, stretches, _lines(found), seed))
     return _Result(all(s.equal for s in stretches), _describe_stretches(stretches, path), found)
@@ -214,13 +214,3 @@ def _describe_stretches(stretches: list[Stretch], path: Path) -> list[str]:
         weights = {None: "", True: ", weights equal", False: ", weights differ"}[stretch.weights_equal]
         lines.append(f"steps {stretch.began + 1} to {stretch.ended}: numbers {numbers}{weights}")
     return [*lines, f"certificate: {path}"]
-
-
-def _progress(engine: Engine) -> Callable[[int], None]:
-    """Show the recomputed step on the terminal of rank 0, and nothing elsewhere."""
-
-    def show(step: int) -> None:
-        if engine.ranks.is_main and sys.stderr.isatty():
-            print(f"\rrecomputed step {step} ", end="", file=sys.stderr, flush=True)
-
-    return show
