@@ -8,7 +8,7 @@ import math
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Sized
 from itertools import accumulate, chain
 
 from cifar_dist.errors import printable
@@ -103,9 +103,9 @@ def list_some(names: Sequence[str], limit: int = 3) -> str:
     return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
 
 
-def counted(names: Sequence[str], noun: str) -> str:
+def counted(things: Sized, noun: str) -> str:
     """Count things: ``1 image``, ``2,000 images``."""
-    return f"{len(names):,} {noun}{'s' * (len(names) != 1)}"
+    return f"{len(things):,} {noun}{'s' * (len(things) != 1)}"
 
 
 def it_or_them(names: Sequence[str]) -> str:

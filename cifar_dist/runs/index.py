@@ -11,6 +11,7 @@ from urllib.parse import quote
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_atomic
+from cifar_dist.formatting import counted
 from cifar_dist.report.page import escape, page
 from cifar_dist.runs.listing import ListedRun, describe, find_runs, version, written
 
@@ -53,8 +54,8 @@ def write_index(folder: Path, entries: Sequence[ListedRun] | None = None) -> Pat
     rows = "".join(row for _, row in sorted(dated, key=lambda dated: -dated[0]))
     head = "".join(f"<th{_class(title)}>{title}</th>" for title in (*_TEXTS, *_FIGURES))
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    found = "1 run" if len(dated) == 1 else f"{len(dated)} runs"
-    write_atomic(path, page(_TITLE, f"<h1>{found} in {escape(str(folder))}</h1>\n{table}", _CSS))
+    heading = f"<h1>{counted(dated, 'run')} in {escape(str(folder))}</h1>"
+    write_atomic(path, page(_TITLE, f"{heading}\n{table}", _CSS))
     return path
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TTA_BELOW = "give them only to images whose most probable class is below P (default: the run's)"
 TTA = "views of each image: 0, mirror (2), translate (6) or a number of random views (default: the run's)"
 RUN = "name of a run, or its folder"
+RECIPE = "name of a shipped recipe, or path of a .toml"
 
 _Parser = TypeVar("_Parser", bound=argparse.ArgumentParser)
 
@@ -84,6 +85,11 @@ def picture_path(text: str) -> Path:
 def add_run(verb: argparse.ArgumentParser) -> None:
     """Add the argument that names a run."""
     verb.add_argument("run", type=RUN_NAME, metavar="RUN", help=RUN)
+
+
+def add_recipe(verb: argparse.ArgumentParser) -> None:
+    """Add the argument that names a recipe."""
+    verb.add_argument("recipe", type=RECIPE_NAME, help=RECIPE)
 
 
 def add_checkpoint(verb: argparse.ArgumentParser) -> None:

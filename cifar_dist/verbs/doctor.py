@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
-from cifar_dist.verbs.arguments import RECIPE_NAME
+from cifar_dist.verbs.arguments import RECIPE, RECIPE_NAME
 from cifar_dist.verbs.loading import loading
 
 if TYPE_CHECKING:
@@ -24,12 +24,8 @@ COLLECTIVE = True
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s [RECIPE] [--section.field VALUE ...]"
-    verb.add_argument(
-        "recipe",
-        nargs="?",
-        type=RECIPE_NAME,
-        help="name of a shipped recipe, or path of a .toml; if omitted, check the machine only",
-    )
+    about = f"{RECIPE}; if omitted, check the machine only"
+    verb.add_argument("recipe", nargs="?", type=RECIPE_NAME, help=about)
     verb.set_defaults(settings=[])
 
 

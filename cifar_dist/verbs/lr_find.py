@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import loss_figure
-from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, rate, user_path
+from cifar_dist.verbs.arguments import add_recipe, at_least, rate, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import refuse_lasting
 
@@ -28,7 +28,7 @@ _SPREAD = 10  # between the highest and the lowest rate of the seeds: beyond it 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s RECIPE [options] [--section.field VALUE ...]"
-    verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml")
+    add_recipe(verb)
     verb.add_argument("--low", type=rate, default=1e-6, metavar="LR", help="rate of the first step (default: 1e-6)")
     verb.add_argument("--high", type=rate, default=1.0, metavar="LR", help="rate of the last step (default: 1)")
     verb.add_argument("--steps", type=at_least(20), default=100, metavar="N", help="number of steps (default: 100)")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.verbs.arguments import RECIPE_NAME, at_least, picture_path, user_path
+from cifar_dist.verbs.arguments import add_recipe, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, writing
 
@@ -18,7 +18,7 @@ COLLECTIVE = False
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.usage = "%(prog)s DATASET RECIPE [options] [--section.field VALUE ...]"
     verb.add_argument("dataset", type=user_path, help="a packed dataset: its folder, or its name in shards/")
-    verb.add_argument("recipe", type=RECIPE_NAME, help="name of a shipped recipe, or path of a .toml")
+    add_recipe(verb)
     verb.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="number of images (default: 8)")
     verb.add_argument("--versions", type=at_least(1), default=6, metavar="N", help="epochs of each image (default: 6)")
     verb.add_argument(

@@ -134,7 +134,7 @@ def _rename(arguments: argparse.Namespace) -> int:
 
 
 def _collect_best(arguments: argparse.Namespace) -> int:
-    from cifar_dist.formatting import markdown, percent_cell
+    from cifar_dist.formatting import counted, markdown, percent_cell
     from cifar_dist.runs.best_models import best_models, collect
     from cifar_dist.runs.listing import describe, find_runs
 
@@ -147,7 +147,7 @@ def _collect_best(arguments: argparse.Namespace) -> int:
     ]
     table = collect(models, arguments.out)
     print(markdown(["run", "checkpoint", "val %", "test %"], rows, ["val %", "test %"]), end="")
-    print(f"weights of {len(models)} run{'s' * (len(models) != 1)}: {table.parent}, listed in {table}")
+    print(f"weights of {counted(models, 'run')}: {table.parent}, listed in {table}")
     return EXIT_DONE
 
 
