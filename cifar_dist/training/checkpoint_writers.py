@@ -87,9 +87,6 @@ class CheckpointWriter(ABC):
             StorageError, OSError: it is not saved.
         """
 
-    def _submit(self, work: Callable[[], T]) -> Future[T]:
-        return self._thread.submit(work)
-
     def _prune(self, path: Path) -> Written:
         try:
             checkpoint.prune(self._folder, self._keep)
@@ -114,7 +111,7 @@ class GatheringWriter(CheckpointWriter):
         except OSError as error:
             self._writing = _failed(error)
         else:
-            self._writing = self._submit(lambda: self._prune(checkpoint.save(self._folder, contents, state)))
+            self._writing = self._thread.submit(lambda: self._prune(checkpoint.save(self._folder, contents, state)))
 
     def is_done(self) -> bool:
         return self._ranks.run_on_main(lambda: self._writing is None or self._writing.done())
@@ -156,7 +153,7 @@ class ShardingWriter(CheckpointWriter):
             self._part = _failed(error)
             return
         part, parts = self._ranks.rank + 1, self._ranks.world_size
-        self._part = self._submit(lambda: write_part(path, contents, part, parts))
+        self._part = self._thread.submit(lambda: write_part(path, contents, part, parts))
 
     def is_done(self) -> bool:
         return all(self._ranks.gather_objects(self._part.done()))
