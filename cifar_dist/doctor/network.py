@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import resource
 import socket
@@ -20,7 +21,6 @@ from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.formatting import percent, size
 from cifar_dist.launch.joining import JOB_PORTS
-from cifar_dist.tracking.environment import describe
 
 _CONNECT_SECONDS: Final = 5.0
 _LOOKUP_SECONDS: Final = 1.0  # of which a job with many ranks loses a multiple
@@ -33,9 +33,11 @@ _INTERFACE: Final = "name the network between the nodes in GLOO_SOCKET_IFNAME an
 def map_ranks(engine: Engine) -> Iterator[Finding]:
     """Yield a row for each node, with its ranks and their devices, and one if something about them is wrong."""
     ranks, device = engine.ranks, engine.ranks.device
-    versions = describe()["versions"]
-    assert isinstance(versions, dict)
-    own = (socket.gethostname(), str(device) if device.type == "cuda" else device.type, str(versions.get("torch")))
+    own = (
+        socket.gethostname(),
+        str(device) if device.type == "cuda" else device.type,
+        importlib.metadata.version("torch"),
+    )
     places = ranks.gather_objects(own)
     nodes: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for rank, (host, on, _) in enumerate(places):
