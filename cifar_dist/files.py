@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHECKOUT: Final = Path(__file__).parents[1]
+"""The folder of this package, which has ``launch/``, ``shards/`` and ``slurm/`` beside it."""
+
 _OPEN_FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))  # of this process; the second where there is no /proc
 _TEMPORARY: Final = re.compile(r"\.(.+)\.([0-9]{1,9})\.tmp", re.DOTALL)  # the name to be, and the writing process
 _SUMS: Final = "SHA256SUMS"

@@ -13,6 +13,7 @@ from cifar_dist.config.section import expand_path
 from cifar_dist.config.toml_text import read_toml
 from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.errors import UserError, nearest
+from cifar_dist.files import CHECKOUT
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 _SPELLING = {
@@ -99,7 +100,7 @@ def known_names() -> list[str]:
 
 
 def _search_folders() -> tuple[Path, Path]:
-    return Path("shards"), Path(__file__).parents[2] / "shards"
+    return Path("shards"), CHECKOUT / "shards"
 
 
 def _first_error(error: ValidationError) -> str:

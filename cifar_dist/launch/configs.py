@@ -6,8 +6,7 @@ from pathlib import Path
 
 from cifar_dist.config.section import expand_home
 from cifar_dist.errors import UserError
-
-_REPOSITORY = Path(__file__).parents[2]
+from cifar_dist.files import CHECKOUT
 
 
 def find_config(config: str) -> Path:
@@ -43,4 +42,4 @@ def _known() -> str:
 
 
 def _folders() -> list[Path]:
-    return list(dict.fromkeys([_REPOSITORY / "launch", Path("launch").resolve()]))
+    return list(dict.fromkeys([CHECKOUT / "launch", Path("launch").resolve()]))

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from cifar_dist.errors import JoinTimeoutError, UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
+from cifar_dist.files import CHECKOUT
 from cifar_dist.launch.agreed_code import Failure, agreed_code
 from cifar_dist.launch.job import Job
 from cifar_dist.launch.joining import join_machines
@@ -26,7 +27,6 @@ from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
 _TORCH_LOG = "TORCH_CPP_LOG_LEVEL"
-ROOT = Path(__file__).parents[2]  # must be on the path for `import cifar_dist`
 
 
 def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded: Iterable[int]) -> int:
@@ -125,8 +125,8 @@ def _prepare_environment() -> None:
     _prepend("PATH", Path(sys.executable).parent)  # DeepSpeed finds programs by name
     # The ranks import the package that this process runs, not another one in the working folder.
     os.environ["PYTHONSAFEPATH"] = "1"
-    if str(ROOT) != sysconfig.get_path("purelib"):
-        _prepend("PYTHONPATH", ROOT)
+    if str(CHECKOUT) != sysconfig.get_path("purelib"):  # else it is on the path
+        _prepend("PYTHONPATH", CHECKOUT)
 
 
 @contextmanager

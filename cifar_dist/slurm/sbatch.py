@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
+from cifar_dist.files import CHECKOUT
 from cifar_dist.launch.typed_command import SLURM_CONFIG
 from cifar_dist.slurm.node import MIN_NODES, PROCESSES
 from cifar_dist.slurm.options import PYXIS, Options, asked
 from cifar_dist.terminal.notice import notice
 
-ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "slurm"
+SCRIPTS = CHECKOUT / "slurm"
 
 _VENV = "CIFAR_DIST_VENV"
 _SRUN_OPTIONS = "CIFAR_DIST_SRUN_OPTIONS"
@@ -58,7 +58,7 @@ def site_variables(options: Options) -> dict[str, str]:
         problem = f"{_SRUN_OPTIONS} is split at spaces, also inside quotes: {of_srun}"
         raise UserError(f"{problem}; use no quotes, and no space in a path")
     is_here = Path(sys.prefix, "bin", "python").exists() and PYXIS not in of_srun
-    return {"CIFAR_DIST_HOME": str(ROOT), **({_VENV: sys.prefix} if is_here else {}), **own}
+    return {"CIFAR_DIST_HOME": str(CHECKOUT), **({_VENV: sys.prefix} if is_here else {}), **own}
 
 
 @dataclass(frozen=True)
