@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
+
+from cifar_dist.launch.parent_death import signal_when_this_ends
 
 STEPS, BATCH, TURNS = 4, 250, 3
 
@@ -40,7 +43,8 @@ def train() -> None:
 def measured(mode: str) -> float:
     """CPU seconds of a step, in a process of its own."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run([sys.executable, __file__, mode], env=env, capture_output=True, text=True, check=True)
+    words, bound = [sys.executable, __file__, mode], signal_when_this_ends(signal.SIGKILL)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True, preexec_fn=bound)
     return float(done.stdout)
 
 

@@ -10,10 +10,13 @@ shares the cores fairly among them. The peer's differ in nothing but the environ
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from functools import partial
+
+from cifar_dist.launch.parent_death import signal_when_this_ends
 
 SECONDS = 4.0
 BATCH = 64
@@ -41,8 +44,10 @@ def measured(mode: str, runs: int) -> float:
     """Images per second of all runs together."""
     env = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     words = [sys.executable, __file__, mode]
+    bound = signal_when_this_ends(signal.SIGKILL)
     started = [
-        subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True) for _ in range(runs)
+        subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=bound)
+        for _ in range(runs)
     ]
     return sum(float(process.communicate()[0]) for process in started)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from workers import ROOT, Workers
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.precision import is_bf16_fast
 from cifar_dist.formatting import percent
+from cifar_dist.launch.parent_death import signal_when_this_ends
 
 OURS = "speedrun-94"
 PRECISIONS = {"bf16": "bf16", "fp32": "no"}
@@ -158,7 +160,9 @@ def train_ours(words: Sequence[str], seed: int, data: str, folder: str, way: Way
     name = f"ours.{seed}"
     launch = ["launch", "cpu", f"--num_processes={way.threads}", *words, "--data.path", data, "--train.threads", "1"]
     launch += ["--run.dir", folder, "--run.name", name, "--run.seed", str(seed), *way.precision_settings]
-    subprocess.run([sys.executable, "-m", "cifar_dist", *launch], cwd=ROOT, check=True, stdout=sys.stderr)
+    command = [sys.executable, "-m", "cifar_dist", *launch]
+    bound = signal_when_this_ends(signal.SIGKILL)
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, preexec_fn=bound)
     seconds, accuracy = measured(Path(folder, name))
     return Training(seconds, accuracy, accuracy)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_dist.launch.parent_death import signal_when_this_ends
+
 GRACE = 10.0
 """Seconds that a process at its limit has to save, after SIGTERM and before SIGKILL."""
 _SHOW_EVERY = 15.0  # seconds between lines of progress
@@ -61,7 +63,14 @@ def run(
         file.flush()
         begin, limited = file.tell(), False
         job = subprocess.Popen(
-            words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            words,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=signal_when_this_ends(signal.SIGKILL),
         )
         try:
             deadline = time.monotonic() + seconds

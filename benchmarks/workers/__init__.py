@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from cifar_dist.launch.parent_death import signal_when_this_ends
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,6 +78,7 @@ class Workers:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                preexec_fn=signal_when_this_ends(signal.SIGKILL),
             )
             for rank in range(processes)
         ]

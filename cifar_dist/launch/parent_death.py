@@ -10,6 +10,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LAUNCHER = "CIFAR_DIST_LAUNCHER"  # in the environment of a rank: the process id of its launcher
@@ -19,6 +21,11 @@ def signal_on_parent_death(parent: int, number: int) -> None:
     """Have the kernel send this process ``number`` when the process ``parent``, its parent, ends or has ended."""
     if _prctl(_PR_SET_PDEATHSIG, number) and os.getppid() != parent:  # it ended before the call
         os.kill(os.getpid(), number)
+
+
+def signal_when_this_ends(number: int) -> Callable[[], None]:
+    """Return the ``preexec_fn`` of a process that receives ``number`` when the thread that calls this ends."""
+    return partial(signal_on_parent_death, os.getpid(), number)
 
 
 def announce_launcher() -> None:

@@ -9,7 +9,6 @@ sweep then exits with 75 too, unless only failed runs are left.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE, how_it_ended
 from cifar_dist.formatting import duration, percent
 from cifar_dist.launch.configs import find_config
-from cifar_dist.launch.parent_death import signal_on_parent_death
+from cifar_dist.launch.parent_death import signal_when_this_ends
 from cifar_dist.launch.signal_queue import SignalQueue
 from cifar_dist.launch.suspension import suspended_together
 from cifar_dist.launch.typed_command import VARIABLE, typed_command
@@ -239,7 +238,7 @@ def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices
         stdout=output,
         stderr=subprocess.STDOUT if quiet else None,
         start_new_session=True,  # Ctrl-C reaches only this process, which forwards it once
-        preexec_fn=functools.partial(signal_on_parent_death, os.getpid(), signal.SIGTERM),  # no run outlives the sweep
+        preexec_fn=signal_when_this_ends(signal.SIGTERM),  # no run outlives the sweep
     )
     return _Job(run, number, slot, process, output)
 
