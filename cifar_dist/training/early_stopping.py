@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from cifar_dist.config import TrainConfig
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.tracking import metrics
+from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.training.setup import TrainingSetup
 
@@ -53,6 +54,39 @@ class EarlyStopping:
 
 def stopping_after(step: int, folder: RunFolder, setup: TrainingSetup) -> EarlyStopping:
     """Return early stopping as the settings of ``setup`` have it after the first ``step`` steps of a run."""
+    return EarlyStopping(setup.config.train, _evaluations(step, folder, setup))
+
+
+class End(NamedTuple):
+    """An evaluation after which a run is complete by early stopping.
+
+    Attributes:
+        step: optimizer steps done.
+        waited: evaluations in a row without an improvement.
+        reason: in words.
+    """
+
+    step: int
+    waited: int
+    reason: str
+
+
+def ends_by_patience(step: int, folder: RunFolder, setup: TrainingSetup) -> list[End]:
+    """List where the settings of ``setup`` would have ended a run within its first ``step`` steps, the earliest first.
+
+    A later improvement does not undo an end. A branch cannot have ended before it began.
+    """
+    events = timeline.read(folder.timeline)
+    begun = max((event.step for event in events if event.kind == "branched"), default=0)
+    stopping, ends = EarlyStopping(setup.config.train), []
+    for record in _evaluations(step, folder, setup):
+        stopping.add(record)
+        if stopping.is_exhausted() and record.step >= begun:
+            ends.append(End(record.step, stopping.waited, str(stopping)))
+    return ends
+
+
+def _evaluations(step: int, folder: RunFolder, setup: TrainingSetup) -> list[Record]:
+    """Return the evaluations within the first ``step`` steps, without one that only the end of the run there made."""
     records = metrics.evaluations(folder.metrics)
-    turns = (one for one in records if one.step < step or (one.step == step and setup.is_turn(step)))
-    return EarlyStopping(setup.config.train, turns)
+    return [one for one in records if one.step < step or (one.step == step and setup.is_turn(step))]

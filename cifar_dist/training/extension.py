@@ -18,7 +18,7 @@ from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import other_run, resume_command
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.timeline import Event
-from cifar_dist.training.early_stopping import stopping_after
+from cifar_dist.training.early_stopping import ends_by_patience
 from cifar_dist.training.setup import TrainingSetup
 
 
@@ -76,19 +76,19 @@ def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: s
             f"{folder.path} {done}, and {changes} asks for {setup.last_step}; "
             f"ask for more, or leave its length as it was: {resume_command(folder)}"
         )
-    stopping = stopping_after(step, folder, setup)
-    if not stopping.is_exhausted():
+    ends = ends_by_patience(step, folder, setup)
+    if not ends:
         return
-    remedy = f"add --train.patience {stopping.waited + 1} or more, or"
+    first, remedy = ends[0], f"add --train.patience {max(end.waited for end in ends) + 1} or more, or"
+    if first.step < step:
+        raise UserError(
+            f"{folder.path} has done {step} steps, and with {changes} would have ended before, by {first.reason}; "
+            f"{remedy} leave its length as it was: {resume_command(folder)}"
+        )
     if is_finished:
         raise UserError(
-            f"{folder.path} is finished by {stopping}; {changes} does not change that; "
+            f"{folder.path} is finished by {first.reason}; {changes} does not change that; "
             f"{remedy} {_no_patience(setup.config)}"
-        )
-    if stopping.waited > setup.config.train.patience or not setup.is_turn(step):
-        raise UserError(
-            f"{folder.path} has done {step} steps, and with {changes} would have ended before, by {stopping}; "
-            f"{remedy} leave its length as it was: {resume_command(folder)}"
         )
 
 

@@ -42,6 +42,24 @@ def test_a_patience_that_has_ended_before_is_refused(place: Place) -> None:
     assert (refused.code, "would have ended before, by early stopping" in refused.said) == (2, True), refused.said
 
 
+def test_a_patience_that_has_ended_before_is_refused_though_a_later_evaluation_was_better(place: Place) -> None:
+    """A branch is not refused for it, nor its extension: it cannot have ended before it began."""
+    words = ["--schedule.name", "constant", "--optim.lr", "0.02"]
+    assert place.train("uneven", *words, "--train.epochs", "3").code == 0
+    first, second, third = (record["accuracy"] for record in metrics(place.runs / "uneven", "val"))
+    assert first <= second < third, "or the test would show nothing"
+    early = ["--train.min_delta", f"{(second + third) / 2 - first}", "--train.patience"]
+    refused = place.run("resume", str(place.runs / "uneven"), "--train.epochs", "4", *early, "1")
+    assert refused.code == 2, refused.said
+    assert "would have ended before, by early stopping: no better val_accuracy in 1 evaluations" in refused.said
+    assert "; add --train.patience 2 or more, or leave its length" in refused.said
+    branch = [*words, *early, "1", "--run.from", "uneven", "--train.epochs", "5"]
+    begun = place.train("even", *branch, "--train.max_steps", str(3 * STEPS + 1))
+    assert begun.code == 0, begun.said
+    longer = place.run("resume", str(place.runs / "even"), "--train.max_steps", str(3 * STEPS + 2))
+    assert longer.code == 0, longer.said
+
+
 NAN = float("nan")
 
 
