@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from cifar_dist.checkpoint.marker import (
     measure,
     read_file,
     read_marker,
+    verify,
     write_marker,
 )
 from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
@@ -50,6 +52,23 @@ def complete_folder(path: Path, files: Mapping[str, FileFacts], state: TrainStat
     """Write the state and, last, the marker of a checkpoint whose files of tensors are in the folder ``path``."""
     (path / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
     write_marker(path, {**files, **measure(path, [STATE])})
+
+
+def copy(source: Path, target: Path, state: TrainState) -> None:
+    """Copy a checkpoint to ``target``, which does not exist, with another state.
+
+    Raises:
+        CheckpointError: ``source`` is damaged.
+        OSError: it cannot be read, or ``target`` not be written.
+    """
+    marker = read_marker(source)
+    if marker.version == 1:
+        verify(source)
+        write(target, load(source).tensors, state)
+        return
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    verify(target)
+    complete_folder(target, {name: facts for name, facts in marker.files.items() if name != STATE}, state)
 
 
 def files_of(tensors: Tensors) -> dict[str, Mapping[str, Tensor]]:

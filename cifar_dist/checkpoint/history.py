@@ -15,7 +15,7 @@ from cifar_dist.checkpoint.contents import (
     Tensors,
     TrainState,
 )
-from cifar_dist.checkpoint.folder import read_state, write
+from cifar_dist.checkpoint.folder import copy, read_state, write
 from cifar_dist.checkpoint.marker import verify
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import complete, discard, exists, folder_atomic, free_name, leftovers, link_atomic
@@ -80,27 +80,29 @@ def _point_at(path: Path, *, best: bool) -> None:
         link_atomic(path.with_name("best"), path.name)
 
 
-def copy_to(source: Path, folder: Path) -> None:
-    """Begin the checkpoints of another run with a copy of ``source``, and of the best one of that time if it is intact.
+def copy_to(source: Path, folder: Path, state: TrainState, highest: Path | None = None) -> None:
+    """Begin the checkpoints of another run with a copy of ``source``, and of the best one of that time.
 
     Args:
         source: a checkpoint.
         folder: ``checkpoints`` of the other run; a kill leaves it empty or complete. Damaged checkpoints stay in it.
+        state: of the copy of ``source``.
+        highest: the best checkpoint, which may be ``source``; None for none.
 
     Raises:
         CheckpointError: ``source`` changed while it was copied.
     """
-    highest = best(source.parent, until=step_of(source))
-    copied = [source] if highest in (None, source) or not _is_intact(highest) else [highest, source]
+    copied = {source: state}
+    if highest not in (None, source):
+        copied = {highest: read_state(highest), **copied}
     damaged = list(folder.glob("*.damaged*"))
     with folder_atomic(folder, replace=True) as temporary:
-        for path in copied:
+        for path, its_state in copied.items():
             target = temporary / path.name
             try:
-                shutil.copytree(path, target, copy_function=shutil.copyfile)
+                copy(path, target, its_state)
             except (FileNotFoundError, shutil.Error):
                 raise CheckpointError(f"{path} was deleted while it was copied; run the same command again") from None
-            verify(target)
             _point_at(target, best=path == highest)
         for path in damaged:
             path.rename(temporary / path.name)
@@ -140,11 +142,15 @@ def best(folder: Path, until: int | None = None) -> Path | None:
     return next(iter(marked or [path for path in reached if path.name == linked]), None)
 
 
-def best_accuracy(folder: Path, before: int) -> float | None:
-    """Return the highest validation accuracy of which a checkpoint is kept, of those before a step; None for none."""
-    earlier = [_state(path) for path in listing(folder) if (step_of(path) or 0) < before]
-    reached = [one.val_accuracy for one in earlier if one is not None and one.is_best]
-    return max((accuracy for accuracy in reached if accuracy is not None), default=None)
+def best_before(folder: Path, step: int) -> Path | None:
+    """Return the checkpoint with the highest validation accuracy of those before a step that are kept; None for none.
+
+    Unlike with :func:`best`, an accuracy whose checkpoint is lost does not count.
+    """
+    earlier = {path: _state(path) for path in listing(folder) if (step_of(path) or 0) < step}
+    reached = {path: one.val_accuracy for path, one in earlier.items() if one is not None and one.is_best}
+    known = {path: accuracy for path, accuracy in reached.items() if accuracy is not None}
+    return max(known, key=lambda path: known[path], default=None)
 
 
 def _state(path: Path) -> TrainState | None:
@@ -248,7 +254,7 @@ def named(folder: Path, which: str, option: str = OPTION) -> Path:
         if not exists(path):  # the run is training, and has deleted it
             return named(folder, which, option)
         others = (other for other in listing(folder) if other != path)
-        intact = next((step_of(other) for other in others if _is_intact(other)), None)
+        intact = next((step_of(other) for other in others if is_intact(other)), None)
         none_left = f"no other is intact; restore one{_way_to_final_weights(folder, option)}"
         way = none_left if intact is None else f"use another step: {intact}"
         raise UserError(f"{path}: {error}; {way}") from None
@@ -266,7 +272,8 @@ def _verified_state(path: Path) -> TrainState:
     return read_state(path)
 
 
-def _is_intact(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
+    """Whether all of a checkpoint can be read, and by this program."""
     try:
         _verified_state(path)
     except (CheckpointError, NewerCheckpointError, OSError):

@@ -1,6 +1,7 @@
 """Begin a run with a checkpoint of another one, and with the metrics up to it.
 
 A branch takes its origin's checkpoint as long as it has none of its own, so that one that is killed can be repeated.
+Its folder receives only evaluations that count in it: nothing that reads it later has to know which those are.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 import torch
 
 from cifar_dist import checkpoint
+from cifar_dist.checkpoint import TrainState
 from cifar_dist.config import RunningAverageConfig
 from cifar_dist.config.changes import KEPT_BY_A_BRANCH, in_words
 from cifar_dist.config.settings import settings_of
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import epoch_order, steps_per_epoch
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import copy_atomic
@@ -25,6 +28,7 @@ from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.early_stopping import stopping_after
+from cifar_dist.training.extension import is_evaluated_here, without_last_evaluation
 from cifar_dist.training.setup import TrainingSetup
 
 
@@ -52,7 +56,8 @@ def find_origin(folder: RunFolder, setup: TrainingSetup) -> Path | None:
             f"run.from: step {step} is the end of this run or beyond; give it more --train.{length}, or begin with an "
             f"earlier step: {', '.join(_steps_before(source, setup.last_step)) or 'none is kept'}"
         )
-    if (stopping := stopping_after(step, source, setup)).is_exhausted():
+    stopping = stopping_after(step, source, setup)
+    if _counts_evaluations(source, setup) and stopping.is_exhausted():
         raise UserError(
             f"run.from: at step {step} this run is complete by {stopping}; "
             f"use --train.patience {stopping.waited + 1} or more, or an earlier step"
@@ -193,22 +198,60 @@ def _or(way: str) -> str:
     return f", or {way}" if way else ""
 
 
+def _counts_evaluations(source: RunFolder, setup: TrainingSetup) -> bool:
+    """Whether the evaluations of another run count in this one: they are on the same images."""
+    val = _val_of(setup.manifest, setup.config.data.hold_out)
+    return bool(val) and val == _val_of(source.read_manifest(), read_started_settings(source).data.hold_out)
+
+
+def _val_of(manifest: Manifest, hold_out: bool) -> list[tuple[str, list[int]]]:
+    """Return what a run is evaluated on while it trains, as checksum and labels of each shard; nothing if it is not."""
+    shards = manifest.for_training(hold_out).splits.get("val", ())
+    return [(shard.sha256, shard.labels.tolist()) for shard in shards]
+
+
+def _as_a_beginning(origin: Path, setup: TrainingSetup) -> tuple[TrainState, Path | None]:
+    """Return the state that a branch has at a checkpoint of its origin, and the best checkpoint of that time, if any.
+
+    An evaluation that only the end of the origin there made is not one of a run that continues.
+    """
+    source, state = RunFolder(origin.parents[1]), checkpoint.read_state(origin)
+    best = checkpoint.best(source.checkpoints, until=state.step)
+    if is_evaluated_here(state, setup) and not setup.is_turn(state.step):
+        state = without_last_evaluation(source, state, setup)
+        best = checkpoint.best_before(source.checkpoints, state.step)
+    if not _counts_evaluations(source, setup):
+        return replace(state, val_accuracy=None, best_val_accuracy=None, is_best=False), None
+    if best is None or not checkpoint.is_intact(best):
+        return replace(state, best_val_accuracy=None, is_best=False), None
+    return state, best
+
+
 def begin_branch(folder: RunFolder, origin: Path | None, setup: TrainingSetup) -> list[str]:
     """Begin ``folder`` with a checkpoint of another run and the metrics up to it; return lines to report."""
     assert origin is not None, "run.from names a checkpoint"
     source = RunFolder(origin.parents[1])
-    state = checkpoint.read_state(origin)
-    step = state.step
-    where = f"{source.path}@{step}"
+    state, best = _as_a_beginning(origin, setup)
+    where = f"{source.path}@{state.step}"
     if source.metrics.is_file():
         copy_atomic(source.metrics, folder.metrics)
         log = MetricsLog(folder.metrics)
-        log.cut(step, state.epochs_evaluated)
+        log.cut(state.step, 0 if state.val_accuracy is None else state.epochs_evaluated)
         log.close()
     if not any(event.kind == "branched" and event.note == where for event in timeline.read(folder.timeline)):
-        timeline.append(folder.timeline, Event(timeline.utc(), "branched", step, note=where))
-    checkpoint.copy_to(origin, folder.checkpoints)
-    begun = f"branched from {where}"
-    if state.best_val_accuracy is not None and checkpoint.best(folder.checkpoints) is None:
-        begun += ", whose best checkpoint of that time is lost; the next evaluation is the best"
-    return [begun, *filter(None, [_order_note(source, step, setup)])]
+        timeline.append(folder.timeline, Event(timeline.utc(), "branched", state.step, note=where))
+    checkpoint.copy_to(origin, folder.checkpoints, state, best)
+    notes = (_validation_note(origin, setup), _order_note(source, state.step, setup))
+    return [f"branched from {where}", *filter(None, notes)]
+
+
+def _validation_note(origin: Path, setup: TrainingSetup) -> str:
+    """Say that those before the branch do not count, or that those after it are on learnt images; empty otherwise."""
+    source = RunFolder(origin.parents[1])
+    val = _val_of(setup.manifest, setup.config.data.hold_out)
+    if val and read_started_settings(source).trains_on("val") and val == _val_of(source.read_manifest(), hold_out=True):
+        return f"{source.path} was trained on val, so the validation accuracy here is not that of new images"
+    if checkpoint.read_state(origin).val_accuracy is None or _counts_evaluations(source, setup):
+        return ""
+    why = f"{source.path} has another val" if val else "this run is not evaluated on val"
+    return f"{why}, so the validation accuracies up to step {step_of(origin)} do not count"

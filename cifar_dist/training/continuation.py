@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cifar_dist import checkpoint
+from cifar_dist.checkpoint import TrainState
 from cifar_dist.config import Config
 from cifar_dist.config.changes import LENGTH, contradiction
 from cifar_dist.config.settings import settings_of
@@ -70,12 +71,18 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list
     if found is None and config.run.from_:
         notes += begin_branch(folder, origin or find_origin(folder, setup), setup)
         found, _ = _choose(folder)
-    lost = _lost_evaluations(folder, setup, found) if found else ""
-    return found, [*notes, *damaged, *filter(None, [lost])]
+    state = state_to_continue(folder, checkpoint.read_state(found) if found else checkpoint.NEW_RUN, setup)
+    lost = (_lost_evaluations(folder, setup, state), _lost_best(state))
+    return found, [*notes, *damaged, *filter(None, lost)]
 
 
-def _lost_evaluations(folder: RunFolder, setup: TrainingSetup, found: Path) -> str:
-    state = state_to_continue(folder, checkpoint.read_state(found), setup)
+def _lost_best(state: TrainState) -> str:
+    if state.val_accuracy is None or state.best_val_accuracy is not None:
+        return ""
+    return "the checkpoint of the best evaluation so far is lost; the next evaluation is the best"
+
+
+def _lost_evaluations(folder: RunFolder, setup: TrainingSetup, state: TrainState) -> str:
     epochs = range(state.epochs_evaluated if setup.validates else 0)
     due = [epoch for epoch in epochs if setup.is_turn((epoch + 1) * setup.steps_per_epoch)]
     return describe_lost_evaluations(folder.metrics, state.step, due)

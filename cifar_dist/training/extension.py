@@ -103,30 +103,34 @@ def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup
     """Return ``state`` as a run has it that had its length from the start: evaluated here if it ends here.
 
     A run is always evaluated at its end. One that was made longer has such an evaluation where it is not the turn of
-    that epoch, as has a branch that begins there; one that was made shorter, or long again, may lack it. A branch whose
-    origin had deleted its best checkpoint looks for one of its own.
+    that epoch; one that was made shorter, or long again, may lack it.
     """
-    events = timeline.read(folder.timeline)
-    has_branched = any(event.kind == "branched" and event.step == state.step for event in events)
-    if has_branched and checkpoint.best(folder.checkpoints) is None:
-        state = replace(state, best_val_accuracy=None)
-    done_before = (state.step - 1) // setup.steps_per_epoch
-    if state.step == 0 or state.epochs_evaluated <= done_before:
-        return state  # not evaluated here
-    records = metrics.evaluations(folder.metrics)
+    if not is_evaluated_here(state, setup):
+        return state
     if state.step == setup.last_step:
+        records = metrics.evaluations(folder.metrics)
         is_right = not setup.validates or any(record.step == state.step for record in records)
     else:
-        was_end = any(event.kind in timeline.ORIGINS and event.step == state.step for event in events)
+        events = timeline.read(folder.timeline)
+        was_end = any(event.kind == "extended" and event.step == state.step for event in events)
         within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step
         is_right = not within_epoch and (not was_end or setup.is_turn(state.step))
-    if is_right:
-        return state
-    before = [record.accuracy for record in records if record.step < state.step]
+    return state if is_right else without_last_evaluation(folder, state, setup)
+
+
+def is_evaluated_here(state: TrainState, setup: TrainingSetup) -> bool:
+    """Whether the evaluation at the step of a checkpoint, if one was due there, is part of its state."""
+    return state.step > 0 and state.epochs_evaluated > (state.step - 1) // setup.steps_per_epoch
+
+
+def without_last_evaluation(folder: RunFolder, state: TrainState, setup: TrainingSetup) -> TrainState:
+    """Return ``state`` as it was before the evaluation at its step; the best is then the best that is kept."""
+    before = [record.accuracy for record in metrics.evaluations(folder.metrics) if record.step < state.step]
+    best = checkpoint.best_before(folder.checkpoints, state.step)
     return replace(
         state,
-        epochs_evaluated=done_before,
+        epochs_evaluated=(state.step - 1) // setup.steps_per_epoch,
         val_accuracy=before[-1] if before else None,
-        best_val_accuracy=checkpoint.best_accuracy(folder.checkpoints, before=state.step),
+        best_val_accuracy=checkpoint.read_state(best).val_accuracy if best else None,
         is_best=False,
     )

@@ -223,11 +223,11 @@ def test_the_newest_is_found_while_the_run_saves_and_deletes(folder: Path) -> No
 
 
 def test_an_accuracy_of_0_is_an_accuracy(folder: Path) -> None:
-    checkpoint.save(
+    path = checkpoint.save(
         folder, tensors(5), dataclasses.replace(state(5), val_accuracy=0.0, best_val_accuracy=0.0, is_best=True)
     )
-    assert checkpoint.best_accuracy(folder, before=6) == 0.0
-    assert checkpoint.best_accuracy(folder, before=5) is None
+    assert checkpoint.best_before(folder, 6) == path
+    assert checkpoint.best_before(folder, 5) is None
 
 
 def test_an_accuracy_whose_weights_are_lost_is_not_one_that_was_reached(folder: Path) -> None:

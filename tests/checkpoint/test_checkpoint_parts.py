@@ -48,8 +48,11 @@ def test_parts_are_read_as_the_files_of_one_process(folder: Path, tmp_path: Path
     assert load_file(tmp_path / "copy.safetensors").keys() == averaged(4).weights.keys()
     mean = mean_weights([path, save_in_parts(folder, 8, 2)])
     assert torch.equal(mean["conv.weight"], weights(6)["conv.weight"] // 2)
-    checkpoint.copy_to(path, tmp_path / "branch" / "checkpoints")
-    assert holds(tmp_path / "branch" / "checkpoints" / path.name, 4)
+    copy = tmp_path / "branch" / "checkpoints" / path.name
+    checkpoint.copy_to(path, copy.parent, state(4))
+    checkpoint.verify(copy)
+    assert (holds(copy, 4), names(copy)) == (True, names(path))
+    assert not checkpoint.read_state(copy).is_best
 
 
 def test_a_step_is_saved_again_in_another_number_of_parts(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -68,6 +69,19 @@ def test_without_an_average_the_saved_model_is_the_trained_one(tmp_path: Path) -
     loaded = checkpoint.load(path)
     assert loaded.tensors.averaged is None
     assert same(loaded.tensors.weights, weights(7))
+
+
+def test_a_copy_has_the_newest_layout_and_its_own_state(tmp_path: Path) -> None:
+    saved = Tensors(weights(7), averaged(7), optimizer(7))
+    path = write_version_1(tmp_path / "origin" / "step-00000007", saved, STATE)
+    state = dataclasses.replace(checkpoint.read_state(path), best_val_accuracy=None)
+    checkpoint.copy_to(path, tmp_path / "branch", state)
+    found, copy = checkpoint.load(path).tensors, checkpoint.load(tmp_path / "branch" / path.name)
+    checkpoint.verify(copy.path)
+    assert copy.state == state
+    assert same(copy.tensors.weights, found.weights)
+    assert same(copy.tensors.optimizer, found.optimizer)
+    assert same(copy.tensors.averaged.running(), found.averaged.running())
 
 
 def test_a_best_of_minus_one_means_not_evaluated(tmp_path: Path) -> None:

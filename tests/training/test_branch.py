@@ -7,15 +7,22 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.continued_runs import Place, events
 from support.running import metrics, story
 
 from cifar_dist import checkpoint
+from cifar_dist.data.pack import pack
+from cifar_dist.files import read_json
 from cifar_dist.launch.typed_command import VARIABLE
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import describe
 from cifar_dist.tracking.metrics import evaluations
+
+NOTHING_TO_SEE = ["--augment.mean", "[0.5, 0.5, 0.5]", "--augment.std", "[99, 99, 99]"]
+"""Settings with which a branch loses what its origin has learnt."""
+LOST = "warning: the checkpoint of the best evaluation so far is lost; the next evaluation is the best\n"
 
 
 @pytest.mark.parametrize("die_at", [3, 5], ids=["before the metrics are copied", "before the checkpoints are"])
@@ -59,14 +66,59 @@ def test_a_branch_takes_over_the_checkpoint_that_was_the_best_or_has_a_best_of_i
     origin = shutil.copytree(place.whole, place.runs / "pruned", symlinks=True) / "checkpoints"
     then, now = (max(path.name for path in bests(origin) if path.name <= f"step-{at:08d}") for at in (10, 12))
     assert then < now, "what is the best now does not tell what it was then"
-    nothing_to_see = ["--augment.mean", "[0.5, 0.5, 0.5]", "--augment.std", "[99, 99, 99]"]
-    for name, expected, says in (("kept", then, "\n"), ("own", "step-00000012", ", whose best checkpoint")):
-        done = place.train(name, "--run.from", "pruned@10", *nothing_to_see)
+    for name, expected, is_lost in (("kept", then, False), ("own", "step-00000012", True)):
+        done = place.train(name, "--run.from", "pruned@10", *NOTHING_TO_SEE)
         assert done.code == 0, done.said
-        assert f"warning: branched from {origin.parent}@10{says}" in done.said
+        assert f"warning: branched from {origin.parent}@10\n" in done.said
+        assert (LOST in done.said) == is_lost
         assert evaluations(place.runs / name / "metrics.jsonl")[-1].accuracy < 0.3
         assert checkpoint.named(place.runs / name / "checkpoints", "best").name == expected
         (origin / then / "weights.safetensors").write_bytes(b"damaged")
+
+
+def test_a_branch_from_an_end_that_is_no_turn_takes_over_the_best_of_the_turns(place: Place) -> None:
+    words = ["--schedule.name", "constant", "--optim.lr", "0.02", "--eval.every", "2"]
+    assert place.train("turns", *words, "--train.epochs", "3").code == 0
+    early, late = (record["accuracy"] for record in metrics(place.runs / "turns", "val"))
+    assert early < late, "or the test would show nothing"
+    branch = [*words, *NOTHING_TO_SEE, "--run.from", "turns", "--train.epochs", "6"]
+    done = place.train("next", *branch, "--train.max_steps", "10")
+    assert (done.code, LOST in done.said) == (0, False), done.said
+    folder = place.runs / "next" / "checkpoints"
+    assert checkpoint.named(folder, "best").name == "step-00000006"
+    assert checkpoint.read_state(checkpoint.named(folder, "latest")).best_val_accuracy == early
+
+
+def test_evaluations_on_other_data_are_not_those_of_the_branch(place: Place, digits: Path, tmp_path: Path) -> None:
+    """They neither hold its best checkpoint nor exhaust its patience, which those of the origin would have done."""
+    arrays = np.load(digits.parent / "digits.npz")
+    negatives = {name: 255 - arrays[name] if name.startswith("x_") else arrays[name] for name in arrays.files}
+    np.savez(tmp_path / "negatives.npz", **negatives)
+    pack(tmp_path / "negatives.npz", tmp_path / "negatives", samples_per_shard=40, show=False)
+    patience = ["--train.patience", "2", "--train.min_delta", "0.9"]
+    words = ["--run.from", "whole@9", *NOTHING_TO_SEE, *patience, "--data.path", str(tmp_path / "negatives")]
+    done = place.train("negative", *words, "--run.from_other_data")
+    assert done.code == 0, done.said
+    says = f"warning: {place.whole} has another val, so the validation accuracies up to step 9 do not count\n"
+    assert (says in done.said, "early stopping" in done.said) == (True, False)
+    run = place.runs / "negative"
+    assert [record["step"] for record in metrics(run, "val")] == [12]
+    assert checkpoint.named(run / "checkpoints", "best").name == "step-00000012"
+
+
+def test_a_branch_that_trains_on_val_has_no_best_checkpoint_and_a_branch_of_it_is_warned(place: Place) -> None:
+    done = place.train("all", "--run.from", "whole@9", "--data.hold_out", "false", "--train.batch_size", "96")
+    assert done.code == 0, done.said
+    says = "warning: this run is not evaluated on val, so the validation accuracies up to step 9 do not count\n"
+    assert says in done.said
+    run = place.runs / "all"
+    assert metrics(run, "val") == []
+    assert checkpoint.named(run / "checkpoints", "best").name == "step-00000012"
+    (evaluation,) = run.glob("evaluations/*_model_final")
+    assert read_json(evaluation / "summary.json")["val_accuracy"] is None
+    held_out = place.train("held-out", "--run.from", "all", "--train.epochs", "5")
+    assert held_out.code == 0, held_out.said
+    assert f"warning: {run} was trained on val, so the validation accuracy here is not that of new" in held_out.said
 
 
 def test_of_equal_accuracies_the_newest_is_the_best(place: Place) -> None:
