@@ -199,7 +199,9 @@ def test_the_best_checkpoint_of_an_extended_run_has_the_accuracy_that_it_is_said
     state = checkpoint.read_state(checkpoint.named(folder, "best"))
     assert state.step >= 9
     assert state.best_val_accuracy is None, "no checkpoint of an evaluation is left"
-    assert place.run("resume", str(run)).code == 0
+    done = place.run("resume", str(run))
+    assert done.code == 0, done.said
+    assert "warning: the checkpoint of the best evaluation so far is lost; the next evaluation is the best" in done.said
     state = checkpoint.read_state(checkpoint.named(folder, "best"))
     assert state.best_val_accuracy in [record["accuracy"] for record in metrics(run, "val") if record["step"] >= 12]
 
