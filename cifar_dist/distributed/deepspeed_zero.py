@@ -180,7 +180,7 @@ class _ZeroModel(WrappedModel):
         return collect_zero(self._optimizer.optimizer, self.trainable_parameters(), deal)
 
     def require_savable_state(self) -> None:
-        require_savable_zero(self._optimizer.optimizer)
+        require_savable_zero(self._optimizer.optimizer, self._built_groups)
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         parameters = self.trainable_parameters()

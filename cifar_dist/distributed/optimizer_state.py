@@ -7,7 +7,7 @@ group. Collecting the full tensors from these shards, and splitting them again, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from cifar_dist.errors import UserError
 
 Parameters = Mapping[str, nn.Parameter]
 """The trainable parameters, by name."""
+
+_NO_STATE = frozenset({"params", "lr", "lr_scale", "fused"})
+"""Keys of a parameter group that this program sets while it trains, from the config, the step and the device."""
 
 
 def by_parameter(state: Mapping[str, Tensor], parameters: Parameters) -> dict[str, dict[str, Tensor]]:
@@ -50,16 +53,41 @@ def collect(optimizer: torch.optim.Optimizer, parameters: Parameters, deal: Deal
     return copy_to_host(tensors, deal)
 
 
-def require_savable(optimizer: torch.optim.Optimizer, updated: Mapping[str, Tensor]) -> None:
+def group_values(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return what an optimizer holds by parameter group, as text: what :func:`require_savable` compares.
+
+    A value that is a tensor on a GPU makes this wait for it.
+    """
+    return [
+        {
+            key: repr(value.tolist() if isinstance(value, Tensor) else value)
+            for key, value in group.items()
+            if key not in _NO_STATE
+        }
+        for group in groups
+    ]
+
+
+def require_savable(
+    optimizer: torch.optim.Optimizer, updated: Mapping[str, Tensor], before: Sequence[Mapping[str, str]]
+) -> None:
     """Refuse an optimizer, which may be a plug-in, whose state a checkpoint could not hold.
 
     Args:
         optimizer: after a step.
         updated: the tensors that it updates, by a name for the reader.
+        before: the :func:`group_values` of its groups before that step.
 
     Raises:
-        UserError: it keeps something else than tensors of no dimensions, or of the shape of what they belong to.
+        UserError: it keeps something else than tensors of no dimensions, or of the shape of what they belong to, or
+            has changed a parameter group.
     """
+    for old, new in zip(before, group_values(optimizer.param_groups), strict=True):
+        if changed := next((key for key in new if new[key] != old.get(key)), None):
+            raise UserError(
+                f"{type(optimizer).__name__} changes '{changed}' of a parameter group, now {new[changed]:.40}: such a "
+                "run could not be resumed; keep it as a tensor of no dimensions in the state of each parameter"
+            )
     for name, tensor in updated.items():
         for key, value in optimizer.state.get(tensor, {}).items():
             if not isinstance(value, Tensor):
@@ -109,9 +137,9 @@ def collect_zero(zero: Any, parameters: Parameters, deal: Deal | None = None) ->
     return copy_to_host(tensors, deal)
 
 
-def require_savable_zero(zero: Any) -> None:
+def require_savable_zero(zero: Any, before: Sequence[Mapping[str, str]]) -> None:
     """:func:`require_savable` for what it shards."""
-    require_savable(zero.optimizer, {f"group {number}": flat for number, (_, flat) in enumerate(_groups(zero))})
+    require_savable(zero.optimizer, {f"group {number}": flat for number, (_, flat) in enumerate(_groups(zero))}, before)
 
 
 def restore_zero(zero: Any, parameters: Parameters, state: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cifar_dist.distributed.checksum import checksum
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
-from cifar_dist.distributed.optimizer_state import by_parameter, collect, require_savable, restore
+from cifar_dist.distributed.optimizer_state import by_parameter, collect, group_values, require_savable, restore
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sharded_tensor import full_tensor
@@ -130,6 +130,7 @@ class WrappedModel(InferenceModel):
         super().__init__(module, ranks, precision)
         self.weights = ShardedWeights(module) if is_sharded else HeldWeights(module)
         self.wrapper, self._optimizer, self._accelerator = wrapper, optimizer, accelerator
+        self._built_groups = group_values(optimizer.param_groups)
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm
 
@@ -233,7 +234,7 @@ class WrappedModel(InferenceModel):
         Raises:
             UserError: see :func:`cifar_dist.distributed.optimizer_state.require_savable`.
         """
-        require_savable(self._optimizer.optimizer, self.trainable_parameters())
+        require_savable(self._optimizer.optimizer, self.trainable_parameters(), self._built_groups)
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what :meth:`optimizer_state` returned, whichever engine returned it.

@@ -175,9 +175,19 @@ class Counting(torch.optim.SGD):
                 self.state[weight]["steps"] = 1
 
 
+class CountingByGroup(torch.optim.SGD):
+    """Keeps a count as timm's Lamb, Adan and Prodigy do."""
+
+    def step(self, closure: object = None) -> None:
+        super().step()
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+
+
 @pytest.mark.parametrize(
     ("updater", "says"),
     [
+        (CountingByGroup, r"CountingByGroup changes 'step' of a parameter group, now 1: such a run"),
         (torch.optim.Adafactor, r"Adafactor keeps a tensor of \[8, 1\] as 'row_var' of 0.weight: such a run"),
         (Counting, r"Counting keeps 1, which is no tensor, as 'steps' of 0.weight: such a run could not be resumed"),
     ],
