@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -241,7 +242,9 @@ class Manifest:
         if (self.mean, self.std) != (trained_on.mean, trained_on.std):
             before, now = (f"mean {data.mean} and std {data.std}" for data in (trained_on, self))
             return f"({before}, now {now})"
-        return ""
+        # The same shards in the same order; but a run takes labels and offsets from the manifest, not from them.
+        shards = (chain.from_iterable(data.splits.values()) for data in (self, trained_on))
+        return next(filter(None, map(_column_difference, *shards)), "")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -344,6 +347,18 @@ class Manifest:
             raise ValueError(f"mean and std are not given for {channels} channels")
         if not all(0 <= x <= 1 for x in (*self.mean, *self.std)):
             raise ValueError("mean and std are not in [0, 1]")
+
+
+def _column_difference(now: Shard, before: Shard) -> str:
+    """Say in brackets where the columns of two entries of one shard differ first; empty if they are equal."""
+    for column in _COLUMNS:
+        old, new = getattr(before, column), getattr(now, column)
+        if len(old) != len(new):
+            return f"({len(old)} {column} of {now.name}, now {len(new)})"
+        if (different := np.flatnonzero(old != new)).size:
+            first = different[0]
+            return f"({column} of sample {first} of {now.name}: {old[first]}, now {new[first]})"
+    return ""
 
 
 def _require_checksum(raw: dict[str, Any], content: bytes) -> None:

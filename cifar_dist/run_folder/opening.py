@@ -122,7 +122,7 @@ def refuse_other_data(folder: RunFolder, manifest: Manifest, otherwise: str = ""
         otherwise: what the user may do to use this data, where the run cannot get another name.
 
     Raises:
-        UserError: the packed bytes or the number of classes differ, or the run's manifest is missing or damaged.
+        UserError: they differ, see :meth:`Manifest.difference`, or the run's manifest is missing or damaged.
     """
     if difference := manifest.difference(folder.read_manifest()):
         otherwise = otherwise or f"use another --run.name{way_to_start_from_weights(folder)}"

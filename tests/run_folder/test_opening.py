@@ -185,6 +185,20 @@ def test_another_normalisation_is_other_data(tmp_path: Path, manifest: Manifest)
     assert "now mean (0.25, " in message
 
 
+@pytest.mark.parametrize("column", ["labels", "image_offset", "image_size"])
+def test_a_changed_column_of_the_manifest_is_other_data(tmp_path: Path, manifest: Manifest, column: str) -> None:
+    """The shards' checksums do not cover it."""
+    open_and_end(tmp_path / "it", CONFIG, manifest)
+    first, *others = manifest.splits["train"]
+    values = getattr(first, column).copy()
+    before, values[2] = values[2], 0 if values[2] else 1
+    changed = replace(first, **{column: values})
+    message = refusal(
+        tmp_path / "it", CONFIG, replace(manifest, splits=manifest.splits | {"train": (changed, *others)})
+    )
+    assert f"now has ({column} of sample 2 of {first.name}: {before}, now {values[2]}); name those" in message
+
+
 def test_fresh_refuses_an_existing_folder(tmp_path: Path, manifest: Manifest) -> None:
     fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
     open_and_end(tmp_path / "it", fresh, manifest)
