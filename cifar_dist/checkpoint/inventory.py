@@ -18,6 +18,7 @@ class ListedCheckpoint:
     """A checkpoint.
 
     Attributes:
+        path: its folder.
         step: by the name of the folder.
         state: None if it is damaged.
         what: ``newest``, ``best``, both, or how it is damaged; empty for any other.
@@ -25,6 +26,7 @@ class ListedCheckpoint:
         written: time of its last file, seconds since 1970.
     """
 
+    path: Path
     step: int
     state: TrainState | None
     what: str
@@ -67,4 +69,4 @@ def _entry(path: Path, state: TrainState | None, what: str) -> ListedCheckpoint:
     facts = [place.stat() for place in (path, *complete(path)) if place.is_file()] or [path.stat()]
     step = step_of(path.with_name(path.name.partition(".")[0])) or 0  # without .damaged
     written = max(fact.st_mtime for fact in facts)
-    return ListedCheckpoint(step, state, what, sum(fact.st_size for fact in facts), written)
+    return ListedCheckpoint(path, step, state, what, sum(fact.st_size for fact in facts), written)

@@ -13,12 +13,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import naming, write_atomic
-from cifar_dist.run_folder.folder import sum_beside
+from cifar_dist.run_folder.folder import RunFolder, sum_beside
 from cifar_dist.tracking.usage import Usage
+
+if TYPE_CHECKING:
+    from cifar_dist.checkpoint import TrainState  # which imports torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +244,24 @@ def evaluations(path: Path) -> list[Record]:
         UserError: as :func:`read`.
     """
     return [record for record in read(path) if record.split == "val"]
+
+
+def val_accuracy_of(checkpoint: Path, state: TrainState) -> float | None:
+    """Return the validation accuracy of a checkpoint itself; None if it was not evaluated, or the record is lost.
+
+    Its state has that of the last evaluation, which may be one of an earlier step.
+
+    Args:
+        checkpoint: a folder, in ``checkpoints`` of its run.
+        state: of the checkpoint.
+    """
+    if state.is_best:
+        return state.val_accuracy
+    try:
+        records = evaluations(RunFolder(checkpoint.parent.parent).metrics)
+    except UserError:
+        return None
+    return next((record.accuracy for record in records if record.step == state.step), None)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

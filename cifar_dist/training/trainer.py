@@ -246,7 +246,8 @@ class Trainer:
         if split not in self.manifest.splits:
             self.tracker.say(f"not evaluated: {evaluation_note(self.config, self.manifest)}")
             return
-        weights = CheckpointRef((self.folder.final,), FINAL, self.step, self.accuracy)
+        accuracy = self.accuracy if self.val else None  # a branch may have that of its origin
+        weights = CheckpointRef((self.folder.final,), FINAL, self.step, accuracy)
         folder, summary = evaluate(
             self.learner.model,
             self.config,

@@ -61,6 +61,7 @@ def _list(arguments: argparse.Namespace) -> int:
         from cifar_dist.checkpoint.history import absence
         from cifar_dist.checkpoint.inventory import inventory
         from cifar_dist.formatting import duration, markdown, percent_cell, size
+        from cifar_dist.tracking.metrics import val_accuracy_of
 
     folder = _folder(arguments.run)
     entries = inventory(folder)
@@ -69,7 +70,8 @@ def _list(arguments: argparse.Namespace) -> int:
     rows, now = [], time.time()
     for entry in entries:
         state = entry.state
-        epoch, accuracy = (str(state.epochs_evaluated), percent_cell(state.val_accuracy)) if state else ("", "")
+        epoch = str(state.epochs_evaluated) if state else ""
+        accuracy = percent_cell(val_accuracy_of(entry.path, state)) if state else ""
         age = duration(max(0.0, now - entry.written))  # the clock of a file server may be ahead
         rows.append([str(entry.step), epoch, accuracy, size(entry.bytes), age, entry.what])
     head = ["step", "epochs", "val %", "size", "age", "what"]

@@ -10,6 +10,8 @@ import pytest
 import torch
 from support import forked_ranks
 from support.engines import engine as start
+from support.recorded import val, write_metrics
+from support.small_checkpoint import save
 
 from cifar_dist import models
 from cifar_dist.checkpoint import save_tensors
@@ -18,8 +20,9 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
-from cifar_dist.evaluation.trained import Trained, agree_on_weights, load_model
+from cifar_dist.evaluation.trained import Trained, agree_on_weights, load_model, open_trained
 from cifar_dist.run_folder import EvaluationFolder, RunFolder
+from cifar_dist.run_folder.settings import write_settings
 
 
 @pytest.fixture
@@ -36,6 +39,23 @@ def trained(digits: Path, tmp_path: Path) -> list[Trained]:
         weights = CheckpointRef((file,), f"step-{step}", step, None)
         found.append(Trained(RunFolder(tmp_path), config, manifest, weights))
     return found
+
+
+def test_only_a_checkpoint_that_was_evaluated_itself_has_a_validation_accuracy(
+    trained: list[Trained], tmp_path: Path
+) -> None:
+    """The state of the others has that of an earlier step."""
+    run = RunFolder(tmp_path / "it")
+    run.checkpoints.mkdir(parents=True)
+    trained[0].trained_on.save(run.path)
+    write_settings(run, trained[0].config)
+    for step in (2, 3, 4, 6):
+        save(run.checkpoints, step, best=step == 2)
+    write_metrics(run.metrics, [val(0, accuracy=0.25), val(1)])
+    found = {step: open_trained(run, step).weights.val_accuracy for step in ("2", "3", "4", "6", "best")}
+    assert found == {"2": 0.5, "3": 0.25, "4": None, "6": 0.75, "best": 0.5}
+    run.metrics.write_text("damaged\n")
+    assert open_trained(run, "6").weights.val_accuracy is None
 
 
 def test_ranks_that_open_a_run_while_it_saves_load_the_weights_that_rank_0_chose(

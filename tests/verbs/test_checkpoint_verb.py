@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.recorded import val, write_metrics
 from support.run_folders import cells
 from support.running import spawn, train
 from support.small_checkpoint import names, optimizer, save, state, tensors, weights
@@ -42,18 +43,21 @@ def test_ls_names_the_newest_the_best_and_the_damaged(run: Path, capsys: pytest.
     (run / "checkpoints" / "step-00000010" / WEIGHTS).write_bytes(b"half")
     save(run / "checkpoints", 3).rename(run / "checkpoints" / "step-00000003.damaged")
     os.utime(save(run / "checkpoints", 15) / WEIGHTS, (2**32, 2**32))  # by a clock that is ahead
+    save(run / "checkpoints", 12)
+    write_metrics(run / "metrics.jsonl", [val(4, accuracy=0.25)])
     head, _, *rows = cells(verb(capsys, "ls", "first"))
     assert head == ["step", "epochs", "val %", "size", "age", "what"]
     assert [(row[0], row[1], row[2]) for row in rows] == [
-        ("15", "1", "50.00"),
+        ("15", "1", "25.00"),
+        ("12", "1", ""),  # it was not evaluated, only one before it
         ("10", "", ""),
         ("5", "1", "50.00"),
         ("3", "", ""),
     ]
     assert [row[5].split(":")[0] for row in rows] == [
-        *("newest", "damaged", "best", "damaged, set aside as step-00000003.damaged")
+        *("newest", "", "damaged", "best", "damaged, set aside as step-00000003.damaged")
     ]
-    assert rows[1][5].startswith("damaged: weights.safetensors has 4 of ")
+    assert rows[2][5].startswith("damaged: weights.safetensors has 4 of ")
     assert all(row[3].endswith(" kB") and row[4].endswith(" s") for row in rows)
     assert rows[0][4] == "0.0 s"
 
