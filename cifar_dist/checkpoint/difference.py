@@ -1,4 +1,4 @@
-"""How two checkpoints differ, tensor by tensor."""
+"""How the tensors of two checkpoints differ, one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cifar_dist.checkpoint.contents import Tensors
-from cifar_dist.checkpoint.folder import files_of, load
+from cifar_dist.checkpoint.folder import files_of
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,9 @@ class Difference:
     is_equal: bool
 
 
-def compare(first: Path, second: Path) -> list[Difference]:
-    """Compare all tensors of two verified checkpoints, the largest difference first.
-
-    Raises:
-        CheckpointError, OSError: one of them cannot be read.
-    """
-    ours, theirs = (_by_name(load(path).tensors) for path in (first, second))
+def compare(first: Tensors, second: Tensors) -> list[Difference]:
+    """Compare all tensors of two checkpoints, the largest difference first."""
+    ours, theirs = _by_name(first), _by_name(second)
     found = [_difference(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
     return sorted(found, key=lambda difference: (-difference.largest, difference.name))
 

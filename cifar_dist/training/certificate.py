@@ -1,4 +1,8 @@
-"""Certify a run: recompute random stretches of it, and compare every number and every weight with what it recorded."""
+"""Certify a run: recompute random stretches of it, and compare the result with what it recorded and saved.
+
+Compared are the numbers of every step and, at the end of a stretch, all tensors of the checkpoint and the evaluations
+there. The accuracies and losses of evaluations elsewhere, ``final/`` and evaluation folders are not.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,23 @@ import hashlib
 import json
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-import torch
-
 import cifar_dist
 from cifar_dist import checkpoint
+from cifar_dist.checkpoint.difference import compare
 from cifar_dist.checkpoint.marker import MARKER
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.errors import UserError
+from cifar_dist.evaluation.split import Split
 from cifar_dist.files import sha256, write_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.environment import describe
-from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.tracking.timeline import utc
 from cifar_dist.training.replay import Recomputation, check_data, recorded_steps, same_numbers, starting_points
 
@@ -35,17 +40,20 @@ class Stretch:
     Attributes:
         began, ended: the steps done before and after it.
         differs_at: the first step whose numbers differ from the recorded ones; None for none.
-        weights_equal: whether the weights at its end are those of the checkpoint there; None without one.
+        different_tensors: which files of the checkpoint at its end differ in a tensor: ``weights``, ``averaged``,
+            ``averaged_statistics`` or ``optimizer``; None without a checkpoint there.
+        different_evaluations: the splits whose evaluation at its end differs; None without one there.
     """
 
     began: int
     ended: int
     differs_at: int | None
-    weights_equal: bool | None
+    different_tensors: tuple[str, ...] | None
+    different_evaluations: tuple[str, ...] | None
 
     @property
     def equal(self) -> bool:
-        return self.differs_at is None and self.weights_equal is not False
+        return self.differs_at is None and not self.different_tensors and not self.different_evaluations
 
 
 def certify(
@@ -74,9 +82,10 @@ def certify(
         StopRequested: a process was asked to stop.
     """
 
-    def choose() -> tuple[dict[int, Record], dict[int, Path | None], list[tuple[int, int]]]:
+    def choose() -> tuple[dict[int, Record], list[Record], dict[int, Path | None], list[tuple[int, int]]]:
         check_data(config, folder)
         records = recorded_steps(folder)
+        evaluations = [record for record in read(folder.metrics) if record.split != "train"]
         known = starting_points(config, folder)
         stretches = [
             (began, min(ended, began + _MOST_STEPS))
@@ -85,16 +94,17 @@ def certify(
         ]
         if not stretches:
             raise UserError(f"{folder.path} has no steps that can be recomputed: no checkpoint precedes its records")
-        return records, known, random.Random(seed).sample(stretches, min(count, len(stretches)))
+        return records, evaluations, known, random.Random(seed).sample(stretches, min(count, len(stretches)))
 
-    records, known, chosen = engine.ranks.run_on_main(choose)
-    return [_recompute(config, engine, records, known, stretch, show) for stretch in sorted(chosen)]
+    records, evaluations, known, chosen = engine.ranks.run_on_main(choose)
+    return [_recompute(config, engine, records, evaluations, known, stretch, show) for stretch in sorted(chosen)]
 
 
 def _recompute(
     config: Config,
     engine: Engine,
     records: dict[int, Record],
+    evaluations: list[Record],
     known: dict[int, Path | None],
     stretch: tuple[int, int],
     show: Callable[[int], None],
@@ -103,13 +113,36 @@ def _recompute(
     recomputation = Recomputation(config, engine, known.get(began))
     found, _ = recomputation.run(ended, show)
     differs_at = next((record.step for record in found if not same_numbers(record, records[record.step])), None)
-    weights = recomputation.learner.model.state()
-    end = known.get(ended)
-    if end is None:
-        return Stretch(began, ended, differs_at, None)
-    saved = engine.ranks.run_on_all(lambda: checkpoint.load(end)).tensors.weights
-    equal = weights.keys() == saved.keys() and all(torch.equal(weights[name], saved[name]) for name in saved)
-    return Stretch(began, ended, differs_at, equal)
+    recorded = [record for record in evaluations if record.step == ended]
+    different = tuple(record.split for record in recorded if not _is_repeatable(record, recomputation, engine))
+    tensors = _different_tensors(recomputation, engine, end) if (end := known.get(ended)) else None
+    return Stretch(began, ended, differs_at, tensors, different if recorded else None)
+
+
+def _is_repeatable(record: Record, recomputation: Recomputation, engine: Engine) -> bool:
+    """Whether an evaluation now gives what the run recorded. Collective."""
+    setup, learner, ranks = recomputation.setup, recomputation.learner, engine.ranks
+    split = ranks.run_on_all(
+        lambda: Split(ranks.device, setup.config, setup.manifest, record.split, trained_on=setup.manifest)
+    )
+    with learner.averaged():
+        tta = "0" if record.split == "val" else setup.config.distinct_tta  # as the trainer evaluates
+        found = split.predict(learner.model, tta, engine.poll)
+    now = replace(record, loss=found.loss, accuracy=found.accuracy, samples=len(found.logits))
+    return same_numbers(now, record)
+
+
+def _different_tensors(recomputation: Recomputation, engine: Engine, end: Path) -> tuple[str, ...]:
+    """Return which files of the checkpoint ``end`` have other tensors than those recomputed. Collective."""
+    tensors = recomputation.learner.state(Deal(engine.ranks.rank, writers=1))  # in the memory of rank 0 alone
+
+    def compare_with_saved() -> tuple[str, ...]:
+        different = [one for one in compare(tensors, checkpoint.load(end).tensors) if not one.is_equal]
+        places = [(one.name.partition("/")[0], one.first) for one in different]
+        # Version 1 of the layout has weights among the statistics.
+        return tuple(sorted({file for file, found in places if found or file != "averaged_statistics"}))
+
+    return engine.ranks.run_on_main(compare_with_saved)
 
 
 def write_certificate(folder: RunFolder, stretches: list[Stretch], differences: list[str], seed: int) -> Path:

@@ -110,10 +110,12 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _diff(arguments: argparse.Namespace) -> int:
     with loading():
+        from cifar_dist.checkpoint import load
         from cifar_dist.checkpoint.difference import compare
         from cifar_dist.formatting import markdown
 
-    differences = compare(_named(arguments.first), _named(arguments.second))
+    first, second = _named(arguments.first), _named(arguments.second)
+    differences = compare(load(first).tensors, load(second).tensors)
     different = [one for one in differences if not one.is_equal]
     count = f"{len(differences):,} tensors"
     if not different:

@@ -211,6 +211,14 @@ def _describe_stretches(stretches: list[Stretch], path: Path) -> list[str]:
     lines = []
     for stretch in stretches:
         numbers = "equal" if stretch.differs_at is None else f"differ from step {stretch.differs_at} on"
-        weights = {None: "", True: ", weights equal", False: ", weights differ"}[stretch.weights_equal]
-        lines.append(f"steps {stretch.began + 1} to {stretch.ended}: numbers {numbers}{weights}")
+        saved = _in_words("checkpoint", stretch.different_tensors)
+        evaluated = _in_words("evaluation", stretch.different_evaluations)
+        lines.append(f"steps {stretch.began + 1} to {stretch.ended}: numbers {numbers}{saved}{evaluated}")
     return [*lines, f"certificate: {path}"]
+
+
+def _in_words(name: str, different: tuple[str, ...] | None) -> str:
+    """Say in which parts something differs; empty if it was not compared."""
+    if different is None:
+        return ""
+    return f", {name} differs in {' and '.join(different)}" if different else f", {name} equal"

@@ -40,7 +40,9 @@ def test_parts_are_read_as_the_files_of_one_process(folder: Path, tmp_path: Path
     path = save_in_parts(folder, 4, parts, best=True)
     checkpoint.verify(path)
     assert holds(path, 4)
-    assert [difference.largest for difference in compare(path, whole)] == [0.0] * 6
+    assert [
+        difference.largest for difference in compare(checkpoint.load(path).tensors, checkpoint.load(whole).tensors)
+    ] == [0.0] * 6
     assert len(names(path)) == 4 * parts + 2
     assert (folder / "best").resolve() == (folder / "latest").resolve() == path
     assert checkpoint.choose(folder) == (path, [])

@@ -54,7 +54,7 @@ def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(pla
     ]
     certified = place.run("replay", str(run), "--check", "9")
     assert certified.code == 0, certified.said
-    assert "steps 13 to 13: numbers equal, weights equal" in certified.said, "the first step after the branch"
+    assert "steps 13 to 13: numbers equal, checkpoint equal" in certified.said, "the first step after the branch"
     assert not re.search(r"^steps [1-9] to", certified.said, re.M), "the steps before are those of another run"
     refused = place.run("replay", str(run), "12")
     assert (refused.code, refused.said.count("\n")) == (2, 1)

@@ -15,6 +15,7 @@ from support.engines import engine
 from support.running import metrics, spawn, train
 
 from cifar_dist import checkpoint
+from cifar_dist.checkpoint import Tensors
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.training import certificate
@@ -100,7 +101,7 @@ def test_a_run_of_three_processes_is_recomputed_from_a_checkpoint(tiny: Path, tm
     words += ["--train.max_steps", "3", "--checkpoint.every_steps", "2"]
     assert [done.returncode for done in train(str(tiny), *words, processes=3)] == [0, 0, 0]
     done = replay(tmp_path / "runs" / "tiny", "--check", "9", processes=3)
-    assert done.stdout.count("numbers equal, weights equal") == 2, done.stdout + done.stderr
+    assert done.stdout.count("numbers equal, checkpoint equal") == 2, done.stdout + done.stderr
 
 
 def test_another_number_of_processes_is_reported(trained: Path) -> None:
@@ -121,17 +122,38 @@ def test_a_run_is_certified_and_a_changed_number_is_detected(trained: Path, tmp_
     assert certificate["equal"]
     assert not [path for path in certificate["sha256"] if "damaged" in path], "it was not compared"
     assert certificate["differences_from_the_run"] == []
-    assert [(s["began"], s["ended"], s["weights_equal"]) for s in certificate["stretches"]] == [
-        (0, 20, True),
-        (20, 25, True),
-        (25, 26, True),
+    assert [tuple(stretch.values()) for stretch in certificate["stretches"]] == [
+        (0, 20, None, [], None),
+        (20, 25, None, [], None),
+        (25, 26, None, [], []),
     ]
     lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     changed = [line | {"loss": line["loss"] + 1e-9} if line["step"] == 23 else line for line in lines]
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
     done = replay(copy, "--check", "9")
     assert done.returncode == 3
-    assert "steps 21 to 25: numbers differ from step 23 on, weights equal" in done.stdout
+    assert "steps 21 to 25: numbers differ from step 23 on, checkpoint equal" in done.stdout
+
+
+def test_forged_averages_moments_and_evaluations_are_detected(tiny: Path, tmp_path: Path) -> None:
+    words = ["--average.name", "ema", "--average.decay", "0.9", "--average.recalibrate", "20"]
+    words += ["--model.name", "tiny-resnet", "--optim.name", "adam", "--eval.tta", "mirror"]
+    assert train(str(tiny), *words, "--train.max_steps", "10")[0].returncode == 0
+    run = tmp_path / "runs" / "tiny"
+    done = replay(run, "--check", "9", processes=1)
+    assert "steps 1 to 5: numbers equal, checkpoint equal\n" in done.stdout, done.stdout + done.stderr
+    assert "steps 6 to 10: numbers equal, checkpoint equal, evaluation equal\n" in done.stdout
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    forged = [line if line["split"] == "train" else line | {"accuracy": 0.99} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in forged))
+    first, last = (checkpoint.load(run / "checkpoints" / f"step-{step:08d}") for step in (5, 10))
+    tensors = Tensors(last.tensors.weights, first.tensors.averaged, first.tensors.optimizer)
+    checkpoint.save(run / "checkpoints", tensors, last.state)
+    done = replay(run, "--check", "9", processes=1)
+    assert done.returncode == 3
+    assert "steps 1 to 5: numbers equal, checkpoint equal\n" in done.stdout
+    parts = "averaged and averaged_statistics and optimizer"
+    assert f"numbers equal, checkpoint differs in {parts}, evaluation differs in val and test\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -199,7 +221,7 @@ def test_a_run_with_plug_ins_is_replayed_with_the_code_that_trained_it(tiny: Pat
     assert f"{code} has changed since {run} was trained; using {run}/plugins/mine.py" in changed.stderr
     code.unlink()
     gone = replay(run, "--check", "9", processes=1)
-    assert gone.stdout.count("numbers equal, weights equal") == 2, gone.stdout + gone.stderr
+    assert gone.stdout.count("numbers equal, checkpoint equal") == 2, gone.stdout + gone.stderr
     assert f"{code} does not exist here; using its copy {run}/plugins/mine.py" in gone.stderr
 
 
@@ -236,7 +258,7 @@ def test_a_certificate_names_the_jobs_that_trained_its_stretches(
 ) -> None:
     """They may be others than the last one, on which nothing differs."""
     folder, alone = of_three_jobs, engine()
-    stretches = [Stretch(0, 13, None, True), Stretch(13, 26, 14, False)]
+    stretches = [Stretch(0, 13, None, (), None), Stretch(13, 26, 14, ("weights",), None)]
     monkeypatch.setattr(certificate, "certify", lambda *_, **__: stretches)
     config = _recorded_config(folder, None)
     result = _recompute_stretches(Namespace(check=2, seed=0), config, alone, folder)
