@@ -36,17 +36,19 @@ class DataParallel(Engine):
         return self.create_accelerator(cpu=cpu, mixed_precision=self.precision.name, handlers=[options])
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
+        if self.kind == "single":
+            # Not prepare(), which puts one process that a launcher started on a CPU into DDP after all.
+            wrapper = self.accelerator.prepare_model(module, evaluation_mode=True)  # autocast and compilation only
+            return self.build_model(WrappedModel, module, wrapper, self.accelerator.prepare_optimizer(optimizer))
         # Without it, Accelerate names DDP's device by the local rank, which no device has where ranks share a GPU. The
         # module and its inputs are on their device already.
         os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
-        if self.kind == "ddp":
-            ddp = check_wrapper(wrapper, self.kind, "DistributedDataParallel")
-            # Batch statistics are rank 0's, and reach the others where they are read, not at every step. Set here,
-            # because torch has two names for the argument.
-            ddp.broadcast_buffers = False  # type: ignore[assignment]
-            return self.build_model(_DataParallelModel, module, wrapper, wrapped_optimizer)
-        return self.build_model(WrappedModel, module, wrapper, wrapped_optimizer)
+        ddp = check_wrapper(wrapper, self.kind, "DistributedDataParallel")
+        # Batch statistics are rank 0's, and reach the others where they are read, not at every step. Set here, because
+        # torch has two names for the argument.
+        ddp.broadcast_buffers = False  # type: ignore[assignment]
+        return self.build_model(_DataParallelModel, module, wrapper, wrapped_optimizer)
 
 
 class _DataParallelModel(WrappedModel):

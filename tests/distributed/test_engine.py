@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from support import engine_on_ranks
 from support.engine_on_ranks import (
     BATCHES,
@@ -347,13 +347,15 @@ def test_ddp_is_not_told_a_device_that_ranks_on_one_gpu_do_not_have(monkeypatch:
     """Accelerate gives it the local rank as the device, which only a machine with as many GPUs as ranks has."""
     told: list[object] = []
 
-    class Wrapper(nn.parallel.DistributedDataParallel):
+    class DistributedDataParallel(nn.parallel.DistributedDataParallel):
         def __init__(self, module: nn.Module, device_ids: object = None, output_device: object = None, **_: object):
             nn.Module.__init__(self)
+            self.module = module
             told.extend([device_ids, output_device])
 
     here = start()
-    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Wrapper)
+    here.kind = "ddp"
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", DistributedDataParallel)
     monkeypatch.setattr(Accelerator, "multi_device", True)
     module = network()
     here.prepare(module, optimizer("sgd", module))
@@ -387,6 +389,14 @@ def test_compressed_gradients_have_the_bits_that_were_sent(ranks: list[Found], n
             assert torch.equal(sent, sent.to(dtype).float())
             assert not torch.equal(sent, plain)
             torch.testing.assert_close(sent, plain, rtol=0.02, atol=1e-3)
+
+
+def test_one_process_that_a_launcher_started_sends_no_gradients(tmp_path: Path) -> None:
+    """Accelerate gives one on a CPU to DDP, which would compress what no other process receives."""
+    (done,) = spawn([engine_on_ranks.__file__, str(tmp_path / "rank"), "alone"])
+    assert done.returncode == 0, done.stderr
+    found = pickle.loads((tmp_path / "rank-0.pickle").read_bytes())
+    assert found == {"type": DistributedType.MULTI_CPU, "is bare": True, "sends": False}
 
 
 def test_inference_asks_the_bare_module_without_gradients() -> None:

@@ -1,8 +1,12 @@
-"""A job of two processes that tries the engine: ``python engine_on_ranks.py OUT``; test_engine.py reads the result."""
+"""A job of two processes that tries the engine: ``python engine_on_ranks.py OUT``; test_engine.py reads the result.
+
+With ``alone`` behind it, a job of one process.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import sys
 import weakref
@@ -189,6 +193,17 @@ def former() -> tuple[bool, list[str]]:
     return networks[0]() is None, seen
 
 
+def launched_alone() -> dict[str, object]:
+    """Return how one process that a launcher started on a CPU trains, and whether its gradients are compressed."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # as launch/cpu.yaml
+    place = engine(Config(train=TrainConfig(compress_gradients="fp16")))
+    module = network()
+    model = place.prepare(module, optimizer("sgd", module))
+    train(model, 1, [16])
+    sends = any(torch.equal(weight.grad, weight.grad.half().float()) for weight in module.parameters())
+    return {"type": place.accelerator.distributed_type, "is bare": model.wrapper is module, "sends": sends}
+
+
 def rank() -> None:
     place = engine()
     found: dict[str, object] = {"engine": (place.kind, place.description), **agreement(place.ranks)}
@@ -199,10 +214,17 @@ def rank() -> None:
     found["normalised"] = [normalised(synchronised) for synchronised in (False, True)]
     found["gradients"] = {compressed: gradients(compressed) for compressed in ("no", "fp16", "bf16")}
     found["trained"] = [trained(*case) for case in CASES]
-    with open(f"{sys.argv[1]}-{place.ranks.rank}.pickle", "wb") as file:
-        pickle.dump(found, file)
+    write(found)
     place.close()
 
 
+def write(found: dict[str, object]) -> None:
+    with open(f"{sys.argv[1]}-{os.environ['RANK']}.pickle", "wb") as file:
+        pickle.dump(found, file)
+
+
 if __name__ == "__main__":
-    forked_ranks.run(2, rank)
+    if sys.argv[2:] == ["alone"]:
+        forked_ranks.run(1, lambda: write(launched_alone()))
+    else:
+        forked_ranks.run(2, rank)
