@@ -27,7 +27,7 @@ def explained(describe: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
         request = f" (it asked for {found[1]})" if found else ""
@@ -71,7 +71,8 @@ def describe_preparation(resident_mb: int, engine: str) -> str:
     return f"outside training steps and evaluations, with {engine}; use {', or '.join(ways)}"
 
 
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error is the allocator's, and was not explained before."""
     if isinstance(error, TrainingFailedError):  # explained already
         return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

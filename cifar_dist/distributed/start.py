@@ -56,6 +56,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
         UserError: another number of processes than was asked for or than there are GPUs, a setting that the engine or
             device lacks, no compiler for ``train.compile``, or ranks with other settings than rank 0's.
         JoinTimeoutError: some processes did not come.
+        RankError: they cannot exchange anything.
         StopRequested: this process was asked to stop while it waited for them.
     """
     signals = signals or StopSignals()  # which receives none
@@ -77,27 +78,25 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     if not trains:
         config = _without_training(config, cpu=cpu)
     store = join_ranks(config.run.join_timeout, lambda: _stop_if_asked(signals))
-    with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
-        engine = _engine_class(config.train, asked)(config, cpu=cpu)
-    engine.signals = signals
-    set_arithmetic(config.train)  # again: Accelerate turns TF32 on where a GPU compiles an fp32 network
-    del store  # torch's own has taken its place
-    check_same_settings(config, engine.ranks)
-    if trains:
-        engine.ranks.run_on_all(lambda: check_launcher_settings(config, engine.precision.name))
-        check_same_devices(config.optim, engine.device_name, engine.ranks)
-    if cpu:
-        _leave_busy_cores(engine.ranks, config.train.threads)
-    if engine.ranks.is_main and (files := plugins.files_of(config)):
-        notice(f"importing plug-ins: {', '.join(map(printable, map(str, files)))}")
-    if trains and config.train.compile != "no":
-        keep_compiled_code()
-        engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
-    with (
-        explained(lambda: describe_preparation(config.data.resident_mb, engine.description)),
-        waits_explained(config.run.collective_timeout),
-    ):
-        yield engine
+    with waits_explained(config.run.collective_timeout):
+        with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
+            engine = _engine_class(config.train, asked)(config, cpu=cpu)
+        engine.signals = signals
+        set_arithmetic(config.train)  # again: Accelerate turns TF32 on where a GPU compiles an fp32 network
+        del store  # torch's own has taken its place
+        check_same_settings(config, engine.ranks)
+        if trains:
+            engine.ranks.run_on_all(lambda: check_launcher_settings(config, engine.precision.name))
+            check_same_devices(config.optim, engine.device_name, engine.ranks)
+        if cpu:
+            _leave_busy_cores(engine.ranks, config.train.threads)
+        if engine.ranks.is_main and (files := plugins.files_of(config)):
+            notice(f"importing plug-ins: {', '.join(map(printable, map(str, files)))}")
+        if trains and config.train.compile != "no":
+            keep_compiled_code()
+            engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))
+        with explained(lambda: describe_preparation(config.data.resident_mb, engine.description)):
+            yield engine
     engine.close()
 
 

@@ -8,9 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import patient_group
-from support.running import TRAIN, finish, start
+from support import failing_nccl, patient_group
+from support.running import TRAIN, finish, start, train
+from torch.distributed import DistBackendError
 
+from cifar_dist.distributed.collective_timeout import waits_explained
+from cifar_dist.distributed.out_of_memory import explained
+from cifar_dist.errors import LostRankError, OutOfMemoryError, RankError, may_pass
 from cifar_dist.tracking import timeline
 
 
@@ -52,3 +56,52 @@ def test_only_a_successful_rank_leaves_the_group_collectively(
     assert [one.returncode for one in done] == codes, done[1].stderr
     assert "".join(one.stdout for one in done).count("waiting for the other ranks") == left
     assert ("RuntimeError: rank 1 broke" in done[1].stderr) == (engine == "Failing")
+
+
+@pytest.mark.parametrize("text", [failing_nccl.LOST, failing_nccl.NO_ID], ids=["exchange", "start"])
+def test_a_rank_that_nccl_has_lost_is_reported_as_one_that_gloo_has(text: str) -> None:
+    with pytest.raises(LostRankError, match="rank 0 has lost its connection to another rank") as error:
+        fail_with(text)
+    assert may_pass(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "remedy"),
+    [
+        (
+            failing_nccl.SHARED_MEMORY,
+            "Error while creating shared memory segment /dev/shm/nccl-",
+            "--shm-size=1g or --",
+        ),
+        (failing_nccl.UNREACHABLE, "socketStartConnect: Connect to 10.0.0.7<40123> failed : No route to host)", "INFO"),
+        (failing_nccl.NO_CAUSE, "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.hpp:268, inv", "INFO"),
+    ],
+    ids=["shared memory", "network", "no cause"],
+)
+def test_another_error_of_nccl_is_one_line_with_its_cause(text: str, reason: str, remedy: str) -> None:
+    with pytest.raises(RankError) as error:
+        fail_with(text)
+    message = str(error.value)
+    assert message.startswith("NCCL failed on rank 0 of ")
+    assert f"({reason}" in message
+    assert remedy in message.rpartition("); ")[2]
+    assert "\n" not in message
+    assert not may_pass(error.value)
+
+
+def test_a_lack_of_memory_that_nccl_meets_is_explained_as_one() -> None:
+    with pytest.raises(OutOfMemoryError, match="ran out of memory in a test"), explained(lambda: "in a test"):
+        fail_with(failing_nccl.NO_MEMORY)
+
+
+def test_the_first_exchange_that_fails_is_one_line_of_all_ranks(tiny: Path) -> None:
+    """As in a container with little shared memory. The engine is under construction then."""
+    done = train(str(tiny), "--train.engine", f"{failing_nccl.__file__}:FirstExchange", processes=2)
+    assert [one.returncode for one in done] == [1, 1]
+    (line,) = [line for one in done for line in one.stderr.splitlines() if "plug-ins" not in line]
+    assert "NCCL failed on rank " in line
+
+
+def fail_with(text: str) -> None:
+    with waits_explained(1800):
+        raise DistBackendError(text)
