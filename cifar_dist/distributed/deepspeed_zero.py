@@ -74,6 +74,7 @@ class DeepSpeedZero(Engine):
         zero = plugin.deepspeed_config["zero_optimization"]
         offloaded = {part: (zero.get(f"offload_{part}") or {}).get("device") for part in ("optimizer", "param")}
         if offloaded["optimizer"] == "cpu":
+            self.updates_on_cpu = True
             description += ", optimizer on the CPU"
         elif offloaded["optimizer"] not in (None, "none"):
             raise UserError(

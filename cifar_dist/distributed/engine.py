@@ -95,6 +95,7 @@ class Engine(ABC):
     Attributes:
         limits: what this engine cannot do.
         shards: of what a process holds a part only, for a reader.
+        updates_on_cpu: whether the optimizer computes there, wherever the network does.
         kind: its short name in messages, for example ``ddp``.
         description: its name for a reader, for example ``DDP``.
         precision: what all processes compute in.
@@ -107,6 +108,7 @@ class Engine(ABC):
 
     limits: ClassVar[tuple[Limit, ...]] = (NO_PARTS, DDP_COMPRESSES)
     shards: ClassVar[str] = "nothing"
+    updates_on_cpu = False
     kind: str
     description: str
     signals: StopSignals

@@ -90,6 +90,8 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
             check_same_devices(config.optim, engine.device_name, engine.ranks)
         if cpu:
             _leave_busy_cores(engine.ranks, config.train.threads)
+        elif engine.updates_on_cpu:  # whose weights are many; the launcher gave the process one thread
+            use_threads(config.train.threads or share_cores(local_processes()))
         if engine.ranks.is_main and (files := plugins.files_of(config)):
             notice(f"importing plug-ins: {', '.join(map(printable, map(str, files)))}")
         if trains and config.train.compile != "no":

@@ -29,8 +29,11 @@ from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist import recipe
+from cifar_dist.config import Config, TrainConfig
+from cifar_dist.distributed import start as starting
 from cifar_dist.distributed import wrapped_model
 from cifar_dist.distributed.asked_engine import AskedEngine
+from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.optimizer_state import restore
 from cifar_dist.distributed.start import check_engine
@@ -397,6 +400,36 @@ def test_one_process_that_a_launcher_started_sends_no_gradients(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     found = pickle.loads((tmp_path / "rank-0.pickle").read_bytes())
     assert found == {"type": DistributedType.MULTI_CPU, "is bare": True, "sends": False}
+
+
+class Offloading(DataParallel):
+    """As DeepSpeed on a GPU with its optimizer on the CPU, without the GPU."""
+
+    updates_on_cpu = True
+
+    def __init__(self, config: Config, *, cpu: bool) -> None:
+        assert not cpu
+        super().__init__(config, cpu=True)
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(3, 3), (0, 4)])
+def test_an_optimizer_on_the_cpu_has_the_cores_where_the_network_has_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, asked: int, threads: int
+) -> None:
+    """The launcher gives each process one thread."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("check_gpus", "check_own_gpu", "check_cpu_is_used"):
+        monkeypatch.setattr(starting, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(starting, "_engine_class", lambda *_: Offloading)
+    monkeypatch.setattr(starting, "share_cores", lambda processes: 4 // processes)
+    try:
+        torch.set_num_threads(1)
+        with starting.start_engine(Config(train=TrainConfig(threads=asked))):
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_inference_asks_the_bare_module_without_gradients() -> None:
