@@ -12,8 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cifar_dist.errors import GpuError, MachineError, UserError, first_line
-from cifar_dist.launch.launched import launched_processes, local_processes, parent_command, was_asked_for
+from cifar_dist.launch.launched import (
+    launched_processes,
+    local_processes,
+    local_rank,
+    parent_command,
+    was_asked_for,
+)
 from cifar_dist.launch.options import read_config
+from cifar_dist.launch.typed_command import ways_to_fewer_processes
 
 _PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE
@@ -24,22 +31,28 @@ _SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several pr
 def check_gpus(gpus: int) -> None:
     """Refuse a launch of more processes than this machine has GPUs, before the processes join.
 
-    Two processes would share a GPU, which ends in an error of NCCL. DeepSpeed takes the GPU of its local rank's number.
-    Only torchrun gives all processes of a machine the same GPUs; other launchers may show each its own.
+    Two processes would share a GPU, which ends in an error of NCCL. Only torchrun gives all processes of a machine the
+    same GPUs; other launchers may show each its own, of which DeepSpeed would take the one of the local rank's number.
 
     Args:
         gpus: the number that this process sees.
 
     Raises:
         MachineError: there are fewer than processes.
+        GpuError: DeepSpeed would take one that this process does not see.
     """
     started = local_processes()
     can_share = os.environ.get(_SHARED_GPUS) == "1" and not was_asked_for("DEEPSPEED")
+    has = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
     if "TORCHELASTIC_RUN_ID" in os.environ and started > gpus and not can_share:
-        has = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
         raise MachineError(
-            f"{os.uname().nodename} has {has}, and the launcher started {started} processes on it; use "
-            f"--num_processes={gpus}, or cifar-dist launch cpu for any number on its CPU"
+            f"{os.uname().nodename} has {has}, and the launcher started {started} processes on it; "
+            f"{ways_to_fewer_processes(gpus)} for any number on its CPU"
+        )
+    if was_asked_for("DEEPSPEED") and local_rank() >= gpus:
+        raise GpuError(
+            f"DeepSpeed takes GPU {local_rank()} of {os.uname().nodename} for rank {os.environ.get('RANK', '0')}, "
+            f"which sees {has}; show each process all GPUs of its machine, or use launch/ddp.yaml or launch/fsdp.yaml"
         )
 
 

@@ -20,6 +20,9 @@ VARIABLE = "CIFAR_DIST_COMMAND"
 SLURM_CONFIG = "CIFAR_DIST_LAUNCH"
 """Environment variable of a Slurm job: the config of ``accelerate launch`` on each node."""
 
+SLURM_PROCESSES = "CIFAR_DIST_PROCESSES_PER_NODE"
+"""Environment variable of a Slurm job: the number of processes on each node, if it is not that of its GPUs."""
+
 _PROGRAMS = ("cifar-dist", "cifar_dist")  # that know verbs: the command, and the package after -m
 _OF_ANY_ENGINE = ("num", "machine", "main", "nnodes", "rdzv", "max", "local")  # how these options begin
 
@@ -74,6 +77,13 @@ def command_with_ddp() -> str:
 def command_with_cpu() -> str:
     """Return what to do to start this job without GPUs."""
     return f"set {SLURM_CONFIG}=cpu" if os.environ.get(VARIABLE) == "" else _command_with("cpu")
+
+
+def ways_to_fewer_processes(number: int) -> str:
+    """Return what to do to start ``number`` processes on this machine, or others without GPUs."""
+    if os.environ.get(VARIABLE) == "":
+        return f"set {SLURM_PROCESSES}={number}, or {SLURM_CONFIG}=cpu"
+    return f"use --num_processes={number}, or cifar-dist launch cpu"
 
 
 def _command_with(config: str) -> str:

@@ -16,14 +16,11 @@ from cifar_dist.errors import UserError
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.joining import JOB_PORTS
-from cifar_dist.launch.typed_command import SLURM_CONFIG, VARIABLE
+from cifar_dist.launch.typed_command import SLURM_CONFIG, SLURM_PROCESSES, VARIABLE
 from cifar_dist.runs.launched_run import LaunchedRun
 
 MIN_NODES = "CIFAR_DIST_MIN_NODES"
 """Environment variable of a job that continues on the nodes left when others are lost: their least number."""
-
-PROCESSES = "CIFAR_DIST_PROCESSES_PER_NODE"
-"""Environment variable: the number of processes on each node, if it is not that of its GPUs."""
 
 _GPUS = "SLURM_GPUS_ON_NODE"
 
@@ -62,7 +59,7 @@ class Node:
         return cls(
             index=int(variables["SLURM_NODEID"]),
             nodes=int(variables["SLURM_NNODES"]),
-            processes=positive(variables, PROCESSES) or int(variables.get(_GPUS) or 1),
+            processes=positive(variables, SLURM_PROCESSES) or int(variables.get(_GPUS) or 1),
             config=launch_config(variables),
             host=first_host(variables["SLURM_JOB_NODELIST"]),
             # Jobs that share a host use different ports.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.errors import UserError
-from cifar_dist.slurm.node import PROCESSES
+from cifar_dist.launch.typed_command import SLURM_PROCESSES
 
 PYXIS: Final = "--container-"
 """What the options of pyxis begin with: only srun enters the container, as the image may lack Slurm's commands."""
@@ -98,7 +98,7 @@ class Options:
         gres = self.value("--gres") or variables.get("SBATCH_GRES", "")
         gpus = re.search(r"(?:^|,)gpu(?::(?!\d+(?:,|$))[^:,]+)?(?::(\d+))?(?:,|$)", gres)
         per_node = self.value("--gpus-per-node") or variables.get("SBATCH_GPUS_PER_NODE", "")
-        on_node = variables.get(PROCESSES) or per_node.rpartition(":")[2]
+        on_node = variables.get(SLURM_PROCESSES) or per_node.rpartition(":")[2]
         on_node = on_node or ((gpus[1] or "1") if gpus else "1")
         if not (nodes.isdecimal() and on_node.isdecimal() and int(nodes)):  # sbatch refuses --nodes=0
             return None

@@ -21,10 +21,11 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import read_json
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.launched import attempt_number
+from cifar_dist.launch.typed_command import SLURM_PROCESSES
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import OF_A_NEW_RUN, resumed_config, settings_of_resume
 from cifar_dist.slurm.job_output import folder_named_before, say
-from cifar_dist.slurm.node import MIN_NODES, PROCESSES, launch_config, positive
+from cifar_dist.slurm.node import MIN_NODES, launch_config, positive
 
 RESUME = "resume"
 """First word of a job that continues a run instead of training a recipe."""
@@ -130,7 +131,7 @@ def check_site(config: Config, variables: Mapping[str, str]) -> None:
     Raises:
         UserError: one of them is invalid, or the engine lacks a setting of the run.
     """
-    for name in (PROCESSES, MIN_NODES):
+    for name in (SLURM_PROCESSES, MIN_NODES):
         positive(variables, name)
     path = find_config(launch_config(variables))
     from cifar_dist.distributed.start import check_engine  # imports torch, which takes seconds

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.files import CHECKOUT
-from cifar_dist.launch.typed_command import SLURM_CONFIG
-from cifar_dist.slurm.node import MIN_NODES, PROCESSES
+from cifar_dist.launch.typed_command import SLURM_CONFIG, SLURM_PROCESSES
+from cifar_dist.slurm.node import MIN_NODES
 from cifar_dist.slurm.options import PYXIS, Options, asked
 from cifar_dist.terminal.notice import notice
 
@@ -22,7 +22,7 @@ SCRIPTS = CHECKOUT / "slurm"
 _VENV = "CIFAR_DIST_VENV"
 _SRUN_OPTIONS = "CIFAR_DIST_SRUN_OPTIONS"
 _SITE = (
-    *("CIFAR_DIST_HOME", _VENV, "CIFAR_DIST_SETUP", SLURM_CONFIG, PROCESSES, MIN_NODES),
+    *("CIFAR_DIST_HOME", _VENV, "CIFAR_DIST_SETUP", SLURM_CONFIG, SLURM_PROCESSES, MIN_NODES),
     *(_SRUN_OPTIONS, "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
 )
 

@@ -278,3 +278,20 @@ def test_more_processes_than_gpus_are_refused_where_they_would_share_one(monkeyp
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # it chooses the GPU by the local rank
     with pytest.raises(UserError, match=r"has 1 GPU, and the launcher started 3"):
         check_gpus(1)
+    monkeypatch.setenv("CIFAR_DIST_COMMAND", "")  # of a Slurm job, which may have several parts of a GPU, and see one
+    with pytest.raises(UserError, match="set CIFAR_DIST_PROCESSES_PER_NODE=1, or CIFAR_DIST_LAUNCH=cpu for any number"):
+        check_gpus(1)
+
+
+def test_a_gpu_that_deepspeed_would_take_and_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes that of the local rank's number, also where srun shows each process a GPU of its own."""
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    check_gpus(1)  # of another machine than rank 0
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    check_gpus(2)
+    with pytest.raises(GpuError, match=r"DeepSpeed takes GPU 1 of \S+ for rank 1, which sees 1 GPU; show each process"):
+        check_gpus(1)
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    check_gpus(1)
