@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +31,13 @@ def build_optimizer(
 
     Args:
         stages: the parameters of each stage, the head last. With ``backbone_lr``, ``layer_decay`` or ``gradual``,
-            each stage has its own groups: ``stage`` is its distance from the head, and ``stage_lr_scale`` is 1 for
-            the head and backbone_lr * layer_decay ** (distance - 1) for the others (Howard, Ruder, arXiv:1801.06146).
+            each stage has its own groups: ``stage`` is its distance from the head, and ``lr_scale`` is 1 for the head
+            and backbone_lr * layer_decay ** (distance - 1) for the others (Howard, Ruder, arXiv:1801.06146).
         gradual: whether :func:`thaw` will be called.
 
     Raises:
         UserError: muon with a model that has no trainable hidden layers, or with gradual unfreezing; a plug-in builds
-            something else.
+            something else, or groups that the trainer could not set.
     """
     if isinstance(config, MuonConfig):
         if gradual:
@@ -43,23 +45,76 @@ def build_optimizer(
         return _build_muon(config, model)
     staged = isinstance(config, StagedOptimConfig) and not config.backbone_lr == config.layer_decay == 1
     if not (gradual or staged):
-        return _built(config, _groups(config, model.parameters()))
+        return _built(config, _groups(config, model.parameters()), model)
     groups = []
     for distance, parameters in reversed([*enumerate(reversed(stages))]):
         scale = _stage_scale(config, distance)
-        place = {"stage": distance, "stage_lr_scale": scale, "lr_scale": scale}
+        place = {"stage": distance, "lr_scale": scale}
         groups += [{**group, **place} for group in _groups(config, parameters)]
     assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
-    return _built(config, groups)
+    return _built(config, groups, model)
 
 
-def _built(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:
+def _built(config: OptimConfig, groups: list[dict[str, Any]], model: nn.Module) -> Optimizer:
+    """Build the optimizer, which may be a plug-in's, and check it."""
     from torch.optim import Optimizer
 
+    stages = _stages(groups)  # now: build may change its argument
     built: object = config.build(groups)
     if not isinstance(built, Optimizer):
         raise UserError(f"optim.name {config.name}: build returned {type(built).__name__}, not a torch.optim.Optimizer")
+    if wrong := _wrong_step(built) or _wrong_groups(built, config.lr, stages, model):
+        raise UserError(f"optim.name {config.name}: {wrong}")
+    for group in built.param_groups:
+        if "stage" in group:
+            group["stage_lr_scale"] = group["lr_scale"]  # which a plug-in may have multiplied
     return built
+
+
+def _wrong_step(built: Optimizer) -> str:
+    """Say that ``step`` cannot be called as the engines call it; empty if it can."""
+    takes = inspect.signature(built.step)
+    try:
+        takes.bind()  # by DeepSpeed
+        takes.bind(None)  # by Accelerate
+    except TypeError:
+        called = f"{type(built).__name__}.step{takes} is called without a closure"
+        return f"{called}; use an optimizer with step(closure=None)"
+    return ""
+
+
+def _wrong_groups(built: Optimizer, lr: float, stages: dict[nn.Parameter, int | None], model: nn.Module) -> str:
+    """Say what is wrong with the parameter groups; empty if nothing is.
+
+    Args:
+        built: the optimizer.
+        lr: ``optim.lr``.
+        stages: of each parameter that was passed to ``build``.
+        model: for the names of its parameters.
+    """
+    built_stages = _stages(built.param_groups)
+    if other := len(built_stages.keys() - stages.keys()):
+        return f"build returned an optimizer of {other} tensors that are not in groups"
+    for name, parameter in model.named_parameters():
+        if parameter not in stages:
+            continue
+        if parameter not in built_stages:
+            return f"build left out {name}, which would never train; pass all groups to the optimizer"
+        if built_stages[parameter] != stages[parameter]:
+            return f'build lost the stage of {name}; keep the other keys of its group: {{**group, "params": [...]}}'
+    for group in built.param_groups:
+        found = float(group.get("lr", lr))
+        if not any(math.isclose(found, wanted, rel_tol=1e-6) for wanted in (lr, lr * group.get("lr_scale", 1.0))):
+            return (
+                f"build gave a group the learning rate {found:g}, and each step sets that of the schedule, at most "
+                f'{lr:g}; pass lr=self.lr, and to a group with a rate of its own "lr_scale": {found / lr:g}'
+            )
+    return ""
+
+
+def _stages(groups: Iterable[dict[str, Any]]) -> dict[nn.Parameter, int | None]:
+    """Return the stage of each parameter; None without what :func:`thaw` needs of its group."""
+    return {p: group.get("stage") if "lr_scale" in group else None for group in groups for p in group["params"]}
 
 
 def _stage_scale(config: OptimConfig, distance: int) -> float:
@@ -77,7 +132,7 @@ def _build_muon(config: MuonConfig, model: nn.Module) -> Optimizer:
     if not hidden:
         raise UserError("optim.name muon needs trainable hidden layers and this model has none; use --optim.name sgd")
     matrices = {id(weight) for weight in hidden}
-    rest = _built(config, _groups(config, (p for p in model.parameters() if id(p) not in matrices)))
+    rest = _built(config, _groups(config, (p for p in model.parameters() if id(p) not in matrices)), model)
     for group in rest.param_groups:
         group["lr_scale"] = config.rest_lr
     return Muon(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
 import pytest
 import torch
 from support.small_model import same, small_model, train
@@ -182,3 +186,104 @@ def test_thaw_leaves_groups_without_a_stage_alone() -> None:
     groups = [{"lr_scale": 3.0}, {"lr": 1.0}]
     thaw(groups, 1)
     assert groups == [{"lr_scale": 3.0}, {"lr": 1.0}]
+
+
+# ---- of a plug-in -----------------------------------------------------------------------------------------------
+
+Groups = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Own(StagedOptimConfig):
+    """As a plug-in that builds what ``make`` returns."""
+
+    name: str = "own.py:Own"
+    make: Callable[[Groups], object] = torch.optim.SGD
+
+    def build(self, groups: Groups) -> Any:
+        return self.make(groups)
+
+
+def split(groups: Groups, **of_biases: float) -> Groups:
+    """Give biases and norms groups of their own."""
+    halves = [([p for p in g["params"] if (p.ndim > 1) == large], g, large) for g in groups for large in (True, False)]
+    return [{**group, "params": own, **({} if large else of_biases)} for own, group, large in halves if own]
+
+
+def flat(groups: Groups) -> list[nn.Parameter]:
+    return [parameter for group in groups for parameter in group["params"]]
+
+
+def of_any_rate(groups: Groups, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, **{"lr": 0.1, **options})
+
+
+class NeedsClosure(torch.optim.SGD):
+    def step(self, closure: Any) -> Any:
+        return super().step(closure)
+
+
+class TakesNone(torch.optim.SGD):
+    def step(self) -> Any:
+        return super().step()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda g: of_any_rate(split(g, lr=5.0)), r'learning rate 5, .* at most 0\.1; .* "lr_scale": 50$'),
+        (lambda g: of_any_rate(split(g, lr=5.0, lr_scale=2.0)), r"learning rate 5, "),
+        (torch.optim.SGD, r"learning rate 0\.001, .*; pass lr=self\.lr, "),
+        (lambda g: of_any_rate(g[:1]), r"build left out 0\.bias, which would never train; pass all groups to the opt"),
+        (lambda g: of_any_rate([*g, {"params": [nn.Parameter(torch.ones(1))]}]), r"optimizer of 1 tensors that are"),
+        (
+            lambda g: torch.optim.LBFGS(flat(g), lr=0.1),
+            r"LBFGS\.step\(closure\) is called without a closure; use an opt",
+        ),
+        (lambda g: NeedsClosure(g, lr=0.1), r"NeedsClosure\.step\(closure: .* is called without a closure; "),
+        (lambda g: TakesNone(g, lr=0.1), r"TakesNone\.step\(\).*; use an optimizer with step\(closure=None\)$"),
+    ],
+)
+def test_an_optimizer_that_the_trainer_could_not_step_as_it_was_built_is_refused(
+    make: Callable[[Groups], object], says: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^optim\.name own\.py:Own: .*{says}"):
+        build_optimizer(Own(make=make), small_model())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        of_any_rate,
+        lambda g: of_any_rate(split(g, lr_scale=50.0)),
+        lambda g: of_any_rate(split(g, lr_scale=50.0, lr=5.0)),
+        lambda g: of_any_rate(flat(g)),
+        lambda g: of_any_rate(iter(g)),
+        lambda g: torch.optim.AdamW(g, lr=torch.tensor(0.1)),
+    ],
+)
+def test_groups_of_its_own_are_accepted(make: Callable[[Groups], object]) -> None:
+    optimizer = build_optimizer(Own(make=make), small_model())
+    set_lr(optimizer, 0.1)
+    assert {group["lr"] for group in optimizer.param_groups} <= {0.1, 5.0}
+
+
+def test_groups_of_its_own_follow_the_stages() -> None:
+    model = small_model()
+    config = Own(make=lambda g: of_any_rate([{**one, "lr_scale": 4 * one["lr_scale"]} for one in split(g)]))
+    groups = build_optimizer(config, model, stages_of(model), gradual=True).param_groups
+    for learning, scales in ((1, {0.0, 4.0}), (3, {4.0})):
+        thaw(groups, learning)
+        assert {group["lr_scale"] for group in groups} == scales
+
+
+@pytest.mark.parametrize("keys", [(), ("stage",)])
+@pytest.mark.parametrize(("config", "gradual"), [(Own(), True), (Own(backbone_lr=0.1), False)])
+def test_groups_that_lose_their_stage_are_refused(keys: tuple[str, ...], config: Own, gradual: bool) -> None:
+    """Frozen stages would train."""
+    model = small_model()
+    config = replace(
+        config, make=lambda g: of_any_rate([{k: v for k, v in x.items() if k in ("params", *keys)} for x in g])
+    )
+    with pytest.raises(UserError, match=r'lost the stage of 0\.weight; keep .*: \{\*\*group, "params": \[\.\.\.\]\}$'):
+        build_optimizer(config, model, stages_of(model), gradual=gradual)
