@@ -113,7 +113,9 @@ def average_weight(config: RunningAverageConfig, step: int, *, start: int, total
     """
     found: object = config.weight(step, start=start, total=total)
     if not (isinstance(found, int | float) and 0 <= found <= 1):
-        raise UserError(f"average.name {config.name}: the weight of step {step} is {found}, not in [0, 1]")
+        raise UserError(
+            f"average.name {config.name}: the weight of step {step} is {found!r:.40}, not a number in [0, 1]"
+        )
     return found
 
 

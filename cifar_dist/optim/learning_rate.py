@@ -26,5 +26,7 @@ def learning_rate(schedule: ScheduleConfig, lr: float, step: int, *, steps_per_e
     step = min(step, steps_per_epoch * epochs)
     fraction: object = schedule.fraction(step, steps_per_epoch=steps_per_epoch, epochs=epochs)
     if not (isinstance(fraction, int | float) and 0 <= fraction <= 1):
-        raise UserError(f"schedule.name {schedule.name}: the rate of step {step} is {fraction} of lr, not in [0, 1]")
+        raise UserError(
+            f"schedule.name {schedule.name}: the rate of step {step} is {fraction!r:.40} of lr, not a number in [0, 1]"
+        )
     return lr * fraction

@@ -102,7 +102,7 @@ FAILING = {
         "Adagrad(",
         "build returned NoneType, not a torch.optim.Optimizer",
     ),
-    "an average without a weight": ("return 0.5", "0.5", "the weight of step 2 is None, not in [0, 1]"),
+    "an average without a weight": ("return 0.5", "0.5", "the weight of step 2 is None, not a number in [0, 1]"),
 }
 
 

@@ -322,6 +322,7 @@ def test_the_warm_up_starts_at_start(schedule: ScheduleConfig, steps_per_epoch: 
 
 PLUG_IN = """
 from dataclasses import dataclass
+import torch
 from cifar_dist.config import ScheduleConfig
 
 @dataclass(frozen=True)
@@ -343,6 +344,11 @@ class Above(ScheduleConfig):
 class Nothing(ScheduleConfig):
     def falling(self, at):
         pass
+
+@dataclass(frozen=True)
+class Scalar(ScheduleConfig):
+    def falling(self, at):
+        return torch.tensor(0.5)
 """
 
 
@@ -350,10 +356,11 @@ def test_a_plug_in_that_gives_no_rate_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUG_IN)
     with pytest.raises(UserError, match=r"Misspelt does not define falling\(\) or fraction\(\)"):
         recipe.load("demo", ["--schedule.name", f"{tmp_path}/mine.py:Misspelt"])
-    for name, fraction in (("Negative", "-1.0"), ("Above", "1.5"), ("Nothing", "None")):
+    cases = (("Negative", "-1.0"), ("Above", "1.5"), ("Nothing", "None"), ("Scalar", r"tensor\(0\.5000\)"))
+    for name, fraction in cases:
         words = ["--schedule.name", f"{tmp_path}/mine.py:{name}", "--schedule.warmup", "0"]
         schedule = recipe.load("demo", words).schedule
         with pytest.raises(
-            UserError, match=rf"mine\.py:{name}: the rate of step 3 is {fraction} of lr, not in \[0, 1\]"
+            UserError, match=rf"mine\.py:{name}: the rate of step 3 is {fraction} of lr, not a number in \[0, 1\]"
         ):
             learning_rate(schedule, LR, 3, steps_per_epoch=STEPS, epochs=EPOCHS)

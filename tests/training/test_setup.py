@@ -214,7 +214,9 @@ def test_a_plug_in_average_that_fails_late_is_refused_before_the_first_step(tmp_
     with start_engine(config) as engine:
         assert build_setup(config, engine.ranks).last_step == 100
         longer = replace(config, train=replace(config.train, epochs=21))
-        with pytest.raises(UserError, match=r"mine\.py:Growing: the weight of step 101 is 1\.01, not in \[0, 1\]"):
+        with pytest.raises(
+            UserError, match=r"mine\.py:Growing: the weight of step 101 is 1\.01, not a number in \[0, 1\]"
+        ):
             build_setup(longer, engine.ranks)
 
 
