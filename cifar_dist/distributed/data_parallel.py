@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine, check_wrapper
-from cifar_dist.distributed.wrapped_model import WrappedModel
+from cifar_dist.distributed.wrapped_model import WrappedModel, listed
+from cifar_dist.errors import UserError
 from cifar_dist.terminal.notice import notice
 
 
@@ -65,6 +67,22 @@ class _DataParallelModel(WrappedModel):
         """
         return self.ranks.world_size > 2
 
+    def __call__(self, images: Tensor, *, compiled: bool = True) -> Tensor:
+        try:
+            return super().__call__(images, compiled=compiled)
+        except RuntimeError as error:  # of the last pass: a bucket waits for a gradient that did not come
+            if not str(error).startswith("Expected to have finished reduction in the prior iteration"):
+                raise
+            found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
+            names = list(self.trainable_parameters())
+            raise _lacking([names[int(number)] for number in found[1].split()] if found else names) from None
+
+    def require_gradients(self) -> None:
+        """DDP sends gradients when those of a bucket are complete: without one, others are not synchronised either."""
+        of_ranks = self.ranks.gather_objects(self.parameters_without_gradient())
+        if missing := [name for names in of_ranks for name in names]:
+            raise _lacking(missing)
+
     def watch_exchange(self, begins: Callable[[], object]) -> None:
         self._order, self._begins = [], begins
         parameters = self.trainable_parameters().values()
@@ -87,3 +105,10 @@ def _calling(begins: Callable[[], object]) -> Callable[[Tensor], None]:
         begins()
 
     return hook
+
+
+def _lacking(names: Sequence[str]) -> UserError:
+    return UserError(
+        f"{listed(names)} got no gradient in a step, and DDP needs one of each trainable parameter in each step; "
+        "remove what forward does not use, or call requires_grad_(False) on it"
+    )

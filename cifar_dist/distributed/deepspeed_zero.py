@@ -177,6 +177,9 @@ class _ZeroModel(WrappedModel):
         with torch.compiler.set_stance("force_eager"):
             yield
 
+    def parameters_without_gradient(self) -> list[str]:
+        return []
+
     def optimizer_state(self, deal: Deal | None = None) -> dict[str, Tensor]:
         return collect_zero(self._optimizer.optimizer, self.trainable_parameters(), deal)
 

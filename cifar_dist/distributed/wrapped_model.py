@@ -6,7 +6,7 @@ on another number of processes or with another engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -21,9 +21,9 @@ from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, group_values, require_savable, restore
 from cifar_dist.distributed.precision import Precision
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.sharded_tensor import full_tensor
+from cifar_dist.distributed.sharded_tensor import full_shape, full_tensor
 from cifar_dist.distributed.sharded_weights import ShardedWeights
-from cifar_dist.errors import TrainingFailedError
+from cifar_dist.errors import TrainingFailedError, UserError
 from cifar_dist.optim.held_weights import HeldWeights
 
 _LEAST_SCALE: Final = torch.finfo(torch.float16).smallest_normal
@@ -133,6 +133,7 @@ class WrappedModel(InferenceModel):
         self._built_groups = group_values(optimizer.param_groups)
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm
+        self._first_shapes = self._shapes()
 
     @property
     def needs_rehearsal(self) -> bool:
@@ -198,12 +199,30 @@ class WrappedModel(InferenceModel):
         """The parameters that require gradients, by name."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
+    def parameters_without_gradient(self) -> list[str]:
+        """After a step, the trainable parameters that have no gradient on this process.
+
+        Empty where an engine frees gradients.
+        """
+        return [name for name, parameter in self.trainable_parameters().items() if parameter.grad is None]
+
+    def require_gradients(self) -> None:
+        """Refuse, after the backward passes of a step, parameters without a gradient, if the engine needs all.
+
+        Collective.
+
+        Raises:
+            UserError: there are some, on a rank.
+        """
+
     def assert_synchronised(self) -> None:
         """Assert after a first step that gradients (or, where an engine freed them, weights) are equal on all ranks.
 
         Raises:
             TrainingFailedError: they differ; the processes train separate models.
+            UserError: as :meth:`require_gradients`.
         """
+        self.require_gradients()
 
         def facts(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
             full = full_tensor(parameter.grad if parameter.grad is not None else parameter)
@@ -236,6 +255,21 @@ class WrappedModel(InferenceModel):
         """
         require_savable(self._optimizer.optimizer, self.trainable_parameters(), self._built_groups)
 
+    def require_fixed_shapes(self) -> None:
+        """Refuse, after a step, a network whose checkpoint a newly built one could not load.
+
+        Raises:
+            UserError: a tensor of its state appeared, vanished, or changed its shape.
+        """
+        before, after = self._first_shapes, self._shapes()
+        for name in {**before, **after}:
+            was, now = before.get(name, "no tensor"), after.get(name, "no tensor")
+            if was != now:
+                raise UserError(
+                    f"the network's {name} was {was} before the first step and is {now} after it: no checkpoint of it "
+                    "could be loaded; register_buffer it with its final shape, or with persistent=False"
+                )
+
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what :meth:`optimizer_state` returned, whichever engine returned it.
 
@@ -259,9 +293,21 @@ class WrappedModel(InferenceModel):
         if self._accelerator.scaler is not None and state:
             self._accelerator.scaler.load_state_dict(dict(state))
 
+    def _shapes(self) -> dict[str, list[int]]:
+        """The shape of each full tensor of the network's state."""
+        state = self.module.state_dict(keep_vars=True)
+        return {name: list(full_shape(value)) for name, value in state.items() if isinstance(value, Tensor)}
+
     def _clear_gradients(self) -> None:
         self._optimizer.optimizer.zero_grad()
 
     def _set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return at most three different names, and how many more there are."""
+    different = list(dict.fromkeys(names))
+    more = len(different) - 3
+    return ", ".join(different[:3]) + (f" and {more} more" if more > 0 else "")

@@ -145,6 +145,8 @@ class Learner:
         module = self.model.module
         before = [buffer.clone() for buffer in module.buffers()]
         self._forward_backward(step, batches, lr)
+        self.model.require_gradients()  # DDP's next pass would not begin
+        self.model.require_fixed_shapes()
         for buffer, value in zip(module.buffers(), before, strict=True):
             buffer.copy_(value)
         self.model.begin_step(lr)

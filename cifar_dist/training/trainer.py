@@ -24,6 +24,7 @@ from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.watchdog import Watchdog
+from cifar_dist.distributed.wrapped_model import listed
 from cifar_dist.errors import StopRequested, TrainingFailedError, UserError, may_pass
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.split import Split
@@ -183,6 +184,12 @@ class Trainer:
         if self._is_first_step:
             self.learner.model.assert_synchronised()
             self.learner.model.require_savable_state()
+            self.learner.model.require_fixed_shapes()
+            if unused := self.learner.model.parameters_without_gradient():
+                self.tracker.warn(
+                    f"{listed(unused)} got no gradient in the first step: what forward does not use never learns, and "
+                    "DDP refuses such a network"
+                )
             self._is_first_step = False
 
     def end_epoch(self, epoch: int) -> None:

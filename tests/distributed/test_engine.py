@@ -205,6 +205,34 @@ def test_a_state_that_no_checkpoint_holds_is_refused_after_the_first_step(
         model.require_savable_state()
 
 
+class Remembering(nn.Linear):
+    """Keeps the last batch in a buffer that begins as None."""
+
+    def __init__(self, persistent: bool) -> None:
+        super().__init__(6, 3)
+        self.register_buffer("bank", None, persistent=persistent)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.bank, self.count = images.detach(), self.count + 1
+        return super().forward(images)
+
+
+def test_a_network_whose_buffers_appear_in_a_step_is_refused() -> None:
+    """No new network could load its checkpoint."""
+    models = []
+    for persistent in (True, False):
+        module = Remembering(persistent)
+        models.append(start().prepare(module, optimizer("sgd", module)))
+        models[-1].require_fixed_shapes()
+        train(models[-1], 1, [16])
+    with pytest.raises(
+        UserError, match=r"network's bank was no tensor before the first step and is \[16, 6\] after it"
+    ):
+        models[0].require_fixed_shapes()
+    models[1].require_fixed_shapes()
+
+
 def test_restored_state_has_the_memory_format_of_the_weights() -> None:
     weight = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
@@ -310,6 +338,22 @@ def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
 def test_ranks_that_do_not_synchronise_are_detected(ranks: list[Found]) -> None:
     for found in ranks:
         assert "the 2 processes hold different gradients after their first step" in str(found["differing"])
+
+
+def test_ddp_names_the_parameters_without_a_gradient(ranks: list[Found]) -> None:
+    """Not used at all; not used, and another pass follows; not used from the second step on."""
+    for found in ranks:
+        for said in found["lacking"]:
+            assert said.startswith("extra.weight, extra.bias got no gradient in a step, and DDP needs one of each ")
+
+
+def test_one_process_trains_what_gets_a_gradient() -> None:
+    model = start().prepare(module := engine_on_ranks.Unused(1), optimizer("sgd", module))
+    train(model, 1, [16])
+    assert model.parameters_without_gradient() == []
+    train(model, 1, [16])
+    model.assert_synchronised()
+    assert model.parameters_without_gradient() == ["extra.weight", "extra.bias"]
 
 
 def test_gradients_are_compared_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,31 @@ def differing() -> str:
     return "nothing"
 
 
+class Unused(nn.Module):
+    """A network with a layer that only the first ``used`` forward passes use."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__()
+        self.body, self.extra, self.used = network(), nn.Linear(3, 3), used
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.used -= 1
+        logits: Tensor = self.body(images)
+        return self.extra(logits) if self.used >= 0 else logits
+
+
+def lacking(used: int, steps: list[int]) -> str:
+    """Return the error that is raised when a layer gets no gradient from a step on."""
+    module = Unused(used)
+    model = engine().prepare(module, optimizer("sgd", module))
+    try:
+        train(model, 1, steps)
+        model.assert_synchronised()
+    except UserError as error:
+        return str(error)
+    return "nothing"
+
+
 def drifted_buffers() -> tuple[float, bool, bool]:
     """Return a batch statistic during evaluation, and whether evaluation mode was on then and training mode after."""
     place = engine()
@@ -208,6 +233,7 @@ def rank() -> None:
     place = engine()
     found: dict[str, object] = {"engine": (place.kind, place.description), **agreement(place.ranks)}
     found["differing"] = differing()
+    found["lacking"] = [lacking(0, [16]), lacking(0, [16, 16]), lacking(1, [16, 16, 16])]
     found["drifted"] = drifted_buffers()
     found["drawn"] = drawn_by_each()
     found["former"] = former()
