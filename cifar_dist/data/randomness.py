@@ -12,8 +12,10 @@ splittable pseudorandom number generators*, OOPSLA 2014), applied once per count
 from __future__ import annotations
 
 import functools
+import random
 import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,3 +100,9 @@ def permutation(seed: int, epoch: int, count: int, purpose: str) -> Tensor:
 def step_seed(seed: int, step: int, part: int) -> int:
     """Return the seed of the global generator for dropout in one micro-batch of a step: no generator state is saved."""
     return int(bits(seed, step, torch.tensor(part), "dropout"))
+
+
+def seed_python_and_numpy(seed: int) -> None:
+    """Seed the global generators of ``random`` and NumPy, from which nothing but a plug-in draws."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # it takes no more

@@ -49,6 +49,44 @@ def test_each_micro_batch_of_each_step_has_dropout_of_its_own(digits: Path) -> N
     assert len(set(seeds)) == len(seeds)
 
 
+DRAWING = """
+import random
+import numpy as np
+from torch import nn
+
+
+class Drawing(nn.Linear):
+    drawn = []
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__(channels, classes)
+        self.draw()
+
+    def draw(self):
+        self.drawn.append((random.random(), np.random.rand()))
+
+    def forward(self, images):
+        self.draw()
+        return super().forward(images.mean((2, 3)))
+"""
+
+
+def test_a_network_that_draws_from_python_and_numpy_repeats(digits: Path, tmp_path: Path) -> None:
+    """In the constructor and in each micro-batch of a step, whichever steps came before."""
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    drawn: list[list[tuple[float, ...]]] = []
+    for first in (0, 0, PER_EPOCH):
+        with learner_of(digits, ModelConfig(f"{tmp_path}/drawing.py:Drawing"), NoAverageConfig()) as learner:
+            drawn.append(learner.model.module.drawn)
+            train(learner, first, EPOCHS * PER_EPOCH)
+        drawn[-1] = drawn[-1].copy()
+        learner.model.module.drawn.clear()
+    whole, again, rest = drawn
+    assert whole == again
+    assert rest[-PER_EPOCH * ACCUMULATE :] == whole[-PER_EPOCH * ACCUMULATE :]
+    assert len(set(whole)) == len(whole) == 2 + EPOCHS * PER_EPOCH * ACCUMULATE
+
+
 def test_a_stage_learns_from_its_epoch_on(digits: Path) -> None:
     with learner_of(digits, ModelConfig("tiny-cnn", unfreeze=1), NoAverageConfig()) as learner:
         states = [learner.model.state()]
