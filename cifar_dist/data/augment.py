@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -92,11 +93,10 @@ def _checked(result: object, given: Tensor, transform: Transform) -> Tensor:
     Raises:
         UserError: it is something else, as images in [0, 1] would be, or of another size.
     """
-    if isinstance(result, Tensor) and result.dtype == given.dtype and result.shape == given.shape:
+    if is_like(result, given):
         return result
-    shown = f"{result.dtype} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
     raise UserError(
-        f"augment.transforms: {transform.name} was given {given.dtype} {list(given.shape)} and returned {shown}; "
+        f"augment.transforms: {transform.name} was given {described(given)} and returned {described(result)}; "
         "return images of the same type and shape"
     )
 
@@ -104,4 +104,39 @@ def _checked(result: object, given: Tensor, transform: Transform) -> Tensor:
 def _bound(transform: Transform, occurrence: int, samples: Samples) -> Callable[[Sources], Sources]:
     assert isinstance(transform, Rearrangement)
     own = samples.of_occurrence(occurrence)
-    return lambda sources: transform.sources(sources, own)
+    return lambda sources: _checked_sources(transform.sources(sources, own), sources, transform)
+
+
+def _checked_sources(result: object, given: Sources, transform: Transform) -> Sources:
+    """Return what a rearrangement has made of ``given``.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(result, Sources):
+        raise UserError(f"augment.transforms: {transform.name} returned {described(result)}; return the sources")
+    for name in ("rows", "columns"):
+        found, wanted = getattr(result, name), getattr(given, name)
+        if not is_like(found, wanted):
+            raise UserError(
+                f"augment.transforms: {transform.name} returned {name} that are {described(found)}; "
+                f"return {described(wanted)}"
+            )
+    return result
+
+
+def is_like(found: object, wanted: Tensor) -> TypeGuard[Tensor]:
+    """Whether a plug-in returned a tensor with the type, shape and device of ``wanted``. Waits for no device."""
+    return isinstance(found, Tensor) and _kind(found) == _kind(wanted)
+
+
+def described(found: object) -> str:
+    """Say what a plug-in returned: ``torch.uint8 [60, 3, 32, 32]``, or the name of a type that is no tensor."""
+    if not isinstance(found, Tensor):
+        return type(found).__name__
+    place = "" if found.device.type == "cpu" else f" on {found.device}"
+    return f"{found.dtype} {list(found.shape)}{place}"
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.dtype, tensor.shape, tensor.device

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.augment import Augment
+from cifar_dist.data.augment import Augment, described, is_like
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.keys import Keys
 from cifar_dist.data.operations.mixing import mix_labels
 from cifar_dist.data.transforms import Mixing, Samples, occurrences
+from cifar_dist.errors import UserError
 
 
 class Mix:
@@ -20,12 +21,16 @@ class Mix:
         config: the mixing transforms and their probabilities.
         augment: applied once to each sample, including the one before the first, which may be another process's.
         classes: number of classes.
+
+    Raises:
+        UserError: a plug-in does not return images and shares (when it is applied).
     """
 
     def __init__(self, config: AugmentConfig, augment: Augment, classes: int) -> None:
         self._augment = augment
         self._classes = classes
         self._mixes = [(mix, place) for mix, place in occurrences(config.transforms) if isinstance(mix, Mixing)]
+        self._were_shares_checked = False
 
     @property
     def mixes(self) -> bool:
@@ -51,8 +56,40 @@ class Mix:
         result, below = images, 0.0
         for mix, occurrence in self._mixes:
             chosen = (draw >= below) & (draw < below + mix.p)
-            mixed, own = mix(images, partners, samples.of_occurrence(occurrence))
+            mixed, own = _checked(mix(images, partners, samples.of_occurrence(occurrence)), images, ratio, mix)
+            if not self._were_shares_checked:  # of the first batch only: a GPU's numbers must be waited for
+                _check_range(own, mix)
             result = torch.where(chosen[:, None, None, None], mixed, result)
             ratio = torch.where(chosen, own, ratio)
             below += mix.p
+        self._were_shares_checked = True
         return result, mix_labels(labels[1:], labels[:-1], ratio, self._classes)
+
+
+def _checked(result: object, images: Tensor, ratio: Tensor, mix: Mixing) -> tuple[Tensor, Tensor]:
+    """Return what ``mix`` has made of ``images``, float32 [n, c, h, w]: others, and shares like ``ratio``, float32 [n].
+
+    Raises:
+        UserError: it is something else.
+    """
+    pair = tuple(result) if isinstance(result, tuple | list) else (result,)
+    if len(pair) == 2 and is_like(pair[0], images) and is_like(pair[1], ratio):
+        return pair[0], pair[1]
+    raise UserError(
+        f"augment.transforms: {mix.name} returned {' and '.join(map(described, pair)) or 'nothing'}; return images, "
+        f"{described(images)}, and each sample's share of its own label, {described(ratio)}"
+    )
+
+
+def _check_range(share: Tensor, mix: Mixing) -> None:
+    """Refuse shares, float32 [n], that are not in [0, 1].
+
+    Raises:
+        UserError: the message quotes the first one.
+    """
+    wrong = share[~((share >= 0) & (share <= 1))]  # NaN is wrong, too
+    if len(wrong):
+        raise UserError(
+            f"augment.transforms: {mix.name} returned a share of {wrong[0]:g}; a sample's share of its own label must "
+            "be in [0, 1]"
+        )

@@ -12,7 +12,8 @@ from torch import Tensor
 from cifar_dist.config import AugmentConfig, TransformConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
-from cifar_dist.data.transforms import Samples, Transform
+from cifar_dist.data.operations.rearrange import Sources
+from cifar_dist.data.transforms import Rearrangement, Samples, Transform
 from cifar_dist.data.transforms.affine import Affine
 from cifar_dist.data.transforms.autoaugment import AutoAugment
 from cifar_dist.data.transforms.crop import Crop
@@ -147,3 +148,31 @@ class Returns(Transform):
 def test_a_plug_in_that_returns_no_images_is_refused(images: Tensor, what: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         augment((Returns(name="mine", what=what),)).pixels(images, torch.arange(60), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Moves(Rearrangement):
+    """What the author of a rearrangement may return by mistake."""
+
+    what: str = ""
+
+    def sources(self, sources: Sources, samples: Samples) -> Sources:
+        mistakes: dict[str, object] = {
+            "none": None,
+            "floats": dataclasses.replace(sources, rows=sources.rows / 2),
+            "half": dataclasses.replace(sources, columns=sources.columns[:, ::2]),
+        }
+        return mistakes[self.what]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("none", "mine returned NoneType; return the sources"),
+        ("floats", r"rows that are torch\.float32 \[60, 32\]; return torch\.int64 \[60, 32\]"),
+        ("half", r"columns that are torch\.int64 \[60, 16\]"),
+    ],
+)
+def test_a_plug_in_that_returns_no_sources_is_refused(images: Tensor, what: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"^augment.transforms: .*{says}"):
+        augment((Moves(name="mine", what=what),)).pixels(images, torch.arange(60), 0)

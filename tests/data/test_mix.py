@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.order import own_parts
-from cifar_dist.data.transforms import Mixing
+from cifar_dist.data.transforms import Mixing, Samples
 from cifar_dist.data.transforms.crop import Crop
 from cifar_dist.data.transforms.cutmix import CutMix
 from cifar_dist.data.transforms.flip import Flip
 from cifar_dist.data.transforms.gray import Gray
 from cifar_dist.data.transforms.mixup import MixUp
+from cifar_dist.errors import UserError
 
 CPU = torch.device("cpu")
 SEED, CLASSES = 5, 10
@@ -117,3 +119,48 @@ def test_mixing_comes_last_and_in_one_way_at_most() -> None:
         AugmentConfig(transforms=(MixUp(p=0.7), CutMix(p=0.7)))
     with pytest.raises(ValueError, match=r"^transforms: mixup mixes finished images and gray follows it"):
         AugmentConfig(transforms=(Flip(), MixUp(p=0.7), Gray(), CutMix(p=0.1)))
+
+
+@dataclass(frozen=True)
+class Returns(Mixing):
+    """What the author of a mixing plug-in may return by mistake."""
+
+    what: str = ""
+
+    def __call__(self, images: Tensor, partners: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        share = samples.uniform("share")
+        mistakes: dict[str, object] = {
+            "images alone": images,
+            "nothing": None,
+            "the factor of the images": (images, share[:, None, None, None]),
+            "a number": (images, 0.5),
+            "other images": (images[..., ::2], share),
+            "halves": (images.half(), share),
+            "a share above 1": (images, share + 1.5),
+            "no number": (images, share * float("nan")),
+        }
+        return mistakes[self.what]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        (
+            "images alone",
+            r"mine returned torch\.float32 \[12, 3, 6, 5\]; return images, torch\.float32 \[12, 3, 6, 5\], ",
+        ),
+        ("nothing", "returned NoneType; "),
+        ("the factor of the images", r" and torch\.float32 \[12, 1, 1, 1\]; .* own label, torch\.float32 \[12\]$"),
+        ("a number", " and float; "),
+        ("other images", r"returned torch\.float32 \[12, 3, 6, 3\] and "),
+        ("halves", r"returned torch\.float16 \[12, 3, 6, 5\] and "),
+        (
+            "a share above 1",
+            r"returned a share of (1\.[5-9]|2\.)\d*; a sample's share of its own label must be in \[0, 1\]",
+        ),
+        ("no number", "returned a share of nan; "),
+    ],
+)
+def test_a_plug_in_that_returns_no_images_and_shares_is_refused(packed: Manifest, what: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"^augment.transforms: .*{says}"):
+        shown(packed, mixer(Returns(name="mine", what=what)))

@@ -90,6 +90,7 @@ EXACT = {
         "where",
         "masked_fill",
         "lt",
+        "le",
         "ge",
         "eq",
         "ones_like",
