@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, TypeGuard
 from cifar_dist.config import plugins
 from cifar_dist.config.plugin_errors import other_arguments
 from cifar_dist.config.section import Section, key_of
+from cifar_dist.config.tree import require_toml
 from cifar_dist.errors import nearest
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Choice(Section):
         read = validate(variant, settings, info.context)
         assert isinstance(read, cls), "a variant derives from its root"
         check_effective(read, settings)
+        if plugins.is_spec(getattr(read, "name", "")):
+            require_toml(read)
         return read
 
 

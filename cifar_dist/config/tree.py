@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from cifar_dist.config.section import key_of
+from cifar_dist.config.section import Section, key_of
 from cifar_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,31 @@ def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 
 
 def to_tree(config: Config) -> Tree:
-    """Convert a config to nested dictionaries of plain TOML values."""
+    """Convert a config to nested dictionaries of plain TOML values, without the settings that are None."""
+    return _table(config)
+
+
+def require_toml(section: Section) -> None:
+    """Refuse a section with a value that a recipe cannot contain, as a plug-in's default may be.
+
+    Raises:
+        ValueError: the message begins with the key.
+    """
+    for key, value in _table(section).items():
+        try:
+            tomli_w.dumps({key: value})
+        except TypeError:
+            raise ValueError(
+                f"{key} is {value!r}, which a recipe cannot contain; make it a number, a text, true or false, or a "
+                "list or table of these"
+            ) from None
+
+
+def _table(section: object) -> Tree:
+    """Convert a section, or all of them, to nested dictionaries.
+
+    TOML has no null. A setting is None by default, which is read again where the key is missing.
+    """
 
     def plain(value: object) -> object:
         if isinstance(value, dict):
@@ -50,9 +74,11 @@ def to_tree(config: Config) -> Tree:
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
     def by_key(items: list[tuple[str, Any]]) -> Tree:
-        return {key_of(name): value for name, value in items}
+        return {key_of(name): value for name, value in items if value is not None}
 
-    return {key: plain(value) for key, value in dataclasses.asdict(config, dict_factory=by_key).items()}
+    assert dataclasses.is_dataclass(section)
+    assert not isinstance(section, type)
+    return {key: plain(value) for key, value in dataclasses.asdict(section, dict_factory=by_key).items()}
 
 
 def to_toml(config: Config) -> str:

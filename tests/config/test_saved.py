@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, OptimConfig, RunningAverageConfig
+from cifar_dist.config.changes import contradiction
 from cifar_dist.config.saved import read_config
+from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml, to_tree
 from cifar_dist.errors import UserError
 
@@ -39,6 +42,52 @@ def test_a_run_folder_is_read_without_the_code_that_it_names(tmp_path: Path) -> 
     assert to_tree(found) == to_tree(loaded)
     assert isinstance(found.optim, OptimConfig)
     assert (found.optim.lr, found.schedule.name) == (0.1, f"{code}:Sawtooth")
+
+
+def test_a_setting_that_is_none_is_left_out_of_the_file_and_read_again(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(
+        "from dataclasses import dataclass\n"
+        "from cifar_dist.config import ScheduleConfig\n"
+        "from cifar_dist.data.transforms import Transform\n"
+        "@dataclass(frozen=True)\n"
+        "class Shape(ScheduleConfig):\n"
+        "    floor: float | None = None\n"
+        "    def falling(self, at): ...\n"
+        "@dataclass(frozen=True)\n"
+        "class Sizes(Transform):\n"
+        "    sizes: tuple[int, ...] = None\n"
+        "    def __call__(self, images, samples): ...\n"
+    )
+    words = ["--schedule.name", f"{code}:Shape", "--augment.transforms", f'[{{ name = "{code}:Sizes" }}]']
+    (tmp_path / "config.toml").write_text(to_toml(unset := recipe.load("demo", words)))
+    assert recipe.load(str(tmp_path / "config.toml")) == unset
+    changes = ["--schedule.floor", "0.5", "--augment.Sizes.sizes", "[3]"]
+    changed = recipe.load(str(tmp_path / "config.toml"), changes)
+    (tmp_path / "config.toml").write_text(to_toml(changed))
+    assert recipe.load(str(tmp_path / "config.toml")) == changed
+    found = contradiction(settings_of(unset), settings_of(changed))
+    assert found == ("augment.Sizes.sizes", "augment.Sizes.sizes = nothing and this command says [3]")
+
+
+@pytest.mark.parametrize(
+    ("default", "shown"), [("Path('x')", "PosixPath('x')"), ("(None, 1)", "[None, 1]"), ("1j", "1j")]
+)
+def test_a_setting_that_no_file_can_contain_is_refused(tmp_path: Path, default: str, shown: str) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(
+        "from dataclasses import dataclass\n"
+        "from pathlib import Path\n"
+        "from typing import Any\n"
+        "from cifar_dist.config import ScheduleConfig\n"
+        "@dataclass(frozen=True)\n"
+        "class Shape(ScheduleConfig):\n"
+        f"    other: Any = {default}\n"
+        "    def falling(self, at): ...\n"
+    )
+    with pytest.raises(UserError, match=rf"schedule.other is {re.escape(shown)}, which a recipe cannot contain; make "):
+        recipe.load("demo", ["--schedule.name", f"{code}:Shape"])
+    recipe.load("demo", ["--schedule.name", f"{code}:Shape", "--schedule.other", "3"])
 
 
 def test_what_was_read_without_code_cannot_compute(tmp_path: Path) -> None:
