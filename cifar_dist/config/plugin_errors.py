@@ -1,4 +1,4 @@
-"""What is wrong with a plug-in, in one line: its import, what its methods take, or the line that raised an error."""
+"""What is wrong with a plug-in, in one line: its import, what its methods take or return, the line that raised."""
 
 from __future__ import annotations
 
@@ -43,6 +43,16 @@ def describe_plugin_failure(error: BaseException) -> str:
     code, shown = called.__code__, f"{called.__qualname__}{_arguments_of(called)}"
     place = f"{code.co_filename}, line {code.co_firstlineno}, {shown}"
     return printable(f"the plug-in {place}, was called with other arguments: {_described(error)}")
+
+
+def describe_value(found: object) -> str:
+    """Say what a plug-in returned: ``torch.uint8 [60, 3, 32, 32]``, or the name of a type that is not a tensor."""
+    from torch import Tensor
+
+    if not isinstance(found, Tensor):
+        return type(found).__name__
+    place = "" if found.device.type == "cpu" else f" on {found.device}"
+    return f"{found.dtype} {list(found.shape)}{place}"
 
 
 def other_arguments(kind: type) -> str:

@@ -14,6 +14,7 @@ from typing import TypeGuard
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
+from cifar_dist.config.plugin_errors import describe_value
 from cifar_dist.data.keys import Keys
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.operations.rearrange import Sources, rearrange
@@ -96,8 +97,8 @@ def _checked(result: object, given: Tensor, transform: Transform) -> Tensor:
     if is_like(result, given):
         return result
     raise UserError(
-        f"augment.transforms: {transform.name} was given {described(given)} and returned {described(result)}; "
-        "return images of the same type and shape"
+        f"augment.transforms: {transform.name} was given {describe_value(given)} and returned "
+        f"{describe_value(result)}; return images of the same type and shape"
     )
 
 
@@ -114,13 +115,13 @@ def _checked_sources(result: object, given: Sources, transform: Transform) -> So
         UserError: it is something else.
     """
     if not isinstance(result, Sources):
-        raise UserError(f"augment.transforms: {transform.name} returned {described(result)}; return the sources")
+        raise UserError(f"augment.transforms: {transform.name} returned {describe_value(result)}; return the sources")
     for name in ("rows", "columns"):
         found, wanted = getattr(result, name), getattr(given, name)
         if not is_like(found, wanted):
             raise UserError(
-                f"augment.transforms: {transform.name} returned {name} that are {described(found)}; "
-                f"return {described(wanted)}"
+                f"augment.transforms: {transform.name} returned {name} that are {describe_value(found)}; "
+                f"return {describe_value(wanted)}"
             )
     return result
 
@@ -128,14 +129,6 @@ def _checked_sources(result: object, given: Sources, transform: Transform) -> So
 def is_like(found: object, wanted: Tensor) -> TypeGuard[Tensor]:
     """Whether a plug-in returned a tensor with the type, shape and device of ``wanted``. Waits for no device."""
     return isinstance(found, Tensor) and _kind(found) == _kind(wanted)
-
-
-def described(found: object) -> str:
-    """Say what a plug-in returned: ``torch.uint8 [60, 3, 32, 32]``, or the name of a type that is no tensor."""
-    if not isinstance(found, Tensor):
-        return type(found).__name__
-    place = "" if found.device.type == "cpu" else f" on {found.device}"
-    return f"{found.dtype} {list(found.shape)}{place}"
 
 
 def _kind(tensor: Tensor) -> tuple[object, ...]:

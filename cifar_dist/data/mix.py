@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.data.augment import Augment, described, is_like
+from cifar_dist.config.plugin_errors import describe_value
+from cifar_dist.data.augment import Augment, is_like
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.keys import Keys
 from cifar_dist.data.operations.mixing import mix_labels
@@ -75,9 +76,10 @@ def _checked(result: object, images: Tensor, ratio: Tensor, mix: Mixing) -> tupl
     pair = tuple(result) if isinstance(result, tuple | list) else (result,)
     if len(pair) == 2 and is_like(pair[0], images) and is_like(pair[1], ratio):
         return pair[0], pair[1]
+    returned = " and ".join(map(describe_value, pair)) or "nothing"
     raise UserError(
-        f"augment.transforms: {mix.name} returned {' and '.join(map(described, pair)) or 'nothing'}; return images, "
-        f"{described(images)}, and each sample's share of its own label, {described(ratio)}"
+        f"augment.transforms: {mix.name} returned {returned}; return images, "
+        f"{describe_value(images)}, and each sample's share of its own label, {describe_value(ratio)}"
     )
 
 

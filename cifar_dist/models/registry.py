@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from cifar_dist.config import ModelConfig, OptionValue, plugins
-from cifar_dist.config.plugin_errors import describe_plugin_failure
+from cifar_dist.config.plugin_errors import describe_plugin_failure, describe_value
 from cifar_dist.errors import UserError, first_line, nearest
 from cifar_dist.models import external
 
@@ -206,4 +206,7 @@ def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], clas
     finally:
         model.train(training)
     if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
-        raise UserError(f"model.name: {name} does not return one logit for each of {classes} classes")
+        raise UserError(
+            f"model.name: {name} does not return one logit for each of {classes} classes: for one image it returned "
+            f"{describe_value(output)}; return float [n, {classes}] for n images"
+        )

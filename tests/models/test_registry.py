@@ -125,7 +125,8 @@ def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> No
         check_fits(model, "speed-net", shape=(8, 8, 3), classes=10)
     with pytest.raises(UserError, match="cannot take images of 32x32 with 1 channels"):
         check_fits(model, "speed-net", shape=(32, 32, 1), classes=10)
-    with pytest.raises(UserError, match="does not return one logit for each of 9 classes"):
+    says = r"does not return one logit for each of 9 classes: for one image it returned torch\.float32 \[1, 10\]; "
+    with pytest.raises(UserError, match=says):
         check_fits(model, "speed-net", shape=(32, 32, 3), classes=9)
 
 
