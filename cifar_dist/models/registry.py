@@ -161,13 +161,17 @@ def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
 def check_builds(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> None:
     """Check that :func:`build_for` succeeds, on the meta device, which needs almost no time and memory.
 
+    What fails there is tried on the CPU: code may read numbers, which a meta tensor does not have.
+
     Raises:
         UserError: the network cannot be built.
     """
     import torch
 
-    with torch.device("meta"):
+    with contextlib.suppress(Exception), torch.device("meta"):
         build_for(config, shape=shape, classes=classes)
+        return
+    build_for(config, shape=shape, classes=classes)
 
 
 def _enlarge(model: nn.Module, side: int) -> None:

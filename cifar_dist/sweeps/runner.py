@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from cifar_dist.config.plugin_errors import describe_plugin_failure
 from cifar_dist.cpu.openmp import share_cores
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE, how_it_ended
@@ -72,8 +73,11 @@ def check(sweep: Sweep) -> None:
         manifest = manifests[config.data.path]
         try:
             check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))
-        except UserError as error:
-            raise UserError(f"row '{row}': {error}") from None
+        except (Exception, SystemExit) as error:
+            reason = str(error) if isinstance(error, UserError) else describe_plugin_failure(error)
+            if not reason:
+                raise
+            raise UserError(f"row '{row}': {reason}") from None
 
 
 def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:

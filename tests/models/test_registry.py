@@ -16,7 +16,7 @@ from torch import nn
 
 from cifar_dist.config import ModelConfig, OptionValue
 from cifar_dist.errors import UserError
-from cifar_dist.models import build, build_for, check_fits
+from cifar_dist.models import build, build_for, check_builds, check_fits
 from cifar_dist.models.registry import SHIPPED, DataInitialized, names
 
 # Options that make a network small enough for a test; the others are as they are.
@@ -163,6 +163,7 @@ def test_only_networks_that_need_data_are_initialized_from_it() -> None:
 
 OUTSIDE = """
 from __future__ import annotations
+import torch
 from torch import nn
 
 def net(classes: int, channels: int, *, width: int = 8, slope: float = 0.1):
@@ -171,6 +172,18 @@ def net(classes: int, channels: int, *, width: int = 8, slope: float = 0.1):
 class Net(nn.Sequential):
     def __init__(self, classes: int, channels: int, *, width: int = 8, untyped=1) -> None:
         super().__init__(nn.Conv2d(channels, width, 8), nn.Flatten(), nn.Linear(width, classes))
+
+class Pair(Net):
+    def forward(self, x):
+        return super().forward(x), x
+
+class Rates(Net):
+    def __init__(self, classes: int, channels: int, *, rate: float = 0.1) -> None:
+        super().__init__(classes, channels)
+        self.rates = [one.item() for one in torch.linspace(0, rate, 3)]
+
+    def forward(self, x):
+        return super().forward(x) if x.mean() == 0 else None
 
 def odd(classes: int) -> nn.Module: ...
 def nothing(classes: int, channels: int): net(classes, channels)
@@ -211,3 +224,12 @@ def test_a_mistake_in_a_network_from_a_file_is_one_line(
     with pytest.raises(UserError, match=re.escape(says)) as caught:
         build(f"{outside}:{attribute}", classes=4, options=options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_reads_numbers_can_be_built_as_it_can_be_trained(outside: str) -> None:
+    """As stochastic depth does, whose rates many networks take from a tensor; the meta device has no numbers."""
+    check_builds(ModelConfig(name=f"{outside}:Rates"), shape=(8, 8, 3), classes=4)
+    with pytest.raises(UserError, match="cannot take images of 7x7 with 3 channels: "):
+        check_builds(ModelConfig(name=f"{outside}:Rates"), shape=(7, 7, 3), classes=4)
+    with pytest.raises(UserError, match="4 classes: for one image it returned tuple; return float"):
+        check_builds(ModelConfig(name=f"{outside}:Pair"), shape=(8, 8, 3), classes=4)

@@ -297,6 +297,17 @@ def test_mistakes_are_reported_before_anything_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_network_that_cannot_be_built_is_reported_with_the_row_before_anything_is_trained(
+    file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text("def net(classes, channels):\n    raise RuntimeError('not today')\n")
+    file.write_text(f'{file.read_text()}\nmodel.name = "{tmp_path}/net.py:net"\n')
+    says = rf"^row 'diverges-too': the plug-in {tmp_path}/net.py, line 2, raised RuntimeError: not today$"
+    with pytest.raises(UserError, match=says):
+        verb("run", str(file))
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("action", ["run", "submit"])
 def test_a_run_on_other_data_is_refused(file: Path, tmp_path: Path, action: str) -> None:
     found = load(str(file), [], None)
