@@ -25,6 +25,7 @@ from cifar_dist.errors import (
     TrainingFailedError,
     UserError,
     blame,
+    printable,
 )
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE
 from cifar_dist.launch.launched import is_main_process, local_rank
@@ -67,7 +68,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
             notice("stopped by Ctrl-C")
         code = 128 + signal.SIGINT
     except SystemExit as error:  # argparse ends this way
-        code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else EXIT_DONE
+        code = _report_exit(error)
     except BaseException as error:
         _report_unforeseen(error)
         code = EXIT_FAILED
@@ -156,6 +157,17 @@ def _report_unforeseen(error: BaseException) -> None:
         notice(str(StorageError.of(error)))
     else:
         traceback.print_exc()
+
+
+def _report_exit(error: SystemExit) -> int:
+    """Return the exit code that ``sys.exit`` asks for, after its text. A plug-in that calls it has failed."""
+    if describe_plugin_failure(error):
+        _report_unforeseen(error)
+        return EXIT_FAILED
+    if error.code is None or isinstance(error.code, int):
+        return error.code or EXIT_DONE
+    notice(printable(str(error.code)))
+    return EXIT_FAILED
 
 
 def _report(error: UserError | TrainingFailedError, code: int) -> int:

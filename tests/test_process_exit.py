@@ -171,3 +171,21 @@ def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:
     """
     (done,) = spawn(["-c", code])
     assert (done.returncode, done.stderr) == (130, "cifar-dist: stopped by Ctrl-C\n")
+
+
+@pytest.mark.parametrize(("given", "said"), [("'set DATA first'", ": set DATA first"), ("0", ": 0"), ("", "")])
+def test_a_plug_in_that_calls_exit_has_failed_and_its_text_is_printed(tmp_path: Path, given: str, said: str) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(f"import sys\ndef read():\n    sys.exit({given})\n")
+    (done,) = spawn(["-m", "cifar_dist", "pack", f"{code}:read", str(tmp_path / "out")])
+    line = f"cifar-dist: the plug-in {code}, line 3, raised SystemExit{said}\n"
+    assert (done.returncode, done.stderr) == (1, line), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"), [("'a text'", 1, "cifar-dist: a text\n"), ("3", 3, ""), ("None", 0, "")]
+)
+def test_what_exit_is_called_with_is_the_code_or_printed(given: str, code: int, said: str) -> None:
+    program = f"import sys; from cifar_dist.process_exit import exit_with; exit_with(lambda: sys.exit({given}))"
+    (done,) = spawn(["-c", program])
+    assert (done.returncode, done.stderr) == (code, said)
