@@ -55,17 +55,25 @@ def describe_value(found: object) -> str:
     return f"{found.dtype} {list(found.shape)}{place}"
 
 
-def other_arguments(kind: type) -> str:
+def other_arguments(kind: type, protocol: type = object) -> str:
     """Return which method of a plug-in's class is called with other arguments than it takes, and how to write it.
 
     A method is called as the first of the bases from outside the plug-in that has it declares it. Empty for none.
+
+    Args:
+        kind: the class.
+        protocol: what it implements without deriving from it, or its base; a method of it that ``kind`` lacks is named.
     """
-    bases = [cls for cls in reversed(kind.__mro__) if cls.__module__ not in _MODULES]
+    bases = [protocol, *(cls for cls in reversed(kind.__mro__) if cls.__module__ not in _MODULES)]
     for name in dict.fromkeys(name for cls in bases for name in vars(cls)):
-        found = next(vars(cls)[name] for cls in kind.__mro__ if name in vars(cls))
+        found = next((vars(cls)[name] for cls in kind.__mro__ if name in vars(cls)), None)
         declared = next(vars(cls)[name] for cls in bases if name in vars(cls))
         special = name.startswith("__") and name not in ("__call__", "__post_init__")
-        if special or not (isinstance(found, FunctionType) and isinstance(declared, FunctionType)):
+        if special or not isinstance(declared, FunctionType):
+            continue
+        if found is None and not hasattr(kind, "__getattr__"):
+            return f"{kind.__name__} does not define {name}{_arguments_of(declared)}"
+        if not isinstance(found, FunctionType):
             continue
         wanted = inspect.signature(declared).parameters.values()
         positional = [one.name for one in wanted if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]

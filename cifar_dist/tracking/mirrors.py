@@ -6,6 +6,8 @@ no mirror can stop or fail a run.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.config import Config, TrackingConfig, plugins
+from cifar_dist.config.plugin_errors import other_arguments
 from cifar_dist.errors import UserError
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
@@ -33,7 +36,7 @@ def wanted_mirrors(tracking: TrackingConfig) -> dict[str, MakeMirror]:
     """Return a factory for each mirror that a run asks for, by the name that warnings use.
 
     Raises:
-        UserError: an entry of ``tracking.mirrors`` cannot be imported.
+        UserError: an entry of ``tracking.mirrors`` cannot be imported, or cannot be called as mirrors are.
     """
     makers: dict[str, MakeMirror] = {"W&B": WandbMirror} if wandb_mode(tracking) != "disabled" else {}
     for spec in tracking.mirrors:
@@ -43,8 +46,20 @@ def wanted_mirrors(tracking: TrackingConfig) -> dict[str, MakeMirror]:
             raise UserError(f"tracking.mirrors: {str(error).removeprefix('name ')}") from None
         if not callable(found):
             raise UserError(f"tracking.mirrors: {spec!r} is not callable; name a class that implements Mirror")
+        if wrong := _other_arguments(found, spec.rpartition(":")[2]):
+            raise UserError(f"tracking.mirrors: {spec!r}: {wrong}")
         makers[spec] = found
     return makers
+
+
+def _other_arguments(make: Callable[..., object], name: str) -> str:
+    """Return what is called with other arguments than it takes: a factory, or a method of a class; empty for none."""
+    with contextlib.suppress(ValueError):  # of what is not written in Python
+        try:
+            inspect.signature(make).bind(*(arguments := ("folder", "config", "facts")))
+        except TypeError:
+            return f"{name} is called with other arguments; write it as {name}({', '.join(arguments)})"
+    return other_arguments(make, Mirror) if isinstance(make, type) else ""
 
 
 class Mirrors:

@@ -55,6 +55,22 @@ class Lines:
 
 
 NOTHING_TO_CALL = 3
+
+class ByFolder(Lines):
+    def __init__(self, folder): ...
+
+class WithoutBest(Lines):
+    def evaluation(self, record): ...
+
+class Unfinished:
+    def __init__(self, folder, config, facts): ...
+    def start(self, history): ...
+
+class Forwards:
+    def __init__(self, folder, config, facts, project="mine"): ...
+    def __getattr__(self, name): ...
+
+def of_folder(folder): ...
 """
 
 
@@ -192,6 +208,13 @@ def test_a_mirror_receives_what_gathered_while_it_was_busy_in_few_calls() -> Non
     [
         ("{folder}/mine.py:Nothing", "has no 'Nothing'"),
         ("{folder}/mine.py:NOTHING_TO_CALL", "is not callable; name a class that implements Mirror"),
+        ("{folder}/mine.py:ByFolder", r"ByFolder is .* arguments; write it as ByFolder\(folder, config, facts\)$"),
+        ("{folder}/mine.py:of_folder", r"; write it as of_folder\(folder, config, facts\)$"),
+        (
+            "{folder}/mine.py:WithoutBest",
+            r"WithoutBest.evaluation\(self, record\) is .* arguments; write evaluation\(self, record, best\)$",
+        ),
+        ("{folder}/mine.py:Unfinished", r"Unfinished does not define train_steps\(self, records\)$"),
         ("{folder}/yours.py:Lines", "yours.py does not exist"),
         ("no_such_package.module:Lines", "module no_such_package.module is not installed"),
         ("wandb", "must be path/to/file.py:Attribute or package.module:Attribute"),
@@ -202,6 +225,11 @@ def test_a_mirror_that_cannot_be_imported_is_one_line(tmp_path: Path, mirror: st
     with pytest.raises(UserError, match=f"^tracking.mirrors: .*{says}") as caught:
         wanted_mirrors(TrackingConfig(mirrors=(spec,)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_mirror_may_forward_its_methods(tmp_path: Path, mirror: str) -> None:
+    spec = mirror.replace("Lines", "Forwards")
+    assert spec in wanted_mirrors(TrackingConfig(mirrors=(spec,)))
 
 
 def test_on_two_processes_only_rank_0_has_the_mirror(tiny: Path, tmp_path: Path, mirror: str) -> None:
