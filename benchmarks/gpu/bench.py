@@ -86,6 +86,11 @@ def find_machine(env: Mapping[str, str]) -> Machine:
     return Machine(device, gpus, tuple(nccl), torch, python)
 
 
+def launched(config: str, processes: int) -> tuple[str, ...]:
+    """The words before those of a command that runs on several processes, with a config of ``launch/``."""
+    return "-m", "cifar_dist", "launch", config, f"--num_processes={processes}"
+
+
 @dataclass
 class Bench:
     """The state of one call.
@@ -131,12 +136,22 @@ class Bench:
         return self.deadline - time.monotonic()
 
     def python(
-        self, *words: str, env: Mapping[str, str] | None = None, until: Callable[[str], bool] | None = None
+        self,
+        *words: str,
+        env: Mapping[str, str] | None = None,
+        until: Callable[[str], bool] | None = None,
+        code: int = 0,
     ) -> processes.Ended:
         """Run ``python *words`` in the repository, with its output in the log, and return how it ended.
 
+        Args:
+            words: of the command.
+            env: variables beside those of all commands.
+            until: see :func:`processes.run`.
+            code: with which it must end.
+
         Raises:
-            FailedError: it ended with an error, or took longer than its item may.
+            FailedError: it ended otherwise, or took longer than its item may.
             UnfinishedError: a run that saved and stopped because the budget is at its end.
             SkippedError: it was stopped there without having saved.
         """
@@ -153,7 +168,7 @@ class Bench:
         )
         if self.halt.is_set():
             raise SkippedError("stopped while it ran")
-        if ended.code == 0 or (until is not None and not ended.limited and ended.code == -signal.SIGKILL):
+        if ended.code == code or (until is not None and not ended.limited and ended.code == -signal.SIGKILL):
             return ended
         if ended.limited and by_budget:
             raise (
@@ -173,6 +188,7 @@ class Bench:
         processes: int = 1,
         env: Mapping[str, str] | None = None,
         until: Callable[[str], bool] | None = None,
+        code: int = 0,
     ) -> Path:
         """Train a recipe, or resume it, and return the run folder.
 
@@ -181,10 +197,11 @@ class Bench:
             recipe, settings: as for ``train.py``.
             config: of ``launch/``; empty: one process without a launcher.
             processes: number of processes, with a config.
-            env, until: see :meth:`python`.
+            env, until, code: see :meth:`python`.
         """
-        start = ("-m", "cifar_dist", "launch", config, f"--num_processes={processes}") if config else ("train.py",)
-        self.python(*(*start, recipe, *settings, "--run.dir", str(self.runs), "--run.name", name), env=env, until=until)
+        start = launched(config, processes) if config else ("train.py",)
+        words = (*start, recipe, *settings, "--run.dir", str(self.runs), "--run.name", name)
+        self.python(*words, env=env, until=until, code=code)
         return self.runs / name
 
     def digits(self) -> str:

@@ -7,12 +7,14 @@ import json
 import os
 import re
 import shutil
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import processes
-from bench import ROOT, Bench, FailedError, Machine, SkippedError, UnfinishedError
+from bench import ROOT, STOPPED, Bench, FailedError, Machine, SkippedError, UnfinishedError, launched
 
 from cifar_dist.formatting import percent
 
@@ -20,8 +22,11 @@ PARTS = ("correctness", "speed", "recipes")
 _SHARED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
 _FEW = ("--train.max_steps", "20", "--train.threads", "1")
 _TINY = ("--train.max_steps", "2", "--train.batch_size", "40", "--eval.tta", "0", "--train.precision", "no")
-_DETERMINISTIC = ("--train.deterministic", "true", "--tracking.every", "1", "--checkpoint.every_steps", "4")
+_EACH_STEP = ("--tracking.every", "1")
+_DETERMINISTIC = ("--train.deterministic", "true", *_EACH_STEP, "--checkpoint.every_steps", "4")
+_ROUNDED = ("--train.compress_gradients", "fp16", "--train.sync_batchnorm", "true")
 _KILL_AFTER = 6  # records of metrics.jsonl
+_LAST_SECONDS = 60.0  # that a job may take to end, from the signal to one of its ranks
 _PEER_RUNS = 8  # of the 200 that their scripts train
 SPEEDRUNS = {"speedrun": "no", "speedrun.graphs": "reduce-overhead"}
 """Items that time speedrun-94, with its ``train.compile``."""
@@ -106,13 +111,116 @@ def same_seed(bench: Bench) -> str:
     return "the same weights"
 
 
-def two_ranks(bench: Bench) -> str:
-    """DDP on two GPUs, or with two ranks on one: over NCCL where it can do that, else over gloo."""
+def ddp(bench: Bench) -> str:
+    """DDP on all GPUs, or with two ranks on one: over NCCL where it can do that, else over gloo."""
     config, env, transport = _pair(bench.machine)
     engine = ("--train.engine", f"{ROOT}/benchmarks/gpu/over_gloo.py:DataParallelOverGloo")
     settings = engine if transport == "gloo" else ()
-    run = _train_demo(bench, "two-ranks", *settings, config=config, processes=2, env=env)
-    return f"{_accuracy(run, 0.0 if bench.rehearse else 0.95)}, over {transport}"
+    ranks = max(2, bench.machine.gpus)
+    run = _train_demo(bench, "ddp", *settings, config=config, processes=ranks, env=env)
+    return f"{_accuracy(run, 0.0 if bench.rehearse else 0.95)}, {ranks} ranks over {transport}"
+
+
+def ddp_with(name: str, *settings: str, on_gpus: tuple[str, ...] = ()) -> Callable[[Bench], str]:
+    """Train ``demo`` to a test accuracy of 95 % with DDP on all of several GPUs.
+
+    Args:
+        name: of the run.
+        settings: of the run.
+        on_gpus: more settings, which a rehearsal on a CPU leaves out.
+    """
+
+    def work(bench: Bench) -> str:
+        config, ranks = _several_ranks(bench.machine)
+        more = on_gpus if bench.machine.gpus else ()
+        run = _train_demo(bench, name, *settings, *more, config=config, processes=ranks)
+        return f"{_accuracy(run, 0.0 if bench.rehearse else 0.95)}, {ranks} ranks"
+
+    return work
+
+
+def lost_rank(bench: Bench) -> str:
+    """A rank that is killed with SIGKILL ends the job in one line, although the others wait for it."""
+    config, ranks = _several_ranks(bench.machine)
+    run, lost = bench.runs / "lost-rank", ranks - 1
+    settings = ("--data.path", bench.digits(), *_EACH_STEP, "--train.epochs", "1000")  # it ends only with its rank
+    words = (*launched(config, ranks), "demo", *settings, "--run.dir", str(run.parent), "--run.name", run.name)
+    kill = SignalToRank(run, lost, signal.SIGKILL)
+    ended = bench.python(*words, until=kill, code=128 + signal.SIGKILL)
+    took = time.monotonic() - kill.sent
+    if "Traceback" in ended.output or f"rank {lost} was killed by SIGKILL" not in ended.last_line:
+        raise FailedError(f"its end is not explained in one line: {ended.last_line}")
+    return f"the job ended {took:.0f} s after rank {lost} of {ranks} was killed"
+
+
+def fsdp_to_ddp(bench: Bench) -> str:
+    """A run that FSDP began on all GPUs, and that was stopped, resumes with DDP on one less."""
+    config, ranks = _several_ranks(bench.machine)
+    run = bench.runs / "fsdp-to-ddp"
+    stop = SignalToRank(run, ranks - 1, signal.SIGTERM)
+    _train_demo(bench, run.name, *_EACH_STEP, config="fsdp", processes=ranks, until=stop, code=STOPPED)
+    _train_demo(bench, run.name, *_EACH_STEP, config=config, processes=ranks - 1)
+    events = map(json.loads, (run / "timeline.jsonl").read_text("utf-8").splitlines())
+    resumed = next((event for event in events if event["kind"] == "resumed"), None)
+    if resumed is None:
+        raise FailedError("the run began anew")
+    accuracy = _accuracy(run, 0.0 if bench.rehearse else 0.95)
+    return f"{accuracy}, FSDP on {ranks} ranks until step {resumed['step']}, then DDP on {resumed['processes']}"
+
+
+@dataclass
+class SignalToRank:
+    """Sends a signal to a rank of a run that has trained a few steps: ``until`` of :meth:`Bench.python`.
+
+    Attributes:
+        run: its folder.
+        rank: receives the signal.
+        number: of the signal.
+        sent: when it was, on the monotonic clock; 0 before.
+    """
+
+    run: Path
+    rank: int
+    number: signal.Signals
+    sent: float = 0.0
+
+    def __call__(self, output: str) -> bool:
+        """Send it once it is time to.
+
+        Raises:
+            FailedError: the rank has ended before, or the job still runs a minute after it.
+        """
+        if self.sent and time.monotonic() > self.sent + _LAST_SECONDS:
+            raise FailedError(f"it still ran {_LAST_SECONDS:.0f} s after {self.number.name} to rank {self.rank}")
+        if not self.sent and _records(self.run) >= _KILL_AFTER:
+            os.kill(self._find_process(), self.number)
+            self.sent = time.monotonic()
+        return False
+
+    def _find_process(self) -> int:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words, variables = ((folder / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+            except OSError:  # it has ended, or belongs to another user
+                continue
+            if self.run.name.encode() in words and f"RANK={self.rank}".encode() in variables:
+                found.append(int(folder.name))
+        if not found:
+            raise FailedError(f"rank {self.rank} ended before {self.number.name} could be sent to it")
+        return min(found)  # the others are its forks
+
+
+def evaluate(bench: Bench) -> str:
+    """The evaluation on all GPUs gives the bytes of that at the end of a training on one."""
+    config, ranks = _several_ranks(bench.machine)
+    batches = ("--eval.batch_size", "16", "--train.deterministic", "true", "--train.epochs", "1")
+    run = _train_demo(bench, "evaluate", *batches)
+    bench.python(*launched(config, ranks), "evaluate", str(run))
+    one, other = (path.read_bytes() for path in run.glob("evaluations/*/probabilities.npz"))
+    if one != other:
+        raise FailedError(f"the probabilities on 1 rank and on {ranks} differ")
+    return f"the same probabilities on 1 rank and on {ranks}"
 
 
 def fixed_parts(bench: Bench) -> str:
@@ -243,9 +351,10 @@ def _train_demo(
     processes: int = 1,
     env: Mapping[str, str] | None = None,
     until: Callable[[str], bool] | None = None,
+    code: int = 0,
 ) -> Path:
     words = ("--data.path", bench.digits(), *settings, *(_FEW if bench.rehearse else ()))
-    return bench.train(name, "demo", *words, config=config, processes=processes, env=env, until=until)
+    return bench.train(name, "demo", *words, config=config, processes=processes, env=env, until=until, code=code)
 
 
 def _pair(machine: Machine) -> tuple[str, Mapping[str, str] | None, str]:
@@ -255,6 +364,17 @@ def _pair(machine: Machine) -> tuple[str, Mapping[str, str] | None, str]:
     if machine.gpus > 1:
         return "ddp", None, "NCCL"
     return "ddp", _SHARED, "NCCL on one GPU" if machine.nccl_shares_gpus else "gloo"
+
+
+def _several_ranks(machine: Machine) -> tuple[str, int]:
+    """The launch config of DDP on all GPUs, and their number; without a GPU, two processes on the CPU.
+
+    Raises:
+        SkippedError: there is one GPU.
+    """
+    if machine.gpus == 1:
+        raise SkippedError("needs several GPUs")
+    return ("ddp", machine.gpus) if machine.gpus else ("cpu", 2)
 
 
 def _require_gpu(machine: Machine) -> None:
@@ -280,8 +400,13 @@ def _accuracy(run: Path, least: float) -> str:
 
 ITEMS: tuple[Item, ...] = (
     Item("gpu-tests", "correctness", 180, run_gpu_tests),
-    Item("two-ranks", "correctness", 60, two_ranks),
+    Item("ddp", "correctness", 60, ddp),
     Item("parts", "correctness", 90, fixed_parts),
+    Item("fsdp-to-ddp", "correctness", 55, fsdp_to_ddp),
+    Item("lost-rank", "correctness", 55, lost_rank),
+    Item("ddp.graphs", "correctness", 55, ddp_with("ddp.graphs", "--train.compile", "reduce-overhead")),
+    Item("ddp.fp16", "correctness", 40, ddp_with("ddp.fp16", *_ROUNDED, on_gpus=("--train.precision", "fp16"))),
+    Item("evaluate", "correctness", 50, evaluate),
     Item("fp32", "correctness", 45, demo("fp32", "--train.precision", "no")),
     Item("bf16", "correctness", 30, demo("bf16", "--train.precision", "bf16")),
     Item("fp16", "correctness", 30, demo("fp16", "--train.precision", "fp16", on_gpu=True)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,8 @@ from pathlib import Path
 import bench
 import processes
 import pytest
-from bench import Bench, FailedError, Machine, SkippedError
-from items import ITEMS, time_peer
+from bench import STOPPED, Bench, FailedError, Machine, SkippedError
+from items import ITEMS, SignalToRank, time_peer
 from record import Record
 from schedule import run_items
 from support.running import PATIENCE
@@ -21,6 +23,10 @@ MACHINE = Machine("CPU", 0, (), "2", "3")
 @pytest.mark.parametrize(
     ("name", "gpus", "nccl", "expected"),
     [
+        ("ddp", 1, (2, 30, 7), "2 ranks on nccl"),
+        ("ddp", 8, (2, 28, 9), "8 ranks"),
+        ("lost-rank", 8, (2, 28, 9), "8 ranks"),
+        ("fsdp-to-ddp", 8, (2, 28, 9), "8 ranks"),
         ("fsdp", 1, (2, 28, 9), "1 ranks"),
         ("fsdp", 1, (2, 30, 7), "2 ranks on nccl"),
         ("fsdp", 2, (2, 28, 9), "2 ranks"),
@@ -28,13 +34,13 @@ MACHINE = Machine("CPU", 0, (), "2", "3")
         ("zero2", 2, (2, 28, 9), "2 ranks"),
     ],
 )
-def test_two_ranks_share_a_card_where_nccl_and_the_engine_can(
+def test_an_item_uses_the_gpus_of_the_machine_and_two_ranks_share_one_where_nccl_and_the_engine_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, nccl: tuple[int, ...], expected: str
 ) -> None:
     """FSDP requires NCCL, because gloo does not shard on GPUs. DeepSpeed takes a GPU for each rank of a machine."""
     asked: list[str] = []
 
-    def python(self: Bench, *words: str, env: dict[str, str] | None = None, until: object = None) -> None:
+    def python(self: Bench, *words: str, env: dict[str, str] | None = None, **how_it_ends: object) -> None:
         shared = "NCCL_MULTI_RANK_GPU_ENABLE" in (env or {})
         processes = words[4].removeprefix("--num_processes=")
         asked.append(f"{processes} ranks{' on nccl' if shared and processes != '1' else ''}")
@@ -45,6 +51,37 @@ def test_two_ranks_share_a_card_where_nccl_and_the_engine_can(
     job = Bench(bench.Machine("a card", gpus, nccl, "2", "3"), "", tmp_path, time.monotonic() + 100, rehearse=False)
     (item,) = (item for item in ITEMS if item.name == name)
     with pytest.raises(SkippedError, match=f"^{expected}$"):
+        item.work(job)
+
+
+def test_a_rank_receives_a_signal_once_its_run_trains_and_the_job_must_end_within_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, log = tmp_path / f"run-{os.getpid()}", tmp_path / "log"
+    run.mkdir()
+    job = Bench(MACHINE, "", tmp_path, time.monotonic() + PATIENCE, rehearse=False, log=log, limit=PATIENCE)
+
+    def train(on_term: str) -> None:
+        """Run a process that passes for rank 1, and stop it."""
+        (run / "metrics.jsonl").unlink(missing_ok=True)
+        work = f"import signal, sys, time; signal.signal(signal.SIGTERM, {on_term}); "
+        work += f"open({str(run / 'metrics.jsonl')!r}, 'w').write(6 * '{{}}\\n'); time.sleep(1000)"
+        stop = SignalToRank(run, 1, signal.SIGTERM)
+        job.python("-Sc", work, "--run.name", run.name, env={"RANK": "1"}, until=stop, code=STOPPED)
+
+    train("lambda *_: sys.exit(75)")
+    with pytest.raises(FailedError, match=r"^exit code 3: "):
+        train("lambda *_: sys.exit(3)")
+    monkeypatch.setattr("items._LAST_SECONDS", 0.0)
+    with pytest.raises(FailedError, match=r"^it still ran 0 s after SIGTERM to rank 1$"):
+        train("signal.SIG_IGN")
+
+
+@pytest.mark.parametrize("name", ["fsdp-to-ddp", "lost-rank", "ddp.graphs", "ddp.fp16", "evaluate"])
+def test_what_only_several_gpus_can_show_is_skipped_on_one(tmp_path: Path, name: str) -> None:
+    job = Bench(Machine("a card", 1, (2, 30), "2", "3"), "", tmp_path, time.monotonic() + 100, rehearse=False)
+    (item,) = (item for item in ITEMS if item.name == name)
+    with pytest.raises(SkippedError, match=r"^needs several GPUs$"):
         item.work(job)
 
 
