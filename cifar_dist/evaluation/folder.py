@@ -37,10 +37,7 @@ def write_evaluation(
         weights: the evaluated file, whose suffix the copy gets.
         labels: predicted class of each sample, as the CSV names it.
     """
-    accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
-    time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{summary.run}_val_acc_{accuracy}_{time}_model_{summary.checkpoint}"
-    target = free_name(parent / name)
+    target = free_name(parent / EvaluationFolder.name_of(summary, datetime.now(UTC)))
     with folder_atomic(target) as temporary:
         folder = EvaluationFolder(temporary)
         write_submission(folder.submission, ids, labels)

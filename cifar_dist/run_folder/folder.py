@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
@@ -62,6 +63,12 @@ class EvaluationFolder:
         self.probabilities = path / "probabilities.npz"
         self.weights = path / "model.safetensors"
         self.figures = path / "figures"
+
+    @staticmethod
+    def name_of(summary: EvaluationSummary, written: datetime) -> str:
+        """Return the name of an evaluation; ``written``: when, in UTC."""
+        accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
+        return f"{summary.run}_val_acc_{accuracy}_{written:%Y%m%d-%H%M%S}_model_{summary.checkpoint}"
 
     @property
     def is_named_final(self) -> bool:
