@@ -127,11 +127,13 @@ def ddp_with(name: str, *settings: str, on_gpus: tuple[str, ...] = ()) -> Callab
     Args:
         name: of the run.
         settings: of the run.
-        on_gpus: more settings, which a rehearsal on a CPU leaves out.
+        on_gpus: more settings, which a rehearsal on a CPU leaves out; without others it has nothing to try.
     """
 
     def work(bench: Bench) -> str:
         config, ranks = _several_ranks(bench.machine)
+        if not settings:
+            _require_gpu(bench.machine)
         more = on_gpus if bench.machine.gpus else ()
         run = _train_demo(bench, name, *settings, *more, config=config, processes=ranks)
         return f"{_accuracy(run, 0.0 if bench.rehearse else 0.95)}, {ranks} ranks"
@@ -404,7 +406,7 @@ ITEMS: tuple[Item, ...] = (
     Item("parts", "correctness", 90, fixed_parts),
     Item("fsdp-to-ddp", "correctness", 55, fsdp_to_ddp),
     Item("lost-rank", "correctness", 55, lost_rank),
-    Item("ddp.graphs", "correctness", 55, ddp_with("ddp.graphs", "--train.compile", "reduce-overhead")),
+    Item("ddp.graphs", "correctness", 55, ddp_with("ddp.graphs", on_gpus=("--train.compile", "reduce-overhead"))),
     Item("ddp.fp16", "correctness", 40, ddp_with("ddp.fp16", *_ROUNDED, on_gpus=("--train.precision", "fp16"))),
     Item("evaluate", "correctness", 50, evaluate),
     Item("fp32", "correctness", 45, demo("fp32", "--train.precision", "no")),
