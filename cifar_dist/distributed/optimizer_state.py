@@ -85,8 +85,9 @@ def require_savable(
     for old, new in zip(before, group_values(optimizer.param_groups), strict=True):
         if changed := next((key for key in new if new[key] != old.get(key)), None):
             raise UserError(
-                f"{type(optimizer).__name__} changes '{changed}' of a parameter group, now {new[changed]:.40}: such a "
-                "run could not be resumed; keep it as a tensor of no dimensions in the state of each parameter"
+                f"{type(optimizer).__name__} keeps '{changed}' in a parameter group, after a step {new[changed]:.40}: "
+                "such a run could not be resumed; keep it as a tensor of no dimensions in the state of each parameter, "
+                "or use another optimizer"
             )
     for name, tensor in updated.items():
         for key, value in optimizer.state.get(tensor, {}).items():

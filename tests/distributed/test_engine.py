@@ -190,7 +190,7 @@ class CountingByGroup(torch.optim.SGD):
 @pytest.mark.parametrize(
     ("updater", "says"),
     [
-        (CountingByGroup, r"CountingByGroup changes 'step' of a parameter group, now 1: such a run"),
+        (CountingByGroup, r"CountingByGroup keeps 'step' in a parameter group, after a step 1: such a run"),
         (torch.optim.Adafactor, r"Adafactor keeps a tensor of \[8, 1\] as 'row_var' of 0.weight: such a run"),
         (Counting, r"Counting keeps 1, which is no tensor, as 'steps' of 0.weight: such a run could not be resumed"),
     ],
