@@ -17,8 +17,6 @@ from cifar_dist.data.batches import Batch
 from cifar_dist.data.keys import Draw, RecordedKeys, TabledKeys, key_table
 from cifar_dist.data.mix import Mix
 from cifar_dist.errors import first_line
-from cifar_dist.launch.launched import local_rank
-from cifar_dist.terminal.notice import notice
 
 Function = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps images, labels, ids, keys and epoch to images and targets, as :class:`Mix`."""
@@ -41,7 +39,12 @@ class StaticMix:
         size: images of a usual batch, for which the function is compiled. Others, such as an epoch's last, are not
             worth a compilation.
         device: of the batches.
+
+    Attributes:
+        failure: why the function is not compiled, in one line; empty where it is, or was not called yet.
     """
+
+    failure = ""
 
     def __init__(self, mix: Mix, seed: int, shape: tuple[int, int, int], size: int, device: torch.device) -> None:
         self._mix, self._seed, self._shape, self._size, self._device = mix, seed, shape, size, device
@@ -55,7 +58,7 @@ class StaticMix:
         return self._mix.mixes
 
     def warm_up(self) -> None:
-        """Compile the function on black images, so that no training step waits for the compiler."""
+        """Compile the function on black images, so that no training step waits for the compiler; see ``failure``."""
         ids = torch.arange(self._size, device=self._device)
         images = torch.zeros(self._size, *self._shape, dtype=torch.uint8, device=self._device)
         self._compiled = self._compile(images, torch.zeros_like(ids), ids, *self._keys_of(0))
@@ -91,8 +94,7 @@ class StaticMix:
         except torch.OutOfMemoryError:  # uncompiled it would need more, and later
             raise
         except Exception as error:  # of a compiler, that has many
-            if local_rank() == 0:  # of each machine, which has a compiler or has none
-                notice(f"the augmentation runs without being compiled, and slower ({first_line(error)})")
+            self.failure = first_line(error)
             return self._static
 
     def _check_others(self, compiled: Function, images: Tensor, labels: Tensor, ids: Tensor, *_: Tensor) -> None:

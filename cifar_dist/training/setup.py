@@ -26,6 +26,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.models import transfer
 from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
+from cifar_dist.terminal.notice import notice
 from cifar_dist.training.device_speed import blueprint_of
 from cifar_dist.training.requirements import (
     check_average,
@@ -165,18 +166,32 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     gradual = config.model.unfreeze > 0
     optimizer = build_optimizer(config.optim, module, [stage.parameters for stage in stages], gradual=gradual)
     modules = [stage.modules for stage in stages]
-    prepared = _static(mix, config, manifest, batches, parts, ranks.device) if ranks.device.type != "cpu" else mix
+    prepared = _static(mix, config, manifest, batches, parts, ranks) if ranks.device.type != "cpu" else mix
     return TrainingSetup(
         config, manifest, normalize, prepared, own, batches, module, blueprint, parameters, modules, optimizer
     )
 
 
-def _static(
-    mix: Mix, config: Config, manifest: Manifest, batches: TrainBatches, parts: int, device: torch.device
-) -> StaticMix:
+def _static(mix: Mix, config: Config, manifest: Manifest, batches: TrainBatches, parts: int, ranks: Ranks) -> StaticMix:
     """Return the augmentation for micro-batches of the usual size, as one function that a GPU runs in few launches."""
     size = -(-batches.size(0) // parts) + mix.mixes
-    static = StaticMix(mix, config.run.seed, manifest.shape, size, device)
+    static = StaticMix(mix, config.run.seed, manifest.shape, size, ranks.device)
     keep_compiled_code()
     static.warm_up()
+    _report_uncompiled(static.failure, ranks)
     return static
+
+
+def _report_uncompiled(failure: str, ranks: Ranks) -> None:
+    """Say on rank 0 on which ranks the augmentation is not compiled: all wait for one in every step. Collective.
+
+    Args:
+        failure: why it is not on this rank; empty where it is.
+        ranks: this process among all.
+    """
+    failures = {rank: reason for rank, reason in enumerate(ranks.gather_objects(failure)) if reason}
+    if failures and ranks.is_main:
+        first = next(iter(failures))
+        some = len(failures) < ranks.world_size
+        where = f" of rank {first}" + (f" and {len(failures) - 1} more" if len(failures) > 1 else "") if some else ""
+        notice(f"the augmentation{where} runs without being compiled, and slower ({failures[first]})")

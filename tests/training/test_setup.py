@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.many_ranks import run_on_ranks
 from support.running import train
 from support.small_packed import TEST, TRAIN, small_packed
 
@@ -24,7 +25,7 @@ from cifar_dist.training.requirements import (
     check_stages,
     evaluation_note,
 )
-from cifar_dist.training.setup import build_setup
+from cifar_dist.training.setup import _report_uncompiled, build_setup
 
 IMAGENET_STEM = ModelConfig("resnet18", {"stem": "imagenet"})
 """It reduces small images to one position, so batch normalisation of one sample has a single value."""
@@ -226,3 +227,25 @@ def test_weights_that_do_not_fit_leave_no_run_behind(tiny: Path, tmp_path: Path)
     assert failed.returncode == 2
     assert "typo.safetensors" in failed.stderr
     assert not (tmp_path / "runs" / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("failures", "says"),
+    [
+        (["", ""], ""),
+        (["", "disk full"], "the augmentation of rank 1 runs without being compiled, and slower (disk full)"),
+        (
+            ["", "first", "second"],
+            "the augmentation of rank 1 and 1 more runs without being compiled, and slower (first)",
+        ),
+        (["no compiler"] * 2, "the augmentation runs without being compiled, and slower (no compiler)"),
+    ],
+    ids=["none", "one", "some", "all"],
+)
+def test_a_rank_whose_augmentation_is_not_compiled_is_named_once(
+    capsys: pytest.CaptureFixture[str], failures: list[str], says: str
+) -> None:
+    """Every rank waits for it in each step."""
+
+    run_on_ranks(len(failures), lambda ranks: _report_uncompiled(failures[ranks.rank], ranks))
+    assert capsys.readouterr().err == (f"cifar-dist: {says}\n" if says else "")
