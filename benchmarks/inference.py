@@ -13,6 +13,8 @@ import sys
 import torch
 from comparison import Comparison, record
 
+from cifar_dist.config import TrainConfig
+from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.models import build
 
@@ -22,6 +24,7 @@ PASSES = 10
 
 def main(name: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic(TrainConfig())  # by default torch computes fp32 convolutions in TF32
     torch.manual_seed(0)
     model = build(name, classes=10, options={}).to(device).eval()
     comparisons = []

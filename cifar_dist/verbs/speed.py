@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     with loading():
         import torch
 
+        from cifar_dist.distributed.arithmetic import describe_arithmetic, set_arithmetic
         from cifar_dist.distributed.out_of_memory import explained
         from cifar_dist.evaluation.speed import make_forms, time_forms
         from cifar_dist.evaluation.trained import build_trained, open_trained
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     trained = open_trained(find_run(arguments.run, checkpoint="with --checkpoint"), arguments.checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic(trained.config.train)
+    arithmetic = describe_arithmetic(trained.config.train, "float32", cpu=device.type == "cpu")
     model = build_trained(trained).to(device).eval()
     height, width, channels = trained.trained_on.shape
     with explained(lambda: f"with --batch {arguments.batch}; use a smaller one"):
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(
         f"{trained.run.name}, {trained.weights.name}: batches of {arguments.batch}, images of "
-        f"{height}x{width}x{channels}, float32, {arguments.passes} passes of each in turn, {where}\n"
+        f"{height}x{width}x{channels}, {arithmetic}, {arguments.passes} passes of each in turn, {where}\n"
     )
     base = timings["base"].p50
     rows = [

@@ -385,10 +385,15 @@ def test_a_run_without_its_config_is_named_with_the_command_that_repairs_it(run:
     assert find_run(str(copy)).path == copy
 
 
-def test_a_run_is_timed_as_it_is_traced_and_scripted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_timed_as_it_is_traced_and_scripted(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # as torch begins
     assert cli.run(["speed", str(run), "--batch", "2", "--passes", "3"]) == 0
+    assert not torch.backends.cudnn.allow_tf32, "the network computes as the run did"
     about, _, table = capsys.readouterr().out.partition("\n\n")
     assert "batches of 2, images of 32x32x" in about
+    assert ", float32, 3 passes" in about
     head, _, *lines = cells(table)
     assert head == ["form", "mean ms", "p50 ms", "p95 ms", "times base", "difference"]
     assert [line[0] for line in lines] == ["base", "traced", "scripted"]
