@@ -204,6 +204,8 @@ class Trainer:
         if is_best or is_last or (epoch + 1) % self.config.checkpoint.every == 0:
             self.save(is_best, must=is_last)
         self.watchdog.beat()
+        if self.config.train.compile != "no" and self.config.model.unfreeze:
+            self.watchdog.be_patient()  # other stages may learn now, for which the next step compiles the network again
         self.step_log.restart_clock()
 
     def _evaluate(self, val: Split, epoch: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,32 @@ def test_a_ragged_last_batch_compiles_nothing(tiny: Path, tmp_path: Path, launch
     assert plain.returncode == 0, plain.stderr
     weights = [path.joinpath("final/model.safetensors").read_bytes() for path in (run, run.with_name("plain"))]
     assert weights[0] == weights[1], "the network is called as it is"
+
+
+def test_a_network_that_is_compiled_again_for_other_stages_may_take_as_long_as_the_first_time(tiny: Path) -> None:
+    """As dynamo does in the first step after the mode of a stage has changed; here a compiler that only takes long."""
+    words = ["--train.compile", "--train.epochs", "2", "--model.unfreeze", "1"]
+    config = recipe.load(str(tiny), [*words, "--run.stall_timeout", "2", "--run.stall_factor", "1"])
+
+    def train() -> None:
+        passes: list[None] = []
+
+        def forward(module: torch.nn.Module, _: object) -> None:
+            if module.training:
+                passes.append(None)
+                time.sleep(3 if len(passes) == 14 else 0)
+
+        def compiled(network: torch.nn.Module, **_: object) -> torch.nn.Module:
+            if isinstance(network, torch.nn.Module):
+                network.register_forward_pre_hook(forward)
+            return network
+
+        torch.compile = compiled  # type: ignore[assignment]
+        with StopSignals() as signals, start_engine(config, signals) as engine:
+            assert Trainer(config, engine).run() == 0
+        assert len(passes) == 26
+
+    forked_ranks.run(1, train)
 
 
 def test_accelerate_does_not_turn_tf32_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
