@@ -75,10 +75,10 @@ def _check_same_order(source: RunFolder, found: Path, setup: TrainingSetup) -> N
     """Refuse a branch in which the step of a checkpoint would be another place in the data."""
     config, manifest, before = setup.config, source.read_manifest(), read_started_settings(source)
     instead = _from_weights_instead(source, found, setup)
-    if manifest.fingerprint != setup.manifest.fingerprint and not config.run.from_other_data:
+    if (difference := setup.manifest.difference(manifest)) and not config.run.from_other_data:
         raise UserError(
-            f"run.from: {source.path} was trained on other data than {setup.manifest.root} has "
-            f"({manifest.fingerprint}, now {setup.manifest.fingerprint}); if that is meant, add --run.from_other_data"
+            f"run.from: {source.path} was trained on other data than {setup.manifest.root} has {difference}; "
+            "if that is meant, add --run.from_other_data"
         )
     if manifest.classes != setup.manifest.classes:
         way = instead or "use a dataset with the same ones"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from support.continued_runs import Place, events
 from support.running import metrics, story
 
 from cifar_dist import checkpoint
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.files import read_json
 from cifar_dist.launch.typed_command import VARIABLE
@@ -104,6 +106,18 @@ def test_evaluations_on_other_data_are_not_those_of_the_branch(place: Place, dig
     run = place.runs / "negative"
     assert [record["step"] for record in metrics(run, "val")] == [12]
     assert checkpoint.named(run / "checkpoints", "best").name == "step-00000012"
+
+
+def test_a_branch_on_other_labels_of_the_same_shards_is_refused(place: Place, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "relabelled")
+    manifest = Manifest.load(digits)
+    first, *others = manifest.splits["train"]
+    splits = manifest.splits | {"train": (replace(first, labels=(first.labels + 1) % 10), *others)}
+    replace(manifest, splits=splits).save(tmp_path / "relabelled")
+    done = place.train("relabelled", "--run.from", "whole@9", "--data.path", str(tmp_path / "relabelled"))
+    assert done.code == 2
+    assert f"relabelled has (labels of sample 0 of {first.name}: " in done.said
+    assert "if that is meant, add --run.from_other_data" in done.said
 
 
 def test_a_branch_that_trains_on_val_has_no_best_checkpoint_and_a_branch_of_it_is_warned(place: Place) -> None:
