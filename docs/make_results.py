@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cifar_dist.errors import UserError
+from cifar_dist.files import read_json
 from cifar_dist.formatting import duration, percent
-from cifar_dist.report.results import Result, read_result
+from cifar_dist.report.results import read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
+from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.table import EpochTable
 
 DOCUMENT = Path(__file__).with_name("results.md")
@@ -54,13 +58,13 @@ def row(run: RunFolder) -> tuple[bool, str]:
     Raises:
         UserError: the run was never evaluated.
     """
-    result = read_result(run)
+    result, environment = read_result(run), read_json(run.environment)
     final = result.final
     epochs = EpochTable(metrics.read(run.metrics)).rows()
     val = [f"{100 * epoch.val_accuracy:.2f}" for epoch in epochs if epoch.val_accuracy == epoch.val_accuracy]
     completed = len(epochs) if final else len(val)  # without an epoch that was only begun
     last = [f"{result.parameters:,}", f"{completed} of {result.config.train.epochs}"]
-    last += [duration(result.seconds), _hardware(result), result.environment["versions"]["torch"]]
+    last += [duration(result.seconds), _hardware(result.facts, environment), environment["versions"]["torch"]]
     if final is None or final.accuracy is None:
         if not val:
             raise UserError(f"{run.path} was never evaluated; train it for an epoch first")
@@ -72,8 +76,7 @@ def row(run: RunFolder) -> tuple[bool, str]:
     return final is not None, "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 
 
-def _hardware(result: Result) -> str:
-    facts, environment = result.facts, result.environment
+def _hardware(facts: RunFacts, environment: Mapping[str, Any]) -> str:
     machine = " + ".join(sorted(set(environment["gpus"]))) or f"{environment['cores']} cores of {environment['cpu']}"
     return f"{facts.processes} x {facts.wrapper}, {facts.precision}, {machine}"
 
@@ -97,8 +100,6 @@ def main(runs: list[RunFolder], document: Path = DOCUMENT) -> None:
 
 
 if __name__ == "__main__":
-    paths = [RunFolder(Path(word)) for word in sys.argv[1:]]
-    if sys.argv[1:2] == ["--to"]:
-        main(paths[2:], paths[1])
-    else:
-        main(paths)
+    words = sys.argv[1:]
+    page, names = (Path(words[1]), words[2:]) if words[:1] == ["--to"] else (DOCUMENT, words)
+    main([RunFolder(Path(name)) for name in names], page)

@@ -100,6 +100,8 @@ def pack(
     if show:
         names = {name: opened.data.names_of(name) for name in splits}
         missing = note_missing_classes(opened.data.classes, labels)
+        if labels and "train" not in splits:
+            missing = [f"no split 'train', but {', '.join(splits)}: runs can be evaluated on it, and not trained"]
         print_notes((*opened.data.notes, *missing, *notes, *note_black(counts), *note_duplicates(splits, names)))
 
     mean, std = channel_statistics(counts)

@@ -24,7 +24,7 @@ from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_settings_with_plugins
 from cifar_dist.terminal.notice import notice
-from cifar_dist.tracking.metrics import val_accuracy_of
+from cifar_dist.tracking.metrics import val_accuracies, val_accuracy_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def open_trained(run: RunFolder, which: str) -> Trained:
         if which == "best" and state.best_val_accuracy is None and is_main_process():
             notice(f"{run.path} has no evaluation on val; best is its newest checkpoint, {path.name}")
         name = _name_of(path, run)
-        accuracy = val_accuracy_of(path, state)
+        accuracy = val_accuracy_of(state, val_accuracies(RunFolder(path.parent.parent)))
         weights = CheckpointRef(checkpoint.evaluated_weights(path), name, state.step, accuracy)
     except checkpoint.CheckpointError as error:
         where = f"{given}: " if len(given.parts) > 1 else ""

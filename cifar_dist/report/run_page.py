@@ -47,7 +47,7 @@ def write_report(run: RunFolder) -> Path:
         run: the run folder; only ``config.toml`` is required.
 
     Raises:
-        UserError: it is not a run run.
+        UserError: it is not a run folder.
     """
     config = read_config(run.config)
     records = metrics.read(run.metrics)

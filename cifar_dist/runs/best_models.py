@@ -16,7 +16,7 @@ from cifar_dist.formatting import csv_text
 from cifar_dist.report.results import Result, is_on_other_data, own_data_of
 from cifar_dist.run_folder import FINAL, RunFolder, read_summary
 from cifar_dist.runs.listing import ListedRun
-from cifar_dist.tracking.metrics import val_accuracy_of
+from cifar_dist.tracking.metrics import val_accuracies, val_accuracy_of
 
 TABLE = "models.csv"
 _HEAD: Final = ["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"]
@@ -136,7 +136,7 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
         try:
             path = checkpoint.named(folder.checkpoints, "best")
             state = checkpoint.read_state(path)
-            accuracy = val_accuracy_of(path, state)
+            accuracy = val_accuracy_of(state, val_accuracies(folder))
             if accuracy is not None or not folder.final.is_file():
                 test = _test_accuracy(folder, entry.result, path.name, state.step)
                 return BestModel(entry, path.name, checkpoint.evaluated_weights(path), accuracy, test)

@@ -74,10 +74,11 @@ def _row(entry: ListedRun, folder: Path) -> str:
     text = _BREAKABLE.sub(r"\1<wbr>", escape(name))
     link = f'<a href="{quote(os.fsencode(os.path.relpath(report, folder)))}">{text}</a>' if report.is_file() else text
     cells = entry.cells
-    shown = {title: escape(cells.get(title, "")) for title in (*_TEXTS, *_FIGURES)}
-    shown |= {"run": link, "state": escape(entry.state), "model": escape(cells.get("model", entry.problem))}
+    texts = {title: cells.get(title, "") for title in (*_TEXTS, *_FIGURES)}
+    texts |= {"run": name, "state": entry.state, "model": cells.get("model", entry.problem)}
+    shown = {title: escape(text) for title, text in texts.items()} | {"run": link}
     mark = f' data-files="{entry.version}"' if entry.version else ""
-    row = "".join(f"<td{_class(title, text)}>{text}</td>" for title, text in shown.items())
+    row = "".join(f"<td{_class(title, texts[title])}>{cell}</td>" for title, cell in shown.items())
     return f"<tr{mark}>{row}</tr>\n"
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -246,22 +246,24 @@ def evaluations(path: Path) -> list[Record]:
     return [record for record in read(path) if record.split == "val"]
 
 
-def val_accuracy_of(checkpoint: Path, state: TrainState) -> float | None:
+def val_accuracies(run: RunFolder) -> dict[int, float]:
+    """Read the validation accuracy of each step that was evaluated; empty if they cannot be read."""
+    try:
+        return {record.step: record.accuracy for record in evaluations(run.metrics)}
+    except (UserError, OSError):
+        return {}
+
+
+def val_accuracy_of(state: TrainState, measured: Mapping[int, float]) -> float | None:
     """Return the validation accuracy of a checkpoint itself; None if it was not evaluated, or the record is lost.
 
     Its state has that of the last evaluation, which may be one of an earlier step.
 
     Args:
-        checkpoint: a folder, in ``checkpoints`` of its run.
         state: of the checkpoint.
+        measured: the :func:`val_accuracies` of its run.
     """
-    if state.is_best:
-        return state.val_accuracy
-    try:
-        records = evaluations(RunFolder(checkpoint.parent.parent).metrics)
-    except UserError:
-        return None
-    return next((record.accuracy for record in records if record.step == state.step), None)
+    return state.val_accuracy if state.is_best else measured.get(state.step)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -61,17 +61,18 @@ def _list(arguments: argparse.Namespace) -> int:
         from cifar_dist.checkpoint.history import absence
         from cifar_dist.checkpoint.inventory import inventory
         from cifar_dist.formatting import duration, markdown, percent_cell, size
-        from cifar_dist.tracking.metrics import val_accuracy_of
+        from cifar_dist.run_folder import find_run
+        from cifar_dist.tracking.metrics import val_accuracies, val_accuracy_of
 
-    folder = _folder(arguments.run)
-    entries = inventory(folder)
+    run = find_run(arguments.run)
+    entries = inventory(run.checkpoints)
     if not entries:
-        raise absence(folder)
-    rows, now = [], time.time()
+        raise absence(run.checkpoints)
+    rows, now, measured = [], time.time(), val_accuracies(run)
     for entry in entries:
         state = entry.state
         epoch = str(state.epochs_evaluated) if state else ""
-        accuracy = percent_cell(val_accuracy_of(entry.path, state)) if state else ""
+        accuracy = percent_cell(val_accuracy_of(state, measured)) if state else ""
         age = duration(max(0.0, now - entry.written))  # the clock of a file server may be ahead
         rows.append([str(entry.step), epoch, accuracy, size(entry.bytes), age, entry.what])
     head = ["step", "epochs", "val %", "size", "age", "what"]

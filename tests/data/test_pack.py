@@ -263,5 +263,5 @@ def test_a_dataset_without_training_images_is_said_to_be_for_evaluations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pack(build.write_folder(tmp_path / "in", build.class_folder({"val/a": 2, "val/b": 2})), tmp_path / "out")
-    note = "note: no split 'train', but val: runs can be evaluated on this dataset, and not trained\n"
+    note = "note: no split 'train', but val: runs can be evaluated on it, and not trained\n"
     assert note in capsys.readouterr().err

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import json
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import get_type_hints
 
 import pytest
+from support.run_folders import write_run
 from support.running import ROOT
 
 from cifar_dist.config import Config
@@ -35,6 +39,21 @@ def test_the_tables_are_up_to_date(page: str) -> None:
     made = script(f"make_{page}")
     document = made.DOCUMENT.read_text(encoding="utf-8")
     assert made.up_to_date(document) == document, f"run: python docs/make_{page}.py"
+
+
+def test_the_results_of_runs_are_recorded_on_a_page(tmp_path: Path) -> None:
+    """As benchmarks/cpu.sh calls it: with the page, a run that is finished and one that is not."""
+    finished = write_run(tmp_path / "finished", Config(), val=0.5, test=0.75)
+    begun = write_run(tmp_path / "begun", Config(), val=0.5)
+    facts = {"run": {"parameters": 12345, "dataset": "digits"}, "versions": {"torch": "2.15"}, "gpus": ["H200"]}
+    for run in (finished, begun):
+        (run / "environment.json").write_text(json.dumps(facts))
+    page = tmp_path / "page.md"
+    subprocess.run([sys.executable, ROOT / "docs" / "make_results.py", "--to", page, finished, begun], check=True)
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert [row.split(" | ")[:2] for row in rows] == [["| `finished`", "digits"], ["| `begun`", "digits"]]
+    assert "75.00 % of 10" in rows[0]
+    assert all("12,345" in row and "H200" in row and "2.15" in row for row in rows)
 
 
 def test_the_table_of_the_readme_is_up_to_date() -> None:
