@@ -61,7 +61,7 @@ class _PartsModel(WrappedModel):
     def accumulate(self) -> Iterator[None]:
         """One part; after this process's last one, the gradients are those of the global batch."""
         if self._part == self._own.start:
-            self._at_begin = [buffer.clone() for buffer in self.module.buffers()]
+            self._at_begin = [buffer.clone() for buffer in self.saved_buffers()]
         else:
             self._set_buffers(self._at_begin)
         vector = self._sum.take_zeros()
@@ -69,7 +69,7 @@ class _PartsModel(WrappedModel):
         with super().accumulate():
             yield
         if self._part == 0:
-            self._of_part_0 = [buffer.clone() for buffer in self.module.buffers()]
+            self._of_part_0 = [buffer.clone() for buffer in self.saved_buffers()]
         self._sum.add(self._part, vector)
         self._part += 1
         if self._part == self._own.stop:
@@ -87,5 +87,5 @@ class _PartsModel(WrappedModel):
             begin += parameter.numel()
 
     def _set_buffers(self, values: list[Tensor]) -> None:
-        for buffer, value in zip(self.module.buffers(), values, strict=True):
+        for buffer, value in zip(self.saved_buffers(), values, strict=True):
             buffer.copy_(value)

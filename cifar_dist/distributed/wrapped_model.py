@@ -45,6 +45,8 @@ class InferenceModel:
         self.module = module
         self.ranks = ranks
         self._precision = precision
+        saved = module.state_dict(keep_vars=True)
+        self._saved_buffers = [name for name, _ in module.named_buffers() if name in saved]
 
     @torch.no_grad()
     def infer(self, images: Tensor) -> Tensor:
@@ -70,12 +72,18 @@ class InferenceModel:
             for module, training in modes.items():
                 module.training = training
 
+    def saved_buffers(self) -> list[Tensor]:
+        """The buffers that a checkpoint has. Others are each process's own, and may appear or change their shape."""
+        buffers = dict(self.module.named_buffers())
+        return [buffers[name] for name in self._saved_buffers if name in buffers]
+
     def broadcast_buffers(self) -> None:
-        """Give every rank the buffers of rank 0: the batch statistics of the run. Collective."""
+        """Give every rank the saved buffers of rank 0: the batch statistics of the run. Collective."""
         if self.ranks.world_size == 1:
             return
-        for dtype in dict.fromkeys(buffer.dtype for buffer in self.module.buffers()):  # in one message each
-            buffers = [buffer for buffer in self.module.buffers() if buffer.dtype == dtype]
+        saved = self.saved_buffers()
+        for dtype in dict.fromkeys(buffer.dtype for buffer in saved):  # in one message each
+            buffers = [buffer for buffer in saved if buffer.dtype == dtype]
             together = torch.cat([buffer.reshape(-1) for buffer in buffers])
             dist.broadcast(together, src=0)
             for buffer, values in zip(buffers, together.split([b.numel() for b in buffers]), strict=True):
@@ -134,6 +142,7 @@ class WrappedModel(InferenceModel):
         self._loss_scale = ranks.world_size * accumulate
         self._clip_norm = clip_norm
         self._first_shapes = self._shapes()
+        self._without_gradient: list[str] | None = None
 
     @property
     def needs_rehearsal(self) -> bool:
@@ -184,6 +193,8 @@ class WrappedModel(InferenceModel):
             The norm of all gradients before they are clipped, a scalar on the device; None where they are not.
         """
         norm: Tensor | None = None
+        if self._without_gradient is None:  # some optimizers free the gradients in their step
+            self._without_gradient = self.parameters_without_gradient()
         if self._clip_norm:
             norm = self._accelerator.clip_grad_norm_(self.trainable_parameters().values(), self._clip_norm)
         self._optimizer.step()
@@ -200,10 +211,12 @@ class WrappedModel(InferenceModel):
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def parameters_without_gradient(self) -> list[str]:
-        """After a step, the trainable parameters that have no gradient on this process.
+        """The trainable parameters that got no gradient on this process in the first step, or have none before it ends.
 
         Empty where an engine frees gradients.
         """
+        if self._without_gradient is not None:
+            return self._without_gradient
         return [name for name, parameter in self.trainable_parameters().items() if parameter.grad is None]
 
     def require_gradients(self) -> None:

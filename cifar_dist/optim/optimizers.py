@@ -103,7 +103,9 @@ def _wrong_groups(built: Optimizer, lr: float, stages: dict[nn.Parameter, int | 
         if built_stages[parameter] != stages[parameter]:
             return f'build lost the stage of {name}; keep the other keys of its group: {{**group, "params": [...]}}'
     for group in built.param_groups:
-        found = float(group.get("lr", lr))
+        if group.get("lr") is None:  # each step sets it
+            continue
+        found = float(group["lr"])
         if not any(math.isclose(found, wanted, rel_tol=1e-6) for wanted in (lr, lr * group.get("lr_scale", 1.0))):
             return (
                 f"build gave a group the learning rate {found:g}, and each step sets that of the schedule, at most "

@@ -142,12 +142,11 @@ class Learner:
 
     def _rehearse(self, step: int, batches: Sequence[Batch], lr: float) -> None:
         """Make the passes of a step once, and discard what they change: see :attr:`WrappedModel.needs_rehearsal`."""
-        module = self.model.module
-        before = [buffer.clone() for buffer in module.buffers()]
+        before = [buffer.clone() for buffer in self.model.saved_buffers()]
         self._forward_backward(step, batches, lr)
         self.model.require_gradients()  # DDP's next pass would not begin
         self.model.require_fixed_shapes()
-        for buffer, value in zip(module.buffers(), before, strict=True):
+        for buffer, value in zip(self.model.saved_buffers(), before, strict=True):
             buffer.copy_(value)
         self.model.begin_step(lr)
         self._needs_rehearsal = False

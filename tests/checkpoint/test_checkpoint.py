@@ -234,9 +234,9 @@ def test_an_accuracy_whose_weights_are_lost_is_not_one_that_was_reached(folder: 
     save(folder, 5, best=True)
     save(folder, 7)
     (save(folder, 8) / STATE).unlink()
-    assert checkpoint.best_accuracy(folder, before=9) == 0.5
+    assert checkpoint.best_before(folder, 9) == folder / step_name(5)
     shutil.rmtree(folder / step_name(5))
-    assert checkpoint.best_accuracy(folder, before=9) is None
+    assert checkpoint.best_before(folder, 9) is None
 
 
 def test_best_is_the_newest_if_none_was_evaluated(folder: Path) -> None:
@@ -291,7 +291,8 @@ def test_a_copy_is_of_one_checkpoint_and_of_the_best_of_its_time(folder: Path, t
         save(folder, step, best=step != 2)
     for step, best in ((2, 1), (3, 3)):
         copy = tmp_path / f"branch-{step}"
-        checkpoint.copy_to(folder / step_name(step), copy)
+        origin = folder / step_name(step)
+        checkpoint.copy_to(origin, copy, checkpoint.read_state(origin), checkpoint.best(folder, until=step))
         assert names(copy) == ["best", "latest", *sorted({step_name(best), step_name(step)})]
         assert [(copy / link).resolve().name for link in ("best", "latest")] == [step_name(best), step_name(step)]
 

@@ -208,7 +208,7 @@ def test_a_copy_that_is_not_what_was_saved_is_not_kept(folder: Path, tmp_path: P
     path = save(folder, 1)
     (path / WEIGHTS).write_bytes(b"changed while it was copied")
     with pytest.raises(CheckpointError, match=r"weights\.safetensors has 27 of "):
-        checkpoint.copy_to(path, tmp_path / "branch")
+        checkpoint.copy_to(path, tmp_path / "branch", state(1))
     assert not (tmp_path / "branch").exists()
 
 

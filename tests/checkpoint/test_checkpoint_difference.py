@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from support.small_checkpoint import optimizer, state
+from support.small_checkpoint import optimizer
 from torch import Tensor
 
-from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Tensors
 from cifar_dist.checkpoint.difference import Difference, compare
 
 
-def difference(tmp_path: Path, first: Tensor, second: Tensor) -> Difference:
+def difference(first: Tensor, second: Tensor) -> Difference:
     """Compare two checkpoints that have these weights, and else the same."""
-    paths = [
-        checkpoint.save(tmp_path / name, Tensors({"w": weights}, None, optimizer(1)), state(1))
-        for name, weights in (("first", first), ("second", second))
-    ]
-    found = {difference.name: difference for difference in compare(*paths)}
+    both = (Tensors({"w": weights}, None, optimizer(1)) for weights in (first, second))
+    found = {difference.name: difference for difference in compare(*both)}
     assert found.keys() == {"weights/w", "optimizer/momentum_buffer/conv.weight"}
     assert found["optimizer/momentum_buffer/conv.weight"].is_equal
     return found["weights/w"]
 
 
 @pytest.mark.parametrize("values", [[1.0, -2.0], [math.nan, math.inf, -0.0], []])
-def test_equal_bits_are_equal(tmp_path: Path, values: list[float]) -> None:
-    found = difference(tmp_path, torch.tensor(values), torch.tensor(values))
+def test_equal_bits_are_equal(values: list[float]) -> None:
+    found = difference(torch.tensor(values), torch.tensor(values))
     assert (found.is_equal, found.largest) == (True, 0.0)
 
 
@@ -46,14 +41,12 @@ def test_equal_bits_are_equal(tmp_path: Path, values: list[float]) -> None:
         ([1.0, 2.0], [1.0], math.inf),
     ],
 )
-def test_the_largest_distance_of_two_elements_is_found(
-    tmp_path: Path, first: list[float], second: list[float], largest: float
-) -> None:
-    found = difference(tmp_path, torch.tensor(first), torch.tensor(second))
+def test_the_largest_distance_of_two_elements_is_found(first: list[float], second: list[float], largest: float) -> None:
+    found = difference(torch.tensor(first), torch.tensor(second))
     assert (found.is_equal, found.largest) == (False, largest)
     assert (found.first, found.second) == (f"float32 [{len(first)}]", f"float32 [{len(second)}]")
 
 
-def test_other_types_of_the_same_bits_differ(tmp_path: Path) -> None:
-    found = difference(tmp_path, torch.zeros(2), torch.zeros(2, dtype=torch.int32))
+def test_other_types_of_the_same_bits_differ() -> None:
+    found = difference(torch.zeros(2), torch.zeros(2, dtype=torch.int32))
     assert (found.is_equal, found.largest, found.second) == (False, math.inf, "int32 [2]")

@@ -348,12 +348,24 @@ def test_ddp_names_the_parameters_without_a_gradient(ranks: list[Found]) -> None
 
 
 def test_one_process_trains_what_gets_a_gradient() -> None:
-    model = start().prepare(module := engine_on_ranks.Unused(1), optimizer("sgd", module))
-    train(model, 1, [16])
-    assert model.parameters_without_gradient() == []
+    for steps, lacking in ((1, []), (0, ["extra.weight", "extra.bias"])):
+        model = start().prepare(module := engine_on_ranks.Unused(steps), optimizer("sgd", module))
+        train(model, 1, [16])
+        model.assert_synchronised()
+        assert model.parameters_without_gradient() == lacking
+
+
+def test_an_optimizer_may_free_the_gradients_in_its_step() -> None:
+    class Freeing(torch.optim.SGD):
+        def step(self, closure: None = None) -> None:
+            super().step(closure)
+            self.zero_grad()
+
+    module = nn.Linear(6, 3)
+    model = start().prepare(module, Freeing(module.parameters(), lr=0.1))
     train(model, 1, [16])
     model.assert_synchronised()
-    assert model.parameters_without_gradient() == ["extra.weight", "extra.bias"]
+    assert model.parameters_without_gradient() == []
 
 
 def test_gradients_are_compared_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

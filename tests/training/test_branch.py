@@ -108,6 +108,13 @@ def test_evaluations_on_other_data_are_not_those_of_the_branch(place: Place, dig
     assert checkpoint.named(run / "checkpoints", "best").name == "step-00000012"
 
 
+def test_a_branch_that_is_evaluated_less_often_keeps_the_evaluations_of_its_origin(place: Place) -> None:
+    done = place.train("rarer", "--run.from", "whole@9", "--eval.every", "2")
+    assert (done.code, LOST in done.said) == (0, False), done.said
+    kept, origin = metrics(place.runs / "rarer", "val"), metrics(place.whole, "val")
+    assert [record["step"] for record in kept] == [record["step"] for record in origin] == [3, 6, 9, 12]
+
+
 def test_a_branch_on_other_labels_of_the_same_shards_is_refused(place: Place, digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits, tmp_path / "relabelled")
     manifest = Manifest.load(digits)
