@@ -205,24 +205,11 @@ def test_a_state_that_no_checkpoint_holds_is_refused_after_the_first_step(
         model.require_savable_state()
 
 
-class Remembering(nn.Linear):
-    """Keeps the last batch in a buffer that begins as None."""
-
-    def __init__(self, persistent: bool) -> None:
-        super().__init__(6, 3)
-        self.register_buffer("bank", None, persistent=persistent)
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.bank, self.count = images.detach(), self.count + 1
-        return super().forward(images)
-
-
 def test_a_network_whose_buffers_appear_in_a_step_is_refused() -> None:
     """No new network could load its checkpoint."""
     models = []
     for persistent in (True, False):
-        module = Remembering(persistent)
+        module = engine_on_ranks.Remembering(persistent)
         models.append(start().prepare(module, optimizer("sgd", module)))
         models[-1].require_fixed_shapes()
         train(models[-1], 1, [16])
@@ -338,6 +325,11 @@ def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
 def test_ranks_that_do_not_synchronise_are_detected(ranks: list[Found]) -> None:
     for found in ranks:
         assert "the 2 processes hold different gradients after their first step" in str(found["differing"])
+
+
+def test_a_buffer_that_no_checkpoint_has_is_each_process_s_own(ranks: list[Found]) -> None:
+    """It may have another shape on each, as of a cache."""
+    assert [found["own buffers"] for found in ranks] == [([4, 6], 1.0), ([5, 6], 1.0)]
 
 
 def test_ddp_names_the_parameters_without_a_gradient(ranks: list[Found]) -> None:

@@ -172,6 +172,30 @@ class Unused(nn.Module):
         return self.extra(logits) if self.used >= 0 else logits
 
 
+class Remembering(nn.Linear):
+    """Keeps the last batch in a buffer that begins as None."""
+
+    def __init__(self, persistent: bool) -> None:
+        super().__init__(6, 3)
+        self.register_buffer("bank", None, persistent=persistent)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.bank, self.count = images.detach(), self.count + 1
+        return super().forward(images)
+
+
+def own_buffers() -> tuple[list[int], float]:
+    """Return the shape of a buffer that no checkpoint has, and a number in another, after an evaluation began."""
+    place = engine()
+    module = Remembering(persistent=False)
+    model = place.prepare(module, optimizer("sgd", module))
+    for _ in range(1 + place.ranks.rank):
+        module(torch.zeros(4 + place.ranks.rank, 6))
+    with model.evaluating():
+        return list(module.bank.shape), float(module.count)
+
+
 def lacking(used: int, steps: list[int]) -> str:
     """Return the error that is raised when a layer gets no gradient from a step on."""
     module = Unused(used)
@@ -235,6 +259,7 @@ def rank() -> None:
     found["differing"] = differing()
     found["lacking"] = [lacking(0, [16]), lacking(0, [16, 16]), lacking(1, [16, 16, 16])]
     found["drifted"] = drifted_buffers()
+    found["own buffers"] = own_buffers()
     found["drawn"] = drawn_by_each()
     found["former"] = former()
     found["normalised"] = [normalised(synchronised) for synchronised in (False, True)]
