@@ -44,7 +44,10 @@ def test_an_npz_of_other_names_says_which_are_read(tmp_path: Path, names: tuple[
 @pytest.mark.parametrize(
     ("arrays", "remedy"),
     [
-        ({"x_train": np.zeros((4, 8, 8, 3), "f4")}, "of uint8, for values from 0 to 1: (255 * images).round()"),
+        (
+            {"x_train": np.zeros((4, 8, 8, 3), "f4")},
+            "images.astype('uint8') for values from 0 to 255, or for values from 0 to 1 (255 * images).round()",
+        ),
         ({"x_train": np.zeros((4, 3, 8, 8), "u1")}, "images.transpose(0, 2, 3, 1)"),
         ({"x_train": np.zeros((4, 3, 64), "u1")}, "images.reshape(-1, 3, 8, 8).transpose(0, 2, 3, 1)"),
         ({"x_train": np.zeros((4, 1, 64), "u1")}, "images.reshape(-1, 1, 8, 8).transpose(0, 2, 3, 1)"),

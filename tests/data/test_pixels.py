@@ -178,6 +178,7 @@ def test_pack_counts_what_it_changed(tmp_path: Path, capsys: pytest.CaptureFixtu
         "converted from CMYK to RGB without a colour profile: 1 of 9 images",
         "reduced from 16 to 8 bits per channel: 1 of 9 images",
         "reduced to the first frame of an animation: 2 of 9 images",
+        "resized to 8x8 pixels: 2 of 9 images",
         "turned upright, as the EXIF orientation says: 2 of 9 images",
         "images that another class has, too: 1: 'b/plain.png'",
     ]

@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "mixup": {"alpha": 0.3},
     "perspective": {"distortion": 0.7, "p": 0.8},
 }
+COLOURS = ("autoaugment", "gray", "jitter", "randaugment", "trivialaugment")
 Apply = Callable[[Tensor, int, int, Tensor], Tensor]
 
 
@@ -38,6 +39,7 @@ def applied(name: str) -> Apply:
         assert isinstance(transform, Transform)
         return transform(batch, samples)
 
+    apply.__name__ = name
     return apply
 
 
@@ -77,12 +79,13 @@ def test_the_input_and_the_global_generator_are_left_alone(transform: Apply) -> 
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (8, 8)])
-def test_small_and_no_images_are_fine(transform: Apply, size: tuple[int, int], channels: int) -> None:
-    for count in (0, 1, 30):
-        batch = images(count, *size, channels)
-        assert transform(batch, 0, 0, torch.arange(count)).shape == batch.shape
+def test_small_and_no_images_are_fine(transform: Apply, size: tuple[int, int]) -> None:
+    """Those that change colours refuse images without them."""
+    for channels in (3,) if transform.__name__ in COLOURS else (1, 3):
+        for count in (0, 1, 30):
+            batch = images(count, *size, channels)
+            assert transform(batch, 0, 0, torch.arange(count)).shape == batch.shape
 
 
 @pytest.mark.gpu

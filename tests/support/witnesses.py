@@ -124,7 +124,7 @@ WITNESSES: dict[str, Witness] = {
     "train.label_smoothing": witness(0.5, run),
     "train.channels_last": witness(True, run),
     "train.compile": witness(True, compilations),
-    "train.compress_gradients": witness("bf16", run),  # no effect on one process; test_engine.py shows what is sent
+    "train.compress_gradients": witness("bf16", run, train__parts=2),  # refused; test_engine.py shows what DDP sends
     "train.sync_batchnorm": witness(True, run),  # refused without batch norms; test_engine.py shows what it computes
     "train.tf32": witness(True, flags),
     "train.cudnn_benchmark": witness(True, flags),
