@@ -16,6 +16,8 @@ from pathlib import Path
 
 import processes
 
+from cifar_dist.formatting import percent
+
 ROOT = Path(__file__).parents[2]
 STOPPED = 75  # exit code of a run that saved and asks to be run again
 _FACTS = """
@@ -71,6 +73,15 @@ class Machine:
         """Whether NCCL lets several ranks use one GPU."""
         return self.nccl >= (2, 30)
 
+    def require_gpu(self) -> None:
+        """Skip the item on a CPU.
+
+        Raises:
+            SkippedError: there is no GPU.
+        """
+        if not self.gpus:
+            raise SkippedError("needs a GPU")
+
 
 def find_machine(env: Mapping[str, str]) -> Machine:
     """Ask torch, in a process of its own: a CUDA context here would take memory from every item.
@@ -89,6 +100,21 @@ def find_machine(env: Mapping[str, str]) -> Machine:
 def launched(config: str, processes: int) -> tuple[str, ...]:
     """The words before those of a command that runs on several processes, with a config of ``launch/``."""
     return "-m", "cifar_dist", "launch", config, f"--num_processes={processes}"
+
+
+def final_accuracy(run: Path, least: float) -> str:
+    """Return the accuracy of a run's final evaluation, in percent.
+
+    Raises:
+        FailedError: it is below ``least``, a fraction, or there is none.
+    """
+    summaries = [json.loads(path.read_text("utf-8")) for path in run.glob("evaluations/*/summary.json")]
+    accuracy = next((float(found["accuracy"]) for found in summaries if found["checkpoint"] == "final"), None)
+    if accuracy is None:
+        raise FailedError(f"{run.name} has no final evaluation")
+    if accuracy < least:
+        raise FailedError(f"accuracy {percent(accuracy)}, not at least {percent(least, 0)}")
+    return percent(accuracy)
 
 
 @dataclass

@@ -14,8 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine, check_wrapper
-from cifar_dist.distributed.wrapped_model import WrappedModel, listed
+from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_some
 from cifar_dist.terminal.notice import notice
 
 
@@ -80,8 +81,8 @@ class _DataParallelModel(WrappedModel):
     def require_gradients(self) -> None:
         """DDP sends gradients when those of a bucket are complete: without one, others are not synchronised either."""
         of_ranks = self.ranks.gather_objects(self.parameters_without_gradient())
-        if missing := [name for names in of_ranks for name in names]:
-            raise _lacking(missing)
+        if missing := dict.fromkeys(name for names in of_ranks for name in names):
+            raise _lacking([*missing])
 
     def watch_exchange(self, begins: Callable[[], object]) -> None:
         self._order, self._begins = [], begins
@@ -109,6 +110,6 @@ def _calling(begins: Callable[[], object]) -> Callable[[Tensor], None]:
 
 def _lacking(names: Sequence[str]) -> UserError:
     return UserError(
-        f"{listed(names)} got no gradient in a step, and DDP needs one of each trainable parameter in each step; "
+        f"{list_some(names)} got no gradient in a step, and DDP needs one of each trainable parameter in each step; "
         "remove what forward does not use, or call requires_grad_(False) on it"
     )

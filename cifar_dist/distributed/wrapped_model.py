@@ -6,7 +6,7 @@ on another number of processes or with another engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -317,10 +317,3 @@ class WrappedModel(InferenceModel):
     def _set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return at most three different names, and how many more there are."""
-    different = list(dict.fromkeys(names))
-    more = len(different) - 3
-    return ", ".join(different[:3]) + (f" and {more} more" if more > 0 else "")

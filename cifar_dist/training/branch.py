@@ -217,8 +217,8 @@ def _as_a_beginning(origin: Path, setup: TrainingSetup) -> tuple[TrainState, Pat
     """
     source, state = RunFolder(origin.parents[1]), checkpoint.read_state(origin)
     best = checkpoint.best(source.checkpoints, until=state.step)
-    turns = setup.steps_per_epoch * read_started_settings(source).eval.every
-    if is_evaluated_here(state, setup) and state.step % turns:
+    steps_per_turn = setup.steps_per_epoch * read_started_settings(source).eval.every
+    if is_evaluated_here(state, setup) and state.step % steps_per_turn:
         state = without_last_evaluation(source, state, setup)
         best = checkpoint.best_before(source.checkpoints, state.step)
     if not _counts_evaluations(source, setup):

@@ -24,12 +24,12 @@ from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.watchdog import Watchdog
-from cifar_dist.distributed.wrapped_model import listed
 from cifar_dist.errors import StopRequested, TrainingFailedError, UserError, may_pass
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
 from cifar_dist.files import folder_atomic, write_sums
+from cifar_dist.formatting import list_some
 from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.environment import change_of_arithmetic, change_of_processes
@@ -187,8 +187,8 @@ class Trainer:
             self.learner.model.require_fixed_shapes()
             if unused := self.learner.model.parameters_without_gradient():
                 self.tracker.warn(
-                    f"{listed(unused)} got no gradient in the first step: what forward does not use never learns, and "
-                    "DDP refuses such a network"
+                    f"{list_some(unused)} got no gradient in the first step: what forward does not use never learns, "
+                    "and DDP refuses such a network"
                 )
             self._is_first_step = False
 
@@ -255,8 +255,7 @@ class Trainer:
         if split not in self.manifest.splits:
             self.tracker.say(f"not evaluated: {evaluation_note(self.config, self.manifest)}")
             return
-        accuracy = self.accuracy if self.val else None  # a branch may have that of its origin
-        weights = CheckpointRef((self.folder.final,), FINAL, self.step, accuracy)
+        weights = CheckpointRef((self.folder.final,), FINAL, self.step, self.accuracy)
         folder, summary = evaluate(
             self.learner.model,
             self.config,
