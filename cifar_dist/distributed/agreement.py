@@ -30,6 +30,26 @@ class _Report:
     finite: Tensor
 
 
+class StopPoll:
+    """Asks all ranks whether to stop. Each call is collective, and acts on the answers to the call before.
+
+    Args:
+        ranks: this process among all of the job.
+        requests: to stop, of this process.
+    """
+
+    def __init__(self, ranks: Ranks, requests: StopRequests) -> None:
+        self._ranks, self._requests = ranks, requests
+        self._asked: PendingValues | None = None
+
+    def __call__(self) -> None:
+        """Raises StopRequested if a rank had been asked to stop by the call before."""
+        code = torch.full((1,), float(self._requests.code()), device=self._ranks.device)
+        before, self._asked = self._asked, self._ranks.start_maximum(code)
+        if before is not None and (cause := cause_of(*before.wait().tolist())):
+            raise StopRequested(cause)
+
+
 class Agreement:
     """One rank's part in the agreement. Every method is collective.
 
@@ -38,6 +58,9 @@ class Agreement:
         requests: to stop, of this process.
         moved: called after each step.
         diverged: makes the error of a loss that is not finite from what happened.
+
+    Attributes:
+        poll: asks only whether to stop, where there are no losses: before each batch of an evaluation.
     """
 
     def __init__(
@@ -49,6 +72,7 @@ class Agreement:
     ) -> None:
         self._ranks, self._moved, self._diverged = ranks, moved, diverged
         self._requests = requests
+        self.poll = StopPoll(ranks, requests)
         self._last: _Report | None = None
 
     def after_step(self, step: int, ids: Tensor, finite: Tensor) -> None:
@@ -82,16 +106,6 @@ class Agreement:
         before, self._last = self._last, None
         if before is not None:
             self._act_on(before, stopping=stopping)
-
-    def poll(self) -> None:
-        """Ask all ranks whether to stop, between steps or before a batch of an evaluation.
-
-        Raises:
-            StopRequested: a rank was asked to stop.
-        """
-        flag = torch.full((1,), float(self._requests.code()), device=self._ranks.device)
-        if cause := cause_of(*self._ranks.start_maximum(flag).wait().tolist()):
-            raise StopRequested(cause)
 
     def _act_on(self, report: _Report, *, stopping: bool = False) -> None:
         stop, not_finite = report.pending.wait().tolist()

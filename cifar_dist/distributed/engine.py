@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import ClassVar, Final
 
 import torch
@@ -25,7 +26,7 @@ from cifar_dist.config import Config
 from cifar_dist.config.optim import MuonConfig
 from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.cpu.onednn import avoid_strided_1x1
-from cifar_dist.distributed.agreement import Agreement
+from cifar_dist.distributed.agreement import StopPoll
 from cifar_dist.distributed.arithmetic import describe_arithmetic
 from cifar_dist.distributed.loss_scaler import LossScaler, count_steps_on_device
 from cifar_dist.distributed.precision import Precision
@@ -156,13 +157,10 @@ class Engine(ABC):
         """Move ``module`` to this process's device; it is not trained. Collective."""
         return InferenceModel(module.to(self.ranks.device), self.ranks, self.precision)
 
-    def poll(self) -> None:
-        """Ask all ranks whether one of them has received a signal to stop. Collective.
-
-        Raises:
-            StopRequested: one has.
-        """
-        Agreement(self.ranks, StopRequests(self.signals)).poll()
+    @cached_property
+    def poll(self) -> StopPoll:
+        """Asks all ranks whether one of them has received a signal to stop."""
+        return StopPoll(self.ranks, StopRequests(self.signals))
 
     @property
     def is_sharding(self) -> bool:

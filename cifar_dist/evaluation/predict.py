@@ -106,7 +106,7 @@ def predict(
     with explained(lambda: describe_evaluation(batch_size)), model.evaluating(), show(count) as advance:
         for number, (ids, images) in enumerate(zip(requests, stream(requests), strict=True)):
             poll()
-            rows.append(_look(model, views, images, ids.to(images.device), below))
+            rows.append(_look(model, views, images, ids.to(images.device, non_blocking=True), below))
             done = number * batch_size * ranks.world_size
             advance(min(batch_size * ranks.world_size, count - done))
     own = torch.cat([*mine, torch.empty(0, dtype=torch.int64)])

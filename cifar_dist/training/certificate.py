@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +24,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.split import Split
 from cifar_dist.files import sha256, write_atomic
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.progress import Advance, Show
 from cifar_dist.tracking.environment import describe
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.tracking.timeline import utc
@@ -63,7 +63,7 @@ def certify(
     *,
     count: int,
     seed: int,
-    show: Callable[[int], None],
+    show: Show,
 ) -> list[Stretch]:
     """Recompute ``count`` random stretches between new weights, the checkpoints and the last step. Collective.
 
@@ -75,7 +75,7 @@ def certify(
         folder: the run.
         count: of stretches; fewer where the run has fewer.
         seed: of the choice.
-        show: called after each recomputed step with its number.
+        show: shows the progress, in steps.
 
     Raises:
         UserError: the run has no step that can be recomputed, or not its data.
@@ -97,7 +97,8 @@ def certify(
         return records, evaluations, known, random.Random(seed).sample(stretches, min(count, len(stretches)))
 
     records, evaluations, known, chosen = engine.ranks.run_on_main(choose)
-    return [_recompute(config, engine, records, evaluations, known, stretch, show) for stretch in sorted(chosen)]
+    with show(sum(ended - began for began, ended in chosen)) as advance:
+        return [_recompute(config, engine, records, evaluations, known, stretch, advance) for stretch in sorted(chosen)]
 
 
 def _recompute(
@@ -107,11 +108,11 @@ def _recompute(
     evaluations: list[Record],
     known: dict[int, Path | None],
     stretch: tuple[int, int],
-    show: Callable[[int], None],
+    advance: Advance,
 ) -> Stretch:
     began, ended = stretch
     recomputation = Recomputation(config, engine, known.get(began))
-    found, _ = recomputation.run(ended, show)
+    found, _ = recomputation.run(ended, advance)
     differs_at = next((record.step for record in found if not same_numbers(record, records[record.step])), None)
     recorded = [record for record in evaluations if record.step == ended]
     different = tuple(record.split for record in recorded if not _is_repeatable(record, recomputation, engine))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import refuse_missing_data
 from cifar_dist.step_folder import step_of
+from cifar_dist.terminal.progress import Advance, Show
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.environment import read_facts
 from cifar_dist.tracking.facts import RunFacts
@@ -252,12 +252,12 @@ class Recomputation:
         self.setup: TrainingSetup = build_setup(config, engine.ranks)
         self.learner = Learner(self.setup, engine, loaded)
 
-    def run(self, last: int, show: Callable[[int], None]) -> tuple[list[Record], StepMeasurements]:
+    def run(self, last: int, advance: Advance) -> tuple[list[Record], StepMeasurements]:
         """Train up to step ``last``; returns the records of all steps, and this process's measurements of the last.
 
         Args:
             last: above ``first``.
-            show: called after each step with its number.
+            advance: called after each step.
 
         Raises:
             StopRequested: a process was asked to stop.
@@ -265,7 +265,7 @@ class Recomputation:
         log, records = StepLog(self._engine.ranks), list[Record]()
         for measured in self.learner.steps(self.first, last, self.setup.learning_rate):
             log.add(measured)
-            show(measured.step)
+            advance(1)
             self._engine.poll()
             if measured.step % _TAKEN_EVERY == 0:
                 records += log.take(wait=False)
@@ -273,7 +273,7 @@ class Recomputation:
         return records + log.take(), measured
 
 
-def replay_step(config: Config, engine: Engine, folder: RunFolder, step: int, show: Callable[[int], None]) -> Replay:
+def replay_step(config: Config, engine: Engine, folder: RunFolder, step: int, show: Show) -> Replay:
     """Recompute step number ``step``, counted from 1. Collective.
 
     Args:
@@ -281,7 +281,7 @@ def replay_step(config: Config, engine: Engine, folder: RunFolder, step: int, sh
         engine: this process in the job.
         folder: the run.
         step: one that the run recorded.
-        show: called after each recomputed step with its number.
+        show: shows the progress, in steps.
 
     Raises:
         UserError: the run has no such step, or not its data.
@@ -290,7 +290,8 @@ def replay_step(config: Config, engine: Engine, folder: RunFolder, step: int, sh
     ranks = engine.ranks
     recorded, start = ranks.run_on_main(lambda: _find_start(config, folder, step))
     recomputation = Recomputation(config, engine, start)
-    records, measured = recomputation.run(step, show)
+    with show(step - recomputation.first) as advance:
+        records, measured = recomputation.run(step, advance)
     norms = {
         name: float(full_tensor(parameter.grad).norm())
         for name, parameter in recomputation.learner.model.trainable_parameters().items()

@@ -6,6 +6,7 @@ import argparse
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from cifar_dist.exit_codes import EXIT_DIFFERS, EXIT_DONE
 from cifar_dist.formatting import loss_figure, percent
 from cifar_dist.launch.launched import launched_processes
 from cifar_dist.step_folder import step_name
-from cifar_dist.terminal.progress import progress
+from cifar_dist.terminal.progress import Show, progress
 from cifar_dist.verbs.arguments import add_run, at_least, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -123,8 +124,7 @@ def _recompute_step(arguments: argparse.Namespace, config: Config, engine: Engin
     with loading():
         from cifar_dist.training.replay import differences, replay_step
 
-    with progress("recomputing", 0, "steps", show=engine.ranks.is_main) as advance:
-        replayed = replay_step(config, engine, folder, arguments.step, lambda _: advance(1))
+    replayed = replay_step(config, engine, folder, arguments.step, _shown_by(engine))
     path = engine.ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
     found = differences(folder, engine, replayed.began, arguments.step)
     return _Result(replayed.equal, _describe_step(replayed, path), [found])
@@ -137,11 +137,15 @@ def _recompute_stretches(arguments: argparse.Namespace, config: Config, engine: 
 
     drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
     seed = engine.ranks.run_on_main(lambda: drawn)
-    with progress("recomputing", 0, "steps", show=engine.ranks.is_main) as advance:
-        stretches = certify(config, engine, folder, count=arguments.check, seed=seed, show=lambda _: advance(1))
+    stretches = certify(config, engine, folder, count=arguments.check, seed=seed, show=_shown_by(engine))
     found = [differences(folder, engine, stretch.began, stretch.ended) for stretch in stretches]
     path = engine.ranks.run_on_main(lambda: write_certificate(folder, stretches, _lines(found), seed))
     return _Result(all(s.equal for s in stretches), _describe_stretches(stretches, path), found)
+
+
+def _shown_by(engine: Engine) -> Show:
+    """Shows the progress of the recomputation, by one process."""
+    return partial(progress, "recomputing", unit="steps", show=engine.ranks.is_main)
 
 
 def _lines(differences: Iterable[JobDifferences]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.many_ranks import agree_once, answer, decide, run_on_ranks, train_until_stopped
+from support.many_ranks import agree_once, answer, decide, poll_until_stopped, run_on_ranks, train_until_stopped
 from support.small_checkpoint import state, tensors
 
 from cifar_dist import checkpoint
@@ -68,6 +68,13 @@ def test_all_stop_after_one_step_when_one_is_asked_to(world_size: int) -> None:
     assert set(results.values()) == {(4, "USR1")}, "read one step late"
     assert set(traffic.messages.values()) == {4}, "one collective a step, whatever the number of ranks"
     assert set(traffic.bytes.values()) == {4 * 8}
+
+
+@MANY
+def test_all_stop_before_the_same_batch_of_an_evaluation(world_size: int) -> None:
+    results, traffic = run_on_ranks(world_size, lambda ranks: poll_until_stopped(ranks, world_size // 2, at=3))
+    assert set(results.values()) == {(4, "USR1")}, "read one batch late"
+    assert set(traffic.messages.values()) == {4}
 
 
 @MANY

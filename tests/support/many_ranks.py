@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed import multi_threaded_pg as threaded
 
-from cifar_dist.distributed.agreement import Agreement
+from cifar_dist.distributed.agreement import Agreement, StopPoll
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
@@ -124,6 +124,20 @@ def train_until_stopped(ranks: Ranks, asked: int, at: int) -> tuple[int, str]:
         except StopRequested as cause:
             agreement.settle(stopping=True)
             return step, str(cause)
+    return 0, ""
+
+
+def poll_until_stopped(ranks: Ranks, asked: int, at: int) -> tuple[int, str]:
+    """Like :func:`train_until_stopped` with the batches of an evaluation, which poll."""
+    signals = StopSignals()
+    poll = StopPoll(ranks, StopRequests(signals))
+    for batch in range(1, 100):
+        if ranks.rank == asked and batch == at:
+            signals.received = "USR1"
+        try:
+            poll()
+        except StopRequested as cause:
+            return batch, str(cause)
     return 0, ""
 
 

@@ -16,11 +16,13 @@ import torch
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.data import static_mix
-from cifar_dist.distributed.agreement import Agreement
+from cifar_dist.distributed.agreement import Agreement, StopPoll
 from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
+from cifar_dist.distributed.wrapped_model import InferenceModel
+from cifar_dist.evaluation.split import Split
 from cifar_dist.models import transfer
 from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.training.learner import Learner
@@ -65,6 +67,27 @@ def count_step(config: Config, steps: int = 3, *, scales_loss: bool = False) -> 
             if measured.step < steps:
                 counts.clear()
     return counts
+
+
+def count_waits_of_predictions(config: Config) -> dict[str, int]:
+    """Predict all training samples; return the waits before the last batch. Call it in a process that ends."""
+    torch.set_num_threads(1)
+    engine = engines.engine(config)
+    before_last: dict[str, int] = {}
+    with pretend():
+        ranks = Ranks(0, 1, CUDA, first_of_node=True)
+        setup = build_setup(config, ranks)
+        move(setup.module, torch.channels_last if config.train.channels_last else torch.preserve_format)
+        data = Split(CUDA, config, setup.manifest, "train", trained_on=setup.manifest)
+        poll = StopPoll(ranks, StopRequests(StopSignals()))
+
+        def asked() -> None:
+            poll()
+            before_last.update(+counts.waits)
+
+        counts.clear()
+        data.predict(InferenceModel(setup.module, ranks, engine.precision), config.distinct_tta, asked)
+    return before_last
 
 
 def split(counted: Counts) -> dict[str, int]:

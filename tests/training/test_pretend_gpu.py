@@ -154,6 +154,18 @@ def test_a_step_with_a_loss_scale_waits_for_nothing(words: tuple[str, ...], colo
     forked_ranks.run(1, step)
 
 
+def test_predictions_wait_for_nothing(colours: Path, tmp_path: Path) -> None:
+    words = ["--data.path", str(colours), "--run.dir", str(tmp_path), "--eval.batch_size", "20"]
+    config = recipe.load("speedrun-94", [*words, "--train.precision", "no", "--train.threads", "1"])
+
+    def predict() -> None:
+        from support.pretend_steps import count_waits_of_predictions
+
+        assert not count_waits_of_predictions(config)
+
+    forked_ranks.run(1, predict)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("name", "precision"), [("speedrun-94", "fp16"), ("custom-resnet", "bf16"), ("se-resnet-randaugment", "no")]

@@ -58,6 +58,7 @@ def test_a_step_is_what_was_recorded(trained: Path, step: int, began: int) -> No
     """From new weights, and from the checkpoint before it; the last batch of an epoch is padded."""
     done = replay(trained, step)
     assert done.returncode == 0, done.stderr
+    assert f"recomputing: {step - began} of {step - began} steps" in done.stderr
     recorded = next(record for record in metrics(trained) if record["step"] == step)
     assert f"loss {recorded['loss']!r}, recorded {recorded['loss']!r}: equal to the last digit" in done.stdout
     folder = trained / "replays" / f"step-{step:08d}"
