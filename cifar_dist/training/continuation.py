@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import TrainState
@@ -24,8 +25,9 @@ from cifar_dist.step_folder import step_name
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.begun import has_begun
 from cifar_dist.tracking.lost_records import describe_lost_evaluations
-from cifar_dist.training.branch import begin_branch, find_origin
+from cifar_dist.training.branch import begin_branch
 from cifar_dist.training.extension import change_length, state_to_continue
+from cifar_dist.training.origin import find_origin
 from cifar_dist.training.setup import TrainingSetup
 
 
@@ -58,14 +60,29 @@ def is_finished(config: Config) -> bool:
     return contradiction(settings_of(started), settings_of(config)) is None
 
 
-def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list[str]]:
-    """Create or open the folder of a run; return the checkpoint to continue from, and lines to report.
+class Continuation(NamedTuple):
+    """Where a run continues.
+
+    Attributes:
+        checkpoint: whose weights it continues with; None for new ones.
+        state: of training there.
+        notes: lines to report.
+    """
+
+    checkpoint: Path | None
+    state: TrainState
+    notes: list[str]
+
+
+def open_run(folder: RunFolder, setup: TrainingSetup) -> Continuation:
+    """Create or open the folder of a run, and choose where it continues.
 
     Raises:
         UserError: the folder cannot be used, the config contradicts the run, or the run to branch from cannot be used.
     """
     config = setup.config
-    origin = None if folder.exists() else find_origin(folder, setup)  # before there is a folder
+    # Before there is a folder, which one that cannot begin would leave behind.
+    origin = find_origin(folder, setup) if config.run.from_ and not folder.exists() else None
     notes = open_folder(folder, config, setup.manifest, lambda before: _extend(folder, setup, before))
     found, damaged = _choose(folder)
     if found is None and config.run.from_:
@@ -73,7 +90,7 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> tuple[Path | None, list
         found, _ = _choose(folder)
     state = state_to_continue(folder, checkpoint.read_state(found) if found else checkpoint.NEW_RUN, setup)
     lost = (_lost_evaluations(folder, setup, state), _lost_best(state))
-    return found, [*notes, *damaged, *filter(None, lost)]
+    return Continuation(found, state, [*notes, *damaged, *filter(None, lost)])
 
 
 def _lost_best(state: TrainState) -> str:

@@ -52,11 +52,6 @@ class EarlyStopping:
         return f"early stopping: no better {self._config.monitor} in {self.waited} evaluations, {best}"
 
 
-def stopping_after(step: int, folder: RunFolder, setup: TrainingSetup) -> EarlyStopping:
-    """Return early stopping as the settings of ``setup`` have it after the first ``step`` steps of a run."""
-    return EarlyStopping(setup.config.train, _evaluations(step, folder, setup))
-
-
 class End(NamedTuple):
     """An evaluation after which a run is complete by early stopping.
 
@@ -74,19 +69,16 @@ class End(NamedTuple):
 def ends_by_patience(step: int, folder: RunFolder, setup: TrainingSetup) -> list[End]:
     """List where the settings of ``setup`` would have ended a run within its first ``step`` steps, the earliest first.
 
-    A later improvement does not undo an end. A branch cannot have ended before it began.
+    A later improvement does not undo an end. A branch cannot have ended before it began. An evaluation that was made
+    only because the run ended there does not count.
     """
     events = timeline.read(folder.timeline)
     begun = max((event.step for event in events if event.kind == "branched"), default=0)
     stopping, ends = EarlyStopping(setup.config.train), []
-    for record in _evaluations(step, folder, setup):
+    for record in metrics.evaluations(folder.metrics):
+        if record.step > step or (record.step == step and not setup.is_turn(step)):
+            continue
         stopping.add(record)
         if stopping.is_exhausted() and record.step >= begun:
             ends.append(End(record.step, stopping.waited, str(stopping)))
     return ends
-
-
-def _evaluations(step: int, folder: RunFolder, setup: TrainingSetup) -> list[Record]:
-    """Return the evaluations within the first ``step`` steps, without one that only the end of the run there made."""
-    records = metrics.evaluations(folder.metrics)
-    return [one for one in records if one.step < step or (one.step == step and setup.is_turn(step))]

@@ -42,7 +42,6 @@ from cifar_dist.training.checkpoint_writers import choose_writer
 from cifar_dist.training.continuation import discard_unbegun, open_run
 from cifar_dist.training.divergence import divergence_error
 from cifar_dist.training.early_stopping import EarlyStopping
-from cifar_dist.training.extension import state_to_continue
 from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
@@ -85,12 +84,10 @@ class Trainer:
         # The run gets its folder only now, when nothing in the config can be wrong any more.
         self.folder = RunFolder.of(config)
         deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
-        found, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
+        found, state, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
         notes += check_shared(self.folder.config, found, self.ranks)
         settle_threads(self.setup, self.ranks, self.folder.environment if found else None)
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
-        saved = loaded.state if loaded else checkpoint.NEW_RUN
-        state = self.ranks.run_on_main(lambda: state_to_continue(self.folder, saved, self.setup))
         self.step, self.last_step = state.step, self.setup.last_step
         self.epochs_evaluated, self.accuracy = state.epochs_evaluated, state.val_accuracy
         try:

@@ -115,6 +115,14 @@ def test_a_branch_that_is_evaluated_less_often_keeps_the_evaluations_of_its_orig
     assert [record["step"] for record in kept] == [record["step"] for record in origin] == [3, 6, 9, 12]
 
 
+def test_a_branch_that_would_be_complete_is_refused_whenever_it_is_evaluated(place: Place) -> None:
+    patience = ["--train.patience", "1", "--train.min_delta", "0.9"]
+    for every in (1, 4):
+        done = place.train("complete", "--run.from", "whole@6", *patience, "--eval.every", str(every))
+        assert (done.code, (place.runs / "complete").exists()) == (2, False), done.said
+        assert "run.from: at step 6 this run is complete by early stopping: no better val_accuracy in 1" in done.said
+
+
 def test_a_branch_on_other_labels_of_the_same_shards_is_refused(place: Place, digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits, tmp_path / "relabelled")
     manifest = Manifest.load(digits)
